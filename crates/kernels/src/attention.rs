@@ -1,0 +1,323 @@
+//! Causal attention of runs over keys and values that may lie in several places.
+
+use crate::Isa;
+use crate::cpu::multiversion;
+use crate::elementwise::{exp, softcap_row};
+use crate::linear::Shared;
+use crate::panel::{self, Tile, WIDTH};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// What all runs of one call have in common.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; query head `i` reads head `i / (heads / kv_heads)`.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Factor on the scores, usually `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// Soft-capping of the scores.
+    pub softcap: Option<f32>,
+    /// A position sees itself and the `window - 1` before it; `None` sees all before it.
+    pub window: Option<usize>,
+}
+
+/// Keys and values of consecutive positions, wherever they are kept.
+#[derive(Clone, Copy)]
+pub struct Segment<'a> {
+    /// `[count, stride]`, the heads in the first `kv_heads * head_dim` columns.
+    pub keys: &'a [f32],
+    /// As `keys`.
+    pub values: &'a [f32],
+    /// Elements from one position to the next.
+    pub stride: usize,
+    /// Positions in this segment.
+    pub count: usize,
+}
+
+/// Rows of consecutive positions that attend to one chain of segments.
+pub struct Run<'a> {
+    /// Rows of the query and output matrices.
+    pub rows: Range<usize>,
+    /// Position of the first row.
+    pub first: usize,
+    /// Keys and values of positions `0..first + rows.len()`, in order.
+    pub segments: Vec<Segment<'a>>,
+}
+
+/// Query rows of one job: few enough to share work among threads, many enough
+/// to pay for packing the keys.
+const ROWS_A_JOB: usize = 64;
+
+/// Attends: for each row and head, `softmax(scale q k^T) v` over the positions
+/// that the row sees.
+///
+/// # Shapes
+/// `q [m, q_stride]` with the heads in its first columns, `out [m, heads * head_dim]`.
+///
+/// # Panics
+/// When the lengths do not fit or a run's segments do not cover its positions.
+pub fn attend(shape: &Shape, q: &[f32], q_stride: usize, runs: &[Run<'_>], out: &mut [f32]) {
+    let width = shape.heads * shape.head_dim;
+    assert!(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0);
+    assert!(width <= q_stride && shape.window != Some(0));
+    let mut filled = 0;
+    for run in runs {
+        assert_eq!(run.rows.start, filled, "runs must follow each other");
+        filled = run.rows.end;
+        let seen: usize = run.segments.iter().map(|s| s.count).sum();
+        assert_eq!(seen, run.first + run.rows.len(), "segments must cover a run's positions");
+    }
+    assert!(q.len() >= filled * q_stride && out.len() == filled * width);
+
+    let jobs: Vec<Job<'_>> = runs
+        .iter()
+        .flat_map(|run| {
+            (0..run.rows.len()).step_by(ROWS_A_JOB).flat_map(move |start| {
+                let rows = start..(start + ROWS_A_JOB).min(run.rows.len());
+                (0..shape.kv_heads).map(move |kv_head| Job { run, rows: rows.clone(), kv_head })
+            })
+        })
+        .collect();
+    let out = Shared(out.as_mut_ptr());
+    jobs.par_iter().for_each_init(Scratch::default, |scratch, job| {
+        // SAFETY: out holds a row of `width` for every row of every run, and this
+        // job alone writes its rows in the columns of its own heads.
+        unsafe { job.attend(shape, q, q_stride, scratch, out) };
+    });
+}
+
+/// Some rows of a run, with the query heads that read one key head.
+struct Job<'a> {
+    run: &'a Run<'a>,
+    rows: Range<usize>,
+    kv_head: usize,
+}
+
+#[derive(Default)]
+struct Scratch {
+    /// Keys of the job in panels of 32 positions, `[positions / 32][head_dim][32]`.
+    keys: Vec<f32>,
+    /// Values in panels of 32 columns, `[head_dim / 32][positions][32]`.
+    values: Vec<f32>,
+    /// Scores of one tile, `[rows][positions rounded up to 32]`.
+    scores: Vec<f32>,
+}
+
+impl Job<'_> {
+    /// # Safety
+    /// `out` must be valid for the rows of the run; no other job may write the
+    /// columns of this job's heads.
+    unsafe fn attend(&self, shape: &Shape, q: &[f32], q_stride: usize, scratch: &mut Scratch, out: Shared) {
+        let isa = Isa::get();
+        let dim = shape.head_dim;
+        let first = self.run.first + self.rows.start;
+        // Panels start at multiples of 32 positions, so that a row's sums are the
+        // same whatever rows share its job.
+        let low = shape.window.map_or(0, |w| (first + 1).saturating_sub(w) / WIDTH * WIDTH);
+        let high = self.run.first + self.rows.end;
+        self.pack(dim, low..high, scratch);
+        let group = shape.heads / shape.kv_heads;
+        for head in self.kv_head * group..(self.kv_head + 1) * group {
+            for tile in panel::row_tiles(isa, self.rows.len()) {
+                let row = self.run.rows.start + self.rows.start + tile.start;
+                let position = first + tile.start;
+                let seen = position + tile.len() - low;
+                let padded = seen.div_ceil(WIDTH) * WIDTH;
+                scratch.scores.resize(tile.len() * padded, 0.0);
+                let queries = &q[row * q_stride + head * dim..];
+                for p in 0..padded / WIDTH {
+                    let product = Tile {
+                        x: queries,
+                        x_stride: q_stride,
+                        panel: &scratch.keys[p * dim * WIDTH..(p + 1) * dim * WIDTH],
+                        panel_stride: WIDTH,
+                        k: dim,
+                        y: scratch.scores.as_mut_ptr().wrapping_add(p * WIDTH),
+                        y_stride: padded,
+                        rows: tile.len(),
+                        cols: WIDTH,
+                        bias: None,
+                        accumulate: false,
+                    };
+                    // SAFETY: the scores hold tile.len() rows of `padded` columns.
+                    unsafe { product.run(isa) };
+                }
+                for (i, scores) in scratch.scores.chunks_exact_mut(padded).enumerate() {
+                    let last = position + i + 1 - low;
+                    let from =
+                        shape.window.map_or(0, |w| (position + i + 1).saturating_sub(w).saturating_sub(low));
+                    scores[..from].fill(0.0);
+                    scores[last..].fill(0.0);
+                    let visible = &mut scores[from..last];
+                    if let Some(cap) = shape.softcap {
+                        visible.iter_mut().for_each(|s| *s *= shape.scale);
+                        softcap_row(cap, visible);
+                        softmax(visible, 1.0);
+                    } else {
+                        softmax(visible, shape.scale);
+                    }
+                }
+                let positions = high - low;
+                for p in 0..dim.div_ceil(WIDTH) {
+                    let product = Tile {
+                        x: &scratch.scores,
+                        x_stride: padded,
+                        panel: &scratch.values[p * positions * WIDTH..(p + 1) * positions * WIDTH],
+                        panel_stride: WIDTH,
+                        k: seen,
+                        y: out.at(row * shape.heads * dim + head * dim + p * WIDTH),
+                        y_stride: shape.heads * dim,
+                        rows: tile.len(),
+                        cols: (dim - p * WIDTH).min(WIDTH),
+                        bias: None,
+                        accumulate: false,
+                    };
+                    // SAFETY: the caller gives the rows of out, in the columns of this head.
+                    unsafe { product.run(isa) };
+                }
+            }
+        }
+    }
+
+    /// Gathers keys and values of the positions from the run's segments.
+    fn pack(&self, dim: usize, positions: Range<usize>, scratch: &mut Scratch) {
+        let count = positions.len();
+        let value_panels = dim.div_ceil(WIDTH);
+        scratch.keys.resize(count.div_ceil(WIDTH) * dim * WIDTH, 0.0);
+        scratch.values.resize(value_panels * count * WIDTH, 0.0);
+        let column = self.kv_head * dim;
+        let mut start = 0;
+        for segment in &self.run.segments {
+            let end = start + segment.count;
+            for position in positions.start.max(start)..positions.end.min(end) {
+                let from = (position - start) * segment.stride + column;
+                let at = position - positions.start;
+                let key = &segment.keys[from..from + dim];
+                let panel = &mut scratch.keys[at / WIDTH * dim * WIDTH..][..dim * WIDTH];
+                for (to, k) in panel[at % WIDTH..].iter_mut().step_by(WIDTH).zip(key) {
+                    *to = *k;
+                }
+                for (p, value) in segment.values[from..from + dim].chunks(WIDTH).enumerate() {
+                    let to = &mut scratch.values[(p * count + at) * WIDTH..][..WIDTH];
+                    to[..value.len()].copy_from_slice(value);
+                    to[value.len()..].fill(0.0);
+                }
+            }
+            start = end;
+        }
+        // What an earlier job left in the last panel must not be NaN times zero.
+        if count % WIDTH != 0 {
+            let panel = &mut scratch.keys[count / WIDTH * dim * WIDTH..][..dim * WIDTH];
+            panel.chunks_exact_mut(WIDTH).for_each(|at| at[count % WIDTH..].fill(0.0));
+        }
+    }
+}
+
+multiversion! {
+    /// Softmax of `scale * x`, in place.
+    fn softmax(x: &mut [f32], scale: f32) {
+        let mut max = f32::NEG_INFINITY;
+        for x in x.iter_mut() {
+            *x *= scale;
+            max = if *x > max { *x } else { max };
+        }
+        let mut lanes = [0.0f32; 16];
+        for chunk in x.chunks_mut(16) {
+            for (x, lane) in chunk.iter_mut().zip(&mut lanes) {
+                *x = exp(*x - max);
+                *lane += *x;
+            }
+        }
+        let norm = 1.0 / lanes.iter().sum::<f32>();
+        for x in x.iter_mut() {
+            *x *= norm;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn numbers(len: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed.wrapping_add(17);
+        (0..len)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 22) as f32 - 2.0
+            })
+            .collect()
+    }
+
+    fn naive(shape: &Shape, q: &[f32], k: &[f32], v: &[f32], first: usize) -> Vec<f64> {
+        let (width, kv_width, dim) =
+            (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.head_dim);
+        let mut out = Vec::new();
+        for row in 0..q.len() / width {
+            let position = first + row;
+            let from = shape.window.map_or(0, |w| (position + 1).saturating_sub(w));
+            for head in 0..shape.heads {
+                let kv = head / (shape.heads / shape.kv_heads) * dim;
+                let scores: Vec<f64> = (from..=position)
+                    .map(|p| {
+                        let dot: f64 = (0..dim)
+                            .map(|d| {
+                                f64::from(q[row * width + head * dim + d])
+                                    * f64::from(k[p * kv_width + kv + d])
+                            })
+                            .sum();
+                        let s = dot * f64::from(shape.scale);
+                        shape.softcap.map_or(s, |c| f64::from(c) * (s / f64::from(c)).tanh())
+                    })
+                    .collect();
+                let max = scores.iter().copied().fold(f64::MIN, f64::max);
+                let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+                for d in 0..dim {
+                    out.push(
+                        (from..=position)
+                            .zip(&scores)
+                            .map(|(p, s)| (s - max).exp() / sum * f64::from(v[p * kv_width + kv + d]))
+                            .sum(),
+                    );
+                }
+            }
+        }
+        out
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn agrees_with_a_naive_attention(
+            total in 1usize..140, rows in 1usize..140, cut in 0usize..140, kv_heads in 1usize..3, group in 1usize..4,
+            dim in prop::sample::select(vec![4usize, 8, 20, 32, 40, 64]), window in prop::option::of(1usize..80), cap: bool, seed: u32,
+        ) {
+            let rows = rows.min(total);
+            let first = total - rows;
+            let cut = cut.min(total);
+            let shape = Shape { heads: kv_heads * group, kv_heads, head_dim: dim, scale: 0.3, softcap: cap.then_some(2.5), window };
+            let (width, kv_width) = (shape.heads * dim, kv_heads * dim);
+            let q = numbers(rows * width, seed);
+            let (k, v) = (numbers(total * kv_width, seed ^ 1), numbers(total * kv_width, seed ^ 2));
+            let segment = |range: Range<usize>| Segment { keys: &k[range.start * kv_width..], values: &v[range.start * kv_width..], stride: kv_width, count: range.len() };
+            let mut whole = vec![f32::NAN; rows * width];
+            attend(&shape, &q, width, &[Run { rows: 0..rows, first, segments: vec![segment(0..total)] }], &mut whole);
+            for (got, want) in whole.iter().zip(naive(&shape, &q, &k, &v, first)) {
+                prop_assert!((f64::from(*got) - want).abs() < 1e-5, "{got} against {want}");
+            }
+            // Cutting the keys into segments or the rows into runs changes no bit.
+            let half = rows / 2;
+            let mut cut_up = vec![f32::NAN; rows * width];
+            attend(&shape, &q, width, &[
+                Run { rows: 0..half, first, segments: vec![segment(0..first + half)] },
+                Run { rows: half..rows, first: first + half, segments: vec![segment(0..cut), segment(cut..total)] },
+            ], &mut cut_up);
+            prop_assert_eq!(whole, cut_up);
+        }
+    }
+}

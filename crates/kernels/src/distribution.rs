@@ -1,0 +1,189 @@
+//! Statistics of rows of logits: normalisers, divergences, most likely tokens.
+//!
+//! Exponentials are taken in `f32`, sums over the vocabulary in `f64`.
+
+use crate::cpu::multiversion;
+use crate::elementwise::{exp, ln_1p_unit};
+
+const LANES: usize = 16;
+/// Elements summed in `f32` lanes before they are added to the `f64` total:
+/// 16 terms a lane, so the partial sums lose nothing that matters.
+const BLOCK: usize = 256;
+
+multiversion! {
+    fn max(x: &[f32]) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        let chunks = x.chunks_exact(LANES);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            for (lane, x) in lanes.iter_mut().zip(chunk) {
+                *lane = if *x > *lane { *x } else { *lane };
+            }
+        }
+        lanes.into_iter().chain(rest.iter().copied()).fold(f32::NEG_INFINITY, f32::max)
+    }
+}
+
+multiversion! {
+    fn sum_exp(x: &[f32], shift: f32) -> f64 {
+        let mut total = 0.0;
+        for block in x.chunks(BLOCK) {
+            let mut lanes = [0.0f32; LANES];
+            for chunk in block.chunks(LANES) {
+                for (lane, x) in lanes.iter_mut().zip(chunk) {
+                    *lane += exp(x - shift);
+                }
+            }
+            total += lanes.iter().map(|x| f64::from(*x)).sum::<f64>();
+        }
+        total
+    }
+}
+
+/// `ln sum e^x` of a row of logits.
+pub fn log_sum_exp(logits: &[f32]) -> f64 {
+    let shift = max(logits);
+    f64::from(shift) + sum_exp(logits, shift).ln()
+}
+
+/// How the distribution of one row of logits differs from that of another.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Divergence {
+    /// `KL(p || q)` in nats, `p` the first row.
+    pub kl: f64,
+    /// `KL(q || p)` in nats.
+    pub kl_reverse: f64,
+    /// Jensen-Shannon divergence in bits, between 0 and 1.
+    pub jsd_bits: f64,
+    /// Entropy of the first row in nats.
+    pub entropy: f64,
+}
+
+multiversion! {
+    /// Sums over the vocabulary: p, p (x - y), p x, q, q (x - y), twice the JSD in nats.
+    fn sums(x: &[f32], y: &[f32], x_lse: f32, y_lse: f32) -> [f64; 6] {
+        let mut totals = [0.0f64; 6];
+        // Taken from the same function as the terms, so that equal rows cancel exactly.
+        let ln_2 = ln_1p_unit(exp(0.0));
+        for (xs, ys) in x.chunks(BLOCK).zip(y.chunks(BLOCK)) {
+            let mut lanes = [[0.0f32; LANES]; 6];
+            for (xs, ys) in xs.chunks(LANES).zip(ys.chunks(LANES)) {
+                for (i, (x, y)) in xs.iter().zip(ys).enumerate() {
+                    let (lp, lq) = (x - x_lse, y - y_lse);
+                    let (p, q) = (exp(lp), exp(lq));
+                    let gap = lp - lq;
+                    let soft = ln_1p_unit(exp(-gap.abs()));
+                    lanes[0][i] += p;
+                    lanes[1][i] += p * (x - y);
+                    lanes[2][i] += p * x;
+                    lanes[3][i] += q;
+                    lanes[4][i] += q * (x - y);
+                    lanes[5][i] += p * (ln_2 - soft - (-gap).max(0.0)) + q * (ln_2 - soft - gap.max(0.0));
+                }
+            }
+            for (total, lanes) in totals.iter_mut().zip(&lanes) {
+                *total += lanes.iter().map(|x| f64::from(*x)).sum::<f64>();
+            }
+        }
+        totals
+    }
+}
+
+/// Compares two rows of logits whose normalisers ([`log_sum_exp`]) are known.
+///
+/// The divergence of a row from itself is exactly zero.
+///
+/// # Panics
+/// When the rows differ in length.
+pub fn divergence(x: &[f32], x_lse: f64, y: &[f32], y_lse: f64) -> Divergence {
+    assert_eq!(x.len(), y.len(), "the rows must be over one vocabulary");
+    let [p, p_gap, p_x, q, q_gap, jsd] = sums(x, y, x_lse as f32, y_lse as f32);
+    let shift = x_lse - y_lse;
+    Divergence {
+        kl: p_gap / p - shift,
+        kl_reverse: shift - q_gap / q,
+        jsd_bits: (0.5 * jsd / std::f64::consts::LN_2).max(0.0),
+        entropy: x_lse - p_x / p,
+    }
+}
+
+/// The indices of the `K` largest logits, largest first; among equals the lower index.
+///
+/// # Panics
+/// When the row has fewer than `K` elements.
+pub fn top<const K: usize>(logits: &[f32]) -> [u32; K] {
+    assert!(logits.len() >= K, "a row of {} logits has no {K} largest", logits.len());
+    let mut best = [(f32::NEG_INFINITY, u32::MAX); K];
+    for (c, chunk) in logits.chunks(64).enumerate() {
+        // Most chunks hold nothing new; their maximum says so quickly.
+        if max(chunk) <= best[K - 1].0 && best[K - 1].1 != u32::MAX {
+            continue;
+        }
+        for (i, x) in chunk.iter().enumerate() {
+            if *x > best[K - 1].0 || best[K - 1].1 == u32::MAX {
+                let at = best.iter().position(|b| *x > b.0 || b.1 == u32::MAX).unwrap_or(K - 1);
+                best[at..].rotate_right(1);
+                best[at] = (*x, (c * 64 + i) as u32);
+            }
+        }
+    }
+    best.map(|b| b.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use approx::assert_relative_eq;
+    use proptest::prelude::*;
+
+    fn exact(x: &[f32], y: &[f32]) -> Divergence {
+        let soft = |x: &[f32]| -> Vec<f64> {
+            let max = x.iter().copied().fold(f32::MIN, f32::max);
+            let e: Vec<f64> = x.iter().map(|x| f64::from(x - max).exp()).collect();
+            let sum: f64 = e.iter().sum();
+            e.iter().map(|e| e / sum).collect()
+        };
+        let (p, q) = (soft(x), soft(y));
+        let kl = |p: &[f64], q: &[f64]| {
+            p.iter().zip(q).map(|(p, q)| if *p > 0.0 { p * (p / q).ln() } else { 0.0 }).sum::<f64>()
+        };
+        let m: Vec<f64> = p.iter().zip(&q).map(|(p, q)| 0.5 * (p + q)).collect();
+        Divergence {
+            kl: kl(&p, &q),
+            kl_reverse: kl(&q, &p),
+            jsd_bits: 0.5 * (kl(&p, &m) + kl(&q, &m)) / std::f64::consts::LN_2,
+            entropy: -p.iter().map(|p| p * p.ln()).sum::<f64>(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn divergences_agree_with_the_definitions(rows in prop::collection::vec((-15f32..15.0, -15f32..15.0), 5..700)) {
+            let (x, y): (Vec<f32>, Vec<f32>) = rows.into_iter().unzip();
+            let got = divergence(&x, log_sum_exp(&x), &y, log_sum_exp(&y));
+            let want = exact(&x, &y);
+            assert_relative_eq!(got.kl, want.kl, max_relative = 1e-5, epsilon = 3e-6);
+            assert_relative_eq!(got.kl_reverse, want.kl_reverse, max_relative = 1e-5, epsilon = 3e-6);
+            assert_relative_eq!(got.jsd_bits, want.jsd_bits, max_relative = 1e-5, epsilon = 3e-6);
+            assert_relative_eq!(got.entropy, want.entropy, max_relative = 1e-5, epsilon = 3e-6);
+        }
+
+        #[test]
+        fn the_largest_are_found(mut x in prop::collection::vec(-9i32..9, 5..300)) {
+            let row: Vec<f32> = x.iter().map(|x| *x as f32).collect();
+            let got = top::<5>(&row);
+            let mut order: Vec<u32> = (0..row.len() as u32).collect();
+            order.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]).then(a.cmp(b)));
+            prop_assert_eq!(&got[..], &order[..5]);
+            x.clear();
+        }
+    }
+
+    #[test]
+    fn a_row_does_not_diverge_from_itself() {
+        let x: Vec<f32> = (0..1000).map(|i| (i as f32 * 1.37).sin() * 12.0).collect();
+        let lse = log_sum_exp(&x);
+        let d = divergence(&x, lse, &x, lse);
+        assert_eq!((d.kl, d.kl_reverse, d.jsd_bits), (0.0, 0.0, 0.0));
+    }
+}

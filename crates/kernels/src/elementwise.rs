@@ -1,0 +1,282 @@
+//! Activations, sums and rotary embeddings, vectorised and threaded.
+
+use crate::cpu::multiversion;
+use rayon::prelude::*;
+
+/// `e^x` to about two units in the last place, in a form that compilers
+/// vectorise. Results below the smallest normal number are zero; `x` above
+/// 88.37 gives the value there (about 2.4e38) instead of infinity.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low
+    // bits of the mantissa, so that no conversion instruction is needed.
+    const ROUND: f32 = 12_582_912.0;
+    let clamped = x.clamp(-87.3, 88.37);
+    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    // ln 2 in two parts; the first has trailing zero bits, so n * part is exact.
+    let r = (clamped - n * 0.693_359_4) + n * 2.121_944_4e-4;
+    let mut p = 1.987_569_1e-4;
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5] {
+        p = p * r + c;
+    }
+    let p = (p * r * r + r) + 1.0;
+    let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
+    if x < -87.3 { 0.0 } else { p * scale }
+}
+
+/// `ln(1 + u)` for `u` in `[0, 1]`, to about one unit in the last place.
+#[inline(always)]
+pub fn ln_1p_unit(u: f32) -> f32 {
+    // ln(1 + u) = 2 artanh(u / (2 + u)); the series converges fast for v <= 1/3.
+    let v = u / (2.0 + u);
+    let w = v * v;
+    let mut p = 1.0 / 15.0;
+    for c in [1.0 / 13.0, 1.0 / 11.0, 1.0 / 9.0, 1.0 / 7.0, 0.2, 1.0 / 3.0, 1.0] {
+        p = p * w + c;
+    }
+    2.0 * v * p
+}
+
+/// The activation functions of the supported architectures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x / (1 + e^-x)`.
+    Silu,
+    /// GELU in its tanh approximation.
+    GeluTanh,
+    /// GELU by the error function.
+    GeluErf,
+}
+
+#[inline(always)]
+fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+#[inline(always)]
+fn gelu_tanh(x: f32) -> f32 {
+    // x (1 + tanh u) / 2 = x / (1 + e^-2u)
+    let u = 0.797_884_6 * (x + 0.044_715 * x * x * x);
+    x / (1.0 + exp(-2.0 * u))
+}
+
+fn gelu_erf(x: f32) -> f32 {
+    0.5 * x * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2))
+}
+
+multiversion! {
+    fn silu_gate(gate: &[f32], up: &[f32], out: &mut [f32]) {
+        for ((o, g), u) in out.iter_mut().zip(gate).zip(up) {
+            *o = silu(*g) * u;
+        }
+    }
+}
+
+multiversion! {
+    fn gelu_tanh_gate(gate: &[f32], up: &[f32], out: &mut [f32]) {
+        for ((o, g), u) in out.iter_mut().zip(gate).zip(up) {
+            *o = gelu_tanh(*g) * u;
+        }
+    }
+}
+
+multiversion! {
+    fn silu_in_place(x: &mut [f32]) {
+        for x in x {
+            *x = silu(*x);
+        }
+    }
+}
+
+multiversion! {
+    fn gelu_tanh_in_place(x: &mut [f32]) {
+        for x in x {
+            *x = gelu_tanh(*x);
+        }
+    }
+}
+
+/// Rows of work below which handing out jobs costs more than it gains.
+const ELEMENTS_A_JOB: usize = 16_384;
+
+fn rows_a_job(width: usize) -> usize {
+    (ELEMENTS_A_JOB / width.max(1)).max(1)
+}
+
+/// Gated activation: `out = act(gate) * up`, where each row of `gate_up` holds
+/// the gate first and the other factor behind it.
+///
+/// # Shapes
+/// `gate_up [m, 2 f]`, `out [m, f]`.
+///
+/// # Panics
+/// When the lengths do not fit.
+pub fn gated(activation: Activation, gate_up: &[f32], width: usize, out: &mut [f32]) {
+    assert_eq!(gate_up.len(), 2 * out.len(), "gate_up must be twice as wide as out");
+    assert_eq!(out.len() % width, 0, "out must hold whole rows of {width}");
+    out.par_chunks_mut(width).zip(gate_up.par_chunks(2 * width)).with_min_len(rows_a_job(width)).for_each(
+        |(out, gate_up)| {
+            let (gate, up) = gate_up.split_at(width);
+            match activation {
+                Activation::Silu => silu_gate(gate, up, out),
+                Activation::GeluTanh => gelu_tanh_gate(gate, up, out),
+                Activation::GeluErf => {
+                    for ((o, g), u) in out.iter_mut().zip(gate).zip(up) {
+                        *o = gelu_erf(*g) * u;
+                    }
+                }
+            }
+        },
+    );
+}
+
+/// Plain activation, in place.
+pub fn activate(activation: Activation, x: &mut [f32]) {
+    x.par_chunks_mut(ELEMENTS_A_JOB).for_each(|x| match activation {
+        Activation::Silu => silu_in_place(x),
+        Activation::GeluTanh => gelu_tanh_in_place(x),
+        Activation::GeluErf => x.iter_mut().for_each(|x| *x = gelu_erf(*x)),
+    });
+}
+
+/// `out = a + b`.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
+    assert!(a.len() == b.len() && a.len() == out.len(), "sums need equal lengths");
+    out.par_chunks_mut(ELEMENTS_A_JOB)
+        .zip(a.par_chunks(ELEMENTS_A_JOB).zip(b.par_chunks(ELEMENTS_A_JOB)))
+        .for_each(|(out, (a, b))| {
+            for ((o, a), b) in out.iter_mut().zip(a).zip(b) {
+                *o = a + b;
+            }
+        });
+}
+
+/// `out = cap * tanh(x / cap)` in place: soft-capping of logits.
+pub fn softcap(cap: f32, x: &mut [f32]) {
+    x.par_chunks_mut(ELEMENTS_A_JOB).for_each(|x| softcap_row(cap, x));
+}
+
+multiversion! {
+    pub(crate) fn softcap_row(cap: f32, x: &mut [f32]) {
+        for x in x {
+            // tanh u = 1 - 2 / (1 + e^2u)
+            *x = cap * (1.0 - 2.0 / (1.0 + exp(2.0 * *x / cap)));
+        }
+    }
+}
+
+/// Rotates heads in place, the two halves of the rotated part against each other
+/// (the layout of Hugging Face checkpoints): for `i < r/2`,
+/// `(x_i, x_{i + r/2}) -> (x_i cos - x_{i + r/2} sin, x_{i + r/2} cos + x_i sin)`.
+///
+/// # Shapes
+/// `x [m, stride]`, of which columns `0..heads * head_dim` are rotated;
+/// `cos`, `sin [positions, r/2]`; `positions[row]` indexes the tables.
+///
+/// # Panics
+/// When the lengths do not fit or a position lies outside the tables.
+pub fn rotate(
+    x: &mut [f32],
+    stride: usize,
+    heads: usize,
+    head_dim: usize,
+    cos: &[f32],
+    sin: &[f32],
+    half: usize,
+    positions: &[usize],
+) {
+    assert!(2 * half <= head_dim && heads * head_dim <= stride && x.len() == positions.len() * stride);
+    x.par_chunks_mut(stride).zip(positions).with_min_len(rows_a_job(stride)).for_each(|(row, &p)| {
+        let (cos, sin) = (&cos[p * half..(p + 1) * half], &sin[p * half..(p + 1) * half]);
+        for head in row[..heads * head_dim].chunks_exact_mut(head_dim) {
+            let (lo, hi) = head[..2 * half].split_at_mut(half);
+            for (((a, b), c), s) in lo.iter_mut().zip(hi).zip(cos).zip(sin) {
+                (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use approx::assert_relative_eq;
+
+    #[test]
+    fn exp_agrees_with_f64() {
+        for i in -87_200..88_300 {
+            let x = i as f32 / 1000.0;
+            assert_relative_eq!(f64::from(exp(x)), f64::from(x).exp(), max_relative = 3e-7);
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(-200.0), 0.0);
+        assert!(exp(1e6).is_finite());
+    }
+
+    #[test]
+    fn ln_1p_agrees_with_f64() {
+        for i in 0..=10_000 {
+            let u = i as f32 / 10_000.0;
+            assert_relative_eq!(
+                f64::from(ln_1p_unit(u)),
+                f64::from(u).ln_1p(),
+                max_relative = 3e-7,
+                epsilon = 1e-12
+            );
+        }
+    }
+
+    #[test]
+    fn activations_agree_with_f64() {
+        for i in -400..400 {
+            let x = i as f32 / 20.0;
+            let d = f64::from(x);
+            let mut y = [x];
+            activate(Activation::Silu, &mut y);
+            assert_relative_eq!(f64::from(y[0]), d / (1.0 + (-d).exp()), max_relative = 1e-6, epsilon = 1e-9);
+            let mut y = [x];
+            activate(Activation::GeluTanh, &mut y);
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (d + 0.044715 * d.powi(3));
+            assert_relative_eq!(
+                f64::from(y[0]),
+                0.5 * d * (1.0 + u.tanh()),
+                max_relative = 2e-6,
+                epsilon = 1e-6
+            );
+            let mut y = [x];
+            activate(Activation::GeluErf, &mut y);
+            assert_relative_eq!(
+                f64::from(y[0]),
+                0.5 * d * (1.0 + libm::erf(d / 2f64.sqrt())),
+                max_relative = 2e-6,
+                epsilon = 1e-6
+            );
+            let mut y = [x];
+            softcap(3.0, &mut y);
+            assert_relative_eq!(f64::from(y[0]), 3.0 * (d / 3.0).tanh(), max_relative = 2e-6, epsilon = 1e-6);
+        }
+    }
+
+    #[test]
+    fn gates_multiply_halves() {
+        let gate_up = [1.0, -2.0, 10.0, 20.0, 0.5, 0.0, 3.0, 4.0];
+        let mut out = [0.0; 4];
+        gated(Activation::Silu, &gate_up, 2, &mut out);
+        for (o, (g, u)) in out.iter().zip([(1.0, 10.0), (-2.0, 20.0), (0.5, 3.0), (0.0, 4.0)]) {
+            assert_relative_eq!(*o, g / (1.0 + f32::exp(-g)) * u, max_relative = 1e-6);
+        }
+    }
+
+    #[test]
+    fn a_rotation_turns_pairs_and_leaves_the_rest() {
+        let (c, s) = (0.6, 0.8);
+        let mut x = [1.0, 5.0, 2.0, 9.0, 7.0, 7.0];
+        rotate(&mut x, 6, 1, 4, &[c], &[s], 1, &[0]);
+        assert_eq!(x, [c - 5.0 * s, 5.0 * c + s, 2.0, 9.0, 7.0, 7.0]);
+    }
+}

@@ -1,0 +1,25 @@
+//! CPU kernels for transformer layers. They know nothing of models.
+//!
+//! Everything works on row-major `f32` slices. Weights are packed once into
+//! [`panel`]s and multiplied by [`Linear`]; [`attention`] uses the same inner
+//! kernel on panels that it packs from keys. The instruction set is chosen at
+//! run time ([`Isa`]), threads are rayon's current pool.
+//!
+//! **Row invariance.** Every output row is a function of its own input row
+//! alone: each element is one chain of additions in a fixed order, whatever the
+//! number of rows in the call, the row's place among them, or the number of
+//! threads. So batching, sharing of prefixes and splitting to fit memory change
+//! no bit of a result; the planner of edited runs relies on this.
+
+#![deny(missing_docs)]
+
+pub mod attention;
+mod cpu;
+pub mod distribution;
+pub mod elementwise;
+mod linear;
+pub mod norm;
+pub mod panel;
+
+pub use cpu::Isa;
+pub use linear::{Dtype, Linear};
