@@ -18,6 +18,7 @@ mod cpu;
 pub mod distribution;
 pub mod elementwise;
 mod linear;
+pub mod mapped;
 pub mod norm;
 pub mod panel;
 

@@ -1,0 +1,203 @@
+//! What can go wrong, in sentences for the user.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::catalogue::names;
+
+/// Why there is no prompt set.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// The spec is neither a name nor a path.
+    #[error(
+        "there is no prompt set `{name}`{}; there are {}, and a path to a .jsonl or .txt file works too",
+        nearest.map(|n| format!(" (did you mean `{n}`?)")).unwrap_or_default(),
+        names()
+    )]
+    UnknownSet {
+        /// What was asked for.
+        name: String,
+        /// The name that looks most like it, if one does.
+        nearest: Option<&'static str>,
+    },
+    /// A set has no such parameter.
+    #[error("`{set}` has no parameter `{name}`; {}", parameter_advice(set, known))]
+    UnknownParameter {
+        /// The set.
+        set: &'static str,
+        /// The parameter asked for.
+        name: String,
+        /// The parameters it has.
+        known: &'static [&'static str],
+    },
+    /// A parameter is not written as `name=value`.
+    #[error("`{text}` is not a parameter of `{set}`; write parameters as `{set}:name=value,name=value`")]
+    ParameterForm {
+        /// The set.
+        set: &'static str,
+        /// What stands in the place of a parameter.
+        text: String,
+    },
+    /// A parameter is given twice.
+    #[error("`{set}` is given `{name}` twice; leave one of them out")]
+    RepeatedParameter {
+        /// The set.
+        set: &'static str,
+        /// The parameter.
+        name: String,
+    },
+    /// The value of a parameter is not a number or not in its range.
+    #[error("`{name}` of `{set}` must be a whole number from {low} to {high}, not `{value}`")]
+    ParameterValue {
+        /// The set.
+        set: &'static str,
+        /// The parameter.
+        name: String,
+        /// The value given.
+        value: String,
+        /// The lowest value that is allowed.
+        low: u64,
+        /// The highest value that is allowed.
+        high: u64,
+    },
+    /// The limit leaves nothing.
+    #[error("a limit of 0 leaves no prompts; give a limit of 1 or more, or none")]
+    ZeroLimit,
+    /// There is no such generator of random numbers.
+    #[error("there is no random number generator `{name}`; use `native` or `python`")]
+    UnknownRng {
+        /// What was asked for.
+        name: String,
+    },
+    /// The ending of a path tells nothing that prompts are read from.
+    #[error(
+        "{} is no file of a known kind; prompts are read from .jsonl or .ndjson (one JSON object a line) \
+         and from .txt or .md (paragraphs), so give the file the name that fits its content",
+        path.display()
+    )]
+    UnknownKind {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The file cannot be opened or read.
+    #[error("cannot read {}: {cause}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says. It is part of the message, so it is not given as a source once more.
+        cause: std::io::Error,
+    },
+    /// There is nothing in the file.
+    #[error("{} holds no prompts; write at least one into it", path.display())]
+    NoPrompts {
+        /// The file.
+        path: PathBuf,
+    },
+    /// All the prompts together are too large.
+    #[error("{}, line {line}: the prompts up to here are larger than {bytes} bytes; use a limit or split the file", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The greatest size that is read.
+        bytes: usize,
+    },
+    /// A line of a file is wrong.
+    #[error("{}, line {line}: {problem}", path.display())]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        problem: RowProblem,
+    },
+}
+
+/// What is wrong with a line of a file.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RowProblem {
+    /// The line or paragraph is too long.
+    #[error("longer than {bytes} bytes; split it, or check that its lines end in line feeds")]
+    TooLong {
+        /// The greatest length that is read.
+        bytes: usize,
+    },
+    /// The bytes are not text.
+    #[error("not valid UTF-8 from byte {byte} on; save the file as UTF-8")]
+    Utf8 {
+        /// The first wrong byte of the line, from 1.
+        byte: usize,
+    },
+    /// The line is not JSON.
+    #[error("column {column}: invalid JSON ({message}); every line must be one JSON object")]
+    Json {
+        /// The character of the line, from 1.
+        column: usize,
+        /// What the parser says.
+        message: String,
+    },
+    /// The line is JSON, but not an object.
+    #[error("the line holds {found}, but every line must be one JSON object")]
+    NotAnObject {
+        /// What it is.
+        found: &'static str,
+    },
+    /// The fields that make a prompt are not there.
+    #[error("found {found}, but a row needs \"text\", or \"question\" and \"answer\"")]
+    MissingFields {
+        /// The fields that are there, in words.
+        found: String,
+    },
+    /// A field is of the wrong type.
+    #[error("the field \"{field}\" is {found}, but it must be {wanted}")]
+    WrongType {
+        /// The field.
+        field: &'static str,
+        /// What it is.
+        found: &'static str,
+        /// What it must be.
+        wanted: &'static str,
+    },
+    /// A field is a string that is no text.
+    #[error("the field \"{field}\" is no valid string: {message}; correct its escapes")]
+    BadString {
+        /// The field.
+        field: &'static str,
+        /// What the parser says.
+        message: String,
+    },
+    /// A field that must say something is empty.
+    #[error("\"{field}\" is empty; fill it in or remove the line")]
+    Empty {
+        /// The field.
+        field: &'static str,
+    },
+    /// Nothing comes before the answer.
+    #[error("nothing stands before the answer; put a question there")]
+    NoQuestion,
+    /// Both the text and the answer are given, but they do not fit.
+    #[error(
+        "\"text\" does not end with \"answer\"; end it with exactly the answer, or leave one of them out"
+    )]
+    AnswerNotAtEnd,
+    /// Two prompts have the same id.
+    #[error("the id \"{id}\" is already that of line {first}; ids must differ")]
+    DuplicateId {
+        /// The id.
+        id: String,
+        /// The line that has it already.
+        first: usize,
+    },
+}
+
+fn parameter_advice(set: &str, known: &[&str]) -> String {
+    match known {
+        [] => format!("it has none, so write only `{set}`"),
+        _ => format!("it has {}", known.join(", ")),
+    }
+}

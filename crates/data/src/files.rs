@@ -1,0 +1,644 @@
+//! Prompts from files of one's own: JSON lines, and paragraphs of text.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+
+use serde_json::value::RawValue;
+
+use crate::{DataError, Options, Prompt, PromptSet, RowProblem};
+
+/// How a file is read, told by the ending of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A JSON object a line.
+    Jsonl,
+    /// Paragraphs.
+    Text,
+}
+
+impl Kind {
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "jsonl" | "ndjson" => Some(Self::Jsonl),
+            "txt" | "md" => Some(Self::Text),
+            _ => None,
+        }
+    }
+}
+
+/// How much is read at most, so that no file can take all memory.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    /// Bytes of a line, or of a paragraph.
+    line: usize,
+    /// Bytes of all texts together.
+    total: usize,
+}
+
+const BOUNDS: Bounds = Bounds { line: 16 << 20, total: 1 << 30 };
+
+/// Reads a set from a file.
+pub(crate) fn load(path: &Path, kind: Kind, options: &Options) -> Result<PromptSet, DataError> {
+    let failed = |cause| DataError::Io { path: path.to_owned(), cause };
+    let reader = BufReader::new(File::open(path).map_err(failed)?);
+    let prompts = read(reader, path, kind, options.limit, BOUNDS)?;
+    Ok(PromptSet::new(&stem(path), path.display().to_string(), prompts))
+}
+
+fn read(
+    reader: impl BufRead,
+    path: &Path,
+    kind: Kind,
+    limit: Option<usize>,
+    bounds: Bounds,
+) -> Result<Vec<Prompt>, DataError> {
+    let mut lines = Lines { reader, path, longest: bounds.line, number: 0, buffer: Vec::new() };
+    let limit = limit.unwrap_or(usize::MAX);
+    let mut prompts =
+        Collector { path, stem: stem(path), bounds, ids: HashMap::new(), size: 0, list: Vec::new() };
+    while prompts.list.len() < limit {
+        let row = match kind {
+            Kind::Jsonl => next_row(&mut lines)?,
+            Kind::Text => next_paragraph(&mut lines)?,
+        };
+        match row {
+            Some((line, row)) => prompts.push(line, row)?,
+            None => break,
+        }
+    }
+    if prompts.list.is_empty() {
+        return Err(DataError::NoPrompts { path: path.to_owned() });
+    }
+    Ok(prompts.list)
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn wrong(path: &Path, line: usize, problem: RowProblem) -> DataError {
+    DataError::Row { path: path.to_owned(), line, problem }
+}
+
+/// What a line or a paragraph says; the id may be missing.
+#[derive(Debug, Default)]
+struct Row {
+    id: Option<String>,
+    text: String,
+    answer: Option<String>,
+    positions: Option<Vec<usize>>,
+    group: Option<String>,
+}
+
+/// Checks what can only be seen over all rows: ids and size.
+struct Collector<'a> {
+    path: &'a Path,
+    stem: String,
+    bounds: Bounds,
+    /// The line of each id.
+    ids: HashMap<String, usize>,
+    size: usize,
+    list: Vec<Prompt>,
+}
+
+impl Collector<'_> {
+    fn push(&mut self, line: usize, row: Row) -> Result<(), DataError> {
+        let Row { id, text, answer, positions, group } = row;
+        self.size = self.size.saturating_add(text.len());
+        if self.size > self.bounds.total {
+            return Err(DataError::TooLarge { path: self.path.to_owned(), line, bytes: self.bounds.total });
+        }
+        let id = id.unwrap_or_else(|| format!("{}-{line}", self.stem));
+        if let Some(first) = self.ids.insert(id.clone(), line) {
+            return Err(wrong(self.path, line, RowProblem::DuplicateId { id, first }));
+        }
+        self.list.push(Prompt { id, text, answer, positions, group });
+        Ok(())
+    }
+}
+
+/// The lines of a file, one at a time and none longer than allowed.
+struct Lines<'a, R> {
+    reader: R,
+    path: &'a Path,
+    longest: usize,
+    /// The number of the last line read, from 1.
+    number: usize,
+    buffer: Vec<u8>,
+}
+
+impl<R: BufRead> Lines<'_, R> {
+    /// The next line without its ending and, in front of the first, without a byte order mark.
+    fn next(&mut self) -> Result<Option<&str>, DataError> {
+        const MARK: &[u8] = b"\xef\xbb\xbf";
+        self.buffer.clear();
+        // Room for the mark, a carriage return and a line feed on top of the longest line.
+        let most = self.longest as u64 + 5;
+        let failed = |cause| DataError::Io { path: self.path.to_owned(), cause };
+        let mut part = self.reader.by_ref().take(most);
+        if part.read_until(b'\n', &mut self.buffer).map_err(failed)? == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        let mut line = self.buffer.as_slice();
+        if self.number == 1 {
+            line = line.strip_prefix(MARK).unwrap_or(line);
+        }
+        line = line.strip_suffix(b"\n").unwrap_or(line);
+        line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.len() > self.longest {
+            return Err(wrong(self.path, self.number, RowProblem::TooLong { bytes: self.longest }));
+        }
+        match std::str::from_utf8(line) {
+            Ok(line) => Ok(Some(line)),
+            Err(error) => {
+                let byte = error.valid_up_to() + 1;
+                Err(wrong(self.path, self.number, RowProblem::Utf8 { byte }))
+            }
+        }
+    }
+}
+
+/// The next line that is not blank, as a row, with its number.
+fn next_row<R: BufRead>(lines: &mut Lines<'_, R>) -> Result<Option<(usize, Row)>, DataError> {
+    let path = lines.path;
+    loop {
+        let number = lines.number + 1;
+        match lines.next()? {
+            None => return Ok(None),
+            Some(line) if line.trim().is_empty() => {}
+            Some(line) => {
+                let row = parse(line).map_err(|problem| wrong(path, number, problem))?;
+                return Ok(Some((number, row)));
+            }
+        }
+    }
+}
+
+/// The next lines up to a blank one, as a row, with the number of the first of them.
+fn next_paragraph<R: BufRead>(lines: &mut Lines<'_, R>) -> Result<Option<(usize, Row)>, DataError> {
+    let (path, longest) = (lines.path, lines.longest);
+    let mut first = 0;
+    let mut text = String::new();
+    loop {
+        let number = lines.number + 1;
+        match lines.next()? {
+            Some(line) if !line.trim().is_empty() => {
+                if text.is_empty() {
+                    first = number;
+                } else {
+                    text.push('\n');
+                }
+                text.push_str(line);
+                if text.len() > longest {
+                    return Err(wrong(path, first, RowProblem::TooLong { bytes: longest }));
+                }
+            }
+            Some(_) if text.is_empty() => {}
+            None if text.is_empty() => return Ok(None),
+            _ => {
+                text.truncate(text.trim_end().len());
+                return Ok(Some((first, Row { text, ..Row::default() })));
+            }
+        }
+    }
+}
+
+/// Reads a JSON object. Values are left as they stand until it is known which of them are wanted, so
+/// that a line never takes much more memory than its length.
+fn parse(line: &str) -> Result<Row, RowProblem> {
+    let mut map: BTreeMap<String, &RawValue> =
+        serde_json::from_str(line).map_err(|error| explain(line, &error))?;
+    map.retain(|_, value| value.get() != "null");
+    let fields = Fields(map);
+
+    let answer = fields.string("answer")?;
+    let text = match (fields.string("text")?, fields.string("question")?, &answer) {
+        (Some(text), _, _) => text,
+        (None, Some(question), Some(answer)) => question + answer,
+        _ => return Err(RowProblem::MissingFields { found: fields.found() }),
+    };
+    if text.trim().is_empty() {
+        return Err(RowProblem::Empty { field: "text" });
+    }
+    if let Some(answer) = &answer {
+        if answer.trim().is_empty() {
+            return Err(RowProblem::Empty { field: "answer" });
+        }
+        let question = text.strip_suffix(answer.as_str()).ok_or(RowProblem::AnswerNotAtEnd)?;
+        if question.trim().is_empty() {
+            return Err(RowProblem::NoQuestion);
+        }
+    }
+    let group = match fields.label("group")? {
+        Some(group) => Some(group),
+        None => fields.label("level")?,
+    };
+    Ok(Row { id: fields.label("id")?, text, answer, positions: fields.positions()?, group })
+}
+
+/// Says in our words why a line is not a JSON object.
+fn explain(line: &str, error: &serde_json::Error) -> RowProblem {
+    if error.is_data() {
+        return RowProblem::NotAnObject { found: kind(line.trim_start()) };
+    }
+    let message = error.to_string();
+    let message = message.split(" at line ").next().unwrap_or_default().to_owned();
+    // The parser counts bytes, and an editor shows characters.
+    let column = line.char_indices().take_while(|(byte, _)| *byte < error.column()).count();
+    RowProblem::Json { column: column.max(1), message }
+}
+
+/// What a JSON value is, told by its first character.
+fn kind(json: &str) -> &'static str {
+    match json.as_bytes().first() {
+        Some(b'{') => "an object",
+        Some(b'[') => "a list",
+        Some(b'"') => "a string",
+        Some(b't' | b'f') => "true or false",
+        Some(b'n') => "null",
+        _ => "a number",
+    }
+}
+
+/// The fields of a row, values unread.
+struct Fields<'a>(BTreeMap<String, &'a RawValue>);
+
+impl Fields<'_> {
+    fn string(&self, field: &'static str) -> Result<Option<String>, RowProblem> {
+        let Some(value) = self.0.get(field) else { return Ok(None) };
+        if kind(value.get()) != "a string" {
+            let found = kind(value.get());
+            return Err(RowProblem::WrongType { field, found, wanted: "a string" });
+        }
+        match serde_json::from_str(value.get()) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) => Err(RowProblem::BadString { field, message: error.to_string() }),
+        }
+    }
+
+    /// A string that is not empty, or a number as it is written.
+    fn label(&self, field: &'static str) -> Result<Option<String>, RowProblem> {
+        let Some(value) = self.0.get(field) else { return Ok(None) };
+        match kind(value.get()) {
+            "a number" => Ok(Some(value.get().to_owned())),
+            "a string" => match self.string(field)? {
+                Some(text) if text.trim().is_empty() => Err(RowProblem::Empty { field }),
+                text => Ok(text),
+            },
+            found => Err(RowProblem::WrongType { field, found, wanted: "a string or a number" }),
+        }
+    }
+
+    fn positions(&self) -> Result<Option<Vec<usize>>, RowProblem> {
+        let field = "positions";
+        let Some(value) = self.0.get(field) else { return Ok(None) };
+        match serde_json::from_str::<Vec<usize>>(value.get()) {
+            Ok(positions) if positions.is_empty() => Err(RowProblem::Empty { field }),
+            Ok(positions) => Ok(Some(positions)),
+            Err(_) => {
+                let found = match kind(value.get()) {
+                    "a list" => "a list with other things in it",
+                    found => found,
+                };
+                Err(RowProblem::WrongType { field, found, wanted: "a list of whole numbers from 0 up" })
+            }
+        }
+    }
+
+    /// The names of the fields, in words; long names and long lists are cut.
+    fn found(&self) -> String {
+        const MOST: usize = 10;
+        let name = |name: &String| format!("{:?}", name.chars().take(40).collect::<String>());
+        let mut names: Vec<String> = self.0.keys().take(MOST).map(name).collect();
+        match self.0.len() {
+            0 => return "no fields".to_owned(),
+            1 => return format!("only the field {}", names[0]),
+            more if more > MOST => names.push(format!("{} more", more - MOST)),
+            _ => {}
+        }
+        format!("the fields {}", names.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn from(bytes: &[u8], kind: Kind) -> Result<Vec<Prompt>, DataError> {
+        read(bytes, Path::new("dir/set.x"), kind, None, BOUNDS)
+    }
+
+    fn row(line: &str) -> Result<Prompt, DataError> {
+        from(line.as_bytes(), Kind::Jsonl).map(|mut prompts| prompts.remove(0))
+    }
+
+    /// The whole message for content that is wrong.
+    #[track_caller]
+    fn refused(content: impl AsRef<[u8]>, message: &str) {
+        let error = from(content.as_ref(), Kind::Jsonl).unwrap_err();
+        assert_eq!(error.to_string(), message);
+    }
+
+    fn texts(prompts: &[Prompt]) -> Vec<&str> {
+        prompts.iter().map(|prompt| prompt.text.as_str()).collect()
+    }
+
+    #[test]
+    fn all_fields_of_a_row() {
+        let line =
+            r#"{"id": 7, "question": "1 + 1 =", "answer": " 2", "positions": [8, 0], "level": 3, "x": [{}]}"#;
+        let wanted = Prompt {
+            id: "7".into(),
+            text: "1 + 1 = 2".into(),
+            answer: Some(" 2".into()),
+            positions: Some(vec![8, 0]),
+            group: Some("3".into()),
+        };
+        assert_eq!(row(line).unwrap(), wanted);
+    }
+
+    #[test]
+    fn text_goes_before_question_and_group_before_level() {
+        let line =
+            r#"{"text": "Say: 2", "question": "?", "answer": "2", "group": "a", "level": 1, "id": "n"}"#;
+        let prompt = row(line).unwrap();
+        assert_eq!(prompt.text, "Say: 2");
+        assert_eq!(prompt.question(), Some("Say: "));
+        assert_eq!(prompt.group.as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn absent_and_null_are_alike() {
+        let prompt = row(r#"{"text": "caf\u00e9", "answer": null, "positions": null, "id": null}"#).unwrap();
+        let wanted =
+            Prompt { id: "set-1".into(), text: "café".into(), answer: None, positions: None, group: None };
+        assert_eq!(prompt, wanted);
+    }
+
+    #[test]
+    fn blank_lines_marks_and_carriage_returns() {
+        let content = b"\xef\xbb\xbf\r\n{\"text\":\"a\"}\r\n  \t\r\n\n{\"text\":\"b\"}";
+        let prompts = from(content, Kind::Jsonl).unwrap();
+        assert_eq!(texts(&prompts), ["a", "b"]);
+        assert_eq!([&prompts[0].id, &prompts[1].id], ["set-2", "set-5"]);
+        let marked = from(b"\xef\xbb\xbf{\"text\":\"a\"}\n", Kind::Jsonl).unwrap();
+        assert_eq!(texts(&marked), ["a"]);
+    }
+
+    #[test]
+    fn missing_fields_name_what_is_there() {
+        let wanted = r#"but a row needs "text", or "question" and "answer""#;
+        refused("{}", &format!("dir/set.x, line 1: found no fields, {wanted}"));
+        refused(
+            "\n{\"question\": \"?\"}",
+            &format!("dir/set.x, line 2: found only the field \"question\", {wanted}"),
+        );
+        refused(
+            r#"{"prompt": "?", "answer": "!"}"#,
+            &format!("dir/set.x, line 1: found the fields \"answer\", \"prompt\", {wanted}"),
+        );
+        let many: Vec<String> = (10..30).map(|n| format!("\"f{n}{}\":0", "x".repeat(99))).collect();
+        let error = row(&format!("{{{}}}", many.join(","))).unwrap_err().to_string();
+        assert!(error.contains(", 10 more, but") && error.len() < 700, "{error}");
+    }
+
+    #[test]
+    fn wrong_json_names_the_column() {
+        let advice = "every line must be one JSON object";
+        refused(
+            "{\"text\": \"a\"}\n{\"text\": \"é\" \"b\"}",
+            &format!("dir/set.x, line 2: column 14: invalid JSON (expected `,` or `}}`); {advice}"),
+        );
+        refused(
+            "{\"text\": \"a",
+            &format!("dir/set.x, line 1: column 11: invalid JSON (EOF while parsing a string); {advice}"),
+        );
+        refused("  text", &format!("dir/set.x, line 1: column 4: invalid JSON (expected ident); {advice}"));
+        for (line, found) in [
+            ("[1]", "a list"),
+            (" \"x\"", "a string"),
+            ("3", "a number"),
+            ("null", "null"),
+            ("true", "true or false"),
+        ] {
+            refused(
+                line,
+                &format!("dir/set.x, line 1: the line holds {found}, but every line must be one JSON object"),
+            );
+        }
+    }
+
+    #[test]
+    fn wrong_types() {
+        refused(
+            r#"{"question": "1+1=", "answer": 2}"#,
+            "dir/set.x, line 1: the field \"answer\" is a number, but it must be a string",
+        );
+        refused(
+            r#"{"text": "a", "id": []}"#,
+            "dir/set.x, line 1: the field \"id\" is a list, but it must be a string or a number",
+        );
+        for (value, found) in [
+            ("[1, -1]", "a list with other things in it"),
+            ("[1.5]", "a list with other things in it"),
+            ("[99999999999999999999]", "a list with other things in it"),
+            ("3", "a number"),
+            ("{}", "an object"),
+        ] {
+            refused(
+                format!(r#"{{"text": "a", "positions": {value}}}"#),
+                &format!(
+                    "dir/set.x, line 1: the field \"positions\" is {found}, but it must be a list of whole numbers from 0 up"
+                ),
+            );
+        }
+        let error = row(r#"{"text": "\ud800"}"#).unwrap_err().to_string();
+        assert!(error.starts_with("dir/set.x, line 1: the field \"text\" is no valid string: "), "{error}");
+    }
+
+    #[test]
+    fn nothing_may_be_empty() {
+        for (line, field) in [
+            (r#"{"text": ""}"#, "text"),
+            (r#"{"text": " \n\t"}"#, "text"),
+            (r#"{"question": " ", "answer": ""}"#, "text"),
+            (r#"{"question": "?", "answer": " "}"#, "answer"),
+            (r#"{"text": "a", "id": ""}"#, "id"),
+            (r#"{"text": "a", "positions": []}"#, "positions"),
+        ] {
+            refused(line, &format!("dir/set.x, line 1: \"{field}\" is empty; fill it in or remove the line"));
+        }
+        for line in [r#"{"question": "", "answer": "a"}"#, r#"{"text": "a", "answer": "a"}"#] {
+            refused(line, "dir/set.x, line 1: nothing stands before the answer; put a question there");
+        }
+        for kind in [Kind::Jsonl, Kind::Text] {
+            for content in ["", "\n \n", "\u{feff}"] {
+                let error = from(content.as_bytes(), kind).unwrap_err();
+                assert_eq!(error.to_string(), "dir/set.x holds no prompts; write at least one into it");
+            }
+        }
+    }
+
+    #[test]
+    fn the_text_must_end_with_the_answer() {
+        refused(
+            r#"{"text": "1+1=2.", "answer": "2"}"#,
+            "dir/set.x, line 1: \"text\" does not end with \"answer\"; end it with exactly the answer, or leave one of them out",
+        );
+    }
+
+    #[test]
+    fn ids_must_differ() {
+        refused(
+            "{\"text\":\"a\",\"id\":\"x\"}\n\n{\"text\":\"b\"}\n{\"text\":\"c\",\"id\":\"x\"}",
+            "dir/set.x, line 4: the id \"x\" is already that of line 1; ids must differ",
+        );
+        refused(
+            "{\"text\":\"a\",\"id\":\"set-2\"}\n{\"text\":\"b\"}",
+            "dir/set.x, line 2: the id \"set-2\" is already that of line 1; ids must differ",
+        );
+    }
+
+    #[test]
+    fn bytes_that_are_no_text() {
+        for kind in [Kind::Jsonl, Kind::Text] {
+            let error = from(b"\n\nab\xff", kind).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "dir/set.x, line 3: not valid UTF-8 from byte 3 on; save the file as UTF-8"
+            );
+        }
+    }
+
+    #[test]
+    fn paragraphs() {
+        let content = "\u{feff}\n  One\ntwo. \r\n\r\n \n\nThree.\n\n# Four\n";
+        let prompts = from(content.as_bytes(), Kind::Text).unwrap();
+        assert_eq!(texts(&prompts), ["  One\ntwo.", "Three.", "# Four"]);
+        let ids: Vec<&str> = prompts.iter().map(|prompt| prompt.id.as_str()).collect();
+        assert_eq!(ids, ["set-2", "set-7", "set-9"]);
+    }
+
+    #[test]
+    fn sizes_are_bounded() {
+        let bounded = |content: &str, kind, line, total| {
+            let bounds = Bounds { line, total };
+            read(content.as_bytes(), Path::new("f"), kind, None, bounds).map_err(|e| e.to_string())
+        };
+        let advice = "split it, or check that its lines end in line feeds";
+        let thirteen = "{\"text\":\"ab\"}";
+        for ending in ["", "\n", "\r\n"] {
+            assert!(bounded(&format!("{thirteen}{ending}"), Kind::Jsonl, 13, 99).is_ok());
+            assert!(bounded(&format!("\u{feff}{thirteen}{ending}"), Kind::Jsonl, 13, 99).is_ok());
+            assert_eq!(
+                bounded(&format!("\n{thirteen}{ending}"), Kind::Jsonl, 12, 99).unwrap_err(),
+                format!("f, line 2: longer than 12 bytes; {advice}")
+            );
+        }
+        assert!(bounded("ab\ncd", Kind::Text, 5, 99).is_ok());
+        assert_eq!(
+            bounded("\nab\ncd\nef", Kind::Text, 5, 99).unwrap_err(),
+            format!("f, line 2: longer than 5 bytes; {advice}")
+        );
+        assert!(bounded("abc\n\ndef", Kind::Text, 9, 6).is_ok());
+        assert_eq!(
+            bounded("abc\n\ndefg", Kind::Text, 9, 6).unwrap_err(),
+            "f, line 3: the prompts up to here are larger than 6 bytes; use a limit or split the file"
+        );
+    }
+
+    /// A source that never ends: reading it to the end would take all memory.
+    #[test]
+    fn an_endless_line_ends_in_an_error() {
+        for kind in [Kind::Jsonl, Kind::Text] {
+            let bounds = Bounds { line: 1 << 12, ..BOUNDS };
+            let path = Path::new("f");
+            let endless = BufReader::new(std::io::repeat(b'a'));
+            let error = read(endless, path, kind, None, bounds).unwrap_err();
+            assert!(error.to_string().starts_with("f, line 1: longer than 4096 bytes"));
+        }
+    }
+
+    #[test]
+    fn a_limit_stops_reading() {
+        let content = b"{\"text\":\"a\"}\n{\"text\":\"b\"}\nbroken \xff";
+        let prompts = read(&content[..], Path::new("f"), Kind::Jsonl, Some(2), BOUNDS).unwrap();
+        assert_eq!(texts(&prompts), ["a", "b"]);
+        let text = b"a\n\nb\n\n\xff";
+        let prompts = read(&text[..], Path::new("f"), Kind::Text, Some(2), BOUNDS).unwrap();
+        assert_eq!(texts(&prompts), ["a", "b"]);
+    }
+
+    /// Bytes out of the alphabet of JSON lines, which come much further than arbitrary ones.
+    fn near_json() -> impl Strategy<Value = Vec<u8>> {
+        let pieces = [
+            "{",
+            "}",
+            "[",
+            "]",
+            "\"",
+            ":",
+            ",",
+            "\n",
+            "\r\n",
+            " ",
+            "\\u",
+            "\\",
+            "d800",
+            "0",
+            "-1",
+            "1e9",
+            "null",
+            "\"text\":",
+            "\"question\":",
+            "\"answer\":",
+            "\"positions\":",
+            "\"id\":",
+            "\"a\"",
+            "é",
+            "\u{feff}",
+        ];
+        prop::collection::vec(prop::sample::select(pieces.to_vec()), 0..60)
+            .prop_map(|p| p.concat().into_bytes())
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = from(&bytes, Kind::Jsonl);
+            let _ = from(&bytes, Kind::Text);
+        }
+
+        #[test]
+        fn nearly_right_lines_never_panic(bytes in near_json()) {
+            for kind in [Kind::Jsonl, Kind::Text] {
+                if let Err(error) = from(&bytes, kind) {
+                    prop_assert!(!error.to_string().contains('\n'), "{}", error);
+                }
+            }
+        }
+
+        #[test]
+        fn rows_come_back_as_written(rows in prop::collection::vec(("\\PC*x\\PC*", "\\PC*y", any::<u16>()), 1..8)) {
+            let mut content = String::new();
+            for (question, answer, position) in &rows {
+                let row = serde_json::json!({
+                    "question": question, "answer": answer, "positions": [position],
+                });
+                content += &format!("{row}\n");
+            }
+            let prompts = from(content.as_bytes(), Kind::Jsonl).unwrap();
+            prop_assert_eq!(prompts.len(), rows.len());
+            for (prompt, (question, answer, position)) in prompts.iter().zip(&rows) {
+                prop_assert_eq!(prompt.question(), Some(question.as_str()));
+                prop_assert_eq!(prompt.answer.as_ref(), Some(answer));
+                prop_assert_eq!(&prompt.positions, &Some(vec![usize::from(*position)]));
+            }
+        }
+    }
+}

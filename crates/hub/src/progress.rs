@@ -1,0 +1,25 @@
+//! How a caller watches long work.
+
+/// Receives the progress of downloads and unpacking, one file at a time.
+///
+/// Every [`start`](Progress::start) is followed by any number of [`advance`](Progress::advance) and, when the file is
+/// complete, by one [`finish`](Progress::finish). A second `start` without a `finish` means that the same file had to
+/// begin again from zero. After an error no `finish` comes.
+pub trait Progress: Send + Sync {
+    /// Work on `name` begins; `total` is its size in bytes, or `None` when it is not known (show a spinner).
+    fn start(&self, name: &str, total: Option<u64>);
+    /// `bytes` more are done. Bytes kept from an earlier, interrupted run are reported at once after `start`.
+    fn advance(&self, bytes: u64);
+    /// The file that was started last is complete.
+    fn finish(&self);
+}
+
+/// Shows nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Quiet;
+
+impl Progress for Quiet {
+    fn start(&self, _name: &str, _total: Option<u64>) {}
+    fn advance(&self, _bytes: u64) {}
+    fn finish(&self) {}
+}

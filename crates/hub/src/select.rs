@@ -1,0 +1,336 @@
+//! Which files make a model: what to fetch from a listing, and what a folder still lacks.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+
+use crate::HubError;
+use crate::names::{check_file_name, path_fault};
+
+pub(crate) const CONFIG: &str = "config.json";
+
+/// Files beside the weights that are fetched where they exist.
+const COMPANIONS: &[&str] = &[
+    CONFIG,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+];
+
+/// Any one of these is a tokenizer.
+const TOKENIZERS: &[&str] = &["tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"];
+
+/// Whole weights in one file, and the index of sharded ones, the preferred format first.
+const FORMATS: &[(&str, &str)] = &[
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+];
+
+/// Of several GGUF files the most exact is taken, because depth is measured on the weights as they were trained.
+const GGUF_PREFERENCE: &[&str] = &[
+    "bf16", "f16", "fp16", "f32", "fp32", "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1", "q4_0",
+];
+
+/// The index of the largest models has about 10 MB.
+const LARGEST_INDEX: u64 = 64 << 20;
+const MOST_SHARDS: usize = 10_000;
+
+/// Where the weights of a listing are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Weights<'a> {
+    File(&'a str),
+    Index(&'a str),
+}
+
+impl Weights<'_> {
+    /// Whether the file brings its own configuration and tokenizer.
+    pub(crate) fn is_gguf(&self) -> bool {
+        matches!(self, Weights::File(name) if is_gguf(name))
+    }
+}
+
+/// Whether a name, as a server or folder lists it, ends in `.gguf` and may be the weights of a text model.
+fn is_gguf(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    // A projector belongs to a model for images; an importance matrix is no model; the parts of a split file need
+    // each other.
+    name.ends_with(".gguf") && !name.contains("mmproj") && !name.contains("imatrix") && !is_part(&name)
+}
+
+/// Whether a name ends as in `-00001-of-00002.gguf`.
+fn is_part(name: &str) -> bool {
+    let stem = name.strip_suffix(".gguf").unwrap_or(name);
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    stem.rsplit_once("-of-").is_some_and(|(before, count)| {
+        is_number(count) && before.rsplit_once('-').is_some_and(|(_, number)| is_number(number))
+    })
+}
+
+/// The small files of a listing that belong to a model.
+pub(crate) fn companions<'a>(names: &'a [&'a str]) -> impl Iterator<Item = &'a str> {
+    COMPANIONS.iter().copied().filter(|name| names.contains(name))
+}
+
+/// The weights to fetch: safetensors before bin before one GGUF file, never two of them.
+pub(crate) fn weights<'a>(names: &[&'a str]) -> Option<Weights<'a>> {
+    let listed = |wanted: &str| names.iter().copied().find(|name| *name == wanted);
+    for (whole, index) in FORMATS {
+        if let Some(name) = listed(whole) {
+            return Some(Weights::File(name));
+        }
+        if let Some(name) = listed(index) {
+            return Some(Weights::Index(name));
+        }
+    }
+    best_gguf(names).map(Weights::File)
+}
+
+fn best_gguf<'a>(names: &[&'a str]) -> Option<&'a str> {
+    let rank = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        GGUF_PREFERENCE.iter().position(|kind| name.contains(kind)).unwrap_or(GGUF_PREFERENCE.len())
+    };
+    let usable = names
+        .iter()
+        .copied()
+        .filter(|name| !name.contains('/') && is_gguf(name) && path_fault(name).is_none());
+    usable.min_by_key(|name| (rank(name), name.len(), *name))
+}
+
+/// The names of the shards in an index file, checked and sorted.
+pub(crate) fn shards(index: &Path) -> Result<Vec<String>, HubError> {
+    let bad = |reason: String| HubError::BadIndex { path: index.to_owned(), reason };
+    let mut bytes = Vec::new();
+    let file = File::open(index).map_err(HubError::io("read", index))?;
+    file.take(LARGEST_INDEX + 1).read_to_end(&mut bytes).map_err(HubError::io("read", index))?;
+    if bytes.len() as u64 > LARGEST_INDEX {
+        return Err(bad(format!("it is larger than {} MiB", LARGEST_INDEX >> 20)));
+    }
+    let parsed: Index = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+    let names = parsed.weight_map.0;
+    if names.is_empty() {
+        return Err(bad("its weight_map is empty".to_owned()));
+    }
+    if names.len() > MOST_SHARDS {
+        return Err(bad(format!("it names more than {MOST_SHARDS} files")));
+    }
+    for name in &names {
+        check_file_name(name, &format!("the index {}", index.display()))?;
+    }
+    Ok(names.into_iter().collect())
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: FileNames,
+}
+
+/// The distinct values of a `weight_map`; the names of the tensors, its keys, are not kept.
+struct FileNames(BTreeSet<String>);
+
+impl<'de> Deserialize<'de> for FileNames {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Values;
+        impl<'de> Visitor<'de> for Values {
+            type Value = FileNames;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object from tensor names to file names")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<FileNames, A::Error> {
+                let mut names = BTreeSet::new();
+                while let Some((_, file)) = map.next_entry::<IgnoredAny, String>()? {
+                    names.insert(file);
+                }
+                Ok(FileNames(names))
+            }
+        }
+        deserializer.deserialize_map(Values)
+    }
+}
+
+/// What a snapshot folder holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// A whole model, with or without a tokenizer.
+    Model { weights: Vec<PathBuf>, has_tokenizer: bool },
+    /// Not a whole model; the words say what is missing.
+    Missing(String),
+}
+
+/// Looks into a snapshot folder.
+pub(crate) fn held(folder: &Path) -> Result<Held, HubError> {
+    let has = |name: &str| folder.join(name).is_file();
+    let mut missing = None;
+    for (whole, index) in FORMATS {
+        match held_format(folder, whole, index)? {
+            Some(Ok(weights)) if has(CONFIG) => {
+                return Ok(Held::Model { weights, has_tokenizer: TOKENIZERS.iter().any(|name| has(name)) });
+            }
+            Some(Ok(_)) => missing = missing.or(Some(CONFIG.to_owned())),
+            Some(Err(lacking)) => missing = missing.or(Some(lacking)),
+            None => {}
+        }
+    }
+    let names = root_names(folder);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    if let Some(gguf) = best_gguf(&names) {
+        return Ok(Held::Model { weights: vec![folder.join(gguf)], has_tokenizer: true });
+    }
+    Ok(Held::Missing(missing.unwrap_or_else(|| {
+        let weights = "the weights (model.safetensors, pytorch_model.bin or a .gguf file)";
+        if has(CONFIG) { weights.to_owned() } else { format!("config.json and {weights}") }
+    })))
+}
+
+/// The weights in one format: none begun, all there, or the words for what is missing.
+fn held_format(
+    folder: &Path,
+    whole: &str,
+    index: &str,
+) -> Result<Option<Result<Vec<PathBuf>, String>>, HubError> {
+    if folder.join(whole).is_file() {
+        return Ok(Some(Ok(vec![folder.join(whole)])));
+    }
+    if !folder.join(index).is_file() {
+        return Ok(None);
+    }
+    let shards = shards(&folder.join(index))?;
+    let lacking: Vec<&String> = shards.iter().filter(|name| !folder.join(name).is_file()).collect();
+    Ok(Some(match lacking.as_slice() {
+        [] => Ok(shards.iter().map(|name| folder.join(name)).collect()),
+        [one] => Err(format!("the shard {one}")),
+        [first, ..] => Err(format!("{} of {} shards ({first}, ...)", lacking.len(), shards.len())),
+    }))
+}
+
+fn root_names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.path().is_file())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_weights(names: &[&str], expected: Option<Weights<'_>>) {
+        assert_eq!(weights(names), expected);
+    }
+
+    #[test]
+    fn safetensors_come_before_bin_before_gguf() {
+        let all = ["pytorch_model.bin", "model.safetensors", "m-q8_0.gguf", "model.safetensors.index.json"];
+        check_weights(&all, Some(Weights::File("model.safetensors")));
+        check_weights(&[all[0], all[2], all[3]], Some(Weights::Index("model.safetensors.index.json")));
+        check_weights(&[all[0], all[2]], Some(Weights::File("pytorch_model.bin")));
+        check_weights(
+            &["pytorch_model.bin.index.json"],
+            Some(Weights::Index("pytorch_model.bin.index.json")),
+        );
+        check_weights(&[all[2]], Some(Weights::File("m-q8_0.gguf")));
+    }
+
+    #[test]
+    fn variants_are_not_weights() {
+        check_weights(
+            &[
+                "onnx/model.safetensors",
+                "model.fp32.safetensors",
+                "flax_model.msgpack",
+                "original/consolidated.00.pth",
+            ],
+            None,
+        );
+        check_weights(&["sub/m.gguf", "mmproj-m-f16.gguf", "m-00001-of-00002.gguf", "..\\m.gguf"], None);
+    }
+
+    #[test]
+    fn the_most_exact_gguf_is_taken() {
+        check_weights(&["m.Q4_K_M.gguf", "m.Q8_0.gguf", "m.IQ2_S.gguf"], Some(Weights::File("m.Q8_0.gguf")));
+        check_weights(&["m.Q8_0.gguf", "m.F16.gguf"], Some(Weights::File("m.F16.gguf")));
+        check_weights(&["state-of-2.gguf"], Some(Weights::File("state-of-2.gguf")));
+    }
+
+    #[test]
+    fn companions_are_at_the_root_only() {
+        let names =
+            ["README.md", "config.json", "onnx/config.json", "tokenizer.json", "merges.txt", "optimizer.pt"];
+        let chosen: Vec<&str> = companions(&names).collect();
+        assert_eq!(chosen, ["config.json", "tokenizer.json", "merges.txt"]);
+    }
+
+    fn folder_with(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+        folder
+    }
+
+    const INDEX: &str = r#"{"metadata": {"total_size": 3}, "weight_map": {"a": "s1", "b": "s2", "c": "s1"}}"#;
+
+    #[test]
+    fn shards_are_the_distinct_files_of_the_index() {
+        let folder = folder_with(&[("i", INDEX)]);
+        assert_eq!(shards(&folder.path().join("i")).unwrap(), ["s1", "s2"]);
+    }
+
+    #[test]
+    fn hostile_and_broken_indices_are_refused() {
+        let name = r#"{"weight_map": {"a": "../../../home/me/.bashrc"}}"#;
+        for (text, says) in [(name, "refused"), ("{", "cannot be used"), (r#"{"weight_map": {}}"#, "empty")] {
+            let folder = folder_with(&[("i", text)]);
+            let message = shards(&folder.path().join("i")).expect_err(text).to_string();
+            assert!(message.contains(says), "{message}");
+        }
+    }
+
+    #[track_caller]
+    fn check_missing(files: &[(&str, &str)], expected: &str) {
+        let folder = folder_with(files);
+        assert_eq!(held(folder.path()).unwrap(), Held::Missing(expected.to_owned()));
+    }
+
+    #[test]
+    fn a_folder_says_what_it_lacks() {
+        let weights = "the weights (model.safetensors, pytorch_model.bin or a .gguf file)";
+        let index = ("model.safetensors.index.json", INDEX);
+        check_missing(&[], &format!("config.json and {weights}"));
+        check_missing(&[("config.json", "{}")], weights);
+        check_missing(&[("model.safetensors", "")], "config.json");
+        check_missing(&[("config.json", "{}"), index, ("s2", "")], "the shard s1");
+        check_missing(&[("config.json", "{}"), index], "2 of 2 shards (s1, ...)");
+    }
+
+    #[test]
+    fn a_whole_model_is_recognised() {
+        let folder = folder_with(&[("config.json", "{}"), ("pytorch_model.bin", "")]);
+        let weights = vec![folder.path().join("pytorch_model.bin")];
+        assert_eq!(held(folder.path()).unwrap(), Held::Model { weights, has_tokenizer: false });
+        let folder = folder_with(&[("m.gguf", "")]);
+        let weights = vec![folder.path().join("m.gguf")];
+        assert_eq!(held(folder.path()).unwrap(), Held::Model { weights, has_tokenizer: true });
+        // A half-fetched index does not stand in the way of weights in another format.
+        let files =
+            [("config.json", "{}"), ("model.safetensors.index.json", INDEX), ("pytorch_model.bin", "")];
+        let folder = folder_with(&files);
+        assert!(matches!(held(folder.path()).unwrap(), Held::Model { .. }));
+    }
+}

@@ -1,0 +1,34 @@
+//! Read-only memory-mapped files, here because mapping is unsafe.
+
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+use std::path::Path;
+
+/// A file's bytes, read by the operating system as they are touched.
+pub struct Mapped(Option<memmap2::Mmap>);
+
+impl Mapped {
+    /// Maps a file. An empty file gives no bytes.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or mapped.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        if file.metadata()?.len() == 0 {
+            return Ok(Self(None));
+        }
+        // SAFETY: the map is read-only and private to us. A program that shortens
+        // the file meanwhile can stop this one with a bus error, but weights are
+        // written once; every loader of such files accepts this.
+        let map = unsafe { memmap2::Mmap::map(&file)? };
+        Ok(Self(Some(map)))
+    }
+}
+
+impl Deref for Mapped {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}

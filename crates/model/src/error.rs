@@ -1,0 +1,123 @@
+//! What can go wrong while a model is found, read or run.
+
+use std::path::{Path, PathBuf};
+
+/// An error of this crate: one sentence that names the file or tensor and the way out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file cannot be read at all.
+    #[error("cannot read {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file is not what its name or header says.
+    #[error("{path} is damaged or not supported: {what}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and, where known, what to do.
+        what: String,
+    },
+    /// The configuration lacks something or says something impossible.
+    #[error("{path}: {what}")]
+    Config {
+        /// The file that holds the configuration.
+        path: PathBuf,
+        /// The field and what is wrong with it.
+        what: String,
+    },
+    /// No description exists of this architecture.
+    #[error("{path}: the architecture '{name}' is not supported; supported are {supported}")]
+    Architecture {
+        /// The file that names the architecture.
+        path: PathBuf,
+        /// Its name there.
+        name: String,
+        /// All that are supported.
+        supported: String,
+    },
+    /// A tensor that the architecture needs is not there.
+    #[error("{path}: tensor '{name}' is missing; the file is incomplete, fetch the model again")]
+    MissingTensor {
+        /// The file or folder of weights.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor is there with another shape than the configuration asks for.
+    #[error(
+        "{path}: tensor '{name}' has shape {found:?} where the configuration asks for {wanted:?}; the weights and the configuration do not belong together"
+    )]
+    Shape {
+        /// The file that holds the tensor.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its shape in the file.
+        found: Vec<usize>,
+        /// The shape that was expected.
+        wanted: Vec<usize>,
+    },
+    /// A tensor holds NaN or infinity.
+    #[error("{path}: tensor '{name}' holds {value} at row {row}; the weights are damaged, fetch the model again")]
+    NotFinite {
+        /// The file that holds the tensor.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Where.
+        row: usize,
+        /// NaN or infinity.
+        value: f32,
+    },
+    /// The tokenizer is missing or cannot be built.
+    #[error("{path}: {what}")]
+    Tokenizer {
+        /// The file that holds (or should hold) the tokenizer.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// A hook name that does not exist.
+    #[error("unknown hook '{name}'{suggestion}; hooks are {known}")]
+    Hook {
+        /// The name given.
+        name: String,
+        /// The nearest that exists, as ", did you mean ...", or nothing.
+        suggestion: String,
+        /// All forms.
+        known: String,
+    },
+    /// A model argument that leads nowhere.
+    #[error("{0}")]
+    NotFound(String),
+    /// The hub or the package index failed.
+    #[error(transparent)]
+    Hub(#[from] fathom_hub::HubError),
+}
+
+/// Results of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+
+    pub(crate) fn file(path: &Path, what: impl Into<String>) -> Self {
+        Self::File { path: path.to_owned(), what: what.into() }
+    }
+
+    pub(crate) fn config(path: &Path, what: impl Into<String>) -> Self {
+        Self::Config { path: path.to_owned(), what: what.into() }
+    }
+
+    pub(crate) fn tokenizer(path: &Path, what: impl Into<String>) -> Self {
+        Self::Tokenizer { path: path.to_owned(), what: what.into() }
+    }
+}

@@ -1,0 +1,1 @@
+//! Tokenizers: `tokenizer.json`, or the metadata of a GGUF file.
