@@ -63,7 +63,9 @@ pub enum Error {
         wanted: Vec<usize>,
     },
     /// A tensor holds NaN or infinity.
-    #[error("{path}: tensor '{name}' holds {value} at row {row}; the weights are damaged, fetch the model again")]
+    #[error(
+        "{path}: tensor '{name}' holds {value} at row {row}; the weights are damaged, fetch the model again"
+    )]
     NotFinite {
         /// The file that holds the tensor.
         path: PathBuf,

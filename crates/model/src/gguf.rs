@@ -126,8 +126,10 @@ impl<'a> Reader<'a> {
 
     fn take(&mut self, len: usize) -> Result<&'a [u8]> {
         if len > self.left() {
-            return self
-                .fail(format!("the GGUF header ends early, at byte {}; fetch the file again", self.bytes.len()));
+            return self.fail(format!(
+                "the GGUF header ends early, at byte {}; fetch the file again",
+                self.bytes.len()
+            ));
         }
         let taken = &self.bytes[self.at..self.at + len];
         self.at += len;
@@ -260,7 +262,8 @@ impl<'a> Reader<'a> {
     fn place(&self, mut tensors: Vec<TensorInfo>, metadata: HashMap<String, Value>) -> Result<Header> {
         let alignment = metadata.get("general.alignment").and_then(Value::as_usize).unwrap_or(32);
         if !alignment.is_power_of_two() || !(4..=1 << 20).contains(&alignment) {
-            return self.fail(format!("general.alignment is {alignment}, which is no power of two of at least 4"));
+            return self
+                .fail(format!("general.alignment is {alignment}, which is no power of two of at least 4"));
         }
         let data = self.at.next_multiple_of(alignment);
         for tensor in &mut tensors {

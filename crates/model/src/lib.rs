@@ -1,12 +1,30 @@
 //! Open language models with every layer in view.
 //!
-//! Knows nothing of probes.
+//! [`source::locate`] finds a model, [`source::Checkpoint`] reads its files into
+//! a [`Model`] and a [`tokenizer::Tokenizer`]. The forward pass comes in steps
+//! ([`Model::embed`], [`Model::attention`], [`Model::mlp`], [`Model::head`]) that
+//! take runs of rows with keys and values from wherever they are kept;
+//! [`Model::run`] is the whole pass, kept as a [`Trace`].
+//!
+//! This crate knows nothing of probes.
 
 #![deny(missing_docs)]
 
+mod architecture;
+pub mod config;
 mod error;
+mod forward;
 pub mod gguf;
+mod load;
+mod rope;
+pub mod source;
 pub mod tokenizer;
+mod trace;
 pub mod weights;
 
+pub use architecture::supported;
+pub use config::Config;
 pub use error::{Error, Result};
+pub use fathom_kernels::Dtype;
+pub use forward::{Batch, Buffers, KeyValues, Model, Run, Span};
+pub use trace::{Hook, Trace};

@@ -260,7 +260,9 @@ impl Tensor<'_> {
     fn dequantise(&self, kind: GgmlDType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
         match kind.from_data(bytes.into()).dequantize(out.len()) {
             Ok(CpuStorage::F32(values)) => out.copy_from_slice(&values),
-            Ok(_) => return Err(Error::file(self.path, format!("tensor '{}' did not become f32", self.name))),
+            Ok(_) => {
+                return Err(Error::file(self.path, format!("tensor '{}' did not become f32", self.name)));
+            }
             Err(e) => return Err(Error::file(self.path, format!("tensor '{}': {e}", self.name))),
         }
         Ok(())

@@ -1,0 +1,53 @@
+//! Gemma 2 and 3: norms before and after each sublayer, local and global layers
+//! in turn, a scaled embedding, norm weights stored around zero. Gemma 2 caps
+//! attention scores and logits; Gemma 3 normalises q and k and rotates local and
+//! global layers differently.
+
+use super::{Description, Fields, llama};
+use crate::config::{Positions, QkNorm};
+use crate::error::Result;
+use crate::weights::Weights;
+
+pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
+    let mut d = llama::base(f, weights)?;
+    let third = d.config.architecture != "gemma2";
+    let c = &mut d.config;
+    c.activation = f.activation("hidden_activation", "gelu_pytorch_tanh")?;
+    c.tied = f.bool_or("tie_word_embeddings", true)?;
+    c.post_norm = true;
+    c.embedding_scale = (c.hidden as f32).sqrt();
+    c.attention_scale = 1.0 / f.f64_or("query_pre_attn_scalar", 256.0)?.sqrt() as f32;
+    // Gemma 2 has caps unless its configuration sets them to null.
+    let cap = |name| f.opt_f64(name).map(|cap| cap.map(|cap| cap as f32));
+    (c.attention_softcap, c.final_softcap) =
+        (cap("attn_logit_softcapping")?, cap("final_logit_softcapping")?);
+    let window = f.opt_usize("sliding_window")?.or(Some(4096));
+    if third {
+        let pattern = match f.opt_usize("sliding_window_pattern")? {
+            Some(pattern) => pattern,
+            None => f.opt_usize("_sliding_window_pattern")?.unwrap_or(6),
+        };
+        c.layers = f.layers(c.depth(), window, 1, |l| pattern == 0 || (l + 1) % pattern != 0)?;
+        let mut local = f.rope(Some("sliding_attention"), c.head_dim, 10_000.0)?;
+        if f.object("rope_parameters")?.is_none() {
+            // transformers 4 scales the global layers only and gives the local base apart.
+            local.scaling = crate::config::RopeScaling::None;
+            local.theta = f.f64_or("rope_local_base_freq", 10_000.0)?;
+        }
+        let global = f.rope(Some("full_attention"), c.head_dim, 1_000_000.0)?;
+        c.positions = Positions::Rotary(vec![global, local]);
+        c.qk_norm = QkNorm::Head;
+        d.layout.qk_norms = Some(llama::qk_norms(&d.layout));
+    } else {
+        c.layers = f.layers(c.depth(), window, 0, |l| l % 2 == 0)?;
+    }
+    let norm = |name| Some(llama::slot(&d.layout, name));
+    let (post_attn, mlp, post_mlp) = (
+        norm("post_attention_layernorm"),
+        norm("pre_feedforward_layernorm"),
+        norm("post_feedforward_layernorm"),
+    );
+    (d.layout.post_attn_norm, d.layout.mlp_norm, d.layout.post_mlp_norm) = (post_attn, mlp, post_mlp);
+    d.layout.norm_offset = 1.0;
+    Ok(d)
+}

@@ -1,0 +1,61 @@
+//! GPT-2: learned positions, layer norms with bias, matrices stored transposed.
+
+use super::{Arrange, Description, Fields, Layout, Slot};
+use crate::config::{Config, NormKind, Positions, QkNorm};
+use crate::error::Result;
+use crate::weights::Weights;
+
+pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
+    let (hidden, heads) = (f.usize("n_embd")?, f.usize("n_head")?);
+    let head_dim = hidden / heads.max(1);
+    if f.bool_or("scale_attn_by_inverse_layer_idx", false)? {
+        return f.fail("'scale_attn_by_inverse_layer_idx' is not supported");
+    }
+    let scaled = f.bool_or("scale_attn_weights", true)?;
+    let config = Config {
+        architecture: "gpt2".to_owned(),
+        hidden,
+        heads,
+        kv_heads: heads,
+        head_dim,
+        intermediate: f.opt_usize("n_inner")?.unwrap_or(4 * hidden),
+        vocab: f.usize("vocab_size")?,
+        context: f.opt_usize("n_positions")?.unwrap_or(1024),
+        layers: f.layers(f.usize("n_layer")?, None, 0, |_| false)?,
+        positions: Positions::Learned,
+        norm: NormKind::Layer,
+        norm_eps: f.f64_or("layer_norm_epsilon", 1e-5)? as f32,
+        pre_norm: true,
+        post_norm: false,
+        parallel: false,
+        qk_norm: QkNorm::None,
+        activation: f.activation("activation_function", "gelu_new")?,
+        gated: false,
+        attention_scale: if scaled { 1.0 / (head_dim as f32).sqrt() } else { 1.0 },
+        attention_softcap: None,
+        final_softcap: None,
+        embedding_scale: 1.0,
+        tied: f.bool_or("tie_word_embeddings", true)?,
+    };
+    // The first published files leave the prefix out.
+    let prefix = if weights.has("wte.weight") { "" } else { "transformer." };
+    let slot = |name: &str| Slot::new(format!("{prefix}h.{{}}.{name}")).biased(true);
+    let matrix = |name: &str| slot(name).arranged(Arrange::Transposed);
+    let layout = Layout {
+        embedding: Slot::new(format!("{prefix}wte")),
+        position: Some(Slot::new(format!("{prefix}wpe"))),
+        final_norm: Slot::new(format!("{prefix}ln_f")).biased(true),
+        head: Slot::new("lm_head"),
+        attn_norm: Some(slot("ln_1")),
+        qkv: vec![matrix("attn.c_attn")],
+        qk_norms: None,
+        attn_out: matrix("attn.c_proj"),
+        post_attn_norm: None,
+        mlp_norm: Some(slot("ln_2")),
+        up: vec![matrix("mlp.c_fc")],
+        down: matrix("mlp.c_proj"),
+        post_mlp_norm: None,
+        norm_offset: 0.0,
+    };
+    Ok(Description { config, layout })
+}

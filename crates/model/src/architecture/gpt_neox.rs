@@ -1,0 +1,60 @@
+//! GPT-NeoX and Pythia: layer norms with bias, attention and MLP side by side
+//! (or one after the other), part of each head rotated, q, k, v head by head.
+
+use super::{Arrange, Description, Fields, Layout, Slot};
+use crate::config::{Config, NormKind, Positions, QkNorm};
+use crate::error::Result;
+use crate::weights::Weights;
+
+pub(super) fn describe(f: &Fields<'_>, _: &Weights) -> Result<Description> {
+    let (hidden, heads) = (f.usize("hidden_size")?, f.usize("num_attention_heads")?);
+    let head_dim = hidden / heads.max(1);
+    let mut rope = f.rope(None, head_dim, 10_000.0)?;
+    if f.object("rope_parameters")?.is_none() && f.opt_f64("rotary_pct")?.is_none() {
+        rope.dim = head_dim / 4;
+    }
+    let config = Config {
+        architecture: "gpt_neox".to_owned(),
+        hidden,
+        heads,
+        kv_heads: heads,
+        head_dim,
+        intermediate: f.usize("intermediate_size")?,
+        vocab: f.usize("vocab_size")?,
+        context: f.opt_usize("max_position_embeddings")?.unwrap_or(2048),
+        layers: f.layers(f.usize("num_hidden_layers")?, None, 0, |_| false)?,
+        positions: Positions::Rotary(vec![rope]),
+        norm: NormKind::Layer,
+        norm_eps: f.f64_or("layer_norm_eps", 1e-5)? as f32,
+        pre_norm: true,
+        post_norm: false,
+        parallel: f.bool_or("use_parallel_residual", true)?,
+        qk_norm: QkNorm::None,
+        activation: f.activation("hidden_act", "gelu")?,
+        gated: false,
+        attention_scale: 1.0 / (head_dim as f32).sqrt(),
+        attention_softcap: None,
+        final_softcap: None,
+        embedding_scale: 1.0,
+        tied: f.bool_or("tie_word_embeddings", false)?,
+    };
+    let attention_bias = f.bool_or("attention_bias", true)?;
+    let slot = |name: &str| Slot::new(format!("gpt_neox.layers.{{}}.{name}")).biased(true);
+    let layout = Layout {
+        embedding: Slot::new("gpt_neox.embed_in"),
+        position: None,
+        final_norm: Slot::new("gpt_neox.final_layer_norm").biased(true),
+        head: Slot::new("embed_out"),
+        attn_norm: Some(slot("input_layernorm")),
+        qkv: vec![slot("attention.query_key_value").biased(attention_bias).arranged(Arrange::HeadThirds)],
+        qk_norms: None,
+        attn_out: slot("attention.dense").biased(attention_bias),
+        post_attn_norm: None,
+        mlp_norm: Some(slot("post_attention_layernorm")),
+        up: vec![slot("mlp.dense_h_to_4h")],
+        down: slot("mlp.dense_4h_to_h"),
+        post_mlp_norm: None,
+        norm_offset: 0.0,
+    };
+    Ok(Description { config, layout })
+}

@@ -1,0 +1,100 @@
+//! Llama 2, 3 and 3.x, SmolLM2, Mistral: pre-norm, gated MLP, rotary positions.
+//! The other gated families start from this description.
+//!
+//! Tensors: `model.layers.N.{input_layernorm, self_attn.{q,k,v,o}_proj,
+//! post_attention_layernorm, mlp.{gate,up,down}_proj}`.
+
+use super::{Description, Fields, Layout, Slot};
+use crate::config::{Config, NormKind, Positions, QkNorm};
+use crate::error::Result;
+use crate::weights::Weights;
+
+pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
+    let mut d = base(f, weights)?;
+    // Mistral's window holds in every layer; Llama has none.
+    let window = f.opt_usize("sliding_window")?;
+    d.config.layers = f.layers(d.config.depth(), window, 0, |_| true)?;
+    let attention = f.bool_or("attention_bias", false)?;
+    for slot in d.layout.qkv.iter_mut().chain([&mut d.layout.attn_out]) {
+        slot.bias = attention;
+    }
+    let mlp = f.bool_or("mlp_bias", false)?;
+    for slot in d.layout.up.iter_mut().chain([&mut d.layout.down]) {
+        slot.bias = mlp;
+    }
+    Ok(d)
+}
+
+/// The description that most families share.
+pub(super) fn base(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
+    let (hidden, heads) = (f.usize("hidden_size")?, f.usize("num_attention_heads")?);
+    let head_dim = f.opt_usize("head_dim")?.unwrap_or(hidden / heads.max(1));
+    let config = Config {
+        architecture: f.opt_str("model_type")?.unwrap_or("llama").to_owned(),
+        hidden,
+        heads,
+        kv_heads: f.opt_usize("num_key_value_heads")?.unwrap_or(heads),
+        head_dim,
+        intermediate: f.usize("intermediate_size")?,
+        vocab: f.usize("vocab_size")?,
+        context: f.opt_usize("max_position_embeddings")?.unwrap_or(2048),
+        layers: f.layers(f.usize("num_hidden_layers")?, None, 0, |_| false)?,
+        positions: Positions::Rotary(vec![f.rope(None, head_dim, 10_000.0)?]),
+        norm: NormKind::Rms,
+        norm_eps: f.f64_or("rms_norm_eps", 1e-6)? as f32,
+        pre_norm: true,
+        post_norm: false,
+        parallel: false,
+        qk_norm: QkNorm::None,
+        activation: f.activation("hidden_act", "silu")?,
+        gated: true,
+        attention_scale: 1.0 / (head_dim as f32).sqrt(),
+        attention_softcap: None,
+        final_softcap: None,
+        embedding_scale: 1.0,
+        tied: f.bool_or("tie_word_embeddings", false)?,
+    };
+    Ok(Description { config, layout: layout(prefix(weights)) })
+}
+
+/// What stands before `layers.0`: checkpoints of the bare decoder have nothing,
+/// models of several modalities name the language part.
+fn prefix(weights: &Weights) -> &'static str {
+    ["model.", "model.language_model.", "language_model.model.", ""]
+        .into_iter()
+        .find(|p| weights.has(&format!("{p}embed_tokens.weight")))
+        .unwrap_or("model.")
+}
+
+fn layout(prefix: &str) -> Layout {
+    let slot = |name: &str| Slot::new(format!("{prefix}layers.{{}}.{name}"));
+    let head = if prefix.starts_with("language_model") { "language_model.lm_head" } else { "lm_head" };
+    Layout {
+        embedding: Slot::new(format!("{prefix}embed_tokens")),
+        position: None,
+        final_norm: Slot::new(format!("{prefix}norm")),
+        head: Slot::new(head),
+        attn_norm: Some(slot("input_layernorm")),
+        qkv: ["q", "k", "v"].map(|p| slot(&format!("self_attn.{p}_proj"))).to_vec(),
+        qk_norms: None,
+        attn_out: slot("self_attn.o_proj"),
+        post_attn_norm: None,
+        mlp_norm: Some(slot("post_attention_layernorm")),
+        up: ["gate", "up"].map(|p| slot(&format!("mlp.{p}_proj"))).to_vec(),
+        down: slot("mlp.down_proj"),
+        post_mlp_norm: None,
+        norm_offset: 0.0,
+    }
+}
+
+/// `self_attn.q_norm` and `self_attn.k_norm`, for the families that have them.
+pub(super) fn qk_norms(layout: &Layout) -> [Slot; 2] {
+    let attention = layout.attn_out.name.trim_end_matches("o_proj");
+    ["q_norm", "k_norm"].map(|n| Slot::new(format!("{attention}{n}")))
+}
+
+/// A slot of the layer by its name there.
+pub(super) fn slot(layout: &Layout, name: &str) -> Slot {
+    let layer = layout.attn_out.name.trim_end_matches("self_attn.o_proj");
+    Slot::new(format!("{layer}{name}"))
+}

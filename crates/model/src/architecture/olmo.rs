@@ -1,0 +1,18 @@
+//! OLMo 2: norms after the sublayers only, and norms on q and k over all heads.
+
+use super::{Description, Fields, llama};
+use crate::config::QkNorm;
+use crate::error::Result;
+use crate::weights::Weights;
+
+pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
+    let mut d = llama::base(f, weights)?;
+    d.config.norm_eps = f.f64_or("rms_norm_eps", 1e-5)? as f32;
+    (d.config.pre_norm, d.config.post_norm) = (false, true);
+    d.config.qk_norm = QkNorm::Full;
+    (d.layout.attn_norm, d.layout.mlp_norm) = (None, None);
+    d.layout.post_attn_norm = Some(llama::slot(&d.layout, "post_attention_layernorm"));
+    d.layout.post_mlp_norm = Some(llama::slot(&d.layout, "post_feedforward_layernorm"));
+    d.layout.qk_norms = Some(llama::qk_norms(&d.layout));
+    Ok(d)
+}

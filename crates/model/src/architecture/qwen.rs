@@ -1,0 +1,28 @@
+//! Qwen2 and Qwen2.5 (and the DeepSeek-R1 distillations of them): Llama with
+//! biases on q, k and v. Qwen3: no biases, norms on the heads of q and k.
+
+use super::{Description, Fields, llama};
+use crate::config::QkNorm;
+use crate::error::Result;
+use crate::weights::Weights;
+
+pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
+    let mut d = llama::base(f, weights)?;
+    let window = match f.bool_or("use_sliding_window", false)? {
+        true => f.opt_usize("sliding_window")?,
+        false => None,
+    };
+    let full = f.opt_usize("max_window_layers")?.unwrap_or(28);
+    d.config.layers = f.layers(d.config.depth(), window, 0, |l| l >= full)?;
+    if d.config.architecture == "qwen3" {
+        d.config.qk_norm = QkNorm::Head;
+        d.layout.qk_norms = Some(llama::qk_norms(&d.layout));
+        let bias = f.bool_or("attention_bias", false)?;
+        for slot in d.layout.qkv.iter_mut().chain([&mut d.layout.attn_out]) {
+            slot.bias = bias;
+        }
+    } else {
+        d.layout.qkv.iter_mut().for_each(|slot| slot.bias = true);
+    }
+    Ok(d)
+}

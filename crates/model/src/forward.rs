@@ -1,0 +1,340 @@
+//! The forward pass in steps: [`Model::embed`], then [`Model::attention`] and
+//! [`Model::mlp`] layer by layer, then [`Model::head`] on the rows whose logits
+//! are wanted. [`Model::run`] at the end of this file is the whole pass.
+
+use crate::config::{Config, Positions, QkNorm};
+use crate::error::{Error, Result};
+use crate::load::{Embedding, Norm, Packed};
+use crate::rope::Table;
+use crate::trace::Trace;
+use fathom_kernels::attention::{self, Segment, Shape, attend};
+use fathom_kernels::{Dtype, elementwise as ops, norm};
+use std::ops::Range;
+
+/// A model, ready to run.
+pub struct Model {
+    pub(crate) config: Config,
+    pub(crate) packed: Packed,
+    pub(crate) dtype: Dtype,
+}
+
+/// Where a run finds keys and values of positions before its own rows.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Span {
+    /// In a saved cache: its index in the list given to the step, and positions there.
+    Cache(usize, Range<usize>),
+    /// In other rows of the same batch.
+    Rows(Range<usize>),
+}
+
+/// Rows of consecutive positions of one text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    /// Rows of the batch.
+    pub rows: Range<usize>,
+    /// Position of the first row.
+    pub first: usize,
+    /// Length of the whole text, which LongRoPE asks for.
+    pub length: usize,
+    /// Keys and values of positions `0..first`, in order.
+    pub past: Vec<Span>,
+}
+
+/// Runs that go through a layer together: one matrix product serves them all.
+pub struct Batch {
+    runs: Vec<Run>,
+    tables: Vec<Table>,
+    rows: usize,
+}
+
+impl Batch {
+    /// Rows of all runs.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+}
+
+/// Keys and values of consecutive positions at one layer, keys rotated.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct KeyValues {
+    /// `[positions, kv_width]`.
+    pub keys: Vec<f32>,
+    /// `[positions, kv_width]`.
+    pub values: Vec<f32>,
+}
+
+/// The memory that a batch needs on its way through a layer, kept from layer to layer.
+#[derive(Default)]
+pub struct Buffers {
+    normed: Vec<f32>,
+    /// Queries, keys and values, `[rows, q + 2 kv]`.
+    qkv: Vec<f32>,
+    mixed: Vec<f32>,
+    wide: Vec<f32>,
+    gated: Vec<f32>,
+    /// What attention adds to the stream, `[rows, d]`.
+    pub attn_out: Vec<f32>,
+    /// What the MLP adds to the stream, `[rows, d]`.
+    pub mlp_out: Vec<f32>,
+}
+
+impl Model {
+    /// The description of the model.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// How the weights are kept.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Prepares runs for their way through the layers.
+    ///
+    /// # Panics
+    /// When the runs do not follow each other in the batch's rows.
+    pub fn batch(&self, runs: Vec<Run>) -> Batch {
+        let mut places = Vec::new();
+        for run in &runs {
+            assert_eq!(run.rows.start, places.len(), "runs must follow each other");
+            places.extend((0..run.rows.len()).map(|i| (run.first + i, run.length)));
+        }
+        let tables = match &self.config.positions {
+            Positions::Learned => Vec::new(),
+            Positions::Rotary(ropes) => ropes.iter().map(|r| Table::build(r, &places)).collect(),
+        };
+        Batch { rows: places.len(), runs, tables }
+    }
+
+    /// The stream that enters layer 0.
+    ///
+    /// # Shapes
+    /// `tokens [rows]` from position `first` on; the result is `[rows, d]`.
+    ///
+    /// # Errors
+    /// When a token is outside the vocabulary or a position beyond learned ones.
+    pub fn embed(&self, tokens: &[u32], first: usize) -> Result<Vec<f32>> {
+        let d = self.config.hidden;
+        let mut h = vec![0.0; tokens.len() * d];
+        for (i, (token, row)) in tokens.iter().zip(h.chunks_exact_mut(d)).enumerate() {
+            let token = *token as usize;
+            if token >= self.config.vocab {
+                return Err(Error::NotFound(format!(
+                    "token {token} lies outside the model's vocabulary of {}; tokenizer and weights do not belong together",
+                    self.config.vocab
+                )));
+            }
+            match &self.packed.embedding {
+                Embedding::Tied => self.packed.head.row(token, row),
+                Embedding::Stored(weights, name) => {
+                    weights.tensor(name, &[self.config.vocab, d])?.read(token..token + 1, row)?;
+                }
+            }
+            row.iter_mut().for_each(|x| *x *= self.config.embedding_scale);
+            if let Some(learned) = &self.packed.position {
+                let Some(position) = learned.chunks_exact(d).nth(first + i) else {
+                    return Err(Error::NotFound(format!(
+                        "position {} lies beyond the {} that the model has learned; use shorter prompts",
+                        first + i,
+                        self.config.context
+                    )));
+                };
+                row.iter_mut().zip(position).for_each(|(x, p)| *x += p);
+            }
+        }
+        Ok(h)
+    }
+
+    /// The attention of layer `l`: fills `b.attn_out` from the stream `h [rows, d]`.
+    /// `past` holds the saved keys and values of this layer that the runs' spans name.
+    pub fn attention(&self, l: usize, batch: &Batch, past: &[&KeyValues], h: &[f32], b: &mut Buffers) {
+        let (c, block) = (&self.config, &self.packed.blocks[l]);
+        let (q, kv) = (c.q_width(), c.kv_width());
+        let stride = q + 2 * kv;
+        self.normalised(block.attn_norm.as_ref(), h, &mut b.normed); // [rows, d]
+        resize(&mut b.qkv, batch.rows * stride);
+        block.qkv.forward(&b.normed, &mut b.qkv); // [rows, q + 2 kv]
+        self.norm_and_rotate(l, batch, &mut b.qkv);
+
+        let runs: Vec<_> = batch.runs.iter().map(|run| self.gather(run, past, &b.qkv)).collect();
+        let shape = Shape {
+            heads: c.heads,
+            kv_heads: c.kv_heads,
+            head_dim: c.head_dim,
+            scale: c.attention_scale,
+            softcap: c.attention_softcap,
+            window: c.layers[l].window,
+        };
+        resize(&mut b.mixed, batch.rows * q);
+        attend(&shape, &b.qkv, stride, &runs, &mut b.mixed); // [rows, q]
+        resize(&mut b.attn_out, batch.rows * c.hidden);
+        block.attn_out.forward(&b.mixed, &mut b.attn_out); // [rows, d]
+        self.post_norm(block.post_attn_norm.as_ref(), &mut b.attn_out);
+    }
+
+    /// The MLP of layer `l`: fills `b.mlp_out` from the stream `x [rows, d]`, which is
+    /// `h + attn_out`, or `h` itself where the two sublayers work side by side.
+    pub fn mlp(&self, l: usize, x: &[f32], b: &mut Buffers) {
+        let (c, block) = (&self.config, &self.packed.blocks[l]);
+        let rows = x.len() / c.hidden;
+        self.normalised(block.mlp_norm.as_ref(), x, &mut b.normed); // [rows, d]
+        resize(&mut b.wide, rows * block.up.outputs());
+        block.up.forward(&b.normed, &mut b.wide); // [rows, 2 f] or [rows, f]
+        resize(&mut b.mlp_out, x.len());
+        if c.gated {
+            resize(&mut b.gated, rows * c.intermediate);
+            ops::gated(c.activation, &b.wide, c.intermediate, &mut b.gated); // [rows, f]
+            block.down.forward(&b.gated, &mut b.mlp_out); // [rows, d]
+        } else {
+            ops::activate(c.activation, &mut b.wide);
+            block.down.forward(&b.wide, &mut b.mlp_out); // [rows, d]
+        }
+        self.post_norm(block.post_mlp_norm.as_ref(), &mut b.mlp_out);
+    }
+
+    /// One layer: fills `b.attn_out` and `b.mlp_out` from `h` and gives the stream
+    /// that leaves it, `h + attn_out + mlp_out`, in `out`.
+    ///
+    /// # Shapes
+    /// `h`, `out [rows, d]`.
+    pub fn layer(
+        &self,
+        l: usize,
+        batch: &Batch,
+        past: &[&KeyValues],
+        h: &[f32],
+        b: &mut Buffers,
+        out: &mut [f32],
+    ) {
+        let mut mid = vec![0.0; h.len()];
+        self.attention(l, batch, past, h, b);
+        ops::add(h, &b.attn_out, &mut mid);
+        self.mlp(l, if self.config.parallel { h } else { &mid }, b);
+        ops::add(&mid, &b.mlp_out, out);
+    }
+
+    /// Copies the keys and values of some rows out of the last attention step.
+    pub fn keys_values(&self, rows: Range<usize>, b: &Buffers) -> KeyValues {
+        let (q, kv) = (self.config.q_width(), self.config.kv_width());
+        let take = |from: usize| {
+            let of_rows = b.qkv.chunks_exact(q + 2 * kv).skip(rows.start).take(rows.len());
+            of_rows.flat_map(|row| &row[from..from + kv]).copied().collect()
+        };
+        KeyValues { keys: take(q), values: take(q + kv) }
+    }
+
+    /// Final norm and unembedding of chosen rows.
+    ///
+    /// # Shapes
+    /// `h [rows, d]`, `logits [rows, V]`.
+    ///
+    /// # Panics
+    /// When the lengths do not fit.
+    pub fn head(&self, h: &[f32], logits: &mut [f32]) {
+        let mut normed = Vec::new();
+        self.normalised(Some(&self.packed.final_norm), h, &mut normed);
+        self.packed.head.forward(&normed, logits);
+        if let Some(cap) = self.config.final_softcap {
+            ops::softcap(cap, logits);
+        }
+    }
+
+    /// The whole forward pass over some texts, all of it kept.
+    ///
+    /// # Errors
+    /// As [`Self::embed`].
+    pub fn run(&self, texts: &[&[u32]]) -> Result<Vec<Trace>> {
+        let d = self.config.hidden;
+        let mut h = Vec::new();
+        let (mut runs, mut traces) = (Vec::new(), Vec::new());
+        for text in texts {
+            let rows = h.len() / d..h.len() / d + text.len();
+            h.extend(self.embed(text, 0)?);
+            runs.push(Run { rows, first: 0, length: text.len(), past: vec![] });
+            traces.push(Trace::new(text, d));
+        }
+        let batch = self.batch(runs);
+        let (mut b, mut out) = (Buffers::default(), vec![0.0; h.len()]);
+        for l in 0..self.config.depth() {
+            self.layer(l, &batch, &[], &h, &mut b, &mut out);
+            for (run, trace) in batch.runs.iter().zip(&mut traces) {
+                let part = run.rows.start * d..run.rows.end * d;
+                trace.push_layer(
+                    &h[part.clone()],
+                    &b.attn_out[part.clone()],
+                    &b.mlp_out[part],
+                    self.keys_values(run.rows.clone(), &b),
+                );
+            }
+            std::mem::swap(&mut h, &mut out);
+        }
+        for (run, trace) in batch.runs.iter().zip(&mut traces) {
+            trace.finish(&h[run.rows.start * d..run.rows.end * d]);
+        }
+        Ok(traces)
+    }
+
+    /// Copies `x` and normalises the copy, where there is a norm.
+    fn normalised(&self, norm: Option<&Norm>, x: &[f32], out: &mut Vec<f32>) {
+        out.clear();
+        out.extend_from_slice(x);
+        self.post_norm(norm, out);
+    }
+
+    fn post_norm(&self, norm: Option<&Norm>, x: &mut [f32]) {
+        if let Some(norm) = norm {
+            norm::rows(x, self.config.hidden, |row| norm.row(row));
+        }
+    }
+
+    fn norm_and_rotate(&self, l: usize, batch: &Batch, qkv: &mut [f32]) {
+        let c = &self.config;
+        let (q, kv) = (c.q_width(), c.kv_width());
+        let stride = q + 2 * kv;
+        if let Some([q_norm, k_norm]) = &self.packed.blocks[l].qk_norms {
+            norm::rows(qkv, stride, |row| {
+                let (queries, keys) = row[..q + kv].split_at_mut(q);
+                if c.qk_norm == QkNorm::Full {
+                    q_norm.row(queries);
+                    k_norm.row(keys);
+                } else {
+                    queries.chunks_exact_mut(c.head_dim).for_each(|head| q_norm.row(head));
+                    keys.chunks_exact_mut(c.head_dim).for_each(|head| k_norm.row(head));
+                }
+            });
+        }
+        // Keys follow queries in a row, so one call rotates both.
+        if let Some(t) = batch.tables.get(c.layers[l].rope) {
+            let heads = c.heads + c.kv_heads;
+            ops::rotate(qkv, stride, heads, c.head_dim, &t.cos, &t.sin, t.half, &t.places);
+        }
+    }
+
+    /// The keys and values that a run sees: its past, then its own rows.
+    fn gather<'a>(&self, run: &Run, past: &[&'a KeyValues], qkv: &'a [f32]) -> attention::Run<'a> {
+        let (q, kv) = (self.config.q_width(), self.config.kv_width());
+        let stride = q + 2 * kv;
+        let of_rows = |rows: &Range<usize>| Segment {
+            keys: &qkv[rows.start * stride + q..],
+            values: &qkv[rows.start * stride + q + kv..],
+            stride,
+            count: rows.len(),
+        };
+        let of_span = |span: &Span| match span {
+            Span::Rows(rows) => of_rows(rows),
+            Span::Cache(cache, positions) => Segment {
+                keys: &past[*cache].keys[positions.start * kv..],
+                values: &past[*cache].values[positions.start * kv..],
+                stride: kv,
+                count: positions.len(),
+            },
+        };
+        let segments = run.past.iter().map(of_span).chain([of_rows(&run.rows)]).collect();
+        attention::Run { rows: run.rows.clone(), first: run.first, segments }
+    }
+}
+
+/// Gives a buffer its length; what it holds does not matter, all of it will be written.
+fn resize(buffer: &mut Vec<f32>, len: usize) {
+    buffer.resize(len, 0.0);
+}

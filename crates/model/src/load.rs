@@ -1,0 +1,254 @@
+//! Packing a checkpoint's tensors into the form that the forward pass uses.
+
+use crate::architecture::{Arrange, Description, Layout, Slot};
+use crate::config::{Config, NormKind, Positions, QkNorm};
+use crate::error::Result;
+use crate::weights::{Tensor, Weights};
+use fathom_kernels::norm::{layer_row, rms_row};
+use fathom_kernels::{Dtype, Linear};
+use std::ops::Range;
+
+/// A norm over rows of the stream.
+pub(crate) struct Norm {
+    weight: Vec<f32>,
+    bias: Option<Vec<f32>>,
+    eps: f32,
+    kind: NormKind,
+}
+
+impl Norm {
+    /// Normalises one row in place.
+    pub(crate) fn row(&self, x: &mut [f32]) {
+        match self.kind {
+            NormKind::Rms => rms_row(x, &self.weight, self.eps),
+            NormKind::Layer => layer_row(x, &self.weight, self.bias.as_deref(), self.eps),
+        }
+    }
+}
+
+/// The weights of one layer.
+pub(crate) struct Block {
+    pub(crate) attn_norm: Option<Norm>,
+    /// `[q + 2 kv, d]`: queries, keys, values.
+    pub(crate) qkv: Linear,
+    /// Norms on queries and keys.
+    pub(crate) qk_norms: Option<[Norm; 2]>,
+    /// `[d, q]`.
+    pub(crate) attn_out: Linear,
+    pub(crate) post_attn_norm: Option<Norm>,
+    pub(crate) mlp_norm: Option<Norm>,
+    /// `[2 f, d]`, gate first, or `[f, d]`.
+    pub(crate) up: Linear,
+    /// `[d, f]`.
+    pub(crate) down: Linear,
+    pub(crate) post_mlp_norm: Option<Norm>,
+}
+
+/// Where the rows of the embedding come from.
+pub(crate) enum Embedding {
+    /// From the head's matrix.
+    Tied,
+    /// From the checkpoint, as they are needed: few rows are, so none are kept.
+    Stored(Weights, String),
+}
+
+/// All weights of a model.
+pub(crate) struct Packed {
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) embedding: Embedding,
+    /// `[context, d]` for learned positions.
+    pub(crate) position: Option<Vec<f32>>,
+    pub(crate) final_norm: Norm,
+    /// `[V, d]`.
+    pub(crate) head: Linear,
+}
+
+/// Packs everything; `tick` is called after each layer and after the head.
+pub(crate) fn pack(d: &Description, weights: &Weights, dtype: Dtype, tick: &dyn Fn()) -> Result<Packed> {
+    let loader = Loader { config: &d.config, layout: &d.layout, weights, dtype };
+    let mut blocks = Vec::with_capacity(d.config.depth());
+    for layer in 0..d.config.depth() {
+        blocks.push(loader.block(layer)?);
+        tick();
+    }
+    let packed = loader.ends(blocks);
+    tick();
+    packed
+}
+
+struct Loader<'a> {
+    config: &'a Config,
+    layout: &'a Layout,
+    weights: &'a Weights,
+    dtype: Dtype,
+}
+
+impl Loader<'_> {
+    fn block(&self, layer: usize) -> Result<Block> {
+        let (c, at) = (self.config, self.layout);
+        let (d, f) = (c.hidden, c.intermediate);
+        let qkv = match at.qkv.len() {
+            1 => vec![c.q_width() + 2 * c.kv_width()],
+            _ => vec![c.q_width(), c.kv_width(), c.kv_width()],
+        };
+        let up = match (c.gated, at.up.len()) {
+            (true, 1) => vec![2 * f],
+            (true, _) => vec![f, f],
+            (false, _) => vec![f],
+        };
+        let norm = |slot: &Option<Slot>| slot.as_ref().map(|s| self.norm(s, layer, d)).transpose();
+        Ok(Block {
+            attn_norm: norm(&at.attn_norm)?,
+            qkv: self.linear(&at.qkv, &qkv, d, layer)?,
+            qk_norms: self.qk_norms(layer)?,
+            attn_out: self.linear(std::slice::from_ref(&at.attn_out), &[d], c.q_width(), layer)?,
+            post_attn_norm: norm(&at.post_attn_norm)?,
+            mlp_norm: norm(&at.mlp_norm)?,
+            up: self.linear(&at.up, &up, d, layer)?,
+            down: self.linear(std::slice::from_ref(&at.down), &[d], f, layer)?,
+            post_mlp_norm: norm(&at.post_mlp_norm)?,
+        })
+    }
+
+    /// Embedding, positions, final norm and head.
+    fn ends(&self, blocks: Vec<Block>) -> Result<Packed> {
+        let (c, at) = (self.config, self.layout);
+        let shape = [c.vocab, c.hidden];
+        self.weights.tensor(&at.embedding.weight(0), &shape)?;
+        let (embedding, head) = if c.tied {
+            (Embedding::Tied, &at.embedding)
+        } else {
+            (Embedding::Stored(self.weights.clone(), at.embedding.weight(0)), &at.head)
+        };
+        let position = match (&c.positions, &at.position) {
+            (Positions::Learned, Some(slot)) => Some(self.matrix(slot, c.context, c.hidden)?),
+            _ => None,
+        };
+        Ok(Packed {
+            blocks,
+            embedding,
+            position,
+            final_norm: self.norm(&at.final_norm, 0, c.hidden)?,
+            head: self.linear(std::slice::from_ref(head), &[c.vocab], c.hidden, 0)?,
+        })
+    }
+
+    fn matrix(&self, slot: &Slot, rows: usize, width: usize) -> Result<Vec<f32>> {
+        let tensor = self.weights.tensor(&slot.weight(0), &[rows, width])?;
+        let mut all = vec![0.0; rows * width];
+        tensor.read(0..rows, &mut all)?;
+        Ok(all)
+    }
+
+    fn norm(&self, slot: &Slot, layer: usize, width: usize) -> Result<Norm> {
+        let mut weight = self.weights.vector(&slot.weight(layer), width)?;
+        weight.iter_mut().for_each(|w| *w += self.layout.norm_offset);
+        let bias = slot.bias.then(|| self.weights.vector(&slot.bias(layer), width)).transpose()?;
+        Ok(Norm { weight, bias, eps: self.config.norm_eps, kind: self.config.norm })
+    }
+
+    fn qk_norms(&self, layer: usize) -> Result<Option<[Norm; 2]>> {
+        let c = self.config;
+        let (q, k) = match c.qk_norm {
+            QkNorm::None => return Ok(None),
+            QkNorm::Head => (c.head_dim, c.head_dim),
+            QkNorm::Full => (c.q_width(), c.kv_width()),
+        };
+        let Some([q_slot, k_slot]) = &self.layout.qk_norms else { return Ok(None) };
+        Ok(Some([self.norm(q_slot, layer, q)?, self.norm(k_slot, layer, k)?]))
+    }
+
+    /// Stacks the rows of some stored matrices into one linear layer.
+    fn linear(&self, slots: &[Slot], rows: &[usize], k: usize, layer: usize) -> Result<Linear> {
+        let mut parts = Vec::with_capacity(slots.len());
+        let mut bias = Vec::new();
+        for (slot, &n) in slots.iter().zip(rows) {
+            parts.push(self.part(slot, n, k, layer)?);
+            if slot.bias {
+                let stored = self.weights.vector(&slot.bias(layer), n)?;
+                bias.extend((0..n).map(|r| stored[self.stored_row(slot.arrange, r)]));
+            }
+        }
+        let n = rows.iter().sum();
+        let bias = (bias.len() == n).then_some(bias);
+        Linear::pack(n, k, self.dtype, bias, |wanted, block| {
+            let (mut start, mut filled) = (0, 0);
+            for (part, &n) in parts.iter().zip(rows) {
+                let from = wanted.start.clamp(start, start + n) - start;
+                let to = wanted.end.clamp(start, start + n) - start;
+                let len = (to - from) * k;
+                part.read(from..to, k, &mut block[filled..filled + len], |r| {
+                    self.stored_row(part.arrange, r)
+                })?;
+                filled += len;
+                start += n;
+            }
+            Ok(())
+        })
+    }
+
+    fn part(&self, slot: &Slot, n: usize, k: usize, layer: usize) -> Result<Part<'_>> {
+        let name = slot.weight(layer);
+        let transposed = slot.arrange == Arrange::Transposed;
+        let shape = if transposed { [k, n] } else { [n, k] };
+        let tensor = self.weights.tensor(&name, &shape)?;
+        let columns = if transposed {
+            let mut all = vec![0.0; n * k];
+            tensor.read(0..k, &mut all)?;
+            Some(all)
+        } else {
+            None
+        };
+        Ok(Part { tensor, columns, n, arrange: slot.arrange })
+    }
+
+    /// The row of the stored matrix that holds row `r` of ours.
+    fn stored_row(&self, arrange: Arrange, r: usize) -> usize {
+        let c = self.config;
+        let (head, i) = (r / c.head_dim, r % c.head_dim);
+        match arrange {
+            Arrange::Rows | Arrange::Transposed => r,
+            Arrange::Interleaved => {
+                let half = c.head_dim / 2;
+                head * c.head_dim + i % half * 2 + i / half
+            }
+            Arrange::HeadThirds => ((head % c.heads) * 3 + head / c.heads) * c.head_dim + i,
+        }
+    }
+}
+
+/// A stored matrix that gives some rows of a linear layer.
+struct Part<'a> {
+    tensor: Tensor<'a>,
+    /// The whole matrix `[k, n]`, where the layer's rows are its columns.
+    columns: Option<Vec<f32>>,
+    n: usize,
+    arrange: Arrange,
+}
+
+impl Part<'_> {
+    fn read(
+        &self,
+        rows: Range<usize>,
+        k: usize,
+        out: &mut [f32],
+        stored: impl Fn(usize) -> usize,
+    ) -> Result<()> {
+        if rows.is_empty() || k == 0 {
+            return Ok(());
+        }
+        match (&self.columns, self.arrange) {
+            (Some(all), _) => {
+                for (r, out) in rows.zip(out.chunks_exact_mut(k)) {
+                    out.iter_mut().zip(all[r..].iter().step_by(self.n)).for_each(|(o, w)| *o = *w);
+                }
+                Ok(())
+            }
+            (None, Arrange::Rows) => self.tensor.read(rows, out),
+            _ => rows.zip(out.chunks_exact_mut(k)).try_for_each(|(r, out)| {
+                let r = stored(r);
+                self.tensor.read(r..r + 1, out)
+            }),
+        }
+    }
+}

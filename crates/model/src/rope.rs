@@ -1,0 +1,95 @@
+//! Rotary tables, always built in `f32` as the reference implementations do.
+
+use crate::config::{Rope, RopeScaling};
+use std::f64::consts::PI;
+
+/// Cosines and sines of one kind of layer for the rows of one batch.
+pub(crate) struct Table {
+    /// `[distinct places, dim / 2]`.
+    pub(crate) cos: Vec<f32>,
+    /// As `cos`.
+    pub(crate) sin: Vec<f32>,
+    /// For each row its place in the tables.
+    pub(crate) places: Vec<usize>,
+    /// dim / 2.
+    pub(crate) half: usize,
+}
+
+impl Table {
+    /// Builds the table for rows at `(position, length of the text it belongs to)`.
+    /// The length matters for LongRoPE alone, whose frequencies depend on it.
+    pub(crate) fn build(rope: &Rope, rows: &[(usize, usize)]) -> Self {
+        let half = rope.dim / 2;
+        let count = rows.iter().map(|r| r.0 + 1).max().unwrap_or(0);
+        let any_long = rows.iter().any(|r| is_long(rope, r.1));
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for long in [false, true] {
+            if long && !any_long {
+                break;
+            }
+            let (frequencies, factor) = frequencies(rope, long);
+            for position in 0..count {
+                for f in &frequencies {
+                    // The angle is rounded to f32 as in the reference; its cosine is then exact.
+                    let angle = f64::from(position as f32 * f);
+                    cos.push(angle.cos() as f32 * factor);
+                    sin.push(angle.sin() as f32 * factor);
+                }
+            }
+        }
+        let places = rows.iter().map(|(p, len)| if is_long(rope, *len) { p + count } else { *p }).collect();
+        Self { cos, sin, places, half }
+    }
+}
+
+fn is_long(rope: &Rope, length: usize) -> bool {
+    matches!(&rope.scaling, RopeScaling::Long { original, .. } if length > *original)
+}
+
+/// Inverse wavelengths (radians a position) and the factor on cosines and sines.
+fn frequencies(rope: &Rope, long: bool) -> (Vec<f32>, f32) {
+    let half = rope.dim / 2;
+    let base = |i: usize| 1.0 / (rope.theta as f32).powf((2 * i) as f32 / rope.dim as f32);
+    let plain = || (0..half).map(base);
+    match &rope.scaling {
+        RopeScaling::None => (plain().collect(), 1.0),
+        RopeScaling::Linear(factor) => (plain().map(|f| f / *factor as f32).collect(), 1.0),
+        RopeScaling::Divisors(divisors) => (plain().zip(divisors).map(|(f, d)| f / d).collect(), 1.0),
+        RopeScaling::Llama3 { factor, low, high, original } => {
+            let stretch = |f: f32| {
+                let wavelength = 2.0 * PI / f64::from(f);
+                if wavelength < original / high {
+                    f
+                } else if wavelength > original / low {
+                    (f64::from(f) / factor) as f32
+                } else {
+                    let smooth = (original / wavelength - low) / (high - low);
+                    ((1.0 - smooth) * f64::from(f) / factor + smooth * f64::from(f)) as f32
+                }
+            };
+            (plain().map(stretch).collect(), 1.0)
+        }
+        RopeScaling::Yarn { factor, original, beta_fast, beta_slow, attention_factor, truncate } => {
+            let dim = rope.dim as f64;
+            let turns = |n: f64| dim * (original / (n * 2.0 * PI)).ln() / (2.0 * rope.theta.ln());
+            let (mut low, mut high) = (turns(*beta_fast), turns(*beta_slow));
+            if *truncate {
+                (low, high) = (low.floor(), high.ceil());
+            }
+            (low, high) = (low.max(0.0), high.min(dim - 1.0));
+            if low == high {
+                high += 0.001;
+            }
+            let ramp = |i: usize| ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+            let mix = |i: usize| {
+                let f = f64::from(base(i));
+                (f / factor * ramp(i) + f * (1.0 - ramp(i))) as f32
+            };
+            ((0..half).map(mix).collect(), *attention_factor as f32)
+        }
+        RopeScaling::Long { short, long: factors, attention_factor, .. } => {
+            let divisors = if long { factors } else { short };
+            (plain().zip(divisors).map(|(f, d)| f / d).collect(), *attention_factor as f32)
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Everything a forward pass over one text left behind, by hook names.
+
+use crate::error::{Error, Result};
+use crate::forward::KeyValues;
+
+/// A place in the model, named as TransformerLens names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// `blocks.L.hook_resid_pre`: the stream that enters the layer, h.
+    ResidPre(usize),
+    /// `blocks.L.hook_attn_out`: what attention adds, a.
+    AttnOut(usize),
+    /// `blocks.L.hook_resid_mid`: h + a.
+    ResidMid(usize),
+    /// `blocks.L.hook_mlp_out`: what the MLP adds, m.
+    MlpOut(usize),
+    /// `blocks.L.hook_resid_post`: the stream that leaves the layer.
+    ResidPost(usize),
+}
+
+const NAMES: [(&str, fn(usize) -> Hook); 5] = [
+    ("hook_resid_pre", Hook::ResidPre),
+    ("hook_attn_out", Hook::AttnOut),
+    ("hook_resid_mid", Hook::ResidMid),
+    ("hook_mlp_out", Hook::MlpOut),
+    ("hook_resid_post", Hook::ResidPost),
+];
+
+impl Hook {
+    /// Reads a name such as `blocks.5.hook_resid_pre` for a model of `layers` layers.
+    ///
+    /// # Errors
+    /// Names the nearest hook when there is none of this name.
+    pub fn parse(name: &str, layers: usize) -> Result<Self> {
+        let parts: Vec<&str> = name.split('.').collect();
+        let layer = parts.get(1).and_then(|l| l.parse().ok()).filter(|l| *l < layers);
+        let hook = NAMES.iter().find(|n| Some(&n.0) == parts.get(2));
+        if let ([first, _, _], Some(layer), Some(hook)) = (&parts[..], layer, hook) {
+            if *first == "blocks" {
+                return Ok(hook.1(layer));
+            }
+        }
+        let last = parts.last().copied().unwrap_or_default();
+        let nearest = NAMES
+            .iter()
+            .map(|n| (strsim::jaro_winkler(n.0, last), n.0))
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .map_or("hook_resid_pre", |n| n.1);
+        Err(Error::Hook {
+            name: name.to_owned(),
+            suggestion: format!(", did you mean 'blocks.{}.{nearest}'?", layer.unwrap_or(0)),
+            known: format!(
+                "blocks.L.{{{}}} with L from 0 to {}",
+                NAMES.map(|n| n.0).join(", "),
+                layers.saturating_sub(1)
+            ),
+        })
+    }
+}
+
+/// A forward pass over one text, kept whole.
+///
+/// # Shapes
+/// Every matrix is `[T, d]`, T tokens, d the width of the stream.
+#[derive(Clone, Debug, Default)]
+pub struct Trace {
+    /// The tokens.
+    pub tokens: Vec<u32>,
+    /// Width of the stream, d.
+    pub hidden: usize,
+    /// h_0 ..= h_L: the stream that enters each layer, and behind them the one
+    /// that enters the final norm.
+    pub resid: Vec<Vec<f32>>,
+    /// What the attention of each layer adds.
+    pub attn_out: Vec<Vec<f32>>,
+    /// What the MLP of each layer adds.
+    pub mlp_out: Vec<Vec<f32>>,
+    /// Keys and values of each layer.
+    pub keys_values: Vec<KeyValues>,
+}
+
+impl Trace {
+    pub(crate) fn new(tokens: &[u32], hidden: usize) -> Self {
+        Self { tokens: tokens.to_vec(), hidden, ..Self::default() }
+    }
+
+    pub(crate) fn push_layer(&mut self, h: &[f32], attn: &[f32], mlp: &[f32], kv: KeyValues) {
+        self.resid.push(h.to_vec());
+        self.attn_out.push(attn.to_vec());
+        self.mlp_out.push(mlp.to_vec());
+        self.keys_values.push(kv);
+    }
+
+    pub(crate) fn finish(&mut self, h: &[f32]) {
+        self.resid.push(h.to_vec());
+    }
+
+    /// The values at a hook, `[T, d]`.
+    ///
+    /// # Panics
+    /// When the hook's layer is not of this model; [`Hook::parse`] checks it.
+    pub fn hook(&self, hook: Hook) -> Vec<f32> {
+        match hook {
+            Hook::ResidPre(l) => self.resid[l].clone(),
+            Hook::AttnOut(l) => self.attn_out[l].clone(),
+            Hook::ResidMid(l) => self.resid[l].iter().zip(&self.attn_out[l]).map(|(h, a)| h + a).collect(),
+            Hook::MlpOut(l) => self.mlp_out[l].clone(),
+            Hook::ResidPost(l) => self.resid[l + 1].clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(name: &str, expected: std::result::Result<Hook, &str>) {
+        match (Hook::parse(name, 12), expected) {
+            (Ok(hook), Ok(want)) => assert_eq!(hook, want),
+            (Err(e), Err(part)) => assert!(e.to_string().contains(part), "{e}"),
+            (got, want) => panic!("{name}: {got:?} against {want:?}"),
+        }
+    }
+
+    #[test]
+    fn names_are_those_of_transformer_lens() {
+        check("blocks.5.hook_resid_pre", Ok(Hook::ResidPre(5)));
+        check("blocks.11.hook_mlp_out", Ok(Hook::MlpOut(11)));
+        check("blocks.3.hook_resid_past", Err("did you mean 'blocks.3.hook_resid_post'?"));
+        check("blocks.12.hook_mlp_out", Err("L from 0 to 11"));
+        check("hook_attn", Err("hook_attn_out"));
+        check("", Err("unknown hook ''"));
+        check("blocks.1.2.hook_attn_out", Err("unknown hook"));
+    }
+}
