@@ -1,1 +1,52 @@
-//! Placeholder.
+//! Effective depth: from a model's curves over layers to one number, with its
+//! uncertainty.
+//!
+//! Everything here is a pure function of numbers already measured. The crate
+//! loads no model and reads no file; only the bootstrap uses threads, and its
+//! result does not depend on how many there are.
+//!
+//! - [`Rule`] names a depth rule, [`Thresholds`] holds the cut-offs of all of them.
+//! - [`Curves`] borrows the curves that a set of probes gave; [`depth`] applies one
+//!   rule to them, [`all`] every rule whose curves are there, [`sweep`] one rule at
+//!   many thresholds.
+//! - [`effects`] holds the sums over skipped layers behind the skip and influence rules.
+//! - [`pool`] makes the curve of a set of prompts from each prompt's own curve, with a
+//!   weight per prompt; [`bootstrap`] draws those weights and gives an interval,
+//!   [`paired`] one for the difference of two runs on the same prompts.
+//!
+//! Layers count from 0. A rule that finds nothing says why instead of giving a number.
+//!
+//! ```
+//! use fathom_depth::{Curves, Rule, Thresholds, bootstrap, depth, pool};
+//!
+//! // Three prompts, four layers: the lens's divergence from the output.
+//! let prompts = [[9.0, 8.0, 3.0, 1.0], [8.0, 7.5, 5.0, 0.5], [9.5, 9.0, 2.0, 1.5]];
+//! let samples: Vec<_> = prompts.iter().map(|curve| pool::Sample { tokens: 10.0, curve }).collect();
+//! let rule = |weights: &[u32]| {
+//!     let kl = pool::mean(&samples, weights)?;
+//!     let curves = Curves { layers: 4, kl_lens_final: Some(&kl), ..Curves::default() };
+//!     Some(depth(Rule::Kl, &curves, &Thresholds::default()))
+//! };
+//! let measured = rule(&[1, 1, 1]).expect("every curve has four layers");
+//! assert_eq!(measured.value, Some(2.0));
+//! let interval = bootstrap(3, 1000, 7, |weights| rule(weights)?.value);
+//! let measured = measured.with_interval(&interval);
+//! assert!(measured.interval.is_some());
+//! ```
+
+#![deny(missing_docs)]
+
+mod curves;
+mod resample;
+mod rule;
+mod rules;
+mod thresholds;
+
+pub mod effects;
+pub mod pool;
+
+pub use curves::Curves;
+pub use resample::{BootstrapError, Interval, MAX_RESAMPLES, bootstrap, paired};
+pub use rule::{Rule, UnknownRule};
+pub use rules::{Depth, all, depth, sweep};
+pub use thresholds::Thresholds;

@@ -74,6 +74,11 @@ impl Linear {
         self.k
     }
 
+    /// Number of weights and biases.
+    pub fn parameters(&self) -> usize {
+        self.n * self.k + self.bias.as_ref().map_or(0, Vec::len)
+    }
+
     /// Bytes of the packed weights.
     pub fn bytes(&self) -> usize {
         match &self.panels {

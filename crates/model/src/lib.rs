@@ -12,6 +12,7 @@
 
 mod architecture;
 pub mod config;
+mod cost;
 mod error;
 mod forward;
 pub mod gguf;

@@ -17,6 +17,10 @@ pub(crate) struct Norm {
 }
 
 impl Norm {
+    pub(crate) fn parameters(&self) -> u64 {
+        (self.weight.len() + self.bias.as_ref().map_or(0, Vec::len)) as u64
+    }
+
     /// Normalises one row in place.
     pub(crate) fn row(&self, x: &mut [f32]) {
         match self.kind {
@@ -42,6 +46,17 @@ pub(crate) struct Block {
     /// `[d, f]`.
     pub(crate) down: Linear,
     pub(crate) post_mlp_norm: Option<Norm>,
+}
+
+impl Block {
+    /// Weights and biases of the layer.
+    pub(crate) fn parameters(&self) -> u64 {
+        let linear: usize =
+            [&self.qkv, &self.attn_out, &self.up, &self.down].iter().map(|l| l.parameters()).sum();
+        let norms = [&self.attn_norm, &self.post_attn_norm, &self.mlp_norm, &self.post_mlp_norm];
+        let norms = norms.into_iter().flatten().chain(self.qk_norms.iter().flatten());
+        linear as u64 + norms.map(Norm::parameters).sum::<u64>()
+    }
 }
 
 /// Where the rows of the embedding come from.

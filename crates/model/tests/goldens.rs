@@ -167,7 +167,8 @@ fn gguf_files() {
             continue;
         }
         let own = folder.join(format!("{stem}.golden.safetensors"));
-        let shared = fixtures().join(if stem == "gptneox" { "gpt_neox" } else { &stem }).join("golden.safetensors");
+        let shared =
+            fixtures().join(if stem == "gptneox" { "gpt_neox" } else { &stem }).join("golden.safetensors");
         check(&path, if own.exists() { &own } else { &shared }, TOLERANCE);
         checked += 1;
     }
@@ -195,7 +196,17 @@ fn quantised_formats_agree_with_the_reference() {
 
 /// The architectures, one folder each.
 const ONE_EACH: [&str; 11] = [
-    "llama2", "llama3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "phi3-longrope", "gpt_neox", "gpt2",
+    "llama2",
+    "llama3",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "olmo2",
+    "phi3-longrope",
+    "gpt_neox",
+    "gpt2",
 ];
 
 #[test]

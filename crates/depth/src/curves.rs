@@ -1,0 +1,53 @@
+//! The curves that depth rules read, and what makes one unusable.
+
+/// The curves of one model on one set of prompts. A probe that was not run leaves
+/// its curves `None`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Curves<'a> {
+    /// L, the number of layers.
+    pub layers: usize,
+    /// Mean cosines of what attention, MLP and the whole layer add with the stream
+    /// they are added to, in this order, \[L\] each.
+    pub cosine: Option<[&'a [f64]; 3]>,
+    /// Mean of KL(lens || output) in nats at each layer's input, \[L\], or \[L+1\] with
+    /// the identity check at the end, which no rule reads.
+    pub kl_lens_final: Option<&'a [f64]>,
+    /// Mean top-5 overlap of lens and output at each layer's input, \[L\] or \[L+1\].
+    pub overlap: Option<&'a [f64]>,
+    /// Effect of skipping one layer on another, \[L\]\[L\], skipped layer first; only
+    /// the entries of later layers are read.
+    pub layer_effect: Option<&'a [Vec<f64>]>,
+    /// Effect of skipping a layer on the output, \[L\].
+    pub output_effect: Option<&'a [f64]>,
+    /// Mean settle layer of the tokens, 0 (settled before the first layer) to L
+    /// (settled by the last).
+    pub settle_mean: Option<f64>,
+}
+
+/// The first L values of a curve over layers, if all of them are numbers.
+/// `name` is how a reason calls the curve.
+pub(crate) fn checked<'a>(curve: &'a [f64], layers: usize, name: &str) -> Result<&'a [f64], String> {
+    if layers == 0 {
+        return Err("the model has no layers".to_owned());
+    }
+    if curve.len() != layers && curve.len().checked_sub(1) != Some(layers) {
+        return Err(format!("the {name} curve has {} values for {layers} layers", curve.len()));
+    }
+    let curve = &curve[..layers];
+    match curve.iter().position(|value| !value.is_finite()) {
+        Some(layer) => Err(format!("the {name} curve is {} at layer {layer}", curve[layer])),
+        None => Ok(curve),
+    }
+}
+
+/// As [`checked`], for effects, which have exactly L values and none below zero.
+pub(crate) fn checked_effect<'a>(effect: &'a [f64], layers: usize, name: &str) -> Result<&'a [f64], String> {
+    if effect.len() != layers {
+        return Err(format!("the {name} has {} values for {layers} layers", effect.len()));
+    }
+    let effect = checked(effect, layers, name)?;
+    match effect.iter().position(|value| *value < 0.0) {
+        Some(layer) => Err(format!("the {name} is negative ({}) at layer {layer}", effect[layer])),
+        None => Ok(effect),
+    }
+}

@@ -1,0 +1,180 @@
+//! The names of the depth rules.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A way to read one effective depth off a model's curves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Rule {
+    /// The last layer where the mean cosine of what layers add to the stream with
+    /// the stream turns from negative to not negative.
+    Cosine,
+    /// The first layer whose lens divergence is below a share of the largest.
+    Kl,
+    /// The first layer from which the lens divergence stays below that share.
+    KlLast,
+    /// The first layer whose lens shares enough of its top tokens with the output.
+    Overlap,
+    /// The centre of gravity, over layers, of the effect that skipping a layer has
+    /// on the layers after it.
+    SkipLayer,
+    /// The centre of gravity, over layers, of the effect that skipping a layer has
+    /// on the output.
+    SkipOutput,
+    /// The effective number of layers that carry the effect on the output: the
+    /// exponential of the entropy of the effect's distribution over layers.
+    InfluenceNumber,
+    /// The smallest number of layers that carries a given share, 90 % unless told
+    /// otherwise, of the effect on the output.
+    #[serde(rename = "influence_90")]
+    Influence90,
+    /// The mean, over tokens, of the layer at which the lens settles on the output.
+    Settling,
+}
+
+impl Rule {
+    /// Every rule, in the order in which results list them.
+    pub const ALL: [Rule; 9] = [
+        Rule::Cosine,
+        Rule::Kl,
+        Rule::KlLast,
+        Rule::Overlap,
+        Rule::SkipLayer,
+        Rule::SkipOutput,
+        Rule::InfluenceNumber,
+        Rule::Influence90,
+        Rule::Settling,
+    ];
+
+    /// The rule's name in options, results and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Rule::Cosine => "cosine",
+            Rule::Kl => "kl",
+            Rule::KlLast => "kl_last",
+            Rule::Overlap => "overlap",
+            Rule::SkipLayer => "skip_layer",
+            Rule::SkipOutput => "skip_output",
+            Rule::InfluenceNumber => "influence_number",
+            Rule::Influence90 => "influence_90",
+            Rule::Settling => "settling",
+        }
+    }
+
+    /// What the rule reads, in one line for tables and help texts.
+    pub fn about(self) -> &'static str {
+        match self {
+            Rule::Cosine => {
+                "last layer where the mean cosine with the stream turns from negative to positive"
+            }
+            Rule::Kl => "first layer whose lens KL falls below a share of its maximum",
+            Rule::KlLast => "first layer from which the lens KL stays below a share of its maximum",
+            Rule::Overlap => "first layer whose lens top-5 overlap with the output exceeds a threshold",
+            Rule::SkipLayer => "mean layer, weighted by the effect of skipping it on later layers",
+            Rule::SkipOutput => "mean layer, weighted by the effect of skipping it on the output",
+            Rule::InfluenceNumber => "effective number of layers that carry the effect on the output",
+            Rule::Influence90 => "smallest number of layers that carries a share of the effect on the output",
+            Rule::Settling => "mean layer at which a token's lens settles on the output",
+        }
+    }
+
+    /// The paper that states the rule, or that states what the rule is built on.
+    pub fn source(self) -> &'static str {
+        match self {
+            Rule::Cosine | Rule::Kl | Rule::Overlap => "arXiv 2512.14064",
+            Rule::KlLast => "after arXiv 2512.14064",
+            Rule::SkipLayer | Rule::SkipOutput => "arXiv 2505.13898",
+            Rule::InfluenceNumber | Rule::Influence90 => "after arXiv 2505.13898",
+            Rule::Settling => "arXiv 2602.13517",
+        }
+    }
+
+    /// Whether the rule's value is a number of layers rather than a layer's index,
+    /// so that its ratio is `value / L` and not `(value + 1) / L`.
+    pub fn counts_layers(self) -> bool {
+        matches!(self, Rule::InfluenceNumber | Rule::Influence90)
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A name that no depth rule has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no depth rule {given:?}{}; the rules are {}", did_you_mean(.suggestion), names())]
+pub struct UnknownRule {
+    /// The name as given, cut to its first characters where it is long.
+    pub given: String,
+    /// The rule with the most similar name, if one is similar enough.
+    pub suggestion: Option<Rule>,
+}
+
+fn did_you_mean(suggestion: &Option<Rule>) -> String {
+    suggestion.map_or_else(String::new, |rule| format!(" (did you mean {:?}?)", rule.name()))
+}
+
+fn names() -> String {
+    Rule::ALL.map(Rule::name).join(", ")
+}
+
+impl FromStr for Rule {
+    type Err = UnknownRule;
+
+    /// Reads a rule's name; case does not matter, and `-` may stand for `_`.
+    fn from_str(text: &str) -> Result<Self, UnknownRule> {
+        // No name is this long, and a message should not repeat a page of text.
+        let given: String = text.trim().chars().take(40).collect();
+        let wanted = given.to_lowercase().replace('-', "_");
+        if let Some(rule) = Rule::ALL.into_iter().find(|rule| rule.name() == wanted) {
+            return Ok(rule);
+        }
+        let suggestion = Rule::ALL
+            .into_iter()
+            .map(|rule| (strsim::jaro_winkler(rule.name(), &wanted), rule))
+            .filter(|(similarity, _)| *similarity > 0.75)
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .map(|(_, rule)| rule);
+        Err(UnknownRule { given, suggestion })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back_in_text_and_in_json() {
+        for rule in Rule::ALL {
+            assert_eq!(rule.name().parse(), Ok(rule));
+            assert_eq!(rule.name().to_uppercase().replace('_', "-").parse(), Ok(rule));
+            assert_eq!(serde_json::to_string(&rule).unwrap(), format!("{:?}", rule.name()));
+        }
+    }
+
+    #[test]
+    fn a_near_miss_gets_a_suggestion() {
+        let error = "overlp".parse::<Rule>().unwrap_err();
+        assert_eq!(error.suggestion, Some(Rule::Overlap));
+        assert!(
+            error
+                .to_string()
+                .starts_with("there is no depth rule \"overlp\" (did you mean \"overlap\"?); the")
+        );
+        assert_eq!("setling".parse::<Rule>().unwrap_err().suggestion, Some(Rule::Settling));
+    }
+
+    #[test]
+    fn nonsense_gets_the_list_alone() {
+        let error = "xyzzy".repeat(1000).parse::<Rule>().unwrap_err();
+        assert_eq!(error.suggestion, None);
+        let message = error.to_string();
+        assert!(message.len() < 200 && message.contains("kl_last"), "{message}");
+    }
+}

@@ -1,0 +1,220 @@
+//! The depth rules themselves.
+
+use serde::{Deserialize, Serialize};
+
+use crate::curves::{checked, checked_effect};
+use crate::{BootstrapError, Curves, Interval, Rule, Thresholds, effects};
+
+/// What a rule says about a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Depth {
+    /// The rule.
+    pub rule: Rule,
+    /// The cut-off it used, if it has one; for `kl` and `kl_last` the share of the
+    /// maximum, not the divergence that it comes to.
+    pub threshold: Option<f64>,
+    /// The effective depth: a layer's index from 0 or a mean of such indices, and
+    /// for `influence_number` and `influence_90` a number of layers.
+    pub value: Option<f64>,
+    /// The share of the depth: `(value + 1) / L`, and `value / L` for the rules whose
+    /// value is a number of layers. Never above 1: the mean settle layer, which
+    /// counts the output as layer L, is cut there.
+    pub ratio: Option<f64>,
+    /// The 95 % bootstrap interval of the value over prompts.
+    pub interval: Option<[f64; 2]>,
+    /// Why the value or the interval is missing, or what the interval leaves out.
+    pub reason: Option<String>,
+}
+
+impl Depth {
+    /// This depth with the interval that a bootstrap of its value gave. A depth
+    /// without a value stays as it is; an interval that could not be had, or that
+    /// rests on a part of the resamples, is noted in the reason.
+    pub fn with_interval(mut self, interval: &Result<Interval, BootstrapError>) -> Self {
+        if self.value.is_none() {
+            return self;
+        }
+        match interval {
+            Ok(found) => {
+                self.interval = Some([found.lo, found.hi]);
+                self.reason = (found.none_share > 0.0).then(|| {
+                    let share = 100.0 * found.none_share;
+                    format!("the rule finds nothing in {share:.1} % of the resamples, which the interval leaves out")
+                });
+            }
+            Err(error) => {
+                self.interval = None;
+                self.reason = Some(format!("no interval: {error}"));
+            }
+        }
+        self
+    }
+}
+
+/// Applies one rule. Curves that are missing, of the wrong length or not finite, and
+/// curves in which the rule finds nothing, give no value and the reason.
+pub fn depth(rule: Rule, curves: &Curves<'_>, thresholds: &Thresholds) -> Depth {
+    let found = thresholds.check(rule).and_then(|()| match rule {
+        Rule::Cosine => cosine(curves),
+        Rule::Kl => kl(curves, thresholds.kl_share),
+        Rule::KlLast => kl_last(curves, thresholds.kl_share),
+        Rule::Overlap => overlap(curves, thresholds.overlap),
+        Rule::SkipLayer => skip_layer(curves),
+        Rule::SkipOutput => of_output(curves, effects::depth_score),
+        Rule::InfluenceNumber => of_output(curves, effects::effective_number),
+        Rule::Influence90 => of_output(curves, |effect| {
+            effects::carriers(effect, thresholds.influence_share).map(|n| n as f64)
+        }),
+        Rule::Settling => settling(curves),
+    });
+    let (value, reason) = match found {
+        Ok(value) => (Some(value), None),
+        Err(reason) => (None, Some(reason)),
+    };
+    let layers_used = value.map(|value| if rule.counts_layers() { value } else { value + 1.0 });
+    let ratio = layers_used.map(|used| (used / curves.layers as f64).min(1.0));
+    Depth { rule, threshold: thresholds.of(rule), value, ratio, interval: None, reason }
+}
+
+/// Applies every rule whose curves are there, in the order of [`Rule::ALL`].
+pub fn all(curves: &Curves<'_>, thresholds: &Thresholds) -> Vec<Depth> {
+    let there = |rule: &Rule| match rule {
+        Rule::Cosine => curves.cosine.is_some(),
+        Rule::Kl | Rule::KlLast => curves.kl_lens_final.is_some(),
+        Rule::Overlap => curves.overlap.is_some(),
+        Rule::SkipLayer => curves.layer_effect.is_some(),
+        Rule::SkipOutput | Rule::InfluenceNumber | Rule::Influence90 => curves.output_effect.is_some(),
+        Rule::Settling => curves.settle_mean.is_some(),
+    };
+    Rule::ALL.into_iter().filter(there).map(|rule| depth(rule, curves, thresholds)).collect()
+}
+
+/// Applies one rule at each of the cut-offs, the rest of the thresholds as given.
+///
+/// Empty for the rules that have no cut-off, and for `settling`, whose cut-off acts
+/// in the probe and cannot be moved afterwards.
+pub fn sweep(rule: Rule, curves: &Curves<'_>, thresholds: &Thresholds, cutoffs: &[f64]) -> Vec<Depth> {
+    if rule == Rule::Settling || thresholds.of(rule).is_none() {
+        return Vec::new();
+    }
+    cutoffs.iter().map(|&cutoff| depth(rule, curves, &thresholds.with(rule, cutoff))).collect()
+}
+
+/// What a rule finds: the value, or why there is none.
+type Found = Result<f64, String>;
+
+/// The rules that look for a change between layers need two of them.
+fn two_layers(layers: usize) -> Result<(), String> {
+    if layers == 1 { Err("a model of one layer is too shallow for this rule".to_owned()) } else { Ok(()) }
+}
+
+/// The largest value and its layer, the first of equals; (0, -inf) where there is none.
+fn largest(curve: &[f64]) -> (usize, f64) {
+    let start = (0, f64::NEG_INFINITY);
+    curve.iter().copied().enumerate().fold(start, |best, now| if now.1 > best.1 { now } else { best })
+}
+
+fn cosine(curves: &Curves<'_>) -> Found {
+    let [attn, mlp, layer] = curves.cosine.ok_or("the cosine curves were not measured")?;
+    let attn = checked(attn, curves.layers, "attention cosine")?;
+    let mlp = checked(mlp, curves.layers, "MLP cosine")?;
+    let layer = checked(layer, curves.layers, "layer cosine")?;
+    two_layers(curves.layers)?;
+    let mean: Vec<f64> = (0..curves.layers).map(|l| (attn[l] + mlp[l] + layer[l]) / 3.0).collect();
+    let turns = mean.windows(2).rposition(|pair| pair[0] < 0.0 && pair[1] >= 0.0);
+    turns.map(|l| l as f64).ok_or_else(|| {
+        let negative = mean.iter().filter(|value| **value < 0.0).count();
+        match negative {
+            0 => "the mean cosine is negative at no layer".to_owned(),
+            n if n == mean.len() => "the mean cosine is negative at every layer".to_owned(),
+            _ => "the mean cosine never turns from negative to positive, only the other way".to_owned(),
+        }
+    })
+}
+
+/// The divergence curve and the value that `share` of its maximum comes to.
+fn kl_cut<'a>(curves: &Curves<'a>, share: f64) -> Result<(&'a [f64], f64), String> {
+    let kl = curves.kl_lens_final.ok_or("the lens's KL curve was not measured")?;
+    let kl = checked(kl, curves.layers, "KL")?;
+    two_layers(curves.layers)?;
+    let (_, top) = largest(kl);
+    if top <= 0.0 {
+        return Err("the KL curve is nowhere above zero".to_owned());
+    }
+    Ok((kl, share * top))
+}
+
+fn kl(curves: &Curves<'_>, share: f64) -> Found {
+    let (kl, cut) = kl_cut(curves, share)?;
+    let first = kl[..kl.len() - 1].iter().position(|value| *value < cut);
+    first.map(|l| l as f64).ok_or_else(|| {
+        format!("the KL curve falls below {share} of its maximum ({cut:.3} nats) at no layer before the last")
+    })
+}
+
+fn kl_last(curves: &Curves<'_>, share: f64) -> Found {
+    let (kl, cut) = kl_cut(curves, share)?;
+    let stays = kl.iter().rposition(|value| *value >= cut).map_or(0, |above| above + 1);
+    if stays < kl.len() {
+        Ok(stays as f64)
+    } else {
+        Err(format!(
+            "the KL curve is still at {share} of its maximum ({cut:.3} nats) or above at the last layer"
+        ))
+    }
+}
+
+fn overlap(curves: &Curves<'_>, threshold: f64) -> Found {
+    let overlap = curves.overlap.ok_or("the lens's overlap curve was not measured")?;
+    let overlap = checked(overlap, curves.layers, "overlap")?;
+    two_layers(curves.layers)?;
+    let searched = &overlap[..overlap.len() - 1];
+    searched.iter().position(|value| *value > threshold).map(|l| l as f64).ok_or_else(|| {
+        let (layer, top) = largest(searched);
+        format!("the overlap exceeds {threshold} at no layer before the last; its largest is {top:.3} at layer {layer}")
+    })
+}
+
+fn skip_layer(curves: &Curves<'_>) -> Found {
+    let layers = curves.layers;
+    let rows = curves.layer_effect.ok_or("the effect of skipping on later layers was not measured")?;
+    if rows.len() != layers {
+        return Err(format!("the layer effect has {} rows for {layers} layers", rows.len()));
+    }
+    if let Some(skipped) = rows.iter().position(|row| row.len() != layers) {
+        let length = rows[skipped].len();
+        return Err(format!(
+            "the layer effect has {length} values for skipped layer {skipped}, not {layers}"
+        ));
+    }
+    // A row's mean would hide a negative entry, so the entries are looked at too.
+    for (skipped, row) in rows.iter().enumerate() {
+        let bad = row.iter().skip(skipped + 1).find(|value| !(value.is_finite() && **value >= 0.0));
+        if let Some(bad) = bad {
+            return Err(format!("the layer effect of skipping layer {skipped} holds {bad}"));
+        }
+    }
+    two_layers(layers)?;
+    let effect = effects::on_later_layers(rows).unwrap_or_default();
+    let effect = checked_effect(&effect, layers, "layer effect")?;
+    effects::depth_score(effect).ok_or_else(|| "skipping changes no later layer".to_owned())
+}
+
+/// A rule over the effect of skipping on the output.
+fn of_output(curves: &Curves<'_>, statistic: impl Fn(&[f64]) -> Option<f64>) -> Found {
+    let effect = curves.output_effect.ok_or("the effect of skipping on the output was not measured")?;
+    let effect = checked_effect(effect, curves.layers, "output effect")?;
+    statistic(effect).ok_or_else(|| "skipping changes the output at no layer".to_owned())
+}
+
+fn settling(curves: &Curves<'_>) -> Found {
+    let mean = curves.settle_mean.ok_or("the tokens' settle layers were not measured")?;
+    if curves.layers == 0 {
+        return Err("the model has no layers".to_owned());
+    }
+    if (0.0..=curves.layers as f64).contains(&mean) {
+        Ok(mean)
+    } else {
+        Err(format!("the mean settle layer {mean} is outside 0 to {}", curves.layers))
+    }
+}

@@ -1,0 +1,97 @@
+//! Bootstrap intervals against theory, and their independence of threads.
+
+use approx::assert_relative_eq;
+use fathom_depth::{BootstrapError, Interval, MAX_RESAMPLES, bootstrap, paired};
+
+/// `n` values around 10, sums of sines: spread out, and the same on every machine.
+fn values(n: usize, phase: f64) -> Vec<f64> {
+    (0..n).map(|i| 10.0 + (1..=6).map(|k| (phase + (i * k * k) as f64 * 0.731).sin()).sum::<f64>()).collect()
+}
+
+fn mean(values: &[f64]) -> impl Fn(&[u32]) -> Option<f64> + Sync + '_ {
+    |weights| {
+        let sum: f64 = values.iter().zip(weights).map(|(value, weight)| value * f64::from(*weight)).sum();
+        Some(sum / values.len() as f64)
+    }
+}
+
+/// The interval of a mean under the normal approximation, with the variance of the
+/// resampled distribution, which divides by n.
+fn normal(values: &[f64]) -> [f64; 2] {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / n;
+    let half = 1.959964 * (variance / n).sqrt();
+    [mean - half, mean + half]
+}
+
+#[track_caller]
+fn check_normal(interval: Interval, values: &[f64]) {
+    let [lo, hi] = normal(values);
+    assert_relative_eq!(interval.hi - interval.lo, hi - lo, max_relative = 0.03);
+    assert_relative_eq!(interval.lo, lo, epsilon = 0.03 * (hi - lo));
+    assert_relative_eq!(interval.hi, hi, epsilon = 0.03 * (hi - lo));
+    assert_eq!(interval.none_share, 0.0);
+}
+
+#[test]
+fn a_mean_has_the_interval_of_theory() {
+    for seed in 0..3 {
+        let values = values(200, seed as f64);
+        check_normal(bootstrap(200, 20_000, seed, mean(&values)).unwrap(), &values);
+    }
+}
+
+#[test]
+fn a_paired_difference_has_the_interval_of_the_differences() {
+    // b differs from a by little, however much the prompts differ from each other.
+    let a = values(150, 0.0);
+    let step = values(150, 2.0);
+    let b: Vec<f64> = a.iter().zip(&step).map(|(a, step)| a + 0.01 * step).collect();
+    let difference: Vec<f64> = b.iter().zip(&a).map(|(b, a)| b - a).collect();
+    let interval = paired(150, 20_000, 5, mean(&a), mean(&b)).unwrap();
+    check_normal(interval, &difference);
+    assert!(interval.lo > 0.0, "b is larger than a");
+    let back = paired(150, 20_000, 5, mean(&b), mean(&a)).unwrap();
+    assert_relative_eq!(back.lo, -interval.hi, max_relative = 1e-9);
+}
+
+#[test]
+fn threads_do_not_matter_and_the_seed_does() {
+    let values = values(50, 1.0);
+    let with_threads = |threads: usize, seed: u64| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| bootstrap(50, 999, seed, mean(&values)).unwrap())
+    };
+    let one = with_threads(1, 42);
+    for threads in [2, 3, 8] {
+        assert_eq!(with_threads(threads, 42), one);
+    }
+    assert_ne!(with_threads(1, 43), one);
+}
+
+#[test]
+fn resamples_without_a_value_are_counted() {
+    // With two prompts, one resample in four leaves the first out.
+    let first = |weights: &[u32]| (weights[0] > 0).then_some(f64::from(weights[0]));
+    let interval = bootstrap(2, 20_000, 1, first).unwrap();
+    assert_eq!((interval.lo, interval.hi, interval.resamples), (1.0, 2.0, 20_000));
+    assert_relative_eq!(interval.none_share, 0.25, epsilon = 0.015);
+    let nan = bootstrap(2, 20_000, 1, |weights| Some(first(weights).unwrap_or(f64::NAN))).unwrap();
+    assert_eq!(nan, interval);
+}
+
+#[test]
+fn what_has_no_interval_says_so() {
+    let some = |_: &[u32]| Some(1.0);
+    for prompts in [0, 1] {
+        let error = bootstrap(prompts, 10, 0, some).unwrap_err();
+        assert_eq!(error, BootstrapError::TooFewPrompts { prompts });
+        assert!(error.to_string().contains("at least two prompts"));
+    }
+    for resamples in [0, MAX_RESAMPLES + 1, usize::MAX] {
+        assert_eq!(bootstrap(2, resamples, 0, some), Err(BootstrapError::Resamples { resamples }));
+    }
+    assert_eq!(bootstrap(5, 10, 0, |_| None), Err(BootstrapError::NothingFound { resamples: 10 }));
+    assert_eq!(bootstrap(5, 10, 0, some).map(|found| [found.lo, found.hi]), Ok([1.0, 1.0]));
+}

@@ -1,0 +1,52 @@
+//! Multiply-adds, counted from shapes.
+
+use crate::forward::Model;
+
+impl Model {
+    /// Multiply-adds of the matrix products of one row in one layer.
+    pub fn layer_madds_a_row(&self) -> u64 {
+        let b = match self.packed.blocks.first() {
+            Some(block) => block,
+            None => return 0,
+        };
+        [&b.qkv, &b.attn_out, &b.up, &b.down].iter().map(|l| (l.inputs() * l.outputs()) as u64).sum()
+    }
+
+    /// Multiply-adds of attention in layer `l` for a row at `position`: scores and mixing.
+    pub fn attention_madds(&self, l: usize, position: usize) -> u64 {
+        let seen = self.config.layers[l].window.map_or(position + 1, |w| w.min(position + 1));
+        2 * (self.config.q_width() * seen) as u64
+    }
+
+    /// Multiply-adds of the head for one row.
+    pub fn head_madds_a_row(&self) -> u64 {
+        (self.config.vocab * self.config.hidden) as u64
+    }
+
+    /// Multiply-adds of all layers over one text of `tokens` tokens, without the head.
+    pub fn layers_madds(&self, tokens: usize) -> u64 {
+        let depth = self.config.depth();
+        let attention: u64 = (0..depth)
+            .flat_map(|l| (0..tokens).map(move |p| (l, p)))
+            .map(|(l, p)| self.attention_madds(l, p))
+            .sum();
+        self.layer_madds_a_row() * (depth * tokens) as u64 + attention
+    }
+
+    /// Number of parameters, embedding and head counted once when tied.
+    pub fn parameters(&self) -> u64 {
+        let c = &self.config;
+        let head = self.head_madds_a_row();
+        let embedding = if c.tied { head } else { 2 * head };
+        let position = self.packed.position.as_ref().map_or(0, |p| p.len() as u64);
+        let blocks: u64 = self.packed.blocks.iter().map(|b| b.parameters()).sum();
+        embedding + position + blocks + self.packed.final_norm.parameters()
+    }
+
+    /// Bytes of the packed weights.
+    pub fn bytes(&self) -> u64 {
+        let blocks = self.packed.blocks.iter().flat_map(|b| [&b.qkv, &b.attn_out, &b.up, &b.down]);
+        let position = self.packed.position.as_ref().map_or(0, |p| 4 * p.len());
+        blocks.chain([&self.packed.head]).map(|l| l.bytes() as u64).sum::<u64>() + position as u64
+    }
+}

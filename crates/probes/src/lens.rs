@@ -1,0 +1,189 @@
+//! The logit lens: what the final norm and the unembedding would predict from
+//! the stream at each layer, against what the model predicts.
+//!
+//! The vocabulary is swept once for a few tokens at a time, all layers of a
+//! token together: the Jensen-Shannon divergence needs both normalisers before
+//! its first term, so tiles of the vocabulary would cost every product twice.
+
+use crate::number::add_weighted;
+use fathom_kernels::distribution::{Divergence, divergence, log_sum_exp, top};
+use fathom_model::{Model, Trace};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// Tokens whose logits are most likely, compared by the overlap.
+pub const TOP: usize = 5;
+
+/// Curves over the layers, `[L + 1]` each: layer l is the stream that enters it,
+/// L what the model puts out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Curves {
+    /// KL(p_l || p) in nats.
+    pub kl_lens_final: Vec<f64>,
+    /// KL(p || p_l) in nats.
+    pub kl_final_lens: Vec<f64>,
+    /// Jensen-Shannon divergence of p_l and p in bits.
+    pub jsd_bits: Vec<f64>,
+    /// Share of the five most likely tokens that p_l and p have in common.
+    pub overlap: Vec<f64>,
+    /// Share of tokens whose most likely token is the same.
+    pub top1_agreement: Vec<f64>,
+    /// Entropy of p_l in nats.
+    pub entropy: Vec<f64>,
+}
+
+impl Curves {
+    fn each(&mut self) -> [&mut Vec<f64>; 6] {
+        [
+            &mut self.kl_lens_final,
+            &mut self.kl_final_lens,
+            &mut self.jsd_bits,
+            &mut self.overlap,
+            &mut self.top1_agreement,
+            &mut self.entropy,
+        ]
+    }
+}
+
+/// What the lens sees at one layer for one token.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Point {
+    /// Divergences of p_l from p.
+    pub divergence: Divergence,
+    /// Common tokens among the five most likely, 0 to 5.
+    pub common: usize,
+    /// Whether the most likely token is the same.
+    pub agrees: bool,
+}
+
+/// The points of one prompt, `[T][L + 1]`.
+pub type Points = Vec<Vec<Point>>;
+
+/// Sweeps the vocabulary for every token and layer of one prompt, holding at
+/// most about `memory` bytes of logits.
+pub fn sweep(model: &Model, trace: &Trace, memory: usize) -> Points {
+    let (d, vocab) = (trace.hidden, model.config().vocab);
+    let levels = trace.resid.len();
+    let tokens = trace.tokens.len();
+    let at_once = (memory / (levels * vocab * 4).max(1)).clamp(1, tokens.max(1));
+    let mut points = Vec::with_capacity(tokens);
+    let (mut rows, mut logits) = (Vec::new(), Vec::new());
+    for first in (0..tokens).step_by(at_once) {
+        let some = first..(first + at_once).min(tokens);
+        rows.clear();
+        for t in some.clone() {
+            for resid in &trace.resid {
+                rows.extend_from_slice(&resid[t * d..(t + 1) * d]);
+            }
+        }
+        logits.resize(some.len() * levels * vocab, 0.0);
+        model.head(&rows, &mut logits);
+        points.par_extend(logits.par_chunks(levels * vocab).map(|token| compare(token, vocab)));
+    }
+    points
+}
+
+/// Compares each level of one token with the last.
+///
+/// # Shapes
+/// `logits [L + 1, V]`.
+fn compare(logits: &[f32], vocab: usize) -> Vec<Point> {
+    let Some(last) = logits.chunks_exact(vocab).next_back() else { return Vec::new() };
+    let last_lse = log_sum_exp(last);
+    let k = TOP.min(vocab);
+    let best = most_likely(last);
+    let level = |lens: &[f32]| {
+        let mine = most_likely(lens);
+        Point {
+            divergence: divergence(lens, log_sum_exp(lens), last, last_lse),
+            common: mine[..k].iter().filter(|t| best[..k].contains(t)).count(),
+            agrees: mine[0] == best[0],
+        }
+    };
+    logits.par_chunks_exact(vocab).map(level).collect()
+}
+
+/// The most likely tokens; vocabularies below five tokens repeat nothing real.
+fn most_likely(logits: &[f32]) -> [u32; TOP] {
+    if logits.len() >= TOP {
+        return top::<TOP>(logits);
+    }
+    let mut padded = [f32::NEG_INFINITY; TOP];
+    padded[..logits.len()].copy_from_slice(logits);
+    top::<TOP>(&padded)
+}
+
+/// The curves of one prompt: means over its tokens.
+pub fn curves(points: &Points) -> Curves {
+    let mut curves = Curves::default();
+    let share = 1.0 / points.len() as f64;
+    for token in points {
+        let values: [fn(&Point) -> f64; 6] = [
+            |p| p.divergence.kl,
+            |p| p.divergence.kl_reverse,
+            |p| p.divergence.jsd_bits,
+            |p| p.common as f64 / TOP as f64,
+            |p| f64::from(u8::from(p.agrees)),
+            |p| p.divergence.entropy,
+        ];
+        for (curve, value) in curves.each().into_iter().zip(values) {
+            let row: Vec<f64> = token.iter().map(value).collect();
+            add_weighted(curve, &row, share);
+        }
+    }
+    curves
+}
+
+/// Puts prompts together, weighted by their tokens.
+pub fn summarise(samples: &[(&Curves, usize)]) -> Curves {
+    let total: usize = samples.iter().map(|s| s.1).sum();
+    let mut all = Curves::default();
+    for (curves, tokens) in samples {
+        let mut curves = (*curves).clone();
+        for (sum, row) in all.each().into_iter().zip(curves.each()) {
+            add_weighted(sum, row, *tokens as f64 / total as f64);
+        }
+    }
+    all
+}
+
+/// Negative log-likelihood of each token but the first, given those before it, in nats.
+pub fn negative_log_likelihoods(model: &Model, trace: &Trace, memory: usize) -> Vec<f64> {
+    let (d, vocab) = (trace.hidden, model.config().vocab);
+    let Some(last) = trace.resid.last() else { return Vec::new() };
+    let rows_at_once = (memory / (vocab * 4).max(1)).max(1);
+    let mut all = Vec::new();
+    let predicting = trace.tokens.len().saturating_sub(1);
+    let mut logits = Vec::new();
+    for first in (0..predicting).step_by(rows_at_once) {
+        let end = (first + rows_at_once).min(predicting);
+        logits.resize((end - first) * vocab, 0.0);
+        model.head(&last[first * d..end * d], &mut logits);
+        for (row, next) in logits.chunks_exact(vocab).zip(&trace.tokens[first + 1..]) {
+            all.push(log_sum_exp(row) - f64::from(row[*next as usize]));
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_level_is_the_output() {
+        let logits: Vec<f32> = (0..60).map(|i| ((i * 37) % 17) as f32 / 3.0).collect();
+        let points = compare(&logits, 20);
+        let last = points[2];
+        assert_eq!((last.divergence.kl, last.divergence.jsd_bits), (0.0, 0.0));
+        assert_eq!((last.common, last.agrees), (5, true));
+        assert!(points[0].divergence.kl > 0.0);
+    }
+
+    #[test]
+    fn prompts_are_weighed_by_tokens() {
+        let curves = |x: f64| Curves { overlap: vec![x, 1.0], ..Curves::default() };
+        let all = summarise(&[(&curves(0.0), 3), (&curves(1.0), 1)]);
+        assert_eq!(all.overlap, [0.25, 1.0]);
+    }
+}

@@ -1,0 +1,68 @@
+//! The names of the probes.
+
+use serde::{Deserialize, Serialize};
+use std::str::FromStr;
+
+/// A probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Probe {
+    /// What each sublayer adds: norms and cosines.
+    Contributions,
+    /// What the stream would predict at each layer.
+    Lens,
+    /// How layers' streams resemble each other.
+    Similarity,
+    /// At which layer each token's prediction settles.
+    Settling,
+}
+
+impl Probe {
+    /// All probes, in the order in which they are reported.
+    pub const ALL: [Self; 4] = [Self::Contributions, Self::Lens, Self::Similarity, Self::Settling];
+
+    /// The name on the command line and in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Contributions => "contributions",
+            Self::Lens => "lens",
+            Self::Similarity => "similarity",
+            Self::Settling => "settling",
+        }
+    }
+
+    /// Reads a comma-separated list, or `all`; each probe once, in the order of [`Self::ALL`].
+    ///
+    /// # Errors
+    /// Names the first word that is no probe.
+    pub fn list(text: &str) -> Result<Vec<Self>, UnknownProbe> {
+        if text.trim() == "all" {
+            return Ok(Self::ALL.to_vec());
+        }
+        let mut probes = text.split(',').map(str::parse).collect::<Result<Vec<Self>, _>>()?;
+        probes.sort();
+        probes.dedup();
+        Ok(probes)
+    }
+}
+
+/// A word that is no probe.
+#[derive(Debug, thiserror::Error)]
+#[error("'{word}' is no probe; did you mean '{nearest}'? There are {}, or all", Probe::ALL.map(Probe::name).join(", "))]
+pub struct UnknownProbe {
+    word: String,
+    nearest: &'static str,
+}
+
+impl FromStr for Probe {
+    type Err = UnknownProbe;
+
+    fn from_str(word: &str) -> Result<Self, UnknownProbe> {
+        let word = word.trim();
+        Self::ALL.into_iter().find(|p| p.name() == word).ok_or_else(|| {
+            let likeness = |p: &Probe| strsim::jaro_winkler(p.name(), word);
+            let nearest = Self::ALL.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+            UnknownProbe { word: word.to_owned(), nearest: nearest.map_or("all", Probe::name) }
+        })
+    }
+}

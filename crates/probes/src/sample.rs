@@ -1,0 +1,70 @@
+//! What is kept of each prompt, and all prompts together.
+
+use crate::{contributions, lens, settling, similarity};
+use serde::{Deserialize, Serialize};
+
+/// One prompt: a line of samples.jsonl.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Id of the prompt.
+    pub id: String,
+    /// Difficulty, level or the like.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub group: Option<String>,
+    /// Token ids.
+    pub tokens: Vec<u32>,
+    /// The text of each token.
+    pub pieces: Vec<String>,
+    /// What each sublayer adds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub contributions: Option<contributions::Sample>,
+    /// Means of the logit lens over the tokens.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub lens: Option<lens::Curves>,
+    /// How layers resemble each other.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub similarity: Option<similarity::Similarity>,
+    /// Settling layers.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub settling: Option<settling::Sample>,
+}
+
+/// All prompts together: `probes` of results.json.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Summary {
+    /// What each sublayer adds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contributions: Option<contributions::Summary>,
+    /// The logit lens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lens: Option<lens::Curves>,
+    /// How layers resemble each other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub similarity: Option<similarity::Similarity>,
+    /// Settling layers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub settling: Option<settling::Summary>,
+}
+
+impl Summary {
+    /// Puts the samples of a model with `depth` layers together. A probe that
+    /// no sample has is absent.
+    pub fn of(samples: &[Sample], depth: usize) -> Self {
+        fn some<T>(parts: Vec<T>) -> Option<Vec<T>> {
+            (!parts.is_empty()).then_some(parts)
+        }
+        let weighed = |s: &'_ Sample| s.tokens.len();
+        Self {
+            contributions: some(samples.iter().filter_map(|s| s.contributions.as_ref()).collect())
+                .map(|s| contributions::summarise(&s)),
+            lens: some(samples.iter().filter_map(|s| Some((s.lens.as_ref()?, weighed(s)))).collect())
+                .map(|s| lens::summarise(&s)),
+            similarity: some(
+                samples.iter().filter_map(|s| Some((s.similarity.as_ref()?, weighed(s)))).collect(),
+            )
+            .map(|s| similarity::summarise(&s)),
+            settling: some(samples.iter().filter_map(|s| s.settling.as_ref()).collect())
+                .map(|s| settling::summarise(&s, depth)),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! At which layer each token's prediction settles, and the deep-thinking ratio
+//! (arXiv 2602.13517).
+
+use crate::lens::Points;
+use serde::{Deserialize, Serialize};
+
+/// Jensen-Shannon divergence in bits at which a prediction counts as settled.
+pub const THRESHOLD_BITS: f64 = 0.5;
+/// Share of the depth from which a settling layer counts as deep.
+pub const DEEP_SHARE: f64 = 0.85;
+
+/// The probe on one prompt.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// For each token the first layer whose running minimum of the divergence is
+    /// at most the threshold, 0 to L.
+    pub layers: Vec<usize>,
+}
+
+/// The probe over all prompts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Summary {
+    /// Mean settling layer over all tokens.
+    pub mean_settle_layer: f64,
+    /// Share of tokens that settle at `deep_layer` or later.
+    pub deep_thinking_ratio: f64,
+    /// The threshold in bits.
+    pub threshold_bits: f64,
+    /// ceil(0.85 L).
+    pub deep_layer: usize,
+    /// Tokens that settle at each layer, `[L + 1]`.
+    pub histogram: Vec<u64>,
+}
+
+/// Measures one prompt.
+pub fn measure(points: &Points) -> Sample {
+    let settles = |token: &Vec<crate::lens::Point>| {
+        token.iter().position(|p| p.divergence.jsd_bits <= THRESHOLD_BITS).unwrap_or(token.len())
+    };
+    Sample { layers: points.iter().map(settles).collect() }
+}
+
+/// Puts prompts of a model with `depth` layers together.
+pub fn summarise(samples: &[&Sample], depth: usize) -> Summary {
+    let deep_layer = (DEEP_SHARE * depth as f64).ceil() as usize;
+    let mut histogram = vec![0; depth + 1];
+    let mut sum = 0;
+    for layer in samples.iter().flat_map(|s| &s.layers) {
+        histogram[(*layer).min(depth)] += 1;
+        sum += layer;
+    }
+    let tokens: u64 = histogram.iter().sum();
+    let deep: u64 = histogram.iter().skip(deep_layer).sum();
+    Summary {
+        mean_settle_layer: sum as f64 / tokens as f64,
+        deep_thinking_ratio: deep as f64 / tokens as f64,
+        threshold_bits: THRESHOLD_BITS,
+        deep_layer,
+        histogram,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lens::Point;
+    use fathom_kernels::distribution::Divergence;
+
+    #[test]
+    fn tokens_settle_where_the_divergence_first_falls() {
+        let token = |jsd: &[f64]| {
+            let point = |j: &f64| Point {
+                divergence: Divergence { jsd_bits: *j, ..Divergence::default() },
+                ..Point::default()
+            };
+            jsd.iter().map(point).collect::<Vec<_>>()
+        };
+        // A later rise does not unsettle: the running minimum counts.
+        let sample = measure(&vec![token(&[0.9, 0.4, 0.8, 0.0]), token(&[0.9, 0.9, 0.51, 0.0])]);
+        assert_eq!(sample.layers, [1, 3]);
+        let s = summarise(&[&sample], 3);
+        assert_eq!((s.mean_settle_layer, s.deep_thinking_ratio, s.deep_layer), (2.0, 0.5, 3));
+        assert_eq!(s.histogram, [0, 1, 0, 1]);
+    }
+}
