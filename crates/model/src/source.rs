@@ -135,6 +135,11 @@ impl Checkpoint {
         &self.description.config
     }
 
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
     /// Packs the weights; `tick` is called after each step.
     ///
     /// # Errors

@@ -68,3 +68,24 @@ impl Summary {
         }
     }
 }
+
+impl Sample {
+    /// Whether a probe has been measured on this prompt.
+    pub fn has(&self, probe: crate::Probe) -> bool {
+        match probe {
+            crate::Probe::Contributions => self.contributions.is_some(),
+            crate::Probe::Lens => self.lens.is_some(),
+            crate::Probe::Similarity => self.similarity.is_some(),
+            crate::Probe::Settling => self.settling.is_some(),
+        }
+    }
+
+    /// Takes over the probes that `later` has: a resumed run may add probes to a
+    /// prompt that was measured before.
+    pub fn merge(&mut self, later: Self) {
+        self.contributions = later.contributions.or(self.contributions.take());
+        self.lens = later.lens.or(self.lens.take());
+        self.similarity = later.similarity.or(self.similarity.take());
+        self.settling = later.settling.or(self.settling.take());
+    }
+}

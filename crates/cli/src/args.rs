@@ -1,0 +1,186 @@
+//! The command line.
+
+use clap::{Args as Arguments, Parser, Subcommand, ValueEnum};
+use fathom_model::Dtype;
+use fathom_probes::Probe;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+/// Measures how much of a language model's depth does useful work.
+#[derive(Parser)]
+#[command(version, about, long_about = LONG, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Threads to use [default: all cores; RAYON_NUM_THREADS is honoured too]
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+}
+
+const LONG: &str = "Measures how much of a language model's depth does useful work.
+
+A transformer adds layer after layer to a residual stream; the later layers often add little. \
+Fathom measures what each layer adds, what the stream would predict at each depth and how alike \
+the depths are, on the same prompts, and turns the curves into effective depths with intervals.
+
+  fathom measure                          the default model on the built-in prompts
+  fathom measure Qwen/Qwen2.5-0.5B        a model from the Hugging Face hub (or its cache)
+  fathom measure model.gguf --data my.jsonl --probes contributions,lens
+  fathom models                           what can be loaded
+  fathom data                             the prompt sets there are
+
+Results go to stdout and to a folder; progress goes to stderr. \
+Exit codes: 0 done, 1 failed, 2 wrong usage.";
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Run the probes on a model and write a results folder
+    Measure(Measure),
+    /// Compare a model's numbers with reference values
+    Verify(Verify),
+    /// List what models can be loaded, or describe one
+    Models(Models),
+    /// List the prompt sets, or show one
+    Data(Data),
+    /// Draw the plots and the report of results folders again
+    Report(Report),
+}
+
+/// The type in which weights are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DtypeArg {
+    /// 32-bit floats: exact, four bytes a weight
+    F32,
+    /// bfloat16 weights, sums in f32: half the memory, three digits
+    Bf16,
+}
+
+impl From<DtypeArg> for Dtype {
+    fn from(arg: DtypeArg) -> Self {
+        match arg {
+            DtypeArg::F32 => Self::F32,
+            DtypeArg::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+/// Where the model runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Device {
+    /// The processor
+    Cpu,
+}
+
+/// Which prompts.
+#[derive(Arguments)]
+pub(crate) struct Prompts {
+    /// Prompts: the name of a set (see `fathom data`) or a .jsonl or .txt file
+    #[arg(long, value_name = "ID|FILE", default_value = fathom_data::DEFAULT)]
+    pub(crate) data: String,
+    /// Take only the first N prompts
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    /// Seed of generated prompts and of the bootstrap
+    #[arg(long, value_name = "N", default_value_t = fathom_data::Options::SEED)]
+    pub(crate) seed: u64,
+    /// Random numbers for generated prompts: native, or python for CPython's
+    #[arg(long, value_name = "KIND", default_value = "native")]
+    pub(crate) rng: fathom_data::Rng,
+}
+
+impl Prompts {
+    pub(crate) fn load(&self) -> Result<fathom_data::PromptSet, fathom_data::DataError> {
+        let options = fathom_data::Options { limit: self.limit, seed: self.seed, rng: self.rng };
+        fathom_data::load(&self.data, &options)
+    }
+}
+
+/// Which model, and how it is kept.
+#[derive(Arguments)]
+pub(crate) struct ModelArgs {
+    /// A folder, .gguf or .safetensors file, a Hugging Face id, or a short name (see `fathom models`)
+    #[arg(value_name = "MODEL", default_value = fathom_model::source::DEFAULT)]
+    pub(crate) model: String,
+    /// Branch, tag or commit of a model from the hub
+    #[arg(long, value_name = "REV")]
+    pub(crate) revision: Option<String>,
+    /// The type in which weights are kept
+    #[arg(long, value_enum, default_value = "f32")]
+    pub(crate) dtype: DtypeArg,
+    /// Where the model runs
+    #[arg(long, value_enum, default_value = "cpu")]
+    pub(crate) device: Device,
+}
+
+#[derive(Arguments)]
+pub(crate) struct Measure {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) prompts: Prompts,
+    /// Probes, separated by commas: contributions, lens, similarity, settling; or all
+    #[arg(long, value_name = "LIST", default_value = "all", value_parser = probes)]
+    pub(crate) probes: Probes,
+    /// Results folder [default: fathom-out/MODEL/DATA]
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) out: Option<PathBuf>,
+    /// Go on where an earlier run into the same folder stopped
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Print results.json instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A list of probes; a type of its own, because clap reads a `Vec` as many arguments.
+#[derive(Clone, Debug)]
+pub(crate) struct Probes(pub(crate) Vec<Probe>);
+
+fn probes(text: &str) -> Result<Probes, String> {
+    Probe::list(text).map(Probes).map_err(|e| e.to_string())
+}
+
+#[derive(Arguments)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Reference values, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) golden: PathBuf,
+}
+
+#[derive(Arguments)]
+pub(crate) struct Models {
+    /// A model to describe, without loading its weights
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: Option<String>,
+    /// Branch, tag or commit of a model from the hub
+    #[arg(long, value_name = "REV")]
+    pub(crate) revision: Option<String>,
+}
+
+#[derive(Arguments)]
+pub(crate) struct Data {
+    /// A set to show: a name or a file
+    #[arg(value_name = "ID|FILE")]
+    pub(crate) data: Option<String>,
+    /// Show only the first N prompts
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    /// Seed of generated prompts
+    #[arg(long, value_name = "N", default_value_t = fathom_data::Options::SEED)]
+    pub(crate) seed: u64,
+    /// Random numbers for generated prompts: native, or python for CPython's
+    #[arg(long, value_name = "KIND", default_value = "native")]
+    pub(crate) rng: fathom_data::Rng,
+    /// Print JSONL that `--data` reads back
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Arguments)]
+pub(crate) struct Report {
+    /// Results folders
+    #[arg(value_name = "OUT", required = true)]
+    pub(crate) folders: Vec<PathBuf>,
+}

@@ -1,0 +1,66 @@
+//! `fathom data`.
+
+use crate::args::Data;
+use crate::output;
+use anyhow::Result;
+use fathom_data::{Options, Prompt};
+use serde_json::json;
+use std::fmt::Write;
+
+pub(crate) fn run(args: &Data) -> Result<()> {
+    let Some(spec) = &args.data else { return output::print(&list()) };
+    let options = Options { limit: args.limit, seed: args.seed, rng: args.rng };
+    let set = fathom_data::load(spec, &options)?;
+    let mut text = String::new();
+    if args.json {
+        for prompt in &set.prompts {
+            let _ = writeln!(text, "{}", row(prompt));
+        }
+        return output::print(&text);
+    }
+    let _ = writeln!(text, "{}: {} ({} prompts)", set.id, set.source, set.prompts.len());
+    for prompt in &set.prompts {
+        let group = prompt.group.as_deref().map(|g| format!(" [{g}]")).unwrap_or_default();
+        let _ = writeln!(text, "\n{}{group}\n{}", prompt.id, indent(&prompt.text));
+    }
+    output::print(&text)
+}
+
+/// A row that `--data FILE` reads back to the same prompt.
+fn row(prompt: &Prompt) -> serde_json::Value {
+    let mut row = json!({"id": prompt.id});
+    match (prompt.question(), &prompt.answer) {
+        (Some(question), Some(answer)) if !question.is_empty() => {
+            row["question"] = question.into();
+            row["answer"] = answer.as_str().into();
+        }
+        _ => row["text"] = prompt.text.as_str().into(),
+    }
+    if let Some(group) = &prompt.group {
+        row["group"] = group.as_str().into();
+    }
+    if let Some(positions) = &prompt.positions {
+        row["positions"] = positions.clone().into();
+    }
+    row
+}
+
+fn indent(text: &str) -> String {
+    text.lines().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
+}
+
+fn list() -> String {
+    let mut text = String::from("Prompt sets for --data:\n");
+    for entry in fathom_data::catalogue() {
+        let _ = writeln!(text, "  {:<15} {:>4}  {}", entry.id, entry.count, entry.about);
+        if !entry.parameters.is_empty() {
+            let _ = writeln!(text, "  {:<15}       parameters: {}", "", entry.parameters.join(", "));
+        }
+    }
+    text.push_str(
+        "\nParameters follow a colon: addition:digits=4,count=50\n\
+         A file works too: .jsonl with rows {\"text\": ...} or {\"question\": ..., \"answer\": ...},\n\
+         or .txt with prompts separated by blank lines. `fathom data ID` shows a set.\n",
+    );
+    text
+}

@@ -1,0 +1,215 @@
+//! `fathom measure`.
+
+use crate::args::{Measure, ModelArgs};
+use crate::{depth, interrupt, output, progress, run_file, texts};
+use anyhow::{Context, Result, bail};
+use fathom_data::PromptSet;
+use fathom_model::source::{self, Checkpoint, Loaded, Located};
+use fathom_probes::{Costs, Sample, Settings, Summary, Text};
+use fathom_report::{Folder, Results};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Bytes of logits that the lens holds at once.
+const LENS_MEMORY: usize = 256 << 20;
+
+pub(crate) fn run(args: &Measure) -> Result<()> {
+    interrupt::listen();
+    let started = Instant::now();
+    let set = args.prompts.load()?;
+    let (located, checkpoint) = open(&args.model)?;
+    let folder = Folder::create(args.out.clone().unwrap_or_else(|| default_folder(&located, &set)))?;
+    let loaded = load(checkpoint, &args.model)?;
+    let texts = texts::tokenise(&set, &loaded.tokenizer, loaded.model.config())?;
+    let tokens = texts.iter().map(|t| t.tokens.len()).sum();
+    introduce(&located, &loaded, &set, tokens);
+
+    let hashing = progress::spinner("hashing the weights");
+    let hashes = loaded.weights.sha256();
+    hashing.finish_and_clear();
+    let mut run = run_file::describe(args, &located, &loaded, &set, tokens, &hashes);
+    let done = if args.resume { resume(&folder, &run)? } else { start_anew(&folder)? };
+    folder.write_json_atomic("run.json", &run)?;
+
+    let missing = |t: &&Text| !done.get(&t.id).is_some_and(|s| args.probes.0.iter().all(|p| s.has(*p)));
+    let open: Vec<Text> = texts.iter().filter(missing).cloned().collect();
+    if open.len() < texts.len() {
+        output::note(&format!("{} of {} prompts are there already", texts.len() - open.len(), texts.len()));
+    }
+    let costs = probe(args, &loaded, &open, &folder)?;
+
+    let samples = in_order(&texts, merged(folder.samples()?));
+    if samples.is_empty() {
+        bail!("interrupted before the first prompt was finished; nothing was measured");
+    }
+    let results = summarise(args, &located, &loaded, &set, &samples, &costs)?;
+    let complete = samples.len() == texts.len();
+    finish(&mut run, complete, samples.len(), started.elapsed(), &costs);
+    fathom_report::write_all(&folder, &results, &run)?;
+    present(args, &folder, &results, started.elapsed())?;
+    if !complete {
+        bail!(
+            "interrupted after {} of {} prompts; what was measured is in {}, and the same command with --resume goes on",
+            samples.len(),
+            texts.len(),
+            folder.path().display()
+        );
+    }
+    Ok(())
+}
+
+/// Finds a model and opens its files.
+pub(crate) fn open(args: &ModelArgs) -> Result<(Located, Checkpoint)> {
+    let downloads = progress::Downloads::default();
+    let located = source::locate(&args.model, args.revision.as_deref(), &downloads)?;
+    let opening = progress::spinner("reading the tokenizer");
+    let checkpoint = Checkpoint::open(&located.path);
+    opening.finish_and_clear();
+    Ok((located, checkpoint?))
+}
+
+/// Loads the weights, with a bar.
+pub(crate) fn load(checkpoint: Checkpoint, args: &ModelArgs) -> Result<Loaded> {
+    let bar = progress::bar("loading", checkpoint.steps() as u64, "layers");
+    let loaded = checkpoint.load(args.dtype.into(), &|| bar.inc(1));
+    bar.finish_and_clear();
+    Ok(loaded?)
+}
+
+/// `fathom-out/org__model/data`.
+fn default_folder(located: &Located, set: &PromptSet) -> PathBuf {
+    Path::new("fathom-out").join(located.id.replace(['/', '\\'], "__")).join(&set.id)
+}
+
+fn introduce(located: &Located, loaded: &Loaded, set: &PromptSet, tokens: usize) {
+    let (config, tokenizer) = (loaded.model.config(), loaded.tokenizer.describe());
+    output::note(&format!(
+        "{}: {}, {} layers, {:.0} M parameters in {}; tokenizer {}, {}; {}: {} prompts, {tokens} tokens",
+        located.id,
+        config.architecture,
+        config.depth(),
+        loaded.model.parameters() as f64 / 1e6,
+        loaded.model.dtype().name(),
+        tokenizer.kind,
+        if tokenizer.adds_bos { "BOS added" } else { "no BOS" },
+        set.id,
+        set.prompts.len(),
+    ));
+}
+
+/// The samples that an earlier run of the same kind left in the folder.
+fn resume(folder: &Folder, run: &Value) -> Result<HashMap<String, Sample>> {
+    if let Some(earlier) = folder.run()? {
+        run_file::check_same(&earlier, run, folder.path())?;
+    }
+    Ok(merged(folder.samples()?))
+}
+
+/// Removes what an earlier run left, so that old and new never mix.
+fn start_anew(folder: &Folder) -> Result<HashMap<String, Sample>> {
+    for name in ["results.json", "samples.jsonl", "report.html"] {
+        let path = folder.path().join(name);
+        if path.exists() {
+            std::fs::remove_file(&path).with_context(|| format!("cannot replace {}", path.display()))?;
+        }
+    }
+    Ok(HashMap::new())
+}
+
+/// Lines of one prompt put together: a resumed run may have added probes.
+fn merged(lines: Vec<Sample>) -> HashMap<String, Sample> {
+    let mut samples: HashMap<String, Sample> = HashMap::new();
+    for line in lines {
+        match samples.get_mut(&line.id) {
+            Some(earlier) => earlier.merge(line),
+            None => {
+                samples.insert(line.id.clone(), line);
+            }
+        }
+    }
+    samples
+}
+
+fn in_order(texts: &[Text], mut samples: HashMap<String, Sample>) -> Vec<Sample> {
+    texts.iter().filter_map(|t| samples.remove(&t.id)).collect()
+}
+
+/// Measures what is open, with a bar, keeping each prompt as soon as it is done.
+fn probe(args: &Measure, loaded: &Loaded, open: &[Text], folder: &Folder) -> Result<Costs> {
+    let tokens: usize = open.iter().map(|t| t.tokens.len()).sum();
+    let bar = progress::bar("measuring", tokens as u64, "tokens");
+    let settings = Settings { probes: args.probes.0.clone(), memory: LENS_MEMORY };
+    let mut keep = |sample: Sample| {
+        folder.append_sample(&sample)?;
+        bar.inc(sample.tokens.len() as u64);
+        bar.set_message(format!("({})", sample.id));
+        Ok::<_, fathom_report::Error>(())
+    };
+    let costs = fathom_probes::measure(&loaded.model, open, &settings, &interrupt::stopped, &mut keep);
+    bar.finish_and_clear();
+    Ok(costs?)
+}
+
+fn summarise(
+    args: &Measure,
+    located: &Located,
+    loaded: &Loaded,
+    set: &PromptSet,
+    samples: &[Sample],
+    costs: &Costs,
+) -> Result<Results> {
+    let config = loaded.model.config();
+    let working = progress::spinner("resampling prompts");
+    let rows = depth::rows(samples, config.depth(), args.prompts.seed);
+    working.finish_and_clear();
+    let results = json!({
+        "schema_version": fathom_report::results::SCHEMA_VERSION,
+        "model": {
+            "id": located.id,
+            "revision": located.revision,
+            "architecture": config.architecture,
+            "layers": config.depth(),
+            "hidden": config.hidden,
+            "vocab": config.vocab,
+            "parameters": loaded.model.parameters(),
+            "dtype": loaded.model.dtype().name(),
+        },
+        "data": {
+            "id": set.id,
+            "prompts": samples.len(),
+            "tokens": samples.iter().map(|s| s.tokens.len()).sum::<usize>(),
+        },
+        "probes": Summary::of(samples, config.depth()),
+        "depth": rows,
+        "cost": costs,
+    });
+    serde_json::from_value(results).context("the results do not fit the format of results.json")
+}
+
+fn finish(run: &mut Value, complete: bool, measured: usize, elapsed: Duration, costs: &Costs) {
+    run["status"] = if complete { "complete" } else { "interrupted" }.into();
+    run["measured"] = measured.into();
+    run["finished"] = run_file::now().into();
+    run["seconds"] = elapsed.as_secs_f64().into();
+    run["peak_bytes"] = costs.values().map(|c| c.peak_bytes).max().unwrap_or(0).into();
+    run["madds"] = costs.values().map(|c| c.madds).sum::<u64>().into();
+}
+
+fn present(args: &Measure, folder: &Folder, results: &Results, elapsed: Duration) -> Result<()> {
+    if args.json {
+        let mut text = serde_json::to_string_pretty(results)?;
+        text.push('\n');
+        output::print(&text)?;
+    } else {
+        output::print(&fathom_report::table::summary(results, output::style()))?;
+        output::print(&format!(
+            "\nresults: {}\nreport:  {}\ntime:    {:.1} s\n",
+            folder.path().display(),
+            folder.path().join("report.html").display(),
+            elapsed.as_secs_f64()
+        ))?;
+    }
+    Ok(())
+}

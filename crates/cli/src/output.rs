@@ -1,0 +1,61 @@
+//! What is printed, and where.
+
+use crate::args::Report;
+use anyhow::{Context, Result};
+use fathom_report::{Folder, Style};
+use std::io::{IsTerminal, Write};
+
+/// Prints results on stdout. A reader that closed the pipe has seen what it wanted.
+pub(crate) fn print(text: &str) -> Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        done => done.context("cannot write to standard output"),
+    }
+}
+
+/// Says something on stderr.
+pub(crate) fn note(text: &str) {
+    // Nothing can be done for a user whose stderr is closed.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Says why the program failed.
+pub(crate) fn complain(error: &anyhow::Error) {
+    let mut text = format!("error: {error}");
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        // Errors of the libraries often carry their cause in their own sentence.
+        if !text.contains(&cause) {
+            text.push_str(&format!(": {cause}"));
+        }
+    }
+    note(&text);
+}
+
+/// How tables are drawn on this stdout.
+pub(crate) fn style() -> Style {
+    let terminal = std::io::stdout().is_terminal();
+    let utf8 = ["LC_ALL", "LC_CTYPE", "LANG"]
+        .iter()
+        .filter_map(|v| std::env::var(v).ok())
+        .find(|v| !v.is_empty())
+        .is_none_or(|v| v.to_lowercase().replace('-', "").contains("utf8"));
+    Style {
+        unicode: terminal && utf8,
+        width: if terminal { usize::from(console::Term::stdout().size().1).clamp(40, 120) } else { 100 },
+        colour: terminal && std::env::var_os("NO_COLOR").is_none(),
+    }
+}
+
+/// `fathom report`.
+pub(crate) fn report(args: &Report) -> Result<()> {
+    for path in &args.folders {
+        let folder = Folder::open(path)?;
+        let results = folder.results()?;
+        let run = folder.run()?.unwrap_or_default();
+        fathom_report::write_all(&folder, &results, &run)?;
+        print(&fathom_report::table::summary(&results, style()))?;
+        note(&format!("report: {}", path.join("report.html").display()));
+    }
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! `run.json`: what was run and how, enough to do it again.
+
+use crate::args::Measure;
+use anyhow::{Result, bail};
+use fathom_data::PromptSet;
+use fathom_kernels::Isa;
+use fathom_model::source::{Loaded, Located};
+use serde_json::{Value, json};
+use std::time::SystemTime;
+
+/// Everything known before the first prompt is measured.
+pub(crate) fn describe(
+    args: &Measure,
+    located: &Located,
+    loaded: &Loaded,
+    set: &PromptSet,
+    tokens: usize,
+    hashes: &[String],
+) -> Value {
+    let files: Vec<Value> = loaded
+        .weights
+        .paths()
+        .iter()
+        .zip(hashes)
+        .map(|(path, sha256)| {
+            let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
+            json!({"name": name, "sha256": sha256})
+        })
+        .collect();
+    let config = loaded.model.config();
+    json!({
+        "fathom": env!("CARGO_PKG_VERSION"),
+        "status": "running",
+        "command": std::env::args().collect::<Vec<_>>(),
+        "started": now(),
+        "model": {
+            "id": located.id,
+            "revision": located.revision,
+            "files": files,
+            "architecture": config.architecture,
+            "context": config.context,
+        },
+        "tokenizer": loaded.tokenizer.describe(),
+        "dtype": loaded.model.dtype().name(),
+        "device": "cpu",
+        "instructions": Isa::get().name(),
+        "threads": rayon::current_num_threads(),
+        "data": {
+            "id": set.id,
+            "source": set.source,
+            "sha256": set.sha256,
+            "prompts": set.prompts.len(),
+            "tokens": tokens,
+        },
+        "seed": args.prompts.seed,
+        "rng": args.prompts.rng.to_string(),
+        "probes": {
+            "measured": args.probes.0,
+            "lens": {"top": fathom_probes::lens::TOP},
+            "settling": {
+                "threshold_bits": fathom_probes::settling::THRESHOLD_BITS,
+                "deep_share": fathom_probes::settling::DEEP_SHARE,
+            },
+        },
+        "depth": {
+            "thresholds": fathom_depth::Thresholds::default(),
+            "resamples": crate::depth::RESAMPLES,
+        },
+    })
+}
+
+/// The time, as RFC 3339.
+pub(crate) fn now() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}
+
+/// Refuses to go on with a folder that another model, other prompts or another
+/// number format have written.
+pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &std::path::Path) -> Result<()> {
+    for (what, place) in [
+        ("model files", "/model/files"),
+        ("prompts", "/data/sha256"),
+        ("tokenizer", "/tokenizer"),
+        ("dtype", "/dtype"),
+    ] {
+        if earlier.pointer(place) != now.pointer(place) {
+            bail!(
+                "{} was written with another {what}; --resume cannot go on with it: use the same settings, or another folder with -o",
+                folder.display()
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,36 @@
+//! From prompts to tokens.
+
+use anyhow::{Result, bail};
+use fathom_data::PromptSet;
+use fathom_model::Config;
+use fathom_model::tokenizer::Tokenizer;
+use fathom_probes::Text;
+
+/// Tokenises a set for a model.
+pub(crate) fn tokenise(set: &PromptSet, tokenizer: &Tokenizer, config: &Config) -> Result<Vec<Text>> {
+    let mut texts = Vec::with_capacity(set.prompts.len());
+    for prompt in &set.prompts {
+        let tokens = tokenizer.encode(&prompt.text)?;
+        if tokens.is_empty() {
+            bail!("prompt '{}' of {} has no tokens; leave it out", prompt.id, set.source);
+        }
+        if tokens.len() > config.context {
+            bail!(
+                "prompt '{}' of {} has {} tokens, more than the model's context of {}; shorten it or leave it out",
+                prompt.id,
+                set.source,
+                tokens.len(),
+                config.context
+            );
+        }
+        if let Some(token) = tokens.iter().find(|t| **t as usize >= config.vocab) {
+            bail!(
+                "the tokenizer makes token {token}, outside the model's vocabulary of {}; they do not belong together",
+                config.vocab
+            );
+        }
+        let pieces = tokens.iter().map(|t| tokenizer.piece(*t)).collect();
+        texts.push(Text { id: prompt.id.clone(), group: prompt.group.clone(), tokens, pieces });
+    }
+    Ok(texts)
+}

@@ -1,0 +1,196 @@
+//! The vocabulary in the metadata of a GGUF file, checked.
+
+use crate::error::{Error, Result};
+use crate::gguf::{Header, Value};
+use std::path::Path;
+use tokenizers::models::bpe::Vocab;
+
+/// What a token is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Normal,
+    Unknown,
+    Control,
+    UserDefined,
+    Unused,
+    Byte,
+}
+
+/// Tokens and their kinds; the key of a token's entry is its id.
+pub(super) struct Vocabulary<'a> {
+    path: &'a Path,
+    header: &'a Header,
+    tokens: Vec<&'a str>,
+    kinds: Vec<Kind>,
+    ids: Vocab,
+}
+
+impl<'a> Vocabulary<'a> {
+    pub(super) fn read(path: &'a Path, header: &'a Header) -> Result<Self> {
+        let mut this = Self { path, header, tokens: Vec::new(), kinds: Vec::new(), ids: Vocab::new() };
+        this.tokens = this.strings("tokens")?;
+        if this.tokens.is_empty() || u32::try_from(this.tokens.len()).is_err() {
+            return Err(this.bad("tokens", format!("it has {} entries", this.tokens.len())));
+        }
+        this.kinds = this.read_kinds()?;
+        this.ids.reserve(this.tokens.len());
+        for (id, token) in (0u32..).zip(&this.tokens) {
+            if let Some(first) = this.ids.insert((*token).to_owned(), id) {
+                return Err(
+                    this.bad("tokens", format!("{} is both token {first} and token {id}", brief(token)))
+                );
+            }
+        }
+        Ok(this)
+    }
+
+    fn read_kinds(&self) -> Result<Vec<Kind>> {
+        let Some(values) = self.array("token_type")? else {
+            return Ok(vec![Kind::Normal; self.tokens.len()]);
+        };
+        self.same_length("token_type", values)?;
+        let kind = |(id, value): (usize, &Value)| match value.as_usize() {
+            // 0 is "undefined", which llama.cpp treats like a normal token.
+            Some(0 | 1) => Ok(Kind::Normal),
+            Some(2) => Ok(Kind::Unknown),
+            Some(3) => Ok(Kind::Control),
+            Some(4) => Ok(Kind::UserDefined),
+            Some(5) => Ok(Kind::Unused),
+            Some(6) => Ok(Kind::Byte),
+            _ => Err(self.bad("token_type", format!("token {id} has the impossible type {}", brief(value)))),
+        };
+        values.iter().enumerate().map(kind).collect()
+    }
+
+    /// An error that names a key of the tokenizer.
+    pub(super) fn bad(&self, key: &str, what: impl std::fmt::Display) -> Error {
+        let what = format!("tokenizer.ggml.{key}: {what}; fetch or convert the model again");
+        Error::tokenizer(self.path, what)
+    }
+
+    fn get(&self, key: &str) -> Option<&'a Value> {
+        self.header.get(&format!("tokenizer.ggml.{key}"))
+    }
+
+    fn array(&self, key: &str) -> Result<Option<&'a [Value]>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Array(values)) => Ok(Some(values)),
+            Some(_) => Err(self.bad(key, "it is no array")),
+        }
+    }
+
+    fn required(&self, key: &str) -> Result<&'a [Value]> {
+        self.array(key)?.ok_or_else(|| self.bad(key, "it is missing"))
+    }
+
+    fn same_length(&self, key: &str, values: &[Value]) -> Result<()> {
+        if values.len() == self.tokens.len() {
+            return Ok(());
+        }
+        let (found, wanted) = (values.len(), self.tokens.len());
+        Err(self.bad(key, format!("it has {found} entries for {wanted} tokens")))
+    }
+
+    /// An array of strings that must be there.
+    pub(super) fn strings(&self, key: &str) -> Result<Vec<&'a str>> {
+        let string = |(at, value): (usize, &'a Value)| {
+            value.as_str().ok_or_else(|| self.bad(key, format!("entry {at} is no string")))
+        };
+        self.required(key)?.iter().enumerate().map(string).collect()
+    }
+
+    /// The score of each token.
+    pub(super) fn scores(&self) -> Result<Vec<f64>> {
+        let values = self.required("scores")?;
+        self.same_length("scores", values)?;
+        let score = |(id, value): (usize, &Value)| match value.as_f64() {
+            Some(score) if score.is_finite() => Ok(score),
+            _ => Err(self.bad("scores", format!("token {id} has the score {}", brief(value)))),
+        };
+        values.iter().enumerate().map(score).collect()
+    }
+
+    /// A truth value, where it is there.
+    pub(super) fn flag(&self, key: &str) -> Result<Option<bool>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            Some(other) => Err(self.bad(key, format!("{} is no truth value", brief(other)))),
+        }
+    }
+
+    /// The id of a token, where it is there.
+    pub(super) fn id(&self, key: &str) -> Result<Option<u32>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        match value.as_usize().and_then(|id| u32::try_from(id).ok()) {
+            Some(id) if self.token(id).is_some() => Ok(Some(id)),
+            _ => Err(self.bad(key, format!("{} is no id of the {} tokens", brief(value), self.tokens.len()))),
+        }
+    }
+
+    /// A string, where it is there.
+    pub(super) fn string(&self, key: &str) -> Result<Option<&'a str>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(self.bad(key, format!("{} is no string", brief(other)))),
+        }
+    }
+
+    /// Which kind of tokenizer this is the vocabulary of.
+    pub(super) fn model(&self) -> Result<&'a str> {
+        self.string("model")?.ok_or_else(|| self.bad("model", "it is missing"))
+    }
+
+    /// The architecture of the model, or nothing.
+    pub(super) fn architecture(&self) -> &'a str {
+        self.header.get("general.architecture").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// Phi-3's marks swallow the spaces after them, which no key says;
+    /// llama.cpp goes by the model's name, and the architecture says it too.
+    /// Phi-4 has the same architecture with another vocabulary and no such rule.
+    pub(super) fn strips_after_marks(&self) -> bool {
+        self.architecture() == "phi3" && matches!(self.model(), Ok("llama"))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// The text of a token.
+    pub(super) fn token(&self, id: u32) -> Option<&'a str> {
+        self.tokens.get(usize::try_from(id).ok()?).copied()
+    }
+
+    /// The id of a text.
+    pub(super) fn find(&self, text: &str) -> Option<u32> {
+        self.ids.get(text).copied()
+    }
+
+    /// The kind of a text that is a token.
+    pub(super) fn kind_of(&self, text: &str) -> Option<Kind> {
+        self.kinds.get(usize::try_from(self.find(text)?).ok()?).copied()
+    }
+
+    /// Id, text and kind of every token.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (u32, &'a str, Kind)> {
+        (0u32..).zip(self.tokens.iter().zip(&self.kinds)).map(|(id, (token, kind))| (id, *token, *kind))
+    }
+
+    /// The ids by text, as the model wants them.
+    pub(super) fn vocab(&self) -> Vocab {
+        self.ids.clone()
+    }
+}
+
+/// A value from the file in a message, cut so that the message stays readable.
+pub(super) fn brief(value: impl std::fmt::Debug) -> String {
+    const MOST: usize = 60;
+    let text = format!("{value:?}");
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}

@@ -1,0 +1,300 @@
+//! Tokenizers: `tokenizer.json`, or the metadata of a GGUF file.
+//!
+//! Both become the same thing, a pipeline of the `tokenizers` crate, so that a
+//! model gives the same ids whichever file it comes from.
+
+mod bpe;
+mod metadata;
+mod pretokenizers;
+mod spm;
+
+use crate::error::{Error, Result};
+use crate::gguf;
+use metadata::{Kind, Vocabulary, brief};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use tokenizers::{AddedToken, Model, ModelWrapper};
+
+/// Text to ids and back, for one model.
+pub struct Tokenizer {
+    path: PathBuf,
+    inner: tokenizers::Tokenizer,
+    style: Style,
+    policy: Policy,
+    description: Description,
+}
+
+/// What a tokenizer is, for reports and `run.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Description {
+    /// Where it comes from and how it works: "tokenizer.json (BPE)", "gguf gpt2/qwen2".
+    pub kind: String,
+    /// Number of tokens, added ones included.
+    pub vocab: usize,
+    /// Number of tokens that are marks rather than text (BOS, turns of a chat, ...).
+    pub specials: usize,
+    /// Whether [`Tokenizer::encode`] puts something before the text.
+    pub adds_bos: bool,
+    /// Whether [`Tokenizer::encode`] puts something after the text.
+    pub adds_eos: bool,
+    /// The token that begins a text, where the files name one.
+    pub bos: Option<String>,
+    /// The token that ends a text, where the files name one.
+    pub eos: Option<String>,
+}
+
+/// How the bytes of a text are spelt in the vocabulary.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Style {
+    /// One printable character per byte, as GPT-2 has it.
+    ByteLevel,
+    /// "▁" for a space, `<0xNN>` for bytes that no piece covers.
+    SentencePiece,
+    /// As it is.
+    Plain,
+}
+
+/// Who adds the tokens around a text.
+enum Policy {
+    /// The post-processor of `tokenizer.json`.
+    PostProcessor,
+    /// These ids go before and after it.
+    Around(Option<u32>, Option<u32>),
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`. Special tokens and what is put around a text
+    /// are as the file says; its padding and truncation are switched off, since
+    /// every statistic is about the text as given.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is not a tokenizer.
+    pub fn from_json_file(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        // The library slices and indexes by what the file says in a few places,
+        // so a crafted file can make it panic; that must stay an error of this file.
+        let built = std::panic::catch_unwind(|| load_json(&bytes));
+        let (inner, around) = match built {
+            Ok(Ok(done)) => done,
+            Ok(Err(e)) => {
+                return Err(Error::tokenizer(
+                    path,
+                    format!("it is no usable tokenizer ({e}); fetch it again"),
+                ));
+            }
+            Err(_) => {
+                let what = "its merges or templates do not fit its vocabulary; fetch it again";
+                return Err(Error::tokenizer(path, what));
+            }
+        };
+        let named = names_beside(path);
+        let token = |id: Option<&u32>| id.and_then(|id| inner.id_to_token(*id));
+        let model = match inner.get_model() {
+            ModelWrapper::BPE(_) => "BPE",
+            ModelWrapper::Unigram(_) => "Unigram",
+            ModelWrapper::WordPiece(_) => "WordPiece",
+            ModelWrapper::WordLevel(_) => "WordLevel",
+        };
+        let description = Description {
+            kind: format!("tokenizer.json ({model})"),
+            vocab: inner.get_vocab_size(true),
+            specials: specials(&inner),
+            adds_bos: !around.0.is_empty(),
+            adds_eos: !around.1.is_empty(),
+            bos: token(around.0.first()).or(named.0),
+            eos: token(around.1.last()).or(named.1),
+        };
+        let style = style_of(&inner);
+        Ok(Self { path: path.to_owned(), inner, style, policy: Policy::PostProcessor, description })
+    }
+
+    /// Builds the tokenizer that the metadata of a GGUF file describes; `path`
+    /// is for messages.
+    ///
+    /// # Errors
+    /// When the metadata lacks a key, contradicts itself, or names a kind of
+    /// tokenizer that is not supported.
+    pub fn from_gguf(path: &Path, header: &gguf::Header) -> Result<Self> {
+        let vocabulary = Vocabulary::read(path, header)?;
+        let built = match vocabulary.model()? {
+            "gpt2" => bpe::build(&vocabulary)?,
+            "llama" => spm::build(&vocabulary)?,
+            other => {
+                let what = format!(
+                    "{} is not supported; gpt2 and llama are, or give a tokenizer.json",
+                    brief(other)
+                );
+                return Err(vocabulary.bad("model", what));
+            }
+        };
+        let Built { mut inner, kind, style, bos, eos, adds_bos, adds_eos } = built;
+        inner.add_tokens(added_tokens(&vocabulary)).map_err(|e| {
+            vocabulary.bad("tokens", format!("the special tokens cannot be searched for ({e})"))
+        })?;
+        let around = |adds: bool, id: Option<u32>, key: &str| match (adds, id) {
+            (false, _) => Ok(None),
+            (true, Some(id)) => Ok(Some(id)),
+            (true, None) => {
+                Err(vocabulary.bad(key, "it is missing although the file asks to add that token"))
+            }
+        };
+        let policy =
+            Policy::Around(around(adds_bos, bos, "bos_token_id")?, around(adds_eos, eos, "eos_token_id")?);
+        let text = |id: Option<u32>| id.and_then(|id| vocabulary.token(id)).map(str::to_owned);
+        let description = Description {
+            kind,
+            vocab: vocabulary.len(),
+            specials: specials(&inner),
+            adds_bos,
+            adds_eos,
+            bos: text(bos),
+            eos: text(eos),
+        };
+        Ok(Self { path: path.to_owned(), inner, style, policy, description })
+    }
+
+    /// What this tokenizer is.
+    pub fn describe(&self) -> &Description {
+        &self.description
+    }
+
+    /// The ids of a text, with the tokens that the model expects around it.
+    ///
+    /// # Errors
+    /// When the tokenizer has no token for a part of the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        match self.policy {
+            Policy::PostProcessor => self.run(text, true),
+            Policy::Around(before, after) => {
+                let ids = self.run(text, false)?;
+                Ok(before.into_iter().chain(ids).chain(after).collect())
+            }
+        }
+    }
+
+    /// The ids of the text alone; special tokens written in it are recognised.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_bare(&self, text: &str) -> Result<Vec<u32>> {
+        self.run(text, false)
+    }
+
+    fn run(&self, text: &str, around: bool) -> Result<Vec<u32>> {
+        match self.inner.encode_fast(text, around) {
+            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
+            Err(e) => {
+                let what = format!("it cannot encode this text ({e}); is it the tokenizer of this model?");
+                Err(Error::tokenizer(&self.path, what))
+            }
+        }
+    }
+
+    /// One token as people read it: its bytes as text, with U+FFFD where they
+    /// are a part of a character only. An id without a token gives `[id]`.
+    pub fn piece(&self, id: u32) -> String {
+        if let Some(added) = self.inner.get_added_vocabulary().get_added_tokens_decoder().get(&id) {
+            return added.content.clone();
+        }
+        let Some(token) = self.inner.get_model().id_to_token(id) else {
+            return format!("[{id}]");
+        };
+        match self.style {
+            Style::ByteLevel => match token.chars().map(bpe::byte_of).collect::<Option<Vec<u8>>>() {
+                Some(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+                None => token,
+            },
+            Style::SentencePiece => match spm::byte_of(&token) {
+                Some(byte) => String::from_utf8_lossy(&[byte]).into_owned(),
+                None => token.replace(spm::SPACE, " "),
+            },
+            Style::Plain => token,
+        }
+    }
+
+    /// The text of ids, special tokens included. Ids without a token give nothing.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        // Decoders fail only on tokens they cannot read; the pieces are the best that is left then.
+        self.inner.decode(ids, false).unwrap_or_else(|_| ids.iter().map(|id| self.piece(*id)).collect())
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("path", &self.path).field("description", &self.description).finish()
+    }
+}
+
+/// What the two kinds of GGUF vocabulary have in common once built.
+struct Built {
+    inner: tokenizers::Tokenizer,
+    kind: String,
+    style: Style,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    adds_bos: bool,
+    adds_eos: bool,
+}
+
+/// Tokens that are looked for in the text before anything else.
+fn added_tokens(vocabulary: &Vocabulary<'_>) -> Vec<AddedToken> {
+    let strips = vocabulary.strips_after_marks();
+    let added = vocabulary.entries().filter_map(|(_, text, kind)| {
+        let special = match kind {
+            Kind::Control | Kind::Unknown => true,
+            Kind::UserDefined => false,
+            Kind::Normal | Kind::Unused | Kind::Byte => return None,
+        };
+        let strip = strips && !matches!(text, "<unk>" | "<s>" | "<|endoftext|>");
+        Some(AddedToken::from(text, special).normalized(false).rstrip(strip))
+    });
+    added.collect()
+}
+
+fn specials(inner: &tokenizers::Tokenizer) -> usize {
+    inner.get_added_vocabulary().get_added_tokens_decoder().values().filter(|t| t.special).count()
+}
+
+/// What a post-processor puts before and after a text.
+type Surroundings = (Vec<u32>, Vec<u32>);
+
+/// The tokenizer of a `tokenizer.json` and what it puts around a text.
+fn load_json(bytes: &[u8]) -> tokenizers::Result<(tokenizers::Tokenizer, Surroundings)> {
+    let mut inner = tokenizers::Tokenizer::from_bytes(bytes)?;
+    inner.with_padding(None).with_truncation(None)?;
+    let bare = inner.encode_fast("a", false)?.get_ids().to_vec();
+    let full = inner.encode_fast("a", true)?.get_ids().to_vec();
+    let starts = 0..=full.len().saturating_sub(bare.len());
+    let around = match starts.into_iter().find(|at| full[*at..].starts_with(&bare)) {
+        Some(at) => (full[..at].to_vec(), full[at + bare.len()..].to_vec()),
+        None => (Vec::new(), Vec::new()),
+    };
+    Ok((inner, around))
+}
+
+/// BOS and EOS as a `tokenizer_config.json` in the same folder names them. They
+/// are for people to read only, so a missing or odd file is no error.
+fn names_beside(path: &Path) -> (Option<String>, Option<String>) {
+    let read = || {
+        let text = std::fs::read(path.with_file_name("tokenizer_config.json")).ok()?;
+        serde_json::from_slice::<serde_json::Value>(&text).ok()
+    };
+    let config = read().unwrap_or_default();
+    let name = |key: &str| {
+        let value = config.get(key)?;
+        value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
+    };
+    (name("bos_token"), name("eos_token"))
+}
+
+/// The decoder of a `tokenizer.json` tells how its tokens are spelt.
+fn style_of(inner: &tokenizers::Tokenizer) -> Style {
+    let decoder = inner.get_decoder().and_then(|d| serde_json::to_string(d).ok()).unwrap_or_default();
+    if decoder.contains("\"ByteLevel\"") {
+        Style::ByteLevel
+    } else if decoder.contains(spm::SPACE) {
+        Style::SentencePiece
+    } else {
+        Style::Plain
+    }
+}

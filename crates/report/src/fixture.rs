@@ -1,0 +1,120 @@
+//! Made-up results of a model with 30 layers, shaped like real ones, for the tests of this crate.
+
+use crate::results::*;
+
+const LAYERS: usize = 30;
+
+fn curve(length: usize, f: impl Fn(f64) -> f64) -> Vec<f64> {
+    (0..length).map(|l| f(l as f64 / (length - 1) as f64)).collect()
+}
+
+fn summary(f: impl Fn(f64) -> f64) -> Summary {
+    let mean = curve(LAYERS, &f);
+    Summary { median: mean.iter().map(|v| v * 0.8).collect(), mean }
+}
+
+fn contributions() -> Contributions {
+    let wave = |x: f64, phase: f64| 0.25 * (9.0 * x + phase).sin();
+    Contributions {
+        relative_norm: Parts {
+            attn: summary(|x| 0.7 * (-4.0 * x).exp() + 0.04 + wave(x, 0.0).abs() * 0.1),
+            mlp: summary(|x| 2.0 * (-6.0 * x).exp() + 0.08 + 0.4 * x.powi(12)),
+            layer: summary(|x| 2.4 * (-5.0 * x).exp() + 0.1 + 0.4 * x.powi(12)),
+        },
+        cosine: Parts {
+            attn: summary(|x| wave(x, 2.5) - 0.1),
+            mlp: summary(|x| wave(x, 3.0) + 0.4 * x - 0.2),
+            layer: summary(|x| wave(x, 2.8) + 0.3 * x - 0.15),
+        },
+    }
+}
+
+fn lens() -> Lens {
+    let fall = |scale: f64| {
+        move |x: f64| scale * (1.0 - 1.0 / (1.0 + (-14.0 * (x - 0.75)).exp()) - 0.03 * x).max(0.0)
+    };
+    let mut lens = Lens {
+        kl_lens_final: curve(LAYERS + 1, fall(9.0)),
+        kl_final_lens: curve(LAYERS + 1, fall(11.0)),
+        jsd_bits: curve(LAYERS + 1, fall(0.95)),
+        overlap: curve(LAYERS + 1, |x| x.powi(4)),
+        top1_agreement: curve(LAYERS + 1, |x| x.powi(5)),
+        entropy: curve(LAYERS + 1, |x| 8.0 - 5.0 * x),
+    };
+    lens.kl_lens_final[LAYERS] = 0.0;
+    lens
+}
+
+fn row(rule: &str, threshold: Option<f64>, value: f64) -> DepthRow {
+    DepthRow {
+        rule: rule.to_owned(),
+        threshold,
+        value: Some(value),
+        ratio: Some((value + 1.0) / LAYERS as f64),
+        interval: Some([value - 1.0, value + 0.5]),
+        reason: None,
+    }
+}
+
+pub(crate) fn results() -> Results {
+    let angular = |scale: f64| -> Vec<Vec<f64>> {
+        let cell = |n: usize, l: usize| scale * (n as f64).sqrt() / (2.0 + l as f64).sqrt() / 6.0;
+        (1..=LAYERS).map(|n| (0..=LAYERS - n).map(|l| cell(n, l)).collect()).collect()
+    };
+    let cost =
+        Cost { madds: 123_456_789_012, madds_naive: 987_654_321_098, seconds: 12.5, peak_bytes: 734_003_200 };
+    let mut none = row("cosine", None, 0.0);
+    none.value = None;
+    none.ratio = None;
+    none.interval = None;
+    none.reason = Some("the mean cosine never changes from negative to positive".to_owned());
+    Results {
+        schema_version: SCHEMA_VERSION,
+        model: Model {
+            id: "example/model-135m".to_owned(),
+            revision: Some("0123456789abcdef0123456789abcdef01234567".to_owned()),
+            architecture: "llama".to_owned(),
+            layers: LAYERS,
+            hidden: 576,
+            vocab: 49_152,
+            parameters: 134_515_008,
+            dtype: "float32".to_owned(),
+        },
+        data: Data { id: "gsm8k".to_owned(), prompts: 32, tokens: 6_411 },
+        probes: Probes {
+            contributions: Some(contributions()),
+            lens: Some(lens()),
+            similarity: Some(Similarity {
+                block_influence: curve(LAYERS, |x| 0.35 * (-7.0 * x).exp() + 0.02 + 0.2 * x.powi(20)),
+                angular_last: angular(1.0),
+                angular_mean: angular(0.8),
+            }),
+            settling: Some(Settling {
+                mean_settle_layer: 23.4,
+                deep_thinking_ratio: 0.37,
+                threshold_bits: 0.5,
+                deep_layer: 26,
+                histogram: (0..=LAYERS as u64).map(|l| l * l * (LAYERS as u64 + 1 - l) / 20).collect(),
+            }),
+            other: serde_json::Map::new(),
+        },
+        depth: vec![
+            row("kl", Some(0.5), 22.0),
+            row("kl_last", Some(0.5), 23.0),
+            row("overlap", Some(0.3), 22.0),
+            none,
+            row("settling", Some(0.5), 23.4),
+        ],
+        cost: [("lens".to_owned(), cost)].into(),
+    }
+}
+
+pub(crate) fn run() -> serde_json::Value {
+    serde_json::json!({
+        "version": "0.1.0",
+        "command": ["fathom", "measure", "--probes", "all"],
+        "seed": 42,
+        "device": "cpu",
+        "probes": {"lens": {"top": 5}},
+    })
+}

@@ -1,0 +1,457 @@
+//! The types of `results.json`, schema version 1, and its reader.
+//!
+//! Every array is indexed by layer: length L for what a layer does, L + 1 for what can be read before
+//! each layer and after the last. A number that could not be measured (NaN or infinite) is written as
+//! `null` and read back as NaN, because JSON has no such numbers.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{Error, Result};
+
+/// The newest version of `results.json` this crate reads and the one it writes.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// More layers than any model has; a larger number in a file is damage, and would only exhaust memory.
+const MAX_LAYERS: usize = 10_000;
+
+/// Everything in `results.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// The version of the format, [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// The model that was measured.
+    pub model: Model,
+    /// The prompts it was measured on.
+    pub data: Data,
+    /// The curves, one entry per probe that ran.
+    #[serde(default)]
+    pub probes: Probes,
+    /// The effective depth by every rule.
+    #[serde(default)]
+    pub depth: Vec<DepthRow>,
+    /// What each probe cost, by the probe's name.
+    #[serde(default)]
+    pub cost: BTreeMap<String, Cost>,
+}
+
+/// The model that was measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    /// The identifier or path the user gave.
+    pub id: String,
+    /// The commit of the weights, where known.
+    #[serde(default)]
+    pub revision: Option<String>,
+    /// The architecture's name.
+    pub architecture: String,
+    /// The number of layers L.
+    pub layers: usize,
+    /// The width of the residual stream.
+    pub hidden: usize,
+    /// The size of the vocabulary.
+    pub vocab: usize,
+    /// The number of parameters.
+    pub parameters: u64,
+    /// The number type of weights and products.
+    pub dtype: String,
+}
+
+/// The prompts a model was measured on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Data {
+    /// The data set's identifier or file.
+    pub id: String,
+    /// The number of prompts.
+    pub prompts: usize,
+    /// The number of tokens in all prompts.
+    pub tokens: u64,
+}
+
+/// The curves, one entry per probe; a probe that did not run is absent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Probes {
+    /// What each layer adds to the residual stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contributions: Option<Contributions>,
+    /// The output distribution read off after each layer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lens: Option<Lens>,
+    /// How far the residual stream turns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub similarity: Option<Similarity>,
+    /// The layer at which each token's prediction settles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settling: Option<Settling>,
+    /// Probes without a type here (skip, erasure, gradients, later ones), kept as they are.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// What attention, MLP and the whole layer add to the residual stream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Contributions {
+    /// The length of what is added over the length of the stream it is added to.
+    pub relative_norm: Parts<Summary>,
+    /// The cosine between what is added and the stream it is added to.
+    pub cosine: Parts<Summary>,
+}
+
+/// One value for each part of a layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Parts<T> {
+    /// The attention sublayer.
+    pub attn: T,
+    /// The MLP sublayer.
+    pub mlp: T,
+    /// Both together.
+    pub layer: T,
+}
+
+/// A curve over layers, summarised over tokens in two ways. Both have length L.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The mean over tokens.
+    #[serde(deserialize_with = "numbers")]
+    pub mean: Vec<f64>,
+    /// The median over tokens, which a few huge tokens cannot pull.
+    #[serde(deserialize_with = "numbers")]
+    pub median: Vec<f64>,
+}
+
+/// The output distribution read off the stream entering layer l, against the model's output. All have
+/// length L + 1; the last entry compares the output with itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lens {
+    /// KL(p_l || p) in nats.
+    #[serde(deserialize_with = "numbers")]
+    pub kl_lens_final: Vec<f64>,
+    /// KL(p || p_l) in nats.
+    #[serde(deserialize_with = "numbers")]
+    pub kl_final_lens: Vec<f64>,
+    /// Jensen-Shannon divergence in bits.
+    #[serde(deserialize_with = "numbers")]
+    pub jsd_bits: Vec<f64>,
+    /// The share of the five likeliest tokens in common.
+    #[serde(deserialize_with = "numbers")]
+    pub overlap: Vec<f64>,
+    /// The share of positions with the same likeliest token.
+    #[serde(deserialize_with = "numbers")]
+    pub top1_agreement: Vec<f64>,
+    /// The entropy of p_l in nats.
+    #[serde(deserialize_with = "numbers")]
+    pub entropy: Vec<f64>,
+}
+
+/// How far the residual stream turns within a layer and over blocks of layers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Similarity {
+    /// One minus the mean cosine between the streams entering and leaving a layer, length L.
+    #[serde(deserialize_with = "numbers")]
+    pub block_influence: Vec<f64>,
+    /// Angle over pi between the streams n layers apart at the last token, `[n - 1][l]`; row n has L + 1 - n
+    /// entries, or more when padded.
+    #[serde(deserialize_with = "matrix")]
+    pub angular_last: Vec<Vec<f64>>,
+    /// The same over all tokens.
+    #[serde(deserialize_with = "matrix")]
+    pub angular_mean: Vec<Vec<f64>>,
+}
+
+/// The layer at which each token's prediction comes close to the output and stays there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settling {
+    /// The mean over tokens.
+    #[serde(deserialize_with = "number")]
+    pub mean_settle_layer: f64,
+    /// The share of tokens that settle at `deep_layer` or later.
+    #[serde(deserialize_with = "number")]
+    pub deep_thinking_ratio: f64,
+    /// The divergence below which a prediction counts as settled, in bits.
+    #[serde(deserialize_with = "number")]
+    pub threshold_bits: f64,
+    /// The first layer that counts as deep.
+    pub deep_layer: usize,
+    /// The number of tokens that settle at layer 0..=L, length L + 1.
+    pub histogram: Vec<u64>,
+}
+
+/// The effective depth by one rule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DepthRow {
+    /// The rule's name.
+    pub rule: String,
+    /// The rule's threshold, where it has one.
+    #[serde(default)]
+    pub threshold: Option<f64>,
+    /// The effective depth as a layer index, or nothing when the rule found none.
+    #[serde(default)]
+    pub value: Option<f64>,
+    /// The share of the layers that are used, (value + 1) / L.
+    #[serde(default)]
+    pub ratio: Option<f64>,
+    /// The 95 % bootstrap interval of `value`; nothing when an end of it is not a number.
+    #[serde(default, deserialize_with = "interval")]
+    pub interval: Option<[f64; 2]>,
+    /// Why there is no value, or a remark on it.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// What one probe cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Multiply-adds carried out.
+    pub madds: u64,
+    /// Multiply-adds that one full run per edit would have taken.
+    pub madds_naive: u64,
+    /// Wall-clock seconds.
+    pub seconds: f64,
+    /// The most memory in use, in bytes.
+    pub peak_bytes: u64,
+}
+
+impl Results {
+    /// Reads and checks a `results.json`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when it cannot be read, [`Error::Json`] for broken JSON or a missing field,
+    /// [`Error::NoSchema`] and [`Error::NewerSchema`] for files this crate must not interpret, and
+    /// [`Error::Inconsistent`] when an array does not fit the number of layers.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read(path).map_err(|source| Error::Io {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Parses and checks the content of a `results.json`; `path` only names it in errors.
+    ///
+    /// # Errors
+    ///
+    /// As [`Results::read`].
+    pub fn parse(text: &[u8], path: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Version {
+            #[serde(default)]
+            schema_version: Value,
+        }
+        let json = |source| Error::Json { path: path.to_owned(), source };
+        // The version is read on its own first: a newer file may lack fields that this version requires.
+        let version: Version = serde_json::from_slice(text).map_err(json)?;
+        match version.schema_version.as_u64() {
+            None | Some(0) => return Err(Error::NoSchema { path: path.to_owned() }),
+            Some(found) if found > u64::from(SCHEMA_VERSION) => {
+                return Err(Error::NewerSchema { path: path.to_owned(), found, supported: SCHEMA_VERSION });
+            }
+            Some(_) => {}
+        }
+        let results: Self = serde_json::from_slice(text).map_err(json)?;
+        results.validate()?;
+        Ok(results)
+    }
+
+    /// Checks that every array has the length that the number of layers asks for.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Inconsistent`] naming the first field that does not fit.
+    pub fn validate(&self) -> Result<()> {
+        let layers = self.model.layers;
+        if layers == 0 || layers > MAX_LAYERS {
+            return Err(inconsistent("model.layers", format!("is {layers}, not between 1 and {MAX_LAYERS}")));
+        }
+        for (field, found, expected) in self.lengths() {
+            if found != expected {
+                let problem = format!("has {found} values where {layers} layers need {expected}");
+                return Err(inconsistent(&field, problem));
+            }
+        }
+        match &self.probes.similarity {
+            Some(similarity) => similarity.validate(layers),
+            None => Ok(()),
+        }
+    }
+
+    /// Every per-layer array as (field, length found, length expected).
+    fn lengths(&self) -> Vec<(String, usize, usize)> {
+        let layers = self.model.layers;
+        let mut all = Vec::new();
+        if let Some(contributions) = &self.probes.contributions {
+            let quantities =
+                [("relative_norm", &contributions.relative_norm), ("cosine", &contributions.cosine)];
+            for (quantity, parts) in quantities {
+                for (part, summary) in [("attn", &parts.attn), ("mlp", &parts.mlp), ("layer", &parts.layer)] {
+                    let field = format!("probes.contributions.{quantity}.{part}");
+                    all.push((format!("{field}.mean"), summary.mean.len(), layers));
+                    all.push((format!("{field}.median"), summary.median.len(), layers));
+                }
+            }
+        }
+        if let Some(lens) = &self.probes.lens {
+            all.extend(
+                lens.curves().map(|(name, curve)| (format!("probes.lens.{name}"), curve.len(), layers + 1)),
+            );
+        }
+        if let Some(similarity) = &self.probes.similarity {
+            let found = similarity.block_influence.len();
+            all.push(("probes.similarity.block_influence".to_owned(), found, layers));
+        }
+        if let Some(settling) = &self.probes.settling {
+            all.push(("probes.settling.histogram".to_owned(), settling.histogram.len(), layers + 1));
+        }
+        all
+    }
+}
+
+impl Lens {
+    /// All curves with the names they have in the file.
+    pub fn curves(&self) -> impl Iterator<Item = (&'static str, &[f64])> {
+        [
+            ("kl_lens_final", self.kl_lens_final.as_slice()),
+            ("kl_final_lens", &self.kl_final_lens),
+            ("jsd_bits", &self.jsd_bits),
+            ("overlap", &self.overlap),
+            ("top1_agreement", &self.top1_agreement),
+            ("entropy", &self.entropy),
+        ]
+        .into_iter()
+    }
+}
+
+impl Similarity {
+    /// Blocks of n layers start at layers 0..=L-n, so row n needs L + 1 - n entries; padding is allowed.
+    fn validate(&self, layers: usize) -> Result<()> {
+        for (name, rows) in [("angular_last", &self.angular_last), ("angular_mean", &self.angular_mean)] {
+            let field = format!("probes.similarity.{name}");
+            if rows.len() > layers {
+                let problem = format!("has {} rows for {layers} layers", rows.len());
+                return Err(inconsistent(&field, problem));
+            }
+            for (index, row) in rows.iter().enumerate() {
+                if row.len() < layers - index || row.len() > layers + 1 {
+                    let (found, least) = (row.len(), layers - index);
+                    let problem = format!("has {found} values where {layers} layers need at least {least}");
+                    return Err(inconsistent(&format!("{field}[{index}]"), problem));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn inconsistent(field: &str, problem: String) -> Error {
+    Error::Inconsistent { field: field.to_owned(), problem }
+}
+
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
+fn interval<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<[f64; 2]>, D::Error> {
+    match Option::<[Option<f64>; 2]>::deserialize(deserializer)? {
+        Some([Some(low), Some(high)]) => Ok(Some([low, high])),
+        _ => Ok(None),
+    }
+}
+
+fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<f64>, D::Error> {
+    Ok(nan_for_null(Vec::deserialize(deserializer)?))
+}
+
+fn matrix<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<Vec<f64>>, D::Error> {
+    Ok(Vec::deserialize(deserializer)?.into_iter().map(nan_for_null).collect())
+}
+
+fn nan_for_null(values: Vec<Option<f64>>) -> Vec<f64> {
+    values.into_iter().map(|value| value.unwrap_or(f64::NAN)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn a_round_trip_through_json_changes_nothing() {
+        let mut results = fixture::results();
+        results.probes.other.insert("skip".to_owned(), serde_json::json!({"future": {"layer": [1, null]}}));
+        results.cost.get_mut("lens").unwrap().madds = u64::MAX;
+        let text = serde_json::to_vec_pretty(&results).unwrap();
+        assert_eq!(Results::parse(&text, Path::new("results.json")).unwrap(), results);
+    }
+
+    #[test]
+    fn the_file_has_the_field_names_of_the_format() {
+        let value = serde_json::to_value(fixture::results()).unwrap();
+        for pointer in [
+            "/schema_version",
+            "/model/revision",
+            "/probes/contributions/relative_norm/attn/mean/0",
+            "/probes/contributions/cosine/layer/median/29",
+            "/probes/lens/kl_lens_final/30",
+            "/probes/similarity/angular_last/29/0",
+            "/probes/settling/histogram/30",
+            "/depth/0/interval/1",
+            "/cost/lens/madds_naive",
+        ] {
+            assert!(value.pointer(pointer).is_some(), "{pointer}");
+        }
+    }
+
+    #[test]
+    fn a_probe_that_did_not_run_is_absent_from_the_file() {
+        let mut results = fixture::results();
+        results.probes = Probes::default();
+        let value = serde_json::to_value(&results).unwrap();
+        assert_eq!(value["probes"], serde_json::json!({}));
+    }
+
+    #[test]
+    fn numbers_json_cannot_hold_come_back_as_nan() {
+        let mut results = fixture::results();
+        results.probes.lens.as_mut().unwrap().entropy[3] = f64::INFINITY;
+        results.depth[0].interval = Some([f64::NAN, 2.0]);
+        let text = serde_json::to_vec(&results).unwrap();
+        let back = Results::parse(&text, Path::new("x")).unwrap();
+        assert!(back.probes.lens.unwrap().entropy[3].is_nan());
+        assert_eq!((back.depth[0].interval, back.depth[1].interval), (None, Some([22.0, 23.5])));
+    }
+
+    #[track_caller]
+    fn refuse(text: &str, sentence: &str) {
+        let message = Results::parse(text.as_bytes(), Path::new("results.json")).unwrap_err().to_string();
+        assert!(message.contains(sentence), "{message}");
+    }
+
+    #[test]
+    fn files_that_must_not_be_interpreted_are_refused() {
+        refuse(r#"{"schema_version": 2, "unheard_of": 1}"#, "schema_version 2");
+        refuse(r#"{"schema_version": 99999999999}"#, "use a newer fathom");
+        refuse(r#"{"schema_version": "1"}"#, "not a fathom results file");
+        refuse(r#"{"name": "left-pad"}"#, "not a fathom results file");
+        refuse("{\"schema_version\": 1,\n \"model\": {\"id\": ", "line 2");
+        refuse(r#"{"schema_version": 1}"#, "missing field `model`");
+        refuse("", "EOF");
+    }
+
+    #[test]
+    fn arrays_that_do_not_fit_the_layers_are_named() {
+        let mut results = fixture::results();
+        results.probes.lens.as_mut().unwrap().overlap.pop();
+        let text = serde_json::to_string(&results).unwrap();
+        refuse(&text, "probes.lens.overlap has 30 values where 30 layers need 31");
+        let mut results = fixture::results();
+        results.probes.similarity.as_mut().unwrap().angular_mean[4].clear();
+        refuse(&serde_json::to_string(&results).unwrap(), "probes.similarity.angular_mean[4]");
+        let mut results = fixture::results();
+        results.model.layers = usize::MAX;
+        refuse(&serde_json::to_string(&results).unwrap(), "model.layers");
+    }
+}
