@@ -48,6 +48,9 @@ pub struct Run<'a> {
     pub segments: Vec<Segment<'a>>,
 }
 
+/// Partial sums of a reduction.
+const LANES: usize = 16;
+
 /// Query rows of one job: few enough to share work among threads, many enough
 /// to pay for packing the keys.
 const ROWS_A_JOB: usize = 64;
@@ -220,17 +223,29 @@ impl Job<'_> {
 multiversion! {
     /// Softmax of `scale * x`, in place.
     fn softmax(x: &mut [f32], scale: f32) {
-        let mut max = f32::NEG_INFINITY;
-        for x in x.iter_mut() {
-            *x *= scale;
-            max = if *x > max { *x } else { max };
-        }
-        let mut lanes = [0.0f32; 16];
-        for chunk in x.chunks_mut(16) {
-            for (x, lane) in chunk.iter_mut().zip(&mut lanes) {
-                *x = exp(*x - max);
-                *lane += *x;
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        let (chunks, rest) = x.as_chunks_mut::<LANES>();
+        for chunk in &mut *chunks {
+            for i in 0..LANES {
+                chunk[i] *= scale;
+                lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
             }
+        }
+        for (x, lane) in rest.iter_mut().zip(&mut lanes) {
+            *x *= scale;
+            *lane = if *x > *lane { *x } else { *lane };
+        }
+        let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        let mut lanes = [0.0f32; LANES];
+        for chunk in &mut *chunks {
+            for i in 0..LANES {
+                chunk[i] = exp(chunk[i] - max);
+                lanes[i] += chunk[i];
+            }
+        }
+        for (x, lane) in rest.iter_mut().zip(&mut lanes) {
+            *x = exp(*x - max);
+            *lane += *x;
         }
         let norm = 1.0 / lanes.iter().sum::<f32>();
         for x in x.iter_mut() {

@@ -11,7 +11,9 @@ pub fn exp(x: f32) -> f32 {
     // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low
     // bits of the mantissa, so that no conversion instruction is needed.
     const ROUND: f32 = 12_582_912.0;
-    let clamped = x.clamp(-87.3, 88.37);
+    // Comparisons rather than clamp, min or max: these have no case for NaN to keep.
+    let clamped = if x < -87.3 { -87.3 } else { x };
+    let clamped = if clamped > 88.37 { 88.37 } else { clamped };
     let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     // ln 2 in two parts; the first has trailing zero bits, so n * part is exact.
