@@ -56,9 +56,10 @@ impl Row {
         for (place, (got, want)) in got.iter().zip(want).enumerate() {
             let gap = (got - want).abs();
             let gap = if let Limit::Relative(_) = limit { gap / want.abs().max(0.01) } else { gap };
-            // Written so that a difference that is no number counts as the worst.
-            if !(gap <= row.worst) {
-                (row.worst, row.place) = (if gap.is_nan() { f64::INFINITY } else { gap }, place);
+            // A difference that is no number is the worst there can be.
+            let gap = if gap.is_nan() { f64::INFINITY } else { gap };
+            if gap > row.worst {
+                (row.worst, row.place) = (gap, place);
             }
         }
         row
@@ -74,7 +75,7 @@ impl Row {
 }
 
 /// Bytes of logits held at once.
-const MEMORY: usize = 256 << 20;
+const MEMORY: usize = 64 << 20;
 
 pub(crate) fn run(args: &Verify) -> Result<()> {
     let path = args.golden.display();

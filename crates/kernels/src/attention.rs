@@ -65,7 +65,7 @@ const ROWS_A_JOB: usize = 64;
 /// When the lengths do not fit or a run's segments do not cover its positions.
 pub fn attend(shape: &Shape, q: &[f32], q_stride: usize, runs: &[Run<'_>], out: &mut [f32]) {
     let width = shape.heads * shape.head_dim;
-    assert!(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0);
+    assert!(shape.kv_heads > 0 && shape.heads.is_multiple_of(shape.kv_heads));
     assert!(width <= q_stride && shape.window != Some(0));
     let mut filled = 0;
     for run in runs {
@@ -213,7 +213,7 @@ impl Job<'_> {
             start = end;
         }
         // What an earlier job left in the last panel must not be NaN times zero.
-        if count % WIDTH != 0 {
+        if !count.is_multiple_of(WIDTH) {
             let panel = &mut scratch.keys[count / WIDTH * dim * WIDTH..][..dim * WIDTH];
             panel.chunks_exact_mut(WIDTH).for_each(|at| at[count % WIDTH..].fill(0.0));
         }

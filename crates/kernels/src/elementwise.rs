@@ -171,28 +171,32 @@ multiversion! {
     }
 }
 
+/// Rotary tables and the place of each row in them.
+pub struct Rotation {
+    /// Cosines, `[places, half]`.
+    pub cos: Vec<f32>,
+    /// Sines, `[places, half]`.
+    pub sin: Vec<f32>,
+    /// Half the number of rotated dimensions of a head.
+    pub half: usize,
+    /// For each row its place in the tables.
+    pub places: Vec<usize>,
+}
+
 /// Rotates heads in place, the two halves of the rotated part against each other
-/// (the layout of Hugging Face checkpoints): for `i < r/2`,
-/// `(x_i, x_{i + r/2}) -> (x_i cos - x_{i + r/2} sin, x_{i + r/2} cos + x_i sin)`.
+/// (the layout of Hugging Face checkpoints): for `i < half`,
+/// `(x_i, x_{i + half}) -> (x_i cos - x_{i + half} sin, x_{i + half} cos + x_i sin)`.
 ///
 /// # Shapes
-/// `x [m, stride]`, of which columns `0..heads * head_dim` are rotated;
-/// `cos`, `sin [positions, r/2]`; `positions[row]` indexes the tables.
+/// `x [m, stride]`, of which columns `0..heads * head_dim` are rotated.
 ///
 /// # Panics
-/// When the lengths do not fit or a position lies outside the tables.
-pub fn rotate(
-    x: &mut [f32],
-    stride: usize,
-    heads: usize,
-    head_dim: usize,
-    cos: &[f32],
-    sin: &[f32],
-    half: usize,
-    positions: &[usize],
-) {
-    assert!(2 * half <= head_dim && heads * head_dim <= stride && x.len() == positions.len() * stride);
-    x.par_chunks_mut(stride).zip(positions).with_min_len(rows_a_job(stride)).for_each(|(row, &p)| {
+/// When the lengths do not fit or a place lies outside the tables.
+pub fn rotate(x: &mut [f32], stride: usize, heads: usize, head_dim: usize, rotation: &Rotation) {
+    let Rotation { cos, sin, half, places } = rotation;
+    let half = *half;
+    assert!(2 * half <= head_dim && heads * head_dim <= stride && x.len() == places.len() * stride);
+    x.par_chunks_mut(stride).zip(places).with_min_len(rows_a_job(stride)).for_each(|(row, &p)| {
         let (cos, sin) = (&cos[p * half..(p + 1) * half], &sin[p * half..(p + 1) * half]);
         for head in row[..heads * head_dim].chunks_exact_mut(head_dim) {
             let (lo, hi) = head[..2 * half].split_at_mut(half);
@@ -278,7 +282,7 @@ mod tests {
     fn a_rotation_turns_pairs_and_leaves_the_rest() {
         let (c, s) = (0.6, 0.8);
         let mut x = [1.0, 5.0, 2.0, 9.0, 7.0, 7.0];
-        rotate(&mut x, 6, 1, 4, &[c], &[s], 1, &[0]);
+        rotate(&mut x, 6, 1, 4, &Rotation { cos: vec![c], sin: vec![s], half: 1, places: vec![0] });
         assert_eq!(x, [c - 5.0 * s, 5.0 * c + s, 2.0, 9.0, 7.0, 7.0]);
     }
 }

@@ -191,7 +191,7 @@ impl Config {
                 return bad(format!("{name} is {value}; it must lie between 1 and {most}"));
             }
         }
-        if self.heads % self.kv_heads != 0 {
+        if !self.heads.is_multiple_of(self.kv_heads) {
             return bad(format!("{} heads cannot share {} key heads evenly", self.heads, self.kv_heads));
         }
         if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0 && self.attention_scale.is_finite()) {
@@ -212,7 +212,11 @@ impl Config {
     }
 
     fn check_rope(&self, path: &Path, rope: &Rope) -> Result<()> {
-        if rope.dim > self.head_dim || rope.dim % 2 != 0 || rope.theta <= 0.0 || !rope.theta.is_finite() {
+        if rope.dim > self.head_dim
+            || !rope.dim.is_multiple_of(2)
+            || rope.theta <= 0.0
+            || !rope.theta.is_finite()
+        {
             return Err(Error::config(
                 path,
                 format!(

@@ -5,7 +5,7 @@
 use crate::config::{Config, Positions, QkNorm};
 use crate::error::{Error, Result};
 use crate::load::{Embedding, Norm, Packed};
-use crate::rope::Table;
+use crate::rope;
 use crate::trace::Trace;
 use fathom_kernels::attention::{self, Segment, Shape, attend};
 use fathom_kernels::{Dtype, elementwise as ops, norm};
@@ -43,7 +43,7 @@ pub struct Run {
 /// Runs that go through a layer together: one matrix product serves them all.
 pub struct Batch {
     runs: Vec<Run>,
-    tables: Vec<Table>,
+    tables: Vec<ops::Rotation>,
     rows: usize,
 }
 
@@ -101,7 +101,7 @@ impl Model {
         }
         let tables = match &self.config.positions {
             Positions::Learned => Vec::new(),
-            Positions::Rotary(ropes) => ropes.iter().map(|r| Table::build(r, &places)).collect(),
+            Positions::Rotary(ropes) => ropes.iter().map(|r| rope::table(r, &places)).collect(),
         };
         Batch { rows: places.len(), runs, tables }
     }
@@ -306,7 +306,7 @@ impl Model {
         // Keys follow queries in a row, so one call rotates both.
         if let Some(t) = batch.tables.get(c.layers[l].rope) {
             let heads = c.heads + c.kv_heads;
-            ops::rotate(qkv, stride, heads, c.head_dim, &t.cos, &t.sin, t.half, &t.places);
+            ops::rotate(qkv, stride, heads, c.head_dim, t);
         }
     }
 

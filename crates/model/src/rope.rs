@@ -1,45 +1,32 @@
 //! Rotary tables, always built in `f32` as the reference implementations do.
 
 use crate::config::{Rope, RopeScaling};
+use fathom_kernels::elementwise::Rotation;
 use std::f64::consts::PI;
 
-/// Cosines and sines of one kind of layer for the rows of one batch.
-pub(crate) struct Table {
-    /// `[distinct places, dim / 2]`.
-    pub(crate) cos: Vec<f32>,
-    /// As `cos`.
-    pub(crate) sin: Vec<f32>,
-    /// For each row its place in the tables.
-    pub(crate) places: Vec<usize>,
-    /// dim / 2.
-    pub(crate) half: usize,
-}
-
-impl Table {
-    /// Builds the table for rows at `(position, length of the text it belongs to)`.
-    /// The length matters for LongRoPE alone, whose frequencies depend on it.
-    pub(crate) fn build(rope: &Rope, rows: &[(usize, usize)]) -> Self {
-        let half = rope.dim / 2;
-        let count = rows.iter().map(|r| r.0 + 1).max().unwrap_or(0);
-        let any_long = rows.iter().any(|r| is_long(rope, r.1));
-        let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        for long in [false, true] {
-            if long && !any_long {
-                break;
-            }
-            let (frequencies, factor) = frequencies(rope, long);
-            for position in 0..count {
-                for f in &frequencies {
-                    // The angle is rounded to f32 as in the reference; its cosine is then exact.
-                    let angle = f64::from(position as f32 * f);
-                    cos.push(angle.cos() as f32 * factor);
-                    sin.push(angle.sin() as f32 * factor);
-                }
+/// Builds the table for rows at `(position, length of the text it belongs to)`.
+/// The length matters for LongRoPE alone, whose frequencies depend on it.
+pub(crate) fn table(rope: &Rope, rows: &[(usize, usize)]) -> Rotation {
+    let half = rope.dim / 2;
+    let count = rows.iter().map(|r| r.0 + 1).max().unwrap_or(0);
+    let any_long = rows.iter().any(|r| is_long(rope, r.1));
+    let (mut cos, mut sin) = (Vec::new(), Vec::new());
+    for long in [false, true] {
+        if long && !any_long {
+            break;
+        }
+        let (frequencies, factor) = frequencies(rope, long);
+        for position in 0..count {
+            for f in &frequencies {
+                // The angle is rounded to f32 as in the reference; its cosine is then exact.
+                let angle = f64::from(position as f32 * f);
+                cos.push(angle.cos() as f32 * factor);
+                sin.push(angle.sin() as f32 * factor);
             }
         }
-        let places = rows.iter().map(|(p, len)| if is_long(rope, *len) { p + count } else { *p }).collect();
-        Self { cos, sin, places, half }
     }
+    let places = rows.iter().map(|(p, len)| if is_long(rope, *len) { p + count } else { *p }).collect();
+    Rotation { cos, sin, half, places }
 }
 
 fn is_long(rope: &Rope, length: usize) -> bool {

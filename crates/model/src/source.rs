@@ -86,10 +86,10 @@ impl Checkpoint {
     pub fn open(path: &Path) -> Result<Self> {
         let extension = |p: &Path, e: &str| p.extension().is_some_and(|x| x.eq_ignore_ascii_case(e));
         if path.is_dir() {
-            if !path.join("config.json").is_file() {
-                if let Some(gguf) = only_gguf(path)? {
-                    return Self::open(&gguf);
-                }
+            if !path.join("config.json").is_file()
+                && let Some(gguf) = only_gguf(path)?
+            {
+                return Self::open(&gguf);
             }
             return Self::from_parts(Weights::open_folder(path)?, path);
         }

@@ -18,7 +18,10 @@ pub enum Hook {
     ResidPost(usize),
 }
 
-const NAMES: [(&str, fn(usize) -> Hook); 5] = [
+/// A name and what it makes of a layer.
+type Named = (&'static str, fn(usize) -> Hook);
+
+const NAMES: [Named; 5] = [
     ("hook_resid_pre", Hook::ResidPre),
     ("hook_attn_out", Hook::AttnOut),
     ("hook_resid_mid", Hook::ResidMid),
@@ -35,10 +38,8 @@ impl Hook {
         let parts: Vec<&str> = name.split('.').collect();
         let layer = parts.get(1).and_then(|l| l.parse().ok()).filter(|l| *l < layers);
         let hook = NAMES.iter().find(|n| Some(&n.0) == parts.get(2));
-        if let ([first, _, _], Some(layer), Some(hook)) = (&parts[..], layer, hook) {
-            if *first == "blocks" {
-                return Ok(hook.1(layer));
-            }
+        if let (["blocks", _, _], Some(layer), Some(hook)) = (&parts[..], layer, hook) {
+            return Ok(hook.1(layer));
         }
         let last = parts.last().copied().unwrap_or_default();
         let nearest = NAMES

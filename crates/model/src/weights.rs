@@ -29,7 +29,7 @@ impl Kind {
             Self::F64 => elements.checked_mul(8),
             Self::F32 => elements.checked_mul(4),
             Self::F16 | Self::Bf16 => elements.checked_mul(2),
-            Self::Blocks(b) if elements % b.block_size() == 0 => {
+            Self::Blocks(b) if elements.is_multiple_of(b.block_size()) => {
                 (elements / b.block_size()).checked_mul(b.type_size())
             }
             Self::Blocks(_) => None,

@@ -54,7 +54,7 @@ pub enum Error<E: std::error::Error + 'static> {
         /// The prompt.
         id: String,
         /// Why.
-        source: fathom_model::Error,
+        source: Box<fathom_model::Error>,
     },
     /// A result is not a number.
     #[error("prompt '{id}': {what} is not a number; the model overflows on it, try another dtype")]
@@ -98,7 +98,7 @@ pub fn measure<E: std::error::Error + 'static>(
         let tokens: Vec<&[u32]> = group.iter().map(|t| &t.tokens[..]).collect();
         let madds = group.iter().map(|t| model.layers_madds(t.tokens.len())).sum();
         let traces = timed(&mut costs, "forward", madds, || model.run(&tokens))
-            .map_err(|source| Error::Model { id: group[0].id.clone(), source })?;
+            .map_err(|source| Error::Model { id: refused(model, group), source: Box::new(source) })?;
         for (text, trace) in group.iter().zip(&traces) {
             if stop() {
                 break;
@@ -107,6 +107,12 @@ pub fn measure<E: std::error::Error + 'static>(
         }
     }
     Ok(costs)
+}
+
+/// The prompt that the model refused: the first that it cannot embed.
+fn refused(model: &Model, group: &[Text]) -> String {
+    let guilty = group.iter().find(|t| model.embed(&t.tokens, 0).is_err());
+    guilty.or(group.first()).map(|t| t.id.clone()).unwrap_or_default()
 }
 
 /// All probes on one prompt.

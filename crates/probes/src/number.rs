@@ -16,7 +16,7 @@ pub(crate) fn median(values: &mut [f64]) -> f64 {
         return f64::NAN;
     }
     let middle = values.len() / 2;
-    let even = values.len() % 2 == 0;
+    let even = values.len().is_multiple_of(2);
     let (below, high, _) = values.select_nth_unstable_by(middle, f64::total_cmp);
     if !even {
         return *high;

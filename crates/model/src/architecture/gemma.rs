@@ -27,7 +27,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
             Some(pattern) => pattern,
             None => f.opt_usize("_sliding_window_pattern")?.unwrap_or(6),
         };
-        c.layers = f.layers(c.depth(), window, 1, |l| pattern == 0 || (l + 1) % pattern != 0)?;
+        c.layers = f.layers(c.depth(), window, 1, |l| !(l + 1).is_multiple_of(pattern))?;
         let mut local = f.rope(Some("sliding_attention"), c.head_dim, 10_000.0)?;
         if f.object("rope_parameters")?.is_none() {
             // transformers 4 scales the global layers only and gives the local base apart.

@@ -139,7 +139,7 @@ fn layers(keys: &Keys<'_>, depth: usize) -> Result<Vec<Layer>> {
     };
     let local_rope = usize::from(keys.arch == "gemma3");
     let layer = |l: usize| match window {
-        Some(_) if pattern == 0 || (l + 1) % pattern != 0 => Layer { window, rope: local_rope },
+        Some(_) if !(l + 1).is_multiple_of(pattern) => Layer { window, rope: local_rope },
         _ => Layer { window: None, rope: 0 },
     };
     Ok((0..depth).map(layer).collect())
