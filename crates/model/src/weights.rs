@@ -263,10 +263,17 @@ impl Tensor<'_> {
             Ok(_) => {
                 return Err(Error::file(self.path, format!("tensor '{}' did not become f32", self.name)));
             }
-            Err(e) => return Err(Error::file(self.path, format!("tensor '{}': {e}", self.name))),
+            Err(e) => {
+                return Err(Error::file(self.path, format!("tensor '{}': {}", self.name, first_line(&e))));
+            }
         }
         Ok(())
     }
+}
+
+/// What candle says, without the stack trace that it may append.
+fn first_line(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 fn decode<const N: usize>(bytes: &[u8], out: &mut [f32], to_f32: impl Fn([u8; N]) -> f32) {
@@ -403,8 +410,9 @@ impl Builder {
                     .into(),
             ));
         }
-        let infos = candle_core::pickle::read_pth_tensor_info(path, false, None)
-            .map_err(|e| bad(format!("its pickle cannot be read ({e}); convert it to safetensors")))?;
+        let infos = candle_core::pickle::read_pth_tensor_info(path, false, None).map_err(|e| {
+            bad(format!("its pickle cannot be read ({}); convert it to safetensors", first_line(&e)))
+        })?;
         let mut zip = zip::ZipArchive::new(std::io::Cursor::new(&map[..]))
             .map_err(|e| bad(format!("its zip directory cannot be read ({e})")))?;
         let file = self.files.len();
