@@ -411,7 +411,10 @@ impl Builder {
             ));
         }
         let infos = candle_core::pickle::read_pth_tensor_info(path, false, None).map_err(|e| {
-            bad(format!("its pickle cannot be read ({}); convert it to safetensors", first_line(&e)))
+            bad(format!(
+                "it cannot be read ({}); fetch the file again or convert it to safetensors",
+                first_line(&e)
+            ))
         })?;
         let mut zip = zip::ZipArchive::new(std::io::Cursor::new(&map[..]))
             .map_err(|e| bad(format!("its zip directory cannot be read ({e})")))?;

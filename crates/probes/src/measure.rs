@@ -56,6 +56,12 @@ pub enum Error<E: std::error::Error + 'static> {
         /// Why.
         source: Box<fathom_model::Error>,
     },
+    /// A prompt of no tokens, over which there is no mean.
+    #[error("prompt '{id}' has no tokens; leave it out")]
+    Empty {
+        /// The prompt.
+        id: String,
+    },
     /// A result is not a number.
     #[error("prompt '{id}': {what} is not a number; the model overflows on it, try another dtype")]
     NotFinite {
@@ -77,7 +83,8 @@ const ROWS: usize = 256;
 /// handed out is all there is.
 ///
 /// # Errors
-/// When the model refuses a prompt, a result is not a number or `sink` fails.
+/// When a prompt is empty or the model refuses it, a result is not a number or
+/// `sink` fails. What comes before has been handed out.
 pub fn measure<E: std::error::Error + 'static>(
     model: &Model,
     texts: &[Text],
@@ -86,22 +93,30 @@ pub fn measure<E: std::error::Error + 'static>(
     sink: &mut dyn FnMut(Sample) -> Result<(), E>,
 ) -> Result<Costs, Error<E>> {
     let mut costs = Costs::new();
-    let mut rest = texts;
-    while !rest.is_empty() && !stop() {
-        let mut rows = 0;
-        let fits = |t: &&Text| {
-            rows += t.tokens.len();
-            rows <= ROWS
-        };
-        let (group, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
-        rest = later;
+    let (mut rest, mut rows) = (texts, ROWS);
+    while let Some(first) = rest.first() {
+        if stop() {
+            break;
+        }
+        if first.tokens.is_empty() {
+            return Err(Error::Empty { id: first.id.clone() });
+        }
+        let (group, later) = rest.split_at(together(rest, rows));
         let tokens: Vec<&[u32]> = group.iter().map(|t| &t.tokens[..]).collect();
         let madds = group.iter().map(|t| model.layers_madds(t.tokens.len())).sum();
-        let traces = timed(&mut costs, "forward", madds, || model.run(&tokens))
-            .map_err(|source| Error::Model { id: refused(model, group), source: Box::new(source) })?;
+        let traces = match timed(&mut costs, "forward", madds, || model.run(&tokens)) {
+            Ok(traces) => traces,
+            // One by one, the prompt that is refused can be named and those before it are kept.
+            Err(_) if group.len() > 1 => {
+                rows = 1;
+                continue;
+            }
+            Err(source) => return Err(Error::Model { id: first.id.clone(), source: Box::new(source) }),
+        };
+        rest = later;
         for (text, trace) in group.iter().zip(&traces) {
             if stop() {
-                break;
+                return Ok(costs);
             }
             sink(one(model, text, trace, settings, &mut costs)?).map_err(Error::Sink)?;
         }
@@ -109,10 +124,15 @@ pub fn measure<E: std::error::Error + 'static>(
     Ok(costs)
 }
 
-/// The prompt that the model refused: the first that it cannot embed.
-fn refused(model: &Model, group: &[Text]) -> String {
-    let guilty = group.iter().find(|t| model.embed(&t.tokens, 0).is_err());
-    guilty.or(group.first()).map(|t| t.id.clone()).unwrap_or_default()
+/// How many of the texts go through the model together: as many as fit into
+/// `rows`, but at least one; an empty one ends the group.
+fn together(texts: &[Text], rows: usize) -> usize {
+    let mut taken = 0;
+    let fits = |t: &&Text| {
+        taken += t.tokens.len();
+        taken <= rows && !t.tokens.is_empty()
+    };
+    texts.iter().take_while(fits).count().max(1)
 }
 
 /// All probes on one prompt.
