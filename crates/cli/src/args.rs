@@ -3,18 +3,17 @@
 use clap::{Args as Arguments, Parser, Subcommand, ValueEnum};
 use fathom_model::Dtype;
 use fathom_probes::Probe;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 /// Measures how much of a language model's depth does useful work.
 #[derive(Parser)]
-#[command(version, about, long_about = LONG, propagate_version = true, max_term_width = 100)]
+#[command(name = "fathom", version, about, long_about = LONG, propagate_version = true, max_term_width = 100)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
     /// Threads to use [default: all cores; RAYON_NUM_THREADS is honoured too]
-    #[arg(long, global = true, value_name = "N")]
-    pub(crate) threads: Option<NonZeroUsize>,
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
 }
 
 const LONG: &str = "Measures how much of a language model's depth does useful work.

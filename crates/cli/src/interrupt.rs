@@ -1,7 +1,10 @@
-//! Ctrl-C: the first asks the work to stop at the next prompt, the second ends the program.
+//! Ctrl-C: while prompts are measured the first one asks the work to stop at the next
+//! prompt; any other ends the program at once.
 
+use crate::output;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+static MEASURING: AtomicBool = AtomicBool::new(false);
 static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Listens from now on.
@@ -9,10 +12,26 @@ pub(crate) fn listen() {
     // Without a handler Ctrl-C still ends the program, and every finished prompt
     // is on disk already; so a failure here costs nothing.
     let _ = ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::SeqCst) {
-            std::process::exit(1);
+        let measuring = MEASURING.load(Ordering::SeqCst);
+        if measuring && !STOP.swap(true, Ordering::SeqCst) {
+            return;
         }
+        output::note(match measuring {
+            true => {
+                "\nerror: interrupted; the prompts that were finished are kept, and --resume goes on with them"
+            }
+            false => {
+                "\nerror: interrupted before the first prompt; nothing was measured, run the command again"
+            }
+        });
+        std::process::exit(1);
     });
+}
+
+/// From now on there are finished prompts to put together, so the first Ctrl-C only
+/// asks for an end.
+pub(crate) fn measuring() {
+    MEASURING.store(true, Ordering::SeqCst);
 }
 
 /// Whether the user wants to stop.

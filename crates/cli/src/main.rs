@@ -20,11 +20,28 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|fault| {
+        // Place and message stand on lines of their own; a user is told in one.
+        let fault = fault.to_string().replace('\n', " ");
+        let fault = fault.trim_start_matches("panicked at ");
+        output::note(&format!("error: fault in fathom itself at {fault}; please report it with the command"));
+    }));
+    // A panic unwinds to here, so that the exit code is that of every other failure.
+    std::panic::catch_unwind(run).unwrap_or(ExitCode::FAILURE)
+}
+
+fn run() -> ExitCode {
     let args = Args::parse();
     if let Some(threads) = args.threads {
-        // Fails only when a pool exists already, which nothing before this line makes.
-        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
+        if let Err(error) = pool.build_global() {
+            output::complain(&anyhow::anyhow!(
+                "cannot start {threads} threads ({error}); give fewer to --threads"
+            ));
+            return ExitCode::FAILURE;
+        }
     }
+    interrupt::listen();
     let done = match args.command {
         Command::Measure(args) => measure::run(&args),
         Command::Verify(args) => verify::run(&args),

@@ -2,13 +2,13 @@
 
 use crate::args::{Measure, ModelArgs};
 use crate::{depth, interrupt, output, progress, run_file, texts};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use fathom_data::PromptSet;
 use fathom_model::source::{self, Checkpoint, Loaded, Located};
-use fathom_probes::{Costs, Sample, Settings, Summary, Text};
+use fathom_probes::{Cost, Costs, Probe, Sample, Settings, Summary, Text};
 use fathom_report::{Folder, Results};
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 const LENS_MEMORY: usize = 64 << 20;
 
 pub(crate) fn run(args: &Measure) -> Result<()> {
-    interrupt::listen();
     let started = Instant::now();
     let set = args.prompts.load()?;
     let (located, checkpoint) = open(&args.model)?;
@@ -30,34 +29,40 @@ pub(crate) fn run(args: &Measure) -> Result<()> {
     let hashes = loaded.weights.sha256();
     hashing.finish_and_clear();
     let mut run = run_file::describe(args, &located, &loaded, &set, tokens, &hashes);
-    let done = if args.resume { resume(&folder, &run)? } else { start_anew(&folder)? };
+    let (done, spent) = if args.resume { resume(&folder, &run)? } else { start_anew(&folder)? };
     folder.write_json_atomic("run.json", &run)?;
 
-    let missing = |t: &&Text| !done.get(&t.id).is_some_and(|s| args.probes.0.iter().all(|p| s.has(*p)));
+    let missing = |t: &&Text| !done.get(&t.id).is_some_and(|s| is_finished(s, args));
     let open: Vec<Text> = texts.iter().filter(missing).cloned().collect();
     if open.len() < texts.len() {
         output::note(&format!("{} of {} prompts are there already", texts.len() - open.len(), texts.len()));
     }
-    let costs = probe(args, &loaded, &open, &folder)?;
+    let costs = total(spent, probe(args, &loaded, &open, &folder)?);
 
     let samples = in_order(&texts, merged(folder.samples()?));
     if samples.is_empty() {
-        bail!("interrupted before the first prompt was finished; nothing was measured");
+        bail!(
+            "interrupted before the first prompt was finished; nothing was measured, run the command again"
+        );
     }
     let results = summarise(args, &located, &loaded, &set, &samples, &costs)?;
-    let complete = samples.len() == texts.len();
-    finish(&mut run, complete, samples.len(), started.elapsed(), &costs);
+    let finished = samples.iter().filter(|s| is_finished(s, args)).count();
+    finish(&mut run, finished == texts.len(), &samples, started.elapsed(), &costs);
     fathom_report::write_all(&folder, &results, &run)?;
     present(args, &folder, &results, started.elapsed())?;
-    if !complete {
+    if finished < texts.len() {
         bail!(
-            "interrupted after {} of {} prompts; what was measured is in {}, and the same command with --resume goes on",
-            samples.len(),
+            "interrupted after {finished} of {} prompts; what was measured is in {}, and the same command with --resume goes on",
             texts.len(),
             folder.path().display()
         );
     }
     Ok(())
+}
+
+/// Whether a prompt has all probes that are asked for.
+fn is_finished(sample: &Sample, args: &Measure) -> bool {
+    args.probes.0.iter().all(|p| sample.has(*p))
 }
 
 /// Finds a model and opens its files.
@@ -99,23 +104,70 @@ fn introduce(located: &Located, loaded: &Loaded, set: &PromptSet, tokens: usize)
     ));
 }
 
+/// What is known of the prompts, by id, and what it took.
+type Earlier = (HashMap<String, Sample>, Costs);
+
 /// The samples that an earlier run of the same kind left in the folder.
-fn resume(folder: &Folder, run: &Value) -> Result<HashMap<String, Sample>> {
-    if let Some(earlier) = folder.run()? {
-        run_file::check_same(&earlier, run, folder.path())?;
+fn resume(folder: &Folder, run: &Value) -> Result<Earlier> {
+    let samples = folder.samples()?;
+    match folder.run()? {
+        Some(earlier) => run_file::check_same(&earlier, run, folder.path())?,
+        None if samples.is_empty() => {}
+        None => bail!(
+            "{} has samples but no run.json that says of what; --resume cannot go on with them: choose another folder with -o",
+            folder.path().display()
+        ),
     }
-    Ok(merged(folder.samples()?))
+    // A run that was killed left no results and with them no account of its costs.
+    let costs = match folder.path().join(fathom_report::folder::RESULTS).exists() {
+        true => folder.results()?.cost,
+        false => BTreeMap::new(),
+    };
+    let cost = |c: fathom_report::results::Cost| Cost {
+        madds: c.madds,
+        madds_naive: c.madds_naive,
+        seconds: c.seconds,
+        peak_bytes: c.peak_bytes,
+    };
+    Ok((merged(samples), costs.into_iter().map(|(name, c)| (name, cost(c))).collect()))
+}
+
+/// The costs of an earlier run and of this one together.
+fn total(mut costs: Costs, now: Costs) -> Costs {
+    for (name, cost) in now {
+        let sum = costs.entry(name).or_default();
+        sum.madds = sum.madds.saturating_add(cost.madds);
+        sum.madds_naive = sum.madds_naive.saturating_add(cost.madds_naive);
+        sum.seconds += cost.seconds;
+        sum.peak_bytes = sum.peak_bytes.max(cost.peak_bytes);
+    }
+    costs
 }
 
 /// Removes what an earlier run left, so that old and new never mix.
-fn start_anew(folder: &Folder) -> Result<HashMap<String, Sample>> {
-    for name in ["results.json", "samples.jsonl", "report.html"] {
-        let path = folder.path().join(name);
-        if path.exists() {
-            std::fs::remove_file(&path).with_context(|| format!("cannot replace {}", path.display()))?;
-        }
+fn start_anew(folder: &Folder) -> Result<Earlier> {
+    let mut paths: Vec<PathBuf> =
+        ["results.json", "samples.jsonl", "report.html"].map(|name| folder.path().join(name)).into();
+    paths.extend(plots(folder.path()));
+    for path in paths.iter().filter(|p| p.exists()) {
+        std::fs::remove_file(path)
+            .with_context(|| format!("cannot replace {}", path.display()))
+            .map_err(|e| anyhow!("{e:#}; remove it, or choose another folder with -o"))?;
     }
-    Ok(HashMap::new())
+    Ok(Earlier::default())
+}
+
+/// The figures of an earlier run, and no other pictures that may lie beside them.
+fn plots(folder: &Path) -> Vec<PathBuf> {
+    let entries =
+        std::fs::read_dir(folder.join(fathom_report::folder::PLOTS)).into_iter().flatten().flatten();
+    let is_ours = |path: &PathBuf| {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let figure =
+            stem.split_once('_').is_some_and(|(probe, _)| Probe::ALL.iter().any(|p| p.name() == probe));
+        figure && path.extension().is_some_and(|e| e == "svg" || e == "png")
+    };
+    entries.map(|e| e.path()).filter(is_ours).collect()
 }
 
 /// Lines of one prompt put together: a resumed run may have added probes.
@@ -141,6 +193,7 @@ fn probe(args: &Measure, loaded: &Loaded, open: &[Text], folder: &Folder) -> Res
     let tokens: usize = open.iter().map(|t| t.tokens.len()).sum();
     let bar = progress::bar("measuring", tokens as u64, "tokens");
     let settings = Settings { probes: args.probes.0.clone(), memory: LENS_MEMORY };
+    interrupt::measuring();
     let mut keep = |sample: Sample| {
         folder.append_sample(&sample)?;
         bar.inc(sample.tokens.len() as u64);
@@ -188,9 +241,12 @@ fn summarise(
     serde_json::from_value(results).context("the results do not fit the format of results.json")
 }
 
-fn finish(run: &mut Value, complete: bool, measured: usize, elapsed: Duration, costs: &Costs) {
+fn finish(run: &mut Value, complete: bool, samples: &[Sample], elapsed: Duration, costs: &Costs) {
+    // A resumed run adds to the probes that are there.
+    let measured: Vec<Probe> = Probe::ALL.into_iter().filter(|p| samples.iter().any(|s| s.has(*p))).collect();
+    run["probes"]["measured"] = measured.iter().map(|p| p.name()).collect();
     run["status"] = if complete { "complete" } else { "interrupted" }.into();
-    run["measured"] = measured.into();
+    run["measured"] = samples.len().into();
     run["finished"] = run_file::now().into();
     run["seconds"] = elapsed.as_secs_f64().into();
     run["peak_bytes"] = costs.values().map(|c| c.peak_bytes).max().unwrap_or(0).into();

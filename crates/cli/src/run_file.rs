@@ -78,14 +78,14 @@ pub(crate) fn now() -> String {
 /// number format have written.
 pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &std::path::Path) -> Result<()> {
     for (what, place) in [
-        ("model files", "/model/files"),
-        ("prompts", "/data/sha256"),
-        ("tokenizer", "/tokenizer"),
-        ("dtype", "/dtype"),
+        ("other model files", "/model/files"),
+        ("other prompts", "/data/sha256"),
+        ("another tokenizer", "/tokenizer"),
+        ("another dtype", "/dtype"),
     ] {
         if earlier.pointer(place) != now.pointer(place) {
             bail!(
-                "{} was written with another {what}; --resume cannot go on with it: use the same settings, or another folder with -o",
+                "{} was written with {what}; --resume cannot go on with it: use the same settings, or another folder with -o",
                 folder.display()
             );
         }

@@ -11,26 +11,31 @@ pub(crate) fn tokenise(set: &PromptSet, tokenizer: &Tokenizer, config: &Config) 
     let mut texts = Vec::with_capacity(set.prompts.len());
     for prompt in &set.prompts {
         let tokens = tokenizer.encode(&prompt.text)?;
-        if tokens.is_empty() {
-            bail!("prompt '{}' of {} has no tokens; leave it out", prompt.id, set.source);
-        }
-        if tokens.len() > config.context {
-            bail!(
-                "prompt '{}' of {} has {} tokens, more than the model's context of {}; shorten it or leave it out",
-                prompt.id,
-                set.source,
-                tokens.len(),
-                config.context
-            );
-        }
-        if let Some(token) = tokens.iter().find(|t| **t as usize >= config.vocab) {
-            bail!(
-                "the tokenizer makes token {token}, outside the model's vocabulary of {}; they do not belong together",
-                config.vocab
-            );
-        }
+        check(&tokens, &prompt.id, &set.source, config)?;
         let pieces = tokens.iter().map(|t| tokenizer.piece(*t)).collect();
         texts.push(Text { id: prompt.id.clone(), group: prompt.group.clone(), tokens, pieces });
     }
     Ok(texts)
+}
+
+/// Refuses what the model cannot run; `id` and `source` say whose tokens these are.
+pub(crate) fn check(tokens: &[u32], id: &str, source: &str, config: &Config) -> Result<()> {
+    if tokens.is_empty() {
+        bail!("prompt '{id}' of {source} has no tokens; leave it out");
+    }
+    if tokens.len() > config.context {
+        bail!(
+            "prompt '{id}' of {source} has {} tokens, more than the model's context of {}; shorten it or leave it out",
+            tokens.len(),
+            config.context
+        );
+    }
+    if let Some(token) = tokens.iter().find(|t| **t as usize >= config.vocab) {
+        bail!(
+            "prompt '{id}' of {source}: the tokenizer makes token {token}, outside the model's vocabulary of {}; \
+             they do not belong together, fetch both again",
+            config.vocab
+        );
+    }
+    Ok(())
 }

@@ -1,14 +1,15 @@
 //! `fathom verify`: a model's numbers against reference values.
 
 use crate::args::Verify;
-use crate::{measure, output, progress};
-use anyhow::{Context, Result, bail};
+use crate::{measure, output, progress, texts};
+use anyhow::{Result, anyhow, bail};
 use fathom_model::Trace;
 use fathom_model::source::Loaded;
 use fathom_probes::{Sample, Summary, contributions, lens};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::Path;
 
 /// Reference values of one model on some prompts.
 #[derive(Deserialize)]
@@ -79,13 +80,15 @@ const MEMORY: usize = 64 << 20;
 
 pub(crate) fn run(args: &Verify) -> Result<()> {
     let path = args.golden.display();
-    let text = std::fs::read_to_string(&args.golden).with_context(|| format!("cannot read {path}"))?;
-    let golden: Golden =
-        serde_json::from_str(&text).with_context(|| format!("{path} holds no reference values"))?;
+    let text = std::fs::read_to_string(&args.golden)
+        .map_err(|e| anyhow!("cannot read {path}: {e}; give a file of reference values"))?;
+    let golden: Golden = serde_json::from_str(&text).map_err(|e| {
+        anyhow!("{path} holds no reference values ({e}); it must be a JSON object with \"prompts\"")
+    })?;
     let (_, checkpoint) = measure::open(&args.model)?;
     let loaded = measure::load(checkpoint, &args.model)?;
     let working = progress::bar("comparing", golden.prompts.len() as u64, "prompts");
-    let rows = compare(&golden, &loaded, &|| working.inc(1));
+    let rows = compare(&golden, &args.golden, &loaded, &|| working.inc(1));
     working.finish_and_clear();
     let rows = rows?;
     output::print(&table(&rows))?;
@@ -98,7 +101,9 @@ pub(crate) fn run(args: &Verify) -> Result<()> {
     }
     let failed = rows.iter().filter(|r| !r.passes()).count();
     if rows.is_empty() {
-        bail!("{path} holds nothing that can be compared");
+        bail!(
+            "{path} holds nothing that can be compared; it needs \"tokens\", \"logits\", \"contributions\" or \"lens\""
+        );
     }
     if failed > 0 {
         bail!("{failed} of {} quantities differ from {path} by more than they may", rows.len());
@@ -106,7 +111,7 @@ pub(crate) fn run(args: &Verify) -> Result<()> {
     Ok(())
 }
 
-fn compare(golden: &Golden, loaded: &Loaded, tick: &dyn Fn()) -> Result<Vec<Row>> {
+fn compare(golden: &Golden, path: &Path, loaded: &Loaded, tick: &dyn Fn()) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     let mut samples = Vec::new();
     for (i, prompt) in golden.prompts.iter().enumerate() {
@@ -116,6 +121,7 @@ fn compare(golden: &Golden, loaded: &Loaded, tick: &dyn Fn()) -> Result<Vec<Row>
             let name = format!("tokens of prompt {i}");
             rows.push(Row::compare(name, &as_numbers(&tokens), &as_numbers(want), Limit::Equal));
         }
+        texts::check(&tokens, &i.to_string(), &path.to_string_lossy(), loaded.model.config())?;
         let trace = loaded.model.run(&[&tokens])?.remove(0);
         if let Some(want) = golden.logits.as_ref().and_then(|l| l.get(i)) {
             let got = lens::negative_log_likelihoods(&loaded.model, &trace, MEMORY);

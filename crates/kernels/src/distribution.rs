@@ -63,8 +63,9 @@ pub struct Divergence {
     pub entropy: f64,
 }
 
-/// Sixteen terms of every sum over the vocabulary, added to `lanes`: p, p (x - y),
-/// p x, q, q (x - y), twice the JSD in nats.
+/// Sixteen terms of every sum over the vocabulary, added to `lanes`: p, p (ln p - ln q),
+/// p ln p, q, q (ln p - ln q), twice the JSD in nats. The logarithms are taken with the
+/// normalisers rounded to f32; `divergence` puts the rest back in f64.
 ///
 /// One short loop a step, over arrays of one register's length: this is the form
 /// that compilers turn into vector instructions.
@@ -88,10 +89,11 @@ fn add_terms(lanes: &mut [[f32; LANES]; 6], x: &[f32; LANES], y: &[f32; LANES], 
     }
     for i in 0..LANES {
         lanes[0][i] += p[i];
-        lanes[1][i] += p[i] * (x[i] - y[i]);
-        lanes[2][i] += p[i] * x[i];
+        let gap = (x[i] - x_lse) - (y[i] - y_lse);
+        lanes[1][i] += p[i] * gap;
+        lanes[2][i] += p[i] * (x[i] - x_lse);
         lanes[3][i] += q[i];
-        lanes[4][i] += q[i] * (x[i] - y[i]);
+        lanes[4][i] += q[i] * gap;
     }
     for i in 0..LANES {
         let gap = (x[i] - x_lse) - (y[i] - y_lse);
@@ -135,14 +137,49 @@ multiversion! {
 /// When the rows differ in length.
 pub fn divergence(x: &[f32], x_lse: f64, y: &[f32], y_lse: f64) -> Divergence {
     assert_eq!(x.len(), y.len(), "the rows must be over one vocabulary");
-    let [p, p_gap, p_x, q, q_gap, jsd] = sums(x, y, x_lse as f32, y_lse as f32);
-    let shift = x_lse - y_lse;
+    let (x_near, y_near) = (x_lse as f32, y_lse as f32);
+    let [p, p_gap, p_x, q, q_gap, jsd] = sums(x, y, x_near, y_near);
+    let (x_rest, y_rest) = (x_lse - f64::from(x_near), y_lse - f64::from(y_near));
+    let shift = x_rest - y_rest;
     Divergence {
         kl: p_gap / p - shift,
         kl_reverse: shift - q_gap / q,
         jsd_bits: (0.5 * jsd / std::f64::consts::LN_2).max(0.0),
-        entropy: x_lse - p_x / p,
+        entropy: x_rest - p_x / p,
     }
+}
+
+multiversion! {
+    /// Sum of squared differences of probabilities.
+    fn squared_distance(x: &[f32], y: &[f32], x_lse: f32, y_lse: f32) -> f64 {
+        let mut total = 0.0;
+        for (xs, ys) in x.chunks(BLOCK).zip(y.chunks(BLOCK)) {
+            let mut lanes = [0.0f32; LANES];
+            let (xs, x_rest) = xs.as_chunks::<LANES>();
+            let (ys, y_rest) = ys.as_chunks::<LANES>();
+            for (xs, ys) in xs.iter().zip(ys) {
+                for i in 0..LANES {
+                    let gap = exp(xs[i] - x_lse) - exp(ys[i] - y_lse);
+                    lanes[i] += gap * gap;
+                }
+            }
+            for ((x, y), lane) in x_rest.iter().zip(y_rest).zip(&mut lanes) {
+                let gap = exp(x - x_lse) - exp(y - y_lse);
+                *lane += gap * gap;
+            }
+            total += lanes.iter().map(|x| f64::from(*x)).sum::<f64>();
+        }
+        total
+    }
+}
+
+/// `|p - q|_2` of the distributions of two rows of logits whose normalisers are known.
+///
+/// # Panics
+/// When the rows differ in length.
+pub fn distance(x: &[f32], x_lse: f64, y: &[f32], y_lse: f64) -> f64 {
+    assert_eq!(x.len(), y.len(), "the rows must be over one vocabulary");
+    squared_distance(x, y, x_lse as f32, y_lse as f32).sqrt()
 }
 
 /// The indices of the `K` largest logits, largest first; among equals the lower index.
@@ -204,6 +241,19 @@ mod tests {
             assert_relative_eq!(got.kl_reverse, want.kl_reverse, max_relative = 1e-5, epsilon = 3e-6);
             assert_relative_eq!(got.jsd_bits, want.jsd_bits, max_relative = 1e-5, epsilon = 3e-6);
             assert_relative_eq!(got.entropy, want.entropy, max_relative = 1e-5, epsilon = 3e-6);
+        }
+
+        #[test]
+        fn distances_agree_with_the_definition(rows in prop::collection::vec((-15f32..15.0, -15f32..15.0), 1..700)) {
+            let (x, y): (Vec<f32>, Vec<f32>) = rows.into_iter().unzip();
+            let soft = |x: &[f32]| {
+                let sum: f64 = x.iter().map(|x| f64::from(*x).exp()).sum();
+                x.iter().map(|x| f64::from(*x).exp() / sum).collect::<Vec<_>>()
+            };
+            let want = soft(&x).iter().zip(soft(&y)).map(|(p, q)| (p - q).powi(2)).sum::<f64>().sqrt();
+            let got = distance(&x, log_sum_exp(&x), &y, log_sum_exp(&y));
+            assert_relative_eq!(got, want, max_relative = 1e-5, epsilon = 1e-6);
+            prop_assert_eq!(distance(&x, log_sum_exp(&x), &x, log_sum_exp(&x)), 0.0);
         }
 
         #[test]

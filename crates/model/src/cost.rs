@@ -12,6 +12,13 @@ impl Model {
         [&b.qkv, &b.attn_out, &b.up, &b.down].iter().map(|l| (l.inputs() * l.outputs()) as u64).sum()
     }
 
+    /// Multiply-adds of the MLP for one row in one layer.
+    pub fn mlp_madds_a_row(&self) -> u64 {
+        let products =
+            |b: &crate::load::Block| [&b.up, &b.down].iter().map(|l| (l.inputs() * l.outputs()) as u64).sum();
+        self.packed.blocks.first().map_or(0, products)
+    }
+
     /// Multiply-adds of attention in layer `l` for a row at `position`: scores and mixing.
     pub fn attention_madds(&self, l: usize, position: usize) -> u64 {
         let seen = self.config.layers[l].window.map_or(position + 1, |w| w.min(position + 1));

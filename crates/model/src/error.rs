@@ -112,14 +112,22 @@ impl Error {
     }
 
     pub(crate) fn file(path: &Path, what: impl Into<String>) -> Self {
-        Self::File { path: path.to_owned(), what: what.into() }
+        Self::File { path: path.to_owned(), what: with_way_out(what.into()) }
     }
 
     pub(crate) fn config(path: &Path, what: impl Into<String>) -> Self {
-        Self::Config { path: path.to_owned(), what: what.into() }
+        Self::Config { path: path.to_owned(), what: with_way_out(what.into()) }
     }
 
     pub(crate) fn tokenizer(path: &Path, what: impl Into<String>) -> Self {
-        Self::Tokenizer { path: path.to_owned(), what: what.into() }
+        Self::Tokenizer { path: path.to_owned(), what: with_way_out(what.into()) }
     }
+}
+
+/// Adds the usual way out where none is named.
+fn with_way_out(mut what: String) -> String {
+    if !what.contains(';') {
+        what.push_str("; fetch the file again");
+    }
+    what
 }

@@ -45,7 +45,7 @@ pub fn locate(argument: &str, revision: Option<&str>, progress: &dyn Progress) -
         || argument.ends_with(".safetensors")
         || argument.matches('/').count() > 1;
     if like_path {
-        return Err(Error::NotFound(format!("there is no file or folder '{argument}'")));
+        return Err(Error::NotFound(format!("there is no file or folder '{argument}'; check the path")));
     }
     if fathom_hub::check_repo_id(argument).is_err() || !argument.contains('/') {
         let short: Vec<&str> = wheel::BUILT_IN.iter().map(|m| m.name).collect();

@@ -7,13 +7,16 @@
 #![deny(missing_docs)]
 
 pub mod contributions;
+pub mod erasure;
 pub mod lens;
 mod measure;
 mod number;
+pub mod planner;
 mod probe;
 mod sample;
 pub mod settling;
 pub mod similarity;
+pub mod skip;
 mod vector;
 
 pub use measure::{Cost, Costs, Error, Settings, Text, measure};

@@ -1,0 +1,76 @@
+//! Models from the hub: a server on 127.0.0.1 stands in for it.
+
+#[path = "../../../hub/tests/support/mod.rs"]
+#[expect(dead_code, reason = "the tests of the hub crate use more of it")]
+mod server;
+
+use crate::support::{Done, Place, check_failure, fathom, finish, fixture, json};
+use server::{COMMIT, Repo, RepoFile, World};
+use std::fs;
+use std::path::Path;
+
+/// `org/tiny` on the hub is this fixture; its weights are a large file.
+fn world(name: &str) -> World {
+    let files = fs::read_dir(fixture(name)).unwrap().map(|entry| {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        RepoFile { large: name.ends_with(".safetensors"), name, bytes: fs::read(entry.path()).unwrap() }
+    });
+    World::new(Repo::model("org/tiny", files.filter(|f| !f.name.starts_with("golden")).collect()))
+}
+
+/// `fathom measure org/tiny` with this cache and, unless offline, this server.
+fn measure(place: &Place, world: &World, offline: bool, more: &[&str]) -> Done {
+    let mut command = fathom();
+    command.env("HF_HOME", world.cache.path()).env_remove("HF_HUB_OFFLINE");
+    // Offline no server is named, so that any request would be one too many.
+    match offline {
+        true => command.env("HF_HUB_OFFLINE", "1").env("HF_ENDPOINT", "http://127.0.0.1:9"),
+        false => command.env("HF_ENDPOINT", world.hub.url()),
+    };
+    command.args(["measure", "org/tiny", "--data"]).arg(place.data()).arg("-o").arg(place.out());
+    finish(command.args(more))
+}
+
+#[track_caller]
+fn check_measured(done: &Done, out: &Path) -> serde_json::Value {
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    let results = json(&out.join("results.json"));
+    assert_eq!(
+        (&results["model"]["id"], &results["model"]["revision"]),
+        (&"org/tiny".into(), &COMMIT.into())
+    );
+    results["probes"].clone()
+}
+
+#[test]
+fn a_model_is_downloaded_once() {
+    for name in ["llama2", "llama2-sharded-bf16"] {
+        let (place, world) = (Place::new(), world(name));
+        let first = check_measured(&measure(&place, &world, false, &[]), &place.out());
+        let requests = world.request_count();
+        assert!(requests > 2);
+        let second = check_measured(&measure(&place, &world, true, &[]), &place.out());
+        let third = check_measured(&measure(&place, &world, false, &["--revision", COMMIT]), &place.out());
+        assert!(first == second && first == third);
+        assert_eq!(world.request_count(), requests);
+    }
+}
+
+#[test]
+fn offline_and_not_cached_is_one_sentence() {
+    let (place, world) = (Place::new(), world("llama2"));
+    check_failure(&measure(&place, &world, true, &[]), &["org/tiny", "unset HF_HUB_OFFLINE"]);
+    assert_eq!(world.request_count(), 0);
+    assert!(!place.out().exists());
+}
+
+#[test]
+fn what_the_hub_does_not_have_is_one_sentence() {
+    let (place, world) = (Place::new(), world("llama2"));
+    check_failure(&measure(&place, &world, false, &["--revision", "v9"]), &["org/tiny", "v9"]);
+    let mut command = fathom();
+    command.env("HF_HOME", world.cache.path()).env("HF_ENDPOINT", world.hub.url());
+    let done = finish(command.env_remove("HF_HUB_OFFLINE").args(["measure", "org/none"]));
+    check_failure(&done, &["org/none"]);
+}

@@ -1,0 +1,12 @@
+//! The program as a user meets it: arguments in, exit code, streams and files out.
+
+mod bad_data;
+mod bad_models;
+mod bad_output;
+mod hub;
+mod interrupt;
+mod lists;
+mod measure;
+mod resume;
+mod support;
+mod verify;

@@ -1,0 +1,139 @@
+//! `--resume` goes on where a run stopped, and only where it may.
+
+use crate::support::{PROMPT_COUNT, Place, edit_json, fail, fixture, json, measure, succeed};
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+/// What a kill leaves: whole lines and a piece of another, run.json still running, no results.
+fn kill(out: &Path, whole: usize) {
+    let path = out.join("samples.jsonl");
+    let text = fs::read_to_string(&path).unwrap();
+    let mut cut: String = text.lines().take(whole).map(|l| format!("{l}\n")).collect();
+    cut.push_str(&text.lines().nth(whole).unwrap()[..200]);
+    fs::write(&path, cut).unwrap();
+    edit_json(&out.join("run.json"), |run| run["status"] = "running".into());
+    fs::remove_file(out.join("results.json")).unwrap();
+    fs::remove_file(out.join("report.html")).unwrap();
+}
+
+/// What must not depend on when a run was stopped.
+fn measured(out: &Path) -> [Value; 3] {
+    let results = json(&out.join("results.json"));
+    [results["probes"].clone(), results["depth"].clone(), results["data"].clone()]
+}
+
+#[test]
+fn a_killed_run_goes_on_to_the_same_numbers() {
+    let place = Place::new();
+    let (model, whole) = (fixture("gemma2"), place.at("whole"));
+    succeed(&mut measure(&model, place.data(), &whole));
+    let samples = fs::read(whole.join("samples.jsonl")).unwrap();
+    for lines in 0..PROMPT_COUNT {
+        let out = place.at(&format!("out{lines}"));
+        succeed(&mut measure(&model, place.data(), &out));
+        kill(&out, lines);
+        succeed(measure(&model, place.data(), &out).arg("--resume"));
+        assert_eq!(measured(&out), measured(&whole), "{lines} lines");
+        assert!(fs::read(out.join("samples.jsonl")).unwrap() == samples, "{lines} lines");
+        assert_eq!(json(&out.join("run.json"))["status"], "complete");
+    }
+}
+
+#[test]
+fn without_resume_a_run_starts_anew() {
+    let place = Place::new();
+    succeed(&mut measure(&fixture("gemma2"), place.data(), &place.out()));
+    kill(&place.out(), 2);
+    succeed(&mut measure(&fixture("gemma2"), place.data(), &place.out()));
+    let samples = fs::read_to_string(place.at("out/samples.jsonl")).unwrap();
+    assert_eq!(samples.lines().count(), PROMPT_COUNT);
+}
+
+#[test]
+fn resume_into_nothing_is_a_run() {
+    let place = Place::new();
+    succeed(measure(&fixture("gpt2"), place.data(), &place.out()).arg("--resume"));
+    assert_eq!(json(&place.at("out/results.json"))["data"]["prompts"], PROMPT_COUNT);
+}
+
+#[test]
+fn resume_of_a_finished_run_keeps_what_it_cost() {
+    let place = Place::new();
+    succeed(&mut measure(&fixture("gpt2"), place.data(), &place.out()));
+    let cost = json(&place.at("out/results.json"))["cost"].clone();
+    let before = measured(&place.out());
+    assert!(cost["forward"]["madds"].as_u64().unwrap() > 0);
+    succeed(measure(&fixture("gpt2"), place.data(), &place.out()).arg("--resume"));
+    assert_eq!(json(&place.at("out/results.json"))["cost"], cost);
+    assert_eq!(measured(&place.out()), before);
+}
+
+#[test]
+fn resume_adds_a_probe() {
+    let place = Place::new();
+    let model = fixture("qwen2");
+    succeed(measure(&model, place.data(), &place.at("both")).args(["--probes", "contributions,lens"]));
+    for probe in ["contributions", "lens"] {
+        succeed(measure(&model, place.data(), &place.out()).args(["--probes", probe, "--resume"]));
+    }
+    assert_eq!(measured(&place.out()), measured(&place.at("both")));
+    let probes = json(&place.at("out/run.json"))["probes"]["measured"].clone();
+    assert_eq!(probes, serde_json::json!(["contributions", "lens"]));
+}
+
+/// A probe that some prompts have and others lack is not complete.
+#[test]
+fn a_run_killed_while_it_added_a_probe_goes_on() {
+    let place = Place::new();
+    let model = fixture("qwen2");
+    succeed(measure(&model, place.data(), &place.out()).args(["--probes", "lens"]));
+    succeed(measure(&model, place.data(), &place.out()).args(["--probes", "similarity", "--resume"]));
+    let whole = measured(&place.out());
+    kill(&place.out(), PROMPT_COUNT + 2);
+    succeed(measure(&model, place.data(), &place.out()).args(["--probes", "similarity", "--resume"]));
+    assert_eq!(measured(&place.out()), whole);
+    let samples = fs::read_to_string(place.at("out/samples.jsonl")).unwrap();
+    assert_eq!(samples.lines().count(), 2 * PROMPT_COUNT);
+}
+
+/// A run with other settings is refused, and the folder stays as it was.
+#[track_caller]
+fn check_refused(place: &Place, other: &mut assert_cmd::Command, what: &str) {
+    let read =
+        || ["run.json", "samples.jsonl", "results.json"].map(|f| fs::read(place.out().join(f)).unwrap());
+    let before = read();
+    fail(other.arg("--resume"), &[what, "--resume", "-o", place.out().to_str().unwrap()]);
+    assert!(read() == before);
+}
+
+#[test]
+fn resume_with_other_settings_is_refused() {
+    let place = Place::new();
+    let (model, out) = (fixture("llama2"), place.out());
+    succeed(&mut measure(&model, place.data(), &out));
+    let other = place.at("other.jsonl");
+    fs::write(&other, "{\"text\": \"Another prompt.\"}\n").unwrap();
+    check_refused(&place, &mut measure(&model, &other, &out), "other prompts");
+    check_refused(&place, measure(&model, place.data(), &out).args(["--dtype", "bf16"]), "another dtype");
+    check_refused(&place, &mut measure(&fixture("mistral"), place.data(), &out), "other model files");
+}
+
+#[test]
+fn resume_into_damaged_files_names_them() {
+    let place = Place::new();
+    let out = place.out();
+    succeed(&mut measure(&fixture("llama2"), place.data(), &out));
+    let run = fs::read(out.join("run.json")).unwrap();
+    fs::write(out.join("run.json"), "{").unwrap();
+    fail(measure(&fixture("llama2"), place.data(), &out).arg("--resume"), &["run.json", "line 1"]);
+    fs::remove_file(out.join("run.json")).unwrap();
+    fail(measure(&fixture("llama2"), place.data(), &out).arg("--resume"), &["no run.json", "-o"]);
+    fs::write(out.join("run.json"), run).unwrap();
+    let samples = fs::read_to_string(out.join("samples.jsonl")).unwrap();
+    fs::write(out.join("samples.jsonl"), samples.replacen("{\"id\":\"mine\"", "{\"id\":7", 1)).unwrap();
+    fail(
+        measure(&fixture("llama2"), place.data(), &out).arg("--resume"),
+        &["samples.jsonl line 3", "delete that line"],
+    );
+}

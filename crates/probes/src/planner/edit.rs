@@ -1,0 +1,127 @@
+//! What probes ask for: edits of the stream, and what is read of their effect.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Where an edit acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Site {
+    /// The stream that enters layer l (l = L: the final norm), h_l.
+    Resid,
+    /// What the attention of layer l adds, a_l; the MLP of the layer sees the change.
+    Attn,
+    /// What the MLP of layer l adds, m_l.
+    Mlp,
+    /// What the whole layer l adds, D_l = a_l + m_l.
+    Layer,
+}
+
+/// What an edit does to a row. Rows of an action are either one for all
+/// positions, `[d]`, or one for each position of the edit, `[positions, d]`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Nothing is added: the stream passes the part by. At [`Site::Layer`],
+    /// [`Site::Attn`] and [`Site::Mlp`] the same as [`Action::Zero`]; at
+    /// [`Site::Resid`] it changes nothing.
+    Skip,
+    /// Sets the row to zero.
+    Zero,
+    /// Puts other values in its place.
+    Replace(Arc<[f32]>),
+    /// Multiplies it.
+    Scale(f32),
+    /// Adds to it.
+    Add(Arc<[f32]>),
+}
+
+/// One edit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Edit {
+    /// Layer, 0 to L - 1; to L for [`Site::Resid`].
+    pub layer: usize,
+    /// Where it acts.
+    pub site: Site,
+    /// The positions it acts on.
+    pub positions: Range<usize>,
+    /// What it does.
+    pub action: Action,
+}
+
+impl Edit {
+    /// The first level of the stream that the edit changes.
+    pub(super) fn level(&self) -> usize {
+        match self.site {
+            Site::Resid => self.layer,
+            _ => self.layer + 1,
+        }
+    }
+
+    /// Applies the edit to the row of `position`.
+    pub(super) fn apply(&self, position: usize, row: &mut [f32]) {
+        let part = |all: &Arc<[f32]>| {
+            let d = row.len();
+            let at = if all.len() == d { 0 } else { (position - self.positions.start) * d };
+            at..at + d
+        };
+        match &self.action {
+            Action::Skip if self.site == Site::Resid => {}
+            Action::Skip | Action::Zero => row.fill(0.0),
+            Action::Scale(by) => row.iter_mut().for_each(|x| *x *= by),
+            Action::Replace(all) => row.copy_from_slice(&all[part(all)]),
+            Action::Add(all) => {
+                let part = part(all);
+                row.iter_mut().zip(&all[part]).for_each(|(x, v)| *x += v);
+            }
+        }
+    }
+
+    /// Whether two edits do the same to a position that both act on.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        self.layer == other.layer
+            && self.site == other.site
+            && self.positions.start == other.positions.start
+            && self.action == other.action
+    }
+}
+
+/// One edited run: its edits and what is read of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// The edits; those at one place are applied in this order.
+    pub edits: Vec<Edit>,
+    /// Positions at which D of every layer from the first edited one on is read.
+    pub added: Range<usize>,
+    /// Positions at which the logits are read.
+    pub logits: Range<usize>,
+    /// Layers from here on are not run; L when logits are read.
+    pub until: usize,
+}
+
+impl Request {
+    /// The first level of the stream that the edits change.
+    pub(super) fn level(&self) -> usize {
+        self.edits.iter().map(Edit::level).min().unwrap_or(0)
+    }
+
+    /// The positions that must be run: from the first edit to the last read.
+    pub(super) fn positions(&self) -> Range<usize> {
+        let start = self.edits.iter().map(|e| e.positions.start).min().unwrap_or(0);
+        let read = |r: &Range<usize>| if r.is_empty() { 0 } else { r.end };
+        start..read(&self.added).max(read(&self.logits)).max(start)
+    }
+}
+
+/// Takes what is read while the plan is carried out.
+pub trait Visitor {
+    /// D' of layer `layer` for consecutive positions of a request.
+    ///
+    /// # Shapes
+    /// `added [positions, d]`.
+    fn added(&mut self, request: usize, layer: usize, positions: Range<usize>, added: &[f32]);
+
+    /// The logits of some requests at one position, beside those of the clean run.
+    ///
+    /// # Shapes
+    /// `clean [V]`, `edited [requests, V]`.
+    fn logits(&mut self, position: usize, clean: &[f32], requests: &[usize], edited: &[f32]);
+}

@@ -1,0 +1,354 @@
+//! Carries out requests on one text: from saved clean residuals, with clean keys
+//! and values for what lies before an edit, layer by layer as one batch.
+
+use super::edit::{Edit, Request, Site, Visitor};
+use super::tree::{self, Node};
+use fathom_kernels::elementwise::add;
+use fathom_model::{Batch, Buffers, KeyValues, Model, Run, Span, Trace};
+use std::ops::Range;
+
+/// Limits of one execution.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Rows that go through a layer together, about.
+    pub rows: usize,
+    /// Bytes of logits held at once, about.
+    pub logits: usize,
+}
+
+/// Carries out the requests and hands what they read to the visitor; gives the
+/// multiply-adds that were done.
+///
+/// # Panics
+/// When an edit or a read lies outside the model or the text.
+pub fn execute(
+    model: &Model,
+    trace: &Trace,
+    requests: &[Request],
+    limits: Limits,
+    visitor: &mut dyn Visitor,
+) -> u64 {
+    check(model, trace, requests);
+    let mut by_level: Vec<usize> = (0..requests.len()).filter(|r| !requests[*r].edits.is_empty()).collect();
+    by_level.sort_by_key(|r| requests[*r].level());
+    let mut madds = 0;
+    let mut group = Group::default();
+    for family in by_level.chunk_by(|a, b| requests[*a].level() == requests[*b].level()) {
+        let level = requests[family[0]].level();
+        for part in parts(family, requests, limits.rows) {
+            let forest = tree::build(&part.iter().map(|r| &requests[*r]).collect::<Vec<_>>(), level);
+            let rows: usize = forest.nodes.iter().map(|n| n.positions.len()).sum();
+            if group.rows > 0 && group.rows + rows > limits.rows {
+                madds += std::mem::take(&mut group).run(model, trace, requests, limits, visitor);
+            }
+            group.join(part, forest, rows);
+        }
+    }
+    madds + group.run(model, trace, requests, limits, visitor)
+}
+
+fn check(model: &Model, trace: &Trace, requests: &[Request]) {
+    let (depth, tokens) = (model.config().depth(), trace.tokens.len());
+    for request in requests {
+        assert!(request.added.end <= tokens && request.logits.end <= tokens && request.until <= depth);
+        assert!(request.logits.is_empty() || request.until == depth, "logits need all layers");
+        for edit in &request.edits {
+            let last = if edit.site == Site::Resid { depth } else { depth - 1 };
+            assert!(edit.layer <= last && edit.positions.end <= tokens && !edit.positions.is_empty());
+        }
+    }
+}
+
+/// Cuts a family that is too large for one batch; prefixes are then shared within
+/// the parts only.
+fn parts<'a>(family: &'a [usize], requests: &[Request], rows: usize) -> Vec<&'a [usize]> {
+    let mut parts = Vec::new();
+    let mut rest = family;
+    while !rest.is_empty() {
+        let mut sum = 0;
+        let fits = |r: &&usize| {
+            sum += requests[**r].positions().len();
+            sum <= rows
+        };
+        let (part, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+        parts.push(part);
+        rest = later;
+    }
+    parts
+}
+
+/// Requests whose runs go through the layers together.
+#[derive(Default)]
+struct Group {
+    nodes: Vec<Node>,
+    /// Request and the node of its last position.
+    leaves: Vec<(usize, usize)>,
+    rows: usize,
+}
+
+impl Group {
+    fn join(&mut self, part: &[usize], forest: tree::Forest, rows: usize) {
+        let shift = self.nodes.len();
+        self.nodes
+            .extend(forest.nodes.into_iter().map(|n| Node { parent: n.parent.map(|p| p + shift), ..n }));
+        let leaves = part.iter().zip(forest.leaves);
+        self.leaves.extend(leaves.filter_map(|(request, leaf)| Some((*request, leaf? + shift))));
+        self.rows += rows;
+    }
+
+    fn run(
+        self,
+        model: &Model,
+        trace: &Trace,
+        requests: &[Request],
+        limits: Limits,
+        visitor: &mut dyn Visitor,
+    ) -> u64 {
+        if self.nodes.is_empty() {
+            return 0;
+        }
+        let depth = model.config().depth();
+        let mut work = Work { model, trace, requests, group: &self, madds: 0, b: Buffers::default() };
+        let mut streams: Vec<Vec<f32>> = Vec::with_capacity(self.nodes.len());
+        for node in 0..self.nodes.len() {
+            streams.push(work.start(node, visitor));
+        }
+        let first = self.nodes.iter().map(|n| n.level).min().unwrap_or(depth);
+        for l in first..depth {
+            work.layer(l, &mut streams, visitor);
+        }
+        work.head(&streams, limits, visitor);
+        work.madds
+    }
+
+    /// The parts of a request's positions and where they lie: node and row in it.
+    fn pieces(&self, leaf: usize, positions: &Range<usize>) -> Vec<(usize, Range<usize>)> {
+        let mut pieces = Vec::new();
+        let mut at = Some(leaf);
+        while let Some(node) = at {
+            let of = &self.nodes[node].positions;
+            let part = positions.start.max(of.start)..positions.end.min(of.end);
+            if !part.is_empty() {
+                pieces.push((node, part));
+            }
+            at = self.nodes[node].parent;
+        }
+        pieces
+    }
+}
+
+/// A group on its way through the layers.
+struct Work<'a> {
+    model: &'a Model,
+    trace: &'a Trace,
+    requests: &'a [Request],
+    group: &'a Group,
+    madds: u64,
+    b: Buffers,
+}
+
+impl Work<'_> {
+    /// The stream at which a node starts: the clean one, changed by the edits that
+    /// act on clean values. No attention is needed for it, because the keys and
+    /// values of the layer before are clean.
+    fn start(&mut self, node: usize, visitor: &mut dyn Visitor) -> Vec<f32> {
+        let d = self.trace.hidden;
+        let Node { positions, edits, level, .. } = &self.group.nodes[node];
+        let rows = positions.start * d..positions.end * d;
+        let mut h = self.trace.resid[*level][rows].to_vec();
+        let here: Vec<&Edit> = edits.iter().filter(|e| e.level() == *level).collect();
+        if here.iter().all(|e| e.site == Site::Resid) {
+            edit_rows(&here, Site::Resid, positions, d, &mut h);
+            return h;
+        }
+        let layer = level - 1;
+        for position in positions.clone().filter(|p| here.iter().any(|e| e.positions.contains(p))) {
+            let at = (position - positions.start) * d;
+            let added = self.edited_layer(layer, position, &here);
+            let before = &self.trace.resid[layer][position * d..(position + 1) * d];
+            for (x, (h, a)) in h[at..at + d].iter_mut().zip(before.iter().zip(&added)) {
+                *x = h + a;
+            }
+            self.report(node, layer, position..position + 1, &added, visitor);
+        }
+        edit_rows(&here, Site::Resid, positions, d, &mut h);
+        h
+    }
+
+    /// What a layer adds to a clean row under the edits of its parts.
+    fn edited_layer(&mut self, layer: usize, position: usize, edits: &[&Edit]) -> Vec<f32> {
+        let d = self.trace.hidden;
+        let row = position * d..(position + 1) * d;
+        let mut attn = self.trace.attn_out[layer][row.clone()].to_vec();
+        let mut mlp = self.trace.mlp_out[layer][row.clone()].to_vec();
+        let acts = |site: Site| edits.iter().any(|e| e.site == site && e.positions.contains(&position));
+        let at = position..position + 1;
+        if acts(Site::Attn) {
+            edit_rows(edits, Site::Attn, &at, d, &mut attn);
+            let whole_replaced = acts(Site::Mlp) || acts(Site::Layer);
+            if !self.model.config().parallel && !whole_replaced {
+                let mid: Vec<f32> =
+                    self.trace.resid[layer][row].iter().zip(&attn).map(|(h, a)| h + a).collect();
+                self.model.mlp(layer, &mid, &mut self.b);
+                self.madds += self.model.mlp_madds_a_row();
+                mlp.copy_from_slice(&self.b.mlp_out);
+            }
+        }
+        edit_rows(edits, Site::Mlp, &at, d, &mut mlp);
+        let mut added: Vec<f32> = attn.iter().zip(&mlp).map(|(a, m)| a + m).collect();
+        edit_rows(edits, Site::Layer, &at, d, &mut added);
+        added
+    }
+
+    /// One layer of all runs that are alive there.
+    fn layer(&mut self, l: usize, streams: &mut [Vec<f32>], visitor: &mut dyn Visitor) {
+        let d = self.trace.hidden;
+        let alive: Vec<usize> = (0..streams.len())
+            .filter(|n| (self.group.nodes[*n].level..self.group.nodes[*n].until).contains(&l))
+            .collect();
+        if alive.is_empty() {
+            return;
+        }
+        let (batch, rows) = self.batch(l, &alive);
+        let mut h: Vec<f32> = Vec::with_capacity(batch.rows() * d);
+        alive.iter().for_each(|n| h.extend_from_slice(&streams[*n]));
+        let past: [&KeyValues; 1] = [&self.trace.keys_values[l]];
+        self.model.attention(l, &batch, &past, &h, &mut self.b);
+        let mut attn = std::mem::take(&mut self.b.attn_out);
+        self.edit(l, Site::Attn, &alive, &rows, &mut attn);
+        let mut mid = vec![0.0; h.len()];
+        add(&h, &attn, &mut mid);
+        self.model.mlp(l, if self.model.config().parallel { &h } else { &mid }, &mut self.b);
+        let mut mlp = std::mem::take(&mut self.b.mlp_out);
+        self.edit(l, Site::Mlp, &alive, &rows, &mut mlp);
+        let mut added = vec![0.0; h.len()];
+        add(&attn, &mlp, &mut added);
+        self.edit(l, Site::Layer, &alive, &rows, &mut added);
+        for (n, rows) in alive.iter().zip(&rows) {
+            let positions = self.group.nodes[*n].positions.clone();
+            let part = rows.start * d..rows.end * d;
+            self.report(*n, l, positions, &added[part.clone()], visitor);
+            let changed = self.group.nodes[*n].edits.iter().any(|e| e.site == Site::Layer && e.layer == l);
+            for (i, x) in part.clone().zip(&mut streams[*n]) {
+                // In the order of the clean run, so that an edit of nothing changes no bit.
+                *x = if changed { h[i] + added[i] } else { mid[i] + mlp[i] };
+            }
+        }
+        (self.b.attn_out, self.b.mlp_out) = (attn, mlp);
+        for n in alive {
+            let node = &self.group.nodes[n];
+            let next: Vec<&Edit> =
+                node.edits.iter().filter(|e| e.site == Site::Resid && e.layer == l + 1).collect();
+            edit_rows(&next, Site::Resid, &node.positions, d, &mut streams[n]);
+        }
+    }
+
+    /// The batch of the runs alive at a layer, and the rows of each.
+    fn batch(&mut self, l: usize, alive: &[usize]) -> (Batch, Vec<Range<usize>>) {
+        let mut rows_of = vec![0..0; self.group.nodes.len()];
+        let (mut runs, mut next) = (Vec::with_capacity(alive.len()), 0);
+        for &n in alive {
+            let node = &self.group.nodes[n];
+            rows_of[n] = next..next + node.positions.len();
+            next += node.positions.len();
+            // Ancestors come before their descendants, so their rows are known.
+            let mut past = Vec::new();
+            let (mut at, mut start) = (node.parent, node.positions.start);
+            while let Some(ancestor) = at {
+                past.push(Span::Rows(rows_of[ancestor].clone()));
+                start = self.group.nodes[ancestor].positions.start;
+                at = self.group.nodes[ancestor].parent;
+            }
+            past.push(Span::Cache(0, 0..start));
+            past.reverse();
+            runs.push(Run {
+                rows: rows_of[n].clone(),
+                first: node.positions.start,
+                length: self.trace.tokens.len(),
+                past,
+            });
+            self.madds += node.positions.clone().map(|p| self.model.attention_madds(l, p)).sum::<u64>();
+        }
+        self.madds += self.model.layer_madds_a_row() * next as u64;
+        (self.model.batch(runs), alive.iter().map(|n| rows_of[*n].clone()).collect())
+    }
+
+    /// Applies the edits of a site of layer `l`.
+    fn edit(&self, l: usize, site: Site, alive: &[usize], rows: &[Range<usize>], values: &mut [f32]) {
+        let d = self.trace.hidden;
+        for (n, rows) in alive.iter().zip(rows) {
+            let node = &self.group.nodes[*n];
+            let here: Vec<&Edit> = node.edits.iter().filter(|e| e.layer == l).collect();
+            edit_rows(&here, site, &node.positions, d, &mut values[rows.start * d..rows.end * d]);
+        }
+    }
+
+    /// Hands what a layer adds at some positions of a node to all requests that read it.
+    fn report(
+        &self,
+        node: usize,
+        layer: usize,
+        positions: Range<usize>,
+        added: &[f32],
+        visitor: &mut dyn Visitor,
+    ) {
+        let d = self.trace.hidden;
+        for (request, leaf) in &self.group.leaves {
+            let wanted = &self.requests[*request];
+            if layer >= wanted.until || wanted.added.is_empty() {
+                continue;
+            }
+            for (n, part) in self.group.pieces(*leaf, &wanted.added) {
+                let part = part.start.max(positions.start)..part.end.min(positions.end);
+                if n == node && !part.is_empty() {
+                    let from = (part.start - positions.start) * d;
+                    visitor.added(*request, layer, part.clone(), &added[from..from + part.len() * d]);
+                }
+            }
+        }
+    }
+
+    /// The logits that are read, position by position, so that the clean row of a
+    /// position is made once for all requests.
+    fn head(&mut self, streams: &[Vec<f32>], limits: Limits, visitor: &mut dyn Visitor) {
+        let (d, vocab) = (self.trace.hidden, self.model.config().vocab);
+        let depth = self.model.config().depth();
+        let at_once = (limits.logits / (vocab * 4)).max(2) - 1;
+        for position in 0..self.trace.tokens.len() {
+            let mut readers = Vec::new();
+            let mut rows = self.trace.resid[depth][position * d..(position + 1) * d].to_vec();
+            for (request, leaf) in &self.group.leaves {
+                let wanted = &self.requests[*request].logits;
+                if !wanted.contains(&position) {
+                    continue;
+                }
+                for (node, _) in self.group.pieces(*leaf, &(position..position + 1)) {
+                    let at = (position - self.group.nodes[node].positions.start) * d;
+                    rows.extend_from_slice(&streams[node][at..at + d]);
+                    readers.push(*request);
+                }
+            }
+            let clean = rows[..d].to_vec();
+            for (requests, edited) in readers.chunks(at_once).zip(rows[d..].chunks(at_once * d)) {
+                let mut some = clean.clone();
+                some.extend_from_slice(edited);
+                let mut logits = vec![0.0; (requests.len() + 1) * vocab];
+                self.model.head(&some, &mut logits);
+                self.madds += self.model.head_madds_a_row() * (requests.len() + 1) as u64;
+                let (clean, edited) = logits.split_at(vocab);
+                visitor.logits(position, clean, requests, edited);
+            }
+        }
+    }
+}
+
+/// Applies the edits of a site to rows of consecutive positions.
+pub(super) fn edit_rows(edits: &[&Edit], site: Site, positions: &Range<usize>, d: usize, rows: &mut [f32]) {
+    for edit in edits.iter().filter(|e| e.site == site) {
+        let from = edit.positions.start.max(positions.start);
+        for position in from..edit.positions.end.min(positions.end) {
+            let at = (position - positions.start) * d;
+            edit.apply(position, &mut rows[at..at + d]);
+        }
+    }
+}

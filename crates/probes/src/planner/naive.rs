@@ -1,0 +1,73 @@
+//! Every request as a full forward pass of its own: what the planner is checked against.
+
+use super::edit::{Edit, Request, Site, Visitor};
+use super::execute::edit_rows;
+use fathom_kernels::elementwise::add;
+use fathom_model::{Buffers, Model, Run, Trace};
+
+/// Carries out the requests without sharing anything; gives the multiply-adds.
+///
+/// # Errors
+/// As [`Model::embed`].
+pub fn execute(
+    model: &Model,
+    trace: &Trace,
+    requests: &[Request],
+    visitor: &mut dyn Visitor,
+) -> fathom_model::Result<u64> {
+    for (index, request) in requests.iter().enumerate() {
+        one(model, trace, index, request, visitor)?;
+    }
+    Ok(madds(model, trace) * requests.len() as u64)
+}
+
+/// Multiply-adds of one full forward pass with the logits of every position.
+pub fn madds(model: &Model, trace: &Trace) -> u64 {
+    let tokens = trace.tokens.len();
+    model.layers_madds(tokens) + model.head_madds_a_row() * tokens as u64
+}
+
+fn one(
+    model: &Model,
+    trace: &Trace,
+    index: usize,
+    request: &Request,
+    visitor: &mut dyn Visitor,
+) -> fathom_model::Result<()> {
+    let (d, tokens) = (trace.hidden, trace.tokens.len());
+    let (depth, all) = (model.config().depth(), 0..tokens);
+    let edits: Vec<&Edit> = request.edits.iter().collect();
+    let at = |l: usize| -> Vec<&Edit> { edits.iter().copied().filter(|e| e.layer == l).collect() };
+    let batch = model.batch(vec![Run { rows: all.clone(), first: 0, length: tokens, past: vec![] }]);
+    let mut h = model.embed(&trace.tokens, 0)?;
+    let mut b = Buffers::default();
+    let reads_from = request.level().saturating_sub(1);
+    for l in 0..depth {
+        edit_rows(&at(l), Site::Resid, &all, d, &mut h);
+        model.attention(l, &batch, &[], &h, &mut b);
+        let mut attn = b.attn_out.clone();
+        edit_rows(&at(l), Site::Attn, &all, d, &mut attn);
+        let mut mid = vec![0.0; h.len()];
+        add(&h, &attn, &mut mid);
+        model.mlp(l, if model.config().parallel { &h } else { &mid }, &mut b);
+        let mut added = b.mlp_out.clone();
+        edit_rows(&at(l), Site::Mlp, &all, d, &mut added);
+        added.iter_mut().zip(&attn).for_each(|(m, a)| *m += a);
+        edit_rows(&at(l), Site::Layer, &all, d, &mut added);
+        if l >= reads_from && l < request.until && !request.added.is_empty() {
+            let part = request.added.start * d..request.added.end * d;
+            visitor.added(index, l, request.added.clone(), &added[part]);
+        }
+        h.iter_mut().zip(&added).for_each(|(h, x)| *h += x);
+    }
+    edit_rows(&at(depth), Site::Resid, &all, d, &mut h);
+    let vocab = model.config().vocab;
+    for position in request.logits.clone() {
+        let row = position * d..(position + 1) * d;
+        let (mut clean, mut edited) = (vec![0.0; vocab], vec![0.0; vocab]);
+        model.head(&trace.resid[depth][row.clone()], &mut clean);
+        model.head(&h[row], &mut edited);
+        visitor.logits(position, &clean, &[index], &edited);
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! Requests that agree on a prefix of positions share that prefix's run: a tree
+//! whose paths from a root to a node are the runs.
+
+use super::edit::{Edit, Request};
+use std::ops::Range;
+
+/// Consecutive positions that go through the layers as one run.
+#[derive(Debug)]
+pub(super) struct Node {
+    /// The run it continues; its positions end where this one's begin.
+    pub(super) parent: Option<usize>,
+    /// Positions.
+    pub(super) positions: Range<usize>,
+    /// The edits that act on some of the positions.
+    pub(super) edits: Vec<Edit>,
+    /// Level of the stream at which it starts.
+    pub(super) level: usize,
+    /// Layers from here on are not run.
+    pub(super) until: usize,
+}
+
+/// A stretch of positions on which the same edits act.
+struct Stretch<'a> {
+    positions: Range<usize>,
+    edits: Vec<&'a Edit>,
+    children: Vec<usize>,
+    until: usize,
+}
+
+/// The tree of requests that start at one level, and for each request the node
+/// in which its last position lies.
+pub(super) struct Forest {
+    pub(super) nodes: Vec<Node>,
+    pub(super) leaves: Vec<Option<usize>>,
+}
+
+/// Builds the tree of some requests that start at `level`.
+pub(super) fn build(requests: &[&Request], level: usize) -> Forest {
+    let mut stretches: Vec<Stretch<'_>> = Vec::new();
+    let mut roots: Vec<usize> = Vec::new();
+    let mut ends = Vec::with_capacity(requests.len());
+    for request in requests {
+        ends.push(insert(request, &mut stretches, &mut roots));
+    }
+    let mut forest = Forest { nodes: Vec::new(), leaves: vec![None; requests.len()] };
+    let mut place = vec![0; stretches.len()];
+    for root in roots {
+        flatten(root, None, level, &stretches, &mut forest.nodes, &mut place);
+    }
+    for (leaf, end) in forest.leaves.iter_mut().zip(ends) {
+        *leaf = end.map(|stretch: usize| place[stretch]);
+    }
+    forest
+}
+
+/// Walks down along the stretches that agree, splitting the one in which the
+/// request leaves, and adds the rest. Gives the stretch of the last position.
+fn insert<'a>(request: &'a Request, all: &mut Vec<Stretch<'a>>, roots: &mut Vec<usize>) -> Option<usize> {
+    let mut at: Option<usize> = None;
+    for (mut positions, edits) in stretches(request) {
+        while !positions.is_empty() {
+            let siblings = at.map_or(&*roots, |a| &all[a].children);
+            let agrees = |s: &&usize| {
+                let s = &all[**s];
+                s.positions.start == positions.start
+                    && s.edits.len() == edits.len()
+                    && s.edits.iter().zip(&edits).all(|(a, b)| a.same(b))
+            };
+            let next = match siblings.iter().find(agrees).copied() {
+                Some(found) => {
+                    if all[found].positions.end > positions.end {
+                        split(found, positions.end, all);
+                    }
+                    all[found].until = all[found].until.max(request.until);
+                    found
+                }
+                None => {
+                    let new = all.len();
+                    all.push(Stretch {
+                        positions: positions.clone(),
+                        edits: edits.clone(),
+                        children: vec![],
+                        until: request.until,
+                    });
+                    match at {
+                        Some(a) => all[a].children.push(new),
+                        None => roots.push(new),
+                    }
+                    new
+                }
+            };
+            positions.start = all[next].positions.end;
+            at = Some(next);
+        }
+    }
+    at
+}
+
+/// Cuts a stretch in two; the second part takes over its children.
+fn split(stretch: usize, at: usize, all: &mut Vec<Stretch<'_>>) {
+    let new = all.len();
+    let tail = Stretch {
+        positions: at..all[stretch].positions.end,
+        edits: all[stretch].edits.clone(),
+        children: std::mem::replace(&mut all[stretch].children, vec![new]),
+        until: all[stretch].until,
+    };
+    all[stretch].positions.end = at;
+    all.push(tail);
+}
+
+/// The positions of a request, cut where the set of acting edits changes.
+fn stretches(request: &Request) -> Vec<(Range<usize>, Vec<&Edit>)> {
+    let whole = request.positions();
+    let mut cuts: Vec<usize> = vec![whole.start, whole.end];
+    for edit in &request.edits {
+        cuts.extend([edit.positions.start, edit.positions.end].map(|c| c.clamp(whole.start, whole.end)));
+    }
+    cuts.sort_unstable();
+    cuts.dedup();
+    cuts.windows(2)
+        .map(|w| {
+            let acts = |e: &&Edit| e.positions.start <= w[0] && w[1] <= e.positions.end;
+            (w[0]..w[1], request.edits.iter().filter(acts).collect())
+        })
+        .collect()
+}
+
+/// Turns stretches without branches between them into one node each.
+fn flatten(
+    first: usize,
+    parent: Option<usize>,
+    level: usize,
+    all: &[Stretch<'_>],
+    nodes: &mut Vec<Node>,
+    place: &mut [usize],
+) {
+    let index = nodes.len();
+    let mut node = Node { parent, positions: all[first].positions.clone(), edits: vec![], level, until: 0 };
+    let mut at = first;
+    loop {
+        let stretch = &all[at];
+        place[at] = index;
+        node.positions.end = stretch.positions.end;
+        node.until = node.until.max(stretch.until);
+        for edit in &stretch.edits {
+            if !node.edits.contains(edit) {
+                node.edits.push((*edit).clone());
+            }
+        }
+        match stretch.children[..] {
+            [only] => at = only,
+            _ => break,
+        }
+    }
+    nodes.push(node);
+    for child in &all[at].children {
+        flatten(*child, Some(index), level, all, nodes, place);
+    }
+}

@@ -1,0 +1,209 @@
+//! What later layers and the output lose when a layer is bypassed (arXiv 2505.13898).
+
+use crate::planner::{Action, Edit, Limits, Request, Site, Visitor, execute, naive};
+use crate::vector::{SMALLEST, dot};
+use fathom_kernels::distribution::{distance, log_sum_exp};
+use fathom_model::{Model, Trace};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Where the bypass holds and where its effect is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Bypass at positions 1..t, effect at positions from t on (the papers' main figure).
+    Future,
+    /// Bypass and effect at all positions but the first.
+    Current,
+    /// As future, but each later layer sees the clean stream less what the layer
+    /// added; nothing propagates, and the output is not read.
+    Local,
+}
+
+/// What is bypassed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// The whole layer.
+    Layer,
+    /// Its attention.
+    Attn,
+    /// Its MLP.
+    Mlp,
+}
+
+impl Part {
+    fn site(self) -> Site {
+        match self {
+            Self::Layer => Site::Layer,
+            Self::Attn => Site::Attn,
+            Self::Mlp => Site::Mlp,
+        }
+    }
+}
+
+/// Effects of bypassing each layer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Effects {
+    /// `[L][L]`, skipped layer first: the largest |D - D'| / |D| over the positions read.
+    pub layer_effect: Vec<Vec<f64>>,
+    /// `[L]`: the largest |p - p'|_2 over the positions read; absent for `local`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub output_effect: Option<Vec<f64>>,
+}
+
+/// Multiply-adds of the planned and of the naive way.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Madds {
+    /// Done.
+    pub planned: u64,
+    /// Every edit as a full forward pass.
+    pub naive: u64,
+}
+
+/// Measures one prompt; `positions` are the t of `future` and `local`.
+pub fn measure(
+    model: &Model,
+    trace: &Trace,
+    mode: Mode,
+    part: Part,
+    positions: &[usize],
+    limits: Limits,
+) -> (Effects, Madds) {
+    let (keys, requests) = requests(model, trace, mode, part, positions);
+    let mut reader = Reader::new(model, trace, &keys);
+    let planned = execute(model, trace, &requests, limits, &mut reader);
+    let naive = naive::madds(model, trace) * requests.len() as u64;
+    (reader.effects(mode), Madds { planned, naive })
+}
+
+/// The edited runs, and the skipped layer of each.
+fn requests(
+    model: &Model,
+    trace: &Trace,
+    mode: Mode,
+    part: Part,
+    positions: &[usize],
+) -> (Vec<usize>, Vec<Request>) {
+    let (depth, tokens) = (model.config().depth(), trace.tokens.len());
+    let (mut keys, mut requests) = (Vec::new(), Vec::new());
+    let skip = |layer: usize, edited: Range<usize>, read: Range<usize>| Request {
+        edits: vec![Edit { layer, site: part.site(), positions: edited, action: Action::Skip }],
+        added: read.clone(),
+        logits: read,
+        until: depth,
+    };
+    for s in 0..depth {
+        match mode {
+            Mode::Current if tokens > 1 => {
+                keys.push(s);
+                requests.push(skip(s, 1..tokens, 1..tokens));
+            }
+            Mode::Current => {}
+            Mode::Future => {
+                for &t in positions.iter().filter(|t| (2..tokens).contains(*t)) {
+                    keys.push(s);
+                    requests.push(skip(s, 1..t, t..tokens));
+                }
+            }
+            Mode::Local => {
+                let lost = negated(trace, s, part);
+                for (l, &t) in (s + 1..depth).flat_map(|l| positions.iter().map(move |t| (l, t))) {
+                    if (2..tokens).contains(&t) {
+                        keys.push(s);
+                        requests.push(without(&lost, l, t, tokens));
+                    }
+                }
+            }
+        }
+    }
+    (keys, requests)
+}
+
+/// Layer `l` on the clean stream less what was lost at positions 1..t.
+fn without(lost: &Arc<[f32]>, l: usize, t: usize, tokens: usize) -> Request {
+    Request {
+        edits: vec![Edit {
+            layer: l,
+            site: Site::Resid,
+            positions: 1..t,
+            action: Action::Add(Arc::clone(lost)),
+        }],
+        added: t..tokens,
+        logits: 0..0,
+        until: l + 1,
+    }
+}
+
+/// Minus what a part of layer `s` adds, from position 1 on.
+fn negated(trace: &Trace, s: usize, part: Part) -> Arc<[f32]> {
+    let pairs = trace.attn_out[s].iter().zip(&trace.mlp_out[s]).skip(trace.hidden);
+    pairs
+        .map(|(a, m)| match part {
+            Part::Layer => -(a + m),
+            Part::Attn => -a,
+            Part::Mlp => -m,
+        })
+        .collect()
+}
+
+struct Reader<'a> {
+    trace: &'a Trace,
+    /// The skipped layer of each request.
+    keys: &'a [usize],
+    layer_effect: Vec<Vec<f64>>,
+    output_effect: Vec<f64>,
+    vocab: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn new(model: &Model, trace: &'a Trace, keys: &'a [usize]) -> Self {
+        let depth = model.config().depth();
+        Self {
+            trace,
+            keys,
+            layer_effect: vec![vec![0.0; depth]; depth],
+            output_effect: vec![0.0; depth],
+            vocab: model.config().vocab,
+        }
+    }
+
+    fn effects(self, mode: Mode) -> Effects {
+        Effects {
+            layer_effect: self.layer_effect,
+            output_effect: (mode != Mode::Local).then_some(self.output_effect),
+        }
+    }
+}
+
+impl Visitor for Reader<'_> {
+    fn added(&mut self, request: usize, layer: usize, positions: Range<usize>, added: &[f32]) {
+        let d = self.trace.hidden;
+        let rows = positions.start * d..positions.end * d;
+        let attn = self.trace.attn_out[layer][rows.clone()].chunks_exact(d);
+        let clean = attn.zip(self.trace.mlp_out[layer][rows].chunks_exact(d));
+        let effect = clean.zip(added.chunks_exact(d)).map(|((a, m), edited)| {
+            let clean: Vec<f32> = a.iter().zip(m).map(|(a, m)| a + m).collect();
+            let gap: Vec<f32> = clean.iter().zip(edited).map(|(c, e)| c - e).collect();
+            dot(&gap, &gap).sqrt() / dot(&clean, &clean).sqrt().max(SMALLEST)
+        });
+        let worst = &mut self.layer_effect[self.keys[request]][layer];
+        *worst = effect.fold(*worst, f64::max);
+    }
+
+    fn logits(&mut self, _: usize, clean: &[f32], requests: &[usize], edited: &[f32]) {
+        let distances = distances(clean, edited, self.vocab);
+        for (request, distance) in requests.iter().zip(distances) {
+            let worst = &mut self.output_effect[self.keys[*request]];
+            *worst = worst.max(distance);
+        }
+    }
+}
+
+/// |p - p'|_2 of each edited row.
+pub(crate) fn distances(clean: &[f32], edited: &[f32], vocab: usize) -> Vec<f64> {
+    let lse = log_sum_exp(clean);
+    edited.par_chunks_exact(vocab).map(|row| distance(clean, lse, row, log_sum_exp(row))).collect()
+}

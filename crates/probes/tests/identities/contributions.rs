@@ -1,0 +1,144 @@
+//! What sublayers add, against the hooks of our own run and of transformers'.
+
+use crate::support::{
+    ARCHITECTURES, Golden, close, cosine, hook, load, mean, norm, on_every_architecture, run, sum,
+};
+use fathom_model::Trace;
+use fathom_probes::contributions::{self, PerToken, Sample};
+
+/// The streams around one layer, `[T][d]` each.
+struct Around {
+    pre: Vec<Vec<f64>>,
+    attn: Vec<Vec<f64>>,
+    mlp: Vec<Vec<f64>>,
+    post: Vec<Vec<f64>>,
+}
+
+impl Around {
+    fn new(hook: impl Fn(&str) -> Vec<Vec<f64>>) -> Self {
+        Self {
+            pre: hook("hook_resid_pre"),
+            attn: hook("hook_attn_out"),
+            mlp: hook("hook_mlp_out"),
+            post: hook("hook_resid_post"),
+        }
+    }
+
+    /// Relative norms of attention, MLP and layer, then their cosines, at token `t`.
+    /// The layer's contribution is the difference of the streams around it.
+    fn values(&self, t: usize) -> [f64; 6] {
+        let (h, a, m) = (&self.pre[t], &self.attn[t], &self.mlp[t]);
+        let mid = sum(h, a);
+        let layer: Vec<f64> = self.post[t].iter().zip(h).map(|(after, h)| after - h).collect();
+        [
+            norm(a) / norm(h),
+            norm(m) / norm(&mid),
+            norm(&layer) / norm(h),
+            cosine(a, h),
+            cosine(m, &mid),
+            cosine(&layer, h),
+        ]
+    }
+}
+
+const NAMES: [&str; 6] = ["|a|/|h|", "|m|/|h+a|", "|D|/|h|", "cos(a,h)", "cos(m,h+a)", "cos(D,h)"];
+
+fn quantities(sample: &Sample) -> [&PerToken; 6] {
+    let (n, c) = (&sample.relative_norm, &sample.cosine);
+    [&n.attn, &n.mlp, &n.layer, &c.attn, &c.mlp, &c.layer]
+}
+
+/// Compares every token's value and the means with those of the streams.
+#[track_caller]
+fn check(name: &str, sample: &Sample, layers: &[Around], of_tokens: f64, of_means: f64) {
+    for (q, (quantity, what)) in quantities(sample).into_iter().zip(NAMES).enumerate() {
+        assert_eq!((quantity.mean.len(), quantity.tokens.len()), (layers.len(), layers.len()), "{name}");
+        for (l, around) in layers.iter().enumerate() {
+            let at = format!("{name}, layer {l}, {what}");
+            let want: Vec<f64> = (0..around.pre.len()).map(|t| around.values(t)[q]).collect();
+            assert_eq!(quantity.tokens[l].len(), want.len(), "{at}");
+            for (t, (got, want)) in quantity.tokens[l].iter().zip(&want).enumerate() {
+                close(&format!("{at}, token {t}"), *got, *want, of_tokens, of_tokens);
+            }
+            close(&format!("{at}, mean"), quantity.mean[l], mean(want), of_means, of_means);
+        }
+    }
+}
+
+#[test]
+fn contributions_are_those_of_the_hooks() {
+    on_every_architecture(|name, model, trace| {
+        let layers: Vec<Around> =
+            (0..model.config().depth()).map(|l| Around::new(|h| hook(trace, l, h))).collect();
+        // Five digits are kept of a token's value, all of a mean.
+        check(name, &contributions::measure(trace), &layers, 5.1e-5, 2e-6);
+    });
+}
+
+#[test]
+fn contributions_are_those_of_the_reference() {
+    for name in ARCHITECTURES {
+        let (model, golden) = (load(name), Golden::open(name, "short"));
+        let trace = run(&model, &golden.tokens());
+        let layers: Vec<Around> =
+            (0..model.config().depth()).map(|l| Around::new(|h| golden.hook(l, h))).collect();
+        check(name, &contributions::measure(&trace), &layers, 1e-4, 1e-4);
+    }
+}
+
+#[test]
+fn a_layer_adds_what_its_sublayers_add() {
+    on_every_architecture(|name, model, trace| {
+        for l in 0..model.config().depth() {
+            let around = Around::new(|h| hook(trace, l, h));
+            for t in 0..trace.tokens.len() {
+                let ends = sum(&sum(&around.pre[t], &around.attn[t]), &around.mlp[t]);
+                let gap: Vec<f64> = ends.iter().zip(&around.post[t]).map(|(a, b)| a - b).collect();
+                assert!(norm(&gap) <= 2e-7 * norm(&ends), "{name}, layer {l}, token {t}");
+            }
+        }
+    });
+}
+
+/// The cosines and norms of the parts are tied to each other by the law of cosines:
+/// |h + a|^2 = |h|^2 (1 + r^2 + 2 r cos), and likewise one sublayer further.
+#[test]
+fn norms_and_cosines_belong_together() {
+    on_every_architecture(|name, _, trace| {
+        let sample = contributions::measure(trace);
+        let (n, c) = (&sample.relative_norm, &sample.cosine);
+        let grown = |r: f64, cos: f64| 1.0 + r * r + 2.0 * r * cos;
+        for l in 0..n.attn.tokens.len() {
+            for t in 0..trace.tokens.len() {
+                let at = |p: &PerToken| p.tokens[l][t];
+                let by_parts = grown(at(&n.attn), at(&c.attn)) * grown(at(&n.mlp), at(&c.mlp));
+                let at_once = grown(at(&n.layer), at(&c.layer));
+                // Values of five digits; the growth is a sum of up to three such terms.
+                let size = 1.0 + at(&n.attn).powi(2) * (1.0 + at(&n.mlp).powi(2)) + at(&n.layer).powi(2);
+                close(&format!("{name}, layer {l}, token {t}"), by_parts, at_once, 0.0, 1e-3 * size);
+            }
+        }
+    });
+}
+
+#[test]
+fn denominators_are_at_least_a_millionth() {
+    let trace = Trace {
+        tokens: vec![1, 2],
+        hidden: 2,
+        resid: vec![vec![0.0, 0.0, 3.0, 4.0], vec![0.0; 4]],
+        attn_out: vec![vec![3e-6, 4e-6, -3.0, -4.0]],
+        mlp_out: vec![vec![0.0, 0.0, 0.0, 2e-6]],
+        keys_values: vec![],
+    };
+    let norms = contributions::measure(&trace).relative_norm;
+    for (what, got, want) in [
+        ("a over a stream of zero", norms.attn.tokens[0][0], 5.0),
+        ("D over a stream of zero", norms.layer.tokens[0][0], 5.0),
+        ("nothing over a small stream", norms.mlp.tokens[0][0], 0.0),
+        ("a over its opposite", norms.attn.tokens[0][1], 1.0),
+        ("m over a stream that a has cancelled", norms.mlp.tokens[0][1], 2.0),
+    ] {
+        close(what, got, want, 1e-6, 0.0);
+    }
+}

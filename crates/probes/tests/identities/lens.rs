@@ -1,0 +1,179 @@
+//! The logit lens, its sweep and what it says at the last level.
+
+use crate::support::{PLENTY, close, load, log_softmax, mean, on_every_architecture, run, tokens};
+use fathom_kernels::distribution::{Divergence, divergence, log_sum_exp};
+use fathom_model::{Model, Trace};
+use fathom_probes::lens::{self, Curves, Point};
+
+/// What the lens has to say of one row of the stream against another.
+pub(crate) struct Plain {
+    pub(crate) divergence: Divergence,
+    common: usize,
+    agrees: bool,
+}
+
+/// Token ids by descending logit; among equals the lower id first.
+fn ranking(logits: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
+    order
+}
+
+/// Logits of one row of the stream, through the head by itself.
+pub(crate) fn logits(model: &Model, row: &[f32]) -> Vec<f64> {
+    let mut logits = vec![0.0f32; model.config().vocab];
+    model.head(row, &mut logits);
+    logits.iter().map(|x| f64::from(*x)).collect()
+}
+
+fn plain(lens: &[f64], output: &[f64]) -> Plain {
+    let (log_p, log_q) = (log_softmax(lens), log_softmax(output));
+    let log_m: Vec<f64> = log_p.iter().zip(&log_q).map(|(p, q)| ((p.exp() + q.exp()) / 2.0).ln()).collect();
+    let kl = |p: &[f64], q: &[f64]| p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+    let (mine, best) = (ranking(lens), ranking(output));
+    Plain {
+        divergence: Divergence {
+            kl: kl(&log_p, &log_q),
+            kl_reverse: kl(&log_q, &log_p),
+            jsd_bits: (kl(&log_p, &log_m) + kl(&log_q, &log_m)) / 2.0 / 2f64.ln(),
+            entropy: -log_p.iter().map(|p| p.exp() * p).sum::<f64>(),
+        },
+        common: mine[..5].iter().filter(|t| best[..5].contains(t)).count(),
+        agrees: mine[0] == best[0],
+    }
+}
+
+/// The whole lens, `[T][L + 1]`.
+pub(crate) fn plain_points(model: &Model, trace: &Trace) -> Vec<Vec<Plain>> {
+    let at = |level: &[f32], t: usize| logits(model, &level[t * trace.hidden..(t + 1) * trace.hidden]);
+    (0..trace.tokens.len())
+        .map(|t| {
+            let output = at(trace.resid.last().unwrap(), t);
+            trace.resid.iter().map(|level| plain(&at(level, t), &output)).collect()
+        })
+        .collect()
+}
+
+/// Terms over the vocabulary are taken in `f32`, which leaves a few millionths where
+/// large logits make a small entropy or divergence.
+#[track_caller]
+fn same(what: &str, got: f64, want: f64) {
+    close(what, got, want, 1e-5, 2e-6);
+}
+
+#[track_caller]
+fn check_point(at: &str, got: &Point, want: &Plain) {
+    let (g, w) = (&got.divergence, &want.divergence);
+    same(&format!("{at}: KL(p_l || p)"), g.kl, w.kl);
+    same(&format!("{at}: KL(p || p_l)"), g.kl_reverse, w.kl_reverse);
+    same(&format!("{at}: JSD"), g.jsd_bits, w.jsd_bits);
+    same(&format!("{at}: entropy"), g.entropy, w.entropy);
+    assert_eq!((got.common, got.agrees), (want.common, want.agrees), "{at}");
+}
+
+#[track_caller]
+fn check_curves(at: &str, got: &Curves, points: &[Vec<Plain>]) {
+    let check = |what: &str, got: &[f64], value: &dyn Fn(&Plain) -> f64| {
+        assert_eq!(got.len(), points[0].len(), "{at}: {what}");
+        for (l, got) in got.iter().enumerate() {
+            same(&format!("{at}, level {l}: mean {what}"), *got, mean(points.iter().map(|t| value(&t[l]))));
+        }
+    };
+    check("KL(p_l || p)", &got.kl_lens_final, &|p| p.divergence.kl);
+    check("KL(p || p_l)", &got.kl_final_lens, &|p| p.divergence.kl_reverse);
+    check("JSD", &got.jsd_bits, &|p| p.divergence.jsd_bits);
+    check("overlap", &got.overlap, &|p| p.common as f64 / 5.0);
+    check("agreement", &got.top1_agreement, &|p| f64::from(u8::from(p.agrees)));
+    check("entropy", &got.entropy, &|p| p.divergence.entropy);
+}
+
+#[test]
+fn every_level_of_every_token_is_what_the_definitions_say() {
+    on_every_architecture(|name, model, trace| {
+        let points = lens::sweep(model, trace, PLENTY);
+        let want = plain_points(model, trace);
+        assert_eq!(points.len(), want.len(), "{name}");
+        for (t, (points, want)) in points.iter().zip(&want).enumerate() {
+            assert_eq!(points.len(), want.len(), "{name}");
+            for (l, (point, want)) in points.iter().zip(want).enumerate() {
+                check_point(&format!("{name}, token {t}, level {l}"), point, want);
+            }
+        }
+        // The two directions must differ, or a mix-up of them could not be seen.
+        let apart = |p: &Plain| (p.divergence.kl - p.divergence.kl_reverse).abs() > 1e-2;
+        assert!(want.iter().any(|t| apart(&t[0])), "{name}: the directions of KL are not told apart");
+        check_curves(name, &lens::curves(&points), &want);
+    });
+}
+
+#[test]
+fn the_last_level_is_the_output() {
+    on_every_architecture(|name, model, trace| {
+        let depth = model.config().depth();
+        let points = lens::sweep(model, trace, PLENTY);
+        for (t, token) in points.iter().enumerate() {
+            let last = &token[depth];
+            let d = &last.divergence;
+            assert_eq!((d.kl, d.kl_reverse, d.jsd_bits), (0.0, 0.0, 0.0), "{name}, token {t}");
+            assert_eq!((last.common, last.agrees), (5, true), "{name}, token {t}");
+        }
+        let curves = lens::curves(&points);
+        let exact = [&curves.kl_lens_final, &curves.kl_final_lens, &curves.jsd_bits];
+        assert!(exact.iter().all(|c| c.len() == depth + 1 && c[depth] == 0.0), "{name}");
+        close(name, curves.overlap[depth], 1.0, 0.0, 1e-12);
+        close(name, curves.top1_agreement[depth], 1.0, 0.0, 1e-12);
+        let output = trace.resid[depth].chunks_exact(trace.hidden);
+        let entropy = output.map(|row| {
+            let log_p = log_softmax(&logits(model, row));
+            -log_p.iter().map(|p| p.exp() * p).sum::<f64>()
+        });
+        same(&format!("{name}: entropy of the output"), curves.entropy[depth], mean(entropy));
+    });
+}
+
+#[test]
+fn memory_changes_no_bit() {
+    on_every_architecture(|name, model, trace| {
+        let whole = lens::sweep(model, trace, PLENTY);
+        let a_token = trace.resid.len() * model.config().vocab * 4;
+        for memory in [0, 1, a_token, 7 * a_token] {
+            assert_eq!(lens::sweep(model, trace, memory), whole, "{name}, {memory} bytes");
+        }
+    });
+}
+
+#[test]
+fn points_keep_the_order_of_tokens_and_levels() {
+    let model = load("qwen3");
+    let trace = run(&model, &tokens(20, 4));
+    let whole = lens::sweep(&model, &trace, PLENTY);
+    for t in [0, 7, 19] {
+        let row = |x: &Vec<f32>| x[t * trace.hidden..(t + 1) * trace.hidden].to_vec();
+        let alone = Trace {
+            tokens: vec![trace.tokens[t]],
+            hidden: trace.hidden,
+            resid: trace.resid.iter().map(row).collect(),
+            ..Trace::default()
+        };
+        assert_eq!(lens::sweep(&model, &alone, PLENTY)[0], whole[t]);
+    }
+}
+
+/// Softmax does not see what is added to all logits; those of real models may stand
+/// far from zero, and at another place at every level.
+#[test]
+fn logits_far_from_zero_lose_little() {
+    let row = |step: f32, shift: f32| -> Vec<f32> {
+        (0..4000).map(|i| (i as f32 * step).sin() * 4.0 + shift).collect()
+    };
+    for shift in [0.0, -100.0, 100.0] {
+        let (x, y) = (row(1.37, shift / 3.0), row(1.38, shift));
+        let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+        let got = divergence(&x, log_sum_exp(&x), &y, log_sum_exp(&y));
+        let want = plain(&wide(&x), &wide(&y)).divergence;
+        same("KL(p_l || p)", got.kl, want.kl);
+        same("KL(p || p_l)", got.kl_reverse, want.kl_reverse);
+        same("JSD", got.jsd_bits, want.jsd_bits);
+        same("entropy", got.entropy, want.entropy);
+    }
+}

@@ -1,0 +1,169 @@
+//! Running over a list of texts: nothing but the text itself may matter.
+
+use crate::support::{load, samples, settings, text, texts, tokens};
+use fathom_model::Model;
+use fathom_probes::{Costs, Error, Probe, Sample, Text, measure};
+use std::cell::Cell;
+
+/// Lengths that make one group, that fill one to the row, that overflow one, and
+/// one text longer than a whole group.
+const LENGTHS: [usize; 9] = [40, 1, 9, 206, 2, 300, 130, 127, 12];
+
+#[derive(Debug, PartialEq, thiserror::Error)]
+#[error("the disk is full after {0}")]
+struct Full(usize);
+
+/// Measures until `sink` has taken `room` samples, then fails.
+fn until_full(
+    model: &Model,
+    texts: &[Text],
+    room: usize,
+    stop: &dyn Fn(usize) -> bool,
+) -> (Vec<Sample>, Result<Costs, Error<Full>>) {
+    let (taken, mut kept) = (Cell::new(0), Vec::new());
+    let mut sink = |sample| {
+        if kept.len() == room {
+            return Err(Full(room));
+        }
+        kept.push(sample);
+        taken.set(kept.len());
+        Ok(())
+    };
+    let all = settings(&Probe::ALL);
+    let result = measure(model, texts, &all, &|| stop(taken.get()), &mut sink);
+    (kept, result)
+}
+
+#[test]
+fn grouping_changes_no_bit() {
+    for name in ["llama3", "gemma3", "gpt2", "phi3-longrope"] {
+        let (model, texts) = (load(name), texts(&LENGTHS));
+        let together = samples(&model, &texts);
+        let ids: Vec<&str> = together.iter().map(|s| &s.id[..]).collect();
+        assert_eq!(ids, texts.iter().map(|t| &t.id[..]).collect::<Vec<_>>(), "{name}");
+        for (text, sample) in texts.iter().zip(&together) {
+            assert_eq!(
+                samples(&model, std::slice::from_ref(text)),
+                std::slice::from_ref(sample),
+                "{name} {}",
+                text.id
+            );
+        }
+        let backwards: Vec<Text> = texts.iter().rev().cloned().collect();
+        let mut back = samples(&model, &backwards);
+        back.reverse();
+        assert_eq!(back, together, "{name}");
+    }
+}
+
+#[test]
+fn threads_change_no_bit() {
+    let (model, texts) = (load("qwen3"), texts(&LENGTHS));
+    let with = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| samples(&model, &texts))
+    };
+    assert_eq!(with(1), with(3));
+}
+
+#[test]
+fn samples_carry_their_text() {
+    let mut texts = texts(&[4, 6]);
+    texts[1].group = Some("hard".to_owned());
+    texts[1].pieces = (0..6).map(|i| format!("piece {i}")).collect();
+    for (sample, text) in samples(&load("llama2"), &texts).into_iter().zip(texts) {
+        let kept = Text { id: sample.id, group: sample.group, tokens: sample.tokens, pieces: sample.pieces };
+        assert_eq!(kept, text);
+    }
+}
+
+#[test]
+fn a_stop_leaves_exactly_the_first_samples() {
+    let (model, texts) = (load("llama2"), texts(&LENGTHS));
+    let all = samples(&model, &texts);
+    for k in 0..=texts.len() {
+        let (kept, result) = until_full(&model, &texts, usize::MAX, &|taken| taken >= k);
+        assert!(result.is_ok());
+        assert_eq!(kept, all[..k], "stopped after {k}");
+    }
+}
+
+/// The samples are the first ones even when `stop` says yes only once.
+#[test]
+fn a_stop_is_final() {
+    let (model, texts) = (load("llama2"), texts(&LENGTHS));
+    let said = Cell::new(false);
+    let once = |taken| taken == 2 && !said.replace(true);
+    let (kept, result) = until_full(&model, &texts, usize::MAX, &once);
+    assert!(result.is_ok());
+    assert_eq!(kept.len(), 2);
+}
+
+#[test]
+fn errors_of_the_sink_come_through() {
+    let (model, texts) = (load("llama2"), texts(&LENGTHS));
+    for room in [0, 3, 8] {
+        let (kept, result) = until_full(&model, &texts, room, &|_| false);
+        assert_eq!(kept.len(), room);
+        match result {
+            Err(Error::Sink(full)) => assert_eq!(full, Full(room)),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Prompts go through the model in groups; one that it refuses must be named
+/// itself, and those before it must not be lost with it.
+#[test]
+fn a_refused_prompt_is_named_and_costs_no_other() {
+    let model = load("llama2");
+    let mut texts = texts(&[5, 6, 7]);
+    texts.insert(2, text("bad", vec![1, 100_000]));
+    let (kept, result) = until_full(&model, &texts, usize::MAX, &|_| false);
+    let message = result.unwrap_err().to_string();
+    assert!(message.contains("prompt 'bad'") && message.contains("100000"), "{message}");
+    assert_eq!(kept, samples(&model, &texts[..2]));
+}
+
+/// A mean over no tokens is no number.
+#[test]
+fn an_empty_prompt_is_refused() {
+    let (kept, result) =
+        until_full(&load("llama2"), &[text("full", tokens(3, 0)), text("void", vec![])], 9, &|_| false);
+    let message = result.unwrap_err().to_string();
+    assert!(message.contains("prompt 'void'"), "{message}");
+    assert_eq!(kept.len(), 1);
+}
+
+#[test]
+fn no_prompts_give_no_samples() {
+    let (kept, result) = until_full(&load("llama2"), &[], 0, &|_| false);
+    assert!(kept.is_empty() && result.unwrap().is_empty());
+}
+
+#[test]
+fn probes_one_by_one_give_what_they_give_together() {
+    let (model, texts) = (load("olmo2"), texts(&[12, 30]));
+    let mut merged: Vec<Sample> = Vec::new();
+    for probe in Probe::ALL {
+        let mut some = Vec::new();
+        let mut keep = |sample: Sample| {
+            some.push(sample);
+            Ok::<_, Full>(())
+        };
+        let costs = measure(&model, &texts, &settings(&[probe]), &|| false, &mut keep).unwrap();
+        let mut names = ["forward", probe.name()];
+        names.sort_unstable();
+        assert!(costs.keys().eq(names.iter()), "{costs:?}");
+        for sample in &some {
+            let has: Vec<Probe> = Probe::ALL.into_iter().filter(|p| sample.has(*p)).collect();
+            assert_eq!(has, [probe]);
+        }
+        if merged.is_empty() {
+            merged = some;
+        } else {
+            merged.iter_mut().zip(some).for_each(|(m, s)| m.merge(s));
+        }
+    }
+    assert_eq!(merged, samples(&model, &texts));
+}

@@ -1,0 +1,148 @@
+//! Samples put together: weights, order, and the way through a file.
+
+use crate::support::{PLENTY, close, load, mean, run, samples, texts};
+use fathom_model::Trace;
+use fathom_probes::contributions::{Average, PerToken};
+use fathom_probes::{Sample, Summary, contributions, lens, settling, similarity};
+use serde_json::Value;
+
+/// Compares numbers anywhere in two trees of the same shape.
+#[track_caller]
+fn same_tree(at: &str, a: &Value, b: &Value, relative: f64) {
+    match (a, b) {
+        (Value::Array(a), Value::Array(b)) => {
+            assert_eq!(a.len(), b.len(), "{at}");
+            a.iter()
+                .zip(b)
+                .enumerate()
+                .for_each(|(i, (a, b))| same_tree(&format!("{at}[{i}]"), a, b, relative));
+        }
+        (Value::Object(a), Value::Object(b)) => {
+            assert!(a.keys().eq(b.keys()), "{at}");
+            a.iter().for_each(|(key, a)| same_tree(&format!("{at}.{key}"), a, &b[key], relative));
+        }
+        (Value::Number(a), Value::Number(b)) => {
+            close(at, a.as_f64().unwrap(), b.as_f64().unwrap(), relative, relative);
+        }
+        _ => panic!("{at}: {a} against {b}"),
+    }
+}
+
+#[test]
+fn order_does_not_matter() {
+    for name in ["llama2", "gemma3", "gpt_neox"] {
+        let model = load(name);
+        let depth = model.config().depth();
+        let all = samples(&model, &texts(&[3, 80, 17, 1, 44, 29]));
+        let tree = |order: &[usize]| {
+            let picked: Vec<Sample> = order.iter().map(|i| all[*i].clone()).collect();
+            serde_json::to_value(Summary::of(&picked, depth)).unwrap()
+        };
+        let first = tree(&[0, 1, 2, 3, 4, 5]);
+        for order in [[5, 4, 3, 2, 1, 0], [2, 0, 5, 1, 3, 4]] {
+            same_tree(name, &tree(&order), &first, 1e-12);
+        }
+    }
+}
+
+/// Written to a line of JSON and read back, samples say the same to the bit: a
+/// resumed run must give what an uninterrupted one gives. This needs the feature
+/// `float_roundtrip` of `serde_json` wherever samples are read.
+#[test]
+fn samples_survive_a_file() {
+    for name in ["llama2", "gemma2", "gpt2"] {
+        let model = load(name);
+        let all = samples(&model, &texts(&[3, 80, 17, 1, 44]));
+        let read: Vec<Sample> =
+            all.iter().map(|s| serde_json::from_str(&serde_json::to_string(s).unwrap()).unwrap()).collect();
+        assert_eq!(read, all, "{name}");
+        let depth = model.config().depth();
+        let bits = |s: &[Sample]| serde_json::to_string(&Summary::of(s, depth)).unwrap();
+        assert_eq!(Summary::of(&read, depth), Summary::of(&all, depth), "{name}");
+        assert_eq!(bits(&read), bits(&all), "{name}");
+    }
+}
+
+/// The streams of several texts behind each other, as if they were one.
+fn concatenated(traces: &[Trace]) -> Trace {
+    let mut all = traces[0].clone();
+    for trace in &traces[1..] {
+        all.tokens.extend(&trace.tokens);
+        for (a, b) in [
+            (&mut all.resid, &trace.resid),
+            (&mut all.attn_out, &trace.attn_out),
+            (&mut all.mlp_out, &trace.mlp_out),
+        ] {
+            a.iter_mut().zip(b).for_each(|(a, b)| a.extend(b));
+        }
+    }
+    all
+}
+
+#[track_caller]
+fn check_average(what: &str, got: &Average, tokens: &PerToken) {
+    for (l, row) in tokens.tokens.iter().enumerate() {
+        close(&format!("{what}, mean at {l}"), got.mean[l], tokens.mean[l], 1e-12, 1e-12);
+        let mut sorted = row.clone();
+        sorted.sort_by(f64::total_cmp);
+        let (half, odd) = (sorted.len() / 2, sorted.len() % 2 == 1);
+        let median = if odd { sorted[half] } else { (sorted[half - 1] + sorted[half]) / 2.0 };
+        assert_eq!(got.median[l], median, "{what}, median at {l}");
+    }
+}
+
+/// Every token weighs the same, whatever prompt it stands in: two prompts give what
+/// their tokens in one prompt would give.
+#[test]
+fn every_token_weighs_the_same() {
+    for (name, lengths) in [("llama3", [5, 40]), ("gemma3", [31, 2]), ("gpt2", [1, 26])] {
+        let (model, texts) = (load(name), texts(&lengths));
+        let depth = model.config().depth();
+        let summary = Summary::of(&samples(&model, &texts), depth);
+        let traces: Vec<Trace> = texts.iter().map(|t| run(&model, &t.tokens)).collect();
+        let whole = concatenated(&traces);
+
+        let (got, want) = (summary.contributions.unwrap(), contributions::measure(&whole));
+        for (what, got, want) in
+            [("norm", &got.relative_norm, &want.relative_norm), ("cosine", &got.cosine, &want.cosine)]
+        {
+            check_average(&format!("{name} attention {what}"), &got.attn, &want.attn);
+            check_average(&format!("{name} MLP {what}"), &got.mlp, &want.mlp);
+            check_average(&format!("{name} layer {what}"), &got.layer, &want.layer);
+        }
+
+        let points = lens::sweep(&model, &whole, PLENTY);
+        let tree = |curves: &lens::Curves| serde_json::to_value(curves).unwrap();
+        same_tree(name, &tree(&summary.lens.unwrap()), &tree(&lens::curves(&points)), 1e-12);
+
+        let settled = settling::summarise(&[&settling::measure(&points)], depth);
+        assert_eq!(summary.settling.unwrap(), settled, "{name}");
+
+        let (got, want) = (summary.similarity.unwrap(), similarity::measure(&whole));
+        let of_prompts: Vec<_> = traces.iter().map(similarity::measure).collect();
+        for l in 0..depth {
+            close(name, got.block_influence[l], want.block_influence[l], 0.0, 1e-12);
+        }
+        for n in 0..depth {
+            for l in 0..depth - n {
+                close(name, got.angular_mean[n][l], want.angular_mean[n][l], 0.0, 1e-12);
+                // One last token a prompt, so prompts weigh the same here.
+                let last = mean(of_prompts.iter().map(|s| s.angular_last[n][l]));
+                close(name, got.angular_last[n][l], last, 0.0, 1e-12);
+            }
+        }
+    }
+}
+
+/// Prompts that a probe has not been measured on do not dilute it.
+#[test]
+fn a_probe_is_summed_up_over_the_prompts_that_have_it() {
+    let model = load("llama2");
+    let depth = model.config().depth();
+    let all = samples(&model, &texts(&[20, 9]));
+    let mut some = all.clone();
+    (some[1].lens, some[1].similarity, some[1].contributions, some[1].settling) = (None, None, None, None);
+    assert_eq!(Summary::of(&some, depth), Summary::of(&all[..1], depth));
+    some.remove(0);
+    assert_eq!(Summary::of(&some, depth), Summary::default());
+}
