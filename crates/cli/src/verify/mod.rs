@@ -1,11 +1,14 @@
 //! `fathom verify`: a model's numbers against reference values.
 
+mod causal;
+
 use crate::args::Verify;
 use crate::{measure, output, progress, texts};
 use anyhow::{Result, anyhow, bail};
 use fathom_model::Trace;
 use fathom_model::source::Loaded;
 use fathom_probes::{Sample, Summary, contributions, lens};
+use indicatif::ProgressBar;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -19,6 +22,12 @@ struct Golden {
     logits: Option<Vec<Logits>>,
     contributions: Option<BTreeMap<String, Vec<f64>>>,
     lens: Option<BTreeMap<String, Vec<f64>>>,
+    /// The t of the skip probe, by prompt.
+    positions: Option<Vec<Vec<usize>>>,
+    effects: Option<causal::Effects>,
+    current: Option<causal::Effects>,
+    local: Option<causal::Effects>,
+    erasure: Option<Vec<causal::Erasure>>,
     #[serde(flatten)]
     rest: BTreeMap<String, serde_json::Value>,
 }
@@ -34,9 +43,12 @@ struct Logits {
 enum Limit {
     Equal,
     Absolute(f64),
-    /// Relative to the reference; values below a hundredth count as a hundredth,
-    /// so that a cosine near zero is not held to more digits than the file has.
-    Relative(f64),
+    /// Relative to the reference; values below `floor` count as `floor`, so that a
+    /// cosine near zero is not held to more digits than the file has.
+    Relative {
+        share: f64,
+        floor: f64,
+    },
 }
 
 /// One line of the table.
@@ -56,7 +68,8 @@ impl Row {
         }
         for (place, (got, want)) in got.iter().zip(want).enumerate() {
             let gap = (got - want).abs();
-            let gap = if let Limit::Relative(_) = limit { gap / want.abs().max(0.01) } else { gap };
+            let gap =
+                if let Limit::Relative { floor, .. } = limit { gap / want.abs().max(floor) } else { gap };
             // A difference that is no number is the worst there can be.
             let gap = if gap.is_nan() { f64::INFINITY } else { gap };
             if gap > row.worst {
@@ -70,10 +83,13 @@ impl Row {
         self.worst
             <= match self.limit {
                 Limit::Equal => 0.0,
-                Limit::Absolute(x) | Limit::Relative(x) => x,
+                Limit::Absolute(x) | Limit::Relative { share: x, .. } => x,
             }
     }
 }
+
+/// What curves of the clean run may differ by.
+const CURVES: Limit = Limit::Relative { share: 1e-3, floor: 0.01 };
 
 /// Bytes of logits held at once.
 const MEMORY: usize = 64 << 20;
@@ -88,14 +104,11 @@ pub(crate) fn run(args: &Verify) -> Result<()> {
     let (_, checkpoint) = measure::open(&args.model)?;
     let loaded = measure::load(checkpoint, &args.model)?;
     let working = progress::bar("comparing", golden.prompts.len() as u64, "prompts");
-    let rows = compare(&golden, &args.golden, &loaded, &|| working.inc(1));
+    let rows = compare(&golden, &args.golden, &loaded, &working);
     working.finish_and_clear();
     let rows = rows?;
     output::print(&table(&rows))?;
-    let unknown: Vec<&str> = ["effects", "current", "local", "erasure", "ig"]
-        .into_iter()
-        .filter(|name| golden.rest.contains_key(*name))
-        .collect();
+    let unknown: Vec<&str> = ["ig"].into_iter().filter(|name| golden.rest.contains_key(*name)).collect();
     if !unknown.is_empty() {
         output::note(&format!("not compared, for lack of the probes: {}", unknown.join(", ")));
     }
@@ -111,9 +124,9 @@ pub(crate) fn run(args: &Verify) -> Result<()> {
     Ok(())
 }
 
-fn compare(golden: &Golden, path: &Path, loaded: &Loaded, tick: &dyn Fn()) -> Result<Vec<Row>> {
+fn compare(golden: &Golden, path: &Path, loaded: &Loaded, bar: &ProgressBar) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    let mut samples = Vec::new();
+    let (mut samples, mut traces) = (Vec::new(), Vec::new());
     for (i, prompt) in golden.prompts.iter().enumerate() {
         let tokens = loaded.tokenizer.encode(prompt)?;
         if let Some(want) = golden.tokens.as_ref().and_then(|t| t.get(i)) {
@@ -129,10 +142,12 @@ fn compare(golden: &Golden, path: &Path, loaded: &Loaded, tick: &dyn Fn()) -> Re
             rows.push(Row::compare(name, &got, &want.nll, Limit::Absolute(1e-3)));
         }
         samples.push(sample(golden, loaded, &trace));
-        tick();
+        traces.push(trace);
+        bar.inc(1);
     }
     let summary = Summary::of(&samples, loaded.model.config().depth());
     rows.extend(curves(golden, &summary, loaded.model.config().depth()));
+    rows.extend(causal::compare(golden, loaded, &traces, &|name| bar.set_message(name.to_owned()))?);
     Ok(rows)
 }
 
@@ -151,7 +166,7 @@ fn curves(golden: &Golden, summary: &Summary, depth: usize) -> Vec<Row> {
     let mut row = |probe: &str, name: &str, got: &[f64], want: Option<&Vec<f64>>| {
         if let Some(want) = want {
             let layers = &got[..got.len().min(depth)];
-            rows.push(Row::compare(format!("{probe} {name}"), layers, want, Limit::Relative(1e-3)));
+            rows.push(Row::compare(format!("{probe} {name}"), layers, want, CURVES));
         }
     };
     if let (Some(want), Some(got)) = (&golden.contributions, &summary.contributions) {
@@ -183,7 +198,7 @@ fn table(rows: &[Row]) -> String {
         let limit = match r.limit {
             Limit::Equal => "equal".to_owned(),
             Limit::Absolute(x) => format!("{x:.0e} absolute"),
-            Limit::Relative(x) => format!("{x:.0e} relative"),
+            Limit::Relative { share: x, .. } => format!("{x:.0e} relative"),
         };
         let verdict = if r.passes() { "ok" } else { "DIFFERS" };
         let _ = writeln!(

@@ -1,0 +1,99 @@
+//! Reference values of the causal probes: layer skip and residual erasure.
+
+use super::{Golden, Limit, MEMORY, Row};
+use anyhow::{Result, bail};
+use fathom_model::Trace;
+use fathom_model::source::Loaded;
+use fathom_probes::erasure::{self, MeanResiduals};
+use fathom_probes::planner::Limits;
+use fathom_probes::skip::{self, Mode, Part};
+use serde::Deserialize;
+
+/// Effects of skipping layers, maxima over positions and prompts.
+#[derive(Deserialize)]
+pub(super) struct Effects {
+    /// `[L][L]`, skipped layer first.
+    layer: Vec<Vec<f64>>,
+    /// `[L]`.
+    out: Vec<f64>,
+}
+
+/// Erasure of one question-answer pair.
+#[derive(Deserialize)]
+pub(super) struct Erasure {
+    tokens: Vec<u32>,
+    /// Tokens of the answer.
+    alen: usize,
+    /// `[L + 1][T]`.
+    map: Vec<Vec<f64>>,
+}
+
+/// Two thousandths, or two ten-thousandths for effects below a tenth.
+const LIMIT: Limit = Limit::Relative { share: 2e-3, floor: 0.1 };
+
+/// Rows that go through a layer together.
+const LIMITS: Limits = Limits { rows: 2048, logits: MEMORY };
+
+/// Compares every causal probe that the file has.
+pub(super) fn compare(
+    golden: &Golden,
+    loaded: &Loaded,
+    traces: &[Trace],
+    tick: &dyn Fn(&str),
+) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for (name, mode, want) in [
+        ("skip future", Mode::Future, &golden.effects),
+        ("skip current", Mode::Current, &golden.current),
+        ("skip local", Mode::Local, &golden.local),
+    ] {
+        if let Some(want) = want {
+            tick(name);
+            rows.extend(skips(golden, loaded, traces, name, mode, want)?);
+        }
+    }
+    if let Some(pairs) = &golden.erasure {
+        tick("erasure");
+        let mut means = MeanResiduals::new(&loaded.model);
+        traces.iter().for_each(|t| means.add(t));
+        for (i, want) in pairs.iter().enumerate() {
+            let trace = loaded.model.run(&[&want.tokens])?.remove(0);
+            if want.alen + 1 > want.tokens.len() {
+                bail!("erasure pair {i} has an answer longer than its text");
+            }
+            let (got, _) = erasure::measure(&loaded.model, &trace, want.alen, &means.means(), LIMITS);
+            rows.push(Row::compare(format!("erasure of pair {i}"), &got.concat(), &want.map.concat(), LIMIT));
+        }
+    }
+    Ok(rows)
+}
+
+fn skips(
+    golden: &Golden,
+    loaded: &Loaded,
+    traces: &[Trace],
+    name: &str,
+    mode: Mode,
+    want: &Effects,
+) -> Result<Vec<Row>> {
+    let depth = loaded.model.config().depth();
+    let mut layer = vec![0.0f64; depth * depth];
+    let mut out = vec![0.0f64; depth];
+    for (i, trace) in traces.iter().enumerate() {
+        let positions = golden.positions.as_ref().and_then(|p| p.get(i));
+        let Some(positions) = positions else {
+            bail!("the file has skip effects but no positions for prompt {i}");
+        };
+        let (effects, _) = skip::measure(&loaded.model, trace, mode, Part::Layer, positions, LIMITS);
+        let largest = |all: &mut [f64], new: &[f64]| {
+            all.iter_mut().zip(new).for_each(|(a, n)| *a = a.max(*n));
+        };
+        largest(&mut layer, &effects.layer_effect.concat());
+        largest(&mut out, &effects.output_effect.unwrap_or_default());
+    }
+    let mut rows = vec![Row::compare(format!("{name}, layers"), &layer, &want.layer.concat(), LIMIT)];
+    if mode != Mode::Local {
+        rows.push(Row::compare(format!("{name}, output"), &out, &want.out, LIMIT));
+    }
+    Ok(rows)
+}
