@@ -117,8 +117,9 @@ pub(crate) struct Measure {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) prompts: Prompts,
-    /// Probes, separated by commas: contributions, lens, similarity, settling; or all
-    #[arg(long, value_name = "LIST", default_value = "all", value_parser = probes)]
+    /// Probes, separated by commas: contributions, lens, similarity, settling, skip;
+    /// clean for those that need no edited run, all for all (skip takes minutes)
+    #[arg(long, value_name = "LIST", default_value = "clean", value_parser = probes)]
     pub(crate) probes: Probes,
     /// Results folder [default: fathom-out/MODEL/DATA]
     #[arg(short, long, value_name = "OUT")]

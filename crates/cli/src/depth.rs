@@ -2,6 +2,7 @@
 
 use fathom_depth::{Curves, Depth, Rule, Thresholds, bootstrap, depth, pool};
 use fathom_probes::Sample;
+use fathom_probes::skip::{Mode, Part};
 
 /// Resamples of the bootstrap.
 pub(crate) const RESAMPLES: usize = 2000;
@@ -29,6 +30,8 @@ struct PromptCurves<'a> {
     kl: Option<Vec<pool::Sample<'a>>>,
     overlap: Option<Vec<pool::Sample<'a>>>,
     settling: Option<Vec<(f64, f64)>>,
+    /// Effects of skipping whole layers on later tokens: on layers, flat, and on the output.
+    skip: Option<Vec<(Vec<f64>, Vec<f64>)>>,
 }
 
 impl<'a> PromptCurves<'a> {
@@ -58,6 +61,7 @@ impl<'a> PromptCurves<'a> {
             kl: curve(&|s| s.lens.as_ref().map(|l| &l.kl_lens_final)),
             overlap: curve(&|s| s.lens.as_ref().map(|l| &l.overlap)),
             settling: samples.iter().map(settled).collect(),
+            skip: samples.iter().map(|s| future(s, layers)).collect(),
         }
     }
 
@@ -87,7 +91,29 @@ impl<'a> PromptCurves<'a> {
                     .fold((0.0, 0.0), |(a, b), (s, w)| (a + s.0 * f64::from(*w), b + s.1 * f64::from(*w)));
                 Some(depth(rule, &Curves { settle_mean: Some(sum / tokens), ..empty }, &thresholds))
             }
+            Rule::SkipLayer => {
+                let skips: Vec<&[f64]> = self.skip.as_ref()?.iter().map(|s| &s.0[..]).collect();
+                let flat = pool::max(&skips, weights)?;
+                let rows: Vec<Vec<f64>> = flat.chunks(self.layers).map(<[f64]>::to_vec).collect();
+                Some(depth(rule, &Curves { layer_effect: Some(&rows), ..empty }, &thresholds))
+            }
+            Rule::SkipOutput | Rule::InfluenceNumber | Rule::Influence90 => {
+                let skips: Vec<&[f64]> = self.skip.as_ref()?.iter().map(|s| &s.1[..]).collect();
+                let output = pool::max(&skips, weights)?;
+                Some(depth(rule, &Curves { output_effect: Some(&output), ..empty }, &thresholds))
+            }
             _ => None,
         }
     }
+}
+
+/// The future effects of skipping whole layers of one prompt. A prompt too short
+/// for any position has no effects, which leaves a maximum over prompts as it is.
+fn future(sample: &Sample, layers: usize) -> Option<(Vec<f64>, Vec<f64>)> {
+    let effects = &sample.skip.as_ref()?.effects;
+    let effects = effects.get(&Mode::Future).and_then(|parts| parts.get(&Part::Layer));
+    Some(match effects {
+        Some(effects) => (effects.layer_effect.concat(), effects.output_effect.clone()?),
+        None => (vec![0.0; layers * layers], vec![0.0; layers]),
+    })
 }

@@ -5,7 +5,7 @@ use crate::{depth, interrupt, output, progress, run_file, texts};
 use anyhow::{Context, Result, anyhow, bail};
 use fathom_data::PromptSet;
 use fathom_model::source::{self, Checkpoint, Loaded, Located};
-use fathom_probes::{Cost, Costs, Probe, Sample, Settings, Summary, Text};
+use fathom_probes::{Cost, Costs, Probe, Sample, Settings, Summary, Text, skip};
 use fathom_report::{Folder, Results};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -21,7 +21,13 @@ pub(crate) fn run(args: &Measure) -> Result<()> {
     let (located, checkpoint) = open(&args.model)?;
     let folder = Folder::create(args.out.clone().unwrap_or_else(|| default_folder(&located, &set)))?;
     let loaded = load(checkpoint, &args.model)?;
-    let texts = texts::tokenise(&set, &loaded.tokenizer, loaded.model.config())?;
+    let texts = texts::tokenise(
+        &set,
+        &loaded.tokenizer,
+        loaded.model.config(),
+        args.prompts.rng.seeded(args.prompts.seed),
+    )?;
+    warn_of_short(args, &texts)?;
     let tokens = texts.iter().map(|t| t.tokens.len()).sum();
     introduce(&located, &loaded, &set, tokens);
 
@@ -58,6 +64,26 @@ pub(crate) fn run(args: &Measure) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Says how many prompts are too short for the skip probe's positions.
+fn warn_of_short(args: &Measure, texts: &[Text]) -> Result<()> {
+    if !args.probes.0.contains(&Probe::Skip) {
+        return Ok(());
+    }
+    match texts.iter().filter(|t| t.positions.is_empty()).count() {
+        0 => Ok(()),
+        all if all == texts.len() => {
+            bail!("no prompt has the 13 tokens that the skip probe needs for a position; use longer prompts")
+        }
+        short => {
+            output::note(&format!(
+                "warning: {short} of {} prompts are too short for the positions of skip and count only where all positions are skipped",
+                texts.len()
+            ));
+            Ok(())
+        }
+    }
 }
 
 /// Whether a prompt has all probes that are asked for.
@@ -192,7 +218,8 @@ fn in_order(texts: &[Text], mut samples: HashMap<String, Sample>) -> Vec<Sample>
 fn probe(args: &Measure, loaded: &Loaded, open: &[Text], folder: &Folder) -> Result<Costs> {
     let tokens: usize = open.iter().map(|t| t.tokens.len()).sum();
     let bar = progress::bar("measuring", tokens as u64, "tokens");
-    let settings = Settings { probes: args.probes.0.clone(), memory: LENS_MEMORY };
+    let settings =
+        Settings { probes: args.probes.0.clone(), memory: LENS_MEMORY, skip: skip::Settings::default() };
     interrupt::measuring();
     let mut keep = |sample: Sample| {
         folder.append_sample(&sample)?;

@@ -56,6 +56,7 @@ pub(crate) fn describe(
         "rng": args.prompts.rng.to_string(),
         "probes": {
             "measured": args.probes.0,
+            "skip": {"modes": ["future", "current", "local"], "parts": ["layer"], "positions": "range(8, T - 4, 8), shuffled, the first 4"},
             "lens": {"top": fathom_probes::lens::TOP},
             "settling": {
                 "threshold_bits": fathom_probes::settling::THRESHOLD_BITS,
@@ -82,6 +83,8 @@ pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &std::path::Path)
         ("other prompts", "/data/sha256"),
         ("another tokenizer", "/tokenizer"),
         ("another dtype", "/dtype"),
+        ("another seed", "/seed"),
+        ("another kind of random numbers", "/rng"),
     ] {
         if earlier.pointer(place) != now.pointer(place) {
             bail!(

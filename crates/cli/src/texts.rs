@@ -1,19 +1,37 @@
 //! From prompts to tokens.
 
 use anyhow::{Result, bail};
-use fathom_data::PromptSet;
+use fathom_data::{PromptSet, Random};
 use fathom_model::Config;
 use fathom_model::tokenizer::Tokenizer;
 use fathom_probes::Text;
 
-/// Tokenises a set for a model.
-pub(crate) fn tokenise(set: &PromptSet, tokenizer: &Tokenizer, config: &Config) -> Result<Vec<Text>> {
+/// Positions of the skip probe on one prompt, at most.
+const POSITIONS: usize = 4;
+
+/// Tokenises a set for a model. The positions of the skip probe are the prompt's
+/// own, or drawn as in the papers: range(8, T - 4, 8) shuffled, the first four.
+pub(crate) fn tokenise(
+    set: &PromptSet,
+    tokenizer: &Tokenizer,
+    config: &Config,
+    mut random: Random,
+) -> Result<Vec<Text>> {
     let mut texts = Vec::with_capacity(set.prompts.len());
     for prompt in &set.prompts {
         let tokens = tokenizer.encode(&prompt.text)?;
         check(&tokens, &prompt.id, &set.source, config)?;
         let pieces = tokens.iter().map(|t| tokenizer.piece(*t)).collect();
-        texts.push(Text { id: prompt.id.clone(), group: prompt.group.clone(), tokens, pieces });
+        let positions = match &prompt.positions {
+            Some(own) => own.clone(),
+            None => {
+                let mut all: Vec<usize> = (8..tokens.len().saturating_sub(4)).step_by(8).collect();
+                random.shuffle(&mut all);
+                all.truncate(POSITIONS);
+                all
+            }
+        };
+        texts.push(Text { id: prompt.id.clone(), group: prompt.group.clone(), tokens, pieces, positions });
     }
     Ok(texts)
 }

@@ -1,6 +1,7 @@
 //! Runs a model over prompts and measures each.
 
-use crate::{Probe, Sample, contributions, lens, settling, similarity};
+use crate::planner::Limits;
+use crate::{Probe, Sample, contributions, lens, settling, similarity, skip};
 use fathom_model::{Model, Trace};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -17,6 +18,8 @@ pub struct Text {
     pub tokens: Vec<u32>,
     /// The text of each token.
     pub pieces: Vec<String>,
+    /// The t of the skip probe.
+    pub positions: Vec<usize>,
 }
 
 /// What to measure and within what.
@@ -26,6 +29,8 @@ pub struct Settings {
     pub probes: Vec<Probe>,
     /// Bytes of working memory beside the weights, about.
     pub memory: usize,
+    /// What the skip probe skips.
+    pub skip: skip::Settings,
 }
 
 /// What a probe cost.
@@ -77,6 +82,9 @@ pub enum Error<E: std::error::Error + 'static> {
 
 /// Rows that a clean run takes at once: enough to keep the matrix products busy.
 const ROWS: usize = 256;
+
+/// Rows of edited runs that go through a layer together.
+const PLANNED_ROWS: usize = 2048;
 
 /// Measures the texts in order and hands each sample to `sink` as soon as it is
 /// there. `stop` is asked before every prompt; when it says yes, what has been
@@ -177,18 +185,30 @@ fn one<E: std::error::Error + 'static>(
         let madds = products(levels * (levels + 1) / 2);
         sample.similarity = Some(timed(costs, "similarity", madds, || similarity::measure(trace)));
     }
+    if has(Probe::Skip) {
+        let limits = Limits { rows: PLANNED_ROWS, logits: settings.memory };
+        let start = Instant::now();
+        let (skips, madds) = skip::sample(model, trace, &settings.skip, &text.positions, limits);
+        spend(costs, "skip", madds.planned, madds.naive, start);
+        sample.skip = Some(skips);
+    }
     Ok(sample)
 }
 
 fn timed<T>(costs: &mut Costs, name: &str, madds: u64, work: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let result = work();
+    spend(costs, name, madds, madds, start);
+    result
+}
+
+/// Books what was done since `start`.
+fn spend(costs: &mut Costs, name: &str, madds: u64, madds_naive: u64, start: Instant) {
     let cost = costs.entry(name.to_owned()).or_default();
     cost.seconds += start.elapsed().as_secs_f64();
     cost.madds += madds;
-    cost.madds_naive += madds;
+    cost.madds_naive += madds_naive;
     cost.peak_bytes = peak_bytes();
-    result
 }
 
 /// Peak resident memory of this process, where the system tells it.

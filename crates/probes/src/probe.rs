@@ -15,11 +15,17 @@ pub enum Probe {
     Similarity,
     /// At which layer each token's prediction settles.
     Settling,
+    /// What is lost when a layer is bypassed.
+    Skip,
 }
 
 impl Probe {
     /// All probes, in the order in which they are reported.
-    pub const ALL: [Self; 4] = [Self::Contributions, Self::Lens, Self::Similarity, Self::Settling];
+    pub const ALL: [Self; 5] =
+        [Self::Contributions, Self::Lens, Self::Similarity, Self::Settling, Self::Skip];
+
+    /// The probes that need no run but the clean one.
+    pub const CLEAN: [Self; 4] = [Self::Contributions, Self::Lens, Self::Similarity, Self::Settling];
 
     /// The name on the command line and in results.
     pub fn name(self) -> &'static str {
@@ -28,18 +34,24 @@ impl Probe {
             Self::Lens => "lens",
             Self::Similarity => "similarity",
             Self::Settling => "settling",
+            Self::Skip => "skip",
         }
     }
 
-    /// Reads a comma-separated list, or `all`; each probe once, in the order of [`Self::ALL`].
+    /// Reads a comma-separated list in which `all` stands for all probes and `clean`
+    /// for those of the clean run; each probe once, in the order of [`Self::ALL`].
     ///
     /// # Errors
     /// Names the first word that is no probe.
     pub fn list(text: &str) -> Result<Vec<Self>, UnknownProbe> {
-        if text.trim() == "all" {
-            return Ok(Self::ALL.to_vec());
+        let mut probes = Vec::new();
+        for word in text.split(',') {
+            match word.trim() {
+                "all" => probes.extend(Self::ALL),
+                "clean" => probes.extend(Self::CLEAN),
+                word => probes.push(word.parse()?),
+            }
         }
-        let mut probes = text.split(',').map(str::parse).collect::<Result<Vec<Self>, _>>()?;
         probes.sort();
         probes.dedup();
         Ok(probes)
@@ -48,7 +60,7 @@ impl Probe {
 
 /// A word that is no probe.
 #[derive(Debug, thiserror::Error)]
-#[error("'{word}' is no probe; did you mean '{nearest}'? There are {}, or all", Probe::ALL.map(Probe::name).join(", "))]
+#[error("'{word}' is no probe; did you mean '{nearest}'? There are {}, clean (all but skip) and all", Probe::ALL.map(Probe::name).join(", "))]
 pub struct UnknownProbe {
     word: String,
     nearest: &'static str,

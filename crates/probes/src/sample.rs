@@ -1,6 +1,6 @@
 //! What is kept of each prompt, and all prompts together.
 
-use crate::{contributions, lens, settling, similarity};
+use crate::{contributions, lens, settling, similarity, skip};
 use serde::{Deserialize, Serialize};
 
 /// One prompt: a line of samples.jsonl.
@@ -27,6 +27,9 @@ pub struct Sample {
     /// Settling layers.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub settling: Option<settling::Sample>,
+    /// Effects of bypassing layers.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub skip: Option<skip::Sample>,
 }
 
 /// All prompts together: `probes` of results.json.
@@ -44,6 +47,9 @@ pub struct Summary {
     /// Settling layers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub settling: Option<settling::Summary>,
+    /// Effects of bypassing layers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skip: Option<skip::Summary>,
 }
 
 impl Summary {
@@ -65,6 +71,7 @@ impl Summary {
             .map(|s| similarity::summarise(&s)),
             settling: some(samples.iter().filter_map(|s| s.settling.as_ref()).collect())
                 .map(|s| settling::summarise(&s, depth)),
+            skip: some(samples.iter().filter_map(|s| s.skip.as_ref()).collect()).map(|s| skip::summarise(&s)),
         }
     }
 }
@@ -77,6 +84,7 @@ impl Sample {
             crate::Probe::Lens => self.lens.is_some(),
             crate::Probe::Similarity => self.similarity.is_some(),
             crate::Probe::Settling => self.settling.is_some(),
+            crate::Probe::Skip => self.skip.is_some(),
         }
     }
 
@@ -87,5 +95,6 @@ impl Sample {
         self.lens = later.lens.or(self.lens.take());
         self.similarity = later.similarity.or(self.similarity.take());
         self.settling = later.settling.or(self.settling.take());
+        self.skip = later.skip.or(self.skip.take());
     }
 }

@@ -1,11 +1,13 @@
 //! What later layers and the output lose when a layer is bypassed (arXiv 2505.13898).
 
+use crate::number::add_weighted;
 use crate::planner::{Action, Edit, Limits, Request, Site, Visitor, execute, naive};
 use crate::vector::{SMALLEST, dot};
 use fathom_kernels::distribution::{distance, log_sum_exp};
 use fathom_model::{Model, Trace};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -52,6 +54,116 @@ pub struct Effects {
     /// `[L]`: the largest |p - p'|_2 over the positions read; absent for `local`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub output_effect: Option<Vec<f64>>,
+}
+
+/// Effects of one prompt by mode and part.
+pub type ByMode<T> = BTreeMap<Mode, BTreeMap<Part, T>>;
+
+/// The probe on one prompt.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The t of `future` and `local`; without any, these modes are absent.
+    pub positions: Vec<usize>,
+    /// What was measured.
+    pub effects: ByMode<Effects>,
+}
+
+/// A quantity over prompts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct OverPrompts<T> {
+    /// The largest of any prompt, as the papers take it.
+    pub max: T,
+    /// The mean over prompts.
+    pub mean: T,
+}
+
+/// Effects over all prompts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Average {
+    /// `[L][L]`, skipped layer first.
+    pub layer_effect: OverPrompts<Vec<Vec<f64>>>,
+    /// `[L]`; absent for `local`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_effect: Option<OverPrompts<Vec<f64>>>,
+}
+
+/// The probe over all prompts.
+pub type Summary = ByMode<Average>;
+
+/// What to skip and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// The modes.
+    pub modes: Vec<Mode>,
+    /// The parts of a layer.
+    pub parts: Vec<Part>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { modes: vec![Mode::Future, Mode::Current, Mode::Local], parts: vec![Part::Layer] }
+    }
+}
+
+/// Measures one prompt in all modes and parts.
+pub fn sample(
+    model: &Model,
+    trace: &Trace,
+    settings: &Settings,
+    positions: &[usize],
+    limits: Limits,
+) -> (Sample, Madds) {
+    let mut sample = Sample { positions: positions.to_vec(), ..Sample::default() };
+    let mut madds = Madds::default();
+    for &mode in &settings.modes {
+        if mode != Mode::Current && positions.is_empty() {
+            continue;
+        }
+        for &part in &settings.parts {
+            let (effects, cost) = measure(model, trace, mode, part, positions, limits);
+            sample.effects.entry(mode).or_default().insert(part, effects);
+            madds.planned += cost.planned;
+            madds.naive += cost.naive;
+        }
+    }
+    (sample, madds)
+}
+
+/// Puts prompts together: the maximum and the mean, every prompt counting the same.
+pub fn summarise(samples: &[&Sample]) -> Summary {
+    let mut all: ByMode<Vec<&Effects>> = BTreeMap::new();
+    for (mode, parts) in samples.iter().flat_map(|s| &s.effects) {
+        for (part, effects) in parts {
+            all.entry(*mode).or_default().entry(*part).or_default().push(effects);
+        }
+    }
+    let of_parts = |parts: BTreeMap<Part, Vec<&Effects>>| {
+        parts.into_iter().map(|(part, effects)| (part, average(&effects))).collect()
+    };
+    all.into_iter().map(|(mode, parts)| (mode, of_parts(parts))).collect()
+}
+
+fn average(effects: &[&Effects]) -> Average {
+    let share = 1.0 / effects.len() as f64;
+    let over = |rows: &mut dyn Iterator<Item = &Vec<f64>>| {
+        let mut both = OverPrompts::<Vec<f64>>::default();
+        for row in rows {
+            add_weighted(&mut both.mean, row, share);
+            both.max.resize(row.len(), 0.0);
+            both.max.iter_mut().zip(row).for_each(|(m, x)| *m = m.max(*x));
+        }
+        both
+    };
+    let depth = effects.first().map_or(0, |e| e.layer_effect.len());
+    let mut layer_effect = OverPrompts::<Vec<Vec<f64>>>::default();
+    for s in 0..depth {
+        let row = over(&mut effects.iter().filter_map(|e| e.layer_effect.get(s)));
+        layer_effect.max.push(row.max);
+        layer_effect.mean.push(row.mean);
+    }
+    let outputs: Vec<&Vec<f64>> = effects.iter().filter_map(|e| e.output_effect.as_ref()).collect();
+    let output_effect = (!outputs.is_empty()).then(|| over(&mut outputs.into_iter()));
+    Average { layer_effect, output_effect }
 }
 
 /// Multiply-adds of the planned and of the naive way.

@@ -56,7 +56,13 @@ pub(crate) fn on_every_architecture(check: impl Fn(&str, &Model, &Trace)) {
 }
 
 pub(crate) fn text(id: &str, tokens: Vec<u32>) -> Text {
-    Text { id: id.to_owned(), group: None, pieces: vec!["x".to_owned(); tokens.len()], tokens }
+    Text {
+        id: id.to_owned(),
+        group: None,
+        pieces: vec!["x".to_owned(); tokens.len()],
+        tokens,
+        positions: vec![],
+    }
 }
 
 /// One text for each length, all different.
