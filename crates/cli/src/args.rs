@@ -117,10 +117,13 @@ pub(crate) struct Measure {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) prompts: Prompts,
-    /// Probes, separated by commas: contributions, lens, similarity, settling, skip;
-    /// clean for those that need no edited run, all for all (skip takes minutes)
+    /// Probes, separated by commas: contributions, lens, similarity, settling, skip,
+    /// erasure; clean for those that need no edited run, all for all (which takes minutes)
     #[arg(long, value_name = "LIST", default_value = "clean", value_parser = probes)]
     pub(crate) probes: Probes,
+    /// Question-answer pairs for erasure: a set with answers or a file of such rows
+    #[arg(long, value_name = "ID|FILE", default_value = "qa")]
+    pub(crate) qa: String,
     /// Results folder [default: fathom-out/MODEL/DATA]
     #[arg(short, long, value_name = "OUT")]
     pub(crate) out: Option<PathBuf>,

@@ -5,6 +5,7 @@ use crate::{depth, interrupt, output, progress, run_file, texts};
 use anyhow::{Context, Result, anyhow, bail};
 use fathom_data::PromptSet;
 use fathom_model::source::{self, Checkpoint, Loaded, Located};
+use fathom_probes::erasure::Pair;
 use fathom_probes::{Cost, Costs, Probe, Sample, Settings, Summary, Text, skip};
 use fathom_report::{Folder, Results};
 use serde_json::{Value, json};
@@ -38,32 +39,52 @@ pub(crate) fn run(args: &Measure) -> Result<()> {
     let (done, spent) = if args.resume { resume(&folder, &run)? } else { start_anew(&folder)? };
     folder.write_json_atomic("run.json", &run)?;
 
+    let pairs = pairs(args, &loaded)?;
     let missing = |t: &&Text| !done.get(&t.id).is_some_and(|s| is_finished(s, args));
     let open: Vec<Text> = texts.iter().filter(missing).cloned().collect();
     if open.len() < texts.len() {
         output::note(&format!("{} of {} prompts are there already", texts.len() - open.len(), texts.len()));
     }
     let costs = total(spent, probe(args, &loaded, &open, &folder)?);
+    let unasked: Vec<Pair> = pairs.iter().filter(|p| !done.contains_key(&p.id)).cloned().collect();
+    let costs = total(costs, probe_pairs(args, &loaded, &texts, &unasked, &folder)?);
 
-    let samples = in_order(&texts, merged(folder.samples()?));
+    let mut known = merged(folder.samples()?);
+    let answered: Vec<Sample> = pairs.iter().filter_map(|p| known.remove(&p.id)).collect();
+    let samples = in_order(&texts, known);
     if samples.is_empty() {
         bail!(
             "interrupted before the first prompt was finished; nothing was measured, run the command again"
         );
     }
-    let results = summarise(args, &located, &loaded, &set, &samples, &costs)?;
+    let results = summarise(args, &located, &loaded, &set, (&samples, &answered), &costs)?;
     let finished = samples.iter().filter(|s| is_finished(s, args)).count();
-    finish(&mut run, finished == texts.len(), &samples, started.elapsed(), &costs);
+    let complete = finished == texts.len() && answered.len() == pairs.len();
+    finish(&mut run, complete, &samples, started.elapsed(), &costs);
     fathom_report::write_all(&folder, &results, &run)?;
     present(args, &folder, &results, started.elapsed())?;
-    if finished < texts.len() {
+    if !complete {
+        let of_pairs = match pairs.len() {
+            0 => String::new(),
+            all => format!(" and {} of {all} pairs", answered.len()),
+        };
         bail!(
-            "interrupted after {finished} of {} prompts; what was measured is in {}, and the same command with --resume goes on",
+            "interrupted after {finished} of {} prompts{of_pairs}; what was measured is in {}, and the same command with --resume goes on",
             texts.len(),
             folder.path().display()
         );
     }
     Ok(())
+}
+
+/// The question-answer pairs, where a probe asks for them.
+fn pairs(args: &Measure, loaded: &Loaded) -> Result<Vec<Pair>> {
+    if !args.probes.0.iter().any(|p| p.needs_pairs()) {
+        return Ok(Vec::new());
+    }
+    let options = fathom_data::Options { limit: None, seed: args.prompts.seed, rng: args.prompts.rng };
+    let set = fathom_data::load(&args.qa, &options)?;
+    texts::pairs(&set, &loaded.tokenizer, loaded.model.config())
 }
 
 /// Says how many prompts are too short for the skip probe's positions.
@@ -88,7 +109,7 @@ fn warn_of_short(args: &Measure, texts: &[Text]) -> Result<()> {
 
 /// Whether a prompt has all probes that are asked for.
 fn is_finished(sample: &Sample, args: &Measure) -> bool {
-    args.probes.0.iter().all(|p| sample.has(*p))
+    args.probes.0.iter().all(|p| p.needs_pairs() || sample.has(*p))
 }
 
 /// Finds a model and opens its files.
@@ -218,8 +239,7 @@ fn in_order(texts: &[Text], mut samples: HashMap<String, Sample>) -> Vec<Sample>
 fn probe(args: &Measure, loaded: &Loaded, open: &[Text], folder: &Folder) -> Result<Costs> {
     let tokens: usize = open.iter().map(|t| t.tokens.len()).sum();
     let bar = progress::bar("measuring", tokens as u64, "tokens");
-    let settings =
-        Settings { probes: args.probes.0.clone(), memory: LENS_MEMORY, skip: skip::Settings::default() };
+    let settings = settings(args);
     interrupt::measuring();
     let mut keep = |sample: Sample| {
         folder.append_sample(&sample)?;
@@ -232,12 +252,40 @@ fn probe(args: &Measure, loaded: &Loaded, open: &[Text], folder: &Folder) -> Res
     Ok(costs?)
 }
 
+/// Measures question-answer pairs against the mean residuals of the prompts, with a bar.
+fn probe_pairs(
+    args: &Measure,
+    loaded: &Loaded,
+    texts: &[Text],
+    pairs: &[Pair],
+    folder: &Folder,
+) -> Result<Costs> {
+    if pairs.is_empty() {
+        return Ok(Costs::new());
+    }
+    let bar = progress::bar("erasing", pairs.len() as u64, "pairs");
+    let settings = settings(args);
+    let mut keep = |sample: Sample| {
+        folder.append_sample(&sample)?;
+        bar.inc(1);
+        Ok::<_, fathom_report::Error>(())
+    };
+    let (model, stop) = (&loaded.model, &interrupt::stopped);
+    let costs = fathom_probes::measure_pairs(model, texts, pairs, &settings, stop, &mut keep);
+    bar.finish_and_clear();
+    Ok(costs?)
+}
+
+fn settings(args: &Measure) -> Settings {
+    Settings { probes: args.probes.0.clone(), memory: LENS_MEMORY, skip: skip::Settings::default() }
+}
+
 fn summarise(
     args: &Measure,
     located: &Located,
     loaded: &Loaded,
     set: &PromptSet,
-    samples: &[Sample],
+    (samples, pairs): (&[Sample], &[Sample]),
     costs: &Costs,
 ) -> Result<Results> {
     let config = loaded.model.config();
@@ -261,7 +309,7 @@ fn summarise(
             "prompts": samples.len(),
             "tokens": samples.iter().map(|s| s.tokens.len()).sum::<usize>(),
         },
-        "probes": Summary::of(samples, config.depth()),
+        "probes": Summary::of(&[samples, pairs].concat(), config.depth()),
         "depth": rows,
         "cost": costs,
     });

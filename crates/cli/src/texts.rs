@@ -5,6 +5,7 @@ use fathom_data::{PromptSet, Random};
 use fathom_model::Config;
 use fathom_model::tokenizer::Tokenizer;
 use fathom_probes::Text;
+use fathom_probes::erasure::Pair;
 
 /// Positions of the skip probe on one prompt, at most.
 const POSITIONS: usize = 4;
@@ -34,6 +35,39 @@ pub(crate) fn tokenise(
         texts.push(Text { id: prompt.id.clone(), group: prompt.group.clone(), tokens, pieces, positions });
     }
     Ok(texts)
+}
+
+/// What the ids of pairs begin with, so that no prompt has the same.
+const PAIR: &str = "qa/";
+
+/// Tokenises question-answer pairs.
+pub(crate) fn pairs(set: &PromptSet, tokenizer: &Tokenizer, config: &Config) -> Result<Vec<Pair>> {
+    let mut pairs = Vec::with_capacity(set.prompts.len());
+    for prompt in &set.prompts {
+        let (id, source) = (&prompt.id, &set.source);
+        let (Some(question), Some(answer)) = (prompt.question(), &prompt.answer) else {
+            bail!("'{id}' of {source} has no answer; give rows with \"question\" and \"answer\"");
+        };
+        let tokens = tokenizer.encode(&prompt.text)?;
+        check(&tokens, id, source, config)?;
+        let answer_tokens = tokenizer.encode_bare(answer)?.len();
+        if answer_tokens == 0 || answer_tokens + 1 > tokens.len() {
+            bail!(
+                "the answer of '{id}' of {source} has {answer_tokens} of {} tokens; it needs at least one, \
+                 and the question one more: change it or leave it out",
+                tokens.len()
+            );
+        }
+        pairs.push(Pair {
+            id: format!("{PAIR}{id}"),
+            question: question.to_owned(),
+            answer: answer.clone(),
+            pieces: tokens.iter().map(|t| tokenizer.piece(*t)).collect(),
+            tokens,
+            answer_tokens,
+        });
+    }
+    Ok(pairs)
 }
 
 /// Refuses what the model cannot run; `id` and `source` say whose tokens these are.

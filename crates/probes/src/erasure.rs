@@ -4,8 +4,57 @@
 use crate::planner::{Action, Edit, Limits, Request, Site, Visitor, execute, naive};
 use crate::skip::{Madds, distances};
 use fathom_model::{Model, Trace};
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::Arc;
+
+/// A question and its answer, as tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pair {
+    /// Id of the pair.
+    pub id: String,
+    /// The text before the answer.
+    pub question: String,
+    /// The answer.
+    pub answer: String,
+    /// Tokens of question and answer together.
+    pub tokens: Vec<u32>,
+    /// The text of each token.
+    pub pieces: Vec<String>,
+    /// Tokens of the answer, at the end.
+    pub answer_tokens: usize,
+}
+
+impl Pair {
+    /// The line of samples.jsonl that holds the effects on this pair.
+    pub(crate) fn sample(&self, effect: Vec<Vec<f64>>) -> crate::Sample {
+        crate::Sample {
+            id: self.id.clone(),
+            tokens: self.tokens.clone(),
+            pieces: self.pieces.clone(),
+            erasure: Some(Sample {
+                question: self.question.clone(),
+                answer: self.answer.clone(),
+                answer_tokens: self.answer_tokens,
+                effect,
+            }),
+            ..crate::Sample::default()
+        }
+    }
+}
+
+/// The probe on one pair.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The text before the answer.
+    pub question: String,
+    /// The answer.
+    pub answer: String,
+    /// Tokens of the answer.
+    pub answer_tokens: usize,
+    /// `[L + 1][T]`.
+    pub effect: Vec<Vec<f64>>,
+}
 
 /// Sums of the stream over tokens, from which the baseline b_l comes.
 pub struct MeanResiduals {
@@ -40,7 +89,7 @@ impl MeanResiduals {
 
 /// Positions at which an answer of `answer` tokens at the end of the text is predicted.
 pub fn predicting(tokens: usize, answer: usize) -> Range<usize> {
-    tokens.saturating_sub(answer + 1)..tokens.saturating_sub(1)
+    tokens.saturating_sub(answer.saturating_add(1))..tokens.saturating_sub(1)
 }
 
 /// Measures one question-answer pair: `[L + 1][T]`, for every level and token the

@@ -19,6 +19,6 @@ pub mod similarity;
 pub mod skip;
 mod vector;
 
-pub use measure::{Cost, Costs, Error, Settings, Text, measure};
+pub use measure::{Cost, Costs, Error, Settings, Text, measure, measure_pairs};
 pub use probe::{Probe, UnknownProbe};
 pub use sample::{Sample, Summary};

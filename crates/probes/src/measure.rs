@@ -1,5 +1,6 @@
 //! Runs a model over prompts and measures each.
 
+use crate::erasure::{self, MeanResiduals, Pair};
 use crate::planner::Limits;
 use crate::{Probe, Sample, contributions, lens, settling, similarity, skip};
 use fathom_model::{Model, Trace};
@@ -141,6 +142,51 @@ fn together(texts: &[Text], rows: usize) -> usize {
         taken <= rows && !t.tokens.is_empty()
     };
     texts.iter().take_while(fits).count().max(1)
+}
+
+/// Measures question-answer pairs, erasing with the mean residuals over all tokens
+/// of `baseline`. Otherwise as [`measure`].
+///
+/// # Errors
+/// As [`measure`].
+pub fn measure_pairs<E: std::error::Error + 'static>(
+    model: &Model,
+    baseline: &[Text],
+    pairs: &[Pair],
+    settings: &Settings,
+    stop: &dyn Fn() -> bool,
+    sink: &mut dyn FnMut(Sample) -> Result<(), E>,
+) -> Result<Costs, Error<E>> {
+    let mut costs = Costs::new();
+    let start = Instant::now();
+    let mut means = MeanResiduals::new(model);
+    for text in baseline {
+        if stop() {
+            return Ok(costs);
+        }
+        means.add(&clean(model, &text.id, &text.tokens)?);
+    }
+    let madds = baseline.iter().map(|t| model.layers_madds(t.tokens.len())).sum();
+    spend(&mut costs, "erasure", madds, madds, start);
+    let means = means.means();
+    for pair in pairs {
+        if stop() {
+            break;
+        }
+        let start = Instant::now();
+        let trace = clean(model, &pair.id, &pair.tokens)?;
+        let limits = Limits { rows: PLANNED_ROWS, logits: settings.memory };
+        let (effect, madds) = erasure::measure(model, &trace, pair.answer_tokens, &means, limits);
+        spend(&mut costs, "erasure", madds.planned, madds.naive, start);
+        sink(pair.sample(effect)).map_err(Error::Sink)?;
+    }
+    Ok(costs)
+}
+
+/// The clean run of one text.
+fn clean<E: std::error::Error + 'static>(model: &Model, id: &str, tokens: &[u32]) -> Result<Trace, Error<E>> {
+    let failed = |source| Error::Model { id: id.to_owned(), source: Box::new(source) };
+    Ok(model.run(&[tokens]).map_err(failed)?.remove(0))
 }
 
 /// All probes on one prompt.

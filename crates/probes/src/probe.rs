@@ -17,15 +17,22 @@ pub enum Probe {
     Settling,
     /// What is lost when a layer is bypassed.
     Skip,
+    /// What an answer loses when a token's residual is erased.
+    Erasure,
 }
 
 impl Probe {
     /// All probes, in the order in which they are reported.
-    pub const ALL: [Self; 5] =
-        [Self::Contributions, Self::Lens, Self::Similarity, Self::Settling, Self::Skip];
+    pub const ALL: [Self; 6] =
+        [Self::Contributions, Self::Lens, Self::Similarity, Self::Settling, Self::Skip, Self::Erasure];
 
     /// The probes that need no run but the clean one.
     pub const CLEAN: [Self; 4] = [Self::Contributions, Self::Lens, Self::Similarity, Self::Settling];
+
+    /// Whether the probe works on question-answer pairs instead of prompts.
+    pub fn needs_pairs(self) -> bool {
+        self == Self::Erasure
+    }
 
     /// The name on the command line and in results.
     pub fn name(self) -> &'static str {
@@ -35,6 +42,7 @@ impl Probe {
             Self::Similarity => "similarity",
             Self::Settling => "settling",
             Self::Skip => "skip",
+            Self::Erasure => "erasure",
         }
     }
 
@@ -60,7 +68,7 @@ impl Probe {
 
 /// A word that is no probe.
 #[derive(Debug, thiserror::Error)]
-#[error("'{word}' is no probe; did you mean '{nearest}'? There are {}, clean (all but skip) and all", Probe::ALL.map(Probe::name).join(", "))]
+#[error("'{word}' is no probe; did you mean '{nearest}'? There are {}, clean (those without edited runs) and all", Probe::ALL.map(Probe::name).join(", "))]
 pub struct UnknownProbe {
     word: String,
     nearest: &'static str,

@@ -1,6 +1,6 @@
 //! What is kept of each prompt, and all prompts together.
 
-use crate::{contributions, lens, settling, similarity, skip};
+use crate::{contributions, erasure, lens, settling, similarity, skip};
 use serde::{Deserialize, Serialize};
 
 /// One prompt: a line of samples.jsonl.
@@ -30,6 +30,9 @@ pub struct Sample {
     /// Effects of bypassing layers.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub skip: Option<skip::Sample>,
+    /// Effects of erasing tokens, where the line is of a question-answer pair.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub erasure: Option<erasure::Sample>,
 }
 
 /// All prompts together: `probes` of results.json.
@@ -50,10 +53,26 @@ pub struct Summary {
     /// Effects of bypassing layers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skip: Option<skip::Summary>,
+    /// Effects of erasing tokens, pair by pair.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub erasure: Vec<Erasure>,
+}
+
+/// The erasure probe on one pair: an element of `probes.erasure` of results.json.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Erasure {
+    /// The text before the answer.
+    pub question: String,
+    /// The answer.
+    pub answer: String,
+    /// The text of each token.
+    pub tokens: Vec<String>,
+    /// `[L + 1][T]`.
+    pub effect: Vec<Vec<f64>>,
 }
 
 impl Summary {
-    /// Puts the samples of a model with `depth` layers together. A probe that
+    /// Puts the samples of a model with `depth` layers together, prompts and pairs. A probe that
     /// no sample has is absent.
     pub fn of(samples: &[Sample], depth: usize) -> Self {
         fn some<T>(parts: Vec<T>) -> Option<Vec<T>> {
@@ -72,6 +91,7 @@ impl Summary {
             settling: some(samples.iter().filter_map(|s| s.settling.as_ref()).collect())
                 .map(|s| settling::summarise(&s, depth)),
             skip: some(samples.iter().filter_map(|s| s.skip.as_ref()).collect()).map(|s| skip::summarise(&s)),
+            erasure: samples.iter().filter_map(pair).collect(),
         }
     }
 }
@@ -85,6 +105,7 @@ impl Sample {
             crate::Probe::Similarity => self.similarity.is_some(),
             crate::Probe::Settling => self.settling.is_some(),
             crate::Probe::Skip => self.skip.is_some(),
+            crate::Probe::Erasure => self.erasure.is_some(),
         }
     }
 
@@ -96,5 +117,16 @@ impl Sample {
         self.similarity = later.similarity.or(self.similarity.take());
         self.settling = later.settling.or(self.settling.take());
         self.skip = later.skip.or(self.skip.take());
+        self.erasure = later.erasure.or(self.erasure.take());
     }
+}
+
+fn pair(sample: &Sample) -> Option<Erasure> {
+    let erasure = sample.erasure.as_ref()?;
+    Some(Erasure {
+        question: erasure.question.clone(),
+        answer: erasure.answer.clone(),
+        tokens: sample.pieces.clone(),
+        effect: erasure.effect.clone(),
+    })
 }

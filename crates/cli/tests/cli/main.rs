@@ -3,6 +3,7 @@
 mod bad_data;
 mod bad_models;
 mod bad_output;
+mod causal;
 mod hub;
 mod interrupt;
 mod lists;
