@@ -75,6 +75,15 @@ impl Edit {
         }
     }
 
+    /// Whether nothing is left of the row that was there.
+    pub(super) fn replaces(&self) -> bool {
+        match self.action {
+            Action::Skip => self.site != Site::Resid,
+            Action::Zero | Action::Replace(_) => true,
+            Action::Scale(_) | Action::Add(_) => false,
+        }
+    }
+
     /// Whether two edits do the same to a position that both act on.
     pub(super) fn same(&self, other: &Self) -> bool {
         self.layer == other.layer

@@ -2,7 +2,7 @@
 //! and values for what lies before an edit, layer by layer as one batch.
 
 use super::edit::{Edit, Request, Site, Visitor};
-use super::tree::{self, Node};
+use super::tree::{self, Acting, Node};
 use fathom_kernels::elementwise::add;
 use fathom_model::{Batch, Buffers, KeyValues, Model, Run, Span, Trace};
 use std::ops::Range;
@@ -156,47 +156,46 @@ impl Work<'_> {
         let Node { positions, edits, level, .. } = &self.group.nodes[node];
         let rows = positions.start * d..positions.end * d;
         let mut h = self.trace.resid[*level][rows].to_vec();
-        let here: Vec<&Edit> = edits.iter().filter(|e| e.level() == *level).collect();
-        if here.iter().all(|e| e.site == Site::Resid) {
-            edit_rows(&here, Site::Resid, positions, d, &mut h);
-            return h;
-        }
-        let layer = level - 1;
-        for position in positions.clone().filter(|p| here.iter().any(|e| e.positions.contains(p))) {
-            let at = (position - positions.start) * d;
-            let added = self.edited_layer(layer, position, &here);
-            let before = &self.trace.resid[layer][position * d..(position + 1) * d];
-            for (x, (h, a)) in h[at..at + d].iter_mut().zip(before.iter().zip(&added)) {
-                *x = h + a;
+        let here = || edits.iter().filter(|e| e.edit.level() == *level);
+        for position in positions.clone() {
+            let acting = here().filter(|e| e.positions.contains(&position)).map(|e| &e.edit);
+            let parts: Vec<&Edit> = acting.filter(|e| e.site != Site::Resid).collect();
+            if parts.is_empty() {
+                continue;
             }
-            self.report(node, layer, position..position + 1, &added, visitor);
+            let at = (position - positions.start) * d;
+            let added = self.edited_layer(level - 1, position, &parts, &mut h[at..at + d]);
+            self.report(node, level - 1, position..position + 1, &added, visitor);
         }
-        edit_rows(&here, Site::Resid, positions, d, &mut h);
+        edit_rows(here(), Site::Resid, positions, d, &mut h);
         h
     }
 
-    /// What a layer adds to a clean row under the edits of its parts.
-    fn edited_layer(&mut self, layer: usize, position: usize, edits: &[&Edit]) -> Vec<f32> {
-        let d = self.trace.hidden;
-        let row = position * d..(position + 1) * d;
+    /// What a layer adds to a clean row under the edits of its parts, and in `out`
+    /// the stream behind it.
+    fn edited_layer(&mut self, layer: usize, position: usize, edits: &[&Edit], out: &mut [f32]) -> Vec<f32> {
+        let row = position * self.trace.hidden..(position + 1) * self.trace.hidden;
+        let h = &self.trace.resid[layer][row.clone()];
         let mut attn = self.trace.attn_out[layer][row.clone()].to_vec();
-        let mut mlp = self.trace.mlp_out[layer][row.clone()].to_vec();
-        let acts = |site: Site| edits.iter().any(|e| e.site == site && e.positions.contains(&position));
-        let at = position..position + 1;
-        if acts(Site::Attn) {
-            edit_rows(edits, Site::Attn, &at, d, &mut attn);
-            let whole_replaced = acts(Site::Mlp) || acts(Site::Layer);
-            if !self.model.config().parallel && !whole_replaced {
-                let mid: Vec<f32> =
-                    self.trace.resid[layer][row].iter().zip(&attn).map(|(h, a)| h + a).collect();
-                self.model.mlp(layer, &mid, &mut self.b);
-                self.madds += self.model.mlp_madds_a_row();
-                mlp.copy_from_slice(&self.b.mlp_out);
-            }
+        let mut mlp = self.trace.mlp_out[layer][row].to_vec();
+        let of = |site: Site| edits.iter().filter(move |e| e.site == site);
+        of(Site::Attn).for_each(|e| e.apply(position, &mut attn));
+        let mid: Vec<f32> = h.iter().zip(&attn).map(|(h, a)| h + a).collect();
+        let replaced = of(Site::Mlp).chain(of(Site::Layer)).any(|e| e.replaces());
+        if of(Site::Attn).next().is_some() && !self.model.config().parallel && !replaced {
+            self.model.mlp(layer, &mid, &mut self.b);
+            self.madds += self.model.mlp_madds_a_row();
+            mlp.copy_from_slice(&self.b.mlp_out);
         }
-        edit_rows(edits, Site::Mlp, &at, d, &mut mlp);
+        of(Site::Mlp).for_each(|e| e.apply(position, &mut mlp));
         let mut added: Vec<f32> = attn.iter().zip(&mlp).map(|(a, m)| a + m).collect();
-        edit_rows(edits, Site::Layer, &at, d, &mut added);
+        of(Site::Layer).for_each(|e| e.apply(position, &mut added));
+        if of(Site::Layer).next().is_some() {
+            add(h, &added, out);
+        } else {
+            // In the order of the clean run, so that an edit of nothing changes no bit.
+            add(&mid, &mlp, out);
+        }
         added
     }
 
@@ -226,20 +225,28 @@ impl Work<'_> {
         self.edit(l, Site::Layer, &alive, &rows, &mut added);
         for (n, rows) in alive.iter().zip(&rows) {
             let positions = self.group.nodes[*n].positions.clone();
-            let part = rows.start * d..rows.end * d;
-            self.report(*n, l, positions, &added[part.clone()], visitor);
-            let changed = self.group.nodes[*n].edits.iter().any(|e| e.site == Site::Layer && e.layer == l);
-            for (i, x) in part.clone().zip(&mut streams[*n]) {
-                // In the order of the clean run, so that an edit of nothing changes no bit.
-                *x = if changed { h[i] + added[i] } else { mid[i] + mlp[i] };
+            self.report(*n, l, positions.clone(), &added[rows.start * d..rows.end * d], visitor);
+            let whole: Vec<&Acting> = self.group.nodes[*n]
+                .edits
+                .iter()
+                .filter(|e| e.edit.layer == l && e.edit.site == Site::Layer)
+                .collect();
+            for ((row, position), out) in rows.clone().zip(positions).zip(streams[*n].chunks_exact_mut(d)) {
+                let row = row * d..(row + 1) * d;
+                if whole.iter().any(|e| e.positions.contains(&position)) {
+                    add(&h[row.clone()], &added[row], out);
+                } else {
+                    // In the order of the clean run, as where a node starts, so that
+                    // bits do not depend on which positions share a node.
+                    add(&mid[row.clone()], &mlp[row], out);
+                }
             }
         }
         (self.b.attn_out, self.b.mlp_out) = (attn, mlp);
         for n in alive {
             let node = &self.group.nodes[n];
-            let next: Vec<&Edit> =
-                node.edits.iter().filter(|e| e.site == Site::Resid && e.layer == l + 1).collect();
-            edit_rows(&next, Site::Resid, &node.positions, d, &mut streams[n]);
+            let next = node.edits.iter().filter(|e| e.edit.layer == l + 1);
+            edit_rows(next, Site::Resid, &node.positions, d, &mut streams[n]);
         }
     }
 
@@ -278,8 +285,8 @@ impl Work<'_> {
         let d = self.trace.hidden;
         for (n, rows) in alive.iter().zip(rows) {
             let node = &self.group.nodes[*n];
-            let here: Vec<&Edit> = node.edits.iter().filter(|e| e.layer == l).collect();
-            edit_rows(&here, site, &node.positions, d, &mut values[rows.start * d..rows.end * d]);
+            let here = node.edits.iter().filter(|e| e.edit.layer == l);
+            edit_rows(here, site, &node.positions, d, &mut values[rows.start * d..rows.end * d]);
         }
     }
 
@@ -343,10 +350,15 @@ impl Work<'_> {
 }
 
 /// Applies the edits of a site to rows of consecutive positions.
-pub(super) fn edit_rows(edits: &[&Edit], site: Site, positions: &Range<usize>, d: usize, rows: &mut [f32]) {
-    for edit in edits.iter().filter(|e| e.site == site) {
-        let from = edit.positions.start.max(positions.start);
-        for position in from..edit.positions.end.min(positions.end) {
+fn edit_rows<'a>(
+    edits: impl Iterator<Item = &'a Acting>,
+    site: Site,
+    positions: &Range<usize>,
+    d: usize,
+    rows: &mut [f32],
+) {
+    for Acting { positions: on, edit } in edits.filter(|e| e.edit.site == site) {
+        for position in on.clone() {
             let at = (position - positions.start) * d;
             edit.apply(position, &mut rows[at..at + d]);
         }

@@ -1,7 +1,6 @@
 //! Every request as a full forward pass of its own: what the planner is checked against.
 
 use super::edit::{Edit, Request, Site, Visitor};
-use super::execute::edit_rows;
 use fathom_kernels::elementwise::add;
 use fathom_model::{Buffers, Model, Run, Trace};
 
@@ -35,32 +34,34 @@ fn one(
     visitor: &mut dyn Visitor,
 ) -> fathom_model::Result<()> {
     let (d, tokens) = (trace.hidden, trace.tokens.len());
-    let (depth, all) = (model.config().depth(), 0..tokens);
-    let edits: Vec<&Edit> = request.edits.iter().collect();
-    let at = |l: usize| -> Vec<&Edit> { edits.iter().copied().filter(|e| e.layer == l).collect() };
-    let batch = model.batch(vec![Run { rows: all.clone(), first: 0, length: tokens, past: vec![] }]);
+    let depth = model.config().depth();
+    let edit = |l: usize, site: Site, rows: &mut [f32]| {
+        let here = request.edits.iter().filter(|e| e.layer == l && e.site == site);
+        here.for_each(|e| edit_rows(e, d, rows));
+    };
+    let batch = model.batch(vec![Run { rows: 0..tokens, first: 0, length: tokens, past: vec![] }]);
     let mut h = model.embed(&trace.tokens, 0)?;
     let mut b = Buffers::default();
     let reads_from = request.level().saturating_sub(1);
     for l in 0..depth {
-        edit_rows(&at(l), Site::Resid, &all, d, &mut h);
+        edit(l, Site::Resid, &mut h);
         model.attention(l, &batch, &[], &h, &mut b);
         let mut attn = b.attn_out.clone();
-        edit_rows(&at(l), Site::Attn, &all, d, &mut attn);
+        edit(l, Site::Attn, &mut attn);
         let mut mid = vec![0.0; h.len()];
         add(&h, &attn, &mut mid);
         model.mlp(l, if model.config().parallel { &h } else { &mid }, &mut b);
         let mut added = b.mlp_out.clone();
-        edit_rows(&at(l), Site::Mlp, &all, d, &mut added);
+        edit(l, Site::Mlp, &mut added);
         added.iter_mut().zip(&attn).for_each(|(m, a)| *m += a);
-        edit_rows(&at(l), Site::Layer, &all, d, &mut added);
+        edit(l, Site::Layer, &mut added);
         if l >= reads_from && l < request.until && !request.added.is_empty() {
             let part = request.added.start * d..request.added.end * d;
             visitor.added(index, l, request.added.clone(), &added[part]);
         }
         h.iter_mut().zip(&added).for_each(|(h, x)| *h += x);
     }
-    edit_rows(&at(depth), Site::Resid, &all, d, &mut h);
+    edit(depth, Site::Resid, &mut h);
     let vocab = model.config().vocab;
     for position in request.logits.clone() {
         let row = position * d..(position + 1) * d;
@@ -70,4 +71,11 @@ fn one(
         visitor.logits(position, &clean, &[index], &edited);
     }
     Ok(())
+}
+
+/// Applies an edit to the rows of all positions.
+fn edit_rows(edit: &Edit, d: usize, rows: &mut [f32]) {
+    for position in edit.positions.clone() {
+        edit.apply(position, &mut rows[position * d..(position + 1) * d]);
+    }
 }

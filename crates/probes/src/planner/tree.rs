@@ -11,12 +11,23 @@ pub(super) struct Node {
     pub(super) parent: Option<usize>,
     /// Positions.
     pub(super) positions: Range<usize>,
-    /// The edits that act on some of the positions.
-    pub(super) edits: Vec<Edit>,
+    /// The edits that act on some of the positions, in the order in which they
+    /// are applied to each.
+    pub(super) edits: Vec<Acting>,
     /// Level of the stream at which it starts.
     pub(super) level: usize,
     /// Layers from here on are not run.
     pub(super) until: usize,
+}
+
+/// An edit where it acts in a node. The rest of its positions belongs to other
+/// nodes, or to a request that shares no more than the beginning.
+#[derive(Debug)]
+pub(super) struct Acting {
+    /// Positions of the node.
+    pub(super) positions: Range<usize>,
+    /// The edit.
+    pub(super) edit: Edit,
 }
 
 /// A stretch of positions on which the same edits act.
@@ -38,9 +49,10 @@ pub(super) struct Forest {
 pub(super) fn build(requests: &[&Request], level: usize) -> Forest {
     let mut stretches: Vec<Stretch<'_>> = Vec::new();
     let mut roots: Vec<usize> = Vec::new();
-    let mut ends = Vec::with_capacity(requests.len());
+    let mut ends: Vec<Option<usize>> = Vec::with_capacity(requests.len());
     for request in requests {
-        ends.push(insert(request, &mut stretches, &mut roots));
+        let end = insert(request, &mut stretches, &mut roots, &mut ends);
+        ends.push(end);
     }
     let mut forest = Forest { nodes: Vec::new(), leaves: vec![None; requests.len()] };
     let mut place = vec![0; stretches.len()];
@@ -54,8 +66,14 @@ pub(super) fn build(requests: &[&Request], level: usize) -> Forest {
 }
 
 /// Walks down along the stretches that agree, splitting the one in which the
-/// request leaves, and adds the rest. Gives the stretch of the last position.
-fn insert<'a>(request: &'a Request, all: &mut Vec<Stretch<'a>>, roots: &mut Vec<usize>) -> Option<usize> {
+/// request leaves, and adds the rest. Gives the stretch of the last position;
+/// `ends` holds those of the requests before it.
+fn insert<'a>(
+    request: &'a Request,
+    all: &mut Vec<Stretch<'a>>,
+    roots: &mut Vec<usize>,
+    ends: &mut [Option<usize>],
+) -> Option<usize> {
     let mut at: Option<usize> = None;
     for (mut positions, edits) in stretches(request) {
         while !positions.is_empty() {
@@ -69,7 +87,8 @@ fn insert<'a>(request: &'a Request, all: &mut Vec<Stretch<'a>>, roots: &mut Vec<
             let next = match siblings.iter().find(agrees).copied() {
                 Some(found) => {
                     if all[found].positions.end > positions.end {
-                        split(found, positions.end, all);
+                        let tail = split(found, positions.end, all);
+                        ends.iter_mut().filter(|e| **e == Some(found)).for_each(|e| *e = Some(tail));
                     }
                     all[found].until = all[found].until.max(request.until);
                     found
@@ -96,8 +115,8 @@ fn insert<'a>(request: &'a Request, all: &mut Vec<Stretch<'a>>, roots: &mut Vec<
     at
 }
 
-/// Cuts a stretch in two; the second part takes over its children.
-fn split(stretch: usize, at: usize, all: &mut Vec<Stretch<'_>>) {
+/// Cuts a stretch in two; the second part, which is given back, takes over its children.
+fn split(stretch: usize, at: usize, all: &mut Vec<Stretch<'_>>) -> usize {
     let new = all.len();
     let tail = Stretch {
         positions: at..all[stretch].positions.end,
@@ -107,6 +126,7 @@ fn split(stretch: usize, at: usize, all: &mut Vec<Stretch<'_>>) {
     };
     all[stretch].positions.end = at;
     all.push(tail);
+    new
 }
 
 /// The positions of a request, cut where the set of acting edits changes.
@@ -126,7 +146,7 @@ fn stretches(request: &Request) -> Vec<(Range<usize>, Vec<&Edit>)> {
         .collect()
 }
 
-/// Turns stretches without branches between them into one node each.
+/// Turns stretches without branches between them, and run equally far, into one node each.
 fn flatten(
     first: usize,
     parent: Option<usize>,
@@ -136,20 +156,24 @@ fn flatten(
     place: &mut [usize],
 ) {
     let index = nodes.len();
-    let mut node = Node { parent, positions: all[first].positions.clone(), edits: vec![], level, until: 0 };
+    let mut node = Node {
+        parent,
+        positions: all[first].positions.clone(),
+        edits: vec![],
+        level,
+        until: all[first].until,
+    };
     let mut at = first;
     loop {
         let stretch = &all[at];
         place[at] = index;
         node.positions.end = stretch.positions.end;
-        node.until = node.until.max(stretch.until);
-        for edit in &stretch.edits {
-            if !node.edits.contains(edit) {
-                node.edits.push((*edit).clone());
-            }
-        }
+        // Stretches do not overlap, so each position keeps its edits, their order
+        // and their number.
+        let acting = |edit: &&Edit| Acting { positions: stretch.positions.clone(), edit: (*edit).clone() };
+        node.edits.extend(stretch.edits.iter().map(acting));
         match stretch.children[..] {
-            [only] => at = only,
+            [only] if all[only].until == stretch.until => at = only,
             _ => break,
         }
     }

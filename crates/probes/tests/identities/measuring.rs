@@ -29,7 +29,7 @@ fn until_full(
         taken.set(kept.len());
         Ok(())
     };
-    let all = settings(&Probe::ALL);
+    let all = settings(&Probe::CLEAN);
     let result = measure(model, texts, &all, &|| stop(taken.get()), &mut sink);
     (kept, result)
 }
@@ -151,7 +151,7 @@ fn no_prompts_give_no_samples() {
 fn probes_one_by_one_give_what_they_give_together() {
     let (model, texts) = (load("olmo2"), texts(&[12, 30]));
     let mut merged: Vec<Sample> = Vec::new();
-    for probe in Probe::ALL {
+    for probe in Probe::CLEAN {
         let mut some = Vec::new();
         let mut keep = |sample: Sample| {
             some.push(sample);
@@ -162,7 +162,7 @@ fn probes_one_by_one_give_what_they_give_together() {
         names.sort_unstable();
         assert!(costs.keys().eq(names.iter()), "{costs:?}");
         for sample in &some {
-            let has: Vec<Probe> = Probe::ALL.into_iter().filter(|p| sample.has(*p)).collect();
+            let has: Vec<Probe> = Probe::CLEAN.into_iter().filter(|p| sample.has(*p)).collect();
             assert_eq!(has, [probe]);
         }
         if merged.is_empty() {

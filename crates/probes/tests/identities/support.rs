@@ -72,7 +72,7 @@ pub(crate) fn texts(lengths: &[usize]) -> Vec<Text> {
 }
 
 pub(crate) fn settings(probes: &[Probe]) -> Settings {
-    Settings { probes: probes.to_vec(), memory: 1 << 20 }
+    Settings { probes: probes.to_vec(), memory: 1 << 20, skip: fathom_probes::skip::Settings::default() }
 }
 
 /// All probes on some texts, to the end.
@@ -82,7 +82,7 @@ pub(crate) fn samples(model: &Model, texts: &[Text]) -> Vec<Sample> {
         samples.push(sample);
         Ok::<_, std::fmt::Error>(())
     };
-    fathom_probes::measure(model, texts, &settings(&Probe::ALL), &|| false, &mut keep).unwrap();
+    fathom_probes::measure(model, texts, &settings(&Probe::CLEAN), &|| false, &mut keep).unwrap();
     samples
 }
 

@@ -1,0 +1,159 @@
+//! Planned multiply-adds as a share of those of full passes, counted, not timed.
+
+use crate::support::{MODELS, PLENTY, noise, run};
+use fathom_model::Model;
+use fathom_probes::erasure::measure as erase;
+use fathom_probes::skip::{Mode, Part, measure};
+
+/// All that the counts depend on.
+struct Shape {
+    depth: u64,
+    d: u64,
+    q: u64,
+    kv: u64,
+    f: u64,
+    gated: bool,
+    parallel: bool,
+    vocab: u64,
+    /// Window of each layer.
+    windows: Vec<u64>,
+}
+
+impl Shape {
+    fn of(model: &Model) -> Self {
+        let c = model.config();
+        Self {
+            depth: c.depth() as u64,
+            d: c.hidden as u64,
+            q: c.q_width() as u64,
+            kv: c.kv_width() as u64,
+            f: c.intermediate as u64,
+            gated: c.gated,
+            parallel: c.parallel,
+            vocab: c.vocab as u64,
+            windows: c.layers.iter().map(|l| l.window.map_or(u64::MAX, |w| w as u64)).collect(),
+        }
+    }
+
+    /// SmolLM2-135M, from its `config.json`.
+    fn smollm2() -> Self {
+        Self {
+            depth: 30,
+            d: 576,
+            q: 576,
+            kv: 192,
+            f: 1536,
+            gated: true,
+            parallel: false,
+            vocab: 49152,
+            windows: vec![u64::MAX; 30],
+        }
+    }
+
+    fn mlp(&self) -> u64 {
+        self.d * self.f * if self.gated { 3 } else { 2 }
+    }
+
+    fn head(&self) -> u64 {
+        self.d * self.vocab
+    }
+
+    /// Positions that go through layer `l`.
+    fn rows(&self, l: u64, positions: impl Iterator<Item = u64>) -> u64 {
+        let a_row = self.d * 2 * (self.q + self.kv) + self.mlp();
+        positions.map(|p| a_row + 2 * self.q * (p + 1).min(self.windows[l as usize])).sum()
+    }
+
+    fn pass(&self, tokens: u64) -> u64 {
+        (0..self.depth).map(|l| self.rows(l, 0..tokens)).sum::<u64>() + self.head() * tokens
+    }
+
+    /// Planned and naive count of a future skip: one run without the part up to the
+    /// last t, and from each t on one that has it back.
+    fn future(&self, tokens: u64, positions: &[u64], part: Part) -> (u64, u64) {
+        let (first, last) = (*positions.iter().min().unwrap(), *positions.iter().max().unwrap());
+        let (mut planned, runs) = (0, positions.len() as u64 * self.depth);
+        for s in 0..self.depth {
+            for l in s + 1..self.depth {
+                planned += self.rows(l, 1..last);
+                planned += positions.iter().map(|t| self.rows(l, *t..tokens)).sum::<u64>();
+            }
+            if part == Part::Attn && !self.parallel {
+                planned += self.mlp() * (last - 1);
+            }
+            planned += self.head() * positions.iter().map(|t| tokens - t).sum::<u64>();
+        }
+        (planned + self.head() * (tokens - first), self.pass(tokens) * runs)
+    }
+
+    /// Planned and naive count of an erasure: a run from each token to the last
+    /// prediction, from each level on.
+    fn erasure(&self, tokens: u64, answer: u64) -> (u64, u64) {
+        let read = tokens - answer - 1..tokens - 1;
+        let mut planned = self.head() * answer;
+        for level in 0..=self.depth {
+            for t in 0..read.end {
+                planned += (level..self.depth).map(|l| self.rows(l, t..read.end)).sum::<u64>();
+                planned += self.head() * (read.end - t.max(read.start));
+            }
+        }
+        (planned, self.pass(tokens) * (self.depth + 1) * tokens)
+    }
+}
+
+fn share((planned, naive): (u64, u64)) -> f64 {
+    planned as f64 / naive as f64
+}
+
+/// Shares that the planner must stay below.
+const SKIP_AT_MOST: f64 = 0.45;
+const ERASURE_AT_MOST: f64 = 0.30;
+
+const LONG: (u64, [u64; 4]) = (149, [64, 80, 32, 120]);
+const SHORT: (u64, [u64; 3]) = (34, [16, 8, 24]);
+const PAIR: (u64, u64) = (26, 6);
+
+#[test]
+fn the_count_of_a_skip_is_that_of_the_rows_alive() {
+    for (name, model) in MODELS.iter() {
+        let shape = Shape::of(model);
+        for (tokens, positions) in [(LONG.0, &LONG.1[..]), (SHORT.0, &SHORT.1[..])] {
+            let trace = run(model, tokens as usize);
+            let at: Vec<usize> = positions.iter().map(|t| *t as usize).collect();
+            for part in [Part::Layer, Part::Attn, Part::Mlp] {
+                let (_, madds) = measure(model, &trace, Mode::Future, part, &at, PLENTY);
+                let got = (madds.planned, madds.naive);
+                assert_eq!(got, shape.future(tokens, positions, part), "{name}, {part:?}");
+                assert!(share(got) <= SKIP_AT_MOST, "{name}, {part:?}, {tokens} tokens: {}", share(got));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_count_of_an_erasure_is_that_of_the_rows_alive() {
+    for (name, model) in MODELS.iter() {
+        let trace = run(model, PAIR.0 as usize);
+        let baseline: Vec<_> =
+            (0..=model.config().depth()).map(|_| noise(model.config().hidden, 3)).collect();
+        let (_, madds) = erase(model, &trace, PAIR.1 as usize, &baseline, PLENTY);
+        let got = (madds.planned, madds.naive);
+        assert_eq!(got, Shape::of(model).erasure(PAIR.0, PAIR.1), "{name}");
+        assert!(share(got) <= ERASURE_AT_MOST, "{name}: {}", share(got));
+    }
+}
+
+/// At the shapes of a real model: with the fixtures' few layers, a larger share of the
+/// layers lies before the edited one and is never run.
+#[test]
+fn most_of_the_work_is_never_done() {
+    let shape = Shape::smollm2();
+    let of = [
+        ("149 tokens", share(shape.future(LONG.0, &LONG.1, Part::Layer)), SKIP_AT_MOST),
+        ("34 tokens", share(shape.future(SHORT.0, &SHORT.1, Part::Layer)), SKIP_AT_MOST),
+        ("erasure", share(shape.erasure(PAIR.0, PAIR.1)), ERASURE_AT_MOST),
+    ];
+    for (what, share, most) in of {
+        assert!(share <= most, "{what}: {share}");
+    }
+}

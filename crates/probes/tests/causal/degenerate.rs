@@ -1,0 +1,79 @@
+//! Input with nothing to measure gives no effect and no panic.
+
+use crate::support::{MODELS, PLENTY, everywhere, noise, planned, request, run};
+use fathom_probes::erasure::{MeanResiduals, measure as erase, predicting};
+use fathom_probes::planner::Limits;
+use fathom_probes::skip::{Mode, Part, measure};
+
+const MODES: [Mode; 3] = [Mode::Future, Mode::Current, Mode::Local];
+
+#[test]
+fn positions_without_a_future_or_a_past_give_no_effect() {
+    everywhere(12, |name, model, trace| {
+        for positions in [&[][..], &[0], &[1], &[12], &[13, usize::MAX, 0]] {
+            for mode in [Mode::Future, Mode::Local] {
+                let (effects, madds) = measure(model, trace, mode, Part::Layer, positions, PLENTY);
+                assert!(effects.layer_effect.iter().flatten().all(|e| *e == 0.0), "{name}, {positions:?}");
+                assert!(effects.output_effect.iter().flatten().all(|e| *e == 0.0), "{name}, {positions:?}");
+                assert_eq!((madds.planned, madds.naive), (0, 0), "{name}, {positions:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn the_shortest_texts() {
+    for tokens in [1, 2, 3] {
+        everywhere(tokens, |name, model, trace| {
+            for mode in MODES {
+                for part in [Part::Layer, Part::Attn, Part::Mlp] {
+                    let (effects, _) = measure(model, trace, mode, part, &[0, 1, 2, 3], PLENTY);
+                    let effect = effects.layer_effect.iter().flatten();
+                    let none = effect.clone().all(|e| *e == 0.0);
+                    let most = if mode == Mode::Current { 1 } else { 2 };
+                    assert_eq!(none, tokens <= most, "{name}, {mode:?}, {tokens} tokens");
+                    assert!(effect.clone().all(|e| e.is_finite()), "{name}");
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn answers_as_long_as_the_text_and_longer() {
+    everywhere(6, |name, model, trace| {
+        let baseline: Vec<_> =
+            (0..=model.config().depth()).map(|_| noise(model.config().hidden, 3)).collect();
+        let of = |answer| erase(model, trace, answer, &baseline, PLENTY).0;
+        // All that is predicted belongs to the answer then.
+        let all = of(5);
+        assert!(all[0][..5].iter().all(|e| *e > 0.0), "{name}");
+        for answer in [6, 7, 1000, usize::MAX] {
+            assert_eq!(of(answer), all, "{name}, {answer} tokens");
+        }
+        assert!(of(0).iter().flatten().all(|e| *e == 0.0), "{name}");
+        let (one, madds) = erase(model, &run(model, 1), 1, &baseline, PLENTY);
+        assert!(one.iter().flatten().all(|e| *e == 0.0) && madds.planned == 0, "{name}");
+    });
+    assert_eq!(predicting(0, 0), 0..0);
+    assert_eq!(predicting(0, 3), 0..0);
+}
+
+#[test]
+fn no_requests_and_requests_without_edits_or_reads() {
+    let (_, model) = &MODELS[0];
+    let trace = run(model, 12);
+    for limits in [PLENTY, Limits { rows: 0, logits: 0 }] {
+        assert_eq!(planned(model, &trace, &[], limits).1, 0);
+        let (seen, madds) = planned(model, &trace, &[request(model, vec![], 0..12)], limits);
+        assert!(seen.added.is_empty() && seen.logits.is_empty() && madds == 0);
+    }
+}
+
+#[test]
+fn the_mean_of_nothing_is_zero() {
+    let (_, model) = &MODELS[0];
+    let means = MeanResiduals::new(model).means();
+    assert_eq!(means.len(), model.config().depth() + 1);
+    assert!(means.iter().all(|m| m.len() == model.config().hidden && m.iter().all(|x| *x == 0.0)));
+}

@@ -1,0 +1,104 @@
+//! Erasure of tokens: what must hold of it, and its definition on full passes.
+
+use crate::support::{PLENTY, close, edit, everywhere, full, noise, output_gap, planned, request, run};
+use fathom_model::{Model, Trace};
+use fathom_probes::erasure::{MeanResiduals, measure, predicting};
+use fathom_probes::planner::{Action, Limits, Site};
+use std::sync::Arc;
+
+fn row(trace: &Trace, level: usize, position: usize) -> Arc<[f32]> {
+    trace.resid[level][position * trace.hidden..(position + 1) * trace.hidden].into()
+}
+
+fn baseline(model: &Model) -> Vec<Arc<[f32]>> {
+    (0..=model.config().depth()).map(|l| noise(model.config().hidden, l as u64 + 5)).collect()
+}
+
+#[test]
+fn the_map_is_what_full_passes_give() {
+    everywhere(17, |name, model, trace| {
+        let baseline = baseline(model);
+        let (got, _) = measure(model, trace, 4, &baseline, PLENTY);
+        assert_eq!(got.len(), model.config().depth() + 1);
+        for (level, got) in got.iter().enumerate() {
+            assert_eq!(got.len(), 17);
+            for (t, got) in got.iter().enumerate() {
+                let action = Action::Replace(Arc::clone(&baseline[level]));
+                let one = request(model, vec![edit(Site::Resid, level, t..t + 1, action)], 12..16);
+                let seen = full(model, trace, &[one]);
+                let want = seen.logits.values().map(|[clean, edited]| output_gap(clean, edited));
+                let what = format!("{name}, level {level}, token {t}");
+                close(&what, *got, want.fold(0.0, f64::max));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_token_replaced_by_itself_loses_nothing() {
+    everywhere(20, |name, model, trace| {
+        let depth = model.config().depth();
+        for t in [0, 1, 7, 15, 18] {
+            let own: Vec<_> = (0..=depth).map(|level| row(trace, level, t)).collect();
+            let (effect, _) = measure(model, trace, 5, &own, PLENTY);
+            for (level, effect) in effect.iter().enumerate() {
+                assert_eq!(effect[t], 0.0, "{name}, level {level}, token {t}");
+            }
+            assert!(effect.iter().flatten().any(|e| *e > 0.0), "{name}");
+        }
+    });
+}
+
+/// At the last level a token reaches its own prediction only, and only the head runs.
+#[test]
+fn the_last_level_reads_the_head_only() {
+    everywhere(20, |name, model, trace| {
+        let depth = model.config().depth();
+        let (effect, _) = measure(model, trace, 5, &baseline(model), PLENTY);
+        for (t, effect) in effect[depth].iter().enumerate() {
+            assert_eq!(*effect > 0.0, (14..19).contains(&t), "{name}, token {t}: {effect}");
+        }
+        let last = edit(Site::Resid, depth, 3..9, Action::Zero);
+        let (seen, madds) = planned(model, trace, &[request(model, vec![last], 3..9)], PLENTY);
+        assert!(seen.added.is_empty(), "{name}");
+        assert_eq!(madds, 2 * 6 * model.head_madds_a_row(), "{name}");
+        let skip = edit(Site::Layer, depth - 1, 3..9, Action::Skip);
+        let (seen, madds) = planned(model, trace, &[request(model, vec![skip], 3..9)], PLENTY);
+        assert!(seen.added.keys().all(|(_, l, _)| *l == depth - 1), "{name}");
+        assert_eq!(madds, 2 * 6 * model.head_madds_a_row(), "{name}");
+    });
+}
+
+#[test]
+fn batches_of_any_size_give_the_same_bits() {
+    everywhere(20, |name, model, trace| {
+        let of = |rows, logits| measure(model, trace, 5, &baseline(model), Limits { rows, logits }).0;
+        for (rows, logits) in [(1, 1), (33, 5000), (100, 1 << 28)] {
+            assert_eq!(of(rows, logits), of(1 << 20, 1 << 28), "{name}, {rows} rows");
+        }
+    });
+}
+
+#[test]
+fn predictions_stand_one_before_the_answer() {
+    assert_eq!(predicting(26, 6), 19..25);
+    assert_eq!(predicting(2, 1), 0..1);
+    assert!(predicting(26, 0).is_empty());
+}
+
+#[test]
+fn means_are_over_all_tokens_of_all_texts() {
+    everywhere(12, |name, model, trace| {
+        let other = run(model, 30);
+        let mut means = MeanResiduals::new(model);
+        means.add(trace);
+        means.add(&other);
+        for (level, mean) in means.means().iter().enumerate() {
+            for (i, mean) in mean.iter().enumerate() {
+                let both = trace.resid[level].iter().chain(&other.resid[level]);
+                let want = both.skip(i).step_by(trace.hidden).map(|x| f64::from(*x)).sum::<f64>() / 42.0;
+                assert!((f64::from(*mean) - want).abs() <= 1e-6 * want.abs().max(1e-3), "{name}, {level}");
+            }
+        }
+    });
+}

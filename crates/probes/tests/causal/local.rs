@@ -1,0 +1,62 @@
+//! Local mode: each later layer alone, on the clean stream less what was skipped.
+
+use crate::support::{PLENTY, clean_added, close, everywhere, gap, norm};
+use fathom_model::{Buffers, Model, Run, Trace};
+use fathom_probes::skip::{Mode, Part, measure};
+
+/// What the part of layer `s` adds, `[T, d]`.
+fn part_of(trace: &Trace, s: usize, part: Part) -> Vec<f32> {
+    match part {
+        Part::Layer => (0..trace.tokens.len()).flat_map(|p| clean_added(trace, s, p)).collect(),
+        Part::Attn => trace.attn_out[s].clone(),
+        Part::Mlp => trace.mlp_out[s].clone(),
+    }
+}
+
+/// D of layer `l` alone on a stream, `[T, d]`.
+fn alone(model: &Model, trace: &Trace, l: usize, h: &[f32]) -> Vec<f32> {
+    let tokens = trace.tokens.len();
+    let batch = model.batch(vec![Run { rows: 0..tokens, first: 0, length: tokens, past: vec![] }]);
+    let (mut b, mut out) = (Buffers::default(), vec![0.0; h.len()]);
+    model.layer(l, &batch, &[], h, &mut b, &mut out);
+    b.attn_out.iter().zip(&b.mlp_out).map(|(a, m)| a + m).collect()
+}
+
+/// E by its definition.
+fn defined(model: &Model, trace: &Trace, part: Part, positions: &[usize]) -> Vec<Vec<f64>> {
+    let (depth, d, tokens) = (model.config().depth(), trace.hidden, trace.tokens.len());
+    let mut effect = vec![vec![0.0f64; depth]; depth];
+    for (s, effect) in effect.iter_mut().enumerate() {
+        let lost = part_of(trace, s, part);
+        for (l, worst) in effect.iter_mut().enumerate().skip(s + 1) {
+            for &t in positions {
+                let mut h = trace.resid[l].clone();
+                h[d..t * d].iter_mut().zip(&lost[d..]).for_each(|(h, lost)| *h -= lost);
+                let edited = alone(model, trace, l, &h);
+                for j in t..tokens {
+                    let clean = clean_added(trace, l, j);
+                    *worst = worst.max(gap(&clean, &edited[j * d..(j + 1) * d]) / norm(&clean).max(1e-6));
+                }
+            }
+        }
+    }
+    effect
+}
+
+#[test]
+fn each_layer_alone_sees_the_stream_without_the_part() {
+    everywhere(37, |name, model, trace| {
+        for part in [Part::Layer, Part::Attn, Part::Mlp] {
+            let positions = [24, 8, 16, 2, 36];
+            let (got, _) = measure(model, trace, Mode::Local, part, &positions, PLENTY);
+            assert_eq!(got.output_effect, None, "{name}");
+            let want = defined(model, trace, part, &positions);
+            for (s, (got, want)) in got.layer_effect.iter().zip(&want).enumerate() {
+                assert!(got[..=s].iter().all(|e| *e == 0.0), "{name}: layer {s} acts on {got:?}");
+                assert!(got[s + 1..].iter().all(|e| *e > 0.0), "{name}: layer {s} acts on {got:?}");
+                let pairs = got.iter().zip(want);
+                pairs.for_each(|(got, want)| close(&format!("{name}, {part:?}, layer {s}"), *got, *want));
+            }
+        }
+    });
+}

@@ -1,0 +1,280 @@
+//! Random requests: planned against full passes, and whatever the planner may
+//! share or cut without changing a bit.
+
+use crate::support::{
+    MODELS, PLENTY, Seen, clean_added, clean_logits, edit, full, near, noise, planned, request, run,
+};
+use fathom_model::{Model, Trace};
+use fathom_probes::planner::{Action, Edit, Limits, Request, Site};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+/// An edit before the model and the text are known. Few different values, so that
+/// requests often agree on prefixes.
+#[derive(Clone, Debug)]
+struct Draft {
+    layer: usize,
+    site: Site,
+    start: usize,
+    count: usize,
+    action: usize,
+    values: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Drafts {
+    edits: Vec<Draft>,
+    added: (usize, usize),
+    logits: (usize, usize),
+    until: Option<usize>,
+}
+
+fn draft() -> impl Strategy<Value = Draft> {
+    let site = prop::sample::select(vec![Site::Resid, Site::Attn, Site::Mlp, Site::Layer]);
+    let start = prop_oneof![3 => prop::sample::select(vec![0, 3, 5]), 1 => 0..60usize];
+    let count = prop_oneof![3 => prop::sample::select(vec![1, 3, 6]), 1 => 1..60usize];
+    (0..8usize, site, start, count, 0..9usize, 0..2u64).prop_map(
+        |(layer, site, start, count, action, values)| Draft { layer, site, start, count, action, values },
+    )
+}
+
+fn drafts() -> impl Strategy<Value = Drafts> {
+    let end = || prop_oneof![2 => prop::sample::select(vec![0, 6, 9, 60]), 1 => 0..61usize];
+    let read = move || (prop_oneof![2 => Just(0usize), 1 => 0..60usize], end());
+    let edits = prop::collection::vec(draft(), 1..=3);
+    let until = prop_oneof![3 => Just(None), 1 => (0..8usize).prop_map(Some)];
+    (edits, read(), read(), until).prop_map(|(edits, added, logits, until)| Drafts {
+        edits,
+        added,
+        logits,
+        until,
+    })
+}
+
+/// Some lists share whole edits between their requests.
+fn lists() -> impl Strategy<Value = Vec<Drafts>> {
+    let own = prop::collection::vec(drafts(), 1..=6);
+    let shared = (draft(), prop::collection::vec((drafts(), 1..30usize), 2..=6)).prop_map(|(first, all)| {
+        let with_first = |(mut one, count): (Drafts, usize)| {
+            // The same but for where it ends, in every other request.
+            let count = if count % 2 == 0 { first.count } else { count };
+            one.edits.insert(0, Draft { count, ..first.clone() });
+            one.edits.truncate(1 + count % 3);
+            one
+        };
+        all.into_iter().map(with_first).collect()
+    });
+    prop_oneof![own, shared]
+}
+
+fn finish(model: &Model, tokens: usize, one: &Drafts) -> Request {
+    let depth = model.config().depth();
+    let clip = |(start, end): (usize, usize)| -> Range<usize> {
+        let end = end.min(tokens);
+        start.min(end)..end
+    };
+    let logits = if one.until.is_some() { 0..0 } else { clip(one.logits) };
+    Request {
+        edits: one.edits.iter().map(|e| finish_edit(model, tokens, e)).collect(),
+        added: clip(one.added),
+        logits,
+        until: one.until.map_or(depth, |u| u.min(depth)),
+    }
+}
+
+fn finish_edit(model: &Model, tokens: usize, draft: &Draft) -> Edit {
+    let (depth, d) = (model.config().depth(), model.config().hidden);
+    let layer = draft.layer % if draft.site == Site::Resid { depth + 1 } else { depth };
+    let start = draft.start % tokens;
+    let positions = start..(start + draft.count).min(tokens);
+    let rows = positions.len();
+    let action = match draft.action {
+        0 => Action::Skip,
+        1 => Action::Zero,
+        2 => Action::Replace(noise(d, draft.values)),
+        3 => Action::Replace(noise(d * rows, draft.values)),
+        4 => Action::Add(noise(d, draft.values)),
+        5 => Action::Add(noise(d * rows, draft.values)),
+        6 => Action::Scale(0.5),
+        7 => Action::Scale(1.0),
+        _ => Action::Scale(-1.5),
+    };
+    edit(draft.site, layer, positions, action)
+}
+
+/// Rounding, relative to the row.
+const ROUNDING: f64 = 1e-4;
+
+fn agree(model: &Model, trace: &Trace, requests: &[Request], got: &Seen, want: &Seen) -> Result<(), String> {
+    for (key, row) in &got.added {
+        let full = want.added.get(key).ok_or(format!("D {key:?} was not asked for"))?;
+        if !near(row, full, ROUNDING) {
+            return Err(format!("D {key:?} is {row:?} instead of {full:?}"));
+        }
+    }
+    for (key, [clean, edited]) in &got.logits {
+        let [_, full] = want.logits.get(key).ok_or(format!("logits {key:?} were not asked for"))?;
+        if *clean != clean_logits(model, trace, key.1) || !near(edited, full, ROUNDING) {
+            return Err(format!("logits {key:?} are off"));
+        }
+    }
+    // What the planner leaves out is clean.
+    for (key, full) in want.added.iter().filter(|(k, _)| !got.added.contains_key(k)) {
+        if !near(full, &clean_added(trace, key.1, key.2), ROUNDING) {
+            return Err(format!("D {key:?} changed and was left out"));
+        }
+    }
+    for (key, [clean, full]) in want.logits.iter().filter(|(k, _)| !got.logits.contains_key(k)) {
+        if !near(full, clean, ROUNDING) {
+            return Err(format!("logits {key:?} changed and were left out"));
+        }
+    }
+    // Nothing is run before the first edit.
+    let first = |r: usize| requests[r].edits.iter().map(|e| e.positions.start).min();
+    let early = |r: usize, p: usize| first(r).is_none_or(|f| p < f);
+    if got.added.keys().any(|k| early(k.0, k.2)) || got.logits.keys().any(|k| early(k.0, k.1)) {
+        return Err("a position before the first edit was run".into());
+    }
+    Ok(())
+}
+
+/// Request, layer and position, and the row that was read there.
+type Read = ((usize, usize, usize), Vec<f32>);
+
+/// What request `from` gave, as if it were request `to`.
+fn only(seen: &Seen, from: usize, to: usize) -> [Vec<Read>; 2] {
+    let added = seen.added.iter().filter(|(k, _)| k.0 == from);
+    let logits = seen.logits.iter().filter(|(k, _)| k.0 == from);
+    [
+        added.map(|(k, row)| ((to, k.1, k.2), row.clone())).collect(),
+        logits.map(|(k, [_, edited])| ((to, 0, k.1), edited.clone())).collect(),
+    ]
+}
+
+/// Multiply-adds when everything goes through as one batch, counted from the
+/// shapes: a row is the text of edits from a request's start up to a position, and
+/// each different one goes once through the layers that a request wants.
+fn counted(model: &Model, requests: &[Request]) -> u64 {
+    let c = model.config();
+    let d = c.hidden as u64;
+    let up = if c.gated { 2 } else { 1 };
+    let mlp = (up + 1) * d * c.intermediate as u64;
+    let a_row = d * (2 * c.q_width() + 2 * c.kv_width()) as u64 + mlp;
+    let level = |e: &Edit| if e.site == Site::Resid { e.layer } else { e.layer + 1 };
+    let (mut rows, mut started) = (BTreeSet::new(), BTreeSet::new());
+    let (mut heads, mut cleans) = (0, BTreeSet::new());
+    for r in requests.iter().filter(|r| !r.edits.is_empty()) {
+        let start = r.edits.iter().map(|e| e.positions.start).min().unwrap();
+        let first = r.edits.iter().map(level).min().unwrap();
+        let end = |read: &Range<usize>| if read.is_empty() { 0 } else { read.end };
+        let mut text = format!("{first} {start}");
+        for p in start..end(&r.added).max(end(&r.logits)) {
+            let acting = || r.edits.iter().filter(|e| e.positions.contains(&p));
+            acting().for_each(|e| {
+                text += &format!("|{} {:?} {} {:?}", e.layer, e.site, e.positions.start, e.action);
+            });
+            text += ";";
+            rows.extend((first..r.until).map(|l| (l, p, text.clone())));
+            let here = |site| acting().filter(move |e| level(e) == first && e.site == site);
+            let gone = |site| {
+                here(site).any(|e| matches!(e.action, Action::Skip | Action::Zero | Action::Replace(_)))
+            };
+            let again = here(Site::Attn).count() > 0 && !gone(Site::Mlp) && !gone(Site::Layer);
+            if again && !c.parallel {
+                started.insert(text.clone());
+            }
+            if r.logits.contains(&p) {
+                heads += 1;
+                cleans.insert(p);
+            }
+        }
+    }
+    let seen = |l: usize, p: usize| c.layers[l].window.unwrap_or(usize::MAX).min(p + 1);
+    rows.iter().map(|(l, p, _)| a_row + 2 * (c.q_width() * seen(*l, *p)) as u64).sum::<u64>()
+        + started.len() as u64 * mlp
+        + (heads + cleans.len() as u64) * d * c.vocab as u64
+}
+
+fn check(which: usize, tokens: usize, drafts: &[Drafts]) -> Result<(), String> {
+    let (name, model) = &MODELS[which];
+    let trace = run(model, tokens);
+    let mut requests: Vec<Request> = drafts.iter().map(|d| finish(model, tokens, d)).collect();
+    let (seen, madds) = planned(model, &trace, &requests, PLENTY);
+    agree(model, &trace, &requests, &seen, &full(model, &trace, &requests))
+        .map_err(|e| format!("{name}: {e}"))?;
+    let count = counted(model, &requests);
+    if madds != count {
+        return Err(format!("{name}: {madds} multiply-adds instead of {count}"));
+    }
+    for (rows, logits) in [(0, 0), (25, 1 << 13), (90, 1 << 20)] {
+        if planned(model, &trace, &requests, Limits { rows, logits }).0 != seen {
+            return Err(format!("{name}: {rows} rows a batch change bits"));
+        }
+    }
+    for (r, one) in requests.iter().enumerate() {
+        let (alone, _) = planned(model, &trace, std::slice::from_ref(one), PLENTY);
+        if only(&alone, 0, r) != only(&seen, r, r) {
+            return Err(format!("{name}: request {r} alone has other bits"));
+        }
+    }
+    requests.reverse();
+    let (reversed, again) = planned(model, &trace, &requests, PLENTY);
+    let last = requests.len() - 1;
+    if again != madds || (0..=last).any(|r| only(&reversed, last - r, r) != only(&seen, r, r)) {
+        return Err(format!("{name}: the order of requests matters"));
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn planned_is_naive_however_it_is_cut(
+        which in 0..13usize,
+        tokens in 12..=60usize,
+        drafts in lists(),
+    ) {
+        if let Err(e) = check(which, tokens, &drafts) {
+            let requests: Vec<_> = drafts.iter().map(|d| format!("{d:?}")).collect();
+            prop_assert!(false, "{e}\n{tokens} tokens, {}", requests.join("\n"));
+        }
+    }
+}
+
+/// Requests that agree but for where an edit ends, read only as far as their edits.
+#[test]
+fn edits_that_differ_in_their_end_share_what_they_have_in_common() {
+    for (name, model) in MODELS.iter() {
+        let trace = run(model, 40);
+        for action in [Action::Scale(2.0), Action::Add(noise(model.config().hidden, 1))] {
+            let to = |end: usize, read: usize| {
+                request(model, vec![edit(Site::Resid, 1, 3..end, action.clone())], 3..read)
+            };
+            for requests in [[to(6, 6), to(9, 9)], [to(9, 6), to(6, 20)], [to(9, 9), to(6, 20)]] {
+                let (seen, _) = planned(model, &trace, &requests, PLENTY);
+                let result = agree(model, &trace, &requests, &seen, &full(model, &trace, &requests));
+                assert_eq!(result, Ok(()), "{name}, {requests:?}");
+            }
+        }
+    }
+}
+
+/// Edits at one place are applied in the order of the request, also twice.
+#[test]
+fn edits_at_one_place_keep_their_order_and_number() {
+    for (name, model) in MODELS.iter() {
+        let trace = run(model, 40);
+        for site in [Site::Resid, Site::Attn, Site::Mlp, Site::Layer] {
+            let scale = |at| edit(site, 1, at, Action::Scale(2.0));
+            let add = |at| edit(site, 1, at, Action::Add(noise(model.config().hidden, 1)));
+            let lists =
+                [vec![scale(5..8), add(3..8)], vec![add(3..8), scale(5..8)], vec![scale(3..8), scale(3..8)]];
+            let requests = lists.map(|edits| request(model, edits, 0..40));
+            let (seen, _) = planned(model, &trace, &requests, PLENTY);
+            let result = agree(model, &trace, &requests, &seen, &full(model, &trace, &requests));
+            assert_eq!(result, Ok(()), "{name}, {site:?}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Layer skip: what must hold of it, and its definition on full forward passes.
+
+use crate::support::{PLENTY, clean_added, close, edit, everywhere, full, gap, norm, output_gap, request};
+use fathom_model::{Model, Trace};
+use fathom_probes::planner::{Action, Limits, Request, Site};
+use fathom_probes::skip::{Effects, Mode, Part, measure};
+use std::ops::Range;
+
+const PARTS: [(Part, Site); 3] =
+    [(Part::Layer, Site::Layer), (Part::Attn, Site::Attn), (Part::Mlp, Site::Mlp)];
+
+/// The effects by their definition, from full passes with a part of each layer
+/// left out at positions from 1 to before each of the ends.
+fn defined(model: &Model, trace: &Trace, site: Site, spans: &[(Range<usize>, Range<usize>)]) -> Effects {
+    let depth = model.config().depth();
+    let mut layer_effect = vec![vec![0.0f64; depth]; depth];
+    let mut output_effect = vec![0.0f64; depth];
+    for (skipped, worst) in layer_effect.iter_mut().enumerate() {
+        let of = |(edited, read): &(Range<usize>, Range<usize>)| -> Request {
+            request(model, vec![edit(site, skipped, edited.clone(), Action::Zero)], read.clone())
+        };
+        let seen = full(model, trace, &spans.iter().map(of).collect::<Vec<_>>());
+        for ((_, layer, position), row) in &seen.added {
+            let clean = clean_added(trace, *layer, *position);
+            worst[*layer] = worst[*layer].max(gap(&clean, row) / norm(&clean).max(1e-6));
+        }
+        for [clean, edited] in seen.logits.values() {
+            output_effect[skipped] = output_effect[skipped].max(output_gap(clean, edited));
+        }
+    }
+    Effects { layer_effect, output_effect: Some(output_effect) }
+}
+
+#[track_caller]
+fn agree(what: &str, got: &Effects, want: &Effects) {
+    let pairs = got.layer_effect.iter().flatten().zip(want.layer_effect.iter().flatten());
+    pairs.for_each(|(got, want)| close(what, *got, *want));
+    let (got, want) = (got.output_effect.as_ref().unwrap(), want.output_effect.as_ref().unwrap());
+    got.iter().zip(want).for_each(|(got, want)| close(what, *got, *want));
+}
+
+#[test]
+fn future_is_what_full_passes_give() {
+    everywhere(41, |name, model, trace| {
+        for (part, site) in PARTS {
+            let positions = [16, 8, 32, 2, 40];
+            let (got, _) = measure(model, trace, Mode::Future, part, &positions, PLENTY);
+            let spans = positions.map(|t| (1..t, t..41));
+            agree(&format!("{name}, {part:?}"), &got, &defined(model, trace, site, &spans));
+        }
+    });
+}
+
+#[test]
+fn current_is_what_full_passes_give() {
+    everywhere(41, |name, model, trace| {
+        for (part, site) in PARTS {
+            let (got, _) = measure(model, trace, Mode::Current, part, &[], PLENTY);
+            agree(&format!("{name}, {part:?}"), &got, &defined(model, trace, site, &[(1..41, 1..41)]));
+        }
+    });
+}
+
+#[test]
+fn the_future_feels_later_layers_only() {
+    everywhere(41, |name, model, trace| {
+        let (got, _) = measure(model, trace, Mode::Future, Part::Layer, &[8, 24], PLENTY);
+        let last = model.config().depth() - 1;
+        for (s, effect) in got.layer_effect.iter().enumerate() {
+            assert!(effect[..=s].iter().all(|e| *e == 0.0), "{name}: layer {s} acts on {effect:?}");
+            assert!(effect[s + 1..].iter().all(|e| *e > 0.0), "{name}: layer {s} acts on {effect:?}");
+        }
+        // No layer is left that could carry the last one's change to later positions.
+        let output = got.output_effect.unwrap();
+        assert_eq!(output[last], 0.0, "{name}");
+        assert!(output[..last].iter().all(|e| *e > 0.0), "{name}: {output:?}");
+    });
+}
+
+#[test]
+fn a_layer_loses_all_of_itself_where_it_is_skipped() {
+    everywhere(41, |name, model, trace| {
+        let (got, _) = measure(model, trace, Mode::Current, Part::Layer, &[], PLENTY);
+        for (s, effect) in got.layer_effect.iter().enumerate() {
+            assert!((effect[s] - 1.0).abs() < 1e-6, "{name}: layer {s} acts on itself by {}", effect[s]);
+            assert!(effect[..s].iter().all(|e| *e == 0.0), "{name}: layer {s} acts on {effect:?}");
+        }
+        assert!(got.output_effect.unwrap().iter().all(|e| *e > 0.0), "{name}");
+    });
+}
+
+#[test]
+fn batches_of_any_size_give_the_same_bits() {
+    everywhere(41, |name, model, trace| {
+        for mode in [Mode::Future, Mode::Current, Mode::Local] {
+            let of = |rows, logits| {
+                measure(model, trace, mode, Part::Attn, &[8, 16, 24], Limits { rows, logits }).0
+            };
+            let want = of(1 << 20, 1 << 28);
+            for (rows, logits) in [(1, 1), (60, 5000), (200, 1 << 28)] {
+                assert_eq!(of(rows, logits), want, "{name}, {mode:?}, {rows} rows");
+            }
+        }
+    });
+}
