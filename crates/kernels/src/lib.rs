@@ -14,6 +14,7 @@
 #![deny(missing_docs)]
 
 pub mod attention;
+pub mod backward;
 mod cpu;
 pub mod distribution;
 pub mod elementwise;

@@ -147,6 +147,71 @@ impl Linear {
         }
     }
 
+    /// The gradient of the input from that of the output: `dx = dy W`.
+    ///
+    /// # Shapes
+    /// `dy [m, n]`, `dx [m, k]`; `m` is `dy.len() / n`.
+    ///
+    /// # Panics
+    /// When the lengths do not fit.
+    pub fn backward(&self, dy: &[f32], dx: &mut [f32]) {
+        self.backward_with(Isa::get(), dy, dx);
+    }
+
+    /// [`Self::backward`] on a stated instruction set, for tests and benchmarks.
+    ///
+    /// # Panics
+    /// When the lengths do not fit or the machine lacks the instruction set.
+    pub fn backward_with(&self, isa: Isa, dy: &[f32], dx: &mut [f32]) {
+        assert!(isa <= Isa::get().max(*Isa::available().last().expect("portable is always there")));
+        assert_eq!(dy.len() % self.n, 0, "dy must hold whole rows of {}", self.n);
+        let m = dy.len() / self.n;
+        assert_eq!(dx.len(), m * self.k, "dx must be [{m}, {}]", self.k);
+        match &self.panels {
+            Panels::F32(p) => self.multiply_back(isa, p, dy, m, dx),
+            Panels::Bf16(p) => self.multiply_back(isa, p, dy, m, dx),
+        }
+    }
+
+    fn multiply_back<E: Element>(&self, isa: Isa, panels: &[E], dy: &[f32], m: usize, dx: &mut [f32]) {
+        let (n, k) = (self.n, self.k);
+        if m == 0 || k == 0 {
+            return;
+        }
+        dx.fill(0.0);
+        let out = Shared(dx.as_mut_ptr());
+        let groups = m.div_ceil(ROWS_A_BACKWARD_JOB);
+        let one_job = |scratch: &mut Vec<f32>, job: usize| {
+            let (block, group) = (job / groups, job % groups);
+            let cols = (k - block * WIDTH).min(WIDTH);
+            let (first, last) = (group * m / groups, (group + 1) * m / groups);
+            for start in (0..n).step_by(BACKWARD_DEPTH) {
+                let depth = (n - start).min(BACKWARD_DEPTH);
+                transpose(panels, k, block * WIDTH..block * WIDTH + cols, start..start + depth, scratch);
+                for rows in panel::row_tiles(isa, last - first) {
+                    let row = first + rows.start;
+                    let tile = Tile {
+                        x: &dy[row * n + start..(first + rows.end - 1) * n + start + depth],
+                        x_stride: n,
+                        panel: &scratch[..],
+                        panel_stride: WIDTH,
+                        k: depth,
+                        y: out.at(row * k + block * WIDTH),
+                        y_stride: k,
+                        rows: rows.len(),
+                        cols,
+                        bias: None,
+                        accumulate: true,
+                    };
+                    // SAFETY: dx holds m rows of k elements, all initialised; this job alone
+                    // touches columns block * WIDTH .. + cols of rows first..last.
+                    unsafe { tile.run(isa) };
+                }
+            }
+        };
+        (0..k.div_ceil(WIDTH) * groups).into_par_iter().for_each_init(Vec::new, one_job);
+    }
+
     /// Reads one row of the weights back: an embedding look-up when the embedding
     /// is tied to the head.
     ///
@@ -161,6 +226,38 @@ impl Linear {
         match &self.panels {
             Panels::F32(p) => copy_row(&p[start..], out),
             Panels::Bf16(p) => copy_row(&p[start..], out),
+        }
+    }
+}
+
+/// Rows of weights that are turned over at once on the way back: few enough to
+/// stay in the second-level cache.
+const BACKWARD_DEPTH: usize = 512;
+
+/// Rows of a gradient that share one turning over of the weights.
+const ROWS_A_BACKWARD_JOB: usize = 1024;
+
+/// Writes columns `columns` of rows `rows` of the packed matrix as one panel over the
+/// rows: `panel[r * WIDTH + c] = W[rows.start + r][columns.start + c]`.
+/// `rows` starts at a multiple of [`WIDTH`], and at most `WIDTH` columns are taken.
+fn transpose<E: Element>(
+    panels: &[E],
+    k: usize,
+    columns: Range<usize>,
+    rows: Range<usize>,
+    panel: &mut Vec<f32>,
+) {
+    panel.resize(rows.len().div_ceil(WIDTH) * WIDTH * WIDTH, 0.0);
+    for (i, block) in panel.chunks_exact_mut(WIDTH * WIDTH).enumerate() {
+        let start = ((rows.start / WIDTH + i) * k + columns.start) * WIDTH;
+        let (from, _) = panels[start..start + columns.len() * WIDTH].as_chunks::<WIDTH>();
+        let (to, _) = block.as_chunks_mut::<WIDTH>();
+        // Columns that do not exist keep what an earlier block left there; the
+        // kernel's sums over them are never written.
+        for (r, to) in to.iter_mut().enumerate() {
+            for (to, from) in to.iter_mut().zip(from) {
+                *to = from[r].to_f32();
+            }
         }
     }
 }
@@ -270,6 +367,29 @@ mod tests {
                 for (got, (want, size)) in y.iter().zip(&expected) {
                     prop_assert!((f64::from(*got) - want).abs() <= 1e-6 * size + 1e-12, "{isa:?}: {got} against {want}");
                 }
+            }
+        }
+
+        #[test]
+        fn backward_agrees_with_a_naive_product(m in 1usize..40, n in 1usize..1100, k in 1usize..70, seed: u32, half: bool) {
+            let dtype = if half { Dtype::Bf16 } else { Dtype::F32 };
+            let dy = numbers(m * n, seed);
+            let mut w = numbers(n * k, seed ^ 7);
+            if half {
+                for w in &mut w { *w = bf16::from_f32(*w).to_f32(); }
+            }
+            let layer = linear(n, k, dtype, &w, Some(numbers(n, seed ^ 9)));
+            let turned: Vec<f32> = (0..n * k).map(|i| w[i % n * k + i / n]).collect();
+            let expected = naive(&dy, &turned, None, m, k, n);
+            for isa in Isa::available() {
+                let mut dx = vec![f32::NAN; m * k];
+                layer.backward_with(isa, &dy, &mut dx);
+                for (got, (want, size)) in dx.iter().zip(&expected) {
+                    prop_assert!((f64::from(*got) - want).abs() <= 2e-6 * size + 1e-12, "{isa:?}: {got} against {want}");
+                }
+                let mut one = vec![0.0; k];
+                layer.backward_with(isa, &dy[(m - 1) * n..], &mut one);
+                prop_assert_eq!(&dx[(m - 1) * k..], &one[..]);
             }
         }
 

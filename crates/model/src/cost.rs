@@ -25,6 +25,12 @@ impl Model {
         2 * (self.config.q_width() * seen) as u64
     }
 
+    /// Multiply-adds of attention on the way back in layer `l` for a row at `position`:
+    /// the scores again, the gradients of weights, queries, keys and values.
+    pub fn attention_backward_madds(&self, l: usize, position: usize) -> u64 {
+        self.attention_madds(l, position) / 2 * 5
+    }
+
     /// Multiply-adds of the head for one row.
     pub fn head_madds_a_row(&self) -> u64 {
         (self.config.vocab * self.config.hidden) as u64

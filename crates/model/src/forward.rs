@@ -2,6 +2,7 @@
 //! [`Model::mlp`] layer by layer, then [`Model::head`] on the rows whose logits
 //! are wanted. [`Model::run`] at the end of this file is the whole pass.
 
+use crate::backward::Saved;
 use crate::config::{Config, Positions, QkNorm};
 use crate::error::{Error, Result};
 use crate::load::{Embedding, Norm, Packed};
@@ -42,8 +43,8 @@ pub struct Run {
 
 /// Runs that go through a layer together: one matrix product serves them all.
 pub struct Batch {
-    runs: Vec<Run>,
-    tables: Vec<ops::Rotation>,
+    pub(crate) runs: Vec<Run>,
+    pub(crate) tables: Vec<ops::Rotation>,
     rows: usize,
 }
 
@@ -76,6 +77,8 @@ pub struct Buffers {
     pub attn_out: Vec<f32>,
     /// What the MLP adds to the stream, `[rows, d]`.
     pub mlp_out: Vec<f32>,
+    /// Where the sublayers leave what their way back needs, when it is asked for.
+    pub(crate) saved: Option<Saved>,
 }
 
 impl Model {
@@ -151,25 +154,34 @@ impl Model {
         let (c, block) = (&self.config, &self.packed.blocks[l]);
         let (q, kv) = (c.q_width(), c.kv_width());
         let stride = q + 2 * kv;
+        keep(b.saved.as_mut().map(|s| &mut s.attn_in), block.attn_norm.is_some(), h);
         self.normalised(block.attn_norm.as_ref(), h, &mut b.normed); // [rows, d]
         resize(&mut b.qkv, batch.rows * stride);
         block.qkv.forward(&b.normed, &mut b.qkv); // [rows, q + 2 kv]
+        keep(b.saved.as_mut().map(|s| &mut s.raw_qkv), block.qk_norms.is_some(), &b.qkv);
         self.norm_and_rotate(l, batch, &mut b.qkv);
+        keep(b.saved.as_mut().map(|s| &mut s.qkv), true, &b.qkv);
 
         let runs: Vec<_> = batch.runs.iter().map(|run| self.gather(run, past, &b.qkv)).collect();
-        let shape = Shape {
+        resize(&mut b.mixed, batch.rows * q);
+        attend(&self.shape(l), &b.qkv, stride, &runs, &mut b.mixed); // [rows, q]
+        resize(&mut b.attn_out, batch.rows * c.hidden);
+        block.attn_out.forward(&b.mixed, &mut b.attn_out); // [rows, d]
+        keep(b.saved.as_mut().map(|s| &mut s.raw_attn), block.post_attn_norm.is_some(), &b.attn_out);
+        self.post_norm(block.post_attn_norm.as_ref(), &mut b.attn_out);
+    }
+
+    /// The shape of attention in layer `l`.
+    pub(crate) fn shape(&self, l: usize) -> Shape {
+        let c = &self.config;
+        Shape {
             heads: c.heads,
             kv_heads: c.kv_heads,
             head_dim: c.head_dim,
             scale: c.attention_scale,
             softcap: c.attention_softcap,
             window: c.layers[l].window,
-        };
-        resize(&mut b.mixed, batch.rows * q);
-        attend(&shape, &b.qkv, stride, &runs, &mut b.mixed); // [rows, q]
-        resize(&mut b.attn_out, batch.rows * c.hidden);
-        block.attn_out.forward(&b.mixed, &mut b.attn_out); // [rows, d]
-        self.post_norm(block.post_attn_norm.as_ref(), &mut b.attn_out);
+        }
     }
 
     /// The MLP of layer `l`: fills `b.mlp_out` from the stream `x [rows, d]`, which is
@@ -177,9 +189,11 @@ impl Model {
     pub fn mlp(&self, l: usize, x: &[f32], b: &mut Buffers) {
         let (c, block) = (&self.config, &self.packed.blocks[l]);
         let rows = x.len() / c.hidden;
+        keep(b.saved.as_mut().map(|s| &mut s.mlp_in), block.mlp_norm.is_some(), x);
         self.normalised(block.mlp_norm.as_ref(), x, &mut b.normed); // [rows, d]
         resize(&mut b.wide, rows * block.up.outputs());
         block.up.forward(&b.normed, &mut b.wide); // [rows, 2 f] or [rows, f]
+        keep(b.saved.as_mut().map(|s| &mut s.wide), true, &b.wide);
         resize(&mut b.mlp_out, x.len());
         if c.gated {
             resize(&mut b.gated, rows * c.intermediate);
@@ -189,6 +203,7 @@ impl Model {
             ops::activate(c.activation, &mut b.wide);
             block.down.forward(&b.wide, &mut b.mlp_out); // [rows, d]
         }
+        keep(b.saved.as_mut().map(|s| &mut s.raw_mlp), block.post_mlp_norm.is_some(), &b.mlp_out);
         self.post_norm(block.post_mlp_norm.as_ref(), &mut b.mlp_out);
     }
 
@@ -331,6 +346,13 @@ impl Model {
         };
         let segments = run.past.iter().map(of_span).chain([of_rows(&run.rows)]).collect();
         attention::Run { rows: run.rows.clone(), first: run.first, segments }
+    }
+}
+
+/// Copies what a step made to its place, where the way back needs it.
+fn keep(place: Option<&mut Vec<f32>>, needed: bool, made: &[f32]) {
+    if let (true, Some(place)) = (needed, place) {
+        place.extend_from_slice(made);
     }
 }
 

@@ -11,6 +11,7 @@
 #![deny(missing_docs)]
 
 mod architecture;
+mod backward;
 pub mod config;
 mod cost;
 mod error;
@@ -24,6 +25,7 @@ mod trace;
 pub mod weights;
 
 pub use architecture::supported;
+pub use backward::Saved;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use fathom_kernels::Dtype;

@@ -5,7 +5,7 @@ use crate::config::{Config, NormKind, Positions, QkNorm};
 use crate::error::Result;
 use crate::weights::{Tensor, Weights};
 use fathom_kernels::norm::{layer_row, rms_row};
-use fathom_kernels::{Dtype, Linear};
+use fathom_kernels::{Dtype, Linear, backward};
 use std::ops::Range;
 
 /// A norm over rows of the stream.
@@ -26,6 +26,14 @@ impl Norm {
         match self.kind {
             NormKind::Rms => rms_row(x, &self.weight, self.eps),
             NormKind::Layer => layer_row(x, &self.weight, self.bias.as_deref(), self.eps),
+        }
+    }
+
+    /// Turns the gradient of a normalised row into that of the row before, `x`.
+    pub(crate) fn row_backward(&self, x: &[f32], d: &mut [f32]) {
+        match self.kind {
+            NormKind::Rms => backward::rms_row(x, &self.weight, self.eps, d),
+            NormKind::Layer => backward::layer_row(x, &self.weight, self.eps, d),
         }
     }
 }

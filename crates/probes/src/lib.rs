@@ -8,6 +8,7 @@
 
 pub mod contributions;
 pub mod erasure;
+pub mod gradients;
 pub mod lens;
 mod measure;
 mod number;

@@ -1,0 +1,390 @@
+//! Gradients with respect to activations: what turns the gradient of an output
+//! into the gradient of an input. Weights are constants here.
+//!
+//! Like the forward kernels, every row of a gradient depends on its own text
+//! alone, so batching changes no bit. [`crate::Linear::backward`] is the
+//! counterpart of the matrix product.
+
+use crate::attention::Shape;
+use crate::cpu::multiversion;
+use crate::elementwise::{Activation, Rotation, exp};
+use crate::linear::Shared;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Partial sums of a reduction; fixed, so that results do not depend on the machine's width.
+const LANES: usize = 16;
+
+/// Elements of work below which handing out jobs costs more than it gains.
+const ELEMENTS_A_JOB: usize = 16_384;
+
+fn rows_a_job(width: usize) -> usize {
+    (ELEMENTS_A_JOB / width.max(1)).max(1)
+}
+
+/// `sum a b c`, in lanes.
+#[inline(always)]
+fn sum_of_products<const N: usize>(factors: [&[f32]; N]) -> f32 {
+    let len = factors[0].len();
+    let mut lanes = [0.0f32; LANES];
+    let whole = len / LANES * LANES;
+    for start in (0..whole).step_by(LANES) {
+        let parts = factors.map(|f| &f[start..start + LANES]);
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            *lane += parts.iter().map(|p| p[i]).product::<f32>();
+        }
+    }
+    for i in whole..len {
+        lanes[i - whole] += factors.iter().map(|f| f[i]).product::<f32>();
+    }
+    lanes.iter().sum()
+}
+
+multiversion! {
+    /// Backward of [`crate::norm::rms_row`]: `x` is the row before the norm, `d` holds
+    /// the gradient of the normalised row and receives that of `x`.
+    ///
+    /// # Shapes
+    /// `x`, `weight`, `d [d]`.
+    pub fn rms_row(x: &[f32], weight: &[f32], eps: f32, d: &mut [f32]) {
+        let width = x.len() as f32;
+        let scale = 1.0 / (sum_of_products([x, x]) / width + eps).sqrt();
+        // y = x s w with s = (mean x^2 + eps)^(-1/2), so ds/dx = -s^3 x / width.
+        let back = sum_of_products([x, weight, d]) * scale * scale / width;
+        for ((d, x), w) in d.iter_mut().zip(x).zip(weight) {
+            *d = scale * (*d * w - x * back);
+        }
+    }
+}
+
+multiversion! {
+    /// Backward of [`crate::norm::layer_row`]: `x` is the row before the norm, `d` holds
+    /// the gradient of the normalised row and receives that of `x`.
+    ///
+    /// # Shapes
+    /// `x`, `weight`, `d [d]`.
+    pub fn layer_row(x: &[f32], weight: &[f32], eps: f32, d: &mut [f32]) {
+        let width = x.len() as f32;
+        let mean = sum_of_products([x]) / width;
+        let centred: Vec<f32> = x.iter().map(|x| x - mean).collect();
+        let scale = 1.0 / (sum_of_products([&centred, &centred]) / width + eps).sqrt();
+        let shift = sum_of_products([weight, d]) / width;
+        let back = sum_of_products([&centred, weight, d]) * scale * scale / width;
+        for ((d, x), w) in d.iter_mut().zip(&centred).zip(weight) {
+            *d = scale * (*d * w - shift - x * back);
+        }
+    }
+}
+
+/// The activation at `x` and its derivative.
+#[inline(always)]
+fn silu(x: f32) -> (f32, f32) {
+    let s = 1.0 / (1.0 + exp(-x));
+    (x * s, s * (1.0 + x * (1.0 - s)))
+}
+
+#[inline(always)]
+fn gelu_tanh(x: f32) -> (f32, f32) {
+    // As in the forward pass, x s(2 u) with s the logistic function.
+    let twice = 1.595_769_2 * (x + 0.044_715 * x * x * x);
+    let slope = 1.595_769_2 * (1.0 + 0.134_145 * x * x);
+    let s = 1.0 / (1.0 + exp(-twice));
+    (x * s, s + x * s * (1.0 - s) * slope)
+}
+
+fn gelu_erf(x: f32) -> (f32, f32) {
+    let below = 0.5 * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2));
+    (x * below, below + x * 0.398_942_3 * exp(-0.5 * x * x))
+}
+
+multiversion! {
+    fn silu_gate(gate: &[f32], up: &[f32], d_out: &[f32], d_gate: &mut [f32], d_up: &mut [f32]) {
+        gate_with(silu, gate, up, d_out, d_gate, d_up);
+    }
+}
+
+multiversion! {
+    fn gelu_tanh_gate(gate: &[f32], up: &[f32], d_out: &[f32], d_gate: &mut [f32], d_up: &mut [f32]) {
+        gate_with(gelu_tanh, gate, up, d_out, d_gate, d_up);
+    }
+}
+
+#[inline(always)]
+fn gate_with(
+    act: impl Fn(f32) -> (f32, f32),
+    gate: &[f32],
+    up: &[f32],
+    d_out: &[f32],
+    d_gate: &mut [f32],
+    d_up: &mut [f32],
+) {
+    let inputs = gate.iter().zip(up).zip(d_out);
+    for (((g, u), d), (d_gate, d_up)) in inputs.zip(d_gate.iter_mut().zip(d_up)) {
+        let (value, slope) = act(*g);
+        *d_gate = d * u * slope;
+        *d_up = d * value;
+    }
+}
+
+multiversion! {
+    fn silu_slope(x: &[f32], d: &mut [f32]) {
+        for (d, x) in d.iter_mut().zip(x) {
+            *d *= silu(*x).1;
+        }
+    }
+}
+
+multiversion! {
+    fn gelu_tanh_slope(x: &[f32], d: &mut [f32]) {
+        for (d, x) in d.iter_mut().zip(x) {
+            *d *= gelu_tanh(*x).1;
+        }
+    }
+}
+
+/// Backward of [`crate::elementwise::gated`].
+///
+/// # Shapes
+/// `gate_up`, `d_gate_up [m, 2 width]`, `d_out [m, width]`.
+///
+/// # Panics
+/// When the lengths do not fit.
+pub fn gated(activation: Activation, gate_up: &[f32], width: usize, d_out: &[f32], d_gate_up: &mut [f32]) {
+    assert!(gate_up.len() == 2 * d_out.len() && d_gate_up.len() == gate_up.len());
+    assert_eq!(d_out.len() % width, 0, "d_out must hold whole rows of {width}");
+    let rows = gate_up.par_chunks(2 * width).zip(d_out.par_chunks(width));
+    d_gate_up.par_chunks_mut(2 * width).zip(rows).with_min_len(rows_a_job(width)).for_each(
+        |(d_row, (row, d_out))| {
+            let (gate, up) = row.split_at(width);
+            let (d_gate, d_up) = d_row.split_at_mut(width);
+            match activation {
+                Activation::Silu => silu_gate(gate, up, d_out, d_gate, d_up),
+                Activation::GeluTanh => gelu_tanh_gate(gate, up, d_out, d_gate, d_up),
+                Activation::GeluErf => gate_with(gelu_erf, gate, up, d_out, d_gate, d_up),
+            }
+        },
+    );
+}
+
+/// Backward of [`crate::elementwise::activate`]: `x` is what entered the activation,
+/// `d` holds the gradient of its result and receives that of `x`.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn activate(activation: Activation, x: &[f32], d: &mut [f32]) {
+    assert_eq!(x.len(), d.len(), "an activation keeps the length");
+    let parts = d.par_chunks_mut(ELEMENTS_A_JOB).zip(x.par_chunks(ELEMENTS_A_JOB));
+    parts.for_each(|(d, x)| match activation {
+        Activation::Silu => silu_slope(x, d),
+        Activation::GeluTanh => gelu_tanh_slope(x, d),
+        Activation::GeluErf => d.iter_mut().zip(x).for_each(|(d, x)| *d *= gelu_erf(*x).1),
+    });
+}
+
+/// Backward of [`crate::elementwise::softcap`]: `y` is what the soft-capping gave,
+/// `d` holds the gradient of `y` and receives that of its input.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn softcap(cap: f32, y: &[f32], d: &mut [f32]) {
+    assert_eq!(y.len(), d.len(), "soft-capping keeps the length");
+    let parts = d.par_chunks_mut(ELEMENTS_A_JOB).zip(y.par_chunks(ELEMENTS_A_JOB));
+    parts.for_each(|(d, y)| {
+        for (d, y) in d.iter_mut().zip(y) {
+            // With t = y / cap the slope is 1 - t^2, in a form that keeps digits near 1.
+            let t = y / cap;
+            *d *= (1.0 - t) * (1.0 + t);
+        }
+    });
+}
+
+/// Backward of [`crate::elementwise::rotate`]: the transposed rotation, in place.
+///
+/// # Shapes
+/// `d [m, stride]`, of which columns `0..heads * head_dim` are turned back.
+///
+/// # Panics
+/// When the lengths do not fit or a place lies outside the tables.
+pub fn rotate(d: &mut [f32], stride: usize, heads: usize, head_dim: usize, rotation: &Rotation) {
+    let Rotation { cos, sin, half, places } = rotation;
+    let half = *half;
+    assert!(2 * half <= head_dim && heads * head_dim <= stride && d.len() == places.len() * stride);
+    d.par_chunks_mut(stride).zip(places).with_min_len(rows_a_job(stride)).for_each(|(row, &p)| {
+        let (cos, sin) = (&cos[p * half..(p + 1) * half], &sin[p * half..(p + 1) * half]);
+        for head in row[..heads * head_dim].chunks_exact_mut(head_dim) {
+            let (lo, hi) = head[..2 * half].split_at_mut(half);
+            for (((a, b), c), s) in lo.iter_mut().zip(hi).zip(cos).zip(sin) {
+                (*a, *b) = (*a * c + *b * s, *b * c - *a * s);
+            }
+        }
+    });
+}
+
+/// Backward of [`crate::attention::attend`] over whole texts: from the gradient of
+/// what was mixed to that of queries, keys and values. The scores are computed
+/// again rather than kept.
+///
+/// # Shapes
+/// `qkv`, `d_qkv [m, (heads + 2 kv_heads) head_dim]`, each row its queries, keys and
+/// values; `d_out [m, heads * head_dim]`. `texts` are the rows of each text, which
+/// follow each other and start at position 0.
+///
+/// # Panics
+/// When the lengths do not fit.
+pub fn attend(shape: &Shape, qkv: &[f32], texts: &[Range<usize>], d_out: &[f32], d_qkv: &mut [f32]) {
+    assert!(shape.kv_heads > 0 && shape.heads.is_multiple_of(shape.kv_heads) && shape.window != Some(0));
+    let width = shape.heads * shape.head_dim;
+    let stride = width + 2 * shape.kv_heads * shape.head_dim;
+    let rows = texts.iter().fold(0, |end, text| {
+        assert!(text.start == end && text.end >= end, "texts must follow each other");
+        text.end
+    });
+    assert!(qkv.len() == rows * stride && d_qkv.len() == qkv.len() && d_out.len() == rows * width);
+    let jobs: Vec<(&Range<usize>, usize)> =
+        texts.iter().flat_map(|text| (0..shape.kv_heads).map(move |kv| (text, kv))).collect();
+    let out = Shared(d_qkv.as_mut_ptr());
+    jobs.par_iter().for_each_init(Scratch::default, |scratch, &(text, kv)| {
+        let qkv = &qkv[text.start * stride..text.end * stride];
+        let d_out = &d_out[text.start * width..text.end * width];
+        attend_head(shape, kv, qkv, d_out, scratch);
+        for row in 0..text.len() {
+            let dim = shape.head_dim;
+            let group = shape.heads / shape.kv_heads * dim;
+            let columns = [
+                (kv * group, group, &scratch.d_queries),
+                (width + kv * dim, dim, &scratch.d_keys),
+                (width + (shape.kv_heads + kv) * dim, dim, &scratch.d_values),
+            ];
+            for (column, len, from) in columns {
+                let to = out.at((text.start + row) * stride + column);
+                let from = &from[row * len..(row + 1) * len];
+                // SAFETY: d_qkv holds `rows` rows of `stride`; this job alone writes the
+                // columns of its key head and of the query heads that read it, in the
+                // rows of its text.
+                unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to, len) };
+            }
+        }
+    });
+}
+
+/// What one job of [`attend`] works on.
+#[derive(Default)]
+struct Scratch {
+    /// Keys and values of the head, transposed: `[head_dim, positions]`.
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    /// `[positions, heads of the group * head_dim]`.
+    d_queries: Vec<f32>,
+    /// `[positions, head_dim]`.
+    d_keys: Vec<f32>,
+    d_values: Vec<f32>,
+    /// Weights of one query, their gradients, and the slope of the soft-capping.
+    weights: Vec<f32>,
+    d_weights: Vec<f32>,
+    slopes: Vec<f32>,
+}
+
+impl Scratch {
+    fn prepare(&mut self, shape: &Shape, kv: usize, qkv: &[f32]) {
+        let (dim, group) = (shape.head_dim, shape.heads / shape.kv_heads);
+        let stride = (shape.heads + 2 * shape.kv_heads) * dim;
+        let count = qkv.len() / stride;
+        for (to, from) in [
+            (&mut self.keys, (shape.heads + kv) * dim),
+            (&mut self.values, (shape.heads + shape.kv_heads + kv) * dim),
+        ] {
+            to.resize(dim * count, 0.0);
+            for (position, row) in qkv.chunks_exact(stride).enumerate() {
+                for (to, x) in to[position..].iter_mut().step_by(count).zip(&row[from..from + dim]) {
+                    *to = *x;
+                }
+            }
+        }
+        for (buffer, len) in [
+            (&mut self.d_queries, count * group * dim),
+            (&mut self.d_keys, count * dim),
+            (&mut self.d_values, count * dim),
+            (&mut self.weights, count),
+            (&mut self.d_weights, count),
+            (&mut self.slopes, count),
+        ] {
+            buffer.clear();
+            buffer.resize(len, 0.0);
+        }
+    }
+}
+
+/// `to[j] = sum_i x[i] rows[i][j]` over columns `columns` of a matrix that is `stride` wide.
+#[inline(always)]
+fn combine(x: &[f32], matrix: &[f32], stride: usize, columns: &Range<usize>, to: &mut [f32]) {
+    to.fill(0.0);
+    for (x, row) in x.iter().zip(matrix.chunks_exact(stride)) {
+        add_scaled(*x, &row[columns.clone()], to);
+    }
+}
+
+/// `to += x row`.
+#[inline(always)]
+fn add_scaled(x: f32, row: &[f32], to: &mut [f32]) {
+    for (to, y) in to.iter_mut().zip(row) {
+        *to += x * y;
+    }
+}
+
+multiversion! {
+    /// One text, one key head and the query heads that read it.
+    fn attend_head(shape: &Shape, kv: usize, qkv: &[f32], d_out: &[f32], scratch: &mut Scratch) {
+        scratch.prepare(shape, kv, qkv);
+        let Scratch { keys, values, d_queries, d_keys, d_values, weights, d_weights, slopes } = scratch;
+        let (dim, group) = (shape.head_dim, shape.heads / shape.kv_heads);
+        let (width, stride) = (shape.heads * dim, (shape.heads + 2 * shape.kv_heads) * dim);
+        let count = qkv.len() / stride;
+        let key_column = (shape.heads + kv) * dim;
+        for position in 0..count {
+            let seen = shape.window.map_or(0, |w| (position + 1).saturating_sub(w))..position + 1;
+            for g in 0..group {
+                let column = (kv * group + g) * dim;
+                let query = &qkv[position * stride + column..][..dim];
+                let d_mixed = &d_out[position * width + column..][..dim];
+                let weights = &mut weights[..seen.len()];
+                let d_weights = &mut d_weights[..seen.len()];
+                let slopes = &mut slopes[..seen.len()];
+                combine(query, keys, count, &seen, weights);
+                weigh(shape, weights, slopes);
+                combine(d_mixed, values, count, &seen, d_weights);
+                let mean = sum_of_products([weights, d_weights]);
+                for ((d, w), slope) in d_weights.iter_mut().zip(&*weights).zip(&*slopes) {
+                    *d = w * (*d - mean) * slope;
+                }
+                let d_query = &mut d_queries[(position * group + g) * dim..][..dim];
+                for (i, at) in seen.clone().enumerate() {
+                    add_scaled(d_weights[i], &qkv[at * stride + key_column..][..dim], d_query);
+                    add_scaled(d_weights[i], query, &mut d_keys[at * dim..][..dim]);
+                    add_scaled(weights[i], d_mixed, &mut d_values[at * dim..][..dim]);
+                }
+            }
+        }
+    }
+}
+
+/// Turns products of a query with keys into weights, and gives the slope of the
+/// scores with respect to these products.
+#[inline(always)]
+fn weigh(shape: &Shape, weights: &mut [f32], slopes: &mut [f32]) {
+    for (w, slope) in weights.iter_mut().zip(&mut *slopes) {
+        *w *= shape.scale;
+        *slope = shape.scale;
+    }
+    if let Some(cap) = shape.softcap {
+        for (w, slope) in weights.iter_mut().zip(slopes) {
+            // tanh u = 1 - 2 / (1 + e^2u)
+            let t = 1.0 - 2.0 / (1.0 + exp(2.0 * *w / cap));
+            *w = cap * t;
+            *slope *= (1.0 - t) * (1.0 + t);
+        }
+    }
+    let max = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    weights.iter_mut().for_each(|w| *w = exp(*w - max));
+    let norm = 1.0 / sum_of_products([weights]);
+    weights.iter_mut().for_each(|w| *w *= norm);
+}

@@ -1,0 +1,219 @@
+//! Gradients of activations: the way back through layers and head.
+//!
+//! [`Model::layer_saved`] runs a layer and keeps what [`Model::layer_backward`]
+//! needs; [`Model::answer_backward`] starts the way back at the probability of
+//! given tokens. Weights are constants, and texts are whole: every run of the
+//! batch starts at position 0.
+
+use crate::config::QkNorm;
+use crate::forward::{Batch, Buffers, Model};
+use crate::load::Norm;
+use fathom_kernels::distribution::log_sum_exp;
+use fathom_kernels::{backward, elementwise as ops};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// What a layer keeps of its way forward. Fields that the architecture does not
+/// need stay empty.
+#[derive(Clone, Debug, Default)]
+pub struct Saved {
+    /// What enters the norm before attention, `[rows, d]`.
+    pub(crate) attn_in: Vec<f32>,
+    /// Queries, keys and values before their norms, `[rows, q + 2 kv]`.
+    pub(crate) raw_qkv: Vec<f32>,
+    /// Queries, keys and values as attention reads them, `[rows, q + 2 kv]`.
+    pub(crate) qkv: Vec<f32>,
+    /// What attention returns before its norm, `[rows, d]`.
+    pub(crate) raw_attn: Vec<f32>,
+    /// What enters the norm before the MLP, `[rows, d]`.
+    pub(crate) mlp_in: Vec<f32>,
+    /// What enters the activation, `[rows, 2 f]` or `[rows, f]`.
+    pub(crate) wide: Vec<f32>,
+    /// What the MLP returns before its norm, `[rows, d]`.
+    pub(crate) raw_mlp: Vec<f32>,
+}
+
+impl Model {
+    /// [`Self::layer`] over whole texts, with what the way back needs.
+    ///
+    /// # Shapes
+    /// `h`, `out [rows, d]`.
+    pub fn layer_saved(&self, l: usize, batch: &Batch, h: &[f32], b: &mut Buffers, out: &mut [f32]) -> Saved {
+        b.saved = Some(Saved::default());
+        self.layer(l, batch, &[], h, b, out);
+        b.saved.take().unwrap_or_default()
+    }
+
+    /// [`Self::mlp`] alone, with what [`Self::mlp_backward`] needs.
+    pub fn mlp_saved(&self, l: usize, x: &[f32], b: &mut Buffers) -> Saved {
+        b.saved = Some(Saved::default());
+        self.mlp(l, x, b);
+        b.saved.take().unwrap_or_default()
+    }
+
+    /// Turns the gradient of the stream that leaves layer `l` into that of the stream
+    /// that enters it, in place.
+    ///
+    /// # Shapes
+    /// `d [rows, d]`.
+    ///
+    /// # Panics
+    /// When `saved` is not of this batch, or a run does not start at position 0.
+    pub fn layer_backward(&self, l: usize, batch: &Batch, saved: &Saved, d: &mut [f32]) {
+        let of_mlp = self.mlp_backward(l, saved, d);
+        if self.config.parallel {
+            let of_attn = self.attention_backward(l, batch, saved, d);
+            add(d, &of_attn);
+            add(d, &of_mlp);
+        } else {
+            add(d, &of_mlp);
+            let of_attn = self.attention_backward(l, batch, saved, d);
+            add(d, &of_attn);
+        }
+    }
+
+    /// The gradient of what the MLP of layer `l` reads, from that of what it adds.
+    ///
+    /// # Shapes
+    /// `d_out` and the result `[rows, d]`.
+    pub fn mlp_backward(&self, l: usize, saved: &Saved, d_out: &[f32]) -> Vec<f32> {
+        let (c, block) = (&self.config, &self.packed.blocks[l]);
+        let rows = d_out.len() / c.hidden;
+        let mut d = d_out.to_vec(); // [rows, d]
+        self.norm_backward(block.post_mlp_norm.as_ref(), &saved.raw_mlp, &mut d);
+        let mut d_inner = vec![0.0; rows * c.intermediate];
+        block.down.backward(&d, &mut d_inner); // [rows, f]
+        let d_wide = if c.gated {
+            let mut d_wide = vec![0.0; saved.wide.len()];
+            backward::gated(c.activation, &saved.wide, c.intermediate, &d_inner, &mut d_wide);
+            d_wide // [rows, 2 f]
+        } else {
+            backward::activate(c.activation, &saved.wide, &mut d_inner);
+            d_inner // [rows, f]
+        };
+        block.up.backward(&d_wide, &mut d); // [rows, d]
+        self.norm_backward(block.mlp_norm.as_ref(), &saved.mlp_in, &mut d);
+        d
+    }
+
+    /// The gradient of what the attention of layer `l` reads, from that of what it adds.
+    ///
+    /// # Shapes
+    /// `d_out` and the result `[rows, d]`.
+    ///
+    /// # Panics
+    /// As [`Self::layer_backward`].
+    pub fn attention_backward(&self, l: usize, batch: &Batch, saved: &Saved, d_out: &[f32]) -> Vec<f32> {
+        let (c, block) = (&self.config, &self.packed.blocks[l]);
+        assert!(batch.runs.iter().all(|r| r.first == 0 && r.past.is_empty()), "gradients need whole texts");
+        let texts: Vec<Range<usize>> = batch.runs.iter().map(|r| r.rows.clone()).collect();
+        let mut d = d_out.to_vec(); // [rows, d]
+        self.norm_backward(block.post_attn_norm.as_ref(), &saved.raw_attn, &mut d);
+        let mut d_mixed = vec![0.0; batch.rows() * c.q_width()];
+        block.attn_out.backward(&d, &mut d_mixed); // [rows, q]
+        let mut d_qkv = vec![0.0; saved.qkv.len()];
+        backward::attend(&self.shape(l), &saved.qkv, &texts, &d_mixed, &mut d_qkv); // [rows, q + 2 kv]
+        self.norm_and_rotate_backward(l, batch, saved, &mut d_qkv);
+        block.qkv.backward(&d_qkv, &mut d); // [rows, d]
+        self.norm_backward(block.attn_norm.as_ref(), &saved.attn_in, &mut d);
+        d
+    }
+
+    fn norm_and_rotate_backward(&self, l: usize, batch: &Batch, saved: &Saved, d_qkv: &mut [f32]) {
+        let c = &self.config;
+        let (q, kv) = (c.q_width(), c.kv_width());
+        let stride = q + 2 * kv;
+        if let Some(table) = batch.tables.get(c.layers[l].rope) {
+            backward::rotate(d_qkv, stride, c.heads + c.kv_heads, c.head_dim, table);
+        }
+        let Some([q_norm, k_norm]) = &self.packed.blocks[l].qk_norms else { return };
+        let (q_part, k_part) = match c.qk_norm {
+            QkNorm::Full => (q, kv),
+            _ => (c.head_dim, c.head_dim),
+        };
+        d_qkv.par_chunks_mut(stride).zip(saved.raw_qkv.par_chunks(stride)).for_each(|(d, raw)| {
+            let (d_queries, d_keys) = d[..q + kv].split_at_mut(q);
+            let (queries, keys) = raw[..q + kv].split_at(q);
+            let of_queries = d_queries.chunks_exact_mut(q_part).zip(queries.chunks_exact(q_part));
+            of_queries.for_each(|(d, x)| q_norm.row_backward(x, d));
+            let of_keys = d_keys.chunks_exact_mut(k_part).zip(keys.chunks_exact(k_part));
+            of_keys.for_each(|(d, x)| k_norm.row_backward(x, d));
+        });
+    }
+
+    /// The probability of one token after each row, and its gradient with respect to
+    /// the row.
+    ///
+    /// # Shapes
+    /// `h`, `d [rows, d]`, `tokens [rows]`; the result is `[rows]`.
+    ///
+    /// # Panics
+    /// When the lengths do not fit or a token lies outside the vocabulary.
+    pub fn answer_backward(&self, h: &[f32], tokens: &[u32], d: &mut [f32]) -> Vec<f64> {
+        let vocab = self.config.vocab;
+        let mut logits = vec![0.0; tokens.len() * vocab];
+        self.head(h, &mut logits);
+        let mut d_logits = vec![0.0; logits.len()];
+        let rows = d_logits.par_chunks_mut(vocab).zip(logits.par_chunks(vocab)).zip(tokens);
+        let probabilities = rows.map(|((d, row), token)| probability_backward(row, *token, d)).collect();
+        if let Some(cap) = self.config.final_softcap {
+            backward::softcap(cap, &logits, &mut d_logits);
+        }
+        self.packed.head.backward(&d_logits, d);
+        self.norm_backward(Some(&self.packed.final_norm), h, d);
+        probabilities
+    }
+
+    /// The probability of one token after each row.
+    ///
+    /// # Shapes
+    /// `h [rows, d]`, `tokens [rows]`; the result is `[rows]`.
+    ///
+    /// # Panics
+    /// As [`Self::answer_backward`].
+    pub fn answer(&self, h: &[f32], tokens: &[u32]) -> Vec<f64> {
+        let vocab = self.config.vocab;
+        let mut logits = vec![0.0; tokens.len() * vocab];
+        self.head(h, &mut logits);
+        let rows = logits.par_chunks(vocab).zip(tokens);
+        rows.map(|(row, token)| (f64::from(row[*token as usize]) - log_sum_exp(row)).exp()).collect()
+    }
+
+    /// Bytes that [`Self::layer_saved`] keeps for one row of one layer, about.
+    pub fn saved_bytes_a_row(&self) -> usize {
+        let c = &self.config;
+        let wide = self.packed.blocks.first().map_or(0, |b| b.up.outputs());
+        let copies = if c.qk_norm == QkNorm::None { 1 } else { 2 };
+        let norms = usize::from(c.pre_norm) + usize::from(c.post_norm);
+        4 * (2 * norms * c.hidden + copies * (c.q_width() + 2 * c.kv_width()) + wide)
+    }
+
+    fn norm_backward(&self, norm: Option<&Norm>, x: &[f32], d: &mut [f32]) {
+        if let Some(norm) = norm {
+            let width = self.config.hidden;
+            let rows = d.par_chunks_mut(width).zip(x.par_chunks(width));
+            rows.with_min_len((16_384 / width).max(1)).for_each(|(d, x)| norm.row_backward(x, d));
+        }
+    }
+}
+
+/// The softmax probability p of a token and its gradient, `p (onehot - softmax)`.
+fn probability_backward(logits: &[f32], token: u32, d: &mut [f32]) -> f64 {
+    let lse = log_sum_exp(logits);
+    let token = token as usize;
+    let log = f64::from(logits[token]) - lse;
+    let p = log.exp();
+    let (shift, scale) = (lse as f32, -p as f32);
+    for (d, x) in d.iter_mut().zip(logits) {
+        *d = scale * ops::exp(x - shift);
+    }
+    // p (1 - p), which loses no digits where p is nearly 1.
+    d[token] = (p * -log.exp_m1()) as f32;
+    p
+}
+
+fn add(to: &mut [f32], from: &[f32]) {
+    const ELEMENTS_A_JOB: usize = 16_384;
+    let parts = to.par_chunks_mut(ELEMENTS_A_JOB).zip(from.par_chunks(ELEMENTS_A_JOB));
+    parts.for_each(|(to, from)| to.iter_mut().zip(from).for_each(|(t, f)| *t += f));
+}

@@ -1,0 +1,187 @@
+//! Integrated gradients: completeness, agreement of the quadratures, and a path
+//! followed by forward passes alone, on the fixture of every architecture.
+
+use fathom_model::source::Checkpoint;
+use fathom_model::{Buffers, Dtype, Model, Run, Trace};
+use fathom_probes::gradients::{Baseline, Gradients, Limits, Quadrature, Site, measure};
+use std::path::Path;
+
+const ARCHITECTURES: [&str; 13] = [
+    "llama2",
+    "llama3",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "olmo2",
+    "phi3",
+    "phi3-longrope",
+    "gpt_neox",
+    "gpt_neox-serial",
+    "gpt2",
+];
+
+const SITES: [Site; 3] = [Site::Resid, Site::Attn, Site::Mlp];
+const BASELINES: [Baseline; 2] = [Baseline::Sequence, Baseline::Feature];
+const ANSWER: usize = 3;
+/// Few rows a batch, so that nodes are split over several.
+const LIMITS: Limits = Limits { rows: 150, bytes: 1 << 24 };
+
+fn load(path: &Path) -> Model {
+    Checkpoint::open(path).unwrap().load(Dtype::F32, &|| ()).unwrap().model
+}
+
+fn fixture(name: &str) -> Model {
+    load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name))
+}
+
+fn trace(model: &Model, tokens: u32) -> Trace {
+    let text: Vec<u32> = (0..tokens).map(|i| (i * i * 5 + i * 41 + 3) % 300).collect();
+    model.run(&[&text]).unwrap().remove(0)
+}
+
+fn gradients(model: &Model, trace: &Trace, site: Site, baseline: Baseline, by: Quadrature) -> Gradients {
+    measure(model, trace, ANSWER, site, baseline, by, LIMITS).0
+}
+
+/// F where the values at a site are `base + r (values - base)`, by forward passes alone.
+fn target(model: &Model, trace: &Trace, site: Site, layer: usize, baseline: Baseline, r: f64) -> f64 {
+    let (d, tokens) = (trace.hidden, trace.tokens.len());
+    let values = match site {
+        Site::Resid => &trace.resid[layer + 1],
+        Site::Attn => &trace.attn_out[layer],
+        Site::Mlp => &trace.mlp_out[layer],
+    };
+    let mean = |i: usize| -> f64 {
+        match baseline {
+            Baseline::Sequence => {
+                values.iter().skip(i % d).step_by(d).map(|x| f64::from(*x)).sum::<f64>() / tokens as f64
+            }
+            Baseline::Feature => {
+                values[i / d * d..][..d].iter().map(|x| f64::from(*x)).sum::<f64>() / d as f64
+            }
+        }
+    };
+    let moved: Vec<f32> =
+        values.iter().enumerate().map(|(i, x)| (mean(i) + r * (f64::from(*x) - mean(i))) as f32).collect();
+    let sum = |a: &[f32], b: &[f32]| -> Vec<f32> { a.iter().zip(b).map(|(a, b)| a + b).collect() };
+    let mut b = Buffers::default();
+    let mut h = match site {
+        Site::Resid => moved,
+        Site::Mlp => sum(&trace.resid[layer], &sum(&trace.attn_out[layer], &moved)),
+        Site::Attn => {
+            let mid = sum(&trace.resid[layer], &moved);
+            model.mlp(layer, if model.config().parallel { &trace.resid[layer] } else { &mid }, &mut b);
+            sum(&mid, &b.mlp_out)
+        }
+    };
+    let batch = model.batch(vec![Run { rows: 0..tokens, first: 0, length: tokens, past: vec![] }]);
+    let mut out = vec![0.0; h.len()];
+    for l in layer + 1..model.config().depth() {
+        model.layer(l, &batch, &[], &h, &mut b, &mut out);
+        std::mem::swap(&mut h, &mut out);
+    }
+    let vocab = model.config().vocab;
+    let mut logits = vec![0.0; tokens * vocab];
+    model.head(&h, &mut logits);
+    (tokens - ANSWER..tokens)
+        .map(|t| {
+            let row = &logits[(t - 1) * vocab..t * vocab];
+            let sum: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
+            f64::from(row[trace.tokens[t] as usize]).exp() / sum
+        })
+        .sum()
+}
+
+fn every(check: impl Fn(&str, &Model, &Trace, Site, Baseline)) {
+    for name in ARCHITECTURES {
+        let model = fixture(name);
+        let trace = trace(&model, 31);
+        for site in SITES {
+            for baseline in BASELINES {
+                check(&format!("{name} {site:?} {baseline:?}"), &model, &trace, site, baseline);
+            }
+        }
+    }
+}
+
+#[test]
+fn attributions_sum_to_the_change_of_the_target() {
+    every(|what, model, trace, site, baseline| {
+        let found = gradients(model, trace, site, baseline, Quadrature::GaussLegendre);
+        for (l, map) in found.attribution.iter().enumerate() {
+            assert_eq!(map.len(), trace.tokens.len());
+            assert_eq!(map.last(), Some(&0.0), "{what}: the last token predicts nothing");
+            let change =
+                target(model, trace, site, l, baseline, 1.0) - target(model, trace, site, l, baseline, 0.0);
+            let sum: f64 = map.iter().sum();
+            let error = (sum - change).abs() / change.abs().max(1e-6);
+            // Beside rows of equal features a norm may bend the path too sharply for any rule.
+            if baseline == Baseline::Sequence {
+                assert!(error < 0.01, "{what}, layer {l}: {sum} against {change}");
+            }
+            assert!((error - found.completeness_error[l]).abs() < 5e-3, "{what}, layer {l}");
+        }
+    });
+}
+
+#[test]
+fn the_quadratures_agree() {
+    for name in ["llama2", "gemma2", "gpt_neox", "olmo2"] {
+        let model = fixture(name);
+        let trace = trace(&model, 20);
+        for site in SITES {
+            let by = |q| gradients(&model, &trace, site, Baseline::Sequence, q);
+            let fine = by(Quadrature::GaussLegendre);
+            // The mean of two left sums of a shifted pair is hard to come by; a left
+            // sum's error falls with 1 / steps, so two of them are extrapolated.
+            let (few, many) = (by(Quadrature::Riemann(128)), by(Quadrature::Riemann(256)));
+            assert_eq!(many.nodes, vec![256; model.config().depth()]);
+            for l in 0..model.config().depth() {
+                let size = fine.attribution[l].iter().map(|a| a * a).sum::<f64>().sqrt();
+                for t in 0..trace.tokens.len() {
+                    let want = 2.0 * many.attribution[l][t] - few.attribution[l][t];
+                    let gap = (fine.attribution[l][t] - want).abs() / size;
+                    assert!(gap < 0.01, "{name} {site:?} layer {l} token {t}: {gap:.1e}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn batches_change_no_bit() {
+    let model = fixture("gemma3");
+    let trace = trace(&model, 31);
+    for site in SITES {
+        let with = |rows, bytes| {
+            let limits = Limits { rows, bytes };
+            measure(&model, &trace, ANSWER, site, Baseline::Sequence, Quadrature::Riemann(9), limits)
+        };
+        let ((whole, madds), (split, same)) = (with(1 << 20, 1 << 30), with(1, 1));
+        assert_eq!(whole, split);
+        assert_eq!(madds, same);
+        assert!(madds.planned < madds.naive / 10);
+    }
+}
+
+#[test]
+fn a_text_without_an_answer_has_no_attributions() {
+    let model = fixture("llama2");
+    for (tokens, answer) in [(1, 1), (5, 0)] {
+        let trace = trace(&model, tokens);
+        let by = Quadrature::GaussLegendre;
+        let (found, _) = measure(&model, &trace, answer, Site::Attn, Baseline::Sequence, by, LIMITS);
+        assert_eq!(found.attribution, vec![vec![0.0; tokens as usize]; model.config().depth()]);
+    }
+}
+
+#[test]
+fn results_are_read_back() {
+    let model = fixture("llama2");
+    let found = gradients(&model, &trace(&model, 9), Site::Mlp, Baseline::Feature, Quadrature::Riemann(8));
+    let text = serde_json::to_string(&found).unwrap();
+    assert!(text.contains(r#""site":"mlp","baseline":"feature","quadrature":"riemann:8""#), "{text}");
+    assert_eq!(serde_json::from_str::<Gradients>(&text).unwrap(), found);
+}
