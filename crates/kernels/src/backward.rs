@@ -352,6 +352,10 @@ multiversion! {
                 combine(query, keys, count, &seen, weights);
                 weigh(shape, weights, slopes);
                 combine(d_mixed, values, count, &seen, d_weights);
+                // The mean is taken of differences from the first: where keys are alike the
+                // gradients nearly are too, and rounding of the weights' sum must not show.
+                let first = d_weights[0];
+                d_weights.iter_mut().for_each(|d| *d -= first);
                 let mean = sum_of_products([weights, d_weights]);
                 for ((d, w), slope) in d_weights.iter_mut().zip(&*weights).zip(&*slopes) {
                     *d = w * (*d - mean) * slope;

@@ -3,14 +3,25 @@
 //! A matrix `W [n, k]` is cut into groups of [`WIDTH`] rows; a panel holds one
 //! group k-major, `panel[kk * WIDTH + j] = W[group * WIDTH + j][kk]`, padded
 //! with zeros. The inner kernel multiplies a few rows of `x [m, k]` with one
-//! panel and keeps all sums in registers: one pass over k, one fused
-//! multiply-add a product, always in the order of k.
+//! panel and keeps all sums in registers: one fused multiply-add a product, always
+//! in the order of k. Rounding grows with the length of a chain of additions, so
+//! k is cut into chains of at most [`CHAIN`] products, whose sums are added up.
 
 use crate::Isa;
 use half::bf16;
+use std::ops::Range;
 
 /// Columns of the result that one panel makes.
 pub const WIDTH: usize = 32;
+
+/// The most products that are summed up in one chain.
+const CHAIN: usize = 320;
+
+/// The chains of nearly equal length into which `k` products are cut.
+fn chains(k: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = k.div_ceil(CHAIN);
+    (0..count).map(move |i| i * k / count..(i + 1) * k / count)
+}
 
 /// An element type of panels.
 pub trait Element: Copy + Default + Send + Sync + 'static {
@@ -83,7 +94,7 @@ impl Element for bf16 {
 }
 
 /// One call of the inner kernel: `y[r][c] = sum_kk x[r][kk] * panel[kk][c] + bias[c]`
-/// for `r < rows`, `c < cols <= WIDTH`.
+/// for `r < rows`, `c < cols <= WIDTH`, or `y[r][c] +=` that.
 ///
 /// Strides are in elements. `y` is a raw pointer because neighbouring tiles,
 /// which other threads fill, lie between its rows.
@@ -100,7 +111,7 @@ pub(crate) struct Tile<'a, E> {
     pub(crate) cols: usize,
     /// `cols` values, or nothing.
     pub(crate) bias: Option<&'a [f32]>,
-    /// Continue the sums that `y` holds instead of starting at zero.
+    /// Add to what `y` holds.
     pub(crate) accumulate: bool,
 }
 
@@ -115,7 +126,7 @@ pub(crate) fn max_rows(isa: Isa) -> usize {
 
 /// Cuts `m` rows into tiles of nearly equal height, none above the kernel's
 /// limit: 16 rows are two tiles of 8, not 14 and 2.
-pub(crate) fn row_tiles(isa: Isa, m: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+pub(crate) fn row_tiles(isa: Isa, m: usize) -> impl Iterator<Item = Range<usize>> {
     let tiles = m.div_ceil(max_rows(isa)).max(1);
     (0..tiles).map(move |i| (i * m / tiles)..((i + 1) * m / tiles)).filter(|r| !r.is_empty())
 }
@@ -160,25 +171,20 @@ impl<E: Element> Tile<'_, E> {
         }
     }
 
-    /// Writes (or reads back) the sums of one row through a small buffer; the way
-    /// out for tiles narrower than a panel.
+    /// Writes the sums of one row one by one; the way out for tiles narrower than a panel.
     fn finish(&self, r: usize, sums: &[f32; WIDTH]) {
         for (c, sum) in sums.iter().enumerate().take(self.cols) {
-            let bias = self.bias.map_or(0.0, |b| b[c]);
-            // SAFETY: `run`'s contract gives `rows` rows of `cols` writable elements.
-            unsafe { *self.y.add(r * self.y_stride + c) = sum + bias };
-        }
-    }
-
-    fn start(&self, r: usize) -> [f32; WIDTH] {
-        let mut sums = [0.0; WIDTH];
-        if self.accumulate {
-            for (c, sum) in sums.iter_mut().enumerate().take(self.cols) {
-                // SAFETY: `run`'s contract gives `rows` rows of `cols` readable elements.
-                *sum = unsafe { *self.y.add(r * self.y_stride + c) };
+            // SAFETY: `run`'s contract gives `rows` rows of `cols` writable elements, which
+            // are readable when accumulating.
+            unsafe {
+                let y = self.y.add(r * self.y_stride + c);
+                let mut sum = *sum;
+                if self.accumulate {
+                    sum += *y;
+                }
+                *y = sum + self.bias.map_or(0.0, |b| b[c]);
             }
         }
-        sums
     }
 }
 
@@ -188,35 +194,39 @@ impl<E: Element> Tile<'_, E> {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
 unsafe fn avx512<E: Element, const R: usize>(t: &Tile<'_, E>) {
     use std::arch::x86_64::*;
-    let mut acc = [[_mm512_setzero_ps(); 2]; R];
-    if t.accumulate {
-        for (r, acc) in acc.iter_mut().enumerate() {
-            let row = t.start(r);
-            // SAFETY: `row` has 32 elements.
-            unsafe { *acc = [_mm512_loadu_ps(row.as_ptr()), _mm512_loadu_ps(row.as_ptr().add(16))] };
-        }
-    }
+    let mut total = [[_mm512_setzero_ps(); 2]; R];
     let (x, mut panel) = (t.x.as_ptr(), t.panel.as_ptr());
-    for kk in 0..t.k {
-        // SAFETY: `run` checked that the panel holds WIDTH elements at each of k
-        // places and that every row of x holds k elements.
-        unsafe {
-            let b0 = E::load16(panel);
-            let b1 = E::load16(panel.add(16));
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let a = _mm512_set1_ps(*x.add(r * t.x_stride + kk));
-                acc[0] = _mm512_fmadd_ps(a, b0, acc[0]);
-                acc[1] = _mm512_fmadd_ps(a, b1, acc[1]);
+    for chain in chains(t.k) {
+        let mut acc = [[_mm512_setzero_ps(); 2]; R];
+        for kk in chain {
+            // SAFETY: `run` checked that the panel holds WIDTH elements at each of k
+            // places and that every row of x holds k elements.
+            unsafe {
+                let b0 = E::load16(panel);
+                let b1 = E::load16(panel.add(16));
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let a = _mm512_set1_ps(*x.add(r * t.x_stride + kk));
+                    acc[0] = _mm512_fmadd_ps(a, b0, acc[0]);
+                    acc[1] = _mm512_fmadd_ps(a, b1, acc[1]);
+                }
+                panel = panel.wrapping_add(t.panel_stride);
             }
-            panel = panel.wrapping_add(t.panel_stride);
+        }
+        for (total, acc) in total.iter_mut().zip(&acc) {
+            *total = [_mm512_add_ps(total[0], acc[0]), _mm512_add_ps(total[1], acc[1])];
         }
     }
-    for (r, acc) in acc.iter().enumerate() {
+    for (r, acc) in total.iter().enumerate() {
         if t.cols == WIDTH {
-            // SAFETY: a full row of the tile is writable, and so is the bias readable.
+            // SAFETY: a full row of the tile is writable, and readable when accumulating;
+            // so is the bias readable.
             unsafe {
                 let y = t.y.add(r * t.y_stride);
                 let (mut lo, mut hi) = (acc[0], acc[1]);
+                if t.accumulate {
+                    lo = _mm512_add_ps(lo, _mm512_loadu_ps(y));
+                    hi = _mm512_add_ps(hi, _mm512_loadu_ps(y.add(16)));
+                }
                 if let Some(bias) = t.bias {
                     lo = _mm512_add_ps(lo, _mm512_loadu_ps(bias.as_ptr()));
                     hi = _mm512_add_ps(hi, _mm512_loadu_ps(bias.as_ptr().add(16)));
@@ -243,39 +253,33 @@ unsafe fn avx512<E: Element, const R: usize>(t: &Tile<'_, E>) {
 unsafe fn avx2<E: Element, const R: usize>(t: &Tile<'_, E>) {
     use std::arch::x86_64::*;
     let mut rows = [[0.0f32; WIDTH]; R];
-    for (r, row) in rows.iter_mut().enumerate() {
-        *row = t.start(r);
-    }
     // Six rows of 16 columns fill the 16 registers, so a panel takes two passes.
     for half in [0, 16] {
-        let mut acc = [[_mm256_setzero_ps(); 2]; R];
-        for (acc, row) in acc.iter_mut().zip(&rows) {
-            // SAFETY: a row has 32 elements.
-            unsafe {
-                acc[0] = _mm256_loadu_ps(row.as_ptr().add(half));
-                acc[1] = _mm256_loadu_ps(row.as_ptr().add(half + 8));
-            }
-        }
         let x = t.x.as_ptr();
         let mut panel = t.panel.as_ptr().wrapping_add(half);
-        for kk in 0..t.k {
-            // SAFETY: `run` checked the bounds of the panel and of x.
-            unsafe {
-                let b0 = E::load8(panel);
-                let b1 = E::load8(panel.add(8));
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    let a = _mm256_set1_ps(*x.add(r * t.x_stride + kk));
-                    acc[0] = _mm256_fmadd_ps(a, b0, acc[0]);
-                    acc[1] = _mm256_fmadd_ps(a, b1, acc[1]);
+        for chain in chains(t.k) {
+            let mut acc = [[_mm256_setzero_ps(); 2]; R];
+            for kk in chain {
+                // SAFETY: `run` checked the bounds of the panel and of x.
+                unsafe {
+                    let b0 = E::load8(panel);
+                    let b1 = E::load8(panel.add(8));
+                    for (r, acc) in acc.iter_mut().enumerate() {
+                        let a = _mm256_set1_ps(*x.add(r * t.x_stride + kk));
+                        acc[0] = _mm256_fmadd_ps(a, b0, acc[0]);
+                        acc[1] = _mm256_fmadd_ps(a, b1, acc[1]);
+                    }
+                    panel = panel.wrapping_add(t.panel_stride);
                 }
-                panel = panel.wrapping_add(t.panel_stride);
             }
-        }
-        for (acc, row) in acc.iter().zip(&mut rows) {
-            // SAFETY: a row has 32 elements.
-            unsafe {
-                _mm256_storeu_ps(row.as_mut_ptr().add(half), acc[0]);
-                _mm256_storeu_ps(row.as_mut_ptr().add(half + 8), acc[1]);
+            for (row, acc) in rows.iter_mut().zip(&acc) {
+                for (place, acc) in [half, half + 8].into_iter().zip(acc) {
+                    // SAFETY: a row has 32 elements.
+                    unsafe {
+                        let total = row.as_mut_ptr().add(place);
+                        _mm256_storeu_ps(total, _mm256_add_ps(_mm256_loadu_ps(total), *acc));
+                    }
+                }
             }
         }
     }
@@ -288,13 +292,17 @@ unsafe fn avx2<E: Element, const R: usize>(t: &Tile<'_, E>) {
 /// The bounds of [`Tile::run`] must hold.
 unsafe fn portable<E: Element, const R: usize>(t: &Tile<'_, E>) {
     for r in 0..R {
-        let mut sums = t.start(r);
+        let mut sums = [0.0; WIDTH];
         let x = &t.x[r * t.x_stride..][..t.k];
-        for (kk, a) in x.iter().enumerate() {
-            let b = &t.panel[kk * t.panel_stride..][..WIDTH];
-            for (sum, b) in sums.iter_mut().zip(b) {
-                *sum += a * b.to_f32();
+        for chain in chains(t.k) {
+            let mut acc = [0.0; WIDTH];
+            for kk in chain {
+                let b = &t.panel[kk * t.panel_stride..][..WIDTH];
+                for (sum, b) in acc.iter_mut().zip(b) {
+                    *sum += x[kk] * b.to_f32();
+                }
             }
+            sums.iter_mut().zip(acc).for_each(|(sum, acc)| *sum += acc);
         }
         t.finish(r, &sums);
     }
