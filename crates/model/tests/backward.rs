@@ -1,29 +1,19 @@
-//! Gradients against finite differences, on the fixture of every architecture.
+//! Gradients against central differences of a reference in f64, for every architecture.
 
-use fathom_model::source::Checkpoint;
-use fathom_model::{Batch, Buffers, Dtype, Model, Run, Saved};
-use std::path::Path;
+mod reference;
 
-const ARCHITECTURES: [&str; 14] = [
-    "llama2",
-    "llama3",
-    "mistral",
-    "qwen2",
-    "qwen2-window",
-    "qwen3",
-    "gemma2",
-    "gemma3",
-    "olmo2",
-    "phi3",
-    "phi3-longrope",
-    "gpt_neox",
-    "gpt_neox-serial",
-    "gpt2",
-];
+use fathom_model::source::{Checkpoint, Loaded};
+use fathom_model::{Batch, Buffers, Dtype, Model, Run, Trace};
+use reference::{Place, Reference, Row};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
-fn load(name: &str) -> Model {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name);
-    Checkpoint::open(&folder).unwrap().load(Dtype::F32, &|| ()).unwrap().model
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+}
+
+fn load(name: &str) -> Loaded {
+    Checkpoint::open(&fixtures().join(name)).unwrap().load(Dtype::F32, &|| ()).unwrap()
 }
 
 /// Numbers between -1 and 1.
@@ -36,137 +26,196 @@ fn numbers(len: usize, seed: u32) -> Vec<f32> {
     (0..len).map(|_| next()).collect()
 }
 
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-}
-
 fn batch(model: &Model, tokens: usize) -> Batch {
     model.batch(vec![Run { rows: 0..tokens, first: 0, length: tokens, past: vec![] }])
 }
 
-/// The derivative of `f` at 0 by central differences with steps `h`, 2 `h` and 4 `h`,
-/// extrapolated, so that the error of the formula is of order h^6.
-fn derivative(h: f64, f: impl Fn(f64) -> f64) -> f64 {
-    let central = |h: f64| (f(h) - f(-h)) / (2.0 * h);
-    let (one, two, four) = (central(h), central(2.0 * h), central(4.0 * h));
-    let (fine, coarse) = ((4.0 * one - two) / 3.0, (4.0 * two - four) / 3.0);
-    (16.0 * fine - coarse) / 15.0
+/// The rows of a matrix in f64.
+fn rows(x: &[f32], width: usize) -> Vec<Row> {
+    x.chunks(width).map(|row| row.iter().map(|x| f64::from(*x)).collect()).collect()
 }
 
-/// `base + step * direction`, and the step that was really taken, which rounding
-/// to `f32` changes too little to matter.
-fn moved(base: &[f32], step: f64, direction: &[f32]) -> Vec<f32> {
-    base.iter().zip(direction).map(|(x, v)| (f64::from(*x) + step * f64::from(*v)) as f32).collect()
+fn norm<'a>(x: impl IntoIterator<Item = &'a f64>) -> f64 {
+    x.into_iter().map(|x| x * x).sum::<f64>().sqrt()
 }
 
-/// A direction whose rows are as long as those of `like`.
-fn direction(like: &[f32], width: usize, seed: u32) -> Vec<f32> {
-    let mut v = numbers(like.len(), seed);
-    for (v, x) in v.chunks_exact_mut(width).zip(like.chunks_exact(width)) {
-        let scale = (dot(x, x) / dot(v, v)).sqrt() as f32;
-        v.iter_mut().for_each(|v| *v *= scale);
-    }
-    v
-}
+/// The largest error of a row of the stream, of its length.
+const FORWARD: f64 = 1e-5;
 
-/// Each layer by itself: the derivative of `c . layer(h)` for random `c`.
-#[test]
-fn layers_agree_with_finite_differences() {
-    for name in ARCHITECTURES {
-        let model = load(name);
-        let (d, tokens) = (model.config().hidden, 40);
-        let text: Vec<u32> = (0..tokens as u32).map(|i| (i * i * 5 + i * 37 + 3) % 300).collect();
-        let trace = model.run(&[&text]).unwrap().remove(0);
-        let batch = batch(&model, tokens);
-        for l in 0..model.config().depth() {
-            let h = &trace.resid[l];
-            let leave = |h: &[f32]| {
-                let mut out = vec![0.0; h.len()];
-                let saved = model.layer_saved(l, &batch, h, &mut Buffers::default(), &mut out);
-                (out, saved)
-            };
-            let (out, saved) = leave(h);
-            assert_eq!(out, trace.resid[l + 1], "{name}: saving changes a result");
-            for seed in 0..4 {
-                // One position alone at first, so that attention's gradient stands out.
-                let mut c = numbers(h.len(), seed);
-                if seed == 0 {
-                    c[..(tokens - 1) * d].fill(0.0);
-                }
-                let mut gradient = c.clone();
-                model.layer_backward(l, &batch, &saved, &mut gradient);
-                let v = direction(h, d, seed + 100);
-                let want = derivative(0.004, |step| dot(&c, &leave(&moved(h, step, &v)).0));
-                let got = dot(&gradient, &v);
-                // What a random direction sees of an error of the whole gradient.
-                let size = (dot(&gradient, &gradient) * dot(&v, &v) / h.len() as f64).sqrt();
-                let gap = (got - want).abs() / size;
-                assert!(gap < 1e-3, "{name}, layer {l}, seed {seed}: {got} against {want}, {gap:.1e}");
-            }
-        }
-    }
-}
+/// The largest error of a derivative, of the length of the gradient of what is moved.
+const BACKWARD: f64 = 5e-5;
 
-/// The target from the stream that leaves layer `l` on, and its gradient.
-fn target(model: &Model, batch: &Batch, l: usize, x: &[f32], answer: &[u32]) -> (f64, Vec<f32>) {
-    let d = model.config().hidden;
+/// The last tokens of a text have these probabilities as their target.
+const ANSWER: [u32; 3] = [17, 250, 3];
+
+/// The target when `x` stands at a place in layer `l`, or behind the last layer.
+fn target(reference: &Reference, trace: &Trace, l: usize, place: Place, x: &[Row]) -> f64 {
+    let depth = trace.attn_out.len();
     let mut h = x.to_vec();
-    let mut out = vec![0.0; h.len()];
-    let mut saved: Vec<Saved> = Vec::new();
-    for above in l + 1..model.config().depth() {
-        saved.push(model.layer_saved(above, batch, &h, &mut Buffers::default(), &mut out));
-        std::mem::swap(&mut h, &mut out);
+    for above in l..depth {
+        h = match above == l {
+            true => reference.layer(l, &rows(&trace.resid[l], trace.hidden), place, x),
+            false => reference.layer(above, &h, Place::Stream, &h),
+        };
     }
-    let mut gradient = vec![0.0; h.len()];
-    let from = h.len() - answer.len() * d;
-    let p = model.answer_backward(&h[from..], answer, &mut gradient[from..]);
-    for (p, q) in p.iter().zip(model.answer(&h[from..], answer)) {
-        assert_eq!(*p, q);
-    }
-    for above in (l + 1..model.config().depth()).rev() {
-        model.layer_backward(above, batch, &saved[above - l - 1], &mut gradient);
-    }
-    (p.iter().sum(), gradient)
+    let last = &h[h.len() - ANSWER.len()..];
+    last.iter().zip(ANSWER).map(|(h, token)| reference.probability(h, token)).sum()
 }
 
-/// The whole way from the output of each layer to the probabilities of an answer.
-#[test]
-fn targets_agree_with_finite_differences() {
-    for name in ARCHITECTURES {
-        let model = load(name);
-        let (d, tokens) = (model.config().hidden, 32);
-        let text: Vec<u32> = (0..tokens as u32).map(|i| (i * i * 5 + i * 41 + 3) % 300).collect();
-        let trace = model.run(&[&text]).unwrap().remove(0);
-        let batch = batch(&model, tokens);
-        let answer = [17, 250, 3];
-        for l in 0..model.config().depth() {
-            let x = &trace.resid[l + 1];
-            let (_, gradient) = target(&model, &batch, l, x, &answer);
-            let norm = dot(&gradient, &gradient).sqrt();
-            assert!(norm > 0.0);
-            for seed in 0..4 {
-                let mut v = direction(x, d, seed + 7);
-                if seed == 0 {
-                    // Along the gradient itself: its length.
-                    let scale = (dot(x, x).sqrt() / norm) as f32;
-                    v.iter_mut().zip(&gradient).for_each(|(v, g)| *v = g * scale);
-                }
-                let step = if seed == 0 { 0.002 } else { 0.01 };
-                let want = derivative(step, |step| target(&model, &batch, l, &moved(x, step, &v), &answer).0);
-                let got = dot(&gradient, &v);
-                let dims = if seed == 0 { 1.0 } else { (answer.len() * d) as f64 };
-                let size = norm * (dot(&v, &v) / dims).sqrt();
-                let gap = (got - want).abs() / size;
-                assert!(gap < 2e-3, "{name}, layer {l}, seed {seed}: {got} against {want}, {gap:.1e}");
-            }
+/// A place, what stands there in the clean run, and the gradient of the target there.
+type Gradient = (usize, Place, Vec<Row>, Vec<Row>);
+
+/// The gradients at every place, by the way back that is under test.
+fn gradients(model: &Model, trace: &Trace) -> Vec<Gradient> {
+    let (c, d) = (model.config(), trace.hidden);
+    let batch = batch(model, trace.tokens.len());
+    let last = &trace.resid[c.depth()];
+    let from = last.len() - ANSWER.len() * d;
+    let mut gradient = vec![0.0; last.len()];
+    let p = model.answer_backward(&last[from..], &ANSWER, &mut gradient[from..]);
+    assert_eq!(p, model.answer(&last[from..], &ANSWER));
+    let mut all = vec![(c.depth(), Place::Stream, rows(last, d), rows(&gradient, d))];
+    for l in (0..c.depth()).rev() {
+        let (h, a, m) = (&trace.resid[l], &trace.attn_out[l], &trace.mlp_out[l]);
+        let mut out = vec![0.0; h.len()];
+        let saved = model.layer_saved(l, &batch, h, &mut Buffers::default(), &mut out);
+        assert_eq!(out, trace.resid[l + 1], "saving changes a result");
+        let mid: Vec<f32> = h.iter().zip(a).map(|(h, a)| h + a).collect();
+        let mlp_reads = if c.parallel { h } else { &mid };
+        let of_mlp = model.mlp_backward(l, &saved, &gradient);
+        let mut of_mid = gradient.clone();
+        if !c.parallel {
+            of_mid.iter_mut().zip(&of_mlp).for_each(|(d, m)| *d += m);
+        }
+        let of_attn = model.attention_backward(l, &batch, &saved, &of_mid);
+        let mut of_stream = gradient.clone();
+        model.layer_backward(l, &batch, &saved, &mut of_stream);
+        for (place, x, d_x) in [
+            (Place::MlpOut, m, &gradient),
+            (Place::MlpIn, mlp_reads, &of_mlp),
+            (Place::AttnOut, a, &of_mid),
+            (Place::AttnIn, h, &of_attn),
+            (Place::Stream, h, &of_stream),
+        ] {
+            all.push((l, place, rows(x, d), rows(d_x, d)));
+        }
+        gradient = of_stream;
+    }
+    all
+}
+
+/// Whole directions, directions in one row, single coordinates: what of `x` is moved and
+/// how, and the rows that this lies in.
+fn directions(tokens: usize, width: usize, seed: u32) -> Vec<(Range<usize>, Vec<Row>)> {
+    let random = rows(&numbers(tokens * width, seed), width);
+    let mut all = vec![(0..tokens, random.clone())];
+    for row in [0, tokens / 2, tokens - 1] {
+        let mut v = vec![vec![0.0; width]; tokens];
+        v[row].clone_from(&random[row]);
+        all.push((row..row + 1, v.clone()));
+        v[row].fill(0.0);
+        v[row][seed as usize * 7 % width] = 1.0;
+        all.push((row..row + 1, v));
+    }
+    all
+}
+
+/// Central differences at every place of every layer of a text of `tokens` tokens.
+#[track_caller]
+fn check(name: &str, tokens: usize) {
+    let loaded = load(name);
+    let (model, reference) = (&loaded.model, Reference::new(loaded.model.config(), &loaded.weights));
+    let text: Vec<u32> = (0..tokens as u32).map(|i| (i * i * 5 + i * 37 + 3) % 300).collect();
+    let trace = model.run(&[&text]).unwrap().remove(0);
+
+    let mut h = reference.embed(&text);
+    for l in 0..=model.config().depth() {
+        for (i, (got, want)) in rows(&trace.resid[l], trace.hidden).into_iter().zip(&h).enumerate() {
+            let gap: Row = got.iter().zip(want).map(|(g, w)| g - w).collect();
+            let gap = norm(&gap) / norm(want);
+            assert!(gap < FORWARD, "{name}, stream {l}, row {i}: differs by {gap:.1e}");
+        }
+        if l < model.config().depth() {
+            h = reference.layer(l, &h, Place::Stream, &h);
         }
     }
+
+    let last = &trace.resid[model.config().depth()][(tokens - ANSWER.len()) * trace.hidden..];
+    for ((got, h), token) in model.answer(last, &ANSWER).iter().zip(rows(last, trace.hidden)).zip(ANSWER) {
+        let want = reference.probability(&h, token);
+        assert!((got - want).abs() < BACKWARD * want, "{name}: probability {got} against {want}");
+    }
+
+    for (seed, (l, place, x, gradient)) in gradients(model, &trace).into_iter().enumerate() {
+        assert!(norm(gradient.iter().flatten()) > 0.0);
+        for (moved, v) in directions(tokens, trace.hidden, seed as u32) {
+            let f = |step: f64| {
+                let at = |(x, v): (&Row, &Row)| x.iter().zip(v).map(|(x, v)| x + step * v).collect();
+                target(&reference, &trace, l, place, &x.iter().zip(&v).map(at).collect::<Vec<Row>>())
+            };
+            let want = (f(1e-5) - f(-1e-5)) / 2e-5;
+            let got: f64 = gradient.iter().flatten().zip(v.iter().flatten()).map(|(g, v)| g * v).sum();
+            // What a random direction sees of an error as large as the gradient itself.
+            let part = gradient[moved.clone()].iter().flatten();
+            let size = norm(part) * norm(v.iter().flatten()) / ((moved.len() * trace.hidden) as f64).sqrt();
+            assert!(
+                (got - want).abs() <= BACKWARD * size,
+                "{name}, layer {l}, {place:?}, rows {moved:?}: {got} against {want}"
+            );
+        }
+    }
+}
+
+macro_rules! folders {
+    ($($test:ident: $folder:literal, $tokens:literal;)*) => {
+        $(#[test]
+        fn $test() {
+            check($folder, $tokens);
+        })*
+
+        #[test]
+        fn every_architecture_is_tested() {
+            let architecture = |folder: &Path| {
+                let checkpoint = Checkpoint::open(folder).unwrap();
+                checkpoint.config().architecture.clone()
+            };
+            let tested = [$($folder),*].map(|name| architecture(&fixtures().join(name)));
+            for entry in std::fs::read_dir(fixtures()).unwrap() {
+                let path = entry.unwrap().path();
+                if path.join("config.json").exists() {
+                    assert!(tested.contains(&architecture(&path)), "{} has no test", path.display());
+                }
+            }
+        }
+    };
+}
+
+// Texts are longer than the windows, and one is longer than what LongRoPE's short
+// factors hold for.
+folders! {
+    llama2: "llama2", 24;
+    llama3: "llama3", 24;
+    llama_linear: "llama-linear", 24;
+    smollm2: "smollm2", 24;
+    mistral: "mistral", 30;
+    qwen2: "qwen2", 24;
+    qwen2_window: "qwen2-window", 30;
+    qwen2_yarn: "qwen2-yarn", 24;
+    qwen3: "qwen3", 24;
+    gemma2: "gemma2", 30;
+    gemma3: "gemma3", 30;
+    olmo2: "olmo2", 24;
+    phi3: "phi3", 45;
+    phi3_longrope: "phi3-longrope", 70;
+    gpt_neox: "gpt_neox", 24;
+    gpt_neox_serial: "gpt_neox-serial", 24;
+    gpt2: "gpt2", 24;
 }
 
 #[test]
 fn a_text_does_not_depend_on_its_batch() {
     for name in ["gemma3", "gpt_neox", "olmo2"] {
-        let model = load(name);
+        let model = load(name).model;
         let (d, tokens, texts) = (model.config().hidden, 33, 3);
         let all = model.batch(
             (0..texts)

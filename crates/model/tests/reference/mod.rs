@@ -1,0 +1,417 @@
+//! A decoder in f64, one row and one number at a time: nothing is shared with the crate but
+//! the description of the model and the reader of its tensors.
+
+use fathom_kernels::elementwise::Activation;
+use fathom_model::config::{Config, NormKind, Positions, QkNorm, Rope, RopeScaling};
+use fathom_model::weights::Weights;
+use std::f64::consts::PI;
+
+pub(crate) type Row = Vec<f64>;
+
+/// `y = W x + b`.
+struct Linear {
+    weight: Vec<Row>,
+    bias: Row,
+}
+
+impl Linear {
+    fn of(&self, x: &[f64]) -> Row {
+        self.weight.iter().zip(&self.bias).map(|(w, b)| dot(w, x) + b).collect()
+    }
+
+    /// The layer whose outputs are these outputs of this one.
+    fn rows(&self, rows: impl Iterator<Item = usize> + Clone) -> Self {
+        Self {
+            weight: rows.clone().map(|r| self.weight[r].clone()).collect(),
+            bias: rows.map(|r| self.bias[r]).collect(),
+        }
+    }
+}
+
+struct Norm {
+    weight: Row,
+    bias: Row,
+    eps: f64,
+}
+
+impl Norm {
+    fn of(&self, kind: NormKind, x: &[f64]) -> Row {
+        let average = |x: &mut dyn Iterator<Item = f64>| x.sum::<f64>() / self.weight.len() as f64;
+        let mean = match kind {
+            NormKind::Rms => 0.0,
+            NormKind::Layer => average(&mut x.iter().copied()),
+        };
+        let variance = average(&mut x.iter().map(|x| (x - mean).powi(2)));
+        let scale = 1.0 / (variance + self.eps).sqrt();
+        let weights = self.weight.iter().zip(&self.bias);
+        x.iter().zip(weights).map(|(x, (w, b))| (x - mean) * scale * w + b).collect()
+    }
+}
+
+struct Layer {
+    attn_norm: Option<Norm>,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    qk_norms: Option<[Norm; 2]>,
+    attn_out: Linear,
+    post_attn_norm: Option<Norm>,
+    mlp_norm: Option<Norm>,
+    gate: Option<Linear>,
+    up: Linear,
+    down: Linear,
+    post_mlp_norm: Option<Norm>,
+}
+
+/// A place in a layer where other values may be put.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Place {
+    /// The stream that enters the layer.
+    Stream,
+    /// What attention reads.
+    AttnIn,
+    /// What attention adds to the stream.
+    AttnOut,
+    /// What the MLP reads.
+    MlpIn,
+    /// What the MLP adds to the stream.
+    MlpOut,
+}
+
+pub(crate) struct Reference {
+    config: Config,
+    embedding: Linear,
+    positions: Option<Linear>,
+    layers: Vec<Layer>,
+    final_norm: Norm,
+    head: Linear,
+}
+
+impl Reference {
+    pub(crate) fn new(config: &Config, weights: &Weights) -> Self {
+        let read = Reader { config, weights };
+        let [embedding, positions, final_norm, head] = match config.architecture.as_str() {
+            "gpt2" => ["transformer.wte", "transformer.wpe", "transformer.ln_f", "lm_head"],
+            "gpt_neox" => ["gpt_neox.embed_in", "", "gpt_neox.final_layer_norm", "embed_out"],
+            _ => ["model.embed_tokens", "", "model.norm", "lm_head"],
+        };
+        let layers = (0..config.depth()).map(|l| match config.architecture.as_str() {
+            "gpt2" => read.gpt2(&format!("transformer.h.{l}.")),
+            "gpt_neox" => read.gpt_neox(&format!("gpt_neox.layers.{l}.")),
+            _ => read.llama(&format!("model.layers.{l}.")),
+        });
+        Self {
+            config: config.clone(),
+            embedding: read.linear(embedding),
+            positions: (!positions.is_empty()).then(|| read.linear(positions)),
+            layers: layers.collect(),
+            final_norm: read.norm(final_norm),
+            head: read.linear(if config.tied { embedding } else { head }),
+        }
+    }
+
+    pub(crate) fn embed(&self, tokens: &[u32]) -> Vec<Row> {
+        let scale = f64::from(self.config.embedding_scale);
+        let rows = tokens.iter().enumerate().map(|(i, token)| {
+            let row: Row = self.embedding.weight[*token as usize].iter().map(|x| x * scale).collect();
+            match &self.positions {
+                Some(learned) => add(&row, &learned.weight[i]),
+                None => row,
+            }
+        });
+        rows.collect()
+    }
+
+    /// The stream that leaves layer `l` when `x` stands at a place in it.
+    pub(crate) fn layer(&self, l: usize, h: &[Row], place: Place, x: &[Row]) -> Vec<Row> {
+        let given = |at: Place| (place == at).then(|| x.to_vec());
+        let h = given(Place::Stream).unwrap_or(h.to_vec());
+        let read = given(Place::AttnIn).unwrap_or(h.clone());
+        let a = given(Place::AttnOut).unwrap_or_else(|| self.attention(l, &read));
+        let mid: Vec<Row> = h.iter().zip(&a).map(|(h, a)| add(h, a)).collect();
+        let read = given(Place::MlpIn).unwrap_or(if self.config.parallel { h } else { mid.clone() });
+        let m = given(Place::MlpOut).unwrap_or_else(|| read.iter().map(|x| self.mlp(l, x)).collect());
+        mid.iter().zip(&m).map(|(mid, m)| add(mid, m)).collect()
+    }
+
+    /// What the attention of layer `l` adds.
+    pub(crate) fn attention(&self, l: usize, h: &[Row]) -> Vec<Row> {
+        let (c, layer) = (&self.config, &self.layers[l]);
+        let rotation = match &c.positions {
+            Positions::Learned => (vec![], 1.0),
+            Positions::Rotary(ropes) => frequencies(&ropes[c.layers[l].rope], h.len()),
+        };
+        let [q_norm, k_norm] = layer.qk_norms.as_ref().map_or([None, None], |[q, k]| [Some(q), Some(k)]);
+        let (mut q, mut k, mut v) = (vec![], vec![], vec![]);
+        for (position, h) in h.iter().enumerate() {
+            let x = self.normed(&layer.attn_norm, h);
+            let turned = |heads: Vec<Row>| -> Vec<Row> {
+                heads.iter().map(|head| rotate(head, position as f64, &rotation)).collect()
+            };
+            q.push(turned(self.heads(&layer.q.of(&x), q_norm)));
+            k.push(turned(self.heads(&layer.k.of(&x), k_norm)));
+            v.push(self.heads(&layer.v.of(&x), None));
+        }
+        let rows = q.iter().enumerate().map(|(i, queries)| {
+            let first = c.layers[l].window.map_or(0, |w| (i + 1).saturating_sub(w));
+            let mixed = queries.iter().enumerate().flat_map(|(head, query)| {
+                let kv = head / (c.heads / c.kv_heads);
+                let seen = first..=i;
+                let scores: Row = seen.clone().map(|j| self.score(query, &k[j][kv])).collect();
+                let weights = softmax(&scores);
+                let mut sum = vec![0.0; c.head_dim];
+                for (j, w) in seen.zip(weights) {
+                    sum.iter_mut().zip(&v[j][kv]).for_each(|(s, v)| *s += w * v);
+                }
+                sum
+            });
+            self.normed(&layer.post_attn_norm, &layer.attn_out.of(&mixed.collect::<Row>()))
+        });
+        rows.collect()
+    }
+
+    /// The heads of one row, normalised where there is a norm.
+    fn heads(&self, row: &[f64], norm: Option<&Norm>) -> Vec<Row> {
+        let (kind, width) = (self.config.norm, self.config.head_dim);
+        match (norm, self.config.qk_norm) {
+            (Some(norm), QkNorm::Full) => norm.of(kind, row).chunks(width).map(<[f64]>::to_vec).collect(),
+            (Some(norm), _) => row.chunks(width).map(|head| norm.of(kind, head)).collect(),
+            (None, _) => row.chunks(width).map(<[f64]>::to_vec).collect(),
+        }
+    }
+
+    fn score(&self, query: &[f64], key: &[f64]) -> f64 {
+        let score = dot(query, key) * f64::from(self.config.attention_scale);
+        capped(self.config.attention_softcap, score)
+    }
+
+    /// What the MLP of layer `l` adds to one row.
+    pub(crate) fn mlp(&self, l: usize, x: &[f64]) -> Row {
+        let layer = &self.layers[l];
+        let x = self.normed(&layer.mlp_norm, x);
+        let act = |x: &f64| activation(self.config.activation, *x);
+        let up = layer.up.of(&x);
+        let inner: Row = match &layer.gate {
+            Some(gate) => gate.of(&x).iter().zip(up).map(|(g, u)| act(g) * u).collect(),
+            None => up.iter().map(act).collect(),
+        };
+        self.normed(&layer.post_mlp_norm, &layer.down.of(&inner))
+    }
+
+    /// The probability of `token` after a row of the last stream.
+    pub(crate) fn probability(&self, h: &[f64], token: u32) -> f64 {
+        let normed = self.final_norm.of(self.config.norm, h);
+        let logits: Row =
+            self.head.of(&normed).iter().map(|x| capped(self.config.final_softcap, *x)).collect();
+        softmax(&logits)[token as usize]
+    }
+
+    fn normed(&self, norm: &Option<Norm>, x: &[f64]) -> Row {
+        norm.as_ref().map_or(x.to_vec(), |norm| norm.of(self.config.norm, x))
+    }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn add(a: &[f64], b: &[f64]) -> Row {
+    a.iter().zip(b).map(|(a, b)| a + b).collect()
+}
+
+fn capped(cap: Option<f32>, x: f64) -> f64 {
+    cap.map_or(x, |cap| f64::from(cap) * (x / f64::from(cap)).tanh())
+}
+
+fn softmax(x: &[f64]) -> Row {
+    let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = x.iter().map(|x| (x - max).exp()).sum();
+    x.iter().map(|x| (x - max).exp() / sum).collect()
+}
+
+fn activation(kind: Activation, x: f64) -> f64 {
+    match kind {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::GeluTanh => 0.5 * x * (1.0 + ((2.0 / PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh()),
+        Activation::GeluErf => 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
+    }
+}
+
+/// The error function by the series `2 x e^(-x^2) / sqrt(pi) (1 + 2 x^2 / 3 + (2 x^2)^2 / (3 5) + ...)`,
+/// whose terms are all positive.
+fn erf(x: f64) -> f64 {
+    if x.abs() > 6.0 {
+        return x.signum();
+    }
+    let (mut term, mut sum) = (1.0, 1.0);
+    for n in 1..150 {
+        term *= 2.0 * x * x / f64::from(2 * n + 1);
+        sum += term;
+    }
+    2.0 * x * (-x * x).exp() / PI.sqrt() * sum
+}
+
+/// Turns pairs of numbers half the rotated width apart; the rest stays.
+fn rotate(head: &[f64], position: f64, (frequencies, factor): &(Row, f64)) -> Row {
+    let half = frequencies.len();
+    let mut turned = head.to_vec();
+    for (i, f) in frequencies.iter().enumerate() {
+        let (sin, cos) = (position * f).sin_cos();
+        turned[i] = factor * (head[i] * cos - head[i + half] * sin);
+        turned[i + half] = factor * (head[i + half] * cos + head[i] * sin);
+    }
+    turned
+}
+
+/// Radians a position for a text of `length`, and the factor on cosines and sines.
+fn frequencies(rope: &Rope, length: usize) -> (Row, f64) {
+    let dim = rope.dim as f64;
+    let plain = (0..rope.dim / 2).map(|i| rope.theta.powf(-2.0 * i as f64 / dim));
+    let stretched = |divisors: &[f32]| plain.clone().zip(divisors).map(|(f, d)| f / f64::from(*d)).collect();
+    match &rope.scaling {
+        RopeScaling::None => (plain.collect(), 1.0),
+        RopeScaling::Linear(factor) => (plain.map(|f| f / factor).collect(), 1.0),
+        RopeScaling::Divisors(divisors) => (stretched(divisors), 1.0),
+        RopeScaling::Long { short, long, original, attention_factor } => {
+            (stretched(if length > *original { long } else { short }), *attention_factor)
+        }
+        // Between `low` and `high` turns over the original context the factor fades away.
+        RopeScaling::Llama3 { factor, low, high, original } => {
+            let kept = |f: f64| ((original * f / (2.0 * PI) - low) / (high - low)).clamp(0.0, 1.0);
+            (plain.map(|f| kept(f) * f + (1.0 - kept(f)) * f / factor).collect(), 1.0)
+        }
+        RopeScaling::Yarn { factor, original, beta_fast, beta_slow, attention_factor, truncate } => {
+            // The dimension that makes this many turns over the original context.
+            let place = |turns: f64| dim * (original / (turns * 2.0 * PI)).ln() / (2.0 * rope.theta.ln());
+            let round = |x: f64, rounded: f64| if *truncate { rounded } else { x };
+            let (from, to) = (place(*beta_fast), place(*beta_slow));
+            let from = round(from, from.floor()).max(0.0);
+            let to = round(to, to.ceil()).min(dim - 1.0);
+            let slow = |i: usize| ((i as f64 - from) / (to - from).max(0.001)).clamp(0.0, 1.0);
+            let mix = |(i, f): (usize, f64)| f / factor * slow(i) + f * (1.0 - slow(i));
+            (plain.enumerate().map(mix).collect(), *attention_factor)
+        }
+    }
+}
+
+/// Takes a checkpoint's tensors under the names that each family gives them.
+struct Reader<'a> {
+    config: &'a Config,
+    weights: &'a Weights,
+}
+
+impl Reader<'_> {
+    /// Llama and what followed it: Mistral, Qwen, Gemma, OLMo 2, Phi-3.
+    fn llama(&self, at: &str) -> Layer {
+        let c = self.config;
+        let linear = |name: &str| self.linear(&format!("{at}{name}"));
+        let norm = |here: bool, name: &str| here.then(|| self.norm(&format!("{at}{name}")));
+        let (q, kv, f) = (c.q_width(), c.kv_width(), c.intermediate);
+        let [q, k, v] = if self.weights.has(&format!("{at}self_attn.qkv_proj.weight")) {
+            let all = linear("self_attn.qkv_proj");
+            [0..q, q..q + kv, q + kv..q + 2 * kv].map(|part| all.rows(part))
+        } else {
+            ["q", "k", "v"].map(|p| linear(&format!("self_attn.{p}_proj")))
+        };
+        let [gate, up] = if self.weights.has(&format!("{at}mlp.gate_up_proj.weight")) {
+            let all = linear("mlp.gate_up_proj");
+            [0..f, f..2 * f].map(|part| all.rows(part))
+        } else {
+            ["gate", "up"].map(|p| linear(&format!("mlp.{p}_proj")))
+        };
+        // With norms on both sides of attention the one behind it has the name that
+        // the one before the MLP has elsewhere.
+        let mlp_norm = if c.post_norm { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
+        let qk_norms = ["q", "k"].map(|p| norm(c.qk_norm != QkNorm::None, &format!("self_attn.{p}_norm")));
+        let [q_norm, k_norm] = qk_norms;
+        Layer {
+            attn_norm: norm(c.pre_norm, "input_layernorm"),
+            q,
+            k,
+            v,
+            qk_norms: q_norm.zip(k_norm).map(|(q, k)| [q, k]),
+            attn_out: linear("self_attn.o_proj"),
+            post_attn_norm: norm(c.post_norm, "post_attention_layernorm"),
+            mlp_norm: norm(c.pre_norm, mlp_norm),
+            gate: Some(gate),
+            up,
+            down: linear("mlp.down_proj"),
+            post_mlp_norm: norm(c.post_norm, "post_feedforward_layernorm"),
+        }
+    }
+
+    /// GPT-NeoX keeps q, k and v of a head together.
+    fn gpt_neox(&self, at: &str) -> Layer {
+        let d = self.config.head_dim;
+        let all = self.linear(&format!("{at}attention.query_key_value"));
+        let third = |part: usize| {
+            all.rows(
+                (0..self.config.heads).flat_map(move |head| (0..d).map(move |i| (head * 3 + part) * d + i)),
+            )
+        };
+        let names = ["input_layernorm", "attention.dense", "post_attention_layernorm"];
+        self.plain(at, names, [third(0), third(1), third(2)], ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"])
+    }
+
+    /// GPT-2 keeps its matrices with a row for each input.
+    fn gpt2(&self, at: &str) -> Layer {
+        let d = self.config.hidden;
+        let all = self.linear(&format!("{at}attn.c_attn"));
+        let thirds = [0..d, d..2 * d, 2 * d..3 * d].map(|part| all.rows(part));
+        self.plain(at, ["ln_1", "attn.c_proj", "ln_2"], thirds, ["mlp.c_fc", "mlp.c_proj"])
+    }
+
+    fn plain(
+        &self,
+        at: &str,
+        [norm, attn_out, mlp_norm]: [&str; 3],
+        [q, k, v]: [Linear; 3],
+        mlp: [&str; 2],
+    ) -> Layer {
+        let [up, down] = mlp.map(|name| self.linear(&format!("{at}{name}")));
+        Layer {
+            attn_norm: Some(self.norm(&format!("{at}{norm}"))),
+            q,
+            k,
+            v,
+            qk_norms: None,
+            attn_out: self.linear(&format!("{at}{attn_out}")),
+            post_attn_norm: None,
+            mlp_norm: Some(self.norm(&format!("{at}{mlp_norm}"))),
+            gate: None,
+            up,
+            down,
+            post_mlp_norm: None,
+        }
+    }
+
+    fn linear(&self, name: &str) -> Linear {
+        let mut weight = self.matrix(&format!("{name}.weight"));
+        if self.config.architecture == "gpt2" && name.contains(".h.") {
+            weight = (0..weight[0].len()).map(|j| weight.iter().map(|row| row[j]).collect()).collect();
+        }
+        Linear { bias: self.bias(name, weight.len()), weight }
+    }
+
+    fn norm(&self, name: &str) -> Norm {
+        // Gemma keeps its norms around zero.
+        let offset = if self.config.architecture.starts_with("gemma") { 1.0 } else { 0.0 };
+        let weight: Row =
+            self.matrix(&format!("{name}.weight")).concat().iter().map(|w| w + offset).collect();
+        Norm { bias: self.bias(name, weight.len()), weight, eps: f64::from(self.config.norm_eps) }
+    }
+
+    /// The bias where there is one, or zeros.
+    fn bias(&self, name: &str, len: usize) -> Row {
+        let name = format!("{name}.bias");
+        if self.weights.has(&name) { self.matrix(&name).concat() } else { vec![0.0; len] }
+    }
+
+    fn matrix(&self, name: &str) -> Vec<Row> {
+        let shape = self.weights.shape(name).unwrap_or_else(|| panic!("there is no {name}"));
+        let mut all = vec![0.0; shape.iter().product()];
+        let rows = all.len() / shape.last().unwrap();
+        self.weights.tensor(name, shape).unwrap().read(0..rows, &mut all).unwrap();
+        all.chunks(all.len() / rows).map(|row| row.iter().map(|x| f64::from(*x)).collect()).collect()
+    }
+}
