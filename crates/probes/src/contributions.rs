@@ -58,6 +58,11 @@ pub struct Summary {
 /// Relative norms of attn, mlp, layer, then their cosines.
 type Values = [f64; 6];
 
+/// The work of [`measure`]: products of vectors of the stream.
+pub(crate) fn plan(depth: usize, tokens: usize, hidden: usize) -> crate::Work {
+    crate::Work::plain(0, (8 * depth * tokens * hidden) as u64)
+}
+
 /// Measures one prompt.
 pub fn measure(trace: &Trace) -> Sample {
     let d = trace.hidden;

@@ -1,60 +1,13 @@
 //! What the answer loses when one token's residual is replaced by a mean
 //! (arXiv 2505.13898).
 
-use crate::planner::{Action, Edit, Limits, Request, Site, Visitor, execute, naive};
-use crate::skip::{Madds, distances};
+use crate::pair::predicting;
+use crate::planner::{Action, Edit, Request, Site, Visitor, count, execute};
+use crate::skip::distances;
+use crate::{Limits, Way, Work};
 use fathom_model::{Model, Trace};
-use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::Arc;
-
-/// A question and its answer, as tokens.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Pair {
-    /// Id of the pair.
-    pub id: String,
-    /// The text before the answer.
-    pub question: String,
-    /// The answer.
-    pub answer: String,
-    /// Tokens of question and answer together.
-    pub tokens: Vec<u32>,
-    /// The text of each token.
-    pub pieces: Vec<String>,
-    /// Tokens of the answer, at the end.
-    pub answer_tokens: usize,
-}
-
-impl Pair {
-    /// The line of samples.jsonl that holds the effects on this pair.
-    pub(crate) fn sample(&self, effect: Vec<Vec<f64>>) -> crate::Sample {
-        crate::Sample {
-            id: self.id.clone(),
-            tokens: self.tokens.clone(),
-            pieces: self.pieces.clone(),
-            erasure: Some(Sample {
-                question: self.question.clone(),
-                answer: self.answer.clone(),
-                answer_tokens: self.answer_tokens,
-                effect,
-            }),
-            ..crate::Sample::default()
-        }
-    }
-}
-
-/// The probe on one pair.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
-    /// The text before the answer.
-    pub question: String,
-    /// The answer.
-    pub answer: String,
-    /// Tokens of the answer.
-    pub answer_tokens: usize,
-    /// `[L + 1][T]`.
-    pub effect: Vec<Vec<f64>>,
-}
 
 /// Sums of the stream over tokens, from which the baseline b_l comes.
 pub struct MeanResiduals {
@@ -87,11 +40,6 @@ impl MeanResiduals {
     }
 }
 
-/// Positions at which an answer of `answer` tokens at the end of the text is predicted.
-pub fn predicting(tokens: usize, answer: usize) -> Range<usize> {
-    tokens.saturating_sub(answer.saturating_add(1))..tokens.saturating_sub(1)
-}
-
 /// Measures one question-answer pair: `[L + 1][T]`, for every level and token the
 /// largest |p - p'|_2 over the positions that predict the answer.
 pub fn measure(
@@ -99,9 +47,24 @@ pub fn measure(
     trace: &Trace,
     answer: usize,
     baseline: &[Arc<[f32]>],
-    limits: Limits,
-) -> (Vec<Vec<f64>>, Madds) {
+    way: &Way<'_>,
+) -> (Vec<Vec<f64>>, Work) {
     let (depth, tokens) = (model.config().depth(), trace.tokens.len());
+    let (keys, requests) = requests(tokens, answer, baseline);
+    let effect = vec![vec![0.0; tokens]; depth + 1];
+    let mut reader = Reader { keys, effect, vocab: model.config().vocab };
+    let work = execute(model, trace, &requests, way, &mut reader);
+    (reader.effect, work)
+}
+
+/// The work of [`measure`] on a pair of `tokens` tokens.
+pub fn plan(model: &Model, tokens: usize, answer: usize, limits: Limits) -> Work {
+    let baseline = vec![Arc::from([0.0]); model.config().depth() + 1];
+    count(model, tokens, &requests(tokens, answer, &baseline).1, limits)
+}
+
+/// The edited runs, and level and token of each.
+fn requests(tokens: usize, answer: usize, baseline: &[Arc<[f32]>]) -> (Vec<(usize, usize)>, Vec<Request>) {
     let read = predicting(tokens, answer);
     let (mut keys, mut requests) = (Vec::new(), Vec::new());
     for (level, mean) in baseline.iter().enumerate() {
@@ -117,15 +80,11 @@ pub fn measure(
                 }],
                 added: 0..0,
                 logits: read.start.max(t)..read.end,
-                until: depth,
+                until: baseline.len() - 1,
             });
         }
     }
-    let effect = vec![vec![0.0; tokens]; depth + 1];
-    let mut reader = Reader { keys, effect, vocab: model.config().vocab };
-    let planned = execute(model, trace, &requests, limits, &mut reader);
-    let naive = naive::madds(model, trace) * ((depth + 1) * tokens) as u64;
-    (reader.effect, Madds { planned, naive })
+    (keys, requests)
 }
 
 struct Reader {

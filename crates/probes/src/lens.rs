@@ -6,6 +6,7 @@
 //! its first term, so tiles of the vocabulary would cost every product twice.
 
 use crate::number::add_weighted;
+use crate::{Way, Work};
 use fathom_kernels::distribution::{Divergence, divergence, log_sum_exp, top};
 use fathom_model::{Model, Trace};
 use rayon::prelude::*;
@@ -59,13 +60,18 @@ pub struct Point {
 /// The points of one prompt, `[T][L + 1]`.
 pub type Points = Vec<Vec<Point>>;
 
-/// Sweeps the vocabulary for every token and layer of one prompt, holding at
-/// most about `memory` bytes of logits.
-pub fn sweep(model: &Model, trace: &Trace, memory: usize) -> Points {
+/// The work of [`sweep`] on a prompt of `tokens` tokens.
+pub(crate) fn plan(model: &Model, tokens: usize) -> Work {
+    let rows = (model.config().depth() + 1) * tokens;
+    Work::plain(0, model.head_madds_a_row() * rows as u64)
+}
+
+/// Sweeps the vocabulary for every token and layer of one prompt.
+pub fn sweep(model: &Model, trace: &Trace, way: &Way<'_>) -> Points {
     let (d, vocab) = (trace.hidden, model.config().vocab);
     let levels = trace.resid.len();
     let tokens = trace.tokens.len();
-    let at_once = (memory / (levels * vocab * 4).max(1)).clamp(1, tokens.max(1));
+    let at_once = (way.limits.bytes / (levels * vocab * 4).max(1)).clamp(1, tokens.max(1));
     let mut points = Vec::with_capacity(tokens);
     let (mut rows, mut logits) = (Vec::new(), Vec::new());
     for first in (0..tokens).step_by(at_once) {
@@ -79,6 +85,7 @@ pub fn sweep(model: &Model, trace: &Trace, memory: usize) -> Points {
         logits.resize(some.len() * levels * vocab, 0.0);
         model.head(&rows, &mut logits);
         points.par_extend(logits.par_chunks(levels * vocab).map(|token| compare(token, vocab)));
+        (way.done)(model.head_madds_a_row() * (some.len() * levels) as u64);
     }
     points
 }

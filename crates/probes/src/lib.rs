@@ -7,11 +7,14 @@
 #![deny(missing_docs)]
 
 pub mod contributions;
+mod cost;
 pub mod erasure;
 pub mod gradients;
 pub mod lens;
 mod measure;
 mod number;
+mod pair;
+mod plan;
 pub mod planner;
 mod probe;
 mod sample;
@@ -19,7 +22,12 @@ pub mod settling;
 pub mod similarity;
 pub mod skip;
 mod vector;
+mod way;
 
-pub use measure::{Cost, Costs, Error, Settings, Text, measure, measure_pairs};
+pub use cost::{Cost, Costs, Work, add};
+pub use measure::{Error, Settings, Text, Watch, measure, measure_pairs};
+pub use pair::{Asked, Pair, predicting};
+pub use plan::{Plan, Plans, join, limits, plan, plan_pairs};
 pub use probe::{Probe, UnknownProbe};
 pub use sample::{Sample, Summary};
+pub use way::{Limits, TooLittle, Way};

@@ -1,11 +1,13 @@
 //! Runs a model over prompts and measures each.
 
-use crate::erasure::{self, MeanResiduals, Pair};
-use crate::planner::Limits;
-use crate::{Probe, Sample, contributions, lens, settling, similarity, skip};
+use crate::cost::{Costs, Work, spend};
+use crate::erasure::{self, MeanResiduals};
+use crate::pair::Pair;
+use crate::plan::limits;
+use crate::way::{TooLittle, Way};
+use crate::{Probe, Sample, contributions, gradients, lens, settling, similarity, skip};
 use fathom_model::{Model, Trace};
-use serde::Serialize;
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// A prompt as tokens.
@@ -28,28 +30,31 @@ pub struct Text {
 pub struct Settings {
     /// The probes.
     pub probes: Vec<Probe>,
-    /// Bytes of working memory beside the weights, about.
-    pub memory: usize,
+    /// Bytes of working memory beside the weights.
+    pub memory: u64,
+    /// Every edit as a full forward pass of its own, for checking.
+    pub naive: bool,
     /// What the skip probe skips.
     pub skip: skip::Settings,
+    /// Which gradients are integrated, and how.
+    pub gradients: gradients::Settings,
 }
 
-/// What a probe cost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Cost {
-    /// Multiply-adds done.
-    pub madds: u64,
-    /// Multiply-adds of the same measurement without sharing of work.
-    pub madds_naive: u64,
-    /// Wall-clock seconds.
-    pub seconds: f64,
-    /// Peak memory of the process up to the end of the probe, in bytes; 0 where
-    /// the system does not tell.
-    pub peak_bytes: u64,
+impl Settings {
+    pub(crate) fn has(&self, probe: Probe) -> bool {
+        self.probes.contains(&probe)
+    }
 }
 
-/// Costs by probe; `forward` is the clean run that all share.
-pub type Costs = BTreeMap<String, Cost>;
+/// Who follows a run.
+#[derive(Clone, Copy)]
+pub struct Watch<'a> {
+    /// Is asked before every prompt; when it says yes, what has been handed out is all
+    /// there is.
+    pub stop: &'a dyn Fn() -> bool,
+    /// Is told of multiply-adds as they are done.
+    pub done: &'a dyn Fn(u64),
+}
 
 /// Why measuring stopped.
 #[derive(Debug, thiserror::Error)]
@@ -76,35 +81,32 @@ pub enum Error<E: std::error::Error + 'static> {
         /// The quantity.
         what: &'static str,
     },
+    /// A prompt does not fit into the memory.
+    #[error(transparent)]
+    TooLittle(TooLittle),
     /// The sample could not be kept.
     #[error(transparent)]
     Sink(E),
 }
 
-/// Rows that a clean run takes at once: enough to keep the matrix products busy.
-const ROWS: usize = 256;
-
-/// Rows of edited runs that go through a layer together.
-const PLANNED_ROWS: usize = 2048;
-
-/// Measures the texts in order and hands each sample to `sink` as soon as it is
-/// there. `stop` is asked before every prompt; when it says yes, what has been
-/// handed out is all there is.
+/// Measures the texts in order and hands each sample to `sink` as soon as it is there.
 ///
 /// # Errors
-/// When a prompt is empty or the model refuses it, a result is not a number or
-/// `sink` fails. What comes before has been handed out.
+/// When a prompt is empty, does not fit into the memory or is refused by the model, a
+/// result is not a number or `sink` fails. What comes before has been handed out.
 pub fn measure<E: std::error::Error + 'static>(
     model: &Model,
     texts: &[Text],
     settings: &Settings,
-    stop: &dyn Fn() -> bool,
+    watch: Watch<'_>,
     sink: &mut dyn FnMut(Sample) -> Result<(), E>,
 ) -> Result<Costs, Error<E>> {
     let mut costs = Costs::new();
-    let (mut rest, mut rows) = (texts, ROWS);
+    let limits = limits(model, texts, &[], settings.memory).map_err(Error::TooLittle)?;
+    let way = Way { limits, naive: settings.naive, done: watch.done };
+    let (mut rest, mut rows) = (texts, limits.clean);
     while let Some(first) = rest.first() {
-        if stop() {
+        if (watch.stop)() {
             break;
         }
         if first.tokens.is_empty() {
@@ -112,8 +114,8 @@ pub fn measure<E: std::error::Error + 'static>(
         }
         let (group, later) = rest.split_at(together(rest, rows));
         let tokens: Vec<&[u32]> = group.iter().map(|t| &t.tokens[..]).collect();
-        let madds = group.iter().map(|t| model.layers_madds(t.tokens.len())).sum();
-        let traces = match timed(&mut costs, "forward", madds, || model.run(&tokens)) {
+        let start = Instant::now();
+        let traces = match model.run(&tokens) {
             Ok(traces) => traces,
             // One by one, the prompt that is refused can be named and those before it are kept.
             Err(_) if group.len() > 1 => {
@@ -122,12 +124,15 @@ pub fn measure<E: std::error::Error + 'static>(
             }
             Err(source) => return Err(Error::Model { id: first.id.clone(), source: Box::new(source) }),
         };
+        let madds = group.iter().map(|t| model.layers_madds(t.tokens.len())).sum();
+        spend(&mut costs, "forward", Work::plain(group.len() as u64, madds), start);
+        (watch.done)(madds);
         rest = later;
         for (text, trace) in group.iter().zip(&traces) {
-            if stop() {
+            if (watch.stop)() {
                 return Ok(costs);
             }
-            sink(one(model, text, trace, settings, &mut costs)?).map_err(Error::Sink)?;
+            sink(one(model, text, trace, settings, &way, &mut costs)?).map_err(Error::Sink)?;
         }
     }
     Ok(costs)
@@ -144,8 +149,8 @@ fn together(texts: &[Text], rows: usize) -> usize {
     texts.iter().take_while(fits).count().max(1)
 }
 
-/// Measures question-answer pairs, erasing with the mean residuals over all tokens
-/// of `baseline`. Otherwise as [`measure`].
+/// Measures question-answer pairs; erases with the mean residuals over all tokens of
+/// `baseline`. Otherwise as [`measure`].
 ///
 /// # Errors
 /// As [`measure`].
@@ -154,54 +159,75 @@ pub fn measure_pairs<E: std::error::Error + 'static>(
     baseline: &[Text],
     pairs: &[Pair],
     settings: &Settings,
-    stop: &dyn Fn() -> bool,
+    watch: Watch<'_>,
     sink: &mut dyn FnMut(Sample) -> Result<(), E>,
 ) -> Result<Costs, Error<E>> {
     let mut costs = Costs::new();
-    let start = Instant::now();
-    let mut means = MeanResiduals::new(model);
-    for text in baseline {
-        if stop() {
-            return Ok(costs);
-        }
-        means.add(&clean(model, &text.id, &text.tokens)?);
-    }
-    let madds = baseline.iter().map(|t| model.layers_madds(t.tokens.len())).sum();
-    spend(&mut costs, "erasure", madds, madds, start);
-    let means = means.means();
+    let baseline = if settings.has(Probe::Erasure) { baseline } else { &[] };
+    let limits = limits(model, baseline, pairs, settings.memory).map_err(Error::TooLittle)?;
+    let way = Way { limits, naive: settings.naive, done: watch.done };
+    let Some(means) = means(model, baseline, watch, &mut costs)? else { return Ok(costs) };
     for pair in pairs {
-        if stop() {
+        if (watch.stop)() {
             break;
         }
         let start = Instant::now();
         let trace = clean(model, &pair.id, &pair.tokens)?;
-        let limits = Limits { rows: PLANNED_ROWS, logits: settings.memory };
-        let (effect, madds) = erasure::measure(model, &trace, pair.answer_tokens, &means, limits);
-        spend(&mut costs, "erasure", madds.planned, madds.naive, start);
-        sink(pair.sample(effect)).map_err(Error::Sink)?;
+        let madds = model.layers_madds(pair.tokens.len());
+        spend(&mut costs, "forward", Work::plain(1, madds), start);
+        (watch.done)(madds);
+        sink(of_pair(model, pair, &trace, &means, settings, &way, &mut costs)).map_err(Error::Sink)?;
     }
     Ok(costs)
+}
+
+/// The mean residuals over all tokens of some prompts; none where the user stopped.
+fn means<E: std::error::Error + 'static>(
+    model: &Model,
+    baseline: &[Text],
+    watch: Watch<'_>,
+    costs: &mut Costs,
+) -> Result<Option<Vec<Arc<[f32]>>>, Error<E>> {
+    let mut means = MeanResiduals::new(model);
+    for text in baseline {
+        if (watch.stop)() {
+            return Ok(None);
+        }
+        let start = Instant::now();
+        means.add(&clean(model, &text.id, &text.tokens)?);
+        let madds = model.layers_madds(text.tokens.len());
+        spend(costs, "erasure", Work::plain(1, madds), start);
+        (watch.done)(madds);
+    }
+    Ok(Some(means.means()))
 }
 
 /// The clean run of one text.
 fn clean<E: std::error::Error + 'static>(model: &Model, id: &str, tokens: &[u32]) -> Result<Trace, Error<E>> {
     let failed = |source| Error::Model { id: id.to_owned(), source: Box::new(source) };
-    Ok(model.run(&[tokens]).map_err(failed)?.remove(0))
+    let trace = model.run(&[tokens]).map_err(failed)?.remove(0);
+    finite(&trace, id)?;
+    Ok(trace)
 }
 
-/// All probes on one prompt.
+fn finite<E: std::error::Error + 'static>(trace: &Trace, id: &str) -> Result<(), Error<E>> {
+    match trace.resid.iter().flatten().all(|x| x.is_finite()) {
+        true => Ok(()),
+        false => Err(Error::NotFinite { id: id.to_owned(), what: "the residual stream" }),
+    }
+}
+
+/// All probes of prompts on one prompt.
 fn one<E: std::error::Error + 'static>(
     model: &Model,
     text: &Text,
     trace: &Trace,
     settings: &Settings,
+    way: &Way<'_>,
     costs: &mut Costs,
 ) -> Result<Sample, Error<E>> {
-    let has = |probe| settings.probes.contains(&probe);
-    let bad = |what| Error::NotFinite { id: text.id.clone(), what };
-    if trace.resid.iter().flatten().any(|x| !x.is_finite()) {
-        return Err(bad("the residual stream"));
-    }
+    finite(trace, &text.id)?;
+    let has = |probe| settings.has(probe);
     let mut sample = Sample {
         id: text.id.clone(),
         group: text.group.clone(),
@@ -209,58 +235,71 @@ fn one<E: std::error::Error + 'static>(
         pieces: text.pieces.clone(),
         ..Sample::default()
     };
-    let (levels, tokens) = (trace.resid.len(), trace.tokens.len());
-    // Products of vectors of the stream, d multiply-adds each.
-    let products = |n: usize| (n * tokens * trace.hidden) as u64;
+    let (depth, tokens) = (trace.attn_out.len(), trace.tokens.len());
     if has(Probe::Contributions) {
-        let madds = products(8 * (levels - 1));
-        sample.contributions = Some(timed(costs, "contributions", madds, || contributions::measure(trace)));
+        let work = contributions::plan(depth, tokens, trace.hidden);
+        sample.contributions = Some(timed(costs, "contributions", work, || contributions::measure(trace)));
     }
     if has(Probe::Lens) || has(Probe::Settling) {
-        let madds = model.head_madds_a_row() * (levels * tokens) as u64;
         // One sweep serves both probes; its cost stands under the first that asked for it.
         let name = if has(Probe::Lens) { "lens" } else { "settling" };
-        let points = timed(costs, name, madds, || lens::sweep(model, trace, settings.memory));
+        let points = timed(costs, name, lens::plan(model, tokens), || lens::sweep(model, trace, way));
         if points.iter().flatten().any(|p| !p.divergence.kl.is_finite()) {
-            return Err(bad("the logit lens"));
+            return Err(Error::NotFinite { id: text.id.clone(), what: "the logit lens" });
         }
         sample.lens = has(Probe::Lens).then(|| lens::curves(&points));
         sample.settling = has(Probe::Settling).then(|| settling::measure(&points));
     }
     if has(Probe::Similarity) {
-        let madds = products(levels * (levels + 1) / 2);
-        sample.similarity = Some(timed(costs, "similarity", madds, || similarity::measure(trace)));
+        let work = similarity::plan(depth, tokens, trace.hidden);
+        sample.similarity = Some(timed(costs, "similarity", work, || similarity::measure(trace)));
     }
     if has(Probe::Skip) {
-        let limits = Limits { rows: PLANNED_ROWS, logits: settings.memory };
         let start = Instant::now();
-        let (skips, madds) = skip::sample(model, trace, &settings.skip, &text.positions, limits);
-        spend(costs, "skip", madds.planned, madds.naive, start);
+        let (skips, work) = skip::sample(model, trace, &settings.skip, &text.positions, way);
+        spend(costs, "skip", work, start);
         sample.skip = Some(skips);
     }
     Ok(sample)
 }
 
-fn timed<T>(costs: &mut Costs, name: &str, madds: u64, work: impl FnOnce() -> T) -> T {
+/// All probes of question-answer pairs on one pair.
+fn of_pair(
+    model: &Model,
+    pair: &Pair,
+    trace: &Trace,
+    means: &[Arc<[f32]>],
+    settings: &Settings,
+    way: &Way<'_>,
+    costs: &mut Costs,
+) -> Sample {
+    let mut sample = Sample {
+        id: pair.id.clone(),
+        group: pair.group.clone(),
+        tokens: pair.tokens.clone(),
+        pieces: pair.pieces.clone(),
+        asked: Some(pair.asked.clone()),
+        ..Sample::default()
+    };
+    let answer = pair.asked.answer_tokens;
+    if settings.has(Probe::Erasure) {
+        let start = Instant::now();
+        let (effect, work) = erasure::measure(model, trace, answer, means, way);
+        spend(costs, "erasure", work, start);
+        sample.erasure = Some(effect);
+    }
+    if settings.has(Probe::Gradients) {
+        let start = Instant::now();
+        let (gradients, work) = gradients::measure(model, trace, answer, &settings.gradients, way);
+        spend(costs, "gradients", work, start);
+        sample.gradients = Some(gradients);
+    }
+    sample
+}
+
+fn timed<T>(costs: &mut Costs, name: &str, work: Work, run: impl FnOnce() -> T) -> T {
     let start = Instant::now();
-    let result = work();
-    spend(costs, name, madds, madds, start);
+    let result = run();
+    spend(costs, name, work, start);
     result
-}
-
-/// Books what was done since `start`.
-fn spend(costs: &mut Costs, name: &str, madds: u64, madds_naive: u64, start: Instant) {
-    let cost = costs.entry(name.to_owned()).or_default();
-    cost.seconds += start.elapsed().as_secs_f64();
-    cost.madds += madds;
-    cost.madds_naive += madds_naive;
-    cost.peak_bytes = peak_bytes();
-}
-
-/// Peak resident memory of this process, where the system tells it.
-fn peak_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }

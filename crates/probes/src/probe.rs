@@ -19,19 +19,28 @@ pub enum Probe {
     Skip,
     /// What an answer loses when a token's residual is erased.
     Erasure,
+    /// What each token contributes to an answer, layer by layer.
+    Gradients,
 }
 
 impl Probe {
     /// All probes, in the order in which they are reported.
-    pub const ALL: [Self; 6] =
-        [Self::Contributions, Self::Lens, Self::Similarity, Self::Settling, Self::Skip, Self::Erasure];
+    pub const ALL: [Self; 7] = [
+        Self::Contributions,
+        Self::Lens,
+        Self::Similarity,
+        Self::Settling,
+        Self::Skip,
+        Self::Erasure,
+        Self::Gradients,
+    ];
 
     /// The probes that need no run but the clean one.
     pub const CLEAN: [Self; 4] = [Self::Contributions, Self::Lens, Self::Similarity, Self::Settling];
 
     /// Whether the probe works on question-answer pairs instead of prompts.
     pub fn needs_pairs(self) -> bool {
-        self == Self::Erasure
+        matches!(self, Self::Erasure | Self::Gradients)
     }
 
     /// The name on the command line and in results.
@@ -43,6 +52,7 @@ impl Probe {
             Self::Settling => "settling",
             Self::Skip => "skip",
             Self::Erasure => "erasure",
+            Self::Gradients => "gradients",
         }
     }
 

@@ -1,6 +1,8 @@
 //! What is kept of each prompt, and all prompts together.
 
-use crate::{contributions, erasure, lens, settling, similarity, skip};
+use crate::gradients::Gradients;
+use crate::pair::Asked;
+use crate::{contributions, lens, settling, similarity, skip};
 use serde::{Deserialize, Serialize};
 
 /// One prompt: a line of samples.jsonl.
@@ -30,9 +32,15 @@ pub struct Sample {
     /// Effects of bypassing layers.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub skip: Option<skip::Sample>,
-    /// Effects of erasing tokens, where the line is of a question-answer pair.
+    /// What was asked, where the line is of a question-answer pair.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub erasure: Option<erasure::Sample>,
+    pub asked: Option<Asked>,
+    /// Effects of erasing tokens, `[L + 1][T]`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub erasure: Option<Vec<Vec<f64>>>,
+    /// Integrated gradients, one element a site.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gradients: Option<Vec<Gradients>>,
 }
 
 /// All prompts together: `probes` of results.json.
@@ -55,18 +63,29 @@ pub struct Summary {
     pub skip: Option<skip::Summary>,
     /// Effects of erasing tokens, pair by pair.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub erasure: Vec<Erasure>,
+    pub erasure: Vec<OfPair<Erasure>>,
+    /// Integrated gradients, pair by pair and site by site.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gradients: Vec<OfPair<Gradients>>,
 }
 
-/// The erasure probe on one pair: an element of `probes.erasure` of results.json.
+/// A probe on one pair: an element of `probes.erasure` or `probes.gradients`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Erasure {
+pub struct OfPair<T> {
     /// The text before the answer.
     pub question: String,
     /// The answer.
     pub answer: String,
     /// The text of each token.
     pub tokens: Vec<String>,
+    /// What was measured.
+    #[serde(flatten)]
+    pub measured: T,
+}
+
+/// Effects of erasing tokens.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Erasure {
     /// `[L + 1][T]`.
     pub effect: Vec<Vec<f64>>,
 }
@@ -91,7 +110,14 @@ impl Summary {
             settling: some(samples.iter().filter_map(|s| s.settling.as_ref()).collect())
                 .map(|s| settling::summarise(&s, depth)),
             skip: some(samples.iter().filter_map(|s| s.skip.as_ref()).collect()).map(|s| skip::summarise(&s)),
-            erasure: samples.iter().filter_map(pair).collect(),
+            erasure: samples
+                .iter()
+                .filter_map(|s| Some(of_pair(s, Erasure { effect: s.erasure.clone()? })))
+                .collect(),
+            gradients: samples
+                .iter()
+                .flat_map(|s| s.gradients.iter().flatten().map(|g| of_pair(s, g.clone())))
+                .collect(),
         }
     }
 }
@@ -106,6 +132,7 @@ impl Sample {
             crate::Probe::Settling => self.settling.is_some(),
             crate::Probe::Skip => self.skip.is_some(),
             crate::Probe::Erasure => self.erasure.is_some(),
+            crate::Probe::Gradients => self.gradients.is_some(),
         }
     }
 
@@ -118,15 +145,11 @@ impl Sample {
         self.settling = later.settling.or(self.settling.take());
         self.skip = later.skip.or(self.skip.take());
         self.erasure = later.erasure.or(self.erasure.take());
+        self.gradients = later.gradients.or(self.gradients.take());
     }
 }
 
-fn pair(sample: &Sample) -> Option<Erasure> {
-    let erasure = sample.erasure.as_ref()?;
-    Some(Erasure {
-        question: erasure.question.clone(),
-        answer: erasure.answer.clone(),
-        tokens: sample.pieces.clone(),
-        effect: erasure.effect.clone(),
-    })
+fn of_pair<T>(sample: &Sample, measured: T) -> OfPair<T> {
+    let Asked { question, answer, .. } = sample.asked.clone().unwrap_or_default();
+    OfPair { question, answer, tokens: sample.pieces.clone(), measured }
 }

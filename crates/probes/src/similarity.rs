@@ -18,6 +18,11 @@ pub struct Similarity {
     pub angular_mean: Vec<Vec<f64>>,
 }
 
+/// The work of [`measure`]: products of vectors of the stream.
+pub(crate) fn plan(depth: usize, tokens: usize, hidden: usize) -> crate::Work {
+    crate::Work::plain(0, ((depth + 1) * (depth + 2) / 2 * tokens * hidden) as u64)
+}
+
 /// Measures one prompt.
 pub fn measure(trace: &Trace) -> Similarity {
     let levels = trace.resid.len();

@@ -1,8 +1,9 @@
 //! What later layers and the output lose when a layer is bypassed (arXiv 2505.13898).
 
 use crate::number::add_weighted;
-use crate::planner::{Action, Edit, Limits, Request, Site, Visitor, execute, naive};
+use crate::planner::{Action, Edit, Request, Site, Visitor, count, execute};
 use crate::vector::{SMALLEST, dot};
+use crate::{Limits, Way, Work};
 use fathom_kernels::distribution::{distance, log_sum_exp};
 use fathom_model::{Model, Trace};
 use rayon::prelude::*;
@@ -12,7 +13,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Where the bypass holds and where its effect is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Bypass at positions 1..t, effect at positions from t on (the papers' main figure).
@@ -91,12 +92,20 @@ pub struct Average {
 pub type Summary = ByMode<Average>;
 
 /// What to skip and how.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Settings {
     /// The modes.
     pub modes: Vec<Mode>,
     /// The parts of a layer.
     pub parts: Vec<Part>,
+}
+
+impl Settings {
+    /// The modes and parts that a prompt with these positions allows.
+    fn kinds(&self, positions: &[usize]) -> impl Iterator<Item = (Mode, Part)> {
+        let allowed = |m: &&Mode| **m == Mode::Current || !positions.is_empty();
+        self.modes.iter().filter(allowed).flat_map(|m| self.parts.iter().map(|p| (*m, *p)))
+    }
 }
 
 impl Default for Settings {
@@ -111,22 +120,28 @@ pub fn sample(
     trace: &Trace,
     settings: &Settings,
     positions: &[usize],
-    limits: Limits,
-) -> (Sample, Madds) {
+    way: &Way<'_>,
+) -> (Sample, Work) {
     let mut sample = Sample { positions: positions.to_vec(), ..Sample::default() };
-    let mut madds = Madds::default();
-    for &mode in &settings.modes {
-        if mode != Mode::Current && positions.is_empty() {
-            continue;
-        }
-        for &part in &settings.parts {
-            let (effects, cost) = measure(model, trace, mode, part, positions, limits);
-            sample.effects.entry(mode).or_default().insert(part, effects);
-            madds.planned += cost.planned;
-            madds.naive += cost.naive;
-        }
+    let mut work = Work::default();
+    for (mode, part) in settings.kinds(positions) {
+        let (effects, done) = measure(model, trace, mode, part, positions, way);
+        sample.effects.entry(mode).or_default().insert(part, effects);
+        work += done;
     }
-    (sample, madds)
+    (sample, work)
+}
+
+/// The work of [`sample`] on a prompt of `tokens` tokens.
+pub fn plan(model: &Model, tokens: usize, settings: &Settings, positions: &[usize], limits: Limits) -> Work {
+    let mut work = Work::default();
+    for (mode, part) in settings.kinds(positions) {
+        // Edits of different layers must differ, which is all that counting asks of values.
+        let lost = |s: usize| Arc::from([s as f32]);
+        let (_, requests) = requests(model.config().depth(), tokens, mode, part, positions, &lost);
+        work += count(model, tokens, &requests, limits);
+    }
+    work
 }
 
 /// Puts prompts together: the maximum and the mean, every prompt counting the same.
@@ -166,15 +181,6 @@ fn average(effects: &[&Effects]) -> Average {
     Average { layer_effect, output_effect }
 }
 
-/// Multiply-adds of the planned and of the naive way.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Madds {
-    /// Done.
-    pub planned: u64,
-    /// Every edit as a full forward pass.
-    pub naive: u64,
-}
-
 /// Measures one prompt; `positions` are the t of `future` and `local`.
 pub fn measure(
     model: &Model,
@@ -182,24 +188,26 @@ pub fn measure(
     mode: Mode,
     part: Part,
     positions: &[usize],
-    limits: Limits,
-) -> (Effects, Madds) {
-    let (keys, requests) = requests(model, trace, mode, part, positions);
+    way: &Way<'_>,
+) -> (Effects, Work) {
+    let lost = |s| negated(trace, s, part);
+    let (keys, requests) =
+        requests(model.config().depth(), trace.tokens.len(), mode, part, positions, &lost);
     let mut reader = Reader::new(model, trace, &keys);
-    let planned = execute(model, trace, &requests, limits, &mut reader);
-    let naive = naive::madds(model, trace) * requests.len() as u64;
-    (reader.effects(mode), Madds { planned, naive })
+    let work = execute(model, trace, &requests, way, &mut reader);
+    (reader.effects(mode), work)
 }
 
-/// The edited runs, and the skipped layer of each.
+/// The edited runs, and the skipped layer of each; `lost` gives minus what a part of a
+/// layer adds, from position 1 on.
 fn requests(
-    model: &Model,
-    trace: &Trace,
+    depth: usize,
+    tokens: usize,
     mode: Mode,
     part: Part,
     positions: &[usize],
+    lost: &dyn Fn(usize) -> Arc<[f32]>,
 ) -> (Vec<usize>, Vec<Request>) {
-    let (depth, tokens) = (model.config().depth(), trace.tokens.len());
     let (mut keys, mut requests) = (Vec::new(), Vec::new());
     let skip = |layer: usize, edited: Range<usize>, read: Range<usize>| Request {
         edits: vec![Edit { layer, site: part.site(), positions: edited, action: Action::Skip }],
@@ -221,7 +229,7 @@ fn requests(
                 }
             }
             Mode::Local => {
-                let lost = negated(trace, s, part);
+                let lost = lost(s);
                 for (l, &t) in (s + 1..depth).flat_map(|l| positions.iter().map(move |t| (l, t))) {
                     if (2..tokens).contains(&t) {
                         keys.push(s);

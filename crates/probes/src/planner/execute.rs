@@ -1,23 +1,16 @@
 //! Carries out requests on one text: from saved clean residuals, with clean keys
 //! and values for what lies before an edit, layer by layer as one batch.
 
-use super::edit::{Edit, Request, Site, Visitor};
+use super::edit::{Action, Edit, Request, Site, Visitor};
+use super::naive;
 use super::tree::{self, Acting, Node};
+use crate::{Limits, Way, Work};
 use fathom_kernels::elementwise::add;
 use fathom_model::{Batch, Buffers, KeyValues, Model, Run, Span, Trace};
 use std::ops::Range;
 
-/// Limits of one execution.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Rows that go through a layer together, about.
-    pub rows: usize,
-    /// Bytes of logits held at once, about.
-    pub logits: usize,
-}
-
-/// Carries out the requests and hands what they read to the visitor; gives the
-/// multiply-adds that were done.
+/// Carries out the requests and hands what they read to the visitor; gives the work
+/// that was done.
 ///
 /// # Panics
 /// When an edit or a read lies outside the model or the text.
@@ -25,26 +18,36 @@ pub fn execute(
     model: &Model,
     trace: &Trace,
     requests: &[Request],
-    limits: Limits,
+    way: &Way<'_>,
     visitor: &mut dyn Visitor,
-) -> u64 {
+) -> Work {
     check(model, trace, requests);
-    let mut by_level: Vec<usize> = (0..requests.len()).filter(|r| !requests[*r].edits.is_empty()).collect();
-    by_level.sort_by_key(|r| requests[*r].level());
-    let mut madds = 0;
-    let mut group = Group::default();
-    for family in by_level.chunk_by(|a, b| requests[*a].level() == requests[*b].level()) {
-        let level = requests[family[0]].level();
-        for part in parts(family, requests, limits.rows) {
-            let forest = tree::build(&part.iter().map(|r| &requests[*r]).collect::<Vec<_>>(), level);
-            let rows: usize = forest.nodes.iter().map(|n| n.positions.len()).sum();
-            if group.rows > 0 && group.rows + rows > limits.rows {
-                madds += std::mem::take(&mut group).run(model, trace, requests, limits, visitor);
-            }
-            group.join(part, forest, rows);
-        }
+    let one = naive::madds(model, trace.tokens.len());
+    let mut work = Work { edits: requests.len() as u64, madds_naive: one * requests.len() as u64, ..Work::default() };
+    if way.naive {
+        naive::execute(model, trace, requests, way.done, visitor);
+        return Work { runs: work.edits, madds: work.madds_naive, ..work };
     }
-    madds + group.run(model, trace, requests, limits, visitor)
+    for group in Group::all(requests, way.limits.rows) {
+        work.runs += group.nodes.len() as u64;
+        work.madds += group.run(model, trace, requests, way, visitor);
+    }
+    work
+}
+
+/// The work of [`execute()`] on a text of `tokens` tokens, counted and not done. Values
+/// that actions carry are only compared.
+pub fn count(model: &Model, tokens: usize, requests: &[Request], limits: Limits) -> Work {
+    let mut work = Work {
+        edits: requests.len() as u64,
+        madds_naive: naive::madds(model, tokens) * requests.len() as u64,
+        ..Work::default()
+    };
+    for group in Group::all(requests, limits.rows) {
+        work.runs += group.nodes.len() as u64;
+        work.madds += group.count(model, tokens, requests, limits);
+    }
+    work
 }
 
 fn check(model: &Model, trace: &Trace, requests: &[Request]) {
@@ -55,6 +58,10 @@ fn check(model: &Model, trace: &Trace, requests: &[Request]) {
         for edit in &request.edits {
             let last = if edit.site == Site::Resid { depth } else { depth - 1 };
             assert!(edit.layer <= last && edit.positions.end <= tokens && !edit.positions.is_empty());
+            if let Action::Replace(values) | Action::Add(values) = &edit.action {
+                let rows = [1, edit.positions.len()].map(|rows| rows * trace.hidden);
+                assert!(values.len() == rows[0] || values.len() >= rows[1], "values of an edit are missing");
+            }
         }
     }
 }
@@ -87,6 +94,52 @@ struct Group {
 }
 
 impl Group {
+    /// Requests put into groups of about `rows` rows, by the level at which they start.
+    fn all(requests: &[Request], rows: usize) -> Vec<Self> {
+        let mut by_level: Vec<usize> =
+            (0..requests.len()).filter(|r| !requests[*r].edits.is_empty()).collect();
+        by_level.sort_by_key(|r| requests[*r].level());
+        let (mut groups, mut group) = (Vec::new(), Self::default());
+        for family in by_level.chunk_by(|a, b| requests[*a].level() == requests[*b].level()) {
+            let level = requests[family[0]].level();
+            for part in parts(family, requests, rows) {
+                let forest = tree::build(&part.iter().map(|r| &requests[*r]).collect::<Vec<_>>(), level);
+                let more: usize = forest.nodes.iter().map(|n| n.positions.len()).sum();
+                if group.rows > 0 && group.rows + more > rows {
+                    groups.push(std::mem::take(&mut group));
+                }
+                group.join(part, forest, more);
+            }
+        }
+        groups.push(group);
+        groups
+    }
+
+    /// Multiply-adds of [`Self::run`].
+    fn count(&self, model: &Model, tokens: usize, requests: &[Request], limits: Limits) -> u64 {
+        let depth = model.config().depth();
+        let of_node = |n: &Node| {
+            let rows = n.positions.len() as u64;
+            let of_layer = |l| {
+                let attention: u64 = n.positions.clone().map(|p| model.attention_madds(l, p)).sum();
+                rows * model.layer_madds_a_row() + attention
+            };
+            let again = n.positions.clone().filter(|p| redoes_mlp(model, n, *p)).count() as u64;
+            again * model.mlp_madds_a_row() + (n.level..n.until.min(depth)).map(of_layer).sum::<u64>()
+        };
+        let at_once = rows_at_once(model, limits);
+        let head_rows = |position: usize| {
+            let reads = |(request, leaf): &&(usize, usize)| {
+                requests[*request].logits.contains(&position)
+                    && !self.pieces(*leaf, &(position..position + 1)).is_empty()
+            };
+            let readers = self.leaves.iter().filter(reads).count();
+            (readers + readers.div_ceil(at_once)) as u64
+        };
+        let head = (0..tokens).map(head_rows).sum::<u64>() * model.head_madds_a_row();
+        self.nodes.iter().map(of_node).sum::<u64>() + head
+    }
+
     fn join(&mut self, part: &[usize], forest: tree::Forest, rows: usize) {
         let shift = self.nodes.len();
         self.nodes
@@ -101,14 +154,15 @@ impl Group {
         model: &Model,
         trace: &Trace,
         requests: &[Request],
-        limits: Limits,
+        way: &Way<'_>,
         visitor: &mut dyn Visitor,
     ) -> u64 {
         if self.nodes.is_empty() {
             return 0;
         }
         let depth = model.config().depth();
-        let mut work = Work { model, trace, requests, group: &self, madds: 0, b: Buffers::default() };
+        let mut work =
+            Running { model, trace, requests, group: &self, madds: 0, told: 0, way, b: Buffers::default() };
         let mut streams: Vec<Vec<f32>> = Vec::with_capacity(self.nodes.len());
         for node in 0..self.nodes.len() {
             streams.push(work.start(node, visitor));
@@ -116,8 +170,9 @@ impl Group {
         let first = self.nodes.iter().map(|n| n.level).min().unwrap_or(depth);
         for l in first..depth {
             work.layer(l, &mut streams, visitor);
+            work.tell();
         }
-        work.head(&streams, limits, visitor);
+        work.head(&streams, visitor);
         work.madds
     }
 
@@ -138,22 +193,31 @@ impl Group {
 }
 
 /// A group on its way through the layers.
-struct Work<'a> {
+struct Running<'a> {
     model: &'a Model,
     trace: &'a Trace,
     requests: &'a [Request],
     group: &'a Group,
+    way: &'a Way<'a>,
     madds: u64,
+    /// Multiply-adds that were told of.
+    told: u64,
     b: Buffers,
 }
 
-impl Work<'_> {
+impl Running<'_> {
+    fn tell(&mut self) {
+        (self.way.done)(self.madds - self.told);
+        self.told = self.madds;
+    }
+
     /// The stream at which a node starts: the clean one, changed by the edits that
     /// act on clean values. No attention is needed for it, because the keys and
     /// values of the layer before are clean.
     fn start(&mut self, node: usize, visitor: &mut dyn Visitor) -> Vec<f32> {
         let d = self.trace.hidden;
-        let Node { positions, edits, level, .. } = &self.group.nodes[node];
+        let group = self.group;
+        let Node { positions, edits, level, .. } = &group.nodes[node];
         let rows = positions.start * d..positions.end * d;
         let mut h = self.trace.resid[*level][rows].to_vec();
         let here = || edits.iter().filter(|e| e.edit.level() == *level);
@@ -164,7 +228,7 @@ impl Work<'_> {
                 continue;
             }
             let at = (position - positions.start) * d;
-            let added = self.edited_layer(level - 1, position, &parts, &mut h[at..at + d]);
+            let added = self.edited_layer(&group.nodes[node], position, &parts, &mut h[at..at + d]);
             self.report(node, level - 1, position..position + 1, &added, visitor);
         }
         edit_rows(here(), Site::Resid, positions, d, &mut h);
@@ -173,7 +237,8 @@ impl Work<'_> {
 
     /// What a layer adds to a clean row under the edits of its parts, and in `out`
     /// the stream behind it.
-    fn edited_layer(&mut self, layer: usize, position: usize, edits: &[&Edit], out: &mut [f32]) -> Vec<f32> {
+    fn edited_layer(&mut self, node: &Node, position: usize, edits: &[&Edit], out: &mut [f32]) -> Vec<f32> {
+        let layer = node.level - 1;
         let row = position * self.trace.hidden..(position + 1) * self.trace.hidden;
         let h = &self.trace.resid[layer][row.clone()];
         let mut attn = self.trace.attn_out[layer][row.clone()].to_vec();
@@ -181,8 +246,7 @@ impl Work<'_> {
         let of = |site: Site| edits.iter().filter(move |e| e.site == site);
         of(Site::Attn).for_each(|e| e.apply(position, &mut attn));
         let mid: Vec<f32> = h.iter().zip(&attn).map(|(h, a)| h + a).collect();
-        let replaced = of(Site::Mlp).chain(of(Site::Layer)).any(|e| e.replaces());
-        if of(Site::Attn).next().is_some() && !self.model.config().parallel && !replaced {
+        if redoes_mlp(self.model, node, position) {
             self.model.mlp(layer, &mid, &mut self.b);
             self.madds += self.model.mlp_madds_a_row();
             mlp.copy_from_slice(&self.b.mlp_out);
@@ -317,10 +381,10 @@ impl Work<'_> {
 
     /// The logits that are read, position by position, so that the clean row of a
     /// position is made once for all requests.
-    fn head(&mut self, streams: &[Vec<f32>], limits: Limits, visitor: &mut dyn Visitor) {
+    fn head(&mut self, streams: &[Vec<f32>], visitor: &mut dyn Visitor) {
         let (d, vocab) = (self.trace.hidden, self.model.config().vocab);
         let depth = self.model.config().depth();
-        let at_once = (limits.logits / (vocab * 4)).max(2) - 1;
+        let at_once = rows_at_once(self.model, self.way.limits);
         for position in 0..self.trace.tokens.len() {
             let mut readers = Vec::new();
             let mut rows = self.trace.resid[depth][position * d..(position + 1) * d].to_vec();
@@ -345,8 +409,25 @@ impl Work<'_> {
                 let (clean, edited) = logits.split_at(vocab);
                 visitor.logits(position, clean, requests, edited);
             }
+            self.tell();
         }
     }
+}
+
+/// Rows of logits made at once beside the clean ones.
+fn rows_at_once(model: &Model, limits: Limits) -> usize {
+    (limits.bytes / (model.config().vocab * 4)).max(2) - 1
+}
+
+/// Whether the MLP of the layer before a node must be run again at a position: the
+/// attention before it is edited, and nothing that the MLP adds is replaced.
+fn redoes_mlp(model: &Model, node: &Node, position: usize) -> bool {
+    let here = || {
+        let acting = node.edits.iter().filter(|e| e.positions.contains(&position)).map(|e| &e.edit);
+        acting.filter(|e| e.level() == node.level)
+    };
+    let replaced = here().any(|e| matches!(e.site, Site::Mlp | Site::Layer) && e.replaces());
+    here().any(|e| e.site == Site::Attn) && !model.config().parallel && !replaced
 }
 
 /// Applies the edits of a site to rows of consecutive positions.

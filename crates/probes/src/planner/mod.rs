@@ -13,4 +13,4 @@ pub mod naive;
 mod tree;
 
 pub use edit::{Action, Edit, Request, Site, Visitor};
-pub use execute::{Limits, execute};
+pub use execute::{count, execute};

@@ -4,35 +4,26 @@ use super::edit::{Edit, Request, Site, Visitor};
 use fathom_kernels::elementwise::add;
 use fathom_model::{Buffers, Model, Run, Trace};
 
-/// Carries out the requests without sharing anything; gives the multiply-adds.
-///
-/// # Errors
-/// As [`Model::embed`].
+/// Carries out the requests without sharing anything; `done` is told of multiply-adds.
 pub fn execute(
     model: &Model,
     trace: &Trace,
     requests: &[Request],
+    done: &dyn Fn(u64),
     visitor: &mut dyn Visitor,
-) -> fathom_model::Result<u64> {
+) {
     for (index, request) in requests.iter().enumerate() {
-        one(model, trace, index, request, visitor)?;
+        one(model, trace, index, request, visitor);
+        done(madds(model, trace.tokens.len()));
     }
-    Ok(madds(model, trace) * requests.len() as u64)
 }
 
 /// Multiply-adds of one full forward pass with the logits of every position.
-pub fn madds(model: &Model, trace: &Trace) -> u64 {
-    let tokens = trace.tokens.len();
+pub fn madds(model: &Model, tokens: usize) -> u64 {
     model.layers_madds(tokens) + model.head_madds_a_row() * tokens as u64
 }
 
-fn one(
-    model: &Model,
-    trace: &Trace,
-    index: usize,
-    request: &Request,
-    visitor: &mut dyn Visitor,
-) -> fathom_model::Result<()> {
+fn one(model: &Model, trace: &Trace, index: usize, request: &Request, visitor: &mut dyn Visitor) {
     let (d, tokens) = (trace.hidden, trace.tokens.len());
     let depth = model.config().depth();
     let edit = |l: usize, site: Site, rows: &mut [f32]| {
@@ -40,7 +31,7 @@ fn one(
         here.for_each(|e| edit_rows(e, d, rows));
     };
     let batch = model.batch(vec![Run { rows: 0..tokens, first: 0, length: tokens, past: vec![] }]);
-    let mut h = model.embed(&trace.tokens, 0)?;
+    let mut h = trace.resid[0].clone();
     let mut b = Buffers::default();
     let reads_from = request.level().saturating_sub(1);
     for l in 0..depth {
@@ -70,7 +61,6 @@ fn one(
         model.head(&h[row], &mut edited);
         visitor.logits(position, &clean, &[index], &edited);
     }
-    Ok(())
 }
 
 /// Applies an edit to the rows of all positions.

@@ -72,7 +72,7 @@ fn the_last_level_reads_the_head_only() {
 #[test]
 fn batches_of_any_size_give_the_same_bits() {
     everywhere(20, |name, model, trace| {
-        let of = |rows, logits| measure(model, trace, 5, &baseline(model), Limits { rows, logits }).0;
+        let of = |rows, logits| measure(model, trace, 5, &baseline(model), Limits { rows, bytes }).0;
         for (rows, logits) in [(1, 1), (33, 5000), (100, 1 << 28)] {
             assert_eq!(of(rows, logits), of(1 << 20, 1 << 28), "{name}, {rows} rows");
         }

@@ -208,7 +208,7 @@ fn check(which: usize, tokens: usize, drafts: &[Drafts]) -> Result<(), String> {
         return Err(format!("{name}: {madds} multiply-adds instead of {count}"));
     }
     for (rows, logits) in [(0, 0), (25, 1 << 13), (90, 1 << 20)] {
-        if planned(model, &trace, &requests, Limits { rows, logits }).0 != seen {
+        if planned(model, &trace, &requests, Limits { rows, bytes }).0 != seen {
             return Err(format!("{name}: {rows} rows a batch change bits"));
         }
     }

@@ -94,7 +94,7 @@ fn batches_of_any_size_give_the_same_bits() {
     everywhere(41, |name, model, trace| {
         for mode in [Mode::Future, Mode::Current, Mode::Local] {
             let of = |rows, logits| {
-                measure(model, trace, mode, Part::Attn, &[8, 16, 24], Limits { rows, logits }).0
+                measure(model, trace, mode, Part::Attn, &[8, 16, 24], Limits { rows, bytes }).0
             };
             let want = of(1 << 20, 1 << 28);
             for (rows, logits) in [(1, 1), (60, 5000), (200, 1 << 28)] {

@@ -2,7 +2,7 @@
 
 use fathom_model::source::Checkpoint;
 use fathom_model::{Dtype, Model, Trace};
-use fathom_probes::planner::{Action, Edit, Limits, Request, Site, Visitor, execute, naive};
+use fathom_probes::planner::{Action, Edit, Request, Site, Visitor, execute, naive};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -35,7 +35,7 @@ pub(crate) static MODELS: LazyLock<Vec<(&str, Model)>> = LazyLock::new(|| {
 });
 
 /// Everything in one batch.
-pub(crate) const PLENTY: Limits = Limits { rows: 1 << 20, logits: 1 << 28 };
+pub(crate) const PLENTY: Limits = Limits { rows: 1 << 20, bytes: 1 << 28 };
 
 /// The trace of a text that every fixture knows.
 pub(crate) fn run(model: &Model, tokens: usize) -> Trace {

@@ -3,7 +3,7 @@
 
 use fathom_model::source::Checkpoint;
 use fathom_model::{Buffers, Dtype, Model, Run, Trace};
-use fathom_probes::gradients::{Baseline, Gradients, Limits, Quadrature, Site, measure};
+use fathom_probes::gradients::{Baseline, Gradients, Quadrature, Site, measure};
 use std::path::Path;
 
 const ARCHITECTURES: [&str; 13] = [

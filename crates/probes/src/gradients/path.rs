@@ -1,0 +1,249 @@
+//! The path from a baseline to the values at one layer, and the target along it.
+//!
+//! The points of the path that are asked for together are texts of one batch, which
+//! goes forward and back through the layers above the cut only. The last token
+//! predicts nothing and is left out of the batch.
+
+use super::quadrature::Node;
+use super::{Baseline, Site, above};
+use crate::Limits;
+use crate::pair::predicting;
+use crate::vector::dot;
+use fathom_kernels::elementwise::add;
+use fathom_model::{Buffers, Model, Run, Saved, Trace};
+use std::ops::Range;
+
+/// A question-answer pair that a model has run.
+#[derive(Clone)]
+pub(super) struct Answered<'a> {
+    pub(super) model: &'a Model,
+    pub(super) trace: &'a Trace,
+    /// Positions at which the answer is predicted.
+    pub(super) read: Range<usize>,
+    pub(super) limits: Limits,
+}
+
+impl<'a> Answered<'a> {
+    pub(super) fn new(model: &'a Model, trace: &'a Trace, answer: usize, limits: Limits) -> Self {
+        Self { model, trace, read: predicting(trace.tokens.len(), answer), limits }
+    }
+
+    /// Rows that go through the layers: all but the last.
+    pub(super) fn rows(&self) -> usize {
+        self.trace.tokens.len().saturating_sub(1)
+    }
+
+    /// The target F of the clean run.
+    pub(super) fn clean(&self) -> f64 {
+        self.targets(&self.trace.resid[self.trace.attn_out.len()], self.trace.tokens.len()).iter().sum()
+    }
+
+    /// F of each text, from the stream that enters the final norm, `[texts, rows, d]`.
+    fn targets(&self, h: &[f32], rows: usize) -> Vec<f64> {
+        let (chosen, tokens) = self.chosen(h, rows);
+        let d = self.trace.hidden;
+        let parts = chosen.chunks(self.head_rows() * d).zip(tokens.chunks(self.head_rows()));
+        let found: Vec<f64> = parts.flat_map(|(h, tokens)| self.model.answer(h, tokens)).collect();
+        found.chunks(self.read.len().max(1)).map(|text| text.iter().sum()).collect()
+    }
+
+    /// The rows of all texts that predict the answer, and what they should predict.
+    fn chosen(&self, h: &[f32], rows: usize) -> (Vec<f32>, Vec<u32>) {
+        let d = self.trace.hidden;
+        let part = self.read.start * d..self.read.end * d;
+        let texts = h.chunks_exact((rows * d).max(1));
+        let tokens = &self.trace.tokens[self.read.start + 1..self.read.end + 1];
+        (texts.clone().flat_map(|text| &text[part.clone()]).copied().collect(), tokens.repeat(texts.len()))
+    }
+
+    /// Rows of logits that fit; on the way back there are the gradients beside them.
+    fn head_rows(&self) -> usize {
+        (self.limits.bytes / (8 * self.model.config().vocab)).max(1)
+    }
+}
+
+/// The path at one layer. What it gives counts its multiply-adds.
+pub(super) struct Path<'a> {
+    pair: Answered<'a>,
+    site: Site,
+    layer: usize,
+    /// `[rows, d]`.
+    base: Vec<f32>,
+    /// Values less baseline, `[rows, d]`.
+    way: Vec<f32>,
+    /// The stream that the values are added to, `[rows, d]`; none at [`Site::Resid`].
+    beside: Option<Vec<f32>>,
+    pub(super) madds: u64,
+    b: Buffers,
+}
+
+impl<'a> Path<'a> {
+    pub(super) fn new(pair: &Answered<'a>, site: Site, layer: usize, baseline: Baseline) -> Self {
+        let Answered { trace, .. } = pair;
+        let d = trace.hidden;
+        let rows = pair.rows();
+        let (values, beside) = match site {
+            Site::Resid => (&trace.resid[layer + 1], None),
+            Site::Attn => (&trace.attn_out[layer], Some(trace.resid[layer][..rows * d].to_vec())),
+            Site::Mlp => {
+                let mut mid = vec![0.0; rows * d];
+                add(&trace.resid[layer][..rows * d], &trace.attn_out[layer][..rows * d], &mut mid);
+                (&trace.mlp_out[layer], Some(mid))
+            }
+        };
+        let base = match baseline {
+            Baseline::Sequence => mean_row(values, d).repeat(rows),
+            Baseline::Feature => {
+                let mean = |row: &[f32]| (row.iter().map(|x| f64::from(*x)).sum::<f64>() / d as f64) as f32;
+                values[..rows * d].chunks_exact(d).flat_map(|row| vec![mean(row); d]).collect()
+            }
+        };
+        let way = values.iter().zip(&base).map(|(x, b)| x - b).collect();
+        Self { pair: pair.clone(), site, layer, base, way, beside, madds: 0, b: Buffers::default() }
+    }
+
+    /// Points of the path that fit into a batch.
+    fn points_a_batch(&self) -> usize {
+        let Answered { model, limits, .. } = &self.pair;
+        let above = (model.config().depth() - self.layer).max(1);
+        let kept = model.saved_bytes_a_row() * above;
+        (limits.rows.min(limits.bytes / kept.max(1)) / self.pair.rows().max(1)).max(1)
+    }
+
+    /// F at the baseline, by a way forward alone.
+    pub(super) fn start(&mut self) -> f64 {
+        let (h, _) = self.enter(&[0.0], false);
+        let (h, _) = self.forward(h, 1, false);
+        self.pair.targets(&h, self.pair.rows()).iter().sum()
+    }
+
+    /// F and its slopes at some points.
+    pub(super) fn nodes(&mut self, at: &[f64]) -> Vec<Node> {
+        let size = self.points_a_batch();
+        at.chunks(size).flat_map(|at| self.back(at)).collect()
+    }
+
+    /// Forward and back through the layers above for some points, as one batch.
+    fn back(&mut self, at: &[f64]) -> Vec<Node> {
+        let (model, d) = (self.pair.model, self.pair.trace.hidden);
+        let (h, entered) = self.enter(at, true);
+        let (h, saved) = self.forward(h, at.len(), true);
+        let (targets, mut gradient) = self.head(&h);
+        let batch = model.batch(self.runs(at.len()));
+        for (l, saved) in self.above().zip(&saved).rev() {
+            model.layer_backward(l, &batch, saved, &mut gradient);
+        }
+        if let Some(saved) = entered {
+            let through_mlp = model.mlp_backward(self.layer, &saved, &gradient);
+            gradient.iter_mut().zip(through_mlp).for_each(|(g, m)| *g += m);
+        }
+        self.madds += self.back_madds() * at.len() as u64;
+        let along = |(g, w): (&[f32], &[f32])| dot(g, w);
+        let texts = gradient.chunks_exact(self.pair.rows() * d).zip(targets).zip(at);
+        let node = |((g, value), &at): ((&[f32], f64), &f64)| {
+            let slopes = g.chunks_exact(d).zip(self.way.chunks_exact(d)).map(along).collect();
+            Node { at, value, slopes }
+        };
+        texts.map(node).collect()
+    }
+
+    fn above(&self) -> Range<usize> {
+        self.layer + 1..self.pair.model.config().depth()
+    }
+
+    fn runs(&self, texts: usize) -> Vec<Run> {
+        // The length is that of the whole text, on which LongRoPE's frequencies depend.
+        let (rows, length) = (self.pair.rows(), self.pair.trace.tokens.len());
+        (0..texts).map(|i| Run { rows: i * rows..(i + 1) * rows, first: 0, length, past: vec![] }).collect()
+    }
+
+    /// The stream that leaves the layer at each point, and, when asked for, what the
+    /// MLP kept where it lies between the path and that stream.
+    fn enter(&mut self, at: &[f64], save: bool) -> (Vec<f32>, Option<Saved>) {
+        let point = |r: &f64| {
+            let r = *r as f32;
+            self.base.iter().zip(&self.way).map(move |(b, w)| b + r * w)
+        };
+        let mut h: Vec<f32> = at.iter().flat_map(point).collect();
+        let add_to_all = |h: &mut [f32], x: &[f32]| {
+            h.chunks_mut(x.len().max(1)).for_each(|h| h.iter_mut().zip(x).for_each(|(h, x)| *h += x));
+        };
+        if let Some(beside) = &self.beside {
+            add_to_all(&mut h, beside);
+        }
+        if self.site != Site::Attn {
+            return (h, None);
+        }
+        let Answered { model, trace, .. } = self.pair;
+        if model.config().parallel {
+            add_to_all(&mut h, &trace.mlp_out[self.layer][..self.way.len()]);
+            return (h, None);
+        }
+        let saved = if save {
+            Some(model.mlp_saved(self.layer, &h, &mut self.b))
+        } else {
+            model.mlp(self.layer, &h, &mut self.b);
+            None
+        };
+        self.madds += model.mlp_madds_a_row() * (at.len() * self.pair.rows()) as u64;
+        h.iter_mut().zip(&self.b.mlp_out).for_each(|(h, m)| *h += m);
+        (h, saved)
+    }
+
+    /// Through the layers above the cut.
+    fn forward(&mut self, mut h: Vec<f32>, texts: usize, save: bool) -> (Vec<f32>, Vec<Saved>) {
+        let model = self.pair.model;
+        let batch = model.batch(self.runs(texts));
+        let mut out = vec![0.0; h.len()];
+        let mut saved = Vec::new();
+        for l in self.above() {
+            if save {
+                saved.push(model.layer_saved(l, &batch, &h, &mut self.b, &mut out));
+            } else {
+                model.layer(l, &batch, &[], &h, &mut self.b, &mut out);
+            }
+            std::mem::swap(&mut h, &mut out);
+        }
+        self.madds += (above(model, self.pair.rows(), self.layer, Model::attention_madds)
+            + model.head_madds_a_row() * self.pair.read.len() as u64)
+            * texts as u64;
+        (h, saved)
+    }
+
+    /// F of each text and its gradient with respect to the stream that enters the final norm.
+    fn head(&self, h: &[f32]) -> (Vec<f64>, Vec<f32>) {
+        let Answered { model, trace, read, .. } = &self.pair;
+        let (d, rows) = (trace.hidden, self.pair.rows());
+        let (chosen, tokens) = self.pair.chosen(h, rows);
+        let mut of_chosen = vec![0.0; chosen.len()];
+        let at_once = self.pair.head_rows();
+        let parts =
+            chosen.chunks(at_once * d).zip(tokens.chunks(at_once)).zip(of_chosen.chunks_mut(at_once * d));
+        let found: Vec<f64> =
+            parts.flat_map(|((h, tokens), gradient)| model.answer_backward(h, tokens, gradient)).collect();
+        let targets = found.chunks_exact(read.len()).map(|text| text.iter().sum()).collect();
+        let mut gradient = vec![0.0; h.len()];
+        let texts = gradient.chunks_exact_mut(rows * d).zip(of_chosen.chunks_exact(read.len() * d));
+        texts.for_each(|(to, from)| to[read.start * d..read.end * d].copy_from_slice(from));
+        (targets, gradient)
+    }
+
+    /// Multiply-adds of the way back of one text; the logits again are those forward.
+    fn back_madds(&self) -> u64 {
+        let model = self.pair.model;
+        let entered = self.site == Site::Attn && !model.config().parallel;
+        let mlp = if entered { model.mlp_madds_a_row() * self.pair.rows() as u64 } else { 0 };
+        let head = model.head_madds_a_row() * self.pair.read.len() as u64;
+        above(model, self.pair.rows(), self.layer, Model::attention_backward_madds) + mlp + head
+    }
+}
+
+/// The mean of all rows.
+fn mean_row(x: &[f32], width: usize) -> Vec<f32> {
+    let mut sum = vec![0.0f64; width];
+    for row in x.chunks_exact(width) {
+        sum.iter_mut().zip(row).for_each(|(s, x)| *s += f64::from(*x));
+    }
+    let rows = (x.len() / width).max(1) as f64;
+    sum.iter().map(|s| (s / rows) as f32).collect()
+}

@@ -1,0 +1,325 @@
+//! How the integral along a path is taken.
+
+use serde::{Deserialize, Serialize};
+use std::f64::consts::PI;
+use std::fmt;
+use std::str::FromStr;
+
+/// How the integral along the path is taken. In text `adaptive`, `gauss-legendre`,
+/// `gauss-legendre:NODES`, `riemann` or `riemann:STEPS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Quadrature {
+    /// Simpson's rule on intervals that are halved where it misses the change of the
+    /// target most, until the completeness error is below 1 %. Halves use the nodes of
+    /// the whole again, and no node is spent where the target is flat: along such a
+    /// path it often jumps within a thousandth of the way, which no fixed rule sees.
+    Adaptive,
+    /// The rule of Gauss and Legendre with so many nodes.
+    GaussLegendre(u32),
+    /// The left sum over so many steps: nodes k / steps (the papers: 256).
+    Riemann(u32),
+}
+
+/// Steps of the papers' sum.
+pub const PAPER_STEPS: u32 = 256;
+
+/// Nodes of Gauss and Legendre where no number is given.
+const NODES: u32 = 32;
+
+/// The most nodes that a rule may have.
+const MOST_STEPS: u32 = 1 << 20;
+
+/// A quadrature that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "unknown quadrature '{0}'; use 'adaptive', 'gauss-legendre' ({NODES} nodes), 'gauss-legendre:NODES', 'riemann' ({PAPER_STEPS} steps) or 'riemann:STEPS', with 1 to {MOST_STEPS}"
+)]
+pub struct UnknownQuadrature(String);
+
+impl fmt::Display for Quadrature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Adaptive => f.write_str("adaptive"),
+            Self::GaussLegendre(NODES) => f.write_str("gauss-legendre"),
+            Self::GaussLegendre(nodes) => write!(f, "gauss-legendre:{nodes}"),
+            Self::Riemann(PAPER_STEPS) => f.write_str("riemann"),
+            Self::Riemann(steps) => write!(f, "riemann:{steps}"),
+        }
+    }
+}
+
+impl FromStr for Quadrature {
+    type Err = UnknownQuadrature;
+
+    fn from_str(text: &str) -> Result<Self, UnknownQuadrature> {
+        let unknown = || UnknownQuadrature(text.to_owned());
+        let (name, count) = match text.split_once(':') {
+            Some((name, count)) => (name, Some(count.parse::<u32>().map_err(|_| unknown())?)),
+            None => (text, None),
+        };
+        if count.is_some_and(|n| !(1..=MOST_STEPS).contains(&n)) {
+            return Err(unknown());
+        }
+        match (name, count) {
+            ("adaptive", None) => Ok(Self::Adaptive),
+            ("gauss-legendre", n) => Ok(Self::GaussLegendre(n.unwrap_or(NODES))),
+            ("riemann", n) => Ok(Self::Riemann(n.unwrap_or(PAPER_STEPS))),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+impl From<Quadrature> for String {
+    fn from(quadrature: Quadrature) -> Self {
+        quadrature.to_string()
+    }
+}
+
+impl TryFrom<String> for Quadrature {
+    type Error = UnknownQuadrature;
+
+    fn try_from(text: String) -> Result<Self, UnknownQuadrature> {
+        text.parse()
+    }
+}
+
+/// The target at a point of the path and its derivative along the path there.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Node {
+    /// Where, from 0 at the baseline to 1.
+    pub(super) at: f64,
+    /// The target.
+    pub(super) value: f64,
+    /// What each position has to do with the derivative.
+    pub(super) slopes: Vec<f64>,
+}
+
+/// The integral of the derivative, and what it cost.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Integral {
+    /// What each position has to do with it.
+    pub(super) parts: Vec<f64>,
+    /// Nodes at which slopes were taken.
+    pub(super) nodes: usize,
+}
+
+impl Quadrature {
+    /// Nodes of one integral; of the adaptive rule, what it takes on average.
+    pub(super) fn expected_nodes(self) -> u64 {
+        match self {
+            Self::Adaptive => 40,
+            Self::GaussLegendre(count) | Self::Riemann(count) => count.into(),
+        }
+    }
+
+    /// Takes the integral along a path whose nodes `evaluate` gives; `ends` are the
+    /// targets at 0 and 1, and `smallest` the smallest change that counts.
+    pub(super) fn integrate(
+        self,
+        ends: [f64; 2],
+        smallest: f64,
+        mut evaluate: impl FnMut(&[f64]) -> Vec<Node>,
+    ) -> Integral {
+        let fixed = match self {
+            Self::Adaptive => return adaptive(ends, smallest, &mut evaluate),
+            Self::GaussLegendre(count) => rule(count as usize),
+            Self::Riemann(steps) => {
+                let n = f64::from(steps);
+                (0..steps).map(|k| (f64::from(k) / n, 1.0 / n)).collect()
+            }
+        };
+        let (at, weights): (Vec<f64>, Vec<f64>) = fixed.into_iter().unzip();
+        let mut parts = Vec::new();
+        let nodes = evaluate(&at);
+        nodes.iter().zip(weights).for_each(|(node, weight)| add(&mut parts, &node.slopes, weight));
+        Integral { parts, nodes: nodes.len() }
+    }
+}
+
+/// Intervals at the beginning.
+const INTERVALS: usize = 4;
+
+/// Share of the errors for which intervals are halved at once.
+const SHARE: f64 = 0.3;
+
+/// Completeness error that is good enough.
+const COMPLETE: f64 = 0.01;
+
+/// No interval is halved once so many nodes were taken.
+const MOST_NODES: usize = 512;
+
+/// A part of the path: its ends and its middle, as places in the list of nodes.
+#[derive(Clone, Copy)]
+struct Interval {
+    nodes: [usize; 3],
+    /// By how much Simpson's rule exceeds the change of the target.
+    excess: f64,
+}
+
+impl Interval {
+    fn new(nodes: [usize; 3], all: &[Node]) -> Self {
+        let [from, middle, to] = nodes.map(|n| &all[n]);
+        let [a, b, c] = [from, middle, to].map(|n| n.slopes.iter().sum::<f64>());
+        let integral = (to.at - from.at) / 6.0 * (a + 4.0 * b + c);
+        Self { nodes, excess: integral - (to.value - from.value) }
+    }
+}
+
+/// Simpson's rule on intervals that are halved where needed.
+fn adaptive(ends: [f64; 2], smallest: f64, evaluate: &mut impl FnMut(&[f64]) -> Vec<Node>) -> Integral {
+    let enough = COMPLETE * (ends[1] - ends[0]).abs().max(smallest);
+    let first: Vec<f64> = (0..=2 * INTERVALS).map(|i| i as f64 / (2 * INTERVALS) as f64).collect();
+    let mut all = evaluate(&first);
+    let mut intervals: Vec<Interval> =
+        (0..INTERVALS).map(|i| Interval::new([2 * i, 2 * i + 1, 2 * i + 2], &all)).collect();
+    loop {
+        let excess: f64 = intervals.iter().map(|i| i.excess).sum();
+        if excess.abs() < enough || all.len() >= MOST_NODES {
+            break;
+        }
+        // The worst ones, which have this share of the errors together, whatever their signs.
+        intervals.sort_by(|a, b| b.excess.abs().total_cmp(&a.excess.abs()));
+        let mut left = SHARE * intervals.iter().map(|i| i.excess.abs()).sum::<f64>();
+        let bad = intervals.iter().take_while(|i| {
+            let halve = left > 0.0;
+            left -= i.excess.abs();
+            halve
+        });
+        let good = intervals.split_off(bad.count());
+        let quarters = |i: &Interval| {
+            let [from, middle, to] = i.nodes.map(|n| all[n].at);
+            [0.5 * (from + middle), 0.5 * (middle + to)]
+        };
+        let more = evaluate(&intervals.iter().flat_map(quarters).collect::<Vec<f64>>());
+        let next = all.len();
+        all.extend(more);
+        let halves = intervals.iter().enumerate().flat_map(|(k, i)| {
+            let [from, middle, to] = i.nodes;
+            let [left, right] = [next + 2 * k, next + 2 * k + 1];
+            [[from, left, middle], [middle, right, to]]
+        });
+        intervals = halves.map(|nodes| Interval::new(nodes, &all)).chain(good).collect();
+    }
+    // In the order of the path, whatever the order of the errors.
+    intervals.sort_by(|a, b| all[a.nodes[0]].at.total_cmp(&all[b.nodes[0]].at));
+    let mut parts = Vec::new();
+    for Interval { nodes, .. } in &intervals {
+        let width = all[nodes[2]].at - all[nodes[0]].at;
+        for (node, share) in nodes.iter().zip([1.0, 4.0, 1.0]) {
+            add(&mut parts, &all[*node].slopes, share * width / 6.0);
+        }
+    }
+    Integral { parts, nodes: all.len() }
+}
+
+/// `sum += weight x`, where an empty sum is zero.
+fn add(sum: &mut Vec<f64>, x: &[f64], weight: f64) {
+    sum.resize(x.len(), 0.0);
+    sum.iter_mut().zip(x).for_each(|(s, x)| *s += weight * x);
+}
+
+/// Nodes and weights of Gauss and Legendre on [0, 1].
+fn rule(count: usize) -> Vec<(f64, f64)> {
+    let n = count as f64;
+    let node = |i: usize| {
+        // Newton's method from the usual asymptotic guess converges in a few steps.
+        let mut x = (PI * (i as f64 + 0.75) / (n + 0.5)).cos();
+        let mut slope = 1.0;
+        for _ in 0..20 {
+            let (mut before, mut value) = (1.0, x);
+            for k in 2..=count {
+                let k = k as f64;
+                (before, value) = (value, ((2.0 * k - 1.0) * x * value - (k - 1.0) * before) / k);
+            }
+            slope = n * (x * value - before) / (x * x - 1.0);
+            let step = value / slope;
+            x -= step;
+            if step.abs() < 1e-15 {
+                break;
+            }
+        }
+        (0.5 * (1.0 - x), 1.0 / ((1.0 - x * x) * slope * slope))
+    };
+    (0..count).map(node).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rule_is_exact_for_polynomials() {
+        for count in [1, 2, 5, 32] {
+            let nodes = rule(count);
+            assert!(nodes.iter().all(|(r, w)| (0.0..1.0).contains(r) && *w > 0.0));
+            for power in 0..2 * count {
+                let sum: f64 = nodes.iter().map(|(r, w)| w * r.powi(power as i32)).sum();
+                assert!((sum * (power + 1) as f64 - 1.0).abs() < 1e-12, "{count} nodes, power {power}");
+            }
+        }
+    }
+
+    /// A parabola and a step at `place`, `width` wide, in which two positions share.
+    fn step(place: f64, width: f64) -> impl Fn(&[f64]) -> Vec<Node> {
+        move |at| {
+            let node = |&at: &f64| {
+                let tanh = ((at - place) / width).tanh();
+                let slope = (1.0 - tanh * tanh) / width;
+                let slopes = vec![1.5 * slope, 2.0 * at - 0.5 * slope];
+                Node { at, value: tanh + at * at, slopes }
+            };
+            at.iter().map(node).collect()
+        }
+    }
+
+    #[track_caller]
+    fn check(quadrature: Quadrature, place: f64, width: f64, tolerance: f64, most: usize) {
+        let path = step(place, width);
+        let ends = path(&[0.0, 1.0]);
+        let ends = [ends[0].value, ends[1].value];
+        let found = quadrature.integrate(ends, 1e-6, &path);
+        let jump = ends[1] - ends[0] - 1.0;
+        for (got, want) in found.parts.iter().zip([1.5 * jump, 1.0 - 0.5 * jump]) {
+            assert!((got - want).abs() < tolerance * (ends[1] - ends[0]), "{got} against {want}");
+        }
+        assert!(found.nodes <= most, "{} nodes", found.nodes);
+    }
+
+    #[test]
+    fn steep_paths_are_followed() {
+        check(Quadrature::Adaptive, 0.2, 0.5, 0.01, 9);
+        check(Quadrature::Adaptive, 0.2, 0.01, 0.05, 40);
+        check(Quadrature::Adaptive, 0.37, 1e-4, 0.05, 80);
+        check(Quadrature::Adaptive, 0.001, 1e-3, 0.05, 40);
+    }
+
+    #[test]
+    fn fixed_rules_take_their_nodes() {
+        check(Quadrature::GaussLegendre(32), 0.2, 0.5, 1e-9, 32);
+        check(Quadrature::Riemann(1000), 0.5, 0.5, 2e-3, 1000);
+        let left = Quadrature::Riemann(4).integrate([0.0, 1.0], 1e-6, step(-9.0, 1.0));
+        assert!((left.parts[1] - 2.0 * (0.0 + 0.25 + 0.5 + 0.75) / 4.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_path_that_never_settles_ends() {
+        let noise = |at: &[f64]| {
+            let node = |&at: &f64| Node { at, value: at, slopes: vec![(at * 1e7).sin() * 50.0] };
+            at.iter().map(node).collect()
+        };
+        let found = Quadrature::Adaptive.integrate([0.0, 1.0], 1e-6, noise);
+        assert!((MOST_NODES..3 * MOST_NODES).contains(&found.nodes), "{}", found.nodes);
+    }
+
+    #[test]
+    fn names_of_quadratures_are_read_back() {
+        use Quadrature::{Adaptive, GaussLegendre, Riemann};
+        for quadrature in [Adaptive, GaussLegendre(32), GaussLegendre(5), Riemann(256), Riemann(7)] {
+            assert_eq!(quadrature.to_string().parse(), Ok(quadrature));
+        }
+        for wrong in ["", "riemann:0", "riemann:x", "riemann:99999999", "gauss", "adaptive:3", "riemann:"] {
+            assert!(wrong.parse::<Quadrature>().unwrap_err().to_string().contains("'riemann:STEPS'"));
+        }
+    }
+}
