@@ -2,7 +2,7 @@
 
 use clap::{Args as Arguments, Parser, Subcommand, ValueEnum};
 use fathom_model::Dtype;
-use fathom_probes::Probe;
+use fathom_probes::{Probe, gradients};
 use std::path::PathBuf;
 
 /// Measures how much of a language model's depth does useful work.
@@ -34,7 +34,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.";
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Run the probes on a model and write a results folder
-    Measure(Measure),
+    Measure(Box<Measure>),
     /// Compare a model's numbers with reference values
     Verify(Verify),
     /// List what models can be loaded, or describe one
@@ -118,12 +118,25 @@ pub(crate) struct Measure {
     #[command(flatten)]
     pub(crate) prompts: Prompts,
     /// Probes, separated by commas: contributions, lens, similarity, settling, skip,
-    /// erasure; clean for those that need no edited run, all for all (which takes minutes)
+    /// erasure, gradients; clean for those that need no edited run, all for all (which
+    /// takes minutes; --dry-run tells)
     #[arg(long, value_name = "LIST", default_value = "clean", value_parser = probes)]
     pub(crate) probes: Probes,
-    /// Question-answer pairs for erasure: a set with answers or a file of such rows
+    /// Question-answer pairs for erasure and gradients: a set with answers or a file of
+    /// rows with "question" and "answer"
     #[arg(long, value_name = "ID|FILE", default_value = "qa")]
     pub(crate) qa: String,
+    #[command(flatten)]
+    pub(crate) causal: Causal,
+    /// Working memory beside the weights, such as 4GiB [default: a fifth of the machine's]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<bytesize::ByteSize>,
+    /// Print what each probe will take (edits, multiply-adds, memory, time) and stop
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Run every edit as a full forward pass of its own: slow, for checking
+    #[arg(long)]
+    pub(crate) naive: bool,
     /// Results folder [default: fathom-out/MODEL/DATA]
     #[arg(short, long, value_name = "OUT")]
     pub(crate) out: Option<PathBuf>,
@@ -133,6 +146,101 @@ pub(crate) struct Measure {
     /// Print results.json instead of tables
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Options of the probes that edit the model's runs.
+#[derive(Arguments)]
+pub(crate) struct Causal {
+    /// Skip: where the bypass holds and its effect is read
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "future,current,local",
+        help_heading = "Probes that edit runs"
+    )]
+    pub(crate) skip_modes: Vec<ModeArg>,
+    /// Skip: what of a layer is bypassed
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "layer",
+        help_heading = "Probes that edit runs"
+    )]
+    pub(crate) skip_parts: Vec<PartArg>,
+    /// Skip: positions t per prompt, at most, drawn from 8, 16, ... T - 5
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Probes that edit runs")]
+    pub(crate) positions: u16,
+    /// Erasure: prompts whose mean residual replaces a token's [default: those of --data]
+    #[arg(long, value_name = "ID|FILE", help_heading = "Probes that edit runs")]
+    pub(crate) baseline_data: Option<String>,
+    /// Gradients: where attributions are taken
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "resid",
+        help_heading = "Probes that edit runs"
+    )]
+    pub(crate) sites: Vec<SiteArg>,
+    /// Gradients: where the paths start
+    #[arg(
+        long,
+        value_name = "KIND",
+        value_enum,
+        default_value = "sequence",
+        help_heading = "Probes that edit runs"
+    )]
+    pub(crate) baseline: BaselineArg,
+    /// Gradients: adaptive, gauss-legendre[:NODES] or riemann[:STEPS] (the papers': riemann)
+    #[arg(long, value_name = "RULE", default_value = "adaptive", help_heading = "Probes that edit runs")]
+    pub(crate) quadrature: gradients::Quadrature,
+}
+
+/// A mode of the skip probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum ModeArg {
+    /// Bypass at positions 1 to t - 1, effect from t on
+    Future,
+    /// Bypass and effect at all positions but the first
+    Current,
+    /// As future, but each later layer sees only the loss of the one bypassed
+    Local,
+}
+
+/// A part of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum PartArg {
+    /// The whole layer
+    Layer,
+    /// Its attention
+    Attn,
+    /// Its MLP
+    Mlp,
+}
+
+/// A place of the gradients probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum SiteArg {
+    /// The stream that leaves the layer
+    Resid,
+    /// What its attention adds
+    Attn,
+    /// What its MLP adds
+    Mlp,
+}
+
+/// A start of the paths of the gradients probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BaselineArg {
+    /// The mean of all positions
+    Sequence,
+    /// At each position the mean of its features
+    Feature,
 }
 
 /// A list of probes; a type of its own, because clap reads a `Vec` as many arguments.

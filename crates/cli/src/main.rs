@@ -6,12 +6,14 @@
 mod args;
 mod data;
 mod depth;
+mod dry_run;
 mod interrupt;
 mod measure;
 mod models;
 mod output;
 mod progress;
 mod run_file;
+mod settings;
 mod texts;
 mod verify;
 

@@ -1,90 +1,202 @@
 //! `fathom measure`.
 
 use crate::args::{Measure, ModelArgs};
-use crate::{depth, interrupt, output, progress, run_file, texts};
+use crate::settings::{self, settings};
+use crate::{depth, dry_run, interrupt, output, progress, run_file, texts};
 use anyhow::{Context, Result, anyhow, bail};
 use fathom_data::PromptSet;
 use fathom_model::source::{self, Checkpoint, Loaded, Located};
-use fathom_probes::erasure::Pair;
-use fathom_probes::{Cost, Costs, Probe, Sample, Settings, Summary, Text, skip};
+use fathom_probes::{Cost, Costs, Pair, Probe, Sample, Settings, Summary, Text, Watch};
 use fathom_report::{Folder, Results};
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Bytes of logits that the lens holds at once: more rows would not make the products faster.
-const LENS_MEMORY: usize = 64 << 20;
-
 pub(crate) fn run(args: &Measure) -> Result<()> {
     let started = Instant::now();
     let set = args.prompts.load()?;
     let (located, checkpoint) = open(&args.model)?;
-    let folder = Folder::create(args.out.clone().unwrap_or_else(|| default_folder(&located, &set)))?;
+    let out = args.out.clone().unwrap_or_else(|| default_folder(&located, &set));
+    // A folder that cannot be written is better known of before the weights are loaded.
+    let folder = if args.dry_run { None } else { Some(Folder::create(&out)?) };
     let loaded = load(checkpoint, &args.model)?;
-    let texts = texts::tokenise(
-        &set,
-        &loaded.tokenizer,
-        loaded.model.config(),
-        args.prompts.rng.seeded(args.prompts.seed),
-    )?;
-    warn_of_short(args, &texts)?;
-    let tokens = texts.iter().map(|t| t.tokens.len()).sum();
+    let job = Job::new(args, &set, &loaded)?;
+    let tokens = job.texts.iter().map(|t| t.tokens.len()).sum();
     introduce(&located, &loaded, &set, tokens);
+    let Some(folder) = folder else {
+        let plans = dry_run::plans(&loaded.model, &job.texts, job.baseline(), &job.pairs, &job.settings)?;
+        return dry_run::print(&loaded.model, &job.texts, &job.pairs, &job.settings, &plans, args.json);
+    };
 
     let hashing = progress::spinner("hashing the weights");
     let hashes = loaded.weights.sha256();
     hashing.finish_and_clear();
-    let mut run = run_file::describe(args, &located, &loaded, &set, tokens, &hashes);
-    let (done, spent) = if args.resume { resume(&folder, &run)? } else { start_anew(&folder)? };
+    let mut run = run_file::describe(args, &job, &located, &loaded, &set, tokens, &hashes);
+    let (done, spent) = if args.resume { resume(&folder, &mut run)? } else { start_anew(&folder)? };
     folder.write_json_atomic("run.json", &run)?;
-
-    let pairs = pairs(args, &loaded)?;
-    let missing = |t: &&Text| !done.get(&t.id).is_some_and(|s| is_finished(s, args));
-    let open: Vec<Text> = texts.iter().filter(missing).cloned().collect();
-    if open.len() < texts.len() {
-        output::note(&format!("{} of {} prompts are there already", texts.len() - open.len(), texts.len()));
-    }
-    let costs = total(spent, probe(args, &loaded, &open, &folder)?);
-    let unasked: Vec<Pair> = pairs.iter().filter(|p| !done.contains_key(&p.id)).cloned().collect();
-    let costs = total(costs, probe_pairs(args, &loaded, &texts, &unasked, &folder)?);
+    let mut costs = spent;
+    fathom_probes::add(&mut costs, job.measure(&loaded, &done, &folder)?);
 
     let mut known = merged(folder.samples()?);
-    let answered: Vec<Sample> = pairs.iter().filter_map(|p| known.remove(&p.id)).collect();
-    let samples = in_order(&texts, known);
+    let answered: Vec<Sample> = job.pairs.iter().filter_map(|p| known.remove(&p.id)).collect();
+    let samples = in_order(&job.texts, known);
     if samples.is_empty() {
         bail!(
             "interrupted before the first prompt was finished; nothing was measured, run the command again"
         );
     }
     let results = summarise(args, &located, &loaded, &set, (&samples, &answered), &costs)?;
-    let finished = samples.iter().filter(|s| is_finished(s, args)).count();
-    let complete = finished == texts.len() && answered.len() == pairs.len();
-    finish(&mut run, complete, &samples, started.elapsed(), &costs);
+    let finished = samples.iter().filter(|s| job.missing(Some(s), false).is_empty()).count();
+    let asked = answered.iter().filter(|s| job.missing(Some(s), true).is_empty()).count();
+    let complete = finished == job.texts.len() && asked == job.pairs.len();
+    finish(&mut run, complete, &[&samples[..], &answered].concat(), started.elapsed(), &costs);
     fathom_report::write_all(&folder, &results, &run)?;
     present(args, &folder, &results, started.elapsed())?;
     if !complete {
-        let of_pairs = match pairs.len() {
+        let of_pairs = match job.pairs.len() {
             0 => String::new(),
-            all => format!(" and {} of {all} pairs", answered.len()),
+            all => format!(" and {asked} of {all} pairs"),
         };
         bail!(
             "interrupted after {finished} of {} prompts{of_pairs}; what was measured is in {}, and the same command with --resume goes on",
-            texts.len(),
+            job.texts.len(),
             folder.path().display()
         );
     }
     Ok(())
 }
 
-/// The question-answer pairs, where a probe asks for them.
-fn pairs(args: &Measure, loaded: &Loaded) -> Result<Vec<Pair>> {
-    if !args.probes.0.iter().any(|p| p.needs_pairs()) {
-        return Ok(Vec::new());
+/// What is to be measured, as tokens.
+pub(crate) struct Job {
+    pub(crate) settings: Settings,
+    pub(crate) texts: Vec<Text>,
+    pub(crate) pairs: Vec<Pair>,
+    /// Id and SHA-256 of `--baseline-data`, and its prompts.
+    pub(crate) baseline: Option<(String, String, Vec<Text>)>,
+}
+
+impl Job {
+    fn new(args: &Measure, set: &PromptSet, loaded: &Loaded) -> Result<Self> {
+        let (tokenizer, config) = (&loaded.tokenizer, loaded.model.config());
+        let tokenise = |set: &PromptSet| {
+            let random = args.prompts.rng.seeded(args.prompts.seed);
+            texts::tokenise(set, tokenizer, config, random, args.causal.positions.into())
+        };
+        let options = fathom_data::Options { limit: None, seed: args.prompts.seed, rng: args.prompts.rng };
+        let texts = tokenise(set)?;
+        warn_of_short(args, &texts)?;
+        let pairs = match args.probes.0.iter().any(|p| p.needs_pairs()) {
+            true => texts::pairs(&fathom_data::load(&args.qa, &options)?, tokenizer, config)?,
+            false => Vec::new(),
+        };
+        let baseline =
+            match args.causal.baseline_data.as_ref().filter(|_| args.probes.0.contains(&Probe::Erasure)) {
+                Some(spec) => {
+                    let set = fathom_data::load(spec, &options)?;
+                    let texts = tokenise(&set)?;
+                    Some((set.id, set.sha256, texts))
+                }
+                None => None,
+            };
+        let job = Self { settings: settings(args), texts, pairs, baseline };
+        let all = [&job.texts[..], job.baseline()].concat();
+        settings::check_memory(&loaded.model, &all, &job.pairs, &job.settings)?;
+        Ok(job)
     }
-    let options = fathom_data::Options { limit: None, seed: args.prompts.seed, rng: args.prompts.rng };
-    let set = fathom_data::load(&args.qa, &options)?;
-    texts::pairs(&set, &loaded.tokenizer, loaded.model.config())
+
+    /// Prompts whose mean residuals erase.
+    fn baseline(&self) -> &[Text] {
+        self.baseline.as_ref().map_or(&self.texts, |(_, _, texts)| texts)
+    }
+
+    /// The probes that a prompt or pair still lacks.
+    fn missing(&self, sample: Option<&Sample>, pair: bool) -> Vec<Probe> {
+        let asked = self.settings.probes.iter().filter(|p| p.needs_pairs() == pair);
+        asked.filter(|p| !sample.is_some_and(|s| s.has(**p))).copied().collect()
+    }
+
+    /// Measures what is missing, with a bar, keeping each prompt as soon as it is done.
+    fn measure(&self, loaded: &Loaded, done: &HashMap<String, Sample>, folder: &Folder) -> Result<Costs> {
+        let texts = by_missing(&self.texts, |t| self.missing(done.get(&t.id), false));
+        let pairs = by_missing(&self.pairs, |p| self.missing(done.get(&p.id), true));
+        let open: usize = texts.iter().map(|(_, t)| t.len()).sum();
+        if open < self.texts.len() {
+            output::note(&format!(
+                "{} of {} prompts are there already",
+                self.texts.len() - open,
+                self.texts.len()
+            ));
+        }
+        let model = &loaded.model;
+        let mut madds = 0;
+        for (probes, texts) in &texts {
+            let plans =
+                dry_run::plans(model, texts, &[], &[], &settings::only(&self.settings, probes.clone()))?;
+            madds += plans.values().map(|p| p.work.madds).sum::<u64>();
+        }
+        for (probes, pairs) in &pairs {
+            let settings = settings::only(&self.settings, probes.clone());
+            let plans = dry_run::plans(model, &[], self.baseline(), pairs, &settings)?;
+            madds += plans.values().map(|p| p.work.madds).sum::<u64>();
+        }
+        let bar = progress::work("measuring", madds);
+        let result = self.measure_open(loaded, &texts, &pairs, folder, &bar);
+        bar.finish_and_clear();
+        result
+    }
+
+    fn measure_open(
+        &self,
+        loaded: &Loaded,
+        texts: &[(Vec<Probe>, Vec<Text>)],
+        pairs: &[(Vec<Probe>, Vec<Pair>)],
+        folder: &Folder,
+        bar: &ProgressBar,
+    ) -> Result<Costs> {
+        interrupt::measuring();
+        let done = |madds| bar.inc(madds);
+        let watch = Watch { stop: &interrupt::stopped, done: &done };
+        let mut keep = |sample: Sample| {
+            folder.append_sample(&sample)?;
+            bar.set_message(format!("({})", sample.id));
+            Ok::<_, fathom_report::Error>(())
+        };
+        let mut costs = Costs::new();
+        for (probes, texts) in texts {
+            let settings = settings::only(&self.settings, probes.clone());
+            fathom_probes::add(
+                &mut costs,
+                fathom_probes::measure(&loaded.model, texts, &settings, watch, &mut keep)?,
+            );
+        }
+        for (probes, pairs) in pairs {
+            let settings = settings::only(&self.settings, probes.clone());
+            let more = fathom_probes::measure_pairs(
+                &loaded.model,
+                self.baseline(),
+                pairs,
+                &settings,
+                watch,
+                &mut keep,
+            )?;
+            fathom_probes::add(&mut costs, more);
+        }
+        Ok(costs)
+    }
+}
+
+/// What lacks probes, put together by the probes that it lacks.
+fn by_missing<T: Clone>(all: &[T], missing: impl Fn(&T) -> Vec<Probe>) -> Vec<(Vec<Probe>, Vec<T>)> {
+    let mut groups: BTreeMap<Vec<Probe>, Vec<T>> = BTreeMap::new();
+    for one in all {
+        let probes = missing(one);
+        if !probes.is_empty() {
+            groups.entry(probes).or_default().push(one.clone());
+        }
+    }
+    groups.into_iter().collect()
 }
 
 /// Says how many prompts are too short for the skip probe's positions.
@@ -105,11 +217,6 @@ fn warn_of_short(args: &Measure, texts: &[Text]) -> Result<()> {
             Ok(())
         }
     }
-}
-
-/// Whether a prompt has all probes that are asked for.
-fn is_finished(sample: &Sample, args: &Measure) -> bool {
-    args.probes.0.iter().all(|p| p.needs_pairs() || sample.has(*p))
 }
 
 /// Finds a model and opens its files.
@@ -155,10 +262,13 @@ fn introduce(located: &Located, loaded: &Loaded, set: &PromptSet, tokens: usize)
 type Earlier = (HashMap<String, Sample>, Costs);
 
 /// The samples that an earlier run of the same kind left in the folder.
-fn resume(folder: &Folder, run: &Value) -> Result<Earlier> {
+fn resume(folder: &Folder, run: &mut Value) -> Result<Earlier> {
     let samples = folder.samples()?;
     match folder.run()? {
-        Some(earlier) => run_file::check_same(&earlier, run, folder.path())?,
+        Some(earlier) => {
+            run_file::check_same(&earlier, run, folder.path())?;
+            run_file::keep_measured(&earlier, run);
+        }
         None if samples.is_empty() => {}
         None => bail!(
             "{} has samples but no run.json that says of what; --resume cannot go on with them: choose another folder with -o",
@@ -171,24 +281,14 @@ fn resume(folder: &Folder, run: &Value) -> Result<Earlier> {
         false => BTreeMap::new(),
     };
     let cost = |c: fathom_report::results::Cost| Cost {
+        edits: c.edits,
+        runs: c.runs,
         madds: c.madds,
         madds_naive: c.madds_naive,
         seconds: c.seconds,
         peak_bytes: c.peak_bytes,
     };
     Ok((merged(samples), costs.into_iter().map(|(name, c)| (name, cost(c))).collect()))
-}
-
-/// The costs of an earlier run and of this one together.
-fn total(mut costs: Costs, now: Costs) -> Costs {
-    for (name, cost) in now {
-        let sum = costs.entry(name).or_default();
-        sum.madds = sum.madds.saturating_add(cost.madds);
-        sum.madds_naive = sum.madds_naive.saturating_add(cost.madds_naive);
-        sum.seconds += cost.seconds;
-        sum.peak_bytes = sum.peak_bytes.max(cost.peak_bytes);
-    }
-    costs
 }
 
 /// Removes what an earlier run left, so that old and new never mix.
@@ -233,51 +333,6 @@ fn merged(lines: Vec<Sample>) -> HashMap<String, Sample> {
 
 fn in_order(texts: &[Text], mut samples: HashMap<String, Sample>) -> Vec<Sample> {
     texts.iter().filter_map(|t| samples.remove(&t.id)).collect()
-}
-
-/// Measures what is open, with a bar, keeping each prompt as soon as it is done.
-fn probe(args: &Measure, loaded: &Loaded, open: &[Text], folder: &Folder) -> Result<Costs> {
-    let tokens: usize = open.iter().map(|t| t.tokens.len()).sum();
-    let bar = progress::bar("measuring", tokens as u64, "tokens");
-    let settings = settings(args);
-    interrupt::measuring();
-    let mut keep = |sample: Sample| {
-        folder.append_sample(&sample)?;
-        bar.inc(sample.tokens.len() as u64);
-        bar.set_message(format!("({})", sample.id));
-        Ok::<_, fathom_report::Error>(())
-    };
-    let costs = fathom_probes::measure(&loaded.model, open, &settings, &interrupt::stopped, &mut keep);
-    bar.finish_and_clear();
-    Ok(costs?)
-}
-
-/// Measures question-answer pairs against the mean residuals of the prompts, with a bar.
-fn probe_pairs(
-    args: &Measure,
-    loaded: &Loaded,
-    texts: &[Text],
-    pairs: &[Pair],
-    folder: &Folder,
-) -> Result<Costs> {
-    if pairs.is_empty() {
-        return Ok(Costs::new());
-    }
-    let bar = progress::bar("erasing", pairs.len() as u64, "pairs");
-    let settings = settings(args);
-    let mut keep = |sample: Sample| {
-        folder.append_sample(&sample)?;
-        bar.inc(1);
-        Ok::<_, fathom_report::Error>(())
-    };
-    let (model, stop) = (&loaded.model, &interrupt::stopped);
-    let costs = fathom_probes::measure_pairs(model, texts, pairs, &settings, stop, &mut keep);
-    bar.finish_and_clear();
-    Ok(costs?)
-}
-
-fn settings(args: &Measure) -> Settings {
-    Settings { probes: args.probes.0.clone(), memory: LENS_MEMORY, skip: skip::Settings::default() }
 }
 
 fn summarise(

@@ -16,6 +16,14 @@ pub(crate) fn bar(what: &str, len: u64, unit: &str) -> ProgressBar {
     bar
 }
 
+/// A bar over so much work, of which only the share is shown.
+pub(crate) fn work(what: &str, amount: u64) -> ProgressBar {
+    let template = "{prefix} {wide_bar:.cyan/dim} {percent:>3} %  {elapsed} elapsed, {eta} left {msg}";
+    let bar = ProgressBar::new(amount).with_style(style(template)).with_prefix(what.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(250));
+    bar
+}
+
 /// A spinner for work of unknown length.
 pub(crate) fn spinner(what: &str) -> ProgressBar {
     let bar = ProgressBar::new_spinner().with_message(what.to_owned());

@@ -1,6 +1,7 @@
 //! `run.json`: what was run and how, enough to do it again.
 
 use crate::args::Measure;
+use crate::measure::Job;
 use anyhow::{Result, bail};
 use fathom_data::PromptSet;
 use fathom_kernels::Isa;
@@ -11,6 +12,7 @@ use std::time::SystemTime;
 /// Everything known before the first prompt is measured.
 pub(crate) fn describe(
     args: &Measure,
+    job: &Job,
     located: &Located,
     loaded: &Loaded,
     set: &PromptSet,
@@ -52,11 +54,22 @@ pub(crate) fn describe(
             "prompts": set.prompts.len(),
             "tokens": tokens,
         },
+        "memory_bytes": job.settings.memory,
+        "naive": job.settings.naive,
         "seed": args.prompts.seed,
         "rng": args.prompts.rng.to_string(),
         "probes": {
             "measured": args.probes.0,
-            "skip": {"modes": ["future", "current", "local"], "parts": ["layer"], "positions": "range(8, T - 4, 8), shuffled, the first 4"},
+            "skip": {
+                "modes": job.settings.skip.modes,
+                "parts": job.settings.skip.parts,
+                "positions": format!("range(8, T - 4, 8), shuffled, the first {}", args.causal.positions),
+            },
+            "erasure": {
+                "qa": args.qa,
+                "baseline": job.baseline.as_ref().map(|(id, sha256, _)| json!({"id": id, "sha256": sha256})),
+            },
+            "gradients": {"qa": args.qa, "settings": job.settings.gradients},
             "lens": {"top": fathom_probes::lens::TOP},
             "settling": {
                 "threshold_bits": fathom_probes::settling::THRESHOLD_BITS,
@@ -93,5 +106,27 @@ pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &std::path::Path)
             );
         }
     }
+    for probe in measured(earlier) {
+        let place = format!("/probes/{probe}");
+        if earlier.pointer(&place) != now.pointer(&place) {
+            bail!(
+                "{} has {probe} with other options; --resume cannot go on with it: use the same options, or another folder with -o",
+                folder.display()
+            );
+        }
+    }
     Ok(())
+}
+
+/// The probes that an earlier run measured or began to measure.
+fn measured(run: &Value) -> Vec<String> {
+    let names = run.pointer("/probes/measured").and_then(Value::as_array);
+    names.into_iter().flatten().filter_map(|n| n.as_str().map(str::to_owned)).collect()
+}
+
+/// Keeps in mind what earlier runs into the folder measured.
+pub(crate) fn keep_measured(earlier: &Value, now: &mut Value) {
+    let mut names = measured(now);
+    names.extend(measured(earlier).into_iter().filter(|n| !names.contains(n)).collect::<Vec<_>>());
+    now["probes"]["measured"] = names.into();
 }

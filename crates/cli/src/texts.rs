@@ -4,19 +4,16 @@ use anyhow::{Result, bail};
 use fathom_data::{PromptSet, Random};
 use fathom_model::Config;
 use fathom_model::tokenizer::Tokenizer;
-use fathom_probes::Text;
-use fathom_probes::erasure::Pair;
-
-/// Positions of the skip probe on one prompt, at most.
-const POSITIONS: usize = 4;
+use fathom_probes::{Asked, Pair, Text};
 
 /// Tokenises a set for a model. The positions of the skip probe are the prompt's
-/// own, or drawn as in the papers: range(8, T - 4, 8) shuffled, the first four.
+/// own, or drawn as in the papers: range(8, T - 4, 8) shuffled, the first `positions`.
 pub(crate) fn tokenise(
     set: &PromptSet,
     tokenizer: &Tokenizer,
     config: &Config,
     mut random: Random,
+    positions: usize,
 ) -> Result<Vec<Text>> {
     let mut texts = Vec::with_capacity(set.prompts.len());
     for prompt in &set.prompts {
@@ -28,7 +25,7 @@ pub(crate) fn tokenise(
             None => {
                 let mut all: Vec<usize> = (8..tokens.len().saturating_sub(4)).step_by(8).collect();
                 random.shuffle(&mut all);
-                all.truncate(POSITIONS);
+                all.truncate(positions);
                 all
             }
         };
@@ -60,11 +57,10 @@ pub(crate) fn pairs(set: &PromptSet, tokenizer: &Tokenizer, config: &Config) -> 
         }
         pairs.push(Pair {
             id: format!("{PAIR}{id}"),
-            question: question.to_owned(),
-            answer: answer.clone(),
+            group: prompt.group.clone(),
+            asked: Asked { question: question.to_owned(), answer: answer.clone(), answer_tokens },
             pieces: tokens.iter().map(|t| tokenizer.piece(*t)).collect(),
             tokens,
-            answer_tokens,
         });
     }
     Ok(pairs)

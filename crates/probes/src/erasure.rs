@@ -9,6 +9,9 @@ use fathom_model::{Model, Trace};
 use std::ops::Range;
 use std::sync::Arc;
 
+/// The mean residuals b_l that erase, `[L + 1][d]`.
+pub type Means = Vec<Arc<[f32]>>;
+
 /// Sums of the stream over tokens, from which the baseline b_l comes.
 pub struct MeanResiduals {
     /// `[L + 1][d]`.
@@ -34,7 +37,7 @@ impl MeanResiduals {
     }
 
     /// The means, `[L + 1][d]`.
-    pub fn means(&self) -> Vec<Arc<[f32]>> {
+    pub fn means(&self) -> Means {
         let mean = |x: &f64| (x / self.tokens.max(1) as f64) as f32;
         self.sums.iter().map(|sum| sum.iter().map(mean).collect()).collect()
     }

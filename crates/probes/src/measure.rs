@@ -1,13 +1,12 @@
 //! Runs a model over prompts and measures each.
 
 use crate::cost::{Costs, Work, spend};
-use crate::erasure::{self, MeanResiduals};
+use crate::erasure::{self, MeanResiduals, Means};
 use crate::pair::Pair;
 use crate::plan::limits;
 use crate::way::{TooLittle, Way};
 use crate::{Probe, Sample, contributions, gradients, lens, settling, similarity, skip};
 use fathom_model::{Model, Trace};
-use std::sync::Arc;
 use std::time::Instant;
 
 /// A prompt as tokens.
@@ -187,7 +186,7 @@ fn means<E: std::error::Error + 'static>(
     baseline: &[Text],
     watch: Watch<'_>,
     costs: &mut Costs,
-) -> Result<Option<Vec<Arc<[f32]>>>, Error<E>> {
+) -> Result<Option<Means>, Error<E>> {
     let mut means = MeanResiduals::new(model);
     for text in baseline {
         if (watch.stop)() {
@@ -268,7 +267,7 @@ fn of_pair(
     model: &Model,
     pair: &Pair,
     trace: &Trace,
-    means: &[Arc<[f32]>],
+    means: &Means,
     settings: &Settings,
     way: &Way<'_>,
     costs: &mut Costs,

@@ -191,8 +191,7 @@ pub fn measure(
     way: &Way<'_>,
 ) -> (Effects, Work) {
     let lost = |s| negated(trace, s, part);
-    let (keys, requests) =
-        requests(model.config().depth(), trace.tokens.len(), mode, part, positions, &lost);
+    let (keys, requests) = requests(model.config().depth(), trace.tokens.len(), mode, part, positions, &lost);
     let mut reader = Reader::new(model, trace, &keys);
     let work = execute(model, trace, &requests, way, &mut reader);
     (reader.effects(mode), work)

@@ -53,7 +53,8 @@ impl Limits {
         let clean = (memory / 4 / kept_a_token.max(1)).clamp(1, CLEAN_ROWS as u64);
         let free = memory - text.max(clean * kept_a_token);
         let bytes = (free / 4).clamp(2 * logits, (MOST_BYTES as u64).max(2 * logits));
-        let rows = ((free - 2 * bytes.min(free / 2)) / row).clamp(tokens as u64, MOST_ROWS.max(tokens) as u64);
+        let rows =
+            ((free - 2 * bytes.min(free / 2)) / row).clamp(tokens as u64, MOST_ROWS.max(tokens) as u64);
         Ok(Self { clean: clean as usize, rows: rows as usize, bytes: bytes as usize })
     }
 }

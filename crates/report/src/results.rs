@@ -204,6 +204,12 @@ pub struct DepthRow {
 /// What one probe cost.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
+    /// Edited runs that were asked for.
+    #[serde(default)]
+    pub edits: u64,
+    /// Texts or parts of texts that went through layers.
+    #[serde(default)]
+    pub runs: u64,
     /// Multiply-adds carried out.
     pub madds: u64,
     /// Multiply-adds that one full run per edit would have taken.

@@ -1,11 +1,12 @@
-//! Reference values of the causal probes: layer skip and residual erasure.
+//! Reference values of the causal probes: layer skip, residual erasure, integrated
+//! gradients.
 
-use super::{Golden, Limit, MEMORY, Row};
+use super::{Golden, Limit, Row, WAY};
 use anyhow::{Result, bail};
 use fathom_model::Trace;
 use fathom_model::source::Loaded;
 use fathom_probes::erasure::{self, MeanResiduals};
-use fathom_probes::planner::Limits;
+use fathom_probes::gradients::{self, Baseline, Quadrature, Site};
 use fathom_probes::skip::{self, Mode, Part};
 use serde::Deserialize;
 
@@ -28,11 +29,21 @@ pub(super) struct Erasure {
     map: Vec<Vec<f64>>,
 }
 
+/// Integrated gradients of one question-answer pair at the stream that leaves each
+/// layer, from the mean of the positions.
+#[derive(Deserialize)]
+pub(super) struct Gradients {
+    tokens: Vec<u32>,
+    /// Tokens of the answer.
+    alen: usize,
+    /// Steps of the left sum.
+    steps: u32,
+    /// `[L][T]`.
+    map: Vec<Vec<f64>>,
+}
+
 /// Two thousandths, or two ten-thousandths for effects below a tenth.
 const LIMIT: Limit = Limit::Relative { share: 2e-3, floor: 0.1 };
-
-/// Rows that go through a layer together.
-const LIMITS: Limits = Limits { rows: 2048, logits: MEMORY };
 
 /// Compares every causal probe that the file has.
 pub(super) fn compare(
@@ -57,15 +68,32 @@ pub(super) fn compare(
         let mut means = MeanResiduals::new(&loaded.model);
         traces.iter().for_each(|t| means.add(t));
         for (i, want) in pairs.iter().enumerate() {
-            let trace = loaded.model.run(&[&want.tokens])?.remove(0);
-            if want.alen + 1 > want.tokens.len() {
-                bail!("erasure pair {i} has an answer longer than its text");
-            }
-            let (got, _) = erasure::measure(&loaded.model, &trace, want.alen, &means.means(), LIMITS);
+            let trace = run_pair(loaded, &want.tokens, want.alen, "erasure", i)?;
+            let (got, _) = erasure::measure(&loaded.model, &trace, want.alen, &means.means(), &WAY);
             rows.push(Row::compare(format!("erasure of pair {i}"), &got.concat(), &want.map.concat(), LIMIT));
         }
     }
+    for (i, want) in golden.ig.iter().flatten().enumerate() {
+        tick("gradients");
+        let trace = run_pair(loaded, &want.tokens, want.alen, "gradients", i)?;
+        let settings = gradients::Settings {
+            sites: vec![Site::Resid],
+            baseline: Baseline::Sequence,
+            quadrature: Quadrature::Riemann(want.steps.max(1)),
+        };
+        let (got, _) = gradients::measure(&loaded.model, &trace, want.alen, &settings, &WAY);
+        let got = got[0].attribution.concat();
+        rows.push(Row::compare(format!("gradients of pair {i}"), &got, &want.map.concat(), LIMIT));
+    }
     Ok(rows)
+}
+
+/// The clean run of a pair.
+fn run_pair(loaded: &Loaded, tokens: &[u32], answer: usize, what: &str, i: usize) -> Result<Trace> {
+    if tokens.is_empty() || answer + 1 > tokens.len() {
+        bail!("pair {i} of {what} has an answer longer than its text");
+    }
+    Ok(loaded.model.run(&[tokens])?.remove(0))
 }
 
 fn skips(
@@ -84,7 +112,7 @@ fn skips(
         let Some(positions) = positions else {
             bail!("the file has skip effects but no positions for prompt {i}");
         };
-        let (effects, _) = skip::measure(&loaded.model, trace, mode, Part::Layer, positions, LIMITS);
+        let (effects, _) = skip::measure(&loaded.model, trace, mode, Part::Layer, positions, &WAY);
         let largest = |all: &mut [f64], new: &[f64]| {
             all.iter_mut().zip(new).for_each(|(a, n)| *a = a.max(*n));
         };

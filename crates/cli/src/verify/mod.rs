@@ -7,7 +7,7 @@ use crate::{measure, output, progress, texts};
 use anyhow::{Result, anyhow, bail};
 use fathom_model::Trace;
 use fathom_model::source::Loaded;
-use fathom_probes::{Sample, Summary, contributions, lens};
+use fathom_probes::{Limits, Sample, Summary, Way, contributions, lens};
 use indicatif::ProgressBar;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -28,8 +28,7 @@ struct Golden {
     current: Option<causal::Effects>,
     local: Option<causal::Effects>,
     erasure: Option<Vec<causal::Erasure>>,
-    #[serde(flatten)]
-    rest: BTreeMap<String, serde_json::Value>,
+    ig: Option<Vec<causal::Gradients>>,
 }
 
 /// What the model predicts on one prompt.
@@ -91,8 +90,10 @@ impl Row {
 /// What curves of the clean run may differ by.
 const CURVES: Limit = Limit::Relative { share: 1e-3, floor: 0.01 };
 
-/// Bytes of logits held at once.
+/// Bytes of logits held at once, and rows.
 const MEMORY: usize = 64 << 20;
+const WAY: Way<'static> =
+    Way { limits: Limits { clean: 1, rows: 2048, bytes: MEMORY }, naive: false, done: &|_| () };
 
 pub(crate) fn run(args: &Verify) -> Result<()> {
     let path = args.golden.display();
@@ -108,10 +109,6 @@ pub(crate) fn run(args: &Verify) -> Result<()> {
     working.finish_and_clear();
     let rows = rows?;
     output::print(&table(&rows))?;
-    let unknown: Vec<&str> = ["ig"].into_iter().filter(|name| golden.rest.contains_key(*name)).collect();
-    if !unknown.is_empty() {
-        output::note(&format!("not compared, for lack of the probes: {}", unknown.join(", ")));
-    }
     let failed = rows.iter().filter(|r| !r.passes()).count();
     if rows.is_empty() {
         bail!(
@@ -152,7 +149,7 @@ fn compare(golden: &Golden, path: &Path, loaded: &Loaded, bar: &ProgressBar) -> 
 }
 
 fn sample(golden: &Golden, loaded: &Loaded, trace: &Trace) -> Sample {
-    let sweep = || lens::curves(&lens::sweep(&loaded.model, trace, MEMORY));
+    let sweep = || lens::curves(&lens::sweep(&loaded.model, trace, &WAY));
     Sample {
         tokens: trace.tokens.clone(),
         contributions: golden.contributions.is_some().then(|| contributions::measure(trace)),

@@ -108,6 +108,13 @@ fn at_site(pair: &Answered<'_>, site: Site, settings: &Settings, done: &dyn Fn(u
         nodes: Vec::with_capacity(depth),
     };
     let mut work = Work::default();
+    if pair.read.is_empty() {
+        // Nothing is predicted, so nothing has a part in it.
+        gradients.attribution = vec![vec![0.0; tokens]; depth];
+        gradients.completeness_error = vec![0.0; depth];
+        gradients.nodes = vec![0; depth];
+        return (gradients, work);
+    }
     let clean = pair.clean();
     for layer in 0..depth {
         let mut path = Path::new(pair, site, layer, baseline);
@@ -120,7 +127,8 @@ fn at_site(pair: &Answered<'_>, site: Site, settings: &Settings, done: &dyn Fn(u
         let mut attribution = result.parts;
         attribution.resize(tokens, 0.0);
         gradients.attribution.push(attribution);
-        work += Work { madds: path.madds, runs: result.nodes as u64 + 1, ..at_layer(pair.model, tokens, layer) };
+        work +=
+            Work { madds: path.madds, runs: result.nodes as u64 + 1, ..at_layer(pair.model, tokens, layer) };
         done(path.madds);
     }
     (gradients, work)

@@ -23,7 +23,8 @@ pub fn execute(
 ) -> Work {
     check(model, trace, requests);
     let one = naive::madds(model, trace.tokens.len());
-    let mut work = Work { edits: requests.len() as u64, madds_naive: one * requests.len() as u64, ..Work::default() };
+    let mut work =
+        Work { edits: requests.len() as u64, madds_naive: one * requests.len() as u64, ..Work::default() };
     if way.naive {
         naive::execute(model, trace, requests, way.done, visitor);
         return Work { runs: work.edits, madds: work.madds_naive, ..work };

@@ -2,6 +2,7 @@
 
 use crate::support::{MODELS, PLENTY, noise, run};
 use fathom_model::Model;
+use fathom_probes::Way;
 use fathom_probes::erasure::measure as erase;
 use fathom_probes::skip::{Mode, Part, measure};
 
@@ -97,7 +98,7 @@ impl Shape {
                 planned += self.head() * (read.end - t.max(read.start));
             }
         }
-        (planned, self.pass(tokens) * (self.depth + 1) * tokens)
+        (planned, self.pass(tokens) * (self.depth + 1) * read.end)
     }
 }
 
@@ -121,8 +122,8 @@ fn the_count_of_a_skip_is_that_of_the_rows_alive() {
             let trace = run(model, tokens as usize);
             let at: Vec<usize> = positions.iter().map(|t| *t as usize).collect();
             for part in [Part::Layer, Part::Attn, Part::Mlp] {
-                let (_, madds) = measure(model, &trace, Mode::Future, part, &at, PLENTY);
-                let got = (madds.planned, madds.naive);
+                let (_, work) = measure(model, &trace, Mode::Future, part, &at, &Way::planned(PLENTY));
+                let got = (work.madds, work.madds_naive);
                 assert_eq!(got, shape.future(tokens, positions, part), "{name}, {part:?}");
                 assert!(share(got) <= SKIP_AT_MOST, "{name}, {part:?}, {tokens} tokens: {}", share(got));
             }
@@ -136,8 +137,8 @@ fn the_count_of_an_erasure_is_that_of_the_rows_alive() {
         let trace = run(model, PAIR.0 as usize);
         let baseline: Vec<_> =
             (0..=model.config().depth()).map(|_| noise(model.config().hidden, 3)).collect();
-        let (_, madds) = erase(model, &trace, PAIR.1 as usize, &baseline, PLENTY);
-        let got = (madds.planned, madds.naive);
+        let (_, work) = erase(model, &trace, PAIR.1 as usize, &baseline, &Way::planned(PLENTY));
+        let got = (work.madds, work.madds_naive);
         assert_eq!(got, Shape::of(model).erasure(PAIR.0, PAIR.1), "{name}");
         assert!(share(got) <= ERASURE_AT_MOST, "{name}: {}", share(got));
     }

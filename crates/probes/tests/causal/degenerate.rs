@@ -1,9 +1,9 @@
 //! Input with nothing to measure gives no effect and no panic.
 
 use crate::support::{MODELS, PLENTY, everywhere, noise, planned, request, run};
-use fathom_probes::erasure::{MeanResiduals, measure as erase, predicting};
-use fathom_probes::planner::Limits;
+use fathom_probes::erasure::{MeanResiduals, measure as erase};
 use fathom_probes::skip::{Mode, Part, measure};
+use fathom_probes::{Limits, Way, predicting};
 
 const MODES: [Mode; 3] = [Mode::Future, Mode::Current, Mode::Local];
 
@@ -12,10 +12,11 @@ fn positions_without_a_future_or_a_past_give_no_effect() {
     everywhere(12, |name, model, trace| {
         for positions in [&[][..], &[0], &[1], &[12], &[13, usize::MAX, 0]] {
             for mode in [Mode::Future, Mode::Local] {
-                let (effects, madds) = measure(model, trace, mode, Part::Layer, positions, PLENTY);
+                let (effects, work) =
+                    measure(model, trace, mode, Part::Layer, positions, &Way::planned(PLENTY));
                 assert!(effects.layer_effect.iter().flatten().all(|e| *e == 0.0), "{name}, {positions:?}");
                 assert!(effects.output_effect.iter().flatten().all(|e| *e == 0.0), "{name}, {positions:?}");
-                assert_eq!((madds.planned, madds.naive), (0, 0), "{name}, {positions:?}");
+                assert_eq!((work.madds, work.madds_naive), (0, 0), "{name}, {positions:?}");
             }
         }
     });
@@ -27,7 +28,8 @@ fn the_shortest_texts() {
         everywhere(tokens, |name, model, trace| {
             for mode in MODES {
                 for part in [Part::Layer, Part::Attn, Part::Mlp] {
-                    let (effects, _) = measure(model, trace, mode, part, &[0, 1, 2, 3], PLENTY);
+                    let (effects, _) =
+                        measure(model, trace, mode, part, &[0, 1, 2, 3], &Way::planned(PLENTY));
                     let effect = effects.layer_effect.iter().flatten();
                     let none = effect.clone().all(|e| *e == 0.0);
                     let most = if mode == Mode::Current { 1 } else { 2 };
@@ -44,7 +46,7 @@ fn answers_as_long_as_the_text_and_longer() {
     everywhere(6, |name, model, trace| {
         let baseline: Vec<_> =
             (0..=model.config().depth()).map(|_| noise(model.config().hidden, 3)).collect();
-        let of = |answer| erase(model, trace, answer, &baseline, PLENTY).0;
+        let of = |answer| erase(model, trace, answer, &baseline, &Way::planned(PLENTY)).0;
         // All that is predicted belongs to the answer then.
         let all = of(5);
         assert!(all[0][..5].iter().all(|e| *e > 0.0), "{name}");
@@ -52,8 +54,8 @@ fn answers_as_long_as_the_text_and_longer() {
             assert_eq!(of(answer), all, "{name}, {answer} tokens");
         }
         assert!(of(0).iter().flatten().all(|e| *e == 0.0), "{name}");
-        let (one, madds) = erase(model, &run(model, 1), 1, &baseline, PLENTY);
-        assert!(one.iter().flatten().all(|e| *e == 0.0) && madds.planned == 0, "{name}");
+        let (one, work) = erase(model, &run(model, 1), 1, &baseline, &Way::planned(PLENTY));
+        assert!(one.iter().flatten().all(|e| *e == 0.0) && work.madds == 0, "{name}");
     });
     assert_eq!(predicting(0, 0), 0..0);
     assert_eq!(predicting(0, 3), 0..0);
@@ -63,7 +65,7 @@ fn answers_as_long_as_the_text_and_longer() {
 fn no_requests_and_requests_without_edits_or_reads() {
     let (_, model) = &MODELS[0];
     let trace = run(model, 12);
-    for limits in [PLENTY, Limits { rows: 0, bytes: 0 }] {
+    for limits in [PLENTY, Limits { clean: 1, rows: 0, bytes: 0 }] {
         assert_eq!(planned(model, &trace, &[], limits).1, 0);
         let (seen, madds) = planned(model, &trace, &[request(model, vec![], 0..12)], limits);
         assert!(seen.added.is_empty() && seen.logits.is_empty() && madds == 0);

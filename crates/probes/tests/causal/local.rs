@@ -2,6 +2,7 @@
 
 use crate::support::{PLENTY, clean_added, close, everywhere, gap, norm};
 use fathom_model::{Buffers, Model, Run, Trace};
+use fathom_probes::Way;
 use fathom_probes::skip::{Mode, Part, measure};
 
 /// What the part of layer `s` adds, `[T, d]`.
@@ -48,7 +49,7 @@ fn each_layer_alone_sees_the_stream_without_the_part() {
     everywhere(37, |name, model, trace| {
         for part in [Part::Layer, Part::Attn, Part::Mlp] {
             let positions = [24, 8, 16, 2, 36];
-            let (got, _) = measure(model, trace, Mode::Local, part, &positions, PLENTY);
+            let (got, _) = measure(model, trace, Mode::Local, part, &positions, &Way::planned(PLENTY));
             assert_eq!(got.output_effect, None, "{name}");
             let want = defined(model, trace, part, &positions);
             for (s, (got, want)) in got.layer_effect.iter().zip(&want).enumerate() {

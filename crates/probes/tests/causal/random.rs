@@ -5,7 +5,8 @@ use crate::support::{
     MODELS, PLENTY, Seen, clean_added, clean_logits, edit, full, near, noise, planned, request, run,
 };
 use fathom_model::{Model, Trace};
-use fathom_probes::planner::{Action, Edit, Limits, Request, Site};
+use fathom_probes::Limits;
+use fathom_probes::planner::{Action, Edit, Request, Site};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -207,8 +208,8 @@ fn check(which: usize, tokens: usize, drafts: &[Drafts]) -> Result<(), String> {
     if madds != count {
         return Err(format!("{name}: {madds} multiply-adds instead of {count}"));
     }
-    for (rows, logits) in [(0, 0), (25, 1 << 13), (90, 1 << 20)] {
-        if planned(model, &trace, &requests, Limits { rows, bytes }).0 != seen {
+    for (rows, bytes) in [(0, 0), (25, 1 << 13), (90, 1 << 20)] {
+        if planned(model, &trace, &requests, Limits { rows, bytes, ..PLENTY }).0 != seen {
             return Err(format!("{name}: {rows} rows a batch change bits"));
         }
     }

@@ -2,8 +2,9 @@
 
 use crate::support::{PLENTY, clean_added, close, edit, everywhere, full, gap, norm, output_gap, request};
 use fathom_model::{Model, Trace};
-use fathom_probes::planner::{Action, Limits, Request, Site};
+use fathom_probes::planner::{Action, Request, Site};
 use fathom_probes::skip::{Effects, Mode, Part, measure};
+use fathom_probes::{Limits, Way};
 use std::ops::Range;
 
 const PARTS: [(Part, Site); 3] =
@@ -44,7 +45,7 @@ fn future_is_what_full_passes_give() {
     everywhere(41, |name, model, trace| {
         for (part, site) in PARTS {
             let positions = [16, 8, 32, 2, 40];
-            let (got, _) = measure(model, trace, Mode::Future, part, &positions, PLENTY);
+            let (got, _) = measure(model, trace, Mode::Future, part, &positions, &Way::planned(PLENTY));
             let spans = positions.map(|t| (1..t, t..41));
             agree(&format!("{name}, {part:?}"), &got, &defined(model, trace, site, &spans));
         }
@@ -55,7 +56,7 @@ fn future_is_what_full_passes_give() {
 fn current_is_what_full_passes_give() {
     everywhere(41, |name, model, trace| {
         for (part, site) in PARTS {
-            let (got, _) = measure(model, trace, Mode::Current, part, &[], PLENTY);
+            let (got, _) = measure(model, trace, Mode::Current, part, &[], &Way::planned(PLENTY));
             agree(&format!("{name}, {part:?}"), &got, &defined(model, trace, site, &[(1..41, 1..41)]));
         }
     });
@@ -64,7 +65,7 @@ fn current_is_what_full_passes_give() {
 #[test]
 fn the_future_feels_later_layers_only() {
     everywhere(41, |name, model, trace| {
-        let (got, _) = measure(model, trace, Mode::Future, Part::Layer, &[8, 24], PLENTY);
+        let (got, _) = measure(model, trace, Mode::Future, Part::Layer, &[8, 24], &Way::planned(PLENTY));
         let last = model.config().depth() - 1;
         for (s, effect) in got.layer_effect.iter().enumerate() {
             assert!(effect[..=s].iter().all(|e| *e == 0.0), "{name}: layer {s} acts on {effect:?}");
@@ -80,7 +81,7 @@ fn the_future_feels_later_layers_only() {
 #[test]
 fn a_layer_loses_all_of_itself_where_it_is_skipped() {
     everywhere(41, |name, model, trace| {
-        let (got, _) = measure(model, trace, Mode::Current, Part::Layer, &[], PLENTY);
+        let (got, _) = measure(model, trace, Mode::Current, Part::Layer, &[], &Way::planned(PLENTY));
         for (s, effect) in got.layer_effect.iter().enumerate() {
             assert!((effect[s] - 1.0).abs() < 1e-6, "{name}: layer {s} acts on itself by {}", effect[s]);
             assert!(effect[..s].iter().all(|e| *e == 0.0), "{name}: layer {s} acts on {effect:?}");
@@ -93,8 +94,16 @@ fn a_layer_loses_all_of_itself_where_it_is_skipped() {
 fn batches_of_any_size_give_the_same_bits() {
     everywhere(41, |name, model, trace| {
         for mode in [Mode::Future, Mode::Current, Mode::Local] {
-            let of = |rows, logits| {
-                measure(model, trace, mode, Part::Attn, &[8, 16, 24], Limits { rows, bytes }).0
+            let of = |rows, bytes| {
+                measure(
+                    model,
+                    trace,
+                    mode,
+                    Part::Attn,
+                    &[8, 16, 24],
+                    &Way::planned(Limits { rows, bytes, ..PLENTY }),
+                )
+                .0
             };
             let want = of(1 << 20, 1 << 28);
             for (rows, logits) in [(1, 1), (60, 5000), (200, 1 << 28)] {

@@ -2,7 +2,8 @@
 
 use fathom_model::source::Checkpoint;
 use fathom_model::{Dtype, Model, Trace};
-use fathom_probes::planner::{Action, Edit, Request, Site, Visitor, execute, naive};
+use fathom_probes::planner::{Action, Edit, Request, Site, Visitor, count, execute, naive};
+use fathom_probes::{Limits, Way};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -35,7 +36,7 @@ pub(crate) static MODELS: LazyLock<Vec<(&str, Model)>> = LazyLock::new(|| {
 });
 
 /// Everything in one batch.
-pub(crate) const PLENTY: Limits = Limits { rows: 1 << 20, bytes: 1 << 28 };
+pub(crate) const PLENTY: Limits = Limits { clean: 1, rows: 1 << 20, bytes: 1 << 28 };
 
 /// The trace of a text that every fixture knows.
 pub(crate) fn run(model: &Model, tokens: usize) -> Trace {
@@ -101,14 +102,16 @@ impl Visitor for Seen {
 /// What the planner hands out, and the multiply-adds that it counts.
 pub(crate) fn planned(model: &Model, trace: &Trace, requests: &[Request], limits: Limits) -> (Seen, u64) {
     let mut seen = Seen { width: trace.hidden, ..Seen::default() };
-    let madds = execute(model, trace, requests, limits, &mut seen);
-    (seen, madds)
+    let work = execute(model, trace, requests, &Way::planned(limits), &mut seen);
+    let counted = count(model, trace.tokens.len(), requests, limits);
+    assert_eq!(work, counted, "what is counted beforehand is what is done");
+    (seen, work.madds)
 }
 
 /// What full forward passes hand out.
 pub(crate) fn full(model: &Model, trace: &Trace, requests: &[Request]) -> Seen {
     let mut seen = Seen { width: trace.hidden, ..Seen::default() };
-    naive::execute(model, trace, requests, &mut seen).unwrap();
+    naive::execute(model, trace, requests, &|_| (), &mut seen);
     seen
 }
 

@@ -3,7 +3,8 @@
 
 use fathom_model::source::Checkpoint;
 use fathom_model::{Buffers, Dtype, Model, Run, Trace};
-use fathom_probes::gradients::{Baseline, Gradients, Quadrature, Site, measure};
+use fathom_probes::gradients::{Baseline, Gradients, PAPER_STEPS, Quadrature, Settings, Site, measure, plan};
+use fathom_probes::{Limits, Way, Work};
 use std::path::Path;
 
 const ARCHITECTURES: [&str; 13] = [
@@ -26,7 +27,7 @@ const SITES: [Site; 3] = [Site::Resid, Site::Attn, Site::Mlp];
 const BASELINES: [Baseline; 2] = [Baseline::Sequence, Baseline::Feature];
 const ANSWER: usize = 3;
 /// Few rows a batch, so that nodes are split over several.
-const LIMITS: Limits = Limits { rows: 150, bytes: 1 << 24 };
+const LIMITS: Limits = Limits { clean: 1, rows: 150, bytes: 1 << 24 };
 
 fn load(path: &Path) -> Model {
     Checkpoint::open(path).unwrap().load(Dtype::F32, &|| ()).unwrap().model
@@ -42,7 +43,8 @@ fn trace(model: &Model, tokens: u32) -> Trace {
 }
 
 fn gradients(model: &Model, trace: &Trace, site: Site, baseline: Baseline, by: Quadrature) -> Gradients {
-    measure(model, trace, ANSWER, site, baseline, by, LIMITS).0
+    let settings = Settings { sites: vec![site], baseline, quadrature: by };
+    measure(model, trace, ANSWER, &settings, &Way::planned(LIMITS)).0.remove(0)
 }
 
 /// F where the values at a site are `base + r (values - base)`, by forward passes alone.
@@ -109,7 +111,7 @@ fn every(check: impl Fn(&str, &Model, &Trace, Site, Baseline)) {
 #[test]
 fn attributions_sum_to_the_change_of_the_target() {
     every(|what, model, trace, site, baseline| {
-        let found = gradients(model, trace, site, baseline, Quadrature::GaussLegendre);
+        let found = gradients(model, trace, site, baseline, Quadrature::Adaptive);
         for (l, map) in found.attribution.iter().enumerate() {
             assert_eq!(map.len(), trace.tokens.len());
             assert_eq!(map.last(), Some(&0.0), "{what}: the last token predicts nothing");
@@ -117,10 +119,7 @@ fn attributions_sum_to_the_change_of_the_target() {
                 target(model, trace, site, l, baseline, 1.0) - target(model, trace, site, l, baseline, 0.0);
             let sum: f64 = map.iter().sum();
             let error = (sum - change).abs() / change.abs().max(1e-6);
-            // Beside rows of equal features a norm may bend the path too sharply for any rule.
-            if baseline == Baseline::Sequence {
-                assert!(error < 0.01, "{what}, layer {l}: {sum} against {change}");
-            }
+            assert!(error < 0.015, "{what}, layer {l}: {sum} against {change}");
             assert!((error - found.completeness_error[l]).abs() < 5e-3, "{what}, layer {l}");
         }
     });
@@ -133,7 +132,8 @@ fn the_quadratures_agree() {
         let trace = trace(&model, 20);
         for site in SITES {
             let by = |q| gradients(&model, &trace, site, Baseline::Sequence, q);
-            let fine = by(Quadrature::GaussLegendre);
+            let fine = by(Quadrature::GaussLegendre(32));
+            let adaptive = by(Quadrature::Adaptive);
             // The mean of two left sums of a shifted pair is hard to come by; a left
             // sum's error falls with 1 / steps, so two of them are extrapolated.
             let (few, many) = (by(Quadrature::Riemann(128)), by(Quadrature::Riemann(256)));
@@ -144,6 +144,8 @@ fn the_quadratures_agree() {
                     let want = 2.0 * many.attribution[l][t] - few.attribution[l][t];
                     let gap = (fine.attribution[l][t] - want).abs() / size;
                     assert!(gap < 0.01, "{name} {site:?} layer {l} token {t}: {gap:.1e}");
+                    let gap = (adaptive.attribution[l][t] - want).abs() / size;
+                    assert!(gap < 0.03, "{name} {site:?} layer {l} token {t}, adaptive: {gap:.1e}");
                 }
             }
         }
@@ -154,16 +156,66 @@ fn the_quadratures_agree() {
 fn batches_change_no_bit() {
     let model = fixture("gemma3");
     let trace = trace(&model, 31);
-    for site in SITES {
-        let with = |rows, bytes| {
-            let limits = Limits { rows, bytes };
-            measure(&model, &trace, ANSWER, site, Baseline::Sequence, Quadrature::Riemann(9), limits)
-        };
-        let ((whole, madds), (split, same)) = (with(1 << 20, 1 << 30), with(1, 1));
-        assert_eq!(whole, split);
-        assert_eq!(madds, same);
-        assert!(madds.planned < madds.naive / 10);
+    for quadrature in [Quadrature::Riemann(9), Quadrature::Adaptive] {
+        let settings = Settings { sites: SITES.to_vec(), baseline: Baseline::Sequence, quadrature };
+        let with = |way: Way<'_>| measure(&model, &trace, ANSWER, &settings, &way);
+        let whole = with(Way::planned(Limits { clean: 1, rows: 1 << 20, bytes: 1 << 30 }));
+        assert_eq!(whole, with(Way::planned(Limits { clean: 1, rows: 1, bytes: 1 })));
+        assert_eq!(whole, with(Way { naive: true, ..Way::planned(LIMITS) }));
     }
+}
+
+/// The count of a fixed rule, by the rows alive: forward and back above the cut, and
+/// from the baseline to the target once forward.
+#[test]
+fn the_count_is_that_of_the_rows_alive() {
+    for name in ARCHITECTURES {
+        let model = fixture(name);
+        let trace = trace(&model, 26);
+        let (depth, rows) = (model.config().depth(), 25);
+        let head = model.head_madds_a_row() * ANSWER as u64;
+        let (steps, parallel) = (7, model.config().parallel);
+        let mut want = Work::default();
+        for site in SITES {
+            for layer in 0..depth {
+                let mlp = if site == Site::Attn && !parallel { model.mlp_madds_a_row() * rows } else { 0 };
+                let layers = |attention: fn(&Model, usize, usize) -> u64| {
+                    (layer + 1..depth)
+                        .map(|l| {
+                            let mixing: u64 = (0..rows as usize).map(|p| attention(&model, l, p)).sum();
+                            model.layer_madds_a_row() * rows + mixing
+                        })
+                        .sum::<u64>()
+                };
+                let (forward, back) = (
+                    layers(Model::attention_madds) + mlp + head,
+                    layers(Model::attention_backward_madds) + mlp + head,
+                );
+                want.madds += forward + steps * (forward + back);
+                want.runs += steps + 1;
+                want.edits += u64::from(PAPER_STEPS);
+            }
+        }
+        let settings = Settings {
+            sites: SITES.to_vec(),
+            baseline: Baseline::Sequence,
+            quadrature: Quadrature::Riemann(steps as u32),
+        };
+        let (_, done) = measure(&model, &trace, ANSWER, &settings, &Way::planned(LIMITS));
+        assert_eq!((done.madds, done.runs, done.edits), (want.madds, want.runs, want.edits), "{name}");
+        assert_eq!(done, plan(&model, trace.tokens.len(), ANSWER, &settings), "{name}");
+    }
+}
+
+#[test]
+fn progress_adds_up_to_the_work() {
+    let model = fixture("qwen3");
+    let trace = trace(&model, 12);
+    let told = std::cell::Cell::new(0);
+    let done = |madds| told.set(told.get() + madds);
+    let way = Way { done: &done, ..Way::planned(LIMITS) };
+    let (_, work) = measure(&model, &trace, ANSWER, &Settings::default(), &way);
+    assert_eq!(told.get(), work.madds);
 }
 
 #[test]
@@ -171,9 +223,9 @@ fn a_text_without_an_answer_has_no_attributions() {
     let model = fixture("llama2");
     for (tokens, answer) in [(1, 1), (5, 0)] {
         let trace = trace(&model, tokens);
-        let by = Quadrature::GaussLegendre;
-        let (found, _) = measure(&model, &trace, answer, Site::Attn, Baseline::Sequence, by, LIMITS);
-        assert_eq!(found.attribution, vec![vec![0.0; tokens as usize]; model.config().depth()]);
+        let settings = Settings { sites: vec![Site::Attn], ..Settings::default() };
+        let (found, _) = measure(&model, &trace, answer, &settings, &Way::planned(LIMITS));
+        assert_eq!(found[0].attribution, vec![vec![0.0; tokens as usize]; model.config().depth()]);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Multiply-adds and parameters, counted by hand from the fixtures' `config.json`.
 
-use crate::support::{ARCHITECTURES, folder, load, settings, texts};
+use crate::support::{ARCHITECTURES, folder, load, settings, texts, watch};
 use fathom_probes::{Probe, measure};
 use safetensors::SafeTensors;
 
@@ -77,7 +77,8 @@ fn costs_of_a_run_add_up() {
     let lengths = [10, 40, 250];
     let (hand, model) = (gemma3(), load("gemma3"));
     let mut ignore = |_| Ok::<_, std::fmt::Error>(());
-    let costs = measure(&model, &texts(&lengths), &settings(&Probe::CLEAN), &|| false, &mut ignore).unwrap();
+    let costs =
+        measure(&model, &texts(&lengths), &settings(&Probe::CLEAN), watch(&|| false), &mut ignore).unwrap();
     let tokens: u64 = lengths.iter().map(|n| *n as u64).sum();
     let (levels, width) = (hand.layers + 1, 32);
     let forward: u64 = lengths.iter().map(|n| model.layers_madds(*n)).sum();

@@ -1,6 +1,6 @@
 //! Running over a list of texts: nothing but the text itself may matter.
 
-use crate::support::{load, samples, settings, text, texts, tokens};
+use crate::support::{load, samples, settings, text, texts, tokens, watch};
 use fathom_model::Model;
 use fathom_probes::{Costs, Error, Probe, Sample, Text, measure};
 use std::cell::Cell;
@@ -30,7 +30,7 @@ fn until_full(
         Ok(())
     };
     let all = settings(&Probe::CLEAN);
-    let result = measure(model, texts, &all, &|| stop(taken.get()), &mut sink);
+    let result = measure(model, texts, &all, watch(&|| stop(taken.get())), &mut sink);
     (kept, result)
 }
 
@@ -157,7 +157,7 @@ fn probes_one_by_one_give_what_they_give_together() {
             some.push(sample);
             Ok::<_, Full>(())
         };
-        let costs = measure(&model, &texts, &settings(&[probe]), &|| false, &mut keep).unwrap();
+        let costs = measure(&model, &texts, &settings(&[probe]), watch(&|| false), &mut keep).unwrap();
         let mut names = ["forward", probe.name()];
         names.sort_unstable();
         assert!(costs.keys().eq(names.iter()), "{costs:?}");

@@ -1,7 +1,7 @@
 //! Settling layers and the deep-thinking ratio.
 
 use crate::lens::plain_points;
-use crate::support::{PLENTY, close, mean, on_every_architecture};
+use crate::support::{PLENTY, close, mean, on_every_architecture, way};
 use fathom_probes::{lens, settling};
 
 /// The first layer whose running minimum is at most half a bit; `None` where a
@@ -24,7 +24,7 @@ fn settles(jsd: &[f64]) -> Option<usize> {
 fn tokens_settle_where_the_plain_divergence_says() {
     on_every_architecture(|name, model, trace| {
         let depth = model.config().depth();
-        let sample = settling::measure(&lens::sweep(model, trace, PLENTY));
+        let sample = settling::measure(&lens::sweep(model, trace, &way(PLENTY)));
         let jsd = plain_points(model, trace).into_iter().map(|t| {
             let token: Vec<f64> = t.iter().map(|p| p.divergence.jsd_bits).collect();
             settles(&token)

@@ -1,6 +1,6 @@
 //! Samples put together: weights, order, and the way through a file.
 
-use crate::support::{PLENTY, close, load, mean, run, samples, texts};
+use crate::support::{PLENTY, close, load, mean, run, samples, texts, way};
 use fathom_model::Trace;
 use fathom_probes::contributions::{Average, PerToken};
 use fathom_probes::{Sample, Summary, contributions, lens, settling, similarity};
@@ -111,7 +111,7 @@ fn every_token_weighs_the_same() {
             check_average(&format!("{name} layer {what}"), &got.layer, &want.layer);
         }
 
-        let points = lens::sweep(&model, &whole, PLENTY);
+        let points = lens::sweep(&model, &whole, &way(PLENTY));
         let tree = |curves: &lens::Curves| serde_json::to_value(curves).unwrap();
         same_tree(name, &tree(&summary.lens.unwrap()), &tree(&lens::curves(&points)), 1e-12);
 

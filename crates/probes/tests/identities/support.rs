@@ -2,7 +2,7 @@
 
 use fathom_model::source::Checkpoint;
 use fathom_model::{Dtype, Hook, Model, Trace};
-use fathom_probes::{Probe, Sample, Settings, Text};
+use fathom_probes::{Limits, Probe, Sample, Settings, Text, Watch, Way};
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 
@@ -72,7 +72,23 @@ pub(crate) fn texts(lengths: &[usize]) -> Vec<Text> {
 }
 
 pub(crate) fn settings(probes: &[Probe]) -> Settings {
-    Settings { probes: probes.to_vec(), memory: 1 << 20, skip: fathom_probes::skip::Settings::default() }
+    Settings {
+        probes: probes.to_vec(),
+        memory: 1 << 26,
+        naive: false,
+        skip: fathom_probes::skip::Settings::default(),
+        gradients: fathom_probes::gradients::Settings::default(),
+    }
+}
+
+/// A run that is told to nobody.
+pub(crate) fn watch(stop: &dyn Fn() -> bool) -> Watch<'_> {
+    Watch { stop, done: &|_| () }
+}
+
+/// The planned way with so many bytes of logits.
+pub(crate) fn way(bytes: usize) -> Way<'static> {
+    Way::planned(Limits { clean: 1, rows: 1 << 20, bytes })
 }
 
 /// All probes on some texts, to the end.
@@ -82,7 +98,7 @@ pub(crate) fn samples(model: &Model, texts: &[Text]) -> Vec<Sample> {
         samples.push(sample);
         Ok::<_, std::fmt::Error>(())
     };
-    fathom_probes::measure(model, texts, &settings(&Probe::CLEAN), &|| false, &mut keep).unwrap();
+    fathom_probes::measure(model, texts, &settings(&Probe::CLEAN), watch(&|| false), &mut keep).unwrap();
     samples
 }
 
