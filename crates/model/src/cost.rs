@@ -56,6 +56,20 @@ impl Model {
         embedding + position + blocks + self.packed.final_norm.parameters()
     }
 
+    /// Bytes that a [`Trace`](crate::Trace) keeps of one token.
+    pub fn trace_bytes_a_token(&self) -> usize {
+        let c = &self.config;
+        4 * ((3 * c.depth() + 1) * c.hidden + 2 * c.depth() * c.kv_width())
+    }
+
+    /// Bytes that one row takes on its way through a layer, about: the stream before
+    /// and after, what the sublayers add, and [`Buffers`](crate::Buffers).
+    pub fn row_bytes(&self) -> usize {
+        let c = &self.config;
+        let wide = self.packed.blocks.first().map_or(0, |b| b.up.outputs());
+        4 * (10 * c.hidden + 2 * c.q_width() + 2 * c.kv_width() + wide + c.intermediate)
+    }
+
     /// Bytes of the packed weights.
     pub fn bytes(&self) -> u64 {
         let blocks = self.packed.blocks.iter().flat_map(|b| [&b.qkv, &b.attn_out, &b.up, &b.down]);
