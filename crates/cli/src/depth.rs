@@ -9,6 +9,9 @@ pub(crate) const RESAMPLES: usize = 2000;
 
 /// The rules that the probes of these samples can feed, with intervals over prompts.
 pub(crate) fn rows(samples: &[Sample], layers: usize, seed: u64) -> Vec<Depth> {
+    if samples.is_empty() {
+        return Vec::new();
+    }
     let curves = PromptCurves::of(samples, layers);
     let whole = vec![1; samples.len()];
     let apply = |rule, weights: &[u32]| curves.apply(rule, weights);

@@ -40,16 +40,16 @@ pub(crate) fn run(args: &Measure) -> Result<()> {
     fathom_probes::add(&mut costs, job.measure(&loaded, &done, &folder)?);
 
     let mut known = merged(folder.samples()?);
+    let finished = job.texts.iter().filter(|t| job.missing(known.get(&t.id), false).is_empty()).count();
+    let asked = job.pairs.iter().filter(|p| job.missing(known.get(&p.id), true).is_empty()).count();
     let answered: Vec<Sample> = job.pairs.iter().filter_map(|p| known.remove(&p.id)).collect();
     let samples = in_order(&job.texts, known);
-    if samples.is_empty() {
+    if samples.is_empty() && answered.is_empty() {
         bail!(
             "interrupted before the first prompt was finished; nothing was measured, run the command again"
         );
     }
     let results = summarise(args, &located, &loaded, &set, (&samples, &answered), &costs)?;
-    let finished = samples.iter().filter(|s| job.missing(Some(s), false).is_empty()).count();
-    let asked = answered.iter().filter(|s| job.missing(Some(s), true).is_empty()).count();
     let complete = finished == job.texts.len() && asked == job.pairs.len();
     finish(&mut run, complete, &[&samples[..], &answered].concat(), started.elapsed(), &costs);
     fathom_report::write_all(&folder, &results, &run)?;
@@ -122,7 +122,7 @@ impl Job {
         let texts = by_missing(&self.texts, |t| self.missing(done.get(&t.id), false));
         let pairs = by_missing(&self.pairs, |p| self.missing(done.get(&p.id), true));
         let open: usize = texts.iter().map(|(_, t)| t.len()).sum();
-        if open < self.texts.len() {
+        if open < self.texts.len() && !self.missing(None, false).is_empty() {
             output::note(&format!(
                 "{} of {} prompts are there already",
                 self.texts.len() - open,
@@ -362,6 +362,7 @@ fn summarise(
         "data": {
             "id": set.id,
             "prompts": samples.len(),
+            "pairs": pairs.len(),
             "tokens": samples.iter().map(|s| s.tokens.len()).sum::<usize>(),
         },
         "probes": Summary::of(&[samples, pairs].concat(), config.depth()),

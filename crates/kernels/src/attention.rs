@@ -1,10 +1,10 @@
 //! Causal attention of runs over keys and values that may lie in several places.
 
-use crate::Isa;
 use crate::cpu::multiversion;
 use crate::elementwise::{exp, softcap_row};
 use crate::linear::Shared;
 use crate::panel::{self, Tile, WIDTH};
+use crate::{Isa, product};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -25,6 +25,18 @@ pub struct Shape {
     pub window: Option<usize>,
 }
 
+impl Shape {
+    /// Width of all query heads.
+    ///
+    /// # Panics
+    /// When the shape is impossible.
+    pub(crate) fn width(&self) -> usize {
+        assert!(self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads), "heads must share key heads");
+        assert!(self.head_dim > 0 && self.window != Some(0), "heads and windows must not be empty");
+        product(self.heads, self.head_dim)
+    }
+}
+
 /// Keys and values of consecutive positions, wherever they are kept.
 #[derive(Clone, Copy)]
 pub struct Segment<'a> {
@@ -36,6 +48,14 @@ pub struct Segment<'a> {
     pub stride: usize,
     /// Positions in this segment.
     pub count: usize,
+}
+
+impl Segment<'_> {
+    fn holds(&self, width: usize) -> bool {
+        let last = product(self.count.saturating_sub(1), self.stride);
+        let needed = last.saturating_add(width);
+        self.count == 0 || needed <= self.keys.len().min(self.values.len())
+    }
 }
 
 /// Rows of consecutive positions that attend to one chain of segments.
@@ -62,19 +82,22 @@ const ROWS_A_JOB: usize = 64;
 /// `q [m, q_stride]` with the heads in its first columns, `out [m, heads * head_dim]`.
 ///
 /// # Panics
-/// When the lengths do not fit or a run's segments do not cover its positions.
+/// When the shape is impossible, the lengths do not fit, or a run's segments do not
+/// cover its positions.
 pub fn attend(shape: &Shape, q: &[f32], q_stride: usize, runs: &[Run<'_>], out: &mut [f32]) {
-    let width = shape.heads * shape.head_dim;
-    assert!(shape.kv_heads > 0 && shape.heads.is_multiple_of(shape.kv_heads));
-    assert!(width <= q_stride && shape.window != Some(0));
+    let width = shape.width();
+    let kv_width = product(shape.kv_heads, shape.head_dim);
+    assert!(width <= q_stride);
     let mut filled = 0;
     for run in runs {
-        assert_eq!(run.rows.start, filled, "runs must follow each other");
+        assert!(run.rows.start == filled && run.rows.end >= filled, "runs must follow each other");
         filled = run.rows.end;
-        let seen: usize = run.segments.iter().map(|s| s.count).sum();
-        assert_eq!(seen, run.first + run.rows.len(), "segments must cover a run's positions");
+        let seen = run.segments.iter().try_fold(0usize, |sum, s| sum.checked_add(s.count));
+        let last = run.first.checked_add(run.rows.len());
+        assert!(seen.is_some() && seen == last, "segments must cover a run's positions");
+        assert!(run.segments.iter().all(|s| s.holds(kv_width)), "a segment lacks keys or values");
     }
-    assert!(q.len() >= filled * q_stride && out.len() == filled * width);
+    assert!(q.len() >= product(filled, q_stride) && out.len() == product(filled, width));
 
     let jobs: Vec<Job<'_>> = runs
         .iter()

@@ -9,6 +9,7 @@ use crate::attention::Shape;
 use crate::cpu::multiversion;
 use crate::elementwise::{Activation, Rotation, exp};
 use crate::linear::Shared;
+use crate::product;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -148,8 +149,9 @@ multiversion! {
 /// `gate_up`, `d_gate_up [m, 2 width]`, `d_out [m, width]`.
 ///
 /// # Panics
-/// When the lengths do not fit.
+/// When the width is 0 or the lengths do not fit.
 pub fn gated(activation: Activation, gate_up: &[f32], width: usize, d_out: &[f32], d_gate_up: &mut [f32]) {
+    assert!(width > 0, "a gate must have a width");
     assert!(gate_up.len() == 2 * d_out.len() && d_gate_up.len() == gate_up.len());
     assert_eq!(d_out.len() % width, 0, "d_out must hold whole rows of {width}");
     let rows = gate_up.par_chunks(2 * width).zip(d_out.par_chunks(width));
@@ -204,11 +206,11 @@ pub fn softcap(cap: f32, y: &[f32], d: &mut [f32]) {
 /// `d [m, stride]`, of which columns `0..heads * head_dim` are turned back.
 ///
 /// # Panics
-/// When the lengths do not fit or a place lies outside the tables.
+/// When a head has no width, the lengths do not fit, or a place lies outside the tables.
 pub fn rotate(d: &mut [f32], stride: usize, heads: usize, head_dim: usize, rotation: &Rotation) {
     let Rotation { cos, sin, half, places } = rotation;
     let half = *half;
-    assert!(2 * half <= head_dim && heads * head_dim <= stride && d.len() == places.len() * stride);
+    rotation.check(d.len(), stride, heads, head_dim);
     d.par_chunks_mut(stride).zip(places).with_min_len(rows_a_job(stride)).for_each(|(row, &p)| {
         let (cos, sin) = (&cos[p * half..(p + 1) * half], &sin[p * half..(p + 1) * half]);
         for head in row[..heads * head_dim].chunks_exact_mut(head_dim) {
@@ -230,16 +232,17 @@ pub fn rotate(d: &mut [f32], stride: usize, heads: usize, head_dim: usize, rotat
 /// follow each other and start at position 0.
 ///
 /// # Panics
-/// When the lengths do not fit.
+/// When the shape is impossible or the lengths do not fit.
 pub fn attend(shape: &Shape, qkv: &[f32], texts: &[Range<usize>], d_out: &[f32], d_qkv: &mut [f32]) {
-    assert!(shape.kv_heads > 0 && shape.heads.is_multiple_of(shape.kv_heads) && shape.window != Some(0));
-    let width = shape.heads * shape.head_dim;
-    let stride = width + 2 * shape.kv_heads * shape.head_dim;
+    let width = shape.width();
+    let heads = shape.kv_heads.checked_mul(2).and_then(|kv| kv.checked_add(shape.heads));
+    let stride = product(heads.unwrap_or(usize::MAX), shape.head_dim);
     let rows = texts.iter().fold(0, |end, text| {
         assert!(text.start == end && text.end >= end, "texts must follow each other");
         text.end
     });
-    assert!(qkv.len() == rows * stride && d_qkv.len() == qkv.len() && d_out.len() == rows * width);
+    assert!(qkv.len() == product(rows, stride) && d_qkv.len() == qkv.len());
+    assert!(d_out.len() == product(rows, width));
     let jobs: Vec<(&Range<usize>, usize)> =
         texts.iter().flat_map(|text| (0..shape.kv_heads).map(move |kv| (text, kv))).collect();
     let out = Shared(d_qkv.as_mut_ptr());

@@ -1,6 +1,7 @@
 //! Activations, sums and rotary embeddings, vectorised and threaded.
 
 use crate::cpu::multiversion;
+use crate::product;
 use rayon::prelude::*;
 
 /// `e^x` to about two units in the last place, in a form that compilers
@@ -113,8 +114,9 @@ fn rows_a_job(width: usize) -> usize {
 /// `gate_up [m, 2 f]`, `out [m, f]`.
 ///
 /// # Panics
-/// When the lengths do not fit.
+/// When the width is 0 or the lengths do not fit.
 pub fn gated(activation: Activation, gate_up: &[f32], width: usize, out: &mut [f32]) {
+    assert!(width > 0, "a gate must have a width");
     assert_eq!(gate_up.len(), 2 * out.len(), "gate_up must be twice as wide as out");
     assert_eq!(out.len() % width, 0, "out must hold whole rows of {width}");
     out.par_chunks_mut(width).zip(gate_up.par_chunks(2 * width)).with_min_len(rows_a_job(width)).for_each(
@@ -183,6 +185,15 @@ pub struct Rotation {
     pub places: Vec<usize>,
 }
 
+impl Rotation {
+    /// Checks `len` elements in rows of `stride`, of which `heads` are turned.
+    pub(crate) fn check(&self, len: usize, stride: usize, heads: usize, head_dim: usize) {
+        assert!(head_dim > 0 && stride > 0, "a head must have a width");
+        assert!(self.half <= head_dim / 2 && product(heads, head_dim) <= stride);
+        assert_eq!(len, product(self.places.len(), stride), "each row needs its place");
+    }
+}
+
 /// Rotates heads in place, the two halves of the rotated part against each other
 /// (the layout of Hugging Face checkpoints): for `i < half`,
 /// `(x_i, x_{i + half}) -> (x_i cos - x_{i + half} sin, x_{i + half} cos + x_i sin)`.
@@ -191,11 +202,11 @@ pub struct Rotation {
 /// `x [m, stride]`, of which columns `0..heads * head_dim` are rotated.
 ///
 /// # Panics
-/// When the lengths do not fit or a place lies outside the tables.
+/// When a head has no width, the lengths do not fit, or a place lies outside the tables.
 pub fn rotate(x: &mut [f32], stride: usize, heads: usize, head_dim: usize, rotation: &Rotation) {
     let Rotation { cos, sin, half, places } = rotation;
     let half = *half;
-    assert!(2 * half <= head_dim && heads * head_dim <= stride && x.len() == places.len() * stride);
+    rotation.check(x.len(), stride, heads, head_dim);
     x.par_chunks_mut(stride).zip(places).with_min_len(rows_a_job(stride)).for_each(|(row, &p)| {
         let (cos, sin) = (&cos[p * half..(p + 1) * half], &sin[p * half..(p + 1) * half]);
         for head in row[..heads * head_dim].chunks_exact_mut(head_dim) {

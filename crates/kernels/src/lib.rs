@@ -25,3 +25,12 @@ pub mod panel;
 
 pub use cpu::Isa;
 pub use linear::{Dtype, Linear};
+
+/// A size from two others. Asserts compare sizes with the lengths of slices, and
+/// `unsafe` code relies on them, so a size must not wrap around.
+///
+/// # Panics
+/// When the product is too large.
+fn product(a: usize, b: usize) -> usize {
+    a.checked_mul(b).expect("a shape is larger than any memory")
+}

@@ -1,7 +1,7 @@
 //! Linear layers over weights that are packed once.
 
-use crate::Isa;
 use crate::panel::{self, Element, Tile, WIDTH};
+use crate::{Isa, product};
 use half::bf16;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -48,7 +48,8 @@ impl Linear {
     /// The first error that `fill` returns.
     ///
     /// # Panics
-    /// When the bias has not `n` elements.
+    /// When `n` or `k` is 0, the matrix is larger than any memory, or the bias has not
+    /// `n` elements.
     pub fn pack<Err: Send>(
         n: usize,
         k: usize,
@@ -56,6 +57,7 @@ impl Linear {
         bias: Option<Vec<f32>>,
         fill: impl Fn(Range<usize>, &mut [f32]) -> Result<(), Err> + Sync,
     ) -> Result<Self, Err> {
+        assert!(n > 0 && k > 0, "a linear layer must have inputs and outputs");
         assert!(bias.as_ref().is_none_or(|b| b.len() == n), "the bias must have one element a row");
         let panels = match dtype {
             Dtype::F32 => Panels::F32(pack_panels(n, k, fill)?),
@@ -106,7 +108,7 @@ impl Linear {
         assert!(isa <= Isa::get().max(*Isa::available().last().expect("portable is always there")));
         assert_eq!(x.len() % self.k, 0, "x must hold whole rows of {}", self.k);
         let m = x.len() / self.k;
-        assert_eq!(y.len(), m * self.n, "y must be [{m}, {}]", self.n);
+        assert_eq!(y.len(), product(m, self.n), "y must be [{m}, {}]", self.n);
         match &self.panels {
             Panels::F32(p) => self.multiply(isa, p, x, m, y),
             Panels::Bf16(p) => self.multiply(isa, p, x, m, y),
@@ -166,7 +168,7 @@ impl Linear {
         assert!(isa <= Isa::get().max(*Isa::available().last().expect("portable is always there")));
         assert_eq!(dy.len() % self.n, 0, "dy must hold whole rows of {}", self.n);
         let m = dy.len() / self.n;
-        assert_eq!(dx.len(), m * self.k, "dx must be [{m}, {}]", self.k);
+        assert_eq!(dx.len(), product(m, self.k), "dx must be [{m}, {}]", self.k);
         match &self.panels {
             Panels::F32(p) => self.multiply_back(isa, p, dy, m, dx),
             Panels::Bf16(p) => self.multiply_back(isa, p, dy, m, dx),
@@ -175,7 +177,7 @@ impl Linear {
 
     fn multiply_back<E: Element>(&self, isa: Isa, panels: &[E], dy: &[f32], m: usize, dx: &mut [f32]) {
         let (n, k) = (self.n, self.k);
-        if m == 0 || k == 0 {
+        if m == 0 {
             return;
         }
         dx.fill(0.0);
@@ -273,12 +275,10 @@ fn pack_panels<E: Element, Err: Send>(
     k: usize,
     fill: impl Fn(Range<usize>, &mut [f32]) -> Result<(), Err> + Sync,
 ) -> Result<Vec<E>, Err> {
-    let mut panels = vec![E::default(); n.div_ceil(WIDTH) * k * WIDTH];
-    if k == 0 {
-        return Ok(panels);
-    }
-    panels.par_chunks_exact_mut(k * WIDTH).enumerate().try_for_each_init(
-        || vec![0.0f32; k * WIDTH],
+    let size = product(k, WIDTH);
+    let mut panels = vec![E::default(); product(n.div_ceil(WIDTH), size)];
+    panels.par_chunks_exact_mut(size).enumerate().try_for_each_init(
+        || vec![0.0f32; size],
         |block, (p, panel)| {
             let rows = p * WIDTH..((p + 1) * WIDTH).min(n);
             let count = rows.len();

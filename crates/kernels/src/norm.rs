@@ -70,8 +70,12 @@ pub fn layer_row(x: &mut [f32], weight: &[f32], bias: Option<&[f32]>, eps: f32) 
 }
 
 /// Applies `normalise` to every row of `x [m, d]`, in place.
+///
+/// # Panics
+/// When `d` is 0.
 pub fn rows(x: &mut [f32], d: usize, normalise: impl Fn(&mut [f32]) + Send + Sync) {
-    x.par_chunks_mut(d).with_min_len((16_384 / d.max(1)).max(1)).for_each(normalise);
+    assert!(d > 0, "a row must have a width");
+    x.par_chunks_mut(d).with_min_len((16_384 / d).max(1)).for_each(normalise);
 }
 
 #[cfg(test)]

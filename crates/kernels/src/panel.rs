@@ -5,9 +5,9 @@
 //! with zeros. The inner kernel multiplies a few rows of `x [m, k]` with one
 //! panel and keeps all sums in registers: one fused multiply-add a product, always
 //! in the order of k. Rounding grows with the length of a chain of additions, so
-//! k is cut into chains of at most [`CHAIN`] products, whose sums are added up.
+//! k is cut into chains of a few hundred products, whose sums are added up.
 
-use crate::Isa;
+use crate::{Isa, product};
 use half::bf16;
 use std::ops::Range;
 
@@ -157,8 +157,11 @@ impl<E: Element> Tile<'_, E> {
             return;
         }
         assert!(self.rows <= max_rows(isa) && self.cols <= WIDTH && self.panel_stride >= WIDTH);
-        assert!(self.x.len() >= (self.rows - 1) * self.x_stride + self.k);
-        assert!(self.k == 0 || self.panel.len() >= (self.k - 1) * self.panel_stride + WIDTH);
+        let holds = |len: usize, rows: usize, stride: usize, width: usize| {
+            product(rows - 1, stride).checked_add(width).is_some_and(|needed| needed <= len)
+        };
+        assert!(holds(self.x.len(), self.rows, self.x_stride, self.k));
+        assert!(self.k == 0 || holds(self.panel.len(), self.k, self.panel_stride, WIDTH));
         assert!(self.bias.is_none_or(|b| b.len() == self.cols));
         match isa {
             #[cfg(target_arch = "x86_64")]

@@ -2,6 +2,7 @@
 //! architectures differ, as data.
 
 use crate::error::{Error, Result};
+use crate::rope;
 use fathom_kernels::elementwise::Activation;
 use std::path::Path;
 
@@ -194,8 +195,13 @@ impl Config {
         if !self.heads.is_multiple_of(self.kv_heads) {
             return bad(format!("{} heads cannot share {} key heads evenly", self.heads, self.kv_heads));
         }
-        if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0 && self.attention_scale.is_finite()) {
-            return bad("the epsilon of the norms or the scale of attention is no number".into());
+        for (name, value) in [
+            ("the epsilon of the norms", Some(self.norm_eps)),
+            ("the scale of attention", Some(self.attention_scale)),
+            ("the soft-capping of attention", self.attention_softcap),
+            ("the soft-capping of the logits", self.final_softcap),
+        ] {
+            value.map_or(Ok(()), |value| positive(path, name, value.into()))?;
         }
         if let Positions::Rotary(ropes) = &self.positions {
             for rope in ropes {
@@ -211,19 +217,33 @@ impl Config {
         Ok(())
     }
 
+    /// Checks that all angles will be finite.
     fn check_rope(&self, path: &Path, rope: &Rope) -> Result<()> {
-        if rope.dim > self.head_dim
-            || !rope.dim.is_multiple_of(2)
-            || rope.theta <= 0.0
-            || !rope.theta.is_finite()
-        {
-            return Err(Error::config(
-                path,
-                format!(
-                    "the rotary embedding of {} of {} dimensions with base {} is impossible",
-                    rope.dim, self.head_dim, rope.theta
-                ),
+        let bad = |what: String| Err(Error::config(path, what));
+        if rope.dim == 0 || rope.dim > self.head_dim || !rope.dim.is_multiple_of(2) {
+            return bad(format!(
+                "{} of the {} dimensions of a head cannot be rotated; it must be an even number above 0",
+                rope.dim, self.head_dim
             ));
+        }
+        positive(path, "the base of the rotary embedding", rope.theta)?;
+        for (name, value) in rope.scaling.numbers() {
+            positive(path, &format!("'{name}' of the rotary scaling"), value)?;
+        }
+        match &rope.scaling {
+            RopeScaling::Llama3 { low, high, .. } if high <= low => {
+                return bad(format!(
+                    "'high_freq_factor' is {high}; it must be above 'low_freq_factor', {low}"
+                ));
+            }
+            // Both enter by their logarithm, one of them below a fraction.
+            RopeScaling::Yarn { original, .. } if *original <= 1.0 || rope.theta <= 1.0 => {
+                return bad(format!(
+                    "the base of the rotary embedding is {} and the original context {original}; YaRN needs both above 1",
+                    rope.theta
+                ));
+            }
+            _ => {}
         }
         let sets = match &rope.scaling {
             RopeScaling::Divisors(d) => vec![d],
@@ -231,13 +251,58 @@ impl Config {
             _ => vec![],
         };
         for set in sets {
-            if set.len() != rope.dim / 2 || set.iter().any(|f| *f == 0.0 || !f.is_finite()) {
-                return Err(Error::config(
-                    path,
-                    format!("the rotary embedding needs {} factors other than 0, not {set:?}", rope.dim / 2),
+            if set.len() != rope.dim / 2 {
+                return bad(format!(
+                    "the rotary embedding needs {} factors; there are {}",
+                    rope.dim / 2,
+                    set.len()
+                ));
+            }
+        }
+        // No text is longer than this.
+        let far = (1u64 << 40) as f32;
+        for long in [false, true] {
+            let (frequencies, _) = rope::frequencies(rope, long);
+            if let Some(i) = frequencies.iter().position(|f| !(f * far).is_finite()) {
+                return bad(format!(
+                    "frequency {i} of the rotary embedding is {}; its base or its factors are impossible",
+                    frequencies[i]
                 ));
             }
         }
         Ok(())
     }
+}
+
+impl RopeScaling {
+    /// The parameters that must be positive numbers.
+    fn numbers(&self) -> Vec<(&'static str, f64)> {
+        match *self {
+            Self::None | Self::Divisors(_) => vec![],
+            Self::Linear(factor) => vec![("factor", factor)],
+            Self::Llama3 { factor, low, high, original } => vec![
+                ("factor", factor),
+                ("low_freq_factor", low),
+                ("high_freq_factor", high),
+                ("original_max_position_embeddings", original),
+            ],
+            Self::Yarn { factor, original, beta_fast, beta_slow, attention_factor, .. } => vec![
+                ("factor", factor),
+                ("original_max_position_embeddings", original),
+                ("beta_fast", beta_fast),
+                ("beta_slow", beta_slow),
+                ("attention_factor", attention_factor),
+            ],
+            Self::Long { attention_factor, .. } => vec![("attention_factor", attention_factor)],
+        }
+    }
+}
+
+/// Checks a number that the forward pass multiplies with or divides by, as `f32`.
+fn positive(path: &Path, name: &str, value: f64) -> Result<()> {
+    let narrow = value as f32;
+    if narrow.is_finite() && narrow > 0.0 {
+        return Ok(());
+    }
+    Err(Error::config(path, format!("{name} is {value}; it must be a positive number")))
 }

@@ -257,8 +257,13 @@ impl Model {
     /// The whole forward pass over some texts, all of it kept.
     ///
     /// # Errors
-    /// As [`Self::embed`].
+    /// When a text is empty, and as [`Self::embed`].
     pub fn run(&self, texts: &[&[u32]]) -> Result<Vec<Trace>> {
+        if let Some(empty) = texts.iter().position(|text| text.is_empty()) {
+            return Err(Error::NotFound(format!(
+                "text {empty} has no tokens; give each text at least one, such as the one that begins a text"
+            )));
+        }
         let d = self.config.hidden;
         let mut h = Vec::new();
         let (mut runs, mut traces) = (Vec::new(), Vec::new());

@@ -20,8 +20,70 @@ pub enum Value {
     Bool(bool),
     /// A string.
     String(String),
-    /// An array of values of one type.
-    Array(Vec<Value>),
+    /// An array of strings.
+    Strings(Vec<String>),
+    /// An array of numbers or truth values.
+    Numbers(Numbers),
+}
+
+/// Numbers or truth values as the file has them. A [`Value`] for each would take
+/// many times the size of the file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Numbers {
+    kind: u32,
+    width: usize,
+    bytes: Vec<u8>,
+}
+
+impl Numbers {
+    /// Numbers of one of GGUF's types, which `bytes` must hold whole.
+    pub fn new(kind: u32, bytes: Vec<u8>) -> Option<Self> {
+        let width = width(kind).filter(|width| bytes.len().is_multiple_of(*width))?;
+        Some(Self { kind, width, bytes })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.bytes.len() / self.width
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// One after the other.
+    pub fn iter(&self) -> impl Iterator<Item = Value> {
+        self.bytes.chunks_exact(self.width).map(|raw| number(self.kind, raw))
+    }
+}
+
+/// Bytes of a number or truth value of one of GGUF's types.
+fn width(kind: u32) -> Option<usize> {
+    match kind {
+        0 | 1 | 7 => Some(1),
+        2 | 3 => Some(2),
+        4..=6 => Some(4),
+        10..=12 => Some(8),
+        _ => None,
+    }
+}
+
+/// The number that [`width`] bytes mean.
+fn number(kind: u32, raw: &[u8]) -> Value {
+    let mut wide = [0; 8];
+    wide[..raw.len()].copy_from_slice(raw);
+    let bits = u64::from_le_bytes(wide);
+    match kind {
+        1 => Value::Signed(i64::from(bits as i8)),
+        3 => Value::Signed(i64::from(bits as i16)),
+        5 => Value::Signed(i64::from(bits as i32)),
+        6 => Value::Float(f64::from(f32::from_bits(bits as u32))),
+        7 => Value::Bool(bits != 0),
+        11 => Value::Signed(bits as i64),
+        12 => Value::Float(f64::from_bits(bits)),
+        _ => Value::Unsigned(bits),
+    }
 }
 
 impl Value {
@@ -59,14 +121,6 @@ impl Value {
             _ => None,
         }
     }
-
-    /// The value as an array.
-    pub fn as_array(&self) -> Option<&[Value]> {
-        match self {
-            Self::Array(v) => Some(v),
-            _ => None,
-        }
-    }
 }
 
 /// A tensor as the header describes it.
@@ -90,9 +144,6 @@ pub struct Header {
     /// All tensors, in the order of the file.
     pub tensors: Vec<TensorInfo>,
 }
-
-/// Arrays of arrays deeper than this are refused.
-const MAX_DEPTH: usize = 4;
 
 impl Header {
     /// Reads the header at the start of `bytes`; `path` is for messages.
@@ -187,7 +238,7 @@ impl<'a> Reader<'a> {
         for _ in 0..metadata_count {
             let key = self.string()?;
             let kind = self.u32()?;
-            let value = self.value(kind, 0, &key)?;
+            let value = self.value(kind, &key)?;
             metadata.insert(key, value);
         }
         let mut tensors = Vec::new();
@@ -197,40 +248,27 @@ impl<'a> Reader<'a> {
         self.place(tensors, metadata)
     }
 
-    fn value(&mut self, kind: u32, depth: usize, key: &str) -> Result<Value> {
-        Ok(match kind {
-            0 => Value::Unsigned(u64::from(self.number::<1>()?[0])),
-            1 => Value::Signed(i64::from(i8::from_le_bytes(self.number()?))),
-            2 => Value::Unsigned(u64::from(u16::from_le_bytes(self.number()?))),
-            3 => Value::Signed(i64::from(i16::from_le_bytes(self.number()?))),
-            4 => Value::Unsigned(u64::from(self.u32()?)),
-            5 => Value::Signed(i64::from(i32::from_le_bytes(self.number()?))),
-            6 => Value::Float(f64::from(f32::from_le_bytes(self.number()?))),
-            7 => Value::Bool(self.number::<1>()?[0] != 0),
-            8 => Value::String(self.string()?),
-            9 => {
-                if depth >= MAX_DEPTH {
-                    return self.fail(format!("the metadata '{key}' nests arrays too deeply"));
-                }
-                let kind = self.u32()?;
-                let least = match kind {
-                    0 | 1 | 7 => 1,
-                    2 | 3 => 2,
-                    4..=6 => 4,
-                    _ => 8,
-                };
-                let count = self.count(least, "array elements")?;
-                let mut values = Vec::new();
-                for _ in 0..count {
-                    values.push(self.value(kind, depth + 1, key)?);
-                }
-                Value::Array(values)
-            }
-            10 => Value::Unsigned(self.u64()?),
-            11 => Value::Signed(i64::from_le_bytes(self.number()?)),
-            12 => Value::Float(f64::from_le_bytes(self.number()?)),
-            _ => return self.fail(format!("the metadata '{key}' has the unknown type {kind}")),
-        })
+    fn value(&mut self, kind: u32, key: &str) -> Result<Value> {
+        match (kind, width(kind)) {
+            (_, Some(width)) => Ok(number(kind, self.take(width)?)),
+            (8, _) => Ok(Value::String(self.string()?)),
+            (9, _) => self.array(key),
+            _ => self.fail(format!("the metadata '{key}' has the unknown type {kind}")),
+        }
+    }
+
+    fn array(&mut self, key: &str) -> Result<Value> {
+        let kind = self.u32()?;
+        let numbers = width(kind);
+        let count = self.count(numbers.unwrap_or(8), "array elements")?;
+        if let Some(width) = numbers {
+            let bytes = self.take(count * width)?.to_vec();
+            return Ok(Value::Numbers(Numbers { kind, width, bytes }));
+        }
+        if kind != 8 {
+            return self.fail(format!("the metadata '{key}' is an array of neither numbers nor strings"));
+        }
+        Ok(Value::Strings((0..count).map(|_| self.string()).collect::<Result<_>>()?))
     }
 
     fn tensor(&mut self) -> Result<TensorInfo> {
@@ -317,7 +355,8 @@ mod tests {
     fn a_small_header_is_read() {
         let h = parse(&small()).unwrap();
         assert_eq!(h.get("general.architecture").and_then(Value::as_str), Some("llama"));
-        assert_eq!(h.get("list"), Some(&Value::Array(vec![Value::Signed(-1), Value::Signed(7)])));
+        let Some(Value::Numbers(list)) = h.get("list") else { panic!() };
+        assert_eq!(list.iter().collect::<Vec<_>>(), [Value::Signed(-1), Value::Signed(7)]);
         assert_eq!(h.tensors[0].shape, [3, 4]);
         assert_eq!(h.tensors[0].offset % 32, 0);
     }
@@ -339,6 +378,45 @@ mod tests {
         let mut b = small();
         b[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
         assert!(parse(&b).unwrap_err().to_string().contains("more than the file can hold"));
+    }
+
+    /// A value for each byte of an array took thirty times the size of the file.
+    #[test]
+    fn arrays_of_numbers_take_no_more_than_in_the_file() {
+        let mut b = b"GGUF\x03\0\0\0".to_vec();
+        for number in [0, 1, 1] {
+            b.extend(u64::to_le_bytes(number));
+        }
+        b.extend(b"k\x09\0\0\0\0\0\0\0");
+        b.extend(1000u64.to_le_bytes());
+        b.extend([7; 1000]);
+        let Some(Value::Numbers(numbers)) = parse(&b).unwrap().metadata.remove("k") else { panic!() };
+        assert_eq!((numbers.len(), numbers.bytes.capacity()), (1000, 1000));
+        assert!(numbers.iter().all(|n| n == Value::Unsigned(7)));
+        // Arrays of arrays, which no file has, would be as large.
+        (b[37], b[41], b[42]) = (9, 10, 0);
+        assert!(parse(&b).unwrap_err().to_string().contains("neither numbers nor strings"));
+    }
+
+    #[test]
+    fn numbers_of_every_type_are_read() {
+        for (kind, raw, value) in [
+            (0, &[0xfe][..], Value::Unsigned(254)),
+            (1, &[0xfe], Value::Signed(-2)),
+            (2, &[0xfe, 0xff], Value::Unsigned(65_534)),
+            (3, &[0xfe, 0xff], Value::Signed(-2)),
+            (4, &[0xfe, 0xff, 0xff, 0xff], Value::Unsigned(4_294_967_294)),
+            (5, &[0xfe, 0xff, 0xff, 0xff], Value::Signed(-2)),
+            (6, &(-1.5f32).to_le_bytes(), Value::Float(-1.5)),
+            (7, &[1], Value::Bool(true)),
+            (10, &u64::MAX.to_le_bytes(), Value::Unsigned(u64::MAX)),
+            (11, &i64::MIN.to_le_bytes(), Value::Signed(i64::MIN)),
+            (12, &0.1f64.to_le_bytes(), Value::Float(0.1)),
+        ] {
+            let numbers = Numbers::new(kind, raw.repeat(2)).unwrap();
+            assert_eq!(numbers.iter().collect::<Vec<_>>(), [value.clone(), value]);
+        }
+        assert!(Numbers::new(4, vec![0; 6]).is_none() && Numbers::new(8, vec![]).is_none());
     }
 
     proptest! {

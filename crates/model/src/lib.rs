@@ -18,6 +18,7 @@ mod error;
 mod forward;
 pub mod gguf;
 mod load;
+mod pickle;
 mod rope;
 pub mod source;
 pub mod tokenizer;

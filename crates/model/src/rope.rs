@@ -34,7 +34,7 @@ fn is_long(rope: &Rope, length: usize) -> bool {
 }
 
 /// Inverse wavelengths (radians a position) and the factor on cosines and sines.
-fn frequencies(rope: &Rope, long: bool) -> (Vec<f32>, f32) {
+pub(crate) fn frequencies(rope: &Rope, long: bool) -> (Vec<f32>, f32) {
     let half = rope.dim / 2;
     let base = |i: usize| 1.0 / (rope.theta as f32).powf((2 * i) as f32 / rope.dim as f32);
     let plain = || (0..half).map(base);

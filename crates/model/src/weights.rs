@@ -1,9 +1,9 @@
 //! Tensors by name, from safetensors, GGUF or PyTorch files, read row by row.
 
 use crate::error::{Error, Result};
-use crate::gguf;
+use crate::{gguf, pickle};
+use candle_core::CpuStorage;
 use candle_core::quantized::GgmlDType;
-use candle_core::{CpuStorage, DType};
 use fathom_kernels::mapped::Mapped;
 use half::{bf16, f16};
 use std::collections::HashMap;
@@ -395,8 +395,27 @@ impl Builder {
             }
             self.insert(path, name.clone(), Entry { file, kind, shape: info.shape.clone(), bytes })?;
         }
+        self.check_overlaps(path, file)?;
         self.files.push(File { path: path.to_owned(), map });
         Ok(header)
+    }
+
+    /// Refuses tensors that share bytes: a small file whose thousands of tensors are all
+    /// the same one would become a large model.
+    fn check_overlaps(&self, path: &Path, file: usize) -> Result<()> {
+        let of_file = self.entries.iter().filter(|(_, entry)| entry.file == file);
+        let mut spans: Vec<_> = of_file.map(|(name, e)| (e.bytes.start, e.bytes.end, name)).collect();
+        spans.sort_unstable();
+        match spans.windows(2).find(|pair| pair[0].1 > pair[1].0) {
+            None => Ok(()),
+            Some(pair) => {
+                let (one, other) = (pair[0].2, pair[1].2);
+                Err(Error::file(
+                    path,
+                    format!("the tensors '{one}' and '{other}' overlap; convert the model again"),
+                ))
+            }
+        }
     }
 
     /// PyTorch's format is a zip of one pickle and a stored entry a storage, so
@@ -410,45 +429,50 @@ impl Builder {
                     .into(),
             ));
         }
-        let infos = candle_core::pickle::read_pth_tensor_info(path, false, None).map_err(|e| {
-            bad(format!(
-                "it cannot be read ({}); fetch the file again or convert it to safetensors",
-                first_line(&e)
-            ))
-        })?;
         let mut zip = zip::ZipArchive::new(std::io::Cursor::new(&map[..]))
-            .map_err(|e| bad(format!("its zip directory cannot be read ({e})")))?;
+            .map_err(|e| bad(format!("its zip directory cannot be read ({e}); fetch the file again")))?;
+        let names = zip.file_names().flatten();
+        let pickle = names.map(|name| name.into_owned()).find(|name| name.ends_with("/data.pkl"));
+        let Some(pickle) = pickle else {
+            return Err(bad("it holds no data.pkl; convert it to safetensors".into()));
+        };
+        let folder = pickle.trim_end_matches(".pkl");
+        let mut stored = |name: &str| {
+            let entry = zip.by_name(name).map_err(|e| bad(format!("its entry '{name}' ({e})")))?;
+            let size = usize::try_from(entry.size()).unwrap_or(usize::MAX);
+            let start = entry.data_start().and_then(|s| usize::try_from(s).ok());
+            let bytes = start.and_then(|start| Some(start..start.checked_add(size)?));
+            let stored = entry.compression() == zip::CompressionMethod::Stored;
+            bytes.filter(|b| stored && b.end <= map.len()).ok_or_else(|| {
+                bad(format!("its entry '{name}' is compressed or cut off; fetch the file again"))
+            })
+        };
+        let tensors = pickle::read(&map[stored(&pickle)?])
+            .map_err(|e| bad(format!("{e}; fetch the file again or convert it to safetensors")))?;
         let file = self.files.len();
-        for info in infos {
-            let name = info.name;
-            let kind = match info.dtype {
-                DType::F64 => Kind::F64,
-                DType::F32 => Kind::F32,
-                DType::F16 => Kind::F16,
-                DType::BF16 => Kind::Bf16,
+        for tensor in tensors {
+            let name = tensor.name.to_owned();
+            let kind = match tensor.class {
+                "DoubleStorage" => Kind::F64,
+                "FloatStorage" => Kind::F32,
+                "HalfStorage" => Kind::F16,
+                "BFloat16Storage" => Kind::Bf16,
                 _ => continue,
             };
-            if !info.layout.is_contiguous() {
+            if !tensor.is_contiguous() {
                 return Err(bad(format!("tensor '{name}' is not contiguous; save it with .contiguous()")));
             }
-            let entry =
-                zip.by_name(&info.path).map_err(|e| bad(format!("the data of tensor '{name}' ({e})")))?;
-            let start = entry.data_start().and_then(|s| usize::try_from(s).ok());
-            let (Some(start), zip::CompressionMethod::Stored) = (start, entry.compression()) else {
-                return Err(bad(format!("the data of tensor '{name}' is compressed or misplaced")));
-            };
-            let shape = info.layout.dims().to_vec();
+            let data = stored(&format!("{folder}/{}", tensor.storage))?;
+            let shape = tensor.shape;
             let elements = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
-            let skip = kind.bytes(info.layout.start_offset());
-            let (Some(len), Some(skip)) = (elements.and_then(|n| kind.bytes(n)), skip) else {
+            let (Some(len), Some(skip)) = (elements.and_then(|n| kind.bytes(n)), kind.bytes(tensor.offset))
+            else {
                 return Err(bad(format!("tensor '{name}' has an impossible shape")));
             };
-            let size = usize::try_from(entry.size()).unwrap_or(usize::MAX);
-            let fits = skip.checked_add(len).is_some_and(|end| end <= size);
-            let bytes = start.saturating_add(skip)..start.saturating_add(skip).saturating_add(len);
-            if !fits || bytes.end > map.len() {
+            if skip.checked_add(len).is_none_or(|end| end > data.len()) {
                 return Err(bad(format!("tensor '{name}' is larger than its data; fetch the file again")));
             }
+            let bytes = data.start + skip..data.start + skip + len;
             self.insert(path, name, Entry { file, kind, shape, bytes })?;
         }
         self.files.push(File { path: path.to_owned(), map });

@@ -130,3 +130,47 @@ fn errors_name_the_file_and_the_tensor() {
     };
     names("llama2/model.safetensors", nan, &["NaN", "tensor '"]);
 }
+
+/// Where the value of a key of 32 bits lies in a GGUF file.
+fn value_of(bytes: &[u8], key: &str) -> Option<usize> {
+    let at = bytes.windows(key.len()).position(|w| w == key.as_bytes())?;
+    Some(at + key.len() + 4)
+}
+
+fn set(bytes: &mut [u8], key: &str, value: u32) {
+    let at = value_of(bytes, key).unwrap();
+    bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+}
+
+#[test]
+fn heads_without_halves_are_refused() {
+    let unrotated = |b: &mut Vec<u8>| set(b, "llama.rope.dimension_count", 0);
+    let expected = ["'llama.rope.dimension_count' is 0; it must be even and the whole width of a head"];
+    names("gguf/llama2.gguf", unrotated, &expected);
+    // One dimension a head, so that all shapes fit: taking rows by halves of it divided by zero.
+    let narrow = |b: &mut Vec<u8>| {
+        let at = value_of(b, "llama.embedding_length").unwrap();
+        let width = u32::from_le_bytes(b[at..at + 4].try_into().unwrap());
+        for key in ["attention.head_count", "attention.head_count_kv"] {
+            set(b, &format!("llama.{key}"), width);
+        }
+        for key in ["attention.key_length", "attention.value_length"] {
+            if value_of(b, key).is_some() {
+                set(b, key, 1);
+            }
+        }
+        unrotated(b);
+    };
+    names("gguf/llama2.gguf", narrow, &expected);
+}
+
+#[test]
+fn tensors_that_share_bytes_are_refused() {
+    // The offsets of the two norms of a layer, of equal shape, come after rank, length and type.
+    let share = |b: &mut Vec<u8>| {
+        let offset = |b: &[u8], name: &str| value_of(b, name).unwrap() + 8 + 4;
+        let (one, other) = (offset(b, "blk.0.attn_norm.weight"), offset(b, "blk.0.ffn_norm.weight"));
+        b.copy_within(one..one + 8, other);
+    };
+    names("gguf/llama2.gguf", share, &["attn_norm.weight' and 'blk.0.ffn_norm.weight' overlap"]);
+}

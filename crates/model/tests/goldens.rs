@@ -252,6 +252,16 @@ fn results_do_not_depend_on_the_number_of_threads() {
 }
 
 #[test]
+fn empty_texts_are_refused() {
+    let loaded = load(&fixtures().join("llama2"));
+    for texts in [&[&[][..]][..], &[&[1, 2], &[]]] {
+        let error = loaded.model.run(texts).unwrap_err().to_string();
+        assert!(error.contains(&format!("text {} has no tokens; give", texts.len() - 1)), "{error}");
+    }
+    assert!(loaded.model.run(&[]).unwrap().is_empty());
+}
+
+#[test]
 fn tokens_outside_the_vocabulary_are_refused() {
     let loaded = load(&fixtures().join("llama2"));
     let error = loaded.model.run(&[&[100_000]]).unwrap_err().to_string();

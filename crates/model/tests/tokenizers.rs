@@ -1,6 +1,6 @@
 //! Tokenizers against the ids of Hugging Face's own, and against hostile files.
 
-use fathom_model::gguf::{Header, Value};
+use fathom_model::gguf::{Header, Numbers, Value};
 use fathom_model::tokenizer::Tokenizer;
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
@@ -122,8 +122,8 @@ fn pieces_of_a_text_are_its_text() {
 fn pieces_of_half_a_character_are_shown_as_such() {
     for (name, half) in [("gpt2", "Ã"), ("llama2", "<0xC3>")] {
         let (path, header) = header(name);
-        let tokens = header.get("tokenizer.ggml.tokens").and_then(Value::as_array).unwrap();
-        let id = tokens.iter().position(|token| token.as_str() == Some(half)).unwrap();
+        let Some(Value::Strings(tokens)) = header.get("tokenizer.ggml.tokens") else { panic!() };
+        let id = tokens.iter().position(|token| token == half).unwrap();
         let tokenizer = Tokenizer::from_gguf(&path, &header).unwrap();
         assert_eq!(tokenizer.piece(u32::try_from(id).unwrap()), "\u{fffd}", "{name}");
     }
@@ -149,6 +149,39 @@ fn padding_and_truncation_of_the_file_are_switched_off() {
     assert_eq!(Tokenizer::from_json_file(&path).unwrap().encode(text).unwrap(), wanted);
 }
 
+/// A tokenizer.json that is fine for the letter a, on which it is tried when it is opened.
+fn crafted(more: Json) -> (tempfile::TempDir, Tokenizer) {
+    let mut file = serde_json::json!({"version": "1.0", "added_tokens": [], "model": {
+        "type": "WordLevel", "vocab": {"a": 0, "?": 1}, "unk_token": "?",
+    }});
+    file.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    std::fs::write(&path, file.to_string()).unwrap();
+    let tokenizer = Tokenizer::from_json_file(&path).unwrap();
+    (folder, tokenizer)
+}
+
+#[test]
+fn a_panic_while_encoding_is_an_error() {
+    // A table of replacements with 128 entries, which the library indexes by any byte.
+    let map = format!("AAIA{}", "A".repeat(684));
+    let (_folder, tokenizer) =
+        crafted(serde_json::json!({"normalizer": {"type": "Precompiled", "precompiled_charsmap": map}}));
+    assert_eq!(tokenizer.encode("a").unwrap(), [0]);
+    let error = tokenizer.encode("\u{e9}").unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json") && error.contains("do not fit"), "{error}");
+    assert_eq!(tokenizer.encode_bare("a").unwrap(), [0], "it is as good as before");
+}
+
+#[test]
+fn a_panic_while_decoding_gives_the_pieces() {
+    // More characters are cut off at the end than there are.
+    let strip = serde_json::json!({"decoder": {"type": "Strip", "content": "a", "start": 0, "stop": 5}});
+    let (_folder, tokenizer) = crafted(strip);
+    assert_eq!(tokenizer.decode(&[0, 1]), "a?");
+}
+
 #[test]
 fn damaged_tokenizer_json_is_an_error_that_names_the_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -169,11 +202,11 @@ fn damaged_tokenizer_json_is_an_error_that_names_the_file() {
 }
 
 fn strings(values: &[&str]) -> Value {
-    Value::Array(values.iter().map(|v| Value::String((*v).into())).collect())
+    Value::Strings(values.iter().map(|v| (*v).to_owned()).collect())
 }
 
 fn numbers(values: &[i64]) -> Value {
-    Value::Array(values.iter().map(|v| Value::Signed(*v)).collect())
+    Value::Numbers(Numbers::new(11, values.iter().flat_map(|v| v.to_le_bytes()).collect()).unwrap())
 }
 
 fn build(entries: &[(&str, Value)]) -> fathom_model::Result<Tokenizer> {
@@ -289,7 +322,8 @@ fn contradictions_are_errors_that_name_the_key() {
     wrong(gpt2, "pre", Value::String("martian".into()), "\"martian\" is not known; known are gpt-2");
     wrong(gpt2, "pre", Value::Bool(true), "no string");
     wrong(gpt2, "tokens", strings(&[]), "0 entries");
-    wrong(gpt2, "tokens", numbers(&[1]), "no string");
+    wrong(gpt2, "tokens", numbers(&[1]), "no array of strings");
+    wrong(gpt2, "token_type", strings(&["a"]), "no array of numbers");
     wrong(gpt2, "tokens", strings(&["a", "b", "ab", "a", "c", "d"]), "both token 0 and token 3");
     wrong(gpt2, "token_type", numbers(&[1]), "1 entries for 6 tokens");
     wrong(gpt2, "token_type", numbers(&[1, 1, 1, 1, 9, 1]), "token 4");
@@ -303,7 +337,8 @@ fn contradictions_are_errors_that_name_the_key() {
     wrong(gpt2, "eos_token_id", Value::Signed(-1), "no id");
     wrong(gpt2, "add_bos_token", Value::Unsigned(1), "no truth value");
     wrong(llama, "scores", numbers(&[1, 2]), "2 entries for 10 tokens");
-    wrong(llama, "scores", Value::Array(vec![Value::Float(f64::NAN); 10]), "token 0");
+    let nan = Numbers::new(6, f32::NAN.to_le_bytes().repeat(10)).unwrap();
+    wrong(llama, "scores", Value::Numbers(nan), "token 0");
     wrong(llama, "unknown_token_id", Value::Unsigned(10), "no id");
     for (base, key) in
         [(gpt2 as fn() -> _, "merges"), (gpt2, "pre"), (gpt2, "model"), (llama, "scores"), (llama, "tokens")]
@@ -361,14 +396,15 @@ fn any_value() -> impl Strategy<Value = Value> {
         "\0",
         "a  b",
     ]);
-    let scalar = prop_oneof![
-        4 => word.prop_map(|w| Value::String(w.into())),
+    prop_oneof![
+        4 => word.clone().prop_map(|w| Value::String(w.into())),
+        4 => prop::collection::vec(word, 0..8).prop_map(|words| strings(&words)),
+        2 => prop::collection::vec(-1i64..8, 0..12).prop_map(|n| numbers(&n)),
         2 => (0u64..8).prop_map(Value::Unsigned),
         1 => any::<i64>().prop_map(Value::Signed),
         1 => any::<f64>().prop_map(Value::Float),
         1 => any::<bool>().prop_map(Value::Bool),
-    ];
-    scalar.prop_recursive(2, 16, 8, |inner| prop::collection::vec(inner, 0..8).prop_map(Value::Array))
+    ]
 }
 
 proptest! {

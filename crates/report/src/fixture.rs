@@ -86,7 +86,7 @@ pub(crate) fn results() -> Results {
             parameters: 134_515_008,
             dtype: "float32".to_owned(),
         },
-        data: Data { id: "gsm8k".to_owned(), prompts: 32, tokens: 6_411 },
+        data: Data { id: "gsm8k".to_owned(), prompts: 32, pairs: 0, tokens: 6_411 },
         probes: Probes {
             contributions: Some(contributions()),
             lens: Some(lens()),

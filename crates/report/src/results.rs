@@ -67,6 +67,9 @@ pub struct Data {
     pub id: String,
     /// The number of prompts.
     pub prompts: usize,
+    /// The number of question-answer pairs.
+    #[serde(default)]
+    pub pairs: usize,
     /// The number of tokens in all prompts.
     pub tokens: u64,
 }

@@ -96,7 +96,12 @@ fn head(results: &Results, page: &mut Page) {
             model.architecture, model.layers, model.dtype
         ),
     );
-    page.line(Weight::Plain, &format!("{}: {} prompts, {} tokens", data.id, data.prompts, data.tokens));
+    let pairs = match data.pairs {
+        0 => String::new(),
+        pairs => format!(", {pairs} question-answer pairs"),
+    };
+    let line = format!("{}: {} prompts, {} tokens{pairs}", data.id, data.prompts, data.tokens);
+    page.line(Weight::Plain, &line);
 }
 
 fn depth(rows: &[DepthRow], page: &mut Page) {

@@ -234,3 +234,12 @@ fn too_little_memory_is_told_before_anything_is_measured() {
     assert!(!place.at("out/samples.jsonl").exists());
     succeed(&mut small("1MiB"));
 }
+
+#[test]
+fn probes_of_pairs_alone_need_no_prompt() {
+    let place = Place::new();
+    let done = finish(&mut probes("gradients", &fixture("olmo2"), &place, &place.out()));
+    assert!(done.stdout.contains("0 prompts, 0 tokens, 2 question-answer pairs"), "{}", done.stdout);
+    assert!(!done.stdout.contains("NaN") && !done.stdout.contains("settling"), "{}", done.stdout);
+    succeed(probes("gradients", &fixture("olmo2"), &place, &place.out()).arg("--resume"));
+}

@@ -11,20 +11,22 @@ use std::path::Path;
 pub(crate) struct Fields<'a> {
     pub(crate) path: &'a Path,
     json: &'a Value,
+    /// What absent fields mean.
+    defaults: &'a Value,
 }
 
 impl<'a> Fields<'a> {
-    pub(crate) fn new(path: &'a Path, json: &'a Value) -> Self {
-        Self { path, json }
+    pub(crate) fn new(path: &'a Path, json: &'a Value, defaults: &'a Value) -> Self {
+        Self { path, json, defaults }
     }
 
     pub(crate) fn fail<T>(&self, what: impl Into<String>) -> Result<T> {
         Err(Error::config(self.path, what))
     }
 
-    /// The value of a field; `null` counts as absent.
+    /// The value of a field. An absent one has its default, `null` says that there is nothing.
     fn get(&self, name: &str) -> Option<&'a Value> {
-        self.json.get(name).filter(|v| !v.is_null())
+        self.json.get(name).or_else(|| self.defaults.get(name)).filter(|v| !v.is_null())
     }
 
     fn typed<T>(&self, name: &str, what: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
@@ -67,7 +69,7 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn object(&self, name: &str) -> Result<Option<Fields<'a>>> {
         let object = self.typed(name, "object", |v| v.is_object().then_some(v))?;
-        Ok(object.map(|json| Fields { path: self.path, json }))
+        Ok(object.map(|json| Fields { path: self.path, json, defaults: &Value::Null }))
     }
 
     pub(crate) fn strings(&self, name: &str) -> Result<Option<Vec<&'a str>>> {

@@ -8,20 +8,32 @@ use crate::config::{Positions, QkNorm};
 use crate::error::Result;
 use crate::weights::Weights;
 
+/// What transformers takes absent fields for; the caps are there unless they are `null`.
+pub(super) const GEMMA2: &str = r#"{
+    "vocab_size": 256000, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+    "max_position_embeddings": 8192, "tie_word_embeddings": true, "sliding_window": 4096,
+    "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0
+}"#;
+
+/// As [`GEMMA2`]. Published models of text and images leave out whatever equals these.
+pub(super) const GEMMA3: &str = r#"{
+    "model_type": "gemma3_text", "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216,
+    "num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+    "max_position_embeddings": 131072, "tie_word_embeddings": true, "sliding_window": 4096
+}"#;
+
 pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     let mut d = llama::base(f, weights)?;
     let third = d.config.architecture != "gemma2";
     let c = &mut d.config;
     c.activation = f.activation("hidden_activation", "gelu_pytorch_tanh")?;
-    c.tied = f.bool_or("tie_word_embeddings", true)?;
     c.post_norm = true;
     c.embedding_scale = (c.hidden as f32).sqrt();
     c.attention_scale = 1.0 / f.f64_or("query_pre_attn_scalar", 256.0)?.sqrt() as f32;
-    // Gemma 2 has caps unless its configuration sets them to null.
     let cap = |name| f.opt_f64(name).map(|cap| cap.map(|cap| cap as f32));
     (c.attention_softcap, c.final_softcap) =
         (cap("attn_logit_softcapping")?, cap("final_logit_softcapping")?);
-    let window = f.opt_usize("sliding_window")?.or(Some(4096));
+    let window = f.opt_usize("sliding_window")?;
     if third {
         let pattern = match f.opt_usize("sliding_window_pattern")? {
             Some(pattern) => pattern,

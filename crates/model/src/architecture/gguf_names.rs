@@ -150,6 +150,15 @@ fn positions(keys: &Keys<'_>, weights: &Weights, head_dim: usize) -> Result<Posi
         return Ok(Positions::Learned);
     }
     let dim = keys.count("rope.dimension_count")?.unwrap_or(head_dim);
+    // llama.cpp's order of the Llama family's rows pairs all dimensions of a head.
+    if keys.arch == "llama" && (dim != head_dim || !dim.is_multiple_of(2)) {
+        return Err(Error::config(
+            keys.path,
+            format!(
+                "the metadata 'llama.rope.dimension_count' is {dim}; it must be even and the whole width of a head, which is {head_dim}"
+            ),
+        ));
+    }
     let theta = keys.number("rope.freq_base")?.unwrap_or(10_000.0);
     let rope = Rope { dim, theta, scaling: rope_scaling(keys, weights, dim)? };
     if keys.arch == "gemma3" {

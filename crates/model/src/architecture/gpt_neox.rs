@@ -9,10 +9,6 @@ use crate::weights::Weights;
 pub(super) fn describe(f: &Fields<'_>, _: &Weights) -> Result<Description> {
     let (hidden, heads) = (f.usize("hidden_size")?, f.usize("num_attention_heads")?);
     let head_dim = hidden / heads.max(1);
-    let mut rope = f.rope(None, head_dim, 10_000.0)?;
-    if f.object("rope_parameters")?.is_none() && f.opt_f64("rotary_pct")?.is_none() {
-        rope.dim = head_dim / 4;
-    }
     let config = Config {
         architecture: "gpt_neox".to_owned(),
         hidden,
@@ -23,7 +19,7 @@ pub(super) fn describe(f: &Fields<'_>, _: &Weights) -> Result<Description> {
         vocab: f.usize("vocab_size")?,
         context: f.opt_usize("max_position_embeddings")?.unwrap_or(2048),
         layers: f.layers(f.usize("num_hidden_layers")?, None, 0, |_| false)?,
-        positions: Positions::Rotary(vec![rope]),
+        positions: Positions::Rotary(vec![f.rope(None, head_dim, 10_000.0)?]),
         norm: NormKind::Layer,
         norm_eps: f.f64_or("layer_norm_eps", 1e-5)? as f32,
         pre_norm: true,

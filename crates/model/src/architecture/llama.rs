@@ -9,10 +9,14 @@ use crate::config::{Config, NormKind, Positions, QkNorm};
 use crate::error::Result;
 use crate::weights::Weights;
 
+/// What transformers takes absent fields for.
+pub(super) const MISTRAL: &str =
+    r#"{"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}"#;
+
 pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     let mut d = base(f, weights)?;
-    // Mistral's window holds in every layer; Llama has none.
-    let window = f.opt_usize("sliding_window")?;
+    // Mistral's window holds in every layer; Llama has none, whatever the field says.
+    let window = if d.config.architecture == "mistral" { f.opt_usize("sliding_window")? } else { None };
     d.config.layers = f.layers(d.config.depth(), window, 0, |_| true)?;
     let attention = f.bool_or("attention_bias", false)?;
     for slot in d.layout.qkv.iter_mut().chain([&mut d.layout.attn_out]) {

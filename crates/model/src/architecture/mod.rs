@@ -10,6 +10,8 @@ mod llama;
 mod olmo;
 mod phi;
 mod qwen;
+#[cfg(test)]
+mod tests;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -95,19 +97,20 @@ pub(crate) struct Layout {
 
 type FromConfig = fn(&Fields<'_>, &Weights) -> Result<Description>;
 
-/// `model_type` of config.json and the function that reads it.
-const FAMILIES: &[(&str, FromConfig)] = &[
-    ("llama", llama::describe),
-    ("mistral", llama::describe),
-    ("qwen2", qwen::describe),
-    ("qwen3", qwen::describe),
-    ("gemma2", gemma::describe),
-    ("gemma3_text", gemma::describe),
-    ("gemma3", gemma::describe),
-    ("olmo2", olmo::describe),
-    ("phi3", phi::describe),
-    ("gpt_neox", gpt_neox::describe),
-    ("gpt2", gpt2::describe),
+/// `model_type` of config.json, the function that reads it, and what transformers
+/// takes fields for that are absent.
+const FAMILIES: &[(&str, FromConfig, &str)] = &[
+    ("llama", llama::describe, "{}"),
+    ("mistral", llama::describe, llama::MISTRAL),
+    ("qwen2", qwen::describe, qwen::QWEN2),
+    ("qwen3", qwen::describe, qwen::QWEN3),
+    ("gemma2", gemma::describe, gemma::GEMMA2),
+    ("gemma3_text", gemma::describe, gemma::GEMMA3),
+    ("gemma3", gemma::describe, gemma::GEMMA3),
+    ("olmo2", olmo::describe, r#"{"rms_norm_eps": 1e-5}"#),
+    ("phi3", phi::describe, phi::DEFAULTS),
+    ("gpt_neox", gpt_neox::describe, r#"{"rotary_pct": 0.25}"#),
+    ("gpt2", gpt2::describe, "{}"),
 ];
 
 /// The architectures that can be loaded, as `model_type` names them.
@@ -131,11 +134,12 @@ pub(crate) fn from_config(path: &Path, weights: &Weights) -> Result<Description>
         Some(name) => name.to_owned(),
         None => return Err(Error::config(path, "it has no 'model_type'")),
     };
-    let Some((_, describe)) = FAMILIES.iter().find(|f| f.0 == name) else {
+    let Some((_, describe, defaults)) = FAMILIES.iter().find(|f| f.0 == name) else {
         return Err(unknown(path, &name));
     };
+    let defaults = serde_json::from_str(defaults).expect("the defaults are JSON");
     // Models of several modalities keep the language part in 'text_config'.
-    let fields = Fields::new(path, json.get("text_config").unwrap_or(&json));
+    let fields = Fields::new(path, json.get("text_config").unwrap_or(&json), &defaults);
     let description = describe(&fields, weights)?;
     description.config.check(path)?;
     Ok(description)

@@ -7,7 +7,6 @@ use crate::weights::Weights;
 
 pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     let mut d = llama::base(f, weights)?;
-    d.config.norm_eps = f.f64_or("rms_norm_eps", 1e-5)? as f32;
     (d.config.pre_norm, d.config.post_norm) = (false, true);
     d.config.qk_norm = QkNorm::Full;
     (d.layout.attn_norm, d.layout.mlp_norm) = (None, None);

@@ -5,9 +5,13 @@ use super::{Description, Fields, llama};
 use crate::error::Result;
 use crate::weights::Weights;
 
+/// What transformers takes absent fields for.
+pub(super) const DEFAULTS: &str = r#"{
+    "rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "original_max_position_embeddings": 4096
+}"#;
+
 pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     let mut d = llama::base(f, weights)?;
-    d.config.norm_eps = f.f64_or("rms_norm_eps", 1e-5)? as f32;
     d.config.layers = f.layers(d.config.depth(), f.opt_usize("sliding_window")?, 0, |_| true)?;
     d.layout.qkv = vec![llama::slot(&d.layout, "self_attn.qkv_proj")];
     d.layout.up = vec![llama::slot(&d.layout, "mlp.gate_up_proj")];

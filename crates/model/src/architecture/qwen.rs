@@ -6,13 +6,24 @@ use crate::config::QkNorm;
 use crate::error::Result;
 use crate::weights::Weights;
 
+/// What transformers takes absent fields for.
+pub(super) const QWEN2: &str = r#"{
+    "num_key_value_heads": 32, "max_position_embeddings": 32768, "sliding_window": 4096, "max_window_layers": 28
+}"#;
+
+/// As [`QWEN2`].
+pub(super) const QWEN3: &str = r#"{
+    "num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768,
+    "sliding_window": 4096, "max_window_layers": 28
+}"#;
+
 pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     let mut d = llama::base(f, weights)?;
     let window = match f.bool_or("use_sliding_window", false)? {
         true => f.opt_usize("sliding_window")?,
         false => None,
     };
-    let full = f.opt_usize("max_window_layers")?.unwrap_or(28);
+    let full = f.usize("max_window_layers")?;
     d.config.layers = f.layers(d.config.depth(), window, 0, |l| l >= full)?;
     if d.config.architecture == "qwen3" {
         d.config.qk_norm = QkNorm::Head;

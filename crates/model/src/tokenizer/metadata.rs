@@ -1,7 +1,7 @@
 //! The vocabulary in the metadata of a GGUF file, checked.
 
 use crate::error::{Error, Result};
-use crate::gguf::{Header, Value};
+use crate::gguf::{Header, Numbers, Value};
 use std::path::Path;
 use tokenizers::models::bpe::Vocab;
 
@@ -45,11 +45,11 @@ impl<'a> Vocabulary<'a> {
     }
 
     fn read_kinds(&self) -> Result<Vec<Kind>> {
-        let Some(values) = self.array("token_type")? else {
+        let Some(values) = self.numbers("token_type")? else {
             return Ok(vec![Kind::Normal; self.tokens.len()]);
         };
         self.same_length("token_type", values)?;
-        let kind = |(id, value): (usize, &Value)| match value.as_usize() {
+        let kind = |(id, value): (usize, Value)| match value.as_usize() {
             // 0 is "undefined", which llama.cpp treats like a normal token.
             Some(0 | 1) => Ok(Kind::Normal),
             Some(2) => Ok(Kind::Unknown),
@@ -72,19 +72,15 @@ impl<'a> Vocabulary<'a> {
         self.header.get(&format!("tokenizer.ggml.{key}"))
     }
 
-    fn array(&self, key: &str) -> Result<Option<&'a [Value]>> {
+    fn numbers(&self, key: &str) -> Result<Option<&'a Numbers>> {
         match self.get(key) {
             None => Ok(None),
-            Some(Value::Array(values)) => Ok(Some(values)),
-            Some(_) => Err(self.bad(key, "it is no array")),
+            Some(Value::Numbers(values)) => Ok(Some(values)),
+            Some(_) => Err(self.bad(key, "it is no array of numbers")),
         }
     }
 
-    fn required(&self, key: &str) -> Result<&'a [Value]> {
-        self.array(key)?.ok_or_else(|| self.bad(key, "it is missing"))
-    }
-
-    fn same_length(&self, key: &str, values: &[Value]) -> Result<()> {
+    fn same_length(&self, key: &str, values: &Numbers) -> Result<()> {
         if values.len() == self.tokens.len() {
             return Ok(());
         }
@@ -94,17 +90,18 @@ impl<'a> Vocabulary<'a> {
 
     /// An array of strings that must be there.
     pub(super) fn strings(&self, key: &str) -> Result<Vec<&'a str>> {
-        let string = |(at, value): (usize, &'a Value)| {
-            value.as_str().ok_or_else(|| self.bad(key, format!("entry {at} is no string")))
-        };
-        self.required(key)?.iter().enumerate().map(string).collect()
+        match self.get(key) {
+            None => Err(self.bad(key, "it is missing")),
+            Some(Value::Strings(values)) => Ok(values.iter().map(String::as_str).collect()),
+            Some(_) => Err(self.bad(key, "it is no array of strings")),
+        }
     }
 
     /// The score of each token.
     pub(super) fn scores(&self) -> Result<Vec<f64>> {
-        let values = self.required("scores")?;
+        let values = self.numbers("scores")?.ok_or_else(|| self.bad("scores", "it is missing"))?;
         self.same_length("scores", values)?;
-        let score = |(id, value): (usize, &Value)| match value.as_f64() {
+        let score = |(id, value): (usize, Value)| match value.as_f64() {
             Some(score) if score.is_finite() => Ok(score),
             _ => Err(self.bad("scores", format!("token {id} has the score {}", brief(value)))),
         };

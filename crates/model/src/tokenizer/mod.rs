@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::gguf;
 use metadata::{Kind, Vocabulary, brief};
 use serde::Serialize;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use tokenizers::{AddedToken, Model, ModelWrapper};
 
@@ -71,22 +72,9 @@ impl Tokenizer {
     /// When the file cannot be read or is not a tokenizer.
     pub fn from_json_file(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(Error::io(path))?;
-        // The library slices and indexes by what the file says in a few places,
-        // so a crafted file can make it panic; that must stay an error of this file.
-        let built = std::panic::catch_unwind(|| load_json(&bytes));
-        let (inner, around) = match built {
-            Ok(Ok(done)) => done,
-            Ok(Err(e)) => {
-                return Err(Error::tokenizer(
-                    path,
-                    format!("it is no usable tokenizer ({e}); fetch it again"),
-                ));
-            }
-            Err(_) => {
-                let what = "its merges or templates do not fit its vocabulary; fetch it again";
-                return Err(Error::tokenizer(path, what));
-            }
-        };
+        let (inner, around) = guarded(|| load_json(&bytes)).map_err(|e| {
+            Error::tokenizer(path, format!("it is no usable tokenizer ({e}); fetch it again"))
+        })?;
         let named = names_beside(path);
         let token = |id: Option<&u32>| id.and_then(|id| inner.id_to_token(*id));
         let model = match inner.get_model() {
@@ -181,7 +169,7 @@ impl Tokenizer {
     }
 
     fn run(&self, text: &str, around: bool) -> Result<Vec<u32>> {
-        match self.inner.encode_fast(text, around) {
+        match guarded(|| self.inner.encode_fast(text, around)) {
             Ok(encoding) => Ok(encoding.get_ids().to_vec()),
             Err(e) => {
                 let what = format!("it cannot encode this text ({e}); is it the tokenizer of this model?");
@@ -215,7 +203,8 @@ impl Tokenizer {
     /// The text of ids, special tokens included. Ids without a token give nothing.
     pub fn decode(&self, ids: &[u32]) -> String {
         // Decoders fail only on tokens they cannot read; the pieces are the best that is left then.
-        self.inner.decode(ids, false).unwrap_or_else(|_| ids.iter().map(|id| self.piece(*id)).collect())
+        guarded(|| self.inner.decode(ids, false))
+            .unwrap_or_else(|_| ids.iter().map(|id| self.piece(*id)).collect())
     }
 }
 
@@ -253,6 +242,14 @@ fn added_tokens(vocabulary: &Vocabulary<'_>) -> Vec<AddedToken> {
 
 fn specials(inner: &tokenizers::Tokenizer) -> usize {
     inner.get_added_vocabulary().get_added_tokens_decoder().values().filter(|t| t.special).count()
+}
+
+/// Calls the library, which slices and indexes by what the file says in a few places:
+/// what panics there for a crafted file must stay an error of that file. A tokenizer
+/// has no state that a panic could leave half changed but a cache, which checks itself.
+fn guarded<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(f))
+        .unwrap_or_else(|_| Err("its parts do not fit each other".into()))
 }
 
 /// What a post-processor puts before and after a text.

@@ -1,0 +1,174 @@
+//! What configurations mean that leave fields out, and which are refused.
+
+use super::*;
+use crate::config::{Positions, RopeScaling};
+use crate::rope;
+use proptest::prelude::*;
+use serde_json::json;
+
+/// Describes a configuration, beside a file without tensors.
+fn describe(json: &serde_json::Value) -> Result<Config> {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, weights) = (folder.path().join("config.json"), folder.path().join("w.safetensors"));
+    std::fs::write(&config, json.to_string()).unwrap();
+    std::fs::write(&weights, b"\x02\0\0\0\0\0\0\0{}").unwrap();
+    Ok(from_config(&config, &Weights::open_safetensors(&weights)?)?.config)
+}
+
+/// A small configuration of a type, with more fields.
+fn with(kind: &str, more: serde_json::Value) -> serde_json::Value {
+    let mut config = json!({
+        "model_type": kind, "hidden_size": 256, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 32, "vocab_size": 8,
+    });
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    config
+}
+
+fn rotary(config: &Config) -> &[crate::config::Rope] {
+    let Positions::Rotary(ropes) = &config.positions else { panic!("no rotary positions") };
+    ropes
+}
+
+#[test]
+fn gemma3_text_config_of_differences_alone() {
+    // The text part of google/gemma-3-4b-it's config.json, whole.
+    let c = describe(&json!({"model_type": "gemma3", "text_config": {
+        "hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024,
+    }}))
+    .unwrap();
+    assert_eq!((c.heads, c.kv_heads, c.head_dim, c.vocab, c.context), (8, 4, 256, 262_208, 131_072));
+    assert_eq!((c.norm_eps, c.attention_scale, c.tied), (1e-6, 1.0 / 16.0, true));
+    assert_eq!((c.attention_softcap, c.final_softcap), (None, None));
+    assert_eq!(c.architecture, "gemma3_text");
+    for (l, layer) in c.layers.iter().enumerate() {
+        let local = (l + 1) % 6 != 0;
+        assert_eq!((layer.window, layer.rope), (local.then_some(1024), usize::from(local)));
+    }
+    let [global, local] = rotary(&c) else { panic!() };
+    assert_eq!((global.theta, &global.scaling), (1e6, &RopeScaling::Linear(8.0)));
+    assert_eq!((local.theta, &local.scaling), (1e4, &RopeScaling::None));
+    let c = describe(&json!({"model_type": "gemma3", "text_config": {}})).unwrap();
+    assert_eq!((c.hidden, c.intermediate, c.depth(), c.layers[0].window), (2304, 9216, 26, Some(4096)));
+}
+
+#[test]
+fn gemma2_caps_unless_null() {
+    let c = describe(&with("gemma2", json!({"num_attention_heads": 8}))).unwrap();
+    assert_eq!((c.attention_softcap, c.final_softcap), (Some(50.0), Some(30.0)));
+    let null = json!({"attn_logit_softcapping": null, "final_logit_softcapping": null});
+    let c = describe(&with("gemma2", null)).unwrap();
+    assert_eq!((c.attention_softcap, c.final_softcap), (None, None));
+}
+
+#[test]
+fn mistral_has_a_window_unless_null_and_llama_none() {
+    let window = |kind, more| describe(&with(kind, more)).unwrap().layers[1].window;
+    assert_eq!(window("mistral", json!({})), Some(4096));
+    assert_eq!(window("mistral", json!({"sliding_window": 7})), Some(7));
+    assert_eq!(window("mistral", json!({"sliding_window": null})), None);
+    assert_eq!(window("llama", json!({"sliding_window": 7})), None);
+}
+
+#[test]
+fn gpt_neox_rotates_a_quarter_unless_told() {
+    let dim = |more| rotary(&describe(&with("gpt_neox", more)).unwrap())[0].dim;
+    assert_eq!(dim(json!({})), 2);
+    assert_eq!(dim(json!({"rotary_pct": 0.5})), 4);
+    // transformers fills in the quarter here too.
+    assert_eq!(dim(json!({"rope_parameters": {"rope_theta": 20.0}})), 2);
+    assert_eq!(dim(json!({"rope_parameters": {"partial_rotary_factor": 0.75}})), 6);
+}
+
+#[test]
+fn other_absent_fields_mean_what_transformers_takes() {
+    let of = |kind| {
+        let c = describe(&with(kind, json!({}))).unwrap();
+        (c.kv_heads, c.head_dim, c.context, c.norm_eps)
+    };
+    assert_eq!(of("llama"), (32, 8, 2048, 1e-6));
+    assert_eq!(of("mistral"), (8, 8, 131_072, 1e-6));
+    assert_eq!(of("qwen2"), (32, 8, 32_768, 1e-6));
+    assert_eq!(of("qwen3"), (32, 128, 32_768, 1e-6));
+    assert_eq!(of("gemma2"), (4, 256, 8192, 1e-6));
+    assert_eq!(of("olmo2"), (32, 8, 2048, 1e-5));
+    assert_eq!(of("phi3"), (32, 8, 4096, 1e-5));
+    for (name, _, defaults) in FAMILIES {
+        assert!(serde_json::from_str::<serde_json::Value>(defaults).unwrap().is_object(), "{name}");
+    }
+}
+
+#[track_caller]
+fn refused(config: &serde_json::Value, says: &str) {
+    let error = describe(config).expect_err("this must be refused").to_string();
+    assert!(error.contains(says) && error.contains("config.json"), "'{error}' does not say '{says}'");
+}
+
+#[test]
+fn numbers_that_lead_to_nan_are_refused() {
+    let llama = |more| with("llama", more);
+    refused(&llama(json!({"rms_norm_eps": 0.0})), "the epsilon of the norms is 0");
+    refused(&llama(json!({"rms_norm_eps": 1e39})), "the epsilon of the norms is inf");
+    refused(&llama(json!({"rope_theta": 1e300})), "the base of the rotary embedding is");
+    refused(&llama(json!({"rope_theta": 1e-300})), "the base of the rotary embedding is");
+    refused(&llama(json!({"rope_theta": 1e-37})), "frequency ");
+    refused(&llama(json!({"head_dim": 7})), "7 of the 7 dimensions");
+    let gemma = |more| with("gemma2", more);
+    refused(&gemma(json!({"attn_logit_softcapping": 0.0})), "the soft-capping of attention is 0");
+    refused(&gemma(json!({"final_logit_softcapping": -1.0})), "the soft-capping of the logits is -1");
+    refused(&gemma(json!({"final_logit_softcapping": 1e-300})), "the soft-capping of the logits is 0");
+    refused(&gemma(json!({"query_pre_attn_scalar": -1.0})), "the scale of attention is NaN");
+    refused(&gemma(json!({"query_pre_attn_scalar": 0.0})), "the scale of attention is inf");
+}
+
+#[test]
+fn impossible_rotary_scalings_are_refused() {
+    let scaled = |more| with("llama", json!({"rope_scaling": more}));
+    let llama3 = |more: serde_json::Value| {
+        let mut all = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 64});
+        all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        scaled(all)
+    };
+    assert!(describe(&llama3(json!({}))).is_ok());
+    refused(&scaled(json!({"type": "linear", "factor": 0.0})), "'factor' of the rotary scaling is 0");
+    refused(&scaled(json!({"type": "linear", "factor": 1e-36})), "frequency 0");
+    refused(&llama3(json!({"factor": -8.0})), "'factor' of the rotary scaling is -8");
+    refused(&llama3(json!({"high_freq_factor": 1.0})), "'high_freq_factor' is 1; it must be above");
+    refused(&llama3(json!({"original_max_position_embeddings": 0})), "'original_max_position_embeddings' of");
+    let yarn =
+        |original: f64| json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": original});
+    refused(&scaled(yarn(1.0)), "YaRN needs both above 1");
+    refused(
+        &with("llama", json!({"rope_theta": 1.0, "rope_scaling": yarn(64.0)})),
+        "YaRN needs both above 1",
+    );
+    let long = |first: f64, original: usize| {
+        json!({"type": "longrope", "factor": 2.0, "original_max_position_embeddings": original,
+            "short_factor": [first, 1.0, 1.0, 1.0], "long_factor": [1.0, 1.0, 1.0, 1.0]})
+    };
+    assert!(describe(&scaled(long(1.0, 64))).is_ok());
+    refused(&scaled(long(1.0, 1)), "'attention_factor' of the rotary scaling is inf");
+    refused(&scaled(long(0.0, 64)), "frequency 0 of the rotary embedding is inf");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+    /// Whatever a configuration says, what is accepted has finite angles.
+    #[test]
+    fn accepted_rotary_embeddings_are_finite(
+        kind in prop::sample::select(vec!["linear", "llama3", "yarn"]),
+        n in prop::collection::vec(prop::sample::select(
+            vec![0.0, -1.0, 1e-45, 1e-30, 0.5, 1.0, 1.000_000_1, 4.0, 64.0, 1e6, 1e30, 1e38, 1e39, 1e300]), 7),
+    ) {
+        let config = with("llama", json!({"rope_theta": n[0], "rope_scaling": {
+            "rope_type": kind, "factor": n[1], "low_freq_factor": n[2], "high_freq_factor": n[3],
+            "original_max_position_embeddings": n[4], "beta_fast": n[5], "beta_slow": n[6],
+        }}));
+        if let Ok(config) = describe(&config) {
+            let table = rope::table(&rotary(&config)[0], &[(40, 41)]);
+            prop_assert!(table.cos.iter().chain(&table.sin).all(|x| x.is_finite()));
+        }
+    }
+}
