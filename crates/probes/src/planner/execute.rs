@@ -29,9 +29,10 @@ pub fn execute(
         naive::execute(model, trace, requests, way.done, visitor);
         return Work { runs: work.edits, madds: work.madds_naive, ..work };
     }
+    let mut b = Buffers::default();
     for group in Group::all(requests, way.limits.rows) {
         work.runs += group.nodes.len() as u64;
-        work.madds += group.run(model, trace, requests, way, visitor);
+        work.madds += group.run(model, trace, requests, way, &mut b, visitor);
     }
     work
 }
@@ -156,14 +157,14 @@ impl Group {
         trace: &Trace,
         requests: &[Request],
         way: &Way<'_>,
+        b: &mut Buffers,
         visitor: &mut dyn Visitor,
     ) -> u64 {
         if self.nodes.is_empty() {
             return 0;
         }
         let depth = model.config().depth();
-        let mut work =
-            Running { model, trace, requests, group: &self, madds: 0, told: 0, way, b: Buffers::default() };
+        let mut work = Running { model, trace, requests, group: &self, madds: 0, told: 0, way, b };
         let mut streams: Vec<Vec<f32>> = Vec::with_capacity(self.nodes.len());
         for node in 0..self.nodes.len() {
             streams.push(work.start(node, visitor));
@@ -203,7 +204,7 @@ struct Running<'a> {
     madds: u64,
     /// Multiply-adds that were told of.
     told: u64,
-    b: Buffers,
+    b: &'a mut Buffers,
 }
 
 impl Running<'_> {
@@ -248,7 +249,7 @@ impl Running<'_> {
         of(Site::Attn).for_each(|e| e.apply(position, &mut attn));
         let mid: Vec<f32> = h.iter().zip(&attn).map(|(h, a)| h + a).collect();
         if redoes_mlp(self.model, node, position) {
-            self.model.mlp(layer, &mid, &mut self.b);
+            self.model.mlp(layer, &mid, self.b);
             self.madds += self.model.mlp_madds_a_row();
             mlp.copy_from_slice(&self.b.mlp_out);
         }
@@ -277,12 +278,12 @@ impl Running<'_> {
         let mut h: Vec<f32> = Vec::with_capacity(batch.rows() * d);
         alive.iter().for_each(|n| h.extend_from_slice(&streams[*n]));
         let past: [&KeyValues; 1] = [&self.trace.keys_values[l]];
-        self.model.attention(l, &batch, &past, &h, &mut self.b);
+        self.model.attention(l, &batch, &past, &h, self.b);
         let mut attn = std::mem::take(&mut self.b.attn_out);
         self.edit(l, Site::Attn, &alive, &rows, &mut attn);
         let mut mid = vec![0.0; h.len()];
         add(&h, &attn, &mut mid);
-        self.model.mlp(l, if self.model.config().parallel { &h } else { &mid }, &mut self.b);
+        self.model.mlp(l, if self.model.config().parallel { &h } else { &mid }, self.b);
         let mut mlp = std::mem::take(&mut self.b.mlp_out);
         self.edit(l, Site::Mlp, &alive, &rows, &mut mlp);
         let mut added = vec![0.0; h.len()];
