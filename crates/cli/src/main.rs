@@ -8,6 +8,7 @@ mod data;
 mod depth;
 mod dry_run;
 mod interrupt;
+mod job;
 mod measure;
 mod models;
 mod output;

@@ -1,7 +1,7 @@
 //! `run.json`: what was run and how, enough to do it again.
 
 use crate::args::Measure;
-use crate::measure::Job;
+use crate::job::Job;
 use anyhow::{Result, bail};
 use fathom_data::PromptSet;
 use fathom_kernels::Isa;

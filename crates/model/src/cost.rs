@@ -38,7 +38,11 @@ impl Model {
 
     /// Multiply-adds of all layers over one text of `tokens` tokens, without the head.
     pub fn layers_madds(&self, tokens: usize) -> u64 {
-        let depth = self.config.depth();
+        self.first_layers_madds(self.config.depth(), tokens)
+    }
+
+    /// Multiply-adds of the first `depth` layers over one text of `tokens` tokens.
+    pub fn first_layers_madds(&self, depth: usize, tokens: usize) -> u64 {
         let attention: u64 = (0..depth)
             .flat_map(|l| (0..tokens).map(move |p| (l, p)))
             .map(|(l, p)| self.attention_madds(l, p))

@@ -243,9 +243,12 @@ fn by_layer(results: &Results, curves: &[Curve<'_>], page: &mut Page) {
     }
 }
 
-/// Names the rules that put the effective depth at this layer.
+/// Names the rules that put the effective depth at this layer. The influence rules
+/// count layers and put it nowhere.
 fn rules_at(rows: &[DepthRow], layer: usize) -> String {
-    let here = |row: &&DepthRow| row.value.is_some_and(|value| value.floor() == layer as f64);
+    let here = |row: &&DepthRow| {
+        row.value.is_some_and(|value| value.floor() == layer as f64) && !row.rule.starts_with("influence")
+    };
     let names: Vec<&str> = rows.iter().filter(here).map(|row| row.rule.as_str()).collect();
     if names.is_empty() { String::new() } else { format!("  <- {}", names.join(", ")) }
 }

@@ -22,9 +22,7 @@ pub fn execute(
     visitor: &mut dyn Visitor,
 ) -> Work {
     check(model, trace, requests);
-    let one = naive::madds(model, trace.tokens.len());
-    let mut work =
-        Work { edits: requests.len() as u64, madds_naive: one * requests.len() as u64, ..Work::default() };
+    let mut work = asked(model, trace.tokens.len(), requests);
     if way.naive {
         naive::execute(model, trace, requests, way.done, visitor);
         return Work { runs: work.edits, madds: work.madds_naive, ..work };
@@ -40,16 +38,18 @@ pub fn execute(
 /// The work of [`execute()`] on a text of `tokens` tokens, counted and not done. Values
 /// that actions carry are only compared.
 pub fn count(model: &Model, tokens: usize, requests: &[Request], limits: Limits) -> Work {
-    let mut work = Work {
-        edits: requests.len() as u64,
-        madds_naive: naive::madds(model, tokens) * requests.len() as u64,
-        ..Work::default()
-    };
+    let mut work = asked(model, tokens, requests);
     for group in Group::all(requests, limits.rows) {
         work.runs += group.nodes.len() as u64;
         work.madds += group.count(model, tokens, requests, limits);
     }
     work
+}
+
+/// What is asked for, before anything is shared.
+fn asked(model: &Model, tokens: usize, requests: &[Request]) -> Work {
+    let madds_naive = requests.iter().map(|r| naive::madds_of(model, tokens, r)).sum();
+    Work { edits: requests.len() as u64, madds_naive, ..Work::default() }
 }
 
 fn check(model: &Model, trace: &Trace, requests: &[Request]) {

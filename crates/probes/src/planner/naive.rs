@@ -14,13 +14,20 @@ pub fn execute(
 ) {
     for (index, request) in requests.iter().enumerate() {
         one(model, trace, index, request, visitor);
-        done(madds(model, trace.tokens.len()));
+        done(madds_of(model, trace.tokens.len(), request));
     }
 }
 
 /// Multiply-adds of one full forward pass with the logits of every position.
 pub fn madds(model: &Model, tokens: usize) -> u64 {
     model.layers_madds(tokens) + model.head_madds_a_row() * tokens as u64
+}
+
+/// Multiply-adds of one request: all layers that it needs from the first on, with the
+/// logits of every position where it reads any.
+pub(super) fn madds_of(model: &Model, tokens: usize, request: &Request) -> u64 {
+    let head = if request.logits.is_empty() { 0 } else { model.head_madds_a_row() * tokens as u64 };
+    model.first_layers_madds(request.until, tokens) + head
 }
 
 fn one(model: &Model, trace: &Trace, index: usize, request: &Request, visitor: &mut dyn Visitor) {
@@ -34,7 +41,7 @@ fn one(model: &Model, trace: &Trace, index: usize, request: &Request, visitor: &
     let mut h = trace.resid[0].clone();
     let mut b = Buffers::default();
     let reads_from = request.level().saturating_sub(1);
-    for l in 0..depth {
+    for l in 0..request.until {
         edit(l, Site::Resid, &mut h);
         model.attention(l, &batch, &[], &h, &mut b);
         let mut attn = b.attn_out.clone();
@@ -46,7 +53,7 @@ fn one(model: &Model, trace: &Trace, index: usize, request: &Request, visitor: &
         edit(l, Site::Mlp, &mut added);
         added.iter_mut().zip(&attn).for_each(|(m, a)| *m += a);
         edit(l, Site::Layer, &mut added);
-        if l >= reads_from && l < request.until && !request.added.is_empty() {
+        if l >= reads_from && !request.added.is_empty() {
             let part = request.added.start * d..request.added.end * d;
             visitor.added(index, l, request.added.clone(), &added[part]);
         }

@@ -1,0 +1,168 @@
+//! What one measurement is about: prompts, pairs and settings; and carrying it out.
+
+use crate::args::Measure;
+use crate::settings::{self, settings};
+use crate::{dry_run, interrupt, output, progress, texts};
+use anyhow::{Result, bail};
+use fathom_data::PromptSet;
+use fathom_model::source::Loaded;
+use fathom_probes::{Costs, Pair, Probe, Sample, Settings, Text, Watch};
+use fathom_report::Folder;
+use indicatif::ProgressBar;
+use std::collections::{BTreeMap, HashMap};
+
+/// What is to be measured, as tokens.
+pub(crate) struct Job {
+    pub(crate) settings: Settings,
+    pub(crate) texts: Vec<Text>,
+    pub(crate) pairs: Vec<Pair>,
+    /// Id and SHA-256 of `--baseline-data`, and its prompts.
+    pub(crate) baseline: Option<(String, String, Vec<Text>)>,
+}
+
+impl Job {
+    pub(crate) fn new(args: &Measure, set: &PromptSet, loaded: &Loaded) -> Result<Self> {
+        let (tokenizer, config) = (&loaded.tokenizer, loaded.model.config());
+        let tokenise = |set: &PromptSet| {
+            let random = args.prompts.rng.seeded(args.prompts.seed);
+            texts::tokenise(set, tokenizer, config, random, args.causal.positions.into())
+        };
+        let options = fathom_data::Options { limit: None, seed: args.prompts.seed, rng: args.prompts.rng };
+        let texts = tokenise(set)?;
+        warn_of_short(args, &texts)?;
+        let pairs = match args.probes.0.iter().any(|p| p.needs_pairs()) {
+            true => texts::pairs(&fathom_data::load(&args.qa, &options)?, tokenizer, config)?,
+            false => Vec::new(),
+        };
+        let baseline =
+            match args.causal.baseline_data.as_ref().filter(|_| args.probes.0.contains(&Probe::Erasure)) {
+                Some(spec) => {
+                    let set = fathom_data::load(spec, &options)?;
+                    let texts = tokenise(&set)?;
+                    Some((set.id, set.sha256, texts))
+                }
+                None => None,
+            };
+        let job = Self { settings: settings(args), texts, pairs, baseline };
+        let all = [&job.texts[..], job.baseline()].concat();
+        settings::check_memory(&loaded.model, &all, &job.pairs, &job.settings)?;
+        Ok(job)
+    }
+
+    /// Prompts whose mean residuals erase.
+    pub(crate) fn baseline(&self) -> &[Text] {
+        self.baseline.as_ref().map_or(&self.texts, |(_, _, texts)| texts)
+    }
+
+    /// The probes that a prompt or pair still lacks.
+    pub(crate) fn missing(&self, sample: Option<&Sample>, pair: bool) -> Vec<Probe> {
+        let asked = self.settings.probes.iter().filter(|p| p.needs_pairs() == pair);
+        asked.filter(|p| !sample.is_some_and(|s| s.has(**p))).copied().collect()
+    }
+
+    /// Measures what is missing, with a bar, keeping each prompt as soon as it is done.
+    pub(crate) fn measure(
+        &self,
+        loaded: &Loaded,
+        done: &HashMap<String, Sample>,
+        folder: &Folder,
+    ) -> Result<Costs> {
+        let texts = by_missing(&self.texts, |t| self.missing(done.get(&t.id), false));
+        let pairs = by_missing(&self.pairs, |p| self.missing(done.get(&p.id), true));
+        let open: usize = texts.iter().map(|(_, t)| t.len()).sum();
+        if open < self.texts.len() && !self.missing(None, false).is_empty() {
+            output::note(&format!(
+                "{} of {} prompts are there already",
+                self.texts.len() - open,
+                self.texts.len()
+            ));
+        }
+        let model = &loaded.model;
+        let mut madds = 0;
+        for (probes, texts) in &texts {
+            let plans =
+                dry_run::plans(model, texts, &[], &[], &settings::only(&self.settings, probes.clone()))?;
+            madds += plans.values().map(|p| p.work.madds).sum::<u64>();
+        }
+        for (probes, pairs) in &pairs {
+            let settings = settings::only(&self.settings, probes.clone());
+            let plans = dry_run::plans(model, &[], self.baseline(), pairs, &settings)?;
+            madds += plans.values().map(|p| p.work.madds).sum::<u64>();
+        }
+        let bar = progress::work("measuring", madds);
+        let result = self.measure_open(loaded, &texts, &pairs, folder, &bar);
+        bar.finish_and_clear();
+        result
+    }
+
+    fn measure_open(
+        &self,
+        loaded: &Loaded,
+        texts: &[(Vec<Probe>, Vec<Text>)],
+        pairs: &[(Vec<Probe>, Vec<Pair>)],
+        folder: &Folder,
+        bar: &ProgressBar,
+    ) -> Result<Costs> {
+        interrupt::measuring();
+        let done = |madds| bar.inc(madds);
+        let watch = Watch { stop: &interrupt::stopped, done: &done };
+        let mut keep = |sample: Sample| {
+            folder.append_sample(&sample)?;
+            bar.set_message(format!("({})", sample.id));
+            Ok::<_, fathom_report::Error>(())
+        };
+        let mut costs = Costs::new();
+        for (probes, texts) in texts {
+            let settings = settings::only(&self.settings, probes.clone());
+            fathom_probes::add(
+                &mut costs,
+                fathom_probes::measure(&loaded.model, texts, &settings, watch, &mut keep)?,
+            );
+        }
+        for (probes, pairs) in pairs {
+            let settings = settings::only(&self.settings, probes.clone());
+            let more = fathom_probes::measure_pairs(
+                &loaded.model,
+                self.baseline(),
+                pairs,
+                &settings,
+                watch,
+                &mut keep,
+            )?;
+            fathom_probes::add(&mut costs, more);
+        }
+        Ok(costs)
+    }
+}
+
+/// What lacks probes, put together by the probes that it lacks.
+fn by_missing<T: Clone>(all: &[T], missing: impl Fn(&T) -> Vec<Probe>) -> Vec<(Vec<Probe>, Vec<T>)> {
+    let mut groups: BTreeMap<Vec<Probe>, Vec<T>> = BTreeMap::new();
+    for one in all {
+        let probes = missing(one);
+        if !probes.is_empty() {
+            groups.entry(probes).or_default().push(one.clone());
+        }
+    }
+    groups.into_iter().collect()
+}
+
+/// Says how many prompts are too short for the skip probe's positions.
+fn warn_of_short(args: &Measure, texts: &[Text]) -> Result<()> {
+    if !args.probes.0.contains(&Probe::Skip) {
+        return Ok(());
+    }
+    match texts.iter().filter(|t| t.positions.is_empty()).count() {
+        0 => Ok(()),
+        all if all == texts.len() => {
+            bail!("no prompt has the 13 tokens that the skip probe needs for a position; use longer prompts")
+        }
+        short => {
+            output::note(&format!(
+                "warning: {short} of {} prompts are too short for the positions of skip and count only where all positions are skipped",
+                texts.len()
+            ));
+            Ok(())
+        }
+    }
+}
