@@ -14,6 +14,7 @@ pub(crate) fn listen() {
     let _ = ctrlc::set_handler(|| {
         let measuring = MEASURING.load(Ordering::SeqCst);
         if measuring && !STOP.swap(true, Ordering::SeqCst) {
+            output::note("\nstopping when this prompt is done; press Ctrl-C again to stop at once");
             return;
         }
         output::note(match measuring {
