@@ -196,7 +196,8 @@ pub(crate) struct Causal {
         help_heading = "Probes that edit runs"
     )]
     pub(crate) baseline: BaselineArg,
-    /// Gradients: adaptive, gauss-legendre[:NODES] or riemann[:STEPS] (the papers': riemann)
+    /// Gradients: adaptive, gauss-legendre, riemann (the papers' 256 steps), or either with
+    /// a number, as in riemann:64
     #[arg(long, value_name = "RULE", default_value = "adaptive", help_heading = "Probes that edit runs")]
     pub(crate) quadrature: gradients::Quadrature,
 }
