@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 use crate::builtin::{COMPETITION, PLAIN, QA, WORD_PROBLEMS};
 use crate::files::{self, Kind};
 use crate::generate::{self, Operation};
-use crate::{DataError, Options, Prompt, PromptSet, builtin};
+use crate::published::{self, Published};
+use crate::{Access, DataError, Options, Prompt, PromptSet, builtin};
 
 /// A prompt set that has a name.
 #[derive(Debug)]
@@ -15,12 +16,19 @@ pub struct Entry {
     pub id: &'static str,
     /// What it is, in one line.
     pub about: &'static str,
-    /// How many prompts it has unless a parameter says otherwise.
+    /// How many prompts it has unless a parameter says otherwise; 0 where that depends on a file.
     pub count: usize,
     /// The fields of [`Prompt`] that its prompts fill, or some of them, apart from the id.
     pub fields: &'static [&'static str],
     /// The parameters that a spec may carry, as in `addition:digits=4,count=50`.
     pub parameters: &'static [&'static str],
+    /// The data set on the Hugging Face hub that it is read from, if it is.
+    pub hub: Option<&'static str>,
+    /// Its splits, the one that is taken by default first.
+    pub splits: &'static [&'static str],
+    /// How many tokens a prompt should have at most, where the set is used like that: see
+    /// [`PromptSet::max_tokens`].
+    pub max_tokens: Option<usize>,
     origin: Origin,
 }
 
@@ -28,6 +36,7 @@ pub struct Entry {
 enum Origin {
     Builtin(fn() -> Vec<Prompt>),
     Generated(Operation),
+    Published(&'static Published),
 }
 
 /// Below this Jaro-Winkler similarity a name is no likely misspelling of another.
@@ -70,6 +79,11 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
             "products of two random numbers of 6 digits",
             Operation::Multiplication,
         ),
+        published_entry("GSM8K: school word problems with worked answers", 1319, &published::GSM8K),
+        published_entry("HellaSwag: scenes with the ending that fits", 10_042, &published::HELLASWAG),
+        published_entry("AIME 2024: competition problems with solutions", 30, &published::AIME24),
+        published_entry("MATH: problems of five levels with solutions", 5000, &published::MATH),
+        published_entry("MQuAKE: questions of two to four hops; needs file=PATH", 0, &published::MQUAKE),
     ]
 });
 
@@ -80,7 +94,9 @@ fn builtin_entry(
     read: fn() -> Vec<Prompt>,
 ) -> Entry {
     let count = read().len();
-    Entry { id, about, count, fields, parameters: &[], origin: Origin::Builtin(read) }
+    let (hub, splits, max_tokens) = (None, [].as_slice(), None);
+    let origin = Origin::Builtin(read);
+    Entry { id, about, count, fields, parameters: &[], hub, splits, max_tokens, origin }
 }
 
 fn generated_entry(id: &'static str, about: &'static str, operation: Operation) -> Entry {
@@ -90,7 +106,27 @@ fn generated_entry(id: &'static str, about: &'static str, operation: Operation) 
         count: generate::COUNT,
         fields: &["text", "answer", "group"],
         parameters: generate::PARAMETERS,
+        hub: None,
+        splits: &[],
+        max_tokens: None,
         origin: Origin::Generated(operation),
+    }
+}
+
+fn published_entry(about: &'static str, count: usize, set: &'static Published) -> Entry {
+    const ANSWERED: &[&str] = &["text", "answer"];
+    const GROUPED: &[&str] = &["text", "answer", "group"];
+    let grouped = set.parameters.iter().any(|name| ["level", "hops"].contains(name));
+    Entry {
+        id: set.name(),
+        about,
+        count,
+        fields: if grouped { GROUPED } else { ANSWERED },
+        parameters: set.parameters,
+        hub: set.hub,
+        splits: set.splits,
+        max_tokens: set.form.max_tokens(),
+        origin: Origin::Published(set),
     }
 }
 
@@ -99,18 +135,38 @@ pub fn catalogue() -> &'static [Entry] {
     &ENTRIES
 }
 
+/// Loads a prompt set that needs nothing of the network; see [`load_with`].
+///
+/// # Errors
+/// As [`load_with`].
+pub fn load(spec: &str, options: &Options) -> Result<PromptSet, DataError> {
+    load_with(spec, options, &Access::default())
+}
+
 /// Loads a prompt set.
 ///
-/// A spec that ends in `.jsonl`, `.ndjson`, `.txt` or `.md` is the path of a file. Any other is a name
-/// of the [`catalogue`], which may be followed by parameters: `addition:digits=4,count=50,seed=7`.
+/// A spec that ends in `.jsonl`, `.ndjson`, `.parquet`, `.txt` or `.md` and is no name with parameters is
+/// the path of a file. Any other is a name of the [`catalogue`], which may be followed by parameters:
+/// `addition:digits=4,count=50,seed=7`, `math:level=5,split=train`, `gsm8k:file=my/test.jsonl`. Whatever
+/// follows `file=` up to the next parameter belongs to the path, commas as well.
 ///
 /// # Files of JSON lines
 /// Each line that is not blank is a JSON object with a field `text`, or with `question` and `answer`,
 /// whose text is the one directly followed by the other, no space put between. If both `text` and
 /// `answer` are there, the text must end with the answer. Optional fields are `id` and `group` (or
-/// `level`), strings or numbers, and `positions`, a list of whole numbers from 0 up. A field that is
-/// `null` counts as absent, and fields of other names are ignored. A prompt without an id is named
+/// `level`, or `regime`), strings or numbers, and `positions`, a list of whole numbers from 0 up. A field
+/// that is `null` counts as absent, and fields of other names are ignored. A prompt without an id is named
 /// after its file and line. Files must be UTF-8; a byte order mark and CR LF are accepted.
+///
+/// # Rows of published sets
+/// If the first row of a file has no `text` but the fields of a published set, all rows are read as such
+/// and put in the set's form: `question` and an `answer` with `####` (GSM8K), `ctx`, `endings` and `label`
+/// (HellaSwag), `Problem`, `Solution` and `Answer` (AIME), `problem`, `solution` and `level` (MATH),
+/// `questions`, `answer` and `single_hops` (MQuAKE). The name of the set with `file=` says so outright.
+///
+/// # Parquet files
+/// The columns are the fields of the rows above. Text, whole numbers and lists of them are read, plain or
+/// with a dictionary, uncompressed or compressed with Snappy, gzip or Zstandard.
 ///
 /// # Text files
 /// Each paragraph is a prompt, with its inner line breaks; paragraphs are parted by blank lines.
@@ -118,29 +174,36 @@ pub fn catalogue() -> &'static [Entry] {
 /// # Errors
 /// [`DataError`] says what is wrong, where, and what to do about it. Reading stops as soon as
 /// `options.limit` prompts are there, so that what follows them is not checked.
-pub fn load(spec: &str, options: &Options) -> Result<PromptSet, DataError> {
+pub fn load_with(spec: &str, options: &Options, access: &Access<'_>) -> Result<PromptSet, DataError> {
     if options.limit == Some(0) {
         return Err(DataError::ZeroLimit);
-    }
-    let path = Path::new(spec);
-    if let Some(kind) = Kind::of(path) {
-        return files::load(path, kind, options);
     }
     let (name, parameters) = match spec.split_once(':') {
         Some((name, parameters)) => (name, Some(parameters)),
         None => (spec, None),
     };
-    match catalogue().iter().find(|entry| entry.id == name) {
-        Some(entry) => entry.load(parameters, options),
-        None if path.exists() => Err(DataError::UnknownKind { path: path.to_owned() }),
-        None => Err(DataError::UnknownSet { name: name.to_owned(), nearest: nearest(name) }),
+    let entry = catalogue().iter().find(|entry| entry.id == name);
+    let path = Path::new(spec);
+    match (entry, Kind::of(path)) {
+        (Some(entry), _) => entry.load(parameters, options, access),
+        (None, Some(_)) if access.split.is_some() => Err(DataError::SplitOfFile { what: spec.to_owned() }),
+        (None, Some(kind)) => files::load(path, kind, options),
+        (None, None) if path.exists() => Err(DataError::UnknownKind { path: path.to_owned() }),
+        (None, None) => Err(DataError::UnknownSet { name: name.to_owned(), nearest: nearest(name) }),
     }
 }
 
 impl Entry {
-    fn load(&self, parameters: Option<&str>, options: &Options) -> Result<PromptSet, DataError> {
+    fn load(
+        &self,
+        parameters: Option<&str>,
+        options: &Options,
+        access: &Access<'_>,
+    ) -> Result<PromptSet, DataError> {
         let parameters = parameters.map_or(Ok(Vec::new()), |text| self.split(text))?;
         match self.origin {
+            Origin::Published(set) => set.load(&parameters, options, access),
+            _ if access.split.is_some() => Err(DataError::SplitOfFile { what: format!("`{}`", self.id) }),
             Origin::Generated(operation) => generate::load(operation, &parameters, options),
             Origin::Builtin(read) => {
                 if let Some((name, _)) = parameters.first() {
@@ -157,7 +220,18 @@ impl Entry {
     fn split<'a>(&self, parameters: &'a str) -> Result<Vec<(&'a str, &'a str)>, DataError> {
         let set = self.id;
         let mut pairs: Vec<(&str, &str)> = Vec::new();
-        for text in parameters.split(',') {
+        let known =
+            |text: &str| text.split_once('=').is_some_and(|(name, _)| self.parameters.contains(&name));
+        let mut rest = Some(parameters);
+        while let Some(text) = rest {
+            let comma = |from: usize| text[from..].find(',').map_or(text.len(), |at| from + at);
+            let mut end = comma(0);
+            // Paths may hold commas.
+            while text.starts_with("file=") && end < text.len() && !known(&text[end + 1..]) {
+                end = comma(end + 1);
+            }
+            rest = text.get(end + 1..);
+            let text = &text[..end];
             let Some((name, value)) = text.split_once('=') else {
                 return Err(DataError::ParameterForm { set, text: text.to_owned() });
             };

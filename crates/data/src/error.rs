@@ -12,7 +12,7 @@ use crate::catalogue::names;
 pub enum DataError {
     /// The spec is neither a name nor a path.
     #[error(
-        "there is no prompt set `{name}`{}; there are {}, and a path to a .jsonl or .txt file works too",
+        "there is no prompt set `{name}`{}; there are {}, and a path to a .jsonl, .parquet or .txt file works too",
         nearest.map(|n| format!(" (did you mean `{n}`?)")).unwrap_or_default(),
         names()
     )]
@@ -73,8 +73,8 @@ pub enum DataError {
     },
     /// The ending of a path tells nothing that prompts are read from.
     #[error(
-        "{} is no file of a known kind; prompts are read from .jsonl or .ndjson (one JSON object a line) \
-         and from .txt or .md (paragraphs), so give the file the name that fits its content",
+        "{} is no file of a known kind; prompts are read from .jsonl or .ndjson (one JSON object a line), \
+         from .parquet and from .txt or .md (paragraphs), so give the file the name that fits its content",
         path.display()
     )]
     UnknownKind {
@@ -89,6 +89,124 @@ pub enum DataError {
         /// What the system says. It is part of the message, so it is not given as a source once more.
         cause: std::io::Error,
     },
+    /// A Parquet file contradicts itself.
+    #[error(
+        "{}{}: the Parquet file is damaged ({problem}); download or write it again",
+        path.display(),
+        row.map(|row| format!(", row {row}")).unwrap_or_default()
+    )]
+    DamagedTable {
+        /// The file.
+        path: PathBuf,
+        /// The row that was to be read, from 1.
+        row: Option<usize>,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// A Parquet file is written in a way that is not read.
+    #[error(
+        "{}{}: cannot read the Parquet file, because {problem}; write it with the defaults of pyarrow, or as \
+         JSON lines",
+        path.display(),
+        row.map(|row| format!(", row {row}")).unwrap_or_default()
+    )]
+    UnsupportedTable {
+        /// The file.
+        path: PathBuf,
+        /// The row that was to be read, from 1.
+        row: Option<usize>,
+        /// What is not read.
+        problem: String,
+    },
+    /// A split is asked for of something that has none.
+    #[error("{what} has no splits; leave the split out")]
+    SplitOfFile {
+        /// The set or the file.
+        what: String,
+    },
+    /// A revision is asked for of a file.
+    #[error("a file has no revisions, so `{set}` takes either `file` or `revision`; leave one of them out")]
+    RevisionOfFile {
+        /// The set.
+        set: &'static str,
+    },
+    /// A set has no such split.
+    #[error("`{set}` has no split `{split}`; use {}", known.join(" or "))]
+    UnknownSplit {
+        /// The set.
+        set: &'static str,
+        /// The split asked for.
+        split: String,
+        /// The splits it has.
+        known: &'static [&'static str],
+    },
+    /// The file that is given for a set is not of a kind that sets are read from.
+    #[error(
+        "{} is not read for `{set}`, which takes .jsonl (one JSON object a line) or .parquet; a list in a \
+         .json file becomes lines with `jq -c '.[]'`",
+        path.display()
+    )]
+    SetFile {
+        /// The set.
+        set: &'static str,
+        /// The path.
+        path: PathBuf,
+    },
+    /// A set is not on the hub.
+    #[error(
+        "`{set}` is not on the Hugging Face hub in a form that is read; give a file in its own fields: \
+         `{set}:file=PATH.jsonl`"
+    )]
+    NeedsFile {
+        /// The set.
+        set: &'static str,
+    },
+    /// The caller gives no way to the hub.
+    #[error(
+        "`{set}` is read from {id} on the Hugging Face hub, which is not used here; give a file in its own \
+         fields: `{set}:file=PATH`"
+    )]
+    NoHub {
+        /// The set.
+        set: &'static str,
+        /// Its id on the hub.
+        id: &'static str,
+    },
+    /// The hub does not give the set.
+    #[error("cannot get `{set}` from {id}: {cause}; a file in its own fields works too: `{set}:file=PATH`")]
+    Fetch {
+        /// The set.
+        set: &'static str,
+        /// Its id on the hub.
+        id: &'static str,
+        /// What the hub, or the way to it, says.
+        cause: String,
+    },
+    /// The data set on the hub lacks the files that are expected.
+    #[error(
+        "{id} holds no Parquet files of the split {split}; try `{set}:revision=refs/convert/parquet`, or give \
+         a file: `{set}:file=PATH`"
+    )]
+    NoFiles {
+        /// The set.
+        set: &'static str,
+        /// Its id on the hub.
+        id: &'static str,
+        /// The split.
+        split: String,
+    },
+    /// A filter leaves nothing, or there was nothing.
+    #[error("{}", none_left(place, *rows, *level, *hops))]
+    NoneLeft {
+        /// Where the rows come from.
+        place: String,
+        /// How many rows there are.
+        rows: usize,
+        /// The level that was asked for.
+        level: Option<u64>,
+        /// The number of hops that was asked for.
+        hops: Option<u64>,
+    },
     /// There is nothing in the file.
     #[error("{} holds no prompts; write at least one into it", path.display())]
     NoPrompts {
@@ -96,21 +214,25 @@ pub enum DataError {
         path: PathBuf,
     },
     /// All the prompts together are too large.
-    #[error("{}, line {line}: the prompts up to here are larger than {bytes} bytes; use a limit or split the file", path.display())]
+    #[error("{}, {unit} {line}: the prompts up to here are larger than {bytes} bytes; use a limit or split the file", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
+        /// What rows of the file are called.
+        unit: &'static str,
+        /// The line or row, from 1.
         line: usize,
         /// The greatest size that is read.
         bytes: usize,
     },
     /// A line of a file is wrong.
-    #[error("{}, line {line}: {problem}", path.display())]
+    #[error("{}, {unit} {line}: {problem}", path.display())]
     Row {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
+        /// What rows of the file are called.
+        unit: &'static str,
+        /// The line or row, from 1.
         line: usize,
         /// What is wrong with it.
         problem: RowProblem,
@@ -152,6 +274,25 @@ pub enum RowProblem {
     MissingFields {
         /// The fields that are there, in words.
         found: String,
+    },
+    /// The fields that a row of a published set has are not there.
+    #[error("found {found}, but a row of {set} needs {needs}; name the set that the file belongs to")]
+    MissingSetFields {
+        /// The set.
+        set: &'static str,
+        /// The fields that are there, in words.
+        found: String,
+        /// The fields that are needed, in words.
+        needs: &'static str,
+    },
+    /// An answer of GSM8K does not say what the final answer is.
+    #[error("\"answer\" has no `####` in front of the final answer, as answers of gsm8k have; put it there")]
+    NoMark,
+    /// The label of a row of HellaSwag names none of its endings.
+    #[error("\"label\" is not the number, from 0, of one of the {endings} endings; correct it")]
+    Label {
+        /// How many endings there are.
+        endings: usize,
     },
     /// A field is of the wrong type.
     #[error("the field \"{field}\" is {found}, but it must be {wanted}")]
@@ -199,5 +340,16 @@ fn parameter_advice(set: &str, known: &[&str]) -> String {
     match known {
         [] => format!("it has none, so write only `{set}`"),
         _ => format!("it has {}", known.join(", ")),
+    }
+}
+
+fn none_left(place: &str, rows: usize, level: Option<u64>, hops: Option<u64>) -> String {
+    match (rows, level, hops) {
+        (0, ..) => format!("{place} holds no rows; download or write it again"),
+        (_, Some(level), _) => {
+            format!("none of the {rows} rows of {place} is of level {level}; ask for another")
+        }
+        (_, _, Some(hops)) => format!("none of the {rows} rows of {place} has {hops} hops; ask for another"),
+        _ => format!("{place} holds no prompts"),
     }
 }

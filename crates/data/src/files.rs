@@ -1,12 +1,14 @@
-//! Prompts from files of one's own: JSON lines, and paragraphs of text.
+//! Prompts from files: JSON lines, Parquet, and paragraphs of text.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Seek};
 use std::path::Path;
 
-use serde_json::value::RawValue;
-
+use crate::forms::{Filter, Form};
+use crate::parquet::{Fault, Table};
+use crate::rows::{self, Row};
 use crate::{DataError, Options, Prompt, PromptSet, RowProblem};
 
 /// How a file is read, told by the ending of its name.
@@ -14,6 +16,8 @@ use crate::{DataError, Options, Prompt, PromptSet, RowProblem};
 pub(crate) enum Kind {
     /// A JSON object a line.
     Jsonl,
+    /// A table.
+    Parquet,
     /// Paragraphs.
     Text,
 }
@@ -22,6 +26,7 @@ impl Kind {
     pub(crate) fn of(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "jsonl" | "ndjson" => Some(Self::Jsonl),
+            "parquet" => Some(Self::Parquet),
             "txt" | "md" => Some(Self::Text),
             _ => None,
         }
@@ -30,41 +35,88 @@ impl Kind {
 
 /// How much is read at most, so that no file can take all memory.
 #[derive(Debug, Clone, Copy)]
-struct Bounds {
-    /// Bytes of a line, or of a paragraph.
+pub(crate) struct Bounds {
+    /// Bytes of a line, of a paragraph, or of a field of a table.
     line: usize,
     /// Bytes of all texts together.
     total: usize,
 }
 
-const BOUNDS: Bounds = Bounds { line: 16 << 20, total: 1 << 30 };
+pub(crate) const BOUNDS: Bounds = Bounds { line: 16 << 20, total: 1 << 30 };
 
-/// Reads a set from a file.
+/// Reads a set from a file that is named by its path alone. The first row tells whether the rows are
+/// those of a data set that is known by name.
 pub(crate) fn load(path: &Path, kind: Kind, options: &Options) -> Result<PromptSet, DataError> {
-    let failed = |cause| DataError::Io { path: path.to_owned(), cause };
-    let reader = BufReader::new(File::open(path).map_err(failed)?);
-    let prompts = read(reader, path, kind, options.limit, BOUNDS)?;
-    Ok(PromptSet::new(&stem(path), path.display().to_string(), prompts))
+    let source = path.display().to_string();
+    let limit = options.limit;
+    if kind == Kind::Text {
+        return Ok(PromptSet::new(&stem(path), source, read_text(open(path)?, path, limit, BOUNDS)?));
+    }
+    let mut rows = rows_of(path, kind)?;
+    let (form, prompts) = read_rows(rows.as_mut(), path, limit, BOUNDS)?;
+    let source = match form {
+        Form::Own => source,
+        form => format!("{source}, in the form of {}", form.name()),
+    };
+    let mut set = PromptSet::new(&stem(path), source, prompts);
+    set.max_tokens = form.max_tokens();
+    Ok(set)
 }
 
-fn read(
+fn open(path: &Path) -> Result<BufReader<File>, DataError> {
+    let file = File::open(path).map_err(|cause| DataError::Io { path: path.to_owned(), cause })?;
+    Ok(BufReader::new(file))
+}
+
+/// The rows of a file of JSON lines or a table.
+pub(crate) fn rows_of(path: &Path, kind: Kind) -> Result<Box<dyn Rows + '_>, DataError> {
+    let reader = open(path)?;
+    if kind == Kind::Parquet {
+        let table = Table::open(reader.into_inner(), rows::NAMES, BOUNDS.line);
+        let table = table.map_err(|fault| table_error(path, None, fault))?;
+        return Ok(Box::new(Numbered { table, path }));
+    }
+    Ok(Box::new(Lines::new(reader, path, BOUNDS)))
+}
+
+/// Reads rows of the form that the first of them has.
+fn read_rows(
+    rows: &mut dyn Rows,
+    path: &Path,
+    limit: Option<usize>,
+    bounds: Bounds,
+) -> Result<(Form, Vec<Prompt>), DataError> {
+    let limit = limit.unwrap_or(usize::MAX);
+    let mut prompts = Collector::new(bounds);
+    let mut form = None;
+    while prompts.list.len() < limit {
+        let Some((line, text)) = rows.next()? else { break };
+        let wrong = |problem| DataError::Row { path: path.to_owned(), unit: rows::unit(path), line, problem };
+        let fields = rows::fields(&text).map_err(wrong)?;
+        let form = *form.get_or_insert_with(|| Form::of(&fields));
+        let row = form.row(&fields, Filter::default()).map_err(wrong)?;
+        if let Some(row) = row {
+            prompts.push(path, line, row)?;
+        }
+    }
+    match form {
+        Some(form) if !prompts.list.is_empty() => Ok((form, prompts.list)),
+        _ => Err(DataError::NoPrompts { path: path.to_owned() }),
+    }
+}
+
+/// Reads paragraphs.
+fn read_text(
     reader: impl BufRead,
     path: &Path,
-    kind: Kind,
     limit: Option<usize>,
     bounds: Bounds,
 ) -> Result<Vec<Prompt>, DataError> {
-    let mut lines = Lines { reader, path, longest: bounds.line, number: 0, buffer: Vec::new() };
-    let limit = limit.unwrap_or(usize::MAX);
-    let mut prompts =
-        Collector { path, stem: stem(path), bounds, ids: HashMap::new(), size: 0, list: Vec::new() };
-    while prompts.list.len() < limit {
-        let row = match kind {
-            Kind::Jsonl => next_row(&mut lines)?,
-            Kind::Text => next_paragraph(&mut lines)?,
-        };
-        match row {
-            Some((line, row)) => prompts.push(line, row)?,
+    let mut lines = Lines::new(reader, path, bounds);
+    let mut prompts = Collector::new(bounds);
+    while prompts.list.len() < limit.unwrap_or(usize::MAX) {
+        match next_paragraph(&mut lines)? {
+            Some((line, row)) => prompts.push(path, line, row)?,
             None => break,
         }
     }
@@ -74,48 +126,81 @@ fn read(
     Ok(prompts.list)
 }
 
-fn stem(path: &Path) -> String {
+pub(crate) fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn wrong(path: &Path, line: usize, problem: RowProblem) -> DataError {
-    DataError::Row { path: path.to_owned(), line, problem }
-}
-
-/// What a line or a paragraph says; the id may be missing.
-#[derive(Debug, Default)]
-struct Row {
-    id: Option<String>,
-    text: String,
-    answer: Option<String>,
-    positions: Option<Vec<usize>>,
-    group: Option<String>,
+    DataError::Row { path: path.to_owned(), unit: rows::unit(path), line, problem }
 }
 
 /// Checks what can only be seen over all rows: ids and size.
-struct Collector<'a> {
-    path: &'a Path,
-    stem: String,
+pub(crate) struct Collector {
     bounds: Bounds,
     /// The line of each id.
     ids: HashMap<String, usize>,
     size: usize,
-    list: Vec<Prompt>,
+    pub(crate) list: Vec<Prompt>,
 }
 
-impl Collector<'_> {
-    fn push(&mut self, line: usize, row: Row) -> Result<(), DataError> {
+impl Collector {
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        Self { bounds, ids: HashMap::new(), size: 0, list: Vec::new() }
+    }
+
+    pub(crate) fn push(&mut self, path: &Path, line: usize, row: Row) -> Result<(), DataError> {
         let Row { id, text, answer, positions, group } = row;
         self.size = self.size.saturating_add(text.len());
         if self.size > self.bounds.total {
-            return Err(DataError::TooLarge { path: self.path.to_owned(), line, bytes: self.bounds.total });
+            let (path, unit) = (path.to_owned(), rows::unit(path));
+            return Err(DataError::TooLarge { path, unit, line, bytes: self.bounds.total });
         }
-        let id = id.unwrap_or_else(|| format!("{}-{line}", self.stem));
+        let id = id.unwrap_or_else(|| format!("{}-{line}", stem(path)));
         if let Some(first) = self.ids.insert(id.clone(), line) {
-            return Err(wrong(self.path, line, RowProblem::DuplicateId { id, first }));
+            return Err(wrong(path, line, RowProblem::DuplicateId { id, first }));
         }
         self.list.push(Prompt { id, text, answer, positions, group });
         Ok(())
+    }
+}
+
+/// Rows, one at a time: their numbers, from 1, and what they say in JSON.
+pub(crate) trait Rows {
+    fn next(&mut self) -> Result<Option<(usize, Cow<'_, str>)>, DataError>;
+}
+
+/// A table, and the file that it is in.
+struct Numbered<'a, R> {
+    table: Table<R>,
+    path: &'a Path,
+}
+
+impl<R: Read + Seek> Rows for Numbered<'_, R> {
+    fn next(&mut self) -> Result<Option<(usize, Cow<'_, str>)>, DataError> {
+        let number = self.table.number();
+        let row = self.table.next().map_err(|fault| table_error(self.path, Some(number), fault))?;
+        Ok(row.map(|row| (number, Cow::Owned(row))))
+    }
+}
+
+fn table_error(path: &Path, row: Option<usize>, fault: Fault) -> DataError {
+    let path = path.to_owned();
+    match fault {
+        Fault::Io(cause) => DataError::Io { path, cause },
+        Fault::Damaged(problem) => DataError::DamagedTable { path, row, problem },
+        Fault::Unsupported(problem) => DataError::UnsupportedTable { path, row, problem },
+    }
+}
+
+/// Lines that are not blank.
+impl<R: BufRead> Rows for Lines<'_, R> {
+    fn next(&mut self) -> Result<Option<(usize, Cow<'_, str>)>, DataError> {
+        while self.advance()? {
+            if !self.line()?.trim().is_empty() {
+                return Ok(Some((self.number, Cow::Borrowed(self.line()?))));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -129,19 +214,28 @@ struct Lines<'a, R> {
     buffer: Vec<u8>,
 }
 
-impl<R: BufRead> Lines<'_, R> {
-    /// The next line without its ending and, in front of the first, without a byte order mark.
-    fn next(&mut self) -> Result<Option<&str>, DataError> {
-        const MARK: &[u8] = b"\xef\xbb\xbf";
+impl<'a, R: BufRead> Lines<'a, R> {
+    fn new(reader: R, path: &'a Path, bounds: Bounds) -> Self {
+        Self { reader, path, longest: bounds.line, number: 0, buffer: Vec::new() }
+    }
+
+    /// Reads the next line, if there is one.
+    fn advance(&mut self) -> Result<bool, DataError> {
         self.buffer.clear();
         // Room for the mark, a carriage return and a line feed on top of the longest line.
         let most = self.longest as u64 + 5;
         let failed = |cause| DataError::Io { path: self.path.to_owned(), cause };
         let mut part = self.reader.by_ref().take(most);
         if part.read_until(b'\n', &mut self.buffer).map_err(failed)? == 0 {
-            return Ok(None);
+            return Ok(false);
         }
         self.number += 1;
+        Ok(true)
+    }
+
+    /// The line that was read last, without its ending and, if it is the first, without a byte order mark.
+    fn line(&self) -> Result<&str, DataError> {
+        const MARK: &[u8] = b"\xef\xbb\xbf";
         let mut line = self.buffer.as_slice();
         if self.number == 1 {
             line = line.strip_prefix(MARK).unwrap_or(line);
@@ -151,176 +245,38 @@ impl<R: BufRead> Lines<'_, R> {
         if line.len() > self.longest {
             return Err(wrong(self.path, self.number, RowProblem::TooLong { bytes: self.longest }));
         }
-        match std::str::from_utf8(line) {
-            Ok(line) => Ok(Some(line)),
-            Err(error) => {
-                let byte = error.valid_up_to() + 1;
-                Err(wrong(self.path, self.number, RowProblem::Utf8 { byte }))
-            }
-        }
-    }
-}
-
-/// The next line that is not blank, as a row, with its number.
-fn next_row<R: BufRead>(lines: &mut Lines<'_, R>) -> Result<Option<(usize, Row)>, DataError> {
-    let path = lines.path;
-    loop {
-        let number = lines.number + 1;
-        match lines.next()? {
-            None => return Ok(None),
-            Some(line) if line.trim().is_empty() => {}
-            Some(line) => {
-                let row = parse(line).map_err(|problem| wrong(path, number, problem))?;
-                return Ok(Some((number, row)));
-            }
-        }
+        std::str::from_utf8(line).map_err(|error| {
+            let byte = error.valid_up_to() + 1;
+            wrong(self.path, self.number, RowProblem::Utf8 { byte })
+        })
     }
 }
 
 /// The next lines up to a blank one, as a row, with the number of the first of them.
 fn next_paragraph<R: BufRead>(lines: &mut Lines<'_, R>) -> Result<Option<(usize, Row)>, DataError> {
-    let (path, longest) = (lines.path, lines.longest);
     let mut first = 0;
     let mut text = String::new();
-    loop {
-        let number = lines.number + 1;
-        match lines.next()? {
-            Some(line) if !line.trim().is_empty() => {
-                if text.is_empty() {
-                    first = number;
-                } else {
-                    text.push('\n');
-                }
-                text.push_str(line);
-                if text.len() > longest {
-                    return Err(wrong(path, first, RowProblem::TooLong { bytes: longest }));
-                }
+    while lines.advance()? {
+        let line = lines.line()?;
+        if line.trim().is_empty() {
+            if text.is_empty() {
+                continue;
             }
-            Some(_) if text.is_empty() => {}
-            None if text.is_empty() => return Ok(None),
-            _ => {
-                text.truncate(text.trim_end().len());
-                return Ok(Some((first, Row { text, ..Row::default() })));
-            }
+            break;
+        }
+        if text.is_empty() {
+            first = lines.number;
+        } else {
+            text.push('\n');
+        }
+        text.push_str(line);
+        if text.len() > lines.longest {
+            return Err(wrong(lines.path, first, RowProblem::TooLong { bytes: lines.longest }));
         }
     }
-}
-
-/// Reads a JSON object. Values are left as they stand until it is known which of them are wanted, so
-/// that a line never takes much more memory than its length.
-fn parse(line: &str) -> Result<Row, RowProblem> {
-    let mut map: BTreeMap<String, &RawValue> =
-        serde_json::from_str(line).map_err(|error| explain(line, &error))?;
-    map.retain(|_, value| value.get() != "null");
-    let fields = Fields(map);
-
-    let answer = fields.string("answer")?;
-    let text = match (fields.string("text")?, fields.string("question")?, &answer) {
-        (Some(text), _, _) => text,
-        (None, Some(question), Some(answer)) => question + answer,
-        _ => return Err(RowProblem::MissingFields { found: fields.found() }),
-    };
-    if text.trim().is_empty() {
-        return Err(RowProblem::Empty { field: "text" });
-    }
-    if let Some(answer) = &answer {
-        if answer.trim().is_empty() {
-            return Err(RowProblem::Empty { field: "answer" });
-        }
-        let question = text.strip_suffix(answer.as_str()).ok_or(RowProblem::AnswerNotAtEnd)?;
-        if question.trim().is_empty() {
-            return Err(RowProblem::NoQuestion);
-        }
-    }
-    let group = match fields.label("group")? {
-        Some(group) => Some(group),
-        None => fields.label("level")?,
-    };
-    Ok(Row { id: fields.label("id")?, text, answer, positions: fields.positions()?, group })
-}
-
-/// Says in our words why a line is not a JSON object.
-fn explain(line: &str, error: &serde_json::Error) -> RowProblem {
-    if error.is_data() {
-        return RowProblem::NotAnObject { found: kind(line.trim_start()) };
-    }
-    let message = error.to_string();
-    let message = message.split(" at line ").next().unwrap_or_default().to_owned();
-    // The parser counts bytes, and an editor shows characters.
-    let column = line.char_indices().take_while(|(byte, _)| *byte < error.column()).count();
-    RowProblem::Json { column: column.max(1), message }
-}
-
-/// What a JSON value is, told by its first character.
-fn kind(json: &str) -> &'static str {
-    match json.as_bytes().first() {
-        Some(b'{') => "an object",
-        Some(b'[') => "a list",
-        Some(b'"') => "a string",
-        Some(b't' | b'f') => "true or false",
-        Some(b'n') => "null",
-        _ => "a number",
-    }
-}
-
-/// The fields of a row, values unread.
-struct Fields<'a>(BTreeMap<String, &'a RawValue>);
-
-impl Fields<'_> {
-    fn string(&self, field: &'static str) -> Result<Option<String>, RowProblem> {
-        let Some(value) = self.0.get(field) else { return Ok(None) };
-        if kind(value.get()) != "a string" {
-            let found = kind(value.get());
-            return Err(RowProblem::WrongType { field, found, wanted: "a string" });
-        }
-        match serde_json::from_str(value.get()) {
-            Ok(text) => Ok(Some(text)),
-            Err(error) => Err(RowProblem::BadString { field, message: error.to_string() }),
-        }
-    }
-
-    /// A string that is not empty, or a number as it is written.
-    fn label(&self, field: &'static str) -> Result<Option<String>, RowProblem> {
-        let Some(value) = self.0.get(field) else { return Ok(None) };
-        match kind(value.get()) {
-            "a number" => Ok(Some(value.get().to_owned())),
-            "a string" => match self.string(field)? {
-                Some(text) if text.trim().is_empty() => Err(RowProblem::Empty { field }),
-                text => Ok(text),
-            },
-            found => Err(RowProblem::WrongType { field, found, wanted: "a string or a number" }),
-        }
-    }
-
-    fn positions(&self) -> Result<Option<Vec<usize>>, RowProblem> {
-        let field = "positions";
-        let Some(value) = self.0.get(field) else { return Ok(None) };
-        match serde_json::from_str::<Vec<usize>>(value.get()) {
-            Ok(positions) if positions.is_empty() => Err(RowProblem::Empty { field }),
-            Ok(positions) => Ok(Some(positions)),
-            Err(_) => {
-                let found = match kind(value.get()) {
-                    "a list" => "a list with other things in it",
-                    found => found,
-                };
-                Err(RowProblem::WrongType { field, found, wanted: "a list of whole numbers from 0 up" })
-            }
-        }
-    }
-
-    /// The names of the fields, in words; long names and long lists are cut.
-    fn found(&self) -> String {
-        const MOST: usize = 10;
-        let name = |name: &String| format!("{:?}", name.chars().take(40).collect::<String>());
-        let mut names: Vec<String> = self.0.keys().take(MOST).map(name).collect();
-        match self.0.len() {
-            0 => return "no fields".to_owned(),
-            1 => return format!("only the field {}", names[0]),
-            more if more > MOST => names.push(format!("{} more", more - MOST)),
-            _ => {}
-        }
-        format!("the fields {}", names.join(", "))
-    }
+    text.truncate(text.trim_end().len());
+    let row = Row { text, ..Row::default() };
+    Ok((first > 0).then_some((first, row)))
 }
 
 #[cfg(test)]
@@ -328,6 +284,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn read(
+        reader: impl BufRead,
+        path: &Path,
+        kind: Kind,
+        limit: Option<usize>,
+        bounds: Bounds,
+    ) -> Result<Vec<Prompt>, DataError> {
+        match kind {
+            Kind::Text => read_text(reader, path, limit, bounds),
+            _ => read_rows(&mut Lines::new(reader, path, bounds), path, limit, bounds).map(|(_, list)| list),
+        }
+    }
 
     fn from(bytes: &[u8], kind: Kind) -> Result<Vec<Prompt>, DataError> {
         read(bytes, Path::new("dir/set.x"), kind, None, BOUNDS)

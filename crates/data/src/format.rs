@@ -21,6 +21,24 @@ pub fn arithmetic(left: i64, operator: char, right: i64) -> String {
     format!("Give the answer directly: {left} {operator} {right} = ")
 }
 
+/// A HellaSwag prompt: a context and the ending that fits it.
+///
+/// An ending that starts with a comma follows the context without a space.
+pub fn hellaswag(context: &str, ending: &str) -> String {
+    let space = if ending.starts_with(',') { "" } else { " " };
+    format!("{context}{space}{ending}")
+}
+
+/// A MATH prompt: the problem and its solution.
+pub fn math(problem: &str, solution: &str) -> String {
+    format!("Problem: {problem}\nAnswer: {solution}")
+}
+
+/// An MQuAKE prompt: the question and its answer.
+pub fn mquake(question: &str, answer: &str) -> String {
+    format!("Question: {question}\nAnswer: {answer}")
+}
+
 fn task(problem: &str, ending: &str) -> String {
     format!(
         "Given the following problem, reason and give a final answer to the problem.\n\
@@ -48,5 +66,17 @@ mod tests {
     #[test]
     fn arithmetic_form() {
         assert_eq!(arithmetic(12, '+', 3), "Give the answer directly: 12 + 3 = ");
+    }
+
+    #[test]
+    fn hellaswag_form() {
+        assert_eq!(hellaswag("A man sits. he", "stands up."), "A man sits. he stands up.");
+        assert_eq!(hellaswag("A man sits", ", then stands."), "A man sits, then stands.");
+    }
+
+    #[test]
+    fn math_and_mquake_forms() {
+        assert_eq!(math("P?", "S $1$."), "Problem: P?\nAnswer: S $1$.");
+        assert_eq!(mquake("Q?", "A"), "Question: Q?\nAnswer: A");
     }
 }

@@ -1,5 +1,9 @@
 //! A prompt, a set of prompts, and what a caller may choose about them.
 
+use std::error::Error;
+use std::fmt;
+use std::path::PathBuf;
+
 use sha2::{Digest, Sha256};
 
 use crate::Rng;
@@ -43,6 +47,10 @@ pub struct PromptSet {
     /// are written as they are, in UTF-8. In Python this is
     /// `json.dumps([...], ensure_ascii=False, separators=(",", ":")) + "\n"`.
     pub sha256: String,
+    /// How many tokens a prompt should have at most, where the papers leave longer ones out. This crate
+    /// knows no tokens, so nothing has been left out yet; a limit on the number of prompts is best
+    /// applied after it.
+    pub max_tokens: Option<usize>,
 }
 
 impl PromptSet {
@@ -50,7 +58,7 @@ impl PromptSet {
     pub fn new(id: &str, source: String, prompts: Vec<Prompt>) -> Self {
         let id = id.replace(|c: char| !(c.is_ascii_alphanumeric() || "._-".contains(c)), "_");
         let sha256 = hash(&prompts);
-        Self { id, source, prompts, sha256 }
+        Self { id, source, prompts, sha256, max_tokens: None }
     }
 }
 
@@ -74,6 +82,46 @@ impl Default for Options {
     fn default() -> Self {
         Self { limit: None, seed: Self::SEED, rng: Rng::Native }
     }
+}
+
+/// What a caller may give to sets that do not come with Fathom.
+#[derive(Clone, Copy, Default)]
+pub struct Access<'a> {
+    /// The split to take, unless the spec carries its own. Of what has no splits, none may be asked for.
+    pub split: Option<&'a str>,
+    /// The way to data sets on the hub; without one, only files are read.
+    pub hub: Option<&'a dyn Fetch>,
+}
+
+impl fmt::Debug for Access<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { split, hub } = self;
+        f.debug_struct("Access").field("split", split).field("hub", &hub.is_some()).finish()
+    }
+}
+
+/// A way to data sets on the hub.
+pub trait Fetch {
+    /// Brings the files of a data set whose names are wanted to the local disk. A name is the path in the
+    /// data set, with `/` between its parts. Without a revision, the main branch is meant.
+    ///
+    /// # Errors
+    /// Whatever keeps the files away, in a sentence without a full stop.
+    fn dataset(
+        &self,
+        id: &str,
+        revision: Option<&str>,
+        wanted: &dyn Fn(&str) -> bool,
+    ) -> Result<Fetched, Box<dyn Error + Send + Sync>>;
+}
+
+/// Files of a data set on the local disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// The names in the data set, and where the files are.
+    pub files: Vec<(String, PathBuf)>,
+    /// The commit that they belong to.
+    pub commit: String,
 }
 
 fn hash(prompts: &[Prompt]) -> String {

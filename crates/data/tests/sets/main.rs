@@ -1,0 +1,5 @@
+//! Parquet files and published sets.
+
+mod published;
+mod tables;
+mod writer;
