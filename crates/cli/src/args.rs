@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Args as Arguments, Parser, Subcommand, ValueEnum};
+use fathom_depth::Rule;
 use fathom_model::Dtype;
 use fathom_probes::{Probe, gradients};
 use std::path::PathBuf;
@@ -43,6 +44,12 @@ pub(crate) enum Command {
     Data(Data),
     /// Draw the plots and the report of results folders again
     Report(Report),
+    /// Effective depth of finished runs, with thresholds, intervals and how many prompts are enough
+    Depth(DepthArgs),
+    /// Compare two finished runs: depths and curves with intervals
+    Compare(Compare),
+    /// Measure models on data sets as a file describes, and answer what it asks
+    Study(StudyArgs),
 }
 
 /// The type in which weights are kept.
@@ -71,7 +78,7 @@ pub(crate) enum Device {
 }
 
 /// Which prompts.
-#[derive(Arguments)]
+#[derive(Arguments, Clone)]
 pub(crate) struct Prompts {
     /// Prompts: the name of a set (see `fathom data`) or a .jsonl or .txt file
     #[arg(long, value_name = "ID|FILE", default_value = fathom_data::DEFAULT)]
@@ -79,6 +86,12 @@ pub(crate) struct Prompts {
     /// Take only the first N prompts
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
+    /// Split of a published data set
+    #[arg(long, value_name = "NAME")]
+    pub(crate) split: Option<String>,
+    /// Leave out prompts of more tokens [default: what the set says, such as 400 for aime24]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<usize>,
     /// Seed of generated prompts and of the bootstrap
     #[arg(long, value_name = "N", default_value_t = fathom_data::Options::SEED)]
     pub(crate) seed: u64,
@@ -87,15 +100,8 @@ pub(crate) struct Prompts {
     pub(crate) rng: fathom_data::Rng,
 }
 
-impl Prompts {
-    pub(crate) fn load(&self) -> Result<fathom_data::PromptSet, fathom_data::DataError> {
-        let options = fathom_data::Options { limit: self.limit, seed: self.seed, rng: self.rng };
-        fathom_data::load(&self.data, &options)
-    }
-}
-
 /// Which model, and how it is kept.
-#[derive(Arguments)]
+#[derive(Arguments, Clone)]
 pub(crate) struct ModelArgs {
     /// A folder, .gguf or .safetensors file, a Hugging Face id, or a short name (see `fathom models`)
     #[arg(value_name = "MODEL", default_value = fathom_model::source::DEFAULT)]
@@ -111,7 +117,7 @@ pub(crate) struct ModelArgs {
     pub(crate) device: Device,
 }
 
-#[derive(Arguments)]
+#[derive(Arguments, Clone)]
 pub(crate) struct Measure {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
@@ -128,6 +134,8 @@ pub(crate) struct Measure {
     pub(crate) qa: String,
     #[command(flatten)]
     pub(crate) causal: Causal,
+    #[command(flatten)]
+    pub(crate) uncertainty: Uncertain,
     /// Working memory beside the weights, such as 4GiB [default: a fifth of the machine's]
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory: Option<bytesize::ByteSize>,
@@ -148,8 +156,39 @@ pub(crate) struct Measure {
     pub(crate) json: bool,
 }
 
+/// How depths and their intervals are had.
+#[derive(Arguments, Clone)]
+pub(crate) struct Uncertain {
+    /// Another threshold for a depth rule, such as kl=0.4; may be given more than once
+    #[arg(long, value_name = "RULE=VALUE", value_parser = threshold)]
+    pub(crate) threshold: Vec<(Rule, f64)>,
+    /// Resamples of the bootstrap
+    #[arg(long, value_name = "N", default_value_t = fathom_study::Settings::RESAMPLES as u32, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) resamples: u32,
+}
+
+impl Uncertain {
+    pub(crate) fn settings(&self, seed: u64) -> fathom_study::Settings {
+        let settings = fathom_study::Settings::seeded(seed);
+        let thresholds = self.threshold.iter().fold(settings.thresholds, |t, (rule, v)| t.with(*rule, *v));
+        fathom_study::Settings { thresholds, resamples: self.resamples as usize, ..settings }
+    }
+}
+
+fn threshold(text: &str) -> Result<(Rule, f64), String> {
+    let (rule, value) = text.split_once('=').ok_or("give a rule and a number, such as kl=0.4")?;
+    let rule: Rule = rule.parse().map_err(|e: fathom_depth::UnknownRule| e.to_string())?;
+    let value: f64 = value.parse().map_err(|_| format!("'{value}' is no number"))?;
+    let thresholds = fathom_depth::Thresholds::default();
+    if thresholds.of(rule).is_none() || rule == Rule::Settling {
+        return Err(format!("the rule {} has no threshold that can be changed here", rule.name()));
+    }
+    thresholds.with(rule, value).check(rule)?;
+    Ok((rule, value))
+}
+
 /// Options of the probes that edit the model's runs.
-#[derive(Arguments)]
+#[derive(Arguments, Clone)]
 pub(crate) struct Causal {
     /// Skip: where the bypass holds and its effect is read
     #[arg(
@@ -279,6 +318,9 @@ pub(crate) struct Data {
     /// Show only the first N prompts
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
+    /// Split of a published data set
+    #[arg(long, value_name = "NAME")]
+    pub(crate) split: Option<String>,
     /// Seed of generated prompts
     #[arg(long, value_name = "N", default_value_t = fathom_data::Options::SEED)]
     pub(crate) seed: u64,
@@ -295,4 +337,58 @@ pub(crate) struct Report {
     /// Results folders
     #[arg(value_name = "OUT", required = true)]
     pub(crate) folders: Vec<PathBuf>,
+}
+
+#[derive(Arguments)]
+pub(crate) struct DepthArgs {
+    /// Results folders
+    #[arg(value_name = "OUT", required = true)]
+    pub(crate) folders: Vec<PathBuf>,
+    /// One table for each group of prompts: difficulty, level, hops, digits
+    #[arg(long)]
+    pub(crate) by_group: bool,
+    #[command(flatten)]
+    pub(crate) uncertainty: Uncertain,
+    /// Seed of the bootstrap
+    #[arg(long, value_name = "N", default_value_t = fathom_data::Options::SEED)]
+    pub(crate) seed: u64,
+    /// Print JSON, with every threshold tried and the histograms of the bootstrap
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Arguments)]
+pub(crate) struct Compare {
+    /// Results folder of the first run
+    #[arg(value_name = "A")]
+    pub(crate) a: PathBuf,
+    /// Results folder of the second run
+    #[arg(value_name = "B")]
+    pub(crate) b: PathBuf,
+    /// Resample the prompts of each run on their own, as for runs on different prompts
+    #[arg(long)]
+    pub(crate) unpaired: bool,
+    #[command(flatten)]
+    pub(crate) uncertainty: Uncertain,
+    /// Seed of the bootstrap
+    #[arg(long, value_name = "N", default_value_t = fathom_data::Options::SEED)]
+    pub(crate) seed: u64,
+    /// Print JSON, with every curve layer by layer
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Arguments)]
+pub(crate) struct StudyArgs {
+    /// The description: models, data sets, probes
+    #[arg(value_name = "STUDY.toml")]
+    pub(crate) file: PathBuf,
+    /// Only check the description and list its cells
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Put together what is there, without measuring
+    #[arg(long)]
+    pub(crate) tables_only: bool,
+    #[command(flatten)]
+    pub(crate) uncertainty: Uncertain,
 }

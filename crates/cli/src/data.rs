@@ -1,7 +1,7 @@
 //! `fathom data`.
 
 use crate::args::Data;
-use crate::output;
+use crate::{output, prompts};
 use anyhow::Result;
 use fathom_data::{Options, Prompt};
 use serde_json::json;
@@ -10,7 +10,7 @@ use std::fmt::Write;
 pub(crate) fn run(args: &Data) -> Result<()> {
     let Some(spec) = &args.data else { return output::print(&list()) };
     let options = Options { limit: args.limit, seed: args.seed, rng: args.rng };
-    let set = fathom_data::load(spec, &options)?;
+    let set = prompts::with_hub(spec, &options, args.split.as_deref())?;
     let mut text = String::new();
     if args.json {
         for prompt in &set.prompts {
@@ -52,14 +52,16 @@ fn indent(text: &str) -> String {
 fn list() -> String {
     let mut text = String::from("Prompt sets for --data:\n");
     for entry in fathom_data::catalogue() {
-        let _ = writeln!(text, "  {:<15} {:>4}  {}", entry.id, entry.count, entry.about);
+        let count = if entry.count == 0 { String::new() } else { entry.count.to_string() };
+        let _ = writeln!(text, "  {:<15} {count:>5}  {}", entry.id, entry.about);
         if !entry.parameters.is_empty() {
-            let _ = writeln!(text, "  {:<15}       parameters: {}", "", entry.parameters.join(", "));
+            let _ = writeln!(text, "  {:<15}        parameters: {}", "", entry.parameters.join(", "));
         }
     }
     text.push_str(
         "\nParameters follow a colon: addition:digits=4,count=50\n\
-         A file works too: .jsonl with rows {\"text\": ...} or {\"question\": ..., \"answer\": ...},\n\
+         Published sets come from the Hugging Face cache or hub, or from file=PATH in their own fields.\n\
+         A file works too: .jsonl or .parquet with rows {\"text\": ...} or {\"question\": ..., \"answer\": ...},\n\
          or .txt with prompts separated by blank lines. `fathom data ID` shows a set.\n",
     );
     text

@@ -1,122 +1,129 @@
-//! Samples to depth rows: each rule on the whole, and its bootstrap interval.
+//! `fathom depth`: what finished runs say of the effective depth, from their samples alone.
 
-use fathom_depth::{Curves, Depth, Rule, Thresholds, bootstrap, depth, pool};
+use crate::args::DepthArgs;
+use crate::{output, progress};
+use anyhow::{Context, Result, bail};
+use fathom_depth::Depth;
 use fathom_probes::Sample;
-use fathom_probes::skip::{Mode, Part};
+use fathom_report::{Folder, Results};
+use fathom_study::{PromptCurves, Settings, Uncertainty, uncertainty};
+use serde_json::json;
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::path::Path;
 
-/// Resamples of the bootstrap.
-pub(crate) const RESAMPLES: usize = 2000;
-
-/// The rules that the probes of these samples can feed, with intervals over prompts.
-pub(crate) fn rows(samples: &[Sample], layers: usize, seed: u64) -> Vec<Depth> {
-    if samples.is_empty() {
-        return Vec::new();
-    }
-    let curves = PromptCurves::of(samples, layers);
-    let whole = vec![1; samples.len()];
-    let apply = |rule, weights: &[u32]| curves.apply(rule, weights);
-    let rows = Rule::ALL.into_iter().filter_map(|rule| {
-        let measured = apply(rule, &whole)?;
-        if measured.value.is_none() || samples.len() < 2 {
-            return Some(measured);
-        }
-        let interval = bootstrap(samples.len(), RESAMPLES, seed, |weights| apply(rule, weights)?.value);
-        Some(measured.with_interval(&interval))
-    });
-    rows.collect()
-}
-
-/// The curves of each prompt; a probe that not every prompt has is absent.
-struct PromptCurves<'a> {
-    layers: usize,
-    cosine: Option<[Vec<pool::Sample<'a>>; 3]>,
-    kl: Option<Vec<pool::Sample<'a>>>,
-    overlap: Option<Vec<pool::Sample<'a>>>,
-    settling: Option<Vec<(f64, f64)>>,
-    /// Effects of skipping whole layers on later tokens: on layers, flat, and on the output.
-    skip: Option<Vec<(Vec<f64>, Vec<f64>)>>,
-}
-
-impl<'a> PromptCurves<'a> {
-    fn of(samples: &'a [Sample], layers: usize) -> Self {
-        let curve = |pick: &dyn Fn(&'a Sample) -> Option<&'a Vec<f64>>| -> Option<Vec<pool::Sample<'a>>> {
-            let one = |s: &'a Sample| Some(pool::Sample { tokens: s.tokens.len() as f64, curve: pick(s)? });
-            samples.iter().map(one).collect()
-        };
-        let cosine = |part: fn(&fathom_probes::contributions::Sample) -> &Vec<f64>| {
-            curve(&move |s| s.contributions.as_ref().map(part))
-        };
-        let cosine = (
-            cosine(|s| &s.cosine.attn.mean),
-            cosine(|s| &s.cosine.mlp.mean),
-            cosine(|s| &s.cosine.layer.mean),
-        );
-        let settled = |s: &Sample| {
-            let layers = &s.settling.as_ref()?.layers;
-            Some((layers.iter().sum::<usize>() as f64, layers.len() as f64))
-        };
-        Self {
-            layers,
-            cosine: match cosine {
-                (Some(attn), Some(mlp), Some(layer)) => Some([attn, mlp, layer]),
-                _ => None,
-            },
-            kl: curve(&|s| s.lens.as_ref().map(|l| &l.kl_lens_final)),
-            overlap: curve(&|s| s.lens.as_ref().map(|l| &l.overlap)),
-            settling: samples.iter().map(settled).collect(),
-            skip: samples.iter().map(|s| future(s, layers)).collect(),
+pub(crate) fn run(args: &DepthArgs) -> Result<()> {
+    let settings = args.uncertainty.settings(args.seed);
+    let mut all = Vec::new();
+    for path in &args.folders {
+        let (results, samples) = read(path)?;
+        for (group, samples) in groups(samples, args.by_group) {
+            let curves = curves(path, &results, &samples)?;
+            let working = progress::spinner("resampling prompts");
+            let (rows, sure) = said(&curves, &settings);
+            working.finish_and_clear();
+            if args.json {
+                let (model, data) = (&results.model.id, &results.data.id);
+                all.push(
+                    json!({"model": model, "data": data, "group": group, "depth": rows, "uncertainty": sure}),
+                );
+            } else {
+                show(&results, group.as_deref(), &samples, rows, &sure)?;
+            }
         }
     }
-
-    /// A rule on prompts with these weights; nothing where its probe was not run.
-    fn apply(&self, rule: Rule, weights: &[u32]) -> Option<Depth> {
-        let mean = |curves: &Option<Vec<pool::Sample<'_>>>| pool::mean(curves.as_ref()?, weights);
-        let thresholds = Thresholds::default();
-        let empty = Curves { layers: self.layers, ..Curves::default() };
-        match rule {
-            Rule::Cosine => {
-                let [attn, mlp, layer] = self.cosine.as_ref()?;
-                let (attn, mlp, layer) =
-                    (pool::mean(attn, weights)?, pool::mean(mlp, weights)?, pool::mean(layer, weights)?);
-                Some(depth(rule, &Curves { cosine: Some([&attn, &mlp, &layer]), ..empty }, &thresholds))
-            }
-            Rule::Kl | Rule::KlLast => {
-                let kl = mean(&self.kl)?;
-                Some(depth(rule, &Curves { kl_lens_final: Some(&kl), ..empty }, &thresholds))
-            }
-            Rule::Overlap => {
-                let overlap = mean(&self.overlap)?;
-                Some(depth(rule, &Curves { overlap: Some(&overlap), ..empty }, &thresholds))
-            }
-            Rule::Settling => {
-                let weighed = self.settling.as_ref()?.iter().zip(weights);
-                let (sum, tokens) = weighed
-                    .fold((0.0, 0.0), |(a, b), (s, w)| (a + s.0 * f64::from(*w), b + s.1 * f64::from(*w)));
-                Some(depth(rule, &Curves { settle_mean: Some(sum / tokens), ..empty }, &thresholds))
-            }
-            Rule::SkipLayer => {
-                let skips: Vec<&[f64]> = self.skip.as_ref()?.iter().map(|s| &s.0[..]).collect();
-                let flat = pool::max(&skips, weights)?;
-                let rows: Vec<Vec<f64>> = flat.chunks(self.layers).map(<[f64]>::to_vec).collect();
-                Some(depth(rule, &Curves { layer_effect: Some(&rows), ..empty }, &thresholds))
-            }
-            Rule::SkipOutput | Rule::InfluenceNumber | Rule::Influence90 => {
-                let skips: Vec<&[f64]> = self.skip.as_ref()?.iter().map(|s| &s.1[..]).collect();
-                let output = pool::max(&skips, weights)?;
-                Some(depth(rule, &Curves { output_effect: Some(&output), ..empty }, &thresholds))
-            }
-            _ => None,
-        }
+    if args.json {
+        output::print(&format!("{:#}\n", json!(all)))?;
     }
+    Ok(())
 }
 
-/// The future effects of skipping whole layers of one prompt. A prompt too short
-/// for any position has no effects, which leaves a maximum over prompts as it is.
-fn future(sample: &Sample, layers: usize) -> Option<(Vec<f64>, Vec<f64>)> {
-    let effects = &sample.skip.as_ref()?.effects;
-    let effects = effects.get(&Mode::Future).and_then(|parts| parts.get(&Part::Layer));
-    Some(match effects {
-        Some(effects) => (effects.layer_effect.concat(), effects.output_effect.clone()?),
-        None => (vec![0.0; layers * layers], vec![0.0; layers]),
-    })
+/// The prompts of a run together, or group by group in the order of their first prompts.
+fn groups(samples: Vec<Sample>, apart: bool) -> Vec<(Option<String>, Vec<Sample>)> {
+    let mut groups: Vec<(Option<String>, Vec<Sample>)> = Vec::new();
+    for sample in samples.into_iter().filter(|s| s.asked.is_none()) {
+        let name = sample.group.clone().filter(|_| apart);
+        match groups.iter_mut().find(|g| g.0 == name) {
+            Some(group) => group.1.push(sample),
+            None => groups.push((name, vec![sample])),
+        }
+    }
+    groups
+}
+
+fn show(
+    results: &Results,
+    group: Option<&str>,
+    samples: &[Sample],
+    rows: Vec<Depth>,
+    sure: &Uncertainty,
+) -> Result<()> {
+    let mut results = Results { depth: serde_json::from_value(json!(rows))?, ..results.clone() };
+    if let Some(group) = group {
+        results.data.id = format!("{} [{group}]", results.data.id);
+    }
+    (results.data.prompts, results.data.pairs) = (sure.prompts, 0);
+    // A resumed run has several lines of one prompt.
+    let lengths: HashMap<&str, usize> = samples.iter().map(|s| (s.id.as_str(), s.tokens.len())).collect();
+    results.data.tokens = lengths.values().sum::<usize>() as u64;
+    output::print(&fathom_report::table::depths(&results, output::style()))?;
+    output::print(&format!("{}\n", table(sure)))
+}
+
+/// A finished run: its results, and the curves of its prompts.
+pub(crate) fn open(path: &Path) -> Result<(Results, PromptCurves)> {
+    let (results, samples) = read(path)?;
+    let curves = curves(path, &results, &samples)?;
+    Ok((results, curves))
+}
+
+fn read(path: &Path) -> Result<(Results, Vec<Sample>)> {
+    let folder = Folder::open(path)?;
+    let samples: Vec<Sample> = folder.samples()?;
+    if samples.iter().all(|s| s.asked.is_some()) {
+        bail!("{} has no prompts, only question-answer pairs; measure prompts as well", path.display());
+    }
+    Ok((folder.results()?, samples))
+}
+
+fn curves(path: &Path, results: &Results, samples: &[Sample]) -> Result<PromptCurves> {
+    PromptCurves::of(samples, results.model.layers)
+        .with_context(|| format!("{} cannot be used", path.display()))
+}
+
+/// The depth table, and how sure it is.
+pub(crate) fn said(curves: &PromptCurves, settings: &Settings) -> (Vec<Depth>, Uncertainty) {
+    (fathom_study::curves::rows_of(curves, settings), uncertainty(curves, settings))
+}
+
+/// How the depth moves with the threshold and the number of prompts.
+fn table(sure: &Uncertainty) -> String {
+    let mut text = String::new();
+    let swept: Vec<_> = sure.rules.iter().filter(|r| !r.sweep.is_empty()).collect();
+    if !swept.is_empty() {
+        text.push_str("\ndepth at other thresholds\n");
+    }
+    for rule in swept {
+        let points = rule.sweep.iter().map(|p| {
+            let value = p.value.map_or("none".to_owned(), short);
+            format!("{}: {value}", p.threshold)
+        });
+        let _ = writeln!(text, "{:<16} {}", rule.rule.name(), points.collect::<Vec<_>>().join("  "));
+    }
+    if sure.rules.iter().any(|r| !r.by_prompts.is_empty()) {
+        text.push_str("\nwidth of the 95 % interval, in layers, by the number of prompts\n");
+    }
+    for rule in sure.rules.iter().filter(|r| !r.by_prompts.is_empty()) {
+        let widths = rule.by_prompts.iter().map(|w| {
+            let width = w.width.map_or("none".to_owned(), short);
+            format!("{}: {width}", w.prompts)
+        });
+        let _ = writeln!(text, "{:<16} {}", rule.rule.name(), widths.collect::<Vec<_>>().join("  "));
+    }
+    text
+}
+
+/// Two decimals, and none where they say nothing.
+fn short(value: f64) -> String {
+    format!("{value:.2}").trim_end_matches('0').trim_end_matches('.').to_owned()
 }

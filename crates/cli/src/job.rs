@@ -2,7 +2,7 @@
 
 use crate::args::Measure;
 use crate::settings::{self, settings};
-use crate::{dry_run, interrupt, output, progress, texts};
+use crate::{dry_run, interrupt, output, progress, prompts, texts};
 use anyhow::{Result, bail};
 use fathom_data::PromptSet;
 use fathom_model::source::Loaded;
@@ -27,17 +27,17 @@ impl Job {
             let random = args.prompts.rng.seeded(args.prompts.seed);
             texts::tokenise(set, tokenizer, config, random, args.causal.positions.into())
         };
-        let options = fathom_data::Options { limit: None, seed: args.prompts.seed, rng: args.prompts.rng };
-        let texts = tokenise(set)?;
+        let options = prompts::options(&args.prompts, None);
+        let texts = short_enough(tokenise(set)?, set, args.prompts.limit)?;
         warn_of_short(args, &texts)?;
         let pairs = match args.probes.0.iter().any(|p| p.needs_pairs()) {
-            true => texts::pairs(&fathom_data::load(&args.qa, &options)?, tokenizer, config)?,
+            true => texts::pairs(&prompts::with_hub(&args.qa, &options, None)?, tokenizer, config)?,
             false => Vec::new(),
         };
         let baseline =
             match args.causal.baseline_data.as_ref().filter(|_| args.probes.0.contains(&Probe::Erasure)) {
                 Some(spec) => {
-                    let set = fathom_data::load(spec, &options)?;
+                    let set = prompts::with_hub(spec, &options, None)?;
                     let texts = tokenise(&set)?;
                     Some((set.id, set.sha256, texts))
                 }
@@ -165,4 +165,23 @@ fn warn_of_short(args: &Measure, texts: &[Text]) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Leaves out what is longer than the set allows, and then what is beyond the limit.
+fn short_enough(mut texts: Vec<Text>, set: &PromptSet, limit: Option<usize>) -> Result<Vec<Text>> {
+    let all = texts.len();
+    if let Some(most) = set.max_tokens {
+        texts.retain(|t| t.tokens.len() <= most);
+        if texts.is_empty() {
+            bail!("every prompt of {} has more than {most} tokens; give a larger --max-tokens", set.source);
+        }
+        if texts.len() < all {
+            output::note(&format!(
+                "{} of {all} prompts have more than {most} tokens and are left out",
+                all - texts.len()
+            ));
+        }
+    }
+    texts.truncate(limit.unwrap_or(usize::MAX));
+    Ok(texts)
 }

@@ -4,6 +4,7 @@
 //! measured and computed lives in the libraries.
 
 mod args;
+mod compare;
 mod data;
 mod depth;
 mod dry_run;
@@ -13,8 +14,10 @@ mod measure;
 mod models;
 mod output;
 mod progress;
+mod prompts;
 mod run_file;
 mod settings;
+mod study;
 mod texts;
 mod verify;
 
@@ -51,6 +54,9 @@ fn run() -> ExitCode {
         Command::Models(args) => models::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Report(args) => output::report(&args),
+        Command::Depth(args) => depth::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Study(args) => study::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

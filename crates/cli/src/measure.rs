@@ -2,12 +2,13 @@
 
 use crate::args::{Measure, ModelArgs};
 use crate::job::Job;
-use crate::{depth, dry_run, output, progress, run_file};
+use crate::{depth, dry_run, output, progress, prompts, run_file};
 use anyhow::{Context, Result, anyhow, bail};
 use fathom_data::PromptSet;
 use fathom_model::source::{self, Checkpoint, Loaded, Located};
 use fathom_probes::{Cost, Costs, Probe, Sample, Summary, Text};
 use fathom_report::{Folder, Results};
+use fathom_study::PromptCurves;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -15,7 +16,16 @@ use std::time::{Duration, Instant};
 
 pub(crate) fn run(args: &Measure) -> Result<()> {
     let started = Instant::now();
-    let set = args.prompts.load()?;
+    let Some((folder, results, interrupted)) = measure(args)? else { return Ok(()) };
+    present(args, &folder, &results, started.elapsed())?;
+    interrupted.map_or(Ok(()), |how| bail!(how))
+}
+
+/// Measures what the arguments ask for and writes it to the folder, of which it gives
+/// the results and, where the user stopped it, how far it came. A dry run only prints.
+pub(crate) fn measure(args: &Measure) -> Result<Option<(Folder, Results, Option<String>)>> {
+    let started = Instant::now();
+    let set = prompts::load(&args.prompts)?;
     let (located, checkpoint) = open(&args.model)?;
     let out = args.out.clone().unwrap_or_else(|| default_folder(&located, &set));
     // A folder that cannot be written is better known of before the weights are loaded.
@@ -26,7 +36,8 @@ pub(crate) fn run(args: &Measure) -> Result<()> {
     introduce(&located, &loaded, &set, tokens);
     let Some(folder) = folder else {
         let plans = dry_run::plans(&loaded.model, &job.texts, job.baseline(), &job.pairs, &job.settings)?;
-        return dry_run::print(&loaded.model, &job.texts, &job.pairs, &job.settings, &plans, args.json);
+        dry_run::print(&loaded.model, &job.texts, &job.pairs, &job.settings, &plans, args.json)?;
+        return Ok(None);
     };
 
     let hashing = progress::spinner("hashing the weights");
@@ -52,19 +63,18 @@ pub(crate) fn run(args: &Measure) -> Result<()> {
     let complete = finished == job.texts.len() && asked == job.pairs.len();
     finish(&mut run, complete, &[&samples[..], &answered].concat(), started.elapsed(), &costs);
     fathom_report::write_all(&folder, &results, &run)?;
-    present(args, &folder, &results, started.elapsed())?;
-    if !complete {
+    let interrupted = (!complete).then(|| {
         let of_pairs = match job.pairs.len() {
             0 => String::new(),
             all => format!(" and {asked} of {all} pairs"),
         };
-        bail!(
+        format!(
             "interrupted after {finished} of {} prompts{of_pairs}; what was measured is in {}, and the same command with --resume goes on",
             job.texts.len(),
             folder.path().display()
-        );
-    }
-    Ok(())
+        )
+    });
+    Ok(Some((folder, results, interrupted)))
 }
 
 /// Finds a model and opens its files.
@@ -193,8 +203,11 @@ fn summarise(
 ) -> Result<Results> {
     let config = loaded.model.config();
     let working = progress::spinner("resampling prompts");
-    let rows = depth::rows(samples, config.depth(), args.prompts.seed);
+    let settings = args.uncertainty.settings(args.prompts.seed);
+    let curves = PromptCurves::of(samples, config.depth())?;
+    let said = (curves.prompts() > 0).then(|| depth::said(&curves, &settings));
     working.finish_and_clear();
+    let (rows, uncertainty) = said.unzip();
     let results = json!({
         "schema_version": fathom_report::results::SCHEMA_VERSION,
         "model": {
@@ -214,7 +227,8 @@ fn summarise(
             "tokens": samples.iter().map(|s| s.tokens.len()).sum::<usize>(),
         },
         "probes": Summary::of(&[samples, pairs].concat(), config.depth()),
-        "depth": rows,
+        "depth": rows.unwrap_or_default(),
+        "uncertainty": uncertainty,
         "cost": costs,
     });
     serde_json::from_value(results).context("the results do not fit the format of results.json")

@@ -30,6 +30,7 @@ pub(crate) fn describe(
         })
         .collect();
     let config = loaded.model.config();
+    let uncertainty = args.uncertainty.settings(args.prompts.seed);
     json!({
         "fathom": env!("CARGO_PKG_VERSION"),
         "status": "running",
@@ -77,8 +78,8 @@ pub(crate) fn describe(
             },
         },
         "depth": {
-            "thresholds": fathom_depth::Thresholds::default(),
-            "resamples": crate::depth::RESAMPLES,
+            "thresholds": uncertainty.thresholds,
+            "resamples": uncertainty.resamples,
         },
     })
 }

@@ -12,7 +12,8 @@
 //! - [`effects`] holds the sums over skipped layers behind the skip and influence rules.
 //! - [`pool`] makes the curve of a set of prompts from each prompt's own curve, with a
 //!   weight per prompt; [`bootstrap`] draws those weights and gives an interval,
-//!   [`paired`] one for the difference of two runs on the same prompts.
+//!   [`bootstrap_of`] one for fewer prompts than there are, [`paired`] one for the difference
+//!   of two runs on the same prompts; [`Resampling`] gives what they are made of.
 //!
 //! Layers count from 0. A rule that finds nothing says why instead of giving a number.
 //!
@@ -46,7 +47,7 @@ pub mod effects;
 pub mod pool;
 
 pub use curves::Curves;
-pub use resample::{BootstrapError, Interval, MAX_RESAMPLES, bootstrap, paired};
+pub use resample::{BootstrapError, Interval, MAX_RESAMPLES, Resampling, bootstrap, bootstrap_of, paired};
 pub use rule::{Rule, UnknownRule};
 pub use rules::{Depth, all, depth, sweep};
 pub use thresholds::Thresholds;

@@ -52,7 +52,10 @@ impl Thresholds {
     }
 
     /// Why a rule cannot work with its cut-off, if it cannot.
-    pub(crate) fn check(&self, rule: Rule) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// The sentence that says why.
+    pub fn check(&self, rule: Rule) -> Result<(), String> {
         let Some(value) = self.of(rule) else { return Ok(()) };
         // Comparisons with NaN are false, so NaN falls outside every range.
         let (inside, range) = match rule {

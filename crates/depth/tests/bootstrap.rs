@@ -1,7 +1,7 @@
 //! Bootstrap intervals against theory, and their independence of threads.
 
 use approx::assert_relative_eq;
-use fathom_depth::{BootstrapError, Interval, MAX_RESAMPLES, bootstrap, paired};
+use fathom_depth::{BootstrapError, Interval, MAX_RESAMPLES, bootstrap, bootstrap_of, paired};
 
 /// `n` values around 10, sums of sines: spread out, and the same on every machine.
 fn values(n: usize, phase: f64) -> Vec<f64> {
@@ -54,6 +54,25 @@ fn a_paired_difference_has_the_interval_of_the_differences() {
     assert!(interval.lo > 0.0, "b is larger than a");
     let back = paired(150, 20_000, 5, mean(&b), mean(&a)).unwrap();
     assert_relative_eq!(back.lo, -interval.hi, max_relative = 1e-9);
+}
+
+#[test]
+fn fewer_draws_widen_the_interval_of_a_mean_as_theory_says() {
+    let values = values(200, 0.5);
+    let of = |draws: usize| {
+        let mean = |weights: &[u32]| Some(mean(&values)(weights)? * (200.0 / draws as f64));
+        bootstrap_of(200, draws, 20_000, 3, mean).unwrap()
+    };
+    let [lo, hi] = normal(&values);
+    for draws in [8, 50, 200, 400] {
+        let found = of(draws);
+        assert_relative_eq!(
+            found.hi - found.lo,
+            (hi - lo) * (200.0 / draws as f64).sqrt(),
+            max_relative = 0.03
+        );
+    }
+    assert_eq!(of(200), bootstrap(200, 20_000, 3, mean(&values)).unwrap());
 }
 
 #[test]

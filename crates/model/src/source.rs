@@ -40,6 +40,25 @@ pub fn locate(argument: &str, revision: Option<&str>, progress: &dyn Progress) -
         let path = model.fetch(&fathom_hub::default_folder()?, progress)?;
         return Ok(Located { id: model.name.to_owned(), revision: None, path });
     }
+    check_id(argument)?;
+    let snapshot = Hub::from_env()?.model(argument, revision, progress)?;
+    // A repository of GGUF files alone is used through the one that was chosen.
+    let gguf = snapshot.weights.iter().find(|w| w.extension().is_some_and(|e| e == "gguf"));
+    let path = gguf.cloned().unwrap_or(snapshot.folder);
+    Ok(Located { id: argument.to_owned(), revision: Some(snapshot.commit), path })
+}
+
+/// Whether an argument can name a model, without fetching it: an existing path, a short
+/// name, or the form of a Hugging Face id.
+///
+/// # Errors
+/// When it is none of these.
+pub fn check(argument: &str) -> Result<()> {
+    if Path::new(argument).exists() || wheel::find(argument).is_some() { Ok(()) } else { check_id(argument) }
+}
+
+/// Whether what is neither a path nor a short name has the form of a Hugging Face id.
+fn check_id(argument: &str) -> Result<()> {
     let like_path = argument.starts_with(['.', '/', '~'])
         || argument.ends_with(".gguf")
         || argument.ends_with(".safetensors")
@@ -54,11 +73,7 @@ pub fn locate(argument: &str, revision: Option<&str>, progress: &dyn Progress) -
             short.join(", ")
         )));
     }
-    let snapshot = Hub::from_env()?.model(argument, revision, progress)?;
-    // A repository of GGUF files alone is used through the one that was chosen.
-    let gguf = snapshot.weights.iter().find(|w| w.extension().is_some_and(|e| e == "gguf"));
-    let path = gguf.cloned().unwrap_or(snapshot.folder);
-    Ok(Located { id: argument.to_owned(), revision: Some(snapshot.commit), path })
+    Ok(())
 }
 
 /// A model with what goes with it.

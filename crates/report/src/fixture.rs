@@ -104,6 +104,7 @@ pub(crate) fn results() -> Results {
             }),
             other: serde_json::Map::new(),
         },
+        uncertainty: None,
         depth: vec![
             row("kl", Some(0.5), 22.0),
             row("kl_last", Some(0.5), 23.0),

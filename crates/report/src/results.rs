@@ -33,6 +33,9 @@ pub struct Results {
     /// The effective depth by every rule.
     #[serde(default)]
     pub depth: Vec<DepthRow>,
+    /// How sure the depth is: thresholds, numbers of prompts, histograms; kept as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncertainty: Option<Value>,
     /// What each probe cost, by the probe's name.
     #[serde(default)]
     pub cost: BTreeMap<String, Cost>,

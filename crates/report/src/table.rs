@@ -27,6 +27,14 @@ pub fn summary(results: &Results, style: Style) -> String {
     page.text
 }
 
+/// The head and the depth table alone.
+pub fn depths(results: &Results, style: Style) -> String {
+    let mut page = Page { style, text: String::new() };
+    head(results, &mut page);
+    depth(&results.depth, &mut page);
+    page.text
+}
+
 /// The weight of a line.
 #[derive(Clone, Copy)]
 enum Weight {

@@ -9,5 +9,6 @@ mod interrupt;
 mod lists;
 mod measure;
 mod resume;
+mod study;
 mod support;
 mod verify;

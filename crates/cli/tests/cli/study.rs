@@ -1,0 +1,201 @@
+//! Finished runs and studies: depth, compare, study.
+
+use crate::support::{Place, fail, fathom, finish, fixture, json, measure, succeed};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const PROMPTS: &str = "{\"text\": \"the baker sold rolls in the morning and gave the rest away\"}\n\
+                       {\"text\": \"all the king's horses and all the king's men could not\"}\n\
+                       {\"text\": \"one two three four five six seven eight nine ten\"}\n";
+
+fn write(place: &Place, name: &str, text: &str) -> PathBuf {
+    let path = place.at(name);
+    fs::write(&path, text).unwrap();
+    path
+}
+
+/// A finished run of a fixture.
+fn run(place: &Place, name: &str, prompts: &str) -> PathBuf {
+    let out = place.at(&format!("run-{name}"));
+    succeed(&mut measure(&fixture(name), write(place, "prompts.jsonl", prompts), &out));
+    out
+}
+
+#[test]
+fn depth_is_had_from_the_samples_alone() {
+    let place = Place::new();
+    let out = run(&place, "llama2", PROMPTS);
+    let text = succeed(fathom().arg("depth").arg(&out));
+    for part in ["rule", "settling", "other thresholds", "number of prompts", "3: "] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let json_of = |more: &[&str]| -> Value {
+        serde_json::from_str(&succeed(fathom().arg("depth").arg(&out).arg("--json").args(more))).unwrap()
+    };
+    let measured = json(&out.join("results.json"));
+    let again = json_of(&[]);
+    assert_eq!(again[0]["depth"], measured["depth"]);
+    assert_eq!(again[0]["uncertainty"], measured["uncertainty"]);
+    let overlap = |all: &Value, of: &str| {
+        all[0]["depth"].as_array().unwrap().iter().find(|d| d["rule"] == "overlap").unwrap()[of].clone()
+    };
+    let other = json_of(&["--threshold", "overlap=0.05", "--resamples", "50"]);
+    assert_eq!(overlap(&other, "threshold"), 0.05);
+    let swept = again[0]["uncertainty"]["rules"].as_array().unwrap();
+    let swept = swept.iter().find(|r| r["rule"] == "overlap").unwrap()["sweep"].as_array().unwrap();
+    assert_eq!(swept.iter().find(|p| p["threshold"] == 0.05).unwrap()["value"], overlap(&other, "value"));
+}
+
+#[test]
+fn groups_have_tables_of_their_own() {
+    let place = Place::new();
+    let grouped = PROMPTS
+        .replacen("\"}", "\", \"group\": \"hard\"}", 2)
+        .replace("ten\"}", "ten\", \"group\": \"easy\"}");
+    let out = run(&place, "gemma2", &grouped);
+    let text = succeed(fathom().arg("depth").arg(&out).arg("--by-group"));
+    assert!(text.contains("[hard]: 2 prompts") && text.contains("[easy]: 1 prompts"), "{text}");
+    let json: Value =
+        serde_json::from_str(&succeed(fathom().arg("depth").arg(&out).args(["--by-group", "--json"])))
+            .unwrap();
+    assert_eq!((&json[0]["group"], &json[1]["group"]), (&"hard".into(), &"easy".into()));
+    // The group alone gives what a run of its prompts alone gives.
+    let alone = run(&place, "gemma2", &grouped.lines().take(2).map(|l| format!("{l}\n")).collect::<String>());
+    let alone: Value =
+        serde_json::from_str(&succeed(fathom().arg("depth").arg(&alone).arg("--json"))).unwrap();
+    assert_eq!(json[0]["depth"], alone[0]["depth"]);
+}
+
+#[test]
+fn thresholds_are_checked() {
+    let wrong = |value: &str, says: &str| {
+        let done = finish(fathom().args(["depth", "x", "--threshold", value]));
+        assert_eq!(done.code, Some(2), "{}", done.stderr);
+        assert!(done.stderr.contains(says), "{says}: {}", done.stderr);
+    };
+    wrong("kl", "kl=0.4");
+    wrong("kll=0.4", "kl");
+    wrong("kl=x", "'x' is no number");
+    wrong("kl=1.5", "(0, 1]");
+    wrong("cosine=1", "no threshold");
+}
+
+#[test]
+fn a_run_compared_with_itself_does_not_differ() {
+    let place = Place::new();
+    let out = run(&place, "qwen3", PROMPTS);
+    let text = succeed(fathom().arg("compare").args([&out, &out]).arg("--json"));
+    let compared: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(compared["pairing"], "paired");
+    let curves = compared["curves"].as_array().unwrap();
+    assert!(curves.len() >= 9 && curves.iter().all(|c| c["separate"] == 0 && c["largest"].is_null()));
+    let table = succeed(fathom().arg("compare").args([&out, &out]));
+    assert!(table.contains("B - A") && table.contains("settling"), "{table}");
+}
+
+#[test]
+fn runs_on_different_prompts_are_compared_only_when_told() {
+    let place = Place::new();
+    let a = run(&place, "llama2", PROMPTS);
+    let b = run(&place, "llama3", &PROMPTS.replace("king", "queen"));
+    fail(fathom().arg("compare").args([&a, &b]), &["of which 2 are the same", "--unpaired"]);
+    succeed(fathom().arg("compare").args([&a, &b]).arg("--unpaired"));
+    let one = run(&place, "gpt2", PROMPTS.lines().next().unwrap());
+    fail(fathom().arg("compare").args([&one, &one]), &["prompt"]);
+    fail(fathom().arg("compare").args([&a, &place.at("nowhere")]), &["nowhere"]);
+    let newer = json(&a.join("results.json"));
+    let mut newer = newer.as_object().unwrap().clone();
+    newer["schema_version"] = 99.into();
+    fs::write(a.join("results.json"), Value::Object(newer).to_string()).unwrap();
+    fail(fathom().arg("compare").args([&b, &a]), &["99"]);
+}
+
+fn toml(place: &Place, models: &[&Path]) -> String {
+    let mut text =
+        format!("name = \"two\"\nout = {:?}\nprobes = \"contributions,lens\"\n", place.at("study"));
+    for (i, model) in models.iter().enumerate() {
+        text += &format!("[[model]]\nid = {model:?}\nname = \"m{i}\"\nfamily = \"F\"\nsize = {}.0\n", i + 1);
+    }
+    let data = write(place, "prompts.jsonl", PROMPTS);
+    text + &format!(
+        "[[data]]\nid = {data:?}\nname = \"easy\"\ndifficulty = 1\n[[data]]\nid = \"qa\"\nlimit = 4\ndifficulty = 2\n"
+    )
+}
+
+#[test]
+fn a_study_measures_its_cells_once_and_answers() {
+    let place = Place::new();
+    let (a, b) = (fixture("llama2"), fixture("llama3"));
+    let file = write(&place, "study.toml", &toml(&place, &[&a, &b]));
+    let plan = succeed(fathom().arg("study").arg(&file).arg("--dry-run"));
+    assert_eq!(plan.matches("fathom measure ").count(), 4, "{plan}");
+    let first = finish(fathom().arg("study").arg(&file));
+    assert_eq!(first.code, Some(0), "{}", first.stderr);
+    assert!(first.stderr.contains("cell 4 of 4: m1 on qa"), "{}", first.stderr);
+    assert!(first.stdout.contains("Do larger models use more of their depth?"), "{}", first.stdout);
+    for name in ["study.md", "study.csv", "answers.csv", "study.tex", "study.json"] {
+        assert!(fs::metadata(place.at("study").join(name)).unwrap().len() > 100, "{name}");
+    }
+    let again = finish(fathom().arg("study").arg(&file));
+    assert_eq!(again.stderr.matches(": there already").count(), 4, "{}", again.stderr);
+    assert_eq!(again.stdout, first.stdout);
+    // A cell that is incomplete is gone on with, and gives the same tables.
+    let cell = place.at("study/m0/easy");
+    let samples = fs::read_to_string(cell.join("samples.jsonl")).unwrap();
+    fs::write(cell.join("samples.jsonl"), samples.lines().next().unwrap().to_owned() + "\n").unwrap();
+    let run = fs::read_to_string(cell.join("run.json")).unwrap();
+    fs::write(cell.join("run.json"), run.replace("\"complete\"", "\"running\"")).unwrap();
+    let resumed = finish(fathom().arg("study").arg(&file));
+    assert_eq!(resumed.stderr.matches(": there already").count(), 3, "{}", resumed.stderr);
+    assert_eq!(resumed.stdout, first.stdout);
+}
+
+#[test]
+fn a_cell_that_fails_leaves_the_rest() {
+    let place = Place::new();
+    let broken = place.at("broken");
+    fs::create_dir(&broken).unwrap();
+    fs::write(broken.join("config.json"), "{}").unwrap();
+    let file = write(&place, "study.toml", &toml(&place, &[&fixture("llama2"), &broken]));
+    let done = finish(fathom().arg("study").arg(&file));
+    assert_eq!(done.code, Some(1), "{}", done.stderr);
+    assert!(done.stderr.contains("2 of 4 cells failed (m1 on easy"), "{}", done.stderr);
+    assert!(done.stdout.contains("m0") && done.stdout.contains("not measured"), "{}", done.stdout);
+}
+
+#[test]
+fn all_that_is_wrong_with_a_study_is_told_before_any_work() {
+    let place = Place::new();
+    let good = toml(&place, &[&fixture("llama2"), Path::new("nowhere/model.gguf")]);
+    let file = write(&place, "study.toml", &good.replace("\"qa\"", "\"qaa\""));
+    let done = finish(fathom().arg("study").arg(&file));
+    assert_eq!(done.code, Some(1), "{}", done.stderr);
+    for part in ["nowhere/model.gguf", "`qaa`", "did you mean `qa`"] {
+        assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
+    }
+    let file = write(&place, "study.toml", &good.replace("lens", "lense").replace("family", "famly"));
+    let done = finish(fathom().arg("study").arg(&file));
+    for part in ["line ", "lense", "famly"] {
+        assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
+    }
+    assert!(!place.at("study").exists());
+}
+
+#[test]
+fn published_sets_are_read_from_files_in_their_own_fields() {
+    let place = Place::new();
+    let rows = "{\"question\": \"Two and two?\", \"answer\": \"It is four.\\n#### 4\"}\n".repeat(3)
+        + "{\"question\": \"A question that is quite long, is it not, and goes on and on?\", \"answer\": \"Yes.\\n#### 9\"}\n";
+    let spec = format!("gsm8k:file={}", write(&place, "own.jsonl", &rows).display());
+    let shown = succeed(fathom().args(["data", &spec, "--limit", "1"]));
+    assert!(shown.contains("Problem: Two and two?") && shown.contains("The final answer is 4"), "{shown}");
+    let mut command = fathom();
+    command.arg("measure").arg(fixture("llama2")).args(["--data", &spec, "-o"]).arg(place.out());
+    let done = finish(command.args(["--max-tokens", "200", "--limit", "2"]));
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert!(done.stderr.contains("left out"), "{}", done.stderr);
+    assert_eq!(json(&place.at("out/results.json"))["data"]["prompts"], 2);
+    fail(fathom().args(["measure", "--data", "mquake"]).arg(fixture("llama2")), &["mquake", "file"]);
+    fail(fathom().args(["data", "gsm8k", "--split", "tset"]), &["tset", "test"]);
+}

@@ -1,0 +1,253 @@
+//! How an effective depth moves: with the rule's threshold, with the number of prompts, and from
+//! resample to resample. The result stands under `uncertainty` in results.json.
+
+use crate::curves::{PromptCurves, Settings};
+use fathom_depth::{BootstrapError, Interval, Resampling, Rule, Thresholds};
+use serde::{Deserialize, Serialize};
+
+/// Bins of the histogram of a rule whose values are not whole numbers.
+const BINS: usize = 30;
+
+/// Everything that is known of how sure the depth table is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Uncertainty {
+    /// The number of prompts.
+    pub prompts: usize,
+    /// Resamples of the bootstrap.
+    pub resamples: usize,
+    /// The seed of the resamples.
+    pub seed: u64,
+    /// Every rule whose probe was run.
+    pub rules: Vec<OfRule>,
+}
+
+/// How sure one rule is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OfRule {
+    /// The rule.
+    pub rule: Rule,
+    /// The depth at other thresholds, in ascending order and among them the one that the depth table
+    /// uses; empty for rules without a threshold, and for `settling`, whose threshold acts in the probe.
+    pub sweep: Vec<SweepPoint>,
+    /// The interval against the number of prompts; empty with fewer than two.
+    pub by_prompts: Vec<Width>,
+    /// The values over the resamples of all prompts; absent with fewer than two prompts, or where the
+    /// rule finds nothing in any resample.
+    #[serde(default)]
+    pub histogram: Option<Histogram>,
+}
+
+/// The depth at one threshold.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SweepPoint {
+    /// The threshold.
+    pub threshold: f64,
+    /// The effective depth.
+    #[serde(default)]
+    pub value: Option<f64>,
+    /// The share of the depth.
+    #[serde(default)]
+    pub ratio: Option<f64>,
+    /// The 95 % bootstrap interval of the value.
+    #[serde(default)]
+    pub interval: Option<[f64; 2]>,
+}
+
+/// The interval that a number of prompts would give.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Width {
+    /// Prompts drawn for each resample.
+    pub prompts: usize,
+    /// The 95 % interval of the value; absent where no resample has one.
+    #[serde(default)]
+    pub interval: Option<[f64; 2]>,
+    /// The interval's width in layers.
+    #[serde(default)]
+    pub width: Option<f64>,
+    /// The share of the resamples in which the rule finds nothing.
+    pub none_share: f64,
+}
+
+/// How often values fall where.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// The ends of the bins, one more than there are bins; each bin holds its lower end, and the last
+    /// both. Whole-numbered values have bins of width 1 around them.
+    pub edges: Vec<f64>,
+    /// Values in each bin.
+    pub counts: Vec<u64>,
+    /// Resamples in which the rule finds nothing.
+    pub none: u64,
+}
+
+impl Uncertainty {
+    /// What is known of one rule.
+    pub fn of(&self, rule: Rule) -> Option<&OfRule> {
+        self.rules.iter().find(|one| one.rule == rule)
+    }
+}
+
+impl OfRule {
+    /// The smallest number of prompts tried from which on the interval is at most `width` layers wide;
+    /// nothing if it still is wider with all of them.
+    pub fn enough(&self, width: f64) -> Option<usize> {
+        let narrow = |tried: &&Width| tried.width.is_some_and(|found| found <= width);
+        self.by_prompts.iter().rev().take_while(narrow).last().map(|tried| tried.prompts)
+    }
+}
+
+/// How sure the depth of a run is, rule by rule.
+pub fn uncertainty(curves: &PromptCurves, settings: &Settings) -> Uncertainty {
+    let rules = Rule::ALL.into_iter().filter(|rule| curves.prompts() > 0 && curves.feeds(*rule));
+    Uncertainty {
+        prompts: curves.prompts(),
+        resamples: settings.resamples,
+        seed: settings.seed,
+        rules: rules.map(|rule| of_rule(curves, rule, settings)).collect(),
+    }
+}
+
+fn of_rule(curves: &PromptCurves, rule: Rule, settings: &Settings) -> OfRule {
+    let sweep = sweep(curves, rule, settings);
+    // Without a resampling there is neither a histogram nor a width, which their absence says.
+    let Ok(resampling) = Resampling::of(curves.prompts(), settings.resamples, settings.seed) else {
+        return OfRule { rule, sweep, by_prompts: Vec::new(), histogram: None };
+    };
+    let (mut by_prompts, mut histogram) = (Vec::new(), None);
+    for prompts in numbers(curves.prompts()) {
+        let values = resampling
+            .clone()
+            .drawing(prompts)
+            .each(|weights| curves.apply(rule, weights, &settings.thresholds)?.value);
+        by_prompts.push(width(prompts, Interval::of(values.iter().copied())));
+        if prompts == curves.prompts() {
+            histogram = self::histogram(&values);
+        }
+    }
+    OfRule { rule, sweep, by_prompts, histogram }
+}
+
+/// 2, 4, 8 and so on, and all.
+fn numbers(all: usize) -> Vec<usize> {
+    let powers = std::iter::successors(Some(2usize), |n| n.checked_mul(2)).take_while(|n| *n < all);
+    powers.chain([all]).collect()
+}
+
+fn width(prompts: usize, found: Result<Interval, BootstrapError>) -> Width {
+    match found {
+        Ok(Interval { lo, hi, none_share, .. }) => {
+            Width { prompts, interval: Some([lo, hi]), width: Some(hi - lo), none_share }
+        }
+        Err(_) => Width { prompts, interval: None, width: None, none_share: 1.0 },
+    }
+}
+
+/// The thresholds at which a rule is tried, the one in use among them.
+fn grid(rule: Rule, thresholds: &Thresholds) -> Vec<f64> {
+    let Some(used) = thresholds.of(rule) else { return Vec::new() };
+    let steps = |first: u32, last: u32, step: usize| {
+        (first..=last).step_by(step).map(|percent| f64::from(percent) / 100.0)
+    };
+    let mut grid: Vec<f64> = match rule {
+        Rule::Kl | Rule::KlLast | Rule::Overlap => steps(5, 95, 5).collect(),
+        Rule::Influence90 => steps(50, 95, 5).chain([0.99]).collect(),
+        // The settle layers of the tokens are what the probe made of its threshold.
+        _ => return Vec::new(),
+    };
+    if !grid.contains(&used) {
+        grid.push(used);
+        grid.sort_by(f64::total_cmp);
+    }
+    grid
+}
+
+/// The depth at each threshold, the curves of each resample made once for all of them.
+fn sweep(curves: &PromptCurves, rule: Rule, settings: &Settings) -> Vec<SweepPoint> {
+    let grid = grid(rule, &settings.thresholds);
+    let at = |weights: &[u32]| -> Vec<(Option<f64>, Option<f64>)> {
+        let Some(pooled) = curves.pooled(rule, weights) else { return vec![(None, None); grid.len()] };
+        let depths = grid.iter().map(|cut| pooled.depth(rule, &settings.thresholds.with(rule, *cut)));
+        depths.map(|depth| (depth.value, depth.ratio)).collect()
+    };
+    if grid.is_empty() {
+        return Vec::new();
+    }
+    let resampled = Resampling::of(curves.prompts(), settings.resamples, settings.seed)
+        .map(|resampling| resampling.each(at))
+        .unwrap_or_default();
+    let point = |(i, (value, ratio)): (usize, (Option<f64>, Option<f64>))| {
+        let found = Interval::of(resampled.iter().map(|values| values[i].0)).ok();
+        let interval = value.and(found).map(|found| [found.lo, found.hi]);
+        SweepPoint { threshold: grid[i], value, ratio, interval }
+    };
+    at(&curves.once()).into_iter().enumerate().map(point).collect()
+}
+
+fn histogram(values: &[Option<f64>]) -> Option<Histogram> {
+    let found: Vec<f64> = values.iter().flatten().copied().filter(|value| value.is_finite()).collect();
+    let low = found.iter().copied().min_by(f64::total_cmp)?;
+    let high = found.iter().copied().max_by(f64::total_cmp)?;
+    let whole = found.iter().all(|value| value.fract() == 0.0);
+    // Values are layers or numbers of layers, so bins of width 1 are no more than a model's layers; more
+    // would be damage.
+    let (first, step, bins) = match whole && high - low < 10_000.0 {
+        true => (low - 0.5, 1.0, (high - low) as usize + 1),
+        false if high > low => (low, (high - low) / BINS as f64, BINS),
+        false => (low - 0.5, 1.0, 1),
+    };
+    let mut counts = vec![0; bins];
+    for value in &found {
+        counts[(((value - first) / step) as usize).min(bins - 1)] += 1;
+    }
+    let edges = (0..=bins).map(|i| first + step * i as f64).collect();
+    Some(Histogram { edges, counts, none: (values.len() - found.len()) as u64 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_prompts_double_up_to_all() {
+        assert_eq!(numbers(2), [2]);
+        assert_eq!(numbers(3), [2, 3]);
+        assert_eq!(numbers(8), [2, 4, 8]);
+        assert_eq!(numbers(45), [2, 4, 8, 16, 32, 45]);
+    }
+
+    #[test]
+    fn whole_numbers_have_a_bin_each() {
+        let found = histogram(&[Some(3.0), Some(5.0), None, Some(3.0), Some(f64::NAN)]).unwrap();
+        assert_eq!(found, Histogram { edges: vec![2.5, 3.5, 4.5, 5.5], counts: vec![2, 0, 1], none: 2 });
+        assert_eq!(histogram(&[None]), None);
+    }
+
+    #[test]
+    fn every_value_is_in_some_bin() {
+        let values: Vec<Option<f64>> = (0..=600).map(|i| Some(f64::from(i) / 200.0)).collect();
+        let found = histogram(&values).unwrap();
+        assert_eq!((found.edges.len(), found.edges[0], found.counts.iter().sum::<u64>()), (31, 0.0, 601));
+        assert!((found.edges[30] - 3.0).abs() < 1e-12);
+        assert!(found.counts.iter().all(|count| (19..=22).contains(count)), "{:?}", found.counts);
+        let constant = histogram(&[Some(1.25); 9]).unwrap();
+        assert_eq!((constant.edges, constant.counts), (vec![0.75, 1.75], vec![9]));
+    }
+
+    #[test]
+    fn the_grid_holds_the_threshold_in_use() {
+        let thresholds = Thresholds::default().with(Rule::Overlap, 0.33);
+        let grid = grid(Rule::Overlap, &thresholds);
+        assert!(grid.contains(&0.33) && grid.is_sorted() && grid.len() == 20);
+        assert!(super::grid(Rule::Settling, &thresholds).is_empty());
+        assert!(super::grid(Rule::Cosine, &thresholds).is_empty());
+    }
+
+    #[test]
+    fn enough_is_from_where_the_interval_stays_narrow() {
+        let width = |prompts, width| Width { prompts, interval: None, width, none_share: 0.0 };
+        let by_prompts =
+            vec![width(2, Some(1.0)), width(4, Some(3.0)), width(8, Some(2.0)), width(9, Some(1.5))];
+        let of = OfRule { rule: Rule::Kl, sweep: vec![], by_prompts, histogram: None };
+        assert_eq!((of.enough(2.0), of.enough(1.0), of.enough(9.0)), (Some(8), None, Some(2)));
+    }
+}
