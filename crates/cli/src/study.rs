@@ -166,3 +166,33 @@ fn shown(arguments: &[String]) -> String {
     let word = |a: &String| if plain(a) { a.clone() } else { format!("'{}'", a.replace('\'', "'\\''")) };
     arguments.iter().map(word).collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_option_of_a_study_is_one_of_measure() {
+        use clap::CommandFactory;
+        let args = Args::command();
+        let measure = args.find_subcommand("measure").unwrap();
+        for option in fathom_study::study::OPTIONS {
+            assert!(measure.get_arguments().any(|a| a.get_long() == Some(option)), "{option}");
+        }
+    }
+
+    #[test]
+    fn the_studies_that_come_along_are_sound() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../studies");
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let study = Study::parse(&text, &path.display().to_string()).unwrap_or_else(|e| panic!("{e}"));
+            for cell in study.cells() {
+                let words =
+                    ["fathom".to_owned(), "measure".to_owned()].into_iter().chain(study.arguments(cell));
+                Args::try_parse_from(words).unwrap_or_else(|e| panic!("{}: {e}", study.title(cell)));
+            }
+        }
+    }
+}

@@ -19,6 +19,8 @@
 //! [[data]]
 //! id = "word-problems"
 //! difficulty = "easy"            # or a number
+//! series = "problems"            # difficulties are compared within a series
+//! probes = "all"                 # where not those of the study
 //! ```
 
 use crate::format::clean;
@@ -85,8 +87,12 @@ pub struct Data {
     pub name: String,
     /// How hard it is.
     pub difficulty: Option<Difficulty>,
+    /// What it is a part of: difficulties are compared within a series.
+    pub series: Option<String>,
     /// The number of prompts.
     pub limit: Option<usize>,
+    /// The probes of its cells, where not those of the study.
+    pub probes: Option<Vec<Probe>>,
 }
 
 /// How hard a data set is.
@@ -210,7 +216,7 @@ pub const OPTIONS: [&str; 9] = [
 const STUDY: [&str; 10] =
     ["name", "out", "probes", "limit", "seed", "qa", "options", "model", "data", "pair"];
 const MODEL: [&str; 7] = ["id", "name", "family", "size", "type", "dtype", "revision"];
-const DATA: [&str; 4] = ["id", "name", "difficulty", "limit"];
+const DATA: [&str; 6] = ["id", "name", "difficulty", "series", "limit", "probes"];
 const PAIR: [&str; 3] = ["question", "a", "b"];
 
 impl Study {
@@ -249,7 +255,8 @@ impl Study {
     /// The arguments of `fathom measure` that measure a cell, all but `--resume` and the like.
     pub fn arguments(&self, cell: Cell) -> Vec<String> {
         let (model, data) = (&self.models[cell.model], &self.data[cell.data]);
-        let probes: Vec<&str> = self.probes.iter().map(|probe| probe.name()).collect();
+        let probes = data.probes.as_ref().unwrap_or(&self.probes);
+        let probes: Vec<&str> = probes.iter().map(|probe| probe.name()).collect();
         // An equals sign keeps values that begin with a dash from being taken for options.
         let mut arguments = vec![format!("--data={}", data.id), format!("--probes={}", probes.join(","))];
         let mut add = |name: &str, value: Option<String>| {
@@ -297,7 +304,9 @@ fn derived(models: &[Model], data: &[Data], question: Question) -> Vec<Pair> {
             groups.iter().flat_map(|group| from_base(models, group)).collect()
         }
         Question::Difficulty => {
-            let groups = grouped(data, |data| data.difficulty.as_ref().map(|_| String::new()));
+            let groups = grouped(data, |data| {
+                data.difficulty.as_ref().map(|_| data.series.clone().unwrap_or_default())
+            });
             let order = |i: usize| data[i].difficulty.as_ref().map_or(0.0, |difficulty| difficulty.order);
             groups.iter().flat_map(|group| steps(group, order)).collect::<Vec<_>>()
         }
@@ -384,7 +393,7 @@ impl<'t> Reader<'t> {
         self.unknown(&top, &STUDY);
         let name = self.required(&mut top, "name");
         let out = self.text(&mut top, "out");
-        let probes = self.probes(&mut top);
+        let probes = self.probes(&mut top).unwrap_or_else(|| Probe::ALL.to_vec());
         let limit = self.limit(&mut top);
         let seed = self.whole(&mut top, "seed").map(|seed| seed.value);
         let qa = self.text(&mut top, "qa").map(|qa| qa.value);
@@ -465,8 +474,8 @@ impl<'t> Reader<'t> {
         }
     }
 
-    fn probes(&mut self, table: &mut Table<'_>) -> Vec<Probe> {
-        let Some((line, value)) = table.fields.remove("probes") else { return Probe::ALL.to_vec() };
+    fn probes(&mut self, table: &mut Table<'_>) -> Option<Vec<Probe>> {
+        let (line, value) = table.fields.remove("probes")?;
         let Some(words) = list(value.get_ref()) else {
             self.wrong::<()>(
                 table,
@@ -474,7 +483,7 @@ impl<'t> Reader<'t> {
                 line,
                 "a text such as \"contributions,lens\" or a list of texts",
             );
-            return Vec::new();
+            return None;
         };
         let mut probes = Vec::new();
         for word in words.iter().flat_map(|words| words.split(',')) {
@@ -488,7 +497,7 @@ impl<'t> Reader<'t> {
         if words.is_empty() {
             self.wrong::<()>(table, "probes", line, "at least one probe, or left out for all");
         }
-        probes
+        Some(probes)
     }
 
     fn options(&mut self, table: &mut Table<'_>) -> Vec<(String, String)> {
@@ -601,8 +610,10 @@ impl<'t> Reader<'t> {
             lines.push(name.as_ref().map(|name| name.line).or(table.line));
             let difficulty = self.difficulty(&mut table, &mut ways);
             let limit = self.limit(&mut table);
+            let series = self.text(&mut table, "series").map(|series| series.value);
+            let probes = self.probes(&mut table);
             let name = name.map_or_else(|| short(&id), |name| name.value);
-            all.push(Data { name, difficulty, limit, id });
+            all.push(Data { name, difficulty, series, limit, probes, id });
         }
         if let [(first, _), rest @ ..] = &ways[..]
             && let Some((_, line)) = rest.iter().find(|(words, _)| words != first)

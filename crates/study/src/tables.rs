@@ -2,7 +2,7 @@
 
 use crate::compare::{Both, Difference, Pairing, Run};
 use crate::curves::{PromptCurves, Settings, rows_of};
-use crate::study::{Cell, Pair, Question, Study, grouped};
+use crate::study::{Cell, Data, Pair, Question, Study, grouped};
 use crate::{Error, format};
 use fathom_depth::{Depth, Rule};
 use fathom_probes::Sample;
@@ -196,15 +196,23 @@ fn groups(study: &Study, question: Question) -> Vec<Group> {
     let row = |model: usize, data: usize| model * study.data.len() + data;
     let all_data = 0..study.data.len();
     if question == Question::Difficulty {
-        let mut order: Vec<usize> = all_data.filter(|i| study.data[*i].difficulty.is_some()).collect();
+        let key = |data: &Data| data.difficulty.as_ref().map(|_| data.series.clone().unwrap_or_default());
         let difficulty = |i: &usize| study.data[*i].difficulty.as_ref().map_or(0.0, |known| known.order);
-        order.sort_by(|i, j| difficulty(i).total_cmp(&difficulty(j)));
-        let models = study.models.iter().enumerate().filter(|_| order.len() > 1);
-        let group = |(m, model): (usize, &crate::study::Model)| Group {
-            title: model.name.clone(),
+        let mut series = grouped(&study.data, key);
+        series.iter_mut().for_each(|order| order.sort_by(|i, j| difficulty(i).total_cmp(&difficulty(j))));
+        series.retain(|order| order.len() > 1);
+        let group = |m: usize, order: &Vec<usize>| Group {
+            title: match &study.data[order[0]].series {
+                Some(series) => format!("{}, {series}", study.models[m].name),
+                None => study.models[m].name.clone(),
+            },
             rows: order.iter().map(|data| row(m, *data)).collect(),
         };
-        return models.map(group).collect();
+        let models = 0..study.models.len();
+        return models
+            .flat_map(|m| series.iter().map(move |order| (m, order)))
+            .map(|(m, o)| group(m, o))
+            .collect();
     }
     let title = |model: &crate::study::Model| {
         let family = model.family.as_ref()?;

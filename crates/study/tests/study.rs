@@ -252,3 +252,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn difficulties_are_compared_within_a_series_and_data_may_have_probes_of_their_own() {
+    let study = parse(
+        r#"
+        name = "series"
+        probes = "lens"
+        [[model]]
+        id = "m"
+        [[data]]
+        id = "plain"
+        series = "text"
+        difficulty = 1
+        [[data]]
+        id = "addition:digits=2"
+        series = "sums"
+        difficulty = 2
+        probes = "skip,gradients"
+        [[data]]
+        id = "competition"
+        series = "text"
+        difficulty = 3
+        [[data]]
+        id = "addition:digits=8"
+        series = "sums"
+        difficulty = 8
+        "#,
+    );
+    assert_eq!(pairs(&study, Question::Difficulty), [(0, 2), (1, 3)]);
+    let probes = |data| study.arguments(Cell { model: 0, data })[1].clone();
+    assert_eq!((probes(0), probes(1)), ("--probes=lens".into(), "--probes=skip,gradients".into()));
+}
