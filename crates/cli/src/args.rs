@@ -26,6 +26,8 @@ the depths are, on the same prompts, and turns the curves into effective depths 
   fathom measure                          the default model on the built-in prompts
   fathom measure Qwen/Qwen2.5-0.5B        a model from the Hugging Face hub (or its cache)
   fathom measure model.gguf --data my.jsonl --probes contributions,lens
+  fathom compare out-a out-b              two finished runs, with intervals
+  fathom study study.toml                 models and data sets as a file describes
   fathom models                           what can be loaded
   fathom data                             the prompt sets there are
 
