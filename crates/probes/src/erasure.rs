@@ -1,9 +1,9 @@
 //! What the answer loses when one token's residual is replaced by a mean
 //! (arXiv 2505.13898).
 
-use crate::pair::predicting;
 use crate::planner::{Action, Edit, Request, Site, Visitor, count, execute};
 use crate::skip::distances;
+use crate::text::predicting;
 use crate::{Limits, Way, Work};
 use fathom_model::{Model, Trace};
 use std::ops::Range;

@@ -2,48 +2,13 @@
 
 use crate::cost::{Costs, Work, spend};
 use crate::erasure::{self, MeanResiduals, Means};
-use crate::pair::Pair;
 use crate::plan::limits;
+use crate::settings::Settings;
+use crate::text::{Pair, Text};
 use crate::way::{TooLittle, Way};
 use crate::{Probe, Sample, contributions, gradients, lens, settling, similarity, skip};
 use fathom_model::{Model, Trace};
 use std::time::Instant;
-
-/// A prompt as tokens.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Text {
-    /// Id of the prompt.
-    pub id: String,
-    /// Difficulty, level or the like.
-    pub group: Option<String>,
-    /// Token ids.
-    pub tokens: Vec<u32>,
-    /// The text of each token.
-    pub pieces: Vec<String>,
-    /// The t of the skip probe.
-    pub positions: Vec<usize>,
-}
-
-/// What to measure and within what.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The probes.
-    pub probes: Vec<Probe>,
-    /// Bytes of working memory beside the weights.
-    pub memory: u64,
-    /// Every edit as a full forward pass of its own, for checking.
-    pub naive: bool,
-    /// What the skip probe skips.
-    pub skip: skip::Settings,
-    /// Which gradients are integrated, and how.
-    pub gradients: gradients::Settings,
-}
-
-impl Settings {
-    pub(crate) fn has(&self, probe: Probe) -> bool {
-        self.probes.contains(&probe)
-    }
-}
 
 /// Who follows a run.
 #[derive(Clone, Copy)]

@@ -1,8 +1,8 @@
 //! What a measurement will take, counted before it is done.
 
 use crate::cost::Work;
-use crate::measure::{Settings, Text};
-use crate::pair::Pair;
+use crate::settings::Settings;
+use crate::text::{Pair, Text};
 use crate::way::{Limits, TooLittle};
 use crate::{Probe, contributions, erasure, gradients, lens, similarity, skip};
 use fathom_model::Model;

@@ -1,7 +1,7 @@
 //! What is kept of each prompt, and all prompts together.
 
 use crate::gradients::Gradients;
-use crate::pair::Asked;
+use crate::text::Asked;
 use crate::{contributions, lens, settling, similarity, skip};
 use serde::{Deserialize, Serialize};
 

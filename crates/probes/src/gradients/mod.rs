@@ -6,8 +6,8 @@ mod quadrature;
 
 pub use quadrature::{PAPER_STEPS, Quadrature, UnknownQuadrature};
 
-use crate::pair::predicting;
 use crate::planner::naive;
+use crate::text::predicting;
 use crate::vector::SMALLEST;
 use crate::{Limits, Way, Work};
 use fathom_model::{Model, Trace};

@@ -7,7 +7,7 @@
 use super::quadrature::Node;
 use super::{Baseline, Site, above};
 use crate::Limits;
-use crate::pair::predicting;
+use crate::text::predicting;
 use crate::vector::dot;
 use fathom_kernels::elementwise::add;
 use fathom_model::{Buffers, Model, Run, Saved, Trace};

@@ -1,7 +1,23 @@
-//! Questions with answers, on which some probes work instead of prompts.
+//! What is measured, as tokens: prompts, and questions with answers, on which some
+//! probes work instead.
 
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
+
+/// A prompt as tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Text {
+    /// Id of the prompt.
+    pub id: String,
+    /// Difficulty, level or the like.
+    pub group: Option<String>,
+    /// Token ids.
+    pub tokens: Vec<u32>,
+    /// The text of each token.
+    pub pieces: Vec<String>,
+    /// The t of the skip probe.
+    pub positions: Vec<usize>,
+}
 
 /// A question and its answer, as tokens.
 #[derive(Clone, Debug, PartialEq)]
