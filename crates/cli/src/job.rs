@@ -1,6 +1,6 @@
 //! What one measurement is about: prompts, pairs and settings; and carrying it out.
 
-use crate::args::Measure;
+use crate::args::{Measure, ModeArg};
 use crate::settings::{self, settings};
 use crate::{dry_run, interrupt, output, progress, prompts, texts};
 use anyhow::{Result, bail};
@@ -16,6 +16,8 @@ pub(crate) struct Job {
     pub(crate) settings: Settings,
     pub(crate) texts: Vec<Text>,
     pub(crate) pairs: Vec<Pair>,
+    /// SHA-256 of the pairs.
+    pub(crate) qa: Option<String>,
     /// Id and SHA-256 of `--baseline-data`, and its prompts.
     pub(crate) baseline: Option<(String, String, Vec<Text>)>,
 }
@@ -30,10 +32,15 @@ impl Job {
         let options = prompts::options(&args.prompts, None);
         let texts = short_enough(tokenise(set)?, set, args.prompts.limit)?;
         warn_of_short(args, &texts)?;
-        let pairs = match args.probes.0.iter().any(|p| p.needs_pairs()) {
-            true => texts::pairs(&prompts::with_hub(&args.qa, &options, None)?, tokenizer, config)?,
-            false => Vec::new(),
+        let qa = match args.probes.0.iter().any(|p| p.needs_pairs()) {
+            true => Some(prompts::with_hub(&args.qa, &options, None)?),
+            false => None,
         };
+        let pairs = match &qa {
+            Some(set) => texts::pairs(set, tokenizer, config)?,
+            None => Vec::new(),
+        };
+        let qa = qa.map(|set| set.sha256);
         let baseline =
             match args.causal.baseline_data.as_ref().filter(|_| args.probes.0.contains(&Probe::Erasure)) {
                 Some(spec) => {
@@ -43,7 +50,7 @@ impl Job {
                 }
                 None => None,
             };
-        let job = Self { settings: settings(args), texts, pairs, baseline };
+        let job = Self { settings: settings(args), texts, pairs, qa, baseline };
         let all = [&job.texts[..], job.baseline()].concat();
         settings::check_memory(&loaded.model, &all, &job.pairs, &job.settings)?;
         Ok(job)
@@ -149,7 +156,8 @@ fn by_missing<T: Clone>(all: &[T], missing: impl Fn(&T) -> Vec<Probe>) -> Vec<(V
 
 /// Says how many prompts are too short for the skip probe's positions.
 fn warn_of_short(args: &Measure, texts: &[Text]) -> Result<()> {
-    if !args.probes.0.contains(&Probe::Skip) {
+    let positions = args.causal.skip_modes.iter().any(|m| *m != ModeArg::Current);
+    if !args.probes.0.contains(&Probe::Skip) || !positions {
         return Ok(());
     }
     match texts.iter().filter(|t| t.positions.is_empty()).count() {

@@ -67,10 +67,10 @@ pub(crate) fn describe(
                 "positions": format!("range(8, T - 4, 8), shuffled, the first {}", args.causal.positions),
             },
             "erasure": {
-                "qa": args.qa,
+                "qa": {"id": args.qa, "sha256": job.qa},
                 "baseline": job.baseline.as_ref().map(|(id, sha256, _)| json!({"id": id, "sha256": sha256})),
             },
-            "gradients": {"qa": args.qa, "settings": job.settings.gradients},
+            "gradients": {"qa": {"id": args.qa, "sha256": job.qa}, "settings": job.settings.gradients},
             "lens": {"top": fathom_probes::lens::TOP},
             "settling": {
                 "threshold_bits": fathom_probes::settling::THRESHOLD_BITS,

@@ -78,7 +78,7 @@ fn default_memory() -> u64 {
 
 /// Refuses texts that do not fit into the memory, before anything is measured.
 pub(crate) fn check_memory(model: &Model, texts: &[Text], pairs: &[Pair], settings: &Settings) -> Result<()> {
-    let fits = fathom_probes::limits(model, texts, pairs, settings.memory);
+    let fits = fathom_probes::limits(model, texts, pairs, settings);
     fits.map(|_| ()).map_err(|e| {
         anyhow!(
             "the longest text has {} tokens and needs {} of working memory beside the weights, but {} may be used; \

@@ -125,6 +125,16 @@ fn measure_cell(study: &Study, cell: Cell, args: &Measure, arguments: &[String])
     // Samples of another command would mix with these.
     let resume = begun(study, cell).is_some_and(|earlier| earlier == arguments);
     let folder = Folder::create(study.folder(cell))?;
+    if !resume {
+        // Results of another command must not be taken for those of this one, whatever
+        // happens before the first prompt.
+        for name in ["run.json", "results.json"] {
+            let path = folder.path().join(name);
+            if path.exists() {
+                std::fs::remove_file(&path).with_context(|| format!("cannot replace {}", path.display()))?;
+            }
+        }
+    }
     folder.write_json_atomic(CELL, &serde_json::json!({"arguments": arguments}))?;
     let args = Measure { resume, ..args.clone() };
     match measure::measure(&args)? {
@@ -137,12 +147,13 @@ fn measure_cell(study: &Study, cell: Cell, args: &Measure, arguments: &[String])
 fn put_together(study: &Study, settings: &Settings) -> Result<()> {
     let mut finished = BTreeMap::new();
     let working = progress::spinner("resampling prompts");
-    for cell in study.cells() {
-        let Ok(folder) = Folder::open(study.folder(cell)) else { continue };
-        let samples: Vec<Sample> = folder.samples()?;
-        let layers = folder.results()?.model.layers;
-        let said = Finished::of(&samples, layers, settings);
-        finished.insert(cell, said.with_context(|| format!("{} cannot be used", folder.path().display()))?);
+    for cell in study.cells().filter(|cell| is_done(study, *cell, &study.arguments(*cell))) {
+        match read(study, cell, settings) {
+            Ok(said) => {
+                finished.insert(cell, said);
+            }
+            Err(error) => output::note(&format!("{} is left out: {error:#}", study.title(cell))),
+        }
     }
     let tables = Tables::of(study, &finished, settings);
     working.finish_and_clear();
@@ -158,6 +169,13 @@ fn put_together(study: &Study, settings: &Settings) -> Result<()> {
     }
     output::print(&tables.markdown())?;
     output::print(&format!("\ntables: {}/study.md, .csv, .tex, .json\n", study.out.display()))
+}
+
+/// What a finished cell says.
+fn read(study: &Study, cell: Cell, settings: &Settings) -> Result<Finished> {
+    let folder = Folder::open(study.folder(cell))?;
+    let samples: Vec<Sample> = folder.samples()?;
+    Ok(Finished::of(&samples, folder.results()?.model.layers, settings)?)
 }
 
 /// Arguments as one would type them.

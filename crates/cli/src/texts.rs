@@ -20,8 +20,25 @@ pub(crate) fn tokenise(
         let tokens = tokenizer.encode(&prompt.text)?;
         check(&tokens, &prompt.id, &set.source, config)?;
         let pieces = tokens.iter().map(|t| tokenizer.piece(*t)).collect();
+        if prompt.id.starts_with(PAIR) {
+            bail!(
+                "prompt '{}' of {} has an id that is kept for pairs; give it another",
+                prompt.id,
+                set.source
+            );
+        }
         let positions = match &prompt.positions {
-            Some(own) => own.clone(),
+            Some(own) => {
+                if let Some(wrong) = own.iter().find(|t| !(2..tokens.len()).contains(t)) {
+                    bail!(
+                        "prompt '{}' of {} has {} tokens and the position {wrong}; give positions from 2 to one less than the tokens",
+                        prompt.id,
+                        set.source,
+                        tokens.len()
+                    );
+                }
+                own.clone()
+            }
             None => {
                 let mut all: Vec<usize> = (8..tokens.len().saturating_sub(4)).step_by(8).collect();
                 random.shuffle(&mut all);
@@ -45,9 +62,13 @@ pub(crate) fn pairs(set: &PromptSet, tokenizer: &Tokenizer, config: &Config) -> 
         let (Some(question), Some(answer)) = (prompt.question(), &prompt.answer) else {
             bail!("'{id}' of {source} has no answer; give rows with \"question\" and \"answer\"");
         };
-        let tokens = tokenizer.encode(&prompt.text)?;
+        let tokens = without_end(tokenizer.encode(&prompt.text)?, tokenizer)?;
         check(&tokens, id, source, config)?;
-        let answer_tokens = tokenizer.encode_bare(answer)?.len();
+        // Where text is cut depends on what stands before it, so the answer is not
+        // tokenised alone: it begins at the first token that the question does not have.
+        let asked = tokenizer.encode(question)?;
+        let common = tokens.iter().zip(&asked).take_while(|(a, b)| a == b).count();
+        let answer_tokens = tokens.len() - common;
         if answer_tokens == 0 || answer_tokens + 1 > tokens.len() {
             bail!(
                 "the answer of '{id}' of {source} has {answer_tokens} of {} tokens; it needs at least one, \
@@ -64,6 +85,14 @@ pub(crate) fn pairs(set: &PromptSet, tokenizer: &Tokenizer, config: &Config) -> 
         });
     }
     Ok(pairs)
+}
+
+/// The tokens without those that the tokenizer puts behind every text.
+fn without_end(mut tokens: Vec<u32>, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    let around = tokenizer.encode("")?;
+    let end = tokens.iter().rev().zip(around.iter().rev()).take_while(|(a, b)| a == b).count();
+    tokens.truncate(tokens.len() - end);
+    Ok(tokens)
 }
 
 /// Refuses what the model cannot run; `id` and `source` say whose tokens these are.

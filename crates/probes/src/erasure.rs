@@ -2,7 +2,7 @@
 //! (arXiv 2505.13898).
 
 use crate::planner::{Action, Edit, Request, Site, Visitor, count, execute};
-use crate::skip::distances;
+use crate::skip::{distances, larger};
 use crate::text::predicting;
 use crate::{Limits, Way, Work};
 use fathom_model::{Model, Trace};
@@ -104,7 +104,7 @@ impl Visitor for Reader {
         for (request, distance) in requests.iter().zip(distances(clean, edited, self.vocab)) {
             let (level, t) = self.keys[*request];
             let worst = &mut self.effect[level][t];
-            *worst = worst.max(distance);
+            *worst = larger(*worst, distance);
         }
     }
 }

@@ -66,7 +66,7 @@ pub fn measure<E: std::error::Error + 'static>(
     sink: &mut dyn FnMut(Sample) -> Result<(), E>,
 ) -> Result<Costs, Error<E>> {
     let mut costs = Costs::new();
-    let limits = limits(model, texts, &[], settings.memory).map_err(Error::TooLittle)?;
+    let limits = limits(model, texts, &[], settings).map_err(Error::TooLittle)?;
     let way = Way { limits, naive: settings.naive, done: watch.done };
     let (mut rest, mut rows) = (texts, limits.clean);
     while let Some(first) = rest.first() {
@@ -128,7 +128,7 @@ pub fn measure_pairs<E: std::error::Error + 'static>(
 ) -> Result<Costs, Error<E>> {
     let mut costs = Costs::new();
     let baseline = if settings.has(Probe::Erasure) { baseline } else { &[] };
-    let limits = limits(model, baseline, pairs, settings.memory).map_err(Error::TooLittle)?;
+    let limits = limits(model, baseline, pairs, settings).map_err(Error::TooLittle)?;
     let way = Way { limits, naive: settings.naive, done: watch.done };
     let Some(means) = means(model, baseline, watch, &mut costs)? else { return Ok(costs) };
     for pair in pairs {
@@ -140,7 +140,13 @@ pub fn measure_pairs<E: std::error::Error + 'static>(
         let madds = model.layers_madds(pair.tokens.len());
         spend(&mut costs, "forward", Work::plain(1, madds), start);
         (watch.done)(madds);
-        sink(of_pair(model, pair, &trace, &means, settings, &way, &mut costs)).map_err(Error::Sink)?;
+        let sample = of_pair(model, pair, &trace, &means, settings, &way, &mut costs);
+        let effects = sample.erasure.iter().flatten().flatten();
+        let attributions = sample.gradients.iter().flatten().flat_map(|g| g.attribution.iter().flatten());
+        if !effects.chain(attributions).all(|x| x.is_finite()) {
+            return Err(Error::NotFinite { id: pair.id.clone(), what: "the effect of an edit" });
+        }
+        sink(sample).map_err(Error::Sink)?;
     }
     Ok(costs)
 }
@@ -222,6 +228,9 @@ fn one<E: std::error::Error + 'static>(
         let start = Instant::now();
         let (skips, work) = skip::sample(model, trace, &settings.skip, &text.positions, way);
         spend(costs, "skip", work, start);
+        if !skips.is_finite() {
+            return Err(Error::NotFinite { id: text.id.clone(), what: "the effect of a skip" });
+        }
         sample.skip = Some(skips);
     }
     Ok(sample)

@@ -20,13 +20,27 @@ pub struct Plan {
 /// Plans by probe; `forward` is the clean run that all share.
 pub type Plans = BTreeMap<String, Plan>;
 
-/// The limits within which texts and pairs are measured in `memory` bytes.
+/// The limits within which texts and pairs are measured in the memory of the settings.
 ///
 /// # Errors
 /// When the longest does not fit.
-pub fn limits(model: &Model, texts: &[Text], pairs: &[Pair], memory: u64) -> Result<Limits, TooLittle> {
-    let lengths = texts.iter().map(|t| t.tokens.len()).chain(pairs.iter().map(|p| p.tokens.len()));
-    Limits::within(model, lengths.max().unwrap_or(0), memory)
+pub fn limits(
+    model: &Model,
+    texts: &[Text],
+    pairs: &[Pair],
+    settings: &Settings,
+) -> Result<Limits, TooLittle> {
+    let longest_pair = pairs.iter().map(|p| p.tokens.len()).max().unwrap_or(0);
+    let longest = texts.iter().map(|t| t.tokens.len()).max().unwrap_or(0).max(longest_pair);
+    let saved = saved(model, longest_pair, settings);
+    let within = Limits::within(model, longest, settings.memory.saturating_sub(saved));
+    within.map_err(|e| TooLittle { needed: e.needed + saved, ..e })
+}
+
+/// Bytes that the way back keeps of one text, at most.
+fn saved(model: &Model, tokens: usize, settings: &Settings) -> u64 {
+    let layers = if settings.has(Probe::Gradients) { model.config().depth() } else { 0 };
+    (model.saved_bytes_a_row() * layers * tokens) as u64
 }
 
 /// Plans what [`measure`](crate::measure()) does on the texts.
@@ -34,7 +48,7 @@ pub fn limits(model: &Model, texts: &[Text], pairs: &[Pair], memory: u64) -> Res
 /// # Errors
 /// When the memory is too little.
 pub fn plan(model: &Model, texts: &[Text], settings: &Settings) -> Result<Plans, TooLittle> {
-    let limits = limits(model, texts, &[], settings.memory)?;
+    let limits = limits(model, texts, &[], settings)?;
     let mut plans = Counter::new(model, limits, texts.iter().map(|t| t.tokens.len()).max().unwrap_or(0));
     let (depth, hidden) = (model.config().depth(), model.config().hidden);
     for text in texts {
@@ -69,7 +83,7 @@ pub fn plan_pairs(
     settings: &Settings,
 ) -> Result<Plans, TooLittle> {
     let baseline = if settings.has(Probe::Erasure) && !pairs.is_empty() { baseline } else { &[] };
-    let limits = limits(model, baseline, pairs, settings.memory)?;
+    let limits = limits(model, baseline, pairs, settings)?;
     let lengths = baseline.iter().map(|t| t.tokens.len()).chain(pairs.iter().map(|p| p.tokens.len()));
     let mut plans = Counter::new(model, limits, lengths.max().unwrap_or(0));
     for text in baseline {
@@ -84,7 +98,8 @@ pub fn plan_pairs(
         if settings.has(Probe::Gradients) {
             let work = gradients::plan(model, tokens.len(), asked.answer_tokens, &settings.gradients);
             let rows = limits.rows as u64 * model.row_bytes() as u64;
-            plans.add("gradients", work, rows + 2 * limits.bytes as u64);
+            let saved = saved(model, tokens.len(), settings).max(limits.bytes as u64);
+            plans.add("gradients", work, rows + saved + limits.bytes as u64);
         }
     }
     Ok(plans.plans)

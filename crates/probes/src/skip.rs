@@ -69,6 +69,16 @@ pub struct Sample {
     pub effects: ByMode<Effects>,
 }
 
+impl Sample {
+    /// Whether all effects are numbers.
+    pub(crate) fn is_finite(&self) -> bool {
+        let finite = |e: &Effects| {
+            e.layer_effect.iter().flatten().chain(e.output_effect.iter().flatten()).all(|x| x.is_finite())
+        };
+        self.effects.values().flat_map(BTreeMap::values).all(finite)
+    }
+}
+
 /// A quantity over prompts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct OverPrompts<T> {
@@ -309,16 +319,22 @@ impl Visitor for Reader<'_> {
             dot(&gap, &gap).sqrt() / dot(&clean, &clean).sqrt().max(SMALLEST)
         });
         let worst = &mut self.layer_effect[self.keys[request]][layer];
-        *worst = effect.fold(*worst, f64::max);
+        *worst = effect.fold(*worst, larger);
     }
 
     fn logits(&mut self, _: usize, clean: &[f32], requests: &[usize], edited: &[f32]) {
         let distances = distances(clean, edited, self.vocab);
         for (request, distance) in requests.iter().zip(distances) {
             let worst = &mut self.output_effect[self.keys[*request]];
-            *worst = worst.max(distance);
+            *worst = larger(*worst, distance);
         }
     }
+}
+
+/// The larger of two numbers; unlike [`f64::max`], not a number where the second is
+/// none, so that an overflow is seen.
+pub(crate) fn larger(a: f64, b: f64) -> f64 {
+    if b.is_nan() || b > a { b } else { a }
 }
 
 /// |p - p'|_2 of each edited row.

@@ -243,3 +243,52 @@ fn probes_of_pairs_alone_need_no_prompt() {
     assert!(!done.stdout.contains("NaN") && !done.stdout.contains("settling"), "{}", done.stdout);
     succeed(probes("gradients", &fixture("olmo2"), &place, &place.out()).arg("--resume"));
 }
+
+/// Tokenizers differ in what they put between words, before and behind a text.
+#[test]
+fn the_answer_is_the_tokens_behind_the_question() {
+    for name in ["llama2", "llama3", "phi3", "mistral", "qwen3", "gemma3", "gpt2"] {
+        let place = Place::new();
+        let mut command = measure(&fixture(name), place.data(), &place.out());
+        succeed(command.args(["--probes", "gradients", "--quadrature", "riemann:1"]));
+        let samples = fs::read_to_string(place.at("out/samples.jsonl")).unwrap();
+        for line in samples.lines() {
+            let sample: Value = serde_json::from_str(line).unwrap();
+            let pieces: Vec<&str> =
+                sample["pieces"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+            let count = sample["asked"]["answer_tokens"].as_u64().unwrap() as usize;
+            let tail = pieces[pieces.len() - count..].concat();
+            let answer = sample["asked"]["answer"].as_str().unwrap();
+            assert_eq!(tail.trim(), answer.trim(), "{name}: {pieces:?}");
+        }
+    }
+}
+
+#[test]
+fn impossible_positions_are_refused() {
+    let place = Place::new();
+    let row = "{\"text\": \"the baker sold rolls in the morning\", \"positions\": [3, 5000]}\n";
+    let data = write(&place, "p.jsonl", row);
+    fail(
+        measure(&fixture("qwen3"), data, &place.out()).args(["--probes", "skip"]),
+        &["p-1", "position 5000"],
+    );
+}
+
+#[test]
+fn current_needs_no_position() {
+    let place = Place::new();
+    let data = write(&place, "short.jsonl", "{\"text\": \"hi there\"}\n");
+    let mut command = measure(&fixture("qwen3"), data, &place.out());
+    succeed(command.args(["--probes", "skip", "--skip-modes", "current"]));
+}
+
+#[test]
+fn other_pairs_do_not_mix_with_earlier_ones() {
+    let place = Place::new();
+    succeed(&mut probes("erasure", &fixture("qwen3"), &place, &place.out()));
+    let pairs = write(&place, "qa.jsonl", &PAIRS.replace("blue", "grey"));
+    let mut command = measure(&fixture("qwen3"), place.at("p.jsonl"), &place.out());
+    command.args(["--probes", "erasure", "--resume", "--qa"]).arg(pairs);
+    fail(&mut command, &["has erasure with other options"]);
+}

@@ -199,3 +199,28 @@ fn published_sets_are_read_from_files_in_their_own_fields() {
     fail(fathom().args(["measure", "--data", "mquake"]).arg(fixture("llama2")), &["mquake", "file"]);
     fail(fathom().args(["data", "gsm8k", "--split", "tset"]), &["tset", "test"]);
 }
+
+/// A cell whose command changed must not show what an earlier command measured.
+#[test]
+fn results_of_another_command_never_stand_in_a_table() {
+    let place = Place::new();
+    let first = toml(&place, &[&fixture("llama2")]);
+    let file = write(&place, "study.toml", &first);
+    assert_eq!(finish(fathom().arg("study").arg(&file)).code, Some(0));
+    let broken = place.at("broken");
+    fs::create_dir(&broken).unwrap();
+    fs::write(broken.join("config.json"), "{}").unwrap();
+    write(&place, "study.toml", &toml(&place, &[&broken]));
+    for more in [&[][..], &["--tables-only"]] {
+        let done = finish(fathom().arg("study").arg(&file).args(more));
+        assert!(done.stdout.contains("not measured"), "{}", done.stdout);
+        assert!(!done.stderr.contains(": there already"), "{}", done.stderr);
+    }
+    // A cell that was killed has no results yet; the tables do without it.
+    write(&place, "study.toml", &first);
+    assert_eq!(finish(fathom().arg("study").arg(&file)).code, Some(0));
+    fs::remove_file(place.at("study/m0/easy/results.json")).unwrap();
+    let done = finish(fathom().arg("study").arg(&file).arg("--tables-only"));
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert!(done.stderr.contains("m0 on easy is left out"), "{}", done.stderr);
+}

@@ -27,13 +27,17 @@ pub const PAPER_STEPS: u32 = 256;
 /// Nodes of Gauss and Legendre where no number is given.
 const NODES: u32 = 32;
 
-/// The most nodes that a rule may have.
-const MOST_STEPS: u32 = 1 << 20;
+/// The most nodes that Gauss and Legendre's rule may have; finding them takes the square
+/// of their number.
+const MOST_GAUSS: u32 = 1024;
+
+/// The most steps that a sum may have.
+const MOST_STEPS: u32 = 1 << 16;
 
 /// A quadrature that does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown quadrature '{0}'; use 'adaptive', 'gauss-legendre' ({NODES} nodes), 'gauss-legendre:NODES', 'riemann' ({PAPER_STEPS} steps) or 'riemann:STEPS', with 1 to {MOST_STEPS}"
+    "unknown quadrature '{0}'; use 'adaptive', 'gauss-legendre' ({NODES} nodes), 'gauss-legendre:NODES' with 1 to {MOST_GAUSS}, 'riemann' ({PAPER_STEPS} steps) or 'riemann:STEPS' with 1 to {MOST_STEPS}"
 )]
 pub struct UnknownQuadrature(String);
 
@@ -58,7 +62,8 @@ impl FromStr for Quadrature {
             Some((name, count)) => (name, Some(count.parse::<u32>().map_err(|_| unknown())?)),
             None => (text, None),
         };
-        if count.is_some_and(|n| !(1..=MOST_STEPS).contains(&n)) {
+        let most = if name == "riemann" { MOST_STEPS } else { MOST_GAUSS };
+        if count.is_some_and(|n| !(1..=most).contains(&n)) {
             return Err(unknown());
         }
         match (name, count) {
@@ -318,7 +323,16 @@ mod tests {
         for quadrature in [Adaptive, GaussLegendre(32), GaussLegendre(5), Riemann(256), Riemann(7)] {
             assert_eq!(quadrature.to_string().parse(), Ok(quadrature));
         }
-        for wrong in ["", "riemann:0", "riemann:x", "riemann:99999999", "gauss", "adaptive:3", "riemann:"] {
+        for wrong in [
+            "",
+            "riemann:0",
+            "riemann:x",
+            "riemann:99999999",
+            "gauss",
+            "adaptive:3",
+            "riemann:",
+            "gauss-legendre:2000",
+        ] {
             assert!(wrong.parse::<Quadrature>().unwrap_err().to_string().contains("'riemann:STEPS'"));
         }
     }
