@@ -56,6 +56,76 @@ fn row(rule: &str, threshold: Option<f64>, value: f64) -> DepthRow {
     }
 }
 
+fn skip() -> Skip {
+    let effect = |scale: f64| -> Vec<Vec<f64>> {
+        let cell = |s: usize, l: usize| if l > s { scale / (l - s) as f64 } else { 0.0 };
+        (0..LAYERS).map(|s| (0..LAYERS).map(|l| cell(s, l)).collect()).collect()
+    };
+    let layer_effect = LayerEffect { max: effect(1.5), mean: effect(0.5) };
+    let output = OutputEffect { max: curve(LAYERS, |x| 1.3 - x), mean: curve(LAYERS, |x| 0.6 - 0.5 * x) };
+    let whole = Effects { layer_effect: layer_effect.clone(), output_effect: Some(output) };
+    let attn = Effects { layer_effect, output_effect: None };
+    Skip {
+        future: Some(Skipped { layer: Some(whole), ..Skipped::default() }),
+        local: Some(Skipped { attn: Some(attn), ..Skipped::default() }),
+        current: None,
+    }
+}
+
+pub(crate) const TOKENS: [&str; 5] = ["2", " +", " ", "\n", "</script><img src=x onerror=alert(1)>"];
+
+fn tokens() -> Vec<String> {
+    TOKENS.map(str::to_owned).to_vec()
+}
+
+fn erasure(index: usize) -> Erasure {
+    let effect = |l: usize| (0..TOKENS.len()).map(|t| (LAYERS - l) as f64 / (30 + t) as f64).collect();
+    Erasure {
+        question: format!("{index} + 2 = "),
+        answer: (index + 2).to_string(),
+        tokens: tokens(),
+        effect: (0..=LAYERS).map(effect).collect(),
+    }
+}
+
+fn gradients() -> Gradients {
+    let attribution = |l: usize| (0..TOKENS.len()).map(|t| (t as f64 - 2.0) / (l + 1) as f64).collect();
+    Gradients {
+        question: "2 + 2 = ".to_owned(),
+        answer: "4".to_owned(),
+        tokens: tokens(),
+        site: "resid".to_owned(),
+        baseline: "sequence".to_owned(),
+        quadrature: "adaptive".to_owned(),
+        attribution: (0..LAYERS).map(attribution).collect(),
+        completeness_error: curve(LAYERS, |x| 0.008 * x),
+        nodes: vec![33; LAYERS],
+    }
+}
+
+fn uncertainty() -> Uncertainty {
+    let rule = |rule: &str, edges: &[f64], counts: &[u64]| RuleUncertainty {
+        rule: rule.to_owned(),
+        sweep: vec![SweepPoint { threshold: 0.5, value: Some(22.0), ratio: Some(0.77), interval: None }],
+        by_prompts: vec![Width {
+            prompts: 2,
+            interval: Some([21.0, 24.0]),
+            width: Some(3.0),
+            none_share: 0.1,
+        }],
+        histogram: Some(Resamples { edges: edges.to_vec(), counts: counts.to_vec(), none: 3 }),
+    };
+    Uncertainty {
+        prompts: 32,
+        resamples: 2000,
+        seed: 42,
+        rules: vec![
+            rule("kl", &[20.5, 21.5, 22.5, 23.5], &[100, 1700, 197]),
+            rule("settling", &[23.25, 23.5, 23.75], &[1200, 797]),
+        ],
+    }
+}
+
 pub(crate) fn results() -> Results {
     let angular = |scale: f64| -> Vec<Vec<f64>> {
         let cell = |n: usize, l: usize| scale * (n as f64).sqrt() / (2.0 + l as f64).sqrt() / 6.0;
@@ -102,9 +172,12 @@ pub(crate) fn results() -> Results {
                 deep_layer: 26,
                 histogram: (0..=LAYERS as u64).map(|l| l * l * (LAYERS as u64 + 1 - l) / 20).collect(),
             }),
+            skip: Some(skip()),
+            erasure: Some((0..6).map(erasure).collect()),
+            gradients: Some(vec![gradients()]),
             other: serde_json::Map::new(),
         },
-        uncertainty: None,
+        uncertainty: Some(uncertainty()),
         depth: vec![
             row("kl", Some(0.5), 22.0),
             row("kl_last", Some(0.5), 23.0),

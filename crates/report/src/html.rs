@@ -14,6 +14,9 @@ use crate::{Error, Result, folder};
 
 const TEMPLATE: &str = include_str!("report.html.jinja");
 
+/// Tables of more cells are written as plain text, which browsers show at a fraction of the cost.
+const LARGE_TABLE: usize = 2_500;
+
 /// Renders the page from the results and the content of `run.json`.
 ///
 /// # Errors
@@ -28,7 +31,7 @@ pub fn render(results: &Results, run: &Value) -> Result<String> {
     // The name's ending turns escaping on.
     environment.add_template("report.html", TEMPLATE).map_err(fail)?;
     let template = environment.get_template("report.html").map_err(fail)?;
-    let figures: Vec<Cell> = plots::figures(results).iter().map(figure).collect();
+    let figures = plots::figures(results).iter().map(figure).collect::<Result<Vec<Cell>>>()?;
     let other: Vec<&String> = results.probes.other.keys().collect();
     let page = context! {
         model => Cell::from(Serde(&results.model)),
@@ -43,19 +46,41 @@ pub fn render(results: &Results, run: &Value) -> Result<String> {
     template.render(page).map_err(fail)
 }
 
-fn figure(figure: &Figure<'_>) -> Cell {
-    let Numbers { index, headings, rows } = figure.numbers();
-    let rows: Vec<(usize, Vec<String>)> =
-        rows.into_iter().map(|(row, values)| (row, values.into_iter().map(number).collect())).collect();
-    context! {
-        name => figure.name,
-        title => figure.title,
+fn figure(figure: &Figure<'_>) -> Result<Cell> {
+    let numbers = figure.numbers();
+    let large = numbers.rows.len() * numbers.headings.len() > LARGE_TABLE;
+    let (text, rows) =
+        if large { (plain_table(&numbers), Vec::new()) } else { (String::new(), cells(&numbers)) };
+    Ok(context! {
+        name => figure.name.as_str(),
+        title => figure.title.as_str(),
         reading => figure.reading,
-        svg => Cell::from_safe_string(figure.inline_svg()),
-        index => index,
-        headings => headings,
+        note => figure.note.as_str(),
+        not_drawn => figure.not_drawn,
+        listed => Cell::from(Serde(&figure.listed)),
+        svg => Cell::from_safe_string(figure.inline_svg()?),
+        index => numbers.index.as_str(),
+        headings => Cell::from(Serde(&numbers.headings)),
         rows => Cell::from(Serde(rows)),
-    }
+        text => text,
+    })
+}
+
+fn cells(numbers: &Numbers) -> Vec<(&str, Vec<String>)> {
+    numbers
+        .rows
+        .iter()
+        .map(|(row, values)| (row.as_str(), values.iter().copied().map(number).collect()))
+        .collect()
+}
+
+/// A table as lines of numbers with three digits between tabs, for spreadsheets.
+fn plain_table(numbers: &Numbers) -> String {
+    let head = [&numbers.index].into_iter().chain(&numbers.headings).cloned().collect::<Vec<_>>().join("\t");
+    let line = |(row, values): &(String, Vec<f64>)| {
+        values.iter().fold(row.clone(), |line, value| line + "\t" + &digits(*value, 2))
+    };
+    [head].into_iter().chain(numbers.rows.iter().map(line)).collect::<Vec<_>>().join("\n")
 }
 
 /// A depth row as the page prints it.
@@ -94,11 +119,16 @@ fn cost_row(probe: &str, cost: &crate::results::Cost) -> Cell {
 
 /// Four significant digits without trailing zeros; nothing for a missing value.
 fn number(value: f64) -> String {
+    digits(value, 3)
+}
+
+/// So many digits after the first, without trailing zeros; nothing for a missing value.
+fn digits(value: f64, after: usize) -> String {
     if !value.is_finite() {
         return String::new();
     }
     // Printing in scientific form and reading back rounds to significant digits.
-    let rounded: f64 = format!("{value:.3e}").parse().unwrap_or(value);
+    let rounded: f64 = format!("{value:.after$e}").parse().unwrap_or(value);
     if value.fract() == 0.0 && value.abs() < 1e15 {
         format!("{value}")
     } else if rounded.abs() < 1e-4 || rounded.abs() >= 1e15 {
@@ -146,8 +176,9 @@ mod tests {
     #[test]
     fn the_page_holds_every_figure_number_and_setting() {
         let page = render(&fixture::results(), &fixture::run()).unwrap();
-        assert_eq!(page.matches("<svg").count(), 9);
-        assert_eq!(page.matches("<details").count(), 10);
+        assert_eq!(page.matches("<svg").count(), 20);
+        // One for each figure, the erasures not drawn, and run.json.
+        assert_eq!(page.matches("<details").count(), 22);
         for part in
             ["example", "gsm8k", "22.5", "never changes from negative", "&quot;seed&quot;: 42", "28.4"]
         {
@@ -167,8 +198,53 @@ mod tests {
     }
 
     #[test]
+    fn tokens_and_questions_are_shown_and_never_markup() {
+        let mut results = fixture::results();
+        let pair = &mut results.probes.erasure.as_mut().unwrap()[0];
+        pair.tokens = vec![
+            ATTACK[..20].to_owned(),
+            "</svg><img>".to_owned(),
+            "<g data-".to_owned(),
+            "$x$".to_owned(),
+            "\u{202e}".to_owned(),
+        ];
+        pair.question = ATTACK.to_owned();
+        results.probes.erasure.as_mut().unwrap()[5].answer = ATTACK.to_owned();
+        results.probes.gradients.as_mut().unwrap()[0].site = ATTACK.to_owned();
+        results.uncertainty.as_mut().unwrap().rules[0].rule = ATTACK.to_owned();
+        let page = render(&results, &fixture::run()).unwrap();
+        assert!(!page.contains("<img") && !page.contains("</script") && !page.contains("<g data-"));
+        assert!(page.contains("&lt;/svg&gt;&lt;img") && page.contains("\\u{202e}"));
+        assert!(page.matches("onerror=alert(1)&gt;").count() >= 4);
+        // The heat maps: two of angles, two of skipped layers, four of erasure, one of gradients.
+        assert_eq!(page.matches("<image ").count(), 9);
+    }
+
+    #[test]
+    fn long_prompts_of_deep_models_keep_the_page_light() {
+        let (layers, tokens) = (64, 400);
+        let cell = |l: usize, t: usize| ((l * 7919 + t * 104_729) % 10_007) as f64 / 3001.7;
+        let map = |rows: usize| (0..rows).map(|l| (0..tokens).map(|t| cell(l, t)).collect()).collect();
+        let mut results = fixture::results();
+        let erasure = &mut results.probes.erasure.as_mut().unwrap()[0];
+        erasure.tokens = vec![" token".to_owned(); tokens];
+        erasure.effect = map(layers + 1);
+        let pair = erasure.clone();
+        results.model.layers = layers;
+        results.probes = Default::default();
+        results.probes.erasure = Some(vec![pair; 4]);
+        results.validate().unwrap();
+        let page = render(&results, &fixture::run()).unwrap();
+        // Numbers that follow no pattern, so that pictures of real ones are smaller.
+        assert!(page.len() < 1_300_000, "{}", page.len());
+        assert!(page.matches('<').count() < 3_000, "{}", page.matches('<').count());
+        assert!(page.contains("399 ␣token\t"));
+    }
+
+    #[test]
     fn results_without_probes_give_a_page() {
         let mut results = fixture::results();
+        results.uncertainty = None;
         results.probes = Default::default();
         results.depth.clear();
         results.cost.clear();

@@ -42,7 +42,7 @@ pub fn write_all(folder: &Folder, results: &Results, run: &serde_json::Value) ->
     folder.write_json_atomic(folder::RESULTS, results)?;
     folder.write_json_atomic(folder::RUN, run)?;
     for figure in plots::figures(results) {
-        folder.write_plot(&format!("{}.svg", figure.name), figure.svg().as_bytes())?;
+        folder.write_plot(&format!("{}.svg", figure.name), figure.svg()?.as_bytes())?;
         folder.write_plot(&format!("{}.png", figure.name), &figure.png()?)?;
     }
     folder.write_bytes_atomic(folder::REPORT, html::render(results, run)?.as_bytes())

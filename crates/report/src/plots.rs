@@ -5,18 +5,25 @@
 //! viridis, which stay apart for colour-blind readers; text in PNG uses the font inside the drawing
 //! library, because servers often have none.
 
+mod causal;
+mod heat;
+mod tokens;
+
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use kuva::RasterBackend;
 use kuva::backend::svg::SvgBackend;
 use kuva::plot::annotations::ReferenceLine;
-use kuva::plot::{ColorMap, Heatmap, Histogram, LegendEntry, LegendPosition, LegendShape, LinePlot};
+use kuva::plot::{Histogram, LegendEntry, LegendPosition, LegendShape, LinePlot};
+use kuva::render::figure::Figure as Grid;
 use kuva::render::layout::{Layout, TickFormat};
 use kuva::render::plots::Plot;
 use kuva::render::render::{Scene, render_multiple};
 use kuva::render::theme::Theme;
 
-use crate::results::{Contributions, Lens, Parts, Results, Settling, Similarity, Summary};
+use self::heat::{Axis, Heat, Scale};
+use crate::results::{Contributions, Lens, Parts, Resamples, Results, Settling, Similarity, Summary};
 use crate::{Error, Result};
 
 const BLUE: &str = "#0072b2";
@@ -25,6 +32,9 @@ const GREEN: &str = "#009e73";
 const VERMILION: &str = "#d55e00";
 const PURPLE: &str = "#cc79a7";
 const GREY: &str = "#888888";
+
+/// The width of every figure.
+const WIDTH: f64 = 860.0;
 
 /// Two pixels per unit, so that a figure is sharp on a slide.
 const PNG_SCALE: f32 = 2.0;
@@ -38,41 +48,66 @@ const SMALLEST: f64 = 1e-9;
 #[derive(Debug, Clone)]
 pub struct Figure<'a> {
     /// The file name without its extension: the probe and the quantity.
-    pub name: &'static str,
+    pub name: String,
     /// The title.
-    pub title: &'static str,
+    pub title: String,
     /// How to read it, in about two lines.
     pub reading: &'static str,
+    /// What this figure alone needs said, such as its question and answer; often empty. Text from outside,
+    /// not escaped.
+    pub note: String,
+    /// What was measured as well but is not drawn, as far as it is listed.
+    pub(crate) listed: Vec<String>,
+    /// How much is not drawn.
+    pub(crate) not_drawn: usize,
     caption: String,
     layers: usize,
     chart: Chart<'a>,
 }
 
-/// The numbers behind a figure: one column per heading, rows by layer.
+/// The numbers behind a figure: one column per heading, mostly rows by layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Numbers {
     /// What the row index is, such as `layer`.
-    pub index: &'static str,
+    pub index: String,
     /// The headings of the columns after the index.
     pub headings: Vec<String>,
     /// The index and the values of each row; a missing value is NaN.
-    pub rows: Vec<(usize, Vec<f64>)>,
+    pub rows: Vec<(String, Vec<f64>)>,
 }
 
 #[derive(Debug, Clone)]
 enum Chart<'a> {
     Lines(Lines<'a>),
-    Heat { rows: &'a [Vec<f64>] },
+    Heat(Heat),
     Bars { counts: &'a [u64], marks: Vec<Mark> },
+    Panels(Vec<(Cow<'a, str>, &'a Resamples)>),
 }
 
 #[derive(Debug, Clone)]
 struct Lines<'a> {
+    x_label: &'static str,
     y_label: &'static str,
     log: bool,
+    /// Bars around the layers for the first series, for values with nothing between layers.
+    bars: bool,
     range: Option<(f64, f64)>,
     series: Vec<Series<'a>>,
     marks: Vec<Mark>,
+}
+
+impl Default for Lines<'_> {
+    fn default() -> Self {
+        Self {
+            x_label: "layer",
+            y_label: "",
+            log: false,
+            bars: false,
+            range: None,
+            series: Vec::new(),
+            marks: Vec::new(),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -108,36 +143,53 @@ pub fn figures(results: &Results) -> Vec<Figure<'_>> {
     if let Some(settling) = &probes.settling {
         all.push(settling_figure(results, settling));
     }
+    if let Some(skip) = &probes.skip {
+        all.extend(causal::skip_figures(results, skip));
+    }
+    if let Some(pairs) = &probes.erasure {
+        all.extend(causal::erasure_figures(results, pairs));
+    }
+    if let Some(pairs) = &probes.gradients {
+        all.extend(causal::gradient_figures(results, pairs));
+    }
+    all.extend(causal::resample_figures(results));
     all
 }
 
 fn figure<'a>(
     results: &Results,
-    name: &'static str,
-    title: &'static str,
+    name: impl Into<String>,
+    title: impl Into<String>,
     reading: &'static str,
     chart: Chart<'a>,
 ) -> Figure<'a> {
-    let caption = label_text(&format!("{} on {}", results.model.id, results.data.id));
-    Figure { name, title, reading, caption, layers: results.model.layers, chart }
+    Figure {
+        name: name.into(),
+        title: title.into(),
+        reading,
+        note: String::new(),
+        listed: Vec::new(),
+        not_drawn: 0,
+        caption: label_text(&format!("{} on {}", results.model.id, results.data.id)),
+        layers: results.model.layers,
+        chart,
+    }
 }
 
 fn contribution_figures<'a>(results: &'a Results, contributions: &'a Contributions) -> [Figure<'a>; 2] {
     let norms = Lines {
         y_label: "length added / length of the stream",
         log: true,
-        range: None,
         series: part_series(&contributions.relative_norm),
-        marks: Vec::new(),
+        ..Lines::default()
     };
     let mut marks = vec![horizontal(0.0, "no change along the stream".to_owned())];
     marks.extend(depth_marks(results, &["cosine"]));
     let cosines = Lines {
         y_label: "cosine with the stream",
-        log: false,
-        range: None,
         series: part_series(&contributions.cosine),
         marks,
+        ..Lines::default()
     };
     [
         figure(
@@ -178,7 +230,7 @@ fn part_series(parts: &Parts<Summary>) -> Vec<Series<'_>> {
     mean.into_iter().chain(median).collect()
 }
 
-fn lens_figures<'a>(results: &'a Results, lens: &'a Lens) -> [Figure<'a>; 3] {
+fn lens_figures<'a>(results: &'a Results, lens: &'a Lens) -> [Figure<'a>; 4] {
     let line = |label: &str, values: &'a [f64], colour| Series {
         label: label.to_owned(),
         values,
@@ -198,30 +250,30 @@ fn lens_figures<'a>(results: &'a Results, lens: &'a Lens) -> [Figure<'a>; 3] {
     overlap_marks.extend(depth_marks(results, &["overlap"]));
     let kl = Lines {
         y_label: "KL divergence (nats)",
-        log: false,
-        range: None,
-        series: vec![
-            line("KL(lens || output)", &lens.kl_lens_final, BLUE),
-            line("KL(output || lens)", &lens.kl_final_lens, ORANGE),
-        ],
+        series: vec![line("KL(lens || output)", &lens.kl_lens_final, BLUE)],
         marks: kl_marks,
+        ..Lines::default()
+    };
+    let reverse = Lines {
+        y_label: "KL divergence (nats)",
+        log: true,
+        series: vec![line("KL(output || lens)", &lens.kl_final_lens, ORANGE)],
+        ..Lines::default()
     };
     let overlap = Lines {
         y_label: "share",
-        log: false,
         range: Some((0.0, 1.0)),
         series: vec![
             line("top-5 overlap", &lens.overlap, BLUE),
             line("same top-1", &lens.top1_agreement, ORANGE),
         ],
         marks: overlap_marks,
+        ..Lines::default()
     };
     let spread = Lines {
         y_label: "nats (entropy), bits (JSD)",
-        log: false,
-        range: None,
         series: vec![line("entropy", &lens.entropy, BLUE), line("JSD to the output", &lens.jsd_bits, ORANGE)],
-        marks: Vec::new(),
+        ..Lines::default()
     };
     [
         figure(
@@ -231,6 +283,14 @@ fn lens_figures<'a>(results: &'a Results, lens: &'a Lens) -> [Figure<'a>; 3] {
             "The stream before each layer is read as if it were the last: the curve is the distance of that \
              prediction from the model's output. Where it falls below the dashed line, the answer is largely decided.",
             Chart::Lines(kl),
+        ),
+        figure(
+            results,
+            "lens_kl_output",
+            "What an early answer would miss",
+            "The same distance the other way round, on a log scale: it is large where an early reading gives next to no \
+             probability to a token that the output does. The last value, 0, has no place on the scale.",
+            Chart::Lines(reverse),
         ),
         figure(
             results,
@@ -255,14 +315,13 @@ fn similarity_figures<'a>(results: &'a Results, similarity: &'a Similarity) -> V
     let influence = Lines {
         y_label: "1 - cosine(in, out)",
         log: true,
-        range: None,
         series: vec![Series {
             label: "block influence".to_owned(),
             values: &similarity.block_influence,
             colour: BLUE,
             dashed: false,
         }],
-        marks: Vec::new(),
+        ..Lines::default()
     };
     let mut all = vec![figure(
         results,
@@ -279,7 +338,7 @@ fn similarity_figures<'a>(results: &'a Results, similarity: &'a Similarity) -> V
             "Which blocks could go: last token",
             "Colour is the angle (1 = opposite) between the stream before layer l and n layers later, at the last \
              token. For a wanted block size n, the darkest cell of its row is the block that changes the least.",
-            Chart::Heat { rows: &similarity.angular_last },
+            Chart::Heat(angular(&similarity.angular_last, results.model.layers)),
         ));
     }
     if !similarity.angular_mean.is_empty() {
@@ -289,7 +348,7 @@ fn similarity_figures<'a>(results: &'a Results, similarity: &'a Similarity) -> V
             "Which blocks could go: all tokens",
             "As above, averaged over all tokens instead of the last. Where the two maps differ, the last token, \
              which has to predict the continuation, needs other layers than the text before it.",
-            Chart::Heat { rows: &similarity.angular_mean },
+            Chart::Heat(angular(&similarity.angular_mean, results.model.layers)),
         ));
     }
     all
@@ -358,20 +417,28 @@ enum Place {
 
 impl Figure<'_> {
     /// The figure as an SVG file on white.
-    pub fn svg(&self) -> String {
-        SvgBackend::new().render_scene(&self.scene(Place::File))
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Draw`] when the picture of a heat map cannot be made.
+    pub fn svg(&self) -> Result<String> {
+        self.drawn(self.scene(Place::File))
     }
 
     /// The figure as an element for the page: transparent, in the text colour around it, and without the
     /// namespace that only files need.
-    pub(crate) fn inline_svg(&self) -> String {
+    pub(crate) fn inline_svg(&self) -> Result<String> {
         let scene = self.scene(Place::Page);
         let open = format!(r#"<svg role="img" viewBox="0 0 {} {}""#, scene.width, scene.height);
-        SvgBackend::new().render_scene(&scene).replacen(
-            r#"<svg xmlns="http://www.w3.org/2000/svg""#,
-            &open,
-            1,
-        )
+        Ok(self.drawn(scene)?.replacen(r#"<svg xmlns="http://www.w3.org/2000/svg""#, &open, 1))
+    }
+
+    fn drawn(&self, mut scene: Scene) -> Result<String> {
+        let render = |scene: &Scene| SvgBackend::new().render_scene(scene);
+        match &self.chart {
+            Chart::Heat(heat) => heat.fill_with_picture(&mut scene, render),
+            _ => Ok(render(&scene)),
+        }
     }
 
     /// The figure as a PNG file on white.
@@ -380,46 +447,121 @@ impl Figure<'_> {
     ///
     /// [`Error::Draw`] when the drawing library fails.
     pub fn png(&self) -> Result<Vec<u8>> {
+        let mut scene = self.scene(Place::File);
+        if let Chart::Heat(heat) = &self.chart {
+            heat.fill_with_rectangles(&mut scene);
+        }
         let backend = RasterBackend::new().with_scale(PNG_SCALE);
         backend
-            .render_scene(&self.scene(Place::File))
+            .render_scene(&scene)
             .map_err(|reason| Error::Draw { what: format!("{}.png", self.name), reason })
     }
 
     /// The numbers that the figure shows.
     pub fn numbers(&self) -> Numbers {
-        let (index, headings, length): (_, Vec<String>, _) = match &self.chart {
-            Chart::Lines(lines) => {
-                let headings = lines.series.iter().map(|series| series.label.clone()).collect();
-                ("layer", headings, lines.series.iter().map(|series| series.values.len()).max().unwrap_or(0))
-            }
-            Chart::Heat { rows } => ("n", (0..self.layers).map(|l| format!("l = {l}")).collect(), rows.len()),
-            Chart::Bars { counts, .. } => ("layer", vec!["tokens".to_owned()], counts.len()),
-        };
-        let cell = |row: usize, column: usize| match &self.chart {
-            Chart::Lines(lines) => lines.series[column].values.get(row).copied().unwrap_or(f64::NAN),
-            Chart::Heat { rows } => angle(rows, self.layers, row, column),
-            Chart::Bars { counts, .. } => counts[row] as f64,
-        };
-        let offset = usize::from(matches!(self.chart, Chart::Heat { .. }));
-        let values = |row| (0..headings.len()).map(|column| cell(row, column)).collect();
-        let rows = (0..length).map(|row| (row + offset, values(row))).collect();
-        Numbers { index, headings, rows }
+        match &self.chart {
+            Chart::Lines(lines) => lines.numbers(),
+            Chart::Heat(heat) => heat.numbers(),
+            Chart::Bars { counts, .. } => Numbers {
+                index: "layer".to_owned(),
+                headings: vec!["tokens".to_owned()],
+                rows: counts.iter().enumerate().map(|(l, &n)| (l.to_string(), vec![n as f64])).collect(),
+            },
+            Chart::Panels(panels) => Numbers {
+                index: "rule and depth".to_owned(),
+                headings: vec!["resamples".to_owned()],
+                rows: panels.iter().flat_map(|(rule, found)| resample_rows(rule, found)).collect(),
+            },
+        }
     }
 
     fn scene(&self, place: Place) -> Scene {
         let (plots, layout) = match &self.chart {
             Chart::Lines(lines) => lines.draw(self.layers),
-            Chart::Heat { rows } => draw_heat(rows, self.layers),
+            Chart::Heat(heat) => heat.draw(),
             Chart::Bars { counts, marks } => draw_bars(counts, marks),
+            Chart::Panels(panels) => return self.draw_panels(panels, place),
         };
-        let height = if matches!(self.chart, Chart::Heat { .. }) { 520.0 } else { 400.0 };
-        let mut layout = layout.with_width(860.0).with_height(height).with_theme(place.theme());
+        let height = if matches!(self.chart, Chart::Heat(_)) { 520.0 } else { 400.0 };
+        let mut layout = layout.with_width(WIDTH).with_height(height).with_theme(place.theme());
         if place == Place::File {
-            layout = layout.with_title(self.title).with_subtitle(self.caption.as_str());
+            layout = layout.with_title(self.title.as_str()).with_subtitle(self.caption.as_str());
         }
         render_multiple(plots, layout)
     }
+
+    /// Small histograms, at most three in a row.
+    fn draw_panels(&self, panels: &[(Cow<'_, str>, &Resamples)], place: Place) -> Scene {
+        let (mut plots, mut layouts) = (Vec::new(), Vec::new());
+        for (rule, found) in panels {
+            let (edges, heights) = bins(found);
+            let bars = Histogram::from_bins(edges.clone(), heights).with_color(BLUE);
+            let panel = vec![Plot::Histogram(bars)];
+            let layout = resample_axes(Layout::auto_from_plots(&panel), &edges)
+                .with_title(label_text(rule))
+                .with_title_size(14)
+                .with_y_label("resamples")
+                .with_theme(place.theme());
+            plots.push(panel);
+            layouts.push(layout);
+        }
+        let columns = match panels.len() {
+            1 => 1,
+            2 | 4 => 2,
+            _ => 3,
+        };
+        let rows = panels.len().div_ceil(columns);
+        let mut grid = Grid::new(rows, columns)
+            .with_structure((0..panels.len()).map(|panel| vec![panel]).collect())
+            .with_plots(plots)
+            .with_layouts(layouts)
+            .with_figure_size(WIDTH, 40.0 + 200.0 * rows as f64);
+        if place == Place::File {
+            grid = grid.with_title(format!("{}, {}", self.title, self.caption));
+        }
+        let mut scene = grid.render();
+        let theme = place.theme();
+        scene.background_color = Some(theme.background);
+        scene.text_color = Some(theme.text_color);
+        scene.font_family = theme.font_family;
+        scene
+    }
+}
+
+/// The bins as they are drawn: one where the values differ by rounding errors only, which no axis shows.
+fn bins(found: &Resamples) -> (Vec<f64>, Vec<f64>) {
+    let heights = found.counts.iter().map(|&count| count as f64);
+    let (first, last) = (found.edges[0], found.edges[found.edges.len() - 1]);
+    if last - first > 1e-9 * first.abs().max(last.abs()).max(1.0) {
+        return (found.edges.clone(), heights.collect());
+    }
+    (vec![first - 0.5, first + 0.5], vec![heights.sum()])
+}
+
+/// The x axis of a histogram of depths: around bins of whole numbers with room at the sides, so that one
+/// value alone is a bar and not a wall.
+fn resample_axes(layout: Layout, edges: &[f64]) -> Layout {
+    let layout = layout.with_x_label("depth");
+    let (first, last) = (edges[0], edges[edges.len() - 1]);
+    if edges[1] - first != 1.0 || last - first > 1e4 {
+        return layout.with_x_tick_format(TickFormat::Custom(Arc::new(decimal)));
+    }
+    layout
+        .with_x_axis_min((first - 2.0).max(first.min(-0.5)))
+        .with_x_axis_max(last + 2.0)
+        .with_x_tick_step(tick_step(2 * (last - first) as usize + 8))
+        .with_x_tick_format(TickFormat::Integer)
+}
+
+/// The bins of a rule as rows of a table; a bin of width 1 around a whole number is that number.
+fn resample_rows(rule: &str, found: &Resamples) -> Vec<(String, Vec<f64>)> {
+    let name = |ends: &[f64]| match (ends[0] + ends[1]) / 2.0 {
+        middle if ends[1] - ends[0] == 1.0 && middle.fract() == 0.0 => format!("{rule}: {middle}"),
+        _ => format!("{rule}: {} to {}", number(ends[0]), number(ends[1])),
+    };
+    let bins = found.edges.windows(2).zip(&found.counts);
+    let none = (found.none > 0).then(|| (format!("{rule}: none"), vec![found.none as f64]));
+    bins.map(|(ends, &count)| (name(ends), vec![count as f64])).chain(none).collect()
 }
 
 impl Place {
@@ -447,13 +589,33 @@ impl Place {
 }
 
 impl Lines<'_> {
+    fn numbers(&self) -> Numbers {
+        let length = self.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
+        let at =
+            |l: usize| self.series.iter().map(|s| s.values.get(l).copied().unwrap_or(f64::NAN)).collect();
+        Numbers {
+            index: self.x_label.to_owned(),
+            headings: self.series.iter().map(|series| series.label.clone()).collect(),
+            rows: (0..length).map(|l| (l.to_string(), at(l))).collect(),
+        }
+    }
+
     fn draw(&self, layers: usize) -> (Vec<Plot>, Layout) {
         let log =
             self.log && self.series.iter().flat_map(|series| series.values).any(|&value| value >= SMALLEST);
         let (low, high) = self.range.unwrap_or((-LARGEST, LARGEST));
-        let drawable = |value: f64| (low..=high).contains(&value) && (!log || value >= SMALLEST);
-        let plots: Vec<Plot> = self.series.iter().flat_map(|series| series.draw(drawable)).collect();
-        let mut layout = layer_axis(Layout::auto_from_plots(&plots), layers).with_y_label(self.y_label);
+        // Means of shares miss 1 by a rounding error.
+        let drawable =
+            |value: f64| (low - 1e-9..=high + 1e-9).contains(&value) && (!log || value >= SMALLEST);
+        let bars = self.series.iter().take(usize::from(self.bars)).map(|series| series.bars(drawable));
+        let lines = self.series.iter().skip(usize::from(self.bars)).flat_map(|series| series.draw(drawable));
+        let plots: Vec<Plot> = bars.chain(lines).collect();
+        let mut layout = layer_axis(Layout::auto_from_plots(&plots), layers)
+            .with_x_label(self.x_label)
+            .with_y_label(self.y_label);
+        if self.bars {
+            layout = layout.with_x_axis_min(-0.5).with_x_axis_max(layers as f64 - 0.5);
+        }
         if log {
             layout = layout.with_log_y().with_y_tick_format(TickFormat::Custom(Arc::new(decimal)));
         }
@@ -473,6 +635,13 @@ impl Lines<'_> {
 }
 
 impl Series<'_> {
+    /// A bar around each layer; what cannot be drawn has none.
+    fn bars(&self, drawable: impl Fn(f64) -> bool) -> Plot {
+        let edges = (0..=self.values.len()).map(|edge| edge as f64 - 0.5).collect();
+        let heights = self.values.iter().map(|&value| if drawable(value) { value } else { 0.0 }).collect();
+        Plot::Histogram(Histogram::from_bins(edges, heights).with_color(self.colour))
+    }
+
     /// One line per unbroken run of values that can be drawn, so that a gap stays visible.
     fn draw(&self, drawable: impl Fn(f64) -> bool) -> Vec<Plot> {
         let points: Vec<(f64, f64)> = self.values.iter().enumerate().map(|(l, &v)| (l as f64, v)).collect();
@@ -520,11 +689,15 @@ impl Mark {
     }
 }
 
-/// A tick of a log axis as a plain decimal while that is short.
+/// A tick as a plain decimal while that is short.
 fn decimal(value: f64) -> String {
     // Printing in scientific form and reading back drops the noise of a power of ten.
     let rounded: f64 = format!("{value:.2e}").parse().unwrap_or(value);
-    if (1e-4..1e5).contains(&rounded.abs()) { format!("{rounded}") } else { format!("{rounded:e}") }
+    if rounded == 0.0 || (1e-4..1e5).contains(&rounded.abs()) {
+        format!("{rounded}")
+    } else {
+        format!("{rounded:e}")
+    }
 }
 
 /// The distance of ticks that gives at most 16 of them.
@@ -560,27 +733,12 @@ fn angle(rows: &[Vec<f64>], layers: usize, index: usize, l: usize) -> f64 {
         .unwrap_or(f64::NAN)
 }
 
-fn draw_heat(rows: &[Vec<f64>], layers: usize) -> (Vec<Plot>, Layout) {
-    let grid: Vec<Vec<f64>> =
+/// The map of angles over block sizes and first layers.
+fn angular(rows: &[Vec<f64>], layers: usize) -> Heat {
+    let cells: Vec<Vec<f64>> =
         (0..rows.len()).map(|index| (0..layers).map(|l| angle(rows, layers, index, l)).collect()).collect();
-    let viridis = |value: f64| if value.is_nan() { "none".to_owned() } else { ColorMap::Viridis.map(value) };
-    let heat = Heatmap::new()
-        .with_data(grid)
-        .with_color_map(ColorMap::Custom(Arc::new(viridis)))
-        .with_x_range(-0.5, layers as f64 - 0.5)
-        .with_y_range(0.5, rows.len() as f64 + 0.5)
-        .with_cell_size(1.0);
-    let plots = vec![Plot::Heatmap(heat)];
-    let layout = layer_axis(Layout::auto_from_plots(&plots), layers)
-        .with_x_label("first layer l")
-        .with_x_axis_min(-0.5)
-        .with_x_axis_max(layers as f64 - 0.5)
-        .with_y_label("block size n")
-        .with_y_axis_min(0.5)
-        .with_y_axis_max(rows.len() as f64 + 0.5)
-        .with_y_tick_step(tick_step(rows.len()))
-        .with_y_tick_format(TickFormat::Integer);
-    (plots, layout)
+    let scale = Scale::rising(cells.iter().flatten());
+    Heat { cells, x: Axis::Numbers("first layer l", 0), y: Axis::Numbers("block size n", 1), scale }
 }
 
 fn draw_bars(counts: &[u64], marks: &[Mark]) -> (Vec<Plot>, Layout) {
@@ -609,22 +767,34 @@ mod tests {
     #[test]
     fn every_measured_probe_gives_figures_and_others_give_none() {
         let mut results = fixture::results();
-        let names: Vec<_> = figures(&results).iter().map(|figure| figure.name).collect();
+        let names: Vec<_> = figures(&results).into_iter().map(|figure| figure.name).collect();
         assert_eq!(
             names,
             [
                 "contributions_relative_norm",
                 "contributions_cosine",
                 "lens_kl",
+                "lens_kl_output",
                 "lens_overlap",
                 "lens_entropy",
                 "similarity_block_influence",
                 "similarity_angular_last",
                 "similarity_angular_mean",
                 "settling_histogram",
+                "skip_future_layer",
+                "skip_future_layer_output",
+                "skip_local_attn",
+                "erasure_effect_1",
+                "erasure_effect_2",
+                "erasure_effect_3",
+                "erasure_effect_4",
+                "gradients_attribution_1",
+                "lens_resamples",
+                "settling_resamples",
             ]
         );
         results.probes = Probes::default();
+        results.uncertainty = None;
         assert!(figures(&results).is_empty());
     }
 
@@ -644,7 +814,7 @@ mod tests {
         let mut results = fixture::results();
         results.model.id = "</text><script>x</script>\u{1b}[31m$\\frac{1}{2}$\"&".to_owned();
         for figure in figures(&results) {
-            let svg = figure.svg();
+            let svg = figure.svg().unwrap();
             assert!(!svg.contains("<script") && !svg.contains('\u{1b}'), "{}", figure.name);
             assert!(svg.contains("$"), "{}", figure.name);
         }
@@ -662,7 +832,7 @@ mod tests {
         results.probes.contributions.as_mut().unwrap().relative_norm.attn.mean[3] = -1.0;
         results.probes.settling.as_mut().unwrap().histogram.fill(0);
         for figure in figures(&results) {
-            assert!(figure.svg().starts_with("<svg"));
+            assert!(figure.svg().unwrap().starts_with("<svg"));
             figure.png().unwrap();
         }
     }
@@ -670,7 +840,8 @@ mod tests {
     #[test]
     fn depths_and_thresholds_are_marked() {
         let results = fixture::results();
-        let svg = |name| figures(&results).into_iter().find(|figure| figure.name == name).unwrap().svg();
+        let svg =
+            |name| figures(&results).into_iter().find(|figure| figure.name == name).unwrap().svg().unwrap();
         for label in ["depth by kl: 22", "depth by kl_last: 23", "0.5 of the maximum"] {
             assert!(svg("lens_kl").contains(label), "{label}");
         }
@@ -696,7 +867,7 @@ mod tests {
         settling.histogram[2] = u64::MAX;
         results.probes.similarity.as_mut().unwrap().angular_last[2][2] = 1e300;
         for figure in figures(&results) {
-            assert!(figure.svg().len() < 200_000, "{}", figure.name);
+            assert!(figure.svg().unwrap().len() < 200_000, "{}", figure.name);
             figure.png().unwrap();
         }
     }
@@ -713,6 +884,9 @@ mod tests {
             }
         }
         results.probes.lens = None;
+        results.probes.skip = None;
+        results.probes.erasure = None;
+        results.probes.gradients = None;
         let similarity = results.probes.similarity.as_mut().unwrap();
         similarity.block_influence.truncate(1);
         similarity.angular_last = vec![vec![0.25]];
@@ -730,9 +904,91 @@ mod tests {
         let figure =
             figures(&results).into_iter().find(|figure| figure.name == "similarity_angular_last").unwrap();
         let numbers = figure.numbers();
-        assert_eq!((numbers.rows.len(), numbers.rows[0].0, numbers.headings.len()), (30, 1, 30));
+        assert_eq!((numbers.rows.len(), numbers.rows[0].0.as_str(), numbers.headings.len()), (30, "1", 30));
         for (n, values) in &numbers.rows {
+            let n: usize = n.parse().unwrap();
             assert_eq!(values.iter().filter(|value| value.is_finite()).count(), 31 - n);
+        }
+    }
+
+    fn named(results: &Results, name: &str) -> Numbers {
+        figures(results).into_iter().find(|figure| figure.name == name).unwrap().numbers()
+    }
+
+    #[test]
+    fn the_figures_of_pairs_show_the_numbers_of_the_file() {
+        let results = fixture::results();
+        let numbers = named(&results, "erasure_effect_3");
+        assert_eq!(numbers.index, "token, by erased before layer");
+        assert_eq!((numbers.headings.len(), numbers.headings[30].as_str()), (31, "30"));
+        let names: Vec<&str> = numbers.rows.iter().map(|row| row.0.as_str()).collect();
+        assert_eq!(names, ["0 2", "1 ␣+", "2 ␣", "3 \\n", "4 </script><im…"]);
+        // The fixture's effect of token t before layer l is (30 - l) / (30 + t).
+        assert_eq!((numbers.rows[2].1[14], numbers.rows[0].1[30]), (0.5, 0.0));
+        let numbers = named(&results, "gradients_attribution_1");
+        assert_eq!((numbers.rows.len(), numbers.headings.len()), (5, 30));
+        assert_eq!((numbers.rows[0].1[0], numbers.rows[4].1[3]), (-2.0, 0.5));
+    }
+
+    #[test]
+    fn the_figures_of_skipping_show_the_numbers_of_the_file() {
+        let results = fixture::results();
+        let numbers = named(&results, "skip_future_layer");
+        assert_eq!(numbers.index, "skipped layer, by later layer");
+        assert_eq!((numbers.rows[4].0.as_str(), numbers.headings[6].as_str()), ("4", "6"));
+        // The fixture's effect of layer s on layer l is 1.5 / (l - s), and nothing on earlier ones.
+        assert_eq!((numbers.rows[4].1[6], numbers.rows[6].1[4]), (0.75, 0.0));
+        let numbers = named(&results, "skip_future_layer_output");
+        assert_eq!(numbers.headings, ["largest", "mean over prompts"]);
+        assert_eq!((numbers.index.as_str(), &numbers.rows[0].1), ("skipped layer", &vec![1.3, 0.6]));
+    }
+
+    #[test]
+    fn resamples_are_counted_by_depth() {
+        let results = fixture::results();
+        let rows = |name| named(&results, name).rows;
+        let row = |name: &str, count: f64| (name.to_owned(), vec![count]);
+        let expected =
+            [row("kl: 21", 100.0), row("kl: 22", 1700.0), row("kl: 23", 197.0), row("kl: none", 3.0)];
+        assert_eq!(rows("lens_resamples"), expected);
+        assert_eq!(rows("settling_resamples")[0], row("settling: 23.25 to 23.5", 1200.0));
+    }
+
+    #[test]
+    fn pairs_that_are_not_drawn_are_listed() {
+        let results = fixture::results();
+        let all = figures(&results);
+        let last = all.iter().find(|figure| figure.name == "erasure_effect_4").unwrap();
+        assert_eq!((last.not_drawn, last.listed.len()), (2, 2));
+        assert_eq!(last.listed[1], "Question: “5 + 2 = ”, answer: “7”.");
+        assert_eq!(all.iter().map(|figure| figure.not_drawn).sum::<usize>(), 2);
+    }
+
+    #[test]
+    fn causal_figures_without_a_drawable_value_do_not_panic() {
+        let mut results = fixture::results();
+        let skip = results.probes.skip.as_mut().unwrap().future.as_mut().unwrap().layer.as_mut().unwrap();
+        skip.layer_effect.max.iter_mut().for_each(|row| row.fill(f64::NAN));
+        skip.output_effect.as_mut().unwrap().max.fill(f64::NAN);
+        skip.output_effect.as_mut().unwrap().mean.fill(f64::NEG_INFINITY);
+        let erasure = results.probes.erasure.as_mut().unwrap();
+        erasure[0].effect.iter_mut().for_each(|row| row.fill(0.0));
+        erasure[1].effect[3][2] = 1e300;
+        erasure[2].tokens.clear();
+        erasure[2].effect.iter_mut().for_each(Vec::clear);
+        results.probes.gradients.as_mut().unwrap()[0].attribution[0].fill(f64::NEG_INFINITY);
+        let rules = &mut results.uncertainty.as_mut().unwrap().rules;
+        rules[0].histogram =
+            Some(Resamples { edges: vec![-1e300, 0.0, 1e300], counts: vec![0, u64::MAX], none: 0 });
+        let mut close = rules[1].clone();
+        close.histogram = Some(Resamples { edges: vec![2.0; 31], counts: vec![7; 30], none: 0 });
+        rules.push(close);
+        let rules = &mut results.uncertainty.as_mut().unwrap().rules;
+        rules[1].histogram = Some(Resamples { edges: vec![1.0, 1.0 + 1e-15], counts: vec![0], none: 0 });
+        results.validate().unwrap();
+        for figure in figures(&results) {
+            assert!(figure.svg().unwrap().len() < 200_000, "{}", figure.name);
+            figure.png().unwrap();
         }
     }
 }

@@ -33,9 +33,9 @@ pub struct Results {
     /// The effective depth by every rule.
     #[serde(default)]
     pub depth: Vec<DepthRow>,
-    /// How sure the depth is: thresholds, numbers of prompts, histograms; kept as it is.
+    /// How sure the depth is: other thresholds, fewer prompts, resamples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uncertainty: Option<Value>,
+    pub uncertainty: Option<Uncertainty>,
     /// What each probe cost, by the probe's name.
     #[serde(default)]
     pub cost: BTreeMap<String, Cost>,
@@ -92,7 +92,16 @@ pub struct Probes {
     /// The layer at which each token's prediction settles.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settling: Option<Settling>,
-    /// Probes without a type here (skip, erasure, gradients, later ones), kept as they are.
+    /// What later layers and the output lose when a layer is bypassed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skip: Option<Skip>,
+    /// What the answer loses when a token's stream is erased before a layer, one entry a pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erasure: Option<Vec<Erasure>>,
+    /// What the answer owes to each token at each layer, one entry a pair and site.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradients: Option<Vec<Gradients>>,
+    /// Probes without a type here, kept as they are.
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }
@@ -183,6 +192,175 @@ pub struct Settling {
     pub deep_layer: usize,
     /// The number of tokens that settle at layer 0..=L, length L + 1.
     pub histogram: Vec<u64>,
+}
+
+/// What later layers and the output lose when a layer is bypassed, by where the bypass holds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Skip {
+    /// Bypassed at the positions before one, read from there on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub future: Option<Skipped>,
+    /// Bypassed and read at all positions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<Skipped>,
+    /// As `future`, but each later layer misses only what the layer added and nothing propagates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<Skipped>,
+}
+
+/// The effects of a bypass by what is bypassed; a part that was not measured is absent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// The whole layer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<Effects>,
+    /// Its attention.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attn: Option<Effects>,
+    /// Its MLP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mlp: Option<Effects>,
+}
+
+/// The effects of bypassing each layer, over prompts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Effects {
+    /// How much what a later layer adds changes, relative to its length.
+    pub layer_effect: LayerEffect,
+    /// How far the output distribution moves; absent where the output is not read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_effect: Option<OutputEffect>,
+}
+
+/// The effect on later layers, L x L, the bypassed layer first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LayerEffect {
+    /// The largest of any prompt.
+    #[serde(deserialize_with = "matrix")]
+    pub max: Vec<Vec<f64>>,
+    /// The mean over prompts.
+    #[serde(deserialize_with = "matrix")]
+    pub mean: Vec<Vec<f64>>,
+}
+
+/// The effect on the output, length L.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OutputEffect {
+    /// The largest of any prompt.
+    #[serde(deserialize_with = "numbers")]
+    pub max: Vec<f64>,
+    /// The mean over prompts.
+    #[serde(deserialize_with = "numbers")]
+    pub mean: Vec<f64>,
+}
+
+/// What the answer of one pair loses when a token's stream is erased before a layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Erasure {
+    /// The question.
+    pub question: String,
+    /// The answer whose probability is read.
+    pub answer: String,
+    /// The texts of the T tokens.
+    pub tokens: Vec<String>,
+    /// The effect of erasing each token before each layer and after the last, (L + 1) x T.
+    #[serde(deserialize_with = "matrix")]
+    pub effect: Vec<Vec<f64>>,
+}
+
+/// What the answer of one pair owes to each token at each layer, by integrated gradients.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Gradients {
+    /// The question.
+    pub question: String,
+    /// The answer whose probability is read.
+    pub answer: String,
+    /// The texts of the T tokens.
+    pub tokens: Vec<String>,
+    /// Where in a layer the gradient is taken.
+    pub site: String,
+    /// Where the path of integration begins.
+    pub baseline: String,
+    /// The rule of integration.
+    pub quadrature: String,
+    /// The attribution, L x T.
+    #[serde(deserialize_with = "matrix")]
+    pub attribution: Vec<Vec<f64>>,
+    /// By how much the attributions of a layer miss the change they should add up to, length L.
+    #[serde(deserialize_with = "numbers")]
+    pub completeness_error: Vec<f64>,
+    /// The nodes that the integration took, length L.
+    pub nodes: Vec<u64>,
+}
+
+/// How sure the effective depths are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Uncertainty {
+    /// The number of prompts.
+    pub prompts: usize,
+    /// Resamples of the bootstrap.
+    pub resamples: usize,
+    /// The seed of the resamples.
+    pub seed: u64,
+    /// One entry a rule.
+    pub rules: Vec<RuleUncertainty>,
+}
+
+/// How sure one rule is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RuleUncertainty {
+    /// The rule's name.
+    pub rule: String,
+    /// The depth at other thresholds; empty for rules without one.
+    pub sweep: Vec<SweepPoint>,
+    /// The interval against the number of prompts.
+    pub by_prompts: Vec<Width>,
+    /// The values over the resamples of all prompts.
+    #[serde(default)]
+    pub histogram: Option<Resamples>,
+}
+
+/// The depth at one threshold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SweepPoint {
+    /// The threshold.
+    pub threshold: f64,
+    /// The effective depth.
+    #[serde(default)]
+    pub value: Option<f64>,
+    /// The share of the layers that are used.
+    #[serde(default)]
+    pub ratio: Option<f64>,
+    /// The 95 % interval of the value.
+    #[serde(default, deserialize_with = "interval")]
+    pub interval: Option<[f64; 2]>,
+}
+
+/// The interval that a number of prompts would give.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Width {
+    /// Prompts drawn for each resample.
+    pub prompts: usize,
+    /// The 95 % interval of the value.
+    #[serde(default, deserialize_with = "interval")]
+    pub interval: Option<[f64; 2]>,
+    /// The interval's width in layers.
+    #[serde(default)]
+    pub width: Option<f64>,
+    /// The share of the resamples in which the rule finds nothing.
+    #[serde(deserialize_with = "number")]
+    pub none_share: f64,
+}
+
+/// How often the values of resamples fall where.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Resamples {
+    /// The ends of the bins in ascending order, one more than there are bins.
+    pub edges: Vec<f64>,
+    /// Values in each bin.
+    pub counts: Vec<u64>,
+    /// Resamples in which the rule finds nothing.
+    pub none: u64,
 }
 
 /// The effective depth by one rule.
@@ -285,10 +463,20 @@ impl Results {
                 return Err(inconsistent(&field, problem));
             }
         }
-        match &self.probes.similarity {
-            Some(similarity) => similarity.validate(layers),
-            None => Ok(()),
+        if let Some(similarity) = &self.probes.similarity {
+            similarity.validate(layers)?;
         }
+        for (field, effects) in self.probes.skip.iter().flat_map(Skip::effects) {
+            effects.validate(&format!("probes.skip.{field}"), layers)?;
+        }
+        for (index, pair) in self.probes.erasure.iter().flatten().enumerate() {
+            let field = format!("probes.erasure[{index}].effect");
+            rectangle(&field, &pair.effect, (layers + 1, "layers"), (pair.tokens.len(), "tokens"))?;
+        }
+        for (index, pair) in self.probes.gradients.iter().flatten().enumerate() {
+            pair.validate(&format!("probes.gradients[{index}]"), layers)?;
+        }
+        self.uncertainty.as_ref().map_or(Ok(()), Uncertainty::validate)
     }
 
     /// Every per-layer array as (field, length found, length expected).
@@ -358,6 +546,75 @@ impl Similarity {
     }
 }
 
+impl Skip {
+    /// Everything measured, each with its mode and part joined by a dot.
+    pub fn effects(&self) -> impl Iterator<Item = (String, &Effects)> {
+        let modes = [("future", &self.future), ("current", &self.current), ("local", &self.local)];
+        modes.into_iter().flat_map(|(mode, skipped)| {
+            let parts =
+                skipped.iter().flat_map(|s| [("layer", &s.layer), ("attn", &s.attn), ("mlp", &s.mlp)]);
+            parts.filter_map(move |(part, effects)| Some((format!("{mode}.{part}"), effects.as_ref()?)))
+        })
+    }
+}
+
+impl Effects {
+    fn validate(&self, field: &str, layers: usize) -> Result<()> {
+        let size = (layers, "layers");
+        rectangle(&format!("{field}.layer_effect.max"), &self.layer_effect.max, size, size)?;
+        rectangle(&format!("{field}.layer_effect.mean"), &self.layer_effect.mean, size, size)?;
+        let Some(output) = &self.output_effect else { return Ok(()) };
+        fits(&format!("{field}.output_effect.max"), output.max.len(), size)?;
+        fits(&format!("{field}.output_effect.mean"), output.mean.len(), size)
+    }
+}
+
+impl Gradients {
+    fn validate(&self, field: &str, layers: usize) -> Result<()> {
+        let size = (layers, "layers");
+        rectangle(&format!("{field}.attribution"), &self.attribution, size, (self.tokens.len(), "tokens"))?;
+        fits(&format!("{field}.completeness_error"), self.completeness_error.len(), size)?;
+        fits(&format!("{field}.nodes"), self.nodes.len(), size)
+    }
+}
+
+impl Uncertainty {
+    fn validate(&self) -> Result<()> {
+        for (index, rule) in self.rules.iter().enumerate() {
+            let Some(found) = &rule.histogram else { continue };
+            let field = format!("uncertainty.rules[{index}].histogram");
+            let (edges, bins) = (&found.edges, found.counts.len());
+            if bins == 0 || bins > MAX_LAYERS {
+                let problem = format!("has {bins} bins, not between 1 and {MAX_LAYERS}");
+                return Err(inconsistent(&field, problem));
+            }
+            fits(&format!("{field}.edges"), edges.len(), (bins + 1, "ends of bins"))?;
+            // Ends of bins are the same where values differ by a rounding error.
+            let ascending = edges.windows(2).all(|pair| pair[0] <= pair[1]);
+            if !ascending || edges.iter().any(|edge| !edge.is_finite()) {
+                return Err(inconsistent(&format!("{field}.edges"), "does not ascend".to_owned()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks the size of a matrix, each side given with what it counts.
+fn rectangle(field: &str, rows: &[Vec<f64>], down: (usize, &str), across: (usize, &str)) -> Result<()> {
+    fits(field, rows.len(), down)?;
+    rows.iter().enumerate().try_for_each(|(i, row)| fits(&format!("{field}[{i}]"), row.len(), across))
+}
+
+fn fits(field: &str, found: usize, (expected, what): (usize, &str)) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(inconsistent(
+        field,
+        format!("has {found} values where {expected} are needed, one for each of the {what}"),
+    ))
+}
+
 fn inconsistent(field: &str, problem: String) -> Error {
     Error::Inconsistent { field: field.to_owned(), problem }
 }
@@ -393,7 +650,10 @@ mod tests {
     #[test]
     fn a_round_trip_through_json_changes_nothing() {
         let mut results = fixture::results();
-        results.probes.other.insert("skip".to_owned(), serde_json::json!({"future": {"layer": [1, null]}}));
+        results
+            .probes
+            .other
+            .insert("steering".to_owned(), serde_json::json!({"future": {"layer": [1, null]}}));
         results.cost.get_mut("lens").unwrap().madds = u64::MAX;
         let text = serde_json::to_vec_pretty(&results).unwrap();
         assert_eq!(Results::parse(&text, Path::new("results.json")).unwrap(), results);
@@ -410,6 +670,12 @@ mod tests {
             "/probes/lens/kl_lens_final/30",
             "/probes/similarity/angular_last/29/0",
             "/probes/settling/histogram/30",
+            "/probes/skip/future/layer/layer_effect/max/29/29",
+            "/probes/skip/future/layer/output_effect/mean/29",
+            "/probes/erasure/5/effect/30/4",
+            "/probes/gradients/0/attribution/29/4",
+            "/probes/gradients/0/completeness_error/29",
+            "/uncertainty/rules/0/histogram/edges/3",
             "/depth/0/interval/1",
             "/cost/lens/madds_naive",
         ] {
@@ -430,9 +696,11 @@ mod tests {
         let mut results = fixture::results();
         results.probes.lens.as_mut().unwrap().entropy[3] = f64::INFINITY;
         results.depth[0].interval = Some([f64::NAN, 2.0]);
+        results.probes.erasure.as_mut().unwrap()[0].effect[1][2] = f64::NAN;
         let text = serde_json::to_vec(&results).unwrap();
         let back = Results::parse(&text, Path::new("x")).unwrap();
         assert!(back.probes.lens.unwrap().entropy[3].is_nan());
+        assert!(back.probes.erasure.unwrap()[0].effect[1][2].is_nan());
         assert_eq!((back.depth[0].interval, back.depth[1].interval), (None, Some([22.0, 23.5])));
     }
 
@@ -462,6 +730,40 @@ mod tests {
         let mut results = fixture::results();
         results.probes.similarity.as_mut().unwrap().angular_mean[4].clear();
         refuse(&serde_json::to_string(&results).unwrap(), "probes.similarity.angular_mean[4]");
+        fn changed(change: impl Fn(&mut Results)) -> String {
+            let mut results = fixture::results();
+            change(&mut results);
+            serde_json::to_string(&results).unwrap()
+        }
+        let future = |results: &mut Results| results.probes.skip.take().unwrap().future.unwrap();
+        let text = changed(|results| {
+            let mut future = future(results);
+            future.layer.as_mut().unwrap().layer_effect.mean[2].push(0.0);
+            results.probes.skip = Some(Skip { future: Some(future), ..Skip::default() });
+        });
+        refuse(&text, "probes.skip.future.layer.layer_effect.mean[2] has 31 values where 30 are needed");
+        let text = changed(|results| {
+            let mut future = future(results);
+            future.layer.as_mut().unwrap().output_effect.as_mut().unwrap().max.clear();
+            results.probes.skip = Some(Skip { future: Some(future), ..Skip::default() });
+        });
+        refuse(&text, "probes.skip.future.layer.output_effect.max");
+        let text = changed(|results| drop(results.probes.erasure.as_mut().unwrap()[1].effect.pop()));
+        refuse(&text, "probes.erasure[1].effect has 30 values where 31 are needed");
+        let text = changed(|results| drop(results.probes.erasure.as_mut().unwrap()[1].tokens.pop()));
+        refuse(
+            &text,
+            "probes.erasure[1].effect[0] has 5 values where 4 are needed, one for each of the tokens",
+        );
+        let text = changed(|results| results.probes.gradients.as_mut().unwrap()[0].attribution[7].clear());
+        refuse(&text, "probes.gradients[0].attribution[7]");
+        let text = changed(|results| results.probes.gradients.as_mut().unwrap()[0].nodes.truncate(3));
+        refuse(&text, "probes.gradients[0].nodes");
+        let histogram = |results: &mut Results, edges: &[f64]| {
+            results.uncertainty.as_mut().unwrap().rules[1].histogram.as_mut().unwrap().edges = edges.to_vec();
+        };
+        refuse(&changed(|results| histogram(results, &[1.0, 2.0])), "uncertainty.rules[1].histogram.edges");
+        refuse(&changed(|results| histogram(results, &[1.0, 2.0, 1.5])), "does not ascend");
         let mut results = fixture::results();
         results.model.layers = usize::MAX;
         refuse(&serde_json::to_string(&results).unwrap(), "model.layers");
