@@ -85,7 +85,7 @@ pub(crate) struct Prompts {
     /// Prompts: the name of a set (see `fathom data`) or a .jsonl or .txt file
     #[arg(long, value_name = "ID|FILE", default_value = fathom_data::DEFAULT)]
     pub(crate) data: String,
-    /// Take only the first N prompts
+    /// Take only the first N prompts, and the first N pairs of --qa
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
     /// Split of a published data set

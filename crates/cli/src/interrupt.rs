@@ -19,20 +19,28 @@ pub(crate) fn listen() {
         }
         output::note(match measuring {
             true => {
-                "\nerror: interrupted; the prompts that were finished are kept, and --resume goes on with them"
+                "\nerror: interrupted; the prompts that were finished are kept: measure --resume, or the same study again, goes on with them"
             }
-            false => {
-                "\nerror: interrupted before the first prompt; nothing was measured, run the command again"
-            }
+            false => "\nerror: interrupted before the first prompt; nothing was lost, run the command again",
         });
         std::process::exit(1);
     });
 }
 
-/// From now on there are finished prompts to put together, so the first Ctrl-C only
-/// asks for an end.
-pub(crate) fn measuring() {
+/// While this lives there are finished prompts to put together, so the first Ctrl-C
+/// only asks for an end.
+pub(crate) fn measuring() -> Measuring {
     MEASURING.store(true, Ordering::SeqCst);
+    Measuring
+}
+
+/// See [`measuring`].
+pub(crate) struct Measuring;
+
+impl Drop for Measuring {
+    fn drop(&mut self) {
+        MEASURING.store(false, Ordering::SeqCst);
+    }
 }
 
 /// Whether the user wants to stop.

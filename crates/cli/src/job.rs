@@ -9,11 +9,13 @@ use fathom_model::source::Loaded;
 use fathom_probes::{Costs, Pair, Probe, Sample, Settings, Text, Watch};
 use fathom_report::Folder;
 use indicatif::ProgressBar;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What is to be measured, as tokens.
 pub(crate) struct Job {
     pub(crate) settings: Settings,
+    /// The set, without the prompts that are too long or beyond the limit.
+    pub(crate) set: PromptSet,
     pub(crate) texts: Vec<Text>,
     pub(crate) pairs: Vec<Pair>,
     /// SHA-256 of the pairs.
@@ -23,23 +25,25 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    pub(crate) fn new(args: &Measure, set: &PromptSet, loaded: &Loaded) -> Result<Self> {
+    pub(crate) fn new(args: &Measure, set: PromptSet, loaded: &Loaded) -> Result<Self> {
         let (tokenizer, config) = (&loaded.tokenizer, loaded.model.config());
         let tokenise = |set: &PromptSet| {
             let random = args.prompts.rng.seeded(args.prompts.seed);
             texts::tokenise(set, tokenizer, config, random, args.causal.positions.into())
         };
         let options = prompts::options(&args.prompts, None);
-        let texts = short_enough(tokenise(set)?, set, args.prompts.limit)?;
+        let texts = short_enough(tokenise(&set)?, &set, args.prompts.limit)?;
+        let set = only(set, &texts);
         warn_of_short(args, &texts)?;
         let qa = match args.probes.0.iter().any(|p| p.needs_pairs()) {
             true => Some(prompts::with_hub(&args.qa, &options, None)?),
             false => None,
         };
-        let pairs = match &qa {
+        let mut pairs = match &qa {
             Some(set) => texts::pairs(set, tokenizer, config)?,
             None => Vec::new(),
         };
+        pairs.truncate(args.prompts.limit.unwrap_or(pairs.len()));
         let qa = qa.map(|set| set.sha256);
         let baseline =
             match args.causal.baseline_data.as_ref().filter(|_| args.probes.0.contains(&Probe::Erasure)) {
@@ -50,7 +54,7 @@ impl Job {
                 }
                 None => None,
             };
-        let job = Self { settings: settings(args), texts, pairs, qa, baseline };
+        let job = Self { settings: settings(args), set, texts, pairs, qa, baseline };
         let all = [&job.texts[..], job.baseline()].concat();
         settings::check_memory(&loaded.model, &all, &job.pairs, &job.settings)?;
         Ok(job)
@@ -110,7 +114,6 @@ impl Job {
         folder: &Folder,
         bar: &ProgressBar,
     ) -> Result<Costs> {
-        interrupt::measuring();
         let done = |madds| bar.inc(madds);
         let watch = Watch { stop: &interrupt::stopped, done: &done };
         let mut keep = |sample: Sample| {
@@ -192,4 +195,12 @@ fn short_enough(mut texts: Vec<Text>, set: &PromptSet, limit: Option<usize>) -> 
     }
     texts.truncate(limit.unwrap_or(usize::MAX));
     Ok(texts)
+}
+
+/// The set of those prompts alone, with the hash of what is measured.
+fn only(set: PromptSet, texts: &[Text]) -> PromptSet {
+    let kept: HashSet<&str> = texts.iter().map(|t| t.id.as_str()).collect();
+    let PromptSet { id, source, prompts, max_tokens, .. } = set;
+    let prompts = prompts.into_iter().filter(|p| kept.contains(p.id.as_str())).collect();
+    PromptSet { max_tokens, ..PromptSet::new(&id, source, prompts) }
 }

@@ -2,7 +2,7 @@
 
 use crate::args::{Measure, ModelArgs};
 use crate::job::Job;
-use crate::{depth, dry_run, output, progress, prompts, run_file};
+use crate::{depth, dry_run, interrupt, output, progress, prompts, run_file};
 use anyhow::{Context, Result, anyhow, bail};
 use fathom_data::PromptSet;
 use fathom_model::source::{self, Checkpoint, Loaded, Located};
@@ -31,9 +31,9 @@ pub(crate) fn measure(args: &Measure) -> Result<Option<(Folder, Results, Option<
     // A folder that cannot be written is better known of before the weights are loaded.
     let folder = if args.dry_run { None } else { Some(Folder::create(&out)?) };
     let loaded = load(checkpoint, &args.model)?;
-    let job = Job::new(args, &set, &loaded)?;
+    let job = Job::new(args, set, &loaded)?;
     let tokens = job.texts.iter().map(|t| t.tokens.len()).sum();
-    introduce(&located, &loaded, &set, tokens);
+    introduce(&located, &loaded, &job.set, tokens);
     let Some(folder) = folder else {
         let plans = dry_run::plans(&loaded.model, &job.texts, job.baseline(), &job.pairs, &job.settings)?;
         dry_run::print(&loaded.model, &job.texts, &job.pairs, &job.settings, &plans, args.json)?;
@@ -43,10 +43,11 @@ pub(crate) fn measure(args: &Measure) -> Result<Option<(Folder, Results, Option<
     let hashing = progress::spinner("hashing the weights");
     let hashes = loaded.weights.sha256();
     hashing.finish_and_clear();
-    let mut run = run_file::describe(args, &job, &located, &loaded, &set, tokens, &hashes);
+    let mut run = run_file::describe(args, &job, &located, &loaded, tokens, &hashes);
     let (done, spent) = if args.resume { resume(&folder, &mut run)? } else { start_anew(&folder)? };
     folder.write_json_atomic("run.json", &run)?;
     let mut costs = spent;
+    let _measuring = interrupt::measuring();
     fathom_probes::add(&mut costs, job.measure(&loaded, &done, &folder)?);
 
     let mut known = merged(folder.samples()?);
@@ -59,18 +60,19 @@ pub(crate) fn measure(args: &Measure) -> Result<Option<(Folder, Results, Option<
             "interrupted before the first prompt was finished; nothing was measured, run the command again"
         );
     }
-    let results = summarise(args, &located, &loaded, &set, (&samples, &answered), &costs)?;
+    let results = summarise(args, &located, &loaded, &job.set, (&samples, &answered), &costs)?;
     let complete = finished == job.texts.len() && asked == job.pairs.len();
     finish(&mut run, complete, &[&samples[..], &answered].concat(), started.elapsed(), &costs);
     fathom_report::write_all(&folder, &results, &run)?;
     let interrupted = (!complete).then(|| {
-        let of_pairs = match job.pairs.len() {
-            0 => String::new(),
-            all => format!(" and {asked} of {all} pairs"),
-        };
+        let prompts = (finished, job.texts.len(), "prompts");
+        let parts = [prompts, (asked, job.pairs.len(), "pairs")];
+        let needed = [false, true].map(|pair| !job.missing(None, pair).is_empty());
+        let parts = parts.iter().zip(needed).filter(|(part, needed)| *needed && part.1 > 0);
+        let parts: Vec<String> = parts.map(|((done, all, of), _)| format!("{done} of {all} {of}")).collect();
         format!(
-            "interrupted after {finished} of {} prompts{of_pairs}; what was measured is in {}, and the same command with --resume goes on",
-            job.texts.len(),
+            "interrupted after {}; what was measured is in {}, and the same command with --resume goes on",
+            parts.join(" and "),
             folder.path().display()
         )
     });

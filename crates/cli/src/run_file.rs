@@ -3,7 +3,6 @@
 use crate::args::Measure;
 use crate::job::Job;
 use anyhow::{Result, bail};
-use fathom_data::PromptSet;
 use fathom_kernels::Isa;
 use fathom_model::source::{Loaded, Located};
 use serde_json::{Value, json};
@@ -15,7 +14,6 @@ pub(crate) fn describe(
     job: &Job,
     located: &Located,
     loaded: &Loaded,
-    set: &PromptSet,
     tokens: usize,
     hashes: &[String],
 ) -> Value {
@@ -49,10 +47,10 @@ pub(crate) fn describe(
         "instructions": Isa::get().name(),
         "threads": rayon::current_num_threads(),
         "data": {
-            "id": set.id,
-            "source": set.source,
-            "sha256": set.sha256,
-            "prompts": set.prompts.len(),
+            "id": job.set.id,
+            "source": job.set.source,
+            "sha256": job.set.sha256,
+            "prompts": job.set.prompts.len(),
             "tokens": tokens,
         },
         "memory_bytes": job.settings.memory,
@@ -68,7 +66,7 @@ pub(crate) fn describe(
             },
             "erasure": {
                 "qa": {"id": args.qa, "sha256": job.qa},
-                "baseline": job.baseline.as_ref().map(|(id, sha256, _)| json!({"id": id, "sha256": sha256})),
+                "baseline": {"id": job.baseline.as_ref().map_or(&job.set.id, |b| &b.0), "sha256": job.baseline.as_ref().map_or(&job.set.sha256, |b| &b.1)},
             },
             "gradients": {"qa": {"id": args.qa, "sha256": job.qa}, "settings": job.settings.gradients},
             "lens": {"top": fathom_probes::lens::TOP},

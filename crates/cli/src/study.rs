@@ -9,7 +9,7 @@ use fathom_probes::Sample;
 use fathom_report::Folder;
 use fathom_study::study::Cell;
 use fathom_study::{Finished, Settings, Study, Tables};
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 pub(crate) fn run(args: &StudyArgs) -> Result<()> {
@@ -79,15 +79,19 @@ fn cells(study: &Study) -> Result<Vec<(Cell, Box<Measure>)>, Vec<String>> {
 /// Measures what is not there yet; gives what failed. A cell that fails leaves the rest.
 fn measure_all(study: &Study, cells: &[(Cell, Box<Measure>)]) -> Result<Vec<String>> {
     let mut failed = Vec::new();
+    let mut sets = BTreeMap::new();
     for (number, (cell, args)) in cells.iter().enumerate() {
         let title = format!("cell {} of {}: {}", number + 1, cells.len(), study.title(*cell));
-        let arguments = study.arguments(*cell);
-        if is_done(study, *cell, &arguments) {
+        let begun = Begun {
+            arguments: study.arguments(*cell),
+            data: sets.entry(cell.data).or_insert_with(|| hashes(args)).clone(),
+        };
+        if is_done(study, *cell, |earlier| *earlier == begun) {
             output::note(&format!("{title}: there already"));
             continue;
         }
         output::note(&title);
-        match measure_cell(study, *cell, args, &arguments) {
+        match measure_cell(study, *cell, args, &begun) {
             Ok(()) => {}
             Err(error) if interrupt::stopped() => {
                 return Err(error.context("the study was interrupted; the same command goes on"));
@@ -104,26 +108,44 @@ fn measure_all(study: &Study, cells: &[(Cell, Box<Measure>)]) -> Result<Vec<Stri
 /// What stands in a cell's folder about the command that measured it.
 const CELL: &str = "cell.json";
 
-/// Whether a cell was measured to the end by the same command.
-fn is_done(study: &Study, cell: Cell, arguments: &[String]) -> bool {
-    let read = || -> Option<bool> {
+/// What a cell is measured with.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+struct Begun {
+    /// The arguments of `fathom measure`.
+    arguments: Vec<String>,
+    /// SHA-256 of the prompts, the pairs and the baseline, so that an edited file is seen;
+    /// nothing for what could not be read, which measuring says better.
+    data: Vec<Option<String>>,
+}
+
+/// SHA-256 of all that a cell reads beside the model.
+fn hashes(args: &Measure) -> Vec<Option<String>> {
+    let prompts = prompts::load(&args.prompts).ok();
+    let options = prompts::options(&args.prompts, None);
+    let pairs = args.probes.0.iter().any(|p| p.needs_pairs()).then_some(&args.qa);
+    let others = [pairs, args.causal.baseline_data.as_ref()];
+    let others = others.map(|spec| prompts::with_hub(spec?, &options, None).ok());
+    [prompts].into_iter().chain(others).map(|set| Some(set?.sha256)).collect()
+}
+
+/// Whether a cell was measured to the end with what `fits`.
+fn is_done(study: &Study, cell: Cell, fits: impl Fn(&Begun) -> bool) -> bool {
+    let complete = || -> Option<bool> {
         let folder = Folder::open(study.folder(cell)).ok()?;
-        let run = folder.run().ok()??;
-        Some(begun(study, cell)? == arguments && run["status"] == "complete")
+        Some(folder.run().ok()??["status"] == "complete")
     };
-    read().unwrap_or(false)
+    begun(study, cell).is_some_and(|begun| fits(&begun)) && complete().unwrap_or(false)
 }
 
-/// The arguments with which a cell was begun.
-fn begun(study: &Study, cell: Cell) -> Option<Vec<String>> {
+/// What a cell was begun with.
+fn begun(study: &Study, cell: Cell) -> Option<Begun> {
     let text = std::fs::read_to_string(study.folder(cell).join(CELL)).ok()?;
-    let json: Value = serde_json::from_str(&text).ok()?;
-    serde_json::from_value(json["arguments"].clone()).ok()
+    serde_json::from_str(&text).ok()
 }
 
-fn measure_cell(study: &Study, cell: Cell, args: &Measure, arguments: &[String]) -> Result<()> {
-    // Samples of another command would mix with these.
-    let resume = begun(study, cell).is_some_and(|earlier| earlier == arguments);
+fn measure_cell(study: &Study, cell: Cell, args: &Measure, now: &Begun) -> Result<()> {
+    // Samples of another command or other prompts would mix with these.
+    let resume = begun(study, cell).is_some_and(|earlier| earlier == *now);
     let folder = Folder::create(study.folder(cell))?;
     if !resume {
         // Results of another command must not be taken for those of this one, whatever
@@ -135,7 +157,7 @@ fn measure_cell(study: &Study, cell: Cell, args: &Measure, arguments: &[String])
             }
         }
     }
-    folder.write_json_atomic(CELL, &serde_json::json!({"arguments": arguments}))?;
+    folder.write_json_atomic(CELL, &serde_json::to_value(now)?)?;
     let args = Measure { resume, ..args.clone() };
     match measure::measure(&args)? {
         Some((_, _, Some(interrupted))) => bail!(interrupted),
@@ -147,7 +169,9 @@ fn measure_cell(study: &Study, cell: Cell, args: &Measure, arguments: &[String])
 fn put_together(study: &Study, settings: &Settings) -> Result<()> {
     let mut finished = BTreeMap::new();
     let working = progress::spinner("resampling prompts");
-    for cell in study.cells().filter(|cell| is_done(study, *cell, &study.arguments(*cell))) {
+    // Tables need no data, which may be out of reach by now.
+    let same = |cell: Cell| is_done(study, cell, |begun| begun.arguments == study.arguments(cell));
+    for cell in study.cells().filter(|cell| same(*cell)) {
         match read(study, cell, settings) {
             Ok(said) => {
                 finished.insert(cell, said);

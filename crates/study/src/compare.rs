@@ -74,7 +74,7 @@ pub struct Difference {
     pub difference: f64,
     /// Its 95 % bootstrap interval; absent where no resample has one.
     pub interval: Option<[f64; 2]>,
-    /// Whether the interval excludes 0.
+    /// Whether the interval excludes 0 and stands on nearly all resamples ([`MOST_NONE`]).
     pub excludes_zero: bool,
     /// The share of the resamples that have no difference.
     pub none_share: f64,
@@ -239,12 +239,17 @@ impl Difference {
     fn of(difference: f64, resampled: impl Iterator<Item = Option<f64>>) -> Self {
         match Interval::of(resampled) {
             Ok(Interval { lo, hi, none_share, .. }) => {
-                Self { difference, interval: Some([lo, hi]), excludes_zero: lo > 0.0 || hi < 0.0, none_share }
+                let excludes_zero = (lo > 0.0 || hi < 0.0) && none_share <= MOST_NONE;
+                Self { difference, interval: Some([lo, hi]), excludes_zero, none_share }
             }
             Err(_) => Self { difference, interval: None, excludes_zero: false, none_share: 1.0 },
         }
     }
 }
+
+/// Where a rule finds nothing in more of the resamples than this, the interval of the others says
+/// nothing about a difference: 95 % of all resamples cannot lie in it.
+pub const MOST_NONE: f64 = 0.05;
 
 /// The relative depth of point i of n.
 fn place(i: usize, n: usize) -> f64 {
@@ -288,8 +293,12 @@ impl Comparison {
         if !self.curves.is_empty() {
             out += &format!("\n{}\n{}", self.curve_table(), LAYER_BY_LAYER);
         }
-        let caution = format::caution([self.a.prompts, self.b.prompts]);
-        if caution.is_empty() { out } else { format!("{out}\n{caution}\n") }
+        let cautions = [
+            format::caution([self.a.prompts, self.b.prompts]),
+            format::largest(self.rules.iter().map(|row| row.rule)),
+        ];
+        cautions.iter().filter(|c| !c.is_empty()).for_each(|caution| out += &format!("\n{caution}\n"));
+        out
     }
 
     fn rule_table(&self) -> String {
@@ -343,7 +352,8 @@ The intervals hold layer by layer: of layers that do not differ, about one in tw
 fn difference_cells(difference: Option<&Difference>, show: fn(f64) -> String) -> [String; 2] {
     let Some(difference) = difference else { return ["-".to_owned(), "-".to_owned()] };
     let star = if difference.excludes_zero { " *" } else { "" };
-    [show(difference.difference), format!("{}{star}", format::interval(difference.interval, show))]
+    let none = format::none(difference.none_share);
+    [show(difference.difference), format!("{}{star}{none}", format::interval(difference.interval, show))]
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Numbers and names as tables show them.
 
+use fathom_depth::Rule;
+
 /// Text from files, safe to print: control characters and those that turn the writing direction
 /// would reach the terminal otherwise.
 pub(crate) fn clean(text: &str) -> String {
@@ -58,6 +60,30 @@ pub(crate) fn caution(prompts: impl IntoIterator<Item = usize>) -> String {
             )
         }
         _ => String::new(),
+    }
+}
+
+/// What must be said of rules that read the largest effect of any prompt, or nothing.
+pub(crate) fn largest(rules: impl IntoIterator<Item = Rule>) -> String {
+    let read = |rule: &Rule| {
+        matches!(rule, Rule::SkipLayer | Rule::SkipOutput | Rule::InfluenceNumber | Rule::Influence90)
+    };
+    let names: Vec<&str> = rules.into_iter().filter(read).map(Rule::name).collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    format!(
+        "{} read the largest effect of any prompt, and no resample has a larger one than was measured: \
+         their intervals lean to one side, and grow with the number of prompts until that effect is found.",
+        names.join(", ")
+    )
+}
+
+/// In how many resamples a rule finds nothing, for behind an interval; often empty.
+pub(crate) fn none(share: f64) -> String {
+    match share > 0.0 {
+        true => format!(" ({:.0} % none)", (100.0 * share).max(1.0)),
+        false => String::new(),
     }
 }
 

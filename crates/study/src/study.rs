@@ -202,7 +202,9 @@ const WORDS: [&str; 5] = ["very easy", "easy", "medium", "hard", "very hard"];
 /// The types in which weights can be kept.
 const DTYPES: [&str; 2] = ["f32", "bf16"];
 /// Options of `fathom measure` that a study may set under `options`, beside those with fields of their own.
-pub const OPTIONS: [&str; 9] = [
+pub const OPTIONS: [&str; 11] = [
+    "split",
+    "max-tokens",
     "skip-modes",
     "skip-parts",
     "positions",

@@ -1,6 +1,6 @@
 //! What a study's finished cells say: tables of effective depth, and answers to the study's questions.
 
-use crate::compare::{Both, Difference, Pairing, Run};
+use crate::compare::{Both, Difference, MOST_NONE, Pairing, Run};
 use crate::curves::{PromptCurves, Settings, rows_of};
 use crate::study::{Cell, Data, Pair, Question, Study, grouped};
 use crate::{Error, format};
@@ -352,6 +352,13 @@ impl<'a> Cells<'a> {
         };
         let (verdict, follows) = match change.interval {
             None => (Verdict::NoValue, "no interval".to_owned()),
+            Some(_) if change.none_share > MOST_NONE => {
+                let share = 100.0 * change.none_share;
+                (
+                    Verdict::NoValue,
+                    format!("not known, the rule finds nothing in {share:.0} % of the resamples"),
+                )
+            }
             Some([lo, _]) if lo > 0.0 => (Verdict::More, uses(two, "more")),
             Some([_, hi]) if hi < 0.0 => (Verdict::Less, uses(two, "less")),
             Some(_) => (Verdict::NoEvidence, "no evidence of change".to_owned()),
@@ -396,13 +403,18 @@ fn summary(question: Question, comparisons: &[Compared]) -> String {
     let answer = match (more, less) {
         (0, 0) if unchanged == 0 => "Not known",
         (0, 0) => "No evidence",
-        (_, 0) if unchanged == 0 => "More",
-        (0, _) if unchanged == 0 => "Less",
+        (_, 0) if more == comparisons.len() => "More",
+        (0, _) if less == comparisons.len() => "Less",
         (_, 0) => "More in some comparisons",
         (0, _) => "Less in some comparisons",
         _ => "More in some comparisons and less in others",
     };
-    format!("{answer}: of {} comparisons, {}.", comparisons.len(), said.join(", "))
+    let mut text = format!("{answer}: of {} comparisons, {}.", comparisons.len(), said.join(", "));
+    let apart = comparisons.iter().filter(|one| one.pairing == Some(Pairing::Unpaired)).count();
+    if apart > 0 && question != Question::Difficulty {
+        text += &format!(" In {apart} the prompts differ, and each side was resampled on its own.");
+    }
+    text
 }
 
 /// A row's cells: names, size of the measurement, then one cell a rule.
@@ -444,13 +456,14 @@ impl Tables {
         let Settings { resamples, seed, .. } = self.settings;
         let prompts =
             self.rows.iter().filter_map(|row| row.measured.as_ref()).map(|measured| measured.prompts);
-        let caution = format::caution(prompts);
+        let (few, largest) = (format::caution(prompts), format::largest(self.rules.iter().copied()));
         format!(
             "Effective depth (share of the layers) with its 95 % bootstrap interval over prompts \
-             ({resamples} resamples, seed {seed}). {caution}"
+             ({resamples} resamples, seed {seed}). {few} {largest}"
         )
-        .trim_end()
-        .to_owned()
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
     }
 
     /// The whole as Markdown.

@@ -117,6 +117,10 @@ fn resume_with_other_settings_is_refused() {
     check_refused(&place, &mut measure(&model, &other, &out), "other prompts");
     check_refused(&place, measure(&model, place.data(), &out).args(["--dtype", "bf16"]), "another dtype");
     check_refused(&place, &mut measure(&fixture("mistral"), place.data(), &out), "other model files");
+    // Fewer prompts than there are samples of would make the folder disagree with itself.
+    for (option, value) in [("--limit", "1"), ("--max-tokens", "20")] {
+        check_refused(&place, measure(&model, place.data(), &out).args([option, value]), "other prompts");
+    }
 }
 
 #[test]

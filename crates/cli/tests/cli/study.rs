@@ -224,3 +224,23 @@ fn results_of_another_command_never_stand_in_a_table() {
     assert_eq!(done.code, Some(0), "{}", done.stderr);
     assert!(done.stderr.contains("m0 on easy is left out"), "{}", done.stderr);
 }
+
+/// Results of prompts that are no longer those of the file are out of date.
+#[test]
+fn a_cell_whose_data_changed_is_measured_anew() {
+    let place = Place::new();
+    let file = write(&place, "study.toml", &toml(&place, &[&fixture("llama2")]));
+    assert_eq!(finish(fathom().arg("study").arg(&file)).code, Some(0));
+    write(&place, "prompts.jsonl", &PROMPTS.replace("king", "queen"));
+    let again = finish(fathom().arg("study").arg(&file));
+    assert_eq!(again.stderr.matches(": there already").count(), 1, "{}", again.stderr);
+    let samples = fs::read_to_string(place.at("study/m0/easy/samples.jsonl")).unwrap();
+    let second: Value = serde_json::from_str(samples.lines().nth(1).unwrap()).unwrap();
+    let pieces: Vec<&str> = second["pieces"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert!(pieces.concat().contains("queen") && samples.lines().count() == 3);
+    // Tables alone need no data.
+    fs::remove_file(place.at("prompts.jsonl")).unwrap();
+    write(&place, "prompts.jsonl", PROMPTS);
+    let tables = finish(fathom().arg("study").arg(&file).arg("--tables-only"));
+    assert_eq!(tables.stdout, again.stdout);
+}
