@@ -3,7 +3,8 @@
 use crate::cpu::multiversion;
 use crate::elementwise::{exp, softcap_row};
 use crate::linear::Shared;
-use crate::panel::{self, Tile, WIDTH};
+use crate::panel::WIDTH;
+use crate::tile::{Ahead, Tile, row_tiles};
 use crate::{Isa, product};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -148,7 +149,7 @@ impl Job<'_> {
         self.pack(dim, low..high, scratch);
         let group = shape.heads / shape.kv_heads;
         for head in self.kv_head * group..(self.kv_head + 1) * group {
-            for tile in panel::row_tiles(isa, self.rows.len()) {
+            for tile in row_tiles(isa, self.rows.len()) {
                 let row = self.run.rows.start + self.rows.start + tile.start;
                 let position = first + tile.start;
                 let seen = position + tile.len() - low;
@@ -160,17 +161,17 @@ impl Job<'_> {
                         x: queries,
                         x_stride: q_stride,
                         panel: &scratch.keys[p * dim * WIDTH..(p + 1) * dim * WIDTH],
-                        panel_stride: WIDTH,
-                        k: dim,
+                        steps: dim,
                         y: scratch.scores.as_mut_ptr().wrapping_add(p * WIDTH),
                         y_stride: padded,
                         rows: tile.len(),
                         cols: WIDTH,
                         bias: None,
                         accumulate: false,
+                        ahead: Ahead::nothing(&scratch.keys),
                     };
                     // SAFETY: the scores hold tile.len() rows of `padded` columns.
-                    unsafe { product.run(isa) };
+                    unsafe { product.run_chains(isa) };
                 }
                 for (i, scores) in scratch.scores.chunks_exact_mut(padded).enumerate() {
                     let last = position + i + 1 - low;
@@ -193,17 +194,17 @@ impl Job<'_> {
                         x: &scratch.scores,
                         x_stride: padded,
                         panel: &scratch.values[p * positions * WIDTH..(p + 1) * positions * WIDTH],
-                        panel_stride: WIDTH,
-                        k: seen,
+                        steps: seen,
                         y: out.at(row * shape.heads * dim + head * dim + p * WIDTH),
                         y_stride: shape.heads * dim,
                         rows: tile.len(),
                         cols: (dim - p * WIDTH).min(WIDTH),
                         bias: None,
                         accumulate: false,
+                        ahead: Ahead::nothing(&scratch.values),
                     };
                     // SAFETY: the caller gives the rows of out, in the columns of this head.
-                    unsafe { product.run(isa) };
+                    unsafe { product.run_chains(isa) };
                 }
             }
         }

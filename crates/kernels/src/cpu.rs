@@ -11,11 +11,13 @@ pub enum Isa {
     Avx2,
     /// AVX-512 (F, BW, DQ, VL): 16 floats a register.
     Avx512,
+    /// AVX-512 with BF16: pairs of 16-bit floats are multiplied and added up in one instruction.
+    Avx512Bf16,
 }
 
 impl Isa {
     /// The best instruction set of this processor. `FATHOM_ISA` set to
-    /// `portable` or `avx2` lowers it, for checking one path against another.
+    /// `portable`, `avx2` or `avx512` lowers it, for checking one path against another.
     pub fn get() -> Self {
         static ISA: OnceLock<Isa> = OnceLock::new();
         *ISA.get_or_init(|| {
@@ -23,6 +25,7 @@ impl Isa {
             match std::env::var("FATHOM_ISA").as_deref() {
                 Ok("portable") => Self::Portable,
                 Ok("avx2") => best.min(Self::Avx2),
+                Ok("avx512") => best.min(Self::Avx512),
                 _ => best,
             }
         })
@@ -31,7 +34,8 @@ impl Isa {
     /// Every instruction set that this processor can run, for tests and benchmarks.
     pub fn available() -> Vec<Self> {
         let best = Self::detect();
-        [Self::Portable, Self::Avx2, Self::Avx512].into_iter().filter(|isa| *isa <= best).collect()
+        let all = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+        all.into_iter().filter(|isa| *isa <= best).collect()
     }
 
     fn detect() -> Self {
@@ -43,7 +47,8 @@ impl Isa {
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl");
             if avx2 && avx512 {
-                return Self::Avx512;
+                let bf16 = is_x86_feature_detected!("avx512bf16");
+                return if bf16 { Self::Avx512Bf16 } else { Self::Avx512 };
             }
             if avx2 {
                 return Self::Avx2;
@@ -58,6 +63,7 @@ impl Isa {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512_bf16",
         }
     }
 }
@@ -78,7 +84,7 @@ macro_rules! multiversion {
                 fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
                 match $crate::Isa::get() {
                     // SAFETY: `Isa::get` returns only what the processor was found to have.
-                    $crate::Isa::Avx512 => return unsafe { avx512($($arg),*) },
+                    $crate::Isa::Avx512 | $crate::Isa::Avx512Bf16 => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
                     $crate::Isa::Avx2 => return unsafe { avx2($($arg),*) },
                     $crate::Isa::Portable => {}

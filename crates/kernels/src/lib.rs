@@ -1,7 +1,7 @@
 //! CPU kernels for transformer layers. They know nothing of models.
 //!
 //! Everything works on row-major `f32` slices. Weights are packed once into
-//! [`panel`]s and multiplied by [`Linear`]; [`attention`] uses the same inner
+//! panels and multiplied by [`Linear`]; [`attention`] uses the same inner
 //! kernel on panels that it packs from keys. The instruction set is chosen at
 //! run time ([`Isa`]), threads are rayon's current pool.
 //!
@@ -20,8 +20,12 @@ pub mod distribution;
 pub mod elementwise;
 mod linear;
 pub mod mapped;
+mod memory;
 pub mod norm;
-pub mod panel;
+mod panel;
+pub mod peak;
+mod tile;
+mod transpose;
 
 pub use cpu::Isa;
 pub use linear::{Dtype, Linear};

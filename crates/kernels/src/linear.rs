@@ -1,9 +1,13 @@
 //! Linear layers over weights that are packed once.
 
-use crate::panel::{self, Element, Tile, WIDTH};
+use crate::cpu::multiversion;
+use crate::memory::Memory;
+use crate::panel::{self, BACKWARD_STEPS, Element, Turned, WIDTH};
+use crate::tile::{Ahead, Multiply, Tile, fetch, row_tiles};
 use crate::{Isa, product};
 use half::bf16;
 use rayon::prelude::*;
+use std::cell::Cell;
 use std::ops::Range;
 
 /// How packed weights are kept.
@@ -11,7 +15,8 @@ use std::ops::Range;
 pub enum Dtype {
     /// 32-bit floats.
     F32,
-    /// bfloat16: half the memory; products and sums are still made in `f32`.
+    /// bfloat16: half the memory. Inputs are rounded to bfloat16 as well, their products
+    /// are added up in `f32`.
     Bf16,
 }
 
@@ -25,22 +30,18 @@ impl Dtype {
     }
 }
 
-enum Panels {
-    F32(Vec<f32>),
-    Bf16(Vec<bf16>),
-}
-
 /// `y = x W^T + b` with `W [n, k]` packed into panels.
 pub struct Linear {
     n: usize,
     k: usize,
-    panels: Panels,
+    dtype: Dtype,
+    panels: Memory,
     bias: Option<Vec<f32>>,
 }
 
 impl Linear {
     /// Packs `n` rows of `k` weights. `fill(rows, block)` writes the weights of the
-    /// given rows (at most [`WIDTH`] of them) row-major into `block`; it is
+    /// given rows (at most 32 of them) row-major into `block`; it is
     /// called from many threads, so that reading and dequantising run in parallel
     /// and no second copy of the whole matrix ever exists.
     ///
@@ -60,10 +61,10 @@ impl Linear {
         assert!(n > 0 && k > 0, "a linear layer must have inputs and outputs");
         assert!(bias.as_ref().is_none_or(|b| b.len() == n), "the bias must have one element a row");
         let panels = match dtype {
-            Dtype::F32 => Panels::F32(pack_panels(n, k, fill)?),
-            Dtype::Bf16 => Panels::Bf16(pack_panels(n, k, fill)?),
+            Dtype::F32 => pack_panels::<f32, _>(n, k, fill)?,
+            Dtype::Bf16 => pack_panels::<bf16, _>(n, k, fill)?,
         };
-        Ok(Self { n, k, panels, bias })
+        Ok(Self { n, k, dtype, panels, bias })
     }
 
     /// Outputs a row, `n`.
@@ -83,10 +84,7 @@ impl Linear {
 
     /// Bytes of the packed weights.
     pub fn bytes(&self) -> usize {
-        match &self.panels {
-            Panels::F32(p) => std::mem::size_of_val(&p[..]),
-            Panels::Bf16(p) => std::mem::size_of_val(&p[..]),
-        }
+        size_of_val(&self.panels[..])
     }
 
     /// Multiplies: `y = x W^T + b`.
@@ -109,43 +107,79 @@ impl Linear {
         assert_eq!(x.len() % self.k, 0, "x must hold whole rows of {}", self.k);
         let m = x.len() / self.k;
         assert_eq!(y.len(), product(m, self.n), "y must be [{m}, {}]", self.n);
-        match &self.panels {
-            Panels::F32(p) => self.multiply(isa, p, x, m, y),
-            Panels::Bf16(p) => self.multiply(isa, p, x, m, y),
+        match self.dtype {
+            Dtype::F32 => self.multiply(isa, x, self.k, m, y),
+            Dtype::Bf16 => rounded(x, self.k, |x, stride| self.multiply(isa, x, stride, m, y)),
         }
     }
 
-    fn multiply<E: Element>(&self, isa: Isa, panels: &[E], x: &[f32], m: usize, y: &mut [f32]) {
-        let (n, k) = (self.n, self.k);
+    /// Rows go by in groups, so that their part of a chain stays in the second-level cache
+    /// while the panels of a job pass.
+    fn multiply<E: Multiply>(&self, isa: Isa, x: &[E], x_stride: usize, m: usize, y: &mut [f32]) {
         let out = Shared(y.as_mut_ptr());
-        let one_panel = |p: usize| {
-            let cols = (n - p * WIDTH).min(WIDTH);
-            for rows in panel::row_tiles(isa, m) {
-                let tile = Tile {
-                    x: &x[rows.start * k..rows.end * k],
-                    x_stride: k,
-                    panel: &panels[p * k * WIDTH..(p + 1) * k * WIDTH],
-                    panel_stride: WIDTH,
-                    k,
-                    y: out.at(rows.start * n + p * WIDTH),
-                    y_stride: n,
-                    rows: rows.len(),
-                    cols,
-                    bias: self.bias.as_deref().map(|b| &b[p * WIDTH..p * WIDTH + cols]),
-                    accumulate: false,
-                };
-                // SAFETY: y holds m rows of n elements; this job alone writes columns
-                // p * WIDTH .. p * WIDTH + cols.
-                unsafe { tile.run(isa) };
-            }
+        let panels = self.n.div_ceil(WIDTH);
+        let groups = m.div_ceil(ROWS_A_GROUP);
+        let shares = shares(panels, m * self.k);
+        let one_job = |job: usize| {
+            let (share, group) = (job / groups, job % groups);
+            let job = Job {
+                panels: share * panels / shares..(share + 1) * panels / shares,
+                rows: group * m / groups..(group + 1) * m / groups,
+            };
+            // SAFETY: y holds m rows of n elements; this job alone writes these rows in the
+            // columns of its panels.
+            unsafe { self.one_job(isa, x, x_stride, &job, out) };
         };
-        let count = n.div_ceil(WIDTH);
-        // A job below some hundred thousand products costs more to hand out than to do.
-        let panels_a_job = (300_000 / (m * k * WIDTH).max(1)).max(1);
-        if count <= panels_a_job {
-            (0..count).for_each(one_panel);
-        } else {
-            (0..count).into_par_iter().with_min_len(panels_a_job).for_each(one_panel);
+        match shares * groups {
+            0 => {}
+            1 => one_job(0),
+            jobs => (0..jobs).into_par_iter().with_max_len(1).for_each(one_job),
+        }
+    }
+
+    /// # Safety
+    /// `out` must hold the job's rows of `n` elements, in whose columns of the job's panels
+    /// nobody else writes; `isa` must be available.
+    unsafe fn one_job<E: Multiply>(&self, isa: Isa, x: &[E], x_stride: usize, job: &Job, out: Shared) {
+        let chains: Vec<Range<usize>> = panel::chains(panel::steps::<E>(self.k)).collect();
+        // Few rows stay in the cache as a whole, so that panels can be read from end to end,
+        // as memory likes it; of many rows only the part that one chain reads stays there.
+        let few = job.rows.len() * self.k <= ELEMENTS_IN_CACHE;
+        let inner = if few { chains.len() } else { job.panels.len() };
+        let part = |i: usize| {
+            let (panel, chain) = if few { (i / inner, i % inner) } else { (i % inner, i / inner) };
+            (job.panels.start + panel, &chains[chain])
+        };
+        let parts = job.panels.len() * chains.len();
+        let size = panel::size::<E>(self.k);
+        let begin = |(p, chain): (usize, &Range<usize>)| {
+            self.panels.as_ptr().wrapping_add(p * size + chain.start * WIDTH).cast::<u8>()
+        };
+        for i in 0..parts {
+            let (p, chain) = part(i);
+            // While the rows pass, what comes next is fetched, a part with each tile.
+            let next = if i + 1 < parts { begin(part(i + 1)) } else { begin((job.panels.end, &(0..0))) };
+            let columns = p * WIDTH..((p + 1) * WIDTH).min(self.n);
+            let tiles = row_tiles(isa, job.rows.len());
+            let bytes_a_step = WIDTH * size_of::<u32>() / tiles.len().max(1);
+            for (i, rows) in tiles.enumerate() {
+                let row = job.rows.start + rows.start;
+                let tile = Tile {
+                    x: &x[row * x_stride..],
+                    x_stride,
+                    panel: E::view(&self.panels[p * size..(p + 1) * size]),
+                    steps: panel::steps::<E>(self.k),
+                    y: out.at(row * self.n + columns.start),
+                    y_stride: self.n,
+                    rows: rows.len(),
+                    cols: columns.len(),
+                    bias: self.bias.as_deref().map(|b| &b[columns.clone()]),
+                    accumulate: false,
+                    ahead: Ahead { from: next.wrapping_add(i * bytes_a_step * chain.len()), bytes_a_step },
+                };
+                // SAFETY: the tile lies in the rows and columns of this job.
+                unsafe { tile.chain(chain.clone()).run(isa) };
+            }
         }
     }
 
@@ -169,49 +203,84 @@ impl Linear {
         assert_eq!(dy.len() % self.n, 0, "dy must hold whole rows of {}", self.n);
         let m = dy.len() / self.n;
         assert_eq!(dx.len(), product(m, self.k), "dx must be [{m}, {}]", self.k);
-        match &self.panels {
-            Panels::F32(p) => self.multiply_back(isa, p, dy, m, dx),
-            Panels::Bf16(p) => self.multiply_back(isa, p, dy, m, dx),
+        match self.dtype {
+            Dtype::F32 => self.multiply_back(isa, dy, self.n, m, dx),
+            Dtype::Bf16 => rounded(dy, self.n, |dy, stride| self.multiply_back(isa, dy, stride, m, dx)),
         }
     }
 
-    fn multiply_back<E: Element>(&self, isa: Isa, panels: &[E], dy: &[f32], m: usize, dx: &mut [f32]) {
-        let (n, k) = (self.n, self.k);
-        if m == 0 {
-            return;
-        }
-        dx.fill(0.0);
+    fn multiply_back<E: Multiply>(&self, isa: Isa, dy: &[E], dy_stride: usize, m: usize, dx: &mut [f32]) {
         let out = Shared(dx.as_mut_ptr());
+        let blocks = self.k.div_ceil(WIDTH);
         let groups = m.div_ceil(ROWS_A_BACKWARD_JOB);
-        let one_job = |scratch: &mut Vec<f32>, job: usize| {
-            let (block, group) = (job / groups, job % groups);
-            let cols = (k - block * WIDTH).min(WIDTH);
-            let (first, last) = (group * m / groups, (group + 1) * m / groups);
-            for start in (0..n).step_by(BACKWARD_DEPTH) {
-                let depth = (n - start).min(BACKWARD_DEPTH);
-                transpose(panels, k, block * WIDTH..block * WIDTH + cols, start..start + depth, scratch);
-                for rows in panel::row_tiles(isa, last - first) {
-                    let row = first + rows.start;
+        let shares = shares(blocks, m * self.n);
+        let one_job = |turned: &mut Vec<Turned>, job: usize| {
+            let (share, group) = (job / groups, job % groups);
+            let job = Job {
+                panels: share * blocks / shares..(share + 1) * blocks / shares,
+                rows: group * m / groups..(group + 1) * m / groups,
+            };
+            turned.resize_with(job.panels.len(), Turned::default);
+            // SAFETY: dx holds m rows of k elements; this job alone writes these rows in the
+            // columns of its blocks.
+            unsafe { self.one_job_back(isa, dy, dy_stride, &job, turned, out) };
+        };
+        (0..shares * groups).into_par_iter().with_max_len(1).for_each_init(Vec::new, one_job);
+    }
+
+    /// Panels of a job are blocks of [`WIDTH`] inputs here. They are made anew from the weights,
+    /// some outputs at a time, and serve all rows of the job.
+    ///
+    /// # Safety
+    /// `out` must hold the job's rows of `k` elements, in whose columns of the job's blocks
+    /// nobody else writes; `isa` must be available.
+    unsafe fn one_job_back<E: Multiply>(
+        &self,
+        isa: Isa,
+        dy: &[E],
+        dy_stride: usize,
+        job: &Job,
+        turned: &mut [Turned],
+        out: Shared,
+    ) {
+        let (n, k) = (self.n, self.k);
+        let columns = |block: usize| block * WIDTH..((block + 1) * WIDTH).min(k);
+        let outputs = |start: usize| start..(start + BACKWARD_STEPS * E::GROUP).min(n);
+        for start in (0..n).step_by(BACKWARD_STEPS * E::GROUP) {
+            for (block, turned) in job.panels.clone().zip(&mut *turned) {
+                panel::turn::<E>(isa, &self.panels, k, columns(block), outputs(start), turned);
+            }
+            // While the rows pass, what is turned over next is fetched, a part with each tile.
+            let next = outputs(outputs(start).end);
+            let all = columns(job.panels.start).start..columns(job.panels.end - 1).end;
+            let pieces = next.len().div_ceil(WIDTH);
+            let tiles = row_tiles(isa, job.rows.len());
+            let count = tiles.len();
+            for (i, rows) in tiles.enumerate() {
+                for group in i * pieces / count..(i + 1) * pieces / count {
+                    fetch(panel::columns::<E>(&self.panels, k, next.start / WIDTH + group, all.clone()));
+                }
+                let row = job.rows.start + rows.start;
+                for (block, turned) in job.panels.clone().zip(&*turned) {
+                    let columns = columns(block);
                     let tile = Tile {
-                        x: &dy[row * n + start..(first + rows.end - 1) * n + start + depth],
-                        x_stride: n,
-                        panel: &scratch[..],
-                        panel_stride: WIDTH,
-                        k: depth,
-                        y: out.at(row * k + block * WIDTH),
+                        x: &dy[row * dy_stride + start..],
+                        x_stride: dy_stride,
+                        panel: E::view(&turned.panel),
+                        steps: panel::steps::<E>(outputs(start).len()),
+                        y: out.at(row * k + columns.start),
                         y_stride: k,
                         rows: rows.len(),
-                        cols,
+                        cols: columns.len(),
                         bias: None,
-                        accumulate: true,
+                        accumulate: start > 0,
+                        ahead: Ahead::nothing(&turned.panel),
                     };
-                    // SAFETY: dx holds m rows of k elements, all initialised; this job alone
-                    // touches columns block * WIDTH .. + cols of rows first..last.
+                    // SAFETY: the tile lies in the rows and columns of this job.
                     unsafe { tile.run(isa) };
                 }
             }
-        };
-        (0..k.div_ceil(WIDTH) * groups).into_par_iter().for_each_init(Vec::new, one_job);
+        }
     }
 
     /// Reads one row of the weights back: an embedding look-up when the embedding
@@ -224,49 +293,45 @@ impl Linear {
     /// When `row >= n` or `out` is not `k` long.
     pub fn row(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.n && out.len() == self.k);
-        let start = row / WIDTH * self.k * WIDTH + row % WIDTH;
-        match &self.panels {
-            Panels::F32(p) => copy_row(&p[start..], out),
-            Panels::Bf16(p) => copy_row(&p[start..], out),
+        match self.dtype {
+            Dtype::F32 => copy_row::<f32>(&self.panels, row, out),
+            Dtype::Bf16 => copy_row::<bf16>(&self.panels, row, out),
         }
     }
 }
 
-/// Rows of weights that are turned over at once on the way back: few enough to
-/// stay in the second-level cache.
-const BACKWARD_DEPTH: usize = 512;
+/// Some rows times some panels.
+struct Job {
+    panels: Range<usize>,
+    rows: Range<usize>,
+}
 
-/// Rows of a gradient that share one turning over of the weights.
+/// Rows whose part of a chain, 1280 bytes each, fits into the second-level cache beside
+/// panels and results.
+const ROWS_A_GROUP: usize = 256;
+
+/// Inputs that fit into the second-level cache beside panels and results.
+const ELEMENTS_IN_CACHE: usize = 80_000;
+
+/// Panels of a job, at most: more would crowd the rows out of the cache, and leave threads
+/// without work at the end.
+const PANELS_A_JOB: usize = 4;
+
+/// In how many jobs panels are shared: enough for all threads, but none too small.
+fn shares(panels: usize, work_a_column: usize) -> usize {
+    // A job below some hundred thousand products costs more to hand out than to do.
+    let least = 300_000usize.div_ceil((work_a_column * WIDTH).max(1));
+    let most = panels.div_ceil(least);
+    panels.div_ceil(PANELS_A_JOB).next_multiple_of(rayon::current_num_threads()).min(most)
+}
+
+/// Rows that share one turning over of the weights on the way back.
 const ROWS_A_BACKWARD_JOB: usize = 1024;
 
-/// Writes columns `columns` of rows `rows` of the packed matrix as one panel over the
-/// rows: `panel[r * WIDTH + c] = W[rows.start + r][columns.start + c]`.
-/// `rows` starts at a multiple of [`WIDTH`], and at most `WIDTH` columns are taken.
-fn transpose<E: Element>(
-    panels: &[E],
-    k: usize,
-    columns: Range<usize>,
-    rows: Range<usize>,
-    panel: &mut Vec<f32>,
-) {
-    panel.resize(rows.len().div_ceil(WIDTH) * WIDTH * WIDTH, 0.0);
-    for (i, block) in panel.chunks_exact_mut(WIDTH * WIDTH).enumerate() {
-        let start = ((rows.start / WIDTH + i) * k + columns.start) * WIDTH;
-        let (from, _) = panels[start..start + columns.len() * WIDTH].as_chunks::<WIDTH>();
-        let (to, _) = block.as_chunks_mut::<WIDTH>();
-        // Columns that do not exist keep what an earlier block left there; the
-        // kernel's sums over them are never written.
-        for (r, to) in to.iter_mut().enumerate() {
-            for (to, from) in to.iter_mut().zip(from) {
-                *to = from[r].to_f32();
-            }
-        }
-    }
-}
-
-fn copy_row<E: Element>(panel: &[E], out: &mut [f32]) {
-    for (to, from) in out.iter_mut().zip(panel.iter().step_by(WIDTH)) {
-        *to = from.to_f32();
+fn copy_row<E: Element>(panels: &[u32], row: usize, out: &mut [f32]) {
+    let panel = &panels[row / WIDTH * panel::size::<E>(out.len())..];
+    for (kk, to) in out.iter_mut().enumerate() {
+        *to = panel::element::<E>(panel, row % WIDTH, kk).to_f32();
     }
 }
 
@@ -274,20 +339,57 @@ fn pack_panels<E: Element, Err: Send>(
     n: usize,
     k: usize,
     fill: impl Fn(Range<usize>, &mut [f32]) -> Result<(), Err> + Sync,
-) -> Result<Vec<E>, Err> {
-    let size = product(k, WIDTH);
-    let mut panels = vec![E::default(); product(n.div_ceil(WIDTH), size)];
+) -> Result<Memory, Err> {
+    let size = panel::size::<E>(k);
+    let mut panels = Memory::zeroed(product(n.div_ceil(WIDTH), size));
     panels.par_chunks_exact_mut(size).enumerate().try_for_each_init(
-        || vec![0.0f32; size],
-        |block, (p, panel)| {
+        || (vec![0.0f32; k * WIDTH], Vec::new()),
+        |(block, rounded), (p, panel)| {
             let rows = p * WIDTH..((p + 1) * WIDTH).min(n);
-            let count = rows.len();
-            fill(rows, &mut block[..count * k])?;
-            panel::pack(block, k, count, k, panel);
+            let block = &mut block[..rows.len() * k];
+            fill(rows, block)?;
+            panel::pack::<E>(block, k, rounded, panel);
             Ok(())
         },
     )?;
     Ok(panels)
+}
+
+thread_local! {
+    /// Inputs as bfloat16, kept from call to call.
+    static ROUNDED: Cell<Vec<bf16>> = const { Cell::new(Vec::new()) };
+}
+
+/// Hands on rows of `width` floats as bfloat16, of whole steps, and the elements from one to the
+/// next.
+fn rounded<T>(rows: &[f32], width: usize, then: impl FnOnce(&[bf16], usize) -> T) -> T {
+    let stride = width.next_multiple_of(bf16::GROUP);
+    // The room is taken and given back, because the thread may be lent to another call
+    // while this one waits for its jobs.
+    let mut room = ROUNDED.take();
+    room.resize(rows.len() / width * stride, bf16::ZERO);
+    let least = 16_384usize.div_ceil(width);
+    let pairs = room.par_chunks_exact_mut(stride).zip(rows.par_chunks_exact(width));
+    pairs.with_min_len(least).for_each(|(to, from)| {
+        to[width..].fill(bf16::ZERO);
+        round(from, to);
+    });
+    let result = then(&room, stride);
+    ROUNDED.set(room);
+    result
+}
+
+multiversion! {
+    /// The nearest bfloat16 of each float, ties to even.
+    fn round(from: &[f32], to: &mut [bf16]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            let bits = from.to_bits();
+            let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+            // What is not a number stays so; rounding could make it infinite.
+            let bits = if from.is_nan() { bits | 0x40_0000 } else { nearest };
+            *to = bf16::from_bits((bits >> 16) as u16);
+        }
+    }
 }
 
 /// A pointer that jobs share, each writing its own part.
@@ -353,10 +455,9 @@ mod tests {
         #[test]
         fn agrees_with_a_naive_product(m in 1usize..40, n in 1usize..100, k in 1usize..90, seed: u32, bias: bool, half: bool) {
             let dtype = if half { Dtype::Bf16 } else { Dtype::F32 };
-            let x = numbers(m * k, seed);
-            let mut w = numbers(n * k, seed ^ 7);
+            let (mut x, mut w) = (numbers(m * k, seed), numbers(n * k, seed ^ 7));
             if half {
-                for w in &mut w { *w = bf16::from_f32(*w).to_f32(); }
+                x.iter_mut().chain(&mut w).for_each(|v| *v = bf16::from_f32(*v).to_f32());
             }
             let bias = bias.then(|| numbers(n, seed ^ 9));
             let layer = linear(n, k, dtype, &w, bias.clone());
@@ -373,10 +474,9 @@ mod tests {
         #[test]
         fn backward_agrees_with_a_naive_product(m in 1usize..40, n in 1usize..1100, k in 1usize..70, seed: u32, half: bool) {
             let dtype = if half { Dtype::Bf16 } else { Dtype::F32 };
-            let dy = numbers(m * n, seed);
-            let mut w = numbers(n * k, seed ^ 7);
+            let (mut dy, mut w) = (numbers(m * n, seed), numbers(n * k, seed ^ 7));
             if half {
-                for w in &mut w { *w = bf16::from_f32(*w).to_f32(); }
+                dy.iter_mut().chain(&mut w).for_each(|v| *v = bf16::from_f32(*v).to_f32());
             }
             let layer = linear(n, k, dtype, &w, Some(numbers(n, seed ^ 9)));
             let turned: Vec<f32> = (0..n * k).map(|i| w[i % n * k + i / n]).collect();

@@ -1,336 +1,156 @@
-//! Panels, the packed form of a matrix, and the inner kernel that reads them.
+//! Panels, the packed form of a matrix.
 //!
-//! A matrix `W [n, k]` is cut into groups of [`WIDTH`] rows; a panel holds one
-//! group k-major, `panel[kk * WIDTH + j] = W[group * WIDTH + j][kk]`, padded
-//! with zeros. The inner kernel multiplies a few rows of `x [m, k]` with one
-//! panel and keeps all sums in registers: one fused multiply-add a product, always
-//! in the order of k. Rounding grows with the length of a chain of additions, so
-//! k is cut into chains of a few hundred products, whose sums are added up.
+//! A matrix `W [n, k]` is cut into groups of [`WIDTH`] rows; a panel holds one group in steps
+//! of k, and padded with zeros. In `f32` a step is one k,
+//! `panel[kk * WIDTH + j] = W[group * WIDTH + j][kk]`; in bfloat16 it is two, so that one
+//! instruction multiplies and adds up pairs, and `panel[(kk / 2 * WIDTH + j) * 2 + kk % 2]`
+//! is that element. Either way a step has `WIDTH` units of 32 bits.
 
+use crate::transpose::{interleave, transpose};
 use crate::{Isa, product};
 use half::bf16;
 use std::ops::Range;
 
 /// Columns of the result that one panel makes.
-pub const WIDTH: usize = 32;
+pub(crate) const WIDTH: usize = 32;
 
-/// The most products that are summed up in one chain.
+/// The most steps that are summed up in one chain. Rounding grows with the length of a chain
+/// of additions, so k is cut into chains, whose sums are added up; and the part of a panel that
+/// a chain reads, 40 KiB, stays in the caches while rows go by.
 const CHAIN: usize = 320;
 
-/// The chains of nearly equal length into which `k` products are cut.
-fn chains(k: usize) -> impl Iterator<Item = Range<usize>> {
-    let count = k.div_ceil(CHAIN);
-    (0..count).map(move |i| i * k / count..(i + 1) * k / count)
+/// The chains of nearly equal length into which so many steps are cut.
+pub(crate) fn chains(steps: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = steps.div_ceil(CHAIN);
+    (0..count).map(move |i| i * steps / count..(i + 1) * steps / count)
 }
 
-/// An element type of panels.
-pub trait Element: Copy + Default + Send + Sync + 'static {
+/// Steps of a panel that is made on the way back: a chain of whole groups of rows.
+pub(crate) const BACKWARD_STEPS: usize = CHAIN;
+
+/// An element type of panels: `f32` or [`bf16`], for which any bits are a value.
+pub(crate) trait Element: Copy + Default + Send + Sync + 'static {
+    /// Elements in a step.
+    const GROUP: usize;
     /// The element as `f32`.
     fn to_f32(self) -> f32;
     /// The nearest element (ties to even).
     fn from_f32(value: f32) -> Self;
-    /// Loads 16 elements, widened.
-    ///
-    /// # Safety
-    /// `at` must be readable for 16 elements and the processor must have AVX-512.
-    #[cfg(target_arch = "x86_64")]
-    unsafe fn load16(at: *const Self) -> std::arch::x86_64::__m512;
-    /// Loads 8 elements, widened.
-    ///
-    /// # Safety
-    /// `at` must be readable for 8 elements and the processor must have AVX2.
-    #[cfg(target_arch = "x86_64")]
-    unsafe fn load8(at: *const Self) -> std::arch::x86_64::__m256;
+    /// Units as elements.
+    fn view(units: &[u32]) -> &[Self];
+    /// As [`Self::view`].
+    fn view_mut(units: &mut [u32]) -> &mut [Self];
+}
+
+macro_rules! views {
+    () => {
+        fn view(units: &[u32]) -> &[Self] {
+            // SAFETY: any bits are a value of this type, which needs no stricter alignment and
+            // divides a unit, so that nothing is left over.
+            unsafe { units.align_to().1 }
+        }
+        fn view_mut(units: &mut [u32]) -> &mut [Self] {
+            // SAFETY: as above.
+            unsafe { units.align_to_mut().1 }
+        }
+    };
 }
 
 impl Element for f32 {
+    const GROUP: usize = 1;
     fn to_f32(self) -> f32 {
         self
     }
     fn from_f32(value: f32) -> Self {
         value
     }
-    #[cfg(target_arch = "x86_64")]
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn load16(at: *const Self) -> std::arch::x86_64::__m512 {
-        // SAFETY: the caller gives 16 readable elements.
-        unsafe { std::arch::x86_64::_mm512_loadu_ps(at) }
-    }
-    #[cfg(target_arch = "x86_64")]
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn load8(at: *const Self) -> std::arch::x86_64::__m256 {
-        // SAFETY: the caller gives 8 readable elements.
-        unsafe { std::arch::x86_64::_mm256_loadu_ps(at) }
-    }
+    views!();
 }
 
 impl Element for bf16 {
+    const GROUP: usize = 2;
     fn to_f32(self) -> f32 {
         bf16::to_f32(self)
     }
     fn from_f32(value: f32) -> Self {
         bf16::from_f32(value)
     }
-    #[cfg(target_arch = "x86_64")]
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn load16(at: *const Self) -> std::arch::x86_64::__m512 {
-        use std::arch::x86_64::*;
-        // SAFETY: the caller gives 16 readable elements of two bytes.
-        let raw = unsafe { _mm256_loadu_si256(at.cast()) };
-        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(raw)))
-    }
-    #[cfg(target_arch = "x86_64")]
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn load8(at: *const Self) -> std::arch::x86_64::__m256 {
-        use std::arch::x86_64::*;
-        // SAFETY: the caller gives 8 readable elements of two bytes.
-        let raw = unsafe { _mm_loadu_si128(at.cast()) };
-        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(raw)))
-    }
+    views!();
 }
 
-/// One call of the inner kernel: `y[r][c] = sum_kk x[r][kk] * panel[kk][c] + bias[c]`
-/// for `r < rows`, `c < cols <= WIDTH`, or `y[r][c] +=` that.
+/// Steps that k elements take.
+pub(crate) fn steps<E: Element>(k: usize) -> usize {
+    k.div_ceil(E::GROUP)
+}
+
+/// Units of a panel over k.
 ///
-/// Strides are in elements. `y` is a raw pointer because neighbouring tiles,
-/// which other threads fill, lie between its rows.
-pub(crate) struct Tile<'a, E> {
-    pub(crate) x: &'a [f32],
-    pub(crate) x_stride: usize,
-    pub(crate) panel: &'a [E],
-    /// Elements from one k to the next inside the panel: `WIDTH` when packed.
-    pub(crate) panel_stride: usize,
-    pub(crate) k: usize,
-    pub(crate) y: *mut f32,
-    pub(crate) y_stride: usize,
-    pub(crate) rows: usize,
-    pub(crate) cols: usize,
-    /// `cols` values, or nothing.
-    pub(crate) bias: Option<&'a [f32]>,
-    /// Add to what `y` holds.
-    pub(crate) accumulate: bool,
+/// # Panics
+/// When there cannot be so many.
+pub(crate) fn size<E: Element>(k: usize) -> usize {
+    product(steps::<E>(k), WIDTH)
 }
 
-/// Rows that the inner kernel takes at once, at most.
-pub(crate) fn max_rows(isa: Isa) -> usize {
-    match isa {
-        Isa::Avx512 => 14,
-        Isa::Avx2 => 6,
-        Isa::Portable => 4,
-    }
+/// Element `[j][kk]` of the group of rows in a panel.
+pub(crate) fn element<E: Element>(panel: &[u32], j: usize, kk: usize) -> E {
+    E::view(panel)[(kk / E::GROUP * WIDTH + j) * E::GROUP + kk % E::GROUP]
 }
 
-/// Cuts `m` rows into tiles of nearly equal height, none above the kernel's
-/// limit: 16 rows are two tiles of 8, not 14 and 2.
-pub(crate) fn row_tiles(isa: Isa, m: usize) -> impl Iterator<Item = Range<usize>> {
-    let tiles = m.div_ceil(max_rows(isa)).max(1);
-    (0..tiles).map(move |i| (i * m / tiles)..((i + 1) * m / tiles)).filter(|r| !r.is_empty())
+/// The part of a group's panel that holds some columns of a matrix packed over k.
+pub(crate) fn columns<E: Element>(panels: &[u32], k: usize, group: usize, columns: Range<usize>) -> &[u32] {
+    let panel = &panels[group * size::<E>(k)..][..size::<E>(k)];
+    &panel[columns.start / E::GROUP * WIDTH..columns.end.div_ceil(E::GROUP) * WIDTH]
 }
 
-macro_rules! by_rows {
-    ($rows:expr, $call:ident, $tile:expr, [$($n:literal),*]) => {
-        match $rows {
-            // SAFETY: the caller checked the instruction set and the bounds.
-            $($n => unsafe { $call::<E, $n>($tile) },)*
-            // No rows: nothing to do.
-            _ => {}
-        }
-    };
-}
-
-impl<E: Element> Tile<'_, E> {
-    /// Runs the kernel.
-    ///
-    /// # Safety
-    /// `y` must be valid for writes (and reads when accumulating) of `rows` rows of
-    /// `cols` elements, `y_stride` apart, that no other thread touches meanwhile;
-    /// `isa` must be available.
-    ///
-    /// # Panics
-    /// When `x`, `panel` or `bias` are shorter than the shape says.
-    pub(crate) unsafe fn run(&self, isa: Isa) {
-        if self.rows == 0 {
-            return;
-        }
-        assert!(self.rows <= max_rows(isa) && self.cols <= WIDTH && self.panel_stride >= WIDTH);
-        let holds = |len: usize, rows: usize, stride: usize, width: usize| {
-            product(rows - 1, stride).checked_add(width).is_some_and(|needed| needed <= len)
-        };
-        assert!(holds(self.x.len(), self.rows, self.x_stride, self.k));
-        assert!(self.k == 0 || holds(self.panel.len(), self.k, self.panel_stride, WIDTH));
-        assert!(self.bias.is_none_or(|b| b.len() == self.cols));
-        match isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => {
-                by_rows!(self.rows, avx512, self, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14])
-            }
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => by_rows!(self.rows, avx2, self, [1, 2, 3, 4, 5, 6]),
-            _ => by_rows!(self.rows, portable, self, [1, 2, 3, 4]),
-        }
-    }
-
-    /// Writes the sums of one row one by one; the way out for tiles narrower than a panel.
-    fn finish(&self, r: usize, sums: &[f32; WIDTH]) {
-        for (c, sum) in sums.iter().enumerate().take(self.cols) {
-            // SAFETY: `run`'s contract gives `rows` rows of `cols` writable elements, which
-            // are readable when accumulating.
-            unsafe {
-                let y = self.y.add(r * self.y_stride + c);
-                let mut sum = *sum;
-                if self.accumulate {
-                    sum += *y;
-                }
-                *y = sum + self.bias.map_or(0.0, |b| b[c]);
-            }
-        }
-    }
-}
-
-/// # Safety
-/// AVX-512 must be there and the bounds of [`Tile::run`] must hold.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-unsafe fn avx512<E: Element, const R: usize>(t: &Tile<'_, E>) {
-    use std::arch::x86_64::*;
-    let mut total = [[_mm512_setzero_ps(); 2]; R];
-    let (x, mut panel) = (t.x.as_ptr(), t.panel.as_ptr());
-    for chain in chains(t.k) {
-        let mut acc = [[_mm512_setzero_ps(); 2]; R];
-        for kk in chain {
-            // SAFETY: `run` checked that the panel holds WIDTH elements at each of k
-            // places and that every row of x holds k elements.
-            unsafe {
-                let b0 = E::load16(panel);
-                let b1 = E::load16(panel.add(16));
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    let a = _mm512_set1_ps(*x.add(r * t.x_stride + kk));
-                    acc[0] = _mm512_fmadd_ps(a, b0, acc[0]);
-                    acc[1] = _mm512_fmadd_ps(a, b1, acc[1]);
-                }
-                panel = panel.wrapping_add(t.panel_stride);
-            }
-        }
-        for (total, acc) in total.iter_mut().zip(&acc) {
-            *total = [_mm512_add_ps(total[0], acc[0]), _mm512_add_ps(total[1], acc[1])];
-        }
-    }
-    for (r, acc) in total.iter().enumerate() {
-        if t.cols == WIDTH {
-            // SAFETY: a full row of the tile is writable, and readable when accumulating;
-            // so is the bias readable.
-            unsafe {
-                let y = t.y.add(r * t.y_stride);
-                let (mut lo, mut hi) = (acc[0], acc[1]);
-                if t.accumulate {
-                    lo = _mm512_add_ps(lo, _mm512_loadu_ps(y));
-                    hi = _mm512_add_ps(hi, _mm512_loadu_ps(y.add(16)));
-                }
-                if let Some(bias) = t.bias {
-                    lo = _mm512_add_ps(lo, _mm512_loadu_ps(bias.as_ptr()));
-                    hi = _mm512_add_ps(hi, _mm512_loadu_ps(bias.as_ptr().add(16)));
-                }
-                _mm512_storeu_ps(y, lo);
-                _mm512_storeu_ps(y.add(16), hi);
-            }
-        } else {
-            let mut sums = [0.0; WIDTH];
-            // SAFETY: `sums` has 32 elements.
-            unsafe {
-                _mm512_storeu_ps(sums.as_mut_ptr(), acc[0]);
-                _mm512_storeu_ps(sums.as_mut_ptr().add(16), acc[1]);
-            }
-            t.finish(r, &sums);
-        }
-    }
-}
-
-/// # Safety
-/// AVX2 and FMA must be there and the bounds of [`Tile::run`] must hold.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn avx2<E: Element, const R: usize>(t: &Tile<'_, E>) {
-    use std::arch::x86_64::*;
-    let mut rows = [[0.0f32; WIDTH]; R];
-    // Six rows of 16 columns fill the 16 registers, so a panel takes two passes.
-    for half in [0, 16] {
-        let x = t.x.as_ptr();
-        let mut panel = t.panel.as_ptr().wrapping_add(half);
-        for chain in chains(t.k) {
-            let mut acc = [[_mm256_setzero_ps(); 2]; R];
-            for kk in chain {
-                // SAFETY: `run` checked the bounds of the panel and of x.
-                unsafe {
-                    let b0 = E::load8(panel);
-                    let b1 = E::load8(panel.add(8));
-                    for (r, acc) in acc.iter_mut().enumerate() {
-                        let a = _mm256_set1_ps(*x.add(r * t.x_stride + kk));
-                        acc[0] = _mm256_fmadd_ps(a, b0, acc[0]);
-                        acc[1] = _mm256_fmadd_ps(a, b1, acc[1]);
-                    }
-                    panel = panel.wrapping_add(t.panel_stride);
-                }
-            }
-            for (row, acc) in rows.iter_mut().zip(&acc) {
-                for (place, acc) in [half, half + 8].into_iter().zip(acc) {
-                    // SAFETY: a row has 32 elements.
-                    unsafe {
-                        let total = row.as_mut_ptr().add(place);
-                        _mm256_storeu_ps(total, _mm256_add_ps(_mm256_loadu_ps(total), *acc));
-                    }
-                }
-            }
-        }
-    }
-    for (r, row) in rows.iter().enumerate() {
-        t.finish(r, row);
-    }
-}
-
-/// # Safety
-/// The bounds of [`Tile::run`] must hold.
-unsafe fn portable<E: Element, const R: usize>(t: &Tile<'_, E>) {
-    for r in 0..R {
-        let mut sums = [0.0; WIDTH];
-        let x = &t.x[r * t.x_stride..][..t.k];
-        for chain in chains(t.k) {
-            let mut acc = [0.0; WIDTH];
-            for kk in chain {
-                let b = &t.panel[kk * t.panel_stride..][..WIDTH];
-                for (sum, b) in acc.iter_mut().zip(b) {
-                    *sum += x[kk] * b.to_f32();
-                }
-            }
-            sums.iter_mut().zip(acc).for_each(|(sum, acc)| *sum += acc);
-        }
-        t.finish(r, &sums);
-    }
-}
-
-/// Packs rows `first..first + count` of a row-major `[*, k]` block of `f32` into one panel.
+/// Packs rows into one panel, through `rounded`, which holds them as elements.
 ///
 /// # Shapes
-/// `rows [count, k]` with `count <= WIDTH`; `panel [k, WIDTH]`.
-pub(crate) fn pack<E: Element>(rows: &[f32], row_stride: usize, count: usize, k: usize, panel: &mut [E]) {
-    debug_assert!(count <= WIDTH && panel.len() == k * WIDTH);
-    // Blocks of k keep the written lines in the first-level cache.
-    const BLOCK: usize = 64;
-    for k0 in (0..k).step_by(BLOCK) {
-        let k1 = (k0 + BLOCK).min(k);
-        for j in 0..count {
-            let row = &rows[j * row_stride..][..k];
-            for kk in k0..k1 {
-                panel[kk * WIDTH + j] = E::from_f32(row[kk]);
-            }
-        }
+/// `rows [count, k]` with `count <= WIDTH`; `panel` as long as [`size`] says, and zero.
+pub(crate) fn pack<E: Element>(rows: &[f32], k: usize, rounded: &mut Vec<u32>, panel: &mut [u32]) {
+    let (count, steps) = (rows.len() / k, steps::<E>(k));
+    rounded.resize(count * steps, 0);
+    for (to, from) in rounded.chunks_exact_mut(steps).zip(rows.chunks_exact(k)) {
+        let to = E::view_mut(to);
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = E::from_f32(*from));
     }
-    if count < WIDTH {
-        for at in panel.chunks_exact_mut(WIDTH) {
-            at[count..].fill(E::default());
+    transpose(Isa::get(), rounded, steps, panel, WIDTH, count, steps);
+}
+
+/// Writes the wanted columns of `rows` of a packed matrix as one panel over the rows, so that
+/// element `[c][r]` of it is `W[rows.start + r][wanted.start + c]`.
+///
+/// # Shapes
+/// `panels` over `k` columns; `rows` starts at a multiple of [`WIDTH`], `wanted` at one too and
+/// has at most `WIDTH`.
+pub(crate) fn turn<E: Element>(
+    isa: Isa,
+    panels: &[u32],
+    k: usize,
+    wanted: Range<usize>,
+    rows: Range<usize>,
+    turned: &mut Turned,
+) {
+    let (groups, block) = (rows.len().div_ceil(WIDTH), WIDTH / E::GROUP * WIDTH);
+    turned.panel.resize(groups * block, 0);
+    for (i, to) in turned.panel.chunks_exact_mut(block).enumerate() {
+        let from = columns::<E>(panels, k, rows.start / WIDTH + i, wanted.clone());
+        let steps = from.len() / WIDTH;
+        if E::GROUP == 1 {
+            transpose(isa, from, WIDTH, to, WIDTH, steps, WIDTH);
+            continue;
         }
+        // Turned over, the units are rows of the matrix; pairs of rows make a step.
+        turned.rows.resize(block, 0);
+        transpose(isa, from, WIDTH, &mut turned.rows, WIDTH / E::GROUP, steps, WIDTH);
+        interleave(isa, &turned.rows, to);
     }
+}
+
+/// A panel over rows, and room to make it. Columns that do not exist keep what an earlier
+/// panel left there; sums over them are never written.
+#[derive(Default)]
+pub(crate) struct Turned {
+    /// Units of the panel.
+    pub(crate) panel: Vec<u32>,
+    rows: Vec<u32>,
 }

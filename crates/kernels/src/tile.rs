@@ -1,0 +1,427 @@
+//! The inner kernel: a few rows times one panel, with all sums in registers.
+//!
+//! Each sum is one chain of multiply-adds in the order of k, the same on every call, so that
+//! a row's result does not depend on the rows beside it.
+
+use crate::panel::{Element, WIDTH, chains};
+use crate::{Isa, product};
+use half::bf16;
+use std::ops::Range;
+
+/// One call of the inner kernel: `y[r][c] = sum_kk x[r][kk] * panel[kk][c] + bias[c]`
+/// for `r < rows`, `c < cols <= WIDTH`, or `y[r][c] +=` that.
+///
+/// `y` is a raw pointer because neighbouring tiles, which other threads fill, lie between its
+/// rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Tile<'a, E> {
+    pub(crate) x: &'a [E],
+    /// Elements from one row of x to the next.
+    pub(crate) x_stride: usize,
+    pub(crate) panel: &'a [E],
+    /// Steps of the panel, and of each row of x.
+    pub(crate) steps: usize,
+    pub(crate) y: *mut f32,
+    /// Elements from one row of y to the next.
+    pub(crate) y_stride: usize,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    /// `cols` values, or nothing.
+    pub(crate) bias: Option<&'a [f32]>,
+    /// Add to what `y` holds.
+    pub(crate) accumulate: bool,
+    /// What will be read later.
+    pub(crate) ahead: Ahead,
+}
+
+/// Memory that is fetched into the second-level cache while a tile computes: so many bytes
+/// further on with every step. A fetch cannot fail, so none of it needs to exist.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    pub(crate) from: *const u8,
+    pub(crate) bytes_a_step: usize,
+}
+
+impl Ahead {
+    /// Fetches nothing that is not there already, such as the panel of the tile: looking for
+    /// an address that does not exist takes long.
+    pub(crate) fn nothing<T>(panel: &[T]) -> Self {
+        Self { from: panel.as_ptr().cast(), bytes_a_step: 0 }
+    }
+}
+
+/// Fetches memory into the second-level cache.
+pub(crate) fn fetch(units: &[u32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in units.chunks(16) {
+        // SAFETY: every processor of this kind has the instruction, which reads nothing that a
+        // program could notice.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(line.as_ptr().cast())
+        };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = units;
+}
+
+/// Rows that the inner kernel takes at once, at most.
+pub(crate) fn max_rows(isa: Isa) -> usize {
+    match isa {
+        Isa::Avx512 | Isa::Avx512Bf16 => 14,
+        Isa::Avx2 => 6,
+        Isa::Portable => 4,
+    }
+}
+
+/// Cuts `m` rows into tiles of nearly equal height, none above the kernel's
+/// limit: 16 rows are two tiles of 8, not 14 and 2.
+pub(crate) fn row_tiles(isa: Isa, m: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
+    let tiles = m.div_ceil(max_rows(isa));
+    (0..tiles).map(move |i| (i * m / tiles)..((i + 1) * m / tiles))
+}
+
+macro_rules! by_rows {
+    ($rows:expr, $call:ident::<$how:ty>, $tile:expr, [$($n:literal),*]) => {
+        match $rows {
+            // SAFETY: the caller checked the instruction set and the bounds.
+            $($n => unsafe { $call::<E, $how, $n>($tile) },)*
+            // No rows: nothing to do.
+            _ => {}
+        }
+    };
+}
+
+/// How each instruction set multiplies an element type.
+pub(crate) trait Multiply: Element {
+    /// By AVX-512 with BF16.
+    #[cfg(target_arch = "x86_64")]
+    type Avx512Bf16: Avx512<Self>;
+    /// By AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    type Avx512: Avx512<Self>;
+    /// By AVX2.
+    #[cfg(target_arch = "x86_64")]
+    type Avx2: Avx2<Self>;
+}
+
+impl<E: Element> Tile<'_, E> {
+    /// Runs the kernel over all steps in one chain.
+    ///
+    /// # Safety
+    /// `y` must be valid for writes (and reads when accumulating) of `rows` rows of
+    /// `cols` elements, `y_stride` apart, that no other thread touches meanwhile;
+    /// `isa` must be available.
+    ///
+    /// # Panics
+    /// When `x`, `panel` or `bias` are shorter than the shape says.
+    pub(crate) unsafe fn run(&self, isa: Isa)
+    where
+        E: Multiply,
+    {
+        if self.rows == 0 {
+            return;
+        }
+        assert!(self.rows <= max_rows(isa) && self.cols <= WIDTH);
+        let width = product(self.steps, E::GROUP);
+        let needed = product(self.rows - 1, self.x_stride).checked_add(width);
+        assert!(needed.is_some_and(|needed| needed <= self.x.len()));
+        assert!(product(width, WIDTH) <= self.panel.len());
+        assert!(self.bias.is_none_or(|b| b.len() == self.cols));
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => {
+                by_rows!(
+                    self.rows,
+                    avx512_bf16::<E::Avx512Bf16>,
+                    self,
+                    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
+                )
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                by_rows!(
+                    self.rows,
+                    avx512::<E::Avx512>,
+                    self,
+                    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
+                )
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => by_rows!(self.rows, avx2::<E::Avx2>, self, [1, 2, 3, 4, 5, 6]),
+            _ => portable(self),
+        }
+    }
+
+    /// Runs the kernel chain by chain.
+    ///
+    /// # Safety
+    /// As [`Self::run`]; `y` must be readable too.
+    ///
+    /// # Panics
+    /// As [`Self::run`].
+    pub(crate) unsafe fn run_chains(&self, isa: Isa)
+    where
+        E: Multiply,
+    {
+        for chain in chains(self.steps) {
+            let part = self.chain(chain);
+            // SAFETY: the same rows and columns of `y`.
+            unsafe { part.run(isa) };
+        }
+    }
+
+    /// The part of a tile that is one chain.
+    pub(crate) fn chain(&self, chain: Range<usize>) -> Self {
+        Self {
+            x: &self.x[chain.start * E::GROUP..],
+            panel: &self.panel[chain.start * E::GROUP * WIDTH..],
+            steps: chain.len(),
+            bias: self.bias.filter(|_| chain.end == self.steps),
+            accumulate: self.accumulate || chain.start > 0,
+            ..*self
+        }
+    }
+
+    /// Writes the sums of one row one by one; the way out for tiles narrower than a panel.
+    fn finish(&self, r: usize, sums: &[f32; WIDTH]) {
+        for (c, sum) in sums.iter().enumerate().take(self.cols) {
+            // SAFETY: `run`'s contract gives `rows` rows of `cols` writable elements, which
+            // are readable when accumulating.
+            unsafe {
+                let y = self.y.add(r * self.y_stride + c);
+                let mut sum = *sum;
+                if self.accumulate {
+                    sum += *y;
+                }
+                *y = sum + self.bias.map_or(0.0, |b| b[c]);
+            }
+        }
+    }
+}
+
+/// Steps of 16 columns in AVX-512 registers.
+#[cfg(target_arch = "x86_64")]
+pub(crate) trait Avx512<E> {
+    /// Adds the products of a step of one row, in all places, and of 16 columns.
+    ///
+    /// # Safety
+    /// The processor must have the instructions.
+    unsafe fn add(
+        sums: std::arch::x86_64::__m512,
+        x: std::arch::x86_64::__m512i,
+        columns: std::arch::x86_64::__m512i,
+    ) -> std::arch::x86_64::__m512;
+}
+
+/// Steps of 8 columns in AVX2 registers.
+#[cfg(target_arch = "x86_64")]
+pub(crate) trait Avx2<E> {
+    /// As [`Avx512::add`], of 8 columns.
+    ///
+    /// # Safety
+    /// The processor must have the instructions.
+    unsafe fn add(
+        sums: std::arch::x86_64::__m256,
+        x: std::arch::x86_64::__m256i,
+        columns: std::arch::x86_64::__m256i,
+    ) -> std::arch::x86_64::__m256;
+}
+
+/// A fused multiply-add of single floats.
+pub(crate) enum Single {}
+
+/// A pair of 16-bit floats widened, and two fused multiply-adds.
+pub(crate) enum Widened {}
+
+/// A pair of 16-bit floats in one instruction.
+pub(crate) enum Paired {}
+
+impl Multiply for f32 {
+    #[cfg(target_arch = "x86_64")]
+    type Avx512Bf16 = Single;
+    #[cfg(target_arch = "x86_64")]
+    type Avx512 = Single;
+    #[cfg(target_arch = "x86_64")]
+    type Avx2 = Single;
+}
+
+impl Multiply for bf16 {
+    #[cfg(target_arch = "x86_64")]
+    type Avx512Bf16 = Paired;
+    #[cfg(target_arch = "x86_64")]
+    type Avx512 = Widened;
+    #[cfg(target_arch = "x86_64")]
+    type Avx2 = Widened;
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Avx2, Avx512, Paired, Single, Widened};
+    use half::bf16;
+    use std::arch::x86_64::*;
+
+    impl Avx512<f32> for Single {
+        #[inline]
+        #[target_feature(enable = "avx512f")]
+        unsafe fn add(sums: __m512, x: __m512i, columns: __m512i) -> __m512 {
+            _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(columns), sums)
+        }
+    }
+
+    impl Avx512<bf16> for Widened {
+        #[inline]
+        #[target_feature(enable = "avx512f")]
+        unsafe fn add(sums: __m512, x: __m512i, columns: __m512i) -> __m512 {
+            let first = |pair| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pair));
+            let mask = _mm512_set1_epi32(!0xffff);
+            let second = |pair| _mm512_castsi512_ps(_mm512_and_si512(pair, mask));
+            let sums = _mm512_fmadd_ps(first(x), first(columns), sums);
+            _mm512_fmadd_ps(second(x), second(columns), sums)
+        }
+    }
+
+    impl Avx512<bf16> for Paired {
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bf16")]
+        unsafe fn add(sums: __m512, x: __m512i, columns: __m512i) -> __m512 {
+            // SAFETY: both types are 64 bytes for which any bits are a value.
+            let pairs = |bits: __m512i| unsafe { std::mem::transmute::<__m512i, __m512bh>(bits) };
+            _mm512_dpbf16_ps(sums, pairs(x), pairs(columns))
+        }
+    }
+
+    impl Avx2<f32> for Single {
+        #[inline]
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn add(sums: __m256, x: __m256i, columns: __m256i) -> __m256 {
+            _mm256_fmadd_ps(_mm256_castsi256_ps(x), _mm256_castsi256_ps(columns), sums)
+        }
+    }
+
+    impl Avx2<bf16> for Widened {
+        #[inline]
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn add(sums: __m256, x: __m256i, columns: __m256i) -> __m256 {
+            let first = |pair| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pair));
+            let mask = _mm256_set1_epi32(!0xffff);
+            let second = |pair| _mm256_castsi256_ps(_mm256_and_si256(pair, mask));
+            let sums = _mm256_fmadd_ps(first(x), first(columns), sums);
+            _mm256_fmadd_ps(second(x), second(columns), sums)
+        }
+    }
+}
+
+/// Defines the kernel for AVX-512 with the features that a way of multiplying needs.
+#[cfg(target_arch = "x86_64")]
+macro_rules! avx512_kernel {
+    ($name:ident, $features:literal) => {
+        /// # Safety
+        /// The features must be there and the bounds of [`Tile::run`] must hold.
+        #[target_feature(enable = $features)]
+        unsafe fn $name<E: Element, A: Avx512<E>, const R: usize>(t: &Tile<'_, E>) {
+            use std::arch::x86_64::*;
+            let mut acc = [[_mm512_setzero_ps(); 2]; R];
+            let (x, mut panel, mut ahead) = (t.x.as_ptr(), t.panel.as_ptr().cast::<__m512i>(), t.ahead.from);
+            for step in 0..t.steps {
+                // SAFETY: `run` checked that the panel holds WIDTH units at each step and that every
+                // row of x holds all steps. A fetch does no harm wherever it points.
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                    let (b0, b1) = (_mm512_loadu_si512(panel), _mm512_loadu_si512(panel.add(1)));
+                    for (r, acc) in acc.iter_mut().enumerate() {
+                        let unit = x.add(r * t.x_stride + step * E::GROUP).cast::<i32>().read_unaligned();
+                        let a = _mm512_set1_epi32(unit);
+                        acc[0] = A::add(acc[0], a, b0);
+                        acc[1] = A::add(acc[1], a, b1);
+                    }
+                    panel = panel.add(2);
+                }
+                ahead = ahead.wrapping_add(t.ahead.bytes_a_step);
+            }
+            for (r, acc) in acc.iter().enumerate() {
+                if t.cols == WIDTH {
+                    // SAFETY: a full row of the tile is writable, and readable when accumulating;
+                    // so is the bias readable.
+                    unsafe {
+                        let y = t.y.add(r * t.y_stride);
+                        let (mut lo, mut hi) = (acc[0], acc[1]);
+                        if t.accumulate {
+                            lo = _mm512_add_ps(lo, _mm512_loadu_ps(y));
+                            hi = _mm512_add_ps(hi, _mm512_loadu_ps(y.add(16)));
+                        }
+                        if let Some(bias) = t.bias {
+                            lo = _mm512_add_ps(lo, _mm512_loadu_ps(bias.as_ptr()));
+                            hi = _mm512_add_ps(hi, _mm512_loadu_ps(bias.as_ptr().add(16)));
+                        }
+                        _mm512_storeu_ps(y, lo);
+                        _mm512_storeu_ps(y.add(16), hi);
+                    }
+                } else {
+                    let mut sums = [0.0; WIDTH];
+                    // SAFETY: `sums` has 32 elements.
+                    unsafe {
+                        _mm512_storeu_ps(sums.as_mut_ptr(), acc[0]);
+                        _mm512_storeu_ps(sums.as_mut_ptr().add(16), acc[1]);
+                    }
+                    t.finish(r, &sums);
+                }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+avx512_kernel!(avx512, "avx512f,avx512bw,avx512dq,avx512vl,fma");
+#[cfg(target_arch = "x86_64")]
+avx512_kernel!(avx512_bf16, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma");
+
+/// # Safety
+/// AVX2 and FMA must be there and the bounds of [`Tile::run`] must hold.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2<E: Element, A: Avx2<E>, const R: usize>(t: &Tile<'_, E>) {
+    use std::arch::x86_64::*;
+    let mut rows = [[0.0f32; WIDTH]; R];
+    // Six rows of 16 columns fill the 16 registers, so a panel takes two passes.
+    for half in [0, 16] {
+        let mut acc = [[_mm256_setzero_ps(); 2]; R];
+        let x = t.x.as_ptr();
+        let mut panel = t.panel.as_ptr().wrapping_add(half * E::GROUP).cast::<__m256i>();
+        for step in 0..t.steps {
+            // SAFETY: `run` checked the bounds of the panel and of x.
+            unsafe {
+                let (b0, b1) = (_mm256_loadu_si256(panel), _mm256_loadu_si256(panel.add(1)));
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let unit = x.add(r * t.x_stride + step * E::GROUP).cast::<i32>().read_unaligned();
+                    let a = _mm256_set1_epi32(unit);
+                    acc[0] = A::add(acc[0], a, b0);
+                    acc[1] = A::add(acc[1], a, b1);
+                }
+            }
+            panel = panel.wrapping_add(4);
+        }
+        for (row, acc) in rows.iter_mut().zip(&acc) {
+            // SAFETY: a row has 32 elements.
+            unsafe {
+                _mm256_storeu_ps(row.as_mut_ptr().add(half), acc[0]);
+                _mm256_storeu_ps(row.as_mut_ptr().add(half + 8), acc[1]);
+            }
+        }
+    }
+    for (r, row) in rows.iter().enumerate() {
+        t.finish(r, row);
+    }
+}
+
+fn portable<E: Element>(t: &Tile<'_, E>) {
+    for r in 0..t.rows {
+        let mut sums = [0.0; WIDTH];
+        let x = &t.x[r * t.x_stride..][..t.steps * E::GROUP];
+        for (x, step) in x.chunks_exact(E::GROUP).zip(t.panel.chunks_exact(WIDTH * E::GROUP)) {
+            for (sum, columns) in sums.iter_mut().zip(step.chunks_exact(E::GROUP)) {
+                x.iter().zip(columns).for_each(|(x, w)| *sum += x.to_f32() * w.to_f32());
+            }
+        }
+        t.finish(r, &sums);
+    }
+}

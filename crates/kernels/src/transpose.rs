@@ -1,0 +1,171 @@
+//! Matrices of 32-bit units turned over: single floats, or pairs of 16-bit ones.
+
+use crate::Isa;
+
+/// Turns a matrix over: `to[j * to_stride + i] = from[i * from_stride + j]` for `i < rows`,
+/// `j < columns`. Strides are in units, and the slices hold units as their bits.
+///
+/// # Panics
+/// When a slice is shorter than its matrix.
+pub(crate) fn transpose(
+    isa: Isa,
+    from: &[u32],
+    from_stride: usize,
+    to: &mut [u32],
+    to_stride: usize,
+    rows: usize,
+    columns: usize,
+) {
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    let holds = |len: usize, count: usize, stride: usize, width: usize| {
+        stride >= width && crate::product(count - 1, stride).saturating_add(width) <= len
+    };
+    assert!(holds(from.len(), rows, from_stride, columns) && holds(to.len(), columns, to_stride, rows));
+    let mut whole = 0..0;
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx512 && Isa::available().contains(&isa) {
+        whole = 0..columns / 16 * 16;
+        for i in (0..rows / 16 * 16).step_by(16) {
+            for j in whole.clone().step_by(16) {
+                // SAFETY: the processor has AVX-512, and the matrices hold 16 rows and
+                // columns from here on.
+                unsafe {
+                    let from = from.as_ptr().add(i * from_stride + j);
+                    block(from, from_stride, to.as_mut_ptr().add(j * to_stride + i), to_stride);
+                }
+            }
+        }
+    }
+    let _ = isa;
+    let done = if whole.is_empty() { 0 } else { rows / 16 * 16 };
+    for i in 0..rows {
+        let first = if i < done { whole.end } else { 0 };
+        for j in first..columns {
+            to[j * to_stride + i] = from[i * from_stride + j];
+        }
+    }
+}
+
+/// # Safety
+/// AVX-512 must be there, `from` readable and `to` writable for 16 rows of 16 units.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn block(from: *const u32, from_stride: usize, to: *mut u32, to_stride: usize) {
+    use std::arch::x86_64::*;
+    let mut rows = [_mm512_setzero_ps(); 16];
+    for (i, row) in rows.iter_mut().enumerate() {
+        // SAFETY: the caller gives 16 readable rows.
+        *row = unsafe { _mm512_loadu_ps(from.add(i * from_stride).cast()) };
+    }
+    for (i, row) in turned(rows).into_iter().enumerate() {
+        // SAFETY: the caller gives 16 writable rows.
+        unsafe { _mm512_storeu_ps(to.add(i * to_stride).cast(), row) };
+    }
+}
+
+/// 16 rows of 16 units, turned over in registers: pairs of rows are interleaved, then pairs of
+/// pairs, and then the quarters of the registers are put in their places.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn turned(r: [std::arch::x86_64::__m512; 16]) -> [std::arch::x86_64::__m512; 16] {
+    use std::arch::x86_64::*;
+    let mut t = r;
+    for i in 0..8 {
+        t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    // Quarter q of u[4 g + c] holds column 4 q + c of rows 4 g to 4 g + 3.
+    let mut u = t;
+    let pair = |a: __m512, b: __m512| {
+        let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+        [_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b))]
+    };
+    for g in (0..16).step_by(4) {
+        [u[g], u[g + 1]] = pair(t[g], t[g + 2]);
+        [u[g + 2], u[g + 3]] = pair(t[g + 1], t[g + 3]);
+    }
+    let mut out = u;
+    for c in 0..4 {
+        let even = |a, b| _mm512_shuffle_f32x4::<0x88>(a, b);
+        let odd = |a, b| _mm512_shuffle_f32x4::<0xdd>(a, b);
+        let (low, high) = ([u[c], u[c + 4]], [u[c + 8], u[c + 12]]);
+        let (a, b) = (even(low[0], low[1]), even(high[0], high[1]));
+        (out[c], out[c + 8]) = (even(a, b), odd(a, b));
+        let (a, b) = (odd(low[0], low[1]), odd(high[0], high[1]));
+        (out[c + 4], out[c + 12]) = (even(a, b), odd(a, b));
+    }
+    out
+}
+
+/// Units of a row of 32 halves.
+const ROW: usize = 16;
+
+/// Interleaves rows of 32 halves two by two, `to[2 * i] = even[i]`, `to[2 * i + 1] = odd[i]`,
+/// where the halves of a unit lie in memory in order.
+///
+/// # Panics
+/// When the slices differ in length.
+pub(crate) fn interleave(isa: Isa, from: &[u32], to: &mut [u32]) {
+    assert_eq!(from.len(), to.len());
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx512 && Isa::available().contains(&isa) {
+        // SAFETY: the processor has AVX-512.
+        return unsafe { interleave_avx512(from, to) };
+    }
+    let _ = isa;
+    for (pair, to) in from.chunks_exact(2 * ROW).zip(to.chunks_exact_mut(2 * ROW)) {
+        let (even, odd) = pair.split_at(ROW);
+        for ((to, even), odd) in to.chunks_exact_mut(2).zip(even).zip(odd) {
+            let ([a, b, c, d], [e, f, g, h]) = (even.to_ne_bytes(), odd.to_ne_bytes());
+            to[0] = u32::from_ne_bytes([a, b, e, f]);
+            to[1] = u32::from_ne_bytes([c, d, g, h]);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn interleave_avx512(from: &[u32], to: &mut [u32]) {
+    use std::arch::x86_64::*;
+    // Places in the second row count from 32.
+    let mut places = [0i16; 64];
+    places.iter_mut().enumerate().for_each(|(i, place)| *place = (i / 2 + i % 2 * 32) as i16);
+    // SAFETY: there are 64 places, half of them in each register.
+    let [low, high] = [0, 32].map(|i| unsafe { _mm512_loadu_si512(places.as_ptr().add(i).cast()) });
+    for (pair, to) in from.chunks_exact(2 * ROW).zip(to.chunks_exact_mut(2 * ROW)) {
+        // SAFETY: a pair holds two registers, and so does what is made of it.
+        unsafe {
+            let even = _mm512_loadu_si512(pair.as_ptr().cast());
+            let odd = _mm512_loadu_si512(pair.as_ptr().add(ROW).cast());
+            let made = [low, high].map(|places| _mm512_permutex2var_epi16(even, places, odd));
+            _mm512_storeu_si512(to.as_mut_ptr().cast(), made[0]);
+            _mm512_storeu_si512(to.as_mut_ptr().add(ROW).cast(), made[1]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_element_goes_to_its_place(rows in 0usize..50, columns in 0usize..50, more in 0usize..3) {
+            let (from_stride, to_stride) = (columns + more, rows + 2 * more);
+            let from: Vec<u32> = (0..(rows * from_stride) as u32).collect();
+            for isa in Isa::available() {
+                let mut to = vec![u32::MAX; columns * to_stride];
+                transpose(isa, &from, from_stride, &mut to, to_stride, rows, columns);
+                for (at, &found) in to.iter().enumerate() {
+                    let (j, i) = (at / to_stride, at % to_stride);
+                    let expected = if i < rows { from[i * from_stride + j] } else { u32::MAX };
+                    prop_assert_eq!(found, expected);
+                }
+            }
+        }
+    }
+}
