@@ -67,6 +67,8 @@ pub struct KeyValues {
 /// The memory that a batch needs on its way through a layer, kept from layer to layer.
 #[derive(Default)]
 pub struct Buffers {
+    /// `h + attn_out`, `[rows, d]`.
+    mid: Vec<f32>,
     normed: Vec<f32>,
     /// Queries, keys and values, `[rows, q + 2 kv]`.
     qkv: Vec<f32>,
@@ -221,19 +223,23 @@ impl Model {
         b: &mut Buffers,
         out: &mut [f32],
     ) {
-        let mut mid = vec![0.0; h.len()];
+        let mut mid = std::mem::take(&mut b.mid);
+        resize(&mut mid, h.len());
         self.attention(l, batch, past, h, b);
         ops::add(h, &b.attn_out, &mut mid);
         self.mlp(l, if self.config.parallel { h } else { &mid }, b);
         ops::add(&mid, &b.mlp_out, out);
+        b.mid = mid;
     }
 
     /// Copies the keys and values of some rows out of the last attention step.
     pub fn keys_values(&self, rows: Range<usize>, b: &Buffers) -> KeyValues {
         let (q, kv) = (self.config.q_width(), self.config.kv_width());
         let take = |from: usize| {
+            let mut taken = Vec::with_capacity(rows.len() * kv);
             let of_rows = b.qkv.chunks_exact(q + 2 * kv).skip(rows.start).take(rows.len());
-            of_rows.flat_map(|row| &row[from..from + kv]).copied().collect()
+            of_rows.for_each(|row| taken.extend_from_slice(&row[from..from + kv]));
+            taken
         };
         KeyValues { keys: take(q), values: take(q + kv) }
     }
@@ -279,12 +285,9 @@ impl Model {
             self.layer(l, &batch, &[], &h, &mut b, &mut out);
             for (run, trace) in batch.runs.iter().zip(&mut traces) {
                 let part = run.rows.start * d..run.rows.end * d;
-                trace.push_layer(
-                    &h[part.clone()],
-                    &b.attn_out[part.clone()],
-                    &b.mlp_out[part],
-                    self.keys_values(run.rows.clone(), &b),
-                );
+                trace.push_layer(&h[part.clone()], &b.attn_out[part.clone()], &b.mlp_out[part], || {
+                    self.keys_values(run.rows.clone(), &b)
+                });
             }
             std::mem::swap(&mut h, &mut out);
         }

@@ -85,11 +85,22 @@ impl Trace {
         Self { tokens: tokens.to_vec(), hidden, ..Self::default() }
     }
 
-    pub(crate) fn push_layer(&mut self, h: &[f32], attn: &[f32], mlp: &[f32], kv: KeyValues) {
-        self.resid.push(h.to_vec());
-        self.attn_out.push(attn.to_vec());
-        self.mlp_out.push(mlp.to_vec());
-        self.keys_values.push(kv);
+    pub(crate) fn push_layer(
+        &mut self,
+        h: &[f32],
+        attn: &[f32],
+        mlp: &[f32],
+        keys_values: impl Fn() -> KeyValues + Sync,
+    ) {
+        // Copies into new memory take as long as a small product, so threads share them.
+        let ((h, attn), (mlp, keys_values)) = rayon::join(
+            || rayon::join(|| h.to_vec(), || attn.to_vec()),
+            || rayon::join(|| mlp.to_vec(), &keys_values),
+        );
+        self.resid.push(h);
+        self.attn_out.push(attn);
+        self.mlp_out.push(mlp);
+        self.keys_values.push(keys_values);
     }
 
     pub(crate) fn finish(&mut self, h: &[f32]) {
