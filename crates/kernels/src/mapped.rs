@@ -24,6 +24,17 @@ impl Mapped {
         let map = unsafe { memmap2::Mmap::map(&file)? };
         Ok(Self(Some(map)))
     }
+
+    /// Gives the memory back in which bytes were read so far; whoever looks at them again finds
+    /// them as before, read once more from the file or from what the system remembers of it.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        if let Some(map) = &self.0 {
+            // SAFETY: pages of a read-only map of a file come back with the file's content, so
+            // slices of it stay as they are. Without the advice the memory is only held longer.
+            let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
+    }
 }
 
 impl Deref for Mapped {

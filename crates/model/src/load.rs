@@ -194,7 +194,7 @@ impl Loader<'_> {
         }
         let n = rows.iter().sum();
         let bias = (bias.len() == n).then_some(bias);
-        Linear::pack(n, k, self.dtype, bias, |wanted, block| {
+        let packed = Linear::pack(n, k, self.dtype, bias, |wanted, block| -> Result<()> {
             let (mut start, mut filled) = (0, 0);
             for (part, &n) in parts.iter().zip(rows) {
                 let from = wanted.start.clamp(start, start + n) - start;
@@ -207,7 +207,10 @@ impl Loader<'_> {
                 start += n;
             }
             Ok(())
-        })
+        })?;
+        // What is packed will not be read again.
+        self.weights.release();
+        Ok(packed)
     }
 
     fn part(&self, slot: &Slot, n: usize, k: usize, layer: usize) -> Result<Part<'_>> {

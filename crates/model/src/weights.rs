@@ -64,6 +64,9 @@ struct Entry {
     bytes: Range<usize>,
 }
 
+/// Bytes of a file that are hashed before their memory is given back.
+const BYTES_AT_ONCE: usize = 64 << 20;
+
 struct File {
     path: PathBuf,
     map: Mapped,
@@ -161,8 +164,20 @@ impl Weights {
     pub fn sha256(&self) -> Vec<String> {
         use rayon::prelude::*;
         use sha2::{Digest, Sha256};
-        let hex = |map: &[u8]| Sha256::digest(map).iter().map(|b| format!("{b:02x}")).collect();
-        self.0.files.par_iter().map(|f| hex(&f.map)).collect()
+        let hash = |file: &File| {
+            let mut hash = Sha256::new();
+            for part in file.map.chunks(BYTES_AT_ONCE) {
+                hash.update(part);
+                file.map.release();
+            }
+            hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+        };
+        self.0.files.par_iter().map(hash).collect()
+    }
+
+    /// Gives the memory back that reading the files took.
+    pub(crate) fn release(&self) {
+        self.0.files.iter().for_each(|file| file.map.release());
     }
 
     /// A matrix (or vector, as one row) of the stated shape.
