@@ -170,8 +170,8 @@ fn plots(folder: &Path) -> Vec<PathBuf> {
         std::fs::read_dir(folder.join(fathom_report::folder::PLOTS)).into_iter().flatten().flatten();
     let is_ours = |path: &PathBuf| {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let figure =
-            stem.split_once('_').is_some_and(|(probe, _)| Probe::ALL.iter().any(|p| p.name() == probe));
+        let of_probe = |(probe, _)| Probe::ALL.iter().any(|p| p.name() == probe);
+        let figure = stem == fathom_report::plots::GAUGE || stem.split_once('_').is_some_and(of_probe);
         figure && path.extension().is_some_and(|e| e == "svg" || e == "png")
     };
     entries.map(|e| e.path()).filter(is_ours).collect()

@@ -106,13 +106,18 @@ fn gradients() -> Gradients {
 fn uncertainty() -> Uncertainty {
     let rule = |rule: &str, edges: &[f64], counts: &[u64]| RuleUncertainty {
         rule: rule.to_owned(),
-        sweep: vec![SweepPoint { threshold: 0.5, value: Some(22.0), ratio: Some(0.77), interval: None }],
-        by_prompts: vec![Width {
-            prompts: 2,
-            interval: Some([21.0, 24.0]),
-            width: Some(3.0),
-            none_share: 0.1,
-        }],
+        sweep: vec![
+            SweepPoint { threshold: 0.4, value: None, ratio: None, interval: None },
+            SweepPoint { threshold: 0.5, value: Some(22.0), ratio: Some(0.77), interval: Some([21.0, 24.0]) },
+        ],
+        by_prompts: [(2, 20.0), (32, 21.0)]
+            .map(|(prompts, low)| Width {
+                prompts,
+                interval: Some([low, 24.0]),
+                width: Some(24.0 - low),
+                none_share: 0.1,
+            })
+            .to_vec(),
         histogram: Some(Resamples { edges: edges.to_vec(), counts: counts.to_vec(), none: 3 }),
     };
     Uncertainty {

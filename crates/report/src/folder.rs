@@ -142,6 +142,25 @@ impl Folder {
         write_into(&folder, name, bytes)
     }
 
+    /// Removes figures under `plots/` whose names begin with `prefix`: those of an earlier run, of which this one
+    /// may not have all.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when one cannot be removed.
+    pub fn remove_plots(&self, prefix: &str) -> Result<()> {
+        let entries = fs::read_dir(self.path.join(PLOTS)).into_iter().flatten().flatten();
+        let is_one = |path: &PathBuf| {
+            let begins =
+                path.file_name().and_then(|name| name.to_str()).is_some_and(|n| n.starts_with(prefix));
+            begins && path.extension().is_some_and(|end| end == "svg" || end == "png")
+        };
+        for path in entries.map(|entry| entry.path()).filter(is_one) {
+            fs::remove_file(&path).map_err(|source| Error::Io { action: "remove", path, source })?;
+        }
+        Ok(())
+    }
+
     /// Adds one line to `samples.jsonl`. The first call of a process removes what a kill left unfinished.
     ///
     /// # Errors

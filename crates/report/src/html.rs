@@ -1,92 +1,112 @@
-//! `report.html`: one file that needs no network and no scripts.
-//!
-//! Everything that comes from the folder is escaped by the template engine. The only markup passed through
-//! is the figures, whose texts the drawing library escapes.
+//! `report.html`: the results of one run as one file that needs no network and can be read without scripts.
 
 use minijinja::value::Serde;
-use minijinja::{Environment, Value as Cell, context};
+use minijinja::{Value as Cell, context};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::plots::{self, Figure, Numbers};
+use crate::page::{self, number};
+use crate::plots::{self, Figure};
 use crate::results::{DepthRow, Results};
-use crate::{Error, Result, folder};
+use crate::{Error, Result, answer, folder};
 
-const TEMPLATE: &str = include_str!("report.html.jinja");
-
-/// Tables of more cells are written as plain text, which browsers show at a fraction of the cost.
-const LARGE_TABLE: usize = 2_500;
+const TEMPLATE: &str = include_str!("page/report.html.jinja");
+/// Settings that are listed one by one; there are about fifty, and all are in the text of `run.json`.
+const SETTINGS: usize = 300;
 
 /// Renders the page from the results and the content of `run.json`.
 ///
 /// # Errors
 ///
-/// [`Error::Draw`] when the template fails, [`Error::Serialise`] when `run` cannot be printed.
+/// [`Error::Draw`] when a figure or the template fails, [`Error::Serialise`] when `run` cannot be printed.
 pub fn render(results: &Results, run: &Value) -> Result<String> {
-    let fail =
-        |error: minijinja::Error| Error::Draw { what: folder::REPORT.to_owned(), reason: error.to_string() };
     let provenance = serde_json::to_string_pretty(run)
         .map_err(|source| Error::Serialise { name: folder::RUN.to_owned(), source })?;
-    let mut environment = Environment::new();
-    // The name's ending turns escaping on.
-    environment.add_template("report.html", TEMPLATE).map_err(fail)?;
-    let template = environment.get_template("report.html").map_err(fail)?;
-    let figures = plots::figures(results).iter().map(figure).collect::<Result<Vec<Cell>>>()?;
+    let mut settings = Vec::new();
+    flatten(run, String::new(), &mut settings);
+    let gauge = plots::depth_gauge(results).as_ref().map(page::figure).transpose()?;
     let other: Vec<&String> = results.probes.other.keys().collect();
     let page = context! {
+        title => format!("{} on {}: effective depth", results.model.id, results.data.id),
         model => Cell::from(Serde(&results.model)),
         data => Cell::from(Serde(&results.data)),
+        parameters => parameters(results.model.parameters),
+        answer => answer::headline(results),
+        details => answer::details(results),
+        gauge => gauge,
         depth => results.depth.iter().map(depth).collect::<Vec<_>>(),
         cost => results.cost.iter().map(|(probe, cost)| cost_row(probe, cost)).collect::<Vec<_>>(),
-        figures => figures,
+        sections => sections(&plots::figures(results))?,
         other => Cell::from(Serde(other)),
+        settings => Cell::from(Serde(settings)),
         provenance => provenance,
-        version => env!("CARGO_PKG_VERSION"),
     };
-    template.render(page).map_err(fail)
+    page::render(folder::REPORT, TEMPLATE, page)
 }
 
-fn figure(figure: &Figure<'_>) -> Result<Cell> {
-    let numbers = figure.numbers();
-    let large = numbers.rows.len() * numbers.headings.len() > LARGE_TABLE;
-    let (text, rows) =
-        if large { (plain_table(&numbers), Vec::new()) } else { (String::new(), cells(&numbers)) };
-    Ok(context! {
-        name => figure.name.as_str(),
-        title => figure.title.as_str(),
-        reading => figure.reading,
-        note => figure.note.as_str(),
-        not_drawn => figure.not_drawn,
-        listed => Cell::from(Serde(&figure.listed)),
-        svg => Cell::from_safe_string(figure.inline_svg()?),
-        index => numbers.index.as_str(),
-        headings => Cell::from(Serde(&numbers.headings)),
-        rows => Cell::from(Serde(rows)),
-        text => text,
-    })
-}
-
-fn cells(numbers: &Numbers) -> Vec<(&str, Vec<String>)> {
-    numbers
-        .rows
-        .iter()
-        .map(|(row, values)| (row.as_str(), values.iter().copied().map(number).collect()))
-        .collect()
-}
-
-/// A table as lines of numbers with three digits between tabs, for spreadsheets.
-fn plain_table(numbers: &Numbers) -> String {
-    let head = [&numbers.index].into_iter().chain(&numbers.headings).cloned().collect::<Vec<_>>().join("\t");
-    let line = |(row, values): &(String, Vec<f64>)| {
-        values.iter().fold(row.clone(), |line, value| line + "\t" + &digits(*value, 2))
+/// The figures by probe, and those about certainty at the end.
+fn sections(figures: &[Figure]) -> Result<Vec<Cell>> {
+    let titles = [
+        ("contributions", "What layers add"),
+        ("lens", "Early answers"),
+        ("similarity", "How the stream turns"),
+        ("settling", "Settling"),
+        ("skip", "Skipping layers"),
+        ("erasure", "Erasing tokens"),
+        ("gradients", "Integrated gradients"),
+        ("", "How sure the depths are"),
+    ];
+    let section = |figure: &Figure| {
+        let (probe, kind) = figure.name.split_once('_').unwrap_or((&figure.name, ""));
+        if matches!(kind, "resamples" | "thresholds" | "prompts") { String::new() } else { probe.to_owned() }
     };
-    [head].into_iter().chain(numbers.rows.iter().map(line)).collect::<Vec<_>>().join("\n")
+    let mut all = Vec::new();
+    for (probe, title) in titles {
+        let figures = figures.iter().filter(|figure| section(figure) == probe);
+        let figures = figures.map(page::figure).collect::<Result<Vec<Cell>>>()?;
+        if !figures.is_empty() {
+            let anchor = if probe.is_empty() { "certainty" } else { probe };
+            all.push(context! { anchor => anchor, title => title, figures => figures });
+        }
+    }
+    Ok(all)
+}
+
+/// "135 M".
+fn parameters(count: u64) -> String {
+    let count = count as f64;
+    match count {
+        _ if count >= 1e9 => format!("{:.2} billion", count / 1e9),
+        _ if count >= 1e6 => format!("{:.0} million", count / 1e6),
+        _ => format!("{count}"),
+    }
+}
+
+/// Every value of `run.json` with its path; a list of plain values, such as the command, is one value.
+fn flatten(value: &Value, path: String, all: &mut Vec<(String, String)>) {
+    let plain = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Null | Value::Object(_) | Value::Array(_) => None,
+        other => Some(other.to_string()),
+    };
+    let join = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    match value {
+        _ if all.len() >= SETTINGS => {}
+        Value::Object(fields) => fields.iter().for_each(|(key, value)| flatten(value, join(key), all)),
+        Value::Array(items) => match items.iter().map(plain).collect::<Option<Vec<_>>>() {
+            Some(items) => all.push((path, items.join(" "))),
+            None => items.iter().enumerate().for_each(|(i, item)| flatten(item, join(&i.to_string()), all)),
+        },
+        Value::Null => {}
+        other => all.push((path, plain(other).unwrap_or_default())),
+    }
 }
 
 /// A depth row as the page prints it.
 #[derive(Serialize)]
 struct Depth<'a> {
     rule: &'a str,
+    about: &'static str,
     value: Option<String>,
     ratio: Option<String>,
     interval: Option<String>,
@@ -97,12 +117,31 @@ struct Depth<'a> {
 fn depth(row: &DepthRow) -> Cell {
     Cell::from(Serde(Depth {
         rule: &row.rule,
+        about: about(&row.rule),
         value: row.value.map(number),
         ratio: row.ratio.map(|ratio| format!("{ratio:.2}")),
         interval: row.interval.map(|[low, high]| format!("{} to {}", number(low), number(high))),
         threshold: row.threshold.map(number),
         reason: row.reason.as_deref(),
     }))
+}
+
+/// What a rule reads.
+fn about(rule: &str) -> &'static str {
+    match rule {
+        "cosine" => "last layer where the mean cosine with the stream turns from negative to positive",
+        "kl" => {
+            "first layer where the early answer is nearer to the output than a share of the largest distance"
+        }
+        "kl_last" => "first layer from which it stays nearer",
+        "overlap" => "first layer whose five likeliest tokens share enough with the output's",
+        "skip_layer" => "mean layer, weighted by what later layers lose without it",
+        "skip_output" => "mean layer, weighted by what the output loses without it",
+        "influence_number" => "effective number of layers that carry the effect on the output",
+        "influence_90" => "smallest number of layers that carry a share of the effect on the output",
+        "settling" => "mean over tokens of the layer where the early answer comes close to the output",
+        _ => "",
+    }
 }
 
 fn cost_row(probe: &str, cost: &crate::results::Cost) -> Cell {
@@ -114,27 +153,6 @@ fn cost_row(probe: &str, cost: &crate::results::Cost) -> Cell {
         saved => format!("{saved:.1}"),
         seconds => format!("{:.1}", cost.seconds),
         peak => format!("{:.0}", cost.peak_bytes as f64 / 1_048_576.0),
-    }
-}
-
-/// Four significant digits without trailing zeros; nothing for a missing value.
-fn number(value: f64) -> String {
-    digits(value, 3)
-}
-
-/// So many digits after the first, without trailing zeros; nothing for a missing value.
-fn digits(value: f64, after: usize) -> String {
-    if !value.is_finite() {
-        return String::new();
-    }
-    // Printing in scientific form and reading back rounds to significant digits.
-    let rounded: f64 = format!("{value:.after$e}").parse().unwrap_or(value);
-    if value.fract() == 0.0 && value.abs() < 1e15 {
-        format!("{value}")
-    } else if rounded.abs() < 1e-4 || rounded.abs() >= 1e15 {
-        format!("{rounded:e}")
-    } else {
-        format!("{rounded}")
     }
 }
 
@@ -158,27 +176,30 @@ mod tests {
         results.cost.insert(ATTACK.to_owned(), cost);
         let run = serde_json::json!({ATTACK: ATTACK, "svg": "</pre><svg onload=x>"});
         let page = render(&results, &run).unwrap();
-        assert!(!page.contains("<img") && !page.contains("</script") && !page.contains("<svg onload"));
+        assert!(!page.contains("<img") && !page.contains("<svg onload"));
+        assert_eq!(page.matches("</script").count(), 1);
         assert!(page.contains("&lt;img src=x onerror=alert(1)&gt;"));
         assert!(page.contains("{{ 7 * 6 }}") && !page.contains("42 }}"));
     }
 
     #[test]
-    fn the_page_loads_nothing_and_runs_nothing() {
+    fn the_page_loads_nothing_and_runs_one_script() {
         let mut results = fixture::results();
         results.data.id = "https://example.org/data.jsonl".to_owned();
         let page = render(&results, &fixture::run()).unwrap();
-        for part in ["http://", "https://", "<script", "<link", "@import", "url(http", " src=", "<iframe"] {
+        for part in ["http://", "https://", "<script ", "<link", "@import", "url(http", " src=", "<iframe"] {
             assert!(!page.contains(part), "{part}");
         }
+        assert_eq!(page.matches("<script>").count(), 1);
     }
 
     #[test]
     fn the_page_holds_every_figure_number_and_setting() {
         let page = render(&fixture::results(), &fixture::run()).unwrap();
-        assert_eq!(page.matches("<svg").count(), 20);
-        // One for each figure, the erasures not drawn, and run.json.
-        assert_eq!(page.matches("<details").count(), 22);
+        // The gauge and 24 figures.
+        assert_eq!(page.matches("<svg").count(), 25);
+        // One for each, the erasures not drawn, and run.json.
+        assert_eq!(page.matches("<details").count(), 27);
         for part in
             ["example", "gsm8k", "22.5", "never changes from negative", "&quot;seed&quot;: 42", "28.4"]
         {
@@ -213,7 +234,8 @@ mod tests {
         results.probes.gradients.as_mut().unwrap()[0].site = ATTACK.to_owned();
         results.uncertainty.as_mut().unwrap().rules[0].rule = ATTACK.to_owned();
         let page = render(&results, &fixture::run()).unwrap();
-        assert!(!page.contains("<img") && !page.contains("</script") && !page.contains("<g data-"));
+        assert!(!page.contains("<img") && !page.contains("<g data-"));
+        assert_eq!(page.matches("</script").count(), 1);
         assert!(page.contains("&lt;/svg&gt;&lt;img") && page.contains("\\u{202e}"));
         assert!(page.matches("onerror=alert(1)&gt;").count() >= 4);
         // The heat maps: two of angles, two of skipped layers, four of erasure, one of gradients.
@@ -249,16 +271,5 @@ mod tests {
         results.depth.clear();
         results.cost.clear();
         assert!(render(&results, &Value::Null).unwrap().contains("No probe"));
-    }
-
-    #[test]
-    fn numbers_keep_four_digits() {
-        let check = |value, text: &str| assert_eq!(number(value), text);
-        check(22.0, "22");
-        check(0.123456, "0.1235");
-        check(-1234.56, "-1235");
-        check(0.0000123456, "1.235e-5");
-        check(f64::NAN, "");
-        check(123456.0, "123456");
     }
 }

@@ -7,17 +7,23 @@
 //!
 //! - [`results`]: the types of `results.json` and its reader.
 //! - [`folder`]: atomic files, and the samples file that survives a kill.
+//! - [`answer`]: what the depth table says, in words.
 //! - [`table`]: the summary printed at the end of a run.
 //! - [`plots`]: the figures as SVG and PNG.
-//! - [`html`]: the report page, one file without scripts or network.
+//! - [`html`]: the report page, one file that needs no network and can be read without scripts.
+//! - [`study`]: the page of many models on many data sets.
 
 #![deny(missing_docs)]
 
+pub mod answer;
 mod error;
 pub mod folder;
+mod gauge;
 pub mod html;
+mod page;
 pub mod plots;
 pub mod results;
+pub mod study;
 pub mod table;
 
 #[cfg(test)]
@@ -41,7 +47,7 @@ pub fn write_all(folder: &Folder, results: &Results, run: &serde_json::Value) ->
     results.validate()?;
     folder.write_json_atomic(folder::RESULTS, results)?;
     folder.write_json_atomic(folder::RUN, run)?;
-    for figure in plots::figures(results) {
+    for figure in plots::depth_gauge(results).into_iter().chain(plots::figures(results)) {
         folder.write_plot(&format!("{}.svg", figure.name), figure.svg()?.as_bytes())?;
         folder.write_plot(&format!("{}.png", figure.name), &figure.png()?)?;
     }
@@ -62,7 +68,7 @@ mod tests {
         assert_eq!(again.results().unwrap(), results);
         assert_eq!(again.run().unwrap().unwrap(), fixture::run());
         let count = |path: std::path::PathBuf| std::fs::read_dir(path).unwrap().count();
-        assert_eq!(count(folder.path().join(folder::PLOTS)), 2 * plots::figures(&results).len());
+        assert_eq!(count(folder.path().join(folder::PLOTS)), 2 * (1 + plots::figures(&results).len()));
         assert_eq!(count(folder.path().to_owned()), 4);
     }
 

@@ -1,8 +1,11 @@
-//! The summary printed at the end of a run: head, depth table, one line per curve, a table by layer.
+//! The summary printed at the end of a run: head, answer, depth table, a gauge of the depths, one line per curve, a
+//! table by layer.
 //!
 //! No line is wider than asked for, and text from files is stripped of control characters, so that a model's
 //! name cannot send commands to the terminal.
 
+use crate::answer;
+use crate::gauge::{Found, Gauge, Kind};
 use crate::results::{DepthRow, Results};
 
 /// How the terminal wants its text.
@@ -20,7 +23,9 @@ pub struct Style {
 pub fn summary(results: &Results, style: Style) -> String {
     let mut page = Page { style, text: String::new() };
     head(results, &mut page);
+    answered(results, &mut page);
     depth(&results.depth, &mut page);
+    gauge(results, &mut page);
     let curves = curves(results);
     sparklines(&curves, &mut page);
     by_layer(results, &curves, &mut page);
@@ -41,6 +46,18 @@ enum Weight {
     Plain,
     Bold,
     Faint,
+    Accent,
+}
+
+impl Weight {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Bold => "\x1b[1m",
+            Self::Faint => "\x1b[2m",
+            Self::Accent => "\x1b[36m",
+        }
+    }
 }
 
 struct Page {
@@ -51,17 +68,25 @@ struct Page {
 impl Page {
     /// Adds one line, cut to the width; colour is added after cutting, so it never counts.
     fn line(&mut self, weight: Weight, line: &str) {
-        let line = fit(line.trim_end(), self.style);
-        let code = match weight {
-            Weight::Plain => "",
-            Weight::Bold => "\x1b[1m",
-            Weight::Faint => "\x1b[2m",
-        };
-        if self.style.colour && !code.is_empty() && !line.is_empty() {
-            self.text.extend([code, &line, "\x1b[0m", "\n"]);
-        } else {
-            self.text.extend([&line, "\n"]);
+        self.pieces(&[(weight, line.trim_end())]);
+    }
+
+    /// Adds one line of pieces with a weight each, cut to the width together.
+    fn pieces(&mut self, pieces: &[(Weight, &str)]) {
+        let mut room = self.style.width;
+        for (weight, piece) in pieces {
+            let piece = fit(piece, Style { width: room, ..self.style });
+            room -= piece.chars().map(columns).sum::<usize>().min(room);
+            let code = weight.code();
+            if self.style.colour && !code.is_empty() && !piece.trim().is_empty() {
+                self.text.extend([code, &piece, "\x1b[0m"]);
+            } else {
+                self.text.push_str(&piece);
+            }
         }
+        // What was cut in the middle of a line must leave no spaces at its end.
+        self.text.truncate(self.text.trim_end_matches(' ').len());
+        self.text.push('\n');
     }
 }
 
@@ -89,7 +114,6 @@ fn fit(line: &str, style: Style) -> String {
         }
         out.push(c);
     }
-    out.truncate(out.trim_end().len());
     out
 }
 
@@ -110,6 +134,125 @@ fn head(results: &Results, page: &mut Page) {
     };
     let line = format!("{}: {} prompts, {} tokens{pairs}", data.id, data.prompts, data.tokens);
     page.line(Weight::Plain, &line);
+}
+
+/// The answer in words.
+fn answered(results: &Results, page: &mut Page) {
+    if results.depth.is_empty() {
+        return;
+    }
+    page.line(Weight::Plain, "");
+    for line in wrap(&answer::headline(results), page.style.width) {
+        page.line(Weight::Bold, &line);
+    }
+}
+
+/// The longest bar of the gauge, in columns.
+const BAR: usize = 60;
+
+/// A bar for each rule from the first layer to the last.
+fn gauge(results: &Results, page: &mut Page) {
+    let Some(gauge) = Gauge::of(results).filter(|gauge| !gauge.found.is_empty()) else { return };
+    let name = gauge.found.iter().map(|found| found.rule.chars().count()).max().unwrap_or(0).clamp(4, 24);
+    // The name, two spaces, the bar, and the share.
+    let bar = page.style.width.saturating_sub(name + 12).min(BAR);
+    if bar < 10 {
+        return;
+    }
+    page.line(Weight::Plain, "");
+    page.line(Weight::Faint, &format!("{:name$}  share of the {} layers", "rule", gauge.layers));
+    // As in the table above, not by depth, so that a rule is found at once.
+    let rows = results
+        .depth
+        .iter()
+        .filter_map(|row| gauge.found.iter().find(|found| found.rule == crate::plots::text::line(&row.rule)));
+    for found in rows {
+        let label: String = found.rule.chars().take(name).collect();
+        let (filled, rest) = bars(found, gauge.layers, bar, page.style.unicode);
+        let share = format!("  {:>3.0} %", 100.0 * found.used / gauge.layers as f64);
+        page.pieces(&[
+            (Weight::Plain, &format!("{label:name$}  ")),
+            (Weight::Accent, &filled),
+            (Weight::Faint, &rest),
+            (Weight::Plain, &share),
+        ]);
+    }
+    let Marks { full, below, above, centre, count, .. } = Marks::of(page.style.unicode);
+    let mut legend = Vec::new();
+    for (kind, mark, what) in [
+        (Kind::UpTo, full, "works up to here"),
+        (Kind::Centre, centre, "centre of the effect of skipping a layer"),
+        (Kind::Count, count, "number of layers that carry it"),
+    ] {
+        if gauge.of_kind(kind).next().is_some() {
+            legend.push(format!("{mark} {what}"));
+        }
+    }
+    legend.push(format!("{below}{above} 95 % interval"));
+    // Lines are broken between entries, not within them.
+    let room = page.style.width.saturating_sub(name + 2);
+    let mut lines: Vec<String> = Vec::new();
+    for entry in legend {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + entry.chars().count() + 3 <= room => {
+                *line += &format!("   {entry}")
+            }
+            _ => lines.push(entry),
+        }
+    }
+    for line in lines {
+        page.line(Weight::Faint, &format!("{:name$}  {line}", ""));
+    }
+}
+
+/// What bars are made of.
+struct Marks {
+    full: char,
+    /// The part of the interval below the value, and above.
+    below: char,
+    above: char,
+    empty: char,
+    centre: char,
+    count: char,
+}
+
+impl Marks {
+    fn of(unicode: bool) -> Self {
+        if unicode {
+            Self { full: '█', below: '▓', above: '▒', empty: '·', centre: '◆', count: '○' }
+        } else {
+            Self { full: '#', below: '=', above: '-', empty: '.', centre: '+', count: 'o' }
+        }
+    }
+}
+
+/// The bar of a rule: what is drawn, and the empty rest. A rule that says up to where the model works fills the
+/// bar; others only mark a place on it.
+fn bars(found: &Found, layers: usize, width: usize, unicode: bool) -> (String, String) {
+    let marks = Marks::of(unicode);
+    let share = |used: f64| (used / layers as f64).clamp(0.0, 1.0);
+    let column = |used: f64| ((share(used) * width as f64).round() as usize).min(width);
+    let [low, high] = found.used_interval().map_or([column(found.used); 2], |ends| ends.map(column));
+    let used = column(found.used).max(1);
+    let cell = |at: usize| match found.kind {
+        Kind::UpTo if at < used => {
+            if at < low {
+                marks.full
+            } else {
+                marks.below
+            }
+        }
+        Kind::UpTo if at < high => marks.above,
+        Kind::Centre if at == used - 1 => marks.centre,
+        Kind::Count | Kind::Other if at == used - 1 => marks.count,
+        Kind::UpTo => marks.empty,
+        _ if (low.saturating_sub(1)..used).contains(&at) => marks.below,
+        _ if (used..high).contains(&at) => marks.above,
+        _ => marks.empty,
+    };
+    let all: Vec<char> = (0..width).map(cell).collect();
+    let end = all.iter().rposition(|c| *c != marks.empty).map_or(0, |at| at + 1);
+    (all[..end].iter().collect(), all[end..].iter().collect())
 }
 
 fn depth(rows: &[DepthRow], page: &mut Page) {
@@ -179,6 +322,10 @@ fn curves(results: &Results) -> Vec<Curve<'_>> {
     }
     if let Some(similarity) = &results.probes.similarity {
         add("block influence", "BI", &similarity.block_influence, true);
+    }
+    let skip = results.probes.skip.as_ref().and_then(|skip| skip.future.as_ref()?.layer.as_ref());
+    if let Some(output) = skip.and_then(|effects| effects.output_effect.as_ref()) {
+        add("skip output", "skip", &output.max, true);
     }
     all
 }
@@ -325,8 +472,9 @@ mod tests {
         let results = fixture::results();
         let coloured = summary(&results, Style { unicode: true, width: 80, colour: true });
         assert!(coloured.contains("\x1b[1mexample/model-135m\x1b[0m"));
-        let plain =
-            ["\x1b[0m", "\x1b[1m", "\x1b[2m"].iter().fold(coloured, |text, code| text.replace(code, ""));
+        let plain = ["\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[36m"]
+            .iter()
+            .fold(coloured, |text, code| text.replace(code, ""));
         assert_eq!(plain, summary(&results, style(true, 80)));
     }
 
@@ -343,6 +491,26 @@ mod tests {
         assert_eq!(sparkline(&[0.0, 1.0, f64::NAN, 0.5], 0.0, 1.0, 10), "▁█ ▅");
         assert_eq!(sparkline(&[0.0, 0.0, 1.0, 1.0], 0.0, 1.0, 2), "▁█");
         assert_eq!(sparkline(&[3.0, 3.0], 3.0, 3.0, 9), "▅▅");
+    }
+
+    #[test]
+    fn a_bar_is_filled_to_the_depth_and_its_interval_is_marked() {
+        let found = |kind, interval| Found { rule: String::new(), kind, value: 5.0, interval, used: 6.0 };
+        let bar = |kind, interval, unicode| bars(&found(kind, interval), 10, 10, unicode);
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(bar(Kind::UpTo, Some([3.0, 7.0]), true), pair("████▓▓▒▒", "··"));
+        assert_eq!(bar(Kind::UpTo, None, false), pair("######", "...."));
+        assert_eq!(bar(Kind::Centre, Some([4.0, 6.0]), false), pair("....=+-", "..."));
+        assert_eq!(bar(Kind::Count, None, true), pair("·····○", "····"));
+        assert_eq!(bar(Kind::UpTo, Some([-1e300, 1e300]), false), pair("======----", ""));
+    }
+
+    #[test]
+    fn the_answer_comes_before_the_numbers() {
+        let text = summary(&fixture::results(), style(false, 100));
+        let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} in\n{text}"));
+        assert!(at("do the work") < at("threshold") && at("threshold") < at("share of the 30 layers"));
+        assert!(text.lines().any(|line| line.starts_with("settling") && line.ends_with("81 %")));
     }
 
     #[test]

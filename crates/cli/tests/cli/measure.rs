@@ -141,7 +141,10 @@ fn only_the_probes_asked_for_are_measured() {
     let out = place.out();
     // The earlier run with all probes must leave nothing behind.
     succeed(&mut measure(&fixture("llama2"), place.data(), &out));
+    let gauge = || fs::read(out.join("plots/depth_gauge.svg")).unwrap();
+    let earlier = gauge();
     succeed(measure(&fixture("llama2"), place.data(), &out).args(["--probes", "lens"]));
+    assert!(earlier != gauge(), "the gauge shows the rules of the earlier run");
     let probes = json(&out.join("results.json"))["probes"].clone();
     assert_eq!(probes.as_object().unwrap().keys().collect::<Vec<_>>(), ["lens"]);
     let samples = fs::read_to_string(out.join("samples.jsonl")).unwrap();
@@ -151,7 +154,10 @@ fn only_the_probes_asked_for_are_measured() {
     }
     for entry in fs::read_dir(out.join("plots")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(name.starts_with("lens"), "{name} is from the earlier run");
+        assert!(
+            name.starts_with("lens") || name.starts_with("depth_gauge"),
+            "{name} is from the earlier run"
+        );
     }
     let rules: Vec<Value> = json(&out.join("results.json"))["depth"]
         .as_array()

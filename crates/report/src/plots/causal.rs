@@ -1,19 +1,19 @@
 //! The figures of the probes that change the model's run: skip, erasure and gradients.
 
-use std::borrow::Cow;
-
-use super::heat::{Axis, Heat, Scale};
-use super::{BLUE, Chart, Figure, Lines, ORANGE, Series, figure, number, tokens};
+use super::canvas::Ink;
+use super::heat::{Axis, Heat, Scale as Colours};
+use super::layers::{Scale, Series, bar_axis, bars, depth_marks, hovers, numbers};
+use super::panel::{Entry, Grid, Panel, Shape};
+use super::text::{self, number};
+use super::{Body, Figure, figure};
 use crate::results::{Effects, Erasure, Gradients, OutputEffect, Results, Skip};
 
 /// Pairs that are drawn; the others are listed.
 const DRAWN: usize = 4;
-/// Rules whose resamples are drawn, far more than there are.
-const PANELS: usize = 24;
 /// Pairs that are listed.
 const LISTED: usize = 100;
 
-pub(super) fn skip_figures<'a>(results: &'a Results, skip: &'a Skip) -> Vec<Figure<'a>> {
+pub(super) fn skip_figures(results: &Results, skip: &Skip) -> Vec<Figure> {
     let mut all = Vec::new();
     for (key, effects) in skip.effects() {
         let (mode, part) = key.split_once('.').unwrap_or((&key, "layer"));
@@ -30,12 +30,7 @@ pub(super) fn skip_figures<'a>(results: &'a Results, skip: &'a Skip) -> Vec<Figu
     all
 }
 
-fn later_layers<'a>(
-    results: &'a Results,
-    effects: &Effects,
-    (mode, part): (&str, &str),
-    what: &str,
-) -> Figure<'a> {
+fn later_layers(results: &Results, effects: &Effects, (mode, part): (&str, &str), what: &str) -> Figure {
     let (how, reading) = match mode {
         "future" => (
             "what later tokens lose",
@@ -56,105 +51,125 @@ fn later_layers<'a>(
         ),
     };
     let cells = effects.layer_effect.max.clone();
-    let scale = Scale::capped(cells.iter().flatten());
-    let heat = Heat { cells, x: Axis::Numbers("later layer", 0), y: Axis::Down("skipped layer", 0), scale };
+    let scale = Colours::capped(cells.iter().flatten());
+    let heat = Heat {
+        cells,
+        x: Axis::Numbers("later layer", 0),
+        y: Axis::Down("skipped layer", 0),
+        scale,
+        unit: "change, |D - D'| / |D|",
+    };
     let name = format!("skip_{mode}_{part}");
     let beyond = heat.beyond().unwrap_or_default();
-    let mut figure = figure(results, name, format!("Skipping {what}: {how}"), reading, Chart::Heat(heat));
-    figure.note = format!(
-        "Largest effect over prompts and tokens, below the diagonal zero: no layer acts on an earlier one. {beyond}"
-    );
+    let mut figure = figure(results, name, format!("Skipping {what}: {how}"), reading, heat.into());
+    figure.note =
+        format!("Largest effect over prompts and tokens; no layer acts on an earlier one. {beyond}");
     figure
 }
 
-fn output_figure<'a>(
-    results: &'a Results,
-    output: &'a OutputEffect,
-    (mode, part): (&str, &str),
-    what: &str,
-) -> Figure<'a> {
+fn output_figure(results: &Results, output: &OutputEffect, (mode, part): (&str, &str), what: &str) -> Figure {
     let tokens = if mode == "future" { "at later tokens" } else { "at the same tokens" };
-    let series = |label: &str, values: &'a [f64], colour| Series {
-        label: label.to_owned(),
-        values,
-        colour,
-        dashed: false,
+    let series = [
+        Series::new("largest of any prompt", &output.max, Ink::Blue),
+        Series::new("mean over prompts", &output.mean, Ink::Orange),
+    ];
+    let scale = Scale::linear("change, |p - p'|");
+    let y = scale.axis(output.max.iter().chain(&output.mean));
+    let means = bars(&output.mean, &scale, Ink::Orange, false);
+    let largest = bars(&output.max, &scale, Ink::Blue, true);
+    let panel = Panel {
+        bars: means.into_iter().chain(largest).collect(),
+        marks: if (mode, part) == ("future", "layer") {
+            depth_marks(results, &["skip_output"])
+        } else {
+            Vec::new()
+        },
+        hovers: hovers("skipped layer", &series),
+        ..Panel::new("", bar_axis("skipped layer", results.model.layers), y)
     };
-    let lines = Lines {
-        x_label: "skipped layer",
-        y_label: "change of the output, |p - p'|",
-        bars: true,
-        series: vec![series("largest", &output.max, BLUE), series("mean over prompts", &output.mean, ORANGE)],
-        ..Lines::default()
-    };
+    let entry = |series: &Series<'_>, shape| Entry { shape, ..series.entry() };
+    let legend = vec![entry(&series[1], Shape::Square), entry(&series[0], Shape::Tick)];
     figure(
         results,
         format!("skip_{mode}_{part}_output"),
         format!("Skipping {what}: the output {tokens}"),
         "How far the predicted distribution moves when the layer is bypassed: 0 is no change, the square root of 2 \
          another token with certainty. Low bars are layers the prediction can do without.",
-        Chart::Lines(lines),
+        (Body::Panels(Grid::one(panel, legend)), numbers("skipped layer", &series)),
     )
 }
 
-pub(super) fn erasure_figures<'a>(results: &'a Results, pairs: &'a [Erasure]) -> Vec<Figure<'a>> {
-    let draw = |(index, pair): (usize, &'a Erasure)| {
+pub(super) fn erasure_figures(results: &Results, pairs: &[Erasure]) -> Vec<Figure> {
+    let draw = |(index, pair): (usize, &Erasure)| {
         let heat = Heat {
             cells: pair.effect.clone(),
             x: visible(&pair.tokens),
             y: Axis::Numbers("erased before layer", 0),
-            scale: Scale::rising(pair.effect.iter().flatten()),
+            scale: Colours::rising(pair.effect.iter().flatten()),
+            unit: "change of the answer, |p - p'|",
         };
         let mut figure = figure(
             results,
             format!("erasure_effect_{}", index + 1),
             format!("Until which layer a token matters: pair {}", index + 1),
-            "The stream of one token (column) is replaced by an average one before one layer (row, counted upward); the \
+            reading(
+                index,
+                "The stream of one token (column) is replaced by an average one before one layer (row, counted upward); the \
              colour is how much the prediction of the answer changes. Where a column turns dark, the model has taken from \
              that token what it needs. The last columns are the answer's own tokens.",
-            Chart::Heat(heat),
+            ),
+            heat.into(),
         );
         figure.note = asked(&pair.question, &pair.answer);
         figure
     };
     let drawn = pairs.iter().enumerate().filter(|(_, pair)| !pair.tokens.is_empty()).take(DRAWN);
-    let mut all: Vec<Figure<'a>> = drawn.map(draw).collect();
+    let mut all: Vec<Figure> = drawn.map(draw).collect();
     list_rest(&mut all, pairs.iter().map(|pair| asked(&pair.question, &pair.answer)).collect());
     all
 }
 
-pub(super) fn gradient_figures<'a>(results: &'a Results, pairs: &'a [Gradients]) -> Vec<Figure<'a>> {
-    let draw = |(index, pair): (usize, &'a Gradients)| {
+pub(super) fn gradient_figures(results: &Results, pairs: &[Gradients]) -> Vec<Figure> {
+    let draw = |(index, pair): (usize, &Gradients)| {
         let heat = Heat {
             cells: pair.attribution.clone(),
             x: visible(&pair.tokens),
             y: Axis::Numbers("layer", 0),
-            scale: Scale::diverging(pair.attribution.iter().flatten()),
+            scale: Colours::diverging(pair.attribution.iter().flatten()),
+            unit: "attribution (probability)",
         };
         let beyond = heat.beyond().unwrap_or_default();
         let mut figure = figure(
             results,
             format!("gradients_attribution_{}", index + 1),
             format!("What the answer owes to each token: pair {}", index + 1),
-            "Integrated gradients of the answer's probability: red cells raise it, blue ones lower it, and a layer's \
+            reading(
+                index,
+                "Integrated gradients of the answer's probability: red cells raise it, blue ones lower it, and a layer's \
              row adds up to the change against the baseline. Rows where only the last tokens have colour are layers by \
              which the question has been read.",
-            Chart::Heat(heat),
+            ),
+            heat.into(),
         );
         figure.note = format!("{} {beyond}", gradient_note(pair));
         figure
     };
     let drawn = pairs.iter().enumerate().filter(|(_, pair)| !pair.tokens.is_empty()).take(DRAWN);
-    let mut all: Vec<Figure<'a>> = drawn.map(draw).collect();
+    let mut all: Vec<Figure> = drawn.map(draw).collect();
     let listed = |pair: &Gradients| format!("{} At {}.", asked(&pair.question, &pair.answer), pair.site);
     list_rest(&mut all, pairs.iter().map(listed).collect());
     all
 }
 
+/// How to read a figure is said once; those that follow it are read alike.
+fn reading(index: usize, first: &'static str) -> &'static str {
+    if index == 0 { first } else { "Read as the first." }
+}
+
 fn gradient_note(pair: &Gradients) -> String {
     let worst = pair.completeness_error.iter().copied().filter(|e| e.is_finite()).fold(0.0, f64::max);
     let most = pair.nodes.iter().max().copied().unwrap_or(0);
-    let plain = |text: &str| tokens::line(text);
+    let plain = |text: &str| text::line(text);
     format!(
         "{} At {}, baseline {}, {} quadrature with at most {most} nodes; the largest completeness error of a layer is {} %.",
         asked(&pair.question, &pair.answer),
@@ -168,52 +183,19 @@ fn gradient_note(pair: &Gradients) -> String {
 fn asked(question: &str, answer: &str) -> String {
     format!(
         "Question: \u{201c}{}\u{201d}, answer: \u{201c}{}\u{201d}.",
-        tokens::line(question),
-        tokens::line(answer)
+        text::line(question),
+        text::line(answer)
     )
 }
 
 fn visible(texts: &[String]) -> Axis {
-    Axis::Tokens(texts.iter().map(|text| tokens::visible(text)).collect())
+    Axis::Tokens(texts.iter().map(|text| text::visible(text)).collect())
 }
 
 /// Lists what was not drawn under the last figure.
-fn list_rest(figures: &mut [Figure<'_>], all: Vec<String>) {
+fn list_rest(figures: &mut [Figure], all: Vec<String>) {
     let drawn = figures.len();
     let Some(last) = figures.last_mut() else { return };
     last.not_drawn = all.len() - drawn;
     last.listed = all.into_iter().skip(drawn).take(LISTED).collect();
-}
-
-/// The probe that a rule reads, or the section of the file for rules unknown here. Figures are named after
-/// it, because a later run in the same folder takes away the figures of the probes by name.
-fn probe_of(rule: &str) -> &'static str {
-    match rule {
-        "cosine" => "contributions",
-        "kl" | "kl_last" | "overlap" => "lens",
-        "settling" => "settling",
-        "skip_layer" | "skip_output" | "influence_number" | "influence_90" => "skip",
-        _ => "uncertainty",
-    }
-}
-
-/// The histograms of the depths over resamples: a figure for each probe, a panel for each rule.
-pub(super) fn resample_figures(results: &Results) -> Vec<Figure<'_>> {
-    let rules = results.uncertainty.iter().flat_map(|uncertainty| &uncertainty.rules);
-    let found = rules.filter_map(|rule| Some((Cow::from(rule.rule.as_str()), rule.histogram.as_ref()?)));
-    let found: Vec<_> = found.take(PANELS).collect();
-    let draw = |probe: &str| {
-        let panels: Vec<_> = found.iter().filter(|(rule, _)| probe_of(rule) == probe).cloned().collect();
-        (!panels.is_empty()).then(|| {
-            figure(
-                results,
-                format!("{probe}_resamples"),
-                format!("How sure each depth is: {probe}"),
-                "The effective depth by each rule in resamples of the prompts, drawn with replacement. A narrow peak \
-                 would be found again with other prompts of the same kind; with two, the rule wavers.",
-                Chart::Panels(panels),
-            )
-        })
-    };
-    ["contributions", "lens", "settling", "skip", "uncertainty"].into_iter().filter_map(draw).collect()
 }

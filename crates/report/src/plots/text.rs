@@ -1,12 +1,36 @@
-//! Text of tokens, made visible and harmless.
+//! Text in figures: numbers in few digits, and tokens made visible and harmless.
 
 /// The longest text of a token on an axis, in characters.
 const LONGEST: usize = 12;
 /// The longest question or answer in a note.
 const LONGEST_TEXT: usize = 300;
 
+/// At most two decimals, none for a whole number: enough for a label.
+pub(crate) fn number(value: f64) -> String {
+    let rounded = (value * 100.0).round() / 100.0;
+    format!("{rounded}")
+}
+
+/// Three digits, as a plain decimal while that is short.
+pub(crate) fn decimal(value: f64) -> String {
+    // Printing in scientific form and reading back drops the noise of a power of ten.
+    let rounded: f64 = format!("{value:.2e}").parse().unwrap_or(value);
+    if rounded == 0.0 {
+        "0".to_owned()
+    } else if (1e-4..1e5).contains(&rounded.abs()) {
+        format!("{rounded}")
+    } else {
+        format!("{rounded:e}")
+    }
+}
+
+/// A value for a reader who points at it.
+pub(crate) fn value(value: f64) -> String {
+    if value.is_nan() { "no value".to_owned() } else { decimal(value) }
+}
+
 /// A token's text with spaces as open boxes and control characters escaped, cut where it is too long for an axis.
-pub(super) fn visible(token: &str) -> String {
+pub(crate) fn visible(token: &str) -> String {
     let shown = |c: char| match c {
         ' ' => "␣".to_owned(),
         '\n' => "\\n".to_owned(),
@@ -19,12 +43,12 @@ pub(super) fn visible(token: &str) -> String {
 }
 
 /// A question or an answer on one line, cut where it would fill the page.
-pub(super) fn line(text: &str) -> String {
+pub(crate) fn line(text: &str) -> String {
     cut(text.chars().map(|c| if hidden(c) { " ".to_owned() } else { c.to_string() }), LONGEST_TEXT)
 }
 
 /// Whether a character would not be seen, would turn the text around it, or must not stand in XML.
-fn hidden(c: char) -> bool {
+pub(crate) fn hidden(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
         || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')

@@ -1,0 +1,132 @@
+//! What the report of a run and that of a study share: style, script, their permission, and how a figure stands
+//! on a page with its numbers.
+//!
+//! Everything that comes from a folder is escaped by the template engine. The only markup passed through is
+//! the figures, whose texts the drawing library escapes, and the style and script of this crate. The page
+//! forbids itself everything else: nothing is loaded, and no script runs but the one whose hash it carries.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use minijinja::value::Serde;
+use minijinja::{Environment, Value as Cell, context};
+use sha2::{Digest, Sha256};
+
+use crate::plots::{Figure, Numbers};
+use crate::{Error, Result};
+
+const STYLE: &str = include_str!("page/style.css");
+const SCRIPT: &str = include_str!("page/hover.js");
+const FRAME: &str = include_str!("page/frame.html.jinja");
+const FIGURE: &str = include_str!("page/figure.html.jinja");
+
+/// Tables of more cells are written as plain text, which browsers show at a fraction of the cost.
+const LARGE_TABLE: usize = 2_500;
+
+/// Renders a template that extends `frame.html`, with what every page needs.
+///
+/// # Errors
+///
+/// [`Error::Draw`] when the template fails.
+pub(crate) fn render(name: &str, template: &str, page: Cell) -> Result<String> {
+    let fail = |error: minijinja::Error| Error::Draw { what: name.to_owned(), reason: error.to_string() };
+    let mut environment = Environment::new();
+    // The names' ending turns escaping on.
+    environment.add_template("frame.html", FRAME).map_err(fail)?;
+    environment.add_template("figure.html", FIGURE).map_err(fail)?;
+    environment.add_template("page.html", template).map_err(fail)?;
+    let hash = BASE64_STANDARD.encode(Sha256::digest(SCRIPT.as_bytes()));
+    let shared = context! {
+        style => Cell::from_safe_string(STYLE.to_owned()),
+        script => Cell::from_safe_string(SCRIPT.to_owned()),
+        script_hash => Cell::from_safe_string(hash),
+        version => env!("CARGO_PKG_VERSION"),
+    };
+    let template = environment.get_template("page.html").map_err(fail)?;
+    template.render(context! { ..page, ..shared }).map_err(fail)
+}
+
+/// A figure with its numbers, as the templates take it.
+pub(crate) fn figure(figure: &Figure) -> Result<Cell> {
+    let numbers = figure.numbers();
+    let large = numbers.rows.len() * numbers.headings.len() > LARGE_TABLE;
+    let (text, rows) =
+        if large { (plain_table(numbers), Vec::new()) } else { (String::new(), cells(numbers)) };
+    Ok(context! {
+        name => figure.name.as_str(),
+        title => figure.title.as_str(),
+        reading => figure.reading,
+        note => figure.note.as_str(),
+        wide => figure.is_wide(),
+        not_drawn => figure.not_drawn,
+        listed => Cell::from(Serde(&figure.listed)),
+        svg => Cell::from_safe_string(figure.inline_svg()?),
+        index => numbers.index.as_str(),
+        headings => Cell::from(Serde(&numbers.headings)),
+        rows => Cell::from(Serde(rows)),
+        text => text,
+    })
+}
+
+fn cells(numbers: &Numbers) -> Vec<(&str, Vec<String>)> {
+    numbers
+        .rows
+        .iter()
+        .map(|(row, values)| (row.as_str(), values.iter().copied().map(number).collect()))
+        .collect()
+}
+
+/// A table as lines of numbers with three digits between tabs, for spreadsheets.
+fn plain_table(numbers: &Numbers) -> String {
+    let head = [&numbers.index].into_iter().chain(&numbers.headings).cloned().collect::<Vec<_>>().join("\t");
+    let line = |(row, values): &(String, Vec<f64>)| {
+        values.iter().fold(row.clone(), |line, value| line + "\t" + &digits(*value, 2))
+    };
+    [head].into_iter().chain(numbers.rows.iter().map(line)).collect::<Vec<_>>().join("\n")
+}
+
+/// Four significant digits without trailing zeros; nothing for a missing value.
+pub(crate) fn number(value: f64) -> String {
+    digits(value, 3)
+}
+
+/// So many digits after the first, without trailing zeros; nothing for a missing value.
+fn digits(value: f64, after: usize) -> String {
+    if !value.is_finite() {
+        return String::new();
+    }
+    // Printing in scientific form and reading back rounds to significant digits.
+    let rounded: f64 = format!("{value:.after$e}").parse().unwrap_or(value);
+    if value.fract() == 0.0 && value.abs() < 1e15 {
+        format!("{value}")
+    } else if rounded.abs() < 1e-4 || rounded.abs() >= 1e15 {
+        format!("{rounded:e}")
+    } else {
+        format!("{rounded}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_keep_four_digits() {
+        let check = |value, text: &str| assert_eq!(number(value), text);
+        check(22.0, "22");
+        check(0.123456, "0.1235");
+        check(-1234.56, "-1235");
+        check(0.0000123456, "1.235e-5");
+        check(f64::NAN, "");
+        check(123456.0, "123456");
+    }
+
+    #[test]
+    fn the_permission_is_for_the_script_as_it_stands_in_the_page() {
+        let page = render("page", "{% extends 'frame.html' %}", context! { title => "t" }).unwrap();
+        let script = page.split("<script>").nth(1).and_then(|rest| rest.split("</script>").next()).unwrap();
+        let hash = BASE64_STANDARD.encode(Sha256::digest(script.as_bytes()));
+        assert!(script.contains("pointermove") && page.contains(&format!("script-src 'sha256-{hash}'")));
+        // A browser changes these before it hashes, and the script's own text must not end it.
+        assert!(!script.contains(['\r', '\0']) && !script.contains("<!--") && !STYLE.contains("</"));
+    }
+}

@@ -1,0 +1,152 @@
+//! Curves and bars over layers, as panels, as numbers, and as what is said on hovering.
+
+use super::Numbers;
+use super::canvas::{COLUMN, Ink, Stroke};
+use super::panel::{Axis, Bar, Curve, Dots, Entry, Grid, Mark, Panel, Shape};
+use super::text::{number, value};
+use crate::results::Results;
+
+/// Values outside of these are damage, not measurements; drawing them takes axes of hundreds of decades.
+const LARGEST: f64 = 1e9;
+/// The smallest value on a log axis.
+const SMALLEST: f64 = 1e-9;
+
+/// A curve over layers and how it is drawn.
+#[derive(Debug, Clone)]
+pub(crate) struct Series<'a> {
+    pub(crate) label: String,
+    pub(crate) values: &'a [f64],
+    pub(crate) ink: Ink,
+    pub(crate) stroke: Stroke,
+}
+
+impl<'a> Series<'a> {
+    pub(crate) fn new(label: impl Into<String>, values: &'a [f64], ink: Ink) -> Self {
+        Self { label: label.into(), values, ink, stroke: Stroke::Solid }
+    }
+
+    pub(crate) fn entry(&self) -> Entry {
+        Entry { label: self.label.clone(), ink: self.ink, shape: Shape::Line(self.stroke) }
+    }
+}
+
+/// What the y axis of a chart over layers is.
+#[derive(Debug, Clone)]
+pub(crate) struct Scale {
+    pub(crate) label: &'static str,
+    pub(crate) log: bool,
+    /// The ends, where they are known beforehand.
+    pub(crate) range: Option<[f64; 2]>,
+}
+
+impl Scale {
+    /// From zero, or from below it where there are values.
+    pub(crate) fn linear(label: &'static str) -> Self {
+        Self { label, log: false, range: None }
+    }
+
+    /// By factors.
+    pub(crate) fn log(label: &'static str) -> Self {
+        Self { label, log: true, range: None }
+    }
+
+    /// From 0 to 1.
+    pub(crate) fn share(label: &'static str) -> Self {
+        Self { label, log: false, range: Some([0.0, 1.0]) }
+    }
+
+    fn drawable(&self, value: f64) -> bool {
+        // Means of shares miss 1 by a rounding error.
+        let [low, high] = self.range.unwrap_or([-LARGEST, LARGEST]);
+        (low - 1e-9..=high + 1e-9).contains(&value) && (!self.log || value >= SMALLEST)
+    }
+
+    /// The axis around all that can be drawn.
+    pub(crate) fn axis<'v>(&self, values: impl IntoIterator<Item = &'v f64>) -> Axis {
+        let values = values.into_iter().copied().filter(|value| self.drawable(*value));
+        match self.range {
+            Some([low, high]) => Axis { step: Some((high - low) / 5.0), ..Axis::new(self.label, low, high) },
+            None if self.log => Axis::log_around(self.label, values),
+            None => Axis::around(self.label, values.chain([0.0])),
+        }
+    }
+}
+
+/// The unbroken runs of values that can be drawn, so that a gap stays visible.
+pub(crate) fn curves(series: &Series<'_>, scale: &Scale) -> Vec<Curve> {
+    let points: Vec<(f64, f64)> = series.values.iter().enumerate().map(|(l, &v)| (l as f64, v)).collect();
+    points
+        .split(|point| !scale.drawable(point.1))
+        .filter(|run| !run.is_empty())
+        .map(|run| Curve { points: run.to_vec(), ink: series.ink, stroke: series.stroke, dots: Dots::None })
+        .collect()
+}
+
+/// A bar around each layer.
+pub(crate) fn bars(values: &[f64], scale: &Scale, ink: Ink, stroke: bool) -> Vec<Bar> {
+    let bar = |(l, &value): (usize, &f64)| {
+        let half = if stroke { 0.5 } else { 0.4 };
+        Bar { from: l as f64 - half, to: l as f64 + half, value, ink, stroke }
+    };
+    values.iter().enumerate().filter(|(_, value)| scale.drawable(**value)).map(bar).collect()
+}
+
+/// The values of all series, a row for each layer.
+pub(crate) fn numbers(index: &str, series: &[Series<'_>]) -> Numbers {
+    let length = series.iter().map(|series| series.values.len()).max().unwrap_or(0);
+    let at = |l: usize| series.iter().map(|s| s.values.get(l).copied().unwrap_or(f64::NAN)).collect();
+    Numbers {
+        index: index.to_owned(),
+        headings: series.iter().map(|series| series.label.clone()).collect(),
+        rows: (0..length).map(|l| (l.to_string(), at(l))).collect(),
+    }
+}
+
+/// What is said at each layer: all values there.
+pub(crate) fn hovers(index: &str, series: &[Series<'_>]) -> Vec<([f64; 2], String)> {
+    let length = series.iter().map(|series| series.values.len()).max().unwrap_or(0);
+    let line = |series: &Series<'_>, l: usize| {
+        Some(format!("\n{}: {}", series.label, value(*series.values.get(l)?)))
+    };
+    let text = |l: usize| {
+        format!("{index} {l}") + &series.iter().filter_map(|series| line(series, l)).collect::<String>()
+    };
+    (0..length).map(|l| ([l as f64 - 0.5, l as f64 + 0.5], text(l))).collect()
+}
+
+/// Lines over the streams before each of the layers and after the last.
+pub(super) fn lines(layers: usize, scale: &Scale, series: &[Series<'_>], marks: Vec<Mark>) -> Grid {
+    let x = Axis::whole("layer", 0.0, layers as f64, Grid::inner_width(COLUMN, 1));
+    let y = scale.axis(series.iter().flat_map(|series| series.values));
+    let panel = Panel {
+        curves: series.iter().flat_map(|series| curves(series, scale)).collect(),
+        marks: marks.into_iter().filter(|mark| (0.0..=layers as f64).contains(&mark.at)).collect(),
+        hovers: hovers("layer", series),
+        ..Panel::new("", x, y)
+    };
+    Grid::one(panel, series.iter().map(Series::entry).collect())
+}
+
+/// The x axis of bars around so many layers.
+pub(super) fn bar_axis(label: &str, layers: usize) -> Axis {
+    let (low, high) = (-0.5, layers as f64 - 0.5);
+    Axis::whole(label, low, high, Grid::inner_width(COLUMN, 1))
+}
+
+/// The effective depths by these rules, those at the same layer together.
+pub(super) fn depth_marks(results: &Results, rules: &[&str]) -> Vec<Mark> {
+    let mut marks: Vec<Mark> = Vec::new();
+    let mut inks = [Ink::Vermilion, Ink::Purple].into_iter().cycle();
+    for row in results.depth.iter().filter(|row| rules.contains(&row.rule.as_str())) {
+        let Some(at) = row.value.filter(|value| value.is_finite()) else { continue };
+        let interval = row.interval.filter(|ends| ends.iter().all(|end| end.is_finite()));
+        match marks.iter_mut().find(|mark| mark.at == at && mark.interval == interval) {
+            Some(mark) => mark.label = mark.label.replacen(": ", &format!(", {}: ", row.rule), 1),
+            None => {
+                let label = format!("{}: {}", row.rule, number(at));
+                marks.push(Mark { at, interval, label, ink: inks.next().unwrap_or(Ink::Vermilion) });
+            }
+        }
+    }
+    marks
+}

@@ -1,0 +1,287 @@
+//! The figures of the probes that only watch the model: contributions, lens, similarity, settling.
+
+use super::canvas::{COLUMN, Ink};
+use super::heat::{Axis as Side, Heat, Scale as Colours};
+use super::layers::{Scale, Series, bar_axis, bars, depth_marks, hovers, lines, numbers};
+use super::panel::{Axis, Entry, Grid, Mark, Panel, Shape};
+use super::text::number;
+use super::{Body, Figure, figure};
+use crate::results::{Contributions, DepthRow, Lens, Parts, Results, Settling, Similarity, Summary};
+
+pub(super) fn contribution_figures(results: &Results, contributions: &Contributions) -> [Figure; 2] {
+    let norms = part_panels(results, &contributions.relative_norm, &Scale::log("relative length"), None);
+    let mean = mean_of_parts(&contributions.cosine);
+    let cosines = part_panels(results, &contributions.cosine, &Scale::linear("cosine"), Some(&mean));
+    [
+        figure(
+            results,
+            "contributions_relative_norm",
+            "How much each layer adds",
+            "Length of what attention, MLP and the whole layer add, relative to the residual stream they add to \
+             (log scale). Bars are means over tokens, strokes the medians: where they part, a few tokens with huge \
+             norms, mostly the first, carry the mean.",
+            norms,
+        ),
+        figure(
+            results,
+            "contributions_cosine",
+            "Whether layers strengthen or erase",
+            "Cosine between what is added and the stream it is added to. Below zero a layer takes away from what is \
+             there, near zero it writes something new, above zero it strengthens it. The rule cosine reads the last \
+             panel: its last change from negative to positive.",
+            cosines,
+        ),
+    ]
+}
+
+fn mean_of_parts(parts: &Parts<Summary>) -> Vec<f64> {
+    let (attn, mlp, layer) = (&parts.attn.mean, &parts.mlp.mean, &parts.layer.mean);
+    attn.iter().zip(mlp).zip(layer).map(|((a, m), l)| (a + m + l) / 3.0).collect()
+}
+
+/// A panel of bars for each part of a layer, and one for the mean of the three where it is read by a rule.
+fn part_panels(
+    results: &Results,
+    parts: &Parts<Summary>,
+    scale: &Scale,
+    mean: Option<&Vec<f64>>,
+) -> (Body, super::Numbers) {
+    let named = [
+        ("attention", Ink::Blue, &parts.attn),
+        ("MLP", Ink::Orange, &parts.mlp),
+        ("layer", Ink::Green, &parts.layer),
+    ];
+    let all = named.iter().flat_map(|(_, _, summary)| summary.mean.iter().chain(&summary.median));
+    let y = scale.axis(all);
+    let layers = results.model.layers;
+    let panel = |title: &str, last: bool| {
+        let x = bar_axis(if last { "layer" } else { "" }, layers);
+        Panel::new(title, x, Axis { label: scale.label.to_owned(), ..y.clone() })
+    };
+    let mut panels = Vec::new();
+    let mut columns = Vec::new();
+    for (index, (name, ink, summary)) in named.into_iter().enumerate() {
+        let series = [
+            Series::new(format!("{name}, mean"), &summary.mean, ink),
+            Series::new(format!("{name}, median"), &summary.median, ink),
+        ];
+        let means = bars(&summary.mean, scale, ink, false);
+        let medians = bars(&summary.median, scale, Ink::Text, true);
+        panels.push(Panel {
+            bars: means.into_iter().chain(medians).collect(),
+            hovers: hovers("layer", &series),
+            ..panel(name, mean.is_none() && index == 2)
+        });
+        columns.extend(series);
+    }
+    if let Some(mean) = mean {
+        let series = Series::new("mean of the three", mean, Ink::Sky);
+        panels.push(Panel {
+            bars: bars(mean, scale, Ink::Sky, false),
+            marks: depth_marks(results, &["cosine"]),
+            hovers: hovers("layer", std::slice::from_ref(&series)),
+            ..panel("mean of the three", true)
+        });
+        columns.push(series);
+    }
+    let entry = |label: &str, shape| Entry { label: label.to_owned(), ink: Ink::Text, shape };
+    let legend = vec![entry("bar: mean over tokens", Shape::Square), entry("stroke: median", Shape::Tick)];
+    // Three panels are as high as four.
+    let height = if panels.len() == 3 { 122.0 } else { 80.0 };
+    let grid = Grid { legend, columns: 1, panels, height, width: COLUMN };
+    (Body::Panels(grid), numbers("layer", &columns))
+}
+
+pub(super) fn lens_figures(results: &Results, lens: &Lens) -> [Figure; 4] {
+    let layers = results.model.layers;
+    let chart = |scale: Scale, series: Vec<Series<'_>>, marks: Vec<Mark>, levels: Vec<Mark>| {
+        let mut grid = lines(layers, &scale, &series, marks);
+        grid.panels[0].levels = levels;
+        (Body::Panels(grid), numbers("layer", &series))
+    };
+    let top = lens.kl_lens_final.iter().copied().filter(|v| v.is_finite()).fold(0.0, f64::max);
+    let kl_levels = thresholds(results, &["kl", "kl_last"], |share| {
+        (share * top, format!("{} of the maximum", number(share)))
+    });
+    let overlap_levels =
+        thresholds(results, &["overlap"], |share| (share, format!("threshold {}", number(share))));
+    [
+        figure(
+            results,
+            "lens_kl",
+            "How far an early answer is from the final one",
+            "The stream before each layer is read as if it were the last: the curve is the distance of that \
+             prediction from the model's output. Where it falls below the dashed line the rules kl (first time) and \
+             kl_last (for good) find the answer largely decided; their 95 % intervals are shaded.",
+            chart(
+                Scale::linear("KL divergence (nats)"),
+                vec![Series::new("KL(lens || output)", &lens.kl_lens_final, Ink::Blue)],
+                depth_marks(results, &["kl", "kl_last"]),
+                kl_levels,
+            ),
+        ),
+        figure(
+            results,
+            "lens_kl_output",
+            "What an early answer would miss",
+            "The same distance the other way round, on a log scale: it is large where an early reading gives next to no \
+             probability to a token that the output does. The last value, 0, has no place on the scale.",
+            chart(
+                Scale::log("KL divergence (nats)"),
+                vec![Series::new("KL(output || lens)", &lens.kl_final_lens, Ink::Orange)],
+                Vec::new(),
+                Vec::new(),
+            ),
+        ),
+        figure(
+            results,
+            "lens_overlap",
+            "When the likeliest tokens appear",
+            "Share of the five likeliest tokens that an early reading has in common with the output, and how often \
+             its first choice is the output's. The rule overlap marks the first layer above the dashed line; layers \
+             right of it refine a choice that is already visible.",
+            chart(
+                Scale::share("share"),
+                vec![
+                    Series::new("top-5 overlap", &lens.overlap, Ink::Blue),
+                    Series::new("same top-1", &lens.top1_agreement, Ink::Orange),
+                ],
+                depth_marks(results, &["overlap"]),
+                overlap_levels,
+            ),
+        ),
+        figure(
+            results,
+            "lens_entropy",
+            "How sure an early answer is",
+            "Entropy of the early prediction, high where it is spread over many tokens, and its Jensen-Shannon \
+             divergence from the output, which is 0 for the same prediction and 1 bit for one without anything in common.",
+            chart(
+                Scale::linear("nats (entropy), bits (JSD)"),
+                vec![
+                    Series::new("entropy (nats)", &lens.entropy, Ink::Blue),
+                    Series::new("JSD to the output (bits)", &lens.jsd_bits, Ink::Orange),
+                ],
+                Vec::new(),
+                Vec::new(),
+            ),
+        ),
+    ]
+}
+
+/// The thresholds that these rules used, each once.
+fn thresholds(results: &Results, rules: &[&str], level: impl Fn(f64) -> (f64, String)) -> Vec<Mark> {
+    let used = |row: &&DepthRow| rules.contains(&row.rule.as_str());
+    let mut found: Vec<f64> = results.depth.iter().filter(used).filter_map(|row| row.threshold).collect();
+    found.dedup();
+    let mark = |threshold| {
+        let (at, label) = level(threshold);
+        Mark { at, interval: None, label, ink: Ink::Soft }
+    };
+    found.into_iter().map(mark).collect()
+}
+
+pub(super) fn similarity_figures(results: &Results, similarity: &Similarity) -> Vec<Figure> {
+    let series = [Series::new("block influence", &similarity.block_influence, Ink::Blue)];
+    let scale = Scale::log("1 - cosine(in, out)");
+    let panel = Panel {
+        bars: bars(series[0].values, &scale, Ink::Blue, false),
+        hovers: hovers("layer", &series),
+        ..Panel::new("", bar_axis("layer", results.model.layers), scale.axis(series[0].values))
+    };
+    let mut all = Vec::new();
+    if !similarity.angular_last.is_empty() {
+        all.push(figure(
+            results,
+            "similarity_angular_last",
+            "Which blocks could go: last token",
+            "Colour is the angle between the stream before layer l and n layers later, at the last token (1 = \
+             opposite). For a wanted block size n, the darkest cell of its row is the block that changes the least.",
+            angular(&similarity.angular_last, results.model.layers).into(),
+        ));
+    }
+    if !similarity.angular_mean.is_empty() {
+        all.push(figure(
+            results,
+            "similarity_angular_mean",
+            "Which blocks could go: all tokens",
+            "The same angle averaged over all tokens instead of the last. Where the two maps differ, the last token, \
+             which has to predict the continuation, needs other layers than the text before it.",
+            angular(&similarity.angular_mean, results.model.layers).into(),
+        ));
+    }
+    all.push(figure(
+        results,
+        "similarity_block_influence",
+        "How much each layer turns the stream",
+        "One minus the cosine between the stream entering and leaving a layer (log scale). The lowest layers change \
+         the direction least and are the first candidates for pruning.",
+        (Body::Panels(Grid::one(panel, Vec::new())), numbers("layer", &series)),
+    ));
+    all
+}
+
+/// The angle of the block of `index + 1` layers from layer `l`, or NaN where such a block
+/// would leave the model or the value is no share of a half turn.
+fn angle(rows: &[Vec<f64>], layers: usize, index: usize, l: usize) -> f64 {
+    let inside = l + index < layers;
+    rows.get(index)
+        .and_then(|row| row.get(l))
+        .copied()
+        .filter(|value| inside && (0.0..=1.0).contains(value))
+        .unwrap_or(f64::NAN)
+}
+
+/// The map of angles over block sizes and first layers.
+fn angular(rows: &[Vec<f64>], layers: usize) -> Heat {
+    let cells: Vec<Vec<f64>> =
+        (0..rows.len()).map(|index| (0..layers).map(|l| angle(rows, layers, index, l)).collect()).collect();
+    Heat {
+        scale: Colours::rising(cells.iter().flatten()),
+        cells,
+        x: Side::Numbers("first layer l", 0),
+        y: Side::Numbers("block size n", 1),
+        unit: "angle / π",
+    }
+}
+
+pub(super) fn settling_figure(results: &Results, settling: &Settling) -> Figure {
+    let counts: Vec<f64> = settling.histogram.iter().map(|&count| count as f64).collect();
+    let series = [Series::new("tokens", &counts, Ink::Blue)];
+    let scale = Scale::linear("tokens");
+    let mark = |at: f64, label: &str, ink| Mark {
+        at,
+        interval: None,
+        label: format!("{label} {}", number(at)),
+        ink,
+    };
+    let mut marks = depth_marks(results, &["settling"]);
+    for mark in &mut marks {
+        mark.label = mark.label.replacen("settling: ", "mean ", 1);
+    }
+    if marks.is_empty() {
+        marks.push(mark(settling.mean_settle_layer, "mean", Ink::Vermilion));
+    }
+    marks.push(mark(settling.deep_layer as f64, "deep from", Ink::Purple));
+    marks.retain(|mark| (-0.5..counts.len() as f64 - 0.5).contains(&mark.at));
+    let panel = Panel {
+        bars: bars(&counts, &scale, Ink::Blue, false),
+        marks,
+        hovers: hovers("layer", &series),
+        ..Panel::new("", bar_axis("layer", counts.len()), scale.axis(&counts))
+    };
+    let mut figure = figure(
+        results,
+        "settling_histogram",
+        "Where tokens settle",
+        "Number of tokens whose early prediction first comes close to the output at each layer. The rule settling is \
+         their mean; bars from the deep mark on are tokens for which the model uses nearly all of its depth.",
+        (Body::Panels(Grid::one(panel, Vec::new())), numbers("layer", &series)),
+    );
+    figure.note = format!(
+        "Settled means a Jensen-Shannon divergence of at most {} bits; {} % of the tokens are deep.",
+        number(settling.threshold_bits),
+        number(100.0 * settling.deep_thinking_ratio)
+    );
+    figure
+}

@@ -1,0 +1,294 @@
+//! The share of the depth that is used, against the size of models and the difficulty of data.
+
+use super::figures::{grid, study_figure, style};
+use super::{StudyData, StudyModel, StudyPage};
+use crate::plots::canvas::{Ink, Stroke};
+use crate::plots::panel::{Axis, Band, Curve, Dots, Entry, Panel, Shape};
+use crate::plots::text::{line, number};
+use crate::plots::{Figure, Numbers};
+use crate::results::{DepthRow, Results};
+
+/// Rules and series that are drawn, far more than there are.
+const MOST: usize = 24;
+
+/// The share of the layers that a rule says are used, with the ends of its interval.
+fn share(results: &Results, rule: &str) -> Option<(f64, Option<[f64; 2]>)> {
+    let row: &DepthRow = results.depth.iter().find(|row| row.rule == rule)?;
+    let layers = results.model.layers as f64;
+    let ratio = row.ratio.filter(|ratio| (0.0..=1.0 + 1e-9).contains(ratio))?;
+    // A rule whose value is a number of layers is divided as it is; others count from 0.
+    let offset = ratio * layers - row.value?;
+    let ends = row.interval.map(|ends| ends.map(|end| ((end + offset) / layers).clamp(0.0, 1.0)));
+    Some((ratio, ends.filter(|ends| ends.iter().all(|end| end.is_finite()))))
+}
+
+/// The rules of all cells, in the order of the first that has each.
+fn rules(page: &StudyPage) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for row in page.cells.iter().filter_map(|cell| cell.results.as_ref()).flat_map(|results| &results.depth) {
+        if !all.contains(&row.rule) && all.len() < MOST {
+            all.push(row.rule.clone());
+        }
+    }
+    all
+}
+
+/// A point of a chart of shares.
+struct Point {
+    x: f64,
+    share: f64,
+    interval: Option<[f64; 2]>,
+    name: String,
+}
+
+/// A line through points, with whiskers.
+fn add(panel: &mut Panel, numbers: &mut Numbers, rule: &str, points: &[Point], style: (Ink, Stroke)) {
+    let (ink, stroke) = style;
+    let dots = if stroke == Stroke::Solid { Dots::Filled } else { Dots::Hollow };
+    let at = points.iter().map(|point| (point.x, point.share)).collect();
+    panel.curves.push(Curve { points: at, ink, stroke, dots });
+    let ends = points.iter().filter_map(|point| Some((point.x, point.interval?)));
+    panel.bands.push(Band { points: ends.collect(), ink, whiskers: true });
+    for point in points {
+        let [low, high] = point.interval.unwrap_or([f64::NAN; 2]);
+        numbers.rows.push((format!("{}: {}", line(rule), point.name), vec![point.share, low, high]));
+    }
+}
+
+fn share_numbers() -> Numbers {
+    Numbers {
+        index: "rule and cell".to_owned(),
+        headings: ["share of the layers", "interval from", "to"].map(str::to_owned).to_vec(),
+        rows: Vec::new(),
+    }
+}
+
+/// What is said at each place of x: every point there.
+fn hovers(panel: &mut Panel, points: Vec<(f64, [f64; 2], String)>) {
+    let mut places: Vec<(f64, [f64; 2], String)> = Vec::new();
+    for (x, ends, text) in points {
+        match places.iter_mut().find(|place| place.0 == x) {
+            Some(place) => place.2 += &format!("\n{text}"),
+            None => places.push((x, ends, text)),
+        }
+    }
+    panel.hovers.extend(places.into_iter().map(|(_, ends, text)| (ends, text)));
+}
+
+fn said(point: &Point) -> String {
+    let interval =
+        point.interval.map_or(String::new(), |[low, high]| format!(" ({} to {})", number(low), number(high)));
+    format!("{}: {}{interval}", point.name, number(point.share))
+}
+
+fn share_axis() -> Axis {
+    Axis { step: Some(0.25), ..Axis::new("share of the layers", 0.0, 1.0) }
+}
+
+/// Sizes that an axis can show.
+fn usable(model: &StudyModel) -> Option<f64> {
+    model.size.filter(|size| (1e-6..1e6).contains(size))
+}
+
+/// The types of training, and the families with each: what a line may join.
+struct Groups {
+    kinds: Vec<Option<String>>,
+    lines: Vec<(Option<String>, Option<String>)>,
+    /// The smallest and the largest model.
+    sizes: (f64, f64),
+}
+
+/// The share of the depth against the size of the models, a panel for each rule and a colour for each data set.
+/// Lines join models of one family and type.
+pub(super) fn by_size(page: &StudyPage) -> Option<Figure> {
+    let sizes: Vec<f64> = page.models.iter().filter_map(usable).collect();
+    let low = sizes.iter().copied().reduce(f64::min)?;
+    let high = sizes.iter().copied().reduce(f64::max)?;
+    let groups = Groups {
+        kinds: distinct(page.models.iter().map(|model| model.kind.clone())),
+        lines: distinct(page.models.iter().map(|model| (model.family.clone(), model.kind.clone()))),
+        sizes: (low, high),
+    };
+    let mut numbers = share_numbers();
+    let panels: Vec<Panel> =
+        rules(page).iter().map(|rule| ratio_panel(page, rule, &groups, &mut numbers)).collect();
+    if numbers.rows.is_empty() {
+        return None;
+    }
+    let entry = |(index, data): (usize, &StudyData)| Entry {
+        label: line(&data.name),
+        ink: style(index).0,
+        shape: Shape::Dot,
+    };
+    let mut legend: Vec<Entry> = page.data.iter().enumerate().map(entry).collect();
+    if let [first, rest @ ..] = &groups.kinds[..]
+        && !rest.is_empty()
+    {
+        let named = |kind: &Option<String>| kind.as_deref().map_or("no type".to_owned(), line);
+        let rest = rest.iter().map(named).collect::<Vec<_>>().join(", ");
+        legend.push(Entry { label: named(first), ink: Ink::Soft, shape: Shape::Dot });
+        legend.push(Entry { label: rest, ink: Ink::Soft, shape: Shape::Ring });
+    }
+    let names = ("study_ratio_by_size".to_owned(), "Do larger models use more of their depth?".to_owned());
+    let reading = "Share of the layers that each rule says are used, against the size of the model (log scale), with 95 % \
+                   intervals over prompts. Lines join models of one family and type; a line that rises is a family whose \
+                   larger models use more of their depth.";
+    Some(study_figure(page, names, reading, grid(legend, panels), numbers))
+}
+
+fn ratio_panel(page: &StudyPage, rule: &str, groups: &Groups, numbers: &mut Numbers) -> Panel {
+    let (low, high) = groups.sizes;
+    let x = Axis { log: true, ..Axis::new("billions of parameters", low * 0.7, high * 1.4) };
+    let mut panel = Panel::new(line(rule), x, share_axis());
+    let mut spoken = Vec::new();
+    // Data sets stand a little apart, so that their whiskers do not hide each other.
+    let apart = 1.0 + 0.05 * (high / low).log10().max(0.2);
+    let room = (high / low).powf(0.04).max(1.05);
+    for (data, of) in page.data.iter().enumerate() {
+        let aside = apart.powf(data as f64 - (page.data.len() - 1) as f64 / 2.0);
+        for (family, kind) in &groups.lines {
+            let inside = |model: &StudyModel| (&model.family, &model.kind) == (family, kind);
+            let point = |(index, model): (usize, &StudyModel)| {
+                let size = usable(model).filter(|_| inside(model))?;
+                let (share, interval) = share(page.results(index, data)?, rule)?;
+                let name = format!("{}, {}", line(&model.name), line(&of.name));
+                Some((size, Point { x: size * aside, share, interval, name }))
+            };
+            let mut points: Vec<(f64, Point)> = page.models.iter().enumerate().filter_map(point).collect();
+            points.sort_by(|a, b| a.0.total_cmp(&b.0));
+            spoken
+                .extend(points.iter().map(|(size, point)| (*size, [size / room, size * room], said(point))));
+            let points: Vec<Point> = points.into_iter().map(|(_, point)| point).collect();
+            let first = groups.kinds.first() == Some(kind);
+            let stroke = if first { Stroke::Solid } else { Stroke::Dashed };
+            if !points.is_empty() {
+                add(&mut panel, numbers, rule, &points, (style(data).0, stroke));
+            }
+        }
+    }
+    finished(panel, spoken)
+}
+
+/// The panel with what is said over it, also where it has nothing to show.
+fn finished(mut panel: Panel, spoken: Vec<(f64, [f64; 2], String)>) -> Panel {
+    if panel.curves.is_empty() {
+        panel.empty = "no depth".to_owned();
+    }
+    hovers(&mut panel, spoken);
+    panel
+}
+
+/// The share of the depth against difficulty: a figure for each series of data sets, a panel for each rule, a line
+/// for each model.
+pub(super) fn by_difficulty(page: &StudyPage) -> Vec<Figure> {
+    let graded = page.data.iter().filter(|data| data.difficulty.is_some());
+    let all = distinct(graded.map(|data| data.series.clone().unwrap_or_default()));
+    let figure = |(index, series): (usize, &String)| difficulty_figure(page, index, series);
+    all.iter().take(MOST).enumerate().filter_map(figure).collect()
+}
+
+fn difficulty_figure(page: &StudyPage, index: usize, series: &str) -> Option<Figure> {
+    let mut graded: Vec<(usize, &str, f64)> = page
+        .data
+        .iter()
+        .enumerate()
+        .filter(|(_, data)| data.series.as_deref().unwrap_or_default() == series)
+        .filter_map(|(i, data)| data.difficulty.as_ref().map(|(label, order)| (i, label.as_str(), *order)))
+        .collect();
+    graded.sort_by(|a, b| a.2.total_cmp(&b.2));
+    if graded.len() < 2 {
+        return None;
+    }
+    let mut numbers = share_numbers();
+    let panels: Vec<Panel> =
+        rules(page).iter().map(|rule| difficulty_panel(page, rule, &graded, &mut numbers)).collect();
+    if numbers.rows.is_empty() {
+        return None;
+    }
+    let entry = |(index, model): (usize, &StudyModel)| {
+        let (ink, stroke) = style(index);
+        let shape = if stroke == Stroke::Solid { Shape::Dot } else { Shape::Ring };
+        Entry { label: line(&model.name), ink, shape }
+    };
+    let legend = page.models.iter().enumerate().map(entry).collect();
+    let name = match series {
+        "" => String::new(),
+        series => format!(": {}", line(series)),
+    };
+    let names = (
+        format!("study_ratio_by_difficulty_{}", index + 1),
+        format!("Is more of the depth used on harder data{name}?"),
+    );
+    let reading = "Share of the layers that each rule says are used, from the easiest data of the series to the hardest, \
+                   with 95 % intervals over prompts. A line that rises is a model that uses more of its depth where the \
+                   task is harder.";
+    Some(study_figure(page, names, reading, grid(legend, panels), numbers))
+}
+
+fn difficulty_panel(
+    page: &StudyPage,
+    rule: &str,
+    graded: &[(usize, &str, f64)],
+    numbers: &mut Numbers,
+) -> Panel {
+    let x = Axis {
+        step: Some(1.0),
+        names: graded.iter().map(|(_, label, _)| line(label).chars().take(12).collect()).collect(),
+        ..Axis::new("difficulty", -0.4, graded.len() as f64 - 0.6)
+    };
+    let mut panel = Panel::new(line(rule), x, share_axis());
+    let mut spoken = Vec::new();
+    for (model, of) in page.models.iter().enumerate() {
+        let aside = (0.04 * (model as f64 - (page.models.len() - 1) as f64 / 2.0)).clamp(-0.3, 0.3);
+        let point = |(place, (data, label, _)): (usize, &(usize, &str, f64))| {
+            let (share, interval) = share(page.results(model, *data)?, rule)?;
+            let name = format!("{}, {}", line(&of.name), line(label));
+            Some(Point { x: place as f64 + aside, share, interval, name })
+        };
+        let points: Vec<Point> = graded.iter().enumerate().filter_map(point).collect();
+        let place = |point: &Point| (point.x - aside).round();
+        spoken.extend(
+            points.iter().map(|point| (place(point), [place(point) - 0.5, place(point) + 0.5], said(point))),
+        );
+        if !points.is_empty() {
+            add(&mut panel, numbers, rule, &points, style(model));
+        }
+    }
+    finished(panel, spoken)
+}
+
+/// Each once, in the order of the first.
+fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
+    let mut found = Vec::new();
+    for one in all {
+        if !found.contains(&one) {
+            found.push(one);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::example;
+    use crate::plots::Figure;
+    use crate::study::{StudyPage, figures};
+
+    fn named(page: &StudyPage, name: &str) -> Figure {
+        figures(page).into_iter().find(|figure| figure.name == name).unwrap()
+    }
+
+    #[test]
+    fn shares_are_those_of_the_cells_and_intervals_are_shares_too() {
+        let page = example();
+        let numbers = named(&page, "study_ratio_by_size").numbers().clone();
+        let (name, values) = &numbers.rows[0];
+        assert_eq!((name.as_str(), values[0]), ("kl: small, hard", 19.0 / 30.0));
+        // The fixture's interval of kl is 21 to 22.5, in layers counted from 0.
+        assert!((values[1] - 22.0 / 30.0).abs() < 1e-12 && (values[2] - 23.5 / 30.0).abs() < 1e-12);
+        // From easy to hard, although the study lists them the other way round.
+        let numbers = named(&page, "study_ratio_by_difficulty_1").numbers().clone();
+        assert_eq!(numbers.rows[0].0, "kl: small, easy");
+        assert_eq!(numbers.rows[1].0, "kl: small, hard");
+    }
+}
