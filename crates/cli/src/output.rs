@@ -1,6 +1,7 @@
 //! What is printed, and where.
 
 use crate::args::Report;
+use crate::study;
 use anyhow::{Context, Result};
 use fathom_report::{Folder, Style};
 use std::io::{IsTerminal, Write};
@@ -50,6 +51,10 @@ pub(crate) fn style() -> Style {
 /// `fathom report`.
 pub(crate) fn report(args: &Report) -> Result<()> {
     for path in &args.folders {
+        if study::is_study(path) {
+            study::report(path)?;
+            continue;
+        }
         let folder = Folder::open(path)?;
         let results = folder.results()?;
         let run = folder.run()?.unwrap_or_default();

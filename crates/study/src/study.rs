@@ -254,7 +254,7 @@ impl Study {
         format!("{} on {}", self.models[cell.model].name, self.data[cell.data].name)
     }
 
-    /// The arguments of `fathom measure` that measure a cell, all but `--resume` and the like.
+    /// The arguments of `fathom measure` that measure a cell, without the folder.
     pub fn arguments(&self, cell: Cell) -> Vec<String> {
         let (model, data) = (&self.models[cell.model], &self.data[cell.data]);
         let probes = data.probes.as_ref().unwrap_or(&self.probes);
@@ -270,7 +270,6 @@ impl Study {
         add("dtype", model.dtype.clone());
         add("revision", model.revision.clone());
         self.options.iter().for_each(|(name, value)| add(name, Some(value.clone())));
-        add("out", Some(self.folder(cell).to_string_lossy().into_owned()));
         arguments.extend(["--".to_owned(), model.id.clone()]);
         arguments
     }

@@ -417,23 +417,6 @@ fn summary(question: Question, comparisons: &[Compared]) -> String {
     text
 }
 
-/// A row's cells: names, size of the measurement, then one cell a rule.
-fn cells(row: &Row, rules: &[Rule]) -> Vec<String> {
-    let dash = || "-".to_owned();
-    let mut cells = vec![row.model.clone(), row.data.clone()];
-    let Some(measured) = &row.measured else {
-        cells.extend([dash(), "not measured".to_owned()]);
-        cells.extend(rules.iter().map(|_| dash()));
-        return cells;
-    };
-    cells.extend([measured.layers.to_string(), measured.prompts.to_string()]);
-    cells.extend(rules.iter().map(|rule| {
-        let found = measured.depth.iter().find(|depth| depth.rule == *rule);
-        found.map_or_else(dash, depth_cell)
-    }));
-    cells
-}
-
 /// "17 (0.64) [16, 18]".
 fn depth_cell(depth: &Depth) -> String {
     let (Some(value), Some(ratio)) = (depth.value, depth.ratio) else { return "none".to_owned() };
@@ -447,12 +430,31 @@ fn depth_cell(depth: &Depth) -> String {
 const CAUTION: &str = "Where nothing differs, about one comparison in twenty still excludes 0.";
 
 impl Tables {
-    fn heading(&self) -> Vec<String> {
+    /// The headings of the columns: names, size of the measurement, then one column a rule.
+    pub fn heading(&self) -> Vec<String> {
         let fixed = ["model", "data", "layers", "prompts"].map(str::to_owned);
         fixed.into_iter().chain(self.rules.iter().map(|rule| rule.name().to_owned())).collect()
     }
 
-    fn caption(&self) -> String {
+    /// A row's cells, one for each heading.
+    pub fn line(&self, row: &Row) -> Vec<String> {
+        let dash = || "-".to_owned();
+        let mut cells = vec![row.model.clone(), row.data.clone()];
+        let Some(measured) = &row.measured else {
+            cells.extend([dash(), "not measured".to_owned()]);
+            cells.extend(self.rules.iter().map(|_| dash()));
+            return cells;
+        };
+        cells.extend([measured.layers.to_string(), measured.prompts.to_string()]);
+        cells.extend(self.rules.iter().map(|rule| {
+            let found = measured.depth.iter().find(|depth| depth.rule == *rule);
+            found.map_or_else(dash, depth_cell)
+        }));
+        cells
+    }
+
+    /// What the cells hold and how sure they are, in words.
+    pub fn caption(&self) -> String {
         let Settings { resamples, seed, .. } = self.settings;
         let prompts =
             self.rows.iter().filter_map(|row| row.measured.as_ref()).map(|measured| measured.prompts);
@@ -469,7 +471,7 @@ impl Tables {
     /// The whole as Markdown.
     pub fn markdown(&self) -> String {
         let table = |rows: &[usize]| {
-            let rows: Vec<Vec<String>> = rows.iter().map(|i| cells(&self.rows[*i], &self.rules)).collect();
+            let rows: Vec<Vec<String>> = rows.iter().map(|i| self.line(&self.rows[*i])).collect();
             format::markdown(&self.heading(), &rows)
         };
         let all: Vec<usize> = (0..self.rows.len()).collect();
@@ -612,7 +614,7 @@ impl Tables {
                     &format!("\\multicolumn{{{columns}}}{{l}}{{\\emph{{{}}}}} \\\\\n", format::latex(title));
             }
             for row in rows {
-                out += &line(&cells(&self.rows[*row], &self.rules));
+                out += &line(&self.line(&self.rows[*row]));
             }
         }
         out + "\\bottomrule\n\\end{tabular}}\n\\end{table}\n"

@@ -91,7 +91,6 @@ fn a_cell_is_a_command_line() {
             "--revision=main",
             "--positions=2",
             "--skip-modes=future,local",
-            "--out=qwen study/small/my_rows__é_1",
             "--",
             "models/small.gguf",
         ]

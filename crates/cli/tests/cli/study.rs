@@ -134,7 +134,7 @@ fn a_study_measures_its_cells_once_and_answers() {
     assert_eq!(first.code, Some(0), "{}", first.stderr);
     assert!(first.stderr.contains("cell 4 of 4: m1 on qa"), "{}", first.stderr);
     assert!(first.stdout.contains("Do larger models use more of their depth?"), "{}", first.stdout);
-    for name in ["study.md", "study.csv", "answers.csv", "study.tex", "study.json"] {
+    for name in ["study.md", "study.csv", "answers.csv", "study.tex", "study.json", "study.html"] {
         assert!(fs::metadata(place.at("study").join(name)).unwrap().len() > 100, "{name}");
     }
     let again = finish(fathom().arg("study").arg(&file));
@@ -152,6 +152,41 @@ fn a_study_measures_its_cells_once_and_answers() {
 }
 
 #[test]
+fn the_folder_of_a_study_says_everything_about_itself() {
+    let place = Place::new();
+    let file = write(&place, "study.toml", &toml(&place, &[&fixture("llama2"), &fixture("llama3")]));
+    let mut measured = fathom();
+    measured.arg("study").arg(&file).args(["--resamples", "60", "--threshold", "overlap=0.05"]);
+    succeed(&mut measured);
+    let said = |folder: &Path| fs::read_to_string(folder.join("study.md")).unwrap();
+    let page = |folder: &Path| fs::read_to_string(folder.join("study.html")).unwrap();
+    let first = (said(&place.at("study")), page(&place.at("study")));
+    assert!(first.0.contains("60 resamples"), "{}", first.0);
+    assert!(first.1.contains("m0&#x2f;easy&#x2f;report.html") && first.1.contains("<svg"));
+    // Neither the description nor the place is needed, nor models or data.
+    fs::remove_file(&file).unwrap();
+    fs::remove_file(place.at("prompts.jsonl")).unwrap();
+    let moved = place.at("moved");
+    fs::rename(place.at("study"), &moved).unwrap();
+    fs::remove_file(moved.join("study.md")).unwrap();
+    fs::write(moved.join("plots/study_of_earlier_models.svg"), "").unwrap();
+    let shown = succeed(fathom().arg("report").arg(&moved));
+    assert!(shown.contains("moved/study.html"), "{shown}");
+    assert_eq!((said(&moved), page(&moved)), first);
+    assert!(!moved.join("plots/study_of_earlier_models.svg").exists());
+}
+
+#[test]
+fn a_study_is_printed_as_json_when_asked() {
+    let place = Place::new();
+    let file = write(&place, "study.toml", &toml(&place, &[&fixture("llama2")]));
+    let printed = succeed(fathom().arg("study").arg(&file).arg("--json"));
+    let printed: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(printed, json(&place.at("study/study.json")));
+    assert_eq!(printed["rows"].as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn a_cell_that_fails_leaves_the_rest() {
     let place = Place::new();
     let broken = place.at("broken");
@@ -162,6 +197,8 @@ fn a_cell_that_fails_leaves_the_rest() {
     assert_eq!(done.code, Some(1), "{}", done.stderr);
     assert!(done.stderr.contains("2 of 4 cells failed (m1 on easy"), "{}", done.stderr);
     assert!(done.stdout.contains("m0") && done.stdout.contains("not measured"), "{}", done.stdout);
+    let page = fs::read_to_string(place.at("study/study.html")).unwrap();
+    assert!(page.contains("not measured: "), "the page does not say why");
 }
 
 #[test]

@@ -1,0 +1,214 @@
+//! What the cells of a study say together: tables in four formats, and a page with figures.
+
+use super::cells;
+use crate::{output, progress};
+use anyhow::{Context, Result};
+use fathom_probes::Sample;
+use fathom_report::study::{StudyAnswer, StudyCell, StudyData, StudyModel, StudyPage, Table};
+use fathom_report::{Folder, Results};
+use fathom_study::study::Cell;
+use fathom_study::tables::Group;
+use fathom_study::{Finished, Settings, Study, Tables};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The description as it was when the study was put together, beside its tables: with it the
+/// folder says everything about itself.
+const DESCRIPTION: &str = "study.toml";
+const TABLES: &str = "study.json";
+
+/// Whether a folder is that of a study.
+pub(crate) fn is_study(folder: &Path) -> bool {
+    folder.join(DESCRIPTION).is_file()
+}
+
+/// `fathom report` on the folder of a study: its tables and its page anew.
+pub(crate) fn report(folder: &Path) -> Result<()> {
+    let path = folder.join(DESCRIPTION);
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let study = Study::parse(&text, &path.display().to_string())?;
+    // The folder may have been moved since.
+    let study = Study { out: folder.to_owned(), ..study };
+    let settings = earlier(folder).unwrap_or_else(|| seeded(&study));
+    let tables = put(&study, &text, &BTreeMap::new(), &settings)?;
+    show(&study, &tables, false)
+}
+
+/// The settings that the tables were made with before.
+fn earlier(folder: &Path) -> Option<Settings> {
+    let text = std::fs::read(folder.join(TABLES)).ok()?;
+    let tables: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    serde_json::from_value(tables["settings"].clone()).ok()
+}
+
+fn seeded(study: &Study) -> Settings {
+    Settings::seeded(study.seed.unwrap_or(fathom_data::Options::SEED))
+}
+
+/// Makes tables and page of all cells that are there and writes them beside the cells.
+pub(super) fn put(
+    study: &Study,
+    text: &str,
+    failed: &BTreeMap<Cell, String>,
+    settings: &Settings,
+) -> Result<Tables> {
+    let mut finished = BTreeMap::new();
+    let mut shown = BTreeMap::new();
+    let working = progress::spinner("resampling prompts");
+    for cell in study.cells().filter(|cell| cells::is_there(study, *cell)) {
+        match read(study, cell, settings) {
+            Ok((said, results)) => {
+                finished.insert(cell, said);
+                shown.insert(cell, results);
+            }
+            Err(error) => output::note(&format!("{} is left out: {error:#}", study.title(cell))),
+        }
+    }
+    let tables = Tables::of(study, &finished, settings);
+    working.set_message("drawing");
+    let out = Folder::create(&study.out)?;
+    for (name, text) in [
+        ("study.md", tables.markdown()),
+        ("study.csv", tables.csv()?),
+        ("answers.csv", tables.answers_csv()?),
+        ("study.tex", tables.latex()),
+        (TABLES, tables.json()?),
+        (DESCRIPTION, text.to_owned()),
+    ] {
+        out.write_bytes_atomic(name, text.as_bytes())?;
+    }
+    fathom_report::study::write(&out, &page(study, text, &tables, shown, failed))?;
+    working.finish_and_clear();
+    Ok(tables)
+}
+
+/// Prints the tables, and where they are.
+pub(super) fn show(study: &Study, tables: &Tables, json: bool) -> Result<()> {
+    if json {
+        return output::print(&format!("{}\n", tables.json()?));
+    }
+    output::print(&tables.markdown())?;
+    let out = study.out.display();
+    output::print(&format!("\ntables: {out}/study.md, .csv, .tex, .json\nreport: {out}/study.html\n"))
+}
+
+/// What a finished cell says, and its results with that for their depth table.
+fn read(study: &Study, cell: Cell, settings: &Settings) -> Result<(Finished, Results)> {
+    let folder = Folder::open(study.folder(cell))?;
+    let samples: Vec<Sample> = folder.samples()?;
+    let results = folder.results()?;
+    let said = Finished::of(&samples, results.model.layers, settings)?;
+    let depth = serde_json::from_value(json!(said.depth))?;
+    Ok((said, Results { depth, ..results }))
+}
+
+/// What the page of a study shows.
+fn page(
+    study: &Study,
+    text: &str,
+    tables: &Tables,
+    mut shown: BTreeMap<Cell, Results>,
+    failed: &BTreeMap<Cell, String>,
+) -> StudyPage {
+    let settings = provenance(tables, text, &shown, study);
+    let cells = study.cells().map(|cell| StudyCell {
+        model: cell.model,
+        data: cell.data,
+        results: shown.remove(&cell),
+        reason: failed.get(&cell).cloned(),
+        report: link(study, cell),
+    });
+    StudyPage {
+        title: study.name.clone(),
+        models: study.models.iter().map(model).collect(),
+        data: study.data.iter().map(data).collect(),
+        cells: cells.collect(),
+        answers: tables.answers.iter().map(answer).collect(),
+        tables: grids(tables),
+        settings,
+    }
+}
+
+fn model(model: &fathom_study::study::Model) -> StudyModel {
+    StudyModel {
+        name: model.name.clone(),
+        family: model.family.clone(),
+        size: model.size,
+        kind: model.kind.clone(),
+    }
+}
+
+fn data(data: &fathom_study::study::Data) -> StudyData {
+    StudyData {
+        name: data.name.clone(),
+        difficulty: data.difficulty.as_ref().map(|known| (known.label.clone(), known.order)),
+        series: data.series.clone(),
+    }
+}
+
+fn answer(answer: &fathom_study::tables::Answer) -> StudyAnswer {
+    StudyAnswer {
+        question: answer.about.clone(),
+        summary: answer.summary.clone(),
+        details: answer.comparisons.iter().map(|one| one.sentence.clone()).collect(),
+    }
+}
+
+/// All cells in one table, then one for each group of a question.
+fn grids(tables: &Tables) -> Vec<Table> {
+    let grid = |title: String, rows: &mut dyn Iterator<Item = usize>| Table {
+        title,
+        headings: tables.heading(),
+        rows: rows.map(|row| tables.line(&tables.rows[row])).collect(),
+    };
+    let mut all = vec![grid("Effective depth of all cells".to_owned(), &mut (0..tables.rows.len()))];
+    for view in &tables.views {
+        for Group { title, rows } in &view.groups {
+            let title = format!("By {}: {title}", view.question.name());
+            all.push(grid(title, &mut rows.iter().copied()));
+        }
+    }
+    all
+}
+
+/// The path of a cell's report from the study's folder, with forward slashes as links have them.
+fn link(study: &Study, cell: Cell) -> Option<String> {
+    let folder = study.folder(cell);
+    let path: PathBuf = folder.strip_prefix(&study.out).ok()?.join(fathom_report::folder::REPORT);
+    if !study.out.join(&path).is_file() {
+        return None;
+    }
+    let parts: Option<Vec<&str>> = path.iter().map(|part| part.to_str()).collect();
+    Some(parts?.join("/"))
+}
+
+/// Enough to repeat the study.
+fn provenance(
+    tables: &Tables,
+    text: &str,
+    shown: &BTreeMap<Cell, Results>,
+    study: &Study,
+) -> Vec<(String, String)> {
+    let Settings { thresholds, resamples, seed } = tables.settings;
+    let mut all = vec![
+        ("fathom".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("intervals".to_owned(), tables.caption()),
+        ("bootstrap".to_owned(), format!("{resamples} resamples, seed {seed}")),
+        ("thresholds".to_owned(), json!(thresholds).to_string()),
+    ];
+    for (index, model) in study.models.iter().enumerate() {
+        if let Some((_, results)) = shown.iter().find(|(cell, _)| cell.model == index) {
+            let found = &results.model;
+            let revision =
+                found.revision.as_ref().map_or(String::new(), |revision| format!(", revision {revision}"));
+            let said = format!(
+                "{}: {}, {} layers, {} parameters, {}{revision}",
+                found.id, found.architecture, found.layers, found.parameters, found.dtype
+            );
+            all.push((model.name.clone(), said));
+        }
+    }
+    all.push((DESCRIPTION.to_owned(), text.to_owned()));
+    all
+}
