@@ -30,6 +30,7 @@ the depths are, on the same prompts, and turns the curves into effective depths 
   fathom study study.toml                 models and data sets as a file describes
   fathom models                           what can be loaded
   fathom data                             the prompt sets there are
+  fathom bench                            how fast this machine is
 
 Results go to stdout and to a folder; progress goes to stderr. \
 Exit codes: 0 done, 1 failed, 2 wrong usage.";
@@ -52,7 +53,30 @@ pub(crate) enum Command {
     Compare(Compare),
     /// Measure models on data sets as a file describes, and answer what it asks
     Study(StudyArgs),
+    /// Time the kernels on this machine, and with MODEL its prefill and each probe
+    #[command(long_about = BENCH, after_long_help = BENCH_EXAMPLES)]
+    Bench(Bench),
 }
+
+const BENCH: &str = "Times the kernels on this machine, and with MODEL its prefill and each probe.
+
+The peak of the machine is measured first: multiply-adds on registers alone, on all threads. Then \
+linear layers are timed, forward and backward, in f32 and bf16, on 1 to 800 rows: at two sizes that \
+are the same everywhere, and at those of MODEL. With MODEL also tokens a second of prefill (150 \
+tokens through all layers) and the GFLOP/s of each probe on a built-in prompt and two pairs. \
+A multiply-add counts as two operations (FLOP).
+
+Each number is the lower quartile of repeated times, because other work on the machine only makes \
+times longer. The peak is measured anew in turn with them, so the share of peak holds on a busy \
+machine too, about; the GFLOP/s do not. With few rows the limit is not the peak but the memory: see \
+the column GB/s.";
+
+const BENCH_EXAMPLES: &str = "Examples:
+  fathom bench                            peak and kernels, in half a minute
+  fathom bench smollm2-135m               a model as well, in about two minutes
+  fathom bench model.gguf --dtype bf16    a model whose weights are kept in bf16
+  fathom bench --quick                    whether all is well, in a few seconds
+  fathom bench --out history --json       print JSON, and add it as a line to history/MACHINE.jsonl";
 
 /// The type in which weights are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -336,7 +360,7 @@ pub(crate) struct Data {
 
 #[derive(Arguments)]
 pub(crate) struct Report {
-    /// Results folders
+    /// Results folders, of runs or of studies
     #[arg(value_name = "OUT", required = true)]
     pub(crate) folders: Vec<PathBuf>,
 }
@@ -393,4 +417,31 @@ pub(crate) struct StudyArgs {
     pub(crate) tables_only: bool,
     #[command(flatten)]
     pub(crate) uncertainty: Uncertain,
+    /// Print study.json instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Arguments)]
+pub(crate) struct Bench {
+    /// A model to time, named as for `fathom measure`; without it, only peak and kernels are timed
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: Option<String>,
+    /// Branch, tag or commit of a model from the hub
+    #[arg(long, value_name = "REV", requires = "model")]
+    pub(crate) revision: Option<String>,
+    /// The type in which the model's weights are kept; kernels are timed in both
+    #[arg(long, value_enum, default_value = "f32", requires = "model")]
+    pub(crate) dtype: DtypeArg,
+    /// Fewer sizes, prompts and repetitions: rough numbers in a few seconds
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Add the result as one line of JSON to DIR/MACHINE.jsonl, MACHINE being processor and
+    /// number of cores [default: benches/results where the working folder has it, as Fathom's
+    /// source does, but not with --quick; otherwise nothing is written]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
 }

@@ -4,6 +4,7 @@
 //! measured and computed lives in the libraries.
 
 mod args;
+mod bench;
 mod compare;
 mod data;
 mod depth;
@@ -25,6 +26,9 @@ use args::{Args, Command};
 use clap::Parser;
 use std::process::ExitCode;
 
+/// Bytes of stack of each thread, as many as a main thread has.
+const STACK: usize = 8 << 20;
+
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|fault| {
         // Place and message stand on lines of their own; a user is told in one.
@@ -38,17 +42,17 @@ fn main() -> ExitCode {
 
 fn run() -> ExitCode {
     let args = Args::parse();
-    if let Some(threads) = args.threads {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
-        if let Err(error) = pool.build_global() {
-            output::complain(&anyhow::anyhow!(
-                "cannot start {threads} threads ({error}); give fewer to --threads"
-            ));
-            return ExitCode::FAILURE;
-        }
+    // 0 stands for as many as there are processors.
+    let threads = args.threads.map_or(0, usize::from);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK);
+    if let Err(error) = pool.build_global() {
+        output::complain(&anyhow::anyhow!("cannot start threads ({error}); give fewer to --threads"));
+        return ExitCode::FAILURE;
     }
     interrupt::listen();
-    let done = match args.command {
+    // On a thread of the pool, because one outside would hand every small product over and
+    // sleep until it is done.
+    let done = rayon::scope(|_| match args.command {
         Command::Measure(args) => measure::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Models(args) => models::run(&args),
@@ -57,7 +61,8 @@ fn run() -> ExitCode {
         Command::Depth(args) => depth::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Study(args) => study::run(&args),
-    };
+        Command::Bench(args) => bench::run(&args),
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -3,6 +3,7 @@
 mod bad_data;
 mod bad_models;
 mod bad_output;
+mod bench;
 mod causal;
 mod hub;
 mod interrupt;
