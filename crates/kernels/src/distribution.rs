@@ -73,6 +73,9 @@ pub struct Divergence {
 fn add_terms(lanes: &mut [[f32; LANES]; 6], x: &[f32; LANES], y: &[f32; LANES], x_lse: f32, y_lse: f32) {
     // Taken from the same function as the terms, so that equal rows cancel exactly.
     let ln_2 = ln_1p_unit(exp(0.0));
+    // Beyond this gap ln(1 + e^-gap) is less than half a unit in the last place of ln 2, to which
+    // it is added, and its powers would become subnormal numbers, which are slow.
+    const WIDEST: f32 = 18.0;
     let (mut p, mut q, mut soft) = ([0.0f32; LANES], [0.0f32; LANES], [0.0f32; LANES]);
     for i in 0..LANES {
         p[i] = exp(x[i] - x_lse);
@@ -82,7 +85,8 @@ fn add_terms(lanes: &mut [[f32; LANES]; 6], x: &[f32; LANES], y: &[f32; LANES], 
     }
     for i in 0..LANES {
         let gap = (x[i] - x_lse) - (y[i] - y_lse);
-        soft[i] = exp(-gap.abs());
+        let gap = if gap.abs() > WIDEST { WIDEST } else { gap.abs() };
+        soft[i] = exp(-gap);
     }
     for value in &mut soft {
         *value = ln_1p_unit(*value);
@@ -149,6 +153,14 @@ pub fn divergence(x: &[f32], x_lse: f64, y: &[f32], y_lse: f64) -> Divergence {
     }
 }
 
+/// The square, or zero where it would be a subnormal number: these are slow.
+#[inline(always)]
+fn square(x: f32) -> f32 {
+    const LEAST: f32 = 1.1e-19;
+    let x = if x.abs() < LEAST { 0.0 } else { x };
+    x * x
+}
+
 multiversion! {
     /// Sum of squared differences of probabilities.
     fn squared_distance(x: &[f32], y: &[f32], x_lse: f32, y_lse: f32) -> f64 {
@@ -159,13 +171,11 @@ multiversion! {
             let (ys, y_rest) = ys.as_chunks::<LANES>();
             for (xs, ys) in xs.iter().zip(ys) {
                 for i in 0..LANES {
-                    let gap = exp(xs[i] - x_lse) - exp(ys[i] - y_lse);
-                    lanes[i] += gap * gap;
+                    lanes[i] += square(exp(xs[i] - x_lse) - exp(ys[i] - y_lse));
                 }
             }
             for ((x, y), lane) in x_rest.iter().zip(y_rest).zip(&mut lanes) {
-                let gap = exp(x - x_lse) - exp(y - y_lse);
-                *lane += gap * gap;
+                *lane += square(exp(x - x_lse) - exp(y - y_lse));
             }
             total += lanes.iter().map(|x| f64::from(*x)).sum::<f64>();
         }
@@ -180,6 +190,23 @@ multiversion! {
 pub fn distance(x: &[f32], x_lse: f64, y: &[f32], y_lse: f64) -> f64 {
     assert_eq!(x.len(), y.len(), "the rows must be over one vocabulary");
     squared_distance(x, y, x_lse as f32, y_lse as f32).sqrt()
+}
+
+multiversion! {
+    fn scaled(row: &mut [f32], lse: f32, scale: f32) {
+        // What is multiplied with these must not become subnormal, which is slow.
+        const LEAST: f32 = 1e-30;
+        for x in row {
+            let value = scale * exp(*x - lse);
+            *x = if value.abs() < LEAST { 0.0 } else { value };
+        }
+    }
+}
+
+/// Turns a row of logits whose normaliser is known into `scale` times its distribution, zero
+/// below 1e-30.
+pub fn scaled_softmax(row: &mut [f32], lse: f64, scale: f32) {
+    scaled(row, lse as f32, scale);
 }
 
 /// The indices of the `K` largest logits, largest first; among equals the lower index.
@@ -254,6 +281,16 @@ mod tests {
             let got = distance(&x, log_sum_exp(&x), &y, log_sum_exp(&y));
             assert_relative_eq!(got, want, max_relative = 1e-5, epsilon = 1e-6);
             prop_assert_eq!(distance(&x, log_sum_exp(&x), &x, log_sum_exp(&x)), 0.0);
+        }
+
+        #[test]
+        fn scaled_distributions_agree_with_the_definition(x in prop::collection::vec(-40f32..40.0, 1..700)) {
+            let (mut got, lse) = (x.clone(), log_sum_exp(&x));
+            scaled_softmax(&mut got, lse, -0.3);
+            for (got, x) in got.iter().zip(&x) {
+                let want = -0.3 * (f64::from(*x) - lse).exp();
+                assert_relative_eq!(f64::from(*got), want, max_relative = 2e-5, epsilon = 1e-30);
+            }
         }
 
         #[test]

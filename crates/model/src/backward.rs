@@ -8,8 +8,8 @@
 use crate::config::QkNorm;
 use crate::forward::{Batch, Buffers, Model};
 use crate::load::Norm;
-use fathom_kernels::distribution::log_sum_exp;
-use fathom_kernels::{backward, elementwise as ops};
+use fathom_kernels::distribution::{log_sum_exp, scaled_softmax};
+use fathom_kernels::backward;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -153,13 +153,10 @@ impl Model {
         let vocab = self.config.vocab;
         let mut logits = vec![0.0; tokens.len() * vocab];
         self.head(h, &mut logits);
-        let mut d_logits = vec![0.0; logits.len()];
-        let rows = d_logits.par_chunks_mut(vocab).zip(logits.par_chunks(vocab)).zip(tokens);
-        let probabilities = rows.map(|((d, row), token)| probability_backward(row, *token, d)).collect();
-        if let Some(cap) = self.config.final_softcap {
-            backward::softcap(cap, &logits, &mut d_logits);
-        }
-        self.packed.head.backward(&d_logits, d);
+        let cap = self.config.final_softcap;
+        let rows = logits.par_chunks_mut(vocab).zip(tokens);
+        let probabilities = rows.map(|(row, token)| probability_backward(row, *token, cap)).collect();
+        self.packed.head.backward(&logits, d);
         self.norm_backward(Some(&self.packed.final_norm), h, d);
         probabilities
     }
@@ -197,18 +194,20 @@ impl Model {
     }
 }
 
-/// The softmax probability p of a token and its gradient, `p (onehot - softmax)`.
-fn probability_backward(logits: &[f32], token: u32, d: &mut [f32]) -> f64 {
-    let lse = log_sum_exp(logits);
+/// The softmax probability p of a token. Its logits give way to their gradient
+/// `p (onehot - softmax)`, taken through the soft-capping that made them.
+fn probability_backward(row: &mut [f32], token: u32, cap: Option<f32>) -> f64 {
+    let lse = log_sum_exp(row);
     let token = token as usize;
-    let log = f64::from(logits[token]) - lse;
+    let log = f64::from(row[token]) - lse;
     let p = log.exp();
-    let (shift, scale) = (lse as f32, -p as f32);
-    for (d, x) in d.iter_mut().zip(logits) {
-        *d = scale * ops::exp(x - shift);
-    }
+    let capped = cap.map(|cap| (cap, row.to_vec()));
+    scaled_softmax(row, lse, -p as f32);
     // p (1 - p), which loses no digits where p is nearly 1.
-    d[token] = (p * -log.exp_m1()) as f32;
+    row[token] = (p * -log.exp_m1()) as f32;
+    if let Some((cap, capped)) = capped {
+        backward::softcap(cap, &capped, row);
+    }
     p
 }
 

@@ -10,8 +10,9 @@ use crate::planner::naive;
 use crate::text::predicting;
 use crate::vector::SMALLEST;
 use crate::{Limits, Way, Work};
-use fathom_model::{Model, Trace};
+use fathom_model::{Dtype, Model, Trace};
 use path::{Answered, Path};
+use quadrature::Resolution;
 use serde::{Deserialize, Serialize};
 
 /// Whose values the path leads to.
@@ -96,6 +97,14 @@ pub fn measure(
     (settings.sites.iter().map(at_site).collect(), work)
 }
 
+/// The unit roundoff of weights and inputs.
+fn rounding(dtype: Dtype) -> f64 {
+    match dtype {
+        Dtype::F32 => 2f64.powi(-24),
+        Dtype::Bf16 => 2f64.powi(-9),
+    }
+}
+
 fn at_site(pair: &Answered<'_>, site: Site, settings: &Settings, done: &dyn Fn(u64)) -> (Gradients, Work) {
     let (depth, tokens) = (pair.model.config().depth(), pair.trace.tokens.len());
     let Settings { baseline, quadrature, .. } = *settings;
@@ -116,10 +125,11 @@ fn at_site(pair: &Answered<'_>, site: Site, settings: &Settings, done: &dyn Fn(u
         return (gradients, work);
     }
     let clean = pair.clean();
+    let limits = Resolution { change: SMALLEST, rounding: rounding(pair.model.dtype()) };
     for layer in 0..depth {
         let mut path = Path::new(pair, site, layer, baseline);
         let start = path.start();
-        let result = quadrature.integrate([start, clean], SMALLEST, |at| path.nodes(at));
+        let result = quadrature.integrate([start, clean], limits, |at| path.nodes(at));
         let sum: f64 = result.parts.iter().sum();
         let change = clean - start;
         gradients.nodes.push(result.nodes);

@@ -11,9 +11,10 @@ use std::str::FromStr;
 #[serde(try_from = "String", into = "String")]
 pub enum Quadrature {
     /// Simpson's rule on intervals that are halved where it misses the change of the
-    /// target most, until the completeness error is below 1 %. Halves use the nodes of
-    /// the whole again, and no node is spent where the target is flat: along such a
-    /// path it often jumps within a thousandth of the way, which no fixed rule sees.
+    /// target most, until the completeness error is below 1 % or what is left may be
+    /// rounding, which in bfloat16 can be more. Halves use the nodes of the whole again,
+    /// and no node is spent where the target is flat: along such a path it often jumps
+    /// within a thousandth of the way, which no fixed rule sees.
     Adaptive,
     /// The rule of Gauss and Legendre with so many nodes.
     GaussLegendre(u32),
@@ -100,6 +101,16 @@ pub(super) struct Node {
     pub(super) slopes: Vec<f64>,
 }
 
+/// What is too little to matter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Resolution {
+    /// The smallest change of the target that counts.
+    pub(super) change: f64,
+    /// The unit roundoff of the model's weights and inputs. Points of the path nearer to each
+    /// other than this share of it cannot be told apart, nor targets that differ by little more.
+    pub(super) rounding: f64,
+}
+
 /// The integral of the derivative, and what it cost.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Integral {
@@ -119,15 +130,15 @@ impl Quadrature {
     }
 
     /// Takes the integral along a path whose nodes `evaluate` gives; `ends` are the
-    /// targets at 0 and 1, and `smallest` the smallest change that counts.
+    /// targets at 0 and 1.
     pub(super) fn integrate(
         self,
         ends: [f64; 2],
-        smallest: f64,
+        limits: Resolution,
         mut evaluate: impl FnMut(&[f64]) -> Vec<Node>,
     ) -> Integral {
         let fixed = match self {
-            Self::Adaptive => return adaptive(ends, smallest, &mut evaluate),
+            Self::Adaptive => return adaptive(ends, limits, &mut evaluate),
             Self::GaussLegendre(count) => rule(count as usize),
             Self::Riemann(steps) => {
                 let n = f64::from(steps);
@@ -160,6 +171,10 @@ struct Interval {
     nodes: [usize; 3],
     /// By how much Simpson's rule exceeds the change of the target.
     excess: f64,
+    /// The larger target of its ends.
+    value: f64,
+    /// Its share of the path.
+    width: f64,
 }
 
 impl Interval {
@@ -167,13 +182,23 @@ impl Interval {
         let [from, middle, to] = nodes.map(|n| &all[n]);
         let [a, b, c] = [from, middle, to].map(|n| n.slopes.iter().sum::<f64>());
         let integral = (to.at - from.at) / 6.0 * (a + 4.0 * b + c);
-        Self { nodes, excess: integral - (to.value - from.value) }
+        let value = from.value.abs().max(to.value.abs());
+        Self { nodes, excess: integral - (to.value - from.value), value, width: to.at - from.at }
+    }
+
+    /// Whether halves would say more.
+    fn shows(&self, rounding: f64) -> bool {
+        self.excess.abs() > 4.0 * rounding * self.value && self.width > rounding
     }
 }
 
 /// Simpson's rule on intervals that are halved where needed.
-fn adaptive(ends: [f64; 2], smallest: f64, evaluate: &mut impl FnMut(&[f64]) -> Vec<Node>) -> Integral {
-    let enough = COMPLETE * (ends[1] - ends[0]).abs().max(smallest);
+fn adaptive(
+    ends: [f64; 2],
+    limits: Resolution,
+    evaluate: &mut impl FnMut(&[f64]) -> Vec<Node>,
+) -> Integral {
+    let enough = COMPLETE * (ends[1] - ends[0]).abs().max(limits.change);
     let first: Vec<f64> = (0..=2 * INTERVALS).map(|i| i as f64 / (2 * INTERVALS) as f64).collect();
     let mut all = evaluate(&first);
     let mut intervals: Vec<Interval> =
@@ -183,23 +208,30 @@ fn adaptive(ends: [f64; 2], smallest: f64, evaluate: &mut impl FnMut(&[f64]) -> 
         if excess.abs() < enough || all.len() >= MOST_NODES {
             break;
         }
-        // The worst ones, which have this share of the errors together, whatever their signs.
+        // The worst ones, which have this share of the errors together, whatever their signs;
+        // halves of those within rounding would be no better.
         intervals.sort_by(|a, b| b.excess.abs().total_cmp(&a.excess.abs()));
-        let mut left = SHARE * intervals.iter().map(|i| i.excess.abs()).sum::<f64>();
-        let bad = intervals.iter().take_while(|i| {
+        let (mut bad, mut good): (Vec<Interval>, Vec<Interval>) =
+            intervals.iter().partition(|i| i.shows(limits.rounding));
+        if bad.is_empty() {
+            break;
+        }
+        let mut left = SHARE * bad.iter().map(|i| i.excess.abs()).sum::<f64>();
+        let worst = bad.iter().take_while(|i| {
             let halve = left > 0.0;
             left -= i.excess.abs();
             halve
         });
-        let good = intervals.split_off(bad.count());
+        let worst = worst.count();
+        good.extend(bad.split_off(worst));
         let quarters = |i: &Interval| {
             let [from, middle, to] = i.nodes.map(|n| all[n].at);
             [0.5 * (from + middle), 0.5 * (middle + to)]
         };
-        let more = evaluate(&intervals.iter().flat_map(quarters).collect::<Vec<f64>>());
+        let more = evaluate(&bad.iter().flat_map(quarters).collect::<Vec<f64>>());
         let next = all.len();
         all.extend(more);
-        let halves = intervals.iter().enumerate().flat_map(|(k, i)| {
+        let halves = bad.iter().enumerate().flat_map(|(k, i)| {
             let [from, middle, to] = i.nodes;
             let [left, right] = [next + 2 * k, next + 2 * k + 1];
             [[from, left, middle], [middle, right, to]]
@@ -265,6 +297,26 @@ mod tests {
         }
     }
 
+    const EXACT: Resolution = Resolution { change: 1e-6, rounding: 0.0 };
+
+    /// Targets that are off by up to a hundredth here and there, as in bfloat16.
+    #[test]
+    fn rounding_is_not_followed() {
+        let path = |at: &[f64]| {
+            let node = |&at: &f64| {
+                let error = 0.01 * (at * 1e6).sin();
+                Node { at, value: 1.0 + 0.3 * at + error, slopes: vec![0.3 * (1.0 + error)] }
+            };
+            at.iter().map(node).collect()
+        };
+        let nodes = |rounding| {
+            let limits = Resolution { rounding, ..EXACT };
+            Quadrature::Adaptive.integrate([1.0, 1.3], limits, path).nodes
+        };
+        assert!(nodes(0.005) <= 9, "{} nodes", nodes(0.005));
+        assert!(nodes(0.0) > 9, "{} nodes without it", nodes(0.0));
+    }
+
     /// A parabola and a step at `place`, `width` wide, in which two positions share.
     fn step(place: f64, width: f64) -> impl Fn(&[f64]) -> Vec<Node> {
         move |at| {
@@ -283,7 +335,7 @@ mod tests {
         let path = step(place, width);
         let ends = path(&[0.0, 1.0]);
         let ends = [ends[0].value, ends[1].value];
-        let found = quadrature.integrate(ends, 1e-6, &path);
+        let found = quadrature.integrate(ends, EXACT, &path);
         let jump = ends[1] - ends[0] - 1.0;
         for (got, want) in found.parts.iter().zip([1.5 * jump, 1.0 - 0.5 * jump]) {
             assert!((got - want).abs() < tolerance * (ends[1] - ends[0]), "{got} against {want}");
@@ -303,7 +355,7 @@ mod tests {
     fn fixed_rules_take_their_nodes() {
         check(Quadrature::GaussLegendre(32), 0.2, 0.5, 1e-9, 32);
         check(Quadrature::Riemann(1000), 0.5, 0.5, 2e-3, 1000);
-        let left = Quadrature::Riemann(4).integrate([0.0, 1.0], 1e-6, step(-9.0, 1.0));
+        let left = Quadrature::Riemann(4).integrate([0.0, 1.0], EXACT, step(-9.0, 1.0));
         assert!((left.parts[1] - 2.0 * (0.0 + 0.25 + 0.5 + 0.75) / 4.0).abs() < 1e-6);
     }
 
@@ -313,7 +365,7 @@ mod tests {
             let node = |&at: &f64| Node { at, value: at, slopes: vec![(at * 1e7).sin() * 50.0] };
             at.iter().map(node).collect()
         };
-        let found = Quadrature::Adaptive.integrate([0.0, 1.0], 1e-6, noise);
+        let found = Quadrature::Adaptive.integrate([0.0, 1.0], EXACT, noise);
         assert!((MOST_NODES..3 * MOST_NODES).contains(&found.nodes), "{}", found.nodes);
     }
 
