@@ -4,7 +4,7 @@ use crate::cpu::multiversion;
 use crate::elementwise::{exp, softcap_row};
 use crate::linear::Shared;
 use crate::panel::WIDTH;
-use crate::tile::{Ahead, Tile, row_tiles};
+use crate::tile::{Ahead, Kernel, Tile};
 use crate::{Isa, product};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -139,7 +139,7 @@ impl Job<'_> {
     /// `out` must be valid for the rows of the run; no other job may write the
     /// columns of this job's heads.
     unsafe fn attend(&self, shape: &Shape, q: &[f32], q_stride: usize, scratch: &mut Scratch, out: Shared) {
-        let isa = Isa::get();
+        let kernel = Kernel::new(Isa::get(), self.rows.len());
         let dim = shape.head_dim;
         let first = self.run.first + self.rows.start;
         // Panels start at multiples of 32 positions, so that a row's sums are the
@@ -149,7 +149,7 @@ impl Job<'_> {
         self.pack(dim, low..high, scratch);
         let group = shape.heads / shape.kv_heads;
         for head in self.kv_head * group..(self.kv_head + 1) * group {
-            for tile in row_tiles(isa, self.rows.len()) {
+            for tile in kernel.row_tiles() {
                 let row = self.run.rows.start + self.rows.start + tile.start;
                 let position = first + tile.start;
                 let seen = position + tile.len() - low;
@@ -171,7 +171,7 @@ impl Job<'_> {
                         ahead: Ahead::nothing(&scratch.keys),
                     };
                     // SAFETY: the scores hold tile.len() rows of `padded` columns.
-                    unsafe { product.run_chains(isa) };
+                    unsafe { product.run_chains(&kernel) };
                 }
                 for (i, scores) in scratch.scores.chunks_exact_mut(padded).enumerate() {
                     let last = position + i + 1 - low;
@@ -204,7 +204,7 @@ impl Job<'_> {
                         ahead: Ahead::nothing(&scratch.values),
                     };
                     // SAFETY: the caller gives the rows of out, in the columns of this head.
-                    unsafe { product.run_chains(isa) };
+                    unsafe { product.run_chains(&kernel) };
                 }
             }
         }

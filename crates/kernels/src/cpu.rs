@@ -1,5 +1,6 @@
 //! Which instruction set the kernels use on this machine.
 
+use crate::panel::Element;
 use std::sync::OnceLock;
 
 /// The instruction sets for which kernels exist, best last.
@@ -13,19 +14,23 @@ pub enum Isa {
     Avx512,
     /// AVX-512 with BF16: pairs of 16-bit floats are multiplied and added up in one instruction.
     Avx512Bf16,
+    /// AMX: whole tiles of 16-bit floats are multiplied in one instruction, which takes denormal
+    /// numbers for zero. All else is as with AVX-512.
+    Amx,
 }
 
 impl Isa {
-    /// The best instruction set of this processor. `FATHOM_ISA` set to
-    /// `portable`, `avx2` or `avx512` lowers it, for checking one path against another.
+    /// The best instruction set of this processor. `FATHOM_ISA` set to `portable`, `avx2`,
+    /// `avx512` or `avx512_bf16` lowers it, for checking one path against another.
     pub fn get() -> Self {
         static ISA: OnceLock<Isa> = OnceLock::new();
         *ISA.get_or_init(|| {
-            let best = Self::detect();
+            let best = Self::best();
             match std::env::var("FATHOM_ISA").as_deref() {
                 Ok("portable") => Self::Portable,
                 Ok("avx2") => best.min(Self::Avx2),
                 Ok("avx512") => best.min(Self::Avx512),
+                Ok("avx512_bf16") => best.min(Self::Avx512Bf16),
                 _ => best,
             }
         })
@@ -33,9 +38,24 @@ impl Isa {
 
     /// Every instruction set that this processor can run, for tests and benchmarks.
     pub fn available() -> Vec<Self> {
-        let best = Self::detect();
-        let all = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
-        all.into_iter().filter(|isa| *isa <= best).collect()
+        let all = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
+        all.into_iter().filter(|isa| isa.is_available()).collect()
+    }
+
+    /// Whether this processor can run it.
+    pub(crate) fn is_available(self) -> bool {
+        self <= Self::best()
+    }
+
+    /// Whether matrices of this type are multiplied in tile registers.
+    pub(crate) fn has_tiles<E: Element>(self) -> bool {
+        self == Self::Amx && E::GROUP == 2
+    }
+
+    /// The best instruction set that this processor can run.
+    fn best() -> Self {
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        *BEST.get_or_init(Self::detect)
     }
 
     fn detect() -> Self {
@@ -47,8 +67,11 @@ impl Isa {
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl");
             if avx2 && avx512 {
-                let bf16 = is_x86_feature_detected!("avx512bf16");
-                return if bf16 { Self::Avx512Bf16 } else { Self::Avx512 };
+                return match is_x86_feature_detected!("avx512bf16") {
+                    true if crate::amx::is_available() => Self::Amx,
+                    true => Self::Avx512Bf16,
+                    false => Self::Avx512,
+                };
             }
             if avx2 {
                 return Self::Avx2;
@@ -64,6 +87,7 @@ impl Isa {
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Bf16 => "avx512_bf16",
+            Self::Amx => "amx",
         }
     }
 }
@@ -83,8 +107,10 @@ macro_rules! multiversion {
                 #[target_feature(enable = "avx2,fma")]
                 fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
                 match $crate::Isa::get() {
-                    // SAFETY: `Isa::get` returns only what the processor was found to have.
-                    $crate::Isa::Avx512 | $crate::Isa::Avx512Bf16 => return unsafe { avx512($($arg),*) },
+                    $crate::Isa::Avx512 | $crate::Isa::Avx512Bf16 | $crate::Isa::Amx => {
+                        // SAFETY: `Isa::get` returns only what the processor was found to have.
+                        return unsafe { avx512($($arg),*) };
+                    }
                     // SAFETY: as above.
                     $crate::Isa::Avx2 => return unsafe { avx2($($arg),*) },
                     $crate::Isa::Portable => {}

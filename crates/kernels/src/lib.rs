@@ -13,6 +13,8 @@
 
 #![deny(missing_docs)]
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod attention;
 pub mod backward;
 mod cpu;

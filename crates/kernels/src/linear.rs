@@ -1,9 +1,9 @@
 //! Linear layers over weights that are packed once.
 
 use crate::cpu::multiversion;
-use crate::memory::Memory;
-use crate::panel::{self, BACKWARD_STEPS, Element, Turned, WIDTH};
-use crate::tile::{Ahead, Multiply, Tile, fetch, row_tiles};
+use crate::memory::{Lines, Memory};
+use crate::panel::{self, Element, Sizes, Turned, WIDTH};
+use crate::tile::{Ahead, Kernel, Multiply, Tile, fetch};
 use crate::{Isa, product};
 use half::bf16;
 use rayon::prelude::*;
@@ -103,7 +103,7 @@ impl Linear {
     /// # Panics
     /// When the lengths do not fit or the machine lacks the instruction set.
     pub fn forward_with(&self, isa: Isa, x: &[f32], y: &mut [f32]) {
-        assert!(isa <= Isa::get().max(*Isa::available().last().expect("portable is always there")));
+        assert!(isa.is_available(), "{} is not available", isa.name());
         assert_eq!(x.len() % self.k, 0, "x must hold whole rows of {}", self.k);
         let m = x.len() / self.k;
         assert_eq!(y.len(), product(m, self.n), "y must be [{m}, {}]", self.n);
@@ -118,8 +118,9 @@ impl Linear {
     fn multiply<E: Multiply>(&self, isa: Isa, x: &[E], x_stride: usize, m: usize, y: &mut [f32]) {
         let out = Shared(y.as_mut_ptr());
         let panels = self.n.div_ceil(WIDTH);
-        let groups = m.div_ceil(ROWS_A_GROUP);
-        let shares = shares(panels, m * self.k);
+        let sizes = Sizes::of::<E>(isa);
+        let groups = m.div_ceil(sizes.rows_a_group);
+        let shares = shares(panels, m * self.k, sizes.panels_a_job);
         let one_job = |job: usize| {
             let (share, group) = (job / groups, job % groups);
             let job = Job {
@@ -141,7 +142,8 @@ impl Linear {
     /// `out` must hold the job's rows of `n` elements, in whose columns of the job's panels
     /// nobody else writes; `isa` must be available.
     unsafe fn one_job<E: Multiply>(&self, isa: Isa, x: &[E], x_stride: usize, job: &Job, out: Shared) {
-        let chains: Vec<Range<usize>> = panel::chains(panel::steps::<E>(self.k)).collect();
+        let chains: Vec<Range<usize>> =
+            panel::chains::<E>(panel::steps::<E>(self.k), Sizes::of::<E>(isa).chain).collect();
         // Few rows stay in the cache as a whole, so that panels can be read from end to end,
         // as memory likes it; of many rows only the part that one chain reads stays there.
         let few = job.rows.len() * self.k <= ELEMENTS_IN_CACHE;
@@ -152,6 +154,7 @@ impl Linear {
         };
         let parts = job.panels.len() * chains.len();
         let size = panel::size::<E>(self.k);
+        let kernel = Kernel::new(isa, job.rows.len());
         let begin = |(p, chain): (usize, &Range<usize>)| {
             self.panels.as_ptr().wrapping_add(p * size + chain.start * WIDTH).cast::<u8>()
         };
@@ -160,7 +163,7 @@ impl Linear {
             // While the rows pass, what comes next is fetched, a part with each tile.
             let next = if i + 1 < parts { begin(part(i + 1)) } else { begin((job.panels.end, &(0..0))) };
             let columns = p * WIDTH..((p + 1) * WIDTH).min(self.n);
-            let tiles = row_tiles(isa, job.rows.len());
+            let tiles = kernel.row_tiles();
             let bytes_a_step = WIDTH * size_of::<u32>() / tiles.len().max(1);
             for (i, rows) in tiles.enumerate() {
                 let row = job.rows.start + rows.start;
@@ -178,7 +181,7 @@ impl Linear {
                     ahead: Ahead { from: next.wrapping_add(i * bytes_a_step * chain.len()), bytes_a_step },
                 };
                 // SAFETY: the tile lies in the rows and columns of this job.
-                unsafe { tile.chain(chain.clone()).run(isa) };
+                unsafe { tile.chain(chain.clone()).run(&kernel) };
             }
         }
     }
@@ -199,7 +202,7 @@ impl Linear {
     /// # Panics
     /// When the lengths do not fit or the machine lacks the instruction set.
     pub fn backward_with(&self, isa: Isa, dy: &[f32], dx: &mut [f32]) {
-        assert!(isa <= Isa::get().max(*Isa::available().last().expect("portable is always there")));
+        assert!(isa.is_available(), "{} is not available", isa.name());
         assert_eq!(dy.len() % self.n, 0, "dy must hold whole rows of {}", self.n);
         let m = dy.len() / self.n;
         assert_eq!(dx.len(), product(m, self.k), "dx must be [{m}, {}]", self.k);
@@ -212,8 +215,9 @@ impl Linear {
     fn multiply_back<E: Multiply>(&self, isa: Isa, dy: &[E], dy_stride: usize, m: usize, dx: &mut [f32]) {
         let out = Shared(dx.as_mut_ptr());
         let blocks = self.k.div_ceil(WIDTH);
-        let groups = m.div_ceil(ROWS_A_BACKWARD_JOB);
-        let shares = shares(blocks, m * self.n);
+        let sizes = Sizes::of::<E>(isa);
+        let groups = m.div_ceil(sizes.rows_a_backward_job);
+        let shares = shares(blocks, m * self.n, sizes.panels_a_job);
         let one_job = |turned: &mut Vec<Turned>, job: usize| {
             let (share, group) = (job / groups, job % groups);
             let job = Job {
@@ -244,9 +248,11 @@ impl Linear {
         out: Shared,
     ) {
         let (n, k) = (self.n, self.k);
+        let most = Sizes::of::<E>(isa).backward_steps * E::GROUP;
+        let kernel = Kernel::new(isa, job.rows.len());
         let columns = |block: usize| block * WIDTH..((block + 1) * WIDTH).min(k);
-        let outputs = |start: usize| start..(start + BACKWARD_STEPS * E::GROUP).min(n);
-        for start in (0..n).step_by(BACKWARD_STEPS * E::GROUP) {
+        let outputs = |start: usize| start..(start + most).min(n);
+        for start in (0..n).step_by(most) {
             for (block, turned) in job.panels.clone().zip(&mut *turned) {
                 panel::turn::<E>(isa, &self.panels, k, columns(block), outputs(start), turned);
             }
@@ -254,7 +260,7 @@ impl Linear {
             let next = outputs(outputs(start).end);
             let all = columns(job.panels.start).start..columns(job.panels.end - 1).end;
             let pieces = next.len().div_ceil(WIDTH);
-            let tiles = row_tiles(isa, job.rows.len());
+            let tiles = kernel.row_tiles();
             let count = tiles.len();
             for (i, rows) in tiles.enumerate() {
                 for group in i * pieces / count..(i + 1) * pieces / count {
@@ -277,7 +283,7 @@ impl Linear {
                         ahead: Ahead::nothing(&turned.panel),
                     };
                     // SAFETY: the tile lies in the rows and columns of this job.
-                    unsafe { tile.run(isa) };
+                    unsafe { tile.run(&kernel) };
                 }
             }
         }
@@ -306,27 +312,17 @@ struct Job {
     rows: Range<usize>,
 }
 
-/// Rows whose part of a chain, 1280 bytes each, fits into the second-level cache beside
-/// panels and results.
-const ROWS_A_GROUP: usize = 256;
-
 /// Inputs that fit into the second-level cache beside panels and results.
 const ELEMENTS_IN_CACHE: usize = 80_000;
 
-/// Panels of a job, at most: more would crowd the rows out of the cache, and leave threads
-/// without work at the end.
-const PANELS_A_JOB: usize = 4;
-
-/// In how many jobs panels are shared: enough for all threads, but none too small.
-fn shares(panels: usize, work_a_column: usize) -> usize {
+/// In how many jobs panels are shared: enough for all threads, but none too small, and none too
+/// large for the caches.
+fn shares(panels: usize, work_a_column: usize, most_a_job: usize) -> usize {
     // A job below some hundred thousand products costs more to hand out than to do.
     let least = 300_000usize.div_ceil((work_a_column * WIDTH).max(1));
     let most = panels.div_ceil(least);
-    panels.div_ceil(PANELS_A_JOB).next_multiple_of(rayon::current_num_threads()).min(most)
+    panels.div_ceil(most_a_job).next_multiple_of(rayon::current_num_threads()).min(most)
 }
-
-/// Rows that share one turning over of the weights on the way back.
-const ROWS_A_BACKWARD_JOB: usize = 1024;
 
 fn copy_row<E: Element>(panels: &[u32], row: usize, out: &mut [f32]) {
     let panel = &panels[row / WIDTH * panel::size::<E>(out.len())..];
@@ -357,24 +353,27 @@ fn pack_panels<E: Element, Err: Send>(
 
 thread_local! {
     /// Inputs as bfloat16, kept from call to call.
-    static ROUNDED: Cell<Vec<bf16>> = const { Cell::new(Vec::new()) };
+    static ROUNDED: Cell<Lines> = const { Cell::new(Lines::new()) };
 }
 
-/// Hands on rows of `width` floats as bfloat16, of whole steps, and the elements from one to the
+/// Hands on rows of `width` floats as bfloat16, of whole blocks, and the elements from one to the
 /// next.
 fn rounded<T>(rows: &[f32], width: usize, then: impl FnOnce(&[bf16], usize) -> T) -> T {
-    let stride = width.next_multiple_of(bf16::GROUP);
+    // An odd number of blocks, which is one of lines of memory: rows that were a power of two apart
+    // would all want the same few places in the caches.
+    let stride = product((panel::steps::<bf16>(width) / bf16::BLOCK) | 1, bf16::BLOCK * bf16::GROUP);
     // The room is taken and given back, because the thread may be lent to another call
     // while this one waits for its jobs.
     let mut room = ROUNDED.take();
-    room.resize(rows.len() / width * stride, bf16::ZERO);
+    room.resize(product(rows.len() / width, stride) / bf16::GROUP);
+    let elements = bf16::view_mut(&mut room);
     let least = 16_384usize.div_ceil(width);
-    let pairs = room.par_chunks_exact_mut(stride).zip(rows.par_chunks_exact(width));
+    let pairs = elements.par_chunks_exact_mut(stride).zip(rows.par_chunks_exact(width));
     pairs.with_min_len(least).for_each(|(to, from)| {
         to[width..].fill(bf16::ZERO);
         round(from, to);
     });
-    let result = then(&room, stride);
+    let result = then(bf16::view(&room), stride);
     ROUNDED.set(room);
     result
 }
@@ -448,6 +447,90 @@ mod tests {
             }
         }
         y
+    }
+
+    /// The product of a row must be the same bits whatever stands beside it, and whoever computes.
+    #[track_caller]
+    fn check_rows(n: usize, k: usize, dtype: Dtype) {
+        const MOST: usize = 100;
+        let layer = linear(n, k, dtype, &numbers(n * k, 1), Some(numbers(n, 2)));
+        let threads = |count| rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
+        let (one, three) = (threads(1), threads(3));
+        let (x, dy) = (numbers(MOST * k, 3), numbers(MOST * n, 4));
+        for isa in Isa::available() {
+            let (mut y, mut dx) = (vec![f32::NAN; MOST * n], vec![f32::NAN; MOST * k]);
+            one.install(|| layer.forward_with(isa, &x, &mut y));
+            one.install(|| layer.backward_with(isa, &dy, &mut dx));
+            for m in [1, 2, 15, 16, 17, 31, 33, MOST] {
+                let from = MOST - m;
+                let (mut y_part, mut dx_part) = (vec![f32::NAN; m * n], vec![f32::NAN; m * k]);
+                three.install(|| layer.forward_with(isa, &x[from * k..], &mut y_part));
+                three.install(|| layer.backward_with(isa, &dy[from * n..], &mut dx_part));
+                assert_eq!(y_part, y[from * n..], "{isa:?}, {m} rows forward, {n} {k} {dtype:?}");
+                assert_eq!(dx_part, dx[from * k..], "{isa:?}, {m} rows backward, {n} {k} {dtype:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_has_the_same_bits_whatever_stands_beside_it() {
+        for (n, k) in [(1, 1), (3, 31), (33, 32), (45, 700), (700, 45), (64, 257)] {
+            check_rows(n, k, Dtype::F32);
+            check_rows(n, k, Dtype::Bf16);
+        }
+    }
+
+    #[test]
+    fn long_chains_agree_with_a_naive_product() {
+        for (m, n, k) in [(1, 37, 1001), (33, 65, 640), (50, 3, 2049), (70, 1, 1)] {
+            let (mut x, mut w, mut dy) = (numbers(m * k, 1), numbers(n * k, 2), numbers(m * n, 3));
+            let halves = x.iter_mut().chain(&mut w).chain(&mut dy);
+            halves.for_each(|v| *v = bf16::from_f32(*v).to_f32());
+            let bias = numbers(n, 4);
+            let layer = linear(n, k, Dtype::Bf16, &w, Some(bias.clone()));
+            let turned: Vec<f32> = (0..n * k).map(|i| w[i % n * k + i / n]).collect();
+            let (forward, backward) =
+                (naive(&x, &w, Some(&bias), m, n, k), naive(&dy, &turned, None, m, k, n));
+            for isa in Isa::available() {
+                let (mut y, mut dx) = (vec![f32::NAN; m * n], vec![f32::NAN; m * k]);
+                layer.forward_with(isa, &x, &mut y);
+                layer.backward_with(isa, &dy, &mut dx);
+                for (got, (want, size)) in y.iter().zip(&forward).chain(dx.iter().zip(&backward)) {
+                    let error = (f64::from(*got) - want).abs();
+                    assert!(error <= 2e-6 * size + 1e-12, "{isa:?}: {got} against {want}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_number_stays_in_its_row_and_column() {
+        let (m, n, k) = (35, 67, 75);
+        let mut w = numbers(n * k, 1);
+        (0..n).for_each(|j| w[j * k + 74] = f32::NAN);
+        let layer = linear(n, k, Dtype::Bf16, &w, None);
+        for isa in Isa::available() {
+            let mut dx = vec![0.0; m * k];
+            layer.backward_with(isa, &numbers(m * n, 2), &mut dx);
+            for (i, dx) in dx.iter().enumerate() {
+                assert_eq!(dx.is_nan(), i % k == 74, "{isa:?}: column {} is {dx}", i % k);
+            }
+        }
+        let mut x = numbers(m * k, 3);
+        x[16 * k + 3] = f32::NAN;
+        let layer = linear(n, k, Dtype::Bf16, &numbers(n * k, 4), None);
+        for isa in Isa::available() {
+            let mut y = vec![0.0; m * n];
+            layer.forward_with(isa, &x, &mut y);
+            for (i, y) in y.iter().enumerate() {
+                assert_eq!(y.is_nan(), i / n == 16, "{isa:?}: row {} is {y}", i / n);
+            }
+            // The same room now holds shorter rows, whose padding must be zero.
+            let short = linear(n, 5, Dtype::Bf16, &numbers(n * 5, 5), None);
+            layer.forward_with(isa, &vec![f32::NAN; m * k], &mut y);
+            short.forward_with(isa, &numbers(m * 5, 6), &mut y);
+            assert!(y.iter().all(|y| y.is_finite()), "{isa:?}");
+        }
     }
 
     proptest! {

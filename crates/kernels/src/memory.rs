@@ -1,5 +1,6 @@
 //! Memory for packed weights: aligned to pages, zero at first, in large pages where the
-//! system has them. It is here because viewing bytes as numbers is unsafe.
+//! system has them; and for what is made on the way, aligned to lines of the caches. It is here
+//! because viewing bytes as numbers is unsafe.
 
 use std::ops::{Deref, DerefMut};
 
@@ -49,5 +50,42 @@ impl DerefMut for Memory {
             Some(map) => unsafe { std::slice::from_raw_parts_mut(map.as_mut_ptr().cast(), self.len) },
             None => &mut [],
         }
+    }
+}
+
+/// A line of the caches.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(64))]
+struct Line([u32; 16]);
+
+/// Units of 32 bits in whole lines of the caches, so that reading 64 bytes at a time touches no
+/// line twice.
+#[derive(Default)]
+pub(crate) struct Lines(Vec<Line>);
+
+impl Lines {
+    /// No lines.
+    pub(crate) const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Makes room for at least so many units. Those that are new are zero, the others stay.
+    pub(crate) fn resize(&mut self, units: usize) {
+        self.0.resize(units.div_ceil(16), Line::default());
+    }
+}
+
+impl Deref for Lines {
+    type Target = [u32];
+    fn deref(&self) -> &[u32] {
+        // SAFETY: lines are nothing but units.
+        unsafe { self.0.align_to().1 }
+    }
+}
+
+impl DerefMut for Lines {
+    fn deref_mut(&mut self) -> &mut [u32] {
+        // SAFETY: as above, and any units are lines.
+        unsafe { self.0.align_to_mut().1 }
     }
 }

@@ -4,8 +4,11 @@
 //! of k, and padded with zeros. In `f32` a step is one k,
 //! `panel[kk * WIDTH + j] = W[group * WIDTH + j][kk]`; in bfloat16 it is two, so that one
 //! instruction multiplies and adds up pairs, and `panel[(kk / 2 * WIDTH + j) * 2 + kk % 2]`
-//! is that element. Either way a step has `WIDTH` units of 32 bits.
+//! is that element. Either way a step has `WIDTH` units of 32 bits. Steps come in blocks, of 1 in
+//! `f32` and of 16 in bfloat16, which is what an instruction of AMX takes: the last block of a
+//! panel is filled up with zeros.
 
+use crate::memory::Lines;
 use crate::transpose::{interleave, transpose};
 use crate::{Isa, product};
 use half::bf16;
@@ -14,24 +17,60 @@ use std::ops::Range;
 /// Columns of the result that one panel makes.
 pub(crate) const WIDTH: usize = 32;
 
-/// The most steps that are summed up in one chain. Rounding grows with the length of a chain
-/// of additions, so k is cut into chains, whose sums are added up; and the part of a panel that
-/// a chain reads, 40 KiB, stays in the caches while rows go by.
-const CHAIN: usize = 320;
-
-/// The chains of nearly equal length into which so many steps are cut.
-pub(crate) fn chains(steps: usize) -> impl Iterator<Item = Range<usize>> {
-    let count = steps.div_ceil(CHAIN);
-    (0..count).map(move |i| i * steps / count..(i + 1) * steps / count)
+/// How products are cut up, so that what is read again is still in the caches.
+pub(crate) struct Sizes {
+    /// The most steps that are summed up in one chain. Rounding grows with the length of a chain
+    /// of additions, so k is cut into chains, whose sums are added up; and the part of a panel
+    /// that a chain reads stays in the caches while rows go by.
+    pub(crate) chain: usize,
+    /// Rows whose part of a chain fits into the second-level cache beside panels and results.
+    pub(crate) rows_a_group: usize,
+    /// Panels of a job, at most: more would crowd the rows out of the cache, and leave threads
+    /// without work at the end.
+    pub(crate) panels_a_job: usize,
+    /// Steps of a panel that is made on the way back: a chain of whole groups of rows.
+    pub(crate) backward_steps: usize,
+    /// Rows that share one turning over of the weights on the way back.
+    pub(crate) rows_a_backward_job: usize,
 }
 
-/// Steps of a panel that is made on the way back: a chain of whole groups of rows.
-pub(crate) const BACKWARD_STEPS: usize = CHAIN;
+impl Sizes {
+    /// The sizes for an instruction set.
+    pub(crate) fn of<E: Element>(isa: Isa) -> Self {
+        if isa.has_tiles::<E>() {
+            // So fast a unit waits for all that is not in the first-level cache, where the part of
+            // a panel, 16 KiB, is to stay beside rows; and rows are worth reading less often.
+            return Self {
+                chain: 128,
+                rows_a_group: 512,
+                panels_a_job: 8,
+                backward_steps: 160,
+                rows_a_backward_job: 512,
+            };
+        }
+        Self {
+            chain: 320,
+            rows_a_group: 256,
+            panels_a_job: 4,
+            backward_steps: 320,
+            rows_a_backward_job: 1024,
+        }
+    }
+}
+
+/// The chains of nearly equal length, none above `longest`, into which so many steps are cut. Steps
+/// and `longest` are whole blocks, and so are the chains.
+pub(crate) fn chains<E: Element>(steps: usize, longest: usize) -> impl Iterator<Item = Range<usize>> {
+    let (blocks, count) = (steps / E::BLOCK, steps.div_ceil(longest));
+    (0..count).map(move |i| i * blocks / count * E::BLOCK..(i + 1) * blocks / count * E::BLOCK)
+}
 
 /// An element type of panels: `f32` or [`bf16`], for which any bits are a value.
 pub(crate) trait Element: Copy + Default + Send + Sync + 'static {
     /// Elements in a step.
     const GROUP: usize;
+    /// Steps in a block.
+    const BLOCK: usize;
     /// The element as `f32`.
     fn to_f32(self) -> f32;
     /// The nearest element (ties to even).
@@ -58,6 +97,7 @@ macro_rules! views {
 
 impl Element for f32 {
     const GROUP: usize = 1;
+    const BLOCK: usize = 1;
     fn to_f32(self) -> f32 {
         self
     }
@@ -69,6 +109,7 @@ impl Element for f32 {
 
 impl Element for bf16 {
     const GROUP: usize = 2;
+    const BLOCK: usize = 16;
     fn to_f32(self) -> f32 {
         bf16::to_f32(self)
     }
@@ -78,9 +119,12 @@ impl Element for bf16 {
     views!();
 }
 
-/// Steps that k elements take.
+/// Steps that k elements take, in whole blocks.
+///
+/// # Panics
+/// When there cannot be so many.
 pub(crate) fn steps<E: Element>(k: usize) -> usize {
-    k.div_ceil(E::GROUP)
+    product(k.div_ceil(E::GROUP * E::BLOCK), E::BLOCK)
 }
 
 /// Units of a panel over k.
@@ -131,7 +175,7 @@ pub(crate) fn turn<E: Element>(
     turned: &mut Turned,
 ) {
     let (groups, block) = (rows.len().div_ceil(WIDTH), WIDTH / E::GROUP * WIDTH);
-    turned.panel.resize(groups * block, 0);
+    turned.panel.resize(groups * block);
     for (i, to) in turned.panel.chunks_exact_mut(block).enumerate() {
         let from = columns::<E>(panels, k, rows.start / WIDTH + i, wanted.clone());
         let steps = from.len() / WIDTH;
@@ -140,7 +184,7 @@ pub(crate) fn turn<E: Element>(
             continue;
         }
         // Turned over, the units are rows of the matrix; pairs of rows make a step.
-        turned.rows.resize(block, 0);
+        turned.rows.resize(block);
         transpose(isa, from, WIDTH, &mut turned.rows, WIDTH / E::GROUP, steps, WIDTH);
         interleave(isa, &turned.rows, to);
     }
@@ -151,6 +195,38 @@ pub(crate) fn turn<E: Element>(
 #[derive(Default)]
 pub(crate) struct Turned {
     /// Units of the panel.
-    pub(crate) panel: Vec<u32>,
-    rows: Vec<u32>,
+    pub(crate) panel: Lines,
+    rows: Lines,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chains_are_whole_blocks_and_cover_all_steps() {
+        for k in [1, 31, 32, 33, 640, 641, 1536, 8960] {
+            for longest in [128, 320] {
+                let steps = steps::<bf16>(k);
+                let mut end = 0;
+                for chain in chains::<bf16>(steps, longest) {
+                    assert_eq!(chain.start, end);
+                    assert!((1..=longest).contains(&chain.len()) && chain.len().is_multiple_of(bf16::BLOCK));
+                    end = chain.end;
+                }
+                assert_eq!(end, steps);
+            }
+        }
+    }
+
+    #[test]
+    fn backward_panels_are_whole_groups_of_rows() {
+        fn check<E: Element>(isa: Isa) {
+            assert!((Sizes::of::<E>(isa).backward_steps * E::GROUP).is_multiple_of(WIDTH));
+        }
+        for isa in [Isa::Portable, Isa::Amx] {
+            check::<f32>(isa);
+            check::<bf16>(isa);
+        }
+    }
 }

@@ -14,7 +14,7 @@ use std::time::Instant;
 /// # Panics
 /// When the machine lacks the instruction set.
 pub fn multiply_adds_a_second(isa: Isa, dtype: Dtype, rounds: usize) -> f64 {
-    assert!(Isa::available().contains(&isa), "{} is not available", isa.name());
+    assert!(isa.is_available(), "{} is not available", isa.name());
     const STEPS: usize = 1_000_000;
     let mut best = 0.0f64;
     for _ in 0..rounds.max(1) {
@@ -30,10 +30,13 @@ fn run(isa: Isa, dtype: Dtype, steps: usize) -> usize {
     match (isa, dtype) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller has checked the instruction set.
+        (Isa::Amx, Dtype::Bf16) => unsafe { crate::amx::peak(steps / 4) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
         (Isa::Avx512Bf16, Dtype::Bf16) => unsafe { avx512_bf16(steps) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        (Isa::Avx512 | Isa::Avx512Bf16, _) => unsafe { avx512(steps) },
+        (Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx, _) => unsafe { avx512(steps) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         (Isa::Avx2, _) => unsafe { avx2(steps) },

@@ -3,9 +3,12 @@
 //! Each sum is one chain of multiply-adds in the order of k, the same on every call, so that
 //! a row's result does not depend on the rows beside it.
 
-use crate::panel::{Element, WIDTH, chains};
+#[cfg(target_arch = "x86_64")]
+use crate::amx;
+use crate::panel::{Element, Sizes, WIDTH, chains};
 use crate::{Isa, product};
 use half::bf16;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// One call of the inner kernel: `y[r][c] = sum_kk x[r][kk] * panel[kk][c] + bias[c]`
@@ -19,7 +22,7 @@ pub(crate) struct Tile<'a, E> {
     /// Elements from one row of x to the next.
     pub(crate) x_stride: usize,
     pub(crate) panel: &'a [E],
-    /// Steps of the panel, and of each row of x.
+    /// Steps of the panel, and of each row of x, in whole blocks.
     pub(crate) steps: usize,
     pub(crate) y: *mut f32,
     /// Elements from one row of y to the next.
@@ -64,20 +67,62 @@ pub(crate) fn fetch(units: &[u32]) {
     let _ = units;
 }
 
-/// Rows that the inner kernel takes at once, at most.
-pub(crate) fn max_rows(isa: Isa) -> usize {
-    match isa {
-        Isa::Avx512 | Isa::Avx512Bf16 => 14,
-        Isa::Avx2 => 6,
-        Isa::Portable => 4,
-    }
+/// The inner kernel of an instruction set, made ready for so many rows.
+pub(crate) struct Kernel<E> {
+    isa: Isa,
+    rows: usize,
+    #[cfg(target_arch = "x86_64")]
+    registers: Option<amx::Registers>,
+    element: PhantomData<E>,
 }
 
-/// Cuts `m` rows into tiles of nearly equal height, none above the kernel's
-/// limit: 16 rows are two tiles of 8, not 14 and 2.
-pub(crate) fn row_tiles(isa: Isa, m: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
-    let tiles = m.div_ceil(max_rows(isa));
-    (0..tiles).map(move |i| (i * m / tiles)..((i + 1) * m / tiles))
+impl<E: Element> Kernel<E> {
+    /// # Panics
+    /// When the machine lacks the instruction set.
+    pub(crate) fn new(isa: Isa, rows: usize) -> Self {
+        assert!(isa.is_available(), "{} is not available", isa.name());
+        let mut kernel = Self {
+            isa,
+            rows,
+            #[cfg(target_arch = "x86_64")]
+            registers: None,
+            element: PhantomData,
+        };
+        #[cfg(target_arch = "x86_64")]
+        if isa.has_tiles::<E>() && rows > 0 {
+            let height = rows.div_ceil(kernel.row_tiles().len());
+            // SAFETY: AMX is available, as was asserted.
+            kernel.registers = Some(unsafe { amx::Registers::new(height) });
+        }
+        kernel
+    }
+
+    /// Rows that the kernel takes at once, at most.
+    fn max_rows(&self) -> usize {
+        match self.isa {
+            Isa::Amx if self.isa.has_tiles::<E>() => 32,
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => 14,
+            Isa::Avx2 => 6,
+            Isa::Portable => 4,
+        }
+    }
+
+    /// Rows of x that are read even for a tile that has fewer.
+    fn rows_read(&self) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(registers) = &self.registers {
+            return registers.rows();
+        }
+        0
+    }
+
+    /// Cuts the rows into tiles of nearly equal height, none above the kernel's
+    /// limit: 16 rows are two tiles of 8, not 14 and 2. Where a tile is a row lower than
+    /// others, another follows, so that rows enough for the highest can be read everywhere.
+    pub(crate) fn row_tiles(&self) -> impl ExactSizeIterator<Item = Range<usize>> + use<E> {
+        let (m, tiles) = (self.rows, self.rows.div_ceil(self.max_rows()));
+        (0..tiles).map(move |i| (i * m / tiles)..((i + 1) * m / tiles))
+    }
 }
 
 macro_rules! by_rows {
@@ -109,27 +154,33 @@ impl<E: Element> Tile<'_, E> {
     ///
     /// # Safety
     /// `y` must be valid for writes (and reads when accumulating) of `rows` rows of
-    /// `cols` elements, `y_stride` apart, that no other thread touches meanwhile;
-    /// `isa` must be available.
+    /// `cols` elements, `y_stride` apart, that no other thread touches meanwhile.
     ///
     /// # Panics
     /// When `x`, `panel` or `bias` are shorter than the shape says.
-    pub(crate) unsafe fn run(&self, isa: Isa)
+    pub(crate) unsafe fn run(&self, kernel: &Kernel<E>)
     where
         E: Multiply,
     {
         if self.rows == 0 {
             return;
         }
-        assert!(self.rows <= max_rows(isa) && self.cols <= WIDTH);
+        assert!(self.rows <= kernel.max_rows() && self.cols <= WIDTH);
         let width = product(self.steps, E::GROUP);
-        let needed = product(self.rows - 1, self.x_stride).checked_add(width);
+        let rows = self.rows.max(kernel.rows_read());
+        let needed = product(rows - 1, self.x_stride).checked_add(width);
         assert!(needed.is_some_and(|needed| needed <= self.x.len()));
-        assert!(product(width, WIDTH) <= self.panel.len());
+        assert!(product(width, WIDTH) <= self.panel.len() && self.steps.is_multiple_of(E::BLOCK));
         assert!(self.bias.is_none_or(|b| b.len() == self.cols));
-        match isa {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(registers) = &kernel.registers {
+            // SAFETY: so many rows were just found to be there, and so were the blocks; y is the
+            // caller's word.
+            return unsafe { registers.multiply(self) };
+        }
+        match kernel.isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => {
+            Isa::Avx512Bf16 | Isa::Amx => {
                 by_rows!(
                     self.rows,
                     avx512_bf16::<E::Avx512Bf16>,
@@ -159,14 +210,14 @@ impl<E: Element> Tile<'_, E> {
     ///
     /// # Panics
     /// As [`Self::run`].
-    pub(crate) unsafe fn run_chains(&self, isa: Isa)
+    pub(crate) unsafe fn run_chains(&self, kernel: &Kernel<E>)
     where
         E: Multiply,
     {
-        for chain in chains(self.steps) {
+        for chain in chains::<E>(self.steps, Sizes::of::<E>(kernel.isa).chain) {
             let part = self.chain(chain);
             // SAFETY: the same rows and columns of `y`.
-            unsafe { part.run(isa) };
+            unsafe { part.run(kernel) };
         }
     }
 
@@ -339,35 +390,47 @@ macro_rules! avx512_kernel {
                 ahead = ahead.wrapping_add(t.ahead.bytes_a_step);
             }
             for (r, acc) in acc.iter().enumerate() {
-                if t.cols == WIDTH {
-                    // SAFETY: a full row of the tile is writable, and readable when accumulating;
-                    // so is the bias readable.
-                    unsafe {
-                        let y = t.y.add(r * t.y_stride);
-                        let (mut lo, mut hi) = (acc[0], acc[1]);
-                        if t.accumulate {
-                            lo = _mm512_add_ps(lo, _mm512_loadu_ps(y));
-                            hi = _mm512_add_ps(hi, _mm512_loadu_ps(y.add(16)));
-                        }
-                        if let Some(bias) = t.bias {
-                            lo = _mm512_add_ps(lo, _mm512_loadu_ps(bias.as_ptr()));
-                            hi = _mm512_add_ps(hi, _mm512_loadu_ps(bias.as_ptr().add(16)));
-                        }
-                        _mm512_storeu_ps(y, lo);
-                        _mm512_storeu_ps(y.add(16), hi);
-                    }
-                } else {
-                    let mut sums = [0.0; WIDTH];
-                    // SAFETY: `sums` has 32 elements.
-                    unsafe {
-                        _mm512_storeu_ps(sums.as_mut_ptr(), acc[0]);
-                        _mm512_storeu_ps(sums.as_mut_ptr().add(16), acc[1]);
-                    }
-                    t.finish(r, &sums);
-                }
+                // SAFETY: the tile has this row, within the bounds that `run` demands.
+                unsafe { write_row(t, r, *acc) };
             }
         }
     };
+}
+
+/// Writes the sums of one row to y, or adds them to it.
+///
+/// # Safety
+/// AVX-512 must be there, and the bounds of [`Tile::run`] must hold with `r < t.rows`.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) unsafe fn write_row<E: Element>(t: &Tile<'_, E>, r: usize, sums: [std::arch::x86_64::__m512; 2]) {
+    use std::arch::x86_64::*;
+    let [mut lo, mut hi] = sums;
+    if t.cols < WIDTH {
+        let mut sums = [0.0; WIDTH];
+        // SAFETY: `sums` has 32 elements.
+        unsafe {
+            _mm512_storeu_ps(sums.as_mut_ptr(), lo);
+            _mm512_storeu_ps(sums.as_mut_ptr().add(16), hi);
+        }
+        return t.finish(r, &sums);
+    }
+    // SAFETY: a full row of the tile is writable, and readable when accumulating; so is the bias
+    // readable.
+    unsafe {
+        let y = t.y.add(r * t.y_stride);
+        if t.accumulate {
+            lo = _mm512_add_ps(lo, _mm512_loadu_ps(y));
+            hi = _mm512_add_ps(hi, _mm512_loadu_ps(y.add(16)));
+        }
+        if let Some(bias) = t.bias {
+            lo = _mm512_add_ps(lo, _mm512_loadu_ps(bias.as_ptr()));
+            hi = _mm512_add_ps(hi, _mm512_loadu_ps(bias.as_ptr().add(16)));
+        }
+        _mm512_storeu_ps(y, lo);
+        _mm512_storeu_ps(y.add(16), hi);
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -25,7 +25,7 @@ pub(crate) fn transpose(
     assert!(holds(from.len(), rows, from_stride, columns) && holds(to.len(), columns, to_stride, rows));
     let mut whole = 0..0;
     #[cfg(target_arch = "x86_64")]
-    if isa >= Isa::Avx512 && Isa::available().contains(&isa) {
+    if isa >= Isa::Avx512 && isa.is_available() {
         whole = 0..columns / 16 * 16;
         for i in (0..rows / 16 * 16).step_by(16) {
             for j in whole.clone().step_by(16) {
@@ -111,7 +111,7 @@ const ROW: usize = 16;
 pub(crate) fn interleave(isa: Isa, from: &[u32], to: &mut [u32]) {
     assert_eq!(from.len(), to.len());
     #[cfg(target_arch = "x86_64")]
-    if isa >= Isa::Avx512 && Isa::available().contains(&isa) {
+    if isa >= Isa::Avx512 && isa.is_available() {
         // SAFETY: the processor has AVX-512.
         return unsafe { interleave_avx512(from, to) };
     }
