@@ -48,8 +48,16 @@ pub(crate) enum Ink {
 
 impl Ink {
     /// Colours for series, in the order in which they are used.
-    pub(crate) const SERIES: [Self; 6] =
-        [Self::Blue, Self::Orange, Self::Green, Self::Purple, Self::Vermilion, Self::Sky];
+    pub(crate) const SERIES: [Self; 8] = [
+        Self::Blue,
+        Self::Orange,
+        Self::Green,
+        Self::Purple,
+        Self::Vermilion,
+        Self::Sky,
+        Self::Text,
+        Self::Soft,
+    ];
 
     /// The colour as CSS.
     pub(crate) fn css(self, place: Place) -> &'static str {
