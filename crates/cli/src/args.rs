@@ -39,7 +39,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.";
 pub(crate) enum Command {
     /// Run the probes on a model and write a results folder
     Measure(Box<Measure>),
-    /// Compare a model's numbers with reference values
+    /// Compare a model's numbers with reference values, or bf16 with f32
+    #[command(long_about = VERIFY)]
     Verify(Verify),
     /// List what models can be loaded, or describe one
     Models(Models),
@@ -57,6 +58,15 @@ pub(crate) enum Command {
     #[command(long_about = BENCH, after_long_help = BENCH_EXAMPLES)]
     Bench(Bench),
 }
+
+const VERIFY: &str = "Compares a model's numbers with reference values, or bf16 with f32.
+
+With --golden FILE, tokens, predictions and curves are held against the values in FILE, and any \
+that differ by more than rounding make the command fail.
+
+With --dtype bf16 and no FILE, the probes of the clean run are measured with weights in f32 and \
+again in bf16 on the same prompts. It prints where each curve moves most and what every depth rule \
+says in both, and fails where a depth moves by more than one layer.";
 
 const BENCH: &str = "Times the kernels on this machine, and with MODEL its prefill and each probe.
 
@@ -322,8 +332,14 @@ pub(crate) struct Verify {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     /// Reference values, as JSON
-    #[arg(long, value_name = "FILE")]
-    pub(crate) golden: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "dtype")]
+    pub(crate) golden: Option<PathBuf>,
+    /// Prompts on which bf16 is compared with f32, as for `fathom measure`
+    #[arg(long, value_name = "ID|FILE", default_value = fathom_data::DEFAULT, conflicts_with = "golden")]
+    pub(crate) data: String,
+    /// How many of them
+    #[arg(long, value_name = "N", default_value_t = 12, conflicts_with = "golden")]
+    pub(crate) limit: usize,
 }
 
 #[derive(Arguments)]

@@ -69,7 +69,7 @@ fn site(arg: SiteArg) -> gradients::Site {
 }
 
 /// A fifth of the memory of the machine, or of the container in which this runs.
-fn default_memory() -> u64 {
+pub(crate) fn default_memory() -> u64 {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
     let contained = system.cgroup_limits().map(|limits| limits.total_memory);

@@ -8,8 +8,8 @@
 use crate::config::QkNorm;
 use crate::forward::{Batch, Buffers, Model};
 use crate::load::Norm;
-use fathom_kernels::distribution::{log_sum_exp, scaled_softmax};
 use fathom_kernels::backward;
+use fathom_kernels::distribution::{log_sum_exp, scaled_softmax};
 use rayon::prelude::*;
 use std::ops::Range;
 

@@ -1,6 +1,7 @@
-//! `fathom verify`: a model's numbers against reference values.
+//! `fathom verify`: a model's numbers against reference values, and bfloat16 against f32.
 
 mod causal;
+mod precision;
 
 use crate::args::Verify;
 use crate::{measure, output, progress, texts};
@@ -96,8 +97,15 @@ const WAY: Way<'static> =
     Way { limits: Limits { clean: 1, rows: 2048, bytes: MEMORY }, naive: false, done: &|_| () };
 
 pub(crate) fn run(args: &Verify) -> Result<()> {
-    let path = args.golden.display();
-    let text = std::fs::read_to_string(&args.golden)
+    match &args.golden {
+        Some(path) => against(path, args),
+        None => precision::run(args),
+    }
+}
+
+fn against(file: &Path, args: &Verify) -> Result<()> {
+    let path = file.display();
+    let text = std::fs::read_to_string(file)
         .map_err(|e| anyhow!("cannot read {path}: {e}; give a file of reference values"))?;
     let golden: Golden = serde_json::from_str(&text).map_err(|e| {
         anyhow!("{path} holds no reference values ({e}); it must be a JSON object with \"prompts\"")
@@ -105,7 +113,7 @@ pub(crate) fn run(args: &Verify) -> Result<()> {
     let (_, checkpoint) = measure::open(&args.model)?;
     let loaded = measure::load(checkpoint, &args.model)?;
     let working = progress::bar("comparing", golden.prompts.len() as u64, "prompts");
-    let rows = compare(&golden, &args.golden, &loaded, &working);
+    let rows = compare(&golden, file, &loaded, &working);
     working.finish_and_clear();
     let rows = rows?;
     output::print(&table(&rows))?;

@@ -101,3 +101,20 @@ fn a_golden_prompt_that_does_not_fit_is_one_sentence() {
         fail(&mut verify(&place, &model, &golden), &["prompt '1'", part]);
     }
 }
+
+#[test]
+fn bf16_is_compared_with_f32() {
+    let mut command = fathom();
+    command.arg("verify").arg(fixture("llama3")).args(["--dtype", "bf16", "--limit", "3"]);
+    let done = finish(&mut command);
+    // Depths of a model of noise may move; what is printed says so.
+    let table = done.stdout;
+    for curve in ["norm_layer", "cosine_mlp", "kl_lens_final", "block_influence"] {
+        let line = table.lines().find(|l| l.starts_with(curve)).unwrap_or_else(|| panic!("{curve}: {table}"));
+        let share: f64 = line.split_whitespace().last().unwrap().parse().unwrap();
+        assert!(share > 0.0 && share < 0.1, "{line}");
+    }
+    let verdicts = |word: &str| table.lines().filter(|l| l.ends_with(word)).count();
+    assert_eq!(verdicts("ok") + verdicts("DIFFERS"), 5, "{table}");
+    assert_eq!(done.code, Some(i32::from(verdicts("DIFFERS") > 0)), "{}", done.stderr);
+}

@@ -193,11 +193,7 @@ impl Interval {
 }
 
 /// Simpson's rule on intervals that are halved where needed.
-fn adaptive(
-    ends: [f64; 2],
-    limits: Resolution,
-    evaluate: &mut impl FnMut(&[f64]) -> Vec<Node>,
-) -> Integral {
+fn adaptive(ends: [f64; 2], limits: Resolution, evaluate: &mut impl FnMut(&[f64]) -> Vec<Node>) -> Integral {
     let enough = COMPLETE * (ends[1] - ends[0]).abs().max(limits.change);
     let first: Vec<f64> = (0..=2 * INTERVALS).map(|i| i as f64 / (2 * INTERVALS) as f64).collect();
     let mut all = evaluate(&first);
