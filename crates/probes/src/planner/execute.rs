@@ -382,38 +382,72 @@ impl Running<'_> {
     }
 
     /// The logits that are read, position by position, so that the clean row of a
-    /// position is made once for all requests.
+    /// position is made once for all requests; those of several positions at once, because
+    /// the head takes as long for a few rows as for a hundred.
     fn head(&mut self, streams: &[Vec<f32>], visitor: &mut dyn Visitor) {
-        let (d, vocab) = (self.trace.hidden, self.model.config().vocab);
-        let depth = self.model.config().depth();
+        let d = self.trace.hidden;
         let at_once = rows_at_once(self.model, self.way.limits);
+        let mut read = Readings::default();
         for position in 0..self.trace.tokens.len() {
-            let mut readers = Vec::new();
-            let mut rows = self.trace.resid[depth][position * d..(position + 1) * d].to_vec();
-            for (request, leaf) in &self.group.leaves {
-                let wanted = &self.requests[*request].logits;
-                if !wanted.contains(&position) {
-                    continue;
+            let (readers, rows) = self.readers(streams, position);
+            for (requests, edited) in readers.chunks(at_once).zip(rows.chunks(at_once * d)) {
+                if read.rows.len() / d + requests.len() > at_once {
+                    self.read(&mut read, visitor);
                 }
-                for (node, _) in self.group.pieces(*leaf, &(position..position + 1)) {
-                    let at = (position - self.group.nodes[node].positions.start) * d;
-                    rows.extend_from_slice(&streams[node][at..at + d]);
-                    readers.push(*request);
-                }
+                let clean = &self.trace.resid[self.model.config().depth()][position * d..(position + 1) * d];
+                read.rows.extend_from_slice(clean);
+                read.rows.extend_from_slice(edited);
+                read.of.push((position, requests.to_vec()));
             }
-            let clean = rows[..d].to_vec();
-            for (requests, edited) in readers.chunks(at_once).zip(rows[d..].chunks(at_once * d)) {
-                let mut some = clean.clone();
-                some.extend_from_slice(edited);
-                let mut logits = vec![0.0; (requests.len() + 1) * vocab];
-                self.model.head(&some, &mut logits);
-                self.madds += self.model.head_madds_a_row() * (requests.len() + 1) as u64;
-                let (clean, edited) = logits.split_at(vocab);
-                visitor.logits(position, clean, requests, edited);
-            }
-            self.tell();
         }
+        self.read(&mut read, visitor);
     }
+
+    /// The requests that read logits at a position, and their rows.
+    fn readers(&self, streams: &[Vec<f32>], position: usize) -> (Vec<usize>, Vec<f32>) {
+        let d = self.trace.hidden;
+        let (mut readers, mut rows) = (Vec::new(), Vec::new());
+        for (request, leaf) in &self.group.leaves {
+            if !self.requests[*request].logits.contains(&position) {
+                continue;
+            }
+            for (node, _) in self.group.pieces(*leaf, &(position..position + 1)) {
+                let at = (position - self.group.nodes[node].positions.start) * d;
+                rows.extend_from_slice(&streams[node][at..at + d]);
+                readers.push(*request);
+            }
+        }
+        (readers, rows)
+    }
+
+    /// Makes the logits of the rows that were put together and hands them out.
+    fn read(&mut self, read: &mut Readings, visitor: &mut dyn Visitor) {
+        let vocab = self.model.config().vocab;
+        let rows = read.rows.len() / self.trace.hidden;
+        read.logits.resize(rows * vocab, 0.0);
+        self.model.head(&read.rows, &mut read.logits);
+        self.madds += self.model.head_madds_a_row() * rows as u64;
+        let mut logits = &read.logits[..];
+        for (position, requests) in read.of.drain(..) {
+            let (clean, rest) = logits.split_at(vocab);
+            let (edited, rest) = rest.split_at(requests.len() * vocab);
+            visitor.logits(position, clean, &requests, edited);
+            logits = rest;
+        }
+        read.rows.clear();
+        self.tell();
+    }
+}
+
+/// Rows whose logits are made together.
+#[derive(Default)]
+struct Readings {
+    /// Positions and the requests that read there; each has its clean row first.
+    of: Vec<(usize, Vec<usize>)>,
+    /// `[rows, d]`.
+    rows: Vec<f32>,
+    /// `[rows, V]`; kept from time to time.
+    logits: Vec<f32>,
 }
 
 /// Rows of logits made at once beside the clean ones.
