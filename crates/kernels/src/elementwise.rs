@@ -236,6 +236,7 @@ mod tests {
         }
         assert_eq!(exp(0.0), 1.0);
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert!((-87_200..-80_000).all(|i| exp(i as f32 / 1000.0) == 0.0));
         assert_eq!(exp(-200.0), 0.0);
         assert!(exp(1e6).is_finite());
     }
