@@ -42,6 +42,7 @@ fn main() -> ExitCode {
 
 fn run() -> ExitCode {
     let args = Args::parse();
+    fathom_kernels::keep_freed();
     // 0 stands for as many as there are processors.
     let threads = args.threads.map_or(0, usize::from);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK);

@@ -171,7 +171,7 @@ impl Job<'_> {
                         ahead: Ahead::nothing(&scratch.keys),
                     };
                     // SAFETY: the scores hold tile.len() rows of `padded` columns.
-                    unsafe { product.run_chains(&kernel) };
+                    unsafe { product.run(&kernel) };
                 }
                 for (i, scores) in scratch.scores.chunks_exact_mut(padded).enumerate() {
                     let last = position + i + 1 - low;
@@ -204,7 +204,7 @@ impl Job<'_> {
                         ahead: Ahead::nothing(&scratch.values),
                     };
                     // SAFETY: the caller gives the rows of out, in the columns of this head.
-                    unsafe { product.run_chains(&kernel) };
+                    unsafe { product.run(&kernel) };
                 }
             }
         }
@@ -263,12 +263,12 @@ multiversion! {
         let mut lanes = [0.0f32; LANES];
         for chunk in &mut *chunks {
             for i in 0..LANES {
-                chunk[i] = exp(chunk[i] - max);
+                chunk[i] = exp::<FUSED>(chunk[i] - max);
                 lanes[i] += chunk[i];
             }
         }
         for (x, lane) in rest.iter_mut().zip(&mut lanes) {
-            *x = exp(*x - max);
+            *x = exp::<FUSED>(*x - max);
             *lane += *x;
         }
         let norm = 1.0 / lanes.iter().sum::<f32>();

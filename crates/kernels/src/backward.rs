@@ -6,7 +6,7 @@
 //! counterpart of the matrix product.
 
 use crate::attention::Shape;
-use crate::cpu::multiversion;
+use crate::cpu::{BUILT_FUSED, multiversion};
 use crate::elementwise::{Activation, Rotation, exp};
 use crate::linear::Shared;
 use crate::product;
@@ -79,34 +79,34 @@ multiversion! {
 
 /// The activation at `x` and its derivative.
 #[inline(always)]
-fn silu(x: f32) -> (f32, f32) {
-    let s = 1.0 / (1.0 + exp(-x));
+fn silu<const FUSED: bool>(x: f32) -> (f32, f32) {
+    let s = 1.0 / (1.0 + exp::<FUSED>(-x));
     (x * s, s * (1.0 + x * (1.0 - s)))
 }
 
 #[inline(always)]
-fn gelu_tanh(x: f32) -> (f32, f32) {
+fn gelu_tanh<const FUSED: bool>(x: f32) -> (f32, f32) {
     // As in the forward pass, x s(2 u) with s the logistic function.
     let twice = 1.595_769_2 * (x + 0.044_715 * x * x * x);
     let slope = 1.595_769_2 * (1.0 + 0.134_145 * x * x);
-    let s = 1.0 / (1.0 + exp(-twice));
+    let s = 1.0 / (1.0 + exp::<FUSED>(-twice));
     (x * s, s + x * s * (1.0 - s) * slope)
 }
 
 fn gelu_erf(x: f32) -> (f32, f32) {
     let below = 0.5 * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2));
-    (x * below, below + x * 0.398_942_3 * exp(-0.5 * x * x))
+    (x * below, below + x * 0.398_942_3 * exp::<BUILT_FUSED>(-0.5 * x * x))
 }
 
 multiversion! {
     fn silu_gate(gate: &[f32], up: &[f32], d_out: &[f32], d_gate: &mut [f32], d_up: &mut [f32]) {
-        gate_with(silu, gate, up, d_out, d_gate, d_up);
+        gate_with(silu::<FUSED>, gate, up, d_out, d_gate, d_up);
     }
 }
 
 multiversion! {
     fn gelu_tanh_gate(gate: &[f32], up: &[f32], d_out: &[f32], d_gate: &mut [f32], d_up: &mut [f32]) {
-        gate_with(gelu_tanh, gate, up, d_out, d_gate, d_up);
+        gate_with(gelu_tanh::<FUSED>, gate, up, d_out, d_gate, d_up);
     }
 }
 
@@ -130,7 +130,7 @@ fn gate_with(
 multiversion! {
     fn silu_slope(x: &[f32], d: &mut [f32]) {
         for (d, x) in d.iter_mut().zip(x) {
-            *d *= silu(*x).1;
+            *d *= silu::<FUSED>(*x).1;
         }
     }
 }
@@ -138,7 +138,7 @@ multiversion! {
 multiversion! {
     fn gelu_tanh_slope(x: &[f32], d: &mut [f32]) {
         for (d, x) in d.iter_mut().zip(x) {
-            *d *= gelu_tanh(*x).1;
+            *d *= gelu_tanh::<FUSED>(*x).1;
         }
     }
 }
@@ -353,7 +353,7 @@ multiversion! {
                 let d_weights = &mut d_weights[..seen.len()];
                 let slopes = &mut slopes[..seen.len()];
                 combine(query, keys, count, &seen, weights);
-                weigh(shape, weights, slopes);
+                weigh::<FUSED>(shape, weights, slopes);
                 combine(d_mixed, values, count, &seen, d_weights);
                 // The mean is taken of differences from the first: where keys are alike the
                 // gradients nearly are too, and rounding of the weights' sum must not show.
@@ -377,7 +377,7 @@ multiversion! {
 /// Turns products of a query with keys into weights, and gives the slope of the
 /// scores with respect to these products.
 #[inline(always)]
-fn weigh(shape: &Shape, weights: &mut [f32], slopes: &mut [f32]) {
+fn weigh<const FUSED: bool>(shape: &Shape, weights: &mut [f32], slopes: &mut [f32]) {
     for (w, slope) in weights.iter_mut().zip(&mut *slopes) {
         *w *= shape.scale;
         *slope = shape.scale;
@@ -385,13 +385,13 @@ fn weigh(shape: &Shape, weights: &mut [f32], slopes: &mut [f32]) {
     if let Some(cap) = shape.softcap {
         for (w, slope) in weights.iter_mut().zip(slopes) {
             // tanh u = 1 - 2 / (1 + e^2u)
-            let t = 1.0 - 2.0 / (1.0 + exp(2.0 * *w / cap));
+            let t = 1.0 - 2.0 / (1.0 + exp::<FUSED>(2.0 * *w / cap));
             *w = cap * t;
             *slope *= (1.0 - t) * (1.0 + t);
         }
     }
     let max = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    weights.iter_mut().for_each(|w| *w = exp(*w - max));
+    weights.iter_mut().for_each(|w| *w = exp::<FUSED>(*w - max));
     let norm = 1.0 / sum_of_products([weights]);
     weights.iter_mut().for_each(|w| *w *= norm);
 }

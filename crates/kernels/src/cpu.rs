@@ -93,19 +93,20 @@ impl Isa {
 }
 
 /// Defines a function once and compiles it for every instruction set, so that
-/// plain loops are vectorised with the widest registers the machine has.
+/// plain loops are vectorised with the widest registers the machine has. The body sees `FUSED`,
+/// whether these have fused multiply-adds; see [`mul_add`].
 macro_rules! multiversion {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
         $vis fn $name($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            fn body($($arg: $ty),*) $(-> $ret)? $body
+            fn body<const FUSED: bool>($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-                fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                fn avx512($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
                 #[target_feature(enable = "avx2,fma")]
-                fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                fn avx2($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
                 match $crate::Isa::get() {
                     $crate::Isa::Avx512 | $crate::Isa::Avx512Bf16 | $crate::Isa::Amx => {
                         // SAFETY: `Isa::get` returns only what the processor was found to have.
@@ -116,8 +117,18 @@ macro_rules! multiversion {
                     $crate::Isa::Portable => {}
                 }
             }
-            body($($arg),*)
+            body::<{ $crate::cpu::BUILT_FUSED }>($($arg),*)
         }
     };
 }
 pub(crate) use multiversion;
+
+/// Whether every processor that this build is for has fused multiply-adds.
+pub(crate) const BUILT_FUSED: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
+
+/// `a * b + c`, rounded once where the processor can: without the instruction that would be
+/// a slow function.
+#[inline(always)]
+pub(crate) fn mul_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FUSED { a.mul_add(b, c) } else { a * b + c }
+}

@@ -1,6 +1,6 @@
 //! Activations, sums and rotary embeddings, vectorised and threaded.
 
-use crate::cpu::multiversion;
+use crate::cpu::{mul_add, multiversion};
 use crate::product;
 use rayon::prelude::*;
 
@@ -9,40 +9,41 @@ use rayon::prelude::*;
 /// there (about 2.4e38) instead of infinity: numbers near the ends of the range make
 /// subnormal products, which many processors compute a hundred times slower.
 #[inline(always)]
-pub fn exp(x: f32) -> f32 {
+pub(crate) fn exp<const FUSED: bool>(x: f32) -> f32 {
     // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low
     // bits of the mantissa, so that no conversion instruction is needed.
     const ROUND: f32 = 12_582_912.0;
     // Comparisons rather than clamp, min or max: these have no case for NaN to keep.
     const LEAST: f32 = -80.0;
+    let fma = mul_add::<FUSED>;
     let clamped = if x < LEAST { LEAST } else { x };
     let clamped = if clamped > 88.37 { 88.37 } else { clamped };
-    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let shifted = fma(clamped, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     // ln 2 in two parts; the first has trailing zero bits, so n * part is exact.
-    let r = (clamped - n * 0.693_359_4) + n * 2.121_944_4e-4;
+    let r = fma(n, 2.121_944_4e-4, fma(n, -0.693_359_4, clamped));
     // By pairs, not one after the other: the steps of a chain would wait for each other.
     let r2 = r * r;
-    let low = (0.166_666_65 * r + 0.5) + r2 * (8.333_452e-3 * r + 4.166_579_6e-2);
-    let p = low + r2 * r2 * (1.987_569_1e-4 * r + 1.398_199_9e-3);
-    let p = (p * r2 + r) + 1.0;
+    let low = fma(r2, fma(8.333_452e-3, r, 4.166_579_6e-2), fma(0.166_666_65, r, 0.5));
+    let p = fma(r2 * r2, fma(1.987_569_1e-4, r, 1.398_199_9e-3), low);
+    let p = fma(p, r2, r) + 1.0;
     let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
     if x < LEAST { 0.0 } else { p * scale }
 }
 
-/// `ln(1 + u)` for `u` in `[0, 1]`, to about one unit in the last place.
+/// `2 artanh v`, which is `ln(1 + u)` where `v = u / (2 + u)`, for `v` in `[0, 1/3]`, to about one
+/// unit in the last place.
 #[inline(always)]
-pub fn ln_1p_unit(u: f32) -> f32 {
-    // ln(1 + u) = 2 artanh(u / (2 + u)); the series converges fast for v <= 1/3.
-    let v = u / (2.0 + u);
+pub(crate) fn twice_artanh<const FUSED: bool>(v: f32) -> f32 {
+    let fma = mul_add::<FUSED>;
     let w = v * v;
     // By pairs, as in `exp`.
     let w2 = w * w;
-    let first = 1.0 + w * (1.0 / 3.0);
-    let second = 0.2 + w * (1.0 / 7.0);
-    let third = 1.0 / 9.0 + w * (1.0 / 11.0);
-    let fourth = 1.0 / 13.0 + w * (1.0 / 15.0);
-    let p = first + w2 * (second + w2 * (third + w2 * fourth));
+    let first = fma(w, 1.0 / 3.0, 1.0);
+    let second = fma(w, 1.0 / 7.0, 0.2);
+    let third = fma(w, 1.0 / 11.0, 1.0 / 9.0);
+    let fourth = fma(w, 1.0 / 15.0, 1.0 / 13.0);
+    let p = fma(w2, fma(w2, fma(w2, fourth, third), second), first);
     2.0 * v * p
 }
 
@@ -58,15 +59,15 @@ pub enum Activation {
 }
 
 #[inline(always)]
-fn silu(x: f32) -> f32 {
-    x / (1.0 + exp(-x))
+fn silu<const FUSED: bool>(x: f32) -> f32 {
+    x / (1.0 + exp::<FUSED>(-x))
 }
 
 #[inline(always)]
-fn gelu_tanh(x: f32) -> f32 {
+fn gelu_tanh<const FUSED: bool>(x: f32) -> f32 {
     // x (1 + tanh u) / 2 = x / (1 + e^-2u)
     let u = 0.797_884_6 * (x + 0.044_715 * x * x * x);
-    x / (1.0 + exp(-2.0 * u))
+    x / (1.0 + exp::<FUSED>(-2.0 * u))
 }
 
 fn gelu_erf(x: f32) -> f32 {
@@ -76,7 +77,7 @@ fn gelu_erf(x: f32) -> f32 {
 multiversion! {
     fn silu_gate(gate: &[f32], up: &[f32], out: &mut [f32]) {
         for ((o, g), u) in out.iter_mut().zip(gate).zip(up) {
-            *o = silu(*g) * u;
+            *o = silu::<FUSED>(*g) * u;
         }
     }
 }
@@ -84,7 +85,7 @@ multiversion! {
 multiversion! {
     fn gelu_tanh_gate(gate: &[f32], up: &[f32], out: &mut [f32]) {
         for ((o, g), u) in out.iter_mut().zip(gate).zip(up) {
-            *o = gelu_tanh(*g) * u;
+            *o = gelu_tanh::<FUSED>(*g) * u;
         }
     }
 }
@@ -92,7 +93,7 @@ multiversion! {
 multiversion! {
     fn silu_in_place(x: &mut [f32]) {
         for x in x {
-            *x = silu(*x);
+            *x = silu::<FUSED>(*x);
         }
     }
 }
@@ -100,7 +101,7 @@ multiversion! {
 multiversion! {
     fn gelu_tanh_in_place(x: &mut [f32]) {
         for x in x {
-            *x = gelu_tanh(*x);
+            *x = gelu_tanh::<FUSED>(*x);
         }
     }
 }
@@ -173,7 +174,7 @@ multiversion! {
     pub(crate) fn softcap_row(cap: f32, x: &mut [f32]) {
         for x in x {
             // tanh u = 1 - 2 / (1 + e^2u)
-            *x = cap * (1.0 - 2.0 / (1.0 + exp(2.0 * *x / cap)));
+            *x = cap * (1.0 - 2.0 / (1.0 + exp::<FUSED>(2.0 * *x / cap)));
         }
     }
 }
@@ -228,8 +229,8 @@ mod tests {
     use super::*;
     use approx::assert_relative_eq;
 
-    #[test]
-    fn exp_agrees_with_f64() {
+    #[track_caller]
+    fn check_exp(exp: fn(f32) -> f32) {
         for i in -80_000..88_300 {
             let x = i as f32 / 1000.0;
             assert_relative_eq!(f64::from(exp(x)), f64::from(x).exp(), max_relative = 3e-7);
@@ -239,18 +240,23 @@ mod tests {
         assert!((-87_200..-80_000).all(|i| exp(i as f32 / 1000.0) == 0.0));
         assert_eq!(exp(-200.0), 0.0);
         assert!(exp(1e6).is_finite());
+        assert!(exp(f32::NAN).is_nan());
     }
 
     #[test]
-    fn ln_1p_agrees_with_f64() {
-        for i in 0..=10_000 {
-            let u = i as f32 / 10_000.0;
-            assert_relative_eq!(
-                f64::from(ln_1p_unit(u)),
-                f64::from(u).ln_1p(),
-                max_relative = 3e-7,
-                epsilon = 1e-12
-            );
+    fn exp_agrees_with_f64() {
+        check_exp(exp::<false>);
+        check_exp(exp::<true>);
+    }
+
+    #[test]
+    fn logarithms_agree_with_f64() {
+        for artanh in [twice_artanh::<false>, twice_artanh::<true>] {
+            for i in 0..=10_000 {
+                let v = i as f32 / 30_000.0;
+                let want = 2.0 * f64::from(v).atanh();
+                assert_relative_eq!(f64::from(artanh(v)), want, max_relative = 3e-7);
+            }
         }
     }
 

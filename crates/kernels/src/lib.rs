@@ -26,11 +26,13 @@ mod memory;
 pub mod norm;
 mod panel;
 pub mod peak;
+pub mod threads;
 mod tile;
 mod transpose;
 
 pub use cpu::Isa;
 pub use linear::{Dtype, Linear};
+pub use memory::{Buffer, keep_freed};
 
 /// A size from two others. Asserts compare sizes with the lengths of slices, and
 /// `unsafe` code relies on them, so a size must not wrap around.

@@ -119,7 +119,7 @@ impl Linear {
         let out = Shared(y.as_mut_ptr());
         let panels = self.n.div_ceil(WIDTH);
         let sizes = Sizes::of::<E>(isa);
-        let groups = m.div_ceil(sizes.rows_a_group);
+        let groups = m.div_ceil(sizes.rows_a_group::<E>(x_stride));
         let shares = shares(panels, m * self.k, sizes.panels_a_job);
         let one_job = |job: usize| {
             let (share, group) = (job / groups, job % groups);
@@ -142,11 +142,11 @@ impl Linear {
     /// `out` must hold the job's rows of `n` elements, in whose columns of the job's panels
     /// nobody else writes; `isa` must be available.
     unsafe fn one_job<E: Multiply>(&self, isa: Isa, x: &[E], x_stride: usize, job: &Job, out: Shared) {
-        let chains: Vec<Range<usize>> =
-            panel::chains::<E>(panel::steps::<E>(self.k), Sizes::of::<E>(isa).chain).collect();
+        let (steps, sizes) = (panel::steps::<E>(self.k), Sizes::of::<E>(isa));
         // Few rows stay in the cache as a whole, so that panels can be read from end to end,
         // as memory likes it; of many rows only the part that one chain reads stays there.
-        let few = job.rows.len() * self.k <= ELEMENTS_IN_CACHE;
+        let few = sizes.fit::<E>(job.rows.len(), x_stride);
+        let chains: Vec<Range<usize>> = panel::chains::<E>(steps, sizes.steps_a_tile(few, steps)).collect();
         let inner = if few { chains.len() } else { job.panels.len() };
         let part = |i: usize| {
             let (panel, chain) = if few { (i / inner, i % inner) } else { (i % inner, i / inner) };
@@ -312,9 +312,6 @@ struct Job {
     rows: Range<usize>,
 }
 
-/// Inputs that fit into the second-level cache beside panels and results.
-const ELEMENTS_IN_CACHE: usize = 80_000;
-
 /// In how many jobs panels are shared: enough for all threads, but none too small, and none too
 /// large for the caches.
 fn shares(panels: usize, work_a_column: usize, most_a_job: usize) -> usize {
@@ -478,6 +475,9 @@ mod tests {
             check_rows(n, k, Dtype::F32);
             check_rows(n, k, Dtype::Bf16);
         }
+        // So long are rows that a few stay in the cache as a whole, and many do not.
+        check_rows(33, 4300, Dtype::F32);
+        check_rows(33, 8600, Dtype::Bf16);
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! Memory for packed weights: aligned to pages, zero at first, in large pages where the
-//! system has them; and for what is made on the way, aligned to lines of the caches. It is here
+//! Memory for packed weights and for what is made of them: aligned to pages, zero at first, in large
+//! pages where the system has them; and for small rooms, aligned to lines of the caches. It is here
 //! because viewing bytes as numbers is unsafe.
 
 use std::ops::{Deref, DerefMut};
 
 /// Units of 32 bits.
+#[derive(Default)]
 pub(crate) struct Memory {
     /// Nothing where there are no units.
     map: Option<memmap2::MmapMut>,
@@ -20,7 +21,7 @@ impl Memory {
         let bytes = crate::product(len, size_of::<u32>());
         let map = (bytes > 0).then(|| {
             let map = memmap2::MmapMut::map_anon(bytes)
-                .unwrap_or_else(|e| panic!("no memory for {bytes} bytes of weights: {e}"));
+                .unwrap_or_else(|e| panic!("no memory for {bytes} bytes: {e}"));
             // Large pages spare the processor most look-ups of addresses. Without them all
             // works as well, so a refusal does not matter.
             #[cfg(target_os = "linux")]
@@ -50,6 +51,67 @@ impl DerefMut for Memory {
             Some(map) => unsafe { std::slice::from_raw_parts_mut(map.as_mut_ptr().cast(), self.len) },
             None => &mut [],
         }
+    }
+}
+
+/// Floats that are written and read again and again, such as logits: in large pages, and kept from
+/// use to use.
+#[derive(Default)]
+pub struct Buffer {
+    memory: Memory,
+    len: usize,
+}
+
+impl Buffer {
+    /// Gives the buffer a length. What it holds then is unspecified numbers, all of which are
+    /// to be written.
+    ///
+    /// # Panics
+    /// When the system has no such memory.
+    pub fn resize(&mut self, len: usize) {
+        if len > self.memory.len {
+            // Memory that is never touched costs nothing, so there may be more than is needed.
+            self.memory = Memory::default();
+            self.memory = Memory::zeroed(len.checked_next_power_of_two().unwrap_or(len));
+        }
+        self.len = len;
+    }
+
+    /// Becomes a copy of `from`.
+    ///
+    /// # Panics
+    /// As [`Self::resize`].
+    pub fn copy(&mut self, from: &[f32]) {
+        self.resize(from.len());
+        self.copy_from_slice(from);
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        // SAFETY: any bits are a float, and a unit is as large and as aligned.
+        unsafe { self.memory[..self.len].align_to().1 }
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above.
+        unsafe { self.memory[..self.len].align_to_mut().1 }
+    }
+}
+
+/// Lets the allocator keep what is freed for what is allocated next, for the rest of the process.
+///
+/// Runs leave tens of megabytes behind and ask for them again a moment later. Handed to the system
+/// and back, these take a tenth of the time of a forward pass.
+pub fn keep_freed() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    for (parameter, value) in [(libc::M_MMAP_THRESHOLD, 32 << 20), (libc::M_TRIM_THRESHOLD, 1 << 30)] {
+        // SAFETY: the function only sets a number of the allocator's, under its own lock. What it
+        // does not accept, it leaves as it was.
+        unsafe { libc::mallopt(parameter, value) };
     }
 }
 
@@ -87,5 +149,22 @@ impl DerefMut for Lines {
     fn deref_mut(&mut self) -> &mut [u32] {
         // SAFETY: as above, and any units are lines.
         unsafe { self.0.align_to_mut().1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_grow_and_shrink() {
+        let mut buffer = Buffer::default();
+        assert!(buffer.is_empty());
+        buffer.copy(&[1.0, 2.0, 3.0]);
+        buffer.resize(2);
+        assert_eq!(buffer[..], [1.0, 2.0]);
+        buffer.resize(1_000_000);
+        buffer.fill(4.0);
+        assert_eq!(buffer.iter().sum::<f32>(), 4e6);
     }
 }

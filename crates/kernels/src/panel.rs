@@ -23,8 +23,13 @@ pub(crate) struct Sizes {
     /// of additions, so k is cut into chains, whose sums are added up; and the part of a panel
     /// that a chain reads stays in the caches while rows go by.
     pub(crate) chain: usize,
-    /// Rows whose part of a chain fits into the second-level cache beside panels and results.
-    pub(crate) rows_a_group: usize,
+    /// Rows of a job, at most: their part of a chain fits into the second-level cache beside panels
+    /// and results.
+    most_rows: usize,
+    /// Bytes of rows that fit into the second-level cache as a whole beside panels and results.
+    bytes_in_cache: usize,
+    /// Whether a tile has room for the sums of several chains, so that it writes results once.
+    keeps_sums: bool,
     /// Panels of a job, at most: more would crowd the rows out of the cache, and leave threads
     /// without work at the end.
     pub(crate) panels_a_job: usize,
@@ -42,7 +47,9 @@ impl Sizes {
             // a panel, 16 KiB, is to stay beside rows; and rows are worth reading less often.
             return Self {
                 chain: 128,
-                rows_a_group: 512,
+                most_rows: 512,
+                bytes_in_cache: 160_000,
+                keeps_sums: false,
                 panels_a_job: 8,
                 backward_steps: 160,
                 rows_a_backward_job: 512,
@@ -50,11 +57,33 @@ impl Sizes {
         }
         Self {
             chain: 320,
-            rows_a_group: 256,
+            most_rows: 256,
+            bytes_in_cache: 480_000,
+            keeps_sums: isa >= Isa::Avx512,
             panels_a_job: 4,
             backward_steps: 320,
             rows_a_backward_job: 1024,
         }
+    }
+
+    /// Whether so many rows, `stride` elements apart, stay in the second-level cache as a whole.
+    pub(crate) fn fit<E: Element>(&self, rows: usize, stride: usize) -> bool {
+        rows * stride * size_of::<E>() <= self.bytes_in_cache
+    }
+
+    /// Rows that go by together while the panels of a job pass: as many as stay in the cache as a
+    /// whole, if that spares writing, unless so few make panels be read too often.
+    pub(crate) fn rows_a_group<E: Element>(&self, stride: usize) -> usize {
+        const FEWEST: usize = 28;
+        match self.bytes_in_cache / (stride * size_of::<E>()) {
+            rows if self.keeps_sums && rows >= FEWEST => rows.min(self.most_rows),
+            _ => self.most_rows,
+        }
+    }
+
+    /// The most steps of a tile of a job whose rows do or do not stay in the cache as a whole.
+    pub(crate) fn steps_a_tile(&self, fit: bool, all: usize) -> usize {
+        if fit && self.keeps_sums { all } else { self.chain }
     }
 }
 

@@ -150,11 +150,11 @@ pub(crate) trait Multiply: Element {
 }
 
 impl<E: Element> Tile<'_, E> {
-    /// Runs the kernel over all steps in one chain.
+    /// Runs the kernel over all steps, chain by chain.
     ///
     /// # Safety
-    /// `y` must be valid for writes (and reads when accumulating) of `rows` rows of
-    /// `cols` elements, `y_stride` apart, that no other thread touches meanwhile.
+    /// `y` must be valid for writes and reads of `rows` rows of `cols` elements, `y_stride`
+    /// apart, that no other thread touches meanwhile.
     ///
     /// # Panics
     /// When `x`, `panel` or `bias` are shorter than the shape says.
@@ -172,15 +172,9 @@ impl<E: Element> Tile<'_, E> {
         assert!(needed.is_some_and(|needed| needed <= self.x.len()));
         assert!(product(width, WIDTH) <= self.panel.len() && self.steps.is_multiple_of(E::BLOCK));
         assert!(self.bias.is_none_or(|b| b.len() == self.cols));
-        #[cfg(target_arch = "x86_64")]
-        if let Some(registers) = &kernel.registers {
-            // SAFETY: so many rows were just found to be there, and so were the blocks; y is the
-            // caller's word.
-            return unsafe { registers.multiply(self) };
-        }
         match kernel.isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Amx => {
+            Isa::Avx512Bf16 | Isa::Amx if kernel.registers.is_none() => {
                 by_rows!(
                     self.rows,
                     avx512_bf16::<E::Avx512Bf16>,
@@ -197,27 +191,34 @@ impl<E: Element> Tile<'_, E> {
                     [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
                 )
             }
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => by_rows!(self.rows, avx2::<E::Avx2>, self, [1, 2, 3, 4, 5, 6]),
-            _ => portable(self),
+            // The others have no room for two sets of sums, and add each chain up in y.
+            _ => {
+                for chain in chains::<E>(self.steps, Sizes::of::<E>(kernel.isa).chain) {
+                    // SAFETY: the same rows and columns of y.
+                    unsafe { self.chain(chain).run_one(kernel) };
+                }
+            }
         }
     }
 
-    /// Runs the kernel chain by chain.
+    /// Runs over one chain what has no kernel for several.
     ///
     /// # Safety
-    /// As [`Self::run`]; `y` must be readable too.
-    ///
-    /// # Panics
-    /// As [`Self::run`].
-    pub(crate) unsafe fn run_chains(&self, kernel: &Kernel<E>)
+    /// The bounds of [`Self::run`] must hold.
+    unsafe fn run_one(&self, kernel: &Kernel<E>)
     where
         E: Multiply,
     {
-        for chain in chains::<E>(self.steps, Sizes::of::<E>(kernel.isa).chain) {
-            let part = self.chain(chain);
-            // SAFETY: the same rows and columns of `y`.
-            unsafe { part.run(kernel) };
+        #[cfg(target_arch = "x86_64")]
+        if let Some(registers) = &kernel.registers {
+            // SAFETY: so many rows were found to be there, and so were the blocks; y is the
+            // caller's word.
+            return unsafe { registers.multiply(self) };
+        }
+        match kernel.isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => by_rows!(self.rows, avx2::<E::Avx2>, self, [1, 2, 3, 4, 5, 6]),
+            _ => portable(self),
         }
     }
 
@@ -371,27 +372,45 @@ macro_rules! avx512_kernel {
         #[target_feature(enable = $features)]
         unsafe fn $name<E: Element, A: Avx512<E>, const R: usize>(t: &Tile<'_, E>) {
             use std::arch::x86_64::*;
-            let mut acc = [[_mm512_setzero_ps(); 2]; R];
+            // Steps between fetches of rows of y.
+            const STEPS_A_ROW: usize = 4;
             let (x, mut panel, mut ahead) = (t.x.as_ptr(), t.panel.as_ptr().cast::<__m512i>(), t.ahead.from);
-            for step in 0..t.steps {
-                // SAFETY: `run` checked that the panel holds WIDTH units at each step and that every
-                // row of x holds all steps. A fetch does no harm wherever it points.
-                unsafe {
-                    _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
-                    let (b0, b1) = (_mm512_loadu_si512(panel), _mm512_loadu_si512(panel.add(1)));
-                    for (r, acc) in acc.iter_mut().enumerate() {
-                        let unit = x.add(r * t.x_stride + step * E::GROUP).cast::<i32>().read_unaligned();
-                        let a = _mm512_set1_epi32(unit);
-                        acc[0] = A::add(acc[0], a, b0);
-                        acc[1] = A::add(acc[1], a, b1);
+            let mut sums = [[_mm512_setzero_ps(); 2]; R];
+            for chain in chains::<E>(t.steps, Sizes::of::<E>(Isa::Avx512).chain) {
+                let first = chain.start == 0;
+                let mut acc = [[_mm512_setzero_ps(); 2]; R];
+                for step in chain {
+                    // Rows of y are far apart: each is asked for long before it is written.
+                    if step < R * STEPS_A_ROW && step % STEPS_A_ROW == 0 {
+                        let row = t.y.wrapping_add(step / STEPS_A_ROW * t.y_stride);
+                        _mm_prefetch::<_MM_HINT_ET0>(row.cast());
+                        _mm_prefetch::<_MM_HINT_ET0>(row.wrapping_add(WIDTH / 2).cast());
                     }
-                    panel = panel.add(2);
+                    // SAFETY: `run` checked that the panel holds WIDTH units at each step and that
+                    // every row of x holds all steps. A fetch does no harm wherever it points.
+                    unsafe {
+                        _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                        let (b0, b1) = (_mm512_loadu_si512(panel), _mm512_loadu_si512(panel.add(1)));
+                        for (r, acc) in acc.iter_mut().enumerate() {
+                            let unit = x.add(r * t.x_stride + step * E::GROUP).cast::<i32>().read_unaligned();
+                            let a = _mm512_set1_epi32(unit);
+                            acc[0] = A::add(acc[0], a, b0);
+                            acc[1] = A::add(acc[1], a, b1);
+                        }
+                        panel = panel.add(2);
+                    }
+                    ahead = ahead.wrapping_add(t.ahead.bytes_a_step);
                 }
-                ahead = ahead.wrapping_add(t.ahead.bytes_a_step);
+                // The sums of earlier chains wait on the stack.
+                for (sums, acc) in sums.iter_mut().zip(&acc) {
+                    for (sum, acc) in sums.iter_mut().zip(acc) {
+                        *sum = if first { *acc } else { _mm512_add_ps(*acc, *sum) };
+                    }
+                }
             }
-            for (r, acc) in acc.iter().enumerate() {
+            for (r, sums) in sums.iter().enumerate() {
                 // SAFETY: the tile has this row, within the bounds that `run` demands.
-                unsafe { write_row(t, r, *acc) };
+                unsafe { write_row(t, r, *sums) };
             }
         }
     };

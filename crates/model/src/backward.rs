@@ -8,8 +8,8 @@
 use crate::config::QkNorm;
 use crate::forward::{Batch, Buffers, Model};
 use crate::load::Norm;
-use fathom_kernels::backward;
 use fathom_kernels::distribution::{log_sum_exp, scaled_softmax};
+use fathom_kernels::{Buffer, backward};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -142,36 +142,36 @@ impl Model {
     }
 
     /// The probability of one token after each row, and its gradient with respect to
-    /// the row.
+    /// the row. `logits` is room for all rows' logits.
     ///
     /// # Shapes
     /// `h`, `d [rows, d]`, `tokens [rows]`; the result is `[rows]`.
     ///
     /// # Panics
     /// When the lengths do not fit or a token lies outside the vocabulary.
-    pub fn answer_backward(&self, h: &[f32], tokens: &[u32], d: &mut [f32]) -> Vec<f64> {
+    pub fn answer_backward(&self, h: &[f32], tokens: &[u32], logits: &mut Buffer, d: &mut [f32]) -> Vec<f64> {
         let vocab = self.config.vocab;
-        let mut logits = vec![0.0; tokens.len() * vocab];
-        self.head(h, &mut logits);
+        logits.resize(tokens.len() * vocab);
+        self.head(h, logits);
         let cap = self.config.final_softcap;
         let rows = logits.par_chunks_mut(vocab).zip(tokens);
         let probabilities = rows.map(|(row, token)| probability_backward(row, *token, cap)).collect();
-        self.packed.head.backward(&logits, d);
+        self.packed.head.backward(logits, d);
         self.norm_backward(Some(&self.packed.final_norm), h, d);
         probabilities
     }
 
-    /// The probability of one token after each row.
+    /// The probability of one token after each row. `logits` is room for all rows' logits.
     ///
     /// # Shapes
     /// `h [rows, d]`, `tokens [rows]`; the result is `[rows]`.
     ///
     /// # Panics
     /// As [`Self::answer_backward`].
-    pub fn answer(&self, h: &[f32], tokens: &[u32]) -> Vec<f64> {
+    pub fn answer(&self, h: &[f32], tokens: &[u32], logits: &mut Buffer) -> Vec<f64> {
         let vocab = self.config.vocab;
-        let mut logits = vec![0.0; tokens.len() * vocab];
-        self.head(h, &mut logits);
+        logits.resize(tokens.len() * vocab);
+        self.head(h, logits);
         let rows = logits.par_chunks(vocab).zip(tokens);
         rows.map(|(row, token)| (f64::from(row[*token as usize]) - log_sum_exp(row)).exp()).collect()
     }

@@ -9,7 +9,7 @@ use crate::load::{Embedding, Norm, Packed};
 use crate::rope;
 use crate::trace::Trace;
 use fathom_kernels::attention::{self, Segment, Shape, attend};
-use fathom_kernels::{Dtype, elementwise as ops, norm};
+use fathom_kernels::{Buffer, Dtype, elementwise as ops, norm};
 use std::ops::Range;
 
 /// A model, ready to run.
@@ -68,17 +68,17 @@ pub struct KeyValues {
 #[derive(Default)]
 pub struct Buffers {
     /// `h + attn_out`, `[rows, d]`.
-    mid: Vec<f32>,
-    normed: Vec<f32>,
+    mid: Buffer,
+    normed: Buffer,
     /// Queries, keys and values, `[rows, q + 2 kv]`.
-    qkv: Vec<f32>,
-    mixed: Vec<f32>,
-    wide: Vec<f32>,
-    gated: Vec<f32>,
+    qkv: Buffer,
+    mixed: Buffer,
+    wide: Buffer,
+    gated: Buffer,
     /// What attention adds to the stream, `[rows, d]`.
-    pub attn_out: Vec<f32>,
+    pub attn_out: Buffer,
     /// What the MLP adds to the stream, `[rows, d]`.
-    pub mlp_out: Vec<f32>,
+    pub mlp_out: Buffer,
     /// Where the sublayers leave what their way back needs, when it is asked for.
     pub(crate) saved: Option<Saved>,
 }
@@ -158,16 +158,16 @@ impl Model {
         let stride = q + 2 * kv;
         keep(b.saved.as_mut().map(|s| &mut s.attn_in), block.attn_norm.is_some(), h);
         self.normalised(block.attn_norm.as_ref(), h, &mut b.normed); // [rows, d]
-        resize(&mut b.qkv, batch.rows * stride);
+        b.qkv.resize(batch.rows * stride);
         block.qkv.forward(&b.normed, &mut b.qkv); // [rows, q + 2 kv]
         keep(b.saved.as_mut().map(|s| &mut s.raw_qkv), block.qk_norms.is_some(), &b.qkv);
         self.norm_and_rotate(l, batch, &mut b.qkv);
         keep(b.saved.as_mut().map(|s| &mut s.qkv), true, &b.qkv);
 
         let runs: Vec<_> = batch.runs.iter().map(|run| self.gather(run, past, &b.qkv)).collect();
-        resize(&mut b.mixed, batch.rows * q);
+        b.mixed.resize(batch.rows * q);
         attend(&self.shape(l), &b.qkv, stride, &runs, &mut b.mixed); // [rows, q]
-        resize(&mut b.attn_out, batch.rows * c.hidden);
+        b.attn_out.resize(batch.rows * c.hidden);
         block.attn_out.forward(&b.mixed, &mut b.attn_out); // [rows, d]
         keep(b.saved.as_mut().map(|s| &mut s.raw_attn), block.post_attn_norm.is_some(), &b.attn_out);
         self.post_norm(block.post_attn_norm.as_ref(), &mut b.attn_out);
@@ -193,12 +193,12 @@ impl Model {
         let rows = x.len() / c.hidden;
         keep(b.saved.as_mut().map(|s| &mut s.mlp_in), block.mlp_norm.is_some(), x);
         self.normalised(block.mlp_norm.as_ref(), x, &mut b.normed); // [rows, d]
-        resize(&mut b.wide, rows * block.up.outputs());
+        b.wide.resize(rows * block.up.outputs());
         block.up.forward(&b.normed, &mut b.wide); // [rows, 2 f] or [rows, f]
         keep(b.saved.as_mut().map(|s| &mut s.wide), true, &b.wide);
-        resize(&mut b.mlp_out, x.len());
+        b.mlp_out.resize(x.len());
         if c.gated {
-            resize(&mut b.gated, rows * c.intermediate);
+            b.gated.resize(rows * c.intermediate);
             ops::gated(c.activation, &b.wide, c.intermediate, &mut b.gated); // [rows, f]
             block.down.forward(&b.gated, &mut b.mlp_out); // [rows, d]
         } else {
@@ -224,7 +224,7 @@ impl Model {
         out: &mut [f32],
     ) {
         let mut mid = std::mem::take(&mut b.mid);
-        resize(&mut mid, h.len());
+        mid.resize(h.len());
         self.attention(l, batch, past, h, b);
         ops::add(h, &b.attn_out, &mut mid);
         self.mlp(l, if self.config.parallel { h } else { &mid }, b);
@@ -252,7 +252,7 @@ impl Model {
     /// # Panics
     /// When the lengths do not fit.
     pub fn head(&self, h: &[f32], logits: &mut [f32]) {
-        let mut normed = Vec::new();
+        let mut normed = Buffer::default();
         self.normalised(Some(&self.packed.final_norm), h, &mut normed);
         self.packed.head.forward(&normed, logits);
         if let Some(cap) = self.config.final_softcap {
@@ -298,9 +298,8 @@ impl Model {
     }
 
     /// Copies `x` and normalises the copy, where there is a norm.
-    fn normalised(&self, norm: Option<&Norm>, x: &[f32], out: &mut Vec<f32>) {
-        out.clear();
-        out.extend_from_slice(x);
+    fn normalised(&self, norm: Option<&Norm>, x: &[f32], out: &mut Buffer) {
+        out.copy(x);
         self.post_norm(norm, out);
     }
 
@@ -362,9 +361,4 @@ fn keep(place: Option<&mut Vec<f32>>, needed: bool, made: &[f32]) {
     if let (true, Some(place)) = (needed, place) {
         place.extend_from_slice(made);
     }
-}
-
-/// Gives a buffer its length; what it holds does not matter, all of it will be written.
-fn resize(buffer: &mut Vec<f32>, len: usize) {
-    buffer.resize(len, 0.0);
 }

@@ -6,8 +6,9 @@
 //! its first term, so tiles of the vocabulary would cost every product twice.
 
 use crate::number::add_weighted;
-use crate::{Way, Work};
-use fathom_kernels::distribution::{Divergence, divergence, log_sum_exp, top};
+use crate::{Limits, Way, Work};
+use fathom_kernels::Buffer;
+use fathom_kernels::distribution::{Divergence, Logits, Reference, log_sum_exp};
 use fathom_model::{Model, Trace};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -60,10 +61,20 @@ pub struct Point {
 /// The points of one prompt, `[T][L + 1]`.
 pub type Points = Vec<Vec<Point>>;
 
-/// The work of [`sweep`] on a prompt of `tokens` tokens.
-pub(crate) fn plan(model: &Model, tokens: usize) -> Work {
-    let rows = (model.config().depth() + 1) * tokens;
-    Work::plain(0, model.head_madds_a_row() * rows as u64)
+/// The work of [`sweep`] on a prompt of `tokens` tokens, and the bytes of its logits.
+pub(crate) fn plan(model: &Model, tokens: usize, limits: Limits) -> (Work, u64) {
+    let levels = model.config().depth() + 1;
+    let work = Work::plain(0, model.head_madds_a_row() * (levels * tokens) as u64);
+    (work, (at_once(model, tokens, limits) * levels * model.config().vocab * 4) as u64)
+}
+
+/// Tokens whose logits are held at once. With more rows than keep the head busy, logits would
+/// leave the caches before they are compared.
+fn at_once(model: &Model, tokens: usize, limits: Limits) -> usize {
+    const ROWS: usize = 96;
+    let levels = model.config().depth() + 1;
+    let fit = limits.bytes / (levels * model.config().vocab * 4).max(1);
+    fit.min(ROWS / levels).clamp(1, tokens.max(1))
 }
 
 /// Sweeps the vocabulary for every token and layer of one prompt.
@@ -71,9 +82,9 @@ pub fn sweep(model: &Model, trace: &Trace, way: &Way<'_>) -> Points {
     let (d, vocab) = (trace.hidden, model.config().vocab);
     let levels = trace.resid.len();
     let tokens = trace.tokens.len();
-    let at_once = (way.limits.bytes / (levels * vocab * 4).max(1)).clamp(1, tokens.max(1));
+    let at_once = at_once(model, tokens, way.limits);
     let mut points = Vec::with_capacity(tokens);
-    let (mut rows, mut logits) = (Vec::new(), Vec::new());
+    let (mut rows, mut logits) = (Vec::new(), Buffer::default());
     for first in (0..tokens).step_by(at_once) {
         let some = first..(first + at_once).min(tokens);
         rows.clear();
@@ -82,7 +93,7 @@ pub fn sweep(model: &Model, trace: &Trace, way: &Way<'_>) -> Points {
                 rows.extend_from_slice(&resid[t * d..(t + 1) * d]);
             }
         }
-        logits.resize(some.len() * levels * vocab, 0.0);
+        logits.resize(some.len() * levels * vocab);
         model.head(&rows, &mut logits);
         points.par_extend(logits.par_chunks(levels * vocab).map(|token| compare(token, vocab)));
         (way.done)(model.head_madds_a_row() * (some.len() * levels) as u64);
@@ -96,28 +107,19 @@ pub fn sweep(model: &Model, trace: &Trace, way: &Way<'_>) -> Points {
 /// `logits [L + 1, V]`.
 fn compare(logits: &[f32], vocab: usize) -> Vec<Point> {
     let Some(last) = logits.chunks_exact(vocab).next_back() else { return Vec::new() };
-    let last_lse = log_sum_exp(last);
+    let last = Reference::new(Logits::new(last));
     let k = TOP.min(vocab);
-    let best = most_likely(last);
+    let best = last.logits().top::<TOP>();
     let level = |lens: &[f32]| {
-        let mine = most_likely(lens);
+        let lens = Logits::new(lens);
+        let mine = lens.top::<TOP>();
         Point {
-            divergence: divergence(lens, log_sum_exp(lens), last, last_lse),
+            divergence: last.divergence_of(&lens),
             common: mine[..k].iter().filter(|t| best[..k].contains(t)).count(),
             agrees: mine[0] == best[0],
         }
     };
     logits.par_chunks_exact(vocab).map(level).collect()
-}
-
-/// The most likely tokens; vocabularies below five tokens repeat nothing real.
-fn most_likely(logits: &[f32]) -> [u32; TOP] {
-    if logits.len() >= TOP {
-        return top::<TOP>(logits);
-    }
-    let mut padded = [f32::NEG_INFINITY; TOP];
-    padded[..logits.len()].copy_from_slice(logits);
-    top::<TOP>(&padded)
 }
 
 /// The curves of one prompt: means over its tokens.
@@ -161,10 +163,10 @@ pub fn negative_log_likelihoods(model: &Model, trace: &Trace, memory: usize) -> 
     let rows_at_once = (memory / (vocab * 4).max(1)).max(1);
     let mut all = Vec::new();
     let predicting = trace.tokens.len().saturating_sub(1);
-    let mut logits = Vec::new();
+    let mut logits = Buffer::default();
     for first in (0..predicting).step_by(rows_at_once) {
         let end = (first + rows_at_once).min(predicting);
-        logits.resize((end - first) * vocab, 0.0);
+        logits.resize((end - first) * vocab);
         model.head(&last[first * d..end * d], &mut logits);
         for (row, next) in logits.chunks_exact(vocab).zip(&trace.tokens[first + 1..]) {
             all.push(log_sum_exp(row) - f64::from(row[*next as usize]));

@@ -8,6 +8,7 @@ use crate::text::{Pair, Text};
 use crate::way::{TooLittle, Way};
 use crate::{Probe, Sample, contributions, gradients, lens, settling, similarity, skip};
 use fathom_model::{Model, Trace};
+use rayon::prelude::*;
 use std::time::Instant;
 
 /// Who follows a run.
@@ -181,7 +182,7 @@ fn clean<E: std::error::Error + 'static>(model: &Model, id: &str, tokens: &[u32]
 }
 
 fn finite<E: std::error::Error + 'static>(trace: &Trace, id: &str) -> Result<(), Error<E>> {
-    match trace.resid.iter().flatten().all(|x| x.is_finite()) {
+    match trace.resid.par_iter().all(|h| h.iter().all(|x| x.is_finite())) {
         true => Ok(()),
         false => Err(Error::NotFinite { id: id.to_owned(), what: "the residual stream" }),
     }
@@ -213,7 +214,8 @@ fn one<E: std::error::Error + 'static>(
     if has(Probe::Lens) || has(Probe::Settling) {
         // One sweep serves both probes; its cost stands under the first that asked for it.
         let name = if has(Probe::Lens) { "lens" } else { "settling" };
-        let points = timed(costs, name, lens::plan(model, tokens), || lens::sweep(model, trace, way));
+        let points =
+            timed(costs, name, lens::plan(model, tokens, way.limits).0, || lens::sweep(model, trace, way));
         if points.iter().flatten().any(|p| !p.divergence.kl.is_finite()) {
             return Err(Error::NotFinite { id: text.id.clone(), what: "the logit lens" });
         }

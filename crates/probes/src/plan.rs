@@ -59,7 +59,8 @@ pub fn plan(model: &Model, texts: &[Text], settings: &Settings) -> Result<Plans,
         }
         if settings.has(Probe::Lens) || settings.has(Probe::Settling) {
             let name = if settings.has(Probe::Lens) { "lens" } else { "settling" };
-            plans.add(name, lens::plan(model, tokens), limits.bytes as u64);
+            let (work, bytes) = lens::plan(model, tokens, limits);
+            plans.add(name, work, bytes);
         }
         if settings.has(Probe::Similarity) {
             plans.add("similarity", similarity::plan(depth, tokens, hidden), 0);

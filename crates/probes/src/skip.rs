@@ -4,7 +4,7 @@ use crate::number::add_weighted;
 use crate::planner::{Action, Edit, Request, Site, Visitor, count, execute};
 use crate::vector::{SMALLEST, dot};
 use crate::{Limits, Way, Work};
-use fathom_kernels::distribution::{distance, log_sum_exp};
+use fathom_kernels::distribution::{Logits, Reference};
 use fathom_model::{Model, Trace};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -339,6 +339,6 @@ pub(crate) fn larger(a: f64, b: f64) -> f64 {
 
 /// |p - p'|_2 of each edited row.
 pub(crate) fn distances(clean: &[f32], edited: &[f32], vocab: usize) -> Vec<f64> {
-    let lse = log_sum_exp(clean);
-    edited.par_chunks_exact(vocab).map(|row| distance(clean, lse, row, log_sum_exp(row))).collect()
+    let clean = Reference::new(Logits::new(clean));
+    edited.par_chunks_exact(vocab).map(|row| clean.distance_to(&Logits::new(row))).collect()
 }

@@ -198,12 +198,12 @@ impl Reference {
         self.normed(&layer.post_mlp_norm, &layer.down.of(&inner))
     }
 
-    /// The probability of `token` after a row of the last stream.
-    pub(crate) fn probability(&self, h: &[f64], token: u32) -> f64 {
+    /// The probabilities of all tokens after a row of the last stream.
+    pub(crate) fn probabilities(&self, h: &[f64]) -> Row {
         let normed = self.final_norm.of(self.config.norm, h);
         let logits: Row =
             self.head.of(&normed).iter().map(|x| capped(self.config.final_softcap, *x)).collect();
-        softmax(&logits)[token as usize]
+        softmax(&logits)
     }
 
     fn normed(&self, norm: &Option<Norm>, x: &[f64]) -> Row {

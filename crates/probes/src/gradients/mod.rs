@@ -11,7 +11,7 @@ use crate::text::predicting;
 use crate::vector::SMALLEST;
 use crate::{Limits, Way, Work};
 use fathom_model::{Dtype, Model, Trace};
-use path::{Answered, Path};
+use path::{Answered, Path, Room};
 use quadrature::Resolution;
 use serde::{Deserialize, Serialize};
 
@@ -124,10 +124,11 @@ fn at_site(pair: &Answered<'_>, site: Site, settings: &Settings, done: &dyn Fn(u
         gradients.nodes = vec![0; depth];
         return (gradients, work);
     }
-    let clean = pair.clean();
+    let mut room = Room::default();
+    let clean = pair.clean(&mut room);
     let limits = Resolution { change: SMALLEST, rounding: rounding(pair.model.dtype()) };
     for layer in 0..depth {
-        let mut path = Path::new(pair, site, layer, baseline);
+        let mut path = Path::new(pair, site, layer, baseline, &mut room);
         let start = path.start();
         let result = quadrature.integrate([start, clean], limits, |at| path.nodes(at));
         let sum: f64 = result.parts.iter().sum();

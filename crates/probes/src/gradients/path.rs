@@ -9,6 +9,7 @@ use super::{Baseline, Site, above};
 use crate::Limits;
 use crate::text::predicting;
 use crate::vector::dot;
+use fathom_kernels::Buffer;
 use fathom_kernels::elementwise::add;
 use fathom_model::{Buffers, Model, Run, Saved, Trace};
 use std::ops::Range;
@@ -34,16 +35,17 @@ impl<'a> Answered<'a> {
     }
 
     /// The target F of the clean run.
-    pub(super) fn clean(&self) -> f64 {
-        self.targets(&self.trace.resid[self.trace.attn_out.len()], self.trace.tokens.len()).iter().sum()
+    pub(super) fn clean(&self, room: &mut Room) -> f64 {
+        let last = &self.trace.resid[self.trace.attn_out.len()];
+        self.targets(last, self.trace.tokens.len(), &mut room.logits).iter().sum()
     }
 
     /// F of each text, from the stream that enters the final norm, `[texts, rows, d]`.
-    fn targets(&self, h: &[f32], rows: usize) -> Vec<f64> {
+    fn targets(&self, h: &[f32], rows: usize, logits: &mut Buffer) -> Vec<f64> {
         let (chosen, tokens) = self.chosen(h, rows);
         let d = self.trace.hidden;
         let parts = chosen.chunks(self.head_rows() * d).zip(tokens.chunks(self.head_rows()));
-        let found: Vec<f64> = parts.flat_map(|(h, tokens)| self.model.answer(h, tokens)).collect();
+        let found: Vec<f64> = parts.flat_map(|(h, tokens)| self.model.answer(h, tokens, logits)).collect();
         found.chunks(self.read.len().max(1)).map(|text| text.iter().sum()).collect()
     }
 
@@ -62,6 +64,13 @@ impl<'a> Answered<'a> {
     }
 }
 
+/// Memory that the paths of all layers use one after the other.
+#[derive(Default)]
+pub(super) struct Room {
+    b: Buffers,
+    logits: Buffer,
+}
+
 /// The path at one layer. What it gives counts its multiply-adds.
 pub(super) struct Path<'a> {
     pair: Answered<'a>,
@@ -74,11 +83,17 @@ pub(super) struct Path<'a> {
     /// The stream that the values are added to, `[rows, d]`; none at [`Site::Resid`].
     beside: Option<Vec<f32>>,
     pub(super) madds: u64,
-    b: Buffers,
+    room: &'a mut Room,
 }
 
 impl<'a> Path<'a> {
-    pub(super) fn new(pair: &Answered<'a>, site: Site, layer: usize, baseline: Baseline) -> Self {
+    pub(super) fn new(
+        pair: &Answered<'a>,
+        site: Site,
+        layer: usize,
+        baseline: Baseline,
+        room: &'a mut Room,
+    ) -> Self {
         let Answered { trace, .. } = pair;
         let d = trace.hidden;
         let rows = pair.rows();
@@ -99,7 +114,7 @@ impl<'a> Path<'a> {
             }
         };
         let way = values.iter().zip(&base).map(|(x, b)| x - b).collect();
-        Self { pair: pair.clone(), site, layer, base, way, beside, madds: 0, b: Buffers::default() }
+        Self { pair: pair.clone(), site, layer, base, way, beside, madds: 0, room }
     }
 
     /// Points of the path that fit into a batch.
@@ -114,7 +129,7 @@ impl<'a> Path<'a> {
     pub(super) fn start(&mut self) -> f64 {
         let (h, _) = self.enter(&[0.0], false);
         let (h, _) = self.forward(h, 1, false);
-        self.pair.targets(&h, self.pair.rows()).iter().sum()
+        self.pair.targets(&h, self.pair.rows(), &mut self.room.logits).iter().sum()
     }
 
     /// F and its slopes at some points.
@@ -180,13 +195,13 @@ impl<'a> Path<'a> {
             return (h, None);
         }
         let saved = if save {
-            Some(model.mlp_saved(self.layer, &h, &mut self.b))
+            Some(model.mlp_saved(self.layer, &h, &mut self.room.b))
         } else {
-            model.mlp(self.layer, &h, &mut self.b);
+            model.mlp(self.layer, &h, &mut self.room.b);
             None
         };
         self.madds += model.mlp_madds_a_row() * (at.len() * self.pair.rows()) as u64;
-        h.iter_mut().zip(&self.b.mlp_out).for_each(|(h, m)| *h += m);
+        h.iter_mut().zip(&*self.room.b.mlp_out).for_each(|(h, m)| *h += m);
         (h, saved)
     }
 
@@ -198,9 +213,9 @@ impl<'a> Path<'a> {
         let mut saved = Vec::new();
         for l in self.above() {
             if save {
-                saved.push(model.layer_saved(l, &batch, &h, &mut self.b, &mut out));
+                saved.push(model.layer_saved(l, &batch, &h, &mut self.room.b, &mut out));
             } else {
-                model.layer(l, &batch, &[], &h, &mut self.b, &mut out);
+                model.layer(l, &batch, &[], &h, &mut self.room.b, &mut out);
             }
             std::mem::swap(&mut h, &mut out);
         }
@@ -211,7 +226,7 @@ impl<'a> Path<'a> {
     }
 
     /// F of each text and its gradient with respect to the stream that enters the final norm.
-    fn head(&self, h: &[f32]) -> (Vec<f64>, Vec<f32>) {
+    fn head(&mut self, h: &[f32]) -> (Vec<f64>, Vec<f32>) {
         let Answered { model, trace, read, .. } = &self.pair;
         let (d, rows) = (trace.hidden, self.pair.rows());
         let (chosen, tokens) = self.pair.chosen(h, rows);
@@ -219,8 +234,10 @@ impl<'a> Path<'a> {
         let at_once = self.pair.head_rows();
         let parts =
             chosen.chunks(at_once * d).zip(tokens.chunks(at_once)).zip(of_chosen.chunks_mut(at_once * d));
-        let found: Vec<f64> =
-            parts.flat_map(|((h, tokens), gradient)| model.answer_backward(h, tokens, gradient)).collect();
+        let logits = &mut self.room.logits;
+        let found: Vec<f64> = parts
+            .flat_map(|((h, tokens), gradient)| model.answer_backward(h, tokens, logits, gradient))
+            .collect();
         let targets = found.chunks_exact(read.len()).map(|text| text.iter().sum()).collect();
         let mut gradient = vec![0.0; h.len()];
         let texts = gradient.chunks_exact_mut(rows * d).zip(of_chosen.chunks_exact(read.len() * d));

@@ -5,6 +5,7 @@ use super::edit::{Action, Edit, Request, Site, Visitor};
 use super::naive;
 use super::tree::{self, Acting, Node};
 use crate::{Limits, Way, Work};
+use fathom_kernels::Buffer;
 use fathom_kernels::elementwise::add;
 use fathom_model::{Batch, Buffers, KeyValues, Model, Run, Span, Trace};
 use std::ops::Range;
@@ -424,7 +425,7 @@ impl Running<'_> {
     fn read(&mut self, read: &mut Readings, visitor: &mut dyn Visitor) {
         let vocab = self.model.config().vocab;
         let rows = read.rows.len() / self.trace.hidden;
-        read.logits.resize(rows * vocab, 0.0);
+        read.logits.resize(rows * vocab);
         self.model.head(&read.rows, &mut read.logits);
         self.madds += self.model.head_madds_a_row() * rows as u64;
         let mut logits = &read.logits[..];
@@ -447,7 +448,7 @@ struct Readings {
     /// `[rows, d]`.
     rows: Vec<f32>,
     /// `[rows, V]`; kept from time to time.
-    logits: Vec<f32>,
+    logits: Buffer,
 }
 
 /// Rows of logits made at once beside the clean ones.

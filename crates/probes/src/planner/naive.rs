@@ -44,12 +44,12 @@ fn one(model: &Model, trace: &Trace, index: usize, request: &Request, visitor: &
     for l in 0..request.until {
         edit(l, Site::Resid, &mut h);
         model.attention(l, &batch, &[], &h, &mut b);
-        let mut attn = b.attn_out.clone();
+        let mut attn = b.attn_out.to_vec();
         edit(l, Site::Attn, &mut attn);
         let mut mid = vec![0.0; h.len()];
         add(&h, &attn, &mut mid);
         model.mlp(l, if model.config().parallel { &h } else { &mid }, &mut b);
-        let mut added = b.mlp_out.clone();
+        let mut added = b.mlp_out.to_vec();
         edit(l, Site::Mlp, &mut added);
         added.iter_mut().zip(&attn).for_each(|(m, a)| *m += a);
         edit(l, Site::Layer, &mut added);

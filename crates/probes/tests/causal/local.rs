@@ -20,7 +20,7 @@ fn alone(model: &Model, trace: &Trace, l: usize, h: &[f32]) -> Vec<f32> {
     let batch = model.batch(vec![Run { rows: 0..tokens, first: 0, length: tokens, past: vec![] }]);
     let (mut b, mut out) = (Buffers::default(), vec![0.0; h.len()]);
     model.layer(l, &batch, &[], h, &mut b, &mut out);
-    b.attn_out.iter().zip(&b.mlp_out).map(|(a, m)| a + m).collect()
+    b.attn_out.iter().zip(&*b.mlp_out).map(|(a, m)| a + m).collect()
 }
 
 /// E by its definition.

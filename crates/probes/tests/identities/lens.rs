@@ -1,7 +1,7 @@
 //! The logit lens, its sweep and what it says at the last level.
 
 use crate::support::{PLENTY, close, load, log_softmax, mean, on_every_architecture, run, tokens, way};
-use fathom_kernels::distribution::{Divergence, divergence, log_sum_exp};
+use fathom_kernels::distribution::{Divergence, Logits, Reference};
 use fathom_model::{Model, Trace};
 use fathom_probes::lens::{self, Curves, Point};
 
@@ -169,7 +169,7 @@ fn logits_far_from_zero_lose_little() {
     for shift in [0.0, -100.0, 100.0] {
         let (x, y) = (row(1.37, shift / 3.0), row(1.38, shift));
         let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
-        let got = divergence(&x, log_sum_exp(&x), &y, log_sum_exp(&y));
+        let got = Reference::new(Logits::new(&y)).divergence_of(&Logits::new(&x));
         let want = plain(&wide(&x), &wide(&y)).divergence;
         same("KL(p_l || p)", got.kl, want.kl);
         same("KL(p || p_l)", got.kl_reverse, want.kl_reverse);
