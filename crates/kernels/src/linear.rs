@@ -1,7 +1,7 @@
 //! Linear layers over weights that are packed once.
 
 use crate::cpu::multiversion;
-use crate::memory::{Lines, Memory};
+use crate::memory::{LINE, Lines, Memory};
 use crate::panel::{self, Element, Sizes, Turned, WIDTH};
 use crate::tile::{Ahead, Kernel, Multiply, Tile, fetch};
 use crate::{Isa, product};
@@ -108,8 +108,9 @@ impl Linear {
         let m = x.len() / self.k;
         assert_eq!(y.len(), product(m, self.n), "y must be [{m}, {}]", self.n);
         match self.dtype {
-            Dtype::F32 => self.multiply(isa, x, self.k, m, y),
-            Dtype::Bf16 => rounded(x, self.k, |x, stride| self.multiply(isa, x, stride, m, y)),
+            Dtype::F32 if apart(m, self.k) => self.multiply(isa, x, self.k, m, y),
+            Dtype::F32 => copied::<f32, _>(x, self.k, |x, stride| self.multiply(isa, x, stride, m, y)),
+            Dtype::Bf16 => copied::<bf16, _>(x, self.k, |x, stride| self.multiply(isa, x, stride, m, y)),
         }
     }
 
@@ -207,8 +208,13 @@ impl Linear {
         let m = dy.len() / self.n;
         assert_eq!(dx.len(), product(m, self.k), "dx must be [{m}, {}]", self.k);
         match self.dtype {
-            Dtype::F32 => self.multiply_back(isa, dy, self.n, m, dx),
-            Dtype::Bf16 => rounded(dy, self.n, |dy, stride| self.multiply_back(isa, dy, stride, m, dx)),
+            Dtype::F32 if apart(m, self.n) => self.multiply_back(isa, dy, self.n, m, dx),
+            Dtype::F32 => {
+                copied::<f32, _>(dy, self.n, |dy, stride| self.multiply_back(isa, dy, stride, m, dx))
+            }
+            Dtype::Bf16 => {
+                copied::<bf16, _>(dy, self.n, |dy, stride| self.multiply_back(isa, dy, stride, m, dx))
+            }
         }
     }
 
@@ -348,36 +354,46 @@ fn pack_panels<E: Element, Err: Send>(
     Ok(panels)
 }
 
-thread_local! {
-    /// Inputs as bfloat16, kept from call to call.
-    static ROUNDED: Cell<Lines> = const { Cell::new(Lines::new()) };
+/// Whether `m` rows of so many floats can be read where they are. The rows of a tile want the same
+/// place in the first-level cache when they are a multiple of its pages apart, where there is room
+/// for fewer lines than a tile has rows.
+fn apart(m: usize, width: usize) -> bool {
+    const PAGE: usize = 4096;
+    const FEW: usize = 16;
+    m <= FEW || !(width * size_of::<f32>()).is_multiple_of(PAGE)
 }
 
-/// Hands on rows of `width` floats as bfloat16, of whole blocks, and the elements from one to the
-/// next.
-fn rounded<T>(rows: &[f32], width: usize, then: impl FnOnce(&[bf16], usize) -> T) -> T {
-    // An odd number of blocks, which is one of lines of memory: rows that were a power of two apart
-    // would all want the same few places in the caches.
-    let stride = product((panel::steps::<bf16>(width) / bf16::BLOCK) | 1, bf16::BLOCK * bf16::GROUP);
+thread_local! {
+    /// Copies of inputs, kept from call to call.
+    static COPIES: Cell<Lines> = const { Cell::new(Lines::new()) };
+}
+
+/// Hands on a copy of rows of `width` floats as elements, in whole blocks, and the elements from
+/// one row to the next.
+fn copied<E: Element, T>(rows: &[f32], width: usize, then: impl FnOnce(&[E], usize) -> T) -> T {
+    // An odd number of lines of memory: rows a power of two apart would all want the same few
+    // places in the caches.
+    let line = LINE / size_of::<E>();
+    let stride = product((panel::steps::<E>(width) * E::GROUP).div_ceil(line) | 1, line);
     // The room is taken and given back, because the thread may be lent to another call
     // while this one waits for its jobs.
-    let mut room = ROUNDED.take();
-    room.resize(product(rows.len() / width, stride) / bf16::GROUP);
-    let elements = bf16::view_mut(&mut room);
+    let mut room = COPIES.take();
+    room.resize(product(rows.len() / width, stride) * size_of::<E>() / size_of::<u32>());
+    let elements = E::view_mut(&mut room);
     let least = 16_384usize.div_ceil(width);
     let pairs = elements.par_chunks_exact_mut(stride).zip(rows.par_chunks_exact(width));
     pairs.with_min_len(least).for_each(|(to, from)| {
-        to[width..].fill(bf16::ZERO);
-        round(from, to);
+        to[width..].fill(E::default());
+        E::round(from, to);
     });
-    let result = then(bf16::view(&room), stride);
-    ROUNDED.set(room);
+    let result = then(E::view(&room), stride);
+    COPIES.set(room);
     result
 }
 
 multiversion! {
     /// The nearest bfloat16 of each float, ties to even.
-    fn round(from: &[f32], to: &mut [bf16]) {
+    pub(crate) fn round(from: &[f32], to: &mut [bf16]) {
         for (to, from) in to.iter_mut().zip(from) {
             let bits = from.to_bits();
             let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
@@ -475,6 +491,9 @@ mod tests {
             check_rows(n, k, Dtype::F32);
             check_rows(n, k, Dtype::Bf16);
         }
+        // A page long, rows are copied if there are many.
+        check_rows(33, 1024, Dtype::F32);
+        check_rows(1024, 33, Dtype::F32);
         // So long are rows that a few stay in the cache as a whole, and many do not.
         check_rows(33, 4300, Dtype::F32);
         check_rows(33, 8600, Dtype::Bf16);
@@ -482,16 +501,20 @@ mod tests {
 
     #[test]
     fn long_chains_agree_with_a_naive_product() {
-        for (m, n, k) in [(1, 37, 1001), (33, 65, 640), (50, 3, 2049), (70, 1, 1)] {
+        for (m, n, k) in
+            [(1, 37, 1001), (33, 65, 640), (50, 3, 2049), (70, 1, 1), (30, 40, 1024), (30, 1024, 40)]
+        {
             let (mut x, mut w, mut dy) = (numbers(m * k, 1), numbers(n * k, 2), numbers(m * n, 3));
             let halves = x.iter_mut().chain(&mut w).chain(&mut dy);
             halves.for_each(|v| *v = bf16::from_f32(*v).to_f32());
             let bias = numbers(n, 4);
-            let layer = linear(n, k, Dtype::Bf16, &w, Some(bias.clone()));
+            let layers = [Dtype::F32, Dtype::Bf16].map(|dtype| linear(n, k, dtype, &w, Some(bias.clone())));
             let turned: Vec<f32> = (0..n * k).map(|i| w[i % n * k + i / n]).collect();
             let (forward, backward) =
                 (naive(&x, &w, Some(&bias), m, n, k), naive(&dy, &turned, None, m, k, n));
-            for isa in Isa::available() {
+            for (isa, layer) in
+                Isa::available().into_iter().flat_map(|isa| layers.iter().map(move |l| (isa, l)))
+            {
                 let (mut y, mut dx) = (vec![f32::NAN; m * n], vec![f32::NAN; m * k]);
                 layer.forward_with(isa, &x, &mut y);
                 layer.backward_with(isa, &dy, &mut dx);

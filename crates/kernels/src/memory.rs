@@ -115,6 +115,9 @@ pub fn keep_freed() {
     }
 }
 
+/// Bytes of a line of the caches.
+pub(crate) const LINE: usize = 64;
+
 /// A line of the caches.
 #[derive(Clone, Copy, Default)]
 #[repr(C, align(64))]

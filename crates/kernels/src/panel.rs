@@ -104,6 +104,8 @@ pub(crate) trait Element: Copy + Default + Send + Sync + 'static {
     fn to_f32(self) -> f32;
     /// The nearest element (ties to even).
     fn from_f32(value: f32) -> Self;
+    /// The nearest element of each float; `to` may be longer.
+    fn round(from: &[f32], to: &mut [Self]);
     /// Units as elements.
     fn view(units: &[u32]) -> &[Self];
     /// As [`Self::view`].
@@ -133,6 +135,9 @@ impl Element for f32 {
     fn from_f32(value: f32) -> Self {
         value
     }
+    fn round(from: &[f32], to: &mut [Self]) {
+        to[..from.len()].copy_from_slice(from);
+    }
     views!();
 }
 
@@ -144,6 +149,9 @@ impl Element for bf16 {
     }
     fn from_f32(value: f32) -> Self {
         bf16::from_f32(value)
+    }
+    fn round(from: &[f32], to: &mut [Self]) {
+        crate::linear::round(from, to);
     }
     views!();
 }
