@@ -99,7 +99,7 @@ pub fn plan_pairs(
         if settings.has(Probe::Gradients) {
             let work = gradients::plan(model, tokens.len(), asked.answer_tokens, &settings.gradients);
             let rows = limits.rows as u64 * model.row_bytes() as u64;
-            let saved = saved(model, tokens.len(), settings).max(limits.bytes as u64);
+            let saved = saved(model, tokens.len(), settings).max(limits.saved as u64);
             plans.add("gradients", work, rows + saved + limits.bytes as u64);
         }
     }

@@ -9,9 +9,10 @@ pub struct Limits {
     pub clean: usize,
     /// Rows that go through a layer together, about; at least one text or edit does.
     pub rows: usize,
-    /// Bytes that the logits held at once may take, about, and as many again that
-    /// layers may keep for the way back.
+    /// Bytes that the logits held at once may take, about.
     pub bytes: usize,
+    /// Bytes that layers may keep for the way back, about; those of one text they do.
+    pub saved: usize,
 }
 
 /// Rows of clean runs that keep the matrix products busy.
@@ -22,6 +23,9 @@ const MOST_ROWS: usize = 2048;
 
 /// More logits at once would not make the head faster.
 const MOST_BYTES: usize = 64 << 20;
+
+/// More rows at once would not make the way back faster.
+const SAVED_ROWS: usize = 256;
 
 /// Less memory than a text needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,9 +57,11 @@ impl Limits {
         let clean = (memory / 4 / kept_a_token.max(1)).clamp(1, CLEAN_ROWS as u64);
         let free = memory - text.max(clean * kept_a_token);
         let bytes = (free / 4).clamp(2 * logits, (MOST_BYTES as u64).max(2 * logits));
+        let saved = model.saved_bytes_a_row() * model.config().depth() * SAVED_ROWS;
+        let saved = (saved as u64).min(free / 4);
         let rows =
-            ((free - 2 * bytes.min(free / 2)) / row).clamp(tokens as u64, MOST_ROWS.max(tokens) as u64);
-        Ok(Self { clean: clean as usize, rows: rows as usize, bytes: bytes as usize })
+            ((free - (bytes + saved).min(free / 2)) / row).clamp(tokens as u64, MOST_ROWS.max(tokens) as u64);
+        Ok(Self { clean: clean as usize, rows: rows as usize, bytes: bytes as usize, saved: saved as usize })
     }
 }
 

@@ -93,8 +93,11 @@ const CURVES: Limit = Limit::Relative { share: 1e-3, floor: 0.01 };
 
 /// Bytes of logits held at once, and rows.
 const MEMORY: usize = 64 << 20;
-const WAY: Way<'static> =
-    Way { limits: Limits { clean: 1, rows: 2048, bytes: MEMORY }, naive: false, done: &|_| () };
+const WAY: Way<'static> = Way {
+    limits: Limits { clean: 1, rows: 2048, bytes: MEMORY, saved: MEMORY },
+    naive: false,
+    done: &|_| (),
+};
 
 pub(crate) fn run(args: &Verify) -> Result<()> {
     match &args.golden {

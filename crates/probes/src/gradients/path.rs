@@ -122,7 +122,7 @@ impl<'a> Path<'a> {
         let Answered { model, limits, .. } = &self.pair;
         let above = (model.config().depth() - self.layer).max(1);
         let kept = model.saved_bytes_a_row() * above;
-        (limits.rows.min(limits.bytes / kept.max(1)) / self.pair.rows().max(1)).max(1)
+        (limits.rows.min(limits.saved / kept.max(1)) / self.pair.rows().max(1)).max(1)
     }
 
     /// F at the baseline, by a way forward alone.

@@ -65,7 +65,7 @@ fn answers_as_long_as_the_text_and_longer() {
 fn no_requests_and_requests_without_edits_or_reads() {
     let (_, model) = &MODELS[0];
     let trace = run(model, 12);
-    for limits in [PLENTY, Limits { clean: 1, rows: 0, bytes: 0 }] {
+    for limits in [PLENTY, Limits { clean: 1, rows: 0, bytes: 0, saved: 0 }] {
         assert_eq!(planned(model, &trace, &[], limits).1, 0);
         let (seen, madds) = planned(model, &trace, &[request(model, vec![], 0..12)], limits);
         assert!(seen.added.is_empty() && seen.logits.is_empty() && madds == 0);

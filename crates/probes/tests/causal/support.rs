@@ -36,7 +36,7 @@ pub(crate) static MODELS: LazyLock<Vec<(&str, Model)>> = LazyLock::new(|| {
 });
 
 /// Everything in one batch.
-pub(crate) const PLENTY: Limits = Limits { clean: 1, rows: 1 << 20, bytes: 1 << 28 };
+pub(crate) const PLENTY: Limits = Limits { clean: 1, rows: 1 << 20, bytes: 1 << 28, saved: 1 << 28 };
 
 /// The trace of a text that every fixture knows.
 pub(crate) fn run(model: &Model, tokens: usize) -> Trace {

@@ -27,7 +27,7 @@ const SITES: [Site; 3] = [Site::Resid, Site::Attn, Site::Mlp];
 const BASELINES: [Baseline; 2] = [Baseline::Sequence, Baseline::Feature];
 const ANSWER: usize = 3;
 /// Few rows a batch, so that nodes are split over several.
-const LIMITS: Limits = Limits { clean: 1, rows: 150, bytes: 1 << 24 };
+const LIMITS: Limits = Limits { clean: 1, rows: 150, bytes: 1 << 24, saved: 1 << 24 };
 
 fn load(path: &Path) -> Model {
     Checkpoint::open(path).unwrap().load(Dtype::F32, &|| ()).unwrap().model
@@ -159,8 +159,8 @@ fn batches_change_no_bit() {
     for quadrature in [Quadrature::Riemann(9), Quadrature::Adaptive] {
         let settings = Settings { sites: SITES.to_vec(), baseline: Baseline::Sequence, quadrature };
         let with = |way: Way<'_>| measure(&model, &trace, ANSWER, &settings, &way);
-        let whole = with(Way::planned(Limits { clean: 1, rows: 1 << 20, bytes: 1 << 30 }));
-        assert_eq!(whole, with(Way::planned(Limits { clean: 1, rows: 1, bytes: 1 })));
+        let whole = with(Way::planned(Limits { clean: 1, rows: 1 << 20, bytes: 1 << 30, saved: 1 << 30 }));
+        assert_eq!(whole, with(Way::planned(Limits { clean: 1, rows: 1, bytes: 1, saved: 1 })));
         assert_eq!(whole, with(Way { naive: true, ..Way::planned(LIMITS) }));
     }
 }

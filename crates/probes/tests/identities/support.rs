@@ -88,7 +88,7 @@ pub(crate) fn watch(stop: &dyn Fn() -> bool) -> Watch<'_> {
 
 /// The planned way with so many bytes of logits.
 pub(crate) fn way(bytes: usize) -> Way<'static> {
-    Way::planned(Limits { clean: 1, rows: 1 << 20, bytes })
+    Way::planned(Limits { clean: 1, rows: 1 << 20, bytes, saved: bytes })
 }
 
 /// All probes on some texts, to the end.
