@@ -5,7 +5,6 @@ use crate::settings::{self, settings};
 use crate::{dry_run, interrupt, output, progress, prompts, texts};
 use anyhow::{Result, bail};
 use fathom_data::PromptSet;
-use fathom_kernels::threads::awake;
 use fathom_model::source::Loaded;
 use fathom_probes::{Costs, Pair, Probe, Sample, Settings, Text, Watch};
 use fathom_report::Folder;
@@ -102,7 +101,7 @@ impl Job {
             madds += plans.values().map(|p| p.work.madds).sum::<u64>();
         }
         let bar = progress::work("measuring", madds);
-        let result = awake(|| self.measure_open(loaded, &texts, &pairs, folder, &bar));
+        let result = self.measure_open(loaded, &texts, &pairs, folder, &bar);
         bar.finish_and_clear();
         result
     }

@@ -26,7 +26,6 @@ mod memory;
 pub mod norm;
 mod panel;
 pub mod peak;
-pub mod threads;
 mod tile;
 mod transpose;
 

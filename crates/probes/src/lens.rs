@@ -68,13 +68,10 @@ pub(crate) fn plan(model: &Model, tokens: usize, limits: Limits) -> (Work, u64) 
     (work, (at_once(model, tokens, limits) * levels * model.config().vocab * 4) as u64)
 }
 
-/// Tokens whose logits are held at once. With more rows than keep the head busy, logits would
-/// leave the caches before they are compared.
+/// Tokens whose logits are held at once.
 fn at_once(model: &Model, tokens: usize, limits: Limits) -> usize {
-    const ROWS: usize = 96;
-    let levels = model.config().depth() + 1;
-    let fit = limits.bytes / (levels * model.config().vocab * 4).max(1);
-    fit.min(ROWS / levels).clamp(1, tokens.max(1))
+    let token = (model.config().depth() + 1) * model.config().vocab * 4;
+    (limits.bytes / token.max(1)).clamp(1, tokens.max(1))
 }
 
 /// Sweeps the vocabulary for every token and layer of one prompt.

@@ -21,8 +21,12 @@ const CLEAN_ROWS: usize = 256;
 /// More rows at once would not make the matrix products faster.
 const MOST_ROWS: usize = 2048;
 
-/// More logits at once would not make the head faster.
-const MOST_BYTES: usize = 64 << 20;
+/// More logits at once would not make the head faster, and would leave the caches before they
+/// are compared.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// As [`MOST_BYTES`], in rows of a small vocabulary.
+const MOST_LOGITS: u64 = 128;
 
 /// More rows at once would not make the way back faster.
 const SAVED_ROWS: usize = 256;
@@ -56,7 +60,8 @@ impl Limits {
         }
         let clean = (memory / 4 / kept_a_token.max(1)).clamp(1, CLEAN_ROWS as u64);
         let free = memory - text.max(clean * kept_a_token);
-        let bytes = (free / 4).clamp(2 * logits, (MOST_BYTES as u64).max(2 * logits));
+        let most = MOST_BYTES.min(MOST_LOGITS * logits).max(2 * logits);
+        let bytes = (free / 4).clamp(2 * logits, most);
         let saved = model.saved_bytes_a_row() * model.config().depth() * SAVED_ROWS;
         let saved = (saved as u64).min(free / 4);
         let rows =
