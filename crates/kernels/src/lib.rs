@@ -17,6 +17,8 @@
 mod amx;
 pub mod attention;
 pub mod backward;
+#[cfg(target_arch = "x86_64")]
+mod columns;
 mod cpu;
 pub mod distribution;
 pub mod elementwise;
@@ -26,12 +28,14 @@ mod memory;
 pub mod norm;
 mod panel;
 pub mod peak;
+mod storage;
 mod tile;
 mod transpose;
 
 pub use cpu::Isa;
 pub use linear::{Dtype, Linear};
 pub use memory::{Buffer, keep_freed};
+pub use storage::Blocks;
 
 /// A size from two others. Asserts compare sizes with the lengths of slices, and
 /// `unsafe` code relies on them, so a size must not wrap around.

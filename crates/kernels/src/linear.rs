@@ -1,8 +1,9 @@
 //! Linear layers over weights that are packed once.
 
 use crate::cpu::multiversion;
-use crate::memory::{LINE, Lines, Memory};
+use crate::memory::{LINE, Lines, view, view_mut};
 use crate::panel::{self, Element, Sizes, Turned, WIDTH};
+use crate::storage::{Blocks, Source, Storage};
 use crate::tile::{Ahead, Kernel, Multiply, Tile, fetch};
 use crate::{Isa, product};
 use half::bf16;
@@ -35,7 +36,7 @@ pub struct Linear {
     n: usize,
     k: usize,
     dtype: Dtype,
-    panels: Memory,
+    weights: Storage,
     bias: Option<Vec<f32>>,
 }
 
@@ -43,7 +44,8 @@ impl Linear {
     /// Packs `n` rows of `k` weights. `fill(rows, block)` writes the weights of the
     /// given rows (at most 32 of them) row-major into `block`; it is
     /// called from many threads, so that reading and dequantising run in parallel
-    /// and no second copy of the whole matrix ever exists.
+    /// and no second copy of the whole matrix ever exists. It may be called again for the same
+    /// rows: for [`Dtype::F32`] the smallest form in which no weight loses a bit is found by trying.
     ///
     /// # Errors
     /// The first error that `fill` returns.
@@ -58,13 +60,31 @@ impl Linear {
         bias: Option<Vec<f32>>,
         fill: impl Fn(Range<usize>, &mut [f32]) -> Result<(), Err> + Sync,
     ) -> Result<Self, Err> {
-        assert!(n > 0 && k > 0, "a linear layer must have inputs and outputs");
-        assert!(bias.as_ref().is_none_or(|b| b.len() == n), "the bias must have one element a row");
-        let panels = match dtype {
-            Dtype::F32 => pack_panels::<f32, _>(n, k, fill)?,
-            Dtype::Bf16 => pack_panels::<bf16, _>(n, k, fill)?,
+        check(n, k, bias.as_deref());
+        let weights = match dtype {
+            Dtype::F32 => Storage::floats(n, k, fill)?,
+            Dtype::Bf16 => Storage::panels::<bf16, _>(n, k, fill)?,
         };
-        Ok(Self { n, k, dtype, panels, bias })
+        Ok(Self { n, k, dtype, weights, bias })
+    }
+
+    /// Packs `n` rows of `k` quantised weights in blocks of `columns`, for products in `f32`.
+    /// `fill(rows, blocks)` writes the given rows, as with [`Self::pack`].
+    ///
+    /// # Errors
+    /// The first error that `fill` returns.
+    ///
+    /// # Panics
+    /// As [`Self::pack`], and when `columns` is not a multiple of 4 that divides `k`.
+    pub fn pack_blocks<Err: Send>(
+        n: usize,
+        k: usize,
+        columns: usize,
+        bias: Option<Vec<f32>>,
+        fill: impl Fn(Range<usize>, Blocks<'_>) -> Result<(), Err> + Sync,
+    ) -> Result<Self, Err> {
+        check(n, k, bias.as_deref());
+        Ok(Self { n, k, dtype: Dtype::F32, weights: Storage::blocks(n, k, columns, fill)?, bias })
     }
 
     /// Outputs a row, `n`.
@@ -84,7 +104,7 @@ impl Linear {
 
     /// Bytes of the packed weights.
     pub fn bytes(&self) -> usize {
-        size_of_val(&self.panels[..])
+        self.weights.bytes()
     }
 
     /// Multiplies: `y = x W^T + b`.
@@ -128,9 +148,11 @@ impl Linear {
                 panels: share * panels / shares..(share + 1) * panels / shares,
                 rows: group * m / groups..(group + 1) * m / groups,
             };
+            let mut room = PANELS.take();
             // SAFETY: y holds m rows of n elements; this job alone writes these rows in the
             // columns of its panels.
-            unsafe { self.one_job(isa, x, x_stride, &job, out) };
+            unsafe { self.one_job(isa, x, x_stride, &job, &mut room, out) };
+            PANELS.set(room);
         };
         match shares * groups {
             0 => {}
@@ -142,49 +164,77 @@ impl Linear {
     /// # Safety
     /// `out` must hold the job's rows of `n` elements, in whose columns of the job's panels
     /// nobody else writes; `isa` must be available.
-    unsafe fn one_job<E: Multiply>(&self, isa: Isa, x: &[E], x_stride: usize, job: &Job, out: Shared) {
-        let (steps, sizes) = (panel::steps::<E>(self.k), Sizes::of::<E>(isa));
-        // Few rows stay in the cache as a whole, so that panels can be read from end to end,
-        // as memory likes it; of many rows only the part that one chain reads stays there.
-        let few = sizes.fit::<E>(job.rows.len(), x_stride);
-        let chains: Vec<Range<usize>> = panel::chains::<E>(steps, sizes.steps_a_tile(few, steps)).collect();
-        let inner = if few { chains.len() } else { job.panels.len() };
-        let part = |i: usize| {
-            let (panel, chain) = if few { (i / inner, i % inner) } else { (i % inner, i / inner) };
-            (job.panels.start + panel, &chains[chain])
-        };
-        let parts = job.panels.len() * chains.len();
-        let size = panel::size::<E>(self.k);
+    unsafe fn one_job<E: Multiply>(
+        &self,
+        isa: Isa,
+        x: &[E],
+        x_stride: usize,
+        job: &Job,
+        room: &mut Lines,
+        out: Shared,
+    ) {
         let kernel = Kernel::new(isa, job.rows.len());
-        let begin = |(p, chain): (usize, &Range<usize>)| {
-            self.panels.as_ptr().wrapping_add(p * size + chain.start * WIDTH).cast::<u8>()
-        };
-        for i in 0..parts {
-            let (p, chain) = part(i);
+        let parts = self.parts::<E>(isa, x_stride, job);
+        for (i, (p, chain)) in parts.iter().enumerate() {
             // While the rows pass, what comes next is fetched, a part with each tile.
-            let next = if i + 1 < parts { begin(part(i + 1)) } else { begin((job.panels.end, &(0..0))) };
-            let columns = p * WIDTH..((p + 1) * WIDTH).min(self.n);
+            let next = match parts.get(i + 1) {
+                Some((p, chain)) => self.weights.stored(*p, chain.clone()),
+                None if job.panels.end * WIDTH < self.n => {
+                    self.weights.stored(job.panels.end, parts[0].1.clone())
+                }
+                None => &[],
+            };
             let tiles = kernel.row_tiles();
-            let bytes_a_step = WIDTH * size_of::<u32>() / tiles.len().max(1);
+            let bytes_a_step = size_of_val(next).div_ceil((tiles.len() * chain.len()).max(1));
+            let columns = p * WIDTH..((p + 1) * WIDTH).min(self.n);
+            let last = chain.end == panel::steps::<E>(self.k);
+            if !self.weights.is_panels() {
+                room.resize(product(chain.len(), WIDTH));
+            }
+            let is_read = tiles.len() > 1;
             for (i, rows) in tiles.enumerate() {
                 let row = job.rows.start + rows.start;
-                let tile = Tile {
-                    x: &x[row * x_stride..],
+                let from = next.as_ptr().cast::<u8>().wrapping_add(i * bytes_a_step * chain.len());
+                let tile = |panel| Tile {
+                    x: &x[row * x_stride + chain.start * E::GROUP..],
                     x_stride,
-                    panel: E::view(&self.panels[p * size..(p + 1) * size]),
-                    steps: panel::steps::<E>(self.k),
+                    panel: view(panel),
+                    steps: chain.len(),
                     y: out.at(row * self.n + columns.start),
                     y_stride: self.n,
                     rows: rows.len(),
                     cols: columns.len(),
-                    bias: self.bias.as_deref().map(|b| &b[columns.clone()]),
-                    accumulate: false,
-                    ahead: Ahead { from: next.wrapping_add(i * bytes_a_step * chain.len()), bytes_a_step },
+                    bias: self.bias.as_deref().filter(|_| last).map(|b| &b[columns.clone()]),
+                    accumulate: chain.start > 0,
+                    ahead: if next.is_empty() { Ahead::nothing(x) } else { Ahead { from, bytes_a_step } },
                 };
                 // SAFETY: the tile lies in the rows and columns of this job.
-                unsafe { tile.chain(chain.clone()).run(&kernel) };
+                unsafe {
+                    match self.weights.source(*p, chain.clone()) {
+                        Source::Panels(panel) => tile(panel).run(&kernel),
+                        // The first tile makes the panel, which the others find in the cache.
+                        source if i == 0 => tile(&[]).run_making(&kernel, source, room, is_read),
+                        _ => tile(room).run(&kernel),
+                    }
+                }
             }
         }
+    }
+
+    /// The parts of the job's panels in the order in which its rows go by them: panel and steps.
+    ///
+    /// Few rows stay in the cache as a whole, so that panels can be read from end to end,
+    /// as memory likes it; of many rows only the part that one chain reads stays there.
+    fn parts<E: Element>(&self, isa: Isa, x_stride: usize, job: &Job) -> Vec<(usize, Range<usize>)> {
+        let (steps, sizes) = (panel::steps::<E>(self.k), Sizes::of::<E>(isa));
+        let few = sizes.fit::<E>(job.rows.len(), x_stride);
+        let whole = few && (self.weights.is_panels() || steps <= sizes.most_made);
+        let chains: Vec<Range<usize>> = panel::chains::<E>(steps, sizes.steps_a_tile(whole, steps)).collect();
+        let panels = job.panels.clone();
+        if few {
+            return panels.flat_map(|p| chains.iter().map(move |chain| (p, chain.clone()))).collect();
+        }
+        chains.iter().flat_map(|chain| panels.clone().map(|p| (p, chain.clone()))).collect()
     }
 
     /// The gradient of the input from that of the output: `dx = dy W`.
@@ -224,18 +274,20 @@ impl Linear {
         let sizes = Sizes::of::<E>(isa);
         let groups = m.div_ceil(sizes.rows_a_backward_job);
         let shares = shares(blocks, m * self.n, sizes.panels_a_job);
-        let one_job = |turned: &mut Vec<Turned>, job: usize| {
+        let one_job = |job: usize| {
             let (share, group) = (job / groups, job % groups);
             let job = Job {
                 panels: share * blocks / shares..(share + 1) * blocks / shares,
                 rows: group * m / groups..(group + 1) * m / groups,
             };
-            turned.resize_with(job.panels.len(), Turned::default);
+            let mut turned = TURNED.take();
+            turned.resize_with(job.panels.len().max(turned.len()), Turned::default);
             // SAFETY: dx holds m rows of k elements; this job alone writes these rows in the
             // columns of its blocks.
-            unsafe { self.one_job_back(isa, dy, dy_stride, &job, turned, out) };
+            unsafe { self.one_job_back(isa, dy, dy_stride, &job, &mut turned, out) };
+            TURNED.set(turned);
         };
-        (0..shares * groups).into_par_iter().with_max_len(1).for_each_init(Vec::new, one_job);
+        (0..shares * groups).into_par_iter().with_max_len(1).for_each(one_job);
     }
 
     /// Panels of a job are blocks of [`WIDTH`] inputs here. They are made anew from the weights,
@@ -260,17 +312,18 @@ impl Linear {
         let outputs = |start: usize| start..(start + most).min(n);
         for start in (0..n).step_by(most) {
             for (block, turned) in job.panels.clone().zip(&mut *turned) {
-                panel::turn::<E>(isa, &self.panels, k, columns(block), outputs(start), turned);
+                panel::turn::<E>(isa, &self.weights, columns(block), outputs(start), turned);
             }
             // While the rows pass, what is turned over next is fetched, a part with each tile.
             let next = outputs(outputs(start).end);
             let all = columns(job.panels.start).start..columns(job.panels.end - 1).end;
+            let all = all.start / E::GROUP..all.end.div_ceil(E::GROUP);
             let pieces = next.len().div_ceil(WIDTH);
             let tiles = kernel.row_tiles();
             let count = tiles.len();
             for (i, rows) in tiles.enumerate() {
                 for group in i * pieces / count..(i + 1) * pieces / count {
-                    fetch(panel::columns::<E>(&self.panels, k, next.start / WIDTH + group, all.clone()));
+                    fetch(self.weights.stored(next.start / WIDTH + group, all.clone()));
                 }
                 let row = job.rows.start + rows.start;
                 for (block, turned) in job.panels.clone().zip(&*turned) {
@@ -278,7 +331,7 @@ impl Linear {
                     let tile = Tile {
                         x: &dy[row * dy_stride + start..],
                         x_stride: dy_stride,
-                        panel: E::view(&turned.panel),
+                        panel: view(&turned.panel),
                         steps: panel::steps::<E>(outputs(start).len()),
                         y: out.at(row * k + columns.start),
                         y_stride: k,
@@ -306,10 +359,27 @@ impl Linear {
     pub fn row(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.n && out.len() == self.k);
         match self.dtype {
-            Dtype::F32 => copy_row::<f32>(&self.panels, row, out),
-            Dtype::Bf16 => copy_row::<bf16>(&self.panels, row, out),
+            Dtype::F32 => self.copy_row::<f32>(row, out),
+            Dtype::Bf16 => self.copy_row::<bf16>(row, out),
         }
     }
+
+    fn copy_row<E: Element>(&self, row: usize, out: &mut [f32]) {
+        let mut room = Lines::new();
+        let panel = self.weights.panel(row / WIDTH, 0..panel::steps::<E>(self.k), &mut room);
+        let steps = view::<E>(panel).chunks_exact(WIDTH * E::GROUP);
+        for (out, step) in out.chunks_mut(E::GROUP).zip(steps) {
+            let elements = &step[row % WIDTH * E::GROUP..];
+            out.iter_mut().zip(elements).for_each(|(out, element)| *out = element.to_f32());
+        }
+    }
+}
+
+/// # Panics
+/// When a layer cannot have this shape.
+fn check(n: usize, k: usize, bias: Option<&[f32]>) {
+    assert!(n > 0 && k > 0, "a linear layer must have inputs and outputs");
+    assert!(bias.is_none_or(|b| b.len() == n), "the bias must have one element a row");
 }
 
 /// Some rows times some panels.
@@ -327,33 +397,6 @@ fn shares(panels: usize, work_a_column: usize, most_a_job: usize) -> usize {
     panels.div_ceil(most_a_job).next_multiple_of(rayon::current_num_threads()).min(most)
 }
 
-fn copy_row<E: Element>(panels: &[u32], row: usize, out: &mut [f32]) {
-    let panel = &panels[row / WIDTH * panel::size::<E>(out.len())..];
-    for (kk, to) in out.iter_mut().enumerate() {
-        *to = panel::element::<E>(panel, row % WIDTH, kk).to_f32();
-    }
-}
-
-fn pack_panels<E: Element, Err: Send>(
-    n: usize,
-    k: usize,
-    fill: impl Fn(Range<usize>, &mut [f32]) -> Result<(), Err> + Sync,
-) -> Result<Memory, Err> {
-    let size = panel::size::<E>(k);
-    let mut panels = Memory::zeroed(product(n.div_ceil(WIDTH), size));
-    panels.par_chunks_exact_mut(size).enumerate().try_for_each_init(
-        || (vec![0.0f32; k * WIDTH], Vec::new()),
-        |(block, rounded), (p, panel)| {
-            let rows = p * WIDTH..((p + 1) * WIDTH).min(n);
-            let block = &mut block[..rows.len() * k];
-            fill(rows, block)?;
-            panel::pack::<E>(block, k, rounded, panel);
-            Ok(())
-        },
-    )?;
-    Ok(panels)
-}
-
 /// Whether `m` rows of so many floats can be read where they are. The rows of a tile want the same
 /// place in the first-level cache when they are a multiple of its pages apart, where there is room
 /// for fewer lines than a tile has rows.
@@ -366,6 +409,10 @@ fn apart(m: usize, width: usize) -> bool {
 thread_local! {
     /// Copies of inputs, kept from call to call.
     static COPIES: Cell<Lines> = const { Cell::new(Lines::new()) };
+    /// Panels of a job, made of stored weights.
+    static PANELS: Cell<Lines> = const { Cell::new(Lines::new()) };
+    /// Panels of a job on the way back.
+    static TURNED: Cell<Vec<Turned>> = const { Cell::new(Vec::new()) };
 }
 
 /// Hands on a copy of rows of `width` floats as elements, in whole blocks, and the elements from
@@ -379,14 +426,14 @@ fn copied<E: Element, T>(rows: &[f32], width: usize, then: impl FnOnce(&[E], usi
     // while this one waits for its jobs.
     let mut room = COPIES.take();
     room.resize(product(rows.len() / width, stride) * size_of::<E>() / size_of::<u32>());
-    let elements = E::view_mut(&mut room);
+    let elements: &mut [E] = view_mut(&mut room);
     let least = 16_384usize.div_ceil(width);
     let pairs = elements.par_chunks_exact_mut(stride).zip(rows.par_chunks_exact(width));
     pairs.with_min_len(least).for_each(|(to, from)| {
         to[width..].fill(E::default());
         E::round(from, to);
     });
-    let result = then(E::view(&room), stride);
+    let result = then(view(&room), stride);
     COPIES.set(room);
     result
 }
@@ -626,6 +673,103 @@ mod tests {
             layer.row(i, &mut row);
             assert_eq!(row, w[i * k..(i + 1) * k]);
         }
+    }
+
+    /// Weights that are stored in less memory must give the very bits that they give as panels.
+    #[track_caller]
+    fn check_form(n: usize, k: usize, w: &[f32], stored: Linear, bytes_a_weight: f64) {
+        let Ok(weights) = Storage::panels::<f32, ()>(n, k, |rows, block| {
+            block.copy_from_slice(&w[rows.start * k..rows.end * k]);
+            Ok(())
+        }) else {
+            panic!("packing from memory cannot fail")
+        };
+        let panels = Linear { n, k, dtype: Dtype::F32, weights, bias: stored.bias.clone() };
+        assert_eq!(stored.bytes() as f64, bytes_a_weight / 4.0 * panels.bytes() as f64);
+        let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        for (isa, m) in Isa::available().into_iter().flat_map(|isa| [1, 14, 15, 100].map(|m| (isa, m))) {
+            let (x, dy) = (numbers(m * k, 1), numbers(m * n, 2));
+            let run = |layer: &Linear| {
+                let (mut y, mut dx) = (vec![f32::NAN; m * n], vec![f32::NAN; m * k]);
+                layer.forward_with(isa, &x, &mut y);
+                layer.backward_with(isa, &dy, &mut dx);
+                [bits(&y), bits(&dx)]
+            };
+            assert!(run(&stored) == run(&panels), "{isa:?}, {m} rows, {n} by {k}, {bytes_a_weight} bytes");
+        }
+        for i in 0..n {
+            let mut row = vec![f32::NAN; k];
+            stored.row(i, &mut row);
+            assert_eq!(bits(&row), bits(&w[i * k..(i + 1) * k]));
+        }
+    }
+
+    /// Widths below and above a chain, odd ones, some so large that a part of the rows goes by at once, and one
+    /// whose panels are too large to be made as a whole.
+    const SHAPES: [(usize, usize); 6] = [(1, 1), (33, 31), (70, 352), (65, 1024), (40, 4300), (33, 8640)];
+
+    #[test]
+    fn weights_of_16_bits_take_two_bytes_and_lose_nothing() {
+        for (n, k) in SHAPES {
+            let bias = Some(numbers(n, 3));
+            let upper: Vec<f32> = numbers(n * k, 4).iter().map(|w| bf16::from_f32(*w).to_f32()).collect();
+            check_form(n, k, &upper, linear(n, k, Dtype::F32, &upper, bias.clone()), 2.0);
+            // Some of these are subnormal as 16-bit floats.
+            let half = |w: &f32| half::f16::from_f32(w.powi(9)).to_f32();
+            let halves: Vec<f32> = numbers(n * k, 5).iter().map(half).collect();
+            check_form(n, k, &halves, linear(n, k, Dtype::F32, &halves, bias), 2.0);
+        }
+    }
+
+    #[test]
+    fn one_weight_with_more_digits_keeps_all_in_full() {
+        let (n, k) = (70, 40);
+        for weight in [1.0 + f32::EPSILON, f32::MIN_POSITIVE, 1e38, 0.1] {
+            let mut w = vec![0.5; n * k];
+            *w.last_mut().unwrap() = weight;
+            let bytes = if weight == f32::MIN_POSITIVE { 2.0 } else { 4.0 };
+            let stored = linear(n, k, Dtype::F32, &w, None);
+            assert_eq!(stored.bytes() as f64, bytes * (96 * k) as f64, "{weight}");
+        }
+    }
+
+    #[test]
+    fn quantised_weights_are_multiplied_as_they_are() {
+        for (n, k, columns) in [(1, 4, 4), (70, 352, 32), (65, 1024, 16), (40, 4320, 16), (33, 8640, 32)] {
+            let count = k / columns;
+            // A value times its scale is exact, as formats have it.
+            let value = |j: usize, kk: usize| ((j * 89 + kk * 57) % 256) as u8 as i8;
+            let scale = |j: usize, b: usize| ((j * 31 + b * 17) % 100) as f32 / 1024.0 - 0.05;
+            let scale = |j: usize, b: usize| bf16::from_f32(scale(j, b)).to_f32();
+            let offset = |j: usize, b: usize| ((j + b * 7) % 13) as f32 / 7.0;
+            let weight = |i: usize| {
+                let (j, kk) = (i / k, i % k);
+                f32::from(value(j, kk)).mul_add(scale(j, kk / columns), offset(j, kk / columns))
+            };
+            let w: Vec<f32> = (0..n * k).map(weight).collect();
+            let stored = Linear::pack_blocks(n, k, columns, Some(numbers(n, 1)), |rows, blocks| {
+                let first = rows.start;
+                blocks.values.iter_mut().enumerate().for_each(|(i, v)| *v = value(first + i / k, i % k));
+                blocks
+                    .scales
+                    .iter_mut()
+                    .enumerate()
+                    .for_each(|(i, s)| *s = scale(first + i / count, i % count));
+                blocks
+                    .offsets
+                    .iter_mut()
+                    .enumerate()
+                    .for_each(|(i, o)| *o = offset(first + i / count, i % count));
+                Ok::<(), ()>(())
+            });
+            check_form(n, k, &w, stored.unwrap(), 1.0 + 8.0 / columns as f64);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "blocks must fill rows")]
+    fn blocks_that_do_not_fill_rows_are_refused() {
+        let _ = Linear::pack_blocks(4, 40, 16, None, |_, _| Ok::<(), ()>(()));
     }
 
     #[test]

@@ -4,6 +4,36 @@
 
 use std::ops::{Deref, DerefMut};
 
+/// Numbers of which units can be seen to consist.
+///
+/// # Safety
+/// Any bits must be a value, the size must divide 32 bits, and be the alignment.
+pub(crate) unsafe trait Plain: Copy {}
+
+// SAFETY: 8, 16 and 32 bits, all of which are values.
+unsafe impl Plain for i8 {}
+// SAFETY: as above.
+unsafe impl Plain for u16 {}
+// SAFETY: as above.
+unsafe impl Plain for half::f16 {}
+// SAFETY: as above.
+unsafe impl Plain for half::bf16 {}
+// SAFETY: as above.
+unsafe impl Plain for f32 {}
+
+/// Units as numbers.
+pub(crate) fn view<T: Plain>(units: &[u32]) -> &[T] {
+    // SAFETY: any bits are a value of such a type, which needs no stricter alignment and divides a
+    // unit, so that nothing is left over.
+    unsafe { units.align_to().1 }
+}
+
+/// As [`view`].
+pub(crate) fn view_mut<T: Plain>(units: &mut [u32]) -> &mut [T] {
+    // SAFETY: as above, and any numbers are units.
+    unsafe { units.align_to_mut().1 }
+}
+
 /// Units of 32 bits.
 #[derive(Default)]
 pub(crate) struct Memory {
@@ -90,15 +120,13 @@ impl Buffer {
 impl Deref for Buffer {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
-        // SAFETY: any bits are a float, and a unit is as large and as aligned.
-        unsafe { self.memory[..self.len].align_to().1 }
+        view(&self.memory[..self.len])
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        // SAFETY: as above.
-        unsafe { self.memory[..self.len].align_to_mut().1 }
+        view_mut(&mut self.memory[..self.len])
     }
 }
 
@@ -136,7 +164,7 @@ impl Lines {
 
     /// Makes room for at least so many units. Those that are new are zero, the others stay.
     pub(crate) fn resize(&mut self, units: usize) {
-        self.0.resize(units.div_ceil(16), Line::default());
+        self.0.resize(units.div_ceil(16).max(self.0.len()), Line::default());
     }
 }
 

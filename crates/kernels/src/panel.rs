@@ -8,7 +8,8 @@
 //! `f32` and of 16 in bfloat16, which is what an instruction of AMX takes: the last block of a
 //! panel is filled up with zeros.
 
-use crate::memory::Lines;
+use crate::memory::{Lines, Plain, view_mut};
+use crate::storage::Storage;
 use crate::transpose::{interleave, transpose};
 use crate::{Isa, product};
 use half::bf16;
@@ -37,6 +38,9 @@ pub(crate) struct Sizes {
     pub(crate) backward_steps: usize,
     /// Rows that share one turning over of the weights on the way back.
     pub(crate) rows_a_backward_job: usize,
+    /// Steps of a panel made of weights that are stored in another form, at most: it stays in the
+    /// second-level cache beside the rows.
+    pub(crate) most_made: usize,
 }
 
 impl Sizes {
@@ -53,6 +57,7 @@ impl Sizes {
                 panels_a_job: 8,
                 backward_steps: 160,
                 rows_a_backward_job: 512,
+                most_made: 128,
             };
         }
         Self {
@@ -63,6 +68,7 @@ impl Sizes {
             panels_a_job: 4,
             backward_steps: 320,
             rows_a_backward_job: 1024,
+            most_made: 4096,
         }
     }
 
@@ -95,7 +101,7 @@ pub(crate) fn chains<E: Element>(steps: usize, longest: usize) -> impl Iterator<
 }
 
 /// An element type of panels: `f32` or [`bf16`], for which any bits are a value.
-pub(crate) trait Element: Copy + Default + Send + Sync + 'static {
+pub(crate) trait Element: Plain + Default + Send + Sync + 'static {
     /// Elements in a step.
     const GROUP: usize;
     /// Steps in a block.
@@ -106,24 +112,6 @@ pub(crate) trait Element: Copy + Default + Send + Sync + 'static {
     fn from_f32(value: f32) -> Self;
     /// The nearest element of each float; `to` may be longer.
     fn round(from: &[f32], to: &mut [Self]);
-    /// Units as elements.
-    fn view(units: &[u32]) -> &[Self];
-    /// As [`Self::view`].
-    fn view_mut(units: &mut [u32]) -> &mut [Self];
-}
-
-macro_rules! views {
-    () => {
-        fn view(units: &[u32]) -> &[Self] {
-            // SAFETY: any bits are a value of this type, which needs no stricter alignment and
-            // divides a unit, so that nothing is left over.
-            unsafe { units.align_to().1 }
-        }
-        fn view_mut(units: &mut [u32]) -> &mut [Self] {
-            // SAFETY: as above.
-            unsafe { units.align_to_mut().1 }
-        }
-    };
 }
 
 impl Element for f32 {
@@ -138,7 +126,6 @@ impl Element for f32 {
     fn round(from: &[f32], to: &mut [Self]) {
         to[..from.len()].copy_from_slice(from);
     }
-    views!();
 }
 
 impl Element for bf16 {
@@ -153,7 +140,6 @@ impl Element for bf16 {
     fn round(from: &[f32], to: &mut [Self]) {
         crate::linear::round(from, to);
     }
-    views!();
 }
 
 /// Steps that k elements take, in whole blocks.
@@ -172,17 +158,6 @@ pub(crate) fn size<E: Element>(k: usize) -> usize {
     product(steps::<E>(k), WIDTH)
 }
 
-/// Element `[j][kk]` of the group of rows in a panel.
-pub(crate) fn element<E: Element>(panel: &[u32], j: usize, kk: usize) -> E {
-    E::view(panel)[(kk / E::GROUP * WIDTH + j) * E::GROUP + kk % E::GROUP]
-}
-
-/// The part of a group's panel that holds some columns of a matrix packed over k.
-pub(crate) fn columns<E: Element>(panels: &[u32], k: usize, group: usize, columns: Range<usize>) -> &[u32] {
-    let panel = &panels[group * size::<E>(k)..][..size::<E>(k)];
-    &panel[columns.start / E::GROUP * WIDTH..columns.end.div_ceil(E::GROUP) * WIDTH]
-}
-
 /// Packs rows into one panel, through `rounded`, which holds them as elements.
 ///
 /// # Shapes
@@ -191,39 +166,37 @@ pub(crate) fn pack<E: Element>(rows: &[f32], k: usize, rounded: &mut Vec<u32>, p
     let (count, steps) = (rows.len() / k, steps::<E>(k));
     rounded.resize(count * steps, 0);
     for (to, from) in rounded.chunks_exact_mut(steps).zip(rows.chunks_exact(k)) {
-        let to = E::view_mut(to);
+        let to: &mut [E] = view_mut(to);
         to.iter_mut().zip(from).for_each(|(to, from)| *to = E::from_f32(*from));
     }
     transpose(Isa::get(), rounded, steps, panel, WIDTH, count, steps);
 }
 
-/// Writes the wanted columns of `rows` of a packed matrix as one panel over the rows, so that
+/// Writes the wanted columns of `rows` of a stored matrix as one panel over the rows, so that
 /// element `[c][r]` of it is `W[rows.start + r][wanted.start + c]`.
 ///
 /// # Shapes
-/// `panels` over `k` columns; `rows` starts at a multiple of [`WIDTH`], `wanted` at one too and
-/// has at most `WIDTH`.
+/// `rows` starts at a multiple of [`WIDTH`], `wanted` at one too and has at most `WIDTH`.
 pub(crate) fn turn<E: Element>(
     isa: Isa,
-    panels: &[u32],
-    k: usize,
+    weights: &Storage,
     wanted: Range<usize>,
     rows: Range<usize>,
     turned: &mut Turned,
 ) {
     let (groups, block) = (rows.len().div_ceil(WIDTH), WIDTH / E::GROUP * WIDTH);
+    let steps = wanted.start / E::GROUP..wanted.end.div_ceil(E::GROUP);
     turned.panel.resize(groups * block);
-    for (i, to) in turned.panel.chunks_exact_mut(block).enumerate() {
-        let from = columns::<E>(panels, k, rows.start / WIDTH + i, wanted.clone());
-        let steps = from.len() / WIDTH;
+    for (i, to) in turned.panel.chunks_exact_mut(block).take(groups).enumerate() {
+        let from = weights.panel(rows.start / WIDTH + i, steps.clone(), &mut turned.room);
         if E::GROUP == 1 {
-            transpose(isa, from, WIDTH, to, WIDTH, steps, WIDTH);
+            transpose(isa, from, WIDTH, to, WIDTH, steps.len(), WIDTH);
             continue;
         }
         // Turned over, the units are rows of the matrix; pairs of rows make a step.
         turned.rows.resize(block);
-        transpose(isa, from, WIDTH, &mut turned.rows, WIDTH / E::GROUP, steps, WIDTH);
-        interleave(isa, &turned.rows, to);
+        transpose(isa, from, WIDTH, &mut turned.rows, WIDTH / E::GROUP, steps.len(), WIDTH);
+        interleave(isa, &turned.rows[..block], to);
     }
 }
 
@@ -234,6 +207,7 @@ pub(crate) struct Turned {
     /// Units of the panel.
     pub(crate) panel: Lines,
     rows: Lines,
+    room: Lines,
 }
 
 #[cfg(test)]

@@ -5,7 +5,11 @@
 
 #[cfg(target_arch = "x86_64")]
 use crate::amx;
+#[cfg(target_arch = "x86_64")]
+use crate::columns::{self, Columns};
+use crate::memory::{view, view_mut};
 use crate::panel::{Element, Sizes, WIDTH, chains};
+use crate::storage::Source;
 use crate::{Isa, product};
 use half::bf16;
 use std::marker::PhantomData;
@@ -126,13 +130,16 @@ impl<E: Element> Kernel<E> {
 }
 
 macro_rules! by_rows {
-    ($rows:expr, $call:ident::<$how:ty>, $tile:expr, [$($n:literal),*]) => {
-        match $rows {
+    ($call:ident::<$how:ty>, $tile:expr, $arguments:tt, [$($n:literal),*]) => {
+        match $tile.rows {
             // SAFETY: the caller checked the instruction set and the bounds.
-            $($n => unsafe { $call::<E, $how, $n>($tile) },)*
+            $($n => unsafe { $call::<E, $how, $n> $arguments },)*
             // No rows: nothing to do.
             _ => {}
         }
+    };
+    ($call:ident::<$how:ty>, $tile:expr, $arguments:tt) => {
+        by_rows!($call::<$how>, $tile, $arguments, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14])
     };
 }
 
@@ -165,32 +172,15 @@ impl<E: Element> Tile<'_, E> {
         if self.rows == 0 {
             return;
         }
-        assert!(self.rows <= kernel.max_rows() && self.cols <= WIDTH);
-        let width = product(self.steps, E::GROUP);
-        let rows = self.rows.max(kernel.rows_read());
-        let needed = product(rows - 1, self.x_stride).checked_add(width);
-        assert!(needed.is_some_and(|needed| needed <= self.x.len()));
-        assert!(product(width, WIDTH) <= self.panel.len() && self.steps.is_multiple_of(E::BLOCK));
-        assert!(self.bias.is_none_or(|b| b.len() == self.cols));
+        self.check(kernel);
+        assert!(product(self.steps * E::GROUP, WIDTH) <= self.panel.len());
         match kernel.isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 | Isa::Amx if kernel.registers.is_none() => {
-                by_rows!(
-                    self.rows,
-                    avx512_bf16::<E::Avx512Bf16>,
-                    self,
-                    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
-                )
+                by_rows!(avx512_bf16::<E::Avx512Bf16>, self, (self, columns::Ready::new(self.panel)))
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => {
-                by_rows!(
-                    self.rows,
-                    avx512::<E::Avx512>,
-                    self,
-                    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
-                )
-            }
+            Isa::Avx512 => by_rows!(avx512::<E::Avx512>, self, (self, columns::Ready::new(self.panel))),
             // The others have no room for two sets of sums, and add each chain up in y.
             _ => {
                 for chain in chains::<E>(self.steps, Sizes::of::<E>(kernel.isa).chain) {
@@ -199,6 +189,62 @@ impl<E: Element> Tile<'_, E> {
                 }
             }
         }
+    }
+
+    /// As [`Self::run`], but on the panel that is made of `source` at the same time, in `room` if it
+    /// `is_read` afterwards.
+    ///
+    /// # Safety
+    /// As [`Self::run`].
+    ///
+    /// # Panics
+    /// When `source` holds other steps than the tile, there is no room for them, or as
+    /// [`Self::run`].
+    pub(crate) unsafe fn run_making(
+        &self,
+        kernel: &Kernel<E>,
+        source: Source<'_>,
+        units: &mut [u32],
+        is_read: bool,
+    ) where
+        E: Multiply,
+    {
+        #[cfg(target_arch = "x86_64")]
+        if kernel.isa >= Isa::Avx512 && self.rows > 0 {
+            let room = columns::Room { units, is_read };
+            self.check(kernel);
+            assert_eq!(source.steps(), self.steps);
+            match source {
+                Source::Panels(_) => {}
+                Source::Upper(from) => {
+                    return by_rows!(avx512::<E::Avx512>, self, (self, columns::Upper::new(from, room)));
+                }
+                Source::Half(from) => {
+                    return by_rows!(avx512::<E::Avx512>, self, (self, columns::Half::new(from, room)));
+                }
+                Source::Blocks { from, columns, skip, steps } => {
+                    return by_rows!(
+                        avx512::<E::Avx512>,
+                        self,
+                        (self, columns::Blocks::new(from, columns, skip, steps, room))
+                    );
+                }
+            }
+        }
+        let _ = is_read;
+        source.write(view_mut(units));
+        // SAFETY: the caller's word.
+        unsafe { Tile { panel: view(units), ..*self }.run(kernel) };
+    }
+
+    fn check(&self, kernel: &Kernel<E>) {
+        assert!(self.rows <= kernel.max_rows() && self.cols <= WIDTH);
+        let width = product(self.steps, E::GROUP);
+        let rows = self.rows.max(kernel.rows_read());
+        let needed = product(rows - 1, self.x_stride).checked_add(width);
+        assert!(needed.is_some_and(|needed| needed <= self.x.len()));
+        assert!(self.steps.is_multiple_of(E::BLOCK));
+        assert!(self.bias.is_none_or(|b| b.len() == self.cols));
     }
 
     /// Runs over one chain what has no kernel for several.
@@ -217,7 +263,7 @@ impl<E: Element> Tile<'_, E> {
         }
         match kernel.isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => by_rows!(self.rows, avx2::<E::Avx2>, self, [1, 2, 3, 4, 5, 6]),
+            Isa::Avx2 => by_rows!(avx2::<E::Avx2>, self, (self), [1, 2, 3, 4, 5, 6]),
             _ => portable(self),
         }
     }
@@ -370,11 +416,14 @@ macro_rules! avx512_kernel {
         /// # Safety
         /// The features must be there and the bounds of [`Tile::run`] must hold.
         #[target_feature(enable = $features)]
-        unsafe fn $name<E: Element, A: Avx512<E>, const R: usize>(t: &Tile<'_, E>) {
+        unsafe fn $name<E: Element, A: Avx512<E>, const R: usize>(
+            t: &Tile<'_, E>,
+            mut columns: impl Columns,
+        ) {
             use std::arch::x86_64::*;
             // Steps between fetches of rows of y.
             const STEPS_A_ROW: usize = 4;
-            let (x, mut panel, mut ahead) = (t.x.as_ptr(), t.panel.as_ptr().cast::<__m512i>(), t.ahead.from);
+            let (x, mut ahead) = (t.x.as_ptr(), t.ahead.from);
             let mut sums = [[_mm512_setzero_ps(); 2]; R];
             for chain in chains::<E>(t.steps, Sizes::of::<E>(Isa::Avx512).chain) {
                 let first = chain.start == 0;
@@ -386,18 +435,17 @@ macro_rules! avx512_kernel {
                         _mm_prefetch::<_MM_HINT_ET0>(row.cast());
                         _mm_prefetch::<_MM_HINT_ET0>(row.wrapping_add(WIDTH / 2).cast());
                     }
-                    // SAFETY: `run` checked that the panel holds WIDTH units at each step and that
+                    // SAFETY: the callers checked that there are columns for each step and that
                     // every row of x holds all steps. A fetch does no harm wherever it points.
                     unsafe {
                         _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
-                        let (b0, b1) = (_mm512_loadu_si512(panel), _mm512_loadu_si512(panel.add(1)));
+                        let [b0, b1] = columns.next();
                         for (r, acc) in acc.iter_mut().enumerate() {
                             let unit = x.add(r * t.x_stride + step * E::GROUP).cast::<i32>().read_unaligned();
                             let a = _mm512_set1_epi32(unit);
                             acc[0] = A::add(acc[0], a, b0);
                             acc[1] = A::add(acc[1], a, b1);
                         }
-                        panel = panel.add(2);
                     }
                     ahead = ahead.wrapping_add(t.ahead.bytes_a_step);
                 }

@@ -12,6 +12,7 @@
 
 mod architecture;
 mod backward;
+mod blocks;
 pub mod config;
 mod cost;
 mod error;

@@ -194,20 +194,28 @@ impl Loader<'_> {
         }
         let n = rows.iter().sum();
         let bias = (bias.len() == n).then_some(bias);
-        let packed = Linear::pack(n, k, self.dtype, bias, |wanted, block| -> Result<()> {
-            let (mut start, mut filled) = (0, 0);
-            for (part, &n) in parts.iter().zip(rows) {
-                let from = wanted.start.clamp(start, start + n) - start;
-                let to = wanted.end.clamp(start, start + n) - start;
-                let len = (to - from) * k;
-                part.read(from..to, k, &mut block[filled..filled + len], |r| {
-                    self.stored_row(part.arrange, r)
-                })?;
-                filled += len;
-                start += n;
-            }
-            Ok(())
-        })?;
+        let packed = match self.columns_a_scale(&parts) {
+            Some(columns) => Linear::pack_blocks(n, k, columns, bias, |wanted, mut block| {
+                in_parts(&parts, &wanted, |part, rows, at| {
+                    self.read(part, rows, |rows, i| {
+                        let at = at + i..at + i + rows.len();
+                        part.tensor.read_blocks(rows, block.rows(at, wanted.len()))
+                    })
+                })
+            }),
+            None => Linear::pack(n, k, self.dtype, bias, |wanted, block| {
+                in_parts(&parts, &wanted, |part, rows, at| match &part.columns {
+                    Some(all) => {
+                        part.turn(all, rows, k, &mut block[at * k..]);
+                        Ok(())
+                    }
+                    None => self.read(part, rows, |rows, i| {
+                        let at = at + i..at + i + rows.len();
+                        part.tensor.read(rows, &mut block[at.start * k..at.end * k])
+                    }),
+                })
+            }),
+        }?;
         // What is packed will not be read again.
         self.weights.release();
         Ok(packed)
@@ -226,6 +234,33 @@ impl Loader<'_> {
             None
         };
         Ok(Part { tensor, columns, n, arrange: slot.arrange })
+    }
+
+    /// The columns that share a scale where all parts are quantised and products are in `f32`, which
+    /// takes the numbers as they are.
+    fn columns_a_scale(&self, parts: &[Part<'_>]) -> Option<usize> {
+        if self.dtype != Dtype::F32 || parts.iter().any(|part| part.columns.is_some()) {
+            return None;
+        }
+        let columns: Option<Vec<usize>> = parts.iter().map(|part| part.tensor.columns_a_scale()).collect();
+        columns?.into_iter().min()
+    }
+
+    /// Calls `read` with ranges of stored rows that together are some rows of a part in our order,
+    /// and with the place of the first of each among them.
+    fn read(
+        &self,
+        part: &Part<'_>,
+        rows: Range<usize>,
+        mut read: impl FnMut(Range<usize>, usize) -> Result<()>,
+    ) -> Result<()> {
+        if part.arrange == Arrange::Rows {
+            return read(rows, 0);
+        }
+        rows.enumerate().try_for_each(|(i, r)| {
+            let stored = self.stored_row(part.arrange, r);
+            read(stored..stored + 1, i)
+        })
     }
 
     /// The row of the stored matrix that holds row `r` of ours.
@@ -253,28 +288,28 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    fn read(
-        &self,
-        rows: Range<usize>,
-        k: usize,
-        out: &mut [f32],
-        stored: impl Fn(usize) -> usize,
-    ) -> Result<()> {
-        if rows.is_empty() || k == 0 {
-            return Ok(());
-        }
-        match (&self.columns, self.arrange) {
-            (Some(all), _) => {
-                for (r, out) in rows.zip(out.chunks_exact_mut(k)) {
-                    out.iter_mut().zip(all[r..].iter().step_by(self.n)).for_each(|(o, w)| *o = *w);
-                }
-                Ok(())
-            }
-            (None, Arrange::Rows) => self.tensor.read(rows, out),
-            _ => rows.zip(out.chunks_exact_mut(k)).try_for_each(|(r, out)| {
-                let r = stored(r);
-                self.tensor.read(r..r + 1, out)
-            }),
+    /// Writes columns of the matrix as rows.
+    fn turn(&self, all: &[f32], rows: Range<usize>, k: usize, out: &mut [f32]) {
+        for (r, out) in rows.zip(out.chunks_exact_mut(k)) {
+            out.iter_mut().zip(all[r..].iter().step_by(self.n)).for_each(|(o, w)| *o = *w);
         }
     }
+}
+
+/// Calls `read` for each part that holds some of the wanted rows of a layer, with their range in that
+/// part and the place of their first among the wanted.
+fn in_parts(
+    parts: &[Part<'_>],
+    wanted: &Range<usize>,
+    mut read: impl FnMut(&Part<'_>, Range<usize>, usize) -> Result<()>,
+) -> Result<()> {
+    let mut start = 0;
+    for part in parts {
+        let held = wanted.start.max(start)..wanted.end.min(start + part.n);
+        if !held.is_empty() {
+            read(part, held.start - start..held.end - start, held.start - wanted.start)?;
+        }
+        start += part.n;
+    }
+    Ok(())
 }

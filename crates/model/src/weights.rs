@@ -1,9 +1,9 @@
 //! Tensors by name, from safetensors, GGUF or PyTorch files, read row by row.
 
+use crate::blocks::Format;
 use crate::error::{Error, Result};
 use crate::{gguf, pickle};
-use candle_core::CpuStorage;
-use candle_core::quantized::GgmlDType;
+use fathom_kernels::Blocks;
 use fathom_kernels::mapped::Mapped;
 use half::{bf16, f16};
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ enum Kind {
     F16,
     Bf16,
     /// Blocks of ggml's quantised formats.
-    Blocks(GgmlDType),
+    Blocks(Format),
 }
 
 impl Kind {
@@ -29,8 +29,8 @@ impl Kind {
             Self::F64 => elements.checked_mul(8),
             Self::F32 => elements.checked_mul(4),
             Self::F16 | Self::Bf16 => elements.checked_mul(2),
-            Self::Blocks(b) if elements.is_multiple_of(b.block_size()) => {
-                (elements / b.block_size()).checked_mul(b.type_size())
+            Self::Blocks(format) if elements.is_multiple_of(format.numbers()) => {
+                (elements / format.numbers()).checked_mul(format.bytes())
             }
             Self::Blocks(_) => None,
         }
@@ -40,19 +40,9 @@ impl Kind {
         Some(match kind {
             0 => Self::F32,
             1 => Self::F16,
-            2 => Self::Blocks(GgmlDType::Q4_0),
-            3 => Self::Blocks(GgmlDType::Q4_1),
-            6 => Self::Blocks(GgmlDType::Q5_0),
-            7 => Self::Blocks(GgmlDType::Q5_1),
-            8 => Self::Blocks(GgmlDType::Q8_0),
-            10 => Self::Blocks(GgmlDType::Q2K),
-            11 => Self::Blocks(GgmlDType::Q3K),
-            12 => Self::Blocks(GgmlDType::Q4K),
-            13 => Self::Blocks(GgmlDType::Q5K),
-            14 => Self::Blocks(GgmlDType::Q6K),
             28 => Self::F64,
             30 => Self::Bf16,
-            _ => return None,
+            kind => Self::Blocks(Format::from_ggml(kind)?),
         })
     }
 }
@@ -244,51 +234,97 @@ impl Tensor<'_> {
     /// # Panics
     /// When `rows` or the length of `out` do not fit.
     pub fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        assert!(rows.end <= self.rows.max(1) && out.len() == rows.len() * self.width);
-        let (Some(start), Some(len)) =
-            (self.kind.bytes(rows.start * self.width), self.kind.bytes(rows.len() * self.width))
-        else {
-            return Err(Error::file(
-                self.path,
-                format!("rows of tensor '{}' do not fill whole blocks of its format", self.name),
-            ));
-        };
-        let bytes = &self.bytes[start..start + len];
+        assert!(out.len() == rows.len() * self.width);
+        let bytes = self.bytes_of(&rows)?;
         match self.kind {
             Kind::F64 => decode(bytes, out, |b: [u8; 8]| f64::from_le_bytes(b) as f32),
             Kind::F32 => decode(bytes, out, f32::from_le_bytes),
             Kind::F16 => decode(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
             Kind::Bf16 => decode(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
-            Kind::Blocks(kind) => self.dequantise(kind, bytes, out)?,
+            Kind::Blocks(format) => return self.dequantise(format, rows, out),
         }
-        match out.iter().position(|x| !x.is_finite()) {
+        self.check(&rows, out)
+    }
+
+    /// The columns that share a scale, where the tensor is quantised.
+    pub(crate) fn columns_a_scale(&self) -> Option<usize> {
+        match self.kind {
+            Kind::Blocks(format) => Some(format.numbers_a_scale()),
+            _ => None,
+        }
+    }
+
+    /// Reads rows of a quantised tensor as they are stored.
+    ///
+    /// # Shapes
+    /// `to` holds rows, with a scale for every [`Self::columns_a_scale`] or a part of that.
+    ///
+    /// # Errors
+    /// When a scale or an offset is NaN or infinite.
+    ///
+    /// # Panics
+    /// When the tensor is not quantised, or the lengths do not fit.
+    pub(crate) fn read_blocks(&self, rows: Range<usize>, to: Blocks<'_>) -> Result<()> {
+        let Kind::Blocks(format) = self.kind else { panic!("'{}' has no blocks", self.name) };
+        assert!(to.values.len() == rows.len() * self.width);
+        let count = to.values.len() / format.numbers_a_scale();
+        let Blocks { values, scales, offsets } = to;
+        let (own_scales, own_offsets) = (&mut scales[..count], &mut offsets[..count]);
+        format.read(self.bytes_of(&rows)?, Blocks { values, scales: own_scales, offsets: own_offsets });
+        self.check(&rows, own_scales)?;
+        self.check(&rows, own_offsets)?;
+        spread(scales, count);
+        spread(offsets, count);
+        Ok(())
+    }
+
+    fn dequantise(&self, format: Format, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let columns = format.numbers_a_scale();
+        let (mut values, count) = (vec![0; out.len()], out.len() / columns);
+        let (mut scales, mut offsets) = (vec![0.0; count], vec![0.0; count]);
+        let to = Blocks { values: &mut values, scales: &mut scales, offsets: &mut offsets };
+        self.read_blocks(rows, to)?;
+        let blocks = out.chunks_exact_mut(columns).zip(values.chunks_exact(columns));
+        for ((out, values), (scale, offset)) in blocks.zip(scales.iter().zip(&offsets)) {
+            out.iter_mut().zip(values).for_each(|(out, value)| *out = f32::from(*value) * scale + offset);
+        }
+        Ok(())
+    }
+
+    /// The bytes of rows.
+    fn bytes_of(&self, rows: &Range<usize>) -> Result<&[u8]> {
+        assert!(rows.end <= self.rows.max(1));
+        let bytes = |rows: usize| self.kind.bytes(rows * self.width);
+        let (Some(start), Some(len)) = (bytes(rows.start), bytes(rows.len())) else {
+            return Err(Error::file(
+                self.path,
+                format!("rows of tensor '{}' do not fill whole blocks of its format", self.name),
+            ));
+        };
+        Ok(&self.bytes[start..start + len])
+    }
+
+    /// Refuses numbers of rows that are not finite.
+    fn check(&self, rows: &Range<usize>, numbers: &[f32]) -> Result<()> {
+        match numbers.iter().position(|x| !x.is_finite()) {
             None => Ok(()),
             Some(at) => Err(Error::NotFinite {
                 path: self.path.to_owned(),
                 name: self.name.clone(),
-                row: rows.start + at / self.width.max(1),
-                value: out[at],
+                row: rows.start + at / (numbers.len() / rows.len().max(1)).max(1),
+                value: numbers[at],
             }),
         }
     }
-
-    fn dequantise(&self, kind: GgmlDType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
-        match kind.from_data(bytes.into()).dequantize(out.len()) {
-            Ok(CpuStorage::F32(values)) => out.copy_from_slice(&values),
-            Ok(_) => {
-                return Err(Error::file(self.path, format!("tensor '{}' did not become f32", self.name)));
-            }
-            Err(e) => {
-                return Err(Error::file(self.path, format!("tensor '{}': {}", self.name, first_line(&e))));
-            }
-        }
-        Ok(())
-    }
 }
 
-/// What candle says, without the stack trace that it may append.
-fn first_line(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
+/// Repeats each of the first `count` numbers, so that all places are filled.
+fn spread(numbers: &mut [f32], count: usize) {
+    let times = numbers.len() / count.max(1);
+    for i in (0..count).rev().filter(|_| times > 1) {
+        let number = numbers[i];
+        numbers[i * times..(i + 1) * times].fill(number);
+    }
 }
 
 fn decode<const N: usize>(bytes: &[u8], out: &mut [f32], to_f32: impl Fn([u8; N]) -> f32) {

@@ -1,0 +1,193 @@
+//! The columns of a panel as a tile reads them with AVX-512, step by step: as they lie there, or made of
+//! stored weights and written into a panel on the way, for the tiles that follow.
+//!
+//! Made like this, a panel costs little more than its multiply-adds: conversions and stores hide
+//! behind the products of the tile's rows.
+
+use crate::panel::WIDTH;
+use crate::product;
+use half::f16;
+use std::arch::x86_64::*;
+
+/// Where the columns of a panel's steps come from, one step after the other.
+pub(crate) trait Columns {
+    /// The 32 units of the next step.
+    ///
+    /// # Safety
+    /// The processor must have AVX-512 F, BW, DQ and VL, and there must be another step.
+    unsafe fn next(&mut self) -> [__m512i; 2];
+}
+
+/// A panel that is there.
+pub(crate) struct Ready(*const __m512i);
+
+impl Ready {
+    /// The steps of a panel.
+    pub(crate) fn new<E>(panel: &[E]) -> Self {
+        Self(panel.as_ptr().cast())
+    }
+}
+
+impl Columns for Ready {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn next(&mut self) -> [__m512i; 2] {
+        // SAFETY: the caller says that there is another step, of two registers.
+        unsafe {
+            let columns = [_mm512_loadu_si512(self.0), _mm512_loadu_si512(self.0.add(1))];
+            self.0 = self.0.add(2);
+            columns
+        }
+    }
+}
+
+/// Room for a panel that is made.
+pub(crate) struct Room<'a> {
+    /// As long as the panel, at least.
+    pub(crate) units: &'a mut [u32],
+    /// Whether other tiles will read the panel. Otherwise all steps are written to the same place,
+    /// which costs least.
+    pub(crate) is_read: bool,
+}
+
+/// A panel that is being written.
+struct Panel {
+    next: *mut __m512i,
+    registers_a_step: usize,
+}
+
+impl Panel {
+    /// # Panics
+    /// When there is no room for so many steps.
+    fn new(room: Room<'_>, steps: usize) -> Self {
+        assert!(product(steps, WIDTH) <= room.units.len());
+        Self { next: room.units.as_mut_ptr().cast(), registers_a_step: if room.is_read { 2 } else { 0 } }
+    }
+
+    /// Writes the next step, and gives it as units.
+    ///
+    /// # Safety
+    /// As [`Columns::next`].
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn write(&mut self, columns: [__m512; 2]) -> [__m512i; 2] {
+        let columns = columns.map(|column| _mm512_castps_si512(column));
+        // SAFETY: there is room for another step, as the caller says.
+        unsafe {
+            _mm512_storeu_si512(self.next, columns[0]);
+            _mm512_storeu_si512(self.next.add(1), columns[1]);
+            self.next = self.next.add(self.registers_a_step);
+        }
+        columns
+    }
+}
+
+/// Floats of which the upper halves are stored.
+pub(crate) struct Upper {
+    from: *const __m256i,
+    panel: Panel,
+}
+
+impl Upper {
+    /// All steps of `from`.
+    ///
+    /// # Panics
+    /// When the room is too short.
+    pub(crate) fn new(from: &[u16], room: Room<'_>) -> Self {
+        Self { from: from.as_ptr().cast(), panel: Panel::new(room, from.len() / WIDTH) }
+    }
+}
+
+impl Columns for Upper {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn next(&mut self) -> [__m512i; 2] {
+        let widen = |half| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)));
+        // SAFETY: the caller says that there is another step, of two halves of a register.
+        unsafe {
+            let halves = [_mm256_loadu_si256(self.from), _mm256_loadu_si256(self.from.add(1))];
+            self.from = self.from.add(2);
+            self.panel.write(halves.map(widen))
+        }
+    }
+}
+
+/// 16-bit floats.
+pub(crate) struct Half {
+    from: *const __m256i,
+    panel: Panel,
+}
+
+impl Half {
+    /// All steps of `from`.
+    ///
+    /// # Panics
+    /// When the room is too short.
+    pub(crate) fn new(from: &[f16], room: Room<'_>) -> Self {
+        Self { from: from.as_ptr().cast(), panel: Panel::new(room, from.len() / WIDTH) }
+    }
+}
+
+impl Columns for Half {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn next(&mut self) -> [__m512i; 2] {
+        // SAFETY: as in `Upper`.
+        unsafe {
+            let halves = [_mm256_loadu_si256(self.from), _mm256_loadu_si256(self.from.add(1))];
+            self.from = self.from.add(2);
+            self.panel.write(halves.map(|half| _mm512_cvtph_ps(half)))
+        }
+    }
+}
+
+/// Whole numbers in blocks, each behind its scales and offsets.
+pub(crate) struct Blocks {
+    scales: *const f32,
+    values: *const __m128i,
+    /// Steps of a block.
+    columns: usize,
+    /// Steps that are left in this block.
+    left: usize,
+    panel: Panel,
+}
+
+impl Blocks {
+    /// So many steps of blocks of `columns`, from `skip` on.
+    ///
+    /// # Panics
+    /// When there are not so many, or the room is too short.
+    pub(crate) fn new(from: &[u32], columns: usize, skip: usize, steps: usize, room: Room<'_>) -> Self {
+        let units = 2 * WIDTH + columns * WIDTH / size_of::<u32>();
+        assert!(skip < columns && skip + steps <= product(from.len() / units, columns));
+        let scales: *const f32 = from.as_ptr().cast();
+        // A step takes two registers of 16 bytes.
+        let values = scales.wrapping_add(2 * WIDTH).cast::<__m128i>().wrapping_add(2 * skip);
+        Self { scales, values, columns, left: columns - skip, panel: Panel::new(room, steps) }
+    }
+}
+
+impl Columns for Blocks {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+    unsafe fn next(&mut self) -> [__m512i; 2] {
+        if self.left == 0 {
+            self.scales = self.values.cast();
+            self.values = self.scales.wrapping_add(2 * WIDTH).cast();
+            self.left = self.columns;
+        }
+        self.left -= 1;
+        let float = |values| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(values));
+        // SAFETY: the caller says that there is another step; its block lies behind two scales and two
+        // offsets for each half of the columns.
+        unsafe {
+            let load = |at: usize| _mm512_loadu_ps(self.scales.add(at));
+            let made = [0, 1].map(|half| {
+                let values = float(_mm_loadu_si128(self.values.add(half)));
+                _mm512_fmadd_ps(values, load(half * 16), load(WIDTH + half * 16))
+            });
+            self.values = self.values.add(2);
+            self.panel.write(made)
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! ggml's block formats: small whole numbers with a scale, and in some formats an offset, for every
+//! 16 or 32 of them.
+//!
+//! The formats whose names end in K put 256 numbers into a block, whose sub-blocks have small scales of
+//! their own; the scale of a sub-block is the product of both. Every weight is `value * scale +
+//! offset`, where a format that has offsets keeps values and scales so short that only the sum is
+//! rounded.
+
+use fathom_kernels::Blocks;
+use half::f16;
+
+/// A block format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q2K,
+    Q3K,
+    Q4K,
+    Q5K,
+    Q6K,
+}
+
+/// Numbers in a block of the formats without a K.
+const SMALL: usize = 32;
+
+/// Numbers in a block of the formats with a K.
+const LARGE: usize = 256;
+
+impl Format {
+    /// The format that ggml gives this number.
+    pub(crate) fn from_ggml(kind: u32) -> Option<Self> {
+        Some(match kind {
+            2 => Self::Q4_0,
+            3 => Self::Q4_1,
+            6 => Self::Q5_0,
+            7 => Self::Q5_1,
+            8 => Self::Q8_0,
+            10 => Self::Q2K,
+            11 => Self::Q3K,
+            12 => Self::Q4K,
+            13 => Self::Q5K,
+            14 => Self::Q6K,
+            _ => return None,
+        })
+    }
+
+    /// Numbers in a block.
+    pub(crate) fn numbers(self) -> usize {
+        match self {
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => SMALL,
+            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => LARGE,
+        }
+    }
+
+    /// Bytes of a block.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Self::Q4_0 => 18,
+            Self::Q4_1 => 20,
+            Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
+            Self::Q8_0 => 34,
+            Self::Q2K => 84,
+            Self::Q3K => 110,
+            Self::Q4K => 144,
+            Self::Q5K => 176,
+            Self::Q6K => 210,
+        }
+    }
+
+    /// Numbers that share a scale.
+    pub(crate) fn numbers_a_scale(self) -> usize {
+        match self {
+            Self::Q2K | Self::Q3K | Self::Q6K => 16,
+            _ => 32,
+        }
+    }
+
+    /// Takes whole blocks apart.
+    ///
+    /// # Panics
+    /// When `to` has not one value for each number of the blocks and one scale and offset for each
+    /// [`Self::numbers_a_scale`] of them.
+    pub(crate) fn read(self, blocks: &[u8], to: Blocks<'_>) {
+        let scales = self.numbers() / self.numbers_a_scale();
+        let values = to.values.chunks_exact_mut(self.numbers());
+        let scales = to.scales.chunks_exact_mut(scales).zip(to.offsets.chunks_exact_mut(scales));
+        for ((block, values), (scales, offsets)) in blocks.chunks_exact(self.bytes()).zip(values).zip(scales)
+        {
+            offsets.fill(0.0);
+            let to = Blocks { values, scales, offsets };
+            match self {
+                Self::Q4_0 => small(block, 2, None, -8, to),
+                Self::Q4_1 => small(block, 4, None, 0, to),
+                Self::Q5_0 => small(block, 6, Some(2), -16, to),
+                Self::Q5_1 => small(block, 8, Some(4), 0, to),
+                Self::Q8_0 => q8_0(block, to),
+                Self::Q2K => q2_k(block, to),
+                Self::Q3K => q3_k(block, to),
+                Self::Q4K => q4_k_or_q5_k(block, None, 16, to),
+                Self::Q5K => q4_k_or_q5_k(block, Some(16), 48, to),
+                Self::Q6K => q6_k(block, to),
+            }
+        }
+    }
+}
+
+/// A 16-bit float at this place of a block.
+fn float(block: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
+
+/// Blocks of 32 numbers of 4 bits, the first half in the lower halves of bytes from `low` on; a fifth
+/// bit of each from `high` on; a scale, and an offset where there is room for one.
+fn small(block: &[u8], low: usize, high: Option<usize>, zero: i8, to: Blocks<'_>) {
+    to.scales[0] = float(block, 0);
+    if zero == 0 {
+        to.offsets[0] = float(block, 2);
+    }
+    let (first, second) = to.values.split_at_mut(SMALL / 2);
+    for ((byte, first), second) in block[low..].iter().zip(first).zip(second) {
+        (*first, *second) = ((byte & 15) as i8 + zero, (byte >> 4) as i8 + zero);
+    }
+    if let Some(high) = high {
+        for (i, value) in to.values.iter_mut().enumerate() {
+            *value += (block[high + i / 8] >> (i % 8) & 1) as i8 * 16;
+        }
+    }
+}
+
+fn q8_0(block: &[u8], to: Blocks<'_>) {
+    to.scales[0] = float(block, 0);
+    to.values.iter_mut().zip(&block[2..]).for_each(|(value, byte)| *value = *byte as i8);
+}
+
+/// Two bits of number `i`: each half of a block has 32 bytes, whose lowest bits are its first numbers.
+fn two_bits(bytes: &[u8], i: usize) -> i8 {
+    (bytes[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3) as i8
+}
+
+fn q2_k(block: &[u8], to: Blocks<'_>) {
+    let (small, bits) = (&block[..16], &block[16..80]);
+    let (scale, offset) = (float(block, 80), float(block, 82));
+    for (i, byte) in small.iter().enumerate() {
+        to.scales[i] = scale * f32::from(byte & 15);
+        to.offsets[i] = -(offset * f32::from(byte >> 4));
+    }
+    to.values.iter_mut().enumerate().for_each(|(i, value)| *value = two_bits(bits, i));
+}
+
+fn q3_k(block: &[u8], to: Blocks<'_>) {
+    let (high, bits, small) = (&block[..32], &block[32..96], &block[96..108]);
+    let scale = float(block, 108);
+    for (i, to) in to.scales.iter_mut().enumerate() {
+        // Four bits in the first eight bytes, two more in the last four.
+        let low = small[i % 8] >> (i / 8 * 4) & 15;
+        let six = low | (small[8 + i % 4] >> (i / 4 * 2) & 3) << 4;
+        *to = scale * (f32::from(six) - 32.0);
+    }
+    for (i, value) in to.values.iter_mut().enumerate() {
+        *value = two_bits(bits, i) + (high[i % 32] >> (i / 32) & 1) as i8 * 4 - 4;
+    }
+}
+
+/// 4 bits a number from `low` on, 32 numbers in the lower and the next 32 in the upper halves of 32
+/// bytes, and a fifth bit of each from `high` on; scales and offsets of 6 bits.
+fn q4_k_or_q5_k(block: &[u8], high: Option<usize>, low: usize, to: Blocks<'_>) {
+    let (scale, offset, small) = (float(block, 0), float(block, 2), &block[4..16]);
+    for i in 0..8 {
+        let [s, o] = match i {
+            0..4 => [small[i] & 63, small[i + 4] & 63],
+            // The upper bits are left over from the first four.
+            _ => [small[i + 4] & 15 | small[i - 4] >> 6 << 4, small[i + 4] >> 4 | small[i] >> 6 << 4],
+        };
+        to.scales[i] = scale * f32::from(s);
+        to.offsets[i] = -(offset * f32::from(o));
+    }
+    for (i, value) in to.values.iter_mut().enumerate() {
+        let four = block[low + i / 64 * 32 + i % 32] >> (i % 64 / 32 * 4) & 15;
+        let fifth = high.map_or(0, |high| block[high + i % 32] >> (i / 32) & 1);
+        *value = (four | fifth << 4) as i8;
+    }
+}
+
+fn q6_k(block: &[u8], to: Blocks<'_>) {
+    let (low, high, small) = (&block[..128], &block[128..192], &block[192..208]);
+    let scale = float(block, 208);
+    to.scales.iter_mut().zip(small).for_each(|(to, small)| *to = scale * f32::from(*small as i8));
+    for (i, value) in to.values.iter_mut().enumerate() {
+        let four = low[i / 128 * 64 + i % 64] >> (i % 128 / 64 * 4) & 15;
+        *value = (four as i8 | two_bits(high, i) << 4) - 32;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::CpuStorage;
+    use candle_core::quantized::GgmlDType;
+    use proptest::prelude::*;
+
+    const ALL: [(Format, GgmlDType, &[usize]); 10] = [
+        (Format::Q4_0, GgmlDType::Q4_0, &[0]),
+        (Format::Q4_1, GgmlDType::Q4_1, &[0, 2]),
+        (Format::Q5_0, GgmlDType::Q5_0, &[0]),
+        (Format::Q5_1, GgmlDType::Q5_1, &[0, 2]),
+        (Format::Q8_0, GgmlDType::Q8_0, &[0]),
+        (Format::Q2K, GgmlDType::Q2K, &[80, 82]),
+        (Format::Q3K, GgmlDType::Q3K, &[108]),
+        (Format::Q4K, GgmlDType::Q4K, &[0, 2]),
+        (Format::Q5K, GgmlDType::Q5K, &[0, 2]),
+        (Format::Q6K, GgmlDType::Q6K, &[208]),
+    ];
+
+    fn weights(format: Format, bytes: &[u8]) -> Vec<f32> {
+        let numbers = bytes.len() / format.bytes() * format.numbers();
+        let scales = numbers / format.numbers_a_scale();
+        let (mut values, mut s, mut o) = (vec![0; numbers], vec![0.0; scales], vec![0.0; scales]);
+        format.read(bytes, Blocks { values: &mut values, scales: &mut s, offsets: &mut o });
+        let scale = |i: usize| i / format.numbers_a_scale();
+        let fused = |(i, value): (usize, &i8)| f32::from(*value).mul_add(s[scale(i)], o[scale(i)]);
+        for (i, value) in values.iter().enumerate() {
+            let twice_rounded = f32::from(*value) * s[scale(i)] + o[scale(i)];
+            assert_eq!(fused((i, value)), twice_rounded, "{format:?}: the product must be exact");
+        }
+        values.iter().enumerate().map(fused).collect()
+    }
+
+    proptest! {
+        /// Every bit of a block may be anything, but for scales that are not finite, which a
+        /// checkpoint is refused for.
+        #[test]
+        fn weights_are_those_that_another_library_reads(bytes in proptest::collection::vec(any::<u8>(), 2 * 210)) {
+            for (format, other, floats) in ALL {
+                prop_assert_eq!((format.bytes(), format.numbers()), (other.type_size(), other.block_size()));
+                let mut bytes = bytes[..2 * format.bytes()].to_vec();
+                for block in bytes.chunks_exact_mut(format.bytes()) {
+                    for at in floats.iter().filter(|at| !float(block, **at).is_finite()).collect::<Vec<_>>() {
+                        block[at + 1] &= 0x3f;
+                    }
+                }
+                let expected = other.from_data(bytes[..].into()).dequantize(2 * format.numbers()).unwrap();
+                let CpuStorage::F32(expected) = expected else { panic!("{expected:?}") };
+                prop_assert_eq!(weights(format, &bytes), expected, "{:?}", format);
+            }
+        }
+    }
+}
