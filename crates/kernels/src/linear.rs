@@ -68,23 +68,39 @@ impl Linear {
         Ok(Self { n, k, dtype, weights, bias })
     }
 
-    /// Packs `n` rows of `k` quantised weights in blocks of `columns`, for products in `f32`.
+    /// Packs `n` rows of `k` quantised weights in blocks of `columns`.
     /// `fill(rows, blocks)` writes the given rows, as with [`Self::pack`].
     ///
     /// # Errors
     /// The first error that `fill` returns.
     ///
     /// # Panics
-    /// As [`Self::pack`], and when `columns` is not a multiple of 4 that divides `k`.
+    /// As [`Self::pack`], when `columns` is not a multiple of 4 that divides `k`, and for
+    /// [`Dtype::Bf16`] when 32 does not divide `k`.
     pub fn pack_blocks<Err: Send>(
         n: usize,
         k: usize,
         columns: usize,
+        dtype: Dtype,
         bias: Option<Vec<f32>>,
         fill: impl Fn(Range<usize>, Blocks<'_>) -> Result<(), Err> + Sync,
     ) -> Result<Self, Err> {
         check(n, k, bias.as_deref());
-        Ok(Self { n, k, dtype: Dtype::F32, weights: Storage::blocks(n, k, columns, fill)?, bias })
+        let weights = match dtype {
+            Dtype::F32 => Storage::blocks::<f32, _>(n, k, columns, fill)?,
+            Dtype::Bf16 => Storage::blocks::<bf16, _>(n, k, columns, fill)?,
+        };
+        Ok(Self { n, k, dtype, weights, bias })
+    }
+
+    /// Whether this machine multiplies quantised weights of `k` inputs as fast as others, so that
+    /// [`Self::pack_blocks`] loses nothing: AMX takes less time for products than panels take
+    /// to be made.
+    pub fn takes_blocks(k: usize, dtype: Dtype) -> bool {
+        match dtype {
+            Dtype::F32 => true,
+            Dtype::Bf16 => k.is_multiple_of(WIDTH) && !Isa::get().has_tiles::<bf16>(),
+        }
     }
 
     /// Outputs a row, `n`.
@@ -442,11 +458,9 @@ multiversion! {
     /// The nearest bfloat16 of each float, ties to even.
     pub(crate) fn round(from: &[f32], to: &mut [bf16]) {
         for (to, from) in to.iter_mut().zip(from) {
-            let bits = from.to_bits();
-            let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
             // What is not a number stays so; rounding could make it infinite.
-            let bits = if from.is_nan() { bits | 0x40_0000 } else { nearest };
-            *to = bf16::from_bits((bits >> 16) as u16);
+            let bits = if from.is_nan() { from.to_bits() >> 16 | 0x40 } else { panel::nearest(*from) };
+            *to = bf16::from_bits(bits as u16);
         }
     }
 }
@@ -677,15 +691,15 @@ mod tests {
 
     /// Weights that are stored in less memory must give the very bits that they give as panels.
     #[track_caller]
-    fn check_form(n: usize, k: usize, w: &[f32], stored: Linear, bytes_a_weight: f64) {
-        let Ok(weights) = Storage::panels::<f32, ()>(n, k, |rows, block| {
+    fn check_form<E: Element>(n: usize, k: usize, w: &[f32], stored: Linear, bytes_a_weight: f64) {
+        let Ok(weights) = Storage::panels::<E, ()>(n, k, |rows, block| {
             block.copy_from_slice(&w[rows.start * k..rows.end * k]);
             Ok(())
         }) else {
             panic!("packing from memory cannot fail")
         };
-        let panels = Linear { n, k, dtype: Dtype::F32, weights, bias: stored.bias.clone() };
-        assert_eq!(stored.bytes() as f64, bytes_a_weight / 4.0 * panels.bytes() as f64);
+        let panels = Linear { n, k, dtype: stored.dtype, weights, bias: stored.bias.clone() };
+        assert_eq!(stored.bytes() as f64, bytes_a_weight * (n.next_multiple_of(WIDTH) * k) as f64);
         let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         for (isa, m) in Isa::available().into_iter().flat_map(|isa| [1, 14, 15, 100].map(|m| (isa, m))) {
             let (x, dy) = (numbers(m * k, 1), numbers(m * n, 2));
@@ -700,7 +714,8 @@ mod tests {
         for i in 0..n {
             let mut row = vec![f32::NAN; k];
             stored.row(i, &mut row);
-            assert_eq!(bits(&row), bits(&w[i * k..(i + 1) * k]));
+            let w = w[i * k..(i + 1) * k].iter().map(|w| E::from_f32(*w).to_f32());
+            assert_eq!(bits(&row), bits(&w.collect::<Vec<_>>()));
         }
     }
 
@@ -713,11 +728,11 @@ mod tests {
         for (n, k) in SHAPES {
             let bias = Some(numbers(n, 3));
             let upper: Vec<f32> = numbers(n * k, 4).iter().map(|w| bf16::from_f32(*w).to_f32()).collect();
-            check_form(n, k, &upper, linear(n, k, Dtype::F32, &upper, bias.clone()), 2.0);
+            check_form::<f32>(n, k, &upper, linear(n, k, Dtype::F32, &upper, bias.clone()), 2.0);
             // Some of these are subnormal as 16-bit floats.
             let half = |w: &f32| half::f16::from_f32(w.powi(9)).to_f32();
             let halves: Vec<f32> = numbers(n * k, 5).iter().map(half).collect();
-            check_form(n, k, &halves, linear(n, k, Dtype::F32, &halves, bias), 2.0);
+            check_form::<f32>(n, k, &halves, linear(n, k, Dtype::F32, &halves, bias), 2.0);
         }
     }
 
@@ -747,29 +762,33 @@ mod tests {
                 f32::from(value(j, kk)).mul_add(scale(j, kk / columns), offset(j, kk / columns))
             };
             let w: Vec<f32> = (0..n * k).map(weight).collect();
-            let stored = Linear::pack_blocks(n, k, columns, Some(numbers(n, 1)), |rows, blocks| {
-                let first = rows.start;
-                blocks.values.iter_mut().enumerate().for_each(|(i, v)| *v = value(first + i / k, i % k));
-                blocks
-                    .scales
-                    .iter_mut()
-                    .enumerate()
-                    .for_each(|(i, s)| *s = scale(first + i / count, i % count));
-                blocks
-                    .offsets
-                    .iter_mut()
-                    .enumerate()
-                    .for_each(|(i, o)| *o = offset(first + i / count, i % count));
-                Ok::<(), ()>(())
-            });
-            check_form(n, k, &w, stored.unwrap(), 1.0 + 8.0 / columns as f64);
+            let pack = |dtype| {
+                let stored =
+                    Linear::pack_blocks(n, k, columns, dtype, Some(numbers(n, 1)), |rows, blocks| {
+                        let place = |i: usize, width: usize| (rows.start + i / width, i % width);
+                        for (i, v) in blocks.values.iter_mut().enumerate() {
+                            *v = value(place(i, k).0, place(i, k).1);
+                        }
+                        for (i, (s, o)) in blocks.scales.iter_mut().zip(blocks.offsets).enumerate() {
+                            let (j, b) = place(i, count);
+                            (*s, *o) = (scale(j, b), offset(j, b));
+                        }
+                        Ok::<(), ()>(())
+                    });
+                stored.unwrap()
+            };
+            let bytes = 1.0 + 8.0 / columns as f64;
+            check_form::<f32>(n, k, &w, pack(Dtype::F32), bytes);
+            if k.is_multiple_of(WIDTH) {
+                check_form::<bf16>(n, k, &w, pack(Dtype::Bf16), bytes);
+            }
         }
     }
 
     #[test]
     #[should_panic(expected = "blocks must fill rows")]
     fn blocks_that_do_not_fill_rows_are_refused() {
-        let _ = Linear::pack_blocks(4, 40, 16, None, |_, _| Ok::<(), ()>(()));
+        let _ = Linear::pack_blocks(4, 40, 16, Dtype::F32, None, |_, _| Ok::<(), ()>(()));
     }
 
     #[test]

@@ -142,6 +142,13 @@ impl Element for bf16 {
     }
 }
 
+/// The bits of the nearest bfloat16 of a finite float, ties to even.
+#[inline(always)]
+pub(crate) fn nearest(float: f32) -> u32 {
+    let bits = float.to_bits();
+    bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16
+}
+
 /// Steps that k elements take, in whole blocks.
 ///
 /// # Panics

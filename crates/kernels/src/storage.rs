@@ -9,7 +9,7 @@
 
 use crate::cpu::{mul_add, multiversion};
 use crate::memory::{Lines, Memory, Plain, view, view_mut};
-use crate::panel::{self, Element, WIDTH};
+use crate::panel::{self, Element, WIDTH, nearest};
 use crate::product;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -63,6 +63,8 @@ impl Blocks<'_> {
 /// The weights of a layer.
 pub(crate) struct Storage {
     form: Form,
+    /// Columns that make a step of a panel.
+    columns_a_step: usize,
     /// Units of a group of rows.
     size: usize,
     units: Memory,
@@ -76,8 +78,23 @@ pub(crate) enum Source<'a> {
     Upper(&'a [u16]),
     /// 16-bit floats.
     Half(&'a [f16]),
-    /// Whole numbers in blocks of `columns` steps, with `steps` of them from `skip` on.
-    Blocks { from: &'a [u32], columns: usize, skip: usize, steps: usize },
+    /// Whole numbers in blocks.
+    Blocks(Numbers<'a>),
+}
+
+/// Whole numbers of a group of rows in blocks.
+#[derive(Clone, Copy)]
+pub(crate) struct Numbers<'a> {
+    /// Whole blocks: scales, offsets, values.
+    pub(crate) from: &'a [u32],
+    /// Columns of a block.
+    pub(crate) columns: usize,
+    /// Columns of the first block that are not wanted.
+    pub(crate) skip: usize,
+    /// Wanted steps, from there on.
+    pub(crate) steps: usize,
+    /// 1 for panels of floats, 2 for those of pairs of bfloat16, which the weights are rounded to.
+    pub(crate) columns_a_step: usize,
 }
 
 impl Source<'_> {
@@ -87,7 +104,7 @@ impl Source<'_> {
             Self::Panels(units) => units.len() / WIDTH,
             Self::Upper(halves) => halves.len() / WIDTH,
             Self::Half(halves) => halves.len() / WIDTH,
-            Self::Blocks { steps, .. } => *steps,
+            Self::Blocks(numbers) => numbers.steps,
         }
     }
 
@@ -95,13 +112,32 @@ impl Source<'_> {
     ///
     /// # Panics
     /// When that is too short.
-    pub(crate) fn write(&self, room: &mut [f32]) {
+    pub(crate) fn write(&self, room: &mut [u32]) {
         let to = &mut room[..self.steps() * WIDTH];
         match *self {
-            Self::Panels(units) => to.copy_from_slice(view(units)),
-            Self::Upper(halves) => widen(halves, to),
-            Self::Half(halves) => halves.convert_to_f32_slice(to),
-            Self::Blocks { from, columns, skip, .. } => made_of_blocks(from, columns, skip, to),
+            Self::Panels(units) => to.copy_from_slice(units),
+            Self::Upper(halves) => widen(halves, view_mut(to)),
+            Self::Half(halves) => halves.convert_to_f32_slice(view_mut(to)),
+            Self::Blocks(numbers) => numbers.write(to),
+        }
+    }
+}
+
+impl Numbers<'_> {
+    fn write(&self, mut to: &mut [u32]) {
+        let mut skip = self.skip;
+        for block in self.from.chunks_exact(Form::Blocks(self.columns).units(self.columns)) {
+            let (scales, block) = block.split_at(WIDTH);
+            let (offsets, values) = block.split_at(WIDTH);
+            let (scales, offsets) = (view(scales), view(offsets));
+            let values = &view::<i8>(values)[skip * WIDTH..];
+            let units = to.len().min(values.len() / self.columns_a_step);
+            let (made, rest) = to.split_at_mut(units);
+            match self.columns_a_step {
+                1 => scale(values, scales, offsets, view_mut(made)),
+                _ => scale_pairs(values, scales, offsets, made),
+            }
+            (to, skip) = (rest, 0);
         }
     }
 }
@@ -125,7 +161,7 @@ impl Storage {
         k: usize,
         fill: impl Fn(Range<usize>, &mut [f32]) -> Result<(), Err> + Sync,
     ) -> Result<Self, Err> {
-        Self::build(n, Form::Panels, panel::size::<E>(k), |room: &mut Room, rows, to| {
+        Self::build::<E, _, _>(n, Form::Panels, panel::size::<E>(k), |room: &mut Room, rows, to| {
             room.read(rows, k, &fill)?;
             panel::pack::<E>(&room.rows, k, &mut room.units, to);
             Ok(())
@@ -159,7 +195,7 @@ impl Storage {
         form: Form,
         fill: &(impl Fn(Range<usize>, &mut [f32]) -> Result<(), Err> + Sync),
     ) -> Result<Self, Stop<Err>> {
-        Self::build(n, form, product(k, form.units(1)), |room: &mut Room, rows, to| {
+        Self::build::<f32, _, _>(n, form, product(k, form.units(1)), |room: &mut Room, rows, to| {
             room.read(rows, k, fill).map_err(Stop::Failed)?;
             let exact = match form {
                 Form::Upper => room.rows.iter().all(|w| w.to_bits().trailing_zeros() >= 16),
@@ -181,15 +217,16 @@ impl Storage {
         })
     }
 
-    /// Packs `n` rows of `k` whole numbers in blocks of `columns`. `fill(rows, blocks)` writes rows,
-    /// at most [`WIDTH`].
+    /// Packs `n` rows of `k` whole numbers in blocks of `columns`, of which panels of elements will be
+    /// made. `fill(rows, blocks)` writes rows, at most [`WIDTH`].
     ///
     /// # Errors
     /// The first error that `fill` returns.
     ///
     /// # Panics
-    /// When `columns` is no multiple of 4 that divides `k`.
-    pub(crate) fn blocks<Err: Send>(
+    /// When `columns` is no multiple of 4 that divides `k`, or `k` does not fill the steps of a
+    /// panel.
+    pub(crate) fn blocks<E: Element, Err: Send>(
         n: usize,
         k: usize,
         columns: usize,
@@ -199,11 +236,12 @@ impl Storage {
             columns > 0 && columns.is_multiple_of(4) && k.is_multiple_of(columns),
             "blocks must fill rows"
         );
+        assert_eq!(product(panel::steps::<E>(k), E::GROUP), k, "rows must fill the steps of a panel");
         let form = Form::Blocks(columns);
         let size = product(k / columns, form.units(columns));
         let count = k / columns;
         type Room = (Vec<i8>, Vec<f32>, Vec<f32>);
-        Self::build(n, form, size, |(values, scales, offsets): &mut Room, rows, to| {
+        Self::build::<E, _, _>(n, form, size, |(values, scales, offsets): &mut Room, rows, to| {
             values.resize(rows.len() * k, 0);
             scales.resize(rows.len() * count, 0.0);
             offsets.resize(rows.len() * count, 0.0);
@@ -220,7 +258,7 @@ impl Storage {
     }
 
     /// Fills each group's memory on some thread of the pool, with room that the thread keeps.
-    fn build<Room: Default, Err: Send>(
+    fn build<E: Element, Room: Default, Err: Send>(
         n: usize,
         form: Form,
         size: usize,
@@ -233,7 +271,7 @@ impl Storage {
             .try_for_each_init(Room::default, |room, (group, to)| {
                 pack(room, group * WIDTH..((group + 1) * WIDTH).min(n), to)
             })?;
-        Ok(Self { form, size, units })
+        Ok(Self { form, columns_a_step: E::GROUP, size, units })
     }
 
     /// Bytes of the weights.
@@ -252,8 +290,8 @@ impl Storage {
             Form::Panels => steps.start * WIDTH..steps.end * WIDTH,
             form @ (Form::Upper | Form::Half) => steps.start * form.units(1)..steps.end * form.units(1),
             form @ Form::Blocks(columns) => {
-                let units = form.units(columns);
-                steps.start / columns * units..steps.end.div_ceil(columns) * units
+                let (first, end) = (steps.start * self.columns_a_step, steps.end * self.columns_a_step);
+                first / columns * form.units(columns)..end.div_ceil(columns) * form.units(columns)
             }
         };
         &self.units[group * self.size..(group + 1) * self.size][units]
@@ -266,9 +304,13 @@ impl Storage {
             Form::Panels => Source::Panels(from),
             Form::Upper => Source::Upper(view(from)),
             Form::Half => Source::Half(view(from)),
-            Form::Blocks(columns) => {
-                Source::Blocks { from, columns, skip: steps.start % columns, steps: steps.len() }
-            }
+            Form::Blocks(columns) => Source::Blocks(Numbers {
+                from,
+                columns,
+                skip: steps.start * self.columns_a_step % columns,
+                steps: steps.len(),
+                columns_a_step: self.columns_a_step,
+            }),
         }
     }
 
@@ -279,7 +321,7 @@ impl Storage {
             Source::Panels(panel) => panel,
             source => {
                 room.resize(units);
-                source.write(view_mut(room));
+                source.write(room);
                 &room[..units]
             }
         }
@@ -287,12 +329,12 @@ impl Storage {
 }
 
 impl Form {
-    /// Units that so many steps take, whole blocks of them.
-    fn units(self, steps: usize) -> usize {
+    /// Units that so many columns take, whole blocks of them, in a form other than panels.
+    fn units(self, columns: usize) -> usize {
         match self {
-            Self::Panels => product(steps, WIDTH),
-            Self::Upper | Self::Half => product(steps, WIDTH / 2),
-            Self::Blocks(columns) => 2 * WIDTH * steps / columns + product(steps, WIDTH / 4),
+            Self::Panels => product(columns, WIDTH),
+            Self::Upper | Self::Half => product(columns, WIDTH / 2),
+            Self::Blocks(block) => product(columns / block, 2 * WIDTH) + product(columns, WIDTH / 4),
         }
     }
 }
@@ -326,19 +368,6 @@ fn turn<T: Plain>(rows: &[T], stride: usize, to: &mut [T], columns: usize) {
     }
 }
 
-/// Makes a panel of stored blocks, from step `skip` of the first on.
-fn made_of_blocks(from: &[u32], columns: usize, skip: usize, mut to: &mut [f32]) {
-    let mut skip = skip;
-    for block in from.chunks_exact(Form::Blocks(columns).units(columns)) {
-        let (scales, block) = block.split_at(WIDTH);
-        let (offsets, values) = block.split_at(WIDTH);
-        let values = &view::<i8>(values)[skip * WIDTH..];
-        let (made, rest) = to.split_at_mut(values.len().min(to.len()));
-        scale(&values[..made.len()], view(scales), view(offsets), made);
-        (to, skip) = (rest, 0);
-    }
-}
-
 multiversion! {
     /// Floats from their upper halves.
     fn widen(from: &[u16], to: &mut [f32]) {
@@ -357,6 +386,23 @@ multiversion! {
         for (to, values) in to.as_chunks_mut::<WIDTH>().0.iter_mut().zip(values.as_chunks::<WIDTH>().0) {
             for j in 0..WIDTH {
                 to[j] = mul_add::<FUSED>(f32::from(values[j]), scales[j], offsets[j]);
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// As [`scale`], in steps of two columns, rounded to the nearest bfloat16.
+    fn scale_pairs(values: &[i8], scales: &[f32], offsets: &[f32], to: &mut [u32]) {
+        let (Some(scales), Some(offsets)) = (scales.first_chunk::<WIDTH>(), offsets.first_chunk::<WIDTH>()) else {
+            return;
+        };
+        let (first, second) = if cfg!(target_endian = "little") { (0, 16) } else { (16, 0) };
+        for (to, values) in to.as_chunks_mut::<WIDTH>().0.iter_mut().zip(values.as_chunks::<{ 2 * WIDTH }>().0) {
+            for j in 0..WIDTH {
+                let weight = |value| mul_add::<FUSED>(f32::from(value), scales[j], offsets[j]);
+                let [even, odd] = [weight(values[j]), weight(values[WIDTH + j])];
+                to[j] = nearest(even) << first | nearest(odd) << second;
             }
         }
     }

@@ -7,7 +7,7 @@
 use crate::amx;
 #[cfg(target_arch = "x86_64")]
 use crate::columns::{self, Columns};
-use crate::memory::{view, view_mut};
+use crate::memory::view;
 use crate::panel::{Element, Sizes, WIDTH, chains};
 use crate::storage::Source;
 use crate::{Isa, product};
@@ -222,17 +222,21 @@ impl<E: Element> Tile<'_, E> {
                 Source::Half(from) => {
                     return by_rows!(avx512::<E::Avx512>, self, (self, columns::Half::new(from, room)));
                 }
-                Source::Blocks { from, columns, skip, steps } => {
+                Source::Blocks(numbers) if E::GROUP == 1 => {
+                    return by_rows!(avx512::<E::Avx512>, self, (self, columns::Scaled::new(numbers, room)));
+                }
+                Source::Blocks(numbers) if kernel.isa == Isa::Avx512Bf16 => {
                     return by_rows!(
-                        avx512::<E::Avx512>,
+                        avx512_bf16::<E::Avx512Bf16>,
                         self,
-                        (self, columns::Blocks::new(from, columns, skip, steps, room))
+                        (self, columns::Pairs::new(numbers, room))
                     );
                 }
+                Source::Blocks(_) => {}
             }
         }
         let _ = is_read;
-        source.write(view_mut(units));
+        source.write(units);
         // SAFETY: the caller's word.
         unsafe { Tile { panel: view(units), ..*self }.run(kernel) };
     }

@@ -194,8 +194,8 @@ impl Loader<'_> {
         }
         let n = rows.iter().sum();
         let bias = (bias.len() == n).then_some(bias);
-        let packed = match self.columns_a_scale(&parts) {
-            Some(columns) => Linear::pack_blocks(n, k, columns, bias, |wanted, mut block| {
+        let packed = match self.columns_a_scale(&parts, k) {
+            Some(columns) => Linear::pack_blocks(n, k, columns, self.dtype, bias, |wanted, mut block| {
                 in_parts(&parts, &wanted, |part, rows, at| {
                     self.read(part, rows, |rows, i| {
                         let at = at + i..at + i + rows.len();
@@ -236,10 +236,10 @@ impl Loader<'_> {
         Ok(Part { tensor, columns, n, arrange: slot.arrange })
     }
 
-    /// The columns that share a scale where all parts are quantised and products are in `f32`, which
-    /// takes the numbers as they are.
-    fn columns_a_scale(&self, parts: &[Part<'_>]) -> Option<usize> {
-        if self.dtype != Dtype::F32 || parts.iter().any(|part| part.columns.is_some()) {
+    /// The columns that share a scale where all parts are quantised and the numbers are taken as they
+    /// are.
+    fn columns_a_scale(&self, parts: &[Part<'_>], k: usize) -> Option<usize> {
+        if !Linear::takes_blocks(k, self.dtype) || parts.iter().any(|part| part.columns.is_some()) {
             return None;
         }
         let columns: Option<Vec<usize>> = parts.iter().map(|part| part.tensor.columns_a_scale()).collect();

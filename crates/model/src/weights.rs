@@ -55,7 +55,7 @@ struct Entry {
 }
 
 /// Bytes of a file that are hashed before their memory is given back.
-const BYTES_AT_ONCE: usize = 64 << 20;
+const BYTES_AT_ONCE: usize = 4 << 20;
 
 struct File {
     path: PathBuf,
