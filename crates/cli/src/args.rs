@@ -71,7 +71,8 @@ says in both, and fails where a depth moves by more than one layer.";
 const BENCH: &str = "Times the kernels on this machine, and with MODEL its prefill and each probe.
 
 The peak of the machine is measured first: multiply-adds on registers alone, on all threads. Then \
-linear layers are timed, forward and backward, in f32 and bf16, on 1 to 800 rows: at two sizes that \
+linear layers are timed, forward and backward, in f32 and bf16, with weights stored in full and \
+quantised (B/weight: bytes of a weight), on 1 to 800 rows: at two sizes that \
 are the same everywhere, and at those of MODEL. With MODEL also tokens a second of prefill (150 \
 tokens through all layers) and the GFLOP/s of each probe on a built-in prompt and two pairs. \
 A multiply-add counts as two operations (FLOP).
@@ -82,8 +83,8 @@ machine too, about; the GFLOP/s do not. With few rows the limit is not the peak 
 the column GB/s.";
 
 const BENCH_EXAMPLES: &str = "Examples:
-  fathom bench                            peak and kernels, in half a minute
-  fathom bench smollm2-135m               a model as well, in about two minutes
+  fathom bench                            peak and kernels, in a minute
+  fathom bench smollm2-135m               a model as well, in about four minutes
   fathom bench model.gguf --dtype bf16    a model whose weights are kept in bf16
   fathom bench --quick                    whether all is well, in a few seconds
   fathom bench --out history --json       print JSON, and add it as a line to history/MACHINE.jsonl";
@@ -91,9 +92,9 @@ const BENCH_EXAMPLES: &str = "Examples:
 /// The type in which weights are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DtypeArg {
-    /// 32-bit floats: exact, four bytes a weight
+    /// 32-bit floats: exact; weights stay as small as the checkpoint has them
     F32,
-    /// bfloat16 weights, sums in f32: half the memory, three digits
+    /// bfloat16 weights and inputs, sums in f32: up to twice as fast, three digits
     Bf16,
 }
 

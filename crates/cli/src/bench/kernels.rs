@@ -1,9 +1,8 @@
 //! The speed of linear layers, forward and backward.
 
-use super::DTYPES;
 use super::clock::{self, Effort, Speed};
 use anyhow::Result;
-use fathom_kernels::{Dtype, Linear};
+use fathom_kernels::{Blocks, Dtype, Linear};
 use fathom_model::Config;
 use serde::Serialize;
 use std::convert::Infallible;
@@ -16,8 +15,26 @@ pub(super) const ROWS: [usize; 5] = [1, 16, 64, 200, 800];
 /// be compared: the MLP of Qwen2.5-1.5B, both ways.
 const ALWAYS: [(usize, usize); 2] = [(1536, 8960), (8960, 1536)];
 
+/// Columns that share a scale.
+const COLUMNS: usize = 32;
+
 /// More outputs of a head would take memory and time and show nothing new.
 const MOST_OUTPUTS: usize = 32_768;
+
+/// The forms of weights: with all digits of the type in which they are multiplied, and in blocks of 8 bits.
+const FORMS: [Form; 4] = [
+    Form { dtype: Dtype::F32, is_quantised: false },
+    Form { dtype: Dtype::F32, is_quantised: true },
+    Form { dtype: Dtype::Bf16, is_quantised: false },
+    Form { dtype: Dtype::Bf16, is_quantised: true },
+];
+
+/// How weights are multiplied and stored.
+#[derive(Clone, Copy)]
+struct Form {
+    dtype: Dtype,
+    is_quantised: bool,
+}
 
 /// A linear layer.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,6 +70,8 @@ pub(super) struct Kernel {
     pub(super) inputs: usize,
     pub(super) outputs: usize,
     pub(super) rows: usize,
+    /// 4 in full, 2 in bfloat16, 1.25 quantised: bytes in which a weight is stored.
+    pub(super) bytes_a_weight: f64,
     #[serde(flatten)]
     pub(super) speed: Speed,
     /// Gigabytes of weights that go by in a second: with few rows memory is the limit.
@@ -83,7 +102,7 @@ pub(super) fn shapes(config: Option<&Config>) -> Vec<Shape> {
 
 /// How many timings that are.
 pub(super) fn count(shapes: &[Shape], effort: &Effort) -> usize {
-    shapes.len() * effort.rows.len() * DTYPES.len() * 2
+    shapes.len() * effort.rows.len() * FORMS.len() * 2
 }
 
 /// Measures all and hands out each as soon as it is there.
@@ -94,11 +113,11 @@ pub(super) fn measure(
 ) -> Result<Vec<Kernel>> {
     let mut kernels = Vec::new();
     for shape in shapes {
-        for dtype in DTYPES {
-            let layers = copies(shape, dtype, effort.weights);
+        for form in FORMS {
+            let layers = copies(shape, form, effort.weights);
             for direction in [Direction::Forward, Direction::Backward] {
                 for &rows in effort.rows {
-                    let kernel = one(shape, &layers, dtype, direction, rows, effort)?;
+                    let kernel = one(shape, &layers, form.dtype, direction, rows, effort)?;
                     each(&kernel)?;
                     kernels.push(kernel);
                 }
@@ -110,13 +129,27 @@ pub(super) fn measure(
 
 /// As many copies as fill so many bytes: taken in turn, their weights come from memory, as
 /// those of a model do, and not from a cache.
-fn copies(shape: &Shape, dtype: Dtype, bytes: usize) -> Vec<Linear> {
-    let fill = |rows: Range<usize>, block: &mut [f32]| {
-        numbers(rows.start * shape.inputs, block);
+fn copies(shape: &Shape, form: Form, bytes: usize) -> Vec<Linear> {
+    let (n, k) = (shape.outputs, shape.inputs);
+    let floats = |rows: Range<usize>, block: &mut [f32]| {
+        numbers(rows.start * k, block);
+        Ok::<(), Infallible>(())
+    };
+    let blocks = |rows: Range<usize>, blocks: Blocks<'_>| {
+        numbers(rows.start, blocks.scales);
+        numbers(rows.end, blocks.offsets);
+        for (i, value) in blocks.values.iter_mut().enumerate() {
+            *value = (rows.start * k + i).wrapping_mul(97) as u8 as i8;
+        }
         Ok::<(), Infallible>(())
     };
     let pack = || {
-        let Ok(layer) = Linear::pack(shape.outputs, shape.inputs, dtype, None, fill);
+        let packed = if form.is_quantised && k.is_multiple_of(COLUMNS) {
+            Linear::pack_blocks(n, k, COLUMNS, form.dtype, None, blocks)
+        } else {
+            Linear::pack(n, k, form.dtype, None, floats)
+        };
+        let Ok(layer) = packed;
         layer
     };
     let mut layers = vec![pack()];
@@ -167,6 +200,7 @@ fn one(
         inputs: shape.inputs,
         outputs: shape.outputs,
         rows,
+        bytes_a_weight: layers[0].bytes() as f64 / (shape.inputs * shape.outputs) as f64,
         speed,
         weights_gb_per_second: layers[0].bytes() as f64 / speed.seconds / 1e9,
     })
@@ -189,7 +223,7 @@ mod tests {
     #[test]
     fn copies_fill_what_they_are_to_fill() {
         let shape = Shape { of: vec![], inputs: 100, outputs: 64 };
-        let bytes = |fill: usize| copies(&shape, Dtype::F32, fill).iter().map(Linear::bytes).sum::<usize>();
+        let bytes = |fill: usize| copies(&shape, FORMS[0], fill).iter().map(Linear::bytes).sum::<usize>();
         assert_eq!(bytes(0), 25_600);
         assert!((1_000_000..1_025_600).contains(&bytes(1_000_000)));
     }

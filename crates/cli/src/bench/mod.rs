@@ -19,9 +19,6 @@ use serde_json::json;
 /// Version of the lines of the history.
 const SCHEMA_VERSION: u32 = 1;
 
-/// Both types in which weights are kept.
-const DTYPES: [Dtype; 2] = [Dtype::F32, Dtype::Bf16];
-
 /// Everything that was measured.
 #[derive(Serialize)]
 struct Report {

@@ -27,17 +27,18 @@ pub(super) fn head(report: &Report) -> String {
 pub(super) fn kernel_head() -> String {
     format!(
         "\nlinear layers of K inputs and N outputs on M rows, weights from memory\n\
-         {:<9} {:<5} {:>6} {:>6} {:>4} {:>9} {:>8} {:>8}  layer\n",
-        "kernel", "dtype", "K", "N", "M", "GFLOP/s", "of peak", "GB/s"
+         {:<9} {:<5} {:>8} {:>6} {:>6} {:>4} {:>9} {:>8} {:>8}  layer\n",
+        "kernel", "dtype", "B/weight", "K", "N", "M", "GFLOP/s", "of peak", "GB/s"
     )
 }
 
 /// A line of a kernel.
 pub(super) fn kernel(k: &Kernel) -> String {
     format!(
-        "{:<9} {:<5} {:>6} {:>6} {:>4} {:>9.1} {:>7.1}% {:>8.1}  {}\n",
+        "{:<9} {:<5} {:>8.2} {:>6} {:>6} {:>4} {:>9.1} {:>7.1}% {:>8.1}  {}\n",
         k.direction.name(),
         k.dtype,
+        k.bytes_a_weight,
         k.inputs,
         k.outputs,
         k.rows,

@@ -5,8 +5,8 @@ use serde_json::Value;
 use std::fs;
 use std::path::Path;
 
-/// Shapes of the reference times rows, types and directions of a quick run.
-const QUICK_KERNELS: usize = 2 * 2 * 2 * 2;
+/// Shapes of the reference times rows, forms of weights and directions of a quick run.
+const QUICK_KERNELS: usize = 2 * 2 * 4 * 2;
 
 fn quick() -> assert_cmd::Command {
     let mut command = fathom();
@@ -36,6 +36,10 @@ fn check_report(report: &Value) {
     for kernel in report["kernels"].as_array().unwrap() {
         check_speed(kernel);
         assert!(kernel["weights_gb_per_second"].as_f64().is_some_and(|x| x > 0.0), "{kernel}");
+        let stored: &[f64] = if kernel["dtype"] == "f32" { &[4.0, 1.25] } else { &[2.0, 1.25] };
+        if kernel["layer"] == "reference" {
+            assert!(stored.contains(&kernel["bytes_a_weight"].as_f64().unwrap()), "{kernel}");
+        }
         // A multiply-add is two operations.
         let of = |field: &str| kernel[field].as_f64().unwrap();
         let operations = 2e-9 * of("rows") * of("inputs") * of("outputs");
