@@ -7,6 +7,7 @@
 use crate::panel::WIDTH;
 use crate::product;
 use crate::storage::Numbers;
+use crate::turned::{BLOCK, HEADER};
 use half::f16;
 use std::arch::x86_64::*;
 
@@ -82,93 +83,179 @@ impl Panel {
     }
 }
 
-/// Floats of which the upper halves are stored.
-pub(crate) struct Upper {
-    from: *const __m256i,
+/// Weights of which a panel is made, column by column.
+pub(crate) trait Floats {
+    /// Columns that there are.
+    fn len(&self) -> usize;
+
+    /// The 32 weights of the next column.
+    ///
+    /// # Safety
+    /// The processor must have AVX-512 F, BW, DQ and VL and FMA, and there must be another column.
+    unsafe fn column(&mut self) -> [__m512; 2];
+}
+
+/// A panel of floats that is made.
+pub(crate) struct Singles<F> {
+    floats: F,
     panel: Panel,
 }
 
-impl Upper {
-    /// All steps of `from`.
+impl<F: Floats> Singles<F> {
+    /// So many steps.
     ///
     /// # Panics
-    /// When the room is too short.
-    pub(crate) fn new(from: &[u16], room: Room<'_>) -> Self {
-        Self { from: from.as_ptr().cast(), panel: Panel::new(room, from.len() / WIDTH) }
+    /// When there are not so many columns, or the room is too short.
+    pub(crate) fn new(floats: F, steps: usize, room: Room<'_>) -> Self {
+        assert!(steps <= floats.len());
+        Self { floats, panel: Panel::new(room, steps) }
     }
 }
 
-impl Columns for Upper {
+impl<F: Floats> Columns for Singles<F> {
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
     unsafe fn next(&mut self) -> [__m512i; 2] {
-        let widen = |half| _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half));
-        // SAFETY: the caller says that there is another step, of two halves of a register.
+        // SAFETY: a step is a column.
+        unsafe { self.panel.write(self.floats.column().map(|floats| _mm512_castps_si512(floats))) }
+    }
+}
+
+/// A panel of pairs of bfloat16 that is made.
+pub(crate) struct Pairs<F> {
+    floats: F,
+    panel: Panel,
+}
+
+impl<F: Floats> Pairs<F> {
+    /// So many steps.
+    ///
+    /// # Panics
+    /// When there are not so many pairs of columns, or the room is too short.
+    pub(crate) fn new(floats: F, steps: usize, room: Room<'_>) -> Self {
+        assert!(product(steps, 2) <= floats.len());
+        Self { floats, panel: Panel::new(room, steps) }
+    }
+}
+
+impl<F: Floats> Columns for Pairs<F> {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")]
+    unsafe fn next(&mut self) -> [__m512i; 2] {
+        // SAFETY: a step is two columns, and both types are 64 bytes for which any bits are a value.
         unsafe {
-            let halves = [_mm256_loadu_si256(self.from), _mm256_loadu_si256(self.from.add(1))];
-            self.from = self.from.add(2);
-            self.panel.write(halves.map(widen))
+            let (even, odd) = (self.floats.column(), self.floats.column());
+            // The instruction puts one column behind the other.
+            let places = _mm512_set_epi16(
+                31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
+                3, 18, 2, 17, 1, 16, 0,
+            );
+            let pairs = [0, 1].map(|half| {
+                let rounded = _mm512_cvtne2ps_pbh(odd[half], even[half]);
+                _mm512_permutexvar_epi16(places, std::mem::transmute::<__m512bh, __m512i>(rounded))
+            });
+            self.panel.write(pairs)
         }
+    }
+}
+
+/// Floats of which the upper halves are stored.
+pub(crate) struct Upper<'a>(&'a [u16]);
+
+impl<'a> Upper<'a> {
+    /// Columns of 32 halves.
+    pub(crate) fn new(from: &'a [u16]) -> Self {
+        Self(from)
+    }
+}
+
+/// The next column of 16-bit weights, in two halves of a register.
+///
+/// # Safety
+/// The processor must have AVX, and there must be another column.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl")]
+unsafe fn halves<T>(from: &mut &[T]) -> [__m256i; 2] {
+    let at = from.as_ptr().cast::<__m256i>();
+    // SAFETY: the caller says that there are 32 halves.
+    unsafe {
+        let halves = [_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))];
+        *from = from.get_unchecked(WIDTH..);
+        halves
+    }
+}
+
+impl Floats for Upper<'_> {
+    fn len(&self) -> usize {
+        self.0.len() / WIDTH
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+    unsafe fn column(&mut self) -> [__m512; 2] {
+        let widen = |half| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)));
+        // SAFETY: the caller says that there is another column.
+        unsafe { halves(&mut self.0).map(widen) }
     }
 }
 
 /// 16-bit floats.
-pub(crate) struct Half {
-    from: *const __m256i,
-    panel: Panel,
-}
+pub(crate) struct Half<'a>(&'a [f16]);
 
-impl Half {
-    /// All steps of `from`.
-    ///
-    /// # Panics
-    /// When the room is too short.
-    pub(crate) fn new(from: &[f16], room: Room<'_>) -> Self {
-        Self { from: from.as_ptr().cast(), panel: Panel::new(room, from.len() / WIDTH) }
+impl<'a> Half<'a> {
+    /// Columns of 32 floats.
+    pub(crate) fn new(from: &'a [f16]) -> Self {
+        Self(from)
     }
 }
 
-impl Columns for Half {
+impl Floats for Half<'_> {
+    fn len(&self) -> usize {
+        self.0.len() / WIDTH
+    }
+
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    unsafe fn next(&mut self) -> [__m512i; 2] {
-        // SAFETY: as in `Upper`.
-        unsafe {
-            let halves = [_mm256_loadu_si256(self.from), _mm256_loadu_si256(self.from.add(1))];
-            self.from = self.from.add(2);
-            self.panel.write(halves.map(|half| _mm512_castps_si512(_mm512_cvtph_ps(half))))
-        }
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+    unsafe fn column(&mut self) -> [__m512; 2] {
+        // SAFETY: the caller says that there is another column.
+        unsafe { halves(&mut self.0).map(|half| _mm512_cvtph_ps(half)) }
     }
 }
 
 /// Whole numbers in blocks, each behind its scales and offsets.
-struct Blocks {
+pub(crate) struct Blocks {
     scales: *const f32,
     values: *const __m128i,
     /// Columns of a block.
     columns: usize,
     /// Columns that are left in this block.
     left: usize,
+    /// Columns that are left in all.
+    all: usize,
 }
 
 impl Blocks {
+    /// The columns of these numbers.
+    ///
     /// # Panics
-    /// When there are fewer numbers than said.
-    fn new(numbers: Numbers<'_>) -> Self {
+    /// When there are fewer than said.
+    pub(crate) fn new(numbers: Numbers<'_>) -> Self {
         let Numbers { from, columns, skip, .. } = numbers;
         let units = 2 * WIDTH + columns * WIDTH / size_of::<u32>();
-        let wanted = product(numbers.steps, numbers.columns_a_step);
-        assert!(skip < columns && wanted.saturating_add(skip) <= product(from.len() / units, columns));
+        let all = product(numbers.steps, numbers.columns_a_step);
+        assert!(skip < columns && all.saturating_add(skip) <= product(from.len() / units, columns));
         let scales: *const f32 = from.as_ptr().cast();
         // A column takes two registers of 16 bytes.
         let values = scales.wrapping_add(2 * WIDTH).cast::<__m128i>().wrapping_add(2 * skip);
-        Self { scales, values, columns, left: columns - skip }
+        Self { scales, values, columns, left: columns - skip, all }
+    }
+}
+
+impl Floats for Blocks {
+    fn len(&self) -> usize {
+        self.all
     }
 
-    /// The weights of the next column.
-    ///
-    /// # Safety
-    /// The processor must have AVX-512 F, and there must be another column.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
     unsafe fn column(&mut self) -> [__m512; 2] {
@@ -193,66 +280,124 @@ impl Blocks {
     }
 }
 
-/// Floats of whole numbers in blocks.
-pub(crate) struct Scaled {
-    blocks: Blocks,
-    panel: Panel,
+/// Rows of upper halves of floats that were turned over: units of two rows.
+pub(crate) struct TurnedUpper<'a> {
+    units: &'a [u32],
+    row: usize,
 }
 
-impl Scaled {
-    /// All steps of these numbers.
-    ///
-    /// # Panics
-    /// When there are fewer numbers than said, or the room is too short.
-    pub(crate) fn new(numbers: Numbers<'_>, room: Room<'_>) -> Self {
-        assert_eq!(numbers.columns_a_step, 1);
-        Self { blocks: Blocks::new(numbers), panel: Panel::new(room, numbers.steps) }
+impl<'a> TurnedUpper<'a> {
+    /// Pairs of rows of 32 units.
+    pub(crate) fn new(units: &'a [u32]) -> Self {
+        Self { units, row: 0 }
     }
 }
 
-impl Columns for Scaled {
+impl Floats for TurnedUpper<'_> {
+    fn len(&self) -> usize {
+        self.units.len() / WIDTH * 2
+    }
+
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-    unsafe fn next(&mut self) -> [__m512i; 2] {
-        // SAFETY: a step is a column.
-        unsafe { self.panel.write(self.blocks.column().map(|floats| _mm512_castps_si512(floats))) }
+    unsafe fn column(&mut self) -> [__m512; 2] {
+        let row = self.row;
+        self.row += 1;
+        // SAFETY: the caller says that there is another row.
+        let pairs = unsafe { two(self.units.as_ptr().add(row / 2 * WIDTH)) };
+        // Constants lie in the instructions, because registers are full of the sums of the tile.
+        let upper = match row % 2 {
+            0 => pairs.map(|pair| _mm512_slli_epi32::<16>(pair)),
+            _ => pairs.map(|pair| _mm512_maskz_mov_epi16(0xaaaa_aaaa, pair)),
+        };
+        upper.map(|upper| _mm512_castsi512_ps(upper))
     }
 }
 
-/// Pairs of bfloat16 of whole numbers in blocks.
-pub(crate) struct Pairs {
-    blocks: Blocks,
-    panel: Panel,
+/// Rows of 16-bit floats that were turned over: units of two rows.
+pub(crate) struct TurnedHalf<'a> {
+    units: &'a [u32],
+    row: usize,
 }
 
-impl Pairs {
-    /// All steps of these numbers.
-    ///
-    /// # Panics
-    /// When there are fewer numbers than said, or the room is too short.
-    pub(crate) fn new(numbers: Numbers<'_>, room: Room<'_>) -> Self {
-        assert_eq!(numbers.columns_a_step, 2);
-        Self { blocks: Blocks::new(numbers), panel: Panel::new(room, numbers.steps) }
+impl<'a> TurnedHalf<'a> {
+    /// Pairs of rows of 32 units.
+    pub(crate) fn new(units: &'a [u32]) -> Self {
+        Self { units, row: 0 }
     }
 }
 
-impl Columns for Pairs {
+impl Floats for TurnedHalf<'_> {
+    fn len(&self) -> usize {
+        self.units.len() / WIDTH * 2
+    }
+
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")]
-    unsafe fn next(&mut self) -> [__m512i; 2] {
-        // SAFETY: a step is two columns, and both types are 64 bytes for which any bits are a value.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+    unsafe fn column(&mut self) -> [__m512; 2] {
+        let row = self.row;
+        self.row += 1;
+        // SAFETY: the caller says that there is another row.
+        let pairs = unsafe { two(self.units.as_ptr().add(row / 2 * WIDTH)) };
+        let lower = match row % 2 {
+            0 => pairs,
+            _ => pairs.map(|pair| _mm512_srli_epi32::<16>(pair)),
+        };
+        lower.map(|lower| _mm512_cvtph_ps(_mm512_cvtepi32_epi16(lower)))
+    }
+}
+
+/// Rows of whole numbers that were turned over: units of four rows.
+pub(crate) struct TurnedBlocks<'a> {
+    units: &'a [u32],
+    row: usize,
+}
+
+impl<'a> TurnedBlocks<'a> {
+    /// Blocks of 32 rows.
+    pub(crate) fn new(units: &'a [u32]) -> Self {
+        Self { units, row: 0 }
+    }
+}
+
+impl Floats for TurnedBlocks<'_> {
+    fn len(&self) -> usize {
+        self.units.len() / BLOCK * WIDTH
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+    unsafe fn column(&mut self) -> [__m512; 2] {
+        let (block, row) = (self.row / WIDTH * BLOCK, self.row % WIDTH);
+        self.row += 1;
+        // SAFETY: the caller says that there is another row; a block has scales and offsets of 32 rows
+        // for each half of the columns, and the numbers of four rows one behind the other.
         unsafe {
-            let (even, odd) = (self.blocks.column(), self.blocks.column());
-            // The instruction puts one column behind the other.
-            let places = _mm512_set_epi16(
-                31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
-                3, 18, 2, 17, 1, 16, 0,
-            );
-            let pairs = [0, 1].map(|half| {
-                let rounded = _mm512_cvtne2ps_pbh(odd[half], even[half]);
-                _mm512_permutexvar_epi16(places, std::mem::transmute::<__m512bh, __m512i>(rounded))
-            });
-            self.panel.write(pairs)
+            let block = self.units.as_ptr().add(block);
+            let header = |at: usize| _mm512_set1_ps(block.cast::<f32>().add(at * WIDTH + row).read());
+            let numbers = two(block.add(HEADER + row / 4 * WIDTH));
+            // The byte goes up to where its sign is that of the unit, and down again.
+            let up = match row % 4 {
+                0 => numbers.map(|number| _mm512_slli_epi32::<24>(number)),
+                1 => numbers.map(|number| _mm512_slli_epi32::<16>(number)),
+                2 => numbers.map(|number| _mm512_slli_epi32::<8>(number)),
+                _ => numbers,
+            };
+            [0, 1].map(|half| {
+                let number = _mm512_srai_epi32::<24>(up[half]);
+                _mm512_fmadd_ps(_mm512_cvtepi32_ps(number), header(2 * half), header(2 * half + 1))
+            })
         }
     }
+}
+
+/// Two registers from memory.
+///
+/// # Safety
+/// The processor must have AVX-512, and there must be 32 units.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn two(from: *const u32) -> [__m512i; 2] {
+    // SAFETY: the caller says so.
+    unsafe { [_mm512_loadu_si512(from.cast()), _mm512_loadu_si512(from.add(16).cast())] }
 }

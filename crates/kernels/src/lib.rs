@@ -31,6 +31,7 @@ pub mod peak;
 mod storage;
 mod tile;
 mod transpose;
+mod turned;
 
 pub use cpu::Isa;
 pub use linear::{Dtype, Linear};

@@ -2,9 +2,10 @@
 
 use crate::cpu::multiversion;
 use crate::memory::{LINE, Lines, view, view_mut};
-use crate::panel::{self, Element, Sizes, Turned, WIDTH};
+use crate::panel::{self, Element, Sizes, WIDTH};
 use crate::storage::{Blocks, Source, Storage};
 use crate::tile::{Ahead, Kernel, Multiply, Tile, fetch};
+use crate::turned::Turned;
 use crate::{Isa, product};
 use half::bf16;
 use rayon::prelude::*;
@@ -328,26 +329,23 @@ impl Linear {
         let outputs = |start: usize| start..(start + most).min(n);
         for start in (0..n).step_by(most) {
             for (block, turned) in job.panels.clone().zip(&mut *turned) {
-                panel::turn::<E>(isa, &self.weights, columns(block), outputs(start), turned);
+                turned.turn(isa, &kernel, &self.weights, columns(block), outputs(start));
             }
             // While the rows pass, what is turned over next is fetched, a part with each tile.
             let next = outputs(outputs(start).end);
-            let all = columns(job.panels.start).start..columns(job.panels.end - 1).end;
-            let all = all.start / E::GROUP..all.end.div_ceil(E::GROUP);
-            let pieces = next.len().div_ceil(WIDTH);
             let tiles = kernel.row_tiles();
             let count = tiles.len();
+            let parts = count * job.panels.len();
             for (i, rows) in tiles.enumerate() {
-                for group in i * pieces / count..(i + 1) * pieces / count {
-                    fetch(self.weights.stored(next.start / WIDTH + group, all.clone()));
-                }
                 let row = job.rows.start + rows.start;
-                for (block, turned) in job.panels.clone().zip(&*turned) {
+                for (b, (block, turned)) in job.panels.clone().zip(&mut *turned).enumerate() {
+                    self.fetch_part::<E>(&job.panels, next.clone(), i * job.panels.len() + b, parts);
                     let columns = columns(block);
-                    let tile = Tile {
+                    let (raw, panel) = turned.parts();
+                    let tile = |panel| Tile {
                         x: &dy[row * dy_stride + start..],
                         x_stride: dy_stride,
-                        panel: view(&turned.panel),
+                        panel: view(panel),
                         steps: panel::steps::<E>(outputs(start).len()),
                         y: out.at(row * k + columns.start),
                         y_stride: k,
@@ -355,12 +353,29 @@ impl Linear {
                         cols: columns.len(),
                         bias: None,
                         accumulate: start > 0,
-                        ahead: Ahead::nothing(&turned.panel),
+                        ahead: Ahead::nothing(dy),
                     };
                     // SAFETY: the tile lies in the rows and columns of this job.
-                    unsafe { tile.run(&kernel) };
+                    unsafe {
+                        match raw {
+                            Some(raw) if i == 0 => tile(&[]).run_turned(&kernel, raw, panel, count > 1),
+                            _ => tile(panel).run(&kernel),
+                        }
+                    }
                 }
             }
+        }
+    }
+
+    /// Fetches one of so many parts of what is stored of some outputs, blocks of [`WIDTH`] of them, in the
+    /// columns of these panels.
+    fn fetch_part<E: Element>(&self, panels: &Range<usize>, outputs: Range<usize>, part: usize, of: usize) {
+        let pieces = outputs.len().div_ceil(WIDTH) * panels.len();
+        for piece in part * pieces / of..(part + 1) * pieces / of {
+            let (group, block) = (piece / panels.len(), panels.start + piece % panels.len());
+            let columns = block * WIDTH..((block + 1) * WIDTH).min(self.k);
+            let steps = columns.start / E::GROUP..columns.end.div_ceil(E::GROUP);
+            fetch(self.weights.stored(outputs.start / WIDTH + group, steps));
         }
     }
 

@@ -8,9 +8,8 @@
 //! `f32` and of 16 in bfloat16, which is what an instruction of AMX takes: the last block of a
 //! panel is filled up with zeros.
 
-use crate::memory::{Lines, Plain, view_mut};
-use crate::storage::Storage;
-use crate::transpose::{interleave, transpose};
+use crate::memory::{Plain, view_mut};
+use crate::transpose::transpose;
 use crate::{Isa, product};
 use half::bf16;
 use std::ops::Range;
@@ -177,44 +176,6 @@ pub(crate) fn pack<E: Element>(rows: &[f32], k: usize, rounded: &mut Vec<u32>, p
         to.iter_mut().zip(from).for_each(|(to, from)| *to = E::from_f32(*from));
     }
     transpose(Isa::get(), rounded, steps, panel, WIDTH, count, steps);
-}
-
-/// Writes the wanted columns of `rows` of a stored matrix as one panel over the rows, so that
-/// element `[c][r]` of it is `W[rows.start + r][wanted.start + c]`.
-///
-/// # Shapes
-/// `rows` starts at a multiple of [`WIDTH`], `wanted` at one too and has at most `WIDTH`.
-pub(crate) fn turn<E: Element>(
-    isa: Isa,
-    weights: &Storage,
-    wanted: Range<usize>,
-    rows: Range<usize>,
-    turned: &mut Turned,
-) {
-    let (groups, block) = (rows.len().div_ceil(WIDTH), WIDTH / E::GROUP * WIDTH);
-    let steps = wanted.start / E::GROUP..wanted.end.div_ceil(E::GROUP);
-    turned.panel.resize(groups * block);
-    for (i, to) in turned.panel.chunks_exact_mut(block).take(groups).enumerate() {
-        let from = weights.panel(rows.start / WIDTH + i, steps.clone(), &mut turned.room);
-        if E::GROUP == 1 {
-            transpose(isa, from, WIDTH, to, WIDTH, steps.len(), WIDTH);
-            continue;
-        }
-        // Turned over, the units are rows of the matrix; pairs of rows make a step.
-        turned.rows.resize(block);
-        transpose(isa, from, WIDTH, &mut turned.rows, WIDTH / E::GROUP, steps.len(), WIDTH);
-        interleave(isa, &turned.rows[..block], to);
-    }
-}
-
-/// A panel over rows, and room to make it. Columns that do not exist keep what an earlier
-/// panel left there; sums over them are never written.
-#[derive(Default)]
-pub(crate) struct Turned {
-    /// Units of the panel.
-    pub(crate) panel: Lines,
-    rows: Lines,
-    room: Lines,
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use std::ops::Range;
 
 /// How weights are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+pub(crate) enum Form {
     /// As panels: floats, or pairs of bfloat16.
     Panels,
     /// The upper halves of floats whose lower halves are zero.
@@ -279,6 +279,11 @@ impl Storage {
         size_of_val(&self.units[..])
     }
 
+    /// How the weights are stored.
+    pub(crate) fn form(&self) -> Form {
+        self.form
+    }
+
     /// Whether panels are there and need not be made.
     pub(crate) fn is_panels(&self) -> bool {
         self.form == Form::Panels
@@ -330,7 +335,7 @@ impl Storage {
 
 impl Form {
     /// Units that so many columns take, whole blocks of them, in a form other than panels.
-    fn units(self, columns: usize) -> usize {
+    pub(crate) fn units(self, columns: usize) -> usize {
         match self {
             Self::Panels => product(columns, WIDTH),
             Self::Upper | Self::Half => product(columns, WIDTH / 2),

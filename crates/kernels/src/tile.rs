@@ -10,6 +10,7 @@ use crate::columns::{self, Columns};
 use crate::memory::view;
 use crate::panel::{Element, Sizes, WIDTH, chains};
 use crate::storage::Source;
+use crate::turned::Raw;
 use crate::{Isa, product};
 use half::bf16;
 use std::marker::PhantomData;
@@ -108,6 +109,14 @@ impl<E: Element> Kernel<E> {
             Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => 14,
             Isa::Avx2 => 6,
             Isa::Portable => 4,
+        }
+    }
+
+    /// Whether the kernel makes panels of stored weights while its first tile computes.
+    pub(crate) fn makes_panels(&self) -> bool {
+        match E::GROUP {
+            1 => self.isa >= Isa::Avx512,
+            _ => self.isa == Isa::Avx512Bf16,
         }
     }
 
@@ -210,35 +219,78 @@ impl<E: Element> Tile<'_, E> {
         E: Multiply,
     {
         #[cfg(target_arch = "x86_64")]
-        if kernel.isa >= Isa::Avx512 && self.rows > 0 {
-            let room = columns::Room { units, is_read };
-            self.check(kernel);
+        if kernel.makes_panels() {
             assert_eq!(source.steps(), self.steps);
-            match source {
-                Source::Panels(_) => {}
-                Source::Upper(from) => {
-                    return by_rows!(avx512::<E::Avx512>, self, (self, columns::Upper::new(from, room)));
+            let room = columns::Room { units, is_read };
+            // SAFETY: the caller's word, and the kernel has what it takes.
+            unsafe {
+                match source {
+                    Source::Panels(_) => {}
+                    Source::Upper(from) => return self.run_floats(kernel, columns::Upper::new(from), room),
+                    Source::Half(from) => return self.run_floats(kernel, columns::Half::new(from), room),
+                    Source::Blocks(from) => return self.run_floats(kernel, columns::Blocks::new(from), room),
                 }
-                Source::Half(from) => {
-                    return by_rows!(avx512::<E::Avx512>, self, (self, columns::Half::new(from, room)));
-                }
-                Source::Blocks(numbers) if E::GROUP == 1 => {
-                    return by_rows!(avx512::<E::Avx512>, self, (self, columns::Scaled::new(numbers, room)));
-                }
-                Source::Blocks(numbers) if kernel.isa == Isa::Avx512Bf16 => {
-                    return by_rows!(
-                        avx512_bf16::<E::Avx512Bf16>,
-                        self,
-                        (self, columns::Pairs::new(numbers, room))
-                    );
-                }
-                Source::Blocks(_) => {}
             }
         }
         let _ = is_read;
         source.write(units);
         // SAFETY: the caller's word.
         unsafe { Tile { panel: view(units), ..*self }.run(kernel) };
+    }
+
+    /// As [`Self::run_making`], of weights that were turned over.
+    ///
+    /// # Safety
+    /// As [`Self::run`].
+    ///
+    /// # Panics
+    /// When `raw` holds fewer steps than the tile, there is no room for them, the kernel does not make
+    /// panels, or as [`Self::run`].
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) unsafe fn run_turned(&self, kernel: &Kernel<E>, raw: Raw<'_>, units: &mut [u32], is_read: bool)
+    where
+        E: Multiply,
+    {
+        assert!(kernel.makes_panels());
+        let room = columns::Room { units, is_read };
+        // SAFETY: the caller's word, and the kernel has what it takes.
+        unsafe {
+            match raw {
+                Raw::Upper(units) => self.run_floats(kernel, columns::TurnedUpper::new(units), room),
+                Raw::Half(units) => self.run_floats(kernel, columns::TurnedHalf::new(units), room),
+                Raw::Blocks(units) => self.run_floats(kernel, columns::TurnedBlocks::new(units), room),
+            }
+        }
+    }
+
+    /// As above; no kernel makes panels here.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(crate) unsafe fn run_turned(&self, _: &Kernel<E>, _: Raw<'_>, _: &mut [u32], _: bool) {
+        unreachable!("no kernel makes panels here");
+    }
+
+    /// Runs on a panel that is made of floats on the way.
+    ///
+    /// # Safety
+    /// As [`Self::run`], and [`Kernel::makes_panels`] must hold.
+    ///
+    /// # Panics
+    /// When there are not so many columns, or as [`Self::run_making`].
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn run_floats(&self, kernel: &Kernel<E>, floats: impl columns::Floats, room: columns::Room<'_>)
+    where
+        E: Multiply,
+    {
+        use columns::{Pairs, Singles};
+        if self.rows == 0 {
+            return;
+        }
+        self.check(kernel);
+        if E::GROUP == 1 {
+            by_rows!(avx512::<E::Avx512>, self, (self, Singles::new(floats, self.steps, room)));
+        } else {
+            by_rows!(avx512_bf16::<E::Avx512Bf16>, self, (self, Pairs::new(floats, self.steps, room)));
+        }
     }
 
     fn check(&self, kernel: &Kernel<E>) {
