@@ -6,38 +6,43 @@
 
 use crate::panel::WIDTH;
 use crate::product;
-use crate::storage::Numbers;
+use crate::storage::{Form, Numbers};
 use crate::turned::{BLOCK, HEADER};
 use half::f16;
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
 /// Where the columns of a panel's steps come from, one step after the other.
 pub(crate) trait Columns {
     /// The 32 units of the next step.
     ///
     /// # Safety
-    /// The processor must have AVX-512 F, BW, DQ and VL, and there must be another step.
+    /// The processor must have AVX-512 F, BW, DQ and VL and FMA, and BF16 for [`Pairs`]; and there must
+    /// be another step.
     unsafe fn next(&mut self) -> [__m512i; 2];
 }
 
 /// A panel that is there.
-pub(crate) struct Ready(*const __m512i);
+pub(crate) struct Ready<'a> {
+    next: *const __m512i,
+    panel: PhantomData<&'a [u32]>,
+}
 
-impl Ready {
+impl<'a> Ready<'a> {
     /// The steps of a panel.
-    pub(crate) fn new<E>(panel: &[E]) -> Self {
-        Self(panel.as_ptr().cast())
+    pub(crate) fn new<E>(panel: &'a [E]) -> Self {
+        Self { next: panel.as_ptr().cast(), panel: PhantomData }
     }
 }
 
-impl Columns for Ready {
+impl Columns for Ready<'_> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     unsafe fn next(&mut self) -> [__m512i; 2] {
         // SAFETY: the caller says that there is another step, of two registers.
         unsafe {
-            let columns = [_mm512_loadu_si512(self.0), _mm512_loadu_si512(self.0.add(1))];
-            self.0 = self.0.add(2);
+            let columns = two(self.next.cast());
+            self.next = self.next.add(2);
             columns
         }
     }
@@ -53,17 +58,19 @@ pub(crate) struct Room<'a> {
 }
 
 /// A panel that is being written.
-struct Panel {
+struct Panel<'a> {
     next: *mut __m512i,
     registers_a_step: usize,
+    room: PhantomData<&'a mut [u32]>,
 }
 
-impl Panel {
+impl<'a> Panel<'a> {
     /// # Panics
     /// When there is no room for so many steps.
-    fn new(room: Room<'_>, steps: usize) -> Self {
+    fn new(room: Room<'a>, steps: usize) -> Self {
         assert!(product(steps, WIDTH) <= room.units.len());
-        Self { next: room.units.as_mut_ptr().cast(), registers_a_step: if room.is_read { 2 } else { 0 } }
+        let registers_a_step = if room.is_read { 2 } else { 0 };
+        Self { next: room.units.as_mut_ptr().cast(), registers_a_step, room: PhantomData }
     }
 
     /// Writes the next step, and gives it.
@@ -96,23 +103,23 @@ pub(crate) trait Floats {
 }
 
 /// A panel of floats that is made.
-pub(crate) struct Singles<F> {
+pub(crate) struct Singles<'a, F> {
     floats: F,
-    panel: Panel,
+    panel: Panel<'a>,
 }
 
-impl<F: Floats> Singles<F> {
+impl<'a, F: Floats> Singles<'a, F> {
     /// So many steps.
     ///
     /// # Panics
     /// When there are not so many columns, or the room is too short.
-    pub(crate) fn new(floats: F, steps: usize, room: Room<'_>) -> Self {
+    pub(crate) fn new(floats: F, steps: usize, room: Room<'a>) -> Self {
         assert!(steps <= floats.len());
         Self { floats, panel: Panel::new(room, steps) }
     }
 }
 
-impl<F: Floats> Columns for Singles<F> {
+impl<F: Floats> Columns for Singles<'_, F> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
     unsafe fn next(&mut self) -> [__m512i; 2] {
@@ -122,23 +129,23 @@ impl<F: Floats> Columns for Singles<F> {
 }
 
 /// A panel of pairs of bfloat16 that is made.
-pub(crate) struct Pairs<F> {
+pub(crate) struct Pairs<'a, F> {
     floats: F,
-    panel: Panel,
+    panel: Panel<'a>,
 }
 
-impl<F: Floats> Pairs<F> {
+impl<'a, F: Floats> Pairs<'a, F> {
     /// So many steps.
     ///
     /// # Panics
     /// When there are not so many pairs of columns, or the room is too short.
-    pub(crate) fn new(floats: F, steps: usize, room: Room<'_>) -> Self {
+    pub(crate) fn new(floats: F, steps: usize, room: Room<'a>) -> Self {
         assert!(product(steps, 2) <= floats.len());
         Self { floats, panel: Panel::new(room, steps) }
     }
 }
 
-impl<F: Floats> Columns for Pairs<F> {
+impl<F: Floats> Columns for Pairs<'_, F> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")]
     unsafe fn next(&mut self) -> [__m512i; 2] {
@@ -223,35 +230,36 @@ impl Floats for Half<'_> {
 }
 
 /// Whole numbers in blocks, each behind its scales and offsets.
-pub(crate) struct Blocks {
+pub(crate) struct Blocks<'a> {
     scales: *const f32,
     values: *const __m128i,
     /// Columns of a block.
     columns: usize,
     /// Columns that are left in this block.
     left: usize,
-    /// Columns that are left in all.
+    /// Columns that there are in all.
     all: usize,
+    from: PhantomData<&'a [u32]>,
 }
 
-impl Blocks {
+impl<'a> Blocks<'a> {
     /// The columns of these numbers.
     ///
     /// # Panics
     /// When there are fewer than said.
-    pub(crate) fn new(numbers: Numbers<'_>) -> Self {
+    pub(crate) fn new(numbers: Numbers<'a>) -> Self {
         let Numbers { from, columns, skip, .. } = numbers;
-        let units = 2 * WIDTH + columns * WIDTH / size_of::<u32>();
+        let units = Form::Blocks(columns).units(columns);
         let all = product(numbers.steps, numbers.columns_a_step);
         assert!(skip < columns && all.saturating_add(skip) <= product(from.len() / units, columns));
         let scales: *const f32 = from.as_ptr().cast();
         // A column takes two registers of 16 bytes.
         let values = scales.wrapping_add(2 * WIDTH).cast::<__m128i>().wrapping_add(2 * skip);
-        Self { scales, values, columns, left: columns - skip, all }
+        Self { scales, values, columns, left: columns - skip, all, from: PhantomData }
     }
 }
 
-impl Floats for Blocks {
+impl Floats for Blocks<'_> {
     fn len(&self) -> usize {
         self.all
     }

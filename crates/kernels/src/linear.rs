@@ -76,8 +76,8 @@ impl Linear {
     /// The first error that `fill` returns.
     ///
     /// # Panics
-    /// As [`Self::pack`], when `columns` is not a multiple of 4 that divides `k`, and for
-    /// [`Dtype::Bf16`] when 32 does not divide `k`.
+    /// As [`Self::pack`], when `columns` is not a multiple of 4 that divides `k`, when a scale or an
+    /// offset is not finite, and for [`Dtype::Bf16`] when 32 does not divide `k`.
     pub fn pack_blocks<Err: Send>(
         n: usize,
         k: usize,
@@ -390,18 +390,8 @@ impl Linear {
     pub fn row(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.n && out.len() == self.k);
         match self.dtype {
-            Dtype::F32 => self.copy_row::<f32>(row, out),
-            Dtype::Bf16 => self.copy_row::<bf16>(row, out),
-        }
-    }
-
-    fn copy_row<E: Element>(&self, row: usize, out: &mut [f32]) {
-        let mut room = Lines::new();
-        let panel = self.weights.panel(row / WIDTH, 0..panel::steps::<E>(self.k), &mut room);
-        let steps = view::<E>(panel).chunks_exact(WIDTH * E::GROUP);
-        for (out, step) in out.chunks_mut(E::GROUP).zip(steps) {
-            let elements = &step[row % WIDTH * E::GROUP..];
-            out.iter_mut().zip(elements).for_each(|(out, element)| *out = element.to_f32());
+            Dtype::F32 => self.weights.row::<f32>(row, out),
+            Dtype::Bf16 => self.weights.row::<bf16>(row, out),
         }
     }
 }
@@ -540,9 +530,9 @@ mod tests {
 
     /// The product of a row must be the same bits whatever stands beside it, and whoever computes.
     #[track_caller]
-    fn check_rows(n: usize, k: usize, dtype: Dtype) {
+    fn check_rows(layer: &Linear) {
         const MOST: usize = 100;
-        let layer = linear(n, k, dtype, &numbers(n * k, 1), Some(numbers(n, 2)));
+        let (n, k, dtype) = (layer.n, layer.k, layer.dtype);
         let threads = |count| rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
         let (one, three) = (threads(1), threads(3));
         let (x, dy) = (numbers(MOST * k, 3), numbers(MOST * n, 4));
@@ -563,16 +553,19 @@ mod tests {
 
     #[test]
     fn a_row_has_the_same_bits_whatever_stands_beside_it() {
+        let check = |n: usize, k: usize, dtype| {
+            check_rows(&linear(n, k, dtype, &numbers(n * k, 1), Some(numbers(n, 2))));
+        };
         for (n, k) in [(1, 1), (3, 31), (33, 32), (45, 700), (700, 45), (64, 257)] {
-            check_rows(n, k, Dtype::F32);
-            check_rows(n, k, Dtype::Bf16);
+            check(n, k, Dtype::F32);
+            check(n, k, Dtype::Bf16);
         }
         // A page long, rows are copied if there are many.
-        check_rows(33, 1024, Dtype::F32);
-        check_rows(1024, 33, Dtype::F32);
+        check(33, 1024, Dtype::F32);
+        check(1024, 33, Dtype::F32);
         // So long are rows that a few stay in the cache as a whole, and many do not.
-        check_rows(33, 4300, Dtype::F32);
-        check_rows(33, 8600, Dtype::Bf16);
+        check(33, 4300, Dtype::F32);
+        check(33, 8600, Dtype::Bf16);
     }
 
     #[test]
@@ -714,6 +707,7 @@ mod tests {
             panic!("packing from memory cannot fail")
         };
         let panels = Linear { n, k, dtype: stored.dtype, weights, bias: stored.bias.clone() };
+        check_rows(&stored);
         assert_eq!(stored.bytes() as f64, bytes_a_weight * (n.next_multiple_of(WIDTH) * k) as f64);
         let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         for (isa, m) in Isa::available().into_iter().flat_map(|isa| [1, 14, 15, 100].map(|m| (isa, m))) {
@@ -765,7 +759,17 @@ mod tests {
 
     #[test]
     fn quantised_weights_are_multiplied_as_they_are() {
-        for (n, k, columns) in [(1, 4, 4), (70, 352, 32), (65, 1024, 16), (40, 4320, 16), (33, 8640, 32)] {
+        // Blocks of 24 and 96 columns begin and end within steps, chains and the blocks of the way back.
+        for (n, k, columns) in [
+            (1, 4, 4),
+            (40, 96, 12),
+            (70, 352, 32),
+            (350, 1152, 24),
+            (65, 1024, 16),
+            (66, 768, 96),
+            (40, 4320, 16),
+            (33, 8640, 32),
+        ] {
             let count = k / columns;
             // A value times its scale is exact, as formats have it.
             let value = |j: usize, kk: usize| ((j * 89 + kk * 57) % 256) as u8 as i8;

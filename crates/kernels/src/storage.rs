@@ -3,7 +3,7 @@
 //! A model's weights seldom have all the digits of `f32`: checkpoints are written in 16 bits, or as
 //! small whole numbers with a scale for every 16 or 32 of them. Kept like this, they take from half to
 //! less than a third of the memory; a panel is made of them when it is multiplied, in the
-//! second-level cache, and serves all rows of a job. No bit of a weight is lost.
+//! second-level cache, and serves all rows of a job. For products in `f32` no bit of a weight is lost.
 //!
 //! Whatever the form, a group of [`WIDTH`] rows of the matrix lies together, in the order of k.
 
@@ -11,8 +11,8 @@ use crate::cpu::{mul_add, multiversion};
 use crate::memory::{Lines, Memory, Plain, view, view_mut};
 use crate::panel::{self, Element, WIDTH, nearest};
 use crate::product;
+use half::f16;
 use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -25,7 +25,7 @@ pub(crate) enum Form {
     Upper,
     /// 16-bit floats of IEEE 754.
     Half,
-    /// So many steps at a time: a scale and an offset for each row, and then the whole numbers.
+    /// So many columns at a time: a scale and an offset for each row, and then the whole numbers.
     Blocks(usize),
 }
 
@@ -37,7 +37,7 @@ const HALVES: [Form; 2] = [Form::Upper, Form::Half];
 pub struct Blocks<'a> {
     /// `[rows, k]`.
     pub values: &'a mut [i8],
-    /// `[rows, k / columns of a block]`. Where a block has an offset, the products of its
+    /// `[rows, k / columns of a block]`, finite. Where a block has an offset, the products of its
     /// scale with its values must be exact in `f32`, so that each weight is rounded once at most.
     pub scales: &'a mut [f32],
     /// As `scales`.
@@ -48,7 +48,7 @@ impl Blocks<'_> {
     /// Some of the rows, of so many in all.
     ///
     /// # Panics
-    /// When there are not so many.
+    /// When there are not so many, or none at all.
     pub fn rows(&mut self, rows: Range<usize>, all: usize) -> Blocks<'_> {
         let part = |len: usize| rows.start * (len / all)..rows.end * (len / all);
         let (values, scales) = (part(self.values.len()), part(self.scales.len()));
@@ -210,7 +210,10 @@ impl Storage {
             panel::pack::<f32>(&room.rows, k, &mut room.units, &mut room.panel);
             let panel: &[f32] = view(&room.panel);
             match form {
-                Form::Upper => view_mut::<bf16>(to).convert_from_f32_slice(panel),
+                Form::Upper => {
+                    let halves = panel.iter().map(|w| (w.to_bits() >> 16) as u16);
+                    view_mut(to).iter_mut().zip(halves).for_each(|(to, half)| *to = half);
+                }
                 _ => view_mut::<f16>(to).convert_from_f32_slice(panel),
             }
             Ok(())
@@ -224,8 +227,8 @@ impl Storage {
     /// The first error that `fill` returns.
     ///
     /// # Panics
-    /// When `columns` is no multiple of 4 that divides `k`, or `k` does not fill the steps of a
-    /// panel.
+    /// When `columns` is no multiple of 4 that divides `k`, `k` does not fill the steps of a
+    /// panel, or a scale or an offset is not finite.
     pub(crate) fn blocks<E: Element, Err: Send>(
         n: usize,
         k: usize,
@@ -246,6 +249,10 @@ impl Storage {
             scales.resize(rows.len() * count, 0.0);
             offsets.resize(rows.len() * count, 0.0);
             fill(rows, Blocks { values, scales, offsets })?;
+            assert!(
+                scales.iter().chain(&*offsets).all(|x| x.is_finite()),
+                "scales and offsets must be finite"
+            );
             for (b, to) in to.chunks_exact_mut(form.units(columns)).enumerate() {
                 let (to_scales, to) = to.split_at_mut(WIDTH);
                 let (to_offsets, to_values) = to.split_at_mut(WIDTH);
@@ -257,7 +264,7 @@ impl Storage {
         })
     }
 
-    /// Fills each group's memory on some thread of the pool, with room that the thread keeps.
+    /// Fills each group's memory on some thread of the pool, with room that serves several of them.
     fn build<E: Element, Room: Default, Err: Send>(
         n: usize,
         form: Form,
@@ -316,6 +323,40 @@ impl Storage {
                 steps: steps.len(),
                 columns_a_step: self.columns_a_step,
             }),
+        }
+    }
+
+    /// Reads one row of the matrix.
+    pub(crate) fn row<E: Element>(&self, row: usize, out: &mut [f32]) {
+        let (group, j) = (row / WIDTH, row % WIDTH);
+        let units = &self.units[group * self.size..(group + 1) * self.size];
+        match self.form {
+            Form::Panels => {
+                let elements: &[E] = view(units);
+                for (out, step) in out.chunks_mut(E::GROUP).zip(elements.chunks_exact(WIDTH * E::GROUP)) {
+                    out.iter_mut().zip(&step[j * E::GROUP..]).for_each(|(out, e)| *out = e.to_f32());
+                }
+            }
+            Form::Upper => {
+                let halves = view::<u16>(units).iter().skip(j).step_by(WIDTH);
+                out.iter_mut().zip(halves).for_each(|(out, h)| *out = f32::from_bits(u32::from(*h) << 16));
+            }
+            Form::Half => {
+                let halves = view::<f16>(units).iter().skip(j).step_by(WIDTH);
+                out.iter_mut().zip(halves).for_each(|(out, h)| *out = h.to_f32());
+            }
+            Form::Blocks(columns) => {
+                let blocks = units.chunks_exact(self.form.units(columns));
+                for (out, block) in out.chunks_exact_mut(columns).zip(blocks) {
+                    let (header, values) = block.split_at(2 * WIDTH);
+                    let header: &[f32] = view(header);
+                    let values = view::<i8>(values).iter().skip(j).step_by(WIDTH);
+                    for (out, value) in out.iter_mut().zip(values) {
+                        let weight = f32::from(*value) * header[j] + header[WIDTH + j];
+                        *out = E::from_f32(weight).to_f32();
+                    }
+                }
+            }
         }
     }
 

@@ -51,10 +51,10 @@ pub(crate) struct Ahead {
 }
 
 impl Ahead {
-    /// Fetches nothing that is not there already, such as the panel of the tile: looking for
+    /// Fetches nothing that is not there already, such as rows of the tile: looking for
     /// an address that does not exist takes long.
-    pub(crate) fn nothing<T>(panel: &[T]) -> Self {
-        Self { from: panel.as_ptr().cast(), bytes_a_step: 0 }
+    pub(crate) fn nothing<T>(there: &[T]) -> Self {
+        Self { from: there.as_ptr().cast(), bytes_a_step: 0 }
     }
 }
 
@@ -221,6 +221,10 @@ impl<E: Element> Tile<'_, E> {
         #[cfg(target_arch = "x86_64")]
         if kernel.makes_panels() {
             assert_eq!(source.steps(), self.steps);
+            assert!(
+                E::GROUP == 1 || matches!(source, Source::Panels(_) | Source::Blocks(_)),
+                "floats of 16 bits make floats"
+            );
             let room = columns::Room { units, is_read };
             // SAFETY: the caller's word, and the kernel has what it takes.
             unsafe {

@@ -86,6 +86,9 @@ impl Format {
     /// When `to` has not one value for each number of the blocks and one scale and offset for each
     /// [`Self::numbers_a_scale`] of them.
     pub(crate) fn read(self, blocks: &[u8], to: Blocks<'_>) {
+        let numbers = blocks.len() / self.bytes() * self.numbers();
+        assert_eq!([to.values.len(), to.scales.len()], [numbers, numbers / self.numbers_a_scale()]);
+        assert_eq!(to.scales.len(), to.offsets.len());
         let scales = self.numbers() / self.numbers_a_scale();
         let values = to.values.chunks_exact_mut(self.numbers());
         let scales = to.scales.chunks_exact_mut(scales).zip(to.offsets.chunks_exact_mut(scales));

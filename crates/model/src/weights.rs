@@ -321,7 +321,7 @@ impl Tensor<'_> {
 /// Repeats each of the first `count` numbers, so that all places are filled.
 fn spread(numbers: &mut [f32], count: usize) {
     let times = numbers.len() / count.max(1);
-    for i in (0..count).rev().filter(|_| times > 1) {
+    for i in (0..count).rev() {
         let number = numbers[i];
         numbers[i * times..(i + 1) * times].fill(number);
     }

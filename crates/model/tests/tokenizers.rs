@@ -444,6 +444,8 @@ proptest! {
 
     #[test]
     fn what_is_encoded_reads_back(text in "\\PC{0,40}") {
+        // Where such a token is spelled out, SentencePiece begins a word behind it.
+        prop_assume!(!["<s>", "</s>", "<unk>", "<bos>", "<eos>", "<pad>"].iter().any(|t| text.contains(t)));
         for name in ["gpt2", "llama3", "llama2", "gemma3"] {
             let (path, header) = header(name);
             let tokenizer = Tokenizer::from_gguf(&path, &header).unwrap();

@@ -100,9 +100,15 @@ pub(super) fn shapes(config: Option<&Config>) -> Vec<Shape> {
     shapes
 }
 
+/// The forms in which weights of a shape can be: blocks must fill rows.
+fn forms(shape: &Shape) -> impl Iterator<Item = Form> + use<> {
+    let can_be_quantised = shape.inputs.is_multiple_of(COLUMNS);
+    FORMS.into_iter().filter(move |form| can_be_quantised || !form.is_quantised)
+}
+
 /// How many timings that are.
 pub(super) fn count(shapes: &[Shape], effort: &Effort) -> usize {
-    shapes.len() * effort.rows.len() * FORMS.len() * 2
+    shapes.iter().map(|shape| forms(shape).count() * effort.rows.len() * 2).sum()
 }
 
 /// Measures all and hands out each as soon as it is there.
@@ -113,7 +119,7 @@ pub(super) fn measure(
 ) -> Result<Vec<Kernel>> {
     let mut kernels = Vec::new();
     for shape in shapes {
-        for form in FORMS {
+        for form in forms(shape) {
             let layers = copies(shape, form, effort.weights);
             for direction in [Direction::Forward, Direction::Backward] {
                 for &rows in effort.rows {
@@ -137,6 +143,8 @@ fn copies(shape: &Shape, form: Form, bytes: usize) -> Vec<Linear> {
     };
     let blocks = |rows: Range<usize>, blocks: Blocks<'_>| {
         numbers(rows.start, blocks.scales);
+        // Few digits, as in any format: products with the whole numbers are exact.
+        blocks.scales.iter_mut().for_each(|s| *s = (*s * 1024.0).round() / 1024.0);
         numbers(rows.end, blocks.offsets);
         for (i, value) in blocks.values.iter_mut().enumerate() {
             *value = (rows.start * k + i).wrapping_mul(97) as u8 as i8;
@@ -144,7 +152,7 @@ fn copies(shape: &Shape, form: Form, bytes: usize) -> Vec<Linear> {
         Ok::<(), Infallible>(())
     };
     let pack = || {
-        let packed = if form.is_quantised && k.is_multiple_of(COLUMNS) {
+        let packed = if form.is_quantised {
             Linear::pack_blocks(n, k, COLUMNS, form.dtype, None, blocks)
         } else {
             Linear::pack(n, k, form.dtype, None, floats)
