@@ -14,7 +14,8 @@ What is timed. Every measurement is a process of its own, PyTorch and Fathom in 
 over --repeats counts. Seconds are those of the probe with its clean runs; loading the model is left
 out on both sides, and on PyTorch's side a warm-up as well. The seconds of whole processes, with
 start, loading and writing of results, stand beside them. Peak memory is that of the process. Weights
-are kept in the type named, on both sides; GGUF files are dequantised for PyTorch beforehand.
+are multiplied in the type named, on both sides. PyTorch keeps them in it, for which GGUF files are
+dequantised beforehand; Fathom keeps them as the file has them, about.
 
 What is compared. `difference` is |a - b| / |b| over all numbers that both sides give (a: Fathom, b:
 PyTorch), so that nobody times two different things. For gradients the completeness errors are

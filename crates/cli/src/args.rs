@@ -85,14 +85,14 @@ the column GB/s.";
 const BENCH_EXAMPLES: &str = "Examples:
   fathom bench                            peak and kernels, in a minute
   fathom bench smollm2-135m               a model as well, in about four minutes
-  fathom bench model.gguf --dtype bf16    a model whose weights are kept in bf16
+  fathom bench model.gguf --dtype bf16    a model whose weights are rounded to bf16
   fathom bench --quick                    whether all is well, in a few seconds
   fathom bench --out history --json       print JSON, and add it as a line to history/MACHINE.jsonl";
 
-/// The type in which weights are kept.
+/// The type in which weights are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DtypeArg {
-    /// 32-bit floats: exact; weights stay as small as the checkpoint has them
+    /// 32-bit floats: exact; 16-bit weights stay so in memory, quantised ones take 1.25 to 1.5 bytes
     F32,
     /// bfloat16 weights and inputs, sums in f32: up to twice as fast, three digits
     Bf16,
@@ -146,7 +146,7 @@ pub(crate) struct ModelArgs {
     /// Branch, tag or commit of a model from the hub
     #[arg(long, value_name = "REV")]
     pub(crate) revision: Option<String>,
-    /// The type in which weights are kept
+    /// The type in which weights are multiplied
     #[arg(long, value_enum, default_value = "f32")]
     pub(crate) dtype: DtypeArg,
     /// Where the model runs
@@ -447,7 +447,7 @@ pub(crate) struct Bench {
     /// Branch, tag or commit of a model from the hub
     #[arg(long, value_name = "REV", requires = "model")]
     pub(crate) revision: Option<String>,
-    /// The type in which the model's weights are kept; kernels are timed in both
+    /// The type in which the model's weights are multiplied; kernels are timed in both
     #[arg(long, value_enum, default_value = "f32", requires = "model")]
     pub(crate) dtype: DtypeArg,
     /// Fewer sizes, prompts and repetitions: rough numbers in a few seconds

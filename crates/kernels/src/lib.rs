@@ -1,7 +1,7 @@
 //! CPU kernels for transformer layers. They know nothing of models.
 //!
-//! Everything works on row-major `f32` slices. Weights are packed once into
-//! panels and multiplied by [`Linear`]; [`attention`] uses the same inner
+//! Everything works on row-major `f32` slices. Weights are packed once, in a form no larger
+//! than they need, and multiplied by [`Linear`] as panels; [`attention`] uses the same inner
 //! kernel on panels that it packs from keys. The instruction set is chosen at
 //! run time ([`Isa`]), threads are rayon's current pool.
 //!

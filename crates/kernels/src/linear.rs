@@ -12,13 +12,12 @@ use rayon::prelude::*;
 use std::cell::Cell;
 use std::ops::Range;
 
-/// How packed weights are kept.
+/// How weights are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
-    /// 32-bit floats.
+    /// As 32-bit floats. They may be stored as something smaller that has the same values.
     F32,
-    /// bfloat16: half the memory. Inputs are rounded to bfloat16 as well, their products
-    /// are added up in `f32`.
+    /// As bfloat16, to which inputs are rounded as well; their products are added up in `f32`.
     Bf16,
 }
 
@@ -32,7 +31,7 @@ impl Dtype {
     }
 }
 
-/// `y = x W^T + b` with `W [n, k]` packed into panels.
+/// `y = x W^T + b` with `W [n, k]`.
 pub struct Linear {
     n: usize,
     k: usize,
