@@ -288,68 +288,83 @@ impl Floats for Blocks<'_> {
     }
 }
 
-/// Rows of upper halves of floats that were turned over: units of two rows.
-pub(crate) struct TurnedUpper<'a> {
+/// Rows of 16 bits that were turned over: units of two rows.
+struct TurnedPairs<'a> {
     units: &'a [u32],
     row: usize,
 }
 
+impl TurnedPairs<'_> {
+    fn len(&self) -> usize {
+        self.units.len() / WIDTH * 2
+    }
+
+    /// The units of the next row, and whether it is the second of its pair, in the upper halves.
+    ///
+    /// # Safety
+    /// The processor must have AVX-512, and there must be another row.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn next(&mut self) -> ([__m512i; 2], bool) {
+        // SAFETY: the caller says that there is another row.
+        let pairs = unsafe { two(self.units.as_ptr().add(self.row / 2 * WIDTH)) };
+        self.row += 1;
+        (pairs, self.row.is_multiple_of(2))
+    }
+}
+
+/// Rows of upper halves of floats that were turned over.
+pub(crate) struct TurnedUpper<'a>(TurnedPairs<'a>);
+
 impl<'a> TurnedUpper<'a> {
     /// Pairs of rows of 32 units.
     pub(crate) fn new(units: &'a [u32]) -> Self {
-        Self { units, row: 0 }
+        Self(TurnedPairs { units, row: 0 })
     }
 }
 
 impl Floats for TurnedUpper<'_> {
     fn len(&self) -> usize {
-        self.units.len() / WIDTH * 2
+        self.0.len()
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
     unsafe fn column(&mut self) -> [__m512; 2] {
-        let row = self.row;
-        self.row += 1;
         // SAFETY: the caller says that there is another row.
-        let pairs = unsafe { two(self.units.as_ptr().add(row / 2 * WIDTH)) };
+        let (pairs, is_second) = unsafe { self.0.next() };
         // Constants lie in the instructions, because registers are full of the sums of the tile.
-        let upper = match row % 2 {
-            0 => pairs.map(|pair| _mm512_slli_epi32::<16>(pair)),
-            _ => pairs.map(|pair| _mm512_maskz_mov_epi16(0xaaaa_aaaa, pair)),
+        let upper = match is_second {
+            true => pairs.map(|pair| _mm512_maskz_mov_epi16(0xaaaa_aaaa, pair)),
+            false => pairs.map(|pair| _mm512_slli_epi32::<16>(pair)),
         };
         upper.map(|upper| _mm512_castsi512_ps(upper))
     }
 }
 
-/// Rows of 16-bit floats that were turned over: units of two rows.
-pub(crate) struct TurnedHalf<'a> {
-    units: &'a [u32],
-    row: usize,
-}
+/// Rows of 16-bit floats that were turned over.
+pub(crate) struct TurnedHalf<'a>(TurnedPairs<'a>);
 
 impl<'a> TurnedHalf<'a> {
     /// Pairs of rows of 32 units.
     pub(crate) fn new(units: &'a [u32]) -> Self {
-        Self { units, row: 0 }
+        Self(TurnedPairs { units, row: 0 })
     }
 }
 
 impl Floats for TurnedHalf<'_> {
     fn len(&self) -> usize {
-        self.units.len() / WIDTH * 2
+        self.0.len()
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
     unsafe fn column(&mut self) -> [__m512; 2] {
-        let row = self.row;
-        self.row += 1;
         // SAFETY: the caller says that there is another row.
-        let pairs = unsafe { two(self.units.as_ptr().add(row / 2 * WIDTH)) };
-        let lower = match row % 2 {
-            0 => pairs,
-            _ => pairs.map(|pair| _mm512_srli_epi32::<16>(pair)),
+        let (pairs, is_second) = unsafe { self.0.next() };
+        let lower = match is_second {
+            true => pairs.map(|pair| _mm512_srli_epi32::<16>(pair)),
+            false => pairs,
         };
         lower.map(|lower| _mm512_cvtph_ps(_mm512_cvtepi32_epi16(lower)))
     }
