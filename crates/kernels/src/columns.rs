@@ -179,7 +179,7 @@ impl<'a> Upper<'a> {
 /// The next column of 16-bit weights, in two halves of a register.
 ///
 /// # Safety
-/// The processor must have AVX, and there must be another column.
+/// The processor must have AVX-512 F and VL, and there must be another column.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl")]
 unsafe fn halves<T>(from: &mut &[T]) -> [__m256i; 2] {
