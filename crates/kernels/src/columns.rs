@@ -288,14 +288,21 @@ impl Floats for Blocks<'_> {
     }
 }
 
-/// Rows of 16 bits that were turned over: units of two rows.
-struct TurnedPairs<'a> {
+/// Rows of weights of 16 bits that were turned over, units of two rows: of [`f16`], or of [`u16`], the
+/// upper halves of floats.
+pub(crate) struct TurnedPairs<'a, T> {
     units: &'a [u32],
     row: usize,
+    weights: PhantomData<T>,
 }
 
-impl TurnedPairs<'_> {
-    fn len(&self) -> usize {
+impl<'a, T> TurnedPairs<'a, T> {
+    /// Pairs of rows of 32 units.
+    pub(crate) fn new(units: &'a [u32]) -> Self {
+        Self { units, row: 0, weights: PhantomData }
+    }
+
+    fn rows(&self) -> usize {
         self.units.len() / WIDTH * 2
     }
 
@@ -313,26 +320,16 @@ impl TurnedPairs<'_> {
     }
 }
 
-/// Rows of upper halves of floats that were turned over.
-pub(crate) struct TurnedUpper<'a>(TurnedPairs<'a>);
-
-impl<'a> TurnedUpper<'a> {
-    /// Pairs of rows of 32 units.
-    pub(crate) fn new(units: &'a [u32]) -> Self {
-        Self(TurnedPairs { units, row: 0 })
-    }
-}
-
-impl Floats for TurnedUpper<'_> {
+impl Floats for TurnedPairs<'_, u16> {
     fn len(&self) -> usize {
-        self.0.len()
+        self.rows()
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
     unsafe fn column(&mut self) -> [__m512; 2] {
         // SAFETY: the caller says that there is another row.
-        let (pairs, is_second) = unsafe { self.0.next() };
+        let (pairs, is_second) = unsafe { self.next() };
         // Constants lie in the instructions, because registers are full of the sums of the tile.
         let upper = match is_second {
             true => pairs.map(|pair| _mm512_maskz_mov_epi16(0xaaaa_aaaa, pair)),
@@ -342,30 +339,17 @@ impl Floats for TurnedUpper<'_> {
     }
 }
 
-/// Rows of 16-bit floats that were turned over.
-pub(crate) struct TurnedHalf<'a>(TurnedPairs<'a>);
-
-impl<'a> TurnedHalf<'a> {
-    /// Pairs of rows of 32 units.
-    pub(crate) fn new(units: &'a [u32]) -> Self {
-        Self(TurnedPairs { units, row: 0 })
-    }
-}
-
-impl Floats for TurnedHalf<'_> {
+impl Floats for TurnedPairs<'_, f16> {
     fn len(&self) -> usize {
-        self.0.len()
+        self.rows()
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
     unsafe fn column(&mut self) -> [__m512; 2] {
         // SAFETY: the caller says that there is another row.
-        let (pairs, is_second) = unsafe { self.0.next() };
-        let lower = match is_second {
-            true => pairs.map(|pair| _mm512_srli_epi32::<16>(pair)),
-            false => pairs,
-        };
+        let (pairs, is_second) = unsafe { self.next() };
+        let lower = if is_second { pairs.map(|pair| _mm512_srli_epi32::<16>(pair)) } else { pairs };
         lower.map(|lower| _mm512_cvtph_ps(_mm512_cvtepi32_epi16(lower)))
     }
 }

@@ -260,8 +260,10 @@ impl<E: Element> Tile<'_, E> {
         // SAFETY: the caller's word, and the kernel has what it takes.
         unsafe {
             match raw {
-                Raw::Upper(units) => self.run_floats(kernel, columns::TurnedUpper::new(units), room),
-                Raw::Half(units) => self.run_floats(kernel, columns::TurnedHalf::new(units), room),
+                Raw::Upper(units) => self.run_floats(kernel, columns::TurnedPairs::<u16>::new(units), room),
+                Raw::Half(units) => {
+                    self.run_floats(kernel, columns::TurnedPairs::<half::f16>::new(units), room)
+                }
                 Raw::Blocks(units) => self.run_floats(kernel, columns::TurnedBlocks::new(units), room),
             }
         }
