@@ -3,7 +3,7 @@
 use crate::cpu::multiversion;
 use crate::elementwise::{exp, softcap_row};
 use crate::linear::Shared;
-use crate::panel::WIDTH;
+use crate::panel::{Sizes, WIDTH};
 use crate::tile::{Ahead, Kernel, Tile};
 use crate::{Isa, product};
 use rayon::prelude::*;
@@ -142,8 +142,7 @@ impl Job<'_> {
         let kernel = Kernel::new(Isa::get(), self.rows.len());
         let dim = shape.head_dim;
         let first = self.run.first + self.rows.start;
-        // Panels start at multiples of 32 positions, so that a row's sums are the
-        // same whatever rows share its job.
+        // Panels of keys start at multiples of their width.
         let low = shape.window.map_or(0, |w| (first + 1).saturating_sub(w) / WIDTH * WIDTH);
         let high = self.run.first + self.rows.end;
         self.pack(dim, low..high, scratch);
@@ -188,24 +187,16 @@ impl Job<'_> {
                         softmax(visible, shape.scale);
                     }
                 }
-                let positions = high - low;
-                for p in 0..dim.div_ceil(WIDTH) {
-                    let product = Tile {
-                        x: &scratch.scores,
-                        x_stride: padded,
-                        panel: &scratch.values[p * positions * WIDTH..(p + 1) * positions * WIDTH],
-                        steps: seen,
-                        y: out.at(row * shape.heads * dim + head * dim + p * WIDTH),
-                        y_stride: shape.heads * dim,
-                        rows: tile.len(),
-                        cols: (dim - p * WIDTH).min(WIDTH),
-                        bias: None,
-                        accumulate: false,
-                        ahead: Ahead::nothing(&scratch.values),
-                    };
-                    // SAFETY: the caller gives the rows of out, in the columns of this head.
-                    unsafe { product.run(&kernel) };
-                }
+                let mix = Mix {
+                    rows: tile.len(),
+                    seen: low..position + tile.len(),
+                    packed: high - low,
+                    dim,
+                    y: out.at((row * shape.heads + head) * dim),
+                    y_stride: shape.heads * dim,
+                };
+                // SAFETY: the caller gives the rows of out, in the columns of this head.
+                unsafe { mix.run(&kernel, &scratch.scores, &scratch.values) };
             }
         }
     }
@@ -240,6 +231,56 @@ impl Job<'_> {
         if !count.is_multiple_of(WIDTH) {
             let panel = &mut scratch.keys[count / WIDTH * dim * WIDTH..][..dim * WIDTH];
             panel.chunks_exact_mut(WIDTH).for_each(|at| at[count % WIDTH..].fill(0.0));
+        }
+    }
+}
+
+/// The sum of the values of one head, weighted by the scores of a tile's rows.
+struct Mix {
+    rows: usize,
+    /// Positions that the last row sees, from the first packed one on.
+    seen: Range<usize>,
+    /// Packed positions, of which `seen` are the first.
+    packed: usize,
+    dim: usize,
+    /// The first row of the result, in the columns of the head.
+    y: *mut f32,
+    y_stride: usize,
+}
+
+impl Mix {
+    /// Sums in chains that end at multiples of their length counted from position 0. Chains cut
+    /// anywhere else would depend on what the rows beside a row see, and with them its rounding;
+    /// weights of zero before and behind what a row sees change no sum.
+    ///
+    /// # Safety
+    /// `y` must be valid for writes and reads of `rows` rows of `dim` elements, `y_stride` apart, that
+    /// no other thread touches meanwhile.
+    unsafe fn run(&self, kernel: &Kernel<f32>, scores: &[f32], values: &[f32]) {
+        let chain = Sizes::of::<f32>(Isa::get()).chain;
+        let low = self.seen.start;
+        for (p, values) in values.chunks_exact(self.packed * WIDTH).take(self.dim.div_ceil(WIDTH)).enumerate()
+        {
+            let mut start = low;
+            while start < self.seen.end {
+                let end = self.seen.end.min((start / chain + 1) * chain);
+                let product = Tile {
+                    x: &scores[start - low..],
+                    x_stride: self.seen.len().div_ceil(WIDTH) * WIDTH,
+                    panel: &values[(start - low) * WIDTH..(end - low) * WIDTH],
+                    steps: end - start,
+                    y: self.y.wrapping_add(p * WIDTH),
+                    y_stride: self.y_stride,
+                    rows: self.rows,
+                    cols: (self.dim - p * WIDTH).min(WIDTH),
+                    bias: None,
+                    accumulate: start > low,
+                    ahead: Ahead::nothing(values),
+                };
+                // SAFETY: the caller's word, for the columns of this panel.
+                unsafe { product.run(kernel) };
+                start = end;
+            }
         }
     }
 }
@@ -327,6 +368,36 @@ mod tests {
             }
         }
         out
+    }
+
+    /// Texts longer than two chains: a row's bits depend neither on the rows beside it nor on where
+    /// a run starts, with and without a window, and its value is right.
+    #[test]
+    fn rows_keep_their_bits_at_700_tokens() {
+        let (total, dim) = (700, 40);
+        for window in [None, Some(512), Some(100), Some(333)] {
+            let shape = Shape { heads: 2, kv_heads: 1, head_dim: dim, scale: 0.3, softcap: None, window };
+            let q = numbers(total * 2 * dim, 1);
+            let (k, v) = (numbers(total * dim, 2), numbers(total * dim, 3));
+            let attend_from = |first: usize, end: usize| {
+                let mut out = vec![f32::NAN; (end - first) * 2 * dim];
+                let segment = Segment { keys: &k, values: &v, stride: dim, count: end };
+                let run = Run { rows: 0..end - first, first, segments: vec![segment] };
+                attend(&shape, &q[first * 2 * dim..], 2 * dim, &[run], &mut out);
+                out
+            };
+            let whole = attend_from(0, total);
+            let expected = naive(&shape, &q, &k, &v, 0);
+            for (got, want) in whole.iter().zip(&expected) {
+                assert!((f64::from(*got) - want).abs() < 1e-5, "{got} against {want}");
+            }
+            for first in (0..total).step_by(37).chain([319, 320, 321, 329, 639, 640, 641, 699]) {
+                for end in [first + 1, first + 9, total].map(|end| end.min(total)) {
+                    let rows = first * 2 * dim..end * 2 * dim;
+                    assert!(attend_from(first, end) == whole[rows], "{window:?}: rows {first}..{end}");
+                }
+            }
+        }
     }
 
     proptest! {
