@@ -86,7 +86,9 @@ pub(crate) fn open(args: &ModelArgs) -> Result<(Located, Checkpoint)> {
     let opening = progress::spinner("reading the tokenizer");
     let checkpoint = Checkpoint::open(&located.path);
     opening.finish_and_clear();
-    Ok((located, checkpoint?))
+    let checkpoint = checkpoint?;
+    checkpoint.warnings().for_each(|warning| output::note(&format!("warning: {warning}")));
+    Ok((located, checkpoint))
 }
 
 /// Loads the weights, with a bar.

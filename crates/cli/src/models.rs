@@ -28,14 +28,16 @@ fn list() -> String {
     let _ = write!(
         text,
         "\nA MODEL is, in this order:\n  \
-         a path: a folder with config.json, weights and tokenizer.json; a .gguf; a .safetensors beside its config.json\n  \
+         a path: a folder with config.json, weights and tokenizer.json; a GGUF file (any part of a split one);\n    \
+         a .safetensors beside its config.json\n  \
          a short name from above\n  \
-         a Hugging Face id such as Qwen/Qwen2.5-0.5B: from the local cache, or downloaded\n    \
+         a Hugging Face id such as Qwen/Qwen2.5-0.5B or gpt2: from the local cache, or downloaded\n    \
          (HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured)\n\n\
          Architectures: {}\n\
-         Weights: safetensors (single or sharded; f32, f16, bf16), PyTorch .bin,\n  \
-         GGUF (F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K)\n",
-        fathom_model::supported().join(", ")
+         Weights: safetensors (single or sharded; f32, f16, bf16, fp8 with scales), PyTorch .bin,\n  \
+         GGUF ({})\n",
+        fathom_model::supported().join(", "),
+        fathom_model::GGML_TYPES
     );
     text
 }

@@ -36,6 +36,16 @@ pub struct Snapshot {
     pub from_cache: bool,
 }
 
+/// The small files of a model on the local disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Companions {
+    /// The folder that holds those that the repository has. Do not write in it: other programs share it.
+    pub folder: PathBuf,
+    /// The commit of the repository; give it as the revision of the weights to be sure that they belong together.
+    pub commit: String,
+}
+
 /// One file on the local disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -118,6 +128,37 @@ impl Hub {
             }
             Cached::Missing(_) => self.fetch_model(&repo, &folder, revision, progress),
         }
+    }
+
+    /// Brings the small files of a model to the local disk: its configuration and tokenizer. In offline
+    /// mode, and where the weights are in the cache, they are what the cache has.
+    ///
+    /// # Errors
+    /// As [`Hub::model`].
+    pub fn companions(
+        &self,
+        id: &str,
+        revision: Option<&str>,
+        progress: &dyn Progress,
+    ) -> Result<Companions, HubError> {
+        let (repo, revision) = checked(Kind::Model, id, revision)?;
+        let folder = self.folder(&repo);
+        match self.cached_model(&folder, revision)? {
+            Cached::Complete(snapshot) | Cached::WithoutTokenizer(snapshot) => {
+                return Ok(Companions { folder: snapshot.folder, commit: snapshot.commit });
+            }
+            Cached::Missing(missing) if self.settings.offline => {
+                return Err(offline(&repo, revision, missing, &folder));
+            }
+            Cached::Missing(_) => {}
+        }
+        let info = self.client.repo_info(Subject { repo: &repo, revision, file: None })?;
+        let names: Vec<&str> = info.names().collect();
+        for file in select::companions(&names) {
+            self.bring(&repo, &folder, &info.sha, file, progress)?;
+        }
+        folder.remember(revision, &info.sha)?;
+        Ok(Companions { folder: folder.snapshot(&info.sha), commit: info.sha })
     }
 
     /// Brings one file of a model repository to the local disk, for example one GGUF file among several.
@@ -214,6 +255,7 @@ impl Hub {
         folder.remember(revision, &info.sha)?;
         let weights = match weights {
             Weights::File(file) => vec![bring(file)?],
+            Weights::Parts(files) => files.iter().map(|file| bring(file)).collect::<Result<_, _>>()?,
             Weights::Index(index) => {
                 let shards = select::shards(&bring(index)?)?;
                 shards.iter().map(|shard| bring(shard)).collect::<Result<_, _>>()?

@@ -24,7 +24,7 @@ mod settings;
 pub mod wheel;
 
 pub use error::HubError;
-pub use hub::{Hub, HubFile, Listing, Snapshot};
+pub use hub::{Companions, Hub, HubFile, Listing, Snapshot};
 pub use names::check_repo_id;
 pub use progress::{Progress, Quiet};
 pub use settings::{Settings, default_folder};

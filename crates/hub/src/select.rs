@@ -16,6 +16,7 @@ pub(crate) const CONFIG: &str = "config.json";
 /// Files beside the weights that are fetched where they exist.
 const COMPANIONS: &[&str] = &[
     CONFIG,
+    "adapter_config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -51,31 +52,38 @@ const MOST_SHARDS: usize = 10_000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Weights<'a> {
     File(&'a str),
+    /// The parts of one GGUF file, in order.
+    Parts(Vec<&'a str>),
     Index(&'a str),
 }
 
 impl Weights<'_> {
     /// Whether the file brings its own configuration and tokenizer.
     pub(crate) fn is_gguf(&self) -> bool {
-        matches!(self, Weights::File(name) if is_gguf(name))
+        matches!(self, Weights::Parts(_)) || matches!(self, Weights::File(name) if is_gguf(name))
     }
 }
 
 /// Whether a name, as a server or folder lists it, ends in `.gguf` and may be the weights of a text model.
 fn is_gguf(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    // A projector belongs to a model for images; an importance matrix is no model; the parts of a split file need
-    // each other.
-    name.ends_with(".gguf") && !name.contains("mmproj") && !name.contains("imatrix") && !is_part(&name)
+    // A projector belongs to a model for images; an importance matrix is not a model.
+    name.ends_with(".gguf") && !name.contains("mmproj") && !name.contains("imatrix")
 }
 
-/// Whether a name ends as in `-00001-of-00002.gguf`.
-fn is_part(name: &str) -> bool {
-    let stem = name.strip_suffix(".gguf").unwrap_or(name);
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    stem.rsplit_once("-of-").is_some_and(|(before, count)| {
-        is_number(count) && before.rsplit_once('-').is_some_and(|(_, number)| is_number(number))
-    })
+/// The parts of the split file that a name such as `model-00001-of-00002.gguf` belongs to, in order, or the name alone
+/// if it is not one of these. Nothing, if parts are missing.
+fn parts<'a>(name: &'a str, names: &[&'a str]) -> Option<Vec<&'a str>> {
+    let is_number = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
+    let split = name.strip_suffix(".gguf").and_then(|stem| {
+        let (before, count) = stem.rsplit_once("-of-")?;
+        let (before, number) = before.rsplit_once('-')?;
+        (is_number(number) && is_number(count)).then_some((before, count))
+    });
+    let Some((before, count)) = split else { return Some(vec![name]) };
+    let count: usize = count.parse().ok().filter(|count| *count <= MOST_SHARDS)?;
+    let listed = |wanted: String| names.iter().copied().find(|name| **name == wanted);
+    (1..=count).map(|i| listed(format!("{before}-{i:05}-of-{count:05}.gguf"))).collect()
 }
 
 /// The small files of a listing that belong to a model.
@@ -94,10 +102,12 @@ pub(crate) fn weights<'a>(names: &[&'a str]) -> Option<Weights<'a>> {
             return Some(Weights::Index(name));
         }
     }
-    best_gguf(names).map(Weights::File)
+    let parts = best_gguf(names)?;
+    Some(if let [file] = parts[..] { Weights::File(file) } else { Weights::Parts(parts) })
 }
 
-fn best_gguf<'a>(names: &[&'a str]) -> Option<&'a str> {
+/// The file of the best GGUF model of a listing, or its parts.
+fn best_gguf<'a>(names: &[&'a str]) -> Option<Vec<&'a str>> {
     let rank = |name: &str| {
         let name = name.to_ascii_lowercase();
         GGUF_PREFERENCE.iter().position(|kind| name.contains(kind)).unwrap_or(GGUF_PREFERENCE.len())
@@ -106,7 +116,8 @@ fn best_gguf<'a>(names: &[&'a str]) -> Option<&'a str> {
         .iter()
         .copied()
         .filter(|name| !name.contains('/') && is_gguf(name) && path_fault(name).is_none());
-    usable.min_by_key(|name| (rank(name), name.len(), *name))
+    let models = usable.filter_map(|name| Some((name, parts(name, names)?)));
+    models.min_by_key(|(name, _)| (rank(name), name.len(), *name)).map(|(_, parts)| parts)
 }
 
 /// The names of the shards in an index file, checked and sorted.
@@ -188,7 +199,8 @@ pub(crate) fn held(folder: &Path) -> Result<Held, HubError> {
     let names = root_names(folder);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     if let Some(gguf) = best_gguf(&names) {
-        return Ok(Held::Model { weights: vec![folder.join(gguf)], has_tokenizer: true });
+        let weights = gguf.into_iter().map(|part| folder.join(part)).collect();
+        return Ok(Held::Model { weights, has_tokenizer: true });
     }
     Ok(Held::Missing(missing.unwrap_or_else(|| {
         let weights = "the weights (model.safetensors, pytorch_model.bin or a .gguf file)";
@@ -266,6 +278,16 @@ mod tests {
         check_weights(&["m.Q4_K_M.gguf", "m.Q8_0.gguf", "m.IQ2_S.gguf"], Some(Weights::File("m.Q8_0.gguf")));
         check_weights(&["m.Q8_0.gguf", "m.F16.gguf"], Some(Weights::File("m.F16.gguf")));
         check_weights(&["state-of-2.gguf"], Some(Weights::File("state-of-2.gguf")));
+    }
+
+    #[test]
+    fn the_parts_of_a_split_gguf_are_taken_together() {
+        let parts = ["m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf"];
+        check_weights(&parts, Some(Weights::Parts(parts.to_vec())));
+        check_weights(&[parts[1], "m-Q4_0.gguf", parts[0]], Some(Weights::Parts(parts.to_vec())));
+        // Parts are worth nothing without the others.
+        check_weights(&[parts[1], "m-Q4_0.gguf"], Some(Weights::File("m-Q4_0.gguf")));
+        check_weights(&["m-00001-of-99999.gguf"], None);
     }
 
     #[test]

@@ -22,7 +22,44 @@ pub(crate) enum Format {
     Q4K,
     Q5K,
     Q6K,
+    Iq4Nl,
+    Iq4Xs,
+    Mxfp4,
 }
+
+/// The types of tensors in GGUF files that are read.
+pub const GGML_TYPES: &str =
+    "F32, F16, BF16, F64, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL, IQ4_XS and MXFP4";
+
+/// What ggml calls the type of this number.
+pub(crate) fn ggml_name(kind: u32) -> String {
+    let name = match kind {
+        9 => "Q8_1",
+        15 => "Q8_K",
+        16 => "IQ2_XXS",
+        17 => "IQ2_XS",
+        18 => "IQ3_XXS",
+        19 => "IQ1_S",
+        21 => "IQ3_S",
+        22 => "IQ2_S",
+        24 => "I8",
+        25 => "I16",
+        26 => "I32",
+        27 => "I64",
+        29 => "IQ1_M",
+        34 => "TQ1_0",
+        35 => "TQ2_0",
+        40 => "NVFP4",
+        _ => return format!("ggml's type {kind}"),
+    };
+    name.to_owned()
+}
+
+/// The values of IQ4_NL and IQ4_XS: four bits choose one.
+const IQ4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// Twice the values of the 4-bit floats of MXFP4.
+const E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// Numbers in a block of the formats without a K.
 const SMALL: usize = 32;
@@ -44,6 +81,9 @@ impl Format {
             12 => Self::Q4K,
             13 => Self::Q5K,
             14 => Self::Q6K,
+            20 => Self::Iq4Nl,
+            23 => Self::Iq4Xs,
+            39 => Self::Mxfp4,
             _ => return None,
         })
     }
@@ -51,8 +91,10 @@ impl Format {
     /// Numbers in a block.
     pub(crate) fn numbers(self) -> usize {
         match self {
-            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => SMALL,
-            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => LARGE,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::Iq4Nl | Self::Mxfp4 => {
+                SMALL
+            }
+            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K | Self::Iq4Xs => LARGE,
         }
     }
 
@@ -69,6 +111,9 @@ impl Format {
             Self::Q4K => 144,
             Self::Q5K => 176,
             Self::Q6K => 210,
+            Self::Iq4Nl => 18,
+            Self::Iq4Xs => 136,
+            Self::Mxfp4 => 17,
         }
     }
 
@@ -107,6 +152,15 @@ impl Format {
                 Self::Q4K => q4_k_or_q5_k(block, None, 16, to),
                 Self::Q5K => q4_k_or_q5_k(block, Some(16), 48, to),
                 Self::Q6K => q6_k(block, to),
+                Self::Iq4Nl => {
+                    to.scales[0] = float(block, 0);
+                    chosen(&IQ4, &block[2..], to.values);
+                }
+                Self::Iq4Xs => iq4_xs(block, to),
+                Self::Mxfp4 => {
+                    to.scales[0] = half_power_of_two(block[0]);
+                    chosen(&E2M1, &block[1..], to.values);
+                }
             }
         }
     }
@@ -196,6 +250,35 @@ fn q6_k(block: &[u8], to: Blocks<'_>) {
     for (i, value) in to.values.iter_mut().enumerate() {
         let four = low[i / 128 * 64 + i % 64] >> (i % 128 / 64 * 4) & 15;
         *value = (four as i8 | two_bits(high, i) << 4) - 32;
+    }
+}
+
+/// 32 values chosen by 4 bits each, the first half by the lower halves of bytes.
+fn chosen(values: &[i8; 16], bytes: &[u8], to: &mut [i8]) {
+    let (first, second) = to.split_at_mut(SMALL / 2);
+    for ((byte, first), second) in bytes.iter().zip(first).zip(second) {
+        (*first, *second) = (values[usize::from(byte & 15)], values[usize::from(byte >> 4)]);
+    }
+}
+
+/// A scale, eight more of 6 bits, two of them in the upper and four in the lower bytes, and 4 bits a
+/// number.
+fn iq4_xs(block: &[u8], to: Blocks<'_>) {
+    let (scale, high) = (float(block, 0), u16::from_le_bytes([block[2], block[3]]));
+    for (i, values) in to.values.chunks_exact_mut(SMALL).enumerate() {
+        let low = block[4 + i / 2] >> (i % 2 * 4) & 15;
+        let six = low | ((high >> (2 * i)) as u8 & 3) << 4;
+        to.scales[i] = scale * (f32::from(six) - 32.0);
+        chosen(&IQ4, &block[8 + i * SMALL / 2..], values);
+    }
+}
+
+/// Half of the power of two that a biased exponent of 8 bits stands for.
+fn half_power_of_two(exponent: u8) -> f32 {
+    match exponent {
+        // Below the least normal number.
+        0 | 1 => f32::from_bits(0x0020_0000 << exponent),
+        _ => f32::from_bits(u32::from(exponent - 1) << 23),
     }
 }
 

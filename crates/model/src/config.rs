@@ -57,6 +57,13 @@ pub enum RopeScaling {
     },
     /// Divisors that the checkpoint gives (`rope_freqs.weight` of GGUF files).
     Divisors(Vec<f32>),
+    /// A base that grows with the length of a text beyond the original context (dynamic NTK scaling).
+    Dynamic {
+        /// Factor of the context.
+        factor: f64,
+        /// Context of pre-training.
+        original: f64,
+    },
     /// YaRN (arXiv 2309.00071).
     Yarn {
         /// Factor of the low frequencies.
@@ -243,6 +250,12 @@ impl Config {
                     rope.theta
                 ));
             }
+            RopeScaling::Dynamic { factor, .. } if *factor < 1.0 || rope.dim < 4 => {
+                return bad(format!(
+                    "'factor' of the dynamic rotary scaling is {factor} for {} dimensions; it needs at least 1 and 4",
+                    rope.dim
+                ));
+            }
             _ => {}
         }
         let sets = match &rope.scaling {
@@ -261,8 +274,8 @@ impl Config {
         }
         // No text is longer than this.
         let far = (1u64 << 40) as f32;
-        for long in [false, true] {
-            let (frequencies, _) = rope::frequencies(rope, long);
+        for length in [1, 1 << 20] {
+            let (frequencies, _) = rope::frequencies(rope, rope::variant(rope, length));
             if let Some(i) = frequencies.iter().position(|f| !(f * far).is_finite()) {
                 return bad(format!(
                     "frequency {i} of the rotary embedding is {}; its base or its factors are impossible",
@@ -280,6 +293,9 @@ impl RopeScaling {
         match *self {
             Self::None | Self::Divisors(_) => vec![],
             Self::Linear(factor) => vec![("factor", factor)],
+            Self::Dynamic { factor, original } => {
+                vec![("factor", factor), ("max_position_embeddings", original)]
+            }
             Self::Llama3 { factor, low, high, original } => vec![
                 ("factor", factor),
                 ("low_freq_factor", low),

@@ -41,12 +41,14 @@ pub enum Error {
         supported: String,
     },
     /// A tensor that the architecture needs is not there.
-    #[error("{path}: tensor '{name}' is missing; the file is incomplete, fetch the model again")]
+    #[error("{path}: there is no tensor '{name}'{}; the weights and the configuration do not belong together", beside(.nearest))]
     MissingTensor {
         /// The file or folder of weights.
         path: PathBuf,
         /// The tensor.
         name: String,
+        /// Names of tensors that are there and most like it.
+        nearest: Vec<String>,
     },
     /// A tensor is there with another shape than the configuration asks for.
     #[error(
@@ -64,7 +66,7 @@ pub enum Error {
     },
     /// A tensor holds NaN or infinity.
     #[error(
-        "{path}: tensor '{name}' holds {value} at row {row}; the weights are damaged, fetch the model again"
+        "{path}: tensor '{name}' holds {value} at row {row}; the weights are damaged, or the model's training diverged"
     )]
     NotFinite {
         /// The file that holds the tensor.
@@ -112,22 +114,22 @@ impl Error {
     }
 
     pub(crate) fn file(path: &Path, what: impl Into<String>) -> Self {
-        Self::File { path: path.to_owned(), what: with_way_out(what.into()) }
+        Self::File { path: path.to_owned(), what: what.into() }
     }
 
     pub(crate) fn config(path: &Path, what: impl Into<String>) -> Self {
-        Self::Config { path: path.to_owned(), what: with_way_out(what.into()) }
+        Self::Config { path: path.to_owned(), what: what.into() }
     }
 
     pub(crate) fn tokenizer(path: &Path, what: impl Into<String>) -> Self {
-        Self::Tokenizer { path: path.to_owned(), what: with_way_out(what.into()) }
+        Self::Tokenizer { path: path.to_owned(), what: what.into() }
     }
 }
 
-/// Adds the usual way out where none is named.
-fn with_way_out(mut what: String) -> String {
-    if !what.contains(';') {
-        what.push_str("; fetch the file again");
+/// Names of tensors that are there, for a message on one that is not.
+fn beside(names: &[String]) -> String {
+    match names {
+        [] => " (the file holds none)".into(),
+        names => format!(" (there are '{}')", names.join("', '")),
     }
-    what
 }

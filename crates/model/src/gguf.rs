@@ -158,6 +158,11 @@ impl Header {
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.metadata.get(key)
     }
+
+    /// The metadata value of a key, where it is a count.
+    pub(crate) fn count(&self, key: &str) -> Option<usize> {
+        self.get(key).and_then(Value::as_usize)
+    }
 }
 
 struct Reader<'a> {

@@ -16,6 +16,7 @@ mod blocks;
 pub mod config;
 mod cost;
 mod error;
+mod files;
 mod forward;
 pub mod gguf;
 mod load;
@@ -28,6 +29,7 @@ pub mod weights;
 
 pub use architecture::supported;
 pub use backward::Saved;
+pub use blocks::GGML_TYPES;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use fathom_kernels::Dtype;

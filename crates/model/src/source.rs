@@ -1,8 +1,9 @@
 //! From a model argument to a loaded model: a path wins, then a short name, then
 //! a Hugging Face id (cache first).
 
-use crate::architecture;
+use crate::architecture::{self, HfConfig};
 use crate::error::{Error, Result};
+use crate::files::{self, Kind};
 use crate::forward::Model;
 use crate::load;
 use crate::tokenizer::Tokenizer;
@@ -10,6 +11,8 @@ use crate::weights::Weights;
 use fathom_hub::{Hub, Progress, wheel};
 use fathom_kernels::Dtype;
 use std::path::{Path, PathBuf};
+
+const CONFIG: &str = "config.json";
 
 /// The short name of the model that is used when none is named.
 pub const DEFAULT: &str = "smollm2-135m";
@@ -21,7 +24,7 @@ pub struct Located {
     pub id: String,
     /// The commit of a model from the hub.
     pub revision: Option<String>,
-    /// A folder, a `.gguf` or a `.safetensors` file.
+    /// A folder, or a file of weights.
     pub path: PathBuf,
 }
 
@@ -41,7 +44,15 @@ pub fn locate(argument: &str, revision: Option<&str>, progress: &dyn Progress) -
         return Ok(Located { id: model.name.to_owned(), revision: None, path });
     }
     check_id(argument)?;
-    let snapshot = Hub::from_env()?.model(argument, revision, progress)?;
+    let hub = Hub::from_env()?;
+    // What the small files already rule out is not worth fetching the weights for.
+    let companions = hub.companions(argument, revision, progress)?;
+    refuse_adapter(&companions.folder)?;
+    let config = companions.folder.join(CONFIG);
+    if config.is_file() {
+        HfConfig::read(&config)?;
+    }
+    let snapshot = hub.model(argument, Some(&companions.commit), progress)?;
     // A repository of GGUF files alone is used through the one that was chosen.
     let gguf = snapshot.weights.iter().find(|w| w.extension().is_some_and(|e| e == "gguf"));
     let path = gguf.cloned().unwrap_or(snapshot.folder);
@@ -66,14 +77,31 @@ fn check_id(argument: &str) -> Result<()> {
     if like_path {
         return Err(Error::NotFound(format!("there is no file or folder '{argument}'; check the path")));
     }
-    if fathom_hub::check_repo_id(argument).is_err() || !argument.contains('/') {
+    if fathom_hub::check_repo_id(argument).is_err() {
         let short: Vec<&str> = wheel::BUILT_IN.iter().map(|m| m.name).collect();
         return Err(Error::NotFound(format!(
-            "'{argument}' is no existing path, none of the short names ({}) and no Hugging Face id like 'org/name'",
+            "'{argument}' is not an existing path, not one of the short names ({}) and not a Hugging Face id like 'org/name'",
             short.join(", ")
         )));
     }
     Ok(())
+}
+
+/// Refuses the folder of an adapter, which is nothing without its base model.
+fn refuse_adapter(folder: &Path) -> Result<()> {
+    let path = folder.join("adapter_config.json");
+    if !path.is_file() || folder.join(CONFIG).is_file() {
+        return Ok(());
+    }
+    let json = files::json(&path)?;
+    let base = json.get("base_model_name_or_path").and_then(|v| v.as_str());
+    let base = base.map(|name| format!(" to {name}")).unwrap_or_default();
+    Err(Error::config(
+        &path,
+        format!(
+            "it is an adapter{base}, not a model; merge the two (peft's merge_and_unload) and give the merged model"
+        ),
+    ))
 }
 
 /// A model with what goes with it.
@@ -94,42 +122,54 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads configuration, tokenizer and the tables of tensors.
+    /// Reads configuration, tokenizer and the tables of tensors. Files are told by their first bytes,
+    /// whatever their names.
     ///
     /// # Errors
     /// When a file is missing, damaged or of an unknown architecture.
     pub fn open(path: &Path) -> Result<Self> {
-        let extension = |p: &Path, e: &str| p.extension().is_some_and(|x| x.eq_ignore_ascii_case(e));
         if path.is_dir() {
-            if !path.join("config.json").is_file()
+            refuse_adapter(path)?;
+            if !path.join(CONFIG).is_file()
                 && let Some(gguf) = only_gguf(path)?
             {
                 return Self::open(&gguf);
             }
-            return Self::from_parts(Weights::open_folder(path)?, path);
+            return Self::in_folder(path, || Weights::open_folder(path));
         }
-        if extension(path, "gguf") {
-            let (weights, header) = Weights::open_gguf(path)?;
-            let description = architecture::from_gguf(path, &header, &weights)?;
-            let tokenizer = Tokenizer::from_gguf(path, &header)?;
-            return Ok(Self { weights, tokenizer, description });
+        let folder = path.parent().unwrap_or(Path::new("."));
+        match files::kind(path)? {
+            Kind::Gguf => Self::gguf(path),
+            Kind::Safetensors => Self::in_folder(folder, || Weights::open_safetensors(path)),
+            Kind::Zip => Self::in_folder(folder, || Weights::open_pickle(path)),
+            Kind::Other => Err(Error::file(
+                path,
+                "it does not begin as GGUF, safetensors or PyTorch files do; give such a file or a folder",
+            )),
         }
-        if extension(path, "safetensors") {
-            let folder = path.parent().unwrap_or(Path::new("."));
-            return Self::from_parts(Weights::open_safetensors(path)?, folder);
-        }
-        Err(Error::file(
-            path,
-            "its name ends in neither .gguf nor .safetensors; give such a file or a folder",
-        ))
     }
 
-    fn from_parts(weights: Weights, folder: &Path) -> Result<Self> {
-        let config = folder.join("config.json");
+    fn gguf(path: &Path) -> Result<Self> {
+        let (weights, header) = Weights::open_gguf(path)?;
+        let mut description = architecture::from_gguf(path, &header, &weights)?;
+        description.settle(&weights)?;
+        let tokenizer = Tokenizer::from_gguf(path, &header)?;
+        Ok(Self { weights, tokenizer, description })
+    }
+
+    /// A model whose configuration and tokenizer lie in a folder.
+    fn in_folder(folder: &Path, weights: impl FnOnce() -> Result<Weights>) -> Result<Self> {
+        let config = folder.join(CONFIG);
         if !config.is_file() {
             return Err(Error::config(folder, "it holds no config.json; give the folder of a whole model"));
         }
-        let description = architecture::from_config(&config, &weights)?;
+        let config = HfConfig::read(&config)?;
+        let mut weights = weights()?;
+        if let Some(block) = config.fp8_block()? {
+            weights = weights.with_fp8_block(block);
+        }
+        let mut description = config.describe(&weights)?;
+        description.settle(&weights)?;
         let json = folder.join("tokenizer.json");
         if !json.is_file() {
             return Err(Error::tokenizer(
@@ -138,6 +178,11 @@ impl Checkpoint {
             ));
         }
         Ok(Self { tokenizer: Tokenizer::from_json_file(&json)?, weights, description })
+    }
+
+    /// What a user should know of settings and tensors that are not honoured, a sentence each.
+    pub fn warnings(&self) -> impl Iterator<Item = &str> {
+        self.description.warnings.iter().chain(self.tokenizer.warnings()).map(String::as_str)
     }
 
     /// Layers plus one: the number of ticks that [`Self::load`] gives.
@@ -166,18 +211,24 @@ impl Checkpoint {
     }
 }
 
-/// The one GGUF file of a folder, if it holds exactly one.
+/// The one GGUF model of a folder, if it holds exactly one; the first part, if that is split.
 fn only_gguf(folder: &Path) -> Result<Option<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
         let path = entry.map_err(Error::io(folder))?.path();
-        if path.extension().is_some_and(|e| e == "gguf") {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        // A projector belongs to a model for images; an importance matrix is not a model.
+        if name.ends_with(".gguf") && !name.contains("mmproj") && !name.contains("imatrix") {
             found.push(path);
         }
     }
-    match found.len() {
-        0 => Ok(None),
-        1 => Ok(found.pop()),
+    found.sort();
+    match &found[..] {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        [first, ..] if crate::weights::gguf_parts(first)?.is_some_and(|parts| parts == found) => {
+            Ok(Some(first.clone()))
+        }
         _ => Err(Error::config(folder, "it holds several .gguf files; name the one you mean")),
     }
 }

@@ -223,6 +223,7 @@ macro_rules! folders {
 folders! {
     llama2: "llama2", 24;
     llama3: "llama3", 24;
+    llama_dynamic: "llama-dynamic", 80;
     llama_linear: "llama-linear", 24;
     smollm2: "smollm2", 24;
     mistral: "mistral", 30;

@@ -4,28 +4,72 @@ use crate::config::{Layer, Rope, RopeScaling};
 use crate::error::{Error, Result};
 use fathom_kernels::elementwise::Activation;
 use serde_json::Value;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::rc::Rc;
 
-/// The fields of a configuration (or of an object inside it).
-#[derive(Clone, Copy)]
+/// The fields of a configuration (or of an object inside it). They keep in mind which of them were
+/// read, so that a field that nobody knows is noticed.
+#[derive(Clone)]
 pub(crate) struct Fields<'a> {
     pub(crate) path: &'a Path,
     json: &'a Value,
     /// What absent fields mean.
     defaults: &'a Value,
+    /// What stands before a name: `rope_scaling.` for the fields of that object.
+    scope: String,
+    log: Rc<RefCell<Log>>,
+}
+
+/// What happened to the fields of a configuration.
+#[derive(Default)]
+struct Log {
+    read: BTreeSet<String>,
+    warnings: BTreeSet<String>,
 }
 
 impl<'a> Fields<'a> {
     pub(crate) fn new(path: &'a Path, json: &'a Value, defaults: &'a Value) -> Self {
-        Self { path, json, defaults }
+        Self { path, json, defaults, scope: String::new(), log: Rc::default() }
     }
 
     pub(crate) fn fail<T>(&self, what: impl Into<String>) -> Result<T> {
         Err(Error::config(self.path, what))
     }
 
+    /// All that is there.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
+        self.json.as_object().into_iter().flatten()
+    }
+
+    /// Whether a field has been read.
+    pub(super) fn was_read(&self, name: &str) -> bool {
+        self.log.borrow().read.contains(name)
+    }
+
+    /// What a user should know, a sentence each.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        self.log.borrow().warnings.iter().cloned().collect()
+    }
+
+    /// Marks an object and all in it as read.
+    fn ignore_object(&self, name: &str) {
+        self.ignore(&[name]);
+        for (inner, value) in self.json.get(name).and_then(Value::as_object).into_iter().flatten() {
+            let name = format!("{name}.{inner}");
+            if value.is_object() { self.ignore_object(&name) } else { self.ignore(&[&name]) }
+        }
+    }
+
+    /// Marks fields as read that mean nothing beside others.
+    pub(super) fn ignore(&self, names: &[&str]) {
+        self.log.borrow_mut().read.extend(names.iter().map(|name| format!("{}{name}", self.scope)));
+    }
+
     /// The value of a field. An absent one has its default, `null` says that there is nothing.
     fn get(&self, name: &str) -> Option<&'a Value> {
+        self.ignore(&[name]);
         self.json.get(name).or_else(|| self.defaults.get(name)).filter(|v| !v.is_null())
     }
 
@@ -34,17 +78,28 @@ impl<'a> Fields<'a> {
             None => Ok(None),
             Some(value) => match read(value) {
                 Some(value) => Ok(Some(value)),
-                None => self.fail(format!("'{name}' is {value}, which is no {what}")),
+                None => self.fail(format!("'{}{name}' is {value}, which is not a {what}", self.scope)),
             },
         }
     }
 
     fn needed<T>(&self, name: &str, value: Option<T>) -> Result<T> {
-        value.map_or_else(|| self.fail(format!("the field '{name}' is missing")), Ok)
+        value.map_or_else(|| self.fail(format!("the field '{}{name}' is missing", self.scope)), Ok)
     }
 
+    /// A count. A list with one for each layer is one as well where all are the same.
     pub(crate) fn opt_usize(&self, name: &str) -> Result<Option<usize>> {
-        self.typed(name, "count", |v| v.as_u64().and_then(|v| usize::try_from(v).ok()))
+        let count = |v: &Value| v.as_u64().and_then(|v| usize::try_from(v).ok());
+        match self.get(name).and_then(Value::as_array).map(Vec::as_slice) {
+            Some([first, rest @ ..]) if rest.iter().all(|v| v == first) => match count(first) {
+                Some(value) => Ok(Some(value)),
+                None => self.fail(format!("'{name}' is a list of {first}, which is not a count")),
+            },
+            Some([_, ..]) => self.fail(format!(
+                "'{name}' differs from layer to layer, which is not supported; it must be the same in all"
+            )),
+            _ => self.typed(name, "count", count),
+        }
     }
 
     pub(crate) fn usize(&self, name: &str) -> Result<usize> {
@@ -59,8 +114,12 @@ impl<'a> Fields<'a> {
         Ok(self.opt_f64(name)?.unwrap_or(default))
     }
 
+    pub(crate) fn opt_bool(&self, name: &str) -> Result<Option<bool>> {
+        self.typed(name, "truth value", Value::as_bool)
+    }
+
     pub(crate) fn bool_or(&self, name: &str, default: bool) -> Result<bool> {
-        Ok(self.typed(name, "truth value", Value::as_bool)?.unwrap_or(default))
+        Ok(self.opt_bool(name)?.unwrap_or(default))
     }
 
     pub(crate) fn opt_str(&self, name: &str) -> Result<Option<&'a str>> {
@@ -69,18 +128,22 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn object(&self, name: &str) -> Result<Option<Fields<'a>>> {
         let object = self.typed(name, "object", |v| v.is_object().then_some(v))?;
-        Ok(object.map(|json| Fields { path: self.path, json, defaults: &Value::Null }))
+        Ok(object.map(|json| Fields {
+            json,
+            defaults: &Value::Null,
+            scope: format!("{}{name}.", self.scope),
+            ..self.clone()
+        }))
     }
 
     pub(crate) fn strings(&self, name: &str) -> Result<Option<Vec<&'a str>>> {
         self.typed(name, "list of strings", |v| v.as_array()?.iter().map(Value::as_str).collect())
     }
 
-    pub(crate) fn floats(&self, name: &str) -> Result<Vec<f32>> {
-        let list = self.typed(name, "list of numbers", |v| {
+    fn opt_floats(&self, name: &str) -> Result<Option<Vec<f32>>> {
+        self.typed(name, "list of numbers", |v| {
             v.as_array()?.iter().map(|v| v.as_f64().map(|v| v as f32)).collect()
-        })?;
-        self.needed(name, list)
+        })
     }
 
     /// The activation named by a field.
@@ -127,82 +190,161 @@ impl<'a> Fields<'a> {
         Ok(layers)
     }
 
-    /// The rotary embedding. transformers 5 keeps it in `rope_parameters` (nested by
-    /// layer type where `kind` is given), transformers 4 in `rope_theta` and `rope_scaling`.
-    pub(crate) fn rope(&self, kind: Option<&str>, head_dim: usize, theta: f64) -> Result<Rope> {
-        let parameters = match (self.object("rope_parameters")?, kind) {
-            (Some(p), Some(kind)) => p.object(kind)?.or(Some(p)),
-            (p, _) => p,
+    /// The rotary embedding of the layers that `place` tells of. transformers 5 keeps it in
+    /// `rope_parameters` (nested by the kind of layer where `place` names one), transformers 4 in
+    /// `rope_scaling` and fields beside it. Where both are there, `rope_scaling` wins, as in
+    /// transformers.
+    pub(crate) fn rope(&self, place: &RopePlace, head_dim: usize) -> Result<Rope> {
+        let scaling =
+            self.object("rope_scaling")?.filter(|s| s.json.as_object().is_some_and(|o| !o.is_empty()));
+        let parameters = self.object("rope_parameters")?;
+        let sources = match place.kind {
+            None => {
+                if scaling.is_some() && parameters.is_some() {
+                    self.ignore_object("rope_parameters");
+                    self.log.borrow_mut().warnings.insert(
+                        "both 'rope_scaling' and 'rope_parameters' are set; the first is used alone, as in transformers".into(),
+                    );
+                }
+                scaling.or(parameters).into_iter().collect()
+            }
+            Some(kind) => {
+                let nested = parameters.map(|p| p.object(kind)).transpose()?.flatten();
+                // The old field is about the layers that see the whole text.
+                let scaling = scaling.filter(|_| kind == FULL_ATTENTION);
+                scaling.into_iter().chain(nested).collect()
+            }
         };
-        let scaling = match parameters {
-            Some(p) => Some(p),
-            None => self.object("rope_scaling")?,
-        };
-        let place = parameters.unwrap_or(*self);
-        let theta = match place.opt_f64("rope_theta")? {
+        let rotary = Rotary { sources, top: self };
+        self.ignore(place.theta.0);
+        self.ignore(place.share.0);
+        let theta = match rotary.number("rope_theta")? {
             Some(theta) => theta,
-            None => self.f64_or("rope_theta", self.f64_or("rotary_emb_base", theta)?)?,
+            None => self.first_of(place.theta.0, place.theta.1)?,
         };
-        let share = match place.opt_f64("partial_rotary_factor")? {
+        let share = match rotary.number("partial_rotary_factor")? {
             Some(share) => share,
-            None => self.f64_or("partial_rotary_factor", self.f64_or("rotary_pct", 1.0)?)?,
+            None => self.first_of(place.share.0, place.share.1)?,
         };
-        let dim = (head_dim as f64 * share) as usize;
-        let scaling = scaling.map_or(Ok(RopeScaling::None), |s| self.rope_scaling(&s))?;
-        Ok(Rope { dim, theta, scaling })
+        Ok(Rope { dim: (head_dim as f64 * share) as usize, theta, scaling: rotary.scaling()? })
     }
 
-    fn rope_scaling(&self, s: &Fields<'_>) -> Result<RopeScaling> {
-        let kind = match s.opt_str("rope_type")? {
-            Some(kind) => kind,
-            None => s.opt_str("type")?.unwrap_or("default"),
-        };
-        let context = self.opt_usize("max_position_embeddings")?.unwrap_or(2048) as f64;
-        let original = match s.opt_f64("original_max_position_embeddings")? {
-            Some(original) => original,
-            None => self.f64_or("original_max_position_embeddings", context)?,
-        };
-        let factor = s.needed("factor", s.opt_f64("factor")?);
-        Ok(match kind {
+    /// The first of some numbers that is there.
+    fn first_of(&self, names: &[&str], default: f64) -> Result<f64> {
+        names
+            .iter()
+            .try_fold(None, |found, name| Ok(found.or(self.opt_f64(name)?)))
+            .map(|v| v.unwrap_or(default))
+    }
+}
+
+/// What transformers calls the layers that see the whole text.
+pub(super) const FULL_ATTENTION: &str = "full_attention";
+
+/// Where a configuration describes a rotary embedding, and what absent fields mean.
+pub(crate) struct RopePlace {
+    /// The kind of layer, for models that rotate some otherwise than others.
+    pub(super) kind: Option<&'static str>,
+    /// Fields beside the objects that give the base.
+    pub(super) theta: (&'static [&'static str], f64),
+    /// Fields beside the objects that give the share of a head that is rotated.
+    pub(super) share: (&'static [&'static str], f64),
+}
+
+impl RopePlace {
+    /// As most families have it.
+    pub(super) const USUAL: Self =
+        Self { kind: None, theta: (&["rope_theta"], 10_000.0), share: (&["partial_rotary_factor"], 1.0) };
+}
+
+/// The objects that describe a rotary embedding; the first that has a field gives it.
+struct Rotary<'a> {
+    sources: Vec<Fields<'a>>,
+    top: &'a Fields<'a>,
+}
+
+impl Rotary<'_> {
+    fn first<T>(&self, read: impl Fn(&Fields<'_>) -> Result<Option<T>>) -> Result<Option<T>> {
+        // All are asked, so that none counts as unread.
+        self.sources.iter().map(read).try_fold(None, |found, value| Ok(found.or(value?)))
+    }
+
+    fn number(&self, name: &str) -> Result<Option<f64>> {
+        self.first(|s| s.opt_f64(name))
+    }
+
+    fn number_or(&self, name: &str, default: f64) -> Result<f64> {
+        Ok(self.number(name)?.unwrap_or(default))
+    }
+
+    fn needed(&self, name: &str) -> Result<f64> {
+        match self.number(name)? {
+            Some(value) => Ok(value),
+            None => self.top.fail(format!("the rotary scaling has no '{name}'")),
+        }
+    }
+
+    fn factors(&self, name: &str) -> Result<Vec<f32>> {
+        match self.first(|s| s.opt_floats(name))? {
+            Some(values) => Ok(values),
+            None => self.top.fail(format!("the rotary scaling has no '{name}'")),
+        }
+    }
+
+    fn scaling(&self) -> Result<RopeScaling> {
+        let text = |name: &str| self.first(|s| s.opt_str(name).map(|v| v.map(str::to_owned)));
+        let kind = text("rope_type")?.or(text("type")?).unwrap_or_else(|| "default".into());
+        let context = self.top.opt_usize("max_position_embeddings")?.unwrap_or(2048) as f64;
+        // transformers prefers the field beside the objects.
+        let inside = self.number("original_max_position_embeddings")?;
+        let original = self.top.opt_f64("original_max_position_embeddings")?.or(inside).unwrap_or(context);
+        Ok(match kind.as_str() {
             "default" => RopeScaling::None,
-            "linear" => RopeScaling::Linear(factor?),
-            // Up to the original context the dynamic kind is the plain one.
-            "dynamic" => RopeScaling::None,
+            "linear" => RopeScaling::Linear(self.needed("factor")?),
+            "dynamic" => RopeScaling::Dynamic { factor: self.needed("factor")?, original: context },
             "llama3" => RopeScaling::Llama3 {
-                factor: factor?,
-                low: s.f64_or("low_freq_factor", 1.0)?,
-                high: s.f64_or("high_freq_factor", 4.0)?,
+                factor: self.needed("factor")?,
+                low: self.number_or("low_freq_factor", 1.0)?,
+                high: self.number_or("high_freq_factor", 4.0)?,
                 original,
             },
-            "yarn" => {
-                let factor = factor?;
-                let scale = |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
-                let (m, all) = (s.f64_or("mscale", 0.0)?, s.f64_or("mscale_all_dim", 0.0)?);
-                let default = if m != 0.0 && all != 0.0 { scale(m) / scale(all) } else { scale(1.0) };
-                RopeScaling::Yarn {
-                    factor,
-                    original,
-                    beta_fast: s.f64_or("beta_fast", 32.0)?,
-                    beta_slow: s.f64_or("beta_slow", 1.0)?,
-                    attention_factor: s.f64_or("attention_factor", default)?,
-                    truncate: s.bool_or("truncate", true)?,
-                }
+            // Phi-3's first files call LongRoPE by other names.
+            "longrope" | "su" => self.long(context, original)?,
+            "yarn" if self.top.json.get("model_type").is_some_and(|t| t == "phi3") => {
+                self.long(context, original)?
             }
-            "longrope" | "su" => {
-                let stretch = factor.unwrap_or(context / original);
-                let default = if stretch <= 1.0 { 1.0 } else { (1.0 + stretch.ln() / original.ln()).sqrt() };
-                RopeScaling::Long {
-                    short: s.floats("short_factor")?,
-                    long: s.floats("long_factor")?,
-                    original: original as usize,
-                    attention_factor: s.f64_or("attention_factor", default)?,
-                }
-            }
+            "yarn" => self.yarn(context, original)?,
             other => {
-                return self.fail(format!(
-                    "the rotary scaling '{other}' is not supported (linear, llama3, yarn and longrope are)"
+                return self.top.fail(format!(
+                    "the rotary scaling '{other}' is not supported (linear, dynamic, llama3, yarn and longrope are)"
                 ));
             }
+        })
+    }
+
+    fn yarn(&self, context: f64, original: f64) -> Result<RopeScaling> {
+        let factor = self.number_or("factor", context / original)?;
+        let scale = |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
+        let (m, all) = (self.number_or("mscale", 0.0)?, self.number_or("mscale_all_dim", 0.0)?);
+        let default = if m != 0.0 && all != 0.0 { scale(m) / scale(all) } else { scale(1.0) };
+        Ok(RopeScaling::Yarn {
+            factor,
+            original,
+            beta_fast: self.number_or("beta_fast", 32.0)?,
+            beta_slow: self.number_or("beta_slow", 1.0)?,
+            attention_factor: self.number_or("attention_factor", default)?,
+            truncate: self.first(|s| s.opt_bool("truncate"))?.unwrap_or(true),
+        })
+    }
+
+    fn long(&self, context: f64, original: f64) -> Result<RopeScaling> {
+        let stretch = self.number_or("factor", context / original)?;
+        let default = if stretch <= 1.0 { 1.0 } else { (1.0 + stretch.ln() / original.ln()).sqrt() };
+        Ok(RopeScaling::Long {
+            short: self.factors("short_factor")?,
+            long: self.factors("long_factor")?,
+            original: original as usize,
+            attention_factor: self.number_or("attention_factor", default)?,
         })
     }
 }

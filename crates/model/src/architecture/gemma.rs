@@ -3,6 +3,7 @@
 //! attention scores and logits; Gemma 3 normalises q and k and rotates local and
 //! global layers differently.
 
+use super::fields::{FULL_ATTENTION, RopePlace};
 use super::{Description, Fields, llama};
 use crate::config::{Positions, QkNorm};
 use crate::error::Result;
@@ -22,9 +23,21 @@ pub(super) const GEMMA3: &str = r#"{
     "max_position_embeddings": 131072, "tie_word_embeddings": true, "sliding_window": 4096
 }"#;
 
+/// The rotation of Gemma 3's layers that see the whole text.
+const GLOBAL: RopePlace =
+    RopePlace { kind: Some(FULL_ATTENTION), theta: (&["rope_theta"], 1_000_000.0), ..RopePlace::USUAL };
+
+/// The rotation of Gemma 3's other layers.
+const LOCAL: RopePlace = RopePlace {
+    kind: Some("sliding_attention"),
+    theta: (&["rope_local_base_freq"], 10_000.0),
+    ..RopePlace::USUAL
+};
+
 pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     let mut d = llama::base(f, weights)?;
     let third = d.config.architecture != "gemma2";
+    llama::attention_bias(f, &mut d)?;
     let c = &mut d.config;
     c.activation = f.activation("hidden_activation", "gelu_pytorch_tanh")?;
     c.post_norm = true;
@@ -39,15 +52,9 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
             Some(pattern) => pattern,
             None => f.opt_usize("_sliding_window_pattern")?.unwrap_or(6),
         };
+        f.ignore(&["_sliding_window_pattern"]);
         c.layers = f.layers(c.depth(), window, 1, |l| !(l + 1).is_multiple_of(pattern))?;
-        let mut local = f.rope(Some("sliding_attention"), c.head_dim, 10_000.0)?;
-        if f.object("rope_parameters")?.is_none() {
-            // transformers 4 scales the global layers only and gives the local base apart.
-            local.scaling = crate::config::RopeScaling::None;
-            local.theta = f.f64_or("rope_local_base_freq", 10_000.0)?;
-        }
-        let global = f.rope(Some("full_attention"), c.head_dim, 1_000_000.0)?;
-        c.positions = Positions::Rotary(vec![global, local]);
+        c.positions = Positions::Rotary(vec![f.rope(&GLOBAL, c.head_dim)?, f.rope(&LOCAL, c.head_dim)?]);
         c.qk_norm = QkNorm::Head;
         d.layout.qk_norms = Some(llama::qk_norms(&d.layout));
     } else {

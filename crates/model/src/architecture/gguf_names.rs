@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 use crate::gguf::{Header, Value};
 use crate::weights::Weights;
 use fathom_kernels::elementwise::Activation;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// llama.cpp's architecture and the name that Hugging Face uses.
@@ -24,52 +26,178 @@ const NAMES: &[(&str, &str)] = &[
     ("gpt2", "gpt2"),
 ];
 
-/// The metadata of one architecture.
+/// Keys of an architecture that change nothing that is measured.
+const HARMLESS: &[&str] = &[
+    "expert_count",
+    "expert_used_count",
+    "pooling_type",
+    "rope.scaling.finetuned",
+    "tensor_data_layout",
+    "vocab_size",
+];
+
+/// Beginnings of keys that are about the file, its tokenizer (which has a reader of its own) or how it
+/// was made.
+const OTHER_KEYS: [&str; 6] = ["general.", "tokenizer.", "split.", "quantize.", "imatrix.", "training."];
+
+/// Keys that make a model another one unless they have this value.
+const ONLY: &[(&str, f64)] = &[
+    ("attention.clamp_kqv", 0.0),
+    ("attention.max_alibi_bias", 0.0),
+    ("embedding_scale", 1.0),
+    ("logit_scale", 1.0),
+    ("nextn_predict_layers", 0.0),
+    ("residual_scale", 1.0),
+    ("rope.scaling.yarn_ext_factor", 1.0),
+    ("rope.scaling.yarn_log_multiplier", 0.0),
+];
+
+/// The metadata of one architecture. It keeps in mind which keys were read.
 struct Keys<'a> {
     path: &'a Path,
     arch: &'a str,
     header: &'a Header,
+    read: RefCell<BTreeSet<String>>,
 }
 
-impl Keys<'_> {
-    fn get<T>(&self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
+impl<'a> Keys<'a> {
+    fn fail<T>(&self, what: impl Into<String>) -> Result<T> {
+        Err(Error::config(self.path, what))
+    }
+
+    fn value(&self, key: &str) -> (String, Option<&'a Value>) {
         let key = format!("{}.{key}", self.arch);
-        match self.header.get(&key) {
-            None => Ok(None),
-            Some(value) => match read(value) {
+        let value = self.header.get(&key);
+        self.read.borrow_mut().insert(key.clone());
+        (key, value)
+    }
+
+    fn get<T>(&self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
+        match self.value(key) {
+            (_, None) => Ok(None),
+            (key, Some(value)) => match read(value) {
                 Some(value) => Ok(Some(value)),
-                None => Err(Error::config(self.path, format!("the metadata '{key}' has the wrong type"))),
+                None => self.fail(format!("the metadata '{key}' has the wrong type")),
             },
         }
     }
 
+    /// A count. An array with one for each layer is one as well where all are the same.
     fn count(&self, key: &str) -> Result<Option<usize>> {
-        self.get(key, Value::as_usize)
+        let (name, value) = self.value(key);
+        let Some(Value::Numbers(numbers)) = value else { return self.get(key, Value::as_usize) };
+        let mut values = numbers.iter();
+        let first = values.next();
+        match first.as_ref().and_then(Value::as_usize) {
+            None => self.fail(format!("the metadata '{name}' has the wrong type")),
+            same if values.all(|v| Some(&v) == first.as_ref()) => Ok(same),
+            _ => self.fail(format!(
+                "the metadata '{name}' differs from layer to layer, which is not supported; it must be the same in all"
+            )),
+        }
     }
 
     fn needed(&self, key: &str) -> Result<usize> {
-        self.count(key)?
-            .ok_or_else(|| Error::config(self.path, format!("the metadata '{}.{key}' is missing", self.arch)))
+        match self.count(key)? {
+            Some(count) => Ok(count),
+            None => self.fail(format!("the metadata '{}.{key}' is missing", self.arch)),
+        }
     }
 
     fn number(&self, key: &str) -> Result<Option<f64>> {
         self.get(key, Value::as_f64)
     }
+
+    fn flag(&self, key: &str) -> Result<Option<bool>> {
+        self.get(key, Value::as_bool)
+    }
+
+    /// Refuses what is known to change the forward pass and is not supported.
+    fn refuse(&self) -> Result<()> {
+        if let Some(count) = self.count("expert_count")?.filter(|count| *count > 1) {
+            return self.fail(format!(
+                "the model is a mixture of experts ('{}.expert_count' is {count}), which is not supported; choose a dense model",
+                self.arch
+            ));
+        }
+        if self.flag("attention.causal")? == Some(false) {
+            return self.fail(format!(
+                "'{}.attention.causal' is false: attention sees the whole text, which is not supported; choose a causal model",
+                self.arch
+            ));
+        }
+        for (key, only) in ONLY {
+            if let Some(value) = self.number(key)?.filter(|value| value != only) {
+                return self.fail(format!(
+                    "'{}.{key}' is {value}, which is not supported; only {only} is",
+                    self.arch
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The keys that nobody has read or knows to be harmless, sorted.
+    fn unknown(&self) -> Vec<&str> {
+        let read = self.read.borrow();
+        let harmless = |key: &str| {
+            let own = key.strip_prefix(self.arch).and_then(|rest| rest.strip_prefix('.'));
+            own.is_some_and(|own| HARMLESS.contains(&own))
+                || OTHER_KEYS.iter().any(|other| key.starts_with(other))
+        };
+        let is_off = |value: &Value| *value == Value::Bool(false) || value.as_f64() == Some(0.0);
+        let known = |key: &str, value: &Value| read.contains(key) || harmless(key) || is_off(value);
+        let keys = self.header.metadata.iter().filter(|(key, value)| !known(key, value));
+        let mut keys: Vec<&str> = keys.map(|(key, _)| key.as_str()).collect();
+        keys.sort_unstable();
+        keys
+    }
 }
 
-pub(super) fn describe(path: &Path, arch: &str, header: &Header, weights: &Weights) -> Result<Description> {
+/// Refuses files that hold something else than a model, by what they say they are.
+fn check_type(path: &Path, header: &Header) -> Result<()> {
+    match header.get("general.type").and_then(Value::as_str) {
+        None | Some("model") => Ok(()),
+        Some("adapter") => Err(Error::config(
+            path,
+            "it is an adapter (LoRA), not a model; merge it into its base model (llama.cpp's llama-export-lora) and give that",
+        )),
+        Some(other) => Err(Error::config(
+            path,
+            format!(
+                "it is of the type '{other}' ('general.type'), not a model; give the file of the language model"
+            ),
+        )),
+    }
+}
+
+pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Result<Description> {
+    check_type(path, header)?;
+    let Some(arch) = header.get("general.architecture").and_then(Value::as_str) else {
+        return Err(Error::config(
+            path,
+            "its metadata has no 'general.architecture'; convert the model again",
+        ));
+    };
+    let keys = Keys { path, arch, header, read: RefCell::default() };
+    keys.refuse()?;
     let Some((_, name)) = NAMES.iter().find(|n| n.0 == arch) else {
         return Err(unknown(path, arch));
     };
-    let keys = Keys { path, arch, header };
     let (hidden, heads) = (keys.needed("embedding_length")?, keys.needed("attention.head_count")?);
     let head_dim = keys.count("attention.key_length")?.unwrap_or(hidden / heads.max(1));
+    if let Some(width) = keys.count("attention.value_length")?.filter(|width| *width != head_dim) {
+        return keys.fail(format!(
+            "'{arch}.attention.value_length' is {width} where keys have {head_dim}, which is not supported"
+        ));
+    }
     let depth = keys.needed("block_count")?;
     if depth > 1 << 14 {
         return Err(Error::config(path, format!("{depth} layers are more than any model has")));
     }
+    weights.require("token_embd.weight")?;
     let Some([vocab, _]) = weights.shape("token_embd.weight") else {
-        return Err(Error::MissingTensor { path: path.to_owned(), name: "token_embd.weight".into() });
+        return keys.fail("'token_embd.weight' is not a matrix; convert the model again");
     };
     let gemma = arch.starts_with("gemma");
     let layer_norm = matches!(arch, "gptneox" | "gpt2");
@@ -89,7 +217,7 @@ pub(super) fn describe(path: &Path, arch: &str, header: &Header, weights: &Weigh
         norm_eps: keys.number(eps)?.unwrap_or(1e-5) as f32,
         pre_norm: arch != "olmo2",
         post_norm: gemma || arch == "olmo2",
-        parallel: arch == "gptneox" && keys.get("use_parallel_residual", Value::as_bool)?.unwrap_or(true),
+        parallel: arch == "gptneox" && keys.flag("use_parallel_residual")?.unwrap_or(true),
         qk_norm: match arch {
             "qwen3" | "gemma3" => QkNorm::Head,
             "olmo2" => QkNorm::Full,
@@ -108,8 +236,23 @@ pub(super) fn describe(path: &Path, arch: &str, header: &Header, weights: &Weigh
         tied: !weights.has("output.weight"),
     };
     let layout = layout(arch, &config, weights);
-    Ok(Description { config, layout })
+    let mut description = Description::new(config, layout);
+    description.read = ROPE_FACTORS.map(str::to_owned).to_vec();
+    let unknown = keys.unknown();
+    if !unknown.is_empty() {
+        description.warnings.push(format!(
+            "{}: {} not known and not honoured: '{}'",
+            path.display(),
+            if unknown.len() == 1 { "this key of the metadata is" } else { "these keys of the metadata are" },
+            unknown.join("', '")
+        ));
+    }
+    Ok(description)
 }
+
+/// Tensors of factors on rotary frequencies.
+const ROPE_FACTORS: [&str; 3] =
+    ["rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"];
 
 /// One over the root of the head's width, but for the two largest Gemmas, whose
 /// scale comes from the width of the stream.
@@ -129,20 +272,37 @@ fn attention_scale(
 }
 
 fn layers(keys: &Keys<'_>, depth: usize) -> Result<Vec<Layer>> {
-    let window = keys.count("attention.sliding_window")?.filter(|w| *w > 0);
-    let pattern = match keys.arch {
-        "gemma2" => 2,
-        "gemma3" => keys.count("attention.sliding_window_pattern")?.unwrap_or(6),
-        // Phi-3's window holds everywhere; the others have none.
-        "phi3" => usize::MAX,
-        _ => return Ok(vec![Layer { window: None, rope: 0 }; depth]),
-    };
+    let windowed = ["llama", "gemma2", "gemma3", "phi3"].contains(&keys.arch);
+    // Elsewhere the key stays unread, and is named in a warning.
+    let window = if windowed { keys.count("attention.sliding_window")?.filter(|w| *w > 0) } else { None };
     let local_rope = usize::from(keys.arch == "gemma3");
-    let layer = |l: usize| match window {
-        Some(_) if !(l + 1).is_multiple_of(pattern) => Layer { window, rope: local_rope },
+    let local = local_layers(keys, depth)?;
+    let layer = |local: bool| match window {
+        Some(_) if local => Layer { window, rope: local_rope },
         _ => Layer { window: None, rope: 0 },
     };
-    Ok((0..depth).map(layer).collect())
+    Ok(local.into_iter().map(layer).collect())
+}
+
+/// Which layers see a window only, where there is one: some in each group of as many as the pattern
+/// says, or those that it marks. Without a pattern, as in Mistral and Phi-3, all do.
+fn local_layers(keys: &Keys<'_>, depth: usize) -> Result<Vec<bool>> {
+    const PATTERN: &str = "attention.sliding_window_pattern";
+    let in_groups =
+        |pattern: usize| (0..depth).map(|l| pattern == 0 || !(l + 1).is_multiple_of(pattern)).collect();
+    let default = match keys.arch {
+        "gemma2" => 2,
+        "gemma3" => 6,
+        _ => return Ok(vec![true; depth]),
+    };
+    let Some(Value::Numbers(marks)) = keys.value(PATTERN).1 else {
+        return Ok(in_groups(keys.count(PATTERN)?.unwrap_or(default)));
+    };
+    let marks: Option<Vec<bool>> = marks.iter().map(|mark| mark.as_bool()).collect();
+    match marks.filter(|marks| marks.len() == depth) {
+        Some(marks) => Ok(marks),
+        None => keys.fail(format!("the metadata '{}.{PATTERN}' does not mark {depth} layers", keys.arch)),
+    }
 }
 
 fn positions(keys: &Keys<'_>, weights: &Weights, head_dim: usize) -> Result<Positions> {
@@ -171,9 +331,15 @@ fn positions(keys: &Keys<'_>, weights: &Weights, head_dim: usize) -> Result<Posi
 fn rope_scaling(keys: &Keys<'_>, weights: &Weights, dim: usize) -> Result<RopeScaling> {
     let context = keys.needed("context_length")?;
     let original = keys.count("rope.scaling.original_context_length")?.unwrap_or(context);
-    if weights.has("rope_freqs.weight") {
-        return Ok(RopeScaling::Divisors(weights.vector("rope_freqs.weight", dim / 2)?));
-    }
+    // As in llama.cpp: an older key gives the factor too, zero means none, and a factor without a type is
+    // a linear one.
+    let old = keys.number("rope.scale_linear")?;
+    let factor = keys.number("rope.scaling.factor")?.or(old).filter(|f| *f != 0.0).unwrap_or(1.0);
+    let kind = keys.get("rope.scaling.type", |v| v.as_str().map(str::to_owned))?;
+    let kind = kind.as_deref().unwrap_or("linear");
+    let attention = keys.number("rope.scaling.attn_factor")?;
+    let betas = [("rope.scaling.yarn_beta_fast", 32.0), ("rope.scaling.yarn_beta_slow", 1.0)];
+    let [beta_fast, beta_slow] = betas.map(|(key, default)| keys.number(key).map(|v| v.unwrap_or(default)));
     if weights.has("rope_factors_long.weight") {
         let stretch = context as f64 / original.max(1) as f64;
         let default = if stretch <= 1.0 { 1.0 } else { (1.0 + stretch.ln() / (original as f64).ln()).sqrt() };
@@ -181,24 +347,43 @@ fn rope_scaling(keys: &Keys<'_>, weights: &Weights, dim: usize) -> Result<RopeSc
             short: weights.vector("rope_factors_short.weight", dim / 2)?,
             long: weights.vector("rope_factors_long.weight", dim / 2)?,
             original,
-            attention_factor: keys.number("rope.scaling.attn_factor")?.unwrap_or(default),
+            attention_factor: attention.unwrap_or(default),
         });
     }
-    let factor = keys.number("rope.scaling.factor")?.unwrap_or(1.0);
-    match keys.get("rope.scaling.type", |v| v.as_str().map(str::to_owned))?.as_deref() {
-        None | Some("none") => Ok(RopeScaling::None),
-        Some("linear") => Ok(RopeScaling::Linear(factor)),
-        Some("yarn") => Ok(RopeScaling::Yarn {
+    if weights.has("rope_freqs.weight") {
+        let mut divisors = weights.vector("rope_freqs.weight", dim / 2)?;
+        match kind {
+            "linear" => divisors.iter_mut().for_each(|d| *d *= factor as f32),
+            "none" => {}
+            other => {
+                return keys.fail(format!(
+                    "the rotary scaling '{other}' together with 'rope_freqs.weight' is not supported"
+                ));
+            }
+        }
+        return Ok(RopeScaling::Divisors(divisors));
+    }
+    if kind != "yarn" && attention.is_some_and(|factor| factor != 1.0) {
+        return keys.fail(format!(
+            "'{}.rope.scaling.attn_factor' is supported with yarn and longrope only",
+            keys.arch
+        ));
+    }
+    match kind {
+        "none" => Ok(RopeScaling::None),
+        "linear" if factor == 1.0 => Ok(RopeScaling::None),
+        "linear" => Ok(RopeScaling::Linear(factor)),
+        "yarn" => Ok(RopeScaling::Yarn {
             factor,
             original: original as f64,
-            beta_fast: keys.number("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
-            beta_slow: keys.number("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
-            attention_factor: if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 },
+            beta_fast: beta_fast?,
+            beta_slow: beta_slow?,
+            attention_factor: attention.unwrap_or(1.0)
+                * if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 },
             truncate: true,
         }),
-        Some(other) => Err(Error::config(
-            keys.path,
-            format!("the rotary scaling '{other}' is not supported (linear and yarn are)"),
+        other => keys.fail(format!(
+            "the rotary scaling '{other}' is not supported (linear, yarn and longrope with its factors are)"
         )),
     }
 }

@@ -1,6 +1,6 @@
 //! GPT-2: learned positions, layer norms with bias, matrices stored transposed.
 
-use super::{Arrange, Description, Fields, Layout, Slot};
+use super::{Arrange, Description, Fields, Layout, Slot, llama};
 use crate::config::{Config, NormKind, Positions, QkNorm};
 use crate::error::Result;
 use crate::weights::Weights;
@@ -38,14 +38,14 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         tied: f.bool_or("tie_word_embeddings", true)?,
     };
     // The first published files leave the prefix out.
-    let prefix = if weights.has("wte.weight") { "" } else { "transformer." };
+    let prefix = llama::prefix(weights, "wte", "transformer.");
     let slot = |name: &str| Slot::new(format!("{prefix}h.{{}}.{name}")).biased(true);
     let matrix = |name: &str| slot(name).arranged(Arrange::Transposed);
     let layout = Layout {
         embedding: Slot::new(format!("{prefix}wte")),
         position: Some(Slot::new(format!("{prefix}wpe"))),
         final_norm: Slot::new(format!("{prefix}ln_f")).biased(true),
-        head: Slot::new("lm_head"),
+        head: Slot::new(format!("{}lm_head", llama::prefix(weights, "lm_head", ""))),
         attn_norm: Some(slot("ln_1")),
         qkv: vec![matrix("attn.c_attn")],
         qk_norms: None,
@@ -57,5 +57,5 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         post_mlp_norm: None,
         norm_offset: 0.0,
     };
-    Ok(Description { config, layout })
+    Ok(Description::new(config, layout))
 }

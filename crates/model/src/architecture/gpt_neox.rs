@@ -1,12 +1,20 @@
 //! GPT-NeoX and Pythia: layer norms with bias, attention and MLP side by side
 //! (or one after the other), part of each head rotated, q, k, v head by head.
 
-use super::{Arrange, Description, Fields, Layout, Slot};
+use super::fields::RopePlace;
+use super::{Arrange, Description, Fields, Layout, Slot, llama};
 use crate::config::{Config, NormKind, Positions, QkNorm};
 use crate::error::Result;
 use crate::weights::Weights;
 
-pub(super) fn describe(f: &Fields<'_>, _: &Weights) -> Result<Description> {
+/// The old names of the base and of the rotated share.
+const ROPE: RopePlace = RopePlace {
+    kind: None,
+    theta: (&["rotary_emb_base", "rope_theta"], 10_000.0),
+    share: (&["rotary_pct", "partial_rotary_factor"], 0.25),
+};
+
+pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     let (hidden, heads) = (f.usize("hidden_size")?, f.usize("num_attention_heads")?);
     let head_dim = hidden / heads.max(1);
     let config = Config {
@@ -19,7 +27,7 @@ pub(super) fn describe(f: &Fields<'_>, _: &Weights) -> Result<Description> {
         vocab: f.usize("vocab_size")?,
         context: f.opt_usize("max_position_embeddings")?.unwrap_or(2048),
         layers: f.layers(f.usize("num_hidden_layers")?, None, 0, |_| false)?,
-        positions: Positions::Rotary(vec![f.rope(None, head_dim, 10_000.0)?]),
+        positions: Positions::Rotary(vec![f.rope(&ROPE, head_dim)?]),
         norm: NormKind::Layer,
         norm_eps: f.f64_or("layer_norm_eps", 1e-5)? as f32,
         pre_norm: true,
@@ -35,12 +43,13 @@ pub(super) fn describe(f: &Fields<'_>, _: &Weights) -> Result<Description> {
         tied: f.bool_or("tie_word_embeddings", false)?,
     };
     let attention_bias = f.bool_or("attention_bias", true)?;
-    let slot = |name: &str| Slot::new(format!("gpt_neox.layers.{{}}.{name}")).biased(true);
+    let prefix = llama::prefix(weights, "embed_in", "gpt_neox.");
+    let slot = |name: &str| Slot::new(format!("{prefix}layers.{{}}.{name}")).biased(true);
     let layout = Layout {
-        embedding: Slot::new("gpt_neox.embed_in"),
+        embedding: Slot::new(format!("{prefix}embed_in")),
         position: None,
-        final_norm: Slot::new("gpt_neox.final_layer_norm").biased(true),
-        head: Slot::new("embed_out"),
+        final_norm: Slot::new(format!("{prefix}final_layer_norm")).biased(true),
+        head: Slot::new(format!("{}embed_out", llama::prefix(weights, "embed_out", ""))),
         attn_norm: Some(slot("input_layernorm")),
         qkv: vec![slot("attention.query_key_value").biased(attention_bias).arranged(Arrange::HeadThirds)],
         qk_norms: None,
@@ -52,5 +61,5 @@ pub(super) fn describe(f: &Fields<'_>, _: &Weights) -> Result<Description> {
         post_mlp_norm: None,
         norm_offset: 0.0,
     };
-    Ok(Description { config, layout })
+    Ok(Description::new(config, layout))
 }

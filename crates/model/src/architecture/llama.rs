@@ -4,6 +4,7 @@
 //! Tensors: `model.layers.N.{input_layernorm, self_attn.{q,k,v,o}_proj,
 //! post_attention_layernorm, mlp.{gate,up,down}_proj}`.
 
+use super::fields::RopePlace;
 use super::{Description, Fields, Layout, Slot};
 use crate::config::{Config, NormKind, Positions, QkNorm};
 use crate::error::Result;
@@ -18,15 +19,24 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
     // Mistral's window holds in every layer; Llama has none, whatever the field says.
     let window = if d.config.architecture == "mistral" { f.opt_usize("sliding_window")? } else { None };
     d.config.layers = f.layers(d.config.depth(), window, 0, |_| true)?;
-    let attention = f.bool_or("attention_bias", false)?;
-    for slot in d.layout.qkv.iter_mut().chain([&mut d.layout.attn_out]) {
-        slot.bias = attention;
-    }
-    let mlp = f.bool_or("mlp_bias", false)?;
-    for slot in d.layout.up.iter_mut().chain([&mut d.layout.down]) {
-        slot.bias = mlp;
+    // transformers' Mistral has no biases, whatever these fields say.
+    if d.config.architecture == "llama" {
+        attention_bias(f, &mut d)?;
+        let mlp = f.bool_or("mlp_bias", false)?;
+        for slot in d.layout.up.iter_mut().chain([&mut d.layout.down]) {
+            slot.bias = mlp;
+        }
     }
     Ok(d)
+}
+
+/// Sets whether q, k, v and the output of attention have biases.
+pub(super) fn attention_bias(f: &Fields<'_>, d: &mut Description) -> Result<()> {
+    let bias = f.bool_or("attention_bias", false)?;
+    for slot in d.layout.qkv.iter_mut().chain([&mut d.layout.attn_out]) {
+        slot.bias = bias;
+    }
+    Ok(())
 }
 
 /// The description that most families share.
@@ -43,7 +53,7 @@ pub(super) fn base(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
         vocab: f.usize("vocab_size")?,
         context: f.opt_usize("max_position_embeddings")?.unwrap_or(2048),
         layers: f.layers(f.usize("num_hidden_layers")?, None, 0, |_| false)?,
-        positions: Positions::Rotary(vec![f.rope(None, head_dim, 10_000.0)?]),
+        positions: Positions::Rotary(vec![f.rope(&RopePlace::USUAL, head_dim)?]),
         norm: NormKind::Rms,
         norm_eps: f.f64_or("rms_norm_eps", 1e-6)? as f32,
         pre_norm: true,
@@ -58,26 +68,28 @@ pub(super) fn base(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
         embedding_scale: 1.0,
         tied: f.bool_or("tie_word_embeddings", false)?,
     };
-    Ok(Description { config, layout: layout(prefix(weights)) })
+    let layout = layout(&prefix(weights, "embed_tokens", "model."), &prefix(weights, "lm_head", ""));
+    Ok(Description::new(config, layout))
 }
 
-/// What stands before `layers.0`: checkpoints of the bare decoder have nothing,
-/// models of several modalities name the language part.
-fn prefix(weights: &Weights) -> &'static str {
-    ["model.", "model.language_model.", "language_model.model.", ""]
-        .into_iter()
-        .find(|p| weights.has(&format!("{p}embed_tokens.weight")))
-        .unwrap_or("model.")
+/// What stands before a module's name in the weights, `usual` where they lack the module. Checkpoints
+/// of the bare decoder have nothing there, models of several modalities name the language part, and
+/// some wrappers leave a name of their own.
+pub(super) fn prefix(weights: &Weights, module: &str, usual: &str) -> String {
+    let end = format!("{module}.weight");
+    let names = weights.names();
+    let prefixes = names.iter().filter_map(|name| name.strip_suffix(&end));
+    let prefixes = prefixes.filter(|p| (p.is_empty() || p.ends_with('.')) && !super::is_other_modality(p));
+    prefixes.min_by_key(|p| (*p != usual, p.len())).unwrap_or(usual).to_owned()
 }
 
-fn layout(prefix: &str) -> Layout {
+fn layout(prefix: &str, head: &str) -> Layout {
     let slot = |name: &str| Slot::new(format!("{prefix}layers.{{}}.{name}"));
-    let head = if prefix.starts_with("language_model") { "language_model.lm_head" } else { "lm_head" };
     Layout {
         embedding: Slot::new(format!("{prefix}embed_tokens")),
         position: None,
         final_norm: Slot::new(format!("{prefix}norm")),
-        head: Slot::new(head),
+        head: Slot::new(format!("{head}lm_head")),
         attn_norm: Some(slot("input_layernorm")),
         qkv: ["q", "k", "v"].map(|p| slot(&format!("self_attn.{p}_proj"))).to_vec(),
         qk_norms: None,

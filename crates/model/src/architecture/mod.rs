@@ -1,11 +1,13 @@
 //! The supported architectures: one file a family, each turning a checkpoint's
 //! configuration into a [`Config`] and saying under which names its tensors lie.
 
+mod audit;
 mod fields;
 mod gemma;
 mod gguf_names;
 mod gpt2;
 mod gpt_neox;
+mod inventory;
 mod llama;
 mod olmo;
 mod phi;
@@ -15,15 +17,26 @@ mod tests;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::gguf::{Header, Value};
+use crate::files;
+use crate::gguf::Header;
 use crate::weights::Weights;
 pub(crate) use fields::Fields;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A decoder and where its tensors are.
 pub(crate) struct Description {
     pub(crate) config: Config,
     pub(crate) layout: Layout,
+    /// Tensors that the configuration was made of.
+    pub(crate) read: Vec<String>,
+    /// What a user should know of settings and tensors that are not honoured, a sentence each.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Description {
+    fn new(config: Config, layout: Layout) -> Self {
+        Self { config, layout, read: Vec::new(), warnings: Vec::new() }
+    }
 }
 
 /// How the rows of a stored matrix are to be taken.
@@ -95,11 +108,28 @@ pub(crate) struct Layout {
     pub(crate) norm_offset: f32,
 }
 
+/// Whether a prefix of names belongs to images or sound.
+fn is_other_modality(prefix: &str) -> bool {
+    const OTHERS: [&str; 8] = [
+        "vision_tower",
+        "vision_model",
+        "visual",
+        "audio_tower",
+        "multi_modal_projector",
+        "embed_vision",
+        "embed_audio",
+        "encoder",
+    ];
+    prefix.split('.').any(|part| OTHERS.contains(&part))
+}
+
+type Family = (&'static str, FromConfig, &'static str);
+
 type FromConfig = fn(&Fields<'_>, &Weights) -> Result<Description>;
 
 /// `model_type` of config.json, the function that reads it, and what transformers
 /// takes fields for that are absent.
-const FAMILIES: &[(&str, FromConfig, &str)] = &[
+const FAMILIES: &[Family] = &[
     ("llama", llama::describe, "{}"),
     ("mistral", llama::describe, llama::MISTRAL),
     ("qwen2", qwen::describe, qwen::QWEN2),
@@ -122,38 +152,83 @@ fn unknown(path: &Path, name: &str) -> Error {
     Error::Architecture { path: path.to_owned(), name: name.to_owned(), supported: supported().join(", ") }
 }
 
-/// Reads a Hugging Face `config.json`.
-///
-/// # Errors
-/// When the file is broken, the architecture unknown or a field missing or impossible.
-pub(crate) fn from_config(path: &Path, weights: &Weights) -> Result<Description> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    let json: serde_json::Value =
-        serde_json::from_str(&text).map_err(|e| Error::config(path, format!("it is not JSON: {e}")))?;
-    let name = match json.get("model_type").and_then(|t| t.as_str()) {
-        Some(name) => name.to_owned(),
-        None => return Err(Error::config(path, "it has no 'model_type'")),
-    };
-    let Some((_, describe, defaults)) = FAMILIES.iter().find(|f| f.0 == name) else {
-        return Err(unknown(path, &name));
-    };
-    let defaults = serde_json::from_str(defaults).expect("the defaults are JSON");
-    // Models of several modalities keep the language part in 'text_config'.
-    let fields = Fields::new(path, json.get("text_config").unwrap_or(&json), &defaults);
-    let description = describe(&fields, weights)?;
-    description.config.check(path)?;
-    Ok(description)
+/// A Hugging Face `config.json` that has been read and does not ask for what is not supported.
+pub(crate) struct HfConfig {
+    path: PathBuf,
+    json: serde_json::Value,
+}
+
+impl HfConfig {
+    /// Reads the file and refuses what no weights could make up for, so that a model need not be
+    /// fetched to be refused.
+    ///
+    /// # Errors
+    /// When the file is broken, or asks for something that is not supported.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let json = files::json(path)?;
+        audit::refuse(path, &json)?;
+        let this = Self { path: path.to_owned(), json };
+        this.family()?;
+        Ok(this)
+    }
+
+    fn family(&self) -> Result<&'static Family> {
+        match self.json.get("model_type").and_then(|t| t.as_str()) {
+            Some(name) => FAMILIES.iter().find(|f| f.0 == name).ok_or_else(|| unknown(&self.path, name)),
+            None => Err(Error::config(
+                &self.path,
+                "it has no 'model_type', which says what kind of model this is",
+            )),
+        }
+    }
+
+    /// Rows and columns that share a scale in matrices of 8-bit floats.
+    ///
+    /// # Errors
+    /// When the file says something impossible.
+    pub(crate) fn fp8_block(&self) -> Result<Option<[usize; 2]>> {
+        audit::fp8_block(&self.path, &self.json)
+    }
+
+    /// Describes the decoder that lies in some weights.
+    ///
+    /// # Errors
+    /// When a field is missing or impossible.
+    pub(crate) fn describe(&self, weights: &Weights) -> Result<Description> {
+        let (_, describe, defaults) = self.family()?;
+        let defaults = serde_json::from_str(defaults).expect("the defaults are JSON");
+        // Models of several modalities keep the language part in 'text_config'.
+        let json = self.json.get("text_config").unwrap_or(&self.json);
+        let fields = Fields::new(&self.path, json, &defaults);
+        let mut description = describe(&fields, weights)?;
+        description.config.check(&self.path)?;
+        let said = fields.warnings();
+        description.warnings.extend(said.iter().map(|what| format!("{}: {what}", self.path.display())));
+        let unknown = audit::unknown(&fields);
+        if !unknown.is_empty() {
+            description.warnings.push(format!(
+                "{}: {} not known and not honoured: '{}'",
+                self.path.display(),
+                if unknown.len() == 1 { "this setting is" } else { "these settings are" },
+                unknown.join("', '")
+            ));
+        }
+        if self.json.get("quantization_config").is_some_and(|q| !q.is_null()) {
+            description.warnings.push(
+                "weights of 8 bits are multiplied as they are stored; activations are not quantised".into(),
+            );
+        }
+        Ok(description)
+    }
 }
 
 /// Reads the metadata of a GGUF file.
 ///
 /// # Errors
-/// As [`from_config`].
+/// When it is not a model, the architecture is unknown, or a key is missing, impossible or asks for
+/// something that is not supported.
 pub(crate) fn from_gguf(path: &Path, header: &Header, weights: &Weights) -> Result<Description> {
-    let Some(name) = header.get("general.architecture").and_then(Value::as_str) else {
-        return Err(Error::config(path, "its metadata has no 'general.architecture'"));
-    };
-    let description = gguf_names::describe(path, name, header, weights)?;
+    let description = gguf_names::describe(path, header, weights)?;
     description.config.check(path)?;
     Ok(description)
 }

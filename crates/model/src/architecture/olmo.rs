@@ -7,6 +7,7 @@ use crate::weights::Weights;
 
 pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     let mut d = llama::base(f, weights)?;
+    llama::attention_bias(f, &mut d)?;
     (d.config.pre_norm, d.config.post_norm) = (false, true);
     d.config.qk_norm = QkNorm::Full;
     (d.layout.attn_norm, d.layout.mlp_norm) = (None, None);

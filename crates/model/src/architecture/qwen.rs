@@ -23,15 +23,13 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         true => f.opt_usize("sliding_window")?,
         false => None,
     };
+    f.ignore(&["sliding_window"]);
     let full = f.usize("max_window_layers")?;
     d.config.layers = f.layers(d.config.depth(), window, 0, |l| l >= full)?;
     if d.config.architecture == "qwen3" {
         d.config.qk_norm = QkNorm::Head;
         d.layout.qk_norms = Some(llama::qk_norms(&d.layout));
-        let bias = f.bool_or("attention_bias", false)?;
-        for slot in d.layout.qkv.iter_mut().chain([&mut d.layout.attn_out]) {
-            slot.bias = bias;
-        }
+        llama::attention_bias(f, &mut d)?;
     } else {
         d.layout.qkv.iter_mut().for_each(|slot| slot.bias = true);
     }

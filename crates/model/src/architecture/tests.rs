@@ -12,7 +12,7 @@ fn describe(json: &serde_json::Value) -> Result<Config> {
     let (config, weights) = (folder.path().join("config.json"), folder.path().join("w.safetensors"));
     std::fs::write(&config, json.to_string()).unwrap();
     std::fs::write(&weights, b"\x02\0\0\0\0\0\0\0{}").unwrap();
-    Ok(from_config(&config, &Weights::open_safetensors(&weights)?)?.config)
+    Ok(HfConfig::read(&config)?.describe(&Weights::open_safetensors(&weights)?)?.config)
 }
 
 /// A small configuration of a type, with more fields.

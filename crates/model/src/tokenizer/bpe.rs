@@ -48,13 +48,16 @@ fn split<'a>(vocabulary: &Vocabulary<'a>) -> Result<(&'a str, &'static Split)> {
         _ => None,
     };
     let name = match (vocabulary.string("pre")?, implied) {
-        (None | Some("default"), Some(name)) | (Some(name), _) => name,
+        (None | Some("default"), Some(name)) => name,
         // A guess would give wrong ids without a sign of it.
-        (None, None) => {
-            return Err(
-                vocabulary.bad("pre", "it is missing, as in old files, and the model does not imply it")
-            );
+        (None | Some("default"), None) => {
+            let says = vocabulary.string("pre")?.map_or("is missing", |_| "is 'default'");
+            return Err(vocabulary.bad(
+                "pre",
+                format!("it {says}, so that the file does not say how texts are cut, and the model does not imply it"),
+            ));
         }
+        (Some(name), _) => name,
     };
     match pretokenizers::find(name) {
         Some(split) => Ok((name, split)),

@@ -4,14 +4,16 @@
 //! model gives the same ids whichever file it comes from.
 
 mod bpe;
+mod json;
 mod metadata;
 mod pretokenizers;
 mod spm;
 
 use crate::error::{Error, Result};
-use crate::gguf;
+use crate::{files, gguf};
 use metadata::{Kind, Vocabulary, brief};
 use serde::Serialize;
+use serde_json::Value;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use tokenizers::{AddedToken, Model, ModelWrapper};
@@ -23,6 +25,7 @@ pub struct Tokenizer {
     style: Style,
     policy: Policy,
     description: Description,
+    warnings: Vec<String>,
 }
 
 /// What a tokenizer is, for reports and `run.json`.
@@ -64,19 +67,29 @@ enum Policy {
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`. Special tokens and what is put around a text
-    /// are as the file says; its padding and truncation are switched off, since
-    /// every statistic is about the text as given.
+    /// Reads a `tokenizer.json`, and the `tokenizer_config.json` beside it. Special tokens
+    /// and what is put around a text are as the files say; padding and truncation are
+    /// switched off, since every statistic is about the text as given.
     ///
     /// # Errors
-    /// When the file cannot be read or is not a tokenizer.
+    /// When a file cannot be read or is not a tokenizer.
     pub fn from_json_file(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(Error::io(path))?;
-        let (inner, around) = guarded(|| load_json(&bytes)).map_err(|e| {
-            Error::tokenizer(path, format!("it is no usable tokenizer ({e}); fetch it again"))
+        files::refuse_pointer(path, &bytes)?;
+        let beside = path.with_file_name("tokenizer_config.json");
+        let config = if beside.is_file() { files::json(&beside)? } else { Value::Null };
+        let json::Loaded { inner, explicit, trial, warnings } = json::load(&bytes, &config).map_err(|e| {
+            Error::tokenizer(
+                path,
+                format!("it is not a tokenizer that can be used ({e}); save it again with transformers"),
+            )
         })?;
-        let named = names_beside(path);
-        let token = |id: Option<&u32>| id.and_then(|id| inner.id_to_token(*id));
+        let token = |id: Option<u32>| id.and_then(|id| inner.id_to_token(id));
+        let policy = match explicit {
+            Some((before, after)) => Policy::Around(before, after),
+            None => Policy::PostProcessor,
+        };
+        let (before, after) = explicit.unwrap_or(trial);
         let model = match inner.get_model() {
             ModelWrapper::BPE(_) => "BPE",
             ModelWrapper::Unigram(_) => "Unigram",
@@ -87,13 +100,13 @@ impl Tokenizer {
             kind: format!("tokenizer.json ({model})"),
             vocab: inner.get_vocab_size(true),
             specials: specials(&inner),
-            adds_bos: !around.0.is_empty(),
-            adds_eos: !around.1.is_empty(),
-            bos: token(around.0.first()).or(named.0),
-            eos: token(around.1.last()).or(named.1),
+            adds_bos: before.is_some(),
+            adds_eos: after.is_some(),
+            bos: token(before).or(json::named(&config, "bos_token")),
+            eos: token(after).or(json::named(&config, "eos_token")),
         };
         let style = style_of(&inner);
-        Ok(Self { path: path.to_owned(), inner, style, policy: Policy::PostProcessor, description })
+        Ok(Self { path: path.to_owned(), inner, style, policy, description, warnings })
     }
 
     /// Builds the tokenizer that the metadata of a GGUF file describes; `path`
@@ -138,7 +151,7 @@ impl Tokenizer {
             bos: text(bos),
             eos: text(eos),
         };
-        Ok(Self { path: path.to_owned(), inner, style, policy, description })
+        Ok(Self { path: path.to_owned(), inner, style, policy, description, warnings: Vec::new() })
     }
 
     /// What this tokenizer is.
@@ -176,6 +189,11 @@ impl Tokenizer {
                 Err(Error::tokenizer(&self.path, what))
             }
         }
+    }
+
+    /// What a user should know of the files, a sentence each.
+    pub(crate) fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// One token as people read it: its bytes as text, with U+FFFD where they
@@ -250,38 +268,6 @@ fn specials(inner: &tokenizers::Tokenizer) -> usize {
 fn guarded<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
     std::panic::catch_unwind(AssertUnwindSafe(f))
         .unwrap_or_else(|_| Err("its parts do not fit each other".into()))
-}
-
-/// What a post-processor puts before and after a text.
-type Surroundings = (Vec<u32>, Vec<u32>);
-
-/// The tokenizer of a `tokenizer.json` and what it puts around a text.
-fn load_json(bytes: &[u8]) -> tokenizers::Result<(tokenizers::Tokenizer, Surroundings)> {
-    let mut inner = tokenizers::Tokenizer::from_bytes(bytes)?;
-    inner.with_padding(None).with_truncation(None)?;
-    let bare = inner.encode_fast("a", false)?.get_ids().to_vec();
-    let full = inner.encode_fast("a", true)?.get_ids().to_vec();
-    let starts = 0..=full.len().saturating_sub(bare.len());
-    let around = match starts.into_iter().find(|at| full[*at..].starts_with(&bare)) {
-        Some(at) => (full[..at].to_vec(), full[at + bare.len()..].to_vec()),
-        None => (Vec::new(), Vec::new()),
-    };
-    Ok((inner, around))
-}
-
-/// BOS and EOS as a `tokenizer_config.json` in the same folder names them. They
-/// are for people to read only, so a missing or odd file is no error.
-fn names_beside(path: &Path) -> (Option<String>, Option<String>) {
-    let read = || {
-        let text = std::fs::read(path.with_file_name("tokenizer_config.json")).ok()?;
-        serde_json::from_slice::<serde_json::Value>(&text).ok()
-    };
-    let config = read().unwrap_or_default();
-    let name = |key: &str| {
-        let value = config.get(key)?;
-        value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
-    };
-    (name("bos_token"), name("eos_token"))
 }
 
 /// The decoder of a `tokenizer.json` tells how its tokens are spelt.

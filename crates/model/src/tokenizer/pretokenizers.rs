@@ -74,7 +74,6 @@ const SPLITS: &[Split] = &[
     Split {
         names: &[
             "gpt-2",
-            "default",
             "phi-2",
             "jina-es",
             "jina-de",

@@ -275,6 +275,12 @@ fn frequencies(rope: &Rope, length: usize) -> (Row, f64) {
         RopeScaling::Long { short, long, original, attention_factor } => {
             (stretched(if length > *original { long } else { short }), *attention_factor)
         }
+        // The base grows with the text beyond the original context.
+        RopeScaling::Dynamic { factor, original } => {
+            let stretch = factor * (length as f64).max(*original) / original - (factor - 1.0);
+            let theta = rope.theta * stretch.powf(dim / (dim - 2.0));
+            ((0..rope.dim / 2).map(|i| theta.powf(-2.0 * i as f64 / dim)).collect(), 1.0)
+        }
         // Between `low` and `high` turns over the original context the factor fades away.
         RopeScaling::Llama3 { factor, low, high, original } => {
             let kept = |f: f64| ((original * f / (2.0 * PI) - low) / (high - low)).clamp(0.0, 1.0);

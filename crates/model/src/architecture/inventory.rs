@@ -1,0 +1,106 @@
+//! What of a checkpoint's tensors a model reads: which it lacks, and which nobody reads.
+
+use super::{Description, Layout, Slot, is_other_modality};
+use crate::config::{Config, Positions};
+use crate::error::Result;
+use crate::weights::Weights;
+use std::collections::BTreeSet;
+
+/// Tensors that a warning names, at most.
+const NAMED: usize = 3;
+
+/// Ends of names of buffers that follow from the configuration: masks, frequencies, and scales of
+/// activations, which are not quantised here.
+const BUFFERS: [&str; 6] = [
+    "inv_freq",
+    ".attn.bias",
+    ".attn.masked_bias",
+    ".attention.bias",
+    ".attention.masked_bias",
+    ".input_scale",
+];
+
+impl Description {
+    /// Decides by the tensors that are there whether the head is the embedding's matrix, checks that
+    /// nothing is missing, and warns of what nobody reads.
+    ///
+    /// # Errors
+    /// Names the first tensor that is missing.
+    pub(crate) fn settle(&mut self, weights: &Weights) -> Result<()> {
+        let d = self;
+        let (head, embedding) = (d.layout.head.weight(0), d.layout.embedding.weight(0));
+        let mut read = d.read.clone();
+        if d.config.tied && weights.has(&head) {
+            // transformers ties only what the file leaves out.
+            d.config.tied = weights.same(&head, &embedding);
+            match d.config.tied {
+                true => read.push(head),
+                false => d.warnings.push(format!(
+                    "the configuration ties the head to the embedding, but the weights have a head of their own, '{head}', which is used"
+                )),
+            }
+        }
+        let needed = d.layout.names(&d.config);
+        needed.iter().try_for_each(|name| weights.require(name))?;
+        d.warnings.extend(weights.notes().iter().cloned());
+        let is_read = |name: &str| {
+            needed.contains(name)
+                || read.iter().any(|read| read == name)
+                || weights.is_scale(name)
+                || is_other_modality(name)
+                || BUFFERS.iter().any(|end| name.ends_with(end))
+        };
+        let unread: Vec<&str> = weights.names().into_iter().filter(|name| !is_read(name)).collect();
+        if !unread.is_empty() {
+            d.warnings.push(sentence(&unread, d));
+        }
+        Ok(())
+    }
+}
+
+/// Says which tensors nobody reads, and why where that is plain.
+fn sentence(unread: &[&str], d: &Description) -> String {
+    let named: Vec<String> = unread.iter().take(NAMED).map(|name| format!("'{name}'")).collect();
+    let more = match unread.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let before = d.layout.attn_out.name.split("{}").next().unwrap_or_default();
+    let layer = |name: &&str| name.strip_prefix(before)?.split('.').next()?.parse::<usize>().ok();
+    let layers = unread.iter().filter_map(layer).max().map_or(0, |last| last + 1);
+    let why = if layers > d.config.depth() {
+        format!("; the weights have {layers} layers where the configuration says {}", d.config.depth())
+    } else {
+        String::new()
+    };
+    let verb = if unread.len() == 1 { "1 tensor is" } else { &format!("{} tensors are", unread.len()) };
+    format!("{verb} not read: {}{more}{why}", named.join(", "))
+}
+
+impl Layout {
+    /// The names of all tensors that a model of this layout reads.
+    fn names(&self, config: &Config) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        let mut add = |slot: &Slot, layer: usize| {
+            names.insert(slot.weight(layer));
+            if slot.bias {
+                names.insert(slot.bias(layer));
+            }
+        };
+        add(&self.embedding, 0);
+        add(&self.final_norm, 0);
+        if !config.tied {
+            add(&self.head, 0);
+        }
+        if config.positions == Positions::Learned {
+            self.position.iter().for_each(|slot| add(slot, 0));
+        }
+        for layer in 0..config.depth() {
+            let norms = [&self.attn_norm, &self.post_attn_norm, &self.mlp_norm, &self.post_mlp_norm];
+            let norms = norms.into_iter().flatten().chain(self.qk_norms.iter().flatten());
+            let matrices = self.qkv.iter().chain(&self.up).chain([&self.attn_out, &self.down]);
+            norms.chain(matrices).for_each(|slot| add(slot, layer));
+        }
+        names
+    }
+}

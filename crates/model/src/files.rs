@@ -1,0 +1,73 @@
+//! Opening the files of a checkpoint, and telling by their first bytes what they are.
+
+use crate::error::{Error, Result};
+use fathom_kernels::mapped::Mapped;
+use std::path::Path;
+
+/// What a file is, by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Gguf,
+    Safetensors,
+    /// A zip archive, which is what PyTorch writes.
+    Zip,
+    Other,
+}
+
+/// How every Git LFS pointer begins.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// Maps a file that must hold content.
+///
+/// # Errors
+/// When it cannot be opened, or is the pointer that Git LFS leaves in place of a file.
+pub(crate) fn map(path: &Path) -> Result<Mapped> {
+    let map = Mapped::open(path).map_err(Error::io(path))?;
+    refuse_pointer(path, &map)?;
+    Ok(map)
+}
+
+/// Reads a text file.
+///
+/// # Errors
+/// As [`map`], or when it is not UTF-8.
+pub(crate) fn text(path: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    refuse_pointer(path, text.as_bytes())?;
+    Ok(text)
+}
+
+/// Reads a JSON file.
+///
+/// # Errors
+/// As [`text`], or when it is not JSON.
+pub(crate) fn json(path: &Path) -> Result<serde_json::Value> {
+    serde_json::from_str(&text(path)?).map_err(|e| Error::file(path, format!("it is not JSON: {e}")))
+}
+
+/// Tells a file by its first bytes.
+///
+/// # Errors
+/// As [`map`].
+pub(crate) fn kind(path: &Path) -> Result<Kind> {
+    let map = map(path)?;
+    // A safetensors file begins with the length of its header, a JSON object.
+    let header = map.first_chunk().map_or(0, |raw| u64::from_le_bytes(*raw));
+    Ok(match &map[..] {
+        bytes if bytes.starts_with(b"GGUF") => Kind::Gguf,
+        bytes if bytes.starts_with(b"PK\x03\x04") => Kind::Zip,
+        bytes if bytes.get(8) == Some(&b'{') && header <= bytes.len() as u64 => Kind::Safetensors,
+        _ => Kind::Other,
+    })
+}
+
+/// Refuses the few lines that a clone without Git LFS leaves in place of a large file.
+pub(crate) fn refuse_pointer(path: &Path, bytes: &[u8]) -> Result<()> {
+    if !bytes.starts_with(LFS_POINTER) {
+        return Ok(());
+    }
+    Err(Error::config(
+        path,
+        "it is a Git LFS pointer, not the file itself; run 'git lfs pull' in its folder, or download the file again",
+    ))
+}

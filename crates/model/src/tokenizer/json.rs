@@ -1,0 +1,163 @@
+//! `tokenizer.json`, and what `tokenizer_config.json` beside it adds, as transformers' AutoTokenizer
+//! takes them.
+
+use super::guarded;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use tokenizers::AddedToken;
+
+/// The tokens with a name in `tokenizer_config.json`.
+const NAMED: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// A tokenizer and what is put around a text.
+pub(super) struct Loaded {
+    pub(super) inner: tokenizers::Tokenizer,
+    /// What `tokenizer_config.json` puts around a text, in place of the post-processor.
+    pub(super) explicit: Option<Surroundings>,
+    /// What the post-processor puts around a text, found by trying.
+    pub(super) trial: Surroundings,
+    /// What a user should know.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Builds the tokenizer of the bytes of a `tokenizer.json` and the content of a
+/// `tokenizer_config.json`, `null` where there is none. Padding and truncation are switched off.
+///
+/// # Errors
+/// Says what is wrong with the files.
+pub(super) fn load(bytes: &[u8], config: &Value) -> Result<Loaded, String> {
+    let (bytes, listed) = with_tokens_of(config, bytes)?;
+    let built = guarded(|| {
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)?;
+        inner.with_padding(None).with_truncation(None)?;
+        let named = named_tokens(&inner, config);
+        inner.add_tokens(named)?;
+        Ok(inner)
+    });
+    let inner = built.map_err(|e| e.to_string())?;
+    let warnings = moved(&inner, &listed);
+    let trial = guarded(|| surroundings(&inner)).map_err(|e| e.to_string())?;
+    Ok(Loaded { explicit: explicit(&inner, config)?, inner, trial, warnings })
+}
+
+/// The part of a `tokenizer.json` that lists added tokens.
+#[derive(Deserialize)]
+struct Listed {
+    #[serde(default)]
+    added_tokens: Vec<Value>,
+}
+
+/// The bytes of a `tokenizer.json` whose list of added tokens has those of the configuration as well,
+/// each at its id, and that list by id.
+fn with_tokens_of<'a>(
+    config: &Value,
+    bytes: &'a [u8],
+) -> Result<(Cow<'a, [u8]>, BTreeMap<u64, Value>), String> {
+    let Listed { added_tokens } = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    let own: BTreeMap<u64, Value> =
+        added_tokens.into_iter().filter_map(|token| Some((token.get("id")?.as_u64()?, token))).collect();
+    let mut all = own.clone();
+    for (id, token) in config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten() {
+        let bad = |what: &str| format!("'added_tokens_decoder' of tokenizer_config.json has the {what}");
+        let id = id.parse().map_err(|_| bad(&format!("id '{id}', which is not a number")))?;
+        let AddedToken { content, single_word, lstrip, rstrip, normalized, special } =
+            added_token(token).ok_or_else(|| bad(&format!("token {id} without a text")))?;
+        all.insert(
+            id,
+            json!({
+                "id": id, "content": content, "single_word": single_word, "lstrip": lstrip,
+                "rstrip": rstrip, "normalized": normalized, "special": special,
+            }),
+        );
+    }
+    if all == own {
+        return Ok((Cow::Borrowed(bytes), own));
+    }
+    let mut file: Value = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    file["added_tokens"] = all.values().cloned().collect();
+    Ok((Cow::Owned(file.to_string().into_bytes()), all))
+}
+
+/// Says which tokens have another id than the files give them.
+fn moved(inner: &tokenizers::Tokenizer, listed: &BTreeMap<u64, Value>) -> Vec<String> {
+    let moved = listed.iter().filter_map(|(id, token)| {
+        let text = token.get("content")?.as_str()?;
+        let got = inner.token_to_id(text)?;
+        (u64::from(got) != *id).then(|| {
+            format!("the tokenizer's files give the token '{text}' the id {id}, but lack tokens before it; it becomes {got}")
+        })
+    });
+    moved.collect()
+}
+
+/// The tokens with a name in the configuration that are not added tokens yet.
+fn named_tokens(inner: &tokenizers::Tokenizer, config: &Value) -> Vec<AddedToken> {
+    let named = NAMED.iter().filter_map(|name| config.get(name));
+    let extra =
+        ["additional_special_tokens", "extra_special_tokens"].iter().filter_map(|name| config.get(name));
+    let extra = extra.filter_map(Value::as_array).flatten();
+    let known = inner.get_added_tokens_decoder();
+    let mut tokens: Vec<AddedToken> = Vec::new();
+    for token in named.chain(extra).filter_map(added_token) {
+        if !known.values().chain(&tokens).any(|old| old.content == token.content) {
+            tokens.push(AddedToken { special: true, ..token });
+        }
+    }
+    tokens
+}
+
+/// A token as `tokenizer_config.json` describes it: a text, or an object with one.
+fn added_token(value: &Value) -> Option<AddedToken> {
+    if let Some(text) = value.as_str() {
+        return Some(AddedToken::from(text, true));
+    }
+    let flag = |name: &str| value.get(name).and_then(Value::as_bool);
+    let special = flag("special").unwrap_or(false);
+    Some(AddedToken {
+        content: value.get("content")?.as_str()?.to_owned(),
+        single_word: flag("single_word").unwrap_or(false),
+        lstrip: flag("lstrip").unwrap_or(false),
+        rstrip: flag("rstrip").unwrap_or(false),
+        normalized: flag("normalized").unwrap_or(!special),
+        special,
+    })
+}
+
+/// The text of a token with a name.
+pub(super) fn named(config: &Value, name: &str) -> Option<String> {
+    added_token(config.get(name)?).map(|token| token.content)
+}
+
+/// The first id before a text, and the last behind it.
+pub(super) type Surroundings = (Option<u32>, Option<u32>);
+
+/// What the configuration says of BOS and EOS, which wins over the post-processor of
+/// `tokenizer.json`, as in transformers.
+fn explicit(inner: &tokenizers::Tokenizer, config: &Value) -> Result<Option<Surroundings>, String> {
+    let flags = ["add_bos_token", "add_eos_token"].map(|name| config.get(name).and_then(Value::as_bool));
+    if flags == [None, None] {
+        return Ok(None);
+    }
+    let ids = |add: Option<bool>, name: &str| match named(config, name).filter(|_| add == Some(true)) {
+        None => Ok(None),
+        Some(text) => match inner.token_to_id(&text) {
+            Some(id) => Ok(Some(id)),
+            None => Err(format!("'{name}' of tokenizer_config.json, '{text}', is not a token")),
+        },
+    };
+    Ok(Some((ids(flags[0], "bos_token")?, ids(flags[1], "eos_token")?)))
+}
+
+/// What the post-processor puts around a text, found by trying.
+fn surroundings(inner: &tokenizers::Tokenizer) -> tokenizers::Result<Surroundings> {
+    let bare = inner.encode_fast("a", false)?.get_ids().to_vec();
+    let full = inner.encode_fast("a", true)?.get_ids().to_vec();
+    let mut starts = 0..=full.len().saturating_sub(bare.len());
+    Ok(match starts.find(|at| full[*at..].starts_with(&bare)) {
+        Some(at) => (full[..at].first().copied(), full[at + bare.len()..].last().copied()),
+        None => (None, None),
+    })
+}
