@@ -138,10 +138,16 @@ impl Checkpoint {
             return Self::in_folder(path, || Weights::open_folder(path));
         }
         let folder = path.parent().unwrap_or(Path::new("."));
+        let named = |extension: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension));
         match files::kind(path)? {
             Kind::Gguf => Self::gguf(path),
             Kind::Safetensors => Self::in_folder(folder, || Weights::open_safetensors(path)),
             Kind::Zip => Self::in_folder(folder, || Weights::open_pickle(path)),
+            // The readers say best what is wrong with a damaged file.
+            Kind::Other if named("gguf") => Self::gguf(path),
+            Kind::Other if named("safetensors") => {
+                Self::in_folder(folder, || Weights::open_safetensors(path))
+            }
             Kind::Other => Err(Error::file(
                 path,
                 "it does not begin as GGUF, safetensors or PyTorch files do; give such a file or a folder",

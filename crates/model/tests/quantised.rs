@@ -1,78 +1,18 @@
 //! Quantised models give the very numbers that their dequantised twins give, whichever formats stand side
 //! by side.
 
+mod support;
+
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use fathom_model::source::Checkpoint;
 use fathom_model::{Dtype, Model};
 use std::path::Path;
+use support::gguf::File;
 
 const HIDDEN: usize = 256;
 const WIDE: usize = 512;
 const VOCAB: usize = 40;
-
-/// A GGUF file in the making.
-#[derive(Default)]
-struct File {
-    metadata: Vec<u8>,
-    keys: u64,
-    list: Vec<u8>,
-    tensors: u64,
-    data: Vec<u8>,
-}
-
-impl File {
-    fn string(to: &mut Vec<u8>, text: &str) {
-        to.extend((text.len() as u64).to_le_bytes());
-        to.extend(text.as_bytes());
-    }
-
-    fn key(&mut self, key: &str, kind: u32, value: impl FnOnce(&mut Vec<u8>)) {
-        Self::string(&mut self.metadata, key);
-        self.metadata.extend(kind.to_le_bytes());
-        value(&mut self.metadata);
-        self.keys += 1;
-    }
-
-    fn number(&mut self, key: &str, value: u32) {
-        self.key(key, 4, |to| to.extend(value.to_le_bytes()));
-    }
-
-    fn text(&mut self, key: &str, value: &str) {
-        self.key(key, 8, |to| Self::string(to, value));
-    }
-
-    fn texts(&mut self, key: &str, values: &[String]) {
-        self.key(key, 9, |to| {
-            to.extend(8u32.to_le_bytes());
-            to.extend((values.len() as u64).to_le_bytes());
-            values.iter().for_each(|value| Self::string(to, value));
-        });
-    }
-
-    /// A tensor of this shape, slowest axis first.
-    fn tensor(&mut self, name: &str, shape: &[usize], kind: GgmlDType, bytes: &[u8]) {
-        Self::string(&mut self.list, name);
-        self.list.extend((shape.len() as u32).to_le_bytes());
-        shape.iter().rev().for_each(|d| self.list.extend((*d as u64).to_le_bytes()));
-        self.list.extend(number_of(kind).to_le_bytes());
-        self.list.extend((self.data.len() as u64).to_le_bytes());
-        self.data.extend(bytes);
-        self.data.resize(self.data.len().next_multiple_of(32), 0);
-        self.tensors += 1;
-    }
-
-    fn write(&self, path: &Path) {
-        let mut bytes = b"GGUF\x03\0\0\0".to_vec();
-        bytes.extend(self.tensors.to_le_bytes());
-        bytes.extend(self.keys.to_le_bytes());
-        bytes.extend(&self.metadata);
-        bytes.extend(&self.list);
-        bytes.resize(bytes.len().next_multiple_of(32), 0);
-        bytes.extend(&self.data);
-        std::fs::write(path, bytes).unwrap();
-    }
-}
 
 /// The number that ggml gives a format.
 fn number_of(kind: GgmlDType) -> u32 {
@@ -115,7 +55,7 @@ fn write(formats: &Formats, quantised: &Path, plain: &Path) {
         ] {
             file.number(&format!("llama.{key}"), value);
         }
-        file.key("llama.attention.layer_norm_rms_epsilon", 6, |to| to.extend(1e-5f32.to_le_bytes()));
+        file.float("llama.attention.layer_norm_rms_epsilon", 1e-5);
         file.text("tokenizer.ggml.model", "gpt2");
         file.text("tokenizer.ggml.pre", "llama-bpe");
         file.number("tokenizer.ggml.bos_token_id", 0);
@@ -147,12 +87,14 @@ fn write(formats: &Formats, quantised: &Path, plain: &Path) {
             packed.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let bytes: Vec<u8> = floats.iter().flat_map(|x| x.to_le_bytes()).collect();
         let name = format!("{name}.weight");
-        files[0].tensor(&name, &shape, kind, &packed.data().unwrap());
-        files[1].tensor(&name, &shape, GgmlDType::F32, &bytes);
+        files[0].tensor(&name, &shape, number_of(kind), &packed.data().unwrap());
+        files[1].tensor(&name, &shape, number_of(GgmlDType::F32), &bytes);
     }
     for name in ["output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"] {
         let bytes: Vec<u8> = numbers(HIDDEN).iter().flat_map(|x| (1.0 + x).to_le_bytes()).collect();
-        files.iter_mut().for_each(|f| f.tensor(&format!("{name}.weight"), &[HIDDEN], GgmlDType::F32, &bytes));
+        files
+            .iter_mut()
+            .for_each(|f| f.tensor(&format!("{name}.weight"), &[HIDDEN], number_of(GgmlDType::F32), &bytes));
     }
     files[0].write(quantised);
     files[1].write(plain);

@@ -15,10 +15,9 @@ const NAMED: [&str; 7] =
 /// A tokenizer and what is put around a text.
 pub(super) struct Loaded {
     pub(super) inner: tokenizers::Tokenizer,
-    /// What `tokenizer_config.json` puts around a text, in place of the post-processor.
-    pub(super) explicit: Option<Surroundings>,
-    /// What the post-processor puts around a text, found by trying.
-    pub(super) trial: Surroundings,
+    /// What the post-processor puts around a text. As in transformers, it wins over `add_bos_token`
+    /// and `add_eos_token` of `tokenizer_config.json`.
+    pub(super) around: Surroundings,
     /// What a user should know.
     pub(super) warnings: Vec<String>,
 }
@@ -39,8 +38,8 @@ pub(super) fn load(bytes: &[u8], config: &Value) -> Result<Loaded, String> {
     });
     let inner = built.map_err(|e| e.to_string())?;
     let warnings = moved(&inner, &listed);
-    let trial = guarded(|| surroundings(&inner)).map_err(|e| e.to_string())?;
-    Ok(Loaded { explicit: explicit(&inner, config)?, inner, trial, warnings })
+    let around = guarded(|| surroundings(&inner)).map_err(|e| e.to_string())?;
+    Ok(Loaded { inner, around, warnings })
 }
 
 /// The part of a `tokenizer.json` that lists added tokens.
@@ -131,25 +130,8 @@ pub(super) fn named(config: &Value, name: &str) -> Option<String> {
     added_token(config.get(name)?).map(|token| token.content)
 }
 
-/// The first id before a text, and the last behind it.
+/// The first id before a text, and the last after it.
 pub(super) type Surroundings = (Option<u32>, Option<u32>);
-
-/// What the configuration says of BOS and EOS, which wins over the post-processor of
-/// `tokenizer.json`, as in transformers.
-fn explicit(inner: &tokenizers::Tokenizer, config: &Value) -> Result<Option<Surroundings>, String> {
-    let flags = ["add_bos_token", "add_eos_token"].map(|name| config.get(name).and_then(Value::as_bool));
-    if flags == [None, None] {
-        return Ok(None);
-    }
-    let ids = |add: Option<bool>, name: &str| match named(config, name).filter(|_| add == Some(true)) {
-        None => Ok(None),
-        Some(text) => match inner.token_to_id(&text) {
-            Some(id) => Ok(Some(id)),
-            None => Err(format!("'{name}' of tokenizer_config.json, '{text}', is not a token")),
-        },
-    };
-    Ok(Some((ids(flags[0], "bos_token")?, ids(flags[1], "eos_token")?)))
-}
 
 /// What the post-processor puts around a text, found by trying.
 fn surroundings(inner: &tokenizers::Tokenizer) -> tokenizers::Result<Surroundings> {

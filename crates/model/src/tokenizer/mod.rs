@@ -78,18 +78,14 @@ impl Tokenizer {
         files::refuse_pointer(path, &bytes)?;
         let beside = path.with_file_name("tokenizer_config.json");
         let config = if beside.is_file() { files::json(&beside)? } else { Value::Null };
-        let json::Loaded { inner, explicit, trial, warnings } = json::load(&bytes, &config).map_err(|e| {
-            Error::tokenizer(
-                path,
-                format!("it is not a tokenizer that can be used ({e}); save it again with transformers"),
-            )
-        })?;
+        let json::Loaded { inner, around: (before, after), warnings } =
+            json::load(&bytes, &config).map_err(|e| {
+                Error::tokenizer(
+                    path,
+                    format!("it is not a tokenizer that can be used ({e}); save it again with transformers"),
+                )
+            })?;
         let token = |id: Option<u32>| id.and_then(|id| inner.id_to_token(id));
-        let policy = match explicit {
-            Some((before, after)) => Policy::Around(before, after),
-            None => Policy::PostProcessor,
-        };
-        let (before, after) = explicit.unwrap_or(trial);
         let model = match inner.get_model() {
             ModelWrapper::BPE(_) => "BPE",
             ModelWrapper::Unigram(_) => "Unigram",
@@ -106,7 +102,7 @@ impl Tokenizer {
             eos: token(after).or(json::named(&config, "eos_token")),
         };
         let style = style_of(&inner);
-        Ok(Self { path: path.to_owned(), inner, style, policy, description, warnings })
+        Ok(Self { path: path.to_owned(), inner, style, policy: Policy::PostProcessor, description, warnings })
     }
 
     /// Builds the tokenizer that the metadata of a GGUF file describes; `path`
