@@ -33,7 +33,7 @@ the depths are, on the same prompts, and turns the curves into effective depths 
   fathom bench                            how fast this machine is
 
 Results go to stdout and to a folder; progress goes to stderr. \
-Exit codes: 0 done, 1 failed, 2 wrong usage.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 after Ctrl-C (128 plus the signal's number).";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -185,9 +185,12 @@ pub(crate) struct Measure {
     /// Results folder [default: fathom-out/MODEL/DATA]
     #[arg(short, long, value_name = "OUT")]
     pub(crate) out: Option<PathBuf>,
-    /// Go on where an earlier run into the same folder stopped
-    #[arg(long)]
+    /// Continue an interrupted run. This is the default; the option is kept for scripts
+    #[arg(long, conflicts_with = "overwrite")]
     pub(crate) resume: bool,
+    /// Delete what an earlier run left in the folder, and measure anew
+    #[arg(long)]
+    pub(crate) overwrite: bool,
     /// Print results.json instead of tables
     #[arg(long)]
     pub(crate) json: bool,
@@ -432,6 +435,9 @@ pub(crate) struct StudyArgs {
     /// Put together what is there, without measuring
     #[arg(long)]
     pub(crate) tables_only: bool,
+    /// Measure cells anew that were measured with other options or prompts, deleting what is there
+    #[arg(long, conflicts_with = "tables_only")]
+    pub(crate) overwrite: bool,
     #[command(flatten)]
     pub(crate) uncertainty: Uncertain,
     /// Print study.json instead of tables

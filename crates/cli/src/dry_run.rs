@@ -53,7 +53,7 @@ pub(crate) fn print(
 fn calibrate(model: &Model, texts: &[Text], pairs: &[Pair], settings: &Settings) -> Result<Costs> {
     let mut settings = settings::only(settings, settings.probes.clone());
     settings.gradients.quadrature = gradients::Quadrature::Riemann(2);
-    let watch = Watch { stop: &|| false, done: &|_| () };
+    let watch = Watch::NOBODY;
     let mut ignore = |_| Ok::<(), std::convert::Infallible>(());
     let texts: Vec<Text> = texts.iter().take(1).map(short).collect();
     let mut costs = fathom_probes::measure(model, &texts, &settings, watch, &mut ignore)?;

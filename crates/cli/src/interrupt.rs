@@ -1,30 +1,54 @@
-//! Ctrl-C: while prompts are measured the first one asks the work to stop at the next
-//! prompt; any other ends the program at once.
+//! Ctrl-C and requests to terminate: while prompts are measured the first one asks the work to stop at
+//! the next prompt; any other ends the program at once.
+//!
+//! SIGHUP keeps the meaning it has, so that `nohup` works.
 
 use crate::output;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 static MEASURING: AtomicBool = AtomicBool::new(false);
-static STOP: AtomicBool = AtomicBool::new(false);
+
+/// The signal that asked for an end; 0 for none.
+static SIGNAL: AtomicU8 = AtomicU8::new(0);
 
 /// Listens from now on.
 pub(crate) fn listen() {
-    // Without a handler Ctrl-C still ends the program, and every finished prompt
-    // is on disk already; so a failure here costs nothing.
-    let _ = ctrlc::set_handler(|| {
-        let measuring = MEASURING.load(Ordering::SeqCst);
-        if measuring && !STOP.swap(true, Ordering::SeqCst) {
-            output::note("\nstopping when this prompt is done; press Ctrl-C again to stop at once");
-            return;
+    // Without a handler a signal still ends the program, and every finished prompt is on disk already;
+    // so a failure here costs nothing.
+    #[cfg(unix)]
+    if let Ok(mut signals) =
+        signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])
+    {
+        std::thread::spawn(move || signals.forever().for_each(|signal| received(signal as u8)));
+    }
+    #[cfg(not(unix))]
+    let _ = ctrlc::set_handler(|| received(2));
+}
+
+fn received(signal: u8) {
+    let measuring = MEASURING.load(Ordering::SeqCst);
+    let earlier = SIGNAL.swap(signal, Ordering::SeqCst);
+    if measuring && earlier == 0 {
+        output::note("\nstopping when this prompt is done; press Ctrl-C again to stop at once");
+        return;
+    }
+    output::note(match measuring {
+        true => {
+            "\nerror: interrupted; the prompts that were finished are kept, and the same command goes on with the others"
         }
-        output::note(match measuring {
-            true => {
-                "\nerror: interrupted; the prompts that were finished are kept: measure --resume, or the same study again, goes on with them"
-            }
-            false => "\nerror: interrupted before the first prompt; nothing was lost, run the command again",
-        });
-        std::process::exit(1);
+        false => "\nerror: interrupted",
     });
+    std::process::exit(code().into());
+}
+
+/// The exit code of a program that a signal has ended, as shells have it.
+fn code() -> u8 {
+    128 + SIGNAL.load(Ordering::SeqCst)
+}
+
+/// The exit code of a command that failed, if that is because the user stopped it.
+pub(crate) fn exit_code() -> Option<u8> {
+    stopped().then(code)
 }
 
 /// While this lives there are finished prompts to put together, so the first Ctrl-C
@@ -45,5 +69,5 @@ impl Drop for Measuring {
 
 /// Whether the user wants to stop.
 pub(crate) fn stopped() -> bool {
-    STOP.load(Ordering::SeqCst)
+    SIGNAL.load(Ordering::SeqCst) != 0
 }

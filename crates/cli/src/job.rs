@@ -54,7 +54,11 @@ impl Job {
                 }
                 None => None,
             };
-        let job = Self { settings: settings(args), set, texts, pairs, qa, baseline };
+        let mut job = Self { settings: settings(args), set, texts, pairs, qa, baseline };
+        let longest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
+        let texts = job.texts.iter().chain(job.baseline());
+        job.settings.longest_text = longest(&mut texts.map(|t| t.tokens.len()));
+        job.settings.longest_pair = longest(&mut job.pairs.iter().map(|p| p.tokens.len()));
         let all = [&job.texts[..], job.baseline()].concat();
         settings::check_memory(&loaded.model, &all, &job.pairs, &job.settings)?;
         Ok(job)
@@ -81,12 +85,16 @@ impl Job {
         let texts = by_missing(&self.texts, |t| self.missing(done.get(&t.id), false));
         let pairs = by_missing(&self.pairs, |p| self.missing(done.get(&p.id), true));
         let open: usize = texts.iter().map(|(_, t)| t.len()).sum();
-        if open < self.texts.len() && !self.missing(None, false).is_empty() {
-            output::note(&format!(
-                "{} of {} prompts are there already",
-                self.texts.len() - open,
-                self.texts.len()
-            ));
+        let asked: usize = pairs.iter().map(|(_, p)| p.len()).sum();
+        for (open, all, what, pair) in
+            [(open, self.texts.len(), "prompts", false), (asked, self.pairs.len(), "pairs", true)]
+        {
+            if open < all && !self.missing(None, pair).is_empty() {
+                output::note(&format!(
+                    "{} of {all} {what} are there already (--overwrite measures them anew)",
+                    all - open
+                ));
+            }
         }
         let model = &loaded.model;
         let mut madds = 0;
@@ -115,7 +123,8 @@ impl Job {
         bar: &ProgressBar,
     ) -> Result<Costs> {
         let done = |madds| bar.inc(madds);
-        let watch = Watch { stop: &interrupt::stopped, done: &done };
+        let warn = |what: &str| bar.suspend(|| output::note(&format!("warning: {what}")));
+        let watch = Watch { stop: &interrupt::stopped, done: &done, warn: &warn };
         let mut keep = |sample: Sample| {
             folder.append_sample(&sample)?;
             bar.set_message(format!("({})", sample.id));

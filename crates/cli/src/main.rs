@@ -68,7 +68,7 @@ fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::complain(&error);
-            ExitCode::FAILURE
+            interrupt::exit_code().map_or(ExitCode::FAILURE, ExitCode::from)
         }
     }
 }

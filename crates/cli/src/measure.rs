@@ -6,7 +6,8 @@ use crate::{depth, dry_run, interrupt, output, progress, prompts, run_file};
 use anyhow::{Context, Result, anyhow, bail};
 use fathom_data::PromptSet;
 use fathom_model::source::{self, Checkpoint, Loaded, Located};
-use fathom_probes::{Cost, Costs, Probe, Sample, Summary, Text};
+use fathom_probes::{Cost, Costs, Counted, Probe, Sample, Summary};
+use fathom_report::results::Resources;
 use fathom_report::{Folder, Results};
 use fathom_study::PromptCurves;
 use serde_json::{Value, json};
@@ -30,6 +31,7 @@ pub(crate) fn measure(args: &Measure) -> Result<Option<(Folder, Results, Option<
     let out = args.out.clone().unwrap_or_else(|| default_folder(&located, &set));
     // A folder that cannot be written is better known of before the weights are loaded.
     let folder = if args.dry_run { None } else { Some(Folder::create(&out)?) };
+    let _lock = folder.as_ref().map(|folder| folder.lock(&run_file::process())).transpose()?;
     let loaded = load(checkpoint, &args.model)?;
     let job = Job::new(args, set, &loaded)?;
     let tokens = job.texts.iter().map(|t| t.tokens.len()).sum();
@@ -44,25 +46,20 @@ pub(crate) fn measure(args: &Measure) -> Result<Option<(Folder, Results, Option<
     let hashes = loaded.weights.sha256();
     hashing.finish_and_clear();
     let mut run = run_file::describe(args, &job, &located, &loaded, tokens, &hashes);
-    let (done, spent) = if args.resume { resume(&folder, &mut run)? } else { start_anew(&folder)? };
+    let (done, spent) = if args.overwrite { start_anew(&folder)? } else { resume(&folder, &mut run)? };
     folder.write_json_atomic("run.json", &run)?;
     let mut costs = spent;
     let _measuring = interrupt::measuring();
     fathom_probes::add(&mut costs, job.measure(&loaded, &done, &folder)?);
 
-    let mut known = merged(folder.samples()?);
+    let known = merged(folder.samples()?);
     let finished = job.texts.iter().filter(|t| job.missing(known.get(&t.id), false).is_empty()).count();
     let asked = job.pairs.iter().filter(|p| job.missing(known.get(&p.id), true).is_empty()).count();
-    let answered: Vec<Sample> = job.pairs.iter().filter_map(|p| known.remove(&p.id)).collect();
-    let samples = in_order(&job.texts, known);
-    if samples.is_empty() && answered.is_empty() {
-        bail!(
-            "interrupted before the first prompt was finished; nothing was measured, run the command again"
-        );
-    }
-    let results = summarise(args, &located, &loaded, &job.set, (&samples, &answered), &costs)?;
+    let measured = Measured::of(&job, known);
+    measured.check()?;
+    let results = summarise(args, &located, &loaded, &job, &measured, &costs)?;
     let complete = finished == job.texts.len() && asked == job.pairs.len();
-    finish(&mut run, complete, &[&samples[..], &answered].concat(), started.elapsed(), &costs);
+    finish(&mut run, complete, &measured, started.elapsed(), &costs);
     fathom_report::write_all(&folder, &results, &run)?;
     let interrupted = (!complete).then(|| {
         let prompts = (finished, job.texts.len(), "prompts");
@@ -71,7 +68,7 @@ pub(crate) fn measure(args: &Measure) -> Result<Option<(Folder, Results, Option<
         let parts = parts.iter().zip(needed).filter(|(part, needed)| *needed && part.1 > 0);
         let parts: Vec<String> = parts.map(|((done, all, of), _)| format!("{done} of {all} {of}")).collect();
         format!(
-            "interrupted after {}; what was measured is in {}, and the same command with --resume goes on",
+            "interrupted after {}; what was measured is in {}, and the same command goes on",
             parts.join(" and "),
             folder.path().display()
         )
@@ -133,27 +130,20 @@ fn resume(folder: &Folder, run: &mut Value) -> Result<Earlier> {
         }
         None if samples.is_empty() => {}
         None => bail!(
-            "{} has samples but no run.json that says of what; --resume cannot go on with them: choose another folder with -o",
+            "{} has samples but no run.json that says of what; choose another folder with -o, or delete them with --overwrite",
             folder.path().display()
         ),
     }
-    // A run that was killed left no results and with them no account of its costs.
-    let costs = match folder.path().join(fathom_report::folder::RESULTS).exists() {
-        true => folder.results()?.cost,
+    // A run that was killed left no results and with them no account of its time.
+    let resources = match folder.path().join(fathom_report::folder::RESULTS).exists() {
+        true => folder.results()?.resources,
         false => BTreeMap::new(),
     };
-    let cost = |c: fathom_report::results::Cost| Cost {
-        edits: c.edits,
-        runs: c.runs,
-        madds: c.madds,
-        madds_naive: c.madds_naive,
-        seconds: c.seconds,
-        peak_bytes: c.peak_bytes,
-    };
-    Ok((merged(samples), costs.into_iter().map(|(name, c)| (name, cost(c))).collect()))
+    let cost = |r: Resources| Cost { seconds: r.seconds, peak_bytes: r.peak_bytes, ..Cost::default() };
+    Ok((merged(samples), resources.into_iter().map(|(name, r)| (name, cost(r))).collect()))
 }
 
-/// Removes what an earlier run left, so that old and new never mix.
+/// Removes what an earlier run left, as the user asked.
 fn start_anew(folder: &Folder) -> Result<Earlier> {
     let mut paths: Vec<PathBuf> =
         ["results.json", "samples.jsonl", "report.html"].map(|name| folder.path().join(name)).into();
@@ -193,25 +183,81 @@ fn merged(lines: Vec<Sample>) -> HashMap<String, Sample> {
     samples
 }
 
-fn in_order(texts: &[Text], mut samples: HashMap<String, Sample>) -> Vec<Sample> {
-    texts.iter().filter_map(|t| samples.remove(&t.id)).collect()
+/// The samples of a run, in the order of the prompts and pairs.
+struct Measured {
+    /// Of prompts, then of pairs.
+    samples: Vec<Sample>,
+    /// How many are of prompts.
+    prompts: usize,
+    /// Those that say why nothing could be measured.
+    failed: Vec<Sample>,
+}
+
+impl Measured {
+    fn of(job: &Job, mut known: HashMap<String, Sample>) -> Self {
+        let ids = job.texts.iter().map(|t| &t.id).chain(job.pairs.iter().map(|p| &p.id));
+        let all = ids.filter_map(|id| known.remove(id));
+        let (samples, failed): (Vec<_>, Vec<_>) = all.partition(|s| s.failed.is_none());
+        let prompts = samples.iter().filter(|s| s.asked.is_none()).count();
+        Self { samples, prompts, failed }
+    }
+
+    /// Refuses to sum up nothing.
+    fn check(&self) -> Result<()> {
+        match self.failed.first() {
+            _ if !self.samples.is_empty() => Ok(()),
+            Some(Sample { id, failed: Some(reason), .. }) => {
+                bail!("no prompt could be measured; '{id}': {reason}; try another dtype")
+            }
+            _ => bail!("interrupted before the first prompt was finished; the same command measures it"),
+        }
+    }
+
+    /// What was done, by probe: a function of the samples and of the prompts that erasure takes its mean from.
+    fn work(&self, loaded: &Loaded, job: &Job) -> Counted {
+        let mut counted = Counted::new();
+        for sample in self.samples.iter().chain(&self.failed) {
+            sample.work.iter().for_each(|(name, work)| fathom_probes::count(&mut counted, name, *work));
+        }
+        if self.samples.iter().any(|s| s.erasure.is_some()) {
+            let work = fathom_probes::baseline_work(&loaded.model, job.baseline());
+            fathom_probes::count(&mut counted, Probe::Erasure.name(), work);
+        }
+        counted
+    }
+
+    /// Says what is left out of the statistics.
+    fn warn(&self, results: &Results) {
+        for Sample { id, failed, .. } in &self.failed {
+            let reason = failed.as_deref().unwrap_or_default();
+            output::note(&format!("warning: '{id}' is left out: {reason}"));
+        }
+        if let Some(left_out) = results.probes.contributions.as_ref().and_then(|c| c.left_out.as_ref()) {
+            output::note(&format!("warning: {}", left_out.sentence()));
+        }
+    }
 }
 
 fn summarise(
     args: &Measure,
     located: &Located,
     loaded: &Loaded,
-    set: &PromptSet,
-    (samples, pairs): (&[Sample], &[Sample]),
+    job: &Job,
+    measured: &Measured,
     costs: &Costs,
 ) -> Result<Results> {
     let config = loaded.model.config();
     let working = progress::spinner("resampling prompts");
     let settings = args.uncertainty.settings(args.prompts.seed);
-    let curves = PromptCurves::of(samples, config.depth())?;
+    let (prompts, pairs) = measured.samples.split_at(measured.prompts);
+    let curves = PromptCurves::of(prompts, config.depth())?;
     let said = (curves.prompts() > 0).then(|| depth::said(&curves, &settings));
     working.finish_and_clear();
     let (rows, uncertainty) = said.unzip();
+    let resources = costs
+        .iter()
+        .map(|(name, c)| (name.clone(), json!({"seconds": c.seconds, "peak_bytes": c.peak_bytes})));
+    let failed = measured.failed.iter().map(|s| json!({"id": s.id, "reason": s.failed}));
     let results = json!({
         "schema_version": fathom_report::results::SCHEMA_VERSION,
         "model": {
@@ -225,25 +271,31 @@ fn summarise(
             "dtype": loaded.model.dtype().name(),
         },
         "data": {
-            "id": set.id,
-            "prompts": samples.len(),
+            "id": job.set.id,
+            "prompts": prompts.len(),
             "pairs": pairs.len(),
-            "tokens": samples.iter().map(|s| s.tokens.len()).sum::<usize>(),
+            "tokens": prompts.iter().map(|s| s.tokens.len()).sum::<usize>(),
+            "failed": failed.collect::<Vec<_>>(),
         },
-        "probes": Summary::of(&[samples, pairs].concat(), config.depth()),
+        "probes": Summary::of(&measured.samples, config.depth()),
         "depth": rows.unwrap_or_default(),
         "uncertainty": uncertainty,
-        "cost": costs,
+        "cost": measured.work(loaded, job),
+        "resources": resources.collect::<serde_json::Map<_, _>>(),
     });
-    serde_json::from_value(results).context("the results do not fit the format of results.json")
+    let results =
+        serde_json::from_value(results).context("the results do not fit the format of results.json")?;
+    measured.warn(&results);
+    Ok(results)
 }
 
-fn finish(run: &mut Value, complete: bool, samples: &[Sample], elapsed: Duration, costs: &Costs) {
+fn finish(run: &mut Value, complete: bool, measured: &Measured, elapsed: Duration, costs: &Costs) {
     // A resumed run adds to the probes that are there.
-    let measured: Vec<Probe> = Probe::ALL.into_iter().filter(|p| samples.iter().any(|s| s.has(*p))).collect();
-    run["probes"]["measured"] = measured.iter().map(|p| p.name()).collect();
+    let has = |probe: &Probe| measured.samples.iter().any(|s| s.has(*probe));
+    let probes: Vec<Probe> = Probe::ALL.into_iter().filter(has).collect();
+    run["probes"]["measured"] = probes.iter().map(|p| p.name()).collect();
     run["status"] = if complete { "complete" } else { "interrupted" }.into();
-    run["measured"] = samples.len().into();
+    run["measured"] = (measured.samples.len() + measured.failed.len()).into();
     run["finished"] = run_file::now().into();
     run["seconds"] = elapsed.as_secs_f64().into();
     run["peak_bytes"] = costs.values().map(|c| c.peak_bytes).max().unwrap_or(0).into();

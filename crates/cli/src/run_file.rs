@@ -31,6 +31,7 @@ pub(crate) fn describe(
     let uncertainty = args.uncertainty.settings(args.prompts.seed);
     json!({
         "fathom": env!("CARGO_PKG_VERSION"),
+        "samples_version": fathom_probes::SAMPLES_VERSION,
         "status": "running",
         "command": std::env::args().collect::<Vec<_>>(),
         "started": now(),
@@ -82,39 +83,58 @@ pub(crate) fn describe(
     })
 }
 
+/// This process, as another one is told of it.
+pub(crate) fn process() -> String {
+    let host = sysinfo::System::host_name().unwrap_or_else(|| "an unnamed host".into());
+    let job = std::env::var("SLURM_JOB_ID").map(|id| format!(", job {id}")).unwrap_or_default();
+    format!("process {} on {host}{job}", std::process::id())
+}
+
 /// The time, as RFC 3339.
 pub(crate) fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
-/// Refuses to go on with a folder that another model, other prompts or another
-/// number format have written.
+/// Refuses to go on with a folder whose samples another program, model, set of prompts or number
+/// format has made: theirs and ours may not be mixed.
 pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &std::path::Path) -> Result<()> {
-    for (what, place) in [
+    let differs = |place: &str| earlier.pointer(place) != now.pointer(place);
+    let compared = [
+        ("another version of fathom", "/fathom"),
+        ("another format of samples", "/samples_version"),
+        ("other instructions of the processor", "/instructions"),
         ("other model files", "/model/files"),
         ("other prompts", "/data/sha256"),
         ("another tokenizer", "/tokenizer"),
         ("another dtype", "/dtype"),
         ("another seed", "/seed"),
         ("another kind of random numbers", "/rng"),
-    ] {
-        if earlier.pointer(place) != now.pointer(place) {
-            bail!(
-                "{} was written with {what}; --resume cannot go on with it: use the same settings, or another folder with -o",
-                folder.display()
-            );
-        }
+        ("another way to run edits (--naive)", "/naive"),
+    ];
+    let value = |run: &Value, place: &str| match run.pointer(place) {
+        Some(Value::String(text)) => Some(text.clone()),
+        Some(Value::Number(number)) => Some(number.to_string()),
+        _ => None,
+    };
+    let mut what: Vec<String> = Vec::new();
+    for (name, place) in compared.into_iter().filter(|(_, place)| differs(place)) {
+        what.push(match (value(earlier, place), value(now, place)) {
+            (Some(before), Some(after)) if before.len().max(after.len()) < 20 => {
+                format!("{name} ({before}, now {after})")
+            }
+            _ => name.to_owned(),
+        });
     }
-    for probe in measured(earlier) {
-        let place = format!("/probes/{probe}");
-        if earlier.pointer(&place) != now.pointer(&place) {
-            bail!(
-                "{} has {probe} with other options; --resume cannot go on with it: use the same options, or another folder with -o",
-                folder.display()
-            );
-        }
+    let probes = measured(earlier).into_iter().filter(|probe| differs(&format!("/probes/{probe}")));
+    what.extend(probes.map(|probe| format!("other options of {probe}")));
+    if what.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    bail!(
+        "{} was written with {}; nothing was changed: use the same settings, another folder with -o, or --overwrite to measure anew",
+        folder.display(),
+        what.join(" and ")
+    )
 }
 
 /// The probes that an earlier run measured or began to measure.

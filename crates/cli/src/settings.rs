@@ -16,6 +16,8 @@ pub(crate) fn settings(args: &Measure) -> Settings {
         probes: args.probes.0.clone(),
         memory,
         naive: args.naive,
+        longest_text: 0,
+        longest_pair: 0,
         skip: skip::Settings {
             modes: each(&args.causal.skip_modes).map(mode).collect(),
             parts: each(&args.causal.skip_parts).map(part).collect(),

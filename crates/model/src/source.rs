@@ -46,7 +46,12 @@ pub fn locate(argument: &str, revision: Option<&str>, progress: &dyn Progress) -
     check_id(argument)?;
     let hub = Hub::from_env()?;
     // What the small files already rule out is not worth fetching the weights for.
-    let companions = hub.companions(argument, revision, progress)?;
+    let companions =
+        hub.companions(argument, revision, progress).map_err(|error| match argument.contains('/') {
+            true => Error::Hub(error),
+            // What looks like the id of an old model may be a short name that was mistyped.
+            false => Error::NotFound(format!("{error}; the short names are {}", short_names())),
+        })?;
     refuse_adapter(&companions.folder)?;
     let config = companions.folder.join(CONFIG);
     if config.is_file() {
@@ -78,13 +83,17 @@ fn check_id(argument: &str) -> Result<()> {
         return Err(Error::NotFound(format!("there is no file or folder '{argument}'; check the path")));
     }
     if fathom_hub::check_repo_id(argument).is_err() {
-        let short: Vec<&str> = wheel::BUILT_IN.iter().map(|m| m.name).collect();
         return Err(Error::NotFound(format!(
             "'{argument}' is not an existing path, not one of the short names ({}) and not a Hugging Face id like 'org/name'",
-            short.join(", ")
+            short_names()
         )));
     }
     Ok(())
+}
+
+/// The names of the models that need no hub.
+fn short_names() -> String {
+    wheel::BUILT_IN.iter().map(|m| m.name).collect::<Vec<_>>().join(", ")
 }
 
 /// Refuses the folder of an adapter, which is nothing without its base model.

@@ -1,7 +1,7 @@
 //! What each sublayer adds to the stream (arXiv 2505.13898): relative norms
 //! |a|/|h|, |m|/|h+a|, |D|/|h| and cosines cos(a,h), cos(m,h+a), cos(D,h).
 
-use crate::number::{add_weighted, median, short};
+use crate::number::{median, short, undefined};
 use crate::vector::{SMALLEST, cosine, dot};
 use fathom_model::Trace;
 use rayon::prelude::*;
@@ -21,10 +21,19 @@ pub struct Parts<T> {
 /// A quantity on one prompt.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PerToken {
-    /// Mean over tokens, `[L]`.
+    /// Mean over the tokens that have a value, `[L]`; 0 where none has.
     pub mean: Vec<f64>,
-    /// Every token's value to five digits, `[L][T]`.
+    /// Every token's value to five digits, `[L][T]`; not a number (`null` in files) where the stream has no
+    /// length that anything could be relative to.
+    #[serde(with = "undefined")]
     pub tokens: Vec<Vec<f64>>,
+}
+
+impl PerToken {
+    /// The number of tokens that have a value at a layer.
+    fn count(&self, layer: usize) -> usize {
+        self.tokens.get(layer).map_or(0, |tokens| tokens.iter().filter(|x| !x.is_nan()).count())
+    }
 }
 
 /// The probe on one prompt.
@@ -53,6 +62,9 @@ pub struct Summary {
     pub relative_norm: Parts<Average>,
     /// Cosine of what is added with the stream.
     pub cosine: Parts<Average>,
+    /// Tokens left out of both, `[L]`, because the stream has no length there; absent where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<Parts<Vec<usize>>>,
 }
 
 /// Relative norms of attn, mlp, layer, then their cosines.
@@ -75,8 +87,13 @@ pub fn measure(trace: &Trace) -> Sample {
             h.zip(a).zip(m).map(|((h, a), m)| values(h, a, m)).collect()
         })
         .collect();
+    let mean = |tokens: &Vec<Values>, which: usize| {
+        let values = tokens.iter().map(|v| v[which]).filter(|x| !x.is_nan());
+        let count = values.clone().count();
+        values.sum::<f64>() / count.max(1) as f64
+    };
     let pick = |which: usize| PerToken {
-        mean: layers.iter().map(|t| t.iter().map(|v| v[which]).sum::<f64>() / t.len() as f64).collect(),
+        mean: layers.iter().map(|t| mean(t, which)).collect(),
         tokens: layers.iter().map(|t| t.iter().map(|v| short(v[which])).collect()).collect(),
     };
     let parts = |first: usize| Parts { attn: pick(first), mlp: pick(first + 1), layer: pick(first + 2) };
@@ -89,13 +106,14 @@ fn values(h: &[f32], a: &[f32], m: &[f32]) -> Values {
     let norm = |x: &[f32]| dot(x, x).sqrt();
     let (h_norm, mid_norm) = (norm(h), norm(&mid));
     let (a_norm, m_norm, added_norm) = (norm(a), norm(m), norm(&added));
+    let defined = |value: f64, denominator: f64| if denominator < SMALLEST { f64::NAN } else { value };
     [
-        a_norm / h_norm.max(SMALLEST),
-        m_norm / mid_norm.max(SMALLEST),
-        added_norm / h_norm.max(SMALLEST),
-        cosine(dot(a, h), a_norm, h_norm),
-        cosine(dot(m, &mid), m_norm, mid_norm),
-        cosine(dot(&added, h), added_norm, h_norm),
+        defined(a_norm / h_norm, h_norm),
+        defined(m_norm / mid_norm, mid_norm),
+        defined(added_norm / h_norm, h_norm),
+        defined(cosine(dot(a, h), a_norm, h_norm), h_norm),
+        defined(cosine(dot(m, &mid), m_norm, mid_norm), mid_norm),
+        defined(cosine(dot(&added, h), added_norm, h_norm), h_norm),
     ]
 }
 
@@ -106,23 +124,36 @@ pub fn summarise(samples: &[&Sample]) -> Summary {
         mlp: average(samples, |s| &pick(s).mlp),
         layer: average(samples, |s| &pick(s).layer),
     };
-    Summary { relative_norm: parts(&|s| &s.relative_norm), cosine: parts(&|s| &s.cosine) }
+    let left_out = |pick: &dyn Fn(&Parts<PerToken>) -> &PerToken| -> Vec<usize> {
+        let depth = samples.first().map_or(0, |s| s.relative_norm.attn.mean.len());
+        let of = |s: &&Sample, l| {
+            let values = pick(&s.relative_norm);
+            values.tokens.get(l).map_or(0, Vec::len) - values.count(l)
+        };
+        (0..depth).map(|l| samples.iter().map(|s| of(s, l)).sum()).collect()
+    };
+    let left_out =
+        Parts { attn: left_out(&|p| &p.attn), mlp: left_out(&|p| &p.mlp), layer: left_out(&|p| &p.layer) };
+    let any = [&left_out.attn, &left_out.mlp].iter().any(|counts| counts.iter().any(|n| *n > 0));
+    Summary {
+        relative_norm: parts(&|s| &s.relative_norm),
+        cosine: parts(&|s| &s.cosine),
+        left_out: any.then_some(left_out),
+    }
 }
 
 fn average(samples: &[&Sample], pick: impl Fn(&Sample) -> &PerToken) -> Average {
-    let tokens = |s: &Sample| pick(s).tokens.first().map_or(0, Vec::len) as f64;
-    let total: f64 = samples.iter().map(|s| tokens(s)).sum();
-    let mut mean = Vec::new();
-    for sample in samples {
-        add_weighted(&mut mean, &pick(sample).mean, tokens(sample) / total);
-    }
-    let median = (0..mean.len())
-        .map(|l| {
-            let mut all: Vec<f64> =
-                samples.iter().filter_map(|s| pick(s).tokens.get(l)).flatten().copied().collect();
-            median(&mut all)
-        })
-        .collect();
+    let depth = samples.iter().map(|s| pick(s).mean.len()).max().unwrap_or(0);
+    let at = |l: usize| {
+        let counts: Vec<usize> = samples.iter().map(|s| pick(s).count(l)).collect();
+        let total: f64 = counts.iter().sum::<usize>().max(1) as f64;
+        let means = samples.iter().filter_map(|s| pick(s).mean.get(l));
+        let mean = means.zip(&counts).map(|(mean, count)| *count as f64 / total * mean).sum::<f64>();
+        let tokens = samples.iter().filter_map(|s| pick(s).tokens.get(l)).flatten();
+        let mut all: Vec<f64> = tokens.copied().filter(|x| !x.is_nan()).collect();
+        (mean, median(&mut all))
+    };
+    let (mean, median) = (0..depth).map(at).unzip();
     Average { mean, median }
 }
 
@@ -152,6 +183,36 @@ mod tests {
         assert_relative_eq!(c.mlp.tokens[0][0], -1.0);
         // Nothing added has no direction.
         assert_eq!(c.layer.tokens[0], [-1.0, 0.0]);
+    }
+
+    /// A token whose stream is zero has no ratio and no direction, and is not counted.
+    #[test]
+    fn tokens_without_a_stream_are_left_out_and_counted() {
+        let trace = Trace {
+            tokens: vec![1, 2],
+            hidden: 2,
+            resid: vec![vec![0.0, 0.0, 2.0, 0.0], vec![0.0, 0.0, 1.0, 0.0]],
+            attn_out: vec![vec![0.0, 1.0, 4.0, 0.0]],
+            mlp_out: vec![vec![3.0, 0.0, 3.0, 0.0]],
+            keys_values: vec![],
+        };
+        let sample = measure(&trace);
+        assert!(sample.relative_norm.attn.tokens[0][0].is_nan() && sample.cosine.layer.tokens[0][0].is_nan());
+        assert_eq!((sample.relative_norm.attn.mean[0], sample.cosine.attn.mean[0]), (2.0, 1.0));
+        // Once attention has written, there is something to be relative to.
+        assert_eq!(sample.relative_norm.mlp.tokens[0], [3.0, 0.5]);
+        let back: Sample = serde_json::from_str(&serde_json::to_string(&sample).unwrap()).unwrap();
+        assert!(back.relative_norm.attn.tokens[0][0].is_nan());
+        let plain = Trace { resid: vec![vec![1.0, 0.0, 1.0, 0.0], vec![0.0; 4]], ..trace };
+        let summary = summarise(&[&sample, &measure(&plain)]);
+        assert_relative_eq!(summary.relative_norm.attn.mean[0], (2.0 + 1.0 + 4.0) / 3.0, epsilon = 1e-12);
+        assert_relative_eq!(summary.relative_norm.attn.median[0], 2.0);
+        let left_out = summary.left_out.unwrap();
+        assert_eq!(
+            (&left_out.attn[..], &left_out.mlp[..], &left_out.layer[..]),
+            (&[1][..], &[0][..], &[1][..])
+        );
+        assert!(summarise(&[&measure(&plain)]).left_out.is_none());
     }
 
     #[test]

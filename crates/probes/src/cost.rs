@@ -22,11 +22,19 @@ pub struct Cost {
     pub peak_bytes: u64,
 }
 
+impl Cost {
+    /// What was counted.
+    pub fn work(&self) -> Work {
+        let Self { edits, runs, madds, madds_naive, .. } = *self;
+        Work { edits, runs, madds, madds_naive }
+    }
+}
+
 /// Costs by probe; `forward` is the clean run that all share.
 pub type Costs = BTreeMap<String, Cost>;
 
 /// What is counted of a piece of work.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Work {
     /// Edited runs that are asked for.
     pub edits: u64,
@@ -45,12 +53,21 @@ impl Work {
     }
 }
 
+/// Work by probe, as it is counted; `forward` is the clean run that all share.
+pub type Counted = BTreeMap<String, Work>;
+
+/// Adds work to that of a probe.
+pub fn count(counted: &mut Counted, name: &str, work: Work) {
+    *counted.entry(name.to_owned()).or_default() += work;
+}
+
 impl std::ops::AddAssign for Work {
     fn add_assign(&mut self, other: Self) {
-        self.edits += other.edits;
-        self.runs += other.runs;
-        self.madds += other.madds;
-        self.madds_naive += other.madds_naive;
+        // Files say what they like.
+        self.edits = self.edits.saturating_add(other.edits);
+        self.runs = self.runs.saturating_add(other.runs);
+        self.madds = self.madds.saturating_add(other.madds);
+        self.madds_naive = self.madds_naive.saturating_add(other.madds_naive);
     }
 }
 

@@ -25,11 +25,11 @@ mod text;
 mod vector;
 mod way;
 
-pub use cost::{Cost, Costs, Work, add};
-pub use measure::{Error, Watch, measure, measure_pairs};
+pub use cost::{Cost, Costs, Counted, Work, add, count};
+pub use measure::{Error, Watch, baseline_work, measure, measure_pairs};
 pub use plan::{Plan, Plans, join, limits, plan, plan_pairs};
 pub use probe::{Probe, UnknownProbe};
-pub use sample::{Sample, Summary};
+pub use sample::{SAMPLES_VERSION, Sample, Summary};
 pub use settings::Settings;
 pub use text::{Asked, Pair, Text, predicting};
 pub use way::{Limits, TooLittle, Way};

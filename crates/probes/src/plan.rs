@@ -30,8 +30,9 @@ pub fn limits(
     pairs: &[Pair],
     settings: &Settings,
 ) -> Result<Limits, TooLittle> {
-    let longest_pair = pairs.iter().map(|p| p.tokens.len()).max().unwrap_or(0);
-    let longest = texts.iter().map(|t| t.tokens.len()).max().unwrap_or(0).max(longest_pair);
+    let longest_pair = pairs.iter().map(|p| p.tokens.len()).max().unwrap_or(0).max(settings.longest_pair);
+    let longest_text = texts.iter().map(|t| t.tokens.len()).max().unwrap_or(0).max(settings.longest_text);
+    let longest = longest_text.max(longest_pair);
     let saved = saved(model, longest_pair, settings);
     let within = Limits::within(model, longest, settings.memory.saturating_sub(saved));
     within.map_err(|e| TooLittle { needed: e.needed + saved, ..e })

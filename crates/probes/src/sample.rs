@@ -1,9 +1,15 @@
 //! What is kept of each prompt, and all prompts together.
 
+use crate::cost::{Counted, count};
 use crate::gradients::Gradients;
 use crate::text::Asked;
 use crate::{contributions, lens, settling, similarity, skip};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The version of the format of samples.jsonl and of what its numbers mean. Samples of different
+/// versions are not mixed.
+pub const SAMPLES_VERSION: u32 = 2;
 
 /// One prompt: a line of samples.jsonl.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -17,6 +23,13 @@ pub struct Sample {
     pub tokens: Vec<u32>,
     /// The text of each token.
     pub pieces: Vec<String>,
+    /// Why the prompt could not be measured, where the model overflows on it. Such a sample has no probes and
+    /// enters no statistic.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub failed: Option<String>,
+    /// What was done for it, by probe.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub work: Counted,
     /// What each sublayer adds.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub contributions: Option<contributions::Sample>,
@@ -123,8 +136,11 @@ impl Summary {
 }
 
 impl Sample {
-    /// Whether a probe has been measured on this prompt.
+    /// Whether a probe has been measured on this prompt, or cannot be.
     pub fn has(&self, probe: crate::Probe) -> bool {
+        if self.failed.is_some() {
+            return true;
+        }
         match probe {
             crate::Probe::Contributions => self.contributions.is_some(),
             crate::Probe::Lens => self.lens.is_some(),
@@ -139,6 +155,8 @@ impl Sample {
     /// Takes over the probes that `later` has: a resumed run may add probes to a
     /// prompt that was measured before.
     pub fn merge(&mut self, later: Self) {
+        later.work.iter().for_each(|(name, work)| count(&mut self.work, name, *work));
+        self.failed = later.failed.or(self.failed.take());
         self.contributions = later.contributions.or(self.contributions.take());
         self.lens = later.lens.or(self.lens.take());
         self.similarity = later.similarity.or(self.similarity.take());

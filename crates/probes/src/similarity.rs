@@ -1,8 +1,8 @@
 //! How the streams at different depths resemble each other: block influence
 //! (arXiv 2403.03853) and angular distance of blocks (arXiv 2403.17887).
 
-use crate::number::add_weighted;
-use crate::vector::{cosine, dot};
+use crate::number::undefined;
+use crate::vector::{SMALLEST, cosine, dot};
 use fathom_model::Trace;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -12,10 +12,16 @@ use serde::{Deserialize, Serialize};
 pub struct Similarity {
     /// `1 - mean cos(h_l, h_{l+1})`, `[L]`.
     pub block_influence: Vec<f64>,
-    /// `arccos(cos(h_l, h_{l+n})) / pi` at the last token, `[n - 1][l]` with `l <= L - n`.
+    /// `arccos(cos(h_l, h_{l+n})) / pi` at the last token, `[n - 1][l]` with `l <= L - n`; not a number
+    /// (`null` in files) where a stream has no direction.
+    #[serde(with = "undefined")]
     pub angular_last: Vec<Vec<f64>>,
     /// The same as a mean over all tokens.
     pub angular_mean: Vec<Vec<f64>>,
+    /// Tokens left out of the means, `[n - 1][l]`, because one of their streams has no direction; empty
+    /// where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<Vec<usize>>,
 }
 
 /// The work of [`measure`]: products of vectors of the stream.
@@ -28,59 +34,89 @@ pub fn measure(trace: &Trace) -> Similarity {
     let levels = trace.resid.len();
     let tokens = trace.tokens.len();
     let per_token: Vec<Vec<f64>> = (0..tokens).into_par_iter().map(|t| cosines(trace, t)).collect();
-    let share = 1.0 / tokens as f64;
     let mut s = Similarity {
-        block_influence: vec![1.0; levels - 1],
-        angular_last: triangle(levels, |_, _| 0.0),
+        angular_last: triangle(levels, |_, _| f64::NAN),
         angular_mean: triangle(levels, |_, _| 0.0),
+        ..Similarity::default()
     };
+    let mut cosine_sums = vec![0.0; levels - 1];
+    let mut left_out = triangle(levels, |_, _| 0);
     for (t, cosines) in per_token.iter().enumerate() {
         let mut each = cosines.iter();
         for n in 1..levels {
             for (l, cos) in each.by_ref().take(levels - n).enumerate() {
+                if cos.is_nan() {
+                    left_out[n - 1][l] += 1;
+                    continue;
+                }
                 let angle = cos.clamp(-1.0, 1.0).acos() / std::f64::consts::PI;
-                s.angular_mean[n - 1][l] += share * angle;
+                s.angular_mean[n - 1][l] += angle;
                 if t + 1 == tokens {
                     s.angular_last[n - 1][l] = angle;
                 }
                 if n == 1 {
-                    s.block_influence[l] -= share * cos;
+                    cosine_sums[l] += cos;
                 }
             }
         }
     }
+    let counted = |n: usize, l: usize| (tokens - left_out[n - 1][l]).max(1) as f64;
+    for (row, n) in s.angular_mean.iter_mut().zip(1..) {
+        row.iter_mut().enumerate().for_each(|(l, sum)| *sum /= counted(n, l));
+    }
+    s.block_influence = cosine_sums.iter().enumerate().map(|(l, sum)| 1.0 - sum / counted(1, l)).collect();
+    if left_out.iter().flatten().any(|n| *n > 0) {
+        s.left_out = left_out;
+    }
     s
 }
 
-fn triangle(levels: usize, value: impl Fn(usize, usize) -> f64) -> Vec<Vec<f64>> {
+fn triangle<T>(levels: usize, value: impl Fn(usize, usize) -> T) -> Vec<Vec<T>> {
     (1..levels).map(|n| (0..levels - n).map(|l| value(n, l)).collect()).collect()
 }
 
-/// cos(h_l, h_{l+n}) of one token, for n from 1 and l from 0, row after row.
+/// cos(h_l, h_{l+n}) of one token, for n from 1 and l from 0, row after row; not a number where a
+/// stream has no direction.
 fn cosines(trace: &Trace, t: usize) -> Vec<f64> {
     let d = trace.hidden;
     let rows: Vec<&[f32]> = trace.resid.iter().map(|h| &h[t * d..(t + 1) * d]).collect();
     let norms: Vec<f64> = rows.iter().map(|h| dot(h, h).sqrt()).collect();
-    let cos = |n: usize, l: usize| cosine(dot(rows[l], rows[l + n]), norms[l], norms[l + n]);
+    let cos = |n: usize, l: usize| match norms[l].min(norms[l + n]) {
+        norm if norm < SMALLEST => f64::NAN,
+        _ => cosine(dot(rows[l], rows[l + n]), norms[l], norms[l + n]),
+    };
     triangle(rows.len(), cos).concat()
 }
 
 /// Puts prompts together: token-weighted, but for `angular_last`, which has one
 /// token a prompt.
 pub fn summarise(samples: &[(&Similarity, usize)]) -> Similarity {
-    let total: usize = samples.iter().map(|s| s.1).sum();
-    let mut all = Similarity::default();
-    let grow = |sum: &mut Vec<Vec<f64>>, rows: &[Vec<f64>], weight: f64| {
-        sum.resize(sum.len().max(rows.len()), Vec::new());
-        sum.iter_mut().zip(rows).for_each(|(s, r)| add_weighted(s, r, weight));
+    let levels = samples.iter().map(|(s, _)| s.block_influence.len() + 1).max().unwrap_or(1);
+    let left_out = |s: &Similarity, n: usize, l: usize| {
+        s.left_out.get(n - 1).and_then(|row| row.get(l)).copied().unwrap_or(0)
     };
-    for (s, tokens) in samples {
-        let weight = *tokens as f64 / total as f64;
-        add_weighted(&mut all.block_influence, &s.block_influence, weight);
-        grow(&mut all.angular_mean, &s.angular_mean, weight);
-        grow(&mut all.angular_last, &s.angular_last, 1.0 / samples.len() as f64);
+    // A mean of what is there, by the number of tokens that it stands for.
+    let mean = |n: usize, l: usize, value: &dyn Fn(&Similarity) -> Option<f64>| {
+        let of = |(s, tokens): &(&Similarity, usize)| Some((value(s)?, (tokens - left_out(s, n, l)) as f64));
+        let parts: Vec<(f64, f64)> = samples.iter().filter_map(of).collect();
+        let total: f64 = parts.iter().map(|part| part.1).sum();
+        parts.iter().map(|(value, weight)| weight / total.max(1.0) * value).sum::<f64>()
+    };
+    let at = |rows: &[Vec<f64>], n: usize, l: usize| rows.get(n - 1).and_then(|row| row.get(l)).copied();
+    let last = |n: usize, l: usize| {
+        let values = samples.iter().filter_map(|(s, _)| at(&s.angular_last, n, l)).filter(|x| !x.is_nan());
+        let count = values.clone().count();
+        if count == 0 { f64::NAN } else { values.map(|x| x / count as f64).sum() }
+    };
+    let counts = triangle(levels, |n, l| samples.iter().map(|(s, _)| left_out(s, n, l)).sum::<usize>());
+    Similarity {
+        block_influence: (0..levels - 1)
+            .map(|l| mean(1, l, &|s| s.block_influence.get(l).copied()))
+            .collect(),
+        angular_last: triangle(levels, last),
+        angular_mean: triangle(levels, |n, l| mean(n, l, &|s| at(&s.angular_mean, n, l))),
+        left_out: if counts.iter().flatten().any(|n| *n > 0) { counts } else { Vec::new() },
     }
-    all
 }
 
 #[cfg(test)]

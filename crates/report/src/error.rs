@@ -10,6 +10,14 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// Another process writes in the folder.
+    #[error("{} is in use by {holder}; wait until it is done, stop it, or choose another folder with -o", path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// The process and its host.
+        holder: String,
+    },
     /// The file was written by a later version of the format.
     #[error(
         "{} has schema_version {found}, but this version of fathom reads up to {supported}; use a newer fathom, or \
@@ -80,7 +88,7 @@ pub enum Error {
         name: String,
     },
     /// The disk or the user's quota is full.
-    #[error("no space left to write {}; {kept}; free some space and continue with --resume", path.display())]
+    #[error("no space left to write {}; {kept}; free some space, and the same command goes on", path.display())]
     DiskFull {
         /// The file.
         path: PathBuf,

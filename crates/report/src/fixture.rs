@@ -136,14 +136,8 @@ pub(crate) fn results() -> Results {
         let cell = |n: usize, l: usize| scale * (n as f64).sqrt() / (2.0 + l as f64).sqrt() / 6.0;
         (1..=LAYERS).map(|n| (0..=LAYERS - n).map(|l| cell(n, l)).collect()).collect()
     };
-    let cost = Cost {
-        edits: 0,
-        runs: 48,
-        madds: 123_456_789_012,
-        madds_naive: 987_654_321_098,
-        seconds: 12.5,
-        peak_bytes: 734_003_200,
-    };
+    let cost = Cost { edits: 0, runs: 48, madds: 123_456_789_012, madds_naive: 987_654_321_098 };
+    let resources = Resources { seconds: 12.5, peak_bytes: 734_003_200 };
     let mut none = row("cosine", None, 0.0);
     none.value = None;
     none.ratio = None;
@@ -166,6 +160,7 @@ pub(crate) fn results() -> Results {
             contributions: Some(contributions()),
             lens: Some(lens()),
             similarity: Some(Similarity {
+                left_out: Vec::new(),
                 block_influence: curve(LAYERS, |x| 0.35 * (-7.0 * x).exp() + 0.02 + 0.2 * x.powi(20)),
                 angular_last: angular(1.0),
                 angular_mean: angular(0.8),
@@ -191,6 +186,7 @@ pub(crate) fn results() -> Results {
             row("settling", Some(0.5), 23.4),
         ],
         cost: [("lens".to_owned(), cost)].into(),
+        resources: [("lens".to_owned(), resources)].into(),
     }
 }
 

@@ -26,6 +26,17 @@ pub const REPORT: &str = "report.html";
 /// The folder with the figures.
 pub const PLOTS: &str = "plots";
 
+/// The file that a process locks while it writes in the folder. It stays there: removing it would let two
+/// processes lock two files of one name.
+const LOCK: &str = ".lock";
+
+/// The most bytes of it that are read.
+const MOST_HOLDER: u64 = 512;
+
+/// A locked results folder; see [`Folder::lock`].
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "the lock ends when the file is closed")] File);
+
 /// A results folder that exists.
 #[derive(Debug)]
 pub struct Folder {
@@ -75,6 +86,38 @@ impl Folder {
         Ok(Self { path: path.to_owned(), samples: Mutex::new(None) })
     }
 
+    /// Locks the folder against another process that would write in it, for as long as the result lives.
+    /// `holder` says who holds it, for that other's message.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InUse`] names the host and the process that hold it.
+    pub fn lock(&self, holder: &str) -> Result<Lock> {
+        let path = self.path.join(LOCK);
+        let fail = |source| Error::write("lock", &path, source, KEPT);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(fail)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // What cannot be read only makes the message shorter.
+                let _ = file.take(MOST_HOLDER).read_to_string(&mut holder);
+                return Err(Error::InUse { path: self.path.clone(), holder: holder.trim().to_owned() });
+            }
+            // A file system without locks is no reason not to measure.
+            Err(fs::TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
+            Err(fs::TryLockError::Error(error)) => return Err(fail(error)),
+        }
+        file.set_len(0).and_then(|()| writeln!(file, "{holder}")).map_err(fail)?;
+        Ok(Lock(file))
+    }
+
     /// Where the folder is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -88,7 +131,8 @@ impl Folder {
     pub fn results(&self) -> Result<Results> {
         let path = self.path.join(RESULTS);
         if !path.exists() {
-            let reason = "it has no results.json, so its run did not finish: continue it with --resume";
+            let reason =
+                "it has no results.json, so its run did not finish: the command in its run.json goes on";
             return Err(Error::NotResults { path: self.path.clone(), reason: reason.to_owned() });
         }
         Results::read(&path)
@@ -345,7 +389,7 @@ mod tests {
         assert!(matches!(Folder::create(file.join("x")), Err(Error::NotWritable { .. })));
         fs::write(parent.path().join(SAMPLES), "").unwrap();
         let unfinished = Folder::open(parent.path()).unwrap();
-        assert!(unfinished.results().unwrap_err().to_string().contains("--resume"));
+        assert!(unfinished.results().unwrap_err().to_string().contains("goes on"));
     }
 
     /// Whatever a kill leaves of the last line, reading gives the lines before it and appending goes on there.

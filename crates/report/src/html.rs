@@ -35,7 +35,7 @@ pub fn render(results: &Results, run: &Value) -> Result<String> {
         details => answer::details(results),
         gauge => gauge,
         depth => results.depth.iter().map(depth).collect::<Vec<_>>(),
-        cost => results.cost.iter().map(|(probe, cost)| cost_row(probe, cost)).collect::<Vec<_>>(),
+        cost => results.cost.keys().map(|probe| cost_row(results, probe)).collect::<Vec<_>>(),
         sections => sections(&plots::figures(results))?,
         other => Cell::from(Serde(other)),
         settings => Cell::from(Serde(settings)),
@@ -144,15 +144,17 @@ fn about(rule: &str) -> &'static str {
     }
 }
 
-fn cost_row(probe: &str, cost: &crate::results::Cost) -> Cell {
+fn cost_row(results: &Results, probe: &str) -> Cell {
+    let cost = results.cost.get(probe).copied().unwrap_or_default();
+    let taken = results.resources.get(probe).copied().unwrap_or_default();
     let saved = cost.madds_naive as f64 / cost.madds.max(1) as f64;
     context! {
         probe => probe,
         gmadds => format!("{:.1}", cost.madds as f64 / 1e9),
         naive => format!("{:.1}", cost.madds_naive as f64 / 1e9),
         saved => format!("{saved:.1}"),
-        seconds => format!("{:.1}", cost.seconds),
-        peak => format!("{:.0}", cost.peak_bytes as f64 / 1_048_576.0),
+        seconds => format!("{:.1}", taken.seconds),
+        peak => format!("{:.0}", taken.peak_bytes as f64 / 1_048_576.0),
     }
 }
 
@@ -172,7 +174,7 @@ mod tests {
         results.depth[0].rule = ATTACK.to_owned();
         results.depth[1].reason = Some(ATTACK.to_owned());
         results.probes.other.insert(ATTACK.to_owned(), Value::Null);
-        let cost = results.cost["lens"].clone();
+        let cost = results.cost["lens"];
         results.cost.insert(ATTACK.to_owned(), cost);
         let run = serde_json::json!({ATTACK: ATTACK, "svg": "</pre><svg onload=x>"});
         let page = render(&results, &run).unwrap();

@@ -30,7 +30,7 @@ pub mod table;
 mod fixture;
 
 pub use error::{Error, Result};
-pub use folder::Folder;
+pub use folder::{Folder, Lock};
 pub use results::Results;
 pub use table::Style;
 

@@ -36,9 +36,13 @@ pub struct Results {
     /// How sure the depth is: other thresholds, fewer prompts, resamples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uncertainty: Option<Uncertainty>,
-    /// What each probe cost, by the probe's name.
+    /// What was done for each probe, by the probe's name: a function of the samples.
     #[serde(default)]
     pub cost: BTreeMap<String, Cost>,
+    /// Time and memory of each probe, by the probe's name: all that differs between two runs of the same
+    /// measurement.
+    #[serde(default)]
+    pub resources: BTreeMap<String, Resources>,
 }
 
 /// The model that was measured.
@@ -75,6 +79,18 @@ pub struct Data {
     pub pairs: usize,
     /// The number of tokens in all prompts.
     pub tokens: u64,
+    /// Prompts and pairs that could not be measured, and are in no statistic.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<Failed>,
+}
+
+/// A prompt or pair that could not be measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Failed {
+    /// Its id.
+    pub id: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// The curves, one entry per probe; a probe that did not run is absent.
@@ -113,6 +129,26 @@ pub struct Contributions {
     pub relative_norm: Parts<Summary>,
     /// The cosine between what is added and the stream it is added to.
     pub cosine: Parts<Summary>,
+    /// Tokens left out of both at each layer, because the stream has no length there; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<Parts<Vec<u64>>>,
+}
+
+impl Parts<Vec<u64>> {
+    /// Says how many tokens are left out, and where.
+    pub fn sentence(&self) -> String {
+        let most = self.attn.iter().chain(&self.mlp).max().copied().unwrap_or(0);
+        let layers: Vec<String> = (0..self.attn.len())
+            .filter(|l| self.attn[*l] > 0 || self.mlp.get(*l).is_some_and(|n| *n > 0))
+            .map(|l| l.to_string())
+            .collect();
+        let tokens = if most == 1 { "1 token is".to_owned() } else { format!("{most} tokens are") };
+        let plural = if layers.len() == 1 { "" } else { "s" };
+        format!(
+            "{tokens} left out of relative norms and cosines, because the residual stream is zero there (layer{plural} {})",
+            layers.join(", ")
+        )
+    }
 }
 
 /// One value for each part of a layer.
@@ -164,6 +200,9 @@ pub struct Lens {
 /// How far the residual stream turns within a layer and over blocks of layers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Similarity {
+    /// Tokens left out of the means, `[n - 1][l]`, because a stream is zero; empty where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<Vec<u64>>,
     /// One minus the mean cosine between the streams entering and leaving a layer, length L.
     #[serde(deserialize_with = "numbers")]
     pub block_influence: Vec<f64>,
@@ -385,8 +424,8 @@ pub struct DepthRow {
     pub reason: Option<String>,
 }
 
-/// What one probe cost.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// What was done for one probe.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
     /// Edited runs that were asked for.
     #[serde(default)]
@@ -398,9 +437,16 @@ pub struct Cost {
     pub madds: u64,
     /// Multiply-adds that one full run per edit would have taken.
     pub madds_naive: u64,
+}
+
+/// What one probe took of the machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Resources {
     /// Wall-clock seconds.
+    #[serde(default)]
     pub seconds: f64,
     /// The most memory in use, in bytes.
+    #[serde(default)]
     pub peak_bytes: u64,
 }
 
@@ -442,7 +488,16 @@ impl Results {
             }
             Some(_) => {}
         }
-        let results: Self = serde_json::from_slice(text).map_err(json)?;
+        let mut results: Self = serde_json::from_slice(text).map_err(json)?;
+        if results.resources.is_empty() {
+            /// Files of earlier versions have times and memory beside the counts.
+            #[derive(Deserialize)]
+            struct Earlier {
+                #[serde(default)]
+                cost: BTreeMap<String, Resources>,
+            }
+            results.resources = serde_json::from_slice::<Earlier>(text).map_err(json)?.cost;
+        }
         results.validate()?;
         Ok(results)
     }

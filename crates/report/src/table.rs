@@ -132,7 +132,11 @@ fn head(results: &Results, page: &mut Page) {
         0 => String::new(),
         pairs => format!(", {pairs} question-answer pairs"),
     };
-    let line = format!("{}: {} prompts, {} tokens{pairs}", data.id, data.prompts, data.tokens);
+    let failed = match data.failed.len() {
+        0 => String::new(),
+        count => format!("; {count} left out, on which the model overflows"),
+    };
+    let line = format!("{}: {} prompts, {} tokens{pairs}{failed}", data.id, data.prompts, data.tokens);
     page.line(Weight::Plain, &line);
 }
 

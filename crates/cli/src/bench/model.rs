@@ -132,7 +132,7 @@ fn one(loaded: &Loaded, probe: Probe, texts: &[Text], pairs: &[Pair], effort: &E
 
 /// What one probe costs, without the clean runs that it starts from.
 fn cost(loaded: &Loaded, probe: Probe, texts: &[Text], pairs: &[Pair], settings: &Settings) -> Result<Cost> {
-    let watch = Watch { stop: &interrupt::stopped, done: &|_| () };
+    let watch = Watch { stop: &interrupt::stopped, ..Watch::NOBODY };
     let mut ignore = |_| Ok::<(), Infallible>(());
     let costs: Costs = match probe.needs_pairs() {
         false => fathom_probes::measure(&loaded.model, texts, settings, watch, &mut ignore)?,
@@ -144,7 +144,15 @@ fn cost(loaded: &Loaded, probe: Probe, texts: &[Text], pairs: &[Pair], settings:
 fn settings(probe: Probe, effort: &Effort) -> Settings {
     let quadrature = gradients::Quadrature::Riemann(effort.steps);
     let gradients = gradients::Settings { quadrature, ..gradients::Settings::default() };
-    Settings { probes: vec![probe], memory: MEMORY, naive: false, skip: skip::Settings::default(), gradients }
+    Settings {
+        probes: vec![probe],
+        memory: MEMORY,
+        naive: false,
+        longest_text: 0,
+        longest_pair: 0,
+        skip: skip::Settings::default(),
+        gradients,
+    }
 }
 
 fn builtin(name: &str) -> Result<PromptSet> {

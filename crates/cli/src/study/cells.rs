@@ -2,7 +2,7 @@
 
 use crate::args::Measure;
 use crate::{interrupt, measure, output, prompts};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use fathom_report::Folder;
 use fathom_study::Study;
 use fathom_study::study::Cell;
@@ -10,7 +10,11 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Measures what is not there yet; gives what failed. A cell that fails leaves the rest.
-pub(super) fn measure(study: &Study, cells: &[(Cell, Box<Measure>)]) -> Result<BTreeMap<Cell, String>> {
+pub(super) fn measure(
+    study: &Study,
+    cells: &[(Cell, Box<Measure>)],
+    overwrite: bool,
+) -> Result<BTreeMap<Cell, String>> {
     let mut failed = BTreeMap::new();
     let mut sets = BTreeMap::new();
     for (number, (cell, args)) in cells.iter().enumerate() {
@@ -24,7 +28,8 @@ pub(super) fn measure(study: &Study, cells: &[(Cell, Box<Measure>)]) -> Result<B
             continue;
         }
         output::note(&title);
-        match measure_cell(study, *cell, args, &begun) {
+        let same = self::begun(study, *cell).is_some_and(|earlier| earlier == begun);
+        match measure_cell(study, *cell, args, &begun, overwrite && !same) {
             Ok(()) => {}
             Err(error) if interrupt::stopped() => {
                 return Err(error.context("the study was interrupted; the same command goes on"));
@@ -82,22 +87,17 @@ fn begun(study: &Study, cell: Cell) -> Option<Begun> {
     serde_json::from_str(&text).ok()
 }
 
-fn measure_cell(study: &Study, cell: Cell, args: &Measure, now: &Begun) -> Result<()> {
-    // Samples of another command or other prompts would mix with these.
-    let resume = begun(study, cell).is_some_and(|earlier| earlier == *now);
+fn measure_cell(study: &Study, cell: Cell, args: &Measure, now: &Begun, overwrite: bool) -> Result<()> {
     let folder = Folder::create(study.folder(cell))?;
-    if !resume {
-        // Results of another command must not be taken for those of this one, whatever
-        // happens before the first prompt.
-        for name in ["run.json", "results.json"] {
-            let path = folder.path().join(name);
-            if path.exists() {
-                std::fs::remove_file(&path).with_context(|| format!("cannot replace {}", path.display()))?;
-            }
-        }
+    // Samples of another command or other prompts would mix with these.
+    if begun(study, cell).is_some_and(|earlier| earlier != *now) && !overwrite {
+        bail!(
+            "{} was measured with other options or other prompts; nothing was changed: give --overwrite to measure such cells anew",
+            folder.path().display()
+        );
     }
     folder.write_json_atomic(CELL, &serde_json::to_value(now)?)?;
-    let args = Measure { resume, ..args.clone() };
+    let args = Measure { overwrite, ..args.clone() };
     match measure::measure(&args)? {
         Some((_, _, Some(interrupted))) => bail!(interrupted),
         _ => Ok(()),

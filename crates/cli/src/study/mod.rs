@@ -25,7 +25,8 @@ pub(crate) fn run(args: &StudyArgs) -> Result<()> {
             |(cell, _): &(Cell, Box<Measure>)| format!("fathom measure {}\n", shown(&full(&study, *cell)));
         return output::print(&cells.iter().map(line).collect::<String>());
     }
-    let failed = if args.tables_only { BTreeMap::new() } else { cells::measure(&study, &cells)? };
+    let failed =
+        if args.tables_only { BTreeMap::new() } else { cells::measure(&study, &cells, args.overwrite)? };
     let settings = args.uncertainty.settings(study.seed.unwrap_or(fathom_data::Options::SEED));
     let tables = together::put(&study, &text, &failed, &settings)?;
     together::show(&study, &tables, args.json)?;

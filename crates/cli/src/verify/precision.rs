@@ -46,11 +46,13 @@ fn measured(args: &Verify, dtype: DtypeArg) -> Result<PromptCurves> {
         probes: PROBES.to_vec(),
         memory: settings::default_memory(),
         naive: false,
+        longest_text: 0,
+        longest_pair: 0,
         skip: Default::default(),
         gradients: Default::default(),
     };
     let bar = progress::bar(loaded.model.dtype().name(), texts.len() as u64, "prompts");
-    let watch = Watch { stop: &interrupt::stopped, done: &|_| () };
+    let watch = Watch { stop: &interrupt::stopped, ..Watch::NOBODY };
     let mut samples: Vec<Sample> = Vec::new();
     let mut keep = |sample| {
         samples.push(sample);

@@ -104,7 +104,7 @@ fn a_full_disk_is_one_sentence() {
         let _ = writeln!(std::io::stderr(), "{why}: {}", done.stderr.trim_end());
         return;
     }
-    check_failure(&done, &["no space left", "samples.jsonl", "--resume", "kept"]);
+    check_failure(&done, &["no space left", "samples.jsonl", "the same command goes on", "kept"]);
     check_kept(&place);
 }
 

@@ -131,7 +131,7 @@ fn parts_modes_sites_and_rules_are_options() {
     assert_eq!(sample["skip"]["positions"].as_array().unwrap().len(), 2);
     // Other options would mix two measurements in one folder.
     let mut other = all(&fixture("llama2"), &place, &place.out());
-    fail(other.arg("--resume"), &["has skip with other options", "-o"]);
+    fail(other.arg("--resume"), &["other options of skip", "-o"]);
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn other_prompts_may_be_the_baseline() {
     assert_ne!(effect(&own), effect(&other));
     let recorded = json(&other.join("run.json"));
     assert_eq!(recorded["probes"]["erasure"]["baseline"]["sha256"].as_str().unwrap().len(), 64);
-    fail(all(&fixture("qwen3"), &place, &other).arg("--resume"), &["has erasure with other options"]);
+    fail(all(&fixture("qwen3"), &place, &other).arg("--resume"), &["other options of erasure"]);
 }
 
 #[test]
@@ -290,5 +290,5 @@ fn other_pairs_do_not_mix_with_earlier_ones() {
     let pairs = write(&place, "qa.jsonl", &PAIRS.replace("blue", "grey"));
     let mut command = measure(&fixture("qwen3"), place.at("p.jsonl"), &place.out());
     command.args(["--probes", "erasure", "--resume", "--qa"]).arg(pairs);
-    fail(&mut command, &["has erasure with other options"]);
+    fail(&mut command, &["other options of erasure"]);
 }

@@ -1,6 +1,6 @@
-//! `--resume` goes on where a run stopped, and only where it may.
+//! The same command goes on where a run stopped, and only where it may; nothing is deleted unasked.
 
-use crate::support::{PROMPT_COUNT, Place, edit_json, fail, fixture, json, measure, succeed};
+use crate::support::{PROMPT_COUNT, Place, edit_json, fail, finish, fixture, json, measure, succeed};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -41,13 +41,80 @@ fn a_killed_run_goes_on_to_the_same_numbers() {
 }
 
 #[test]
-fn without_resume_a_run_starts_anew() {
+fn the_same_command_goes_on() {
     let place = Place::new();
-    succeed(&mut measure(&fixture("gemma2"), place.data(), &place.out()));
+    let command = || measure(&fixture("gemma2"), place.data(), &place.out());
+    succeed(&mut command());
     kill(&place.out(), 2);
-    succeed(&mut measure(&fixture("gemma2"), place.data(), &place.out()));
+    let kept: Vec<String> = fs::read_to_string(place.at("out/samples.jsonl"))
+        .unwrap()
+        .lines()
+        .take(2)
+        .map(str::to_owned)
+        .collect();
+    let done = finish(&mut command());
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert!(
+        done.stderr.contains(&format!("2 of {PROMPT_COUNT} prompts are there already")),
+        "{}",
+        done.stderr
+    );
     let samples = fs::read_to_string(place.at("out/samples.jsonl")).unwrap();
     assert_eq!(samples.lines().count(), PROMPT_COUNT);
+    assert_eq!(samples.lines().take(2).collect::<Vec<_>>(), kept);
+}
+
+#[test]
+fn overwrite_starts_anew() {
+    let place = Place::new();
+    succeed(&mut measure(&fixture("gemma2"), place.data(), &place.out()));
+    // Another command may not touch what is there, unless it is told to.
+    let other = || {
+        let mut command = measure(&fixture("gemma2"), place.data(), &place.out());
+        command.args(["--dtype", "bf16"]);
+        command
+    };
+    let before = fs::read(place.at("out/samples.jsonl")).unwrap();
+    fail(&mut other(), &["another dtype", "nothing was changed", "--overwrite", "-o"]);
+    assert!(fs::read(place.at("out/samples.jsonl")).unwrap() == before);
+    succeed(other().arg("--overwrite"));
+    assert!(fs::read(place.at("out/samples.jsonl")).unwrap() != before);
+    assert_eq!(json(&place.at("out/run.json"))["dtype"], "bf16");
+}
+
+/// Samples of another version, instruction set or format may differ in bits or in meaning.
+#[test]
+fn samples_of_another_program_are_not_mixed_with_ours() {
+    for (key, says) in [
+        ("fathom", "another version of fathom (0.0.1, now "),
+        ("instructions", "other instructions of the processor (0.0.1, now "),
+        ("samples_version", "another format of samples (0.0.1, now "),
+        ("naive", "another way to run edits"),
+    ] {
+        let place = Place::new();
+        succeed(&mut measure(&fixture("gpt2"), place.data(), &place.out()));
+        edit_json(&place.at("out/run.json"), |run| run[key] = "0.0.1".into());
+        fail(&mut measure(&fixture("gpt2"), place.data(), &place.out()), &[says, "--overwrite"]);
+    }
+}
+
+/// Two processes in one folder would destroy each other's samples.
+#[test]
+fn a_folder_in_use_is_left_alone() {
+    let place = Place::new();
+    succeed(&mut measure(&fixture("gpt2"), place.data(), &place.out()));
+    let lock = fs::OpenOptions::new().write(true).open(place.at("out/.lock")).unwrap();
+    lock.try_lock().unwrap();
+    fs::write(place.at("out/.lock"), "process 17 on somewhere\n").unwrap();
+    let read = || fs::read(place.at("out/run.json")).unwrap();
+    let before = read();
+    for option in ["--resume", "--overwrite"] {
+        let mut command = measure(&fixture("gpt2"), place.data(), &place.out());
+        fail(command.arg(option), &["in use by process 17 on somewhere", "-o"]);
+    }
+    assert!(read() == before);
+    drop(lock);
+    succeed(&mut measure(&fixture("gpt2"), place.data(), &place.out()));
 }
 
 #[test]
@@ -103,7 +170,7 @@ fn check_refused(place: &Place, other: &mut assert_cmd::Command, what: &str) {
     let read =
         || ["run.json", "samples.jsonl", "results.json"].map(|f| fs::read(place.out().join(f)).unwrap());
     let before = read();
-    fail(other.arg("--resume"), &[what, "--resume", "-o", place.out().to_str().unwrap()]);
+    fail(other.arg("--resume"), &[what, "--overwrite", "-o", place.out().to_str().unwrap()]);
     assert!(read() == before);
 }
 

@@ -18,7 +18,7 @@ fn write(place: &Place, name: &str, text: &str) -> PathBuf {
 /// A finished run of a fixture.
 fn run(place: &Place, name: &str, prompts: &str) -> PathBuf {
     let out = place.at(&format!("run-{name}"));
-    succeed(&mut measure(&fixture(name), write(place, "prompts.jsonl", prompts), &out));
+    succeed(measure(&fixture(name), write(place, "prompts.jsonl", prompts), &out).arg("--overwrite"));
     out
 }
 
@@ -264,12 +264,20 @@ fn results_of_another_command_never_stand_in_a_table() {
 
 /// Results of prompts that are no longer those of the file are out of date.
 #[test]
-fn a_cell_whose_data_changed_is_measured_anew() {
+fn a_cell_whose_data_changed_is_measured_anew_when_asked() {
     let place = Place::new();
     let file = write(&place, "study.toml", &toml(&place, &[&fixture("llama2")]));
     assert_eq!(finish(fathom().arg("study").arg(&file)).code, Some(0));
     write(&place, "prompts.jsonl", &PROMPTS.replace("king", "queen"));
-    let again = finish(fathom().arg("study").arg(&file));
+    let before = fs::read(place.at("study/m0/easy/samples.jsonl")).unwrap();
+    let refused = finish(fathom().arg("study").arg(&file));
+    assert!(
+        refused.stderr.contains("other prompts") && refused.stderr.contains("--overwrite"),
+        "{}",
+        refused.stderr
+    );
+    assert!(fs::read(place.at("study/m0/easy/samples.jsonl")).unwrap() == before);
+    let again = finish(fathom().arg("study").arg(&file).arg("--overwrite"));
     assert_eq!(again.stderr.matches(": there already").count(), 1, "{}", again.stderr);
     let samples = fs::read_to_string(place.at("study/m0/easy/samples.jsonl")).unwrap();
     let second: Value = serde_json::from_str(samples.lines().nth(1).unwrap()).unwrap();

@@ -76,6 +76,8 @@ pub(crate) fn settings(probes: &[Probe]) -> Settings {
         probes: probes.to_vec(),
         memory: 1 << 26,
         naive: false,
+        longest_text: 0,
+        longest_pair: 0,
         skip: fathom_probes::skip::Settings::default(),
         gradients: fathom_probes::gradients::Settings::default(),
     }
@@ -83,7 +85,7 @@ pub(crate) fn settings(probes: &[Probe]) -> Settings {
 
 /// A run that is told to nobody.
 pub(crate) fn watch(stop: &dyn Fn() -> bool) -> Watch<'_> {
-    Watch { stop, done: &|_| () }
+    Watch { stop, ..Watch::NOBODY }
 }
 
 /// The planned way with so many bytes of logits.
