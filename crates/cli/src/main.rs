@@ -30,14 +30,27 @@ use std::process::ExitCode;
 const STACK: usize = 8 << 20;
 
 fn main() -> ExitCode {
-    std::panic::set_hook(Box::new(|fault| {
-        // Place and message stand on lines of their own; a user is told in one.
-        let fault = fault.to_string().replace('\n', " ");
-        let fault = fault.trim_start_matches("panicked at ");
-        output::note(&format!("error: fault in fathom itself at {fault}; please report it with the command"));
-    }));
+    std::panic::set_hook(Box::new(report_panic));
     // A panic unwinds to here, so that the exit code is that of every other failure.
     std::panic::catch_unwind(run).unwrap_or(ExitCode::FAILURE)
+}
+
+/// Says in one line what went wrong, unless a library catches the panic and makes it an error.
+fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    if fathom_model::tokenizer::is_guarded() {
+        return;
+    }
+    if let Some(memory) = panic.payload().downcast_ref::<fathom_kernels::OutOfMemory>() {
+        let size = bytesize::ByteSize(memory.bytes as u64).display().iec();
+        output::note(&format!(
+            "error: the system refused {size} of memory; give less to --memory, or take a smaller model"
+        ));
+        return;
+    }
+    // Location and message stand on lines of their own.
+    let panic = panic.to_string().replace('\n', " ");
+    let panic = panic.trim_start_matches("panicked at ");
+    output::note(&format!("error: internal error at {panic}; please report it with the command"));
 }
 
 fn run() -> ExitCode {

@@ -86,7 +86,7 @@ impl<'a> Logits<'a> {
     }
 
     /// The indices of the `K` largest logits, largest first; among equals the lower index.
-    /// `u32::MAX` stands for those that a shorter row lacks.
+    /// `u32::MAX` stands for those that a shorter row lacks. What is not a number counts as the least.
     pub fn top<const K: usize>(&self) -> [u32; K] {
         let mut best = [(f32::NEG_INFINITY, u32::MAX); K];
         for (b, (block, max)) in self.row.chunks(BLOCK).zip(&self.maxima).enumerate() {
@@ -95,6 +95,7 @@ impl<'a> Logits<'a> {
                 continue;
             }
             for (i, x) in block.iter().enumerate() {
+                let x = if x.is_nan() { &f32::NEG_INFINITY } else { x };
                 if *x > best[K - 1].0 || best[K - 1].1 == u32::MAX {
                     let at = best.iter().position(|b| *x > b.0 || b.1 == u32::MAX).unwrap_or(K - 1);
                     best[at..].rotate_right(1);
@@ -154,9 +155,11 @@ impl<'a> Reference<'a> {
         let [p, p_gap, p_x, q_gap, jsd] = sums(x.row, y.row, &self.probabilities, x_near, y_near);
         let (x_rest, y_rest) = (x.log_sum_exp - f64::from(x_near), y.log_sum_exp - f64::from(y_near));
         let shift = x_rest - y_rest;
+        // Rounding may leave a divergence below zero; what is not a number must stay so.
+        let least_zero = |kl: f64| if kl < 0.0 { 0.0 } else { kl };
         Divergence {
-            kl: p_gap / p - shift,
-            kl_reverse: shift - q_gap / self.sum,
+            kl: least_zero(p_gap / p - shift),
+            kl_reverse: least_zero(shift - q_gap / self.sum),
             jsd_bits: (0.5 * jsd / std::f64::consts::LN_2).max(0.0),
             entropy: x_rest - p_x / p,
         }

@@ -35,7 +35,7 @@ mod turned;
 
 pub use cpu::Isa;
 pub use linear::{Dtype, Linear};
-pub use memory::{Buffer, keep_freed};
+pub use memory::{Buffer, OutOfMemory, keep_freed};
 pub use storage::Blocks;
 
 /// A size from two others. Asserts compare sizes with the lengths of slices, and

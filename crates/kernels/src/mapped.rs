@@ -18,9 +18,10 @@ impl Mapped {
         if file.metadata()?.len() == 0 {
             return Ok(Self(None));
         }
-        // SAFETY: the map is read-only and private to us. A program that shortens
-        // the file meanwhile can stop this one with a bus error, but weights are
-        // written once; every loader of such files accepts this.
+        // SAFETY: the map is read-only, but shared with every program that has the file open: one that
+        // writes to it would change bytes under a slice, and one that shortens it would stop this program
+        // with a bus error. Nothing can rule that out. Weights are written once and then read, and every
+        // loader that maps them accepts this.
         let map = unsafe { memmap2::Mmap::map(&file)? };
         Ok(Self(Some(map)))
     }

@@ -34,6 +34,13 @@ pub(crate) fn view_mut<T: Plain>(units: &mut [u32]) -> &mut [T] {
     unsafe { units.align_to_mut().1 }
 }
 
+/// The payload of the panic when the system refuses memory, which is nobody's mistake.
+#[derive(Clone, Copy, Debug)]
+pub struct OutOfMemory {
+    /// Bytes that were asked for.
+    pub bytes: usize,
+}
+
 /// Units of 32 bits.
 #[derive(Default)]
 pub(crate) struct Memory {
@@ -46,12 +53,12 @@ impl Memory {
     /// So many zeros. Pages come into being as they are written, on the thread that writes them.
     ///
     /// # Panics
-    /// When the system has no such memory.
+    /// With [`OutOfMemory`] when the system has no such memory.
     pub(crate) fn zeroed(len: usize) -> Self {
         let bytes = crate::product(len, size_of::<u32>());
         let map = (bytes > 0).then(|| {
             let map = memmap2::MmapMut::map_anon(bytes)
-                .unwrap_or_else(|e| panic!("no memory for {bytes} bytes: {e}"));
+                .unwrap_or_else(|_| std::panic::panic_any(OutOfMemory { bytes }));
             // Large pages spare the processor most look-ups of addresses. Without them all
             // works as well, so a refusal does not matter.
             #[cfg(target_os = "linux")]

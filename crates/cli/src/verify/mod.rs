@@ -3,7 +3,7 @@
 mod causal;
 mod precision;
 
-use crate::args::Verify;
+use crate::args::{DtypeArg, Verify};
 use crate::{measure, output, progress, texts};
 use anyhow::{Result, anyhow, bail};
 use fathom_model::Trace;
@@ -102,6 +102,11 @@ const WAY: Way<'static> = Way {
 pub(crate) fn run(args: &Verify) -> Result<()> {
     match &args.golden {
         Some(path) => against(path, args),
+        None if args.model.dtype == DtypeArg::F32 => {
+            bail!(
+                "--dtype f32 leaves nothing to compare; give --dtype bf16, or --golden FILE with reference values"
+            )
+        }
         None => precision::run(args),
     }
 }

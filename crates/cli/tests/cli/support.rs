@@ -76,7 +76,7 @@ pub(crate) fn fail(command: &mut Command, parts: &[impl AsRef<str>]) -> String {
 pub(crate) fn check_failure(done: &Done, parts: &[impl AsRef<str>]) -> String {
     let text = &done.stderr;
     assert_eq!(done.code, Some(1), "{text}");
-    for word in ["panicked", "RUST_BACKTRACE", "fault in fathom"] {
+    for word in ["panicked", "RUST_BACKTRACE", "internal error"] {
         assert!(!text.contains(word), "{text}");
     }
     assert_eq!(text.lines().filter(|l| l.contains("error: ")).count(), 1, "{text}");

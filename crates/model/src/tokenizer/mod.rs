@@ -14,6 +14,7 @@ use crate::{files, gguf};
 use metadata::{Kind, Vocabulary, brief};
 use serde::Serialize;
 use serde_json::Value;
+use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use tokenizers::{AddedToken, Model, ModelWrapper};
@@ -262,8 +263,20 @@ fn specials(inner: &tokenizers::Tokenizer) -> usize {
 /// what panics there for a crafted file must stay an error of that file. A tokenizer
 /// has no state that a panic could leave half changed but a cache, which checks itself.
 fn guarded<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
-    std::panic::catch_unwind(AssertUnwindSafe(f))
-        .unwrap_or_else(|_| Err("its parts do not fit each other".into()))
+    let before = GUARDED.replace(true);
+    let result = std::panic::catch_unwind(AssertUnwindSafe(f));
+    GUARDED.set(before);
+    result.unwrap_or_else(|_| Err("its parts do not fit each other".into()))
+}
+
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic on this thread will become an error of a file, so that a panic hook has nothing to
+/// report.
+pub fn is_guarded() -> bool {
+    GUARDED.get()
 }
 
 /// The decoder of a `tokenizer.json` tells how its tokens are spelt.
