@@ -1,8 +1,8 @@
 //! Pages with bounds: what the library decodes has been unpacked and looked at here.
 //!
-//! The library unpacks as many bytes as a page expands to and reserves as many values as a page says it
-//! has. So it is told that nothing is compressed, and gets pages that have been unpacked up to a greatest
-//! size and whose numbers cannot make it take more memory than [`LARGEST`] and [`MOST_VALUES`] allow.
+//! The library unpacks as many bytes as a page expands to and reserves as many values as a page announces.
+//! So it gets column chunks that are declared uncompressed, with pages that have been unpacked up to
+//! [`LARGEST`] and that announce no more than [`MOST_VALUES`].
 
 use std::io::Read;
 use std::sync::Arc;
