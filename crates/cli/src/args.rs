@@ -117,7 +117,7 @@ pub(crate) enum Device {
 /// Which prompts.
 #[derive(Arguments, Clone)]
 pub(crate) struct Prompts {
-    /// Prompts: the name of a set (see `fathom data`) or a .jsonl or .txt file
+    /// Prompts: the name of a set (see `fathom data`) or a .jsonl, .parquet or .txt file
     #[arg(long, value_name = "ID|FILE", default_value = fathom_data::DEFAULT)]
     pub(crate) data: String,
     /// Take only the first N prompts, and the first N pairs of --qa
@@ -126,7 +126,8 @@ pub(crate) struct Prompts {
     /// Split of a published data set
     #[arg(long, value_name = "NAME")]
     pub(crate) split: Option<String>,
-    /// Leave out prompts of more tokens [default: what the set says, such as 400 for aime24]
+    /// Leave out prompts of more tokens, and those beyond the model's context [default: what the set
+    /// says, such as 400 for aime24]
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<usize>,
     /// Seed of generated prompts and of the bootstrap

@@ -11,6 +11,7 @@ pub(crate) fn run(args: &Data) -> Result<()> {
     let Some(spec) = &args.data else { return output::print(&list()) };
     let options = Options { limit: args.limit, seed: args.seed, rng: args.rng };
     let set = prompts::with_hub(spec, &options, args.split.as_deref())?;
+    prompts::note_unread(&set);
     let mut text = String::new();
     if args.json {
         for prompt in &set.prompts {

@@ -1,7 +1,9 @@
 //! What one measurement is about: prompts, pairs and settings; and carrying it out.
 
 use crate::args::{Measure, ModeArg};
+use crate::prompts::Data;
 use crate::settings::{self, settings};
+use crate::texts::{Remarks, Tokeniser};
 use crate::{dry_run, interrupt, output, progress, prompts, texts};
 use anyhow::{Result, bail};
 use fathom_data::PromptSet;
@@ -9,7 +11,7 @@ use fathom_model::source::Loaded;
 use fathom_probes::{Costs, Pair, Probe, Sample, Settings, Text, Watch};
 use fathom_report::Folder;
 use indicatif::ProgressBar;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 /// What is to be measured, as tokens.
 pub(crate) struct Job {
@@ -17,6 +19,7 @@ pub(crate) struct Job {
     /// The set, without the prompts that are too long or beyond the limit.
     pub(crate) set: PromptSet,
     pub(crate) texts: Vec<Text>,
+    pub(crate) remarks: Remarks,
     pub(crate) pairs: Vec<Pair>,
     /// SHA-256 of the pairs.
     pub(crate) qa: Option<String>,
@@ -25,36 +28,40 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    pub(crate) fn new(args: &Measure, set: PromptSet, loaded: &Loaded) -> Result<Self> {
+    pub(crate) fn new(args: &Measure, data: Data, loaded: &Loaded) -> Result<Self> {
         let (tokenizer, config) = (&loaded.tokenizer, loaded.model.config());
-        let tokenise = |set: &PromptSet| {
+        let tokeniser = |source: &str| {
             let random = args.prompts.rng.seeded(args.prompts.seed);
-            texts::tokenise(set, tokenizer, config, random, args.causal.positions.into())
+            Tokeniser::new(tokenizer, config, source, random, args.causal.positions.into())
         };
-        let options = prompts::options(&args.prompts, None);
-        let texts = short_enough(tokenise(&set)?, &set, args.prompts.limit)?;
-        let set = only(set, &texts);
+        let tokeniser_of_data = tokeniser(data.rest.source())?.leaving_out(data.max_tokens);
+        let (set, texts, remarks) = measured(data, tokeniser_of_data, args.prompts.limit)?;
         warn_of_short(args, &texts)?;
         let qa = match args.probes.0.iter().any(|p| p.needs_pairs()) {
-            true => Some(prompts::with_hub(&args.qa, &options, None)?),
+            true => {
+                let options = prompts::options(&args.prompts, args.prompts.limit);
+                Some(prompts::with_hub(&args.qa, &options, None)?)
+            }
             false => None,
         };
-        let mut pairs = match &qa {
+        qa.iter().for_each(prompts::note_unread);
+        let pairs = match &qa {
             Some(set) => texts::pairs(set, tokenizer, config)?,
             None => Vec::new(),
         };
-        pairs.truncate(args.prompts.limit.unwrap_or(pairs.len()));
         let qa = qa.map(|set| set.sha256);
         let baseline =
             match args.causal.baseline_data.as_ref().filter(|_| args.probes.0.contains(&Probe::Erasure)) {
                 Some(spec) => {
-                    let set = prompts::with_hub(spec, &options, None)?;
-                    let texts = tokenise(&set)?;
+                    let set = prompts::with_hub(spec, &prompts::options(&args.prompts, None), None)?;
+                    prompts::note_unread(&set);
+                    let tokeniser = tokeniser(&set.source)?.leaving_out(args.prompts.max_tokens);
+                    let texts = texts::tokenise(&set, tokeniser)?;
                     Some((set.id, set.sha256, texts))
                 }
                 None => None,
             };
-        let mut job = Self { settings: settings(args), set, texts, pairs, qa, baseline };
+        let mut job = Self { settings: settings(args), set, texts, remarks, pairs, qa, baseline };
         let longest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
         let texts = job.texts.iter().chain(job.baseline());
         job.settings.longest_text = longest(&mut texts.map(|t| t.tokens.len()));
@@ -187,29 +194,26 @@ fn warn_of_short(args: &Measure, texts: &[Text]) -> Result<()> {
     }
 }
 
-/// Leaves out what is longer than the set allows, and then what is beyond the limit.
-fn short_enough(mut texts: Vec<Text>, set: &PromptSet, limit: Option<usize>) -> Result<Vec<Text>> {
-    let all = texts.len();
-    if let Some(most) = set.max_tokens {
-        texts.retain(|t| t.tokens.len() <= most);
-        if texts.is_empty() {
-            bail!("every prompt of {} has more than {most} tokens; give a larger --max-tokens", set.source);
-        }
-        if texts.len() < all {
-            output::note(&format!(
-                "{} of {all} prompts have more than {most} tokens and are left out",
-                all - texts.len()
-            ));
+/// The prompts that are measured, and their texts: what is not too long, up to the limit. No more is read
+/// than that takes.
+fn measured(
+    data: Data,
+    mut tokeniser: Tokeniser<'_>,
+    limit: Option<usize>,
+) -> Result<(PromptSet, Vec<Text>, Remarks)> {
+    let Data { first, mut rest, .. } = data;
+    let (mut prompts, mut texts) = (Vec::new(), Vec::new());
+    let mut all = first.into_iter().map(Ok).chain(rest.by_ref());
+    while limit.is_none_or(|limit| texts.len() < limit)
+        && let Some(prompt) = all.next().transpose()?
+    {
+        if let Some(text) = tokeniser.text(&prompt)? {
+            prompts.push(prompt);
+            texts.push(text);
         }
     }
-    texts.truncate(limit.unwrap_or(usize::MAX));
-    Ok(texts)
-}
-
-/// The set of those prompts alone, with the hash of what is measured.
-fn only(set: PromptSet, texts: &[Text]) -> PromptSet {
-    let kept: HashSet<&str> = texts.iter().map(|t| t.id.as_str()).collect();
-    let PromptSet { id, source, prompts, max_tokens, .. } = set;
-    let prompts = prompts.into_iter().filter(|p| kept.contains(p.id.as_str())).collect();
-    PromptSet { max_tokens, ..PromptSet::new(&id, source, prompts) }
+    drop(all);
+    let set = rest.set(prompts);
+    prompts::note_unread(&set);
+    Ok((set, texts, tokeniser.finish()?))
 }

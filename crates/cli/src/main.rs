@@ -37,7 +37,7 @@ fn main() -> ExitCode {
 
 /// Says in one line what went wrong, unless a library catches the panic and makes it an error.
 fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
-    if fathom_model::tokenizer::is_guarded() {
+    if fathom_model::tokenizer::is_guarded() || fathom_data::is_guarded() {
         return;
     }
     if let Some(memory) = panic.payload().downcast_ref::<fathom_kernels::OutOfMemory>() {

@@ -2,7 +2,8 @@
 
 use crate::args::{Measure, ModelArgs};
 use crate::job::Job;
-use crate::{depth, dry_run, interrupt, output, progress, prompts, run_file};
+use crate::prompts::Data;
+use crate::{depth, dry_run, interrupt, output, progress, run_file};
 use anyhow::{Context, Result, anyhow, bail};
 use fathom_data::PromptSet;
 use fathom_model::source::{self, Checkpoint, Loaded, Located};
@@ -26,14 +27,14 @@ pub(crate) fn run(args: &Measure) -> Result<()> {
 /// the results and, where the user stopped it, how far it came. A dry run only prints.
 pub(crate) fn measure(args: &Measure) -> Result<Option<(Folder, Results, Option<String>)>> {
     let started = Instant::now();
-    let set = prompts::load(&args.prompts)?;
+    let data = Data::open(&args.prompts)?;
     let (located, checkpoint) = open(&args.model)?;
-    let out = args.out.clone().unwrap_or_else(|| default_folder(&located, &set));
+    let out = args.out.clone().unwrap_or_else(|| default_folder(&located, data.rest.id()));
     // A folder that cannot be written is better known of before the weights are loaded.
     let folder = if args.dry_run { None } else { Some(Folder::create(&out)?) };
     let _lock = folder.as_ref().map(|folder| folder.lock(&run_file::process())).transpose()?;
     let loaded = load(checkpoint, &args.model)?;
-    let job = Job::new(args, set, &loaded)?;
+    let job = Job::new(args, data, &loaded)?;
     let tokens = job.texts.iter().map(|t| t.tokens.len()).sum();
     introduce(&located, &loaded, &job.set, tokens);
     let Some(folder) = folder else {
@@ -97,8 +98,8 @@ pub(crate) fn load(checkpoint: Checkpoint, args: &ModelArgs) -> Result<Loaded> {
 }
 
 /// `fathom-out/org__model/data`.
-fn default_folder(located: &Located, set: &PromptSet) -> PathBuf {
-    Path::new("fathom-out").join(located.id.replace(['/', '\\'], "__")).join(&set.id)
+fn default_folder(located: &Located, data: &str) -> PathBuf {
+    Path::new("fathom-out").join(located.id.replace(['/', '\\'], "__")).join(data)
 }
 
 fn introduce(located: &Located, loaded: &Loaded, set: &PromptSet, tokens: usize) {

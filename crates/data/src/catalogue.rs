@@ -7,6 +7,7 @@ use crate::builtin::{COMPETITION, PLAIN, QA, WORD_PROBLEMS};
 use crate::files::{self, Kind};
 use crate::generate::{self, Operation};
 use crate::published::{self, Published};
+use crate::stream::PromptStream;
 use crate::{Access, DataError, Options, Prompt, PromptSet, builtin};
 
 /// A prompt set that has a name.
@@ -143,7 +144,8 @@ pub fn load(spec: &str, options: &Options) -> Result<PromptSet, DataError> {
     load_with(spec, options, &Access::default())
 }
 
-/// Loads a prompt set.
+/// Opens a prompt set, whose prompts are read as they are taken. Whoever takes them heeds
+/// `options.limit`.
 ///
 /// A spec that ends in `.jsonl`, `.ndjson`, `.parquet`, `.txt` or `.md` and is no name with parameters is
 /// the path of a file. Any other is a name of the [`catalogue`], which may be followed by parameters:
@@ -155,7 +157,9 @@ pub fn load(spec: &str, options: &Options) -> Result<PromptSet, DataError> {
 /// whose text is the one directly followed by the other, no space put between. If both `text` and
 /// `answer` are there, the text must end with the answer. Optional fields are `id` and `group` (or
 /// `level`, or `regime`), strings or numbers, and `positions`, a list of whole numbers from 0 up. A field
-/// that is `null` counts as absent, and fields of other names are ignored. A prompt without an id is named
+/// that is `null` counts as absent, and fields of other names are ignored, whatever they hold, `NaN` included.
+/// A row whose text, question or answer is empty or `null` is skipped; [`PromptSet::empty`] counts such rows.
+/// Beside a `text`, an `answer` that is not a string is ignored. A prompt without an id is named
 /// after its file and line. Files must be UTF-8; a byte order mark and CR LF are accepted.
 ///
 /// # Rows of published sets
@@ -165,16 +169,17 @@ pub fn load(spec: &str, options: &Options) -> Result<PromptSet, DataError> {
 /// `questions`, `answer` and `single_hops` (MQuAKE). The name of the set with `file=` says so outright.
 ///
 /// # Parquet files
-/// The columns are the fields of the rows above. Text, whole numbers and lists of them are read, plain or
-/// with a dictionary, uncompressed or compressed with Snappy, gzip or Zstandard.
+/// The columns are the fields of the rows above: text, numbers and lists of them, in any encoding and
+/// compressed in any way but LZO. Columns that no prompt is made of are not read, and neither are ids and
+/// groups that are neither text nor numbers.
 ///
 /// # Text files
 /// Each paragraph is a prompt, with its inner line breaks; paragraphs are parted by blank lines.
 ///
 /// # Errors
-/// [`DataError`] says what is wrong, where, and what to do about it. Reading stops as soon as
-/// `options.limit` prompts are there, so that what follows them is not checked.
-pub fn load_with(spec: &str, options: &Options, access: &Access<'_>) -> Result<PromptSet, DataError> {
+/// [`DataError`] says what is wrong, where, and what to do about it. The first prompt is read at once, so
+/// that a file without any is an error here.
+pub fn open(spec: &str, options: &Options, access: &Access<'_>) -> Result<PromptStream, DataError> {
     if options.limit == Some(0) {
         return Err(DataError::ZeroLimit);
     }
@@ -185,34 +190,42 @@ pub fn load_with(spec: &str, options: &Options, access: &Access<'_>) -> Result<P
     let entry = catalogue().iter().find(|entry| entry.id == name);
     let path = Path::new(spec);
     match (entry, Kind::of(path)) {
-        (Some(entry), _) => entry.load(parameters, options, access),
+        (Some(entry), _) => entry.open(parameters, options, access),
         (None, Some(_)) if access.split.is_some() => Err(DataError::SplitOfFile { what: spec.to_owned() }),
-        (None, Some(kind)) => files::load(path, kind, options),
+        (None, Some(kind)) => files::open(path, kind),
         (None, None) if path.exists() => Err(DataError::UnknownKind { path: path.to_owned() }),
         (None, None) => Err(DataError::UnknownSet { name: name.to_owned(), nearest: nearest(name) }),
     }
 }
 
+/// Loads a prompt set: the first `options.limit` prompts of what [`open`] gives.
+///
+/// # Errors
+/// As [`open`], and that of the first row that is wrong. Rows behind the limit are not read.
+pub fn load_with(spec: &str, options: &Options, access: &Access<'_>) -> Result<PromptSet, DataError> {
+    let mut stream = open(spec, options, access)?;
+    let prompts = stream.read(options.limit)?;
+    Ok(stream.set(prompts))
+}
+
 impl Entry {
-    fn load(
+    fn open(
         &self,
         parameters: Option<&str>,
         options: &Options,
         access: &Access<'_>,
-    ) -> Result<PromptSet, DataError> {
+    ) -> Result<PromptStream, DataError> {
         let parameters = parameters.map_or(Ok(Vec::new()), |text| self.split(text))?;
         match self.origin {
-            Origin::Published(set) => set.load(&parameters, options, access),
+            Origin::Published(set) => set.open(&parameters, access),
             _ if access.split.is_some() => Err(DataError::SplitOfFile { what: format!("`{}`", self.id) }),
-            Origin::Generated(operation) => generate::load(operation, &parameters, options),
+            Origin::Generated(operation) => generate::open(operation, &parameters, options),
             Origin::Builtin(read) => {
                 if let Some((name, _)) = parameters.first() {
                     let (set, name, known) = (self.id, (*name).to_owned(), self.parameters);
                     return Err(DataError::UnknownParameter { set, name, known });
                 }
-                let mut prompts = read();
-                prompts.truncate(options.limit.unwrap_or(usize::MAX));
-                Ok(PromptSet::new(self.id, "built in".to_owned(), prompts))
+                Ok(PromptStream::new(self.id, "built in".to_owned(), read().into_iter()))
             }
         }
     }

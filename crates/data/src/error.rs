@@ -101,7 +101,7 @@ pub enum DataError {
         /// The row that was to be read, from 1.
         row: Option<usize>,
         /// What is wrong.
-        problem: &'static str,
+        problem: String,
     },
     /// A Parquet file is written in a way that is not read.
     #[error(
@@ -117,6 +117,33 @@ pub enum DataError {
         row: Option<usize>,
         /// What is not read.
         problem: String,
+    },
+    /// A Parquet file lacks the columns that prompts are made of.
+    #[error(
+        "{}: found {found}, but a row{} needs {needs}, as text; rename the columns that hold them, or write \
+         them as JSON lines",
+        path.display(),
+        set.map(|set| format!(" of {set}")).unwrap_or_default()
+    )]
+    MissingColumns {
+        /// The file.
+        path: PathBuf,
+        /// The columns that are there, with their types, in words.
+        found: String,
+        /// The set, if the rows are those of one.
+        set: Option<&'static str>,
+        /// The columns that are needed, in words.
+        needs: &'static str,
+    },
+    /// A column of a Parquet file that decides what is measured does not hold what it must.
+    #[error("{}: the column {column:?} is a {found}, but it must be a list of whole numbers", path.display())]
+    WrongColumn {
+        /// The file.
+        path: PathBuf,
+        /// The column.
+        column: String,
+        /// What it holds, in words.
+        found: String,
     },
     /// A split is asked for of something that has none.
     #[error("{what} has no splits; leave the split out")]
@@ -196,12 +223,14 @@ pub enum DataError {
         split: String,
     },
     /// A filter leaves nothing, or there was nothing.
-    #[error("{}", none_left(place, *rows, *level, *hops))]
+    #[error("{}", none_left(place, *rows, *empty, *level, *hops))]
     NoneLeft {
         /// Where the rows come from.
         place: String,
         /// How many rows there are.
         rows: usize,
+        /// How many of them are empty.
+        empty: usize,
         /// The level that was asked for.
         level: Option<u64>,
         /// The number of hops that was asked for.
@@ -212,6 +241,20 @@ pub enum DataError {
     NoPrompts {
         /// The file.
         path: PathBuf,
+    },
+    /// Every row of a file is empty.
+    #[error(
+        "{} holds no prompts: the text, question or answer of every {unit} ({rows} in all) is empty or null; fill \
+         it in",
+        path.display()
+    )]
+    AllEmpty {
+        /// The file.
+        path: PathBuf,
+        /// What rows of the file are called.
+        unit: &'static str,
+        /// How many rows there are.
+        rows: usize,
     },
     /// All the prompts together are too large.
     #[error("{}, {unit} {line}: the prompts up to here are larger than {bytes} bytes; use a limit or split the file", path.display())]
@@ -304,8 +347,14 @@ pub enum RowProblem {
         /// What it must be.
         wanted: &'static str,
     },
+    /// A field holds something that JSON does not know.
+    #[error("the field \"{field}\" holds NaN or an infinity; write a number or null")]
+    NotFinite {
+        /// The field.
+        field: &'static str,
+    },
     /// A field is a string that is no text.
-    #[error("the field \"{field}\" is no valid string: {message}; correct its escapes")]
+    #[error("the field \"{field}\" is not a valid string: {message}; correct its escapes")]
     BadString {
         /// The field.
         field: &'static str,
@@ -343,9 +392,14 @@ fn parameter_advice(set: &str, known: &[&str]) -> String {
     }
 }
 
-fn none_left(place: &str, rows: usize, level: Option<u64>, hops: Option<u64>) -> String {
+fn none_left(place: &str, rows: usize, empty: usize, level: Option<u64>, hops: Option<u64>) -> String {
     match (rows, level, hops) {
         (0, ..) => format!("{place} holds no rows; download or write it again"),
+        _ if rows == empty => {
+            format!(
+                "{place} holds no prompts: a text of every row ({rows} in all) is empty or null; fill it in"
+            )
+        }
         (_, Some(level), _) => {
             format!("none of the {rows} rows of {place} is of level {level}; ask for another")
         }

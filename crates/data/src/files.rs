@@ -1,15 +1,15 @@
 //! Prompts from files: JSON lines, Parquet, and paragraphs of text.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek};
-use std::path::Path;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
 
-use crate::forms::{Filter, Form};
-use crate::parquet::{Fault, Table};
-use crate::rows::{self, Row};
-use crate::{DataError, Options, Prompt, PromptSet, RowProblem};
+use crate::forms::{self, Filter, Form, Outcome, Wanted};
+use crate::parquet::{self, Fault, Field, Table};
+use crate::rows::{self, Fields, Row};
+use crate::stream::{PromptStream, Pull};
+use crate::{DataError, Prompt, RowProblem};
 
 /// How a file is read, told by the ending of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,113 +44,204 @@ pub(crate) struct Bounds {
 
 pub(crate) const BOUNDS: Bounds = Bounds { line: 16 << 20, total: 1 << 30 };
 
-/// Reads a set from a file that is named by its path alone. The first row tells whether the rows are
-/// those of a data set that is known by name.
-pub(crate) fn load(path: &Path, kind: Kind, options: &Options) -> Result<PromptSet, DataError> {
-    let source = path.display().to_string();
-    let limit = options.limit;
+/// Opens a file that is named by its path alone.
+pub(crate) fn open(path: &Path, kind: Kind) -> Result<PromptStream, DataError> {
     if kind == Kind::Text {
-        return Ok(PromptSet::new(&stem(path), source, read_text(open(path)?, path, limit, BOUNDS)?));
+        return of_text(reader(path)?, path, BOUNDS);
     }
-    let mut rows = rows_of(path, kind)?;
-    let (form, prompts) = read_rows(rows.as_mut(), path, limit, BOUNDS)?;
+    let Opened { rows, form, ignored } = rows_of(path, kind, None)?;
+    Ok(of_rows(rows, form, path, BOUNDS)?.ignoring(ignored))
+}
+
+/// The paragraphs of a text.
+fn of_text(reader: impl BufRead + 'static, path: &Path, bounds: Bounds) -> Result<PromptStream, DataError> {
+    let mut paragraphs = Paragraphs::new(reader, path, bounds);
+    let first = paragraphs.pull()?.ok_or_else(|| DataError::NoPrompts { path: path.to_owned() })?;
+    Ok(PromptStream::new(&stem(path), path.display().to_string(), paragraphs).starting_with(first))
+}
+
+/// The rows of a file. Where their form is not given, the first row tells whether they are those of a data
+/// set that is known by name.
+fn of_rows(
+    rows: Box<dyn Rows>,
+    form: Option<Form>,
+    path: &Path,
+    bounds: Bounds,
+) -> Result<PromptStream, DataError> {
+    let mut rows = FileRows::new(rows, form, path, bounds);
+    let first = rows.pull()?.ok_or_else(|| rows.none())?;
+    let form = rows.form.unwrap_or(Form::Own);
     let source = match form {
-        Form::Own => source,
-        form => format!("{source}, in the form of {}", form.name()),
+        Form::Own => path.display().to_string(),
+        form => format!("{}, in the form of {}", path.display(), form.name()),
     };
-    let mut set = PromptSet::new(&stem(path), source, prompts);
-    set.max_tokens = form.max_tokens();
-    Ok(set)
+    Ok(PromptStream::new(&stem(path), source, rows).with_max_tokens(form.max_tokens()).starting_with(first))
 }
 
-fn open(path: &Path) -> Result<BufReader<File>, DataError> {
-    let file = File::open(path).map_err(|cause| DataError::Io { path: path.to_owned(), cause })?;
-    Ok(BufReader::new(file))
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> DataError {
+    let path = path.to_owned();
+    |cause| DataError::Io { path, cause }
 }
 
-/// The rows of a file of JSON lines or a table.
-pub(crate) fn rows_of(path: &Path, kind: Kind) -> Result<Box<dyn Rows + '_>, DataError> {
-    let reader = open(path)?;
-    if kind == Kind::Parquet {
-        let table = Table::open(reader.into_inner(), rows::NAMES, BOUNDS.line);
-        let table = table.map_err(|fault| table_error(path, None, fault))?;
-        return Ok(Box::new(Numbered { table, path }));
+fn reader(path: &Path) -> Result<BufReader<File>, DataError> {
+    Ok(BufReader::new(File::open(path).map_err(io(path))?))
+}
+
+/// A file of JSON lines or a table.
+pub(crate) struct Opened {
+    pub(crate) rows: Box<dyn Rows>,
+    /// The form of the rows, where it is given or the columns tell.
+    form: Option<Form>,
+    /// Columns that would be read if they held what they should, with what they hold.
+    ignored: Vec<String>,
+}
+
+pub(crate) fn rows_of(path: &Path, kind: Kind, form: Option<Form>) -> Result<Opened, DataError> {
+    if kind != Kind::Parquet {
+        let rows = Box::new(Lines::new(reader(path)?, path, BOUNDS));
+        return Ok(Opened { rows, form, ignored: Vec::new() });
     }
-    Ok(Box::new(Lines::new(reader, path, BOUNDS)))
+    let file = File::open(path).map_err(io(path))?;
+    if file.metadata().map_err(io(path))?.is_dir() {
+        return Err(io(path)(std::io::ErrorKind::IsADirectory.into()));
+    }
+    let table = Table::open(file).map_err(|fault| table_error(path, None, fault))?;
+    let form = form.map_or_else(|| form_of(&table, path), Ok)?;
+    let columns = columns(table.fields(), form, path)?;
+    let is_read = |name: &str| columns.iter().any(|column| column.name == name);
+    let known = |name: &str| form.columns().iter().any(|(known, _)| *known == name);
+    let ignored = table.fields().iter().filter(|field| known(&field.name) && !is_read(&field.name));
+    let ignored = ignored.map(described).collect();
+    let rows = Box::new(TableRows { rows: table.rows(columns, BOUNDS.line), path: path.to_owned() });
+    Ok(Opened { rows, form: Some(form), ignored })
 }
 
-/// Reads rows of the form that the first of them has.
-fn read_rows(
-    rows: &mut dyn Rows,
-    path: &Path,
-    limit: Option<usize>,
-    bounds: Bounds,
-) -> Result<(Form, Vec<Prompt>), DataError> {
-    let limit = limit.unwrap_or(usize::MAX);
-    let mut prompts = Collector::new(bounds);
-    let mut form = None;
-    while prompts.list.len() < limit {
-        let Some((line, text)) = rows.next()? else { break };
-        let wrong = |problem| DataError::Row { path: path.to_owned(), unit: rows::unit(path), line, problem };
-        let fields = rows::fields(&text).map_err(wrong)?;
-        let form = *form.get_or_insert_with(|| Form::of(&fields));
-        let row = form.row(&fields, Filter::default()).map_err(wrong)?;
-        if let Some(row) = row {
-            prompts.push(path, line, row)?;
+/// The form that the columns of a table tell and, where they leave it open, its first answer.
+fn form_of(table: &Table<File>, path: &Path) -> Result<Form, DataError> {
+    let has = |name: &str| table.fields().iter().any(|field| field.name == name);
+    if Form::of(has, || true) != Form::Gsm8k {
+        return Ok(Form::of(has, || false));
+    }
+    let columns = columns(table.fields(), Form::Gsm8k, path)?;
+    let mut rows = TableRows { rows: table.rows(columns, BOUNDS.line), path: path.to_owned() };
+    while let Some((_, fields)) = rows.next()? {
+        if fields.has("answer") {
+            return Ok(Form::of(has, || forms::is_marked(&fields)));
         }
     }
-    match form {
-        Some(form) if !prompts.list.is_empty() => Ok((form, prompts.list)),
-        _ => Err(DataError::NoPrompts { path: path.to_owned() }),
+    Ok(Form::Own)
+}
+
+/// The columns that rows of a form are made of. What is only a name of a row may be missing.
+fn columns(fields: &[Field], form: Form, path: &Path) -> Result<Vec<Field>, DataError> {
+    let mut columns: Vec<Field> = Vec::new();
+    for (name, wanted) in form.columns() {
+        match fields.iter().find(|field| field.name == *name) {
+            Some(field) if wanted.takes(&field.shape) => columns.push(field.clone()),
+            Some(field) if *wanted == Wanted::Numbers => {
+                let (path, column, found) = (path.to_owned(), field.name.clone(), field.shape.to_string());
+                return Err(DataError::WrongColumn { path, column, found });
+            }
+            _ => {}
+        }
+    }
+    if form.is_complete(|name| columns.iter().any(|column| column.name == name)) {
+        return Ok(columns);
+    }
+    let set = (form != Form::Own).then(|| form.name());
+    Err(DataError::MissingColumns { path: path.to_owned(), found: found(fields), set, needs: form.needs() })
+}
+
+fn described(field: &Field) -> String {
+    let name: String = field.name.chars().take(40).collect();
+    format!("{name:?} ({})", field.shape)
+}
+
+/// Columns and what they hold, in words; long names and long lists are cut.
+fn found(fields: &[Field]) -> String {
+    const MOST: usize = 10;
+    let mut names: Vec<String> = fields.iter().take(MOST).map(described).collect();
+    match fields.len() {
+        0 => return "no columns".to_owned(),
+        1 => return format!("only the column {}", names[0]),
+        more if more > MOST => names.push(format!("{} more", more - MOST)),
+        _ => {}
+    }
+    format!("the columns {}", names.join(", "))
+}
+
+/// The prompts of a file of rows.
+struct FileRows {
+    rows: Box<dyn Rows>,
+    /// The form of the rows; that of the first which is not empty, where nothing else tells.
+    form: Option<Form>,
+    path: PathBuf,
+    checks: Checks,
+    empty: usize,
+}
+
+impl FileRows {
+    fn new(rows: Box<dyn Rows>, form: Option<Form>, path: &Path, bounds: Bounds) -> Self {
+        Self { rows, form, path: path.to_owned(), checks: Checks::new(bounds), empty: 0 }
+    }
+
+    /// Why there are no prompts.
+    fn none(&self) -> DataError {
+        let (path, rows) = (self.path.clone(), self.empty);
+        match rows {
+            0 => DataError::NoPrompts { path },
+            _ => DataError::AllEmpty { unit: rows::unit(&path), path, rows },
+        }
     }
 }
 
-/// Reads paragraphs.
-fn read_text(
-    reader: impl BufRead,
-    path: &Path,
-    limit: Option<usize>,
-    bounds: Bounds,
-) -> Result<Vec<Prompt>, DataError> {
-    let mut lines = Lines::new(reader, path, bounds);
-    let mut prompts = Collector::new(bounds);
-    while prompts.list.len() < limit.unwrap_or(usize::MAX) {
-        match next_paragraph(&mut lines)? {
-            Some((line, row)) => prompts.push(path, line, row)?,
-            None => break,
+impl Pull for FileRows {
+    fn pull(&mut self) -> Result<Option<Prompt>, DataError> {
+        while let Some((line, fields)) = self.rows.next()? {
+            let form = self.form.unwrap_or_else(|| Form::of_row(&fields));
+            match form.row(&fields, Filter::default()).map_err(|problem| wrong(&self.path, line, problem))? {
+                Outcome::Prompt(row) => {
+                    self.form = Some(form);
+                    return self.checks.prompt(&self.path, line, row).map(Some);
+                }
+                Outcome::Empty => self.empty += 1,
+                Outcome::Filtered => {}
+            }
         }
+        Ok(None)
     }
-    if prompts.list.is_empty() {
-        return Err(DataError::NoPrompts { path: path.to_owned() });
+
+    fn empty(&self) -> usize {
+        self.empty
     }
-    Ok(prompts.list)
 }
 
 pub(crate) fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn wrong(path: &Path, line: usize, problem: RowProblem) -> DataError {
+pub(crate) fn wrong(path: &Path, line: usize, problem: RowProblem) -> DataError {
     DataError::Row { path: path.to_owned(), unit: rows::unit(path), line, problem }
 }
 
 /// Checks what can only be seen over all rows: ids and size.
-pub(crate) struct Collector {
+pub(crate) struct Checks {
     bounds: Bounds,
     /// The line of each id.
     ids: HashMap<String, usize>,
     size: usize,
-    pub(crate) list: Vec<Prompt>,
 }
 
-impl Collector {
+impl Checks {
     pub(crate) fn new(bounds: Bounds) -> Self {
-        Self { bounds, ids: HashMap::new(), size: 0, list: Vec::new() }
+        Self { bounds, ids: HashMap::new(), size: 0 }
     }
 
-    pub(crate) fn push(&mut self, path: &Path, line: usize, row: Row) -> Result<(), DataError> {
+    /// The prompt that a row gives.
+    pub(crate) fn prompt(&mut self, path: &Path, line: usize, row: Row) -> Result<Prompt, DataError> {
         let Row { id, text, answer, positions, group } = row;
-        self.size = self.size.saturating_add(text.len());
+        let names = id.as_ref().map_or(0, String::len) + group.as_ref().map_or(0, String::len);
+        self.size = self.size.saturating_add(text.len()).saturating_add(names);
         if self.size > self.bounds.total {
             let (path, unit) = (path.to_owned(), rows::unit(path));
             return Err(DataError::TooLarge { path, unit, line, bytes: self.bounds.total });
@@ -159,27 +250,28 @@ impl Collector {
         if let Some(first) = self.ids.insert(id.clone(), line) {
             return Err(wrong(path, line, RowProblem::DuplicateId { id, first }));
         }
-        self.list.push(Prompt { id, text, answer, positions, group });
-        Ok(())
+        Ok(Prompt { id, text, answer, positions, group })
     }
 }
 
-/// Rows, one at a time: their numbers, from 1, and what they say in JSON.
+/// Rows, one at a time: their numbers, from 1, and their fields.
 pub(crate) trait Rows {
-    fn next(&mut self) -> Result<Option<(usize, Cow<'_, str>)>, DataError>;
+    fn next(&mut self) -> Result<Option<(usize, Fields)>, DataError>;
 }
 
-/// A table, and the file that it is in.
-struct Numbered<'a, R> {
-    table: Table<R>,
-    path: &'a Path,
+/// The rows of a table, and the file that it is in.
+struct TableRows {
+    rows: parquet::Rows<File>,
+    path: PathBuf,
 }
 
-impl<R: Read + Seek> Rows for Numbered<'_, R> {
-    fn next(&mut self) -> Result<Option<(usize, Cow<'_, str>)>, DataError> {
-        let number = self.table.number();
-        let row = self.table.next().map_err(|fault| table_error(self.path, Some(number), fault))?;
-        Ok(row.map(|row| (number, Cow::Owned(row))))
+impl Rows for TableRows {
+    fn next(&mut self) -> Result<Option<(usize, Fields)>, DataError> {
+        let number = self.rows.number();
+        let failed = |fault| table_error(&self.path, Some(number), fault);
+        let Some(row) = self.rows.next().map_err(failed)? else { return Ok(None) };
+        let fields = Fields::of_table(row).map_err(|error| failed(Fault::Damaged(error.to_string())))?;
+        Ok(Some((number, fields)))
     }
 }
 
@@ -193,11 +285,13 @@ fn table_error(path: &Path, row: Option<usize>, fault: Fault) -> DataError {
 }
 
 /// Lines that are not blank.
-impl<R: BufRead> Rows for Lines<'_, R> {
-    fn next(&mut self) -> Result<Option<(usize, Cow<'_, str>)>, DataError> {
+impl<R: BufRead> Rows for Lines<R> {
+    fn next(&mut self) -> Result<Option<(usize, Fields)>, DataError> {
         while self.advance()? {
-            if !self.line()?.trim().is_empty() {
-                return Ok(Some((self.number, Cow::Borrowed(self.line()?))));
+            let line = self.line()?;
+            if !line.trim().is_empty() {
+                let fields = rows::fields(line).map_err(|problem| wrong(&self.path, self.number, problem))?;
+                return Ok(Some((self.number, fields)));
             }
         }
         Ok(None)
@@ -205,18 +299,18 @@ impl<R: BufRead> Rows for Lines<'_, R> {
 }
 
 /// The lines of a file, one at a time and none longer than allowed.
-struct Lines<'a, R> {
+struct Lines<R> {
     reader: R,
-    path: &'a Path,
+    path: PathBuf,
     longest: usize,
     /// The number of the last line read, from 1.
     number: usize,
     buffer: Vec<u8>,
 }
 
-impl<'a, R: BufRead> Lines<'a, R> {
-    fn new(reader: R, path: &'a Path, bounds: Bounds) -> Self {
-        Self { reader, path, longest: bounds.line, number: 0, buffer: Vec::new() }
+impl<R: BufRead> Lines<R> {
+    fn new(reader: R, path: &Path, bounds: Bounds) -> Self {
+        Self { reader, path: path.to_owned(), longest: bounds.line, number: 0, buffer: Vec::new() }
     }
 
     /// Reads the next line, if there is one.
@@ -224,9 +318,8 @@ impl<'a, R: BufRead> Lines<'a, R> {
         self.buffer.clear();
         // Room for the mark, a carriage return and a line feed on top of the longest line.
         let most = self.longest as u64 + 5;
-        let failed = |cause| DataError::Io { path: self.path.to_owned(), cause };
         let mut part = self.reader.by_ref().take(most);
-        if part.read_until(b'\n', &mut self.buffer).map_err(failed)? == 0 {
+        if part.read_until(b'\n', &mut self.buffer).map_err(io(&self.path))? == 0 {
             return Ok(false);
         }
         self.number += 1;
@@ -243,17 +336,36 @@ impl<'a, R: BufRead> Lines<'a, R> {
         line = line.strip_suffix(b"\n").unwrap_or(line);
         line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.len() > self.longest {
-            return Err(wrong(self.path, self.number, RowProblem::TooLong { bytes: self.longest }));
+            return Err(wrong(&self.path, self.number, RowProblem::TooLong { bytes: self.longest }));
         }
         std::str::from_utf8(line).map_err(|error| {
             let byte = error.valid_up_to() + 1;
-            wrong(self.path, self.number, RowProblem::Utf8 { byte })
+            wrong(&self.path, self.number, RowProblem::Utf8 { byte })
         })
     }
 }
 
+/// The paragraphs of a text.
+struct Paragraphs<R> {
+    lines: Lines<R>,
+    checks: Checks,
+}
+
+impl<R: BufRead> Paragraphs<R> {
+    fn new(reader: R, path: &Path, bounds: Bounds) -> Self {
+        Self { lines: Lines::new(reader, path, bounds), checks: Checks::new(bounds) }
+    }
+}
+
+impl<R: BufRead> Pull for Paragraphs<R> {
+    fn pull(&mut self) -> Result<Option<Prompt>, DataError> {
+        let Some((line, row)) = next_paragraph(&mut self.lines)? else { return Ok(None) };
+        self.checks.prompt(&self.lines.path, line, row).map(Some)
+    }
+}
+
 /// The next lines up to a blank one, as a row, with the number of the first of them.
-fn next_paragraph<R: BufRead>(lines: &mut Lines<'_, R>) -> Result<Option<(usize, Row)>, DataError> {
+fn next_paragraph<R: BufRead>(lines: &mut Lines<R>) -> Result<Option<(usize, Row)>, DataError> {
     let mut first = 0;
     let mut text = String::new();
     while lines.advance()? {
@@ -271,7 +383,7 @@ fn next_paragraph<R: BufRead>(lines: &mut Lines<'_, R>) -> Result<Option<(usize,
         }
         text.push_str(line);
         if text.len() > lines.longest {
-            return Err(wrong(lines.path, first, RowProblem::TooLong { bytes: lines.longest }));
+            return Err(wrong(&lines.path, first, RowProblem::TooLong { bytes: lines.longest }));
         }
     }
     text.truncate(text.trim_end().len());
@@ -281,25 +393,28 @@ fn next_paragraph<R: BufRead>(lines: &mut Lines<'_, R>) -> Result<Option<(usize,
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use proptest::prelude::*;
 
     use super::*;
 
     fn read(
-        reader: impl BufRead,
+        reader: impl BufRead + 'static,
         path: &Path,
         kind: Kind,
         limit: Option<usize>,
         bounds: Bounds,
     ) -> Result<Vec<Prompt>, DataError> {
-        match kind {
-            Kind::Text => read_text(reader, path, limit, bounds),
-            _ => read_rows(&mut Lines::new(reader, path, bounds), path, limit, bounds).map(|(_, list)| list),
-        }
+        let stream = match kind {
+            Kind::Text => of_text(reader, path, bounds),
+            _ => of_rows(Box::new(Lines::new(reader, path, bounds)), None, path, bounds),
+        };
+        stream?.read(limit)
     }
 
     fn from(bytes: &[u8], kind: Kind) -> Result<Vec<Prompt>, DataError> {
-        read(bytes, Path::new("dir/set.x"), kind, None, BOUNDS)
+        read(Cursor::new(bytes.to_vec()), Path::new("dir/set.x"), kind, None, BOUNDS)
     }
 
     fn row(line: &str) -> Result<Prompt, DataError> {
@@ -427,29 +542,89 @@ mod tests {
             );
         }
         let error = row(r#"{"text": "\ud800"}"#).unwrap_err().to_string();
-        assert!(error.starts_with("dir/set.x, line 1: the field \"text\" is no valid string: "), "{error}");
+        assert!(
+            error.starts_with("dir/set.x, line 1: the field \"text\" is not a valid string: "),
+            "{error}"
+        );
     }
 
     #[test]
-    fn nothing_may_be_empty() {
-        for (line, field) in [
-            (r#"{"text": ""}"#, "text"),
-            (r#"{"text": " \n\t"}"#, "text"),
-            (r#"{"question": " ", "answer": ""}"#, "text"),
-            (r#"{"question": "?", "answer": " "}"#, "answer"),
-            (r#"{"text": "a", "id": ""}"#, "id"),
-            (r#"{"text": "a", "positions": []}"#, "positions"),
-        ] {
+    fn names_and_questions_may_not_be_empty() {
+        for (line, field) in
+            [(r#"{"text": "a", "id": ""}"#, "id"), (r#"{"text": "a", "positions": []}"#, "positions")]
+        {
             refused(line, &format!("dir/set.x, line 1: \"{field}\" is empty; fill it in or remove the line"));
         }
-        for line in [r#"{"question": "", "answer": "a"}"#, r#"{"text": "a", "answer": "a"}"#] {
-            refused(line, "dir/set.x, line 1: nothing stands before the answer; put a question there");
-        }
+        let line = r#"{"text": "a", "answer": "a"}"#;
+        refused(line, "dir/set.x, line 1: nothing stands before the answer; put a question there");
         for kind in [Kind::Jsonl, Kind::Text] {
             for content in ["", "\n \n", "\u{feff}"] {
                 let error = from(content.as_bytes(), kind).unwrap_err();
                 assert_eq!(error.to_string(), "dir/set.x holds no prompts; write at least one into it");
             }
+        }
+    }
+
+    /// Rows without a text, and one with.
+    const EMPTY: [&str; 8] = [
+        r#"{"text": ""}"#,
+        r#"{"text": " \n\t"}"#,
+        r#"{"text": null}"#,
+        r#"{"question": " ", "answer": ""}"#,
+        r#"{"question": "?", "answer": " "}"#,
+        r#"{"question": "?", "answer": null}"#,
+        r#"{"question": "", "answer": "a"}"#,
+        r#"{"text": null, "question": null, "answer": "a"}"#,
+    ];
+
+    #[test]
+    fn rows_without_text_are_skipped_and_counted() {
+        let path = Path::new("dir/set.x");
+        for line in EMPTY {
+            let content = format!("{line}\n{{\"text\": \"a\"}}\n{line}\n");
+            let lines = Lines::new(Cursor::new(content), path, BOUNDS);
+            let mut stream = of_rows(Box::new(lines), None, path, BOUNDS).unwrap();
+            let prompts = stream.read(None).unwrap();
+            assert_eq!((prompts.len(), &*prompts[0].id, stream.empty()), (1, "set-2", 2), "{line}");
+            refused(
+                format!("{line}\n{line}"),
+                "dir/set.x holds no prompts: the text, question or answer of every line (2 in all) is empty or null; fill it in",
+            );
+        }
+        assert_eq!(row(r#"{"text": "a", "answer": " "}"#).unwrap().answer, None);
+    }
+
+    #[test]
+    fn what_python_writes_beside_json_is_ignored_or_named() {
+        let prompts = from(
+            b"{\"text\": \"NaN, -Infinity\", \"a\": NaN, \"b\":[1, -Infinity,Infinity] , \"c\":{\"d\": NaN}}",
+            Kind::Jsonl,
+        );
+        assert_eq!(texts(&prompts.unwrap()), ["NaN, -Infinity"]);
+        for (field, value) in
+            [("id", "NaN"), ("level", "-Infinity"), ("positions", "[8, NaN]"), ("text", "NaN")]
+        {
+            let text = if field == "text" { "" } else { "\"text\": \"a\", " };
+            refused(
+                format!("{{{text}\"{field}\": {value}}}"),
+                &format!(
+                    "dir/set.x, line 1: the field \"{field}\" holds NaN or an infinity; write a number or null"
+                ),
+            );
+        }
+        for line in
+            ["{\"text\": 1NaN}", "{\"text\": NaN5}", "{\"a\": NaN \"b\"}", "{NaN: 1}", "{\"a\": NaNNaN}"]
+        {
+            let message = from(line.as_bytes(), Kind::Jsonl).unwrap_err().to_string();
+            assert!(message.contains("invalid JSON"), "{line}: {message}");
+        }
+    }
+
+    #[test]
+    fn an_answer_beside_a_text_that_is_not_its_end_by_type_is_ignored() {
+        for answer in ["7", "[\"b\"]", "true", "{}", "NaN"] {
+            let prompt = row(&format!("{{\"text\": \"a b\", \"answer\": {answer}}}")).unwrap();
+            assert_eq!((prompt.text.as_str(), prompt.answer), ("a b", None));
         }
     }
 
@@ -497,7 +672,8 @@ mod tests {
     fn sizes_are_bounded() {
         let bounded = |content: &str, kind, line, total| {
             let bounds = Bounds { line, total };
-            read(content.as_bytes(), Path::new("f"), kind, None, bounds).map_err(|e| e.to_string())
+            read(Cursor::new(content.to_owned()), Path::new("f"), kind, None, bounds)
+                .map_err(|e| e.to_string())
         };
         let advice = "split it, or check that its lines end in line feeds";
         let thirteen = "{\"text\":\"ab\"}";

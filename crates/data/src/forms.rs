@@ -1,5 +1,6 @@
 //! The rows of published data sets, and the prompts that are made of them.
 
+use crate::parquet::Shape;
 use crate::rows::{self, Fields, Row};
 use crate::{RowProblem, format};
 
@@ -27,25 +28,106 @@ pub(crate) struct Filter {
 /// In front of the final answer of GSM8K.
 const MARK: &str = "####";
 
+/// What a row gives.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Prompt(Row),
+    /// Nothing, because its text is empty or null.
+    Empty,
+    /// Nothing, because the filter leaves it out.
+    Filtered,
+}
+
+/// What is read from a column of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Text,
+    /// Text or a number.
+    Label,
+    Texts,
+    Numbers,
+    /// The length of a list of anything.
+    Length,
+}
+
+impl Wanted {
+    pub(crate) fn takes(self, shape: &Shape) -> bool {
+        match (self, shape) {
+            (Self::Text, shape) => *shape == Shape::Text,
+            (Self::Label, shape) => matches!(shape, Shape::Text | Shape::Integer { .. } | Shape::Float),
+            (Self::Texts, Shape::List(element)) => **element == Shape::Text,
+            (Self::Numbers, Shape::List(element)) => matches!(**element, Shape::Integer { .. }),
+            (Self::Length, Shape::List(_)) => true,
+            _ => false,
+        }
+    }
+}
+
 impl Form {
-    /// The form of a file whose first row has these fields. Only what can be nothing else is recognised.
-    pub(crate) fn of(fields: &Fields<'_>) -> Self {
-        let has = |names: &[&str]| names.iter().all(|name| fields.has(name));
-        let marked = || fields.string("answer").is_ok_and(|answer| answer.is_some_and(|a| a.contains(MARK)));
-        if fields.has("text") {
+    /// The form of rows that have these fields. Only what can be nothing else is recognised. `marked` tells
+    /// whether the answer holds the mark of GSM8K.
+    pub(crate) fn of(has: impl Fn(&str) -> bool, marked: impl FnOnce() -> bool) -> Self {
+        let all = |names: &[&str]| names.iter().all(|name| has(name));
+        if has("text") {
             Self::Own
-        } else if has(&["ctx", "endings", "label"]) {
+        } else if all(&["ctx", "endings", "label"]) {
             Self::HellaSwag
-        } else if has(&["Problem", "Solution", "Answer"]) {
+        } else if all(&["Problem", "Solution", "Answer"]) {
             Self::Aime
-        } else if has(&["problem", "solution", "level"]) {
+        } else if all(&["problem", "solution", "level"]) {
             Self::Math
-        } else if has(&["questions", "answer"]) && (has(&["single_hops"]) || has(&["new_single_hops"])) {
+        } else if all(&["questions", "answer"]) && (has("single_hops") || has("new_single_hops")) {
             Self::Mquake
-        } else if has(&["question", "answer"]) && marked() {
+        } else if all(&["question", "answer"]) && marked() {
             Self::Gsm8k
         } else {
             Self::Own
+        }
+    }
+
+    /// The form of a file whose first row has these fields.
+    pub(crate) fn of_row(fields: &Fields) -> Self {
+        Self::of(|name| fields.has(name), || is_marked(fields))
+    }
+
+    /// The columns of a table that rows are made of.
+    pub(crate) fn columns(self) -> &'static [(&'static str, Wanted)] {
+        use Wanted::{Label, Length, Numbers, Text, Texts};
+        match self {
+            Self::Own => &[
+                ("id", Label),
+                ("text", Text),
+                ("question", Text),
+                ("answer", Text),
+                ("positions", Numbers),
+                ("group", Label),
+                ("level", Label),
+                ("regime", Label),
+            ],
+            Self::Gsm8k => &[("question", Text), ("answer", Text)],
+            Self::HellaSwag => &[("ctx", Text), ("endings", Texts), ("label", Label)],
+            Self::Aime => &[("Problem", Text), ("problem", Text), ("Solution", Text), ("solution", Text)],
+            Self::Math => &[("problem", Text), ("solution", Text), ("level", Label)],
+            Self::Mquake => &[
+                ("questions", Texts),
+                ("answer", Text),
+                ("single_hops", Length),
+                ("new_single_hops", Length),
+            ],
+        }
+    }
+
+    /// Whether these columns are enough to make rows of.
+    pub(crate) fn is_complete(self, has: impl Fn(&str) -> bool) -> bool {
+        match self {
+            Self::Own => has("text") || has("question") && has("answer"),
+            Self::Gsm8k => has("question") && has("answer"),
+            Self::HellaSwag => has("ctx") && has("endings") && has("label"),
+            Self::Aime => (has("Problem") || has("problem")) && (has("Solution") || has("solution")),
+            Self::Math => has("problem") && has("solution") && has("level"),
+            Self::Mquake => {
+                has("questions") && has("answer") && (has("single_hops") || has("new_single_hops"))
+            }
         }
     }
 
@@ -62,9 +144,9 @@ impl Form {
     }
 
     /// The fields that a row needs, in words.
-    fn needs(self) -> &'static str {
+    pub(crate) fn needs(self) -> &'static str {
         match self {
-            Self::Own => "\"text\"",
+            Self::Own => "\"text\", or \"question\" and \"answer\"",
             Self::Gsm8k => "\"question\" and \"answer\"",
             Self::HellaSwag => "\"ctx\", \"endings\" and \"label\"",
             Self::Aime => "\"problem\" and \"solution\"",
@@ -78,96 +160,111 @@ impl Form {
         (self == Self::Aime).then_some(400)
     }
 
-    /// The prompt that a row gives, or `None` if the filter leaves it out.
-    pub(crate) fn row(self, fields: &Fields<'_>, filter: Filter) -> Result<Option<Row>, RowProblem> {
-        match self {
-            Self::Own => rows::own(fields).map(Some),
-            Self::Gsm8k => self.gsm8k(fields).map(Some),
-            Self::HellaSwag => self.hellaswag(fields).map(Some),
-            Self::Aime => self.aime(fields).map(Some),
-            Self::Math => self.math(fields, filter.level),
-            Self::Mquake => self.mquake(fields, filter.hops),
-        }
+    /// What a row gives.
+    pub(crate) fn row(self, fields: &Fields, filter: Filter) -> Result<Outcome, RowProblem> {
+        let row = match self {
+            Self::Own => rows::own(fields)?,
+            Self::Gsm8k => self.gsm8k(fields)?,
+            Self::HellaSwag => self.hellaswag(fields)?,
+            Self::Aime => self.aime(fields)?,
+            Self::Math => return self.math(fields, filter.level),
+            Self::Mquake => return self.mquake(fields, filter.hops),
+        };
+        Ok(Outcome::of(row))
     }
 
-    fn gsm8k(self, fields: &Fields<'_>) -> Result<Row, RowProblem> {
-        let question = self.text(fields, &["question"])?;
-        let worked = self.text(fields, &["answer"])?;
+    fn gsm8k(self, fields: &Fields) -> Result<Option<Row>, RowProblem> {
+        let (question, worked) = (self.text(fields, &["question"])?, self.text(fields, &["answer"])?);
+        let Some((question, worked)) = question.zip(worked) else { return Ok(None) };
         let (rationale, answer) = worked.split_once(MARK).ok_or(RowProblem::NoMark)?;
         let answer = answer.trim();
         if answer.is_empty() {
             return Err(RowProblem::Empty { field: "answer" });
         }
         let text = format::gsm8k(&question, rationale, answer);
-        Ok(Row { text, answer: Some(answer.to_owned()), ..Row::default() })
+        Ok(Some(Row { text, answer: Some(answer.to_owned()), ..Row::default() }))
     }
 
-    fn hellaswag(self, fields: &Fields<'_>) -> Result<Row, RowProblem> {
-        let context = self.text(fields, &["ctx"])?;
+    fn hellaswag(self, fields: &Fields) -> Result<Option<Row>, RowProblem> {
+        let Some(context) = self.text(fields, &["ctx"])? else { return Ok(None) };
         let endings = fields.strings("endings")?.ok_or_else(|| self.missing(fields))?;
         let label = fields.label("label")?.ok_or_else(|| self.missing(fields))?;
         let ending = label.parse().ok().and_then(|label: usize| endings.get(label));
         let ending = ending.ok_or(RowProblem::Label { endings: endings.len() })?;
         if ending.trim().is_empty() {
-            return Err(RowProblem::Empty { field: "endings" });
+            return Ok(None);
         }
         let text = format::hellaswag(&context, ending);
         let answer = text[context.len()..].to_owned();
-        Ok(Row { text, answer: Some(answer), ..Row::default() })
+        Ok(Some(Row { text, answer: Some(answer), ..Row::default() }))
     }
 
-    fn aime(self, fields: &Fields<'_>) -> Result<Row, RowProblem> {
+    fn aime(self, fields: &Fields) -> Result<Option<Row>, RowProblem> {
         let problem = self.text(fields, &["Problem", "problem"])?;
         let solution = self.text(fields, &["Solution", "solution"])?;
+        let Some((problem, solution)) = problem.zip(solution) else { return Ok(None) };
         let text = format::aime(&problem, &solution);
-        Ok(Row { text, answer: boxed_end(&solution).map(str::to_owned), ..Row::default() })
+        Ok(Some(Row { text, answer: boxed_end(&solution).map(str::to_owned), ..Row::default() }))
     }
 
-    fn math(self, fields: &Fields<'_>, wanted: Option<u64>) -> Result<Option<Row>, RowProblem> {
+    fn math(self, fields: &Fields, wanted: Option<u64>) -> Result<Outcome, RowProblem> {
         let label = fields.label("level")?.ok_or_else(|| self.missing(fields))?;
         // A few rows of the set are of "Level ?".
         let level: Option<u64> = label.trim_start_matches("Level").trim().parse().ok();
         if wanted.is_some() && wanted != level {
-            return Ok(None);
+            return Ok(Outcome::Filtered);
         }
-        let problem = self.text(fields, &["problem"])?;
-        let solution = self.text(fields, &["solution"])?;
+        let (problem, solution) = (self.text(fields, &["problem"])?, self.text(fields, &["solution"])?);
+        let Some((problem, solution)) = problem.zip(solution) else { return Ok(Outcome::Empty) };
         let group = level.map_or_else(|| "level-unknown".to_owned(), |level| format!("level-{level}"));
-        let text = format::math(&problem, &solution);
-        Ok(Some(Row { text, answer: Some(format!(" {solution}")), group: Some(group), ..Row::default() }))
+        let (text, answer) = (format::math(&problem, &solution), Some(format!(" {solution}")));
+        Ok(Outcome::Prompt(Row { text, answer, group: Some(group), ..Row::default() }))
     }
 
-    fn mquake(self, fields: &Fields<'_>, wanted: Option<u64>) -> Result<Option<Row>, RowProblem> {
+    fn mquake(self, fields: &Fields, wanted: Option<u64>) -> Result<Outcome, RowProblem> {
         let hops = match fields.length("single_hops")? {
             Some(hops) => hops,
             None => fields.length("new_single_hops")?.ok_or_else(|| self.missing(fields))?,
         };
         if wanted.is_some_and(|wanted| usize::try_from(wanted) != Ok(hops)) {
-            return Ok(None);
+            return Ok(Outcome::Filtered);
         }
         let questions = fields.strings("questions")?.ok_or_else(|| self.missing(fields))?;
         // The others say the same in other words.
         let question = questions.first().filter(|question| !question.trim().is_empty());
-        let question = question.ok_or(RowProblem::Empty { field: "questions" })?;
         let answer = self.text(fields, &["answer"])?;
-        let text = format::mquake(question, &answer);
-        let group = Some(format!("hops-{hops}"));
-        Ok(Some(Row { text, answer: Some(format!(" {answer}")), group, ..Row::default() }))
+        let Some((question, answer)) = question.zip(answer) else { return Ok(Outcome::Empty) };
+        let (text, answer) = (format::mquake(question, &answer), Some(format!(" {answer}")));
+        Ok(Outcome::Prompt(Row { text, answer, group: Some(format!("hops-{hops}")), ..Row::default() }))
     }
 
-    /// The text in the first of the fields that is there.
-    fn text(self, fields: &Fields<'_>, names: &[&'static str]) -> Result<String, RowProblem> {
-        let name = names.iter().find(|name| fields.has(name)).ok_or_else(|| self.missing(fields))?;
-        match fields.string(name)? {
-            Some(text) if text.trim().is_empty() => Err(RowProblem::Empty { field: name }),
-            Some(text) => Ok(text),
-            None => Err(self.missing(fields)),
+    /// The text in the first of the fields that says something; `None` if one is there and none does.
+    fn text(self, fields: &Fields, names: &[&'static str]) -> Result<Option<String>, RowProblem> {
+        for name in names {
+            if let Some(text) = fields.said(name)? {
+                return Ok(Some(text));
+            }
+        }
+        match names.iter().any(|name| fields.names(name)) {
+            true => Ok(None),
+            false => Err(self.missing(fields)),
         }
     }
 
-    fn missing(self, fields: &Fields<'_>) -> RowProblem {
+    fn missing(self, fields: &Fields) -> RowProblem {
         RowProblem::MissingSetFields { set: self.name(), found: fields.found(), needs: self.needs() }
     }
+}
+
+impl Outcome {
+    fn of(row: Option<Row>) -> Self {
+        row.map_or(Self::Empty, Self::Prompt)
+    }
+}
+
+/// Whether the answer of a row holds the mark of GSM8K.
+pub(crate) fn is_marked(fields: &Fields) -> bool {
+    fields.string("answer").is_ok_and(|answer| answer.is_some_and(|answer| answer.contains(MARK)))
 }
 
 /// The last box of a solution and what follows it, if nothing that says anything does.

@@ -3,7 +3,8 @@
 //! For each example the left operand is drawn first and then the right one, both with
 //! `randint(10^(digits-1), 10^digits - 1)`.
 
-use crate::{DataError, Options, Prompt, PromptSet, Rng, format};
+use crate::stream::PromptStream;
+use crate::{DataError, Options, Prompt, Rng, format};
 
 /// The parameters that a spec may carry.
 pub(crate) const PARAMETERS: &[&str] = &["digits", "count", "seed"];
@@ -50,18 +51,17 @@ impl Operation {
     }
 }
 
-/// Generates a set. `parameters` are the names and values that the spec carries.
-pub(crate) fn load(
+/// Opens a set, which is generated as it is read. `parameters` are the names and values that the spec carries.
+pub(crate) fn open(
     operation: Operation,
     parameters: &[(&str, &str)],
     options: &Options,
-) -> Result<PromptSet, DataError> {
+) -> Result<PromptStream, DataError> {
     let mut recipe = Recipe { operation, digits: DIGITS, count: COUNT, seed: options.seed, rng: options.rng };
     for &(name, value) in parameters {
         recipe.set(name, value)?;
     }
-    let count = recipe.count.min(options.limit.unwrap_or(usize::MAX));
-    Ok(PromptSet::new(&recipe.id(), recipe.source(), recipe.prompts(count)))
+    Ok(PromptStream::new(&recipe.id(), recipe.source(), recipe.prompts()))
 }
 
 #[derive(Debug)]
@@ -121,20 +121,21 @@ impl Recipe {
         format!("generated: {}, digits {digits}, count {count}, seed {seed}, rng {rng}", operation.name())
     }
 
-    fn prompts(&self, count: usize) -> Vec<Prompt> {
+    fn prompts(&self) -> impl Iterator<Item = Prompt> + use<> {
+        let Self { operation, digits, .. } = *self;
         let mut random = self.rng.seeded(self.seed);
-        let (low, high) = (10i64.pow(self.digits - 1), 10i64.pow(self.digits) - 1);
-        let mut prompt = |number| {
+        let (low, high) = (10i64.pow(digits - 1), 10i64.pow(digits) - 1);
+        let prompt = move |number| {
             let (left, right) = (random.randint(low, high), random.randint(low, high));
-            let answer = self.operation.apply(left, right).to_string();
+            let answer = operation.apply(left, right).to_string();
             Prompt {
-                id: format!("{}-{number}", self.operation.name()),
-                text: format::arithmetic(left, self.operation.symbol(), right) + &answer,
+                id: format!("{}-{number}", operation.name()),
+                text: format::arithmetic(left, operation.symbol(), right) + &answer,
                 answer: Some(answer),
                 positions: None,
-                group: Some(format!("digits-{}", self.digits)),
+                group: Some(format!("digits-{digits}")),
             }
         };
-        (1..=count).map(&mut prompt).collect()
+        (1..=self.count).map(prompt)
     }
 }

@@ -1,8 +1,9 @@
 //! Prompt sets: text in, prompts out.
 //!
-//! [`load_with`] turns what a user names on the command line into a [`PromptSet`]: a set that comes with
-//! Fathom, a generated one, a published one, or a file of one's own. The crate knows nothing of models,
-//! tokens or the network; whoever calls it may hand in a way to the hub ([`Fetch`]).
+//! [`open`] turns what a user names on the command line into a [`PromptStream`], and [`load_with`] into a
+//! [`PromptSet`]: a set that comes with Fathom, a generated one, a published one, or a file of one's own. The
+//! crate knows nothing of models, tokens or the network; whoever calls it may hand in a way to the hub
+//! ([`Fetch`]).
 //!
 //! | spec | what it gives |
 //! | --- | --- |
@@ -32,11 +33,14 @@ mod published;
 mod random;
 mod rows;
 mod set;
+mod stream;
 
-pub use catalogue::{Entry, catalogue, load, load_with};
+pub use catalogue::{Entry, catalogue, load, load_with, open};
 pub use error::{DataError, RowProblem};
+pub use parquet::is_guarded;
 pub use random::{Random, Rng};
 pub use set::{Access, Fetch, Fetched, Options, Prompt, PromptSet};
+pub use stream::PromptStream;
 
 /// The set that is used when the user names none.
 pub const DEFAULT: &str = "builtin";

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 
-use crate::files::{BOUNDS, Collector, Kind, Rows, rows_of, stem};
-use crate::forms::{Filter, Form};
-use crate::{Access, DataError, Options, Prompt, PromptSet, rows};
+use crate::files::{self, BOUNDS, Checks, Kind, Rows, stem};
+use crate::forms::{Filter, Form, Outcome};
+use crate::stream::{PromptStream, Pull};
+use crate::{Access, DataError, Prompt, rows};
 
 /// A data set that has a name here and lies elsewhere.
 #[derive(Debug)]
@@ -80,29 +81,29 @@ impl Published {
         self.form.name()
     }
 
-    /// Loads the set. `parameters` are the names and values that the spec carries.
-    pub(crate) fn load(
+    /// Opens the set. `parameters` are the names and values that the spec carries.
+    pub(crate) fn open(
         &self,
         parameters: &[(&str, &str)],
-        options: &Options,
         access: &Access<'_>,
-    ) -> Result<PromptSet, DataError> {
+    ) -> Result<PromptStream, DataError> {
         let choice = self.choose(parameters, access)?;
         let place = match choice.file {
             Some(file) => self.local(Path::new(file), &choice)?,
             None => self.remote(&choice, access)?,
         };
-        let prompts = self.read(&place, choice.filter, options.limit)?;
         let mut id = self.name().to_owned();
         let Filter { level, hops } = choice.filter;
         let level = level.map(|level| format!("level{level}"));
         let hops = hops.map(|hops| format!("hops{hops}"));
-        for part in [place.mark, level, hops].into_iter().flatten() {
+        for part in [place.mark.clone(), level, hops].into_iter().flatten() {
             id = format!("{id}-{part}");
         }
-        let mut set = PromptSet::new(&id, place.source, prompts);
-        set.max_tokens = self.form.max_tokens();
-        Ok(set)
+        let source = place.source.clone();
+        let mut rows = Selection::new(self.form, choice.filter, place);
+        let first = rows.pull()?.ok_or_else(|| rows.none_left())?;
+        let stream = PromptStream::new(&id, source, rows).with_max_tokens(self.form.max_tokens());
+        Ok(stream.starting_with(first))
     }
 
     fn choose<'a>(
@@ -197,55 +198,80 @@ impl Published {
         file.ends_with(".parquet")
             && folder.is_some_and(|folder| self.folder.is_none_or(|wanted| wanted == folder))
     }
+}
 
-    fn read(&self, place: &Place, filter: Filter, limit: Option<usize>) -> Result<Vec<Prompt>, DataError> {
-        let limit = limit.unwrap_or(usize::MAX);
-        let mut folders: VecDeque<_> = place.folders.iter().map(|files| Folder::new(files)).collect();
-        let (mut prompts, mut ordinal) = (Collector::new(BOUNDS), 0usize);
-        while prompts.list.len() < limit {
-            let Some(mut folder) = folders.pop_front() else { break };
-            let Some((path, line, text)) = folder.next()? else { continue };
-            folders.push_back(folder);
-            ordinal += 1;
-            let wrong =
-                |problem| DataError::Row { path: path.to_owned(), unit: rows::unit(path), line, problem };
-            let row = rows::fields(&text).and_then(|fields| self.form.row(&fields, filter)).map_err(wrong)?;
-            if let Some(mut row) = row {
-                row.id = Some(format!("{}-{ordinal}", self.name()));
-                prompts.push(path, line, row)?;
+/// The prompts that the rows of a place give.
+struct Selection {
+    form: Form,
+    filter: Filter,
+    place: String,
+    folders: VecDeque<Folder>,
+    checks: Checks,
+    /// How many rows have been read, and how many of them were empty.
+    rows: usize,
+    empty: usize,
+}
+
+impl Selection {
+    fn new(form: Form, filter: Filter, place: Place) -> Self {
+        let folders = place.folders.into_iter().map(|files| Folder::new(files, form)).collect();
+        Self { form, filter, place: place.source, folders, checks: Checks::new(BOUNDS), rows: 0, empty: 0 }
+    }
+
+    fn none_left(&self) -> DataError {
+        let Self { filter: Filter { level, hops }, rows, empty, .. } = *self;
+        DataError::NoneLeft { place: self.place.clone(), rows, empty, level, hops }
+    }
+}
+
+impl Pull for Selection {
+    fn pull(&mut self) -> Result<Option<Prompt>, DataError> {
+        while let Some(mut folder) = self.folders.pop_front() {
+            let Some((path, line, fields)) = folder.next()? else { continue };
+            self.folders.push_back(folder);
+            self.rows += 1;
+            match self.form.row(&fields, self.filter).map_err(|problem| files::wrong(&path, line, problem))? {
+                Outcome::Prompt(mut row) => {
+                    row.id = Some(format!("{}-{}", self.form.name(), self.rows));
+                    return self.checks.prompt(&path, line, row).map(Some);
+                }
+                Outcome::Empty => self.empty += 1,
+                Outcome::Filtered => {}
             }
         }
-        if prompts.list.is_empty() {
-            let (place, Filter { level, hops }) = (place.source.clone(), filter);
-            return Err(DataError::NoneLeft { place, rows: ordinal, level, hops });
-        }
-        Ok(prompts.list)
+        Ok(None)
+    }
+
+    fn empty(&self) -> usize {
+        self.empty
     }
 }
 
 /// Files that are read one after another.
-struct Folder<'a> {
-    files: std::slice::Iter<'a, PathBuf>,
-    open: Option<(&'a Path, Box<dyn Rows + 'a>)>,
+struct Folder {
+    files: std::vec::IntoIter<PathBuf>,
+    form: Form,
+    open: Option<(PathBuf, Box<dyn Rows>)>,
 }
 
-impl<'a> Folder<'a> {
-    fn new(files: &'a [PathBuf]) -> Self {
-        Self { files: files.iter(), open: None }
+impl Folder {
+    fn new(files: Vec<PathBuf>, form: Form) -> Self {
+        Self { files: files.into_iter(), form, open: None }
     }
 
-    /// The next row: its file, its number there, and what it says in JSON.
-    fn next(&mut self) -> Result<Option<(&'a Path, usize, String)>, DataError> {
+    /// The next row: its file, its number there, and its fields.
+    fn next(&mut self) -> Result<Option<(PathBuf, usize, rows::Fields)>, DataError> {
         loop {
             if let Some((path, rows)) = &mut self.open
-                && let Some((line, text)) = rows.next()?
+                && let Some((line, fields)) = rows.next()?
             {
-                return Ok(Some((path, line, text.into_owned())));
+                return Ok(Some((path.clone(), line, fields)));
             }
             let Some(path) = self.files.next() else { return Ok(None) };
             // The hub keeps its files under names of its own, so what they are is known from elsewhere.
-            let kind = Kind::of(path).unwrap_or(Kind::Parquet);
-            self.open = Some((path, rows_of(path, kind)?));
+            let kind = Kind::of(&path).unwrap_or(Kind::Parquet);
+            let opened = files::rows_of(&path, kind, Some(self.form))?;
+            self.open = Some((path, opened.rows));
         }
     }
 }

@@ -4,33 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::de::IgnoredAny;
-use serde_json::value::RawValue;
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::RowProblem;
 use crate::files::Kind;
-
-/// The fields that are read, in all forms of rows. Of tables, only these columns are read.
-pub(crate) const NAMES: &[&str] = &[
-    "id",
-    "text",
-    "question",
-    "answer",
-    "positions",
-    "group",
-    "level",
-    "regime",
-    "ctx",
-    "endings",
-    "label",
-    "problem",
-    "Problem",
-    "solution",
-    "Solution",
-    "Answer",
-    "questions",
-    "single_hops",
-    "new_single_hops",
-];
 
 /// What rows of a file are called.
 pub(crate) fn unit(path: &Path) -> &'static str {
@@ -49,28 +27,66 @@ pub(crate) struct Row {
 
 /// Reads a JSON object. Values are left as they stand until it is known which of them are wanted, so
 /// that a line never takes much more memory than its length.
-pub(crate) fn fields(line: &str) -> Result<Fields<'_>, RowProblem> {
-    let mut map: BTreeMap<String, &RawValue> =
-        serde_json::from_str(line).map_err(|error| explain(line, &error))?;
-    map.retain(|_, value| value.get() != "null");
-    Ok(Fields(map))
+pub(crate) fn fields(line: &str) -> Result<Fields, RowProblem> {
+    let error = match serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(line) {
+        Ok(map) => {
+            return Ok(Fields(map.into_iter().map(|(name, value)| (name, Held::Json(value))).collect()));
+        }
+        Err(error) => error,
+    };
+    let (finite, places) = without_not_finite(line);
+    if places.is_empty() {
+        return Err(explain(line, &error));
+    }
+    let map: BTreeMap<String, &RawValue> =
+        serde_json::from_str(&finite).map_err(|error| explain(line, &error))?;
+    let held = |value: &RawValue| {
+        let start = value.get().as_ptr() as usize - finite.as_ptr() as usize;
+        let within = start..start + value.get().len();
+        match places.iter().any(|place| within.contains(place)) {
+            true => Held::NotFinite,
+            false => Held::Json(value.to_owned()),
+        }
+    };
+    Ok(Fields(map.into_iter().map(|(name, value)| (name, held(value))).collect()))
 }
 
-/// A row in the form of Fathom's own files.
-pub(crate) fn own(fields: &Fields<'_>) -> Result<Row, RowProblem> {
-    let answer = fields.string("answer")?;
-    let text = match (fields.string("text")?, fields.string("question")?, &answer) {
-        (Some(text), _, _) => text,
-        (None, Some(question), Some(answer)) => question + answer,
-        _ => return Err(RowProblem::MissingFields { found: fields.found() }),
-    };
-    if text.trim().is_empty() {
-        return Err(RowProblem::Empty { field: "text" });
-    }
-    if let Some(answer) = &answer {
-        if answer.trim().is_empty() {
-            return Err(RowProblem::Empty { field: "answer" });
+/// The line with zeros of the same length where Python wrote `NaN` or `Infinity`, which JSON does not know,
+/// and the bytes at which they stood.
+fn without_not_finite(line: &str) -> (String, Vec<usize>) {
+    let (mut finite, mut places, mut at) = (line.as_bytes().to_vec(), Vec::new(), 0);
+    let (mut quoted, mut escaped) = (false, false);
+    while let Some(byte) = line.as_bytes().get(at) {
+        let word =
+            ["NaN", "Infinity"].into_iter().find(|word| line.as_bytes()[at..].starts_with(word.as_bytes()));
+        match word.filter(|word| !quoted && stands_alone(line.as_bytes(), at, word.len())) {
+            Some(word) => {
+                finite[at..at + word.len()].fill(b'0');
+                finite[at + 1] = b'.';
+                places.push(at);
+                at += word.len();
+            }
+            None => {
+                quoted ^= *byte == b'"' && !escaped;
+                escaped = *byte == b'\\' && quoted && !escaped;
+                at += 1;
+            }
         }
+    }
+    // Only letters were replaced, and by characters of ASCII.
+    (String::from_utf8(finite).unwrap_or_default(), places)
+}
+
+/// Whether bytes of a line are a value of their own, which may have a sign.
+fn stands_alone(line: &[u8], at: usize, length: usize) -> bool {
+    let before = at.checked_sub(1).is_none_or(|before| b":,[ \t-".contains(&line[before]));
+    before && line.get(at + length).is_none_or(|after| b",]} \t".contains(after))
+}
+
+/// A row in the form of Fathom's own files, unless it holds no text.
+pub(crate) fn own(fields: &Fields) -> Result<Option<Row>, RowProblem> {
+    let Some((text, answer)) = text_and_answer(fields)? else { return Ok(None) };
+    if let Some(answer) = &answer {
         let question = text.strip_suffix(answer.as_str()).ok_or(RowProblem::AnswerNotAtEnd)?;
         if question.trim().is_empty() {
             return Err(RowProblem::NoQuestion);
@@ -82,7 +98,28 @@ pub(crate) fn own(fields: &Fields<'_>) -> Result<Row, RowProblem> {
             group = fields.label(field)?;
         }
     }
-    Ok(Row { id: fields.label("id")?, text, answer, positions: fields.positions()?, group })
+    Ok(Some(Row { id: fields.label("id")?, text, answer, positions: fields.positions()?, group }))
+}
+
+/// The text of a row and the answer it ends with, or `None` where the fields are there and empty.
+fn text_and_answer(fields: &Fields) -> Result<Option<(String, Option<String>)>, RowProblem> {
+    if let Some(text) = fields.string("text")? {
+        // An answer that is a number or a list is about the text, and not its end.
+        let answer = if fields.is_string("answer") { fields.said("answer")? } else { None };
+        return Ok((!is_blank(&text)).then_some((text, answer)));
+    }
+    if fields.names("question") && fields.names("answer") {
+        let (question, answer) = (fields.said("question")?, fields.said("answer")?);
+        return Ok(question.zip(answer).map(|(question, answer)| (question + &answer, Some(answer))));
+    }
+    match fields.names("text") {
+        true => Ok(None),
+        false => Err(RowProblem::MissingFields { found: fields.found() }),
+    }
+}
+
+fn is_blank(text: &str) -> bool {
+    text.trim().is_empty()
 }
 
 /// Says in our words why a line is not a JSON object.
@@ -110,11 +147,42 @@ fn kind(json: &str) -> &'static str {
 }
 
 /// The fields of a row, values unread.
-pub(crate) struct Fields<'a>(BTreeMap<String, &'a RawValue>);
+pub(crate) struct Fields(BTreeMap<String, Held>);
 
-impl Fields<'_> {
+/// What a field holds.
+enum Held {
+    Json(Box<RawValue>),
+    /// NaN or an infinity, or something with one of them in it.
+    NotFinite,
+}
+
+impl Fields {
+    /// The fields of a row of a table.
+    pub(crate) fn of_table(row: Vec<(String, Value)>) -> Result<Self, serde_json::Error> {
+        let held = |(name, value)| Ok((name, Held::Json(to_raw_value(&value)?)));
+        row.into_iter().map(held).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The value of a field that is there and not null.
+    fn value(&self, field: &'static str) -> Result<Option<&RawValue>, RowProblem> {
+        match self.0.get(field) {
+            Some(Held::NotFinite) => Err(RowProblem::NotFinite { field }),
+            Some(Held::Json(value)) if value.get() != "null" => Ok(Some(value)),
+            _ => Ok(None),
+        }
+    }
+
+    fn is_string(&self, field: &str) -> bool {
+        matches!(self.0.get(field), Some(Held::Json(value)) if kind(value.get()) == "a string")
+    }
+
+    /// A string that is not blank.
+    pub(crate) fn said(&self, field: &'static str) -> Result<Option<String>, RowProblem> {
+        Ok(self.string(field)?.filter(|text| !is_blank(text)))
+    }
+
     pub(crate) fn string(&self, field: &'static str) -> Result<Option<String>, RowProblem> {
-        let Some(value) = self.0.get(field) else { return Ok(None) };
+        let Some(value) = self.value(field)? else { return Ok(None) };
         if kind(value.get()) != "a string" {
             let found = kind(value.get());
             return Err(RowProblem::WrongType { field, found, wanted: "a string" });
@@ -127,7 +195,7 @@ impl Fields<'_> {
 
     /// A string that is not empty, or a number as it is written.
     pub(crate) fn label(&self, field: &'static str) -> Result<Option<String>, RowProblem> {
-        let Some(value) = self.0.get(field) else { return Ok(None) };
+        let Some(value) = self.value(field)? else { return Ok(None) };
         match kind(value.get()) {
             "a number" => Ok(Some(value.get().to_owned())),
             "a string" => match self.string(field)? {
@@ -140,7 +208,7 @@ impl Fields<'_> {
 
     pub(crate) fn positions(&self) -> Result<Option<Vec<usize>>, RowProblem> {
         let field = "positions";
-        let Some(value) = self.0.get(field) else { return Ok(None) };
+        let Some(value) = self.value(field)? else { return Ok(None) };
         match serde_json::from_str::<Vec<usize>>(value.get()) {
             Ok(positions) if positions.is_empty() => Err(RowProblem::Empty { field }),
             Ok(positions) => Ok(Some(positions)),
@@ -156,7 +224,7 @@ impl Fields<'_> {
 
     /// A list of strings.
     pub(crate) fn strings(&self, field: &'static str) -> Result<Option<Vec<String>>, RowProblem> {
-        let Some(value) = self.0.get(field) else { return Ok(None) };
+        let Some(value) = self.value(field)? else { return Ok(None) };
         match serde_json::from_str(value.get()) {
             Ok(list) => Ok(Some(list)),
             Err(_) => {
@@ -171,7 +239,7 @@ impl Fields<'_> {
 
     /// The length of a list of anything.
     pub(crate) fn length(&self, field: &'static str) -> Result<Option<usize>, RowProblem> {
-        let Some(value) = self.0.get(field) else { return Ok(None) };
+        let Some(value) = self.value(field)? else { return Ok(None) };
         match serde_json::from_str::<Vec<IgnoredAny>>(value.get()) {
             Ok(list) => Ok(Some(list.len())),
             Err(_) => {
@@ -183,6 +251,15 @@ impl Fields<'_> {
 
     /// Whether there is a field of this name that is not null.
     pub(crate) fn has(&self, field: &str) -> bool {
+        match self.0.get(field) {
+            Some(Held::Json(value)) => value.get() != "null",
+            Some(Held::NotFinite) => true,
+            None => false,
+        }
+    }
+
+    /// Whether there is a field of this name, which may be null.
+    pub(crate) fn names(&self, field: &str) -> bool {
         self.0.contains_key(field)
     }
 

@@ -51,6 +51,11 @@ pub struct PromptSet {
     /// knows no tokens, so nothing has been left out yet; a limit on the number of prompts is best
     /// applied after it.
     pub max_tokens: Option<usize>,
+    /// How many rows were skipped because their text is empty or null.
+    pub empty: usize,
+    /// Columns of a table that are not read although their names are known, because of what they hold: their
+    /// names, quoted, and what that is, as in `"answer" (struct)`.
+    pub ignored: Vec<String>,
 }
 
 impl PromptSet {
@@ -58,7 +63,7 @@ impl PromptSet {
     pub fn new(id: &str, source: String, prompts: Vec<Prompt>) -> Self {
         let id = id.replace(|c: char| !(c.is_ascii_alphanumeric() || "._-".contains(c)), "_");
         let sha256 = hash(&prompts);
-        Self { id, source, prompts, sha256, max_tokens: None }
+        Self { id, source, prompts, sha256, max_tokens: None, empty: 0, ignored: Vec::new() }
     }
 }
 

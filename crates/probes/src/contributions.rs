@@ -106,11 +106,11 @@ fn values(h: &[f32], a: &[f32], m: &[f32]) -> Values {
     let norm = |x: &[f32]| dot(x, x).sqrt();
     let (h_norm, mid_norm) = (norm(h), norm(&mid));
     let (a_norm, m_norm, added_norm) = (norm(a), norm(m), norm(&added));
-    let defined = |value: f64, denominator: f64| if denominator < SMALLEST { f64::NAN } else { value };
+    let defined = |value: f64, stream: f64| if stream == 0.0 { f64::NAN } else { value };
     [
-        defined(a_norm / h_norm, h_norm),
-        defined(m_norm / mid_norm, mid_norm),
-        defined(added_norm / h_norm, h_norm),
+        defined(a_norm / h_norm.max(SMALLEST), h_norm),
+        defined(m_norm / mid_norm.max(SMALLEST), mid_norm),
+        defined(added_norm / h_norm.max(SMALLEST), h_norm),
         defined(cosine(dot(a, h), a_norm, h_norm), h_norm),
         defined(cosine(dot(m, &mid), m_norm, mid_norm), mid_norm),
         defined(cosine(dot(&added, h), added_norm, h_norm), h_norm),

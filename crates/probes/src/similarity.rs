@@ -2,7 +2,7 @@
 //! (arXiv 2403.03853) and angular distance of blocks (arXiv 2403.17887).
 
 use crate::number::undefined;
-use crate::vector::{SMALLEST, cosine, dot};
+use crate::vector::{cosine, dot};
 use fathom_model::Trace;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -81,9 +81,9 @@ fn cosines(trace: &Trace, t: usize) -> Vec<f64> {
     let d = trace.hidden;
     let rows: Vec<&[f32]> = trace.resid.iter().map(|h| &h[t * d..(t + 1) * d]).collect();
     let norms: Vec<f64> = rows.iter().map(|h| dot(h, h).sqrt()).collect();
-    let cos = |n: usize, l: usize| match norms[l].min(norms[l + n]) {
-        norm if norm < SMALLEST => f64::NAN,
-        _ => cosine(dot(rows[l], rows[l + n]), norms[l], norms[l + n]),
+    let cos = |n: usize, l: usize| match norms[l] == 0.0 || norms[l + n] == 0.0 {
+        true => f64::NAN,
+        false => cosine(dot(rows[l], rows[l + n]), norms[l], norms[l + n]),
     };
     triangle(rows.len(), cos).concat()
 }

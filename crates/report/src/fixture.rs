@@ -16,6 +16,7 @@ fn summary(f: impl Fn(f64) -> f64) -> Summary {
 fn contributions() -> Contributions {
     let wave = |x: f64, phase: f64| 0.25 * (9.0 * x + phase).sin();
     Contributions {
+        left_out: None,
         relative_norm: Parts {
             attn: summary(|x| 0.7 * (-4.0 * x).exp() + 0.04 + wave(x, 0.0).abs() * 0.1),
             mlp: summary(|x| 2.0 * (-6.0 * x).exp() + 0.08 + 0.4 * x.powi(12)),
@@ -155,7 +156,7 @@ pub(crate) fn results() -> Results {
             parameters: 134_515_008,
             dtype: "float32".to_owned(),
         },
-        data: Data { id: "gsm8k".to_owned(), prompts: 32, pairs: 0, tokens: 6_411 },
+        data: Data { id: "gsm8k".to_owned(), prompts: 32, pairs: 0, tokens: 6_411, failed: Vec::new() },
         probes: Probes {
             contributions: Some(contributions()),
             lens: Some(lens()),

@@ -1,7 +1,8 @@
 //! bfloat16 against f32: how far the same model's curves and depths are apart.
 
 use crate::args::{DtypeArg, ModelArgs, Verify};
-use crate::{interrupt, measure, output, progress, prompts, settings, texts};
+use crate::texts::{self, Tokeniser};
+use crate::{interrupt, measure, output, progress, prompts, settings};
 use anyhow::{Result, bail};
 use fathom_data::Options;
 use fathom_depth::Depth;
@@ -38,10 +39,10 @@ fn measured(args: &Verify, dtype: DtypeArg) -> Result<PromptCurves> {
     let (_, checkpoint) = measure::open(&model)?;
     let loaded = measure::load(checkpoint, &model)?;
     let options = Options { limit: Some(args.limit), ..Options::default() };
-    let mut set = prompts::with_hub(&args.data, &options, None)?;
-    set.prompts.truncate(args.limit);
-    let random = options.rng.seeded(options.seed);
-    let texts = texts::tokenise(&set, &loaded.tokenizer, loaded.model.config(), random, 0)?;
+    let set = prompts::with_hub(&args.data, &options, None)?;
+    prompts::note_unread(&set);
+    let (config, random) = (loaded.model.config(), options.rng.seeded(options.seed));
+    let texts = texts::tokenise(&set, Tokeniser::new(&loaded.tokenizer, config, &set.source, random, 0)?)?;
     let settings = Settings {
         probes: PROBES.to_vec(),
         memory: settings::default_memory(),

@@ -5,6 +5,7 @@ mod bad_models;
 mod bad_output;
 mod bench;
 mod causal;
+mod data;
 mod hub;
 mod interrupt;
 mod lists;

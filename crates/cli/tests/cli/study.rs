@@ -222,8 +222,9 @@ fn all_that_is_wrong_with_a_study_is_told_before_any_work() {
 #[test]
 fn published_sets_are_read_from_files_in_their_own_fields() {
     let place = Place::new();
-    let rows = "{\"question\": \"Two and two?\", \"answer\": \"It is four.\\n#### 4\"}\n".repeat(3)
-        + "{\"question\": \"A question that is quite long, is it not, and goes on and on?\", \"answer\": \"Yes.\\n#### 9\"}\n";
+    let row = "{\"question\": \"Two and two?\", \"answer\": \"It is four.\\n#### 4\"}\n";
+    let long = "{\"question\": \"A question that is quite long, is it not, and goes on and on?\", \"answer\": \"Yes.\\n#### 9\"}\n";
+    let rows = [row, long, row, row].concat();
     let spec = format!("gsm8k:file={}", write(&place, "own.jsonl", &rows).display());
     let shown = succeed(fathom().args(["data", &spec, "--limit", "1"]));
     assert!(shown.contains("Problem: Two and two?") && shown.contains("The final answer is 4"), "{shown}");

@@ -1,21 +1,33 @@
-//! Rows of Parquet files, as far as prompt sets are written in them: columns of text, of whole numbers
-//! and of lists of them, plain or with a dictionary, in the compressions that are common on the hub.
+//! Rows of Parquet files, as far as prompt sets are written in them: columns of text, of numbers and of
+//! lists of them.
 //!
-//! Files are untrusted. Pages are read one at a time and have a greatest size, values are taken from
-//! them one by one, and no number found in a file decides how much memory is taken.
+//! The `parquet` crate decodes them. Files are untrusted, and it takes what they say on trust: a schema is
+//! built by recursion, sizes and counts decide how much memory is reserved, and parts that do not fit each
+//! other panic. So its input is bounded here ([`schema`], [`pages`]) and every call is [`guarded`].
 
 mod column;
-mod footer;
-mod levels;
-mod page;
+mod delta;
+mod pages;
+mod schema;
 mod thrift;
 
-use std::io::{self, Read, Seek};
+use std::cell::Cell;
+use std::error::Error;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{
+    ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader, ParquetStatisticsPolicy,
+};
+use parquet::file::reader::ChunkReader;
+use serde_json::Value;
 
 use column::Column;
-use footer::Footer;
+use pages::Bounded;
+use schema::Schema;
+pub(crate) use schema::{Field, Shape};
 
 /// What is wrong with a file.
 #[derive(Debug)]
@@ -23,35 +35,139 @@ pub(crate) enum Fault {
     /// It cannot be read.
     Io(io::Error),
     /// Its bytes contradict themselves.
-    Damaged(&'static str),
+    Damaged(String),
     /// It may be intact, but is written in a way that is not read.
     Unsupported(String),
 }
 
 impl Fault {
-    fn damaged(what: &'static str) -> Self {
-        Self::Damaged(what)
+    fn damaged(what: &str) -> Self {
+        Self::Damaged(what.to_owned())
     }
 
-    fn unsupported(what: String) -> Self {
-        Self::Unsupported(what)
+    fn unsupported(what: &str) -> Self {
+        Self::Unsupported(what.to_owned())
     }
 }
 
-impl From<io::Error> for Fault {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => Self::Damaged("it ends too early"),
-            _ => Self::Io(error),
+impl From<ParquetError> for Fault {
+    fn from(error: ParquetError) -> Self {
+        let line = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        match error {
+            ParquetError::NYI(what) => Self::Unsupported(line(what)),
+            ParquetError::General(what) | ParquetError::EOF(what) => Self::Damaged(line(what)),
+            ParquetError::External(cause) => match cause.downcast::<io::Error>() {
+                Ok(cause) if cause.kind() != io::ErrorKind::UnexpectedEof => Self::Io(*cause),
+                Ok(_) => Self::damaged("it ends too early"),
+                Err(cause) => Self::Damaged(line(cause.to_string())),
+            },
+            other => {
+                Self::Damaged(line(other.source().map_or_else(|| other.to_string(), ToString::to_string)))
+            }
         }
     }
 }
 
-/// The rows of a file, as JSON objects.
-#[derive(Debug)]
+/// Calls the library, which slices, adds and asserts by what the file says in many places: what panics
+/// there for a crafted file must stay an error of that file. Whoever gets the error lets go of what the
+/// panic may have left half changed.
+fn guarded<T>(call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, Fault> {
+    let before = GUARDED.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(call));
+    GUARDED.set(before);
+    match result {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(Fault::damaged("its parts do not fit each other")),
+    }
+}
+
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic on this thread will become an error of a file, so that a panic hook has nothing to
+/// report.
+pub fn is_guarded() -> bool {
+    GUARDED.get()
+}
+
+/// Footers are some kilobytes; those of files with very many columns are some megabytes.
+const LONGEST_FOOTER: u64 = 16 << 20;
+
+/// A few bytes can stand for any number of equal rows, so that their number needs a bound of its own. The
+/// largest sets of prompts have some hundred thousand rows.
+const MOST_ROWS: usize = 1 << 22;
+
+/// A file, of which the columns are known and no row has been read.
 pub(crate) struct Table<R> {
-    source: R,
-    footer: Footer,
+    source: Arc<Bounded<R>>,
+    schema: Schema,
+    metadata: ParquetMetaData,
+}
+
+impl<R: ChunkReader + 'static> Table<R> {
+    pub(crate) fn open(source: R) -> Result<Self, Fault> {
+        let footer = footer(&source)?;
+        let source = Arc::new(Bounded(source));
+        let (schema, metadata) = guarded(|| Ok(parse(&footer)))??;
+        Ok(Self { source, schema, metadata })
+    }
+
+    /// The columns, in order.
+    pub(crate) fn fields(&self) -> &[Field] {
+        &self.schema.fields
+    }
+
+    /// The rows, as far as these columns go. No field may be longer than so many bytes.
+    pub(crate) fn rows(&self, fields: Vec<Field>, longest: usize) -> Rows<R> {
+        let (source, metadata) = (self.source.clone(), self.metadata.clone());
+        Rows {
+            source,
+            metadata,
+            fields,
+            columns: Vec::new(),
+            group: 0,
+            left: 0,
+            row: 0,
+            longest,
+            most: MOST_ROWS,
+        }
+    }
+}
+
+/// The bytes between the last page and the mark at the end.
+fn footer(source: &impl ChunkReader) -> Result<bytes::Bytes, Fault> {
+    let size = source.len();
+    if size < 12 {
+        return Err(Fault::damaged("it is shorter than an empty one"));
+    }
+    let tail = source.get_bytes(size - 8, 8)?;
+    match &tail[4..] {
+        b"PAR1" => {}
+        b"PARE" => return Err(Fault::unsupported("it is encrypted")),
+        _ => return Err(Fault::damaged("it does not end with PAR1")),
+    }
+    let length = tail.first_chunk().map_or(0, |length| u64::from(u32::from_le_bytes(*length)));
+    if length > LONGEST_FOOTER.min(size - 12) {
+        return Err(Fault::damaged("its footer is longer than it can be"));
+    }
+    Ok(source.get_bytes(size - 8 - length, length as usize)?)
+}
+
+fn parse(footer: &[u8]) -> Result<(Schema, ParquetMetaData), Fault> {
+    let schema = Schema::read(footer)?;
+    let options = ParquetMetaDataOptions::new()
+        .with_schema(schema.descriptor.clone())
+        .with_column_stats_policy(ParquetStatisticsPolicy::SkipAll);
+    let metadata = ParquetMetaDataReader::decode_metadata_with_options(footer, Some(&options))?;
+    Ok((schema, metadata))
+}
+
+/// The rows of a file.
+pub(crate) struct Rows<R> {
+    source: Arc<Bounded<R>>,
+    metadata: ParquetMetaData,
+    fields: Vec<Field>,
     columns: Vec<Column>,
     /// The row group that is read next.
     group: usize,
@@ -65,74 +181,129 @@ pub(crate) struct Table<R> {
     most: usize,
 }
 
-/// A few bytes can stand for any number of equal rows, so that their number needs a bound of its own. The
-/// largest sets of prompts have some hundred thousand rows.
-const MOST_ROWS: usize = 1 << 22;
-
-impl<R: Read + Seek> Table<R> {
-    /// Opens a file, of which only the fields of the given names are read.
-    pub(crate) fn open(mut source: R, names: &[&str], longest: usize) -> Result<Self, Fault> {
-        let footer = Footer::read(&mut source, names)?;
-        Ok(Self { source, footer, columns: Vec::new(), group: 0, left: 0, row: 0, longest, most: MOST_ROWS })
-    }
-
+impl<R: ChunkReader + 'static> Rows<R> {
     /// The number of the row that [`Self::next`] gives next, from 1.
     pub(crate) fn number(&self) -> usize {
         self.row + 1
     }
 
-    /// The next row as a line of JSON.
-    pub(crate) fn next(&mut self) -> Result<Option<String>, Fault> {
+    /// The next row: the names of its fields and their values.
+    pub(crate) fn next(&mut self) -> Result<Option<Vec<(String, Value)>>, Fault> {
         while self.left == 0 {
-            let Some(group) = self.footer.groups.get(self.group) else { return Ok(None) };
-            self.left = group.rows;
-            self.columns = group.chunks.iter().map(|chunk| Column::new(*chunk)).collect();
+            let Some(group) = self.metadata.row_groups().get(self.group) else { return Ok(None) };
+            let rows = u64::try_from(group.num_rows());
+            self.left = rows.map_err(|_| Fault::damaged("a number of rows is negative"))?;
+            let open = |field| Column::open(&self.source, group, field);
+            self.columns = self.fields.iter().map(open).collect::<Result<_, _>>()?;
             self.group += 1;
         }
         if self.row >= self.most {
-            return Err(Fault::unsupported(format!("it has more than {} rows", self.most)));
+            return Err(Fault::Unsupported(format!("it has more than {} rows", self.most)));
         }
-        let mut row = Map::new();
-        for (column, leaf) in self.columns.iter_mut().zip(&self.footer.leaves) {
-            row.insert(leaf.name.clone(), column.value(&mut self.source, leaf, self.longest)?);
-        }
+        let longest = self.longest;
+        let value = |column: &mut Column| Ok((column.name().to_owned(), column.next(longest)?));
+        let row = self.columns.iter_mut().map(value).collect::<Result<_, Fault>>()?;
         self.left -= 1;
         self.row += 1;
-        Ok(Some(Value::Object(row).to_string()))
+        Ok(Some(row))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Cursor;
+    use bytes::Bytes;
 
     use super::*;
 
     /// Nine rows that pyarrow has written.
     const SCENES: &[u8] = include_bytes!("../../tests/sets/fixtures/scenes.parquet");
 
+    fn rows(names: &[&str], longest: usize) -> Rows<Bytes> {
+        let table = Table::open(Bytes::from_static(SCENES)).unwrap();
+        let wanted = table.fields().iter().filter(|field| names.contains(&&*field.name)).cloned();
+        table.rows(wanted.collect(), longest)
+    }
+
+    #[test]
+    fn columns_have_shapes() {
+        let table = Table::open(Bytes::from_static(SCENES)).unwrap();
+        let found: Vec<String> = table.fields().iter().map(|f| format!("{} {}", f.name, f.shape)).collect();
+        assert_eq!(found, ["ind integer", "ctx text", "endings list of texts", "label text"]);
+    }
+
     #[test]
     fn rows_are_bounded() {
-        let mut table = Table::open(Cursor::new(SCENES), &["ctx", "label"], 1000).unwrap();
-        table.most = 8;
+        let mut rows = rows(&["ctx", "label"], 1000);
+        rows.most = 8;
         for number in 1..=8 {
-            assert_eq!(table.number(), number);
-            assert!(table.next().unwrap().is_some());
+            assert_eq!(rows.number(), number);
+            assert!(rows.next().unwrap().is_some());
         }
-        assert!(matches!(table.next(), Err(Fault::Unsupported(what)) if what == "it has more than 8 rows"));
-        table.most = 9;
-        let row = table.next().unwrap().unwrap();
-        assert_eq!(row, r#"{"ctx":"A robot is in the café. it","label":"0"}"#);
-        assert_eq!(table.next().unwrap(), None);
+        assert!(matches!(rows.next(), Err(Fault::Unsupported(what)) if what == "it has more than 8 rows"));
+        rows.most = 9;
+        let row = rows.next().unwrap().unwrap();
+        let wanted = [("ctx", "A robot is in the café. it"), ("label", "0")];
+        assert_eq!(row, wanted.map(|(name, value)| (name.to_owned(), Value::from(value))));
+        assert_eq!(rows.next().unwrap(), None);
     }
 
     #[test]
     fn fields_are_bounded() {
-        let first = |names, longest| Table::open(Cursor::new(SCENES), names, longest).unwrap().next();
+        let first = |name, longest| rows(&[name], longest).next();
         let text = "A cat is in the kitchen. it".len();
-        assert!(first(&["ctx"], text).is_ok());
-        assert!(matches!(first(&["ctx"], text - 1), Err(Fault::Unsupported(what)) if what.contains("ctx")));
-        assert!(first(&["endings"], 400).is_ok());
-        assert!(first(&["endings"], 200).is_err());
+        assert!(first("ctx", text).is_ok());
+        assert!(matches!(first("ctx", text - 1), Err(Fault::Unsupported(what)) if what.contains("ctx")));
+        assert!(first("endings", 400).is_ok());
+        assert!(first("endings", 200).is_err());
+    }
+
+    /// A file without pages whose footer is this schema, each node its name and number of children.
+    fn with_schema(nodes: impl IntoIterator<Item = (u8, i64)>) -> Vec<u8> {
+        let mut schema = Vec::new();
+        let mut count = 0;
+        for (name, children) in nodes {
+            // Field 3: optional; 4: a name of one byte; 5: the children, as a zigzag varint.
+            schema.extend([0x35, 2, 0x18, 1, name, 0x15]);
+            schema.extend(varint((children as u64) << 1));
+            schema.push(0);
+            count += 1;
+        }
+        // Fields 1: version; 2: a list of structures; 3: no rows; 4: no row groups.
+        let footer =
+            [&[0x15, 2, 0x19, 0xfc][..], &varint(count), &schema, &[0x16, 0, 0x19, 0x0c, 0]].concat();
+        let length = (footer.len() as u32).to_le_bytes();
+        [b"PAR1", &footer[..], &length, b"PAR1"].concat()
+    }
+
+    fn varint(mut value: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while value >= 0x80 {
+            bytes.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        bytes.push(value as u8);
+        bytes
+    }
+
+    #[track_caller]
+    fn refused(bytes: Vec<u8>, what: &str) {
+        match Table::open(Bytes::from(bytes)).map(drop) {
+            Err(Fault::Damaged(found) | Fault::Unsupported(found)) => {
+                assert!(found.contains(what), "{found}")
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What ends the process, and cannot be caught, where the library reads the schema.
+    #[test]
+    fn schemas_that_would_take_all_stack_or_memory_are_refused() {
+        refused(with_schema(vec![(b'a', 1); 60_000]), "nested too deeply");
+        refused(with_schema([(b'a', i64::from(i32::MAX))]), "loose ends");
+        refused(with_schema([(b'a', -1), (b'b', 0)]), "loose ends");
+        refused(
+            with_schema(std::iter::once((b'a', 70_000)).chain(vec![(b'b', 0); 70_000])),
+            "more than 65536",
+        );
     }
 }

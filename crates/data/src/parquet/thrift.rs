@@ -1,17 +1,19 @@
-//! Thrift's compact protocol, as far as the headers of Parquet files need it.
+//! Thrift's compact protocol, as far as the schema of a Parquet file needs it.
 
 use super::Fault;
 
 pub(super) const TRUE: u8 = 1;
 pub(super) const FALSE: u8 = 2;
 pub(super) const I32: u8 = 5;
-pub(super) const I64: u8 = 6;
 pub(super) const BINARY: u8 = 8;
 pub(super) const LIST: u8 = 9;
 pub(super) const STRUCT: u8 = 12;
 
-/// Structures that lie deeper than this in one another are in no header of Parquet.
+/// Structures nested more deeply than this are in no footer of Parquet.
 const DEEPEST: u8 = 24;
+
+/// The longest lists of a footer, those of row groups and columns, have some thousand elements.
+const MOST_LISTED: u64 = 1 << 16;
 
 /// A cursor over bytes. Every step either takes a byte or fails, so that no count found in a file can
 /// make it work longer than the file is.
@@ -27,13 +29,8 @@ impl<'a> Thrift<'a> {
         Self { bytes, at: 0, depth: 0 }
     }
 
-    /// How many bytes have been read.
-    pub(super) fn position(&self) -> usize {
-        self.at
-    }
-
     fn byte(&mut self) -> Result<u8, Fault> {
-        let byte = *self.bytes.get(self.at).ok_or(Fault::damaged("a header ends too early"))?;
+        let byte = *self.bytes.get(self.at).ok_or(Fault::damaged("its footer ends too early"))?;
         self.at += 1;
         Ok(byte)
     }
@@ -47,10 +44,10 @@ impl<'a> Thrift<'a> {
                 return Ok(value);
             }
         }
-        Err(Fault::damaged("a number in a header is too long"))
+        Err(Fault::damaged("a number in its footer is too long"))
     }
 
-    /// A whole number of 16, 32 or 64 bits.
+    /// An integer of 16, 32 or 64 bits.
     pub(super) fn int(&mut self) -> Result<i64, Fault> {
         let value = self.varint()?;
         Ok((value >> 1) as i64 ^ -((value & 1) as i64))
@@ -60,7 +57,7 @@ impl<'a> Thrift<'a> {
         let length = self.varint()?;
         let rest = &self.bytes[self.at..];
         let length = usize::try_from(length).ok().filter(|length| *length <= rest.len());
-        let length = length.ok_or(Fault::damaged("a text in a header is longer than the header"))?;
+        let length = length.ok_or(Fault::damaged("a text in its footer is longer than the footer"))?;
         self.at += length;
         Ok(&rest[..length])
     }
@@ -72,6 +69,11 @@ impl<'a> Thrift<'a> {
             15 => self.varint()?,
             size => u64::from(size),
         };
+        if size > MOST_LISTED {
+            return Err(Fault::Unsupported(format!(
+                "it has more than {MOST_LISTED} columns, row groups or notes"
+            )));
+        }
         Ok((byte & 15, size))
     }
 
@@ -82,13 +84,13 @@ impl<'a> Thrift<'a> {
     ) -> Result<(), Fault> {
         let (kind, size) = self.list()?;
         if size > 0 && kind != STRUCT {
-            return Err(Fault::damaged("a list in a header holds something else than structures"));
+            return Err(Fault::damaged("a list in its footer does not hold structures"));
         }
         (0..size).try_for_each(|_| read(self))
     }
 
-    /// Reads a structure. `visit` is told the number and the kind of each field and says whether it has
-    /// read it; what it has not read is passed over.
+    /// Reads a structure. `visit` gets the number and the kind of each field and returns whether it has
+    /// read it; what it has not read is skipped.
     pub(super) fn fields(
         &mut self,
         mut visit: impl FnMut(&mut Self, i64, u8) -> Result<bool, Fault>,
@@ -107,7 +109,7 @@ impl<'a> Thrift<'a> {
                 step => id.saturating_add(i64::from(step)),
             };
             if !visit(self, id, kind)? {
-                self.pass(kind)?;
+                self.skip(kind)?;
             }
         }
     }
@@ -115,47 +117,36 @@ impl<'a> Thrift<'a> {
     fn deeper(&mut self) -> Result<(), Fault> {
         self.depth += 1;
         if self.depth > DEEPEST {
-            return Err(Fault::damaged("a header is nested too deeply"));
+            return Err(Fault::damaged("its footer is nested too deeply"));
         }
         Ok(())
     }
 
-    /// Passes over the value of a field.
-    fn pass(&mut self, kind: u8) -> Result<(), Fault> {
+    /// Skips the value of a field.
+    fn skip(&mut self, kind: u8) -> Result<(), Fault> {
         match kind {
             TRUE | FALSE => Ok(()),
             3 => self.byte().map(drop),
-            4 | I32 | I64 => self.varint().map(drop),
+            4 | I32 | 6 => self.varint().map(drop),
             7 => (0..8).try_for_each(|_| self.byte().map(drop)),
             BINARY => self.binary().map(drop),
             LIST | 10 => {
                 let (kind, size) = self.list()?;
                 self.deeper()?;
-                (0..size).try_for_each(|_| self.pass_element(kind))?;
-                self.depth -= 1;
-                Ok(())
-            }
-            11 => {
-                let size = self.varint()?;
-                let kinds = if size == 0 { 0 } else { self.byte()? };
-                self.deeper()?;
-                for _ in 0..size {
-                    self.pass_element(kinds >> 4)?;
-                    self.pass_element(kinds & 15)?;
-                }
+                (0..size).try_for_each(|_| self.skip_element(kind))?;
                 self.depth -= 1;
                 Ok(())
             }
             STRUCT => self.fields(|_, _, _| Ok(false)),
-            _ => Err(Fault::damaged("a header holds a field of no known kind")),
+            _ => Err(Fault::damaged("its footer holds a field of no known kind")),
         }
     }
 
     /// Elements differ from fields in that truth values take a byte.
-    fn pass_element(&mut self, kind: u8) -> Result<(), Fault> {
+    fn skip_element(&mut self, kind: u8) -> Result<(), Fault> {
         match kind {
             TRUE | FALSE => self.byte().map(drop),
-            kind => self.pass(kind),
+            kind => self.skip(kind),
         }
     }
 }

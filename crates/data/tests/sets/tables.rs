@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::writer::{Cells, Style, table, texts};
 use fathom_data::{DataError, Options, Prompt, load};
-use parquet::basic::{Compression, GzipLevel, ZstdLevel};
+use parquet::basic::{BrotliLevel, Compression, Encoding, GzipLevel, ZstdLevel};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use proptest::prelude::*;
 
@@ -22,11 +22,19 @@ fn styles() -> Vec<Style> {
         Compression::SNAPPY,
         Compression::GZIP(GzipLevel::default()),
         Compression::ZSTD(ZstdLevel::default()),
+        Compression::BROTLI(BrotliLevel::default()),
+        Compression::LZ4,
+        Compression::LZ4_RAW,
     ] {
-        for dictionary in [false, true] {
+        for (dictionary, encoding) in [
+            (true, Encoding::PLAIN),
+            (false, Encoding::PLAIN),
+            (false, Encoding::DELTA_LENGTH_BYTE_ARRAY),
+            (false, Encoding::DELTA_BYTE_ARRAY),
+        ] {
             for second_version in [false, true] {
                 for page in [1, 7, 1000] {
-                    styles.push(Style { compression, dictionary, second_version, page });
+                    styles.push(Style { compression, dictionary, second_version, page, encoding });
                 }
             }
         }
@@ -105,18 +113,15 @@ fn nulls_numbers_and_columns_of_no_interest() {
 #[test]
 fn errors_name_row_and_field() {
     let bytes =
-        table(&["question", "answer"], &[vec![texts(&["a", "b"]), texts(&["c", " "])]], Style::default());
+        table(&["text", "answer"], &[vec![texts(&["a b", "b"]), texts(&["b", "c"])]], Style::default());
     let message = read(&bytes, "@").unwrap_err().to_string();
-    assert!(message.ends_with("rows.parquet, row 2: \"answer\" is empty; fill it in or remove the line"));
+    assert!(message.contains("rows.parquet, row 2: \"text\" does not end with \"answer\""), "{message}");
     let bytes = table(&["prompt"], &[vec![texts(&["a"])]], Style::default());
     let message = read(&bytes, "@").unwrap_err().to_string();
-    assert!(message.contains(", row 1: found no fields, but a row needs \"text\""), "{message}");
-    let style = Style { compression: Compression::LZ4_RAW, ..Style::default() };
-    let message = read(&table(&["text"], &[vec![texts(&["a"])]], style), "@").unwrap_err().to_string();
     assert!(
         message.ends_with(
-            "row 1: cannot read the Parquet file, because it is compressed with LZ4; write it with the defaults \
-             of pyarrow, or as JSON lines"
+            "rows.parquet: found only the column \"prompt\" (text), but a row needs \"text\", or \"question\" and \
+             \"answer\", as text; rename the columns that hold them, or write them as JSON lines"
         ),
         "{message}"
     );
@@ -172,4 +177,130 @@ proptest! {
             }
         }
     }
+}
+
+fn load_table(names: &[&str], columns: Vec<Cells>) -> Result<fathom_data::PromptSet, DataError> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.parquet");
+    fs::write(&path, table(names, &[columns], Style::default())).unwrap();
+    load(path.to_str().unwrap(), &Options::default())
+}
+
+fn found(names: &[&str], columns: Vec<Cells>) -> Vec<(String, String, Option<String>)> {
+    let prompts = load_table(names, columns).unwrap().prompts;
+    prompts.into_iter().map(|prompt| (prompt.id, prompt.text, prompt.group)).collect()
+}
+
+#[test]
+fn data_parquet_double_label() {
+    let rows = found(&["text", "label"], vec![texts(&["a", "b"]), Cells::Doubles(vec![0.5, f64::NAN])]);
+    assert_eq!(rows[1], ("rows-2".to_owned(), "b".to_owned(), None));
+}
+
+#[test]
+fn data_parquet_bool_label() {
+    let rows = found(&["text", "label"], vec![texts(&["a", "b"]), Cells::Booleans(vec![true, false])]);
+    assert_eq!(rows.len(), 2);
+}
+
+#[test]
+fn data_parquet_uint32_id() {
+    let rows = found(&["id", "text"], vec![Cells::Unsigned(vec![4_000_000_000, 7]), texts(&["a", "b"])]);
+    assert_eq!((&*rows[0].0, &*rows[1].0), ("4000000000", "7"));
+}
+
+#[test]
+fn ids_and_groups_of_other_types_are_ignored() {
+    let structures = Cells::Structures(vec!["x".into(), "y".into()]);
+    let rows = found(
+        &["id", "group", "level", "answer", "text"],
+        vec![
+            Cells::Booleans(vec![true, true]),
+            structures.clone(),
+            Cells::Doubles(vec![3.0, f64::NAN]),
+            structures,
+            texts(&["a", "b"]),
+        ],
+    );
+    assert_eq!(rows[0], ("rows-1".to_owned(), "a".to_owned(), Some("3".to_owned())));
+    assert_eq!(rows[1], ("rows-2".to_owned(), "b".to_owned(), None));
+}
+
+#[test]
+fn positions_of_another_type_are_refused() {
+    let message = load_table(&["text", "positions"], vec![texts(&["a"]), texts(&["8"])]).unwrap_err();
+    assert!(message.to_string().ends_with(
+        "rows.parquet: the column \"positions\" is a text, but it must be a list of whole numbers"
+    ));
+}
+
+#[test]
+fn data_parquet_nested_messages() {
+    let messages = Cells::Messages(vec![vec!["hello".into(), "there".into()]]);
+    let message =
+        load_table(&["messages", "n"], vec![messages, Cells::Ints(vec![1])]).unwrap_err().to_string();
+    assert!(
+        message.contains(
+            "found the columns \"messages\" (list of structs), \"n\" (integer), but a row needs \"text\", or \
+             \"question\" and \"answer\""
+        ),
+        "{message}"
+    );
+}
+
+#[test]
+fn data_parquet_struct_answer() {
+    let message =
+        load_table(&["question", "answer"], vec![texts(&["q"]), Cells::Structures(vec!["a".into()])])
+            .unwrap_err()
+            .to_string();
+    assert!(message.contains("found the columns \"question\" (text), \"answer\" (struct), but"), "{message}");
+    // Beside a text, an answer is not needed.
+    let set =
+        load_table(&["text", "answer"], vec![texts(&["t"]), Cells::Structures(vec!["a".into()])]).unwrap();
+    assert_eq!((&*set.prompts[0].text, set.ignored), ("t", vec!["\"answer\" (struct)".to_owned()]));
+    // A set that is named says what it needs.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.parquet");
+    let bytes = table(&["question", "level"], &[vec![texts(&["q"]), Cells::Ints(vec![1])]], Style::default());
+    fs::write(&path, bytes).unwrap();
+    let message =
+        load(&format!("math:file={}", path.display()), &Options::default()).unwrap_err().to_string();
+    assert!(message.contains("but a row of math needs \"problem\", \"solution\" and \"level\""), "{message}");
+}
+
+#[test]
+fn data_parquet_empty_text() {
+    let column = Cells::Texts(vec![Some(String::new()), Some("b".into()), None, Some(" \n".into())]);
+    let set = load_table(&["text"], vec![column]).unwrap();
+    assert_eq!((set.prompts.len(), &*set.prompts[0].id, set.empty), (1, "rows-2", 3));
+    let message = load_table(&["text"], vec![Cells::Texts(vec![None, None])]).unwrap_err().to_string();
+    assert!(
+        message.ends_with(
+            "holds no prompts: the text, question or answer of every row (2 in all) is empty or null; fill it in"
+        ),
+        "{message}"
+    );
+    let message = load_table(&["text"], vec![Cells::Texts(vec![])]).unwrap_err().to_string();
+    assert!(message.ends_with("holds no prompts; write at least one into it"), "{message}");
+}
+
+/// Nobody reads a column that no prompt is made of, so it may be damaged.
+#[test]
+fn only_columns_that_are_used_are_decoded() {
+    let columns = vec![texts(&["a", "b"]), texts(&["c", "d"]), texts(&["e", "f"])];
+    let style = Style { compression: Compression::UNCOMPRESSED, dictionary: false, ..Style::default() };
+    let mut bytes = table(&["text", "problem", "other"], &[columns], style);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.parquet");
+    fs::write(&path, &bytes).unwrap();
+    let file = SerializedFileReader::new(fs::File::open(&path).unwrap()).unwrap();
+    for column in 1..3 {
+        let (start, length) = file.metadata().row_group(0).column(column).byte_range();
+        bytes[start as usize..(start + length) as usize].fill(0xff);
+    }
+    assert_eq!(read(&bytes, "@").unwrap().len(), 2);
+    let (start, length) = file.metadata().row_group(0).column(0).byte_range();
+    bytes[start as usize..(start + length) as usize].fill(0xff);
+    assert!(read(&bytes, "@").is_err());
 }

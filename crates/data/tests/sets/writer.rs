@@ -2,19 +2,26 @@
 
 use std::sync::Arc;
 
-use parquet::basic::Compression;
-use parquet::data_type::{ByteArray, ByteArrayType, Int32Type, Int64Type};
+use parquet::basic::{Compression, Encoding};
+use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DoubleType, Int32Type, Int64Type};
 use parquet::file::properties::{WriterProperties, WriterVersion};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 
-/// The values of a column in one row group. Lists are of texts that are there.
+/// The values of a column in one row group. Lists and structures are of texts that are there.
 #[derive(Debug, Clone)]
 pub(crate) enum Cells {
     Texts(Vec<Option<String>>),
     Ints(Vec<i32>),
     Longs(Vec<Option<i64>>),
     Lists(Vec<Vec<String>>),
+    Unsigned(Vec<u32>),
+    Doubles(Vec<f64>),
+    Booleans(Vec<bool>),
+    /// Structures of one text each.
+    Structures(Vec<String>),
+    /// Lists of structures of one text each.
+    Messages(Vec<Vec<String>>),
 }
 
 /// How a file is written.
@@ -25,12 +32,14 @@ pub(crate) struct Style {
     pub(crate) second_version: bool,
     /// Values in a page at most.
     pub(crate) page: usize,
+    /// How texts are written where there is no dictionary; integers are written alike where they can be.
+    pub(crate) encoding: Encoding,
 }
 
 impl Default for Style {
     fn default() -> Self {
         let compression = Compression::SNAPPY;
-        Self { compression, dictionary: true, second_version: false, page: 1000 }
+        Self { compression, dictionary: true, second_version: false, page: 1000, encoding: Encoding::PLAIN }
     }
 }
 
@@ -45,6 +54,14 @@ pub(crate) fn table(names: &[&str], groups: &[Vec<Cells>], style: Style) -> Vec<
                 "optional group {name} (LIST) {{ repeated group list {{ optional binary element (UTF8); }} }}"
             )
         }
+        Cells::Unsigned(_) => format!("required int32 {name} (UINT_32);"),
+        Cells::Doubles(_) => format!("required double {name};"),
+        Cells::Booleans(_) => format!("required boolean {name};"),
+        Cells::Structures(_) => format!("required group {name} {{ required binary value (UTF8); }}"),
+        Cells::Messages(_) => format!(
+            "optional group {name} (LIST) {{ repeated group list {{ required group element {{ \
+             optional binary content (UTF8); }} }} }}"
+        ),
     };
     let fields: String = names.iter().zip(&groups[0]).map(field).collect();
     let schema = Arc::new(parse_message_type(&format!("message rows {{ {fields} }}")).unwrap());
@@ -55,9 +72,18 @@ pub(crate) fn table(names: &[&str], groups: &[Vec<Cells>], style: Style) -> Vec<
         .set_writer_version(version)
         .set_write_batch_size(style.page)
         .set_data_page_row_count_limit(style.page);
-    if style.second_version && !style.dictionary {
-        // The second version would otherwise write differences, which are not read.
-        properties = properties.set_encoding(parquet::basic::Encoding::PLAIN);
+    for (name, cells) in names.iter().zip(&groups[0]).filter(|_| !style.dictionary) {
+        let path = |end: &str| format!("{name}{end}").split('.').map(str::to_owned).collect::<Vec<_>>();
+        let (path, encoding) = match cells {
+            Cells::Texts(_) => (path(""), style.encoding),
+            Cells::Lists(_) => (path(".list.element"), style.encoding),
+            Cells::Ints(_) | Cells::Longs(_) if style.encoding != Encoding::PLAIN => {
+                (path(""), Encoding::DELTA_BINARY_PACKED)
+            }
+            Cells::Doubles(_) if style.encoding != Encoding::PLAIN => (path(""), Encoding::BYTE_STREAM_SPLIT),
+            _ => (path(""), Encoding::PLAIN),
+        };
+        properties = properties.set_column_encoding(path.into(), encoding);
     }
     let mut bytes = Vec::new();
     let mut writer = SerializedFileWriter::new(&mut bytes, schema, Arc::new(properties.build())).unwrap();
@@ -80,7 +106,21 @@ pub(crate) fn table(names: &[&str], groups: &[Vec<Cells>], style: Style) -> Vec<
                     let values: Vec<i64> = values.iter().flatten().copied().collect();
                     column.typed::<Int64Type>().write_batch(&values, Some(&levels), None).unwrap();
                 }
-                Cells::Lists(lists) => {
+                Cells::Unsigned(values) => {
+                    let values: Vec<i32> = values.iter().map(|value| *value as i32).collect();
+                    column.typed::<Int32Type>().write_batch(&values, None, None).unwrap();
+                }
+                Cells::Doubles(values) => {
+                    column.typed::<DoubleType>().write_batch(values, None, None).unwrap();
+                }
+                Cells::Booleans(values) => {
+                    column.typed::<BoolType>().write_batch(values, None, None).unwrap();
+                }
+                Cells::Structures(texts) => {
+                    let values: Vec<ByteArray> = texts.iter().map(|text| text.as_str().into()).collect();
+                    column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+                }
+                Cells::Lists(lists) | Cells::Messages(lists) => {
                     let (mut values, mut definition, mut repetition) = (vec![], vec![], vec![]);
                     for list in lists {
                         if list.is_empty() {

@@ -122,22 +122,22 @@ fn norms_and_cosines_belong_together() {
 }
 
 #[test]
-fn denominators_are_at_least_a_millionth() {
+fn denominators_are_at_least_a_millionth_and_not_zero() {
     let trace = Trace {
         tokens: vec![1, 2],
         hidden: 2,
-        resid: vec![vec![0.0, 0.0, 3.0, 4.0], vec![0.0; 4]],
+        resid: vec![vec![1e-7, 0.0, 3.0, 4.0], vec![0.0; 4]],
         attn_out: vec![vec![3e-6, 4e-6, -3.0, -4.0]],
         mlp_out: vec![vec![0.0, 0.0, 0.0, 2e-6]],
         keys_values: vec![],
     };
     let norms = contributions::measure(&trace).relative_norm;
+    assert!(norms.mlp.tokens[0][1].is_nan(), "m over a stream that a has cancelled");
     for (what, got, want) in [
-        ("a over a stream of zero", norms.attn.tokens[0][0], 5.0),
-        ("D over a stream of zero", norms.layer.tokens[0][0], 5.0),
+        ("a over next to nothing", norms.attn.tokens[0][0], 5.0),
+        ("D over next to nothing", norms.layer.tokens[0][0], 5.0),
         ("nothing over a small stream", norms.mlp.tokens[0][0], 0.0),
         ("a over its opposite", norms.attn.tokens[0][1], 1.0),
-        ("m over a stream that a has cancelled", norms.mlp.tokens[0][1], 2.0),
     ] {
         close(what, got, want, 1e-6, 0.0);
     }

@@ -175,5 +175,9 @@ fn probes_one_by_one_give_what_they_give_together() {
             merged.iter_mut().zip(some).for_each(|(m, s)| m.merge(s));
         }
     }
-    assert_eq!(merged, samples(&model, &texts));
+    // The clean run and the sweep that two probes share are done again for each.
+    merged.iter_mut().for_each(|sample| sample.work.clear());
+    let mut together = samples(&model, &texts);
+    together.iter_mut().for_each(|sample| sample.work.clear());
+    assert!(merged == together);
 }

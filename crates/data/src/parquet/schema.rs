@@ -1,0 +1,274 @@
+//! The columns of a Parquet file, and what they hold.
+//!
+//! The library builds its schema by unbounded recursion and reserves as much memory as the file says,
+//! neither of which can be caught when it fails. So the schema is read here and handed to the library.
+
+use std::fmt;
+use std::sync::Arc;
+
+use parquet::basic::{Repetition, Type as Physical};
+use parquet::schema::types::{SchemaDescriptor, Type};
+
+use super::Fault;
+use super::thrift::{BINARY, FALSE, I32, LIST, STRUCT, TRUE, Thrift};
+
+/// Columns that are nested more deeply than this are not read.
+const DEEPEST: usize = 32;
+
+/// What a column holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Text,
+    Integer {
+        unsigned: bool,
+    },
+    Float,
+    Boolean,
+    List(Box<Shape>),
+    Struct,
+    /// What prompts are not read from.
+    Other(&'static str),
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Text => "text",
+            Self::Integer { .. } => "integer",
+            Self::Float => "float",
+            Self::Boolean => "boolean",
+            Self::Struct => "struct",
+            Self::Other(name) => name,
+            Self::List(element) => return write!(f, "list of {element}s"),
+        };
+        f.write_str(name)
+    }
+}
+
+/// A column of a table: a value or a list for each row.
+#[derive(Debug, Clone)]
+pub(crate) struct Field {
+    pub(crate) name: String,
+    pub(crate) shape: Shape,
+    /// The first column of values below it, among all columns of values.
+    pub(super) leaf: usize,
+    /// For lists: the definition level from which on there is an element.
+    pub(super) listed: i16,
+}
+
+/// The columns of a file.
+#[derive(Debug)]
+pub(super) struct Schema {
+    pub(super) fields: Vec<Field>,
+    /// The same for the library.
+    pub(super) descriptor: Arc<SchemaDescriptor>,
+}
+
+/// A node of the tree of columns; the tree is written down from the top, parents first.
+#[derive(Debug, Default)]
+struct Node {
+    name: String,
+    physical: Option<i64>,
+    length: i64,
+    repetition: i64,
+    children_listed: i64,
+    converted: Option<i64>,
+    /// Which of the logical types it has.
+    logical: Option<i64>,
+    unsigned: bool,
+    children: Vec<Node>,
+}
+
+const REPEATED: i64 = 2;
+
+impl Schema {
+    /// Reads the schema out of a footer.
+    pub(super) fn read(footer: &[u8]) -> Result<Self, Fault> {
+        let mut nodes = Vec::new();
+        Thrift::new(footer).fields(|thrift, id, kind| match (id, kind) {
+            (2, LIST) => thrift.structs(|thrift| node(thrift).map(|node| nodes.push(node))).map(|()| true),
+            _ => Ok(false),
+        })?;
+        let mut nodes = nodes.into_iter();
+        let root = nodes.next().ok_or(Fault::damaged("it has no schema"))?;
+        let root = root.with_children(&mut nodes, 0)?;
+        if nodes.next().is_some() {
+            return Err(Fault::damaged("its schema has loose ends"));
+        }
+        let mut leaf = 0;
+        let field = |node: &Node| {
+            let field = Field { name: node.name.clone(), shape: node.shape(), leaf, listed: node.listed(0) };
+            leaf += node.leaves();
+            field
+        };
+        let fields = root.children.iter().map(field).collect();
+        let children: Result<_, _> = root.children.iter().map(Node::for_library).collect();
+        let root = Type::group_type_builder("schema").with_fields(children?).build()?;
+        Ok(Self { fields, descriptor: Arc::new(SchemaDescriptor::new(Arc::new(root))) })
+    }
+}
+
+fn node(thrift: &mut Thrift<'_>) -> Result<Node, Fault> {
+    let mut node = Node::default();
+    thrift.fields(|thrift, id, kind| {
+        match (id, kind) {
+            (1, I32) => node.physical = Some(thrift.int()?),
+            (2, I32) => node.length = thrift.int()?,
+            (3, I32) => node.repetition = thrift.int()?,
+            (4, BINARY) => node.name = String::from_utf8_lossy(thrift.binary()?).into_owned(),
+            (5, I32) => node.children_listed = thrift.int()?,
+            (6, I32) => node.converted = Some(thrift.int()?),
+            (10, STRUCT) => thrift.fields(|thrift, which, kind| {
+                node.logical = Some(which);
+                if (which, kind) != (logical::INTEGER, STRUCT) {
+                    return Ok(false);
+                }
+                thrift.fields(|_, id, kind| {
+                    node.unsigned |= (id, kind) == (2, FALSE);
+                    Ok(matches!(kind, TRUE | FALSE))
+                })?;
+                Ok(true)
+            })?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    Ok(node)
+}
+
+/// Numbers of the format's `ConvertedType`.
+mod converted {
+    pub(super) const UTF8: i64 = 0;
+    pub(super) const MAP: i64 = 1;
+    pub(super) const MAP_KEY_VALUE: i64 = 2;
+    pub(super) const ENUM: i64 = 4;
+    pub(super) const DECIMAL: i64 = 5;
+    pub(super) const DATE: i64 = 6;
+    pub(super) const TIMES: std::ops::RangeInclusive<i64> = 7..=10;
+    pub(super) const UNSIGNED: std::ops::RangeInclusive<i64> = 11..=14;
+    pub(super) const JSON: i64 = 19;
+    pub(super) const INTERVAL: i64 = 21;
+}
+
+/// Numbers of the members of the format's `LogicalType`.
+mod logical {
+    pub(super) const STRING: i64 = 1;
+    pub(super) const MAP: i64 = 2;
+    pub(super) const ENUM: i64 = 4;
+    pub(super) const DECIMAL: i64 = 5;
+    pub(super) const DATE: i64 = 6;
+    pub(super) const TIMES: std::ops::RangeInclusive<i64> = 7..=8;
+    pub(super) const INTEGER: i64 = 10;
+    pub(super) const JSON: i64 = 12;
+}
+
+impl Node {
+    /// Takes the children of the node, and theirs, from the nodes that follow it.
+    fn with_children(mut self, rest: &mut impl Iterator<Item = Self>, depth: usize) -> Result<Self, Fault> {
+        if depth > DEEPEST {
+            return Err(Fault::unsupported("its columns are nested too deeply"));
+        }
+        for _ in 0..self.children_listed {
+            let child = rest.next().ok_or(Fault::damaged("its schema has loose ends"))?;
+            self.children.push(child.with_children(rest, depth + 1)?);
+        }
+        Ok(self)
+    }
+
+    fn leaves(&self) -> usize {
+        if self.children.is_empty() { 1 } else { self.children.iter().map(Self::leaves).sum() }
+    }
+
+    /// The definition level from which on a list has an element, given that of the parent.
+    fn listed(&self, level: i16) -> i16 {
+        let level = level + i16::from(self.repetition != 0);
+        match self.children.first() {
+            Some(child) if self.repetition != REPEATED => child.listed(level),
+            _ => level,
+        }
+    }
+
+    fn shape(&self) -> Shape {
+        let is_map = matches!(self.converted, Some(converted::MAP | converted::MAP_KEY_VALUE))
+            || self.logical == Some(logical::MAP);
+        let shape = match self.children.as_slice() {
+            [] => self.primitive(),
+            _ if is_map => Shape::Other("map"),
+            [only] if only.repetition == REPEATED => return Shape::List(Box::new(only.element())),
+            _ => Shape::Struct,
+        };
+        if self.repetition == REPEATED { Shape::List(Box::new(shape)) } else { shape }
+    }
+
+    /// What a list holds whose repeated node this is.
+    fn element(&self) -> Shape {
+        match self.children.as_slice() {
+            [] => self.primitive(),
+            [only] => only.shape(),
+            _ => Shape::Struct,
+        }
+    }
+
+    fn primitive(&self) -> Shape {
+        let either = |converted, logical| self.converted == Some(converted) || self.logical == Some(logical);
+        let times = self.converted.is_some_and(|c| converted::TIMES.contains(&c))
+            || self.logical.is_some_and(|l| logical::TIMES.contains(&l));
+        if either(converted::DECIMAL, logical::DECIMAL) {
+            return Shape::Other("decimal");
+        }
+        if either(converted::DATE, logical::DATE) {
+            return Shape::Other("date");
+        }
+        if times || self.converted == Some(converted::INTERVAL) {
+            return Shape::Other("time");
+        }
+        match self.physical {
+            Some(0) => Shape::Boolean,
+            Some(1 | 2) => {
+                let unsigned = self.converted.is_some_and(|c| converted::UNSIGNED.contains(&c));
+                Shape::Integer { unsigned: unsigned || self.unsigned }
+            }
+            Some(3) => Shape::Other("time"),
+            Some(4 | 5) => Shape::Float,
+            Some(6) if self.is_text() => Shape::Text,
+            Some(6 | 7) => Shape::Other("binary"),
+            // A group without columns.
+            _ => Shape::Struct,
+        }
+    }
+
+    /// Whether bytes are text, or may be, because nothing is said about them.
+    fn is_text(&self) -> bool {
+        matches!(self.converted, None | Some(converted::UTF8 | converted::ENUM | converted::JSON))
+            && matches!(self.logical, None | Some(logical::STRING | logical::ENUM | logical::JSON))
+    }
+
+    /// The same for the library, as far as it is needed to find values.
+    fn for_library(&self) -> Result<Arc<Type>, Fault> {
+        let repetition = match self.repetition {
+            0 => Repetition::REQUIRED,
+            1 => Repetition::OPTIONAL,
+            REPEATED => Repetition::REPEATED,
+            _ => return Err(Fault::damaged("a column of its schema is of no known kind")),
+        };
+        if !self.children.is_empty() {
+            let children: Result<_, _> = self.children.iter().map(Self::for_library).collect();
+            let group = Type::group_type_builder(&self.name).with_repetition(repetition);
+            return Ok(Arc::new(group.with_fields(children?).build()?));
+        }
+        let physical = match self.physical {
+            Some(0) => Physical::BOOLEAN,
+            Some(1) => Physical::INT32,
+            Some(2) => Physical::INT64,
+            Some(3) => Physical::INT96,
+            Some(4) => Physical::FLOAT,
+            Some(5) => Physical::DOUBLE,
+            Some(6) => Physical::BYTE_ARRAY,
+            Some(7) => Physical::FIXED_LEN_BYTE_ARRAY,
+            _ => return Err(Fault::damaged("a column of its schema is of no known type")),
+        };
+        let length = i32::try_from(self.length).unwrap_or(-1);
+        let column = Type::primitive_type_builder(&self.name, physical).with_repetition(repetition);
+        Ok(Arc::new(column.with_length(length).build()?))
+    }
+}

@@ -1,0 +1,121 @@
+//! Prompts one at a time, so that no more is read of a set than is taken.
+
+use std::fmt;
+
+use crate::{DataError, Prompt, PromptSet};
+
+/// Where a stream has its prompts from.
+pub(crate) trait Pull {
+    fn pull(&mut self) -> Result<Option<Prompt>, DataError>;
+
+    /// How many rows were skipped because their text is empty or null.
+    fn empty(&self) -> usize {
+        0
+    }
+}
+
+impl<I: Iterator<Item = Prompt>> Pull for I {
+    fn pull(&mut self) -> Result<Option<Prompt>, DataError> {
+        Ok(self.next())
+    }
+}
+
+/// The prompts of a set, read as they are taken.
+///
+/// A row that is wrong ends the stream with an error; what follows it is not read.
+pub struct PromptStream {
+    id: String,
+    source: String,
+    max_tokens: Option<usize>,
+    ignored: Vec<String>,
+    /// The prompt that had to be read to know what the set is.
+    first: Option<Prompt>,
+    rest: Box<dyn Pull>,
+    ended: bool,
+}
+
+impl PromptStream {
+    pub(crate) fn new(id: &str, source: String, rest: impl Pull + 'static) -> Self {
+        let id = id.replace(|c: char| !(c.is_ascii_alphanumeric() || "._-".contains(c)), "_");
+        Self {
+            id,
+            source,
+            max_tokens: None,
+            ignored: Vec::new(),
+            first: None,
+            rest: Box::new(rest),
+            ended: false,
+        }
+    }
+
+    pub(crate) fn with_max_tokens(self, max_tokens: Option<usize>) -> Self {
+        Self { max_tokens, ..self }
+    }
+
+    pub(crate) fn ignoring(self, ignored: Vec<String>) -> Self {
+        Self { ignored, ..self }
+    }
+
+    pub(crate) fn starting_with(self, first: Prompt) -> Self {
+        Self { first: Some(first), ..self }
+    }
+
+    /// The name of the set; see [`PromptSet::id`].
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Where the prompts come from, in words.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// How many tokens a prompt should have at most; see [`PromptSet::max_tokens`].
+    pub fn max_tokens(&self) -> Option<usize> {
+        self.max_tokens
+    }
+
+    /// How many rows have been skipped so far because their text is empty or null.
+    pub fn empty(&self) -> usize {
+        self.rest.empty()
+    }
+
+    /// Reads up to `limit` prompts.
+    ///
+    /// # Errors
+    /// That of the first row that is wrong.
+    pub fn read(&mut self, limit: Option<usize>) -> Result<Vec<Prompt>, DataError> {
+        self.take(limit.unwrap_or(usize::MAX)).collect()
+    }
+
+    /// The set of these prompts, which were read from here.
+    pub fn set(&self, prompts: Vec<Prompt>) -> PromptSet {
+        let (max_tokens, empty, ignored) = (self.max_tokens, self.empty(), self.ignored.clone());
+        PromptSet { max_tokens, empty, ignored, ..PromptSet::new(&self.id, self.source.clone(), prompts) }
+    }
+}
+
+impl Iterator for PromptStream {
+    type Item = Result<Prompt, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(first) = self.first.take() {
+            return Some(Ok(first));
+        }
+        if self.ended {
+            return None;
+        }
+        let next = self.rest.pull().transpose();
+        self.ended = !matches!(next, Some(Ok(_)));
+        next
+    }
+}
+
+impl fmt::Debug for PromptStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PromptStream")
+            .field("id", &self.id)
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
+}
