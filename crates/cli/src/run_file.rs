@@ -41,6 +41,7 @@ pub(crate) fn describe(
             "files": files,
             "architecture": config.architecture,
             "context": config.context,
+            "warnings": loaded.warnings,
         },
         "tokenizer": loaded.tokenizer.describe(),
         "dtype": loaded.model.dtype().name(),

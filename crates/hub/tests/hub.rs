@@ -609,3 +609,26 @@ fn the_cache_is_shared_with_huggingface_hub() {
     assert_eq!(download(&world, "0"), ours.folder);
     assert_eq!(world.cdn.requests().len(), gets, "huggingface_hub fetches nothing again");
 }
+
+#[test]
+fn companions_come_without_the_weights() {
+    let world = World::new(whole_model());
+    let small = world.client().companions(ID, None, &Quiet).unwrap();
+    assert_eq!((small.commit.as_str(), &small.folder), (COMMIT, &snapshot_folder(&world)));
+    assert!(small.folder.join("tokenizer.json").is_file() && !world.requested("model.safetensors"));
+    let model = world.client().model(ID, Some(&small.commit), &Quiet).unwrap();
+    assert_eq!(model.folder, small.folder);
+    // The branch is remembered, so that later starts need no network.
+    assert_eq!(world.offline().companions(ID, None, &Quiet).unwrap(), small);
+}
+
+#[test]
+fn a_split_gguf_is_fetched_whole() {
+    let parts = ["tiny-Q8_0-00001-of-00002.gguf", "tiny-Q8_0-00002-of-00002.gguf"];
+    let world = World::new(Repo::model(ID, parts.map(|name| large(name, 500)).to_vec()));
+    let model = world.client().model(ID, None, &Quiet).unwrap();
+    assert_eq!(model.weights, parts.map(|name| model.folder.join(name)));
+    assert!(world.offline().model(ID, None, &Quiet).unwrap().from_cache);
+    fs::remove_file(&model.weights[1]).unwrap();
+    assert!(message(world.offline().model(ID, None, &Quiet)).contains("weights"));
+}

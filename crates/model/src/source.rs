@@ -121,6 +121,8 @@ pub struct Loaded {
     pub tokenizer: Tokenizer,
     /// Its weights as they are stored.
     pub weights: Weights,
+    /// What a user should know of settings and tensors that are not honoured, a sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// A checkpoint that has been opened but not yet packed.
@@ -221,8 +223,9 @@ impl Checkpoint {
     /// When a tensor is missing, has the wrong shape or holds NaN.
     pub fn load(self, dtype: Dtype, tick: &dyn Fn()) -> Result<Loaded> {
         let packed = load::pack(&self.description, &self.weights, dtype, tick)?;
+        let warnings = self.warnings().map(str::to_owned).collect();
         let model = Model { config: self.description.config, packed, dtype };
-        Ok(Loaded { model, tokenizer: self.tokenizer, weights: self.weights })
+        Ok(Loaded { model, tokenizer: self.tokenizer, weights: self.weights, warnings })
     }
 }
 

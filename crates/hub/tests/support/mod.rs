@@ -290,6 +290,11 @@ impl World {
         Hub::new(settings).unwrap()
     }
 
+    /// Whether anything was asked of a file.
+    pub(crate) fn requested(&self, file: &str) -> bool {
+        self.hub.requests().iter().chain(&self.cdn.requests()).any(|request| request.path.contains(file))
+    }
+
     pub(crate) fn request_count(&self) -> usize {
         self.hub.requests().len() + self.cdn.requests().len()
     }
