@@ -32,7 +32,8 @@ pub enum Rule {
     /// otherwise, of the effect on the output.
     #[serde(rename = "influence_90")]
     Influence90,
-    /// The mean, over tokens, of the layer at which the lens settles on the output.
+    /// The mean, over tokens, of the level at which the lens first comes close to the
+    /// output: the number of layers that have run by then.
     Settling,
 }
 
@@ -78,7 +79,9 @@ impl Rule {
             Rule::SkipOutput => "mean layer, weighted by the effect of skipping it on the output",
             Rule::InfluenceNumber => "effective number of layers that carry the effect on the output",
             Rule::Influence90 => "smallest number of layers that carries a share of the effect on the output",
-            Rule::Settling => "mean layer at which a token's lens settles on the output",
+            Rule::Settling => {
+                "mean number of layers after which a token's lens first comes close to the output"
+            }
         }
     }
 
@@ -93,10 +96,18 @@ impl Rule {
         }
     }
 
-    /// Whether the rule's value is a number of layers rather than a layer's index,
-    /// so that its ratio is `value / L` and not `(value + 1) / L`.
-    pub fn counts_layers(self) -> bool {
-        matches!(self, Rule::InfluenceNumber | Rule::Influence90)
+    /// How many layers a value of this rule says are used, 0 to L.
+    ///
+    /// Rules that give the index of a layer count that layer too, as the papers do.
+    /// `settling` gives a level, which is the number of layers that have run, and the
+    /// influence rules give a number of layers: these are used as they are.
+    pub fn layers_used(self, value: f64) -> f64 {
+        match self {
+            Rule::Cosine | Rule::Kl | Rule::KlLast | Rule::Overlap | Rule::SkipLayer | Rule::SkipOutput => {
+                value + 1.0
+            }
+            Rule::InfluenceNumber | Rule::Influence90 | Rule::Settling => value,
+        }
     }
 }
 

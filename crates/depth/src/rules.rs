@@ -13,12 +13,14 @@ pub struct Depth {
     /// The cut-off it used, if it has one; for `kl` and `kl_last` the share of the
     /// maximum, not the divergence that it comes to.
     pub threshold: Option<f64>,
-    /// The effective depth: a layer's index from 0 or a mean of such indices, and
-    /// for `influence_number` and `influence_90` a number of layers.
+    /// The effective depth: a layer's index from 0 or a mean of such indices, for
+    /// `settling` a level, and for `influence_number` and `influence_90` a number of
+    /// layers.
     pub value: Option<f64>,
-    /// The share of the depth: `(value + 1) / L`, and `value / L` for the rules whose
-    /// value is a number of layers. Never above 1: the mean settle layer, which
-    /// counts the output as layer L, is cut there.
+    /// The number of layers that the value says are used ([`Rule::layers_used`]).
+    #[serde(default)]
+    pub layers_used: Option<f64>,
+    /// The share of the depth, `layers_used / L`.
     pub ratio: Option<f64>,
     /// The 95 % bootstrap interval of the value over prompts.
     pub interval: Option<[f64; 2]>,
@@ -71,9 +73,9 @@ pub fn depth(rule: Rule, curves: &Curves<'_>, thresholds: &Thresholds) -> Depth 
         Ok(value) => (Some(value), None),
         Err(reason) => (None, Some(reason)),
     };
-    let layers_used = value.map(|value| if rule.counts_layers() { value } else { value + 1.0 });
-    let ratio = layers_used.map(|used| (used / curves.layers as f64).min(1.0));
-    Depth { rule, threshold: thresholds.of(rule), value, ratio, interval: None, reason }
+    let layers_used = value.map(|value| rule.layers_used(value));
+    let ratio = layers_used.map(|used| used / curves.layers as f64);
+    Depth { rule, threshold: thresholds.of(rule), value, layers_used, ratio, interval: None, reason }
 }
 
 /// Applies every rule whose curves are there, in the order of [`Rule::ALL`].

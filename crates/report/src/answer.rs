@@ -109,8 +109,8 @@ mod tests {
     fn the_answer_names_the_range_its_ends_and_the_intervals() {
         assert_eq!(
             headline(&fixture::results()),
-            "By the 4 rules that say up to where the model works, 23 (kl and overlap) to 24.4 (settling) of 30 layers \
-             do the work (77 to 81 %; their 95 % intervals span 22 to 24.9 layers)."
+            "By the 4 rules that say up to where the model works, 23 (kl and overlap) to 24 (kl_last) of 30 layers \
+             do the work (77 to 80 %; their 95 % intervals span 22 to 24.5 layers)."
         );
         let details = details(&fixture::results());
         assert_eq!(
@@ -122,17 +122,15 @@ mod tests {
     #[test]
     fn disagreement_is_said_first() {
         let mut results = fixture::results();
-        results.depth[0].value = Some(2.0);
-        assert!(
-            headline(&results).starts_with("The 4 rules disagree: 3 (kl) to 24.4 (settling) of 30 layers")
-        );
+        (results.depth[0].value, results.depth[0].layers_used) = (Some(2.0), Some(3.0));
+        assert!(headline(&results).starts_with("The 4 rules disagree: 3 (kl) to 24 (kl_last) of 30 layers"));
     }
 
     #[test]
     fn rules_of_another_kind_are_not_in_the_range() {
         let mut results = fixture::results();
         results.depth[1].rule = "skip_output".to_owned();
-        results.depth[1].value = Some(3.0);
+        (results.depth[1].value, results.depth[1].layers_used) = (Some(3.0), Some(4.0));
         results.depth[2].rule = "influence_90".to_owned();
         results.depth[4].value = None;
         let headline = headline(&results);

@@ -46,11 +46,14 @@ fn lens() -> Lens {
 }
 
 fn row(rule: &str, threshold: Option<f64>, value: f64) -> DepthRow {
+    // Of the rules here, settling alone gives a number of layers.
+    let used = if rule == "settling" { value } else { value + 1.0 };
     DepthRow {
         rule: rule.to_owned(),
         threshold,
         value: Some(value),
-        ratio: Some((value + 1.0) / LAYERS as f64),
+        layers_used: Some(used),
+        ratio: Some(used / LAYERS as f64),
         interval: Some([value - 1.0, value + 0.5]),
         reason: None,
     }
@@ -146,6 +149,7 @@ pub(crate) fn results() -> Results {
     };
     let mut none = row("cosine", None, 0.0);
     none.value = None;
+    none.layers_used = None;
     none.ratio = None;
     none.interval = None;
     none.reason = Some("the mean cosine never changes from negative to positive".to_owned());

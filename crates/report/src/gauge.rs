@@ -66,7 +66,7 @@ pub(crate) struct Found {
     /// The value as the rule gives it.
     pub(crate) value: f64,
     pub(crate) interval: Option<[f64; 2]>,
-    /// The layers used, from 0 to L: the value, and one more where it is the index of a layer.
+    /// The layers used, from 0 to L.
     pub(crate) used: f64,
 }
 
@@ -74,20 +74,15 @@ impl Found {
     fn of(row: &DepthRow, layers: usize) -> Option<Self> {
         let value = row.value.filter(|value| value.is_finite())?;
         let kind = Kind::of(&row.rule);
-        let used = if kind == Kind::Count { value } else { value + 1.0 };
+        let used = row.used(layers)?;
         let interval = row.interval.filter(|ends| ends.iter().all(|end| end.is_finite()));
-        (0.0..=layers as f64 + 1e-9).contains(&used).then(|| Self {
-            rule: line(&row.rule),
-            kind,
-            value,
-            interval,
-            used,
-        })
+        let within = |number: f64| (0.0..=layers as f64 + 1e-9).contains(&number);
+        (within(used) && within(value)).then(|| Self { rule: line(&row.rule), kind, value, interval, used })
     }
 
     /// The interval in layers used.
     pub(crate) fn used_interval(&self) -> Option<[f64; 2]> {
-        self.interval.map(|ends| ends.map(|end| end + self.used - self.value))
+        self.interval.map(|ends| ends.map(|end| end + (self.used - self.value)))
     }
 }
 
@@ -291,11 +286,11 @@ mod tests {
     #[test]
     fn a_layer_is_filled_by_the_share_of_rules_that_use_it() {
         let gauge = Gauge::of(&fixture::results()).unwrap();
-        // kl and overlap use 23 layers, kl_last 24, settling 24.4; cosine has no depth.
-        assert_eq!(gauge.found.iter().map(|found| found.used).collect::<Vec<_>>(), [24.4, 24.0, 23.0, 23.0]);
-        assert_eq!((gauge.share(0.0, 1.0), gauge.share(23.0, 24.0)), (1.0, 0.5));
-        assert!((gauge.share(24.0, 25.0) - 0.1).abs() < 1e-12);
-        assert_eq!(gauge.share(25.0, 26.0), 0.0);
+        // kl and overlap use 23 layers, kl_last 24, settling 23.4; cosine has no depth.
+        assert_eq!(gauge.found.iter().map(|found| found.used).collect::<Vec<_>>(), [24.0, 23.4, 23.0, 23.0]);
+        assert_eq!(gauge.share(0.0, 1.0), 1.0);
+        assert!((gauge.share(23.0, 24.0) - 0.35).abs() < 1e-12);
+        assert_eq!(gauge.share(24.0, 25.0), 0.0);
         assert_eq!(gauge.none[0].0, "cosine");
     }
 
@@ -303,9 +298,34 @@ mod tests {
     fn a_number_of_layers_is_not_the_index_of_one() {
         let mut results = fixture::results();
         results.depth[0].rule = "influence_90".to_owned();
+        results.depth[0].layers_used = Some(22.0);
         let gauge = Gauge::of(&results).unwrap();
         let found = gauge.of_kind(Kind::Count).next().unwrap();
         assert_eq!((found.used, found.used_interval()), (22.0, Some([21.0, 22.5])));
+    }
+
+    /// A prediction that settles within the last layer uses that layer too.
+    #[test]
+    fn a_level_within_the_last_layer_is_a_depth() {
+        let mut results = fixture::results();
+        let settling = &mut results.depth[4];
+        (settling.value, settling.layers_used) = (Some(29.6), Some(29.6));
+        settling.interval = Some([29.2, 30.0]);
+        let gauge = Gauge::of(&results).unwrap();
+        assert_eq!((gauge.found[0].rule.as_str(), gauge.found[0].used), ("settling", 29.6));
+        assert_eq!(gauge.found[0].used_interval(), Some([29.2, 30.0]));
+        assert!((gauge.share(29.0, 30.0) - 0.15).abs() < 1e-12);
+        let headline = crate::answer::headline(&results);
+        assert!(headline.contains("to 29.6 (settling) of 30 layers"), "{headline}");
+    }
+
+    /// Files written before `layers_used` have the ratio alone.
+    #[test]
+    fn the_ratio_stands_in_for_layers_used() {
+        let mut results = fixture::results();
+        results.depth.iter_mut().for_each(|row| row.layers_used = None);
+        let used: Vec<f64> = Gauge::of(&results).unwrap().found.iter().map(|found| found.used).collect();
+        assert!(used.iter().zip([24.0, 23.4, 23.0, 23.0]).all(|(a, b)| (a - b).abs() < 1e-12), "{used:?}");
     }
 
     #[test]

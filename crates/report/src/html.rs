@@ -139,7 +139,10 @@ fn about(rule: &str) -> &'static str {
         "skip_output" => "mean layer, weighted by what the output loses without it",
         "influence_number" => "effective number of layers that carry the effect on the output",
         "influence_90" => "smallest number of layers that carry a share of the effect on the output",
-        "settling" => "mean over tokens of the layer where the early answer comes close to the output",
+        "settling" => {
+            "mean over tokens of the number of layers after which the early answer first comes close to the output; \
+             a later rise does not count"
+        }
         _ => "",
     }
 }

@@ -176,7 +176,8 @@ pub struct Similarity {
     pub angular_mean: Vec<Vec<f64>>,
 }
 
-/// The layer at which each token's prediction comes close to the output and stays there.
+/// The level at which each token's prediction first comes close to the output: the first at which the
+/// running minimum of the divergence is at or below the threshold. A later rise does not unsettle it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settling {
     /// The mean over tokens.
@@ -185,12 +186,13 @@ pub struct Settling {
     /// The share of tokens that settle at `deep_layer` or later.
     #[serde(deserialize_with = "number")]
     pub deep_thinking_ratio: f64,
-    /// The divergence below which a prediction counts as settled, in bits.
+    /// The divergence at or below which a prediction counts as settled, in bits.
     #[serde(deserialize_with = "number")]
     pub threshold_bits: f64,
     /// The first layer that counts as deep.
     pub deep_layer: usize,
-    /// The number of tokens that settle at layer 0..=L, length L + 1.
+    /// The number of tokens that settle at level 0..=L, length L + 1: before the first layer, ..., after
+    /// the last.
     pub histogram: Vec<u64>,
 }
 
@@ -371,10 +373,13 @@ pub struct DepthRow {
     /// The rule's threshold, where it has one.
     #[serde(default)]
     pub threshold: Option<f64>,
-    /// The effective depth as a layer index, or nothing when the rule found none.
+    /// The effective depth as the rule gives it, or nothing when the rule found none.
     #[serde(default)]
     pub value: Option<f64>,
-    /// The share of the layers that are used, (value + 1) / L.
+    /// The number of layers that the value says are used; older files have the ratio alone.
+    #[serde(default)]
+    pub layers_used: Option<f64>,
+    /// The share of the layers that are used, `layers_used / L`.
     #[serde(default)]
     pub ratio: Option<f64>,
     /// The 95 % bootstrap interval of `value`; nothing when an end of it is not a number.
@@ -507,6 +512,14 @@ impl Results {
             all.push(("probes.settling.histogram".to_owned(), settling.histogram.len(), layers + 1));
         }
         all
+    }
+}
+
+impl DepthRow {
+    /// The number of layers of `layers` that the value says are used. Rules differ in how they count, so
+    /// it is read and never worked out from the value.
+    pub(crate) fn used(&self, layers: usize) -> Option<f64> {
+        self.layers_used.or_else(|| Some(self.ratio? * layers as f64))
     }
 }
 

@@ -227,6 +227,7 @@ mod tests {
         let cell = |model: usize, data: usize| {
             let mut results = fixture::results();
             results.depth[0].value = Some((18 + model + data) as f64);
+            results.depth[0].layers_used = Some((19 + model + data) as f64);
             results.depth[0].ratio = Some((19 + model + data) as f64 / 30.0);
             let report = Some(format!("model-{model}/data-{data}/report.html"));
             StudyCell { model, data, results: Some(results), reason: None, report }
@@ -264,7 +265,7 @@ mod tests {
             "There is no evidence",
             "not measured: killed",
             "href=\"model-0&#x2f;data-1&#x2f;report.html\"",
-            "19 to 24.4 of 30",
+            "19 to 24 of 30",
             "18 (0.63)",
         ] {
             assert!(page.contains(part), "{part}");

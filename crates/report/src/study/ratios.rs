@@ -16,8 +16,7 @@ fn share(results: &Results, rule: &str) -> Option<(f64, Option<[f64; 2]>)> {
     let row: &DepthRow = results.depth.iter().find(|row| row.rule == rule)?;
     let layers = results.model.layers as f64;
     let ratio = row.ratio.filter(|ratio| (0.0..=1.0 + 1e-9).contains(ratio))?;
-    // A rule whose value is a number of layers is divided as it is; others count from 0.
-    let offset = ratio * layers - row.value?;
+    let offset = row.used(results.model.layers)? - row.value?;
     let ends = row.interval.map(|ends| ends.map(|end| ((end + offset) / layers).clamp(0.0, 1.0)));
     Some((ratio, ends.filter(|ends| ends.iter().all(|end| end.is_finite()))))
 }
