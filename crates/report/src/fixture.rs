@@ -102,6 +102,7 @@ fn gradients() -> Gradients {
         quadrature: "adaptive".to_owned(),
         attribution: (0..LAYERS).map(attribution).collect(),
         completeness_error: curve(LAYERS, |x| 0.008 * x),
+        interval_error: Some(curve(LAYERS, |x| 0.009 * x)),
         nodes: vec![33; LAYERS],
     }
 }

@@ -291,6 +291,10 @@ pub struct Gradients {
     /// By how much the attributions of a layer miss the change they should add up to, length L.
     #[serde(deserialize_with = "numbers")]
     pub completeness_error: Vec<f64>,
+    /// The same with the errors of the intervals of integration as absolute values, so that none cancel,
+    /// length L; absent for rules without intervals and from older files.
+    #[serde(default, deserialize_with = "some_numbers", skip_serializing_if = "Option::is_none")]
+    pub interval_error: Option<Vec<f64>>,
     /// The nodes that the integration took, length L.
     pub nodes: Vec<u64>,
 }
@@ -587,6 +591,9 @@ impl Gradients {
         let size = (layers, "layers");
         rectangle(&format!("{field}.attribution"), &self.attribution, size, (self.tokens.len(), "tokens"))?;
         fits(&format!("{field}.completeness_error"), self.completeness_error.len(), size)?;
+        if let Some(errors) = &self.interval_error {
+            fits(&format!("{field}.interval_error"), errors.len(), size)?;
+        }
         fits(&format!("{field}.nodes"), self.nodes.len(), size)
     }
 }
@@ -645,6 +652,12 @@ fn interval<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<O
 
 fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<f64>, D::Error> {
     Ok(nan_for_null(Vec::deserialize(deserializer)?))
+}
+
+fn some_numbers<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<Vec<f64>>, D::Error> {
+    Ok(Option::<Vec<Option<f64>>>::deserialize(deserializer)?.map(nan_for_null))
 }
 
 fn matrix<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<Vec<f64>>, D::Error> {
@@ -772,6 +785,10 @@ mod tests {
         refuse(&text, "probes.gradients[0].attribution[7]");
         let text = changed(|results| results.probes.gradients.as_mut().unwrap()[0].nodes.truncate(3));
         refuse(&text, "probes.gradients[0].nodes");
+        let text = changed(|results| {
+            results.probes.gradients.as_mut().unwrap()[0].interval_error.as_mut().unwrap().truncate(3);
+        });
+        refuse(&text, "probes.gradients[0].interval_error");
         let histogram = |results: &mut Results, edges: &[f64]| {
             results.uncertainty.as_mut().unwrap().rules[1].histogram.as_mut().unwrap().edges = edges.to_vec();
         };
