@@ -15,7 +15,9 @@ pub enum Rule {
     Cosine,
     /// The first layer whose lens divergence is below a share of the largest.
     Kl,
-    /// The first layer from which the lens divergence stays below that share.
+    /// The first layer from which the lens divergence stays below that share. Like the
+    /// others, it is a layer before the last: a curve that is below at the last alone
+    /// gives none.
     KlLast,
     /// The first layer whose lens shares enough of its top tokens with the output.
     Overlap,
@@ -108,6 +110,25 @@ impl Rule {
             }
             Rule::InfluenceNumber | Rule::Influence90 | Rule::Settling => value,
         }
+    }
+
+    /// Whether the value is a whole number on any prompts. Such a value moves in steps, so what
+    /// resamples show of it says nothing about values that none of them has.
+    pub fn is_whole(self) -> bool {
+        matches!(self, Rule::Cosine | Rule::Kl | Rule::KlLast | Rule::Overlap | Rule::Influence90)
+    }
+
+    /// Whether the value is read off the largest effect of any prompt, as the papers do. The
+    /// bootstrap of a maximum is not valid, and a maximum grows with the number of prompts: so
+    /// intervals and comparisons read the mean effect over prompts instead.
+    pub fn reads_largest(self) -> bool {
+        matches!(self, Rule::SkipLayer | Rule::SkipOutput | Rule::InfluenceNumber | Rule::Influence90)
+    }
+
+    /// Whether noise moves the value to one side. The entropy of a noisy effect is smaller than that
+    /// of the effect, and resamples are noisier than all prompts.
+    pub fn is_biased(self) -> bool {
+        self == Rule::InfluenceNumber
     }
 }
 

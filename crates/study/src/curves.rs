@@ -2,13 +2,13 @@
 //! depth table.
 
 use crate::Error;
-use fathom_depth::{Curves, Depth, Resampling, Rule, Thresholds, depth, effects, pool};
+use fathom_depth::{Curves, Depth, Interval, Resampling, Rule, Thresholds, depth, effects, pool};
 use fathom_probes::skip::{Mode, Part};
 use fathom_probes::{Sample, settling};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
-/// How uncertainty is had: the same in every part of this crate.
+/// Bootstrap settings, the same in every part of this crate.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// The cut-offs of the rules.
@@ -98,6 +98,12 @@ impl Curve {
             Self::SkipOutputMean => "skip_output_mean",
         }
     }
+
+    /// Whether it is the largest of any prompt, which resamples say nothing about: none has a larger
+    /// one.
+    pub fn is_largest(self) -> bool {
+        matches!(self, Self::SkipLayerMax | Self::SkipOutputMax)
+    }
 }
 
 /// What is known of a prompt beside its curves.
@@ -136,6 +142,15 @@ pub struct PromptCurves {
     /// Sum of the settle layers of each prompt's tokens, and the number of those.
     settling: Option<Vec<(f64, f64)>>,
     skip: Option<Vec<Skipped>>,
+}
+
+/// Which effect of skipping the prompts have together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// The largest of any prompt.
+    Largest,
+    /// The mean over prompts.
+    Mean,
 }
 
 /// Curves that are token-weighted means, the first of [`Curve::ALL`].
@@ -233,8 +248,8 @@ impl PromptCurves {
         }
     }
 
-    /// What `rule` reads, on prompts with these weights.
-    pub(crate) fn pooled(&self, rule: Rule, weights: &[u32]) -> Option<Pooled> {
+    /// What `rule` reads, on prompts with these weights; `over` matters to rules on skip effects.
+    pub(crate) fn pooled(&self, rule: Rule, weights: &[u32], over: Over) -> Option<Pooled> {
         let mut pooled = Pooled { layers: self.layers, ..Pooled::default() };
         match rule {
             Rule::Cosine => {
@@ -250,21 +265,55 @@ impl PromptCurves {
                 pooled.settle = Some(sum / tokens);
             }
             Rule::SkipLayer => {
-                let flat = self.largest(weights, |s| &s.layers)?;
+                let flat = self.skip(weights, |s| &s.layers, over)?;
                 pooled.layer_effect = Some(flat.chunks(self.layers).map(<[f64]>::to_vec).collect());
             }
             Rule::SkipOutput | Rule::InfluenceNumber | Rule::Influence90 => {
-                pooled.output_effect = Some(self.largest(weights, |s| &s.output)?);
+                pooled.output_effect = Some(self.skip(weights, |s| &s.output, over)?);
             }
             _ => return None,
         }
         Some(pooled)
     }
 
-    /// A rule on prompts with these weights, as often as each was drawn; nothing where its probe was
-    /// not run or no prompt has weight.
+    /// A rule on prompts with these weights, as often as each was drawn, without an interval; nothing
+    /// where its probe was not run or no prompt has weight.
     pub fn apply(&self, rule: Rule, weights: &[u32], thresholds: &Thresholds) -> Option<Depth> {
-        Some(self.pooled(rule, weights)?.depth(rule, thresholds))
+        let depth = self.pooled(rule, weights, Over::Largest)?.depth(rule, thresholds);
+        let mean = rule.reads_largest().then(|| self.estimate(rule, weights, thresholds)).flatten();
+        Some(Depth { mean, ..depth })
+    }
+
+    /// The number that intervals and comparisons of a rule are about ([`Depth::estimate`]), on prompts
+    /// with these weights.
+    pub fn estimate(&self, rule: Rule, weights: &[u32], thresholds: &Thresholds) -> Option<f64> {
+        self.pooled(rule, weights, Over::Mean)?.depth(rule, thresholds).value
+    }
+
+    /// The estimate of a rule on each resample, as an interval reads it.
+    pub(crate) fn resampled(
+        &self,
+        rule: Rule,
+        resampling: &Resampling,
+        thresholds: &Thresholds,
+    ) -> Vec<Option<f64>> {
+        let mut values = resampling.each(|weights| self.estimate(rule, weights, thresholds));
+        self.take_bias_off(rule, thresholds, &mut values);
+        values
+    }
+
+    /// Takes the bias off the estimates of a biased rule on resamples. Resamples are off from all
+    /// prompts as these are off from the truth: to lie about the truth, their values move by twice as
+    /// much.
+    pub(crate) fn take_bias_off(&self, rule: Rule, thresholds: &Thresholds, values: &mut [Option<f64>]) {
+        let Some(estimate) = self.estimate(rule, &self.once(), thresholds).filter(|_| rule.is_biased())
+        else {
+            return;
+        };
+        let found: Vec<f64> = values.iter().flatten().copied().collect();
+        let bias = found.iter().sum::<f64>() / found.len().max(1) as f64 - estimate;
+        let layers = self.layers as f64;
+        values.iter_mut().flatten().for_each(|value| *value = (*value - 2.0 * bias).clamp(0.0, layers));
     }
 
     /// A curve on prompts with these weights, `[L]`; nothing where its probe was not run or no prompt
@@ -272,13 +321,13 @@ impl PromptCurves {
     pub fn curve(&self, curve: Curve, weights: &[u32]) -> Option<Vec<f64>> {
         match curve {
             Curve::SkipLayerMax => {
-                let flat = self.largest(weights, |s| &s.layers)?;
+                let flat = self.skip(weights, |s| &s.layers, Over::Largest)?;
                 let rows: Vec<Vec<f64>> = flat.chunks(self.layers).map(<[f64]>::to_vec).collect();
                 effects::on_later_layers(&rows)
             }
-            Curve::SkipOutputMax => self.largest(weights, |s| &s.output),
-            Curve::SkipLayerMean => self.skip_mean(weights, |s| &s.later),
-            Curve::SkipOutputMean => self.skip_mean(weights, |s| &s.output),
+            Curve::SkipOutputMax => self.skip(weights, |s| &s.output, Over::Largest),
+            Curve::SkipLayerMean => self.skip(weights, |s| &s.later, Over::Mean),
+            Curve::SkipOutputMean => self.skip(weights, |s| &s.output, Over::Mean),
             _ => {
                 let mut mean = self.mean(curve, weights)?;
                 // The lens has an identity check at the end, which says nothing of the model.
@@ -297,15 +346,13 @@ impl PromptCurves {
         pool::mean(&samples, weights)
     }
 
-    /// The largest of any prompt with weight.
-    fn largest(&self, weights: &[u32], part: impl Fn(&Skipped) -> &Vec<f64>) -> Option<Vec<f64>> {
-        let curves: Vec<&[f64]> = self.skip.as_ref()?.iter().map(|s| part(s).as_slice()).collect();
-        pool::max(&curves, weights)
-    }
-
-    /// The mean over the prompts that were long enough, each counting the same.
-    fn skip_mean(&self, weights: &[u32], part: impl Fn(&Skipped) -> &Vec<f64>) -> Option<Vec<f64>> {
+    /// An effect of skipping: the largest of any prompt with weight, or the mean over those that were
+    /// long enough, each counting the same.
+    fn skip(&self, weights: &[u32], part: impl Fn(&Skipped) -> &Vec<f64>, over: Over) -> Option<Vec<f64>> {
         let each = self.skip.as_ref()?.iter();
+        if over == Over::Largest {
+            return pool::max(&each.map(|s| part(s).as_slice()).collect::<Vec<_>>(), weights);
+        }
         let samples: Vec<pool::Sample<'_>> =
             each.map(|s| pool::Sample { tokens: f64::from(u8::from(s.measured)), curve: part(s) }).collect();
         pool::mean(&samples, weights)
@@ -358,12 +405,12 @@ pub fn rows_of(curves: &PromptCurves, settings: &Settings) -> Vec<Depth> {
     let once = curves.once();
     let row = |rule: Rule| {
         let measured = curves.apply(rule, &once, &settings.thresholds)?;
-        if measured.value.is_none() || once.len() < 2 {
+        if measured.estimate().is_none() || once.len() < 2 {
             return Some(measured);
         }
-        let value = |weights: &[u32]| curves.apply(rule, weights, &settings.thresholds)?.value;
-        let interval = Resampling::of(once.len(), settings.resamples, settings.seed)
-            .and_then(|resampling| resampling.interval(value));
+        let interval = Resampling::of(once.len(), settings.resamples, settings.seed).and_then(|resampling| {
+            Interval::of(curves.resampled(rule, &resampling, &settings.thresholds), resampling.correction())
+        });
         Some(measured.with_interval(&interval))
     };
     Rule::ALL.into_iter().filter_map(row).collect()

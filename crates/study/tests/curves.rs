@@ -4,7 +4,7 @@ mod common;
 
 use approx::assert_relative_eq;
 use common::{prompt, samples, seen, with_threads};
-use fathom_depth::{Curves, Rule, Thresholds, bootstrap, depth};
+use fathom_depth::{Curves, IntervalOf, Rule, Thresholds, bootstrap, depth};
 use fathom_probes::skip::{Mode, Part};
 use fathom_probes::{Asked, Sample, Summary};
 use fathom_study::{Curve, Error, PromptCurves, Settings, rows};
@@ -38,6 +38,17 @@ fn every_rule_says_what_it_says_of_the_summary() {
         let (value, of_summary) = (row.value.unwrap_or(0.0), expected.value.unwrap_or(0.0));
         assert_relative_eq!(value, of_summary, max_relative = 1e-12);
         assert_eq!(row.threshold, expected.threshold);
+        // The same rule on the mean effects, which is what the interval is of.
+        let of_means = Curves {
+            layer_effect: Some(&skip.layer_effect.mean),
+            output_effect: Some(&skip.output_effect.as_ref().unwrap().mean),
+            ..curves
+        };
+        let mean =
+            depth(row.rule, &of_means, &Thresholds::default()).value.filter(|_| row.rule.reads_largest());
+        assert_eq!(row.mean.is_some(), mean.is_some());
+        assert_relative_eq!(row.mean.unwrap_or(0.0), mean.unwrap_or(0.0), max_relative = 1e-12);
+        assert_eq!(row.interval_of, Some(IntervalOf::rule(row.rule)));
         let [lo, hi] = row.interval.unwrap();
         assert!(lo <= hi && lo >= 0.0 && hi <= layers as f64, "{}: [{lo}, {hi}]", row.rule);
     }
@@ -92,7 +103,8 @@ fn tokens_weigh_prompts() {
     let value = |rule, weights: &[u32]| curves.apply(rule, weights, &Thresholds::default()).unwrap().value;
     assert_eq!(value(Rule::Kl, &[1, 1]), Some(1.0));
     assert_eq!(value(Rule::Kl, &[1, 0]), None);
-    assert_eq!(value(Rule::KlLast, &[1, 0]), Some(2.0));
+    assert_eq!(value(Rule::KlLast, &[2, 1]), Some(1.0));
+    assert_eq!(value(Rule::KlLast, &[1, 0]), None);
     // Overlap at layer 1: (0.2 + 3 * 0.4) / 4 = 0.35; of the first alone 0.2.
     assert_eq!(value(Rule::Overlap, &[1, 1]), Some(1.0));
     assert_eq!(value(Rule::Overlap, &[1, 0]), None);
