@@ -5,6 +5,7 @@ use fathom_data::{PromptSet, Random};
 use fathom_model::Config;
 use fathom_model::tokenizer::Tokenizer;
 use fathom_probes::{Asked, Pair, Text};
+use sha2::{Digest, Sha256};
 
 /// Tokenises a set for a model. The positions of the skip probe are the prompt's
 /// own, or drawn as in the papers: range(8, T - 4, 8) shuffled, the first `positions`.
@@ -46,9 +47,16 @@ pub(crate) fn tokenise(
                 all
             }
         };
-        texts.push(Text { id: prompt.id.clone(), group: prompt.group.clone(), tokens, pieces, positions });
+        let (id, group, text_sha256) =
+            (prompt.id.clone(), prompt.group.clone(), Some(short_hash(&prompt.text)));
+        texts.push(Text { id, group, text_sha256, tokens, pieces, positions });
     }
     Ok(texts)
+}
+
+/// The first 16 hexadecimal digits of the SHA-256 of a text.
+fn short_hash(text: &str) -> String {
+    Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What the ids of pairs begin with, so that no prompt has the same.

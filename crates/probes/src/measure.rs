@@ -202,6 +202,7 @@ fn one<E: std::error::Error + 'static>(
     let mut sample = Sample {
         id: text.id.clone(),
         group: text.group.clone(),
+        text_sha256: text.text_sha256.clone(),
         tokens: text.tokens.clone(),
         pieces: text.pieces.clone(),
         ..Sample::default()

@@ -13,6 +13,10 @@ pub struct Sample {
     /// Difficulty, level or the like.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub group: Option<String>,
+    /// The first 16 hexadecimal digits of the SHA-256 of the prompt's text; absent from older files and
+    /// from question-answer pairs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub text_sha256: Option<String>,
     /// Token ids.
     pub tokens: Vec<u32>,
     /// The text of each token.
@@ -139,6 +143,7 @@ impl Sample {
     /// Takes over the probes that `later` has: a resumed run may add probes to a
     /// prompt that was measured before.
     pub fn merge(&mut self, later: Self) {
+        self.text_sha256 = later.text_sha256.or(self.text_sha256.take());
         self.contributions = later.contributions.or(self.contributions.take());
         self.lens = later.lens.or(self.lens.take());
         self.similarity = later.similarity.or(self.similarity.take());

@@ -110,7 +110,9 @@ impl Curve {
 #[derive(Clone, Debug, PartialEq)]
 struct Prompt {
     id: String,
-    /// What two tokenizers agree on of its text.
+    /// The hash of its text; absent from older samples.
+    hash: Option<String>,
+    /// Its text as its tokens show it.
     text: String,
     tokens: f64,
 }
@@ -184,7 +186,8 @@ impl PromptCurves {
         let skip = skip.filter(|all| all.iter().any(|one| one.measured));
         let prompt = |s: &Parts<'_>| Prompt {
             id: s.0[0].id.clone(),
-            text: common_text(&s.0[0].pieces),
+            hash: s.find(|s| s.text_sha256.clone()),
+            text: shown_text(&s.0[0].pieces),
             tokens: s.0[0].tokens.len() as f64,
         };
         Ok(Self {
@@ -216,22 +219,47 @@ impl PromptCurves {
         vec![1; self.prompts.len()]
     }
 
-    /// For each prompt of `self` its place in `other`, where both have the same prompts: equal ids
-    /// and equal text. Otherwise how many are common.
+    /// For each prompt of `self` its place in `other`, where both have the same prompts. Otherwise how
+    /// many are common.
     ///
-    /// Text is compared by its letters and digits in ASCII, because tokenizers differ in the
-    /// spaces and marks they add and may cut other characters in parts.
+    /// Prompts are the same where the hashes of their texts are, whatever their ids. Where a run has no
+    /// hashes, as older ones, prompts are the same that have one id and whose tokens show one text.
     ///
     /// # Errors
     /// The number of common prompts.
     pub fn places_in(&self, other: &Self) -> Result<Vec<usize>, usize> {
-        let places: HashMap<(&str, &str), usize> =
-            other.prompts.iter().enumerate().map(|(i, p)| ((p.id.as_str(), p.text.as_str()), i)).collect();
-        let found =
-            self.prompts.iter().filter_map(|p| places.get(&(p.id.as_str(), p.text.as_str())).copied());
-        let found: Vec<usize> = found.collect();
+        let found = match (self.by_hash(), other.by_hash()) {
+            (Some(these), Some(those)) => {
+                let places: HashMap<_, _> = those.into_iter().enumerate().map(|(i, key)| (key, i)).collect();
+                these.iter().filter_map(|key| places.get(key).copied()).collect()
+            }
+            _ => self.places_by_id(other),
+        };
         let same = found.len() == self.prompts.len() && found.len() == other.prompts.len();
         if same { Ok(found) } else { Err(found.len()) }
+    }
+
+    /// The hash of each prompt's text, and how many before it have the same, if all have one.
+    fn by_hash(&self) -> Option<Vec<(&str, usize)>> {
+        let hashes: Vec<&str> =
+            self.prompts.iter().map(|prompt| prompt.hash.as_deref()).collect::<Option<_>>()?;
+        let mut seen: HashMap<&str, usize> = HashMap::new();
+        let key = |hash| {
+            let before = seen.entry(hash).or_default();
+            *before += 1;
+            (hash, *before - 1)
+        };
+        Some(hashes.into_iter().map(key).collect())
+    }
+
+    fn places_by_id(&self, other: &Self) -> Vec<usize> {
+        let places: HashMap<&str, usize> =
+            other.prompts.iter().enumerate().map(|(i, prompt)| (prompt.id.as_str(), i)).collect();
+        let place = |prompt: &Prompt| {
+            let place = *places.get(prompt.id.as_str())?;
+            same_text(&prompt.text, &other.prompts[place].text).then_some(place)
+        };
+        self.prompts.iter().filter_map(place).collect()
     }
 
     /// Whether a rule's probe was run on every prompt.
@@ -496,9 +524,9 @@ fn skipped(sample: &Parts<'_>, layers: usize) -> Result<Skipped, Error> {
     Ok(Skipped { measured: true, layers: rows.concat(), later, output })
 }
 
-/// The letters and digits of a prompt that any tokenizer would show, without the marks that some put
-/// around a text.
-fn common_text(pieces: &[String]) -> String {
+/// The text of a prompt as its tokens show it, without spaces, in which tokenizers differ, and without
+/// the marks that some put around a text. Where a token ends within a character, it shows U+FFFD.
+fn shown_text(pieces: &[String]) -> String {
     let mark = |piece: &String| {
         let inside = |open, close| piece.len() > 2 && piece.starts_with(open) && piece.ends_with(close);
         inside('<', '>') || inside('[', ']')
@@ -506,5 +534,48 @@ fn common_text(pieces: &[String]) -> String {
     let first = usize::from(pieces.first().is_some_and(mark));
     let end = pieces.len() - usize::from(pieces.len() > first && pieces.last().is_some_and(mark));
     let text = pieces[first..end].iter().flat_map(|piece| piece.chars());
-    text.filter(char::is_ascii_alphanumeric).collect()
+    text.filter(|c| !c.is_whitespace()).collect()
+}
+
+/// What a tokenizer shows of a part of a character.
+const BROKEN: char = char::REPLACEMENT_CHARACTER;
+
+/// Whether two texts are the same as far as they are shown. Where only one has broken characters, each
+/// run of those stands for some characters outside ASCII of the other. Where both have, in different
+/// places, nothing is sure, and they are not taken for the same.
+fn same_text(a: &str, b: &str) -> bool {
+    match (a.contains(BROKEN), b.contains(BROKEN)) {
+        (true, false) => shows(a, b),
+        (false, true) => shows(b, a),
+        _ => a == b,
+    }
+}
+
+/// Whether `shown` is `text` with runs of characters outside ASCII broken.
+fn shows(shown: &str, text: &str) -> bool {
+    let mut shown: Vec<char> = shown.chars().collect();
+    // A character may show as several parts.
+    shown.dedup_by(|a, b| *a == BROKEN && *b == BROKEN);
+    let text: Vec<char> = text.chars().collect();
+    let (mut at, mut read) = (0, 0);
+    // The place after the latest broken run, and how much of the text was read with it.
+    let mut back: Option<(usize, usize)> = None;
+    loop {
+        match (shown.get(at), text.get(read)) {
+            (None, None) => return true,
+            (Some(&BROKEN), Some(c)) if !c.is_ascii() => {
+                (at, read) = (at + 1, read + 1);
+                back = Some((at, read));
+            }
+            (Some(a), Some(b)) if a == b => (at, read) = (at + 1, read + 1),
+            _ => match back {
+                // The run stands for one character more.
+                Some((after, end)) if text.get(end).is_some_and(|c| !c.is_ascii()) => {
+                    (at, read) = (after, end + 1);
+                    back = Some((at, read));
+                }
+                _ => return false,
+            },
+        }
+    }
 }

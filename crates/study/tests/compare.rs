@@ -199,7 +199,7 @@ fn what_cannot_be_compared_says_why_and_the_way_out() {
     let (a, b) = (curves(&a, 8), curves(&b, 8));
     assert_eq!(
         error(&a, &b, Pairing::Paired).to_string(),
-        "'a' has 9 prompts and 'b' has 12, of which 9 are the same (id and text); measure both on the same \
+        "'a' has 9 prompts and 'b' has 12, of which 9 have the same text; measure both on the same \
          prompts, or compare them with --unpaired, which resamples each on its own"
     );
     assert!(compared(&a, &b, Pairing::Unpaired).rules.len() == Rule::ALL.len());
