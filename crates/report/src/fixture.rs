@@ -54,8 +54,21 @@ fn row(rule: &str, threshold: Option<f64>, value: f64) -> DepthRow {
         value: Some(value),
         layers_used: Some(used),
         ratio: Some(used / LAYERS as f64),
+        mean: None,
         interval: Some([value - 1.0, value + 0.5]),
+        interval_of: Some("value".to_owned()),
         reason: None,
+        caution: None,
+    }
+}
+
+/// A row of a rule on the largest effects: its interval is that of the mean and does not hold the value.
+pub(crate) fn skip_output() -> DepthRow {
+    DepthRow {
+        mean: Some(13.5),
+        interval: Some([12.8, 14.1]),
+        interval_of: Some("mean".to_owned()),
+        ..row("skip_output", None, 11.0)
     }
 }
 
@@ -111,8 +124,14 @@ fn uncertainty() -> Uncertainty {
     let rule = |rule: &str, edges: &[f64], counts: &[u64]| RuleUncertainty {
         rule: rule.to_owned(),
         sweep: vec![
-            SweepPoint { threshold: 0.4, value: None, ratio: None, interval: None },
-            SweepPoint { threshold: 0.5, value: Some(22.0), ratio: Some(0.77), interval: Some([21.0, 24.0]) },
+            SweepPoint { threshold: 0.4, value: None, ratio: None, mean: None, interval: None },
+            SweepPoint {
+                threshold: 0.5,
+                value: Some(22.0),
+                ratio: Some(0.77),
+                mean: None,
+                interval: Some([21.0, 24.0]),
+            },
         ],
         by_prompts: [(2, 20.0), (32, 21.0)]
             .map(|(prompts, low)| Width {
@@ -153,6 +172,7 @@ pub(crate) fn results() -> Results {
     none.layers_used = None;
     none.ratio = None;
     none.interval = None;
+    none.interval_of = None;
     none.reason = Some("the mean cosine never changes from negative to positive".to_owned());
     Results {
         schema_version: SCHEMA_VERSION,

@@ -34,7 +34,7 @@ pub fn render(results: &Results, run: &Value) -> Result<String> {
         answer => answer::headline(results),
         details => answer::details(results),
         gauge => gauge,
-        depth => results.depth.iter().map(depth).collect::<Vec<_>>(),
+        depth => results.depth.iter().map(|row| depth(row, results.model.layers)).collect::<Vec<_>>(),
         cost => results.cost.iter().map(|(probe, cost)| cost_row(probe, cost)).collect::<Vec<_>>(),
         sections => sections(&plots::figures(results))?,
         other => Cell::from(Serde(other)),
@@ -112,9 +112,16 @@ struct Depth<'a> {
     interval: Option<String>,
     threshold: Option<String>,
     reason: Option<&'a str>,
+    caution: Option<&'a str>,
+    /// The rule on the mean effect, and the share of the layers that it says are used.
+    mean: Option<[String; 2]>,
 }
 
-fn depth(row: &DepthRow) -> Cell {
+fn depth(row: &DepthRow, layers: usize) -> Cell {
+    let mean = row.mean.map(|mean| {
+        let used = row.used_by(mean, layers).map(|used| used / layers as f64);
+        [number(mean), used.map_or(String::new(), |share| format!("{share:.2}"))]
+    });
     Cell::from(Serde(Depth {
         rule: &row.rule,
         about: about(&row.rule),
@@ -123,6 +130,8 @@ fn depth(row: &DepthRow) -> Cell {
         interval: row.interval.map(|[low, high]| format!("{} to {}", number(low), number(high))),
         threshold: row.threshold.map(number),
         reason: row.reason.as_deref(),
+        caution: row.caution.as_deref(),
+        mean,
     }))
 }
 

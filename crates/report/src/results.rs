@@ -337,7 +337,10 @@ pub struct SweepPoint {
     /// The share of the layers that are used.
     #[serde(default)]
     pub ratio: Option<f64>,
-    /// The 95 % interval of the value.
+    /// The depth on the mean effect over prompts, for rules that read the largest.
+    #[serde(default)]
+    pub mean: Option<f64>,
+    /// The 95 % interval of the mean where there is one, or else of the value.
     #[serde(default, deserialize_with = "interval")]
     pub interval: Option<[f64; 2]>,
 }
@@ -347,7 +350,7 @@ pub struct SweepPoint {
 pub struct Width {
     /// Prompts drawn for each resample.
     pub prompts: usize,
-    /// The 95 % interval of the value.
+    /// The 95 % interval of what the depth table has an interval of.
     #[serde(default, deserialize_with = "interval")]
     pub interval: Option<[f64; 2]>,
     /// The interval's width in layers.
@@ -386,12 +389,23 @@ pub struct DepthRow {
     /// The share of the layers that are used, `layers_used / L`.
     #[serde(default)]
     pub ratio: Option<f64>,
-    /// The 95 % bootstrap interval of `value`; nothing when an end of it is not a number.
+    /// What the rule gives on the mean effect over prompts, for rules whose value is read off the largest
+    /// effect of any prompt.
+    #[serde(default)]
+    pub mean: Option<f64>,
+    /// The 95 % bootstrap interval of what `interval_of` names; nothing when an end of it is not a number.
     #[serde(default, deserialize_with = "interval")]
     pub interval: Option<[f64; 2]>,
+    /// What the interval is of: "value" or "mean"; absent without an interval, and from older files, whose
+    /// intervals are of the value.
+    #[serde(default)]
+    pub interval_of: Option<String>,
     /// Why there is no value, or a remark on it.
     #[serde(default)]
     pub reason: Option<String>,
+    /// Why the value should not be taken at its word, where there is a reason.
+    #[serde(default)]
+    pub caution: Option<String>,
 }
 
 /// What one probe cost.
@@ -524,6 +538,16 @@ impl DepthRow {
     /// it is read and never worked out from the value.
     pub(crate) fn used(&self, layers: usize) -> Option<f64> {
         self.layers_used.or_else(|| Some(self.ratio? * layers as f64))
+    }
+
+    /// The number that the interval is of: the mean where there is one, or else the value.
+    pub(crate) fn estimate(&self) -> Option<f64> {
+        self.mean.or(self.value)
+    }
+
+    /// The number of layers of `layers` that a number of the same kind as the value says are used.
+    pub(crate) fn used_by(&self, number: f64, layers: usize) -> Option<f64> {
+        Some(number + (self.used(layers)? - self.value?))
     }
 }
 

@@ -85,6 +85,8 @@ pub struct StudyAnswer {
     pub summary: String,
     /// The comparisons behind it, a sentence each.
     pub details: Vec<String>,
+    /// Comparisons that describe and are not behind it.
+    pub others: Vec<String>,
 }
 
 /// A table of texts.
@@ -247,6 +249,7 @@ mod tests {
                 question: "Do larger models use more of their depth?".to_owned(),
                 summary: "There is no evidence that they do.".to_owned(),
                 details: vec!["kl: from small to large".to_owned()],
+                others: vec!["overlap: from small to large".to_owned()],
             }],
             tables: vec![Table {
                 title: "All cells".to_owned(),
@@ -263,6 +266,8 @@ mod tests {
         for part in [
             "Do larger models use more of their depth?",
             "There is no evidence",
+            "1 comparison by other rules, not tested",
+            "overlap: from small to large",
             "not measured: killed",
             "href=\"model-0&#x2f;data-1&#x2f;report.html\"",
             "19 to 24 of 30",
