@@ -6,6 +6,7 @@ use fathom_data::{Prompt, PromptSet, Random};
 use fathom_model::Config;
 use fathom_model::tokenizer::Tokenizer;
 use fathom_probes::{Asked, Pair, Text};
+use sha2::{Digest, Sha256};
 
 /// Turns prompts into texts for a model, one at a time.
 pub(crate) struct Tokeniser<'a> {
@@ -77,7 +78,8 @@ impl<'a> Tokeniser<'a> {
         }
         self.doubled.see(&tokens, id);
         let pieces = tokens.iter().map(|t| self.tokenizer.piece(*t)).collect();
-        Ok(Some(Text { id: id.clone(), group: group.clone(), tokens, pieces, positions }))
+        let (id, group, text_sha256) = (id.clone(), group.clone(), Some(short_hash(text)));
+        Ok(Some(Text { id, group, text_sha256, tokens, pieces, positions }))
     }
 
     /// Says what was left out and what is odd, and gives how many prompts it was.
@@ -159,6 +161,11 @@ impl DoubledBos {
              another, so the model reads it twice; remove it from the texts"
         ));
     }
+}
+
+/// The first 16 hexadecimal digits of the SHA-256 of a text.
+fn short_hash(text: &str) -> String {
+    Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What the ids of pairs begin with, so that no prompt has the same.

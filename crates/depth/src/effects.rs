@@ -23,7 +23,9 @@ pub fn on_later_layers(layer_effect: &[Vec<f64>]) -> Option<Vec<f64>> {
 /// `sum of l e_l / sum of e_l` (arXiv 2505.13898).
 pub fn depth_score(effect: &[f64]) -> Option<f64> {
     let shares = shares(effect)?;
-    Some(shares.iter().enumerate().map(|(layer, share)| layer as f64 * share).sum())
+    let centre: f64 = shares.iter().enumerate().map(|(layer, share)| layer as f64 * share).sum();
+    // The shares sum to 1 up to rounding, which must not put the centre beyond the last layer.
+    Some(centre.min((shares.len() - 1) as f64))
 }
 
 /// The effective number of layers: the exponential of the entropy of `e_l / sum of e`,
@@ -31,7 +33,8 @@ pub fn depth_score(effect: &[f64]) -> Option<f64> {
 pub fn effective_number(effect: &[f64]) -> Option<f64> {
     let shares = shares(effect)?;
     let entropy: f64 = shares.iter().filter(|share| **share > 0.0).map(|share| -share * share.ln()).sum();
-    Some(entropy.exp())
+    // Equal shares have an entropy of ln L up to rounding.
+    Some(entropy.exp().min(shares.len() as f64))
 }
 
 /// The smallest number of layers whose effects add up to at least `share` of the total.

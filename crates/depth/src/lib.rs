@@ -47,7 +47,10 @@ pub mod effects;
 pub mod pool;
 
 pub use curves::Curves;
-pub use resample::{BootstrapError, Interval, MAX_RESAMPLES, Resampling, bootstrap, bootstrap_of, paired};
+pub use resample::{
+    BootstrapError, Correction, Interval, MAX_RESAMPLES, Resampling, bootstrap, bootstrap_of, p_value,
+    paired, variance,
+};
 pub use rule::{Rule, UnknownRule};
-pub use rules::{Depth, all, depth, sweep};
+pub use rules::{Depth, IntervalOf, all, depth, sweep};
 pub use thresholds::Thresholds;

@@ -15,7 +15,9 @@ pub enum Rule {
     Cosine,
     /// The first layer whose lens divergence is below a share of the largest.
     Kl,
-    /// The first layer from which the lens divergence stays below that share.
+    /// The first layer from which the lens divergence stays below that share. Like the
+    /// others, it is a layer before the last: a curve that is below at the last alone
+    /// gives none.
     KlLast,
     /// The first layer whose lens shares enough of its top tokens with the output.
     Overlap,
@@ -32,7 +34,8 @@ pub enum Rule {
     /// otherwise, of the effect on the output.
     #[serde(rename = "influence_90")]
     Influence90,
-    /// The mean, over tokens, of the layer at which the lens settles on the output.
+    /// The mean, over tokens, of the level at which the lens first comes close to the
+    /// output: the number of layers that have run by then.
     Settling,
 }
 
@@ -78,7 +81,9 @@ impl Rule {
             Rule::SkipOutput => "mean layer, weighted by the effect of skipping it on the output",
             Rule::InfluenceNumber => "effective number of layers that carry the effect on the output",
             Rule::Influence90 => "smallest number of layers that carries a share of the effect on the output",
-            Rule::Settling => "mean layer at which a token's lens settles on the output",
+            Rule::Settling => {
+                "mean number of layers after which a token's lens first comes close to the output"
+            }
         }
     }
 
@@ -93,10 +98,37 @@ impl Rule {
         }
     }
 
-    /// Whether the rule's value is a number of layers rather than a layer's index,
-    /// so that its ratio is `value / L` and not `(value + 1) / L`.
-    pub fn counts_layers(self) -> bool {
-        matches!(self, Rule::InfluenceNumber | Rule::Influence90)
+    /// How many layers a value of this rule says are used, 0 to L.
+    ///
+    /// Rules that give the index of a layer count that layer too, as the papers do.
+    /// `settling` gives a level, which is the number of layers that have run, and the
+    /// influence rules give a number of layers: these are used as they are.
+    pub fn layers_used(self, value: f64) -> f64 {
+        match self {
+            Rule::Cosine | Rule::Kl | Rule::KlLast | Rule::Overlap | Rule::SkipLayer | Rule::SkipOutput => {
+                value + 1.0
+            }
+            Rule::InfluenceNumber | Rule::Influence90 | Rule::Settling => value,
+        }
+    }
+
+    /// Whether the value is a whole number on any prompts. Such a value moves in steps, so what
+    /// resamples show of it says nothing about values that none of them has.
+    pub fn is_whole(self) -> bool {
+        matches!(self, Rule::Cosine | Rule::Kl | Rule::KlLast | Rule::Overlap | Rule::Influence90)
+    }
+
+    /// Whether the value is read off the largest effect of any prompt, as the papers do. The
+    /// bootstrap of a maximum is not valid, and a maximum grows with the number of prompts: so
+    /// intervals and comparisons read the mean effect over prompts instead.
+    pub fn reads_largest(self) -> bool {
+        matches!(self, Rule::SkipLayer | Rule::SkipOutput | Rule::InfluenceNumber | Rule::Influence90)
+    }
+
+    /// Whether noise moves the value to one side. The entropy of a noisy effect is smaller than that
+    /// of the effect, and resamples are noisier than all prompts.
+    pub fn is_biased(self) -> bool {
+        self == Rule::InfluenceNumber
     }
 }
 

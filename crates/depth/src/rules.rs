@@ -13,30 +13,68 @@ pub struct Depth {
     /// The cut-off it used, if it has one; for `kl` and `kl_last` the share of the
     /// maximum, not the divergence that it comes to.
     pub threshold: Option<f64>,
-    /// The effective depth: a layer's index from 0 or a mean of such indices, and
-    /// for `influence_number` and `influence_90` a number of layers.
+    /// The effective depth: a layer's index from 0 or a mean of such indices, for
+    /// `settling` a level, and for `influence_number` and `influence_90` a number of
+    /// layers.
     pub value: Option<f64>,
-    /// The share of the depth: `(value + 1) / L`, and `value / L` for the rules whose
-    /// value is a number of layers. Never above 1: the mean settle layer, which
-    /// counts the output as layer L, is cut there.
+    /// The number of layers that the value says are used ([`Rule::layers_used`]).
+    #[serde(default)]
+    pub layers_used: Option<f64>,
+    /// The share of the depth, `layers_used / L`.
     pub ratio: Option<f64>,
-    /// The 95 % bootstrap interval of the value over prompts.
+    /// What the rule gives on the mean effect over prompts, for rules whose value is read off the
+    /// largest ([`Rule::reads_largest`]).
+    #[serde(default)]
+    pub mean: Option<f64>,
+    /// The 95 % bootstrap interval over prompts of what `interval_of` names.
     pub interval: Option<[f64; 2]>,
+    /// What the interval is of; absent without one.
+    #[serde(default)]
+    pub interval_of: Option<IntervalOf>,
     /// Why the value or the interval is missing, or what the interval leaves out.
     pub reason: Option<String>,
+    /// Why the value should not be taken at its word, where there is a reason.
+    #[serde(default)]
+    pub caution: Option<String>,
+}
+
+/// Which number of a [`Depth`] an interval is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IntervalOf {
+    /// Its value.
+    Value,
+    /// Its mean.
+    Mean,
+}
+
+impl IntervalOf {
+    /// What intervals of a rule are of.
+    pub fn rule(rule: Rule) -> Self {
+        if rule.reads_largest() { Self::Mean } else { Self::Value }
+    }
 }
 
 impl Depth {
-    /// This depth with the interval that a bootstrap of its value gave. A depth
-    /// without a value stays as it is; an interval that could not be had, or that
+    /// The number that intervals and comparisons are about.
+    pub fn estimate(&self) -> Option<f64> {
+        match IntervalOf::rule(self.rule) {
+            IntervalOf::Value => self.value,
+            IntervalOf::Mean => self.mean,
+        }
+    }
+
+    /// This depth with the interval that a bootstrap of its estimate gave. A depth
+    /// without an estimate stays as it is; an interval that could not be had, or that
     /// rests on a part of the resamples, is noted in the reason.
     pub fn with_interval(mut self, interval: &Result<Interval, BootstrapError>) -> Self {
-        if self.value.is_none() {
+        if self.estimate().is_none() {
             return self;
         }
         match interval {
             Ok(found) => {
                 self.interval = Some([found.lo, found.hi]);
+                self.interval_of = Some(IntervalOf::rule(self.rule));
                 self.reason = (found.none_share > 0.0).then(|| {
                     let share = 100.0 * found.none_share;
                     format!("the rule finds nothing in {share:.1} % of the resamples, which the interval leaves out")
@@ -44,6 +82,7 @@ impl Depth {
             }
             Err(error) => {
                 self.interval = None;
+                self.interval_of = None;
                 self.reason = Some(format!("no interval: {error}"));
             }
         }
@@ -55,25 +94,36 @@ impl Depth {
 /// curves in which the rule finds nothing, give no value and the reason.
 pub fn depth(rule: Rule, curves: &Curves<'_>, thresholds: &Thresholds) -> Depth {
     let found = thresholds.check(rule).and_then(|()| match rule {
-        Rule::Cosine => cosine(curves),
+        Rule::Cosine => plain(cosine(curves)),
         Rule::Kl => kl(curves, thresholds.kl_share),
-        Rule::KlLast => kl_last(curves, thresholds.kl_share),
+        Rule::KlLast => plain(kl_last(curves, thresholds.kl_share)),
         Rule::Overlap => overlap(curves, thresholds.overlap),
-        Rule::SkipLayer => skip_layer(curves),
-        Rule::SkipOutput => of_output(curves, effects::depth_score),
-        Rule::InfluenceNumber => of_output(curves, effects::effective_number),
-        Rule::Influence90 => of_output(curves, |effect| {
+        Rule::SkipLayer => plain(skip_layer(curves)),
+        Rule::SkipOutput => plain(of_output(curves, effects::depth_score)),
+        Rule::InfluenceNumber => plain(of_output(curves, effects::effective_number)),
+        Rule::Influence90 => plain(of_output(curves, |effect| {
             effects::carriers(effect, thresholds.influence_share).map(|n| n as f64)
-        }),
-        Rule::Settling => settling(curves),
+        })),
+        Rule::Settling => plain(settling(curves)),
     });
-    let (value, reason) = match found {
-        Ok(value) => (Some(value), None),
-        Err(reason) => (None, Some(reason)),
+    let (value, caution, reason) = match found {
+        Ok((value, caution)) => (Some(value), caution, None),
+        Err(reason) => (None, None, Some(reason)),
     };
-    let layers_used = value.map(|value| if rule.counts_layers() { value } else { value + 1.0 });
-    let ratio = layers_used.map(|used| (used / curves.layers as f64).min(1.0));
-    Depth { rule, threshold: thresholds.of(rule), value, ratio, interval: None, reason }
+    let layers_used = value.map(|value| rule.layers_used(value));
+    let ratio = layers_used.map(|used| used / curves.layers as f64);
+    Depth {
+        rule,
+        threshold: thresholds.of(rule),
+        value,
+        layers_used,
+        ratio,
+        mean: None,
+        interval: None,
+        interval_of: None,
+        reason,
+        caution,
+    }
 }
 
 /// Applies every rule whose curves are there, in the order of [`Rule::ALL`].
@@ -102,6 +152,13 @@ pub fn sweep(rule: Rule, curves: &Curves<'_>, thresholds: &Thresholds, cutoffs: 
 
 /// What a rule finds: the value, or why there is none.
 type Found = Result<f64, String>;
+
+/// The same of a rule whose value may come with a caution.
+type Cautious = Result<(f64, Option<String>), String>;
+
+fn plain(found: Found) -> Cautious {
+    Ok((found?, None))
+}
 
 /// The rules that look for a change between layers need two of them.
 fn two_layers(layers: usize) -> Result<(), String> {
@@ -144,35 +201,59 @@ fn kl_cut<'a>(curves: &Curves<'a>, share: f64) -> Result<(&'a [f64], f64), Strin
     Ok((kl, share * top))
 }
 
-fn kl(curves: &Curves<'_>, share: f64) -> Found {
+/// The first layer before the last whose value passes, and the last layer after it whose value
+/// does not: there the curve has turned back, and the first layer says little.
+fn first_passing(curve: &[f64], passes: impl Fn(f64) -> bool) -> Option<(usize, Option<usize>)> {
+    let first = curve[..curve.len() - 1].iter().position(|value| passes(*value))?;
+    let back = curve.iter().rposition(|value| !passes(*value)).filter(|back| *back > first);
+    Some((first, back))
+}
+
+fn kl(curves: &Curves<'_>, share: f64) -> Cautious {
     let (kl, cut) = kl_cut(curves, share)?;
-    let first = kl[..kl.len() - 1].iter().position(|value| *value < cut);
-    first.map(|l| l as f64).ok_or_else(|| {
-        format!("the KL curve falls below {share} of its maximum ({cut:.3} nats) at no layer before the last")
-    })
+    let Some((first, back)) = first_passing(kl, |value| value < cut) else {
+        return Err(format!(
+            "the KL curve falls below {share} of its maximum ({cut:.3} nats) at no layer before the last"
+        ));
+    };
+    let rises = |back| {
+        format!(
+            "the KL curve rises after layer {first} and is at {share} of its maximum or above as late as layer {back}"
+        )
+    };
+    Ok((first as f64, back.map(rises)))
 }
 
 fn kl_last(curves: &Curves<'_>, share: f64) -> Found {
     let (kl, cut) = kl_cut(curves, share)?;
-    let stays = kl.iter().rposition(|value| *value >= cut).map_or(0, |above| above + 1);
-    if stays < kl.len() {
-        Ok(stays as f64)
-    } else {
-        Err(format!(
+    let last = kl.len() - 1;
+    match kl.iter().rposition(|value| *value >= cut).map_or(0, |above| above + 1) {
+        stays if stays < last => Ok(stays as f64),
+        stays if stays == last => Err(format!(
+            "the KL curve is below {share} of its maximum ({cut:.3} nats) at the last layer alone"
+        )),
+        _ => Err(format!(
             "the KL curve is still at {share} of its maximum ({cut:.3} nats) or above at the last layer"
-        ))
+        )),
     }
 }
 
-fn overlap(curves: &Curves<'_>, threshold: f64) -> Found {
+fn overlap(curves: &Curves<'_>, threshold: f64) -> Cautious {
     let overlap = curves.overlap.ok_or("the lens's overlap curve was not measured")?;
     let overlap = checked(overlap, curves.layers, "overlap")?;
     two_layers(curves.layers)?;
-    let searched = &overlap[..overlap.len() - 1];
-    searched.iter().position(|value| *value > threshold).map(|l| l as f64).ok_or_else(|| {
-        let (layer, top) = largest(searched);
-        format!("the overlap exceeds {threshold} at no layer before the last; its largest is {top:.3} at layer {layer}")
-    })
+    let Some((first, back)) = first_passing(overlap, |value| value > threshold) else {
+        let (layer, top) = largest(&overlap[..overlap.len() - 1]);
+        return Err(format!(
+            "the overlap exceeds {threshold} at no layer before the last; its largest is {top:.3} at layer {layer}"
+        ));
+    };
+    let falls = |back| {
+        format!(
+            "the overlap falls after layer {first} and is at {threshold} or below as late as layer {back}"
+        )
+    };
+    Ok((first as f64, back.map(falls)))
 }
 
 fn skip_layer(curves: &Curves<'_>) -> Found {

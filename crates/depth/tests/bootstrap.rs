@@ -15,19 +15,18 @@ fn mean(values: &[f64]) -> impl Fn(&[u32]) -> Option<f64> + Sync + '_ {
     }
 }
 
-/// The interval of a mean under the normal approximation, with the variance of the
-/// resampled distribution, which divides by n.
-fn normal(values: &[f64]) -> [f64; 2] {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / n;
-    let half = 1.959964 * (variance / n).sqrt();
+/// Student's interval of the mean of `n` prompts that vary as these, with the quantile of n - 1
+/// degrees of freedom from a table.
+fn student(values: &[f64], n: usize, quantile: f64) -> [f64; 2] {
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64;
+    let half = quantile * (variance / (n - 1) as f64).sqrt();
     [mean - half, mean + half]
 }
 
 #[track_caller]
-fn check_normal(interval: Interval, values: &[f64]) {
-    let [lo, hi] = normal(values);
+fn check_student(interval: Interval, values: &[f64], quantile: f64) {
+    let [lo, hi] = student(values, values.len(), quantile);
     assert_relative_eq!(interval.hi - interval.lo, hi - lo, max_relative = 0.03);
     assert_relative_eq!(interval.lo, lo, epsilon = 0.03 * (hi - lo));
     assert_relative_eq!(interval.hi, hi, epsilon = 0.03 * (hi - lo));
@@ -37,8 +36,13 @@ fn check_normal(interval: Interval, values: &[f64]) {
 #[test]
 fn a_mean_has_the_interval_of_theory() {
     for seed in 0..3 {
-        let values = values(200, seed as f64);
-        check_normal(bootstrap(200, 20_000, seed, mean(&values)).unwrap(), &values);
+        for (prompts, quantile) in [(16, 2.13145), (200, 1.97196)] {
+            // With their mirror images, because few values that lean to one side have an interval that does.
+            let half = values(prompts / 2, seed as f64);
+            let values: Vec<f64> =
+                half.iter().copied().chain(half.iter().map(|value| 20.0 - value)).collect();
+            check_student(bootstrap(prompts, 40_000, seed, mean(&values)).unwrap(), &values, quantile);
+        }
     }
 }
 
@@ -50,7 +54,7 @@ fn a_paired_difference_has_the_interval_of_the_differences() {
     let b: Vec<f64> = a.iter().zip(&step).map(|(a, step)| a + 0.01 * step).collect();
     let difference: Vec<f64> = b.iter().zip(&a).map(|(b, a)| b - a).collect();
     let interval = paired(150, 20_000, 5, mean(&a), mean(&b)).unwrap();
-    check_normal(interval, &difference);
+    check_student(interval, &difference, 1.97601);
     assert!(interval.lo > 0.0, "b is larger than a");
     let back = paired(150, 20_000, 5, mean(&b), mean(&a)).unwrap();
     assert_relative_eq!(back.lo, -interval.hi, max_relative = 1e-9);
@@ -63,14 +67,9 @@ fn fewer_draws_widen_the_interval_of_a_mean_as_theory_says() {
         let mean = |weights: &[u32]| Some(mean(&values)(weights)? * (200.0 / draws as f64));
         bootstrap_of(200, draws, 20_000, 3, mean).unwrap()
     };
-    let [lo, hi] = normal(&values);
-    for draws in [8, 50, 200, 400] {
-        let found = of(draws);
-        assert_relative_eq!(
-            found.hi - found.lo,
-            (hi - lo) * (200.0 / draws as f64).sqrt(),
-            max_relative = 0.03
-        );
+    for (draws, quantile) in [(8, 2.36462), (50, 2.00958), (200, 1.97196), (400, 1.96593)] {
+        let (found, [lo, hi]) = (of(draws), student(&values, draws, quantile));
+        assert_relative_eq!(found.hi - found.lo, hi - lo, max_relative = 0.03);
     }
     assert_eq!(of(200), bootstrap(200, 20_000, 3, mean(&values)).unwrap());
 }

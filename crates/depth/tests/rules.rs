@@ -1,13 +1,15 @@
 //! Every rule on curves small enough to read by eye, and on ones no rule can use.
 
 use approx::assert_relative_eq;
-use fathom_depth::{BootstrapError, Curves, Depth, Interval, Rule, Thresholds, all, depth, sweep};
+use fathom_depth::{
+    BootstrapError, Curves, Depth, Interval, IntervalOf, Rule, Thresholds, all, depth, sweep,
+};
 use proptest::prelude::*;
 
 #[track_caller]
 fn check(rule: Rule, curves: Curves<'_>, value: f64, ratio: f64) {
     let found = depth(rule, &curves, &Thresholds::default());
-    assert_eq!(found.reason, None);
+    assert_eq!((found.reason, found.caution), (None, None));
     assert_relative_eq!(found.value.unwrap(), value, max_relative = 1e-12);
     assert_relative_eq!(found.ratio.unwrap(), ratio, max_relative = 1e-12);
 }
@@ -69,16 +71,42 @@ fn kl_falls_below_half_strictly() {
 #[test]
 fn kl_last_waits_for_the_curve_to_stay_down() {
     let curve = [10.0, 4.0, 6.0, 5.0, 3.0, 1.0];
-    check(Rule::Kl, kl(6, &curve), 1.0, 2.0 / 6.0);
     check(Rule::KlLast, kl(6, &curve), 4.0, 5.0 / 6.0);
-    // Only the last layer is below: kl does not search it, kl_last does.
-    check_none(
-        Rule::Kl,
-        kl(3, &[10.0, 9.0, 1.0]),
-        "0.5 of its maximum (5.000 nats) at no layer before the last",
-    );
-    check(Rule::KlLast, kl(3, &[10.0, 9.0, 1.0]), 2.0, 1.0);
+    // Only the last layer is below, which neither rule gives.
+    let late = [10.0, 9.0, 1.0];
+    check_none(Rule::Kl, kl(3, &late), "0.5 of its maximum (5.000 nats) at no layer before the last");
+    check_none(Rule::KlLast, kl(3, &late), "(5.000 nats) at the last layer alone");
     check_none(Rule::KlLast, kl(3, &[10.0, 1.0, 9.0]), "or above at the last layer");
+}
+
+#[track_caller]
+fn check_caution(rule: Rule, curves: Curves<'_>, value: f64, caution: &str) {
+    let found = depth(rule, &curves, &Thresholds::default());
+    assert_eq!((found.value, found.reason), (Some(value), None));
+    assert_eq!(found.caution.as_deref(), Some(caution));
+}
+
+/// The papers take the first layer, also where the curve is low before it is high.
+#[test]
+fn a_curve_that_turns_back_is_cautioned_of() {
+    check_caution(
+        Rule::Kl,
+        kl(6, &[10.0, 4.0, 6.0, 5.0, 3.0, 1.0]),
+        1.0,
+        "the KL curve rises after layer 1 and is at 0.5 of its maximum or above as late as layer 3",
+    );
+    check_caution(
+        Rule::Kl,
+        kl(4, &[1.0, 2.0, 9.0, 8.0]),
+        0.0,
+        "the KL curve rises after layer 0 and is at 0.5 of its maximum or above as late as layer 3",
+    );
+    check_caution(
+        Rule::Overlap,
+        overlap(5, &[0.4, 0.1, 0.3, 0.9, 0.9]),
+        0.0,
+        "the overlap falls after layer 0 and is at 0.3 or below as late as layer 2",
+    );
 }
 
 #[test]
@@ -99,7 +127,7 @@ fn kl_curves_no_rule_can_use() {
 #[test]
 fn overlap_exceeds_strictly() {
     check(Rule::Overlap, overlap(4, &[0.0, 0.3, 0.31, 0.9]), 2.0, 3.0 / 4.0);
-    check(Rule::Overlap, overlap(4, &[0.4, 0.1, 0.1, 0.9, 1.0]), 0.0, 1.0 / 4.0);
+    check(Rule::Overlap, overlap(4, &[0.4, 0.31, 0.5, 0.9, 0.0]), 0.0, 1.0 / 4.0);
     check_none(Rule::Overlap, overlap(4, &[0.0, 0.25, 0.2, 0.9, 1.0]), "largest is 0.250 at layer 1");
     check_none(Rule::Overlap, overlap(2, &[0.0, f64::NAN]), "NaN at layer 1");
     check_none(Rule::Overlap, Curves { layers: 2, ..Curves::default() }, "not measured");
@@ -148,8 +176,9 @@ fn influence_counts_layers() {
 #[test]
 fn settling_reaches_from_zero_to_all_layers() {
     let settled = |mean| Curves { layers: 10, settle_mean: Some(mean), ..Curves::default() };
-    check(Rule::Settling, settled(0.0), 0.0, 0.1);
-    check(Rule::Settling, settled(6.5), 6.5, 0.75);
+    check(Rule::Settling, settled(0.0), 0.0, 0.0);
+    check(Rule::Settling, settled(6.5), 6.5, 0.65);
+    check(Rule::Settling, settled(9.5), 9.5, 0.95);
     check(Rule::Settling, settled(10.0), 10.0, 1.0);
     check_none(Rule::Settling, settled(f64::NAN), "NaN is outside 0 to 10");
     check_none(Rule::Settling, settled(10.5), "outside 0 to 10");
@@ -186,8 +215,7 @@ fn sweeps_move_one_threshold() {
 fn results_have_every_key() {
     let found = depth(Rule::Overlap, &overlap(2, &[0.4, 0.9]), &Thresholds::default());
     let json = serde_json::to_string(&found).unwrap();
-    let written =
-        r#"{"rule":"overlap","threshold":0.3,"value":0.0,"ratio":0.5,"interval":null,"reason":null}"#;
+    let written = r#"{"rule":"overlap","threshold":0.3,"value":0.0,"layers_used":1.0,"ratio":0.5,"mean":null,"interval":null,"interval_of":null,"reason":null,"caution":null}"#;
     assert_eq!(json, written);
     assert_eq!(serde_json::from_str::<Depth>(&json).unwrap(), found);
 }
@@ -198,12 +226,21 @@ fn intervals_join_a_value_and_never_replace_one() {
     let found = depth(Rule::Kl, &kl(4, &[4.0, 3.0, 1.0, 1.0]), &Thresholds::default());
     let whole = found.clone().with_interval(&interval(0.0));
     assert_eq!((whole.interval, whole.reason), (Some([1.0, 3.0]), None));
+    assert_eq!(whole.interval_of, Some(IntervalOf::Value));
     let part = found.clone().with_interval(&interval(0.125));
     assert!(part.interval.is_some() && part.reason.unwrap().contains("12.5 %"));
     let none = found.with_interval(&Err(BootstrapError::TooFewPrompts { prompts: 1 }));
     assert!(none.interval.is_none() && none.value.is_some() && none.reason.unwrap().contains("two prompts"));
     let missing = depth(Rule::Kl, &kl(2, &[0.0; 2]), &Thresholds::default());
     assert_eq!(missing.clone().with_interval(&interval(0.0)), missing);
+    // The interval of a rule on the largest effects is that of the mean, and needs one.
+    let largest = depth(Rule::SkipOutput, &output(2, &[1.0, 1.0]), &Thresholds::default());
+    assert_eq!(largest.clone().with_interval(&interval(0.0)), largest);
+    let mean = Depth { mean: Some(0.75), ..largest }.with_interval(&interval(0.0));
+    assert_eq!(
+        (mean.value, mean.interval, mean.interval_of),
+        (Some(0.5), Some([1.0, 3.0]), Some(IntervalOf::Mean))
+    );
 }
 
 /// Any number, with those that break arithmetic more often than chance has them.
@@ -260,8 +297,11 @@ proptest! {
             prop_assert_eq!(depth.value.is_some(), depth.reason.is_none());
             prop_assert_eq!(depth.value.is_some(), depth.ratio.is_some());
             if let (Some(value), Some(ratio)) = (depth.value, depth.ratio) {
-                prop_assert!(value >= 0.0 && value <= layers as f64 + 1e-9, "{} {value}", depth.rule);
-                prop_assert!(ratio > 0.0 && ratio <= 1.0, "{} {ratio}", depth.rule);
+                prop_assert!(value >= 0.0 && value <= layers as f64, "{} {value}", depth.rule);
+                prop_assert!((0.0..=1.0).contains(&ratio), "{} {ratio}", depth.rule);
+                // A token may settle before the first layer; every other rule finds at least one layer.
+                prop_assert!(ratio > 0.0 || depth.rule == Rule::Settling, "{}", depth.rule);
+                prop_assert_eq!(depth.layers_used, Some(depth.rule.layers_used(value)));
             }
         }
     }

@@ -236,6 +236,7 @@ fn one(
     costs: &mut Costs,
 ) -> Sample {
     let mut record = Record::of(&text.id, &text.group, &text.tokens, &text.pieces);
+    record.sample.text_sha256 = text.text_sha256.clone();
     let measured = record.probe_text(model, text, trace, settings, way);
     let forward = Work::plain(1, model.layers_madds(text.tokens.len()));
     record.finish(measured, forward, costs)
@@ -257,9 +258,9 @@ impl Record {
     fn finish(self, measured: Result<(), Overflow>, forward: Work, costs: &mut Costs) -> Sample {
         let mut sample = self.sample;
         if let Err(overflow) = measured {
-            let Sample { id, group, tokens, pieces, asked, .. } = sample;
+            let Sample { id, group, text_sha256, tokens, pieces, asked, .. } = sample;
             let failed = Some(overflow.reason());
-            sample = Sample { id, group, tokens, pieces, asked, failed, ..Sample::default() };
+            sample = Sample { id, group, text_sha256, tokens, pieces, asked, failed, ..Sample::default() };
         }
         count(&mut sample.work, "forward", forward);
         self.costs.iter().for_each(|(name, cost)| count(&mut sample.work, name, cost.work()));

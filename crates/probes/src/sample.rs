@@ -19,6 +19,10 @@ pub struct Sample {
     /// Difficulty, level or the like.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub group: Option<String>,
+    /// The first 16 hexadecimal digits of the SHA-256 of the prompt's text; absent from older files and
+    /// from question-answer pairs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub text_sha256: Option<String>,
     /// Token ids.
     pub tokens: Vec<u32>,
     /// The text of each token.
@@ -157,6 +161,7 @@ impl Sample {
     pub fn merge(&mut self, later: Self) {
         later.work.iter().for_each(|(name, work)| count(&mut self.work, name, *work));
         self.failed = later.failed.or(self.failed.take());
+        self.text_sha256 = later.text_sha256.or(self.text_sha256.take());
         self.contributions = later.contributions.or(self.contributions.take());
         self.lens = later.lens.or(self.lens.take());
         self.similarity = later.similarity.or(self.similarity.take());

@@ -111,9 +111,13 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The modes and parts that a prompt with these positions allows.
-    fn kinds(&self, positions: &[usize]) -> impl Iterator<Item = (Mode, Part)> {
-        let allowed = |m: &&Mode| **m == Mode::Current || !positions.is_empty();
+    /// The modes and parts that a prompt of so many tokens with these positions allows. What
+    /// is not allowed is absent from the sample: zeros would count as a prompt without effect.
+    fn kinds(&self, tokens: usize, positions: &[usize]) -> impl Iterator<Item = (Mode, Part)> {
+        let allowed = move |m: &&Mode| match m {
+            Mode::Current => tokens > 1,
+            Mode::Future | Mode::Local => !positions.is_empty(),
+        };
         self.modes.iter().filter(allowed).flat_map(|m| self.parts.iter().map(|p| (*m, *p)))
     }
 }
@@ -134,7 +138,7 @@ pub fn sample(
 ) -> (Sample, Work) {
     let mut sample = Sample { positions: positions.to_vec(), ..Sample::default() };
     let mut work = Work::default();
-    for (mode, part) in settings.kinds(positions) {
+    for (mode, part) in settings.kinds(trace.tokens.len(), positions) {
         let (effects, done) = measure(model, trace, mode, part, positions, way);
         sample.effects.entry(mode).or_default().insert(part, effects);
         work += done;
@@ -145,7 +149,7 @@ pub fn sample(
 /// The work of [`sample`] on a prompt of `tokens` tokens.
 pub fn plan(model: &Model, tokens: usize, settings: &Settings, positions: &[usize], limits: Limits) -> Work {
     let mut work = Work::default();
-    for (mode, part) in settings.kinds(positions) {
+    for (mode, part) in settings.kinds(tokens, positions) {
         // Edits of different layers must differ, which is all that counting asks of values.
         let lost = |s: usize| Arc::from([s as f32]);
         let (_, requests) = requests(model.config().depth(), tokens, mode, part, positions, &lost);

@@ -11,6 +11,9 @@ pub struct Text {
     pub id: String,
     /// Difficulty, level or the like.
     pub group: Option<String>,
+    /// The first 16 hexadecimal digits of the SHA-256 of the prompt's text, by which runs of
+    /// models with different tokenizers are paired; `None` where the text is not known.
+    pub text_sha256: Option<String>,
     /// Token ids.
     pub tokens: Vec<u32>,
     /// The text of each token.

@@ -16,7 +16,8 @@ pub fn headline(results: &Results) -> String {
     let layers = gauge.layers;
     // From the deepest to the shallowest.
     let (Some(deepest), Some(shallowest)) = (found.first(), found.last()) else {
-        return "No rule that says up to which layer the model works found a depth.".to_owned();
+        let caution = if gauge.of_kind(Kind::Doubtful).next().is_some() { " without a caution" } else { "" };
+        return format!("No rule that says up to which layer the model works found a depth{caution}.");
     };
     let (low, high) = (short(shallowest.used), short(deepest.used));
     let (from, to) = (percent(shallowest.used, layers), percent(deepest.used, layers));
@@ -56,8 +57,10 @@ pub fn details(results: &Results) -> Vec<String> {
         joined(&found)
     };
     let centres = listed(Kind::Centre);
+    // Files of earlier versions have the largest effect of any prompt alone.
+    let effect = if gauge.found.iter().any(|found| found.is_mean) { "mean effect" } else { "effect" };
     if !centres.is_empty() {
-        all.push(format!("The effect of skipping a layer is centred at layer {centres}, counted from 0."));
+        all.push(format!("The {effect} of skipping a layer is centred at layer {centres}, counted from 0."));
     }
     let counts = listed(Kind::Count);
     if !counts.is_empty() {
@@ -67,6 +70,14 @@ pub fn details(results: &Results) -> Vec<String> {
     if !others.is_empty() {
         all.push(format!("Other rules: {others}."));
     }
+    all.extend(gauge.of_kind(Kind::Doubtful).filter_map(|found| {
+        Some(format!(
+            "{} gives {}, which says little: {}.",
+            found.rule,
+            short(found.value),
+            found.caution.as_ref()?
+        ))
+    }));
     all.extend(gauge.none.iter().map(|(rule, reason)| format!("{rule} gives no depth: {reason}.")));
     all
 }
@@ -109,8 +120,8 @@ mod tests {
     fn the_answer_names_the_range_its_ends_and_the_intervals() {
         assert_eq!(
             headline(&fixture::results()),
-            "By the 4 rules that say up to where the model works, 23 (kl and overlap) to 24.4 (settling) of 30 layers \
-             do the work (77 to 81 %; their 95 % intervals span 22 to 24.9 layers)."
+            "By the 4 rules that say up to where the model works, 23 (kl and overlap) to 24 (kl_last) of 30 layers \
+             do the work (77 to 80 %; their 95 % intervals span 22 to 24.5 layers)."
         );
         let details = details(&fixture::results());
         assert_eq!(
@@ -122,9 +133,38 @@ mod tests {
     #[test]
     fn disagreement_is_said_first() {
         let mut results = fixture::results();
-        results.depth[0].value = Some(2.0);
+        (results.depth[0].value, results.depth[0].layers_used) = (Some(2.0), Some(3.0));
+        assert!(headline(&results).starts_with("The 4 rules disagree: 3 (kl) to 24 (kl_last) of 30 layers"));
+    }
+
+    /// A curve that turns back makes no range of depths, and no disagreement.
+    #[test]
+    fn a_depth_with_a_caution_is_not_in_the_headline() {
+        let mut results = fixture::results();
+        let kl = &mut results.depth[0];
+        (kl.value, kl.layers_used, kl.caution) =
+            (Some(0.0), Some(1.0), Some("the KL curve rises".to_owned()));
+        let headline = headline(&results);
         assert!(
-            headline(&results).starts_with("The 4 rules disagree: 3 (kl) to 24.4 (settling) of 30 layers")
+            headline.starts_with("By the 3 rules") && headline.contains("23 (overlap) to 24"),
+            "{headline}"
+        );
+        let details = details(&results);
+        assert!(
+            details.contains(&"kl gives 0, which says little: the KL curve rises.".to_owned()),
+            "{details:?}"
+        );
+        results.depth.truncate(1);
+        assert!(super::headline(&results).ends_with("found a depth without a caution."));
+    }
+
+    #[test]
+    fn a_mean_is_called_one() {
+        let mut results = fixture::results();
+        results.depth.push(fixture::skip_output());
+        assert_eq!(
+            details(&results)[0],
+            "The mean effect of skipping a layer is centred at layer 13.5 (skip_output), counted from 0."
         );
     }
 
@@ -132,7 +172,7 @@ mod tests {
     fn rules_of_another_kind_are_not_in_the_range() {
         let mut results = fixture::results();
         results.depth[1].rule = "skip_output".to_owned();
-        results.depth[1].value = Some(3.0);
+        (results.depth[1].value, results.depth[1].layers_used) = (Some(3.0), Some(4.0));
         results.depth[2].rule = "influence_90".to_owned();
         results.depth[4].value = None;
         let headline = headline(&results);

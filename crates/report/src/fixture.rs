@@ -47,13 +47,29 @@ fn lens() -> Lens {
 }
 
 fn row(rule: &str, threshold: Option<f64>, value: f64) -> DepthRow {
+    // Of the rules here, settling alone gives a number of layers.
+    let used = if rule == "settling" { value } else { value + 1.0 };
     DepthRow {
         rule: rule.to_owned(),
         threshold,
         value: Some(value),
-        ratio: Some((value + 1.0) / LAYERS as f64),
+        layers_used: Some(used),
+        ratio: Some(used / LAYERS as f64),
+        mean: None,
         interval: Some([value - 1.0, value + 0.5]),
+        interval_of: Some("value".to_owned()),
         reason: None,
+        caution: None,
+    }
+}
+
+/// A row of a rule on the largest effects: its interval is that of the mean and does not hold the value.
+pub(crate) fn skip_output() -> DepthRow {
+    DepthRow {
+        mean: Some(13.5),
+        interval: Some([12.8, 14.1]),
+        interval_of: Some("mean".to_owned()),
+        ..row("skip_output", None, 11.0)
     }
 }
 
@@ -100,6 +116,7 @@ fn gradients() -> Gradients {
         quadrature: "adaptive".to_owned(),
         attribution: (0..LAYERS).map(attribution).collect(),
         completeness_error: curve(LAYERS, |x| 0.008 * x),
+        interval_error: Some(curve(LAYERS, |x| 0.009 * x)),
         nodes: vec![33; LAYERS],
     }
 }
@@ -108,8 +125,14 @@ fn uncertainty() -> Uncertainty {
     let rule = |rule: &str, edges: &[f64], counts: &[u64]| RuleUncertainty {
         rule: rule.to_owned(),
         sweep: vec![
-            SweepPoint { threshold: 0.4, value: None, ratio: None, interval: None },
-            SweepPoint { threshold: 0.5, value: Some(22.0), ratio: Some(0.77), interval: Some([21.0, 24.0]) },
+            SweepPoint { threshold: 0.4, value: None, ratio: None, mean: None, interval: None },
+            SweepPoint {
+                threshold: 0.5,
+                value: Some(22.0),
+                ratio: Some(0.77),
+                mean: None,
+                interval: Some([21.0, 24.0]),
+            },
         ],
         by_prompts: [(2, 20.0), (32, 21.0)]
             .map(|(prompts, low)| Width {
@@ -141,8 +164,10 @@ pub(crate) fn results() -> Results {
     let resources = Resources { seconds: 12.5, peak_bytes: 734_003_200 };
     let mut none = row("cosine", None, 0.0);
     none.value = None;
+    none.layers_used = None;
     none.ratio = None;
     none.interval = None;
+    none.interval_of = None;
     none.reason = Some("the mean cosine never changes from negative to positive".to_owned());
     Results {
         schema_version: SCHEMA_VERSION,

@@ -18,6 +18,8 @@ const COLUMN_AT: f64 = 40.0;
 const COLUMN_WIDTH: f64 = 38.0;
 const MARKS_AT: f64 = 92.0;
 const LABELS_AT: f64 = 196.0;
+/// The room for a label before the depth.
+const LABEL_WIDTH: f64 = 136.0;
 /// The distance of marks side by side, and of labels one above the other.
 const LANE: f64 = 12.0;
 const ROW: f64 = 20.0;
@@ -29,6 +31,8 @@ const MOST: usize = 16;
 pub(crate) enum Kind {
     /// The layer up to which the model works.
     UpTo,
+    /// The same, with a caution: it is shown and counts for nothing.
+    Doubtful,
     /// The layer around which the effect of skipping is centred.
     Centre,
     /// How many layers carry the effect of skipping, wherever they are.
@@ -50,6 +54,7 @@ impl Kind {
     fn entry(self) -> Entry {
         let (label, ink, shape) = match self {
             Self::UpTo => ("works up to here", Ink::Blue, Shape::Dot),
+            Self::Doubtful => ("works up to here, with a caution", Ink::Soft, Shape::Ring),
             Self::Centre => ("centre of the effect of skipping", Ink::Vermilion, Shape::Dot),
             Self::Count => ("number of layers that carry it, wherever they are", Ink::Purple, Shape::Ring),
             Self::Other => ("another rule", Ink::Soft, Shape::Ring),
@@ -63,31 +68,49 @@ impl Kind {
 pub(crate) struct Found {
     pub(crate) rule: String,
     pub(crate) kind: Kind,
-    /// The value as the rule gives it.
+    /// What the interval is of: the value as the rule gives it, or its mean.
     pub(crate) value: f64,
+    /// Whether it is the mean over prompts, where the rule's own value is of the largest effect.
+    pub(crate) is_mean: bool,
     pub(crate) interval: Option<[f64; 2]>,
-    /// The layers used, from 0 to L: the value, and one more where it is the index of a layer.
+    /// Why the value says little.
+    pub(crate) caution: Option<String>,
+    /// The layers used, from 0 to L.
     pub(crate) used: f64,
 }
 
 impl Found {
     fn of(row: &DepthRow, layers: usize) -> Option<Self> {
-        let value = row.value.filter(|value| value.is_finite())?;
-        let kind = Kind::of(&row.rule);
-        let used = if kind == Kind::Count { value } else { value + 1.0 };
+        let value = row.estimate().filter(|value| value.is_finite())?;
+        let caution = row.caution.as_deref().map(line);
+        let kind = match Kind::of(&row.rule) {
+            Kind::UpTo if caution.is_some() => Kind::Doubtful,
+            kind => kind,
+        };
+        let used = row.used_by(value, layers)?;
         let interval = row.interval.filter(|ends| ends.iter().all(|end| end.is_finite()));
-        (0.0..=layers as f64 + 1e-9).contains(&used).then(|| Self {
-            rule: line(&row.rule),
+        let within = |number: f64| (0.0..=layers as f64 + 1e-9).contains(&number);
+        let is_mean = row.mean.is_some();
+        let rule = line(&row.rule);
+        (within(used) && within(value)).then_some(Self {
+            rule,
             kind,
             value,
+            is_mean,
             interval,
+            caution,
             used,
         })
     }
 
+    /// The rule, and that a mean is one.
+    pub(crate) fn label(&self) -> String {
+        if self.is_mean { format!("{} (mean)", self.rule) } else { self.rule.clone() }
+    }
+
     /// The interval in layers used.
     pub(crate) fn used_interval(&self) -> Option<[f64; 2]> {
-        self.interval.map(|ends| ends.map(|end| end + self.used - self.value))
+        self.interval.map(|ends| ends.map(|end| end + (self.used - self.value)))
     }
 }
 
@@ -126,7 +149,7 @@ impl Gauge {
     pub(crate) fn numbers(&self) -> Numbers {
         let row = |found: &Found| {
             let [low, high] = found.interval.unwrap_or([f64::NAN; 2]);
-            (found.rule.clone(), vec![found.value, found.used / self.layers as f64, low, high])
+            (found.label(), vec![found.value, found.used / self.layers as f64, low, high])
         };
         let headings = ["depth", "share of layers", "interval from", "to"].map(str::to_owned).to_vec();
         Numbers { index: "rule".to_owned(), headings, rows: self.found.iter().map(row).collect() }
@@ -140,7 +163,7 @@ impl Gauge {
     }
 
     pub(crate) fn draw(&self, canvas: &mut Canvas, top: f64) {
-        let kinds = [Kind::UpTo, Kind::Centre, Kind::Count, Kind::Other];
+        let kinds = [Kind::UpTo, Kind::Doubtful, Kind::Centre, Kind::Count, Kind::Other];
         let kinds = kinds.into_iter().filter(|kind| self.of_kind(*kind).next().is_some());
         let top = draw_legend(canvas, &kinds.map(Kind::entry).collect::<Vec<_>>(), 8.0, top) + 26.0;
         self.draw_column(canvas, top);
@@ -205,7 +228,13 @@ impl Gauge {
             let points = vec![(MARKS_AT + LANE * lane as f64, at), (bend, at), (LABELS_AT - 6.0, row)];
             canvas.lines(points, Ink::Line, 1.2, Stroke::Solid);
             let text = row + 4.5;
-            canvas.bold(LABELS_AT, text, Anchor::Start, Ink::Text, &fitted(&found.rule, 136.0, TEXT));
+            canvas.bold(
+                LABELS_AT,
+                text,
+                Anchor::Start,
+                Ink::Text,
+                &fitted(&found.label(), LABEL_WIDTH, TEXT),
+            );
             canvas.text(374.0, text, Anchor::End, Ink::Text, &short(found.value));
             let share = format!("{:.0} %", 100.0 * found.used / self.layers as f64);
             canvas.text(424.0, text, Anchor::End, Ink::Text, &share);
@@ -291,11 +320,11 @@ mod tests {
     #[test]
     fn a_layer_is_filled_by_the_share_of_rules_that_use_it() {
         let gauge = Gauge::of(&fixture::results()).unwrap();
-        // kl and overlap use 23 layers, kl_last 24, settling 24.4; cosine has no depth.
-        assert_eq!(gauge.found.iter().map(|found| found.used).collect::<Vec<_>>(), [24.4, 24.0, 23.0, 23.0]);
-        assert_eq!((gauge.share(0.0, 1.0), gauge.share(23.0, 24.0)), (1.0, 0.5));
-        assert!((gauge.share(24.0, 25.0) - 0.1).abs() < 1e-12);
-        assert_eq!(gauge.share(25.0, 26.0), 0.0);
+        // kl and overlap use 23 layers, kl_last 24, settling 23.4; cosine has no depth.
+        assert_eq!(gauge.found.iter().map(|found| found.used).collect::<Vec<_>>(), [24.0, 23.4, 23.0, 23.0]);
+        assert_eq!(gauge.share(0.0, 1.0), 1.0);
+        assert!((gauge.share(23.0, 24.0) - 0.35).abs() < 1e-12);
+        assert_eq!(gauge.share(24.0, 25.0), 0.0);
         assert_eq!(gauge.none[0].0, "cosine");
     }
 
@@ -303,9 +332,56 @@ mod tests {
     fn a_number_of_layers_is_not_the_index_of_one() {
         let mut results = fixture::results();
         results.depth[0].rule = "influence_90".to_owned();
+        results.depth[0].layers_used = Some(22.0);
         let gauge = Gauge::of(&results).unwrap();
         let found = gauge.of_kind(Kind::Count).next().unwrap();
         assert_eq!((found.used, found.used_interval()), (22.0, Some([21.0, 22.5])));
+    }
+
+    /// A prediction that settles within the last layer uses that layer too.
+    #[test]
+    fn a_level_within_the_last_layer_is_a_depth() {
+        let mut results = fixture::results();
+        let settling = &mut results.depth[4];
+        (settling.value, settling.layers_used) = (Some(29.6), Some(29.6));
+        settling.interval = Some([29.2, 30.0]);
+        let gauge = Gauge::of(&results).unwrap();
+        assert_eq!((gauge.found[0].rule.as_str(), gauge.found[0].used), ("settling", 29.6));
+        assert_eq!(gauge.found[0].used_interval(), Some([29.2, 30.0]));
+        assert!((gauge.share(29.0, 30.0) - 0.15).abs() < 1e-12);
+        let headline = crate::answer::headline(&results);
+        assert!(headline.contains("to 29.6 (settling) of 30 layers"), "{headline}");
+    }
+
+    /// The mark and its interval are of one number, and say which.
+    #[test]
+    fn a_rule_on_the_largest_effect_is_drawn_by_its_mean() {
+        let mut results = fixture::results();
+        results.depth.push(fixture::skip_output());
+        let gauge = Gauge::of(&results).unwrap();
+        let found = gauge.of_kind(Kind::Centre).next().unwrap();
+        assert_eq!((found.value, found.used, found.label().as_str()), (13.5, 14.5, "skip_output (mean)"));
+        let [low, high] = found.used_interval().unwrap();
+        assert!(low < found.used && found.used < high);
+    }
+
+    #[test]
+    fn a_depth_with_a_caution_fills_no_layer() {
+        let mut results = fixture::results();
+        results.depth[0].caution = Some("the curve rises later".to_owned());
+        let gauge = Gauge::of(&results).unwrap();
+        assert_eq!((gauge.found.len(), gauge.of_kind(Kind::UpTo).count()), (4, 3));
+        // Without kl, overlap alone of three ends at 23.
+        assert!((gauge.share(23.0, 24.0) - 1.4 / 3.0).abs() < 1e-12);
+    }
+
+    /// Files written before `layers_used` have the ratio alone.
+    #[test]
+    fn the_ratio_stands_in_for_layers_used() {
+        let mut results = fixture::results();
+        results.depth.iter_mut().for_each(|row| row.layers_used = None);
+        let used: Vec<f64> = Gauge::of(&results).unwrap().found.iter().map(|found| found.used).collect();
+        assert!(used.iter().zip([24.0, 23.4, 23.0, 23.0]).all(|(a, b)| (a - b).abs() < 1e-12), "{used:?}");
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub fn render(results: &Results, run: &Value) -> Result<String> {
         answer => answer::headline(results),
         details => answer::details(results),
         gauge => gauge,
-        depth => results.depth.iter().map(depth).collect::<Vec<_>>(),
+        depth => results.depth.iter().map(|row| depth(row, results.model.layers)).collect::<Vec<_>>(),
         cost => results.cost.keys().map(|probe| cost_row(results, probe)).collect::<Vec<_>>(),
         sections => sections(&plots::figures(results))?,
         other => Cell::from(Serde(other)),
@@ -112,9 +112,16 @@ struct Depth<'a> {
     interval: Option<String>,
     threshold: Option<String>,
     reason: Option<&'a str>,
+    caution: Option<&'a str>,
+    /// The rule on the mean effect, and the share of the layers that it says are used.
+    mean: Option<[String; 2]>,
 }
 
-fn depth(row: &DepthRow) -> Cell {
+fn depth(row: &DepthRow, layers: usize) -> Cell {
+    let mean = row.mean.map(|mean| {
+        let used = row.used_by(mean, layers).map(|used| used / layers as f64);
+        [number(mean), used.map_or(String::new(), |share| format!("{share:.2}"))]
+    });
     Cell::from(Serde(Depth {
         rule: &row.rule,
         about: about(&row.rule),
@@ -123,6 +130,8 @@ fn depth(row: &DepthRow) -> Cell {
         interval: row.interval.map(|[low, high]| format!("{} to {}", number(low), number(high))),
         threshold: row.threshold.map(number),
         reason: row.reason.as_deref(),
+        caution: row.caution.as_deref(),
+        mean,
     }))
 }
 
@@ -139,7 +148,10 @@ fn about(rule: &str) -> &'static str {
         "skip_output" => "mean layer, weighted by what the output loses without it",
         "influence_number" => "effective number of layers that carry the effect on the output",
         "influence_90" => "smallest number of layers that carry a share of the effect on the output",
-        "settling" => "mean over tokens of the layer where the early answer comes close to the output",
+        "settling" => {
+            "mean over tokens of the number of layers after which the early answer first comes close to the output; \
+             a later rise does not count"
+        }
         _ => "",
     }
 }

@@ -215,7 +215,8 @@ pub struct Similarity {
     pub angular_mean: Vec<Vec<f64>>,
 }
 
-/// The layer at which each token's prediction comes close to the output and stays there.
+/// The level at which each token's prediction first comes close to the output: the first at which the
+/// running minimum of the divergence is at or below the threshold. A later rise does not unsettle it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settling {
     /// The mean over tokens.
@@ -224,12 +225,13 @@ pub struct Settling {
     /// The share of tokens that settle at `deep_layer` or later.
     #[serde(deserialize_with = "number")]
     pub deep_thinking_ratio: f64,
-    /// The divergence below which a prediction counts as settled, in bits.
+    /// The divergence at or below which a prediction counts as settled, in bits.
     #[serde(deserialize_with = "number")]
     pub threshold_bits: f64,
     /// The first layer that counts as deep.
     pub deep_layer: usize,
-    /// The number of tokens that settle at layer 0..=L, length L + 1.
+    /// The number of tokens that settle at level 0..=L, length L + 1: before the first layer, ..., after
+    /// the last.
     pub histogram: Vec<u64>,
 }
 
@@ -328,6 +330,10 @@ pub struct Gradients {
     /// By how much the attributions of a layer miss the change they should add up to, length L.
     #[serde(deserialize_with = "numbers")]
     pub completeness_error: Vec<f64>,
+    /// The same with the errors of the intervals of integration as absolute values, so that none cancel,
+    /// length L; absent for rules without intervals and from older files.
+    #[serde(default, deserialize_with = "some_numbers", skip_serializing_if = "Option::is_none")]
+    pub interval_error: Option<Vec<f64>>,
     /// The nodes that the integration took, length L.
     pub nodes: Vec<u64>,
 }
@@ -370,7 +376,10 @@ pub struct SweepPoint {
     /// The share of the layers that are used.
     #[serde(default)]
     pub ratio: Option<f64>,
-    /// The 95 % interval of the value.
+    /// The depth on the mean effect over prompts, for rules that read the largest.
+    #[serde(default)]
+    pub mean: Option<f64>,
+    /// The 95 % interval of the mean where there is one, or else of the value.
     #[serde(default, deserialize_with = "interval")]
     pub interval: Option<[f64; 2]>,
 }
@@ -380,7 +389,7 @@ pub struct SweepPoint {
 pub struct Width {
     /// Prompts drawn for each resample.
     pub prompts: usize,
-    /// The 95 % interval of the value.
+    /// The 95 % interval of what the depth table has an interval of.
     #[serde(default, deserialize_with = "interval")]
     pub interval: Option<[f64; 2]>,
     /// The interval's width in layers.
@@ -410,18 +419,32 @@ pub struct DepthRow {
     /// The rule's threshold, where it has one.
     #[serde(default)]
     pub threshold: Option<f64>,
-    /// The effective depth as a layer index, or nothing when the rule found none.
+    /// The effective depth as the rule gives it, or nothing when the rule found none.
     #[serde(default)]
     pub value: Option<f64>,
-    /// The share of the layers that are used, (value + 1) / L.
+    /// The number of layers that the value says are used; older files have the ratio alone.
+    #[serde(default)]
+    pub layers_used: Option<f64>,
+    /// The share of the layers that are used, `layers_used / L`.
     #[serde(default)]
     pub ratio: Option<f64>,
-    /// The 95 % bootstrap interval of `value`; nothing when an end of it is not a number.
+    /// What the rule gives on the mean effect over prompts, for rules whose value is read off the largest
+    /// effect of any prompt.
+    #[serde(default)]
+    pub mean: Option<f64>,
+    /// The 95 % bootstrap interval of what `interval_of` names; nothing when an end of it is not a number.
     #[serde(default, deserialize_with = "interval")]
     pub interval: Option<[f64; 2]>,
+    /// What the interval is of: "value" or "mean"; absent without an interval, and from older files, whose
+    /// intervals are of the value.
+    #[serde(default)]
+    pub interval_of: Option<String>,
     /// Why there is no value, or a remark on it.
     #[serde(default)]
     pub reason: Option<String>,
+    /// Why the value should not be taken at its word, where there is a reason.
+    #[serde(default)]
+    pub caution: Option<String>,
 }
 
 /// What was done for one probe.
@@ -565,6 +588,24 @@ impl Results {
     }
 }
 
+impl DepthRow {
+    /// The number of layers of `layers` that the value says are used. Rules differ in how they count, so
+    /// it is read and never worked out from the value.
+    pub(crate) fn used(&self, layers: usize) -> Option<f64> {
+        self.layers_used.or_else(|| Some(self.ratio? * layers as f64))
+    }
+
+    /// The number that the interval is of: the mean where there is one, or else the value.
+    pub(crate) fn estimate(&self) -> Option<f64> {
+        self.mean.or(self.value)
+    }
+
+    /// The number of layers of `layers` that a number of the same kind as the value says are used.
+    pub(crate) fn used_by(&self, number: f64, layers: usize) -> Option<f64> {
+        Some(number + (self.used(layers)? - self.value?))
+    }
+}
+
 impl Lens {
     /// All curves with the names they have in the file.
     pub fn curves(&self) -> impl Iterator<Item = (&'static str, &[f64])> {
@@ -629,6 +670,9 @@ impl Gradients {
         let size = (layers, "layers");
         rectangle(&format!("{field}.attribution"), &self.attribution, size, (self.tokens.len(), "tokens"))?;
         fits(&format!("{field}.completeness_error"), self.completeness_error.len(), size)?;
+        if let Some(errors) = &self.interval_error {
+            fits(&format!("{field}.interval_error"), errors.len(), size)?;
+        }
         fits(&format!("{field}.nodes"), self.nodes.len(), size)
     }
 }
@@ -687,6 +731,12 @@ fn interval<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<O
 
 fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<f64>, D::Error> {
     Ok(nan_for_null(Vec::deserialize(deserializer)?))
+}
+
+fn some_numbers<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<Vec<f64>>, D::Error> {
+    Ok(Option::<Vec<Option<f64>>>::deserialize(deserializer)?.map(nan_for_null))
 }
 
 fn matrix<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<Vec<f64>>, D::Error> {
@@ -814,6 +864,10 @@ mod tests {
         refuse(&text, "probes.gradients[0].attribution[7]");
         let text = changed(|results| results.probes.gradients.as_mut().unwrap()[0].nodes.truncate(3));
         refuse(&text, "probes.gradients[0].nodes");
+        let text = changed(|results| {
+            results.probes.gradients.as_mut().unwrap()[0].interval_error.as_mut().unwrap().truncate(3);
+        });
+        refuse(&text, "probes.gradients[0].interval_error");
         let histogram = |results: &mut Results, edges: &[f64]| {
             results.uncertainty.as_mut().unwrap().rules[1].histogram.as_mut().unwrap().edges = edges.to_vec();
         };

@@ -85,6 +85,8 @@ pub struct StudyAnswer {
     pub summary: String,
     /// The comparisons behind it, a sentence each.
     pub details: Vec<String>,
+    /// Comparisons that describe and are not behind it.
+    pub others: Vec<String>,
 }
 
 /// A table of texts.
@@ -227,6 +229,7 @@ mod tests {
         let cell = |model: usize, data: usize| {
             let mut results = fixture::results();
             results.depth[0].value = Some((18 + model + data) as f64);
+            results.depth[0].layers_used = Some((19 + model + data) as f64);
             results.depth[0].ratio = Some((19 + model + data) as f64 / 30.0);
             let report = Some(format!("model-{model}/data-{data}/report.html"));
             StudyCell { model, data, results: Some(results), reason: None, report }
@@ -246,6 +249,7 @@ mod tests {
                 question: "Do larger models use more of their depth?".to_owned(),
                 summary: "There is no evidence that they do.".to_owned(),
                 details: vec!["kl: from small to large".to_owned()],
+                others: vec!["overlap: from small to large".to_owned()],
             }],
             tables: vec![Table {
                 title: "All cells".to_owned(),
@@ -262,9 +266,11 @@ mod tests {
         for part in [
             "Do larger models use more of their depth?",
             "There is no evidence",
+            "1 comparison by other rules, not tested",
+            "overlap: from small to large",
             "not measured: killed",
             "href=\"model-0&#x2f;data-1&#x2f;report.html\"",
-            "19 to 24.4 of 30",
+            "19 to 24 of 30",
             "18 (0.63)",
         ] {
             assert!(page.contains(part), "{part}");

@@ -24,7 +24,7 @@ pub fn summary(results: &Results, style: Style) -> String {
     let mut page = Page { style, text: String::new() };
     head(results, &mut page);
     answered(results, &mut page);
-    depth(&results.depth, &mut page);
+    depth(results, &mut page);
     gauge(results, &mut page);
     let curves = curves(results);
     sparklines(&curves, &mut page);
@@ -36,7 +36,7 @@ pub fn summary(results: &Results, style: Style) -> String {
 pub fn depths(results: &Results, style: Style) -> String {
     let mut page = Page { style, text: String::new() };
     head(results, &mut page);
-    depth(&results.depth, &mut page);
+    depth(results, &mut page);
     page.text
 }
 
@@ -157,7 +157,7 @@ const BAR: usize = 60;
 /// A bar for each rule from the first layer to the last.
 fn gauge(results: &Results, page: &mut Page) {
     let Some(gauge) = Gauge::of(results).filter(|gauge| !gauge.found.is_empty()) else { return };
-    let name = gauge.found.iter().map(|found| found.rule.chars().count()).max().unwrap_or(0).clamp(4, 24);
+    let name = gauge.found.iter().map(|found| found.label().chars().count()).max().unwrap_or(0).clamp(4, 24);
     // The name, two spaces, the bar, and the share.
     let bar = page.style.width.saturating_sub(name + 12).min(BAR);
     if bar < 10 {
@@ -171,7 +171,7 @@ fn gauge(results: &Results, page: &mut Page) {
         .iter()
         .filter_map(|row| gauge.found.iter().find(|found| found.rule == crate::plots::text::line(&row.rule)));
     for found in rows {
-        let label: String = found.rule.chars().take(name).collect();
+        let label: String = found.label().chars().take(name).collect();
         let (filled, rest) = bars(found, gauge.layers, bar, page.style.unicode);
         let share = format!("  {:>3.0} %", 100.0 * found.used / gauge.layers as f64);
         page.pieces(&[
@@ -181,10 +181,11 @@ fn gauge(results: &Results, page: &mut Page) {
             (Weight::Plain, &share),
         ]);
     }
-    let Marks { full, below, above, centre, count, .. } = Marks::of(page.style.unicode);
+    let Marks { full, below, above, centre, count, doubt, .. } = Marks::of(page.style.unicode);
     let mut legend = Vec::new();
     for (kind, mark, what) in [
         (Kind::UpTo, full, "works up to here"),
+        (Kind::Doubtful, doubt, "the same with a caution"),
         (Kind::Centre, centre, "centre of the effect of skipping a layer"),
         (Kind::Count, count, "number of layers that carry it"),
     ] {
@@ -218,14 +219,17 @@ struct Marks {
     empty: char,
     centre: char,
     count: char,
+    doubt: char,
 }
 
 impl Marks {
     fn of(unicode: bool) -> Self {
         if unicode {
-            Self { full: '█', below: '▓', above: '▒', empty: '·', centre: '◆', count: '○' }
+            Self {
+                full: '█', below: '▓', above: '▒', empty: '·', centre: '◆', count: '○', doubt: '?'
+            }
         } else {
-            Self { full: '#', below: '=', above: '-', empty: '.', centre: '+', count: 'o' }
+            Self { full: '#', below: '=', above: '-', empty: '.', centre: '+', count: 'o', doubt: '?' }
         }
     }
 }
@@ -247,6 +251,7 @@ fn bars(found: &Found, layers: usize, width: usize, unicode: bool) -> (String, S
             }
         }
         Kind::UpTo if at < high => marks.above,
+        Kind::Doubtful if at == used - 1 => marks.doubt,
         Kind::Centre if at == used - 1 => marks.centre,
         Kind::Count | Kind::Other if at == used - 1 => marks.count,
         Kind::UpTo => marks.empty,
@@ -259,7 +264,8 @@ fn bars(found: &Found, layers: usize, width: usize, unicode: bool) -> (String, S
     (all[..end].iter().collect(), all[end..].iter().collect())
 }
 
-fn depth(rows: &[DepthRow], page: &mut Page) {
+fn depth(results: &Results, page: &mut Page) {
+    let (rows, layers) = (&results.depth, results.model.layers);
     if rows.is_empty() {
         return;
     }
@@ -273,16 +279,31 @@ fn depth(rows: &[DepthRow], page: &mut Page) {
         let rule: String = row.rule.chars().take(rule_width).collect();
         let value = row.value.map_or("none".to_owned(), number);
         let ratio = row.ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
-        let interval =
+        let ends =
             row.interval.map_or("-".to_owned(), |[low, high]| format!("[{}, {}]", number(low), number(high)));
+        let interval = if row.mean.is_some() { "-" } else { &ends };
         // A threshold is a setting, so it is shown as it was given.
         let threshold = row.threshold.map_or("-".to_owned(), |threshold| threshold.to_string());
         let weight = if row.value.is_some() { Weight::Plain } else { Weight::Faint };
         let line = format!("{rule:rule_width$} {value:>7} {ratio:>6} {interval:>16}  {threshold}");
         page.line(weight, &line);
+        if let Some(mean) = row.mean {
+            let used = row.used_by(mean, layers).map(|used| used / layers as f64);
+            let share = used.map_or("-".to_owned(), |share| format!("{share:.2}"));
+            let (label, mean) = ("  mean", number(mean));
+            page.line(weight, &format!("{label:rule_width$} {mean:>7} {share:>6} {ends:>16}"));
+        }
+        for line in wrap(row.caution.as_deref().unwrap_or(""), page.style.width.saturating_sub(4)) {
+            page.line(weight, &format!("    {line}"));
+        }
         for line in wrap(row.reason.as_deref().unwrap_or(""), page.style.width.saturating_sub(4)) {
             page.line(weight, &format!("    {line}"));
         }
+    }
+    if rows.iter().any(|row| row.mean.is_some()) {
+        let note = "Rules with a mean read the largest effect of any prompt, as the papers do; their intervals are of the \
+                    mean effect over prompts.";
+        wrap(note, page.style.width).iter().for_each(|line| page.line(Weight::Faint, line));
     }
 }
 
@@ -402,11 +423,11 @@ fn by_layer(results: &Results, curves: &[Curve<'_>], page: &mut Page) {
     }
 }
 
-/// Names the rules that put the effective depth at this layer. The influence rules
-/// count layers and put it nowhere.
+/// Names the rules that put the effective depth at this layer. Rules that count
+/// layers put it nowhere.
 fn rules_at(rows: &[DepthRow], layer: usize) -> String {
     let here = |row: &&DepthRow| {
-        row.value.is_some_and(|value| value.floor() == layer as f64) && !row.rule.starts_with("influence")
+        row.value.is_some_and(|value| value.floor() == layer as f64) && Kind::of(&row.rule) != Kind::Count
     };
     let names: Vec<&str> = rows.iter().filter(here).map(|row| row.rule.as_str()).collect();
     if names.is_empty() { String::new() } else { format!("  <- {}", names.join(", ")) }
@@ -499,14 +520,41 @@ mod tests {
 
     #[test]
     fn a_bar_is_filled_to_the_depth_and_its_interval_is_marked() {
-        let found = |kind, interval| Found { rule: String::new(), kind, value: 5.0, interval, used: 6.0 };
+        let found = |kind, interval| Found {
+            rule: String::new(),
+            kind,
+            value: 5.0,
+            is_mean: false,
+            interval,
+            caution: None,
+            used: 6.0,
+        };
         let bar = |kind, interval, unicode| bars(&found(kind, interval), 10, 10, unicode);
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
         assert_eq!(bar(Kind::UpTo, Some([3.0, 7.0]), true), pair("████▓▓▒▒", "··"));
         assert_eq!(bar(Kind::UpTo, None, false), pair("######", "...."));
         assert_eq!(bar(Kind::Centre, Some([4.0, 6.0]), false), pair("....=+-", "..."));
         assert_eq!(bar(Kind::Count, None, true), pair("·····○", "····"));
+        assert_eq!(bar(Kind::Doubtful, Some([2.0, 6.0]), true), pair("··▓▓▓?▒", "···"));
         assert_eq!(bar(Kind::UpTo, Some([-1e300, 1e300]), false), pair("======----", ""));
+    }
+
+    /// An interval stands on a line with the number that it is of.
+    #[test]
+    fn the_largest_and_the_mean_have_a_line_each() {
+        let mut results = fixture::results();
+        results.depth.push(fixture::skip_output());
+        results.depth[0].caution = Some("the KL curve rises later".to_owned());
+        let text = summary(&results, style(false, 100));
+        let at = text.lines().position(|line| line.starts_with("skip_output")).unwrap();
+        let lines: Vec<&str> = text.lines().skip(at).take(2).map(str::trim).collect();
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(lines[0]), ["skip_output", "11", "0.40", "-", "-"]);
+        assert_eq!(words(lines[1]), ["mean", "13.50", "0.48", "[12.80,", "14.10]"]);
+        assert!(
+            text.contains("    the KL curve rises later")
+                && text.contains("the largest effect of any prompt")
+        );
     }
 
     #[test]
@@ -514,7 +562,7 @@ mod tests {
         let text = summary(&fixture::results(), style(false, 100));
         let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} in\n{text}"));
         assert!(at("do the work") < at("threshold") && at("threshold") < at("share of the 30 layers"));
-        assert!(text.lines().any(|line| line.starts_with("settling") && line.ends_with("81 %")));
+        assert!(text.lines().any(|line| line.starts_with("settling") && line.ends_with("78 %")));
     }
 
     #[test]

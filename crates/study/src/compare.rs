@@ -5,7 +5,7 @@
 
 use crate::curves::{Curve, PromptCurves, Settings};
 use crate::{Error, format};
-use fathom_depth::{Depth, Interval, Resampling, Rule};
+use fathom_depth::{Correction, Depth, Interval, IntervalOf, Resampling, Rule, p_value, variance};
 use serde::Serialize;
 
 /// A finished run that is compared.
@@ -78,6 +78,8 @@ pub struct Difference {
     pub excludes_zero: bool,
     /// The share of the resamples that have no difference.
     pub none_share: f64,
+    /// The two-sided p-value of "there is no difference" that belongs to the interval.
+    pub p_value: Option<f64>,
 }
 
 /// What one rule says of both runs.
@@ -89,9 +91,11 @@ pub struct RuleDifference {
     pub a: Depth,
     /// What it says of B, without an interval.
     pub b: Depth,
-    /// The difference of the values in layers; absent where the models differ in depth, or a value is.
+    /// Which number of A and of B the differences are of.
+    pub difference_of: IntervalOf,
+    /// The difference in layers; absent where the models differ in depth, or a number is.
     pub value: Option<Difference>,
-    /// The difference of the ratios; absent where a ratio is.
+    /// The difference of the shares of the layers; absent where a number is.
     pub ratio: Option<Difference>,
 }
 
@@ -109,7 +113,7 @@ pub struct CurveDifference {
     pub a: Vec<f64>,
     /// B's values there.
     pub b: Vec<f64>,
-    /// The differences there.
+    /// The differences there; curves of the largest effect of any prompt have no intervals.
     pub differences: Vec<Difference>,
     /// The index in `at` of the largest difference whose interval excludes 0.
     pub largest: Option<usize>,
@@ -191,22 +195,42 @@ impl<'a> Both<'a> {
 
     /// What one rule says of both; nothing where its probe was not run in both.
     pub(crate) fn rule(&self, rule: Rule, settings: &Settings) -> Option<RuleDifference> {
-        let apply = |run: &PromptCurves, weights: &[u32]| run.apply(rule, weights, &settings.thresholds);
-        let (a, b) = (apply(self.a, &self.a.once())?, apply(self.b, &self.b.once())?);
-        let (Some(a_ratio), Some(b_ratio)) = (a.ratio, b.ratio) else {
-            return Some(RuleDifference { rule, a, b, value: None, ratio: None });
+        let thresholds = &settings.thresholds;
+        let apply = |run: &PromptCurves| run.apply(rule, &run.once(), thresholds);
+        let (a, b) = (apply(self.a)?, apply(self.b)?);
+        let difference_of = IntervalOf::rule(rule);
+        let (Some(of_a), Some(of_b)) = (a.estimate(), b.estimate()) else {
+            return Some(RuleDifference { rule, a, b, difference_of, value: None, ratio: None });
         };
-        let resampled = self.each(|a_weights, b_weights| {
-            let (a, b) = (apply(self.a, a_weights)?, apply(self.b, b_weights)?);
-            Some((b.value? - a.value?, b.ratio? - a.ratio?))
-        });
-        let ratio = Difference::of(b_ratio - a_ratio, resampled.iter().map(|found| Some(found.as_ref()?.1)));
-        let value = a
-            .value
-            .zip(b.value)
-            .filter(|_| self.a.layers() == self.b.layers())
-            .map(|(a, b)| Difference::of(b - a, resampled.iter().map(|found| Some(found.as_ref()?.0))));
-        Some(RuleDifference { rule, a, b, value, ratio: Some(ratio) })
+        let estimate = |run: &PromptCurves, weights: &[u32]| run.estimate(rule, weights, thresholds);
+        let resampled =
+            self.each(|a_weights, b_weights| (estimate(self.a, a_weights), estimate(self.b, b_weights)));
+        let (mut in_a, mut in_b): (Vec<Option<f64>>, Vec<Option<f64>>) = resampled.into_iter().unzip();
+        self.a.take_bias_off(rule, thresholds, &mut in_a);
+        self.b.take_bias_off(rule, thresholds, &mut in_b);
+        let difference = |of: &dyn Fn(&PromptCurves, f64) -> f64| {
+            let [all_a, all_b] = [(self.a, &in_a), (self.b, &in_b)]
+                .map(|(run, all)| all.iter().map(|one| Some(of(run, (*one)?))).collect::<Vec<_>>());
+            self.difference(of(self.b, of_b) - of(self.a, of_a), &all_a, &all_b, rule.is_whole())
+        };
+        let share = |run: &PromptCurves, value: f64| rule.layers_used(value) / run.layers() as f64;
+        let same_depth = self.a.layers() == self.b.layers();
+        let value = same_depth.then(|| difference(&|_, value| value));
+        Some(RuleDifference { rule, a, b, difference_of, value, ratio: Some(difference(&share)) })
+    }
+
+    /// A difference, from what A and B give on each resample.
+    fn difference(&self, found: f64, a: &[Option<f64>], b: &[Option<f64>], lattice: bool) -> Difference {
+        let correction = match &self.places {
+            Some(_) => Correction::of(self.a.prompts()),
+            None => {
+                let varies =
+                    |all: &[Option<f64>]| variance(&all.iter().flatten().copied().collect::<Vec<_>>());
+                Correction::welch(&[(self.a.prompts(), varies(a)), (self.b.prompts(), varies(b))])
+            }
+        };
+        let values: Vec<Option<f64>> = a.iter().zip(b).map(|(a, b)| Some((*b)? - (*a)?)).collect();
+        Difference::of(found, &values, correction, lattice)
     }
 
     /// A curve of both; nothing where it was not measured in both.
@@ -218,12 +242,17 @@ impl<'a> Both<'a> {
             Some(if relative { stretched(&curve, points) } else { curve })
         };
         let (a, b) = (of(self.a, &self.a.once())?, of(self.b, &self.b.once())?);
-        let resampled = self.each(|a_weights, b_weights| {
-            let (a, b) = (of(self.a, a_weights)?, of(self.b, b_weights)?);
-            Some(b.iter().zip(a).map(|(b, a)| b - a).collect::<Vec<f64>>())
-        });
+        let resampled = match curve.is_largest() {
+            true => Vec::new(),
+            false => self.each(|a_weights, b_weights| (of(self.a, a_weights), of(self.b, b_weights))),
+        };
         let difference = |i: usize| {
-            Difference::of(b[i] - a[i], resampled.iter().map(|found| found.as_ref()?.get(i).copied()))
+            let at = |found: &Option<Vec<f64>>| found.as_ref()?.get(i).copied();
+            let (in_a, in_b): (Vec<_>, Vec<_>) = resampled.iter().map(|(a, b)| (at(a), at(b))).unzip();
+            match curve.is_largest() {
+                true => Difference::alone(b[i] - a[i]),
+                false => self.difference(b[i] - a[i], &in_a, &in_b, false),
+            }
         };
         let differences: Vec<Difference> = (0..points).map(difference).collect();
         let separate = || (0..points).filter(|i| differences[*i].excludes_zero);
@@ -236,14 +265,20 @@ impl<'a> Both<'a> {
 }
 
 impl Difference {
-    fn of(difference: f64, resampled: impl Iterator<Item = Option<f64>>) -> Self {
-        match Interval::of(resampled) {
+    fn of(difference: f64, resampled: &[Option<f64>], correction: Correction, lattice: bool) -> Self {
+        match Interval::of(resampled.iter().copied(), correction) {
             Ok(Interval { lo, hi, none_share, .. }) => {
                 let excludes_zero = (lo > 0.0 || hi < 0.0) && none_share <= MOST_NONE;
-                Self { difference, interval: Some([lo, hi]), excludes_zero, none_share }
+                let p_value = p_value(resampled.iter().copied(), correction, lattice);
+                Self { difference, interval: Some([lo, hi]), excludes_zero, none_share, p_value }
             }
-            Err(_) => Self { difference, interval: None, excludes_zero: false, none_share: 1.0 },
+            Err(_) => Self { none_share: 1.0, ..Self::alone(difference) },
         }
+    }
+
+    /// A difference of which resamples say nothing.
+    fn alone(difference: f64) -> Self {
+        Self { difference, interval: None, excludes_zero: false, none_share: 0.0, p_value: None }
     }
 }
 
@@ -293,10 +328,15 @@ impl Comparison {
         if !self.curves.is_empty() {
             out += &format!("\n{}\n{}", self.curve_table(), LAYER_BY_LAYER);
         }
-        let cautions = [
+        let mut cautions = vec![
             format::caution([self.a.prompts, self.b.prompts]),
             format::largest(self.rules.iter().map(|row| row.rule)),
         ];
+        for (letter, depth) in self.rules.iter().flat_map(|row| [("A", &row.a), ("B", &row.b)]) {
+            cautions.extend(
+                depth.caution.as_ref().map(|caution| format!("{} of {letter}: {caution}.", depth.rule)),
+            );
+        }
         cautions.iter().filter(|c| !c.is_empty()).for_each(|caution| out += &format!("\n{caution}\n"));
         out
     }
@@ -305,16 +345,20 @@ impl Comparison {
         let heading = ["rule", "A", "B", "B - A", "interval", "ratio A", "ratio B", "B - A", "interval"];
         let row = |row: &RuleDifference| {
             let shown = |value: Option<f64>, show: fn(f64) -> String| value.map_or("none".to_owned(), show);
+            let share = |depth: &Depth, layers: usize| {
+                depth.estimate().map(|value| depth.rule.layers_used(value) / layers as f64)
+            };
+            let of_mean = if row.difference_of == IntervalOf::Mean { " (mean)" } else { "" };
             let [value, value_interval] = difference_cells(row.value.as_ref(), format::layer);
             let [ratio, ratio_interval] = difference_cells(row.ratio.as_ref(), format::share);
             vec![
-                row.rule.name().to_owned(),
-                shown(row.a.value, format::layer),
-                shown(row.b.value, format::layer),
+                format!("{}{of_mean}", row.rule.name()),
+                shown(row.a.estimate(), format::layer),
+                shown(row.b.estimate(), format::layer),
                 value,
                 value_interval,
-                shown(row.a.ratio, format::share),
-                shown(row.b.ratio, format::share),
+                shown(share(&row.a, self.a.layers), format::share),
+                shown(share(&row.b, self.b.layers), format::share),
                 ratio,
                 ratio_interval,
             ]
@@ -340,7 +384,9 @@ impl Comparison {
             }
             cells
         };
-        let rows: Vec<Vec<String>> = self.curves.iter().map(row).collect();
+        // Of the largest effects there is nothing to say without intervals.
+        let rows: Vec<Vec<String>> =
+            self.curves.iter().filter(|curve| !curve.curve.is_largest()).map(row).collect();
         format::markdown(&heading.map(str::to_owned), &rows)
     }
 }

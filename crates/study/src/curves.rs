@@ -2,13 +2,13 @@
 //! depth table.
 
 use crate::Error;
-use fathom_depth::{Curves, Depth, Resampling, Rule, Thresholds, depth, effects, pool};
+use fathom_depth::{Curves, Depth, Interval, Resampling, Rule, Thresholds, depth, effects, pool};
 use fathom_probes::skip::{Mode, Part};
 use fathom_probes::{Sample, settling};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-/// How uncertainty is had: the same in every part of this crate.
+/// Bootstrap settings, the same in every part of this crate.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// The cut-offs of the rules.
@@ -98,13 +98,21 @@ impl Curve {
             Self::SkipOutputMean => "skip_output_mean",
         }
     }
+
+    /// Whether it is the largest of any prompt, which resamples say nothing about: none has a larger
+    /// one.
+    pub fn is_largest(self) -> bool {
+        matches!(self, Self::SkipLayerMax | Self::SkipOutputMax)
+    }
 }
 
 /// What is known of a prompt beside its curves.
 #[derive(Clone, Debug, PartialEq)]
 struct Prompt {
     id: String,
-    /// What two tokenizers agree on of its text.
+    /// The hash of its text; absent from older samples.
+    hash: Option<String>,
+    /// Its text as its tokens show it.
     text: String,
     tokens: f64,
 }
@@ -138,6 +146,15 @@ pub struct PromptCurves {
     skip: Option<Vec<Skipped>>,
 }
 
+/// Which effect of skipping the prompts have together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// The largest of any prompt.
+    Largest,
+    /// The mean over prompts.
+    Mean,
+}
+
 /// Curves that are token-weighted means, the first of [`Curve::ALL`].
 const PLAIN: usize = 9;
 
@@ -169,7 +186,8 @@ impl PromptCurves {
         let skip = skip.filter(|all| all.iter().any(|one| one.measured));
         let prompt = |s: &Parts<'_>| Prompt {
             id: s.0[0].id.clone(),
-            text: common_text(&s.0[0].pieces),
+            hash: s.find(|s| s.text_sha256.clone()),
+            text: shown_text(&s.0[0].pieces),
             tokens: s.0[0].tokens.len() as f64,
         };
         Ok(Self {
@@ -201,22 +219,47 @@ impl PromptCurves {
         vec![1; self.prompts.len()]
     }
 
-    /// For each prompt of `self` its place in `other`, where both have the same prompts: equal ids
-    /// and equal text. Otherwise how many are common.
+    /// For each prompt of `self` its place in `other`, where both have the same prompts. Otherwise how
+    /// many are common.
     ///
-    /// Text is compared by its letters and digits in ASCII, because tokenizers differ in the
-    /// spaces and marks they add and may cut other characters in parts.
+    /// Prompts are the same where the hashes of their texts are, whatever their ids. Where a run has no
+    /// hashes, as older ones, prompts are the same that have one id and whose tokens show one text.
     ///
     /// # Errors
     /// The number of common prompts.
     pub fn places_in(&self, other: &Self) -> Result<Vec<usize>, usize> {
-        let places: HashMap<(&str, &str), usize> =
-            other.prompts.iter().enumerate().map(|(i, p)| ((p.id.as_str(), p.text.as_str()), i)).collect();
-        let found =
-            self.prompts.iter().filter_map(|p| places.get(&(p.id.as_str(), p.text.as_str())).copied());
-        let found: Vec<usize> = found.collect();
+        let found = match (self.by_hash(), other.by_hash()) {
+            (Some(these), Some(those)) => {
+                let places: HashMap<_, _> = those.into_iter().enumerate().map(|(i, key)| (key, i)).collect();
+                these.iter().filter_map(|key| places.get(key).copied()).collect()
+            }
+            _ => self.places_by_id(other),
+        };
         let same = found.len() == self.prompts.len() && found.len() == other.prompts.len();
         if same { Ok(found) } else { Err(found.len()) }
+    }
+
+    /// The hash of each prompt's text, and how many before it have the same, if all have one.
+    fn by_hash(&self) -> Option<Vec<(&str, usize)>> {
+        let hashes: Vec<&str> =
+            self.prompts.iter().map(|prompt| prompt.hash.as_deref()).collect::<Option<_>>()?;
+        let mut seen: HashMap<&str, usize> = HashMap::new();
+        let key = |hash| {
+            let before = seen.entry(hash).or_default();
+            *before += 1;
+            (hash, *before - 1)
+        };
+        Some(hashes.into_iter().map(key).collect())
+    }
+
+    fn places_by_id(&self, other: &Self) -> Vec<usize> {
+        let places: HashMap<&str, usize> =
+            other.prompts.iter().enumerate().map(|(i, prompt)| (prompt.id.as_str(), i)).collect();
+        let place = |prompt: &Prompt| {
+            let place = *places.get(prompt.id.as_str())?;
+            same_text(&prompt.text, &other.prompts[place].text).then_some(place)
+        };
+        self.prompts.iter().filter_map(place).collect()
     }
 
     /// Whether a rule's probe was run on every prompt.
@@ -233,8 +276,8 @@ impl PromptCurves {
         }
     }
 
-    /// What `rule` reads, on prompts with these weights.
-    pub(crate) fn pooled(&self, rule: Rule, weights: &[u32]) -> Option<Pooled> {
+    /// What `rule` reads, on prompts with these weights; `over` matters to rules on skip effects.
+    pub(crate) fn pooled(&self, rule: Rule, weights: &[u32], over: Over) -> Option<Pooled> {
         let mut pooled = Pooled { layers: self.layers, ..Pooled::default() };
         match rule {
             Rule::Cosine => {
@@ -250,21 +293,55 @@ impl PromptCurves {
                 pooled.settle = Some(sum / tokens);
             }
             Rule::SkipLayer => {
-                let flat = self.largest(weights, |s| &s.layers)?;
+                let flat = self.skip(weights, |s| &s.layers, over)?;
                 pooled.layer_effect = Some(flat.chunks(self.layers).map(<[f64]>::to_vec).collect());
             }
             Rule::SkipOutput | Rule::InfluenceNumber | Rule::Influence90 => {
-                pooled.output_effect = Some(self.largest(weights, |s| &s.output)?);
+                pooled.output_effect = Some(self.skip(weights, |s| &s.output, over)?);
             }
             _ => return None,
         }
         Some(pooled)
     }
 
-    /// A rule on prompts with these weights, as often as each was drawn; nothing where its probe was
-    /// not run or no prompt has weight.
+    /// A rule on prompts with these weights, as often as each was drawn, without an interval; nothing
+    /// where its probe was not run or no prompt has weight.
     pub fn apply(&self, rule: Rule, weights: &[u32], thresholds: &Thresholds) -> Option<Depth> {
-        Some(self.pooled(rule, weights)?.depth(rule, thresholds))
+        let depth = self.pooled(rule, weights, Over::Largest)?.depth(rule, thresholds);
+        let mean = rule.reads_largest().then(|| self.estimate(rule, weights, thresholds)).flatten();
+        Some(Depth { mean, ..depth })
+    }
+
+    /// The number that intervals and comparisons of a rule are about ([`Depth::estimate`]), on prompts
+    /// with these weights.
+    pub fn estimate(&self, rule: Rule, weights: &[u32], thresholds: &Thresholds) -> Option<f64> {
+        self.pooled(rule, weights, Over::Mean)?.depth(rule, thresholds).value
+    }
+
+    /// The estimate of a rule on each resample, as an interval reads it.
+    pub(crate) fn resampled(
+        &self,
+        rule: Rule,
+        resampling: &Resampling,
+        thresholds: &Thresholds,
+    ) -> Vec<Option<f64>> {
+        let mut values = resampling.each(|weights| self.estimate(rule, weights, thresholds));
+        self.take_bias_off(rule, thresholds, &mut values);
+        values
+    }
+
+    /// Takes the bias off the estimates of a biased rule on resamples. Resamples are off from all
+    /// prompts as these are off from the truth: to lie about the truth, their values move by twice as
+    /// much.
+    pub(crate) fn take_bias_off(&self, rule: Rule, thresholds: &Thresholds, values: &mut [Option<f64>]) {
+        let Some(estimate) = self.estimate(rule, &self.once(), thresholds).filter(|_| rule.is_biased())
+        else {
+            return;
+        };
+        let found: Vec<f64> = values.iter().flatten().copied().collect();
+        let bias = found.iter().sum::<f64>() / found.len().max(1) as f64 - estimate;
+        let layers = self.layers as f64;
+        values.iter_mut().flatten().for_each(|value| *value = (*value - 2.0 * bias).clamp(0.0, layers));
     }
 
     /// A curve on prompts with these weights, `[L]`; nothing where its probe was not run or no prompt
@@ -272,13 +349,13 @@ impl PromptCurves {
     pub fn curve(&self, curve: Curve, weights: &[u32]) -> Option<Vec<f64>> {
         match curve {
             Curve::SkipLayerMax => {
-                let flat = self.largest(weights, |s| &s.layers)?;
+                let flat = self.skip(weights, |s| &s.layers, Over::Largest)?;
                 let rows: Vec<Vec<f64>> = flat.chunks(self.layers).map(<[f64]>::to_vec).collect();
                 effects::on_later_layers(&rows)
             }
-            Curve::SkipOutputMax => self.largest(weights, |s| &s.output),
-            Curve::SkipLayerMean => self.skip_mean(weights, |s| &s.later),
-            Curve::SkipOutputMean => self.skip_mean(weights, |s| &s.output),
+            Curve::SkipOutputMax => self.skip(weights, |s| &s.output, Over::Largest),
+            Curve::SkipLayerMean => self.skip(weights, |s| &s.later, Over::Mean),
+            Curve::SkipOutputMean => self.skip(weights, |s| &s.output, Over::Mean),
             _ => {
                 let mut mean = self.mean(curve, weights)?;
                 // The lens has an identity check at the end, which says nothing of the model.
@@ -297,15 +374,13 @@ impl PromptCurves {
         pool::mean(&samples, weights)
     }
 
-    /// The largest of any prompt with weight.
-    fn largest(&self, weights: &[u32], part: impl Fn(&Skipped) -> &Vec<f64>) -> Option<Vec<f64>> {
-        let curves: Vec<&[f64]> = self.skip.as_ref()?.iter().map(|s| part(s).as_slice()).collect();
-        pool::max(&curves, weights)
-    }
-
-    /// The mean over the prompts that were long enough, each counting the same.
-    fn skip_mean(&self, weights: &[u32], part: impl Fn(&Skipped) -> &Vec<f64>) -> Option<Vec<f64>> {
+    /// An effect of skipping: the largest of any prompt with weight, or the mean over those that were
+    /// long enough, each counting the same.
+    fn skip(&self, weights: &[u32], part: impl Fn(&Skipped) -> &Vec<f64>, over: Over) -> Option<Vec<f64>> {
         let each = self.skip.as_ref()?.iter();
+        if over == Over::Largest {
+            return pool::max(&each.map(|s| part(s).as_slice()).collect::<Vec<_>>(), weights);
+        }
         let samples: Vec<pool::Sample<'_>> =
             each.map(|s| pool::Sample { tokens: f64::from(u8::from(s.measured)), curve: part(s) }).collect();
         pool::mean(&samples, weights)
@@ -358,12 +433,12 @@ pub fn rows_of(curves: &PromptCurves, settings: &Settings) -> Vec<Depth> {
     let once = curves.once();
     let row = |rule: Rule| {
         let measured = curves.apply(rule, &once, &settings.thresholds)?;
-        if measured.value.is_none() || once.len() < 2 {
+        if measured.estimate().is_none() || once.len() < 2 {
             return Some(measured);
         }
-        let value = |weights: &[u32]| curves.apply(rule, weights, &settings.thresholds)?.value;
-        let interval = Resampling::of(once.len(), settings.resamples, settings.seed)
-            .and_then(|resampling| resampling.interval(value));
+        let interval = Resampling::of(once.len(), settings.resamples, settings.seed).and_then(|resampling| {
+            Interval::of(curves.resampled(rule, &resampling, &settings.thresholds), resampling.correction())
+        });
         Some(measured.with_interval(&interval))
     };
     Rule::ALL.into_iter().filter_map(row).collect()
@@ -380,10 +455,14 @@ impl<'a> Parts<'a> {
 }
 
 /// The samples of prompts, those of one id together, in the order in which the ids first occur.
+/// Prompts that could not be measured are left out.
 fn whole(samples: &[Sample]) -> Vec<Parts<'_>> {
+    let failed: HashSet<&str> =
+        samples.iter().filter(|s| s.failed.is_some()).map(|s| s.id.as_str()).collect();
     let mut places: HashMap<&str, usize> = HashMap::new();
     let mut all: Vec<Parts<'_>> = Vec::new();
-    for sample in samples.iter().filter(|sample| sample.asked.is_none()) {
+    let measured = |s: &&Sample| s.asked.is_none() && !failed.contains(s.id.as_str());
+    for sample in samples.iter().filter(measured) {
         match places.get(sample.id.as_str()) {
             Some(place) => all[*place].0.push(sample),
             None => {
@@ -449,9 +528,9 @@ fn skipped(sample: &Parts<'_>, layers: usize) -> Result<Skipped, Error> {
     Ok(Skipped { measured: true, layers: rows.concat(), later, output })
 }
 
-/// The letters and digits of a prompt that any tokenizer would show, without the marks that some put
-/// around a text.
-fn common_text(pieces: &[String]) -> String {
+/// The text of a prompt as its tokens show it, without spaces, in which tokenizers differ, and without
+/// the marks that some put around a text. Where a token ends within a character, it shows U+FFFD.
+fn shown_text(pieces: &[String]) -> String {
     let mark = |piece: &String| {
         let inside = |open, close| piece.len() > 2 && piece.starts_with(open) && piece.ends_with(close);
         inside('<', '>') || inside('[', ']')
@@ -459,5 +538,48 @@ fn common_text(pieces: &[String]) -> String {
     let first = usize::from(pieces.first().is_some_and(mark));
     let end = pieces.len() - usize::from(pieces.len() > first && pieces.last().is_some_and(mark));
     let text = pieces[first..end].iter().flat_map(|piece| piece.chars());
-    text.filter(char::is_ascii_alphanumeric).collect()
+    text.filter(|c| !c.is_whitespace()).collect()
+}
+
+/// What a tokenizer shows of a part of a character.
+const BROKEN: char = char::REPLACEMENT_CHARACTER;
+
+/// Whether two texts are the same as far as they are shown. Where only one has broken characters, each
+/// run of those stands for some characters outside ASCII of the other. Where both have, in different
+/// places, nothing is sure, and they are not taken for the same.
+fn same_text(a: &str, b: &str) -> bool {
+    match (a.contains(BROKEN), b.contains(BROKEN)) {
+        (true, false) => shows(a, b),
+        (false, true) => shows(b, a),
+        _ => a == b,
+    }
+}
+
+/// Whether `shown` is `text` with runs of characters outside ASCII broken.
+fn shows(shown: &str, text: &str) -> bool {
+    let mut shown: Vec<char> = shown.chars().collect();
+    // A character may show as several parts.
+    shown.dedup_by(|a, b| *a == BROKEN && *b == BROKEN);
+    let text: Vec<char> = text.chars().collect();
+    let (mut at, mut read) = (0, 0);
+    // The place after the latest broken run, and how much of the text was read with it.
+    let mut back: Option<(usize, usize)> = None;
+    loop {
+        match (shown.get(at), text.get(read)) {
+            (None, None) => return true,
+            (Some(&BROKEN), Some(c)) if !c.is_ascii() => {
+                (at, read) = (at + 1, read + 1);
+                back = Some((at, read));
+            }
+            (Some(a), Some(b)) if a == b => (at, read) = (at + 1, read + 1),
+            _ => match back {
+                // The run stands for one character more.
+                Some((after, end)) if text.get(end).is_some_and(|c| !c.is_ascii()) => {
+                    (at, read) = (after, end + 1);
+                    back = Some((at, read));
+                }
+                _ => return false,
+            },
+        }
+    }
 }

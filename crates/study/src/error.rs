@@ -28,7 +28,7 @@ pub enum Error {
     NoLayers,
     /// Two runs cannot be paired.
     #[error(
-        "'{a}' has {a_prompts} prompts and '{b}' has {b_prompts}, of which {common} are the same (id and text); \
+        "'{a}' has {a_prompts} prompts and '{b}' has {b_prompts}, of which {common} have the same text; \
          measure both on the same prompts, or compare them with --unpaired, which resamples each on its own"
     )]
     DifferentPrompts {
@@ -40,7 +40,7 @@ pub enum Error {
         b: String,
         /// Its prompts.
         b_prompts: usize,
-        /// Prompts of equal id and text.
+        /// Prompts of equal text.
         common: usize,
     },
     /// A run has too few prompts to be resampled.

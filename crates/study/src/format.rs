@@ -27,6 +27,21 @@ pub(crate) fn change(value: f64) -> String {
     unsigned_zero(format!("{value:.3}"))
 }
 
+/// A p-value; one below a ten-thousandth only as that.
+pub(crate) fn p_value(value: f64) -> String {
+    match value {
+        _ if value < 1e-4 => "p < 0.0001".to_owned(),
+        _ if value < 0.1 => format!("p = {value:.4}"),
+        _ => format!("p = {value:.2}"),
+    }
+}
+
+/// A number of comparisons that may be a fraction: one digit, none for whole numbers.
+pub(crate) fn count(value: f64) -> String {
+    let rounded = (value * 10.0).round() / 10.0;
+    format!("{rounded}")
+}
+
 /// A value of any size, with about three digits.
 pub(crate) fn number(value: f64) -> String {
     let size = value.abs();
@@ -47,9 +62,9 @@ fn unsigned_zero(text: String) -> String {
     }
 }
 
-/// Fewer prompts than this make a percentile interval hold the truth clearly less often than in 95 of
-/// 100 cases: of a mean of ten normally distributed values, it does in about 90.
-pub(crate) const FEW: usize = 10;
+/// Fewer prompts than this make an interval hold the truth clearly less often than in 95 of 100 cases:
+/// hardly a resample is far enough out for the ends.
+pub(crate) const FEW: usize = 5;
 
 /// What must be said of few prompts, or nothing.
 pub(crate) fn caution(prompts: impl IntoIterator<Item = usize>) -> String {
@@ -65,16 +80,13 @@ pub(crate) fn caution(prompts: impl IntoIterator<Item = usize>) -> String {
 
 /// What must be said of rules that read the largest effect of any prompt, or nothing.
 pub(crate) fn largest(rules: impl IntoIterator<Item = Rule>) -> String {
-    let read = |rule: &Rule| {
-        matches!(rule, Rule::SkipLayer | Rule::SkipOutput | Rule::InfluenceNumber | Rule::Influence90)
-    };
-    let names: Vec<&str> = rules.into_iter().filter(read).map(Rule::name).collect();
+    let names: Vec<&str> = rules.into_iter().filter(|rule| rule.reads_largest()).map(Rule::name).collect();
     if names.is_empty() {
         return String::new();
     }
     format!(
-        "{} read the largest effect of any prompt, and no resample has a larger one than was measured: \
-         their intervals lean to one side, and grow with the number of prompts until that effect is found.",
+        "{} read the largest effect of any prompt, as the papers do; their intervals and differences are of \
+         the same rule on the mean effect over prompts, because the bootstrap of a maximum is not valid.",
         names.join(", ")
     )
 }

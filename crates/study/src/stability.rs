@@ -1,7 +1,7 @@
 //! How an effective depth moves: with the rule's threshold, with the number of prompts, and from
 //! resample to resample. The result stands under `uncertainty` in results.json.
 
-use crate::curves::{PromptCurves, Settings};
+use crate::curves::{Over, PromptCurves, Settings};
 use fathom_depth::{BootstrapError, Interval, Resampling, Rule, Thresholds};
 use serde::{Deserialize, Serialize};
 
@@ -48,7 +48,10 @@ pub struct SweepPoint {
     /// The share of the depth.
     #[serde(default)]
     pub ratio: Option<f64>,
-    /// The 95 % bootstrap interval of the value.
+    /// The value on the mean effect over prompts, for rules that read the largest.
+    #[serde(default)]
+    pub mean: Option<f64>,
+    /// The 95 % bootstrap interval of the mean where there is one, or else of the value.
     #[serde(default)]
     pub interval: Option<[f64; 2]>,
 }
@@ -58,7 +61,7 @@ pub struct SweepPoint {
 pub struct Width {
     /// Prompts drawn for each resample.
     pub prompts: usize,
-    /// The 95 % interval of the value; absent where no resample has one.
+    /// The 95 % interval of what the depth table has an interval of; absent where no resample has one.
     #[serde(default)]
     pub interval: Option<[f64; 2]>,
     /// The interval's width in layers.
@@ -68,7 +71,7 @@ pub struct Width {
     pub none_share: f64,
 }
 
-/// How often values fall where.
+/// How often estimates ([`fathom_depth::Depth::estimate`]) fall where.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Histogram {
     /// The ends of the bins, one more than there are bins; each bin holds its lower end, and the last
@@ -115,11 +118,9 @@ fn of_rule(curves: &PromptCurves, rule: Rule, settings: &Settings) -> OfRule {
     };
     let (mut by_prompts, mut histogram) = (Vec::new(), None);
     for prompts in numbers(curves.prompts()) {
-        let values = resampling
-            .clone()
-            .drawing(prompts)
-            .each(|weights| curves.apply(rule, weights, &settings.thresholds)?.value);
-        by_prompts.push(width(prompts, Interval::of(values.iter().copied())));
+        let resampling = resampling.clone().drawing(prompts);
+        let values = curves.resampled(rule, &resampling, &settings.thresholds);
+        by_prompts.push(width(prompts, Interval::of(values.iter().copied(), resampling.correction())));
         if prompts == curves.prompts() {
             histogram = self::histogram(&values);
         }
@@ -164,23 +165,28 @@ fn grid(rule: Rule, thresholds: &Thresholds) -> Vec<f64> {
 /// The depth at each threshold, the curves of each resample made once for all of them.
 fn sweep(curves: &PromptCurves, rule: Rule, settings: &Settings) -> Vec<SweepPoint> {
     let grid = grid(rule, &settings.thresholds);
-    let at = |weights: &[u32]| -> Vec<(Option<f64>, Option<f64>)> {
-        let Some(pooled) = curves.pooled(rule, weights) else { return vec![(None, None); grid.len()] };
+    let at = |weights: &[u32], over: Over| -> Vec<(Option<f64>, Option<f64>)> {
+        let Some(pooled) = curves.pooled(rule, weights, over) else { return vec![(None, None); grid.len()] };
         let depths = grid.iter().map(|cut| pooled.depth(rule, &settings.thresholds.with(rule, *cut)));
         depths.map(|depth| (depth.value, depth.ratio)).collect()
     };
     if grid.is_empty() {
         return Vec::new();
     }
+    let once = curves.once();
+    let (values, estimates) = (at(&once, Over::Largest), at(&once, Over::Mean));
     let resampled = Resampling::of(curves.prompts(), settings.resamples, settings.seed)
-        .map(|resampling| resampling.each(at))
-        .unwrap_or_default();
+        .map(|resampling| (resampling.correction(), resampling.each(|weights| at(weights, Over::Mean))));
     let point = |(i, (value, ratio)): (usize, (Option<f64>, Option<f64>))| {
-        let found = Interval::of(resampled.iter().map(|values| values[i].0)).ok();
-        let interval = value.and(found).map(|found| [found.lo, found.hi]);
-        SweepPoint { threshold: grid[i], value, ratio, interval }
+        let estimate = estimates[i].0;
+        let found = resampled.as_ref().ok().and_then(|(correction, resampled)| {
+            Interval::of(resampled.iter().map(|values| values[i].0), *correction).ok()
+        });
+        let interval = estimate.and(found).map(|found| [found.lo, found.hi]);
+        let mean = estimate.filter(|_| rule.reads_largest());
+        SweepPoint { threshold: grid[i], value, ratio, mean, interval }
     };
-    at(&curves.once()).into_iter().enumerate().map(point).collect()
+    values.into_iter().enumerate().map(point).collect()
 }
 
 fn histogram(values: &[Option<f64>]) -> Option<Histogram> {

@@ -6,6 +6,7 @@
 //! probes = "contributions,lens"  # default: all
 //! limit = 16                     # first prompts of every data set; default: all
 //! seed = 42
+//! primary = "settling"           # the rule of the verdicts, or { scale = "kl", difficulty = "cosine" }
 //! qa = "qa"                      # pairs of erasure and gradients
 //! options = { positions = 4 }    # further options of `fathom measure`
 //!
@@ -24,6 +25,7 @@
 //! ```
 
 use crate::format::clean;
+use fathom_depth::{Rule, UnknownRule};
 use fathom_probes::Probe;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -46,6 +48,8 @@ pub struct Study {
     pub limit: Option<usize>,
     /// The seed of generated prompts and of the bootstrap, where given.
     pub seed: Option<u64>,
+    /// The rule by which each question is answered; the others only describe.
+    pub primary: BTreeMap<Question, Rule>,
     /// Question-answer pairs, where given.
     pub qa: Option<String>,
     /// Further options of `fathom measure`, without the dashes, and their values.
@@ -215,8 +219,8 @@ pub const OPTIONS: [&str; 11] = [
     "memory",
     "rng",
 ];
-const STUDY: [&str; 10] =
-    ["name", "out", "probes", "limit", "seed", "qa", "options", "model", "data", "pair"];
+const STUDY: [&str; 11] =
+    ["name", "out", "probes", "limit", "seed", "primary", "qa", "options", "model", "data", "pair"];
 const MODEL: [&str; 7] = ["id", "name", "family", "size", "type", "dtype", "revision"];
 const DATA: [&str; 6] = ["id", "name", "difficulty", "series", "limit", "probes"];
 const PAIR: [&str; 3] = ["question", "a", "b"];
@@ -330,16 +334,32 @@ pub(crate) fn grouped<T>(all: &[T], key: impl Fn(&T) -> Option<String>) -> Vec<V
     groups
 }
 
-/// Each with the next in order, and the first with the last. Equals make no pair.
+/// Each with all that come next in order. Equals make no pair, and neither do the first and the last:
+/// their difference is the sum of those in between, and would be counted twice.
 fn steps(group: &[usize], order: impl Fn(usize) -> f64) -> Vec<(usize, usize)> {
     let mut sorted = group.to_vec();
     sorted.sort_by(|i, j| order(*i).total_cmp(&order(*j)));
-    let mut pairs: Vec<(usize, usize)> = sorted.windows(2).map(|two| (two[0], two[1])).collect();
-    if let ([first, _, .., last], true) = (&sorted[..], sorted.len() > 2) {
-        pairs.push((*first, *last));
+    let levels: Vec<&[usize]> = sorted.chunk_by(|i, j| order(*i) == order(*j)).collect();
+    let two = |levels: &[&[usize]]| -> Vec<(usize, usize)> {
+        levels[0].iter().flat_map(|a| levels[1].iter().map(|b| (*a, *b))).collect()
+    };
+    levels.windows(2).flat_map(two).collect()
+}
+
+/// The rules that can answer a question where the description names none, the first whose probe is
+/// measured. `settling` comes first because it is a mean over tokens: it varies smoothly, so its
+/// intervals and p-values hold with few prompts, and models of different depth are not compared on
+/// grids of different widths, as by rules that give whole layers.
+const PRIMARY: [Rule; 4] = [Rule::Settling, Rule::Kl, Rule::Cosine, Rule::SkipOutput];
+
+/// The probe that a rule reads.
+fn probe_of(rule: Rule) -> Probe {
+    match rule {
+        Rule::Cosine => Probe::Contributions,
+        Rule::SkipLayer | Rule::SkipOutput | Rule::InfluenceNumber | Rule::Influence90 => Probe::Skip,
+        Rule::Settling => Probe::Settling,
+        _ => Probe::Lens,
     }
-    pairs.retain(|(a, b)| order(*a) < order(*b));
-    pairs
 }
 
 /// The base model, or else the first, with each model of another type.
@@ -397,6 +417,7 @@ impl<'t> Reader<'t> {
         let probes = self.probes(&mut top).unwrap_or_else(|| Probe::ALL.to_vec());
         let limit = self.limit(&mut top);
         let seed = self.whole(&mut top, "seed").map(|seed| seed.value);
+        let primary = self.primary(&mut top, &probes);
         let qa = self.text(&mut top, "qa").map(|qa| qa.value);
         let options = self.options(&mut top);
         let (models, model_lines) = self.models(&mut top);
@@ -414,7 +435,7 @@ impl<'t> Reader<'t> {
             || PathBuf::from("fathom-out").join(folder(&format!("study-{name}"))),
             |out| PathBuf::from(out.value),
         );
-        Some(Study { name, out, probes, limit, seed, qa, options, models, data, pairs })
+        Some(Study { name, out, probes, limit, seed, primary, qa, options, models, data, pairs })
     }
 
     fn table<'i>(&self, title: String, line: Option<usize>, table: DeTable<'i>) -> Table<'i> {
@@ -499,6 +520,60 @@ impl<'t> Reader<'t> {
             self.wrong::<()>(table, "probes", line, "at least one probe, or left out for all");
         }
         Some(probes)
+    }
+
+    /// The primary rule of every question: one text for all, or a table by question.
+    fn primary(&mut self, top: &mut Table<'_>, probes: &[Probe]) -> BTreeMap<Question, Rule> {
+        let measured = |rule: &Rule| probes.contains(&probe_of(*rule));
+        let usual = PRIMARY.into_iter().find(measured).unwrap_or(PRIMARY[0]);
+        let mut primary = BTreeMap::from(Question::ALL.map(|question| (question, usual)));
+        let Some((line, value)) = top.fields.remove("primary") else { return primary };
+        let value = value.into_inner();
+        if let DeValue::String(name) = &value {
+            let rule = self.rule(&At { value: name.clone().into_owned(), line }, probes);
+            return rule
+                .map_or(primary, |rule| BTreeMap::from(Question::ALL.map(|question| (question, rule))));
+        }
+        if let DeValue::Table(table) = value {
+            let mut table = self.table("primary".to_owned(), Some(line), table);
+            self.unknown(&table, &Question::ALL.map(Question::name));
+            for question in Question::ALL {
+                let rule = self.text(&mut table, question.name());
+                if let Some(rule) = rule.and_then(|rule| self.rule(&rule, probes)) {
+                    primary.insert(question, rule);
+                }
+            }
+            return primary;
+        }
+        self.wrong::<()>(
+            top,
+            "primary",
+            line,
+            "a rule in quotes or a table such as { scale = \"settling\" }",
+        );
+        primary
+    }
+
+    /// A rule that the study measures.
+    fn rule(&mut self, name: &At<String>, probes: &[Probe]) -> Option<Rule> {
+        let rule: Rule = match name.value.parse() {
+            Ok(rule) => rule,
+            Err(error) => {
+                let error: UnknownRule = error;
+                self.problem(Some(name.line), error.to_string());
+                return None;
+            }
+        };
+        let probe = probe_of(rule);
+        if !probes.contains(&probe) {
+            let probe = probe.name();
+            let message = format!(
+                "the primary rule {rule} needs the probe {probe}; add it to 'probes' or name another rule"
+            );
+            self.problem(Some(name.line), message);
+            return None;
+        }
+        Some(rule)
     }
 
     fn options(&mut self, table: &mut Table<'_>) -> Vec<(String, String)> {

@@ -4,7 +4,7 @@ use crate::compare::{Both, Difference, MOST_NONE, Pairing, Run};
 use crate::curves::{PromptCurves, Settings, rows_of};
 use crate::study::{Cell, Data, Pair, Question, Study, grouped};
 use crate::{Error, format};
-use fathom_depth::{Depth, Rule};
+use fathom_depth::{Depth, IntervalOf, Rule};
 use fathom_probes::Sample;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -102,16 +102,24 @@ pub struct Group {
     pub rows: Vec<usize>,
 }
 
-/// A question and what the study says to it.
+/// A question and the study's answer to it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Answer {
     /// The question.
     pub question: Question,
     /// The question in words.
     pub about: String,
+    /// The rule by which it is answered.
+    pub primary: Rule,
+    /// How many comparisons by the primary rule were tested together, by Holm's method.
+    pub tested: usize,
+    /// How many of their intervals would exclude 0 by chance if nothing differed.
+    pub expected_by_chance: f64,
+    /// How many of their intervals do.
+    pub exclude_zero: usize,
     /// The answer in words.
     pub summary: String,
-    /// Every comparison behind it.
+    /// Every comparison: those by the primary rule, and those by the others, which only describe.
     pub comparisons: Vec<Compared>,
 }
 
@@ -126,8 +134,12 @@ pub struct Compared {
     pub on: String,
     /// The rule; nothing where a cell is missing altogether.
     pub rule: Option<Rule>,
+    /// Whether the answer rests on it: by the question's primary rule, or not made at all.
+    pub primary: bool,
     /// The change of the ratio from the first to the second.
     pub change: Option<Difference>,
+    /// The p-value of the change after Holm's correction for all that were tested with it.
+    pub p_holm: Option<f64>,
     /// Whether both were resampled together.
     pub pairing: Option<Pairing>,
     /// What follows.
@@ -140,16 +152,20 @@ pub struct Compared {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The interval lies above 0: the second uses more of the depth.
+    /// The second uses more of the depth: the change is positive, and its p-value after Holm's
+    /// correction is at most 5 %.
     More,
-    /// The interval lies below 0.
+    /// The second uses less of the depth.
     Less,
-    /// The interval holds 0.
+    /// The p-value is larger.
     NoEvidence,
-    /// The rule finds nothing in one of the two, or there are too few prompts for an interval.
+    /// The rule finds nothing in one of the two, or a value with a caution, or there are too few prompts
+    /// for an interval.
     NoValue,
     /// One of the two was not measured.
     NotMeasured,
+    /// None: the rule is not the primary one.
+    NotTested,
 }
 
 impl Tables {
@@ -247,6 +263,7 @@ struct Cells<'a> {
 }
 
 /// Two cells and what they are called.
+#[derive(Clone, Copy)]
 struct Two<'a> {
     question: Question,
     cells: [Cell; 2],
@@ -269,7 +286,9 @@ impl Two<'_> {
             b: self.b.to_owned(),
             on: self.on.to_owned(),
             rule,
+            primary: true,
             change: None,
+            p_holm: None,
             pairing: None,
             verdict,
             sentence: format!("{rule_name}{said}"),
@@ -279,11 +298,30 @@ impl Two<'_> {
 
 impl<'a> Cells<'a> {
     fn answer(&self, question: Question) -> Answer {
+        let primary = self.study.primary[&question];
         let pairs = self.study.pairs.iter().filter(|pair| pair.question == question);
-        let comparisons: Vec<Compared> =
-            pairs.flat_map(|pair| self.twos(*pair)).flat_map(|two| self.compare(&two)).collect();
-        let summary = summary(question, &comparisons);
-        Answer { question, about: question.about().to_owned(), summary, comparisons }
+        let twos = pairs.flat_map(|pair| self.twos(*pair));
+        let mut drafts: Vec<(Two<'a>, Compared)> = twos
+            .flat_map(|two| self.compare(&two, primary).into_iter().map(move |compared| (two, compared)))
+            .collect();
+        judge(&mut drafts);
+        let comparisons: Vec<Compared> = drafts.into_iter().map(|(_, compared)| compared).collect();
+        let tested = || comparisons.iter().filter(|one| one.p_holm.is_some());
+        let exclude_zero =
+            tested().filter(|one| one.change.is_some_and(|change| change.excludes_zero)).count();
+        let tested = tested().count();
+        let mut answer = Answer {
+            question,
+            about: question.about().to_owned(),
+            primary,
+            tested,
+            expected_by_chance: ERROR_RATE * tested as f64,
+            exclude_zero,
+            summary: String::new(),
+            comparisons,
+        };
+        answer.summary = summary(&answer);
+        answer
     }
 
     /// A pair on everything that it can be compared on.
@@ -312,7 +350,7 @@ impl<'a> Cells<'a> {
         }
     }
 
-    fn compare(&self, two: &Two<'_>) -> Vec<Compared> {
+    fn compare(&self, two: &Two<'_>, primary: Rule) -> Vec<Compared> {
         let missing: Vec<String> = two
             .cells
             .iter()
@@ -330,7 +368,15 @@ impl<'a> Cells<'a> {
             Err(_) => Pairing::Unpaired,
         };
         match Both::of(a, b, pairing, self.settings) {
-            Ok(both) => self.rules.iter().map(|rule| self.by_rule(two, &both, *rule, pairing)).collect(),
+            Ok(both) => {
+                let by_rule = |rule: &Rule| {
+                    let compared = self.by_rule(two, &both, *rule, pairing);
+                    Compared { primary: *rule == primary, ..compared }
+                };
+                // A primary rule that no cell could feed is missing, and not passed over.
+                let missing = (!self.rules.contains(&primary)).then_some(&primary);
+                self.rules.iter().chain(missing).map(by_rule).collect()
+            }
             Err(error) => {
                 let said = format!("{}: no interval, because {error}", two.way());
                 vec![two.compared(None, Verdict::NoValue, &said)]
@@ -350,24 +396,65 @@ impl<'a> Cells<'a> {
             let said = format!("{way}: no value for {name} ({reason})");
             return two.compared(Some(rule), Verdict::NoValue, &said);
         };
-        let (verdict, follows) = match change.interval {
-            None => (Verdict::NoValue, "no interval".to_owned()),
-            Some(_) if change.none_share > MOST_NONE => {
-                let share = 100.0 * change.none_share;
-                (
-                    Verdict::NoValue,
-                    format!("not known, the rule finds nothing in {share:.0} % of the resamples"),
-                )
-            }
-            Some([lo, _]) if lo > 0.0 => (Verdict::More, uses(two, "more")),
-            Some([_, hi]) if hi < 0.0 => (Verdict::Less, uses(two, "less")),
-            Some(_) => (Verdict::NoEvidence, "no evidence of change".to_owned()),
-        };
         let by = format::change(change.difference);
         let interval = format::interval(change.interval, format::change);
-        let said = format!("ratio changes by {by} {interval} {way}: {follows}");
+        let said = format!("ratio changes by {by} {interval} {way}");
+        let cautions: Vec<String> = [(two.a, &found.a), (two.b, &found.b)]
+            .into_iter()
+            .filter_map(|(name, depth)| Some(format!("in {name}, {}", depth.caution.as_ref()?)))
+            .collect();
+        let doubt = match change.none_share {
+            share if share > MOST_NONE => {
+                Some(format!("the rule finds nothing in {:.0} % of the resamples", 100.0 * share))
+            }
+            _ if change.p_value.is_none() => Some("there is no interval".to_owned()),
+            _ => (!cautions.is_empty()).then(|| cautions.join(", and ")),
+        };
+        let (verdict, said) = match doubt {
+            Some(doubt) => (Verdict::NoValue, format!("{said}: not judged, because {doubt}")),
+            None => (Verdict::NotTested, said),
+        };
         Compared { change: Some(change), pairing: Some(pairing), ..two.compared(Some(rule), verdict, &said) }
     }
+}
+
+/// The share of studies without any difference that may say of some comparison that there is one.
+const ERROR_RATE: f64 = 0.05;
+
+/// Gives the comparisons by the primary rule their verdicts, all of a question together.
+fn judge(drafts: &mut [(Two<'_>, Compared)]) {
+    let mut tested: Vec<&mut (Two<'_>, Compared)> = drafts
+        .iter_mut()
+        .filter(|(_, compared)| compared.primary && compared.verdict == Verdict::NotTested)
+        .collect();
+    let p_values: Vec<f64> =
+        tested.iter().filter_map(|(_, compared)| compared.change.and_then(|change| change.p_value)).collect();
+    for ((two, compared), p) in tested.iter_mut().map(|draft| &mut **draft).zip(holm(&p_values)) {
+        let rises = compared.change.is_some_and(|change| change.difference > 0.0);
+        let (verdict, follows) = match (p <= ERROR_RATE, rises) {
+            (false, _) => (Verdict::NoEvidence, "no evidence of change".to_owned()),
+            (true, true) => (Verdict::More, uses(two, "more")),
+            (true, false) => (Verdict::Less, uses(two, "less")),
+        };
+        compared.verdict = verdict;
+        compared.p_holm = Some(p);
+        compared.sentence += &format!(": {follows} (Holm-corrected {})", format::p_value(p));
+    }
+}
+
+/// Holm's correction: p-values that may be compared with the error rate of the whole family (S. Holm,
+/// "A simple sequentially rejective multiple test procedure", 1979).
+fn holm(p_values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..p_values.len()).collect();
+    order.sort_by(|i, j| p_values[*i].total_cmp(&p_values[*j]));
+    let mut corrected = vec![1.0; p_values.len()];
+    let mut least: f64 = 0.0;
+    for (rank, i) in order.into_iter().enumerate() {
+        let stricter = (p_values.len() - rank) as f64 * p_values[i];
+        least = least.max(stricter).min(1.0);
+        corrected[i] = least;
+    }
+    corrected
 }
 
 fn uses(two: &Two<'_>, much: &str) -> String {
@@ -377,8 +464,10 @@ fn uses(two: &Two<'_>, much: &str) -> String {
     }
 }
 
-/// How many comparisons say what.
-fn summary(question: Question, comparisons: &[Compared]) -> String {
+/// How many comparisons by the primary rule say what.
+fn summary(answer: &Answer) -> String {
+    let Answer { question, primary, tested, exclude_zero, .. } = answer;
+    let comparisons: Vec<&Compared> = answer.comparisons.iter().filter(|one| one.primary).collect();
     let count = |verdict| comparisons.iter().filter(|one| one.verdict == verdict).count();
     if comparisons.is_empty() {
         let needs = match question {
@@ -400,7 +489,7 @@ fn summary(question: Question, comparisons: &[Compared]) -> String {
     .map(|(verdict, name)| format!("{name} in {}", count(verdict)))
     .collect();
     let (more, less, unchanged) = (count(Verdict::More), count(Verdict::Less), count(Verdict::NoEvidence));
-    let answer = match (more, less) {
+    let verdict = match (more, less) {
         (0, 0) if unchanged == 0 => "Not known",
         (0, 0) => "No evidence",
         (_, 0) if more == comparisons.len() => "More",
@@ -409,25 +498,37 @@ fn summary(question: Question, comparisons: &[Compared]) -> String {
         (0, _) => "Less in some comparisons",
         _ => "More in some comparisons and less in others",
     };
-    let mut text = format!("{answer}: of {} comparisons, {}.", comparisons.len(), said.join(", "));
+    let all = comparisons.len();
+    let many = if all == 1 { "comparison" } else { "comparisons" };
+    let mut text = format!("{verdict}: of {all} {many} by {primary}, {}", said.join(", "));
+    if *tested > 0 {
+        let chance = format::count(answer.expected_by_chance);
+        text += &format!(
+            "; {exclude_zero} of {tested} intervals exclude 0, where {chance} would by chance if nothing differed"
+        );
+    }
+    text += ".";
     let apart = comparisons.iter().filter(|one| one.pairing == Some(Pairing::Unpaired)).count();
-    if apart > 0 && question != Question::Difficulty {
+    if apart > 0 && *question != Question::Difficulty {
         text += &format!(" In {apart} the prompts differ, and each side was resampled on its own.");
     }
     text
 }
 
-/// "17 (0.64) [16, 18]".
+/// "17 (0.64) [16, 18]", or "9.4 (0.35); mean 9.8 [9.1, 10.4]", and an asterisk where there is a caution.
 fn depth_cell(depth: &Depth) -> String {
     let (Some(value), Some(ratio)) = (depth.value, depth.ratio) else { return "none".to_owned() };
+    let mean = depth.mean.map_or(String::new(), |mean| format!("; mean {}", format::layer(mean)));
     let interval = depth
         .interval
         .map_or(String::new(), |found| format!(" {}", format::interval(Some(found), format::layer)));
-    format!("{} ({}){interval}", format::layer(value), format::share(ratio))
+    let caution = if depth.caution.is_some() { "*" } else { "" };
+    format!("{}{caution} ({}){mean}{interval}", format::layer(value), format::share(ratio))
 }
 
-/// What must be said beside many intervals.
-const CAUTION: &str = "Where nothing differs, about one comparison in twenty still excludes 0.";
+/// What the verdicts rest on.
+const VERDICTS: &str = "Verdicts are by the primary rule of the question alone, at an error rate of 5 % for all its \
+comparisons together (Holm's correction). The other rules describe and are not tested.";
 
 impl Tables {
     /// The headings of the columns: names, size of the measurement, then one column a rule.
@@ -459,9 +560,15 @@ impl Tables {
         let prompts =
             self.rows.iter().filter_map(|row| row.measured.as_ref()).map(|measured| measured.prompts);
         let (few, largest) = (format::caution(prompts), format::largest(self.rules.iter().copied()));
+        let cautioned = self.rows.iter().filter_map(|row| row.measured.as_ref());
+        let cautioned = cautioned.flat_map(|measured| &measured.depth).any(|depth| depth.caution.is_some());
+        let star = match cautioned {
+            true => "* The curve turns back later, and the value says little; the CSV says where.",
+            false => "",
+        };
         format!(
             "Effective depth (share of the layers) with its 95 % bootstrap interval over prompts \
-             ({resamples} resamples, seed {seed}). {few} {largest}"
+             ({resamples} resamples, seed {seed}). {few} {largest} {star}"
         )
         .split_whitespace()
         .collect::<Vec<_>>()
@@ -484,11 +591,15 @@ impl Tables {
         }
         for answer in &self.answers {
             out += &format!("\n## {}\n\n{}\n", answer.about, answer.summary);
-            let sentences = answer.comparisons.iter();
-            let listed: String =
-                sentences.map(|one| format!("- {}\n", format::clean(&one.sentence))).collect();
-            if !listed.is_empty() {
-                out += &format!("\n{listed}\n{CAUTION}\n");
+            let list = |primary: bool| -> String {
+                answer.sentences(primary).map(|said| format!("- {}\n", format::clean(said))).collect()
+            };
+            let (tested, others) = (list(true), list(false));
+            if !tested.is_empty() {
+                out += &format!("\n{tested}\n{VERDICTS}\n");
+            }
+            if !others.is_empty() {
+                out += &format!("\nBy the other rules:\n\n{others}");
             }
         }
         out
@@ -500,7 +611,7 @@ impl Tables {
     /// None that is known: the writer writes to memory.
     pub fn csv(&self) -> io::Result<String> {
         let heading = "model model_id family size type data data_id difficulty layers prompts \
-                       rule threshold value ratio lo hi reason";
+                       rule threshold value ratio lo hi reason layers_used mean interval_of caution";
         let mut lines = vec![heading.split_whitespace().map(str::to_owned).collect::<Vec<_>>()];
         for row in &self.rows {
             let text = |text: &Option<String>| text.clone().unwrap_or_default();
@@ -515,8 +626,9 @@ impl Tables {
                 text(&row.difficulty),
             ];
             let Some(measured) = &row.measured else {
-                let empty = std::iter::repeat_n(String::new(), 8);
-                lines.push(names.into_iter().chain(empty).chain(["not measured".to_owned()]).collect());
+                let empty = |fields| std::iter::repeat_n(String::new(), fields);
+                let missing = empty(8).chain(["not measured".to_owned()]).chain(empty(4));
+                lines.push(names.into_iter().chain(missing).collect());
                 continue;
             };
             for depth in &measured.depth {
@@ -525,6 +637,16 @@ impl Tables {
                 line.extend([depth.rule.name().to_owned(), plain(depth.threshold), plain(depth.value)]);
                 let [lo, hi] = [0, 1].map(|end| plain(depth.interval.map(|interval| interval[end])));
                 line.extend([plain(depth.ratio), lo, hi, text(&depth.reason)]);
+                let of = depth.interval_of.map_or("", |of| match of {
+                    IntervalOf::Value => "value",
+                    IntervalOf::Mean => "mean",
+                });
+                line.extend([
+                    plain(depth.layers_used),
+                    plain(depth.mean),
+                    of.to_owned(),
+                    text(&depth.caution),
+                ]);
                 lines.push(line);
             }
         }
@@ -548,6 +670,9 @@ impl Tables {
             "hi",
             "verdict",
             "sentence",
+            "primary",
+            "p_value",
+            "p_holm",
         ];
         let mut lines = vec![heading.map(str::to_owned).to_vec()];
         for answer in &self.answers {
@@ -566,6 +691,9 @@ impl Tables {
                     hi,
                     one.verdict.name().to_owned(),
                     one.sentence.clone(),
+                    if one.primary { "yes" } else { "no" }.to_owned(),
+                    plain(one.change.and_then(|change| change.p_value)),
+                    plain(one.p_holm),
                 ]);
             }
         }
@@ -586,11 +714,14 @@ impl Tables {
             if answer.comparisons.is_empty() {
                 continue;
             }
-            out += "\\begin{itemize}\n";
-            for one in &answer.comparisons {
-                out += &format!("\\item {}\n", format::latex(&one.sentence));
+            let list = |primary: bool| -> String {
+                answer.sentences(primary).map(|said| format!("\\item {}\n", format::latex(said))).collect()
+            };
+            let (tested, others) = (list(true), list(false));
+            out += &format!("\\begin{{itemize}}\n{tested}\\end{{itemize}}\n{}\n", format::latex(VERDICTS));
+            if !others.is_empty() {
+                out += &format!("By the other rules:\n\\begin{{itemize}}\n{others}\\end{{itemize}}\n");
             }
-            out += &format!("\\end{{itemize}}\n{CAUTION}\n");
         }
         out
     }
@@ -629,6 +760,14 @@ impl Tables {
     }
 }
 
+impl Answer {
+    /// The comparisons in words: those by the primary rule, or those by the others.
+    pub fn sentences(&self, primary: bool) -> impl Iterator<Item = &str> {
+        let of = self.comparisons.iter().filter(move |one| one.primary == primary);
+        of.map(|one| one.sentence.as_str())
+    }
+}
+
 impl Verdict {
     /// The name in CSV and JSON.
     pub fn name(self) -> &'static str {
@@ -638,6 +777,7 @@ impl Verdict {
             Self::NoEvidence => "no_evidence",
             Self::NoValue => "no_value",
             Self::NotMeasured => "not_measured",
+            Self::NotTested => "not_tested",
         }
     }
 }
@@ -654,4 +794,18 @@ fn csv(lines: &[Vec<String>]) -> io::Result<String> {
     }
     let bytes = writer.into_inner().map_err(|error| io::Error::other(error.to_string()))?;
     String::from_utf8(bytes).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 4 x 0.01, then 3 x 0.02, then 2 x 0.03, never falling.
+    #[test]
+    fn holm_by_hand() {
+        assert_eq!(holm(&[0.02, 0.01, 0.03, 0.5]), [0.06, 0.04, 0.06, 0.5]);
+        assert_eq!(holm(&[0.9, 0.6]), [1.0, 1.0]);
+        assert_eq!(holm(&[0.04]), [0.04]);
+        assert!(holm(&[]).is_empty());
+    }
 }

@@ -4,8 +4,9 @@ mod common;
 
 use approx::assert_relative_eq;
 use common::{samples, seen, with_threads};
-use fathom_depth::{Rule, paired};
+use fathom_depth::{IntervalOf, Rule, paired};
 use fathom_probes::Sample;
+use fathom_probes::skip::{Mode, Part};
 use fathom_study::{Comparison, Curve, Error, Pairing, PromptCurves, Run, Settings, compare};
 
 fn settings() -> Settings {
@@ -39,14 +40,20 @@ fn a_run_does_not_differ_from_itself() {
     for curve in &found.curves {
         assert_eq!((curve.separate, curve.largest, curve.relative), (0, None, false));
         assert_eq!(curve.at, (0..8).map(f64::from).collect::<Vec<_>>());
-        assert!(curve.differences.iter().all(|d| d.difference == 0.0 && d.interval == Some([0.0, 0.0])));
+        // Of the largest effects of any prompt, resamples say nothing.
+        let interval = (!curve.curve.is_largest()).then_some([0.0, 0.0]);
+        assert!(curve.differences.iter().all(|d| d.difference == 0.0 && d.interval == interval));
     }
     // Drawn on its own, it differs by chance in every resample and not on the whole.
     let apart = compared(&a, &a, Pairing::Unpaired);
-    assert!(apart.curves.iter().all(|curve| curve.differences.iter().all(|d| {
-        let [lo, hi] = d.interval.unwrap();
-        d.difference == 0.0 && lo <= 0.0 && hi >= 0.0
-    })));
+    let resampled = apart.curves.iter().filter(|curve| !curve.curve.is_largest());
+    assert!(
+        resampled.clone().count() == 11
+            && resampled.clone().all(|curve| curve.differences.iter().all(|d| {
+                let [lo, hi] = d.interval.unwrap();
+                d.difference == 0.0 && lo <= 0.0 && hi >= 0.0
+            }))
+    );
     let spread = apart.curves[6].differences[0].interval.unwrap();
     assert!(spread[1] - spread[0] > 0.01, "{spread:?}");
 }
@@ -133,6 +140,31 @@ fn a_paired_interval_is_the_paired_bootstrap_of_the_rule() {
     assert_relative_eq!(hi, expected.hi / 8.0, epsilon = 1e-12);
 }
 
+/// The largest effect of any prompt is shown; what differs is the mean.
+#[test]
+fn rules_on_the_largest_effect_are_compared_by_the_mean() {
+    let (a, mut b) = (samples(9, 8, 1), samples(9, 8, 1));
+    for sample in &mut b {
+        let Some(parts) = sample.skip.as_mut().unwrap().effects.get_mut(&Mode::Future) else { continue };
+        // Twice every effect moves neither centre nor number of layers, one prompt's alone moves both.
+        let factor = if sample.id == "p1" { 9.0 } else { 2.0 };
+        let output = parts.get_mut(&Part::Layer).unwrap().output_effect.as_mut().unwrap();
+        output.iter_mut().enumerate().for_each(|(l, e)| *e *= if l == 7 { factor } else { 2.0 });
+    }
+    let (a, b) = (curves(&a, 8), curves(&b, 8));
+    let found = compared(&a, &b, Pairing::Paired);
+    let rule = found.rules.iter().find(|rule| rule.rule == Rule::SkipOutput).unwrap();
+    assert_eq!(rule.difference_of, IntervalOf::Mean);
+    let value = rule.value.unwrap();
+    assert_relative_eq!(value.difference, rule.b.mean.unwrap() - rule.a.mean.unwrap(), epsilon = 1e-12);
+    assert!((value.difference - (rule.b.value.unwrap() - rule.a.value.unwrap())).abs() > 0.1);
+    // In words, the numbers of the mean stand beside their interval.
+    let table = found.table();
+    let line = table.lines().find(|line| line.contains("skip_output (mean)")).unwrap();
+    assert!(line.contains(&format!(" {:.1} ", rule.a.mean.unwrap())), "{line}");
+    assert!(!table.contains("skip_output_max"));
+}
+
 /// The same straight line read off at 5 layers and at 9.
 #[test]
 fn models_of_different_depth_are_compared_at_relative_depth() {
@@ -167,7 +199,7 @@ fn what_cannot_be_compared_says_why_and_the_way_out() {
     let (a, b) = (curves(&a, 8), curves(&b, 8));
     assert_eq!(
         error(&a, &b, Pairing::Paired).to_string(),
-        "'a' has 9 prompts and 'b' has 12, of which 9 are the same (id and text); measure both on the same \
+        "'a' has 9 prompts and 'b' has 12, of which 9 have the same text; measure both on the same \
          prompts, or compare them with --unpaired, which resamples each on its own"
     );
     assert!(compared(&a, &b, Pairing::Unpaired).rules.len() == Rule::ALL.len());
@@ -223,7 +255,7 @@ Differences are B - A; 95 % bootstrap intervals, 500 resamples, the same resampl
 
 Each curve is shown where it differs most among the layers whose interval excludes 0. The intervals hold layer by layer: of layers that do not differ, about one in twenty is still among them.
 
-With fewer than 10 prompts, here 2, intervals are narrower than they should be.
+With fewer than 5 prompts, here 2, intervals are narrower than they should be.
 ";
     // Columns are at least three wide.
     assert_eq!(

@@ -4,7 +4,7 @@ mod common;
 
 use approx::assert_relative_eq;
 use common::{prompt, samples, seen, with_threads};
-use fathom_depth::{Curves, Rule, Thresholds, bootstrap, depth};
+use fathom_depth::{Curves, IntervalOf, Rule, Thresholds, bootstrap, depth};
 use fathom_probes::skip::{Mode, Part};
 use fathom_probes::{Asked, Sample, Summary};
 use fathom_study::{Curve, Error, PromptCurves, Settings, rows};
@@ -38,6 +38,17 @@ fn every_rule_says_what_it_says_of_the_summary() {
         let (value, of_summary) = (row.value.unwrap_or(0.0), expected.value.unwrap_or(0.0));
         assert_relative_eq!(value, of_summary, max_relative = 1e-12);
         assert_eq!(row.threshold, expected.threshold);
+        // The same rule on the mean effects, which is what the interval is of.
+        let of_means = Curves {
+            layer_effect: Some(&skip.layer_effect.mean),
+            output_effect: Some(&skip.output_effect.as_ref().unwrap().mean),
+            ..curves
+        };
+        let mean =
+            depth(row.rule, &of_means, &Thresholds::default()).value.filter(|_| row.rule.reads_largest());
+        assert_eq!(row.mean.is_some(), mean.is_some());
+        assert_relative_eq!(row.mean.unwrap_or(0.0), mean.unwrap_or(0.0), max_relative = 1e-12);
+        assert_eq!(row.interval_of, Some(IntervalOf::rule(row.rule)));
         let [lo, hi] = row.interval.unwrap();
         assert!(lo <= hi && lo >= 0.0 && hi <= layers as f64, "{}: [{lo}, {hi}]", row.rule);
     }
@@ -92,7 +103,8 @@ fn tokens_weigh_prompts() {
     let value = |rule, weights: &[u32]| curves.apply(rule, weights, &Thresholds::default()).unwrap().value;
     assert_eq!(value(Rule::Kl, &[1, 1]), Some(1.0));
     assert_eq!(value(Rule::Kl, &[1, 0]), None);
-    assert_eq!(value(Rule::KlLast, &[1, 0]), Some(2.0));
+    assert_eq!(value(Rule::KlLast, &[2, 1]), Some(1.0));
+    assert_eq!(value(Rule::KlLast, &[1, 0]), None);
     // Overlap at layer 1: (0.2 + 3 * 0.4) / 4 = 0.35; of the first alone 0.2.
     assert_eq!(value(Rule::Overlap, &[1, 1]), Some(1.0));
     assert_eq!(value(Rule::Overlap, &[1, 0]), None);
@@ -182,10 +194,58 @@ fn prompts_are_the_same_by_id_and_text_whatever_the_tokens() {
     let b =
         curves(&[with("y", &["t", "wo", "<|end|>"]), with("x", &["Ca", "f\u{fffd}", "\u{fffd} au lait"])]);
     assert_eq!(a.places_in(&b), Ok(vec![1, 0]));
+    assert_eq!(b.places_in(&a), Ok(vec![1, 0]));
     let c = curves(&[with("x", &["Cafe au lait"]), with("y", &["two"])]);
     assert_eq!(a.places_in(&c), Err(1));
+    assert_eq!(b.places_in(&c), Err(1));
     assert_eq!(a.places_in(&curves(&[with("y", &["two"])])), Err(1));
     assert_eq!(a.places_in(&curves(&[with("z", &["two"])])), Err(0));
+}
+
+/// Old samples have no hashes: every script counts, and every mark.
+#[test]
+fn texts_of_every_script_are_told_apart() {
+    let paired = |a: &[&str], b: &[&str]| {
+        let curves = |pieces: &[&str]| {
+            let pieces = pieces.iter().map(|piece| (*piece).to_owned()).collect();
+            PromptCurves::of(&[Sample { pieces, ..prompt("train-1", 3) }], 4).unwrap()
+        };
+        curves(a).places_in(&curves(b)).is_ok()
+    };
+    assert!(paired(&["法国", "的", "首都"], &["法", "国的首都"]));
+    assert!(!paired(&["法国", "的", "首都"], &["德国", "的", "首都"]));
+    assert!(paired(&["ما ", "عاصمة"], &["ما", " عاصمة"]));
+    assert!(!paired(&["ما ", "عاصمة"], &["من ", "عاصمة"]));
+    assert!(!paired(&["3", " +", " 4"], &["3", " *", " 4"]));
+    // Characters cut in parts by one tokenizer, each of which shows as broken.
+    let broken = ["\u{fffd}", "\u{fffd}", "国", "\u{fffd}\u{fffd}", "首", "\u{fffd}"];
+    assert!(paired(&broken, &["法国的首都"]) && paired(&["法国的首都"], &broken));
+    assert!(paired(&["\u{fffd}", "国x"], &["国国国国x"]));
+    assert!(!paired(&broken, &["法国的都"]) && !paired(&broken, &["法国的首a"]));
+    assert!(!paired(&["\u{fffd}a"], &["a"]) && !paired(&["\u{fffd}"], &["x"]));
+    // Both cut in different places: not known, so not the same.
+    assert!(!paired(&["\u{fffd}国"], &["法\u{fffd}"]));
+}
+
+#[test]
+fn prompts_are_the_same_by_the_hash_of_their_text() {
+    let with = |id: &str, hash: &str| Sample {
+        text_sha256: Some(hash.to_owned()),
+        pieces: vec![format!("{id} in its own tokens")],
+        ..prompt(id, 2)
+    };
+    let curves = |samples: &[Sample]| PromptCurves::of(samples, 4).unwrap();
+    let a = curves(&[with("a-1", "aa"), with("a-2", "bb"), with("a-3", "aa")]);
+    // Ids and tokens differ; of a text that comes twice, the first is paired with the first.
+    let b = curves(&[with("b-1", "bb"), with("b-2", "aa"), with("b-3", "aa")]);
+    assert_eq!(a.places_in(&b), Ok(vec![1, 0, 2]));
+    let c = curves(&[with("a-1", "aa"), with("a-2", "cc"), with("a-3", "dd")]);
+    assert_eq!(a.places_in(&c), Err(1));
+    // Against samples without hashes, id and text decide.
+    let old = |id: &str| Sample { text_sha256: None, ..with(id, "") };
+    let d = curves(&[old("a-2"), old("a-1"), old("a-3")]);
+    assert_eq!(a.places_in(&d), Ok(vec![1, 0, 2]));
+    assert_eq!(d.places_in(&a), Ok(vec![1, 0, 2]));
 }
 
 #[test]

@@ -32,6 +32,7 @@ fn the_sweep_at_the_threshold_in_use_is_the_row() {
         assert_eq!(!of.sweep.is_empty(), swept, "{}", row.rule);
         for point in of.sweep.iter().filter(|point| Some(point.threshold) == row.threshold) {
             assert_eq!((point.value, point.ratio, point.interval), (row.value, row.ratio, row.interval));
+            assert_eq!(point.mean, row.mean);
         }
         assert_eq!(
             of.sweep.iter().filter(|point| Some(point.threshold) == row.threshold).count(),
@@ -88,7 +89,7 @@ fn with_all_prompts_the_width_is_that_of_the_row() {
 }
 
 /// The mean settle layer of prompts of equal length is a mean over prompts, whose interval is that of
-/// the normal distribution, narrower with the root of the number of prompts.
+/// Student's distribution, narrower with the root of the number of prompts.
 #[test]
 fn the_width_of_a_mean_shrinks_with_the_root_of_the_prompts() {
     let mut samples = samples(128, LAYERS, 1);
@@ -108,8 +109,10 @@ fn the_width_of_a_mean_shrinks_with_the_root_of_the_prompts() {
     let found = uncertainty(&curves, &Settings { resamples: 20_000, ..settings() });
     assert_eq!(found.rules.len(), 1);
     let of = found.of(Rule::Settling).unwrap();
-    for width in of.by_prompts.iter().filter(|width| width.prompts >= 8) {
-        let expected = 2.0 * 1.959_964 * deviation / (width.prompts as f64).sqrt();
+    // With 7, 15, 31, 63 and 127 degrees of freedom, from a table.
+    let quantiles = [2.36462, 2.13145, 2.03951, 1.99834, 1.97882];
+    for (width, quantile) in of.by_prompts.iter().filter(|width| width.prompts >= 8).zip(quantiles) {
+        let expected = 2.0 * quantile * deviation / (width.prompts as f64 - 1.0).sqrt();
         assert_relative_eq!(width.width.unwrap(), expected, max_relative = 0.04);
     }
     let expected_at = |prompts: f64| 2.0 * 1.959_964 * deviation / prompts.sqrt();

@@ -1,5 +1,6 @@
 //! Descriptions of studies: what they mean, and everything that can be wrong with them at once.
 
+use fathom_depth::Rule;
 use fathom_probes::Probe;
 use fathom_study::Study;
 use fathom_study::study::{Cell, Pair, Question};
@@ -70,8 +71,8 @@ fn a_whole_description() {
     assert_eq!(study.data[1].name, "my rows: é/1");
     assert_eq!(study.cells().count(), 8);
     assert_eq!(study.cells().nth(5), Some(Cell { model: 2, data: 1 }));
-    // From small to large in turn, and from the smallest to the largest.
-    assert_eq!(pairs(&study, Question::Scale), [(2, 0), (0, 3), (2, 3)]);
+    // From small to large in turn; the smallest and the largest would repeat what the steps say.
+    assert_eq!(pairs(&study, Question::Scale), [(2, 0), (0, 3)]);
     assert_eq!(pairs(&study, Question::Training), [(0, 1)]);
     assert_eq!(pairs(&study, Question::Difficulty), [(1, 0)]);
 }
@@ -107,6 +108,32 @@ fn the_least_description() {
     assert_eq!(study.title(Cell { model: 0, data: 0 }), "smollm2-135m on builtin");
     let hidden = FULL.replace("my rows: é/1", "..");
     assert!(parse(&hidden).folder(Cell { model: 0, data: 1 }).ends_with("_.."));
+}
+
+#[test]
+fn every_question_has_one_primary_rule() {
+    let primary = |text: &str| {
+        let study = parse(&FULL.replacen("limit = 1_6", text, 1));
+        Question::ALL.map(|question| study.primary[&question])
+    };
+    // Of the rules that contributions and lens feed; with all probes it is settling.
+    assert_eq!(primary(""), [Rule::Kl; 3]);
+    assert_eq!(primary("primary = \"overlap\""), [Rule::Overlap; 3]);
+    let some = "primary = { scale = \"cosine\", difficulty = \"kl_last\" }";
+    assert_eq!(primary(some), [Rule::Cosine, Rule::Kl, Rule::KlLast]);
+    let least = parse("name = \"n\"\n[[model]]\nid = \"m\"\n[[data]]\nid = \"d\"");
+    assert_eq!(least.primary[&Question::Scale], Rule::Settling);
+    let error = |text: &str| {
+        let text = FULL.replacen("limit = 1_6", text, 1);
+        Study::parse(&text, "s").unwrap_err().to_string()
+    };
+    assert_eq!(
+        error("primary = \"settling\""),
+        "s, line 5: the primary rule settling needs the probe settling; add it to 'probes' or name another rule"
+    );
+    assert!(error("primary = \"klast\"").starts_with("s, line 5: there is no depth rule \"klast\""));
+    assert!(error("primary = 3").contains("'primary' of the study must be a rule in quotes or a table"));
+    assert!(error("primary = { size = \"kl\" }").contains("primary has no field 'size'"));
 }
 
 #[test]

@@ -173,7 +173,7 @@ fn text(loaded: &Loaded, prompt: Prompt, most: usize) -> Result<Text> {
     let spread = (1..=POSITIONS).map(|i| i * tokens.len() / (POSITIONS + 1));
     let positions = spread.filter(|t| (2..tokens.len()).contains(t)).collect();
     let pieces = tokens.iter().map(|t| loaded.tokenizer.piece(*t)).collect();
-    Ok(Text { id: prompt.id, group: prompt.group, tokens, pieces, positions })
+    Ok(Text { id: prompt.id, group: prompt.group, text_sha256: None, tokens, pieces, positions })
 }
 
 /// The first built-in pairs.

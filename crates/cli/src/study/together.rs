@@ -151,7 +151,8 @@ fn answer(answer: &fathom_study::tables::Answer) -> StudyAnswer {
     StudyAnswer {
         question: answer.about.clone(),
         summary: answer.summary.clone(),
-        details: answer.comparisons.iter().map(|one| one.sentence.clone()).collect(),
+        details: answer.sentences(true).map(str::to_owned).collect(),
+        others: answer.sentences(false).map(str::to_owned).collect(),
     }
 }
 

@@ -64,7 +64,9 @@ fn all_probes_leave_their_results() {
     for (name, value) in [("site", "resid"), ("baseline", "sequence"), ("quadrature", "adaptive")] {
         assert_eq!(gradients[1][name], value);
     }
-    assert_eq!(gradients[1]["completeness_error"].as_array().unwrap().len(), layers);
+    for error in ["completeness_error", "interval_error"] {
+        assert_eq!(gradients[1][error].as_array().unwrap().len(), layers);
+    }
     for probe in ["skip", "erasure", "gradients"] {
         let cost = &results["cost"][probe];
         assert!(cost["edits"].as_u64() > Some(0) && cost["runs"].as_u64() > Some(0), "{probe}");

@@ -27,7 +27,10 @@ fn files(name: &str) -> Vec<RepoFile> {
 /// A command with this cache and this server.
 fn online(world: &World) -> assert_cmd::Command {
     let mut command = fathom();
-    command.env("HF_HOME", world.cache.path()).env("HF_ENDPOINT", world.hub.url()).env_remove("HF_HUB_OFFLINE");
+    command
+        .env("HF_HOME", world.cache.path())
+        .env("HF_ENDPOINT", world.hub.url())
+        .env_remove("HF_HUB_OFFLINE");
     command
 }
 
@@ -92,7 +95,9 @@ fn what_the_hub_does_not_have_is_one_sentence() {
 fn a_model_that_is_not_supported_is_refused_before_its_weights_are_fetched() {
     let gptq = r#"{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}"#;
     let experts = r#"{"model_type": "mixtral", "num_local_experts": 8}"#;
-    for (config, says) in [(gptq, "GPTQ"), (experts, "mixture of experts"), (r#"{"model_type": "xyz"}"#, "'xyz'")] {
+    for (config, says) in
+        [(gptq, "GPTQ"), (experts, "mixture of experts"), (r#"{"model_type": "xyz"}"#, "'xyz'")]
+    {
         let mut files = files("llama2");
         files.iter_mut().filter(|f| f.name == "config.json").for_each(|f| f.bytes = config.into());
         let world = World::new(Repo::model("org/tiny", files));

@@ -99,7 +99,7 @@ fn runs_on_different_prompts_are_compared_only_when_told() {
     let place = Place::new();
     let a = run(&place, "llama2", PROMPTS);
     let b = run(&place, "llama3", &PROMPTS.replace("king", "queen"));
-    fail(fathom().arg("compare").args([&a, &b]), &["of which 2 are the same", "--unpaired"]);
+    fail(fathom().arg("compare").args([&a, &b]), &["of which 2 have the same text", "--unpaired"]);
     succeed(fathom().arg("compare").args([&a, &b]).arg("--unpaired"));
     let one = run(&place, "gpt2", PROMPTS.lines().next().unwrap());
     fail(fathom().arg("compare").args([&one, &one]), &["prompt"]);
@@ -109,6 +109,34 @@ fn runs_on_different_prompts_are_compared_only_when_told() {
     newer["schema_version"] = 99.into();
     fs::write(a.join("results.json"), Value::Object(newer).to_string()).unwrap();
     fail(fathom().arg("compare").args([&b, &a]), &["99"]);
+}
+
+/// Two tokenizers cut these texts differently and two files name them differently: their text pairs them.
+#[test]
+fn runs_are_paired_by_the_text_of_their_prompts() {
+    let place = Place::new();
+    let texts = ["法国的首都是巴黎这座城市", "ما عاصمة فرنسا ومتى بنيت", "3 + 4 = 7 and 3 * 4 = 12"];
+    let file = |name: &str, texts: &[&str]| {
+        let rows = texts.iter().enumerate();
+        let rows: String =
+            rows.map(|(i, text)| format!("{{\"id\": \"{name}{i}\", \"text\": \"{text}\"}}\n")).collect();
+        write(&place, name, &rows)
+    };
+    let run = |model: &str, name: &str, texts: &[&str]| {
+        let out = place.at(&format!("run-{name}"));
+        succeed(&mut measure(&fixture(model), file(name, texts), &out));
+        out
+    };
+    let a = run("llama2", "a.jsonl", &texts);
+    let b = run("gpt2", "b.jsonl", &[texts[2], texts[0], texts[1]]);
+    let text = succeed(fathom().arg("compare").args([&a, &b]).arg("--json"));
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["pairing"], "paired");
+    let line = fs::read_to_string(a.join("samples.jsonl")).unwrap();
+    let sample: Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
+    // The first 16 digits of what `printf 法国的首都是巴黎这座城市 | sha256sum` says.
+    assert_eq!(sample["text_sha256"], "418ef8ce8407500e");
+    let other = run("gpt2", "c.jsonl", &["德国的首都是柏林这座城市", texts[1], "3 * 4 = 7 and 3 + 4 = 12"]);
+    fail(fathom().arg("compare").args([&a, &other]), &["of which 1 have the same text"]);
 }
 
 fn toml(place: &Place, models: &[&Path]) -> String {

@@ -69,6 +69,11 @@ pub struct Gradients {
     /// `[L]`: |sum of attributions - (F(x) - F(base))| / |F(x) - F(base)|, the
     /// denominator at least 1e-6.
     pub completeness_error: Vec<f64>,
+    /// `[L]`: the sum of what the rule misses of F's change in each of its intervals, as
+    /// absolute values, over the same denominator: never below the completeness error, in
+    /// which errors of opposite sign cancel. Absent for rules without intervals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval_error: Option<Vec<f64>>,
     /// `[L]`: points of the path at which gradients were taken.
     pub nodes: Vec<usize>,
 }
@@ -114,6 +119,7 @@ fn at_site(pair: &Answered<'_>, site: Site, settings: &Settings, done: &dyn Fn(u
         quadrature,
         attribution: Vec::with_capacity(depth),
         completeness_error: Vec::with_capacity(depth),
+        interval_error: (quadrature == Quadrature::Adaptive).then(|| Vec::with_capacity(depth)),
         nodes: Vec::with_capacity(depth),
     };
     let mut work = Work::default();
@@ -121,6 +127,7 @@ fn at_site(pair: &Answered<'_>, site: Site, settings: &Settings, done: &dyn Fn(u
         // Nothing is predicted, so nothing has a part in it.
         gradients.attribution = vec![vec![0.0; tokens]; depth];
         gradients.completeness_error = vec![0.0; depth];
+        gradients.interval_error = gradients.interval_error.map(|_| vec![0.0; depth]);
         gradients.nodes = vec![0; depth];
         return (gradients, work);
     }
@@ -134,7 +141,10 @@ fn at_site(pair: &Answered<'_>, site: Site, settings: &Settings, done: &dyn Fn(u
         let sum: f64 = result.parts.iter().sum();
         let change = clean - start;
         gradients.nodes.push(result.nodes);
-        gradients.completeness_error.push((sum - change).abs() / change.abs().max(SMALLEST));
+        let size = change.abs().max(SMALLEST);
+        gradients.completeness_error.push((sum - change).abs() / size);
+        let missed = result.missed.map(|missed| missed / size);
+        gradients.interval_error.iter_mut().zip(missed).for_each(|(all, missed)| all.push(missed));
         let mut attribution = result.parts;
         attribution.resize(tokens, 0.0);
         gradients.attribution.push(attribution);

@@ -2,7 +2,7 @@
 
 use crate::support::{MODELS, PLENTY, everywhere, noise, planned, request, run};
 use fathom_probes::erasure::{MeanResiduals, measure as erase};
-use fathom_probes::skip::{Mode, Part, measure};
+use fathom_probes::skip::{Mode, Part, Settings, measure, plan, sample, summarise};
 use fathom_probes::{Limits, Way, predicting};
 
 const MODES: [Mode; 3] = [Mode::Future, Mode::Current, Mode::Local];
@@ -39,6 +39,20 @@ fn the_shortest_texts() {
             }
         });
     }
+}
+
+/// A text of one token has nothing to skip: it counts in no mean, and nothing is run for it.
+#[test]
+fn a_text_of_one_token_does_not_count_in_means() {
+    let (_, model) = &MODELS[0];
+    let settings = Settings::default();
+    let of = |tokens| sample(model, &run(model, tokens), &settings, &[], &Way::planned(PLENTY));
+    let (short, work) = of(1);
+    assert!(short.effects.is_empty());
+    assert_eq!((work, plan(model, 1, &settings, &[], PLENTY)), Default::default());
+    let (long, _) = of(9);
+    assert_eq!(long.effects.keys().collect::<Vec<_>>(), [&Mode::Current]);
+    assert_eq!(summarise(&[&short, &long]), summarise(&[&long]));
 }
 
 #[test]

@@ -74,11 +74,13 @@ fn threads_change_no_bit() {
 fn samples_carry_their_text() {
     let mut texts = texts(&[4, 6]);
     texts[1].group = Some("hard".to_owned());
+    texts[1].text_sha256 = Some("0123456789abcdef".to_owned());
     texts[1].pieces = (0..6).map(|i| format!("piece {i}")).collect();
     for (sample, text) in samples(&load("llama2"), &texts).into_iter().zip(texts) {
         let kept = Text {
             id: sample.id,
             group: sample.group,
+            text_sha256: sample.text_sha256,
             tokens: sample.tokens,
             pieces: sample.pieces,
             positions: vec![],

@@ -59,6 +59,7 @@ pub(crate) fn text(id: &str, tokens: Vec<u32>) -> Text {
     Text {
         id: id.to_owned(),
         group: None,
+        text_sha256: None,
         pieces: vec!["x".to_owned(); tokens.len()],
         tokens,
         positions: vec![],

@@ -167,16 +167,22 @@ fn reading(index: usize, first: &'static str) -> &'static str {
 }
 
 fn gradient_note(pair: &Gradients) -> String {
-    let worst = pair.completeness_error.iter().copied().filter(|e| e.is_finite()).fold(0.0, f64::max);
+    let worst = |errors: &[f64]| {
+        let worst = errors.iter().copied().filter(|e| e.is_finite()).fold(0.0, f64::max);
+        number(100.0 * worst)
+    };
+    let apart = pair.interval_error.as_ref().map_or(String::new(), |errors| {
+        format!(", and {} % where errors along the path do not cancel", worst(errors))
+    });
     let most = pair.nodes.iter().max().copied().unwrap_or(0);
     let plain = |text: &str| text::line(text);
     format!(
-        "{} At {}, baseline {}, {} quadrature with at most {most} nodes; the largest completeness error of a layer is {} %.",
+        "{} At {}, baseline {}, {} quadrature with at most {most} nodes; the largest completeness error of a layer is {} %{apart}.",
         asked(&pair.question, &pair.answer),
         plain(&pair.site),
         plain(&pair.baseline),
         plain(&pair.quadrature),
-        number(100.0 * worst)
+        worst(&pair.completeness_error)
     )
 }
 

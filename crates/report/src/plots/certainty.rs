@@ -5,7 +5,7 @@ use super::canvas::{COLUMN, Ink, PAGE, Stroke};
 use super::panel::{Axis, Band, Bar, Curve, Dots, Grid, Mark, Panel};
 use super::text::{line, number, value};
 use super::{Body, Figure, Numbers, figure};
-use crate::results::{Resamples, Results, RuleUncertainty, SweepPoint, Width};
+use crate::results::{DepthRow, Resamples, Results, RuleUncertainty, SweepPoint, Width};
 
 /// Rules that are drawn, far more than there are.
 const PANELS: usize = 24;
@@ -90,7 +90,7 @@ fn resamples<'a>(
         (
             "How sure each depth is",
             "The effective depth by each rule in resamples of the prompts, drawn with replacement; the dashed line is \
-             the depth of all prompts. A narrow peak would be found again with other prompts of the same kind; with two, \
+             the depth of all prompts. Rules on skipped layers read the mean effect over prompts. A narrow peak would be found again with other prompts of the same kind; with two, \
              the rule wavers.",
         ),
         panels,
@@ -122,7 +122,7 @@ fn resample_panel(results: &Results, rule: &str, found: &Resamples, width: f64) 
     let hover = |(ends, height): (&[f64], &f64)| {
         ([ends[0], ends[1]], format!("depth {}\n{height} resamples", bin_name(ends)))
     };
-    let value = results.depth.iter().find(|row| line(&row.rule) == rule).and_then(|row| row.value);
+    let value = results.depth.iter().find(|row| line(&row.rule) == rule).and_then(DepthRow::estimate);
     let mark = |at: f64| Mark {
         at,
         interval: None,
@@ -185,24 +185,31 @@ fn thresholds<'a>(
     let panels = rules.iter().map(|rule| threshold_panel(results, rule, width)).collect();
     let row = |rule: &str, point: &SweepPoint| {
         let [low, high] = point.interval.unwrap_or([f64::NAN; 2]);
-        let values = vec![point.value.unwrap_or(f64::NAN), point.ratio.unwrap_or(f64::NAN), low, high];
+        let [value, mean, share] =
+            [point.value, point.mean, point.ratio].map(|number| number.unwrap_or(f64::NAN));
+        let values = vec![value, share, mean, low, high];
         (format!("{rule} at {}", number(point.threshold)), values)
     };
     let rows = rules.iter().flat_map(|rule| rule.sweep.iter().map(|point| row(&line(&rule.rule), point)));
-    let headings = ["depth", "share of layers", "interval from", "to"].map(str::to_owned).to_vec();
+    let headings = ["depth", "share of layers", "mean", "interval from", "to"].map(str::to_owned).to_vec();
     let numbers = Numbers { index: "rule and threshold".to_owned(), headings, rows: rows.collect() };
     of_panels(
         results,
         (probe, "thresholds"),
         (
             "What other thresholds would give",
-            "The depth by each rule if its threshold were another, with the 95 % interval; the dashed line is the \
-             threshold used. Where the curve is steep, the depth is as much a choice of the threshold as a property of \
+            "The depth by each rule if its threshold were another, with the 95 % interval (of influence_90, both on the \
+             mean effect over prompts); the dashed line is the threshold used. Where the curve is steep, the depth is as much a choice of the threshold as a property of \
              the model; where it ends, the rule finds nothing.",
         ),
         panels,
         numbers,
     )
+}
+
+/// What the interval of a point is of.
+fn estimate(point: &SweepPoint) -> Option<f64> {
+    point.mean.or(point.value)
 }
 
 fn threshold_panel(results: &Results, rule: &RuleUncertainty, width: f64) -> Panel {
@@ -211,7 +218,7 @@ fn threshold_panel(results: &Results, rule: &RuleUncertainty, width: f64) -> Pan
         .sweep
         .iter()
         .filter(|point| (0.0..=1e6).contains(&point.threshold))
-        .map(|point| (point.threshold, point.value.filter(|value| (0.0..=layers).contains(value))))
+        .map(|point| (point.threshold, estimate(point).filter(|value| (0.0..=layers).contains(value))))
         .collect();
     let runs = points.split(|point| point.1.is_none()).filter(|run| !run.is_empty());
     let curve = |run: &[(f64, Option<f64>)]| Curve {
@@ -237,7 +244,7 @@ fn threshold_panel(results: &Results, rule: &RuleUncertainty, width: f64) -> Pan
     let mark = |at: f64| Mark { at, interval: None, label: format!("used: {}", number(at)), ink: Ink::Soft };
     let half = points.windows(2).map(|two| (two[1].0 - two[0].0) / 2.0).fold(0.5, f64::min);
     let hover = |point: &SweepPoint| {
-        let depth = point.value.map_or("none".to_owned(), value);
+        let depth = estimate(point).map_or("none".to_owned(), value);
         let interval = point.interval.map_or(String::new(), |[low, high]| {
             format!("\n95 % interval {} to {}", number(low), number(high))
         });
@@ -305,7 +312,7 @@ fn prompt_panel(results: &Results, rule: &RuleUncertainty) -> Panel {
     };
     let names = rule.by_prompts.iter().map(|width| width.prompts.to_string()).collect();
     let x = Axis { step: Some(1.0), names, ..Axis::new("prompts", -0.6, rule.by_prompts.len() as f64 - 0.4) };
-    let value = results.depth.iter().find(|row| row.rule == rule.rule).and_then(|row| row.value);
+    let value = results.depth.iter().find(|row| row.rule == rule.rule).and_then(DepthRow::estimate);
     let value = value.filter(|value| (0.0..=layers).contains(value));
     let level = |at| Mark { at, interval: None, label: String::new(), ink: Ink::Vermilion };
     // With room around a depth that never changes.

@@ -133,17 +133,19 @@ pub(super) fn bar_axis(label: &str, layers: usize) -> Axis {
     Axis::whole(label, low, high, Grid::inner_width(COLUMN, 1))
 }
 
-/// The effective depths by these rules, those at the same layer together.
+/// The effective depths by these rules, those at the same layer together; of rules with a mean, that, which
+/// the interval is of.
 pub(super) fn depth_marks(results: &Results, rules: &[&str]) -> Vec<Mark> {
     let mut marks: Vec<Mark> = Vec::new();
     let mut inks = [Ink::Vermilion, Ink::Purple].into_iter().cycle();
     for row in results.depth.iter().filter(|row| rules.contains(&row.rule.as_str())) {
-        let Some(at) = row.value.filter(|value| value.is_finite()) else { continue };
+        let Some(at) = row.estimate().filter(|value| value.is_finite()) else { continue };
+        let mean = if row.mean.is_some() { " (mean)" } else { "" };
         let interval = row.interval.filter(|ends| ends.iter().all(|end| end.is_finite()));
         match marks.iter_mut().find(|mark| mark.at == at && mark.interval == interval) {
             Some(mark) => mark.label = mark.label.replacen(": ", &format!(", {}: ", row.rule), 1),
             None => {
-                let label = format!("{}: {}", row.rule, number(at));
+                let label = format!("{}{mean}: {}", row.rule, number(at));
                 marks.push(Mark { at, interval, label, ink: inks.next().unwrap_or(Ink::Vermilion) });
             }
         }

@@ -267,16 +267,17 @@ pub(super) fn settling_figure(results: &Results, settling: &Settling) -> Figure 
     let panel = Panel {
         bars: bars(&counts, &scale, Ink::Blue, false),
         marks,
-        hovers: hovers("layer", &series),
-        ..Panel::new("", bar_axis("layer", counts.len()), scale.axis(&counts))
+        hovers: hovers("after layers", &series),
+        ..Panel::new("", bar_axis("layers that have run", counts.len()), scale.axis(&counts))
     };
     let mut figure = figure(
         results,
         "settling_histogram",
         "Where tokens settle",
-        "Number of tokens whose early prediction first comes close to the output at each layer. The rule settling is \
-         their mean; bars from the deep mark on are tokens for which the model uses nearly all of its depth.",
-        (Body::Panels(Grid::one(panel, Vec::new())), numbers("layer", &series)),
+        "Number of tokens whose early prediction first comes close to the output after so many layers; a later rise \
+         does not count. The rule settling is their mean; bars from the deep mark on are tokens for which the model \
+         uses nearly all of its depth.",
+        (Body::Panels(Grid::one(panel, Vec::new())), numbers("layers", &series)),
     );
     figure.note = format!(
         "Settled means a Jensen-Shannon divergence of at most {} bits; {} % of the tokens are deep.",

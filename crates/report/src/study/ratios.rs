@@ -11,14 +11,15 @@ use crate::results::{DepthRow, Results};
 /// Rules and series that are drawn, far more than there are.
 const MOST: usize = 24;
 
-/// The share of the layers that a rule says are used, with the ends of its interval.
+/// The share of the layers that a rule says are used, with the ends of its interval; of rules with a mean, that
+/// of the mean.
 fn share(results: &Results, rule: &str) -> Option<(f64, Option<[f64; 2]>)> {
     let row: &DepthRow = results.depth.iter().find(|row| row.rule == rule)?;
-    let layers = results.model.layers as f64;
-    let ratio = row.ratio.filter(|ratio| (0.0..=1.0 + 1e-9).contains(ratio))?;
-    // A rule whose value is a number of layers is divided as it is; others count from 0.
-    let offset = ratio * layers - row.value?;
-    let ends = row.interval.map(|ends| ends.map(|end| ((end + offset) / layers).clamp(0.0, 1.0)));
+    let layers = results.model.layers;
+    let share = |number: f64| Some(row.used_by(number, layers)? / layers as f64);
+    let ratio = share(row.estimate()?).filter(|ratio| (0.0..=1.0 + 1e-9).contains(ratio))?;
+    let ends = row.interval.and_then(|[low, high]| Some([share(low)?, share(high)?]));
+    let ends = ends.map(|ends| ends.map(|end| end.clamp(0.0, 1.0)));
     Some((ratio, ends.filter(|ends| ends.iter().all(|end| end.is_finite()))))
 }
 
@@ -131,7 +132,7 @@ pub(super) fn by_size(page: &StudyPage) -> Option<Figure> {
     }
     let names = ("study_ratio_by_size".to_owned(), "Do larger models use more of their depth?".to_owned());
     let reading = "Share of the layers that each rule says are used, against the size of the model (log scale), with 95 % \
-                   intervals over prompts. Lines join models of one family and type; a line that rises is a family whose \
+                   intervals over prompts; of rules on skipped layers, by the mean effect over prompts. Lines join models of one family and type; a line that rises is a family whose \
                    larger models use more of their depth.";
     Some(study_figure(page, names, reading, grid(legend, panels), numbers))
 }
@@ -220,7 +221,8 @@ fn difficulty_figure(page: &StudyPage, index: usize, series: &str) -> Option<Fig
         format!("Is more of the depth used on harder data{name}?"),
     );
     let reading = "Share of the layers that each rule says are used, from the easiest data of the series to the hardest, \
-                   with 95 % intervals over prompts. A line that rises is a model that uses more of its depth where the \
+                   with 95 % intervals over prompts; of rules on skipped layers, by the mean effect over prompts. A line \
+                   that rises is a model that uses more of its depth where the \
                    task is harder.";
     Some(study_figure(page, names, reading, grid(legend, panels), numbers))
 }
