@@ -18,7 +18,7 @@ const COLUMN_AT: f64 = 40.0;
 const COLUMN_WIDTH: f64 = 38.0;
 const MARKS_AT: f64 = 92.0;
 const LABELS_AT: f64 = 196.0;
-/// The room for a label before the depth.
+/// The room for a rule's name before the depth.
 const LABEL_WIDTH: f64 = 136.0;
 /// The distance of marks side by side, and of labels one above the other.
 const LANE: f64 = 12.0;
@@ -170,7 +170,7 @@ impl Gauge {
         let y = |used: f64| top + HEIGHT * (1.0 - used / self.layers as f64);
         self.draw_labels(canvas, top, y);
         self.draw_marks(canvas, y);
-        self.draw_none(canvas, top + HEIGHT + 26.0);
+        self.draw_notes(canvas, top + HEIGHT + 26.0);
     }
 
     fn draw_column(&self, canvas: &mut Canvas, top: f64) {
@@ -228,13 +228,9 @@ impl Gauge {
             let points = vec![(MARKS_AT + LANE * lane as f64, at), (bend, at), (LABELS_AT - 6.0, row)];
             canvas.lines(points, Ink::Line, 1.2, Stroke::Solid);
             let text = row + 4.5;
-            canvas.bold(
-                LABELS_AT,
-                text,
-                Anchor::Start,
-                Ink::Text,
-                &fitted(&found.label(), LABEL_WIDTH, TEXT),
-            );
+            let star = if found.is_mean { "*" } else { "" };
+            let label = format!("{}{star}", fitted(&found.rule, LABEL_WIDTH, TEXT));
+            canvas.bold(LABELS_AT, text, Anchor::Start, Ink::Text, &label);
             canvas.text(374.0, text, Anchor::End, Ink::Text, &short(found.value));
             let share = format!("{:.0} %", 100.0 * found.used / self.layers as f64);
             canvas.text(424.0, text, Anchor::End, Ink::Text, &share);
@@ -277,10 +273,12 @@ impl Gauge {
         }
     }
 
-    fn draw_none(&self, canvas: &mut Canvas, top: f64) {
+    fn draw_notes(&self, canvas: &mut Canvas, top: f64) {
         let mut y = top;
-        for (rule, reason) in &self.none {
-            let text = format!("{rule}: none; {reason}");
+        let mean = self.found.iter().any(|found| found.is_mean);
+        let mean = mean.then(|| "* On the mean effect of skipping over prompts.".to_owned());
+        let none = self.none.iter().map(|(rule, reason)| format!("{rule}: none; {reason}"));
+        for text in mean.into_iter().chain(none) {
             for line in wrapped(&text, COLUMN - 24.0, TEXT).iter().take(4) {
                 canvas.text(8.0, y, Anchor::Start, Ink::Soft, line);
                 y += 17.0;

@@ -14,7 +14,7 @@ fn write(path: &Path, rows: &[Value]) {
 /// Measures these rows with a fixture, and gives what `run.json` says of the data.
 fn measured(place: &Place, model: &str, rows: &[Value], options: &[&str]) -> (Done, Value) {
     write(&place.data(), rows);
-    let done = finish(measure(&fixture(model), place.data(), &place.out()).args(options));
+    let done = finish(measure(&fixture(model), place.data(), &place.out()).arg("--overwrite").args(options));
     assert_eq!(done.code, Some(0), "{}", done.stderr);
     (done, json(&place.at("out/run.json"))["data"].clone())
 }
