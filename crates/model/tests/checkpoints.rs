@@ -449,8 +449,14 @@ fn tok_added_only_in_config() {
 
 const HIDDEN: usize = 32;
 
+/// Name, shape and bytes of a tensor.
+type Named = (String, Vec<usize>, Vec<u8>);
+
+/// A change of a file in the making.
+type Change = fn(&mut File);
+
 /// A llama of two layers in GGUF: its metadata, and its tensors by name.
-fn tiny() -> (File, Vec<(String, Vec<usize>, Vec<u8>)>) {
+fn tiny() -> (File, Vec<Named>) {
     let mut file = File::default();
     file.text("general.architecture", "llama");
     for (key, value) in [
@@ -572,7 +578,7 @@ fn gguf_mistrals_window() {
 
 #[test]
 fn gguf_metadata_that_changes_the_forward_pass() {
-    let changes: [(&str, fn(&mut File)); 6] = [
+    let changes: [(&str, Change); 6] = [
         ("attention.causal", |f| f.flag("llama.attention.causal", false)),
         ("mixture of experts", |f| f.number("llama.expert_count", 4)),
         ("attention.clamp_kqv", |f| f.float("llama.attention.clamp_kqv", 8.0)),

@@ -49,14 +49,14 @@ struct Listed {
     added_tokens: Vec<Value>,
 }
 
+/// Added tokens by id, as `tokenizer.json` lists them.
+type ById = BTreeMap<u64, Value>;
+
 /// The bytes of a `tokenizer.json` whose list of added tokens has those of the configuration as well,
 /// each at its id, and that list by id.
-fn with_tokens_of<'a>(
-    config: &Value,
-    bytes: &'a [u8],
-) -> Result<(Cow<'a, [u8]>, BTreeMap<u64, Value>), String> {
+fn with_tokens_of<'a>(config: &Value, bytes: &'a [u8]) -> Result<(Cow<'a, [u8]>, ById), String> {
     let Listed { added_tokens } = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-    let own: BTreeMap<u64, Value> =
+    let own: ById =
         added_tokens.into_iter().filter_map(|token| Some((token.get("id")?.as_u64()?, token))).collect();
     let mut all = own.clone();
     for (id, token) in config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten() {
@@ -81,7 +81,7 @@ fn with_tokens_of<'a>(
 }
 
 /// Says which tokens have another id than the files give them.
-fn moved(inner: &tokenizers::Tokenizer, listed: &BTreeMap<u64, Value>) -> Vec<String> {
+fn moved(inner: &tokenizers::Tokenizer, listed: &ById) -> Vec<String> {
     let moved = listed.iter().filter_map(|(id, token)| {
         let text = token.get("content")?.as_str()?;
         let got = inner.token_to_id(text)?;
