@@ -33,6 +33,7 @@ pub fn render(results: &Results, run: &Value) -> Result<String> {
         parameters => parameters(results.model.parameters),
         answer => answer::headline(results),
         details => answer::details(results),
+        warnings => warnings(results, run),
         gauge => gauge,
         depth => results.depth.iter().map(|row| depth(row, results.model.layers)).collect::<Vec<_>>(),
         cost => results.cost.keys().map(|probe| cost_row(results, probe)).collect::<Vec<_>>(),
@@ -42,6 +43,15 @@ pub fn render(results: &Results, run: &Value) -> Result<String> {
         provenance => provenance,
     };
     page::render(folder::REPORT, TEMPLATE, page)
+}
+
+/// What was left out of the numbers, and what of the model was not honoured, a sentence each.
+fn warnings(results: &Results, run: &Value) -> Vec<String> {
+    let failed = results.data.failed.iter().map(|f| format!("'{}' is left out: {}.", f.id, f.reason));
+    let tokens = results.probes.contributions.as_ref().and_then(|c| c.left_out.as_ref());
+    let model = run.pointer("/model/warnings").and_then(Value::as_array).into_iter().flatten();
+    let model = model.filter_map(Value::as_str).map(|what| format!("Model: {what}."));
+    failed.chain(tokens.map(|left_out| format!("{}.", left_out.sentence()))).chain(model).collect()
 }
 
 /// The figures by probe, and those about certainty at the end.
@@ -175,6 +185,16 @@ mod tests {
     use super::*;
     use crate::fixture;
 
+    #[test]
+    fn what_is_left_out_is_said() {
+        let mut results = fixture::results();
+        let run = serde_json::json!({"model": {"warnings": ["'x' is not known"]}});
+        assert_eq!(warnings(&results, &serde_json::json!({})), [""; 0]);
+        results.data.failed.push(crate::results::Failed { id: "p7".into(), reason: "it overflows".into() });
+        let page = render(&results, &run).unwrap();
+        assert!(page.contains("it overflows.") && page.contains("is not known."), "{page}");
+    }
+
     const ATTACK: &str = "</script><img src=x onerror=alert(1)>\"'&{{ 7 * 6 }}";
 
     #[test]
@@ -188,7 +208,10 @@ mod tests {
         results.probes.other.insert(ATTACK.to_owned(), Value::Null);
         let cost = results.cost["lens"];
         results.cost.insert(ATTACK.to_owned(), cost);
-        let run = serde_json::json!({ATTACK: ATTACK, "svg": "</pre><svg onload=x>"});
+        results.data.failed.push(crate::results::Failed { id: ATTACK.into(), reason: ATTACK.into() });
+        let run = serde_json::json!({
+            ATTACK: ATTACK, "svg": "</pre><svg onload=x>", "model": {"warnings": [ATTACK]},
+        });
         let page = render(&results, &run).unwrap();
         assert!(!page.contains("<img") && !page.contains("<svg onload"));
         assert_eq!(page.matches("</script").count(), 1);
