@@ -87,7 +87,7 @@ pub(crate) fn describe(
     })
 }
 
-/// This process, as another one is told of it.
+/// This process, as the message of another one names it.
 pub(crate) fn process() -> String {
     let host = sysinfo::System::host_name().unwrap_or_else(|| "an unnamed host".into());
     let job = std::env::var("SLURM_JOB_ID").map(|id| format!(", job {id}")).unwrap_or_default();

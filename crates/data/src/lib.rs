@@ -2,7 +2,7 @@
 //!
 //! [`open`] turns what a user names on the command line into a [`PromptStream`], and [`load_with`] into a
 //! [`PromptSet`]: a set that comes with Fathom, a generated one, a published one, or a file of one's own. The
-//! crate knows nothing of models, tokens or the network; whoever calls it may hand in a way to the hub
+//! crate knows nothing of models, tokens or the network; callers may hand in a way to the hub
 //! ([`Fetch`]).
 //!
 //! | spec | what it gives |

@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(ends(Interval::of(values(1000), many).unwrap()), (26.0, 975.0));
         assert_eq!(ends(Interval::of(values(1), many).unwrap()), (1.0, 1.0));
         assert_eq!(ends(Interval::of(values(2), many).unwrap()), (1.0, 2.0));
-        // With two prompts there is no quantile far enough out.
+        // Two prompts have no quantile far enough out.
         assert_eq!(ends(Interval::of(values(1000), Correction::of(2)).unwrap()), (1.0, 1000.0));
     }
 

@@ -111,7 +111,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The modes and parts that a prompt of so many tokens with these positions allows. What
+    /// The modes and parts that a prompt of this many tokens with these positions allows. What
     /// is not allowed is absent from the sample: zeros would count as a prompt without effect.
     fn kinds(&self, tokens: usize, positions: &[usize]) -> impl Iterator<Item = (Mode, Part)> {
         let allowed = move |m: &&Mode| match m {

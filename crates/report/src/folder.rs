@@ -110,7 +110,7 @@ impl Folder {
                 let _ = file.take(MOST_HOLDER).read_to_string(&mut holder);
                 return Err(Error::InUse { path: self.path.clone(), holder: holder.trim().to_owned() });
             }
-            // A file system without locks is no reason not to measure.
+            // Some file systems have no locks; measuring goes on without one.
             Err(fs::TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
             Err(fs::TryLockError::Error(error)) => return Err(fail(error)),
         }

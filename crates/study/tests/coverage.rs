@@ -15,7 +15,7 @@ use std::io::Write;
 
 const LAYERS: usize = 8;
 
-/// Says what was found, for whoever looks (`cargo test -- --nocapture`).
+/// Prints what was found (`cargo test -- --nocapture`).
 fn say(text: &str) {
     std::io::stderr().write_all(format!("{text}\n").as_bytes()).unwrap();
 }
@@ -107,7 +107,7 @@ fn estimates(samples: &[Sample], seed: u64) -> Vec<(f64, [f64; 2])> {
     rules.chain(CURVES.map(of)).collect()
 }
 
-/// The shares of the intervals that hold the truth, for sets of so many prompts.
+/// The shares of the intervals that hold the truth, for sets of this many prompts.
 fn coverage(count: usize, truth: &[f64]) -> Vec<f64> {
     let mut random = Random(count as u64);
     let mut held = vec![0; truth.len()];
@@ -184,7 +184,7 @@ fn a_study_without_differences_seldom_sees_one() {
         }
         let share = f64::from(u32::try_from(seen).unwrap()) / f64::from(studies);
         say(&format!("paired {paired}: {:.1} % of the studies", 100.0 * share));
-        // A twentieth, and what chance adds to it in so many studies.
+        // A twentieth, and what chance adds to it in this many studies.
         assert!(share <= 0.05 + 2.0 * (0.05 * 0.95 / f64::from(studies)).sqrt(), "{paired}: {share}");
     }
 }

@@ -68,7 +68,7 @@ fn the_same_command_goes_on() {
 fn overwrite_starts_anew() {
     let place = Place::new();
     succeed(&mut measure(&fixture("gemma2"), place.data(), &place.out()));
-    // Another command may not touch what is there, unless it is told to.
+    // Another command may not touch what is there, unless the user asks for it.
     let other = || {
         let mut command = measure(&fixture("gemma2"), place.data(), &place.out());
         command.args(["--dtype", "bf16"]);

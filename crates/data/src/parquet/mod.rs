@@ -118,7 +118,7 @@ impl<R: ChunkReader + 'static> Table<R> {
         &self.schema.fields
     }
 
-    /// The rows, as far as these columns go. No field may be longer than so many bytes.
+    /// The rows, as far as these columns go. No field may be longer than this many bytes.
     pub(crate) fn rows(&self, fields: Vec<Field>, longest: usize) -> Rows<R> {
         let (source, metadata) = (self.source.clone(), self.metadata.clone());
         Rows {

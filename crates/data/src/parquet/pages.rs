@@ -24,7 +24,7 @@ pub(super) const LARGEST: usize = 64 << 20;
 /// So many values may be in a page, and in all pages that one row spans.
 const MOST_VALUES: usize = 1 << 22;
 
-/// A list whose elements share their beginnings may take so many bytes once they are written out.
+/// A list whose elements share their beginnings may take that many bytes once they are written out.
 const LARGEST_SHARED: u64 = 256 << 20;
 
 /// A file of which no part larger than a page is read at a time.

@@ -70,6 +70,15 @@ pub(crate) fn parts(path: &Path) -> Result<Option<Vec<PathBuf>>> {
     }
 }
 
+/// Refuses a tensor that ends behind the end of its file.
+fn check_end(path: &Path, name: &str, end: usize, len: usize) -> Result<()> {
+    if end <= len {
+        return Ok(());
+    }
+    let what = format!("it is cut off: tensor '{name}' ends at byte {end} of {len}; fetch the file again");
+    Err(Error::file(path, what))
+}
+
 /// Weights in the making.
 #[derive(Default)]
 pub(super) struct Builder {
@@ -254,16 +263,7 @@ impl Builder {
                 }
             };
             let bytes = data + info.data_offsets.0..data + info.data_offsets.1;
-            if bytes.end > map.len() {
-                return Err(Error::file(
-                    path,
-                    format!(
-                        "it is cut off: tensor '{name}' ends at byte {} of {}; fetch the file again",
-                        bytes.end,
-                        map.len()
-                    ),
-                ));
-            }
+            check_end(path, &name, bytes.end, map.len())?;
             self.insert(path, &name, Entry { file, element, shape: info.shape.clone(), bytes })?;
         }
         self.files.push(File { path: path.to_owned(), map });
@@ -288,16 +288,7 @@ impl Builder {
                 ));
             };
             let bytes = info.offset..info.offset.saturating_add(len);
-            if bytes.end > map.len() {
-                return Err(Error::file(
-                    path,
-                    format!(
-                        "it is cut off: tensor '{name}' ends at byte {} of {}; fetch the file again",
-                        bytes.end,
-                        map.len()
-                    ),
-                ));
-            }
+            check_end(path, name, bytes.end, map.len())?;
             self.insert(path, name, Entry { file, element, shape: info.shape.clone(), bytes })?;
         }
         self.check_overlaps(path, file)?;
