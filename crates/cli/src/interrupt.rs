@@ -29,7 +29,7 @@ fn received(signal: u8) {
     let measuring = MEASURING.load(Ordering::SeqCst);
     let earlier = SIGNAL.swap(signal, Ordering::SeqCst);
     if measuring && earlier == 0 {
-        output::note("\nstopping when this prompt is done; press Ctrl-C again to stop at once");
+        output::note("\nstopping when this prompt is done; interrupt again to stop at once");
         return;
     }
     output::note(match measuring {

@@ -53,10 +53,12 @@ pub(crate) fn measure(args: &Measure) -> Result<Option<(Folder, Results, Option<
     let _measuring = interrupt::measuring();
     fathom_probes::add(&mut costs, job.measure(&loaded, &done, &folder)?);
 
-    let known = merged(folder.samples()?);
+    let lines: Vec<Sample> = folder.samples()?;
+    let order: Vec<String> = lines.iter().map(|sample| sample.id.clone()).collect();
+    let known = merged(lines);
     let finished = job.texts.iter().filter(|t| job.missing(known.get(&t.id), false).is_empty()).count();
     let asked = job.pairs.iter().filter(|p| job.missing(known.get(&p.id), true).is_empty()).count();
-    let measured = Measured::of(&job, known);
+    let measured = Measured::of(&job, &order, known);
     measured.check()?;
     let results = summarise(args, &located, &loaded, &job, &measured, &costs)?;
     let complete = finished == job.texts.len() && asked == job.pairs.len();
@@ -123,18 +125,14 @@ type Earlier = (HashMap<String, Sample>, Costs);
 
 /// The samples that an earlier run of the same kind left in the folder.
 fn resume(folder: &Folder, run: &mut Value) -> Result<Earlier> {
-    let samples = folder.samples()?;
     match folder.run()? {
         Some(earlier) => {
             run_file::check_same(&earlier, run, folder.path())?;
             run_file::keep_measured(&earlier, run);
         }
-        None if samples.is_empty() => {}
-        None => bail!(
-            "{} has samples but no run.json that says of what; choose another folder with -o, or delete them with --overwrite",
-            folder.path().display()
-        ),
+        None => refuse_foreign(folder)?,
     }
+    let samples = folder.samples()?;
     // A run that was killed left no results and with them no account of its time.
     let resources = match folder.path().join(fathom_report::folder::RESULTS).exists() {
         true => folder.results()?.resources,
@@ -144,8 +142,22 @@ fn resume(folder: &Folder, run: &mut Value) -> Result<Earlier> {
     Ok((merged(samples), resources.into_iter().map(|(name, r)| (name, cost(r))).collect()))
 }
 
+/// Refuses samples that no run.json says to be ours: they may be somebody's data.
+fn refuse_foreign(folder: &Folder) -> Result<()> {
+    match std::fs::metadata(folder.path().join(fathom_report::folder::SAMPLES)) {
+        Ok(file) if file.is_file() && file.len() > 0 => bail!(
+            "{} has samples.jsonl but no run.json that says of what; nothing was changed: choose another folder with -o",
+            folder.path().display()
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// Removes what an earlier run left, as the user asked.
 fn start_anew(folder: &Folder) -> Result<Earlier> {
+    if folder.run()?.is_none() {
+        refuse_foreign(folder)?;
+    }
     let mut paths: Vec<PathBuf> =
         ["results.json", "samples.jsonl", "report.html"].map(|name| folder.path().join(name)).into();
     paths.extend(plots(folder.path()));
@@ -195,9 +207,12 @@ struct Measured {
 }
 
 impl Measured {
-    fn of(job: &Job, mut known: HashMap<String, Sample>) -> Self {
+    /// `order` is that of the folder, for pairs of earlier runs that are not asked for now.
+    fn of(job: &Job, order: &[String], mut known: HashMap<String, Sample>) -> Self {
         let ids = job.texts.iter().map(|t| &t.id).chain(job.pairs.iter().map(|p| &p.id));
-        let all = ids.filter_map(|id| known.remove(id));
+        let mut all: Vec<Sample> = ids.filter_map(|id| known.remove(id)).collect();
+        all.extend(order.iter().filter_map(|id| known.remove(id)).filter(|s| s.asked.is_some()));
+        let all = all.into_iter();
         let (samples, failed): (Vec<_>, Vec<_>) = all.partition(|s| s.failed.is_none());
         let prompts = samples.iter().filter(|s| s.asked.is_none()).count();
         Self { samples, prompts, failed }

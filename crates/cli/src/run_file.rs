@@ -6,7 +6,13 @@ use anyhow::{Result, bail};
 use fathom_kernels::Isa;
 use fathom_model::source::{Loaded, Located};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::time::SystemTime;
+
+/// A file that the model was made of.
+fn file(path: &Path, sha256: &str) -> Value {
+    json!({"name": path.file_name().map(|n| n.to_string_lossy().into_owned()), "sha256": sha256})
+}
 
 /// Everything known before the first prompt is measured.
 pub(crate) fn describe(
@@ -22,10 +28,8 @@ pub(crate) fn describe(
         .paths()
         .iter()
         .zip(hashes)
-        .map(|(path, sha256)| {
-            let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
-            json!({"name": name, "sha256": sha256})
-        })
+        .map(|(path, sha256)| file(path, sha256))
+        .chain(loaded.settings.iter().map(|(path, sha256)| file(path, sha256)))
         .collect();
     let config = loaded.model.config();
     let uncertainty = args.uncertainty.settings(args.prompts.seed);
@@ -101,7 +105,7 @@ pub(crate) fn now() -> String {
 
 /// Refuses to go on with a folder whose samples another program, model, set of prompts or number
 /// format has made: theirs and ours may not be mixed.
-pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &std::path::Path) -> Result<()> {
+pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &Path) -> Result<()> {
     let differs = |place: &str| earlier.pointer(place) != now.pointer(place);
     let compared = [
         ("another version of fathom", "/fathom"),
@@ -129,7 +133,9 @@ pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &std::path::Path)
             _ => name.to_owned(),
         });
     }
-    let probes = measured(earlier).into_iter().filter(|probe| differs(&format!("/probes/{probe}")));
+    let asked = measured(now);
+    let probes =
+        measured(earlier).into_iter().filter(|p| asked.contains(p) && differs(&format!("/probes/{p}")));
     what.extend(probes.map(|probe| format!("other options of {probe}")));
     if what.is_empty() {
         return Ok(());
@@ -147,9 +153,14 @@ fn measured(run: &Value) -> Vec<String> {
     names.into_iter().flatten().filter_map(|n| n.as_str().map(str::to_owned)).collect()
 }
 
-/// Keeps in mind what earlier runs into the folder measured.
+/// Keeps in mind what earlier runs into the folder measured, and with which options.
 pub(crate) fn keep_measured(earlier: &Value, now: &mut Value) {
     let mut names = measured(now);
+    for probe in measured(earlier).iter().filter(|probe| !names.contains(probe)) {
+        if let Some(options) = earlier.pointer(&format!("/probes/{probe}")) {
+            now["probes"][probe] = options.clone();
+        }
+    }
     names.extend(measured(earlier).into_iter().filter(|n| !names.contains(n)).collect::<Vec<_>>());
     now["probes"]["measured"] = names.into();
 }

@@ -45,6 +45,16 @@ pub(crate) fn json(path: &Path) -> Result<serde_json::Value> {
     serde_json::from_str(&text(path)?).map_err(|e| Error::file(path, format!("it is not JSON: {e}")))
 }
 
+/// SHA-256 of a small file.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn sha256(path: &Path) -> Result<String> {
+    use sha2::{Digest, Sha256};
+    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    Ok(Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect())
+}
+
 /// Tells a file by its first bytes.
 ///
 /// # Errors

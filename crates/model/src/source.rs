@@ -121,6 +121,8 @@ pub struct Loaded {
     pub tokenizer: Tokenizer,
     /// Its weights as they are stored.
     pub weights: Weights,
+    /// The small files that it is made of, such as config.json, with their SHA-256.
+    pub settings: Vec<(PathBuf, String)>,
     /// What a user should know of settings and tensors that are not honoured, a sentence each.
     pub warnings: Vec<String>,
 }
@@ -130,6 +132,7 @@ pub struct Checkpoint {
     weights: Weights,
     tokenizer: Tokenizer,
     description: architecture::Description,
+    settings: Vec<(PathBuf, String)>,
 }
 
 impl Checkpoint {
@@ -171,7 +174,7 @@ impl Checkpoint {
         let mut description = architecture::from_gguf(path, &header, &weights)?;
         description.settle(&weights)?;
         let tokenizer = Tokenizer::from_gguf(path, &header)?;
-        Ok(Self { weights, tokenizer, description })
+        Ok(Self { weights, tokenizer, description, settings: Vec::new() })
     }
 
     /// A model whose configuration and tokenizer lie in a folder.
@@ -194,7 +197,12 @@ impl Checkpoint {
                 "it holds no tokenizer.json; save one with AutoTokenizer.from_pretrained(...).save_pretrained(...)",
             ));
         }
-        Ok(Self { tokenizer: Tokenizer::from_json_file(&json)?, weights, description })
+        let tokenizer = Tokenizer::from_json_file(&json)?;
+        let settings = [CONFIG, "tokenizer.json", "tokenizer_config.json"].map(|name| folder.join(name));
+        let settings = settings.into_iter().filter(|path| path.is_file());
+        let settings =
+            settings.map(|path| Ok((path.clone(), files::sha256(&path)?))).collect::<Result<_>>()?;
+        Ok(Self { tokenizer, weights, description, settings })
     }
 
     /// What a user should know of settings and tensors that are not honoured, a sentence each.
@@ -225,7 +233,8 @@ impl Checkpoint {
         let packed = load::pack(&self.description, &self.weights, dtype, tick)?;
         let warnings = self.warnings().map(str::to_owned).collect();
         let model = Model { config: self.description.config, packed, dtype };
-        Ok(Loaded { model, tokenizer: self.tokenizer, weights: self.weights, warnings })
+        let Self { tokenizer, weights, settings, .. } = self;
+        Ok(Loaded { model, tokenizer, weights, settings, warnings })
     }
 }
 

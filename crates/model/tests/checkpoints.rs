@@ -447,6 +447,79 @@ fn tok_added_only_in_config() {
     assert_eq!(ids(&folder), whole);
 }
 
+/// What transformers has as a field and does not use for a family is warned of, and changes nothing.
+#[test]
+fn hf_fields_that_a_family_does_not_use() {
+    for (name, fields, says) in [
+        ("qwen3", json!({"partial_rotary_factor": 0.5}), "'partial_rotary_factor'"),
+        ("gemma3", json!({"attn_logit_softcapping": 3.0}), "'attn_logit_softcapping'"),
+        ("llama3", json!({"sliding_window": 8}), "'sliding_window'"),
+    ] {
+        let folder = Folder::of(name);
+        let plain = run(folder.path());
+        folder.set(fields);
+        let ran = run(folder.path());
+        same(&ran, &plain);
+        warned(&ran, &[says, "not honoured"]);
+    }
+    let folder = Folder::of("phi3");
+    let plain = run(folder.path());
+    folder.edit("config.json", |config| config["rope_parameters"]["partial_rotary_factor"] = json!(0.5));
+    let ran = run(folder.path());
+    assert!(ran.trace.resid != plain.trace.resid && ran.warnings.is_empty(), "{:?}", ran.warnings);
+    // Without the layers' kinds, the pattern counts under one name only.
+    let folder = Folder::of("gemma3");
+    let ran = |pattern: serde_json::Value| {
+        folder.set(json!({"layer_types": null, "_sliding_window_pattern": null}));
+        folder.set(pattern);
+        run(folder.path())
+    };
+    let [usual, own, other] = ["x", "sliding_window_pattern", "_sliding_window_pattern"].map(|name| {
+        folder.set(json!({"x": null, "sliding_window_pattern": null}));
+        ran(json!({name: 3}))
+    });
+    same(&usual, &other);
+    assert!(usual.trace.resid != own.trace.resid);
+    warned(&other, &["'_sliding_window_pattern'"]);
+}
+
+#[test]
+fn hf_settings_that_contradict_each_other() {
+    let folder = Folder::of("qwen2-window");
+    folder.set(json!({"use_sliding_window": false}));
+    refused(folder.path(), &["'layer_types'", "'sliding_window'"]);
+    let folder = Folder::of("qwen2-yarn");
+    folder.edit("config.json", |config| {
+        config["rope_parameters"].as_object_mut().unwrap().remove("factor");
+    });
+    refused(folder.path(), &["no 'factor'"]);
+    // A method alone does not make weights quantised.
+    let folder = Folder::of("llama3");
+    folder.set(json!({"quantization_config": {"quant_method": "fp8"}}));
+    assert_eq!(run(folder.path()).warnings, [""; 0]);
+}
+
+#[test]
+fn tok_settings_of_the_configuration() {
+    let folder = Folder::of("llama2");
+    folder.edit("tokenizer_config.json", |config| {
+        config["extra_special_tokens"] = json!({"image_token": "<X>"});
+        config["split_special_tokens"] = json!(true);
+    });
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    assert_eq!(checkpoint.tokenizer().encode("<X>").unwrap().len(), 2);
+    assert!(checkpoint.warnings().any(|w| w.contains("'split_special_tokens'")));
+    // Merges that are dropped at random would give other tokens each time.
+    let folder = Folder::of("qwen2");
+    let text = "the keeper of the lighthouse had not spoken";
+    let whole = Checkpoint::open(folder.path()).unwrap().tokenizer().encode(text).unwrap();
+    folder.edit("tokenizer.json", |file| file["model"]["dropout"] = json!(0.5));
+    folder.edit("tokenizer_config.json", |config| config["add_prefix_space"] = json!(true));
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    assert_eq!(checkpoint.tokenizer().encode(text).unwrap(), whole);
+    assert!(checkpoint.warnings().any(|w| w.contains("'add_prefix_space'")));
+}
+
 const HIDDEN: usize = 32;
 
 /// Name, shape and bytes of a tensor.

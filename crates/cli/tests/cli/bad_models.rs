@@ -1,7 +1,7 @@
 //! Damaged and foreign models: each is one sentence, however it is damaged.
 
 use crate::support::{
-    Place, check_failure, edit_json, edit_safetensors, fail, fathom, find, finish, fixture, measure,
+    Place, check_failure, edit_json, edit_safetensors, fail, fathom, find, finish, fixture, json, measure,
     overwrite, truncate,
 };
 use serde_json::json;
@@ -161,6 +161,46 @@ fn a_weight_that_overflows() {
         &mut measure(&model, place.data(), &place.out()),
         &["no prompt could be measured", "'d-1'", "overflows", "dtype"],
     );
+}
+
+/// A prompt on which the model overflows is recorded, and neither stops the run nor enters a mean.
+#[test]
+fn a_prompt_that_overflows() {
+    let place = Place::new();
+    let model = place.model("gpt_neox");
+    finish(&mut measure(&model, place.data(), &place.at("clean")));
+    let samples = fs::read_to_string(place.at("clean/samples.jsonl")).unwrap();
+    let samples: Vec<serde_json::Value> = samples.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let tokens = |i: usize| samples[i]["tokens"].as_array().unwrap();
+    let others = [0, 1, 3].map(tokens);
+    let own = tokens(2).iter().find(|t| others.iter().all(|other| !other.contains(t))).unwrap();
+    edit_safetensors(&model.join("model.safetensors"), |header, data| {
+        let start = header["gpt_neox.embed_in.weight"]["data_offsets"][0].as_u64().unwrap();
+        let row = (start + own.as_u64().unwrap() * 4 * 32) as usize;
+        data[row..row + 4 * 32].as_chunks_mut::<4>().0.fill(3e38f32.to_le_bytes());
+    });
+    let run = || finish(&mut measure(&model, place.data(), &place.out()));
+    for attempt in ["first", "again"] {
+        let done = run();
+        assert_eq!(done.code, Some(0), "{attempt}: {}", done.stderr);
+        assert!(done.stderr.contains("warning: 'mine' is left out: the residual stream"), "{}", done.stderr);
+        let results = json(&place.at("out/results.json"));
+        assert_eq!(
+            (&results["data"]["prompts"], &results["data"]["failed"][0]["id"]),
+            (&3.into(), &"mine".into())
+        );
+        let all = fs::read_to_string(place.at("out/samples.jsonl")).unwrap();
+        assert_eq!(all.lines().count(), 4, "{attempt}");
+        assert!(all.lines().nth(2).unwrap().contains("\"failed\":\"the residual stream is not a number"));
+    }
+    // The others are as if the prompt had never been there.
+    let text = fs::read_to_string(place.data()).unwrap();
+    let three: Vec<&str> = text.lines().filter(|line| !line.contains("mine")).collect();
+    fs::write(place.data(), three.join("\n")).unwrap();
+    finish(&mut measure(&model, place.data(), &place.at("three")));
+    let probes = |out: &str| json(&place.at(out).join("results.json"))["probes"].clone();
+    assert_eq!(probes("out"), probes("three"));
+    assert_eq!(finish(fathom().arg("depth").arg(place.out())).code, Some(0));
 }
 
 fn put_weight(model: &Path, value: f32) {

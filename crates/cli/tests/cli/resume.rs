@@ -98,6 +98,44 @@ fn samples_of_another_program_are_not_mixed_with_ours() {
     }
 }
 
+/// The configuration decides what the weights compute.
+#[test]
+fn a_changed_configuration_is_another_model() {
+    let place = Place::new();
+    let model = place.model("gpt2");
+    succeed(&mut measure(&model, place.data(), &place.out()));
+    edit_json(&model.join("config.json"), |config| config["layer_norm_epsilon"] = 0.1.into());
+    fail(&mut measure(&model, place.data(), &place.out()), &["other model files", "--overwrite"]);
+}
+
+/// Options of probes that are not asked for again do not matter, and are kept.
+#[test]
+fn fewer_probes_than_there_are_change_nothing() {
+    let place = Place::new();
+    let measured = |probes: &str| {
+        succeed(measure(&fixture("gpt2"), place.data(), &place.out()).args(["--probes", probes]));
+        let (run, results) = (json(&place.at("out/run.json")), json(&place.at("out/results.json")));
+        let probes = &run["probes"];
+        [probes["measured"].clone(), probes["erasure"].clone(), results["probes"].clone()]
+    };
+    let all = measured("clean,erasure");
+    assert_eq!(measured("clean"), all);
+}
+
+/// What no run.json says to be ours may be somebody's prompts.
+#[test]
+fn samples_that_are_not_ours_are_left_alone() {
+    let place = Place::new();
+    fs::create_dir(place.out()).unwrap();
+    let theirs = place.at("out/samples.jsonl");
+    fs::copy(place.data(), &theirs).unwrap();
+    for option in ["--resume", "--overwrite"] {
+        let mut command = measure(&fixture("gpt2"), &theirs, &place.out());
+        fail(command.arg(option), &["no run.json", "nothing was changed", "-o"]);
+    }
+    assert!(fs::read(&theirs).unwrap() == fs::read(place.data()).unwrap());
+}
+
 /// Two processes in one folder would destroy each other's samples.
 #[test]
 fn a_folder_in_use_is_left_alone() {

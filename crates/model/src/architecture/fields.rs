@@ -38,6 +38,11 @@ impl<'a> Fields<'a> {
         Err(Error::config(self.path, what))
     }
 
+    /// Whether a field is there, without reading it.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.json.get(name).is_some_and(|v| !v.is_null())
+    }
+
     /// All that is there.
     pub(super) fn all(&self) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
         self.json.as_object().into_iter().flatten()
@@ -156,6 +161,16 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// That many layers, which see the whole text.
+    pub(crate) fn plain_layers(&self, name: &str) -> Result<Vec<Layer>> {
+        let count = self.usize(name)?;
+        // The count is checked before anything of that size is made.
+        if count > 1 << 14 {
+            return self.fail(format!("'{name}' is {count}, more than any model has"));
+        }
+        Ok(vec![Layer { window: None, rope: 0 }; count])
+    }
+
     /// The layers, of which those that `layer_types` (or `is_local`, where the
     /// field is absent) calls sliding see `window` positions and use `local_rope`.
     pub(crate) fn layers(
@@ -165,10 +180,6 @@ impl<'a> Fields<'a> {
         local_rope: usize,
         is_local: impl Fn(usize) -> bool,
     ) -> Result<Vec<Layer>> {
-        // The count is checked before anything of that size is made.
-        if count > 1 << 14 {
-            return self.fail(format!("'num_hidden_layers' is {count}, more than any model has"));
-        }
         let types = self.strings("layer_types")?;
         if types.as_ref().is_some_and(|t| t.len() != count) {
             return self.fail(format!("'layer_types' does not name {count} layers"));
@@ -177,6 +188,10 @@ impl<'a> Fields<'a> {
         for l in 0..count {
             let local = match types.as_ref().map(|t| t[l]) {
                 None => is_local(l),
+                Some("sliding_attention") if window.is_none() => {
+                    return self
+                        .fail("'layer_types' names sliding layers, and no 'sliding_window' is in use");
+                }
                 Some("sliding_attention") => true,
                 Some("full_attention") => false,
                 Some(other) => return self.fail(format!("the layer type '{other}' is not supported")),
@@ -217,15 +232,11 @@ impl<'a> Fields<'a> {
         };
         let rotary = Rotary { sources, top: self };
         self.ignore(place.theta.0);
-        self.ignore(place.share.0);
         let theta = match rotary.number("rope_theta")? {
             Some(theta) => theta,
             None => self.first_of(place.theta.0, place.theta.1)?,
         };
-        let share = match rotary.number("partial_rotary_factor")? {
-            Some(share) => share,
-            None => self.first_of(place.share.0, place.share.1)?,
-        };
+        let share = rotary.share(place)?;
         Ok(Rope { dim: (head_dim as f64 * share) as usize, theta, scaling: rotary.scaling()? })
     }
 
@@ -247,14 +258,17 @@ pub(crate) struct RopePlace {
     pub(super) kind: Option<&'static str>,
     /// Fields beside the objects that give the base.
     pub(super) theta: (&'static [&'static str], f64),
-    /// Fields beside the objects that give the share of a head that is rotated.
-    pub(super) share: (&'static [&'static str], f64),
+    /// Fields beside the objects that give the share of a head that is rotated; nothing for families
+    /// that rotate whole heads whatever a configuration says.
+    pub(super) share: Option<(&'static [&'static str], f64)>,
 }
 
 impl RopePlace {
     /// As most families have it.
-    pub(super) const USUAL: Self =
-        Self { kind: None, theta: (&["rope_theta"], 10_000.0), share: (&["partial_rotary_factor"], 1.0) };
+    pub(super) const USUAL: Self = Self { kind: None, theta: (&["rope_theta"], 10_000.0), share: None };
+
+    /// As Phi-3 has it.
+    pub(super) const PARTIAL: Self = Self { share: Some((&["partial_rotary_factor"], 1.0)), ..Self::USUAL };
 }
 
 /// The objects that describe a rotary embedding; the first that has a field gives it.
@@ -271,6 +285,23 @@ impl Rotary<'_> {
 
     fn number(&self, name: &str) -> Result<Option<f64>> {
         self.first(|s| s.opt_f64(name))
+    }
+
+    /// The share of a head that is rotated.
+    fn share(&self, place: &RopePlace) -> Result<f64> {
+        const INSIDE: &str = "partial_rotary_factor";
+        let Some((names, default)) = place.share else {
+            // All of a head is what is rotated anyway.
+            let whole = |f: &&Fields<'_>| f.json.get(INSIDE).and_then(Value::as_f64) == Some(1.0);
+            self.sources.iter().chain([self.top]).filter(whole).for_each(|f| f.ignore(&[INSIDE]));
+            return Ok(1.0);
+        };
+        let share = match self.number(INSIDE)? {
+            Some(share) => share,
+            None => self.top.first_of(names, default)?,
+        };
+        self.top.ignore(names);
+        Ok(share)
     }
 
     fn number_or(&self, name: &str, default: f64) -> Result<f64> {
@@ -313,7 +344,7 @@ impl Rotary<'_> {
             "yarn" if self.top.json.get("model_type").is_some_and(|t| t == "phi3") => {
                 self.long(context, original)?
             }
-            "yarn" => self.yarn(context, original)?,
+            "yarn" => self.yarn(original)?,
             other => {
                 return self.top.fail(format!(
                     "the rotary scaling '{other}' is not supported (linear, dynamic, llama3, yarn and longrope are)"
@@ -322,8 +353,8 @@ impl Rotary<'_> {
         })
     }
 
-    fn yarn(&self, context: f64, original: f64) -> Result<RopeScaling> {
-        let factor = self.number_or("factor", context / original)?;
+    fn yarn(&self, original: f64) -> Result<RopeScaling> {
+        let factor = self.needed("factor")?;
         let scale = |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
         let (m, all) = (self.number_or("mscale", 0.0)?, self.number_or("mscale_all_dim", 0.0)?);
         let default = if m != 0.0 && all != 0.0 { scale(m) / scale(all) } else { scale(1.0) };

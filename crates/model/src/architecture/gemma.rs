@@ -44,15 +44,16 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
     c.embedding_scale = (c.hidden as f32).sqrt();
     c.attention_scale = 1.0 / f.f64_or("query_pre_attn_scalar", 256.0)?.sqrt() as f32;
     let cap = |name| f.opt_f64(name).map(|cap| cap.map(|cap| cap as f32));
-    (c.attention_softcap, c.final_softcap) =
-        (cap("attn_logit_softcapping")?, cap("final_logit_softcapping")?);
+    c.final_softcap = cap("final_logit_softcapping")?;
+    // transformers' Gemma 3 has the field and does not cap scores.
+    c.attention_softcap = if third { None } else { cap("attn_logit_softcapping")? };
     let window = f.opt_usize("sliding_window")?;
     if third {
-        let pattern = match f.opt_usize("sliding_window_pattern")? {
-            Some(pattern) => pattern,
-            None => f.opt_usize("_sliding_window_pattern")?.unwrap_or(6),
-        };
-        f.ignore(&["_sliding_window_pattern"]);
+        let pattern = f.opt_usize("sliding_window_pattern")?.unwrap_or(6);
+        // transformers writes the other name beside 'layer_types', and does not read it.
+        if f.has("layer_types") {
+            f.ignore(&["_sliding_window_pattern"]);
+        }
         c.layers = f.layers(c.depth(), window, 1, |l| !(l + 1).is_multiple_of(pattern))?;
         c.positions = Positions::Rotary(vec![f.rope(&GLOBAL, c.head_dim)?, f.rope(&LOCAL, c.head_dim)?]);
         c.qk_norm = QkNorm::Head;

@@ -104,6 +104,13 @@ impl<'a> Keys<'a> {
         }
     }
 
+    fn needed_number(&self, key: &str) -> Result<f64> {
+        match self.number(key)? {
+            Some(number) => Ok(number),
+            None => self.fail(format!("the metadata '{}.{key}' is missing", self.arch)),
+        }
+    }
+
     fn number(&self, key: &str) -> Result<Option<f64>> {
         self.get(key, Value::as_f64)
     }
@@ -214,7 +221,7 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
         layers: layers(&keys, depth)?,
         positions: positions(&keys, weights, head_dim)?,
         norm: if layer_norm { NormKind::Layer } else { NormKind::Rms },
-        norm_eps: keys.number(eps)?.unwrap_or(1e-5) as f32,
+        norm_eps: keys.needed_number(eps)? as f32,
         pre_norm: arch != "olmo2",
         post_norm: gemma || arch == "olmo2",
         parallel: arch == "gptneox" && keys.flag("use_parallel_residual")?.unwrap_or(true),

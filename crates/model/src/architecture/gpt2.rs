@@ -21,7 +21,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         intermediate: f.opt_usize("n_inner")?.unwrap_or(4 * hidden),
         vocab: f.usize("vocab_size")?,
         context: f.opt_usize("n_positions")?.unwrap_or(1024),
-        layers: f.layers(f.usize("n_layer")?, None, 0, |_| false)?,
+        layers: f.plain_layers("n_layer")?,
         positions: Positions::Learned,
         norm: NormKind::Layer,
         norm_eps: f.f64_or("layer_norm_epsilon", 1e-5)? as f32,

@@ -11,7 +11,7 @@ use crate::weights::Weights;
 const ROPE: RopePlace = RopePlace {
     kind: None,
     theta: (&["rotary_emb_base", "rope_theta"], 10_000.0),
-    share: (&["rotary_pct", "partial_rotary_factor"], 0.25),
+    share: Some((&["rotary_pct", "partial_rotary_factor"], 0.25)),
 };
 
 pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
@@ -26,7 +26,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         intermediate: f.usize("intermediate_size")?,
         vocab: f.usize("vocab_size")?,
         context: f.opt_usize("max_position_embeddings")?.unwrap_or(2048),
-        layers: f.layers(f.usize("num_hidden_layers")?, None, 0, |_| false)?,
+        layers: f.plain_layers("num_hidden_layers")?,
         positions: Positions::Rotary(vec![f.rope(&ROPE, head_dim)?]),
         norm: NormKind::Layer,
         norm_eps: f.f64_or("layer_norm_eps", 1e-5)? as f32,

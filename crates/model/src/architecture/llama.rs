@@ -6,7 +6,7 @@
 
 use super::fields::RopePlace;
 use super::{Description, Fields, Layout, Slot};
-use crate::config::{Config, NormKind, Positions, QkNorm};
+use crate::config::{Config, NormKind, Positions, QkNorm, Rope, RopeScaling};
 use crate::error::Result;
 use crate::weights::Weights;
 
@@ -43,6 +43,7 @@ pub(super) fn attention_bias(f: &Fields<'_>, d: &mut Description) -> Result<()> 
 pub(super) fn base(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     let (hidden, heads) = (f.usize("hidden_size")?, f.usize("num_attention_heads")?);
     let head_dim = f.opt_usize("head_dim")?.unwrap_or(hidden / heads.max(1));
+    let phi = f.opt_str("model_type")? == Some("phi3");
     let config = Config {
         architecture: f.opt_str("model_type")?.unwrap_or("llama").to_owned(),
         hidden,
@@ -52,8 +53,10 @@ pub(super) fn base(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
         intermediate: f.usize("intermediate_size")?,
         vocab: f.usize("vocab_size")?,
         context: f.opt_usize("max_position_embeddings")?.unwrap_or(2048),
-        layers: f.layers(f.usize("num_hidden_layers")?, None, 0, |_| false)?,
-        positions: Positions::Rotary(vec![f.rope(&RopePlace::USUAL, head_dim)?]),
+        layers: f.plain_layers("num_hidden_layers")?,
+        positions: Positions::Rotary(vec![
+            f.rope(if phi { &RopePlace::PARTIAL } else { &RopePlace::USUAL }, head_dim)?,
+        ]),
         norm: NormKind::Rms,
         norm_eps: f.f64_or("rms_norm_eps", 1e-6)? as f32,
         pre_norm: true,
@@ -68,6 +71,13 @@ pub(super) fn base(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
         embedding_scale: 1.0,
         tied: f.bool_or("tie_word_embeddings", false)?,
     };
+    let mut config = config;
+    // Dynamic scaling is there for texts beyond what the field says.
+    if let Positions::Rotary(ropes) = &config.positions
+        && let [Rope { scaling: RopeScaling::Dynamic { factor, .. }, .. }] = ropes[..]
+    {
+        config.context = (config.context as f64 * factor) as usize;
+    }
     let layout = layout(&prefix(weights, "embed_tokens", "model."), &prefix(weights, "lm_head", ""));
     Ok(Description::new(config, layout))
 }

@@ -213,7 +213,7 @@ impl HfConfig {
                 unknown.join("', '")
             ));
         }
-        if self.json.get("quantization_config").is_some_and(|q| !q.is_null()) {
+        if weights.has_fp8() {
             description.warnings.push(
                 "weights of 8 bits are multiplied as they are stored; activations are not quantised".into(),
             );

@@ -37,7 +37,8 @@ pub(super) fn load(bytes: &[u8], config: &Value) -> Result<Loaded, String> {
         Ok(inner)
     });
     let inner = built.map_err(|e| e.to_string())?;
-    let warnings = moved(&inner, &listed);
+    let mut warnings = moved(&inner, &listed);
+    warnings.extend(not_honoured(&inner, config));
     let around = guarded(|| surroundings(&inner)).map_err(|e| e.to_string())?;
     Ok(Loaded { inner, around, warnings })
 }
@@ -47,6 +48,15 @@ pub(super) fn load(bytes: &[u8], config: &Value) -> Result<Loaded, String> {
 struct Listed {
     #[serde(default)]
     added_tokens: Vec<Value>,
+    #[serde(default)]
+    model: Option<ModelPart>,
+}
+
+/// The part of its model that makes tokens random, as in training.
+#[derive(Deserialize)]
+struct ModelPart {
+    #[serde(default)]
+    dropout: Option<f64>,
 }
 
 /// Added tokens by id, as `tokenizer.json` lists them.
@@ -55,7 +65,7 @@ type ById = BTreeMap<u64, Value>;
 /// The bytes of a `tokenizer.json` whose list of added tokens has those of the configuration as well,
 /// each at its id, and that list by id.
 fn with_tokens_of<'a>(config: &Value, bytes: &'a [u8]) -> Result<(Cow<'a, [u8]>, ById), String> {
-    let Listed { added_tokens } = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    let Listed { added_tokens, model } = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     let own: ById =
         added_tokens.into_iter().filter_map(|token| Some((token.get("id")?.as_u64()?, token))).collect();
     let mut all = own.clone();
@@ -72,11 +82,16 @@ fn with_tokens_of<'a>(config: &Value, bytes: &'a [u8]) -> Result<(Cow<'a, [u8]>,
             }),
         );
     }
-    if all == own {
+    let drops = model.and_then(|model| model.dropout).is_some_and(|share| share > 0.0);
+    if all == own && !drops {
         return Ok((Cow::Borrowed(bytes), own));
     }
     let mut file: Value = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     file["added_tokens"] = all.values().cloned().collect();
+    if drops {
+        // A text has one list of tokens, so what drops merges at random is switched off.
+        file["model"]["dropout"] = Value::Null;
+    }
     Ok((Cow::Owned(file.to_string().into_bytes()), all))
 }
 
@@ -92,12 +107,30 @@ fn moved(inner: &tokenizers::Tokenizer, listed: &ById) -> Vec<String> {
     moved.collect()
 }
 
+/// Settings of the configuration that would give other tokens, and are not honoured.
+fn not_honoured(inner: &tokenizers::Tokenizer, config: &Value) -> Vec<String> {
+    let set = |name: &str| config.get(name) == Some(&Value::Bool(true));
+    let cut = inner.get_pre_tokenizer().and_then(|p| serde_json::to_string(p).ok()).unwrap_or_default();
+    let bare = cut.contains("\"ByteLevel\"") && cut.contains("\"add_prefix_space\":false");
+    let names = [("split_special_tokens", true), ("add_prefix_space", bare)];
+    let names = names.into_iter().filter(|(name, matters)| *matters && set(name));
+    names
+        .map(|(name, _)| {
+            format!("tokenizer_config.json sets '{name}', which is not honoured: tokenizer.json is")
+        })
+        .collect()
+}
+
 /// The tokens with a name in the configuration that are not added tokens yet.
 fn named_tokens(inner: &tokenizers::Tokenizer, config: &Value) -> Vec<AddedToken> {
     let named = NAMED.iter().filter_map(|name| config.get(name));
     let extra =
         ["additional_special_tokens", "extra_special_tokens"].iter().filter_map(|name| config.get(name));
-    let extra = extra.filter_map(Value::as_array).flatten();
+    let extra = extra.flat_map(|extra| match extra {
+        Value::Array(list) => list.iter().collect::<Vec<_>>(),
+        Value::Object(named) => named.values().collect(),
+        _ => Vec::new(),
+    });
     let known = inner.get_added_tokens_decoder();
     let mut tokens: Vec<AddedToken> = Vec::new();
     for token in named.chain(extra).filter_map(added_token) {

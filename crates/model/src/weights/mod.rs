@@ -218,6 +218,11 @@ impl Weights {
         })
     }
 
+    /// Whether any tensor is of 8-bit floats.
+    pub(crate) fn has_fp8(&self) -> bool {
+        self.0.entries.values().any(|entry| entry.element == Element::F8E4M3)
+    }
+
     /// Checks that a tensor can be given, whatever its shape.
     ///
     /// # Errors
