@@ -274,7 +274,7 @@ pub(super) fn settling_figure(results: &Results, settling: &Settling) -> Figure 
         results,
         "settling_histogram",
         "Where tokens settle",
-        "Number of tokens whose early prediction first comes close to the output after so many layers; a later rise \
+        "Number of tokens whose early prediction first comes close to the output after that many layers; a later rise \
          does not count. The rule settling is their mean; bars from the deep mark on are tokens for which the model \
          uses nearly all of its depth.",
         (Body::Panels(Grid::one(panel, Vec::new())), numbers("layers", &series)),
