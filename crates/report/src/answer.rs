@@ -2,7 +2,7 @@
 //! each for the others, which measure something else.
 
 use crate::gauge::{Found, Gauge, Kind, short};
-use crate::results::Results;
+use fathom_results::Results;
 
 /// A spread of the rules over more than this share of the layers is called a disagreement.
 const DISAGREEMENT: f64 = 0.25;
@@ -66,10 +66,6 @@ pub fn details(results: &Results) -> Vec<String> {
     if !counts.is_empty() {
         all.push(format!("That effect is carried by {counts} layers, wherever they are."));
     }
-    let others = listed(Kind::Other);
-    if !others.is_empty() {
-        all.push(format!("Other rules: {others}."));
-    }
     all.extend(gauge.of_kind(Kind::Doubtful).filter_map(|found| {
         Some(format!(
             "{} gives {}, which says little: {}.",
@@ -99,7 +95,7 @@ fn percent(used: f64, layers: usize) -> String {
 }
 
 fn names(found: &[&Found]) -> String {
-    joined(&found.iter().map(|found| found.rule.clone()).collect::<Vec<_>>())
+    joined(&found.iter().map(|found| found.rule.name().to_owned()).collect::<Vec<_>>())
 }
 
 /// "a, b and c".
@@ -114,7 +110,7 @@ fn joined(all: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture;
+    use fathom_results::{Rule, fixture};
 
     #[test]
     fn the_answer_names_the_range_its_ends_and_the_intervals() {
@@ -171,9 +167,9 @@ mod tests {
     #[test]
     fn rules_of_another_kind_are_not_in_the_range() {
         let mut results = fixture::results();
-        results.depth[1].rule = "skip_output".to_owned();
+        results.depth[1].rule = Rule::SkipOutput;
         (results.depth[1].value, results.depth[1].layers_used) = (Some(3.0), Some(4.0));
-        results.depth[2].rule = "influence_90".to_owned();
+        results.depth[2].rule = Rule::Influence90;
         results.depth[4].value = None;
         let headline = headline(&results);
         assert!(headline.starts_with("By the rule kl, 23 of 30 layers do the work (77 %; 95 % interval"));

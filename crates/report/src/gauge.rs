@@ -7,7 +7,7 @@ use crate::plots::Numbers;
 use crate::plots::canvas::{Anchor, COLUMN, Canvas, Frame, Ink, Stroke, TEXT, fitted, wrapped};
 use crate::plots::panel::{Entry, Shape, draw_legend};
 use crate::plots::text::line;
-use crate::results::{DepthRow, Results};
+use fathom_results::{Depth, Results, Rule, RuleKind};
 
 /// The height of the column of layers.
 const HEIGHT: f64 = 280.0;
@@ -37,17 +37,14 @@ pub(crate) enum Kind {
     Centre,
     /// How many layers carry the effect of skipping, wherever they are.
     Count,
-    /// A rule that this version does not know.
-    Other,
 }
 
 impl Kind {
-    pub(crate) fn of(rule: &str) -> Self {
-        match rule {
-            "cosine" | "kl" | "kl_last" | "overlap" | "settling" => Self::UpTo,
-            "skip_layer" | "skip_output" => Self::Centre,
-            "influence_number" | "influence_90" => Self::Count,
-            _ => Self::Other,
+    pub(crate) fn of(rule: Rule) -> Self {
+        match rule.kind() {
+            RuleKind::UpTo => Self::UpTo,
+            RuleKind::Centre => Self::Centre,
+            RuleKind::Count => Self::Count,
         }
     }
 
@@ -57,7 +54,6 @@ impl Kind {
             Self::Doubtful => ("works up to here, with a caution", Ink::Soft, Shape::Ring),
             Self::Centre => ("centre of the effect of skipping", Ink::Vermilion, Shape::Dot),
             Self::Count => ("number of layers that carry it, wherever they are", Ink::Purple, Shape::Ring),
-            Self::Other => ("another rule", Ink::Soft, Shape::Ring),
         };
         Entry { label: label.to_owned(), ink, shape }
     }
@@ -66,7 +62,7 @@ impl Kind {
 /// A rule that found a depth.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Found {
-    pub(crate) rule: String,
+    pub(crate) rule: Rule,
     pub(crate) kind: Kind,
     /// What the interval is of: the value as the rule gives it, or its mean.
     pub(crate) value: f64,
@@ -80,20 +76,19 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    fn of(row: &DepthRow, layers: usize) -> Option<Self> {
-        let value = row.estimate().filter(|value| value.is_finite())?;
+    fn of(row: &Depth, layers: usize) -> Option<Self> {
+        let value = row.shown().filter(|value| value.is_finite())?;
         let caution = row.caution.as_deref().map(line);
-        let kind = match Kind::of(&row.rule) {
+        let kind = match Kind::of(row.rule) {
             Kind::UpTo if caution.is_some() => Kind::Doubtful,
             kind => kind,
         };
-        let used = row.used_by(value, layers)?;
+        let used = row.rule.layers_used(value);
         let interval = row.interval.filter(|ends| ends.iter().all(|end| end.is_finite()));
         let within = |number: f64| (0.0..=layers as f64 + 1e-9).contains(&number);
         let is_mean = row.mean.is_some();
-        let rule = line(&row.rule);
         (within(used) && within(value)).then_some(Self {
-            rule,
+            rule: row.rule,
             kind,
             value,
             is_mean,
@@ -105,7 +100,7 @@ impl Found {
 
     /// The rule, and that a mean is one.
     pub(crate) fn label(&self) -> String {
-        if self.is_mean { format!("{} (mean)", self.rule) } else { self.rule.clone() }
+        if self.is_mean { format!("{} (mean)", self.rule) } else { self.rule.name().to_owned() }
     }
 
     /// The interval in layers used.
@@ -121,7 +116,7 @@ pub(crate) struct Gauge {
     /// From the deepest to the shallowest.
     pub(crate) found: Vec<Found>,
     /// The rules without a depth, and why.
-    pub(crate) none: Vec<(String, String)>,
+    pub(crate) none: Vec<(Rule, String)>,
 }
 
 impl Gauge {
@@ -134,7 +129,7 @@ impl Gauge {
                 Some(found) => gauge.found.push(found),
                 None => {
                     let reason = row.reason.as_deref().map_or("no depth within the model".to_owned(), line);
-                    gauge.none.push((line(&row.rule), reason));
+                    gauge.none.push((row.rule, reason));
                 }
             }
         }
@@ -163,7 +158,7 @@ impl Gauge {
     }
 
     pub(crate) fn draw(&self, canvas: &mut Canvas, top: f64) {
-        let kinds = [Kind::UpTo, Kind::Doubtful, Kind::Centre, Kind::Count, Kind::Other];
+        let kinds = [Kind::UpTo, Kind::Doubtful, Kind::Centre, Kind::Count];
         let kinds = kinds.into_iter().filter(|kind| self.of_kind(*kind).next().is_some());
         let top = draw_legend(canvas, &kinds.map(Kind::entry).collect::<Vec<_>>(), 8.0, top) + 26.0;
         self.draw_column(canvas, top);
@@ -229,7 +224,7 @@ impl Gauge {
             canvas.lines(points, Ink::Line, 1.2, Stroke::Solid);
             let text = row + 4.5;
             let star = if found.is_mean { "*" } else { "" };
-            let label = format!("{}{star}", fitted(&found.rule, LABEL_WIDTH, TEXT));
+            let label = format!("{}{star}", fitted(found.rule.name(), LABEL_WIDTH, TEXT));
             canvas.bold(LABELS_AT, text, Anchor::Start, Ink::Text, &label);
             canvas.text(374.0, text, Anchor::End, Ink::Text, &short(found.value));
             let share = format!("{:.0} %", 100.0 * found.used / self.layers as f64);
@@ -313,7 +308,7 @@ fn spread(wanted: &[f64], distance: f64, low: f64, high: f64) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture;
+    use fathom_results::fixture;
 
     #[test]
     fn a_layer_is_filled_by_the_share_of_rules_that_use_it() {
@@ -323,13 +318,13 @@ mod tests {
         assert_eq!(gauge.share(0.0, 1.0), 1.0);
         assert!((gauge.share(23.0, 24.0) - 0.35).abs() < 1e-12);
         assert_eq!(gauge.share(24.0, 25.0), 0.0);
-        assert_eq!(gauge.none[0].0, "cosine");
+        assert_eq!(gauge.none[0].0, Rule::Cosine);
     }
 
     #[test]
     fn a_number_of_layers_is_not_the_index_of_one() {
         let mut results = fixture::results();
-        results.depth[0].rule = "influence_90".to_owned();
+        results.depth[0].rule = Rule::Influence90;
         results.depth[0].layers_used = Some(22.0);
         let gauge = Gauge::of(&results).unwrap();
         let found = gauge.of_kind(Kind::Count).next().unwrap();
@@ -344,7 +339,7 @@ mod tests {
         (settling.value, settling.layers_used) = (Some(29.6), Some(29.6));
         settling.interval = Some([29.2, 30.0]);
         let gauge = Gauge::of(&results).unwrap();
-        assert_eq!((gauge.found[0].rule.as_str(), gauge.found[0].used), ("settling", 29.6));
+        assert_eq!((gauge.found[0].rule, gauge.found[0].used), (Rule::Settling, 29.6));
         assert_eq!(gauge.found[0].used_interval(), Some([29.2, 30.0]));
         assert!((gauge.share(29.0, 30.0) - 0.15).abs() < 1e-12);
         let headline = crate::answer::headline(&results);

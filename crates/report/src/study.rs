@@ -12,7 +12,8 @@ use serde::Serialize;
 
 use crate::gauge::{Gauge, Kind, short};
 use crate::plots::Figure;
-use crate::{Folder, Result, Results, page};
+use crate::{Result, page};
+use fathom_results::{Folder, Results};
 
 /// The page of a study within its folder.
 pub const STUDY: &str = "study.html";
@@ -123,7 +124,8 @@ pub fn write(folder: &Folder, page: &StudyPage) -> Result<()> {
         folder.write_plot(&format!("{}.svg", figure.name), figure.svg()?.as_bytes())?;
         folder.write_plot(&format!("{}.png", figure.name), &figure.png()?)?;
     }
-    folder.write_bytes_atomic(STUDY, render(page)?.as_bytes())
+    folder.write_bytes_atomic(STUDY, render(page)?.as_bytes())?;
+    Ok(())
 }
 
 /// Every figure for which the cells hold numbers, in the order of the page.
@@ -210,7 +212,7 @@ fn models(page: &StudyPage) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture;
+    use fathom_results::fixture;
 
     const ATTACK: &str = "</script><img src=x onerror=alert(1)>";
 
@@ -290,7 +292,6 @@ mod tests {
         study.answers[0].details[0] = ATTACK.to_owned();
         study.tables[0].rows[0][0] = ATTACK.to_owned();
         study.cells[0].report = Some("javascript:alert(1)".to_owned());
-        study.cells[0].results.as_mut().unwrap().depth[0].rule = ATTACK.to_owned();
         let page = render(&study).unwrap();
         assert!(!page.contains("<img") && !page.contains("javascript:"));
         assert_eq!(page.matches("</script").count(), 1);

@@ -6,7 +6,7 @@
 
 use crate::answer;
 use crate::gauge::{Found, Gauge, Kind};
-use crate::results::{DepthRow, Results};
+use fathom_results::{Depth, Results, SkipMode, SkipPart};
 
 /// How the terminal wants its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,10 +166,7 @@ fn gauge(results: &Results, page: &mut Page) {
     page.line(Weight::Plain, "");
     page.line(Weight::Faint, &format!("{:name$}  share of the {} layers", "rule", gauge.layers));
     // As in the table above, not by depth, so that a rule is found at once.
-    let rows = results
-        .depth
-        .iter()
-        .filter_map(|row| gauge.found.iter().find(|found| found.rule == crate::plots::text::line(&row.rule)));
+    let rows = results.depth.iter().filter_map(|row| gauge.found.iter().find(|found| found.rule == row.rule));
     for found in rows {
         let label: String = found.label().chars().take(name).collect();
         let (filled, rest) = bars(found, gauge.layers, bar, page.style.unicode);
@@ -253,7 +250,7 @@ fn bars(found: &Found, layers: usize, width: usize, unicode: bool) -> (String, S
         Kind::UpTo if at < high => marks.above,
         Kind::Doubtful if at == used - 1 => marks.doubt,
         Kind::Centre if at == used - 1 => marks.centre,
-        Kind::Count | Kind::Other if at == used - 1 => marks.count,
+        Kind::Count if at == used - 1 => marks.count,
         Kind::UpTo => marks.empty,
         _ if (low.saturating_sub(1)..used).contains(&at) => marks.below,
         _ if (used..high).contains(&at) => marks.above,
@@ -269,14 +266,14 @@ fn depth(results: &Results, page: &mut Page) {
     if rows.is_empty() {
         return;
     }
-    let rule_width = rows.iter().map(|row| row.rule.chars().count()).max().unwrap_or(0).clamp(4, 24);
+    let rule_width = rows.iter().map(|row| row.rule.name().len()).max().unwrap_or(0).clamp(4, 24);
     page.line(Weight::Plain, "");
     page.line(
         Weight::Faint,
         &format!("{:rule_width$} {:>7} {:>6} {:>16}  threshold", "rule", "depth", "ratio", "95 % interval"),
     );
     for row in rows {
-        let rule: String = row.rule.chars().take(rule_width).collect();
+        let rule = row.rule.name();
         let value = row.value.map_or("none".to_owned(), number);
         let ratio = row.ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
         let ends =
@@ -288,8 +285,7 @@ fn depth(results: &Results, page: &mut Page) {
         let line = format!("{rule:rule_width$} {value:>7} {ratio:>6} {interval:>16}  {threshold}");
         page.line(weight, &line);
         if let Some(mean) = row.mean {
-            let used = row.used_by(mean, layers).map(|used| used / layers as f64);
-            let share = used.map_or("-".to_owned(), |share| format!("{share:.2}"));
+            let share = format!("{:.2}", row.rule.layers_used(mean) / layers as f64);
             let (label, mean) = ("  mean", number(mean));
             page.line(weight, &format!("{label:rule_width$} {mean:>7} {share:>6} {ends:>16}"));
         }
@@ -348,7 +344,8 @@ fn curves(results: &Results) -> Vec<Curve<'_>> {
     if let Some(similarity) = &results.probes.similarity {
         add("block influence", "BI", &similarity.block_influence, true);
     }
-    let skip = results.probes.skip.as_ref().and_then(|skip| skip.future.as_ref()?.layer.as_ref());
+    let skip =
+        results.probes.skip.as_ref().and_then(|skip| skip.get(&SkipMode::Future)?.get(&SkipPart::Layer));
     if let Some(output) = skip.and_then(|effects| effects.output_effect.as_ref()) {
         add("skip output", "skip", &output.max, true);
     }
@@ -425,11 +422,11 @@ fn by_layer(results: &Results, curves: &[Curve<'_>], page: &mut Page) {
 
 /// Names the rules that put the effective depth at this layer. Rules that count
 /// layers put it nowhere.
-fn rules_at(rows: &[DepthRow], layer: usize) -> String {
-    let here = |row: &&DepthRow| {
-        row.value.is_some_and(|value| value.floor() == layer as f64) && Kind::of(&row.rule) != Kind::Count
+fn rules_at(rows: &[Depth], layer: usize) -> String {
+    let here = |row: &&Depth| {
+        row.value.is_some_and(|value| value.floor() == layer as f64) && Kind::of(row.rule) != Kind::Count
     };
-    let names: Vec<&str> = rows.iter().filter(here).map(|row| row.rule.as_str()).collect();
+    let names: Vec<&str> = rows.iter().filter(here).map(|row| row.rule.name()).collect();
     if names.is_empty() { String::new() } else { format!("  <- {}", names.join(", ")) }
 }
 
@@ -453,8 +450,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fixture;
-    use crate::results::Probes;
+    use fathom_results::fixture;
+    use fathom_results::{ProbeResults, Rule};
 
     fn style(unicode: bool, width: usize) -> Style {
         Style { unicode, width, colour: false }
@@ -486,7 +483,6 @@ mod tests {
     fn a_name_cannot_send_commands_to_the_terminal() {
         let mut results = fixture::results();
         results.model.id = "a\x1b]0;title\x07\u{202e}b\r\nc".to_owned();
-        results.depth[0].rule = "\x1b[2J".to_owned();
         let text = summary(&results, style(true, 80));
         assert!(!text.contains(['\x1b', '\x07', '\r', '\u{202e}']), "{text}");
         assert!(text.starts_with("a?]0;title??b??c\n"));
@@ -506,7 +502,7 @@ mod tests {
     #[test]
     fn results_without_probes_still_have_a_head() {
         let mut results = fixture::results();
-        results.probes = Probes::default();
+        results.probes = ProbeResults::default();
         results.depth.clear();
         assert_eq!(summary(&results, style(true, 80)).lines().count(), 3);
     }
@@ -521,7 +517,7 @@ mod tests {
     #[test]
     fn a_bar_is_filled_to_the_depth_and_its_interval_is_marked() {
         let found = |kind, interval| Found {
-            rule: String::new(),
+            rule: Rule::Kl,
             kind,
             value: 5.0,
             is_mean: false,

@@ -91,6 +91,6 @@ fn costs_of_a_run_add_up() {
         ("lens", levels * tokens * hand.head),
         ("similarity", similarity),
     ];
-    assert!(costs.iter().map(|(name, cost)| (&name[..], cost.madds)).eq(want), "{costs:?}");
-    assert!(costs.values().all(|c| c.madds_naive == c.madds && c.seconds >= 0.0));
+    assert!(costs.iter().map(|(name, cost)| (&name[..], cost.work.madds)).eq(want), "{costs:?}");
+    assert!(costs.values().all(|c| c.work.madds_naive == c.work.madds && c.resources.seconds >= 0.0));
 }

@@ -4,7 +4,7 @@ use super::Numbers;
 use super::canvas::{COLUMN, Ink, Stroke};
 use super::panel::{Axis, Bar, Curve, Dots, Entry, Grid, Mark, Panel, Shape};
 use super::text::{number, value};
-use crate::results::Results;
+use fathom_results::{Results, Rule};
 
 /// Values outside of these are damage, not measurements; drawing them takes axes of hundreds of decades.
 const LARGEST: f64 = 1e9;
@@ -135,11 +135,11 @@ pub(super) fn bar_axis(label: &str, layers: usize) -> Axis {
 
 /// The effective depths by these rules, those at the same layer together; of rules with a mean, that, which
 /// the interval is of.
-pub(super) fn depth_marks(results: &Results, rules: &[&str]) -> Vec<Mark> {
+pub(super) fn depth_marks(results: &Results, rules: &[Rule]) -> Vec<Mark> {
     let mut marks: Vec<Mark> = Vec::new();
     let mut inks = [Ink::Vermilion, Ink::Purple].into_iter().cycle();
-    for row in results.depth.iter().filter(|row| rules.contains(&row.rule.as_str())) {
-        let Some(at) = row.estimate().filter(|value| value.is_finite()) else { continue };
+    for row in results.depth.iter().filter(|row| rules.contains(&row.rule)) {
+        let Some(at) = row.shown().filter(|value| value.is_finite()) else { continue };
         let mean = if row.mean.is_some() { " (mean)" } else { "" };
         let interval = row.interval.filter(|ends| ends.iter().all(|end| end.is_finite()));
         match marks.iter_mut().find(|mark| mark.at == at && mark.interval == interval) {
