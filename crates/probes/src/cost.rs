@@ -12,9 +12,11 @@ pub struct Cost {
     /// Texts or parts of texts that went through layers.
     pub runs: u64,
     /// Multiply-adds done.
-    pub madds: u64,
+    #[serde(rename = "madds")]
+    pub macs: u64,
     /// Multiply-adds of the same measurement without sharing of work.
-    pub madds_naive: u64,
+    #[serde(rename = "madds_naive")]
+    pub macs_naive: u64,
     /// Wall-clock seconds.
     pub seconds: f64,
     /// Peak memory of the process up to the end of the probe, in bytes; 0 where
@@ -25,8 +27,8 @@ pub struct Cost {
 impl Cost {
     /// What was counted.
     pub fn work(&self) -> Work {
-        let Self { edits, runs, madds, madds_naive, .. } = *self;
-        Work { edits, runs, madds, madds_naive }
+        let Self { edits, runs, macs, macs_naive, .. } = *self;
+        Work { edits, runs, macs, macs_naive }
     }
 }
 
@@ -41,15 +43,17 @@ pub struct Work {
     /// Texts or parts of texts that go through layers.
     pub runs: u64,
     /// Multiply-adds to be done.
-    pub madds: u64,
+    #[serde(rename = "madds")]
+    pub macs: u64,
     /// Multiply-adds without sharing of work, every edit a full forward pass.
-    pub madds_naive: u64,
+    #[serde(rename = "madds_naive")]
+    pub macs_naive: u64,
 }
 
 impl Work {
     /// Work without edits, in which there is nothing to share.
-    pub(crate) fn plain(runs: u64, madds: u64) -> Self {
-        Self { edits: 0, runs, madds, madds_naive: madds }
+    pub(crate) fn plain(runs: u64, macs: u64) -> Self {
+        Self { edits: 0, runs, macs, macs_naive: macs }
     }
 }
 
@@ -66,8 +70,8 @@ impl std::ops::AddAssign for Work {
         // Files say what they like.
         self.edits = self.edits.saturating_add(other.edits);
         self.runs = self.runs.saturating_add(other.runs);
-        self.madds = self.madds.saturating_add(other.madds);
-        self.madds_naive = self.madds_naive.saturating_add(other.madds_naive);
+        self.macs = self.macs.saturating_add(other.macs);
+        self.macs_naive = self.macs_naive.saturating_add(other.macs_naive);
     }
 }
 
@@ -77,8 +81,8 @@ pub fn add(costs: &mut Costs, more: Costs) {
         let sum = costs.entry(name).or_default();
         sum.edits = sum.edits.saturating_add(cost.edits);
         sum.runs = sum.runs.saturating_add(cost.runs);
-        sum.madds = sum.madds.saturating_add(cost.madds);
-        sum.madds_naive = sum.madds_naive.saturating_add(cost.madds_naive);
+        sum.macs = sum.macs.saturating_add(cost.macs);
+        sum.macs_naive = sum.macs_naive.saturating_add(cost.macs_naive);
         sum.seconds += cost.seconds;
         sum.peak_bytes = sum.peak_bytes.max(cost.peak_bytes);
     }
@@ -89,8 +93,8 @@ pub(crate) fn spend(costs: &mut Costs, name: &str, work: Work, start: Instant) {
     let now = Cost {
         edits: work.edits,
         runs: work.runs,
-        madds: work.madds,
-        madds_naive: work.madds_naive,
+        macs: work.macs,
+        macs_naive: work.macs_naive,
         seconds: start.elapsed().as_secs_f64(),
         peak_bytes: peak_bytes(),
     };

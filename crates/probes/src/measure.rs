@@ -106,9 +106,9 @@ pub fn measure<E: std::error::Error + 'static>(
             }
             Err(source) => return Err(Error::Model { id: first.id.clone(), source: Box::new(source) }),
         };
-        let madds = group.iter().map(|t| model.layers_madds(t.tokens.len())).sum();
-        spend(&mut costs, "forward", Work::plain(group.len() as u64, madds), start);
-        (watch.done)(madds);
+        let macs = group.iter().map(|t| model.layers_macs(t.tokens.len())).sum();
+        spend(&mut costs, "forward", Work::plain(group.len() as u64, macs), start);
+        (watch.done)(macs);
         rest = later;
         for (text, trace) in group.iter().zip(&traces) {
             if (watch.stop)() {
@@ -155,9 +155,9 @@ pub fn measure_pairs<E: std::error::Error + 'static>(
         }
         let start = Instant::now();
         let trace = clean(model, &pair.id, &pair.tokens)?;
-        let forward = Work::plain(1, model.layers_madds(pair.tokens.len()));
+        let forward = Work::plain(1, model.layers_macs(pair.tokens.len()));
         spend(&mut costs, "forward", forward, start);
-        (watch.done)(forward.madds);
+        (watch.done)(forward.macs);
         let mut record = Record::of(&pair.id, &pair.group, &pair.tokens, &pair.pieces);
         record.sample.asked = Some(pair.asked.clone());
         let measured = record.probe_pair(model, pair, &trace, &means, settings, &way);
@@ -193,7 +193,7 @@ fn means<E: std::error::Error + 'static>(
         }
         let work = baseline_work(model, std::slice::from_ref(text));
         spend(costs, "erasure", work, start);
-        (watch.done)(work.madds);
+        (watch.done)(work.macs);
     }
     if !overflows.is_empty() {
         if overflows.len() == baseline.len() {
@@ -209,8 +209,8 @@ fn means<E: std::error::Error + 'static>(
 
 /// The work of the mean residuals over some prompts, which [`measure_pairs`] needs for erasure.
 pub fn baseline_work(model: &Model, baseline: &[Text]) -> Work {
-    let madds = baseline.iter().map(|text| model.layers_madds(text.tokens.len())).sum();
-    Work::plain(baseline.len() as u64, madds)
+    let macs = baseline.iter().map(|text| model.layers_macs(text.tokens.len())).sum();
+    Work::plain(baseline.len() as u64, macs)
 }
 
 /// The clean run of one text.
@@ -238,7 +238,7 @@ fn one(
     let mut record = Record::of(&text.id, &text.group, &text.tokens, &text.pieces);
     record.sample.text_sha256 = text.text_sha256.clone();
     let measured = record.probe_text(model, text, trace, settings, way);
-    let forward = Work::plain(1, model.layers_madds(text.tokens.len()));
+    let forward = Work::plain(1, model.layers_macs(text.tokens.len()));
     record.finish(measured, forward, costs)
 }
 

@@ -457,9 +457,11 @@ pub struct Cost {
     #[serde(default)]
     pub runs: u64,
     /// Multiply-adds carried out.
-    pub madds: u64,
+    #[serde(rename = "madds")]
+    pub macs: u64,
     /// Multiply-adds that one full run per edit would have taken.
-    pub madds_naive: u64,
+    #[serde(rename = "madds_naive")]
+    pub macs_naive: u64,
 }
 
 /// What one probe took of the machine.
@@ -759,7 +761,7 @@ mod tests {
             .probes
             .other
             .insert("steering".to_owned(), serde_json::json!({"future": {"layer": [1, null]}}));
-        results.cost.get_mut("lens").unwrap().madds = u64::MAX;
+        results.cost.get_mut("lens").unwrap().macs = u64::MAX;
         let text = serde_json::to_vec_pretty(&results).unwrap();
         assert_eq!(Results::parse(&text, Path::new("results.json")).unwrap(), results);
     }
