@@ -515,7 +515,7 @@ impl<'t> Reader<'t> {
 
     /// The primary rule of every question: one text for all, or a table by question.
     fn primary(&mut self, top: &mut Table<'_>, probes: &[Probe]) -> BTreeMap<Question, Rule> {
-        let measured = |rule: &Rule| probes.contains(&*rule.probe());
+        let measured = |rule: &Rule| probes.contains(&rule.probe());
         let usual = PRIMARY.into_iter().find(measured).unwrap_or(PRIMARY[0]);
         let mut primary = BTreeMap::from(Question::ALL.map(|question| (question, usual)));
         let Some((line, value)) = top.fields.remove("primary") else { return primary };

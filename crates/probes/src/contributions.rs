@@ -111,7 +111,7 @@ mod tests {
             resid: vec![vec![3.0, 4.0, 1.0, 0.0], vec![0.0, 0.0, 1.0, 0.0]],
             attn_out: vec![vec![0.0, 1.0, 0.0, 2.0]],
             mlp_out: vec![vec![-3.0, -5.0, 0.0, -2.0]],
-            keys_values: vec![],
+            kv_cache: vec![],
         };
         let s = measure(&trace);
         let n = &s.relative_norm;
@@ -134,7 +134,7 @@ mod tests {
             resid: vec![vec![0.0, 0.0, 2.0, 0.0], vec![0.0, 0.0, 1.0, 0.0]],
             attn_out: vec![vec![0.0, 1.0, 4.0, 0.0]],
             mlp_out: vec![vec![3.0, 0.0, 3.0, 0.0]],
-            keys_values: vec![],
+            kv_cache: vec![],
         };
         let sample = measure(&trace);
         assert!(sample.relative_norm.attn.tokens[0][0].is_nan() && sample.cosine.layer.tokens[0][0].is_nan());

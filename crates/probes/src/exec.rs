@@ -47,7 +47,7 @@ impl MemoryPlan {
     /// # Errors
     /// [`InsufficientMemory`] when not even one edited run of such a text fits.
     pub fn fit(model: &Model, tokens: usize, memory: u64) -> Result<Self, InsufficientMemory> {
-        let kept_a_token = model.trace_bytes_a_token() as u64;
+        let kept_a_token = model.trace_bytes_per_token() as u64;
         let row = model.row_bytes() as u64;
         let logits = 4 * model.config().vocab as u64;
         let text = kept_a_token * tokens as u64;
@@ -60,7 +60,7 @@ impl MemoryPlan {
         let free = memory - text.max(clean * kept_a_token);
         let most = MAX_LOGIT_BYTES.min(MAX_LOGIT_ROWS * logits).max(2 * logits);
         let bytes = (free / 4).clamp(2 * logits, most);
-        let saved = model.saved_bytes_a_row() * model.config().depth() * SAVED_ROWS;
+        let saved = model.saved_bytes_per_row() * model.config().depth() * SAVED_ROWS;
         let saved = (saved as u64).min(free / 4);
         let rows =
             ((free - (bytes + saved).min(free / 2)) / row).clamp(tokens as u64, MAX_ROWS.max(tokens) as u64);

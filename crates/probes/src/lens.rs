@@ -33,7 +33,7 @@ pub type Points = Vec<Vec<Point>>;
 /// The work of [`sweep`] on a prompt of `tokens` tokens, and the bytes of its logits.
 pub(crate) fn plan(model: &Model, tokens: usize, limits: MemoryPlan) -> (Work, u64) {
     let levels = model.config().depth() + 1;
-    let work = Work::plain(0, model.head_madds_a_row() * (levels * tokens) as u64);
+    let work = Work::plain(0, model.head_macs_per_row() * (levels * tokens) as u64);
     (work, (at_once(model, tokens, limits) * levels * model.config().vocab * 4) as u64)
 }
 
@@ -62,7 +62,7 @@ pub fn sweep(model: &Model, trace: &Trace, exec: &ExecOptions<'_>) -> Points {
         logits.resize(some.len() * levels * vocab);
         model.head(&rows, &mut logits);
         points.par_extend(logits.par_chunks(levels * vocab).map(|token| compare(token, vocab)));
-        (exec.on_progress)(model.head_madds_a_row() * (some.len() * levels) as u64);
+        (exec.on_progress)(model.head_macs_per_row() * (some.len() * levels) as u64);
     }
     points
 }

@@ -107,9 +107,9 @@ pub fn measure<E: std::error::Error + 'static>(
             }
             Err(source) => return Err(Error::Model { id: first.id.clone(), source: Box::new(source) }),
         };
-        let madds = group.iter().map(|t| model.layers_madds(t.tokens.len())).sum();
-        spend(&mut costs, "forward", Work::plain(group.len() as u64, madds), start);
-        (observer.on_progress)(madds);
+        let macs = group.iter().map(|t| model.layers_macs(t.tokens.len())).sum();
+        spend(&mut costs, "forward", Work::plain(group.len() as u64, macs), start);
+        (observer.on_progress)(macs);
         rest = later;
         for (text, trace) in group.iter().zip(&traces) {
             if (observer.is_cancelled)() {
@@ -156,9 +156,9 @@ pub fn measure_pairs<E: std::error::Error + 'static>(
         }
         let start = Instant::now();
         let trace = clean(model, &pair.id, &pair.tokens)?;
-        let forward = Work::plain(1, model.layers_madds(pair.tokens.len()));
+        let forward = Work::plain(1, model.layers_macs(pair.tokens.len()));
         spend(&mut costs, "forward", forward, start);
-        (observer.on_progress)(forward.madds);
+        (observer.on_progress)(forward.macs);
         let mut record = Record::of(&pair.id, &pair.group, &pair.tokens, &pair.pieces);
         record.sample.qa = Some(pair.qa.clone());
         let measured = record.probe_pair(model, pair, &trace, &means, options, &exec);
@@ -194,7 +194,7 @@ fn means<E: std::error::Error + 'static>(
         }
         let work = baseline_work(model, std::slice::from_ref(text));
         spend(costs, "erasure", work, start);
-        (observer.on_progress)(work.madds);
+        (observer.on_progress)(work.macs);
     }
     if !overflows.is_empty() {
         if overflows.len() == baseline.len() {
@@ -210,8 +210,8 @@ fn means<E: std::error::Error + 'static>(
 
 /// The work of the mean residuals over some prompts, which [`measure_pairs`] needs for erasure.
 pub fn baseline_work(model: &Model, baseline: &[TokenizedPrompt]) -> Work {
-    let madds = baseline.iter().map(|text| model.layers_madds(text.tokens.len())).sum();
-    Work::plain(baseline.len() as u64, madds)
+    let macs = baseline.iter().map(|text| model.layers_macs(text.tokens.len())).sum();
+    Work::plain(baseline.len() as u64, macs)
 }
 
 /// The clean run of one text.
@@ -239,7 +239,7 @@ fn one(
     let mut record = Record::of(&text.id, &text.group, &text.tokens, &text.pieces);
     record.sample.text_sha256 = text.text_sha256.clone();
     let measured = record.probe_text(model, text, trace, options, exec);
-    let forward = Work::plain(1, model.layers_madds(text.tokens.len()));
+    let forward = Work::plain(1, model.layers_macs(text.tokens.len()));
     record.finish(measured, forward, costs)
 }
 

@@ -41,7 +41,7 @@ pub fn memory_plan(
 /// Bytes that the way back keeps of one text, at most.
 fn saved(model: &Model, tokens: usize, settings: &ProbeOptions) -> u64 {
     let layers = if settings.has(Probe::Gradients) { model.config().depth() } else { 0 };
-    (model.saved_bytes_a_row() * layers * tokens) as u64
+    (model.saved_bytes_per_row() * layers * tokens) as u64
 }
 
 /// Plans what [`measure`](crate::measure()) does on the texts.
@@ -130,7 +130,7 @@ struct Counter<'a> {
 
 impl<'a> Counter<'a> {
     fn new(model: &'a Model, limits: MemoryPlan, longest: usize) -> Self {
-        let kept = (model.trace_bytes_a_token() * limits.clean.max(longest)) as u64;
+        let kept = (model.trace_bytes_per_token() * limits.clean.max(longest)) as u64;
         Self { model, limits, kept, plans: Plans::new() }
     }
 
@@ -142,13 +142,13 @@ impl<'a> Counter<'a> {
     /// The clean run of a text.
     fn clean(&mut self, name: &str, tokens: usize) {
         let rows = self.limits.clean.max(tokens) * self.model.row_bytes();
-        self.add(name, Work::plain(1, self.model.layers_madds(tokens)), rows as u64);
+        self.add(name, Work::plain(1, self.model.layers_macs(tokens)), rows as u64);
     }
 
     /// Edited runs.
     fn edited(&mut self, name: &str, naive: bool, work: Work) {
         let work = match naive {
-            true => Work { runs: work.edits, madds: work.madds_naive, ..work },
+            true => Work { runs: work.edits, macs: work.macs_naive, ..work },
             false => work,
         };
         let rows = self.limits.rows * self.model.row_bytes();

@@ -169,11 +169,11 @@ fn about(rule: Rule) -> &'static str {
 fn cost_row(results: &Results, probe: &str) -> Cell {
     let cost = results.cost.get(probe).copied().unwrap_or_default();
     let taken = results.resources.get(probe).copied().unwrap_or_default();
-    let saved = cost.madds_naive as f64 / cost.madds.max(1) as f64;
+    let saved = cost.macs_naive as f64 / cost.macs.max(1) as f64;
     context! {
         probe => probe,
-        gmadds => format!("{:.1}", cost.madds as f64 / 1e9),
-        naive => format!("{:.1}", cost.madds_naive as f64 / 1e9),
+        gmadds => format!("{:.1}", cost.macs as f64 / 1e9),
+        naive => format!("{:.1}", cost.macs_naive as f64 / 1e9),
         saved => format!("{saved:.1}"),
         seconds => format!("{:.1}", taken.seconds),
         peak => format!("{:.0}", taken.peak_bytes as f64 / 1_048_576.0),

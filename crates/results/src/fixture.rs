@@ -159,7 +159,7 @@ pub fn results() -> Results {
         let cell = |n: usize, l: usize| scale * (n as f64).sqrt() / (2.0 + l as f64).sqrt() / 6.0;
         (1..=LAYERS).map(|n| (0..=LAYERS - n).map(|l| cell(n, l)).collect()).collect()
     };
-    let cost = Work { edits: 0, runs: 48, madds: 123_456_789_012, madds_naive: 987_654_321_098 };
+    let cost = Work { edits: 0, runs: 48, macs: 123_456_789_012, macs_naive: 987_654_321_098 };
     let resources = Resources { seconds: 12.5, peak_bytes: 734_003_200 };
     let reason = "the mean cosine never changes from negative to positive".to_owned();
     let none = Depth { reason: Some(reason), ..Depth::none(Rule::Cosine) };

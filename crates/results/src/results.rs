@@ -156,7 +156,7 @@ mod tests {
             .probes
             .other
             .insert("steering".to_owned(), serde_json::json!({"future": {"layer": [1, null]}}));
-        results.cost.get_mut("lens").unwrap().madds = u64::MAX;
+        results.cost.get_mut("lens").unwrap().macs = u64::MAX;
         let text = serde_json::to_vec_pretty(&results).unwrap();
         assert_eq!(Results::parse(&text, Path::new("results.json")).unwrap(), results);
     }

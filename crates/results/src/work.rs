@@ -13,9 +13,11 @@ pub struct Work {
     #[serde(default)]
     pub runs: u64,
     /// Multiply-adds carried out.
-    pub madds: u64,
+    #[serde(rename = "madds")]
+    pub macs: u64,
     /// Multiply-adds that one full forward pass per edit would have taken.
-    pub madds_naive: u64,
+    #[serde(rename = "madds_naive")]
+    pub macs_naive: u64,
 }
 
 /// Work by the name of a probe; `forward` is the clean run that all probes share.
@@ -23,8 +25,8 @@ pub type WorkByProbe = BTreeMap<String, Work>;
 
 impl Work {
     /// Work without edits, in which there is nothing to share.
-    pub fn plain(runs: u64, madds: u64) -> Self {
-        Self { edits: 0, runs, madds, madds_naive: madds }
+    pub fn plain(runs: u64, macs: u64) -> Self {
+        Self { edits: 0, runs, macs, macs_naive: macs }
     }
 
     /// Adds this work to that of a probe.
@@ -38,8 +40,8 @@ impl std::ops::AddAssign for Work {
         // Counts read from a file may be anything.
         self.edits = self.edits.saturating_add(other.edits);
         self.runs = self.runs.saturating_add(other.runs);
-        self.madds = self.madds.saturating_add(other.madds);
-        self.madds_naive = self.madds_naive.saturating_add(other.madds_naive);
+        self.macs = self.macs.saturating_add(other.macs);
+        self.macs_naive = self.macs_naive.saturating_add(other.macs_naive);
     }
 }
 

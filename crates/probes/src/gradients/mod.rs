@@ -111,24 +111,24 @@ fn at_site(
         attribution.resize(tokens, 0.0);
         gradients.attribution.push(attribution);
         work +=
-            Work { madds: path.madds, runs: result.nodes as u64 + 1, ..at_layer(pair.model, tokens, layer) };
-        done(path.madds);
+            Work { macs: path.macs, runs: result.nodes as u64 + 1, ..at_layer(pair.model, tokens, layer) };
+        done(path.macs);
     }
     (gradients, work)
 }
 
 /// Edits and naive multiply-adds of one layer: the steps of the papers' sum.
 fn at_layer(model: &Model, tokens: usize, layer: usize) -> Work {
-    let back = above(model, tokens, layer, Model::attention_backward_madds)
-        + model.head_madds_a_row() * tokens as u64;
+    let back = above(model, tokens, layer, Model::attention_backward_macs)
+        + model.head_macs_per_row() * tokens as u64;
     let steps = u64::from(PAPER_STEPS);
-    Work { edits: steps, madds_naive: steps * (naive::madds(model, tokens) + back), ..Work::default() }
+    Work { edits: steps, macs_naive: steps * (naive::macs(model, tokens) + back), ..Work::default() }
 }
 
 /// Multiply-adds of `rows` rows of one text in the layers above one.
 fn above(model: &Model, rows: usize, layer: usize, attention: impl Fn(&Model, usize, usize) -> u64) -> u64 {
     let layers = layer + 1..model.config().depth();
-    let products = model.layer_madds_a_row() * (rows * layers.len()) as u64;
+    let products = model.layer_macs_per_row() * (rows * layers.len()) as u64;
     let of_layer = |l| (0..rows).map(|p| attention(model, l, p)).sum::<u64>();
     products + layers.map(of_layer).sum::<u64>()
 }
@@ -136,17 +136,17 @@ fn above(model: &Model, rows: usize, layer: usize, attention: impl Fn(&Model, us
 /// The work of [`measure`] on a pair of `tokens` tokens: of the adaptive quadrature, about.
 pub fn plan(model: &Model, tokens: usize, answer: usize, settings: &GradientOptions) -> Work {
     let rows = tokens.saturating_sub(1);
-    let head = model.head_madds_a_row() * predicting(tokens, answer).len() as u64;
+    let head = model.head_macs_per_row() * predicting(tokens, answer).len() as u64;
     let nodes = quadrature::expected_nodes(settings.quadrature);
     let mut work = Work::default();
     for site in &settings.sites {
         let enters = *site == GradientSite::Attn && !model.config().parallel;
-        let ends = head + if enters { model.mlp_madds_a_row() * rows as u64 } else { 0 };
+        let ends = head + if enters { model.mlp_macs_per_row() * rows as u64 } else { 0 };
         for layer in 0..model.config().depth() {
-            let forward = above(model, rows, layer, Model::attention_madds) + ends;
-            let back = above(model, rows, layer, Model::attention_backward_madds) + ends;
-            let madds = forward + nodes * (forward + back);
-            work += Work { madds, runs: nodes + 1, ..at_layer(model, tokens, layer) };
+            let forward = above(model, rows, layer, Model::attention_macs) + ends;
+            let back = above(model, rows, layer, Model::attention_backward_macs) + ends;
+            let macs = forward + nodes * (forward + back);
+            work += Work { macs, runs: nodes + 1, ..at_layer(model, tokens, layer) };
         }
     }
     work

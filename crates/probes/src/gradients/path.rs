@@ -11,7 +11,7 @@ use crate::tokenized::predicting;
 use crate::vector::dot;
 use fathom_kernels::Buffer;
 use fathom_kernels::elementwise::add;
-use fathom_model::{Buffers, Model, Run, Saved, Trace};
+use fathom_model::{Buffers, Model, Run, SavedActivations, Trace};
 use std::ops::Range;
 
 /// A question-answer pair that a model has run.
@@ -82,7 +82,7 @@ pub(super) struct Path<'a> {
     exec: Vec<f32>,
     /// The stream that the values are added to, `[rows, d]`; none at [`GradientSite::Resid`].
     beside: Option<Vec<f32>>,
-    pub(super) madds: u64,
+    pub(super) macs: u64,
     room: &'a mut Room,
 }
 
@@ -114,14 +114,14 @@ impl<'a> Path<'a> {
             }
         };
         let exec = values.iter().zip(&base).map(|(x, b)| x - b).collect();
-        Self { pair: pair.clone(), site, layer, base, exec, beside, madds: 0, room }
+        Self { pair: pair.clone(), site, layer, base, exec, beside, macs: 0, room }
     }
 
     /// Points of the path that fit into a batch.
     fn points_a_batch(&self) -> usize {
         let Answered { model, limits, .. } = &self.pair;
         let above = (model.config().depth() - self.layer).max(1);
-        let kept = model.saved_bytes_a_row() * above;
+        let kept = model.saved_bytes_per_row() * above;
         (limits.rows.min(limits.saved / kept.max(1)) / self.pair.rows().max(1)).max(1)
     }
 
@@ -152,7 +152,7 @@ impl<'a> Path<'a> {
             let through_mlp = model.mlp_backward(self.layer, &saved, &gradient);
             gradient.iter_mut().zip(through_mlp).for_each(|(g, m)| *g += m);
         }
-        self.madds += self.back_madds() * at.len() as u64;
+        self.macs += self.back_macs() * at.len() as u64;
         let along = |(g, w): (&[f32], &[f32])| dot(g, w);
         let texts = gradient.chunks_exact(self.pair.rows() * d).zip(targets).zip(at);
         let node = |((g, value), &at): ((&[f32], f64), &f64)| {
@@ -174,7 +174,7 @@ impl<'a> Path<'a> {
 
     /// The stream that leaves the layer at each point, and, when asked for, what the
     /// MLP kept where it lies between the path and that stream.
-    fn enter(&mut self, at: &[f64], save: bool) -> (Vec<f32>, Option<Saved>) {
+    fn enter(&mut self, at: &[f64], save: bool) -> (Vec<f32>, Option<SavedActivations>) {
         let point = |r: &f64| {
             let r = *r as f32;
             self.base.iter().zip(&self.exec).map(move |(b, w)| b + r * w)
@@ -200,13 +200,13 @@ impl<'a> Path<'a> {
             model.mlp(self.layer, &h, &mut self.room.b);
             None
         };
-        self.madds += model.mlp_madds_a_row() * (at.len() * self.pair.rows()) as u64;
+        self.macs += model.mlp_macs_per_row() * (at.len() * self.pair.rows()) as u64;
         h.iter_mut().zip(&*self.room.b.mlp_out).for_each(|(h, m)| *h += m);
         (h, saved)
     }
 
     /// Through the layers above the cut.
-    fn forward(&mut self, mut h: Vec<f32>, texts: usize, save: bool) -> (Vec<f32>, Vec<Saved>) {
+    fn forward(&mut self, mut h: Vec<f32>, texts: usize, save: bool) -> (Vec<f32>, Vec<SavedActivations>) {
         let model = self.pair.model;
         let batch = model.batch(self.runs(texts));
         let mut out = vec![0.0; h.len()];
@@ -219,8 +219,8 @@ impl<'a> Path<'a> {
             }
             std::mem::swap(&mut h, &mut out);
         }
-        self.madds += (above(model, self.pair.rows(), self.layer, Model::attention_madds)
-            + model.head_madds_a_row() * self.pair.read.len() as u64)
+        self.macs += (above(model, self.pair.rows(), self.layer, Model::attention_macs)
+            + model.head_macs_per_row() * self.pair.read.len() as u64)
             * texts as u64;
         (h, saved)
     }
@@ -246,12 +246,12 @@ impl<'a> Path<'a> {
     }
 
     /// Multiply-adds of the way back of one text; the logits again are those forward.
-    fn back_madds(&self) -> u64 {
+    fn back_macs(&self) -> u64 {
         let model = self.pair.model;
         let entered = self.site == GradientSite::Attn && !model.config().parallel;
-        let mlp = if entered { model.mlp_madds_a_row() * self.pair.rows() as u64 } else { 0 };
-        let head = model.head_madds_a_row() * self.pair.read.len() as u64;
-        above(model, self.pair.rows(), self.layer, Model::attention_backward_madds) + mlp + head
+        let mlp = if entered { model.mlp_macs_per_row() * self.pair.rows() as u64 } else { 0 };
+        let head = model.head_macs_per_row() * self.pair.read.len() as u64;
+        above(model, self.pair.rows(), self.layer, Model::attention_backward_macs) + mlp + head
     }
 }
 

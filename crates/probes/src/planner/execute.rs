@@ -7,7 +7,7 @@ use super::tree::{self, Acting, Node};
 use crate::{ExecOptions, MemoryPlan, Work};
 use fathom_kernels::Buffer;
 use fathom_kernels::elementwise::add;
-use fathom_model::{Batch, Buffers, KeyValues, Model, Run, Span, Trace};
+use fathom_model::{Batch, Buffers, KvCache, Model, Run, Span, Trace};
 use std::ops::Range;
 
 /// Carries out the requests and hands what they read to the visitor; gives the work
@@ -26,12 +26,12 @@ pub fn execute(
     let mut work = asked(model, trace.tokens.len(), requests);
     if exec.naive {
         naive::execute(model, trace, requests, exec.on_progress, visitor);
-        return Work { runs: work.edits, madds: work.madds_naive, ..work };
+        return Work { runs: work.edits, macs: work.macs_naive, ..work };
     }
     let mut b = Buffers::default();
     for group in Group::all(requests, exec.memory.rows) {
         work.runs += group.nodes.len() as u64;
-        work.madds += group.run(model, trace, requests, exec, &mut b, visitor);
+        work.macs += group.run(model, trace, requests, exec, &mut b, visitor);
     }
     work
 }
@@ -42,15 +42,15 @@ pub fn count(model: &Model, tokens: usize, requests: &[Request], limits: MemoryP
     let mut work = asked(model, tokens, requests);
     for group in Group::all(requests, limits.rows) {
         work.runs += group.nodes.len() as u64;
-        work.madds += group.count(model, tokens, requests, limits);
+        work.macs += group.count(model, tokens, requests, limits);
     }
     work
 }
 
 /// What is asked for, before anything is shared.
 fn asked(model: &Model, tokens: usize, requests: &[Request]) -> Work {
-    let madds_naive = requests.iter().map(|r| naive::madds_of(model, tokens, r)).sum();
-    Work { edits: requests.len() as u64, madds_naive, ..Work::default() }
+    let macs_naive = requests.iter().map(|r| naive::macs_of(model, tokens, r)).sum();
+    Work { edits: requests.len() as u64, macs_naive, ..Work::default() }
 }
 
 fn check(model: &Model, trace: &Trace, requests: &[Request]) {
@@ -124,11 +124,11 @@ impl Group {
         let of_node = |n: &Node| {
             let rows = n.positions.len() as u64;
             let of_layer = |l| {
-                let attention: u64 = n.positions.clone().map(|p| model.attention_madds(l, p)).sum();
-                rows * model.layer_madds_a_row() + attention
+                let attention: u64 = n.positions.clone().map(|p| model.attention_macs(l, p)).sum();
+                rows * model.layer_macs_per_row() + attention
             };
             let again = n.positions.clone().filter(|p| redoes_mlp(model, n, *p)).count() as u64;
-            again * model.mlp_madds_a_row() + (n.level..n.until.min(depth)).map(of_layer).sum::<u64>()
+            again * model.mlp_macs_per_row() + (n.level..n.until.min(depth)).map(of_layer).sum::<u64>()
         };
         let at_once = rows_at_once(model, limits);
         let head_rows = |position: usize| {
@@ -139,7 +139,7 @@ impl Group {
             let readers = self.leaves.iter().filter(reads).count();
             (readers + readers.div_ceil(at_once)) as u64
         };
-        let head = (0..tokens).map(head_rows).sum::<u64>() * model.head_madds_a_row();
+        let head = (0..tokens).map(head_rows).sum::<u64>() * model.head_macs_per_row();
         self.nodes.iter().map(of_node).sum::<u64>() + head
     }
 
@@ -165,7 +165,7 @@ impl Group {
             return 0;
         }
         let depth = model.config().depth();
-        let mut work = Running { model, trace, requests, group: &self, madds: 0, told: 0, exec, b };
+        let mut work = Running { model, trace, requests, group: &self, macs: 0, told: 0, exec, b };
         let mut streams: Vec<Vec<f32>> = Vec::with_capacity(self.nodes.len());
         for node in 0..self.nodes.len() {
             streams.push(work.start(node, visitor));
@@ -176,7 +176,7 @@ impl Group {
             work.tell();
         }
         work.head(&streams, visitor);
-        work.madds
+        work.macs
     }
 
     /// The parts of a request's positions and where they lie: node and row in it.
@@ -202,7 +202,7 @@ struct Running<'a> {
     requests: &'a [Request],
     group: &'a Group,
     exec: &'a ExecOptions<'a>,
-    madds: u64,
+    macs: u64,
     /// Multiply-adds that were told of.
     told: u64,
     b: &'a mut Buffers,
@@ -210,8 +210,8 @@ struct Running<'a> {
 
 impl Running<'_> {
     fn tell(&mut self) {
-        (self.exec.on_progress)(self.madds - self.told);
-        self.told = self.madds;
+        (self.exec.on_progress)(self.macs - self.told);
+        self.told = self.macs;
     }
 
     /// The stream at which a node starts: the clean one, changed by the edits that
@@ -251,7 +251,7 @@ impl Running<'_> {
         let mid: Vec<f32> = h.iter().zip(&attn).map(|(h, a)| h + a).collect();
         if redoes_mlp(self.model, node, position) {
             self.model.mlp(layer, &mid, self.b);
-            self.madds += self.model.mlp_madds_a_row();
+            self.macs += self.model.mlp_macs_per_row();
             mlp.copy_from_slice(&self.b.mlp_out);
         }
         of(Site::Mlp).for_each(|e| e.apply(position, &mut mlp));
@@ -278,7 +278,7 @@ impl Running<'_> {
         let (batch, rows) = self.batch(l, &alive);
         let mut h: Vec<f32> = Vec::with_capacity(batch.rows() * d);
         alive.iter().for_each(|n| h.extend_from_slice(&streams[*n]));
-        let past: [&KeyValues; 1] = [&self.trace.keys_values[l]];
+        let past: [&KvCache; 1] = [&self.trace.kv_cache[l]];
         self.model.attention(l, &batch, &past, &h, self.b);
         let mut attn = std::mem::take(&mut self.b.attn_out);
         self.edit(l, Site::Attn, &alive, &rows, &mut attn);
@@ -341,9 +341,9 @@ impl Running<'_> {
                 length: self.trace.tokens.len(),
                 past,
             });
-            self.madds += node.positions.clone().map(|p| self.model.attention_madds(l, p)).sum::<u64>();
+            self.macs += node.positions.clone().map(|p| self.model.attention_macs(l, p)).sum::<u64>();
         }
-        self.madds += self.model.layer_madds_a_row() * next as u64;
+        self.macs += self.model.layer_macs_per_row() * next as u64;
         (self.model.batch(runs), alive.iter().map(|n| rows_of[*n].clone()).collect())
     }
 
@@ -427,7 +427,7 @@ impl Running<'_> {
         let rows = read.rows.len() / self.trace.hidden;
         read.logits.resize(rows * vocab);
         self.model.head(&read.rows, &mut read.logits);
-        self.madds += self.model.head_madds_a_row() * rows as u64;
+        self.macs += self.model.head_macs_per_row() * rows as u64;
         let mut logits = &read.logits[..];
         for (position, requests) in read.of.drain(..) {
             let (clean, rest) = logits.split_at(vocab);

@@ -125,7 +125,7 @@ fn the_count_of_a_skip_is_that_of_the_rows_alive() {
             for part in [SkipPart::Layer, SkipPart::Attn, SkipPart::Mlp] {
                 let (_, work) =
                     measure(model, &trace, SkipMode::Future, part, &at, &ExecOptions::planned(PLENTY));
-                let got = (work.madds, work.madds_naive);
+                let got = (work.macs, work.macs_naive);
                 assert_eq!(got, shape.future(tokens, positions, part), "{name}, {part:?}");
                 assert!(share(got) <= SKIP_AT_MOST, "{name}, {part:?}, {tokens} tokens: {}", share(got));
             }
@@ -140,7 +140,7 @@ fn the_count_of_an_erasure_is_that_of_the_rows_alive() {
         let baseline: Vec<_> =
             (0..=model.config().depth()).map(|_| noise(model.config().hidden, 3)).collect();
         let (_, work) = erase(model, &trace, PAIR.1 as usize, &baseline, &ExecOptions::planned(PLENTY));
-        let got = (work.madds, work.madds_naive);
+        let got = (work.macs, work.macs_naive);
         assert_eq!(got, Shape::of(model).erasure(PAIR.0, PAIR.1), "{name}");
         assert!(share(got) <= ERASURE_AT_MOST, "{name}: {}", share(got));
     }

@@ -18,7 +18,7 @@ fn positions_without_a_future_or_a_past_give_no_effect() {
                     measure(model, trace, mode, SkipPart::Layer, positions, &ExecOptions::planned(PLENTY));
                 assert!(effects.layer_effect.iter().flatten().all(|e| *e == 0.0), "{name}, {positions:?}");
                 assert!(effects.output_effect.iter().flatten().all(|e| *e == 0.0), "{name}, {positions:?}");
-                assert_eq!((work.madds, work.madds_naive), (0, 0), "{name}, {positions:?}");
+                assert_eq!((work.macs, work.macs_naive), (0, 0), "{name}, {positions:?}");
             }
         }
     });
@@ -71,7 +71,7 @@ fn answers_as_long_as_the_text_and_longer() {
         }
         assert!(of(0).iter().flatten().all(|e| *e == 0.0), "{name}");
         let (one, work) = erase(model, &run(model, 1), 1, &baseline, &ExecOptions::planned(PLENTY));
-        assert!(one.iter().flatten().all(|e| *e == 0.0) && work.madds == 0, "{name}");
+        assert!(one.iter().flatten().all(|e| *e == 0.0) && work.macs == 0, "{name}");
     });
     assert_eq!(predicting(0, 0), 0..0);
     assert_eq!(predicting(0, 3), 0..0);
@@ -83,8 +83,8 @@ fn no_requests_and_requests_without_edits_or_reads() {
     let trace = run(model, 12);
     for limits in [PLENTY, MemoryPlan { clean: 1, rows: 0, bytes: 0, saved: 0 }] {
         assert_eq!(planned(model, &trace, &[], limits).1, 0);
-        let (seen, madds) = planned(model, &trace, &[request(model, vec![], 0..12)], limits);
-        assert!(seen.added.is_empty() && seen.logits.is_empty() && madds == 0);
+        let (seen, macs) = planned(model, &trace, &[request(model, vec![], 0..12)], limits);
+        assert!(seen.added.is_empty() && seen.logits.is_empty() && macs == 0);
     }
 }
 

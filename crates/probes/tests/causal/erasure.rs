@@ -60,13 +60,13 @@ fn the_last_level_reads_the_head_only() {
             assert_eq!(*effect > 0.0, (14..19).contains(&t), "{name}, token {t}: {effect}");
         }
         let last = edit(Site::Resid, depth, 3..9, Action::Zero);
-        let (seen, madds) = planned(model, trace, &[request(model, vec![last], 3..9)], PLENTY);
+        let (seen, macs) = planned(model, trace, &[request(model, vec![last], 3..9)], PLENTY);
         assert!(seen.added.is_empty(), "{name}");
-        assert_eq!(madds, 2 * 6 * model.head_madds_a_row(), "{name}");
+        assert_eq!(macs, 2 * 6 * model.head_macs_per_row(), "{name}");
         let skip = edit(Site::Layer, depth - 1, 3..9, Action::Skip);
-        let (seen, madds) = planned(model, trace, &[request(model, vec![skip], 3..9)], PLENTY);
+        let (seen, macs) = planned(model, trace, &[request(model, vec![skip], 3..9)], PLENTY);
         assert!(seen.added.keys().all(|(_, l, _)| *l == depth - 1), "{name}");
-        assert_eq!(madds, 2 * 6 * model.head_madds_a_row(), "{name}");
+        assert_eq!(macs, 2 * 6 * model.head_macs_per_row(), "{name}");
     });
 }
 

@@ -201,12 +201,12 @@ fn check(which: usize, tokens: usize, drafts: &[Drafts]) -> Result<(), String> {
     let (name, model) = &MODELS[which];
     let trace = run(model, tokens);
     let mut requests: Vec<Request> = drafts.iter().map(|d| finish(model, tokens, d)).collect();
-    let (seen, madds) = planned(model, &trace, &requests, PLENTY);
+    let (seen, macs) = planned(model, &trace, &requests, PLENTY);
     agree(model, &trace, &requests, &seen, &full(model, &trace, &requests))
         .map_err(|e| format!("{name}: {e}"))?;
     let count = counted(model, &requests);
-    if madds != count {
-        return Err(format!("{name}: {madds} multiply-adds instead of {count}"));
+    if macs != count {
+        return Err(format!("{name}: {macs} multiply-adds instead of {count}"));
     }
     for (rows, bytes) in [(0, 0), (25, 1 << 13), (90, 1 << 20)] {
         if planned(model, &trace, &requests, MemoryPlan { rows, bytes, ..PLENTY }).0 != seen {
@@ -222,7 +222,7 @@ fn check(which: usize, tokens: usize, drafts: &[Drafts]) -> Result<(), String> {
     requests.reverse();
     let (reversed, again) = planned(model, &trace, &requests, PLENTY);
     let last = requests.len() - 1;
-    if again != madds || (0..=last).any(|r| only(&reversed, last - r, r) != only(&seen, r, r)) {
+    if again != macs || (0..=last).any(|r| only(&reversed, last - r, r) != only(&seen, r, r)) {
         return Err(format!("{name}: the order of requests matters"));
     }
     Ok(())

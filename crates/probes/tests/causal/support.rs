@@ -105,7 +105,7 @@ pub(crate) fn planned(model: &Model, trace: &Trace, requests: &[Request], limits
     let work = execute(model, trace, requests, &ExecOptions::planned(limits), &mut seen);
     let counted = count(model, trace.tokens.len(), requests, limits);
     assert_eq!(work, counted, "what is counted beforehand is what is done");
-    (seen, work.madds)
+    (seen, work.macs)
 }
 
 /// What full forward passes hand out.

@@ -194,26 +194,26 @@ fn the_count_is_that_of_the_rows_alive() {
         let model = fixture(name);
         let trace = trace(&model, 26);
         let (depth, rows) = (model.config().depth(), 25);
-        let head = model.head_madds_a_row() * ANSWER as u64;
+        let head = model.head_macs_per_row() * ANSWER as u64;
         let (steps, parallel) = (7, model.config().parallel);
         let mut want = Work::default();
         for site in SITES {
             for layer in 0..depth {
                 let mlp =
-                    if site == GradientSite::Attn && !parallel { model.mlp_madds_a_row() * rows } else { 0 };
+                    if site == GradientSite::Attn && !parallel { model.mlp_macs_per_row() * rows } else { 0 };
                 let layers = |attention: fn(&Model, usize, usize) -> u64| {
                     (layer + 1..depth)
                         .map(|l| {
                             let mixing: u64 = (0..rows as usize).map(|p| attention(&model, l, p)).sum();
-                            model.layer_madds_a_row() * rows + mixing
+                            model.layer_macs_per_row() * rows + mixing
                         })
                         .sum::<u64>()
                 };
                 let (forward, back) = (
-                    layers(Model::attention_madds) + mlp + head,
-                    layers(Model::attention_backward_madds) + mlp + head,
+                    layers(Model::attention_macs) + mlp + head,
+                    layers(Model::attention_backward_macs) + mlp + head,
                 );
-                want.madds += forward + steps * (forward + back);
+                want.macs += forward + steps * (forward + back);
                 want.runs += steps + 1;
                 want.edits += u64::from(PAPER_STEPS);
             }
@@ -224,7 +224,7 @@ fn the_count_is_that_of_the_rows_alive() {
             quadrature: Quadrature::Riemann(steps as u32),
         };
         let (_, done) = measure(&model, &trace, ANSWER, &settings, &ExecOptions::planned(LIMITS));
-        assert_eq!((done.madds, done.runs, done.edits), (want.madds, want.runs, want.edits), "{name}");
+        assert_eq!((done.macs, done.runs, done.edits), (want.macs, want.runs, want.edits), "{name}");
         assert_eq!(done, plan(&model, trace.tokens.len(), ANSWER, &settings), "{name}");
     }
 }
@@ -237,7 +237,7 @@ const COMPLETE: f64 = 0.01;
 fn check_share(what: &str, model: &Model, trace: &Trace, answer: usize, at_most: f64) {
     let (found, work) =
         measure(model, trace, answer, &GradientOptions::default(), &ExecOptions::planned(LIMITS));
-    let share = work.madds as f64 / work.madds_naive as f64;
+    let share = work.macs as f64 / work.macs_naive as f64;
     let worst = found[0].completeness_error.iter().copied().fold(0.0, f64::max);
     assert!(
         share <= at_most && worst <= COMPLETE,
@@ -276,10 +276,10 @@ fn progress_adds_up_to_the_work() {
     let model = fixture("qwen3");
     let trace = trace(&model, 12);
     let told = std::cell::Cell::new(0);
-    let done = |madds| told.set(told.get() + madds);
+    let done = |macs| told.set(told.get() + macs);
     let exec = ExecOptions { on_progress: &done, ..ExecOptions::planned(LIMITS) };
     let (_, work) = measure(&model, &trace, ANSWER, &GradientOptions::default(), &exec);
-    assert_eq!(told.get(), work.madds);
+    assert_eq!(told.get(), work.macs);
 }
 
 #[test]

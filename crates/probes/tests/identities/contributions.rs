@@ -130,7 +130,7 @@ fn denominators_are_at_least_a_millionth_and_not_zero() {
         resid: vec![vec![1e-7, 0.0, 3.0, 4.0], vec![0.0; 4]],
         attn_out: vec![vec![3e-6, 4e-6, -3.0, -4.0]],
         mlp_out: vec![vec![0.0, 0.0, 0.0, 2e-6]],
-        keys_values: vec![],
+        kv_cache: vec![],
     };
     let norms = contributions::measure(&trace).relative_norm;
     assert!(norms.mlp.tokens[0][1].is_nan(), "m over a stream that a has cancelled");
