@@ -101,7 +101,7 @@ fn hostile() -> fathom_results::Results {
     results.model.id = ATTACK.to_owned();
     results.data.id = ATTACK.to_owned();
     results.depth[3].reason = Some(ATTACK.to_owned());
-    for pair in results.probes.erasure.as_mut().unwrap() {
+    for pair in &mut results.probes.erasure {
         pair.question = ATTACK.to_owned();
         pair.tokens[1] = ATTACK.to_owned();
         pair.tokens[2] = "\u{202e}深い🙂".to_owned();

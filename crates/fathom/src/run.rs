@@ -1,8 +1,9 @@
 //! `run.json`: what was run and how, enough to do it again.
 
-use crate::args::Measure;
+use crate::error::invalid;
 use crate::job::Job;
-use anyhow::{Result, bail};
+use crate::{Measurement, Result};
+use fathom_analysis::BootstrapOptions;
 use fathom_kernels::Isa;
 use fathom_model::source::{Loaded, Located};
 use serde_json::{Value, json};
@@ -16,11 +17,11 @@ fn file(path: &Path, sha256: &str) -> Value {
 
 /// Everything known before the first prompt is measured.
 pub(crate) fn describe(
-    args: &Measure,
+    m: &Measurement,
+    bootstrap: &BootstrapOptions,
     job: &Job,
     located: &Located,
     loaded: &Loaded,
-    tokens: usize,
     hashes: &[String],
 ) -> Value {
     let files: Vec<Value> = loaded
@@ -32,12 +33,11 @@ pub(crate) fn describe(
         .chain(loaded.settings.iter().map(|(path, sha256)| file(path, sha256)))
         .collect();
     let config = loaded.model.config();
-    let uncertainty = args.uncertainty.settings(args.prompts.seed);
     json!({
         "fathom": env!("CARGO_PKG_VERSION"),
-        "samples_version": fathom_probes::SAMPLES_VERSION,
+        "samples_version": fathom_results::SAMPLES_VERSION,
         "status": "running",
-        "command": std::env::args().collect::<Vec<_>>(),
+        "command": m.command,
         "started": now(),
         "model": {
             "id": located.id,
@@ -57,36 +57,36 @@ pub(crate) fn describe(
             "source": job.set.source,
             "sha256": job.set.sha256,
             "prompts": job.set.prompts.len(),
-            "tokens": tokens,
+            "tokens": job.tokens(),
             "empty": job.set.empty,
             "too_long": job.remarks.too_long,
             "double_bos": job.remarks.double_bos,
         },
-        "memory_bytes": job.settings.memory,
-        "naive": job.settings.naive,
-        "seed": args.prompts.seed,
-        "rng": args.prompts.rng.to_string(),
+        "memory_bytes": job.options.memory,
+        "naive": job.options.naive,
+        "seed": m.prompts.seed,
+        "rng": m.prompts.rng.to_string(),
         "probes": {
-            "measured": args.probes.0,
+            "measured": m.probes,
             "skip": {
-                "modes": job.settings.skip.modes,
-                "parts": job.settings.skip.parts,
-                "positions": format!("range(8, T - 4, 8), shuffled, the first {}", args.causal.positions),
+                "modes": job.options.skip.modes,
+                "parts": job.options.skip.parts,
+                "positions": format!("range(8, T - 4, 8), shuffled, the first {}", m.positions),
             },
             "erasure": {
-                "qa": {"id": args.qa, "sha256": job.qa},
-                "baseline": {"id": job.baseline.as_ref().map_or(&job.set.id, |b| &b.0), "sha256": job.baseline.as_ref().map_or(&job.set.sha256, |b| &b.1)},
+                "qa": {"id": m.qa, "sha256": job.qa_sha256},
+                "baseline": {"id": job.baseline_set.as_ref().map_or(&job.set.id, |b| &b.id), "sha256": job.baseline_set.as_ref().map_or(&job.set.sha256, |b| &b.sha256)},
             },
-            "gradients": {"qa": {"id": args.qa, "sha256": job.qa}, "settings": job.settings.gradients},
+            "gradients": {"qa": {"id": m.qa, "sha256": job.qa_sha256}, "settings": job.options.gradients},
             "lens": {"top": fathom_probes::lens::TOP},
             "settling": {
-                "threshold_bits": fathom_probes::settling::THRESHOLD_BITS,
+                "threshold_bits": fathom_results::SETTLING_THRESHOLD_BITS,
                 "deep_share": fathom_probes::settling::DEEP_SHARE,
             },
         },
         "depth": {
-            "thresholds": uncertainty.thresholds,
-            "resamples": uncertainty.resamples,
+            "thresholds": bootstrap.thresholds,
+            "resamples": bootstrap.resamples,
         },
     })
 }
@@ -140,7 +140,7 @@ pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &Path) -> Result<
     if what.is_empty() {
         return Ok(());
     }
-    bail!(
+    invalid!(
         "{} was written with {}; nothing was changed: use the same settings, another folder with -o, or --overwrite to measure anew",
         folder.display(),
         what.join(" and ")

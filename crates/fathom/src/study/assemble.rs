@@ -1,111 +1,84 @@
 //! What the cells of a study say together: tables in four formats, and a page with figures.
 
 use super::cells;
-use crate::{output, progress};
-use anyhow::{Context, Result};
-use fathom_probes::Sample;
+use crate::observer::uncounted;
+use crate::{Error, Observer, Result};
+use fathom_analysis::study::Cell;
+use fathom_analysis::tables::Group;
+use fathom_analysis::{BootstrapOptions, FinishedCell, StudyDescription, Tables};
 use fathom_report::study::{StudyAnswer, StudyCell, StudyData, StudyModel, StudyPage, Table};
-use fathom_report::{Folder, Results};
-use fathom_study::study::Cell;
-use fathom_study::tables::Group;
-use fathom_study::{Finished, Settings, Study, Tables};
+use fathom_results::{Folder, Results, Sample};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The description as it was when the study was put together, beside its tables: with it the
 /// folder says everything about itself.
-const DESCRIPTION: &str = "study.toml";
+pub(super) const DESCRIPTION: &str = "study.toml";
 const TABLES: &str = "study.json";
 
-/// Whether a folder is that of a study.
-pub(crate) fn is_study(folder: &Path) -> bool {
-    folder.join(DESCRIPTION).is_file()
-}
-
-/// `fathom report` on the folder of a study: its tables and its page anew.
-pub(crate) fn report(folder: &Path) -> Result<()> {
-    let path = folder.join(DESCRIPTION);
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let study = Study::parse(&text, &path.display().to_string())?;
-    // The folder may have been moved since.
-    let study = Study { out: folder.to_owned(), ..study };
-    let settings = earlier(folder).unwrap_or_else(|| seeded(&study));
-    let tables = put(&study, &text, &BTreeMap::new(), &settings)?;
-    show(&study, &tables, false)
-}
-
-/// The settings that the tables were made with before.
-fn earlier(folder: &Path) -> Option<Settings> {
+/// The options that the tables were made with before.
+pub(super) fn earlier(folder: &Path) -> Option<BootstrapOptions> {
     let text = std::fs::read(folder.join(TABLES)).ok()?;
     let tables: serde_json::Value = serde_json::from_slice(&text).ok()?;
     serde_json::from_value(tables["settings"].clone()).ok()
 }
 
-fn seeded(study: &Study) -> Settings {
-    Settings::seeded(study.seed.unwrap_or(fathom_data::Options::SEED))
-}
-
 /// Makes tables and page of all cells that are there and writes them beside the cells.
-pub(super) fn put(
-    study: &Study,
+pub(super) fn write(
+    study: &StudyDescription,
     text: &str,
     failed: &BTreeMap<Cell, String>,
-    settings: &Settings,
+    options: &BootstrapOptions,
+    observer: &dyn Observer,
 ) -> Result<Tables> {
     let mut finished = BTreeMap::new();
     let mut shown = BTreeMap::new();
-    let working = progress::spinner("resampling prompts");
+    let working = uncounted(observer, "resampling prompts");
     for cell in study.cells().filter(|cell| cells::is_there(study, *cell)) {
-        match read(study, cell, settings) {
+        match read(study, cell, options) {
             Ok((said, results)) => {
                 finished.insert(cell, said);
                 shown.insert(cell, results);
             }
-            Err(error) => output::note(&format!("{} is left out: {error:#}", study.title(cell))),
+            Err(error) => observer.warn(&format!("{} is left out: {error}", study.title(cell))),
         }
     }
-    let tables = Tables::of(study, &finished, settings);
-    working.set_message("drawing");
+    let tables = Tables::of(study, &finished, options);
+    drop(working);
+    let _drawing = uncounted(observer, "drawing");
     let out = Folder::create(&study.out)?;
     for (name, text) in [
         ("study.md", tables.markdown()),
-        ("study.csv", tables.csv()?),
-        ("answers.csv", tables.answers_csv()?),
+        ("study.csv", tables.csv().map_err(table_error)?),
+        ("answers.csv", tables.answers_csv().map_err(table_error)?),
         ("study.tex", tables.latex()),
-        (TABLES, tables.json()?),
+        (TABLES, tables.json().map_err(|e| table_error(e.into()))?),
         (DESCRIPTION, text.to_owned()),
     ] {
         out.write_bytes_atomic(name, text.as_bytes())?;
     }
     fathom_report::study::write(&out, &page(study, text, &tables, shown, failed))?;
-    working.finish_and_clear();
     Ok(tables)
 }
 
-/// Prints the tables, and where they are.
-pub(super) fn show(study: &Study, tables: &Tables, json: bool) -> Result<()> {
-    if json {
-        return output::print(&format!("{}\n", tables.json()?));
-    }
-    output::print(&tables.markdown())?;
-    let out = study.out.display();
-    output::print(&format!("\ntables: {out}/study.md, .csv, .tex, .json\nreport: {out}/study.html\n"))
-}
-
-/// What a finished cell says, and its results with that for their depth table.
-fn read(study: &Study, cell: Cell, settings: &Settings) -> Result<(Finished, Results)> {
+/// The curves of a finished cell, and its results with that for their depth table.
+fn read(study: &StudyDescription, cell: Cell, options: &BootstrapOptions) -> Result<(FinishedCell, Results)> {
     let folder = Folder::open(study.folder(cell))?;
     let samples: Vec<Sample> = folder.samples()?;
     let results = folder.results()?;
-    let said = Finished::of(&samples, results.model.layers, settings)?;
-    let depth = serde_json::from_value(json!(said.depth))?;
-    Ok((said, Results { depth, ..results }))
+    let cell = FinishedCell::of(&samples, results.model.layers, options)?;
+    let depth = cell.depth.clone();
+    Ok((cell, Results { depth, ..results }))
+}
+
+fn table_error(source: std::io::Error) -> Error {
+    Error::Io { what: "cannot write a table".to_owned(), source }
 }
 
 /// What the page of a study shows.
 fn page(
-    study: &Study,
+    study: &StudyDescription,
     text: &str,
     tables: &Tables,
     mut shown: BTreeMap<Cell, Results>,
@@ -130,7 +103,7 @@ fn page(
     }
 }
 
-fn model(model: &fathom_study::study::Model) -> StudyModel {
+fn model(model: &fathom_analysis::study::StudyModel) -> StudyModel {
     StudyModel {
         name: model.name.clone(),
         family: model.family.clone(),
@@ -139,7 +112,7 @@ fn model(model: &fathom_study::study::Model) -> StudyModel {
     }
 }
 
-fn data(data: &fathom_study::study::Data) -> StudyData {
+fn data(data: &fathom_analysis::study::StudyData) -> StudyData {
     StudyData {
         name: data.name.clone(),
         difficulty: data.difficulty.as_ref().map(|known| (known.label.clone(), known.order)),
@@ -147,7 +120,7 @@ fn data(data: &fathom_study::study::Data) -> StudyData {
     }
 }
 
-fn answer(answer: &fathom_study::tables::Answer) -> StudyAnswer {
+fn answer(answer: &fathom_analysis::tables::Answer) -> StudyAnswer {
     StudyAnswer {
         question: answer.about.clone(),
         summary: answer.summary.clone(),
@@ -174,9 +147,9 @@ fn grids(tables: &Tables) -> Vec<Table> {
 }
 
 /// The path of a cell's report from the study's folder, with forward slashes as links have them.
-fn link(study: &Study, cell: Cell) -> Option<String> {
+fn link(study: &StudyDescription, cell: Cell) -> Option<String> {
     let folder = study.folder(cell);
-    let path: PathBuf = folder.strip_prefix(&study.out).ok()?.join(fathom_report::folder::REPORT);
+    let path: PathBuf = folder.strip_prefix(&study.out).ok()?.join(fathom_results::folder::REPORT);
     if !study.out.join(&path).is_file() {
         return None;
     }
@@ -189,9 +162,9 @@ fn provenance(
     tables: &Tables,
     text: &str,
     shown: &BTreeMap<Cell, Results>,
-    study: &Study,
+    study: &StudyDescription,
 ) -> Vec<(String, String)> {
-    let Settings { thresholds, resamples, seed } = tables.settings;
+    let BootstrapOptions { thresholds, resamples, seed } = tables.settings;
     let mut all = vec![
         ("fathom".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
         ("intervals".to_owned(), tables.caption()),

@@ -2,14 +2,17 @@
 
 use serde::Serialize;
 
-/// What a history is kept by.
-#[derive(Serialize)]
-pub(super) struct Machine {
-    /// As a file may be called.
-    pub(super) name: String,
-    pub(super) processor: String,
-    pub(super) cores: usize,
-    pub(super) system: &'static str,
+/// This machine.
+#[derive(Clone, Debug, Serialize)]
+pub struct Machine {
+    /// Processor and number of cores, as a file may be called.
+    pub name: String,
+    /// The processor as it calls itself.
+    pub processor: String,
+    /// Cores that this process may use.
+    pub cores: usize,
+    /// The operating system.
+    pub system: &'static str,
 }
 
 /// Asks the system.

@@ -1,18 +1,19 @@
 //! From prompts to tokens.
 
-use crate::output;
-use anyhow::{Result, bail};
+use crate::error::invalid;
+use crate::{Observer, Result};
 use fathom_data::{Prompt, PromptSet, Random};
 use fathom_model::Config;
 use fathom_model::tokenizer::Tokenizer;
-use fathom_probes::{Asked, Pair, Text};
+use fathom_probes::{TokenizedPair, TokenizedPrompt};
+use fathom_results::QaPair;
 use sha2::{Digest, Sha256};
 
-/// Turns prompts into texts for a model, one at a time.
-pub(crate) struct Tokeniser<'a> {
+/// Tokenises the prompts of a set for a model, one at a time.
+pub(crate) struct PromptTokenizer<'a> {
     tokenizer: &'a Tokenizer,
     config: &'a Config,
-    /// Where the prompts come from, in words.
+    /// Where the prompts come from, for messages.
     source: String,
     random: Random,
     positions: usize,
@@ -22,7 +23,7 @@ pub(crate) struct Tokeniser<'a> {
     too_long: usize,
 }
 
-impl<'a> Tokeniser<'a> {
+impl<'a> PromptTokenizer<'a> {
     /// The positions of the skip probe are the prompt's own, or drawn as in the papers:
     /// range(8, T - 4, 8) shuffled, the first `positions`.
     pub(crate) fn new(
@@ -42,12 +43,12 @@ impl<'a> Tokeniser<'a> {
         Self { max_tokens, ..self }
     }
 
-    /// The text of a prompt, unless it is left out.
-    pub(crate) fn text(&mut self, prompt: &Prompt) -> Result<Option<Text>> {
+    /// The tokens of a prompt, unless it is left out.
+    pub(crate) fn text(&mut self, prompt: &Prompt) -> Result<Option<TokenizedPrompt>> {
         let Prompt { id, text, positions, group, .. } = prompt;
         let (source, config) = (&self.source, self.config);
         if id.starts_with(PAIR) {
-            bail!("prompt '{id}' of {source} has an id that is kept for pairs; give it another");
+            invalid!("prompt '{id}' of {source} has an id that is reserved for pairs; give it another one");
         }
         self.read += 1;
         let tokens = self.tokenizer.encode(text)?;
@@ -61,7 +62,7 @@ impl<'a> Tokeniser<'a> {
             return Ok(None);
         }
         if tokens.len() > config.context {
-            bail!(
+            invalid!(
                 "prompt '{id}' of {source} has {} tokens, more than the model's context of {context}; shorten it or \
                  leave it out, or leave out all such prompts with --max-tokens {context}",
                 tokens.len(),
@@ -70,7 +71,7 @@ impl<'a> Tokeniser<'a> {
         }
         check(&tokens, id, source, config)?;
         if let Some(wrong) = positions.iter().find(|t| !(2..tokens.len()).contains(t)) {
-            bail!(
+            invalid!(
                 "prompt '{id}' of {source} has {} tokens and the position {wrong}; give positions from 2 to one \
                  less than the tokens",
                 tokens.len()
@@ -79,11 +80,11 @@ impl<'a> Tokeniser<'a> {
         self.doubled.see(&tokens, id);
         let pieces = tokens.iter().map(|t| self.tokenizer.piece(*t)).collect();
         let (id, group, text_sha256) = (id.clone(), group.clone(), Some(short_hash(text)));
-        Ok(Some(Text { id, group, text_sha256, tokens, pieces, positions }))
+        Ok(Some(TokenizedPrompt { id, group, text_sha256, tokens, pieces, positions }))
     }
 
-    /// Says what was left out and what is odd, and gives how many prompts it was.
-    pub(crate) fn finish(self) -> Result<Remarks> {
+    /// Reports what was left out or is unusual.
+    pub(crate) fn finish(self, observer: &dyn Observer) -> Result<Remarks> {
         let Self { source, read, too_long, max_tokens, .. } = &self;
         if let Some(most) = max_tokens {
             let most = match self.config.context {
@@ -91,15 +92,16 @@ impl<'a> Tokeniser<'a> {
                 _ => format!("{most} tokens"),
             };
             if *too_long > 0 && too_long == read {
-                bail!(
+                invalid!(
                     "every prompt of {source} has more than {most}; give shorter prompts or a larger --max-tokens"
                 );
             }
             if *too_long > 0 {
-                output::note(&format!("{too_long} of {read} prompts have more than {most} and are left out"));
+                observer
+                    .note(&format!("{too_long} of {read} prompts have more than {most} and are left out"));
             }
         }
-        self.doubled.note(source);
+        self.doubled.warn(source, observer);
         Ok(Remarks { too_long: *too_long, double_bos: self.doubled.count })
     }
 }
@@ -112,20 +114,24 @@ fn drawn(random: &mut Random, tokens: usize, count: usize) -> Vec<usize> {
     all
 }
 
-/// What `run.json` says of prompts that were left out, or that are odd.
+/// Counts of prompts that were left out or are unusual, for `run.json`.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Remarks {
     pub(crate) too_long: usize,
     pub(crate) double_bos: usize,
 }
 
-/// Tokenises a whole set for a model; see [`Tokeniser`].
-pub(crate) fn tokenise(set: &PromptSet, mut tokeniser: Tokeniser<'_>) -> Result<Vec<Text>> {
+/// Tokenises a whole set for a model; see [`PromptTokenizer`].
+pub(crate) fn tokenise(
+    set: &PromptSet,
+    mut tokenizer: PromptTokenizer<'_>,
+    observer: &dyn Observer,
+) -> Result<Vec<TokenizedPrompt>> {
     let mut texts = Vec::with_capacity(set.prompts.len());
     for prompt in &set.prompts {
-        texts.extend(tokeniser.text(prompt)?);
+        texts.extend(tokenizer.text(prompt)?);
     }
-    tokeniser.finish()?;
+    tokenizer.finish(observer)?;
     Ok(texts)
 }
 
@@ -154,10 +160,10 @@ impl DoubledBos {
         }
     }
 
-    fn note(&self, source: &str) {
+    fn warn(&self, source: &str, observer: &dyn Observer) {
         let Self { name, count, first: Some(first), .. } = self else { return };
-        output::note(&format!(
-            "warning: texts of {source} begin with {name} ({count} in all, first '{first}'), and the tokenizer adds \
+        observer.warn(&format!(
+            "texts of {source} begin with {name} ({count} in all, first '{first}'), and the tokenizer adds \
              another, so the model reads it twice; remove it from the texts"
         ));
     }
@@ -168,42 +174,47 @@ fn short_hash(text: &str) -> String {
     Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What the ids of pairs begin with, so that no prompt has the same.
+/// The prefix of the ids of pairs, which no prompt may have.
 const PAIR: &str = "qa/";
 
 /// Tokenises question-answer pairs.
-pub(crate) fn pairs(set: &PromptSet, tokenizer: &Tokenizer, config: &Config) -> Result<Vec<Pair>> {
+pub(crate) fn pairs(
+    set: &PromptSet,
+    tokenizer: &Tokenizer,
+    config: &Config,
+    observer: &dyn Observer,
+) -> Result<Vec<TokenizedPair>> {
     let mut pairs = Vec::with_capacity(set.prompts.len());
     let mut doubled = DoubledBos::of(tokenizer)?;
     for prompt in &set.prompts {
         let (id, source) = (&prompt.id, &set.source);
         let (Some(question), Some(answer)) = (prompt.question(), &prompt.answer) else {
-            bail!("'{id}' of {source} has no answer; give rows with \"question\" and \"answer\"");
+            invalid!("'{id}' of {source} has no answer; give rows with \"question\" and \"answer\"");
         };
         let tokens = without_end(tokenizer.encode(&prompt.text)?, tokenizer)?;
         check(&tokens, id, source, config)?;
         doubled.see(&tokens, id);
         // Where text is cut depends on what stands before it, so the answer is not
         // tokenised alone: it begins at the first token that the question does not have.
-        let asked = tokenizer.encode(question)?;
-        let common = tokens.iter().zip(&asked).take_while(|(a, b)| a == b).count();
+        let of_question = tokenizer.encode(question)?;
+        let common = tokens.iter().zip(&of_question).take_while(|(a, b)| a == b).count();
         let answer_tokens = tokens.len() - common;
         if answer_tokens == 0 || answer_tokens + 1 > tokens.len() {
-            bail!(
+            invalid!(
                 "the answer of '{id}' of {source} has {answer_tokens} of {} tokens; it needs at least one, \
                  and the question one more: change it or leave it out",
                 tokens.len()
             );
         }
-        pairs.push(Pair {
+        pairs.push(TokenizedPair {
             id: format!("{PAIR}{id}"),
             group: prompt.group.clone(),
-            asked: Asked { question: question.to_owned(), answer: answer.clone(), answer_tokens },
+            qa: QaPair { question: question.to_owned(), answer: answer.clone(), answer_tokens },
             pieces: tokens.iter().map(|t| tokenizer.piece(*t)).collect(),
             tokens,
         });
     }
-    doubled.note(&set.source);
+    doubled.warn(&set.source, observer);
     Ok(pairs)
 }
 
@@ -215,20 +226,20 @@ fn without_end(mut tokens: Vec<u32>, tokenizer: &Tokenizer) -> Result<Vec<u32>> 
     Ok(tokens)
 }
 
-/// Refuses what the model cannot run; `id` and `source` say whose tokens these are.
+/// Refuses tokens that the model cannot run; `id` and `source` name the prompt in errors.
 pub(crate) fn check(tokens: &[u32], id: &str, source: &str, config: &Config) -> Result<()> {
     if tokens.is_empty() {
-        bail!("prompt '{id}' of {source} has no tokens; leave it out");
+        invalid!("prompt '{id}' of {source} has no tokens; leave it out");
     }
     if tokens.len() > config.context {
-        bail!(
+        invalid!(
             "prompt '{id}' of {source} has {} tokens, more than the model's context of {}; shorten it or leave it out",
             tokens.len(),
             config.context
         );
     }
     if let Some(token) = tokens.iter().find(|t| **t as usize >= config.vocab) {
-        bail!(
+        invalid!(
             "prompt '{id}' of {source}: the tokenizer makes token {token}, outside the model's vocabulary of {}; \
              they do not belong together, fetch both again",
             config.vocab

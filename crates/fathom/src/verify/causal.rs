@@ -1,13 +1,14 @@
 //! Reference values of the causal probes: layer skip, residual erasure, integrated
 //! gradients.
 
-use super::{Golden, Limit, Row, WAY};
-use anyhow::{Result, bail};
+use super::golden::{EXEC, Golden, GoldenRow, Limit};
+use crate::Result;
+use crate::error::invalid;
 use fathom_model::Trace;
 use fathom_model::source::Loaded;
 use fathom_probes::erasure::{self, MeanResiduals};
-use fathom_probes::gradients::{self, Baseline, Quadrature, Site};
-use fathom_probes::skip::{self, Mode, Part};
+use fathom_probes::{GradientOptions, gradients, skip};
+use fathom_results::{GradientSite, PathBaseline, Quadrature, SkipMode, SkipPart};
 use serde::Deserialize;
 
 /// Effects of skipping layers, maxima over positions and prompts.
@@ -51,12 +52,12 @@ pub(super) fn compare(
     loaded: &Loaded,
     traces: &[Trace],
     tick: &dyn Fn(&str),
-) -> Result<Vec<Row>> {
+) -> Result<Vec<GoldenRow>> {
     let mut rows = Vec::new();
     for (name, mode, want) in [
-        ("skip future", Mode::Future, &golden.effects),
-        ("skip current", Mode::Current, &golden.current),
-        ("skip local", Mode::Local, &golden.local),
+        ("skip future", SkipMode::Future, &golden.effects),
+        ("skip current", SkipMode::Current, &golden.current),
+        ("skip local", SkipMode::Local, &golden.local),
     ] {
         if let Some(want) = want {
             tick(name);
@@ -69,21 +70,26 @@ pub(super) fn compare(
         traces.iter().for_each(|t| means.add(t));
         for (i, want) in pairs.iter().enumerate() {
             let trace = run_pair(loaded, &want.tokens, want.alen, "erasure", i)?;
-            let (got, _) = erasure::measure(&loaded.model, &trace, want.alen, &means.means(), &WAY);
-            rows.push(Row::compare(format!("erasure of pair {i}"), &got.concat(), &want.map.concat(), LIMIT));
+            let (got, _) = erasure::measure(&loaded.model, &trace, want.alen, &means.means(), &EXEC);
+            rows.push(GoldenRow::compare(
+                format!("erasure of pair {i}"),
+                &got.concat(),
+                &want.map.concat(),
+                LIMIT,
+            ));
         }
     }
     for (i, want) in golden.ig.iter().flatten().enumerate() {
         tick("gradients");
         let trace = run_pair(loaded, &want.tokens, want.alen, "gradients", i)?;
-        let settings = gradients::Settings {
-            sites: vec![Site::Resid],
-            baseline: Baseline::Sequence,
+        let options = GradientOptions {
+            sites: vec![GradientSite::Resid],
+            baseline: PathBaseline::Sequence,
             quadrature: Quadrature::Riemann(want.steps.max(1)),
         };
-        let (got, _) = gradients::measure(&loaded.model, &trace, want.alen, &settings, &WAY);
+        let (got, _) = gradients::measure(&loaded.model, &trace, want.alen, &options, &EXEC);
         let got = got[0].attribution.concat();
-        rows.push(Row::compare(format!("gradients of pair {i}"), &got, &want.map.concat(), LIMIT));
+        rows.push(GoldenRow::compare(format!("gradients of pair {i}"), &got, &want.map.concat(), LIMIT));
     }
     Ok(rows)
 }
@@ -91,7 +97,7 @@ pub(super) fn compare(
 /// The clean run of a pair.
 fn run_pair(loaded: &Loaded, tokens: &[u32], answer: usize, what: &str, i: usize) -> Result<Trace> {
     if tokens.is_empty() || answer + 1 > tokens.len() {
-        bail!("pair {i} of {what} has an answer longer than its text");
+        invalid!("pair {i} of {what} has an answer longer than its text");
     }
     Ok(loaded.model.run(&[tokens])?.remove(0))
 }
@@ -101,27 +107,27 @@ fn skips(
     loaded: &Loaded,
     traces: &[Trace],
     name: &str,
-    mode: Mode,
+    mode: SkipMode,
     want: &Effects,
-) -> Result<Vec<Row>> {
+) -> Result<Vec<GoldenRow>> {
     let depth = loaded.model.config().depth();
     let mut layer = vec![0.0f64; depth * depth];
     let mut out = vec![0.0f64; depth];
     for (i, trace) in traces.iter().enumerate() {
         let positions = golden.positions.as_ref().and_then(|p| p.get(i));
         let Some(positions) = positions else {
-            bail!("the file has skip effects but no positions for prompt {i}");
+            invalid!("the file has skip effects but no positions for prompt {i}");
         };
-        let (effects, _) = skip::measure(&loaded.model, trace, mode, Part::Layer, positions, &WAY);
+        let (effects, _) = skip::measure(&loaded.model, trace, mode, SkipPart::Layer, positions, &EXEC);
         let largest = |all: &mut [f64], new: &[f64]| {
             all.iter_mut().zip(new).for_each(|(a, n)| *a = a.max(*n));
         };
         largest(&mut layer, &effects.layer_effect.concat());
         largest(&mut out, &effects.output_effect.unwrap_or_default());
     }
-    let mut rows = vec![Row::compare(format!("{name}, layers"), &layer, &want.layer.concat(), LIMIT)];
-    if mode != Mode::Local {
-        rows.push(Row::compare(format!("{name}, output"), &out, &want.out, LIMIT));
+    let mut rows = vec![GoldenRow::compare(format!("{name}, layers"), &layer, &want.layer.concat(), LIMIT)];
+    if mode != SkipMode::Local {
+        rows.push(GoldenRow::compare(format!("{name}, output"), &out, &want.out, LIMIT));
     }
     Ok(rows)
 }

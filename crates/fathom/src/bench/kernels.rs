@@ -1,7 +1,7 @@
 //! The speed of linear layers, forward and backward.
 
 use super::clock::{self, Effort, Speed};
-use anyhow::Result;
+use crate::Result;
 use fathom_kernels::{Dtype, Linear, QuantBlocks};
 use fathom_model::Config;
 use serde::Serialize;
@@ -45,15 +45,19 @@ pub(super) struct Shape {
     outputs: usize,
 }
 
+/// The direction of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Direction {
+pub enum Direction {
+    /// Inputs to outputs.
     Forward,
+    /// Gradients of outputs to gradients of inputs.
     Backward,
 }
 
 impl Direction {
-    pub(super) fn name(self) -> &'static str {
+    /// The name in tables.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Forward => "forward",
             Self::Backward => "backward",
@@ -62,20 +66,27 @@ impl Direction {
 }
 
 /// How fast one layer is with so many rows.
-#[derive(Serialize)]
-pub(super) struct Kernel {
-    pub(super) layer: String,
-    pub(super) direction: Direction,
-    pub(super) dtype: &'static str,
-    pub(super) inputs: usize,
-    pub(super) outputs: usize,
-    pub(super) rows: usize,
+#[derive(Clone, Debug, Serialize)]
+pub struct KernelSpeed {
+    /// What it is in a model.
+    pub layer: String,
+    /// Forward or backward.
+    pub direction: Direction,
+    /// The type in which weights are multiplied.
+    pub dtype: &'static str,
+    /// K.
+    pub inputs: usize,
+    /// N.
+    pub outputs: usize,
+    /// M.
+    pub rows: usize,
     /// 4 in full, 2 in bfloat16, 1.25 quantised: bytes in which a weight is stored.
-    pub(super) bytes_a_weight: f64,
+    pub bytes_a_weight: f64,
+    /// Times and speed.
     #[serde(flatten)]
-    pub(super) speed: Speed,
+    pub speed: Speed,
     /// Gigabytes of weights that go by in a second: with few rows memory is the limit.
-    pub(super) weights_gb_per_second: f64,
+    pub weights_gb_per_second: f64,
 }
 
 /// What is measured: always the same, and what a model has.
@@ -115,8 +126,8 @@ pub(super) fn count(shapes: &[Shape], effort: &Effort) -> usize {
 pub(super) fn measure(
     shapes: &[Shape],
     effort: &Effort,
-    each: &mut dyn FnMut(&Kernel) -> Result<()>,
-) -> Result<Vec<Kernel>> {
+    each: &mut dyn FnMut(&KernelSpeed) -> Result<()>,
+) -> Result<Vec<KernelSpeed>> {
     let mut kernels = Vec::new();
     for shape in shapes {
         for form in forms(shape) {
@@ -182,7 +193,7 @@ fn one(
     direction: Direction,
     rows: usize,
     effort: &Effort,
-) -> Result<Kernel> {
+) -> Result<KernelSpeed> {
     let (from, to) = match direction {
         Direction::Forward => (shape.inputs, shape.outputs),
         Direction::Backward => (shape.outputs, shape.inputs),
@@ -201,7 +212,7 @@ fn one(
         let layer = turns.next().unwrap_or(&layers[0]);
         Ok(clock::seconds(|| multiply(layer, &mut y)).0)
     })?;
-    Ok(Kernel {
+    Ok(KernelSpeed {
         layer: shape.of.join(", "),
         direction,
         dtype: dtype.name(),

@@ -1,7 +1,7 @@
-//! Times that other work on the machine disturbs little.
+//! Timing that is robust to other work on the machine.
 
 use super::kernels::ROWS;
-use anyhow::Result;
+use crate::Result;
 use fathom_kernels::{Dtype, Isa, peak};
 use serde::Serialize;
 use std::time::{Duration, Instant};
@@ -69,17 +69,17 @@ const LONGEST_PEAK: Duration = Duration::from_millis(500);
 
 /// How fast some work was done.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Speed {
+pub struct Speed {
     /// How often it was timed.
-    pub(super) repetitions: usize,
+    pub repetitions: usize,
     /// The lower quartile of the times.
-    pub(super) seconds: f64,
+    pub seconds: f64,
     /// A multiply-add is two operations.
-    pub(super) gflops: f64,
+    pub gflops: f64,
     /// What the registers alone did meanwhile, in the same statistic.
-    pub(super) peak_gflops: f64,
+    pub peak_gflops: f64,
     /// One by the other.
-    pub(super) share_of_peak: f64,
+    pub share_of_peak: f64,
 }
 
 /// Times work of so many multiply-adds on weights of `dtype`, which gives its own seconds,
