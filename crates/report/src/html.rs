@@ -276,7 +276,7 @@ mod tests {
         assert!(page.contains("&lt;/svg&gt;&lt;img") && page.contains("\\u{202e}"));
         assert!(page.matches("onerror=alert(1)&gt;").count() >= 4);
         // The heat maps: two of angles, two of skipped layers, four of erasure, one of gradients.
-        assert_eq!(page.matches("<image ").count(), 9);
+        assert_eq!(page.matches("<image class=\"cells\"").count(), 9);
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod plots;
 pub mod results;
 pub mod study;
 pub mod table;
+mod text;
 
 #[cfg(test)]
 mod fixture;

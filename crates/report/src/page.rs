@@ -11,7 +11,7 @@ use minijinja::value::Serde;
 use minijinja::{Environment, Value as Cell, context};
 use sha2::{Digest, Sha256};
 
-use crate::plots::{Figure, Numbers};
+use crate::plots::{Figure, FigureTable};
 use crate::{Error, Result};
 
 const STYLE: &str = include_str!("page/style.css");
@@ -47,7 +47,7 @@ pub(crate) fn render(name: &str, template: &str, page: Cell) -> Result<String> {
 
 /// A figure with its numbers, as the templates take it.
 pub(crate) fn figure(figure: &Figure) -> Result<Cell> {
-    let numbers = figure.numbers();
+    let numbers = figure.table();
     let large = numbers.rows.len() * numbers.headings.len() > LARGE_TABLE;
     let (text, rows) =
         if large { (plain_table(numbers), Vec::new()) } else { (String::new(), cells(numbers)) };
@@ -67,7 +67,7 @@ pub(crate) fn figure(figure: &Figure) -> Result<Cell> {
     })
 }
 
-fn cells(numbers: &Numbers) -> Vec<(&str, Vec<String>)> {
+fn cells(numbers: &FigureTable) -> Vec<(&str, Vec<String>)> {
     numbers
         .rows
         .iter()
@@ -76,7 +76,7 @@ fn cells(numbers: &Numbers) -> Vec<(&str, Vec<String>)> {
 }
 
 /// A table as lines of numbers with three digits between tabs, for spreadsheets.
-fn plain_table(numbers: &Numbers) -> String {
+fn plain_table(numbers: &FigureTable) -> String {
     let head = [&numbers.index].into_iter().chain(&numbers.headings).cloned().collect::<Vec<_>>().join("\t");
     let line = |(row, values): &(String, Vec<f64>)| {
         values.iter().fold(row.clone(), |line, value| line + "\t" + &digits(*value, 2))

@@ -10,7 +10,7 @@ use minijinja::value::Serde;
 use minijinja::{Value as Cell, context};
 use serde::Serialize;
 
-use crate::gauge::{Gauge, Kind, short};
+use crate::gauge::{Gauge, RuleKind, short};
 use crate::plots::Figure;
 use crate::{Folder, Result, Results, page};
 
@@ -180,7 +180,7 @@ fn overview(page: &StudyPage, model: usize) -> Cell {
 fn range(results: &Results) -> String {
     let layers = results.model.layers;
     let Some(gauge) = Gauge::of(results) else { return "no depth".to_owned() };
-    let used: Vec<f64> = gauge.of_kind(Kind::UpTo).map(|found| found.used).collect();
+    let used: Vec<f64> = gauge.of_kind(RuleKind::UpTo).map(|found| found.used).collect();
     match (used.last().copied().map(short), used.first().copied().map(short)) {
         (Some(low), Some(high)) if low == high => format!("{low} of {layers}"),
         (Some(low), Some(high)) => format!("{low} to {high} of {layers}"),

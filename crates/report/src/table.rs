@@ -5,7 +5,7 @@
 //! name cannot send commands to the terminal.
 
 use crate::answer;
-use crate::gauge::{Found, Gauge, Kind};
+use crate::gauge::{Gauge, RuleKind, RuleMark};
 use crate::results::{DepthRow, Results};
 
 /// How the terminal wants its text.
@@ -156,8 +156,8 @@ const BAR: usize = 60;
 
 /// A bar for each rule from the first layer to the last.
 fn gauge(results: &Results, page: &mut Page) {
-    let Some(gauge) = Gauge::of(results).filter(|gauge| !gauge.found.is_empty()) else { return };
-    let name = gauge.found.iter().map(|found| found.label().chars().count()).max().unwrap_or(0).clamp(4, 24);
+    let Some(gauge) = Gauge::of(results).filter(|gauge| !gauge.marks.is_empty()) else { return };
+    let name = gauge.marks.iter().map(|found| found.label().chars().count()).max().unwrap_or(0).clamp(4, 24);
     // The name, two spaces, the bar, and the share.
     let bar = page.style.width.saturating_sub(name + 12).min(BAR);
     if bar < 10 {
@@ -169,7 +169,7 @@ fn gauge(results: &Results, page: &mut Page) {
     let rows = results
         .depth
         .iter()
-        .filter_map(|row| gauge.found.iter().find(|found| found.rule == crate::plots::text::line(&row.rule)));
+        .filter_map(|row| gauge.marks.iter().find(|found| found.rule == crate::text::line(&row.rule)));
     for found in rows {
         let label: String = found.label().chars().take(name).collect();
         let (filled, rest) = bars(found, gauge.layers, bar, page.style.unicode);
@@ -184,10 +184,10 @@ fn gauge(results: &Results, page: &mut Page) {
     let Marks { full, below, above, centre, count, doubt, .. } = Marks::of(page.style.unicode);
     let mut legend = Vec::new();
     for (kind, mark, what) in [
-        (Kind::UpTo, full, "works up to here"),
-        (Kind::Doubtful, doubt, "the same with a caution"),
-        (Kind::Centre, centre, "centre of the effect of skipping a layer"),
-        (Kind::Count, count, "number of layers that carry it"),
+        (RuleKind::UpTo, full, "works up to here"),
+        (RuleKind::Doubtful, doubt, "the same with a caution"),
+        (RuleKind::Centre, centre, "centre of the effect of skipping a layer"),
+        (RuleKind::Count, count, "number of layers that carry it"),
     ] {
         if gauge.of_kind(kind).next().is_some() {
             legend.push(format!("{mark} {what}"));
@@ -236,25 +236,25 @@ impl Marks {
 
 /// The bar of a rule: what is drawn, and the empty rest. A rule that says up to where the model works fills the
 /// bar; others only mark a place on it.
-fn bars(found: &Found, layers: usize, width: usize, unicode: bool) -> (String, String) {
+fn bars(found: &RuleMark, layers: usize, width: usize, unicode: bool) -> (String, String) {
     let marks = Marks::of(unicode);
     let share = |used: f64| (used / layers as f64).clamp(0.0, 1.0);
     let column = |used: f64| ((share(used) * width as f64).round() as usize).min(width);
     let [low, high] = found.used_interval().map_or([column(found.used); 2], |ends| ends.map(column));
     let used = column(found.used).max(1);
     let cell = |at: usize| match found.kind {
-        Kind::UpTo if at < used => {
+        RuleKind::UpTo if at < used => {
             if at < low {
                 marks.full
             } else {
                 marks.below
             }
         }
-        Kind::UpTo if at < high => marks.above,
-        Kind::Doubtful if at == used - 1 => marks.doubt,
-        Kind::Centre if at == used - 1 => marks.centre,
-        Kind::Count | Kind::Other if at == used - 1 => marks.count,
-        Kind::UpTo => marks.empty,
+        RuleKind::UpTo if at < high => marks.above,
+        RuleKind::Doubtful if at == used - 1 => marks.doubt,
+        RuleKind::Centre if at == used - 1 => marks.centre,
+        RuleKind::Count | RuleKind::Other if at == used - 1 => marks.count,
+        RuleKind::UpTo => marks.empty,
         _ if (low.saturating_sub(1)..used).contains(&at) => marks.below,
         _ if (used..high).contains(&at) => marks.above,
         _ => marks.empty,
@@ -427,7 +427,8 @@ fn by_layer(results: &Results, curves: &[Curve<'_>], page: &mut Page) {
 /// layers put it nowhere.
 fn rules_at(rows: &[DepthRow], layer: usize) -> String {
     let here = |row: &&DepthRow| {
-        row.value.is_some_and(|value| value.floor() == layer as f64) && Kind::of(&row.rule) != Kind::Count
+        row.value.is_some_and(|value| value.floor() == layer as f64)
+            && RuleKind::of(&row.rule) != RuleKind::Count
     };
     let names: Vec<&str> = rows.iter().filter(here).map(|row| row.rule.as_str()).collect();
     if names.is_empty() { String::new() } else { format!("  <- {}", names.join(", ")) }
@@ -520,7 +521,7 @@ mod tests {
 
     #[test]
     fn a_bar_is_filled_to_the_depth_and_its_interval_is_marked() {
-        let found = |kind, interval| Found {
+        let found = |kind, interval| RuleMark {
             rule: String::new(),
             kind,
             value: 5.0,
@@ -531,12 +532,12 @@ mod tests {
         };
         let bar = |kind, interval, unicode| bars(&found(kind, interval), 10, 10, unicode);
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
-        assert_eq!(bar(Kind::UpTo, Some([3.0, 7.0]), true), pair("████▓▓▒▒", "··"));
-        assert_eq!(bar(Kind::UpTo, None, false), pair("######", "...."));
-        assert_eq!(bar(Kind::Centre, Some([4.0, 6.0]), false), pair("....=+-", "..."));
-        assert_eq!(bar(Kind::Count, None, true), pair("·····○", "····"));
-        assert_eq!(bar(Kind::Doubtful, Some([2.0, 6.0]), true), pair("··▓▓▓?▒", "···"));
-        assert_eq!(bar(Kind::UpTo, Some([-1e300, 1e300]), false), pair("======----", ""));
+        assert_eq!(bar(RuleKind::UpTo, Some([3.0, 7.0]), true), pair("████▓▓▒▒", "··"));
+        assert_eq!(bar(RuleKind::UpTo, None, false), pair("######", "...."));
+        assert_eq!(bar(RuleKind::Centre, Some([4.0, 6.0]), false), pair("....=+-", "..."));
+        assert_eq!(bar(RuleKind::Count, None, true), pair("·····○", "····"));
+        assert_eq!(bar(RuleKind::Doubtful, Some([2.0, 6.0]), true), pair("··▓▓▓?▒", "···"));
+        assert_eq!(bar(RuleKind::UpTo, Some([-1e300, 1e300]), false), pair("======----", ""));
     }
 
     /// An interval stands on a line with the number that it is of.

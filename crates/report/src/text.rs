@@ -1,4 +1,4 @@
-//! Text in figures: numbers in few digits, and tokens made visible and harmless.
+//! Text in figures and tables: numbers in few digits, and tokens made visible and harmless.
 
 /// The longest text of a token on an axis, in characters.
 const LONGEST: usize = 12;
