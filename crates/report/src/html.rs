@@ -5,9 +5,10 @@ use minijinja::{Value as Cell, context};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::page::{self, number};
+use crate::page;
 use crate::plots::{self, Figure};
 use crate::results::{DepthRow, Results};
+use crate::text::digits;
 use crate::{Error, Result, answer, folder};
 
 const TEMPLATE: &str = include_str!("page/report.html.jinja");
@@ -130,15 +131,15 @@ struct Depth<'a> {
 fn depth(row: &DepthRow, layers: usize) -> Cell {
     let mean = row.mean.map(|mean| {
         let used = row.used_by(mean, layers).map(|used| used / layers as f64);
-        [number(mean), used.map_or(String::new(), |share| format!("{share:.2}"))]
+        [digits(mean), used.map_or(String::new(), |share| format!("{share:.2}"))]
     });
     Cell::from(Serde(Depth {
         rule: &row.rule,
         about: about(&row.rule),
-        value: row.value.map(number),
+        value: row.value.map(digits),
         ratio: row.ratio.map(|ratio| format!("{ratio:.2}")),
-        interval: row.interval.map(|[low, high]| format!("{} to {}", number(low), number(high))),
-        threshold: row.threshold.map(number),
+        interval: row.interval.map(|[low, high]| format!("{} to {}", digits(low), digits(high))),
+        threshold: row.threshold.map(digits),
         reason: row.reason.as_deref(),
         caution: row.caution.as_deref(),
         mean,

@@ -19,8 +19,8 @@ const LABELS_AT: f64 = 196.0;
 /// The room for a rule's name before the depth.
 const LABEL_WIDTH: f64 = 136.0;
 /// The right ends of the columns of numbers.
-const DEPTH_AT: f64 = 374.0;
-const SHARE_AT: f64 = 424.0;
+const DEPTH_AT: f64 = 371.0;
+const SHARE_AT: f64 = 417.0;
 const INTERVAL_AT: f64 = COLUMN - 4.0;
 /// The distance between marks side by side, and between labels one above the other.
 const LANE: f64 = 12.0;
