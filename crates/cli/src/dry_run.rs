@@ -87,8 +87,8 @@ struct Row<'a> {
 
 impl<'a> Row<'a> {
     fn new(name: &'a str, plan: &'a Plan, speeds: &Costs) -> Self {
-        let speed = speeds.get(name).filter(|c| c.madds > 0 && c.seconds > 0.0);
-        let seconds = speed.map(|c| plan.work.madds as f64 * c.seconds / c.madds as f64);
+        let speed = speeds.get(name).filter(|c| c.macs > 0 && c.seconds > 0.0);
+        let seconds = speed.map(|c| plan.work.macs as f64 * c.seconds / c.macs as f64);
         Self { name, plan, seconds }
     }
 
@@ -98,8 +98,8 @@ impl<'a> Row<'a> {
             "probe": self.name,
             "edits": work.edits,
             "runs": work.runs,
-            "madds": work.madds,
-            "madds_naive": work.madds_naive,
+            "madds": work.macs,
+            "madds_naive": work.macs_naive,
             "bytes": self.plan.bytes,
             "seconds": self.seconds,
         })
@@ -118,9 +118,9 @@ fn table(model: &Model, rows: &[Row<'_>], settings: &Settings) -> String {
             "{name:<13} {:>8} {:>8} {:>11.1} {:>11.1} {:>6.1}% {:>10} {:>9}",
             work.edits,
             work.runs,
-            work.madds as f64 / 1e9,
-            work.madds_naive as f64 / 1e9,
-            100.0 * work.madds as f64 / work.madds_naive.max(1) as f64,
+            work.macs as f64 / 1e9,
+            work.macs_naive as f64 / 1e9,
+            100.0 * work.macs as f64 / work.macs_naive.max(1) as f64,
             ByteSize(plan.bytes).display().iec().to_string(),
             seconds.map_or("-".to_owned(), duration),
         );

@@ -104,18 +104,18 @@ impl Job {
             }
         }
         let model = &loaded.model;
-        let mut madds = 0;
+        let mut macs = 0;
         for (probes, texts) in &texts {
             let plans =
                 dry_run::plans(model, texts, &[], &[], &settings::only(&self.settings, probes.clone()))?;
-            madds += plans.values().map(|p| p.work.madds).sum::<u64>();
+            macs += plans.values().map(|p| p.work.macs).sum::<u64>();
         }
         for (probes, pairs) in &pairs {
             let settings = settings::only(&self.settings, probes.clone());
             let plans = dry_run::plans(model, &[], self.baseline(), pairs, &settings)?;
-            madds += plans.values().map(|p| p.work.madds).sum::<u64>();
+            macs += plans.values().map(|p| p.work.macs).sum::<u64>();
         }
-        let bar = progress::work("measuring", madds);
+        let bar = progress::work("measuring", macs);
         let result = self.measure_open(loaded, &texts, &pairs, folder, &bar);
         bar.finish_and_clear();
         result
@@ -129,7 +129,7 @@ impl Job {
         folder: &Folder,
         bar: &ProgressBar,
     ) -> Result<Costs> {
-        let done = |madds| bar.inc(madds);
+        let done = |macs| bar.inc(macs);
         let warn = |what: &str| bar.suspend(|| output::note(&format!("warning: {what}")));
         let watch = Watch { stop: &interrupt::stopped, done: &done, warn: &warn };
         let mut keep = |sample: Sample| {

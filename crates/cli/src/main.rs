@@ -55,7 +55,7 @@ fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
 
 fn run() -> ExitCode {
     let args = Args::parse();
-    fathom_kernels::keep_freed();
+    fathom_kernels::retain_freed_memory();
     // 0 stands for as many as there are processors.
     let threads = args.threads.map_or(0, usize::from);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK);

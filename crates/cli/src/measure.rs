@@ -315,7 +315,7 @@ fn finish(run: &mut Value, complete: bool, measured: &Measured, elapsed: Duratio
     run["finished"] = run_file::now().into();
     run["seconds"] = elapsed.as_secs_f64().into();
     run["peak_bytes"] = costs.values().map(|c| c.peak_bytes).max().unwrap_or(0).into();
-    run["madds"] = costs.values().map(|c| c.madds).sum::<u64>().into();
+    run["madds"] = costs.values().map(|c| c.macs).sum::<u64>().into();
 }
 
 fn present(args: &Measure, folder: &Folder, results: &Results, elapsed: Duration) -> Result<()> {

@@ -191,10 +191,10 @@ fn symlink(_target: &str, _link: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::Quiet;
-    use crate::names::Kind;
+    use crate::names::RepoKind;
 
     fn folder(cache: &Path, symlinks: bool) -> RepoFolder {
-        RepoFolder::new(cache, &Repo { kind: Kind::Model, id: "org/name" }, symlinks)
+        RepoFolder::new(cache, &Repo { kind: RepoKind::Model, id: "org/name" }, symlinks)
     }
 
     #[test]

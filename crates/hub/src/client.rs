@@ -13,7 +13,7 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
 use crate::names::{Repo, bare_etag, is_plain_component, printable};
-use crate::{HubError, Settings};
+use crate::{HubError, HubSettings};
 
 const MOST_REDIRECTS: usize = 10;
 /// A listing of a hundred thousand files has about 10 MB.
@@ -122,7 +122,7 @@ enum Verb {
 }
 
 impl Client {
-    pub(crate) fn new(settings: &Settings) -> Result<Self, HubError> {
+    pub(crate) fn new(settings: &HubSettings) -> Result<Self, HubError> {
         let endpoint = crate::settings::checked_endpoint(&settings.endpoint)?;
         let origin = endpoint.parse().ok().and_then(|uri| Origin::of(&uri));
         let mut config = Agent::config_builder()
@@ -397,17 +397,17 @@ fn error_message(response: &mut Response<Body>) -> String {
 /// Whether another try may help. A refused connection, an unknown host or a strange certificate usually stays so, and
 /// the user should not have to wait for the news.
 fn is_transient(error: &ureq::Error) -> bool {
-    use std::io::ErrorKind as Kind;
+    use std::io::ErrorKind;
     match error {
         ureq::Error::Io(e) => matches!(
             e.kind(),
-            Kind::ConnectionReset
-                | Kind::ConnectionAborted
-                | Kind::BrokenPipe
-                | Kind::UnexpectedEof
-                | Kind::TimedOut
-                | Kind::Interrupted
-                | Kind::WouldBlock
+            ErrorKind::ConnectionReset
+                | ErrorKind::ConnectionAborted
+                | ErrorKind::BrokenPipe
+                | ErrorKind::UnexpectedEof
+                | ErrorKind::TimedOut
+                | ErrorKind::Interrupted
+                | ErrorKind::WouldBlock
         ),
         ureq::Error::Timeout(_) => true,
         _ => false,
@@ -473,10 +473,10 @@ mod tests {
 
     #[test]
     fn only_passing_faults_are_tried_again() {
-        use std::io::ErrorKind as Kind;
-        let transient = |kind: Kind| is_transient(&ureq::Error::Io(kind.into()));
-        assert!(transient(Kind::ConnectionReset) && transient(Kind::TimedOut));
-        assert!(!transient(Kind::ConnectionRefused) && !transient(Kind::InvalidData));
+        use std::io::ErrorKind;
+        let transient = |kind: ErrorKind| is_transient(&ureq::Error::Io(kind.into()));
+        assert!(transient(ErrorKind::ConnectionReset) && transient(ErrorKind::TimedOut));
+        assert!(!transient(ErrorKind::ConnectionRefused) && !transient(ErrorKind::InvalidData));
         assert!(!is_transient(&ureq::Error::HostNotFound));
     }
 

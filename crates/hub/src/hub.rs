@@ -7,10 +7,10 @@ use crate::cache::RepoFolder;
 use crate::client::{Client, Subject};
 use crate::download::{Wanted, fetch};
 use crate::names::{
-    Kind, Repo, as_sha256, blob_name, check_file_name, check_revision, is_commit, path_fault,
+    Repo, RepoKind, as_sha256, blob_name, check_file_name, check_revision, is_commit, path_fault,
 };
 use crate::select::{self, Held, Weights};
-use crate::{HubError, Progress, Settings};
+use crate::{HubError, HubSettings, Progress};
 
 /// The branch that is meant when no revision is given.
 const DEFAULT_REVISION: &str = "main";
@@ -18,7 +18,7 @@ const DEFAULT_REVISION: &str = "main";
 /// A hub and its local cache.
 #[derive(Debug)]
 pub struct Hub {
-    settings: Settings,
+    settings: HubSettings,
     client: Client,
 }
 
@@ -82,21 +82,21 @@ impl Hub {
     ///
     /// # Errors
     /// [`HubError::Setting`] or [`HubError::Io`] for an endpoint, a token or certificates that cannot be used.
-    pub fn new(settings: Settings) -> Result<Self, HubError> {
+    pub fn new(settings: HubSettings) -> Result<Self, HubError> {
         let client = Client::new(&settings)?;
         Ok(Hub { settings, client })
     }
 
-    /// The hub that the environment variables of huggingface_hub describe; see [`Settings::from_lookup`].
+    /// The hub that the environment variables of huggingface_hub describe; see [`HubSettings::from_lookup`].
     ///
     /// # Errors
-    /// As [`Settings::from_lookup`] and [`Hub::new`].
+    /// As [`HubSettings::from_lookup`] and [`Hub::new`].
     pub fn from_env() -> Result<Self, HubError> {
-        Hub::new(Settings::from_env()?)
+        Hub::new(HubSettings::from_env()?)
     }
 
     /// The settings in use.
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &HubSettings {
         &self.settings
     }
 
@@ -114,7 +114,7 @@ impl Hub {
         revision: Option<&str>,
         progress: &dyn Progress,
     ) -> Result<Snapshot, HubError> {
-        let (repo, revision) = checked(Kind::Model, id, revision)?;
+        let (repo, revision) = checked(RepoKind::Model, id, revision)?;
         let folder = self.folder(&repo);
         match self.cached_model(&folder, revision)? {
             Cached::Complete(snapshot) => Ok(snapshot),
@@ -141,7 +141,7 @@ impl Hub {
         revision: Option<&str>,
         progress: &dyn Progress,
     ) -> Result<Companions, HubError> {
-        let (repo, revision) = checked(Kind::Model, id, revision)?;
+        let (repo, revision) = checked(RepoKind::Model, id, revision)?;
         let folder = self.folder(&repo);
         match self.cached_model(&folder, revision)? {
             Cached::Complete(snapshot) | Cached::WithoutTokenizer(snapshot) => {
@@ -172,7 +172,7 @@ impl Hub {
         file: &str,
         progress: &dyn Progress,
     ) -> Result<HubFile, HubError> {
-        let (repo, revision) = checked(Kind::Model, id, revision)?;
+        let (repo, revision) = checked(RepoKind::Model, id, revision)?;
         self.file(&repo, revision, file, progress)
     }
 
@@ -188,7 +188,7 @@ impl Hub {
         file: &str,
         progress: &dyn Progress,
     ) -> Result<HubFile, HubError> {
-        let (repo, revision) = checked(Kind::Dataset, id, revision)?;
+        let (repo, revision) = checked(RepoKind::Dataset, id, revision)?;
         self.file(&repo, revision, file, progress)
     }
 
@@ -198,7 +198,7 @@ impl Hub {
     /// Among others [`HubError::Offline`] when nothing of it is in the cache, [`HubError::RepoNotFound`] and
     /// [`HubError::Network`].
     pub fn dataset_files(&self, id: &str, revision: Option<&str>) -> Result<Listing, HubError> {
-        let (repo, revision) = checked(Kind::Dataset, id, revision)?;
+        let (repo, revision) = checked(RepoKind::Dataset, id, revision)?;
         if self.settings.offline {
             let folder = self.folder(&repo);
             let commit = folder.commit(revision).filter(|commit| folder.snapshot(commit).is_dir());
@@ -335,7 +335,11 @@ impl Hub {
 }
 
 /// Checks an id and a revision, `main` by default.
-fn checked<'a>(kind: Kind, id: &'a str, revision: Option<&'a str>) -> Result<(Repo<'a>, &'a str), HubError> {
+fn checked<'a>(
+    kind: RepoKind,
+    id: &'a str,
+    revision: Option<&'a str>,
+) -> Result<(Repo<'a>, &'a str), HubError> {
     let repo = Repo::new(kind, id)?;
     let revision = revision.unwrap_or(DEFAULT_REVISION);
     check_revision(revision)?;

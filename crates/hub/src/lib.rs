@@ -27,4 +27,4 @@ pub use error::HubError;
 pub use hub::{Companions, Hub, HubFile, Listing, Snapshot};
 pub use names::check_repo_id;
 pub use progress::{Progress, Quiet};
-pub use settings::{Settings, default_folder};
+pub use settings::{HubSettings, default_folder};

@@ -6,7 +6,7 @@ use crate::HubError;
 
 /// The two kinds of repository Fathom reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum RepoKind {
     Model,
     Dataset,
 }
@@ -14,12 +14,12 @@ pub(crate) enum Kind {
 /// A repository whose id has been checked.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Repo<'a> {
-    pub(crate) kind: Kind,
+    pub(crate) kind: RepoKind,
     pub(crate) id: &'a str,
 }
 
 impl<'a> Repo<'a> {
-    pub(crate) fn new(kind: Kind, id: &'a str) -> Result<Self, HubError> {
+    pub(crate) fn new(kind: RepoKind, id: &'a str) -> Result<Self, HubError> {
         check_repo_id(id)?;
         Ok(Repo { kind, id })
     }
@@ -27,8 +27,8 @@ impl<'a> Repo<'a> {
     /// The folder name in the cache, for example `models--org--name`.
     pub(crate) fn folder_name(&self) -> String {
         let kind = match self.kind {
-            Kind::Model => "models",
-            Kind::Dataset => "datasets",
+            RepoKind::Model => "models",
+            RepoKind::Dataset => "datasets",
         };
         format!("{kind}--{}", self.id.replace('/', "--"))
     }
@@ -36,8 +36,8 @@ impl<'a> Repo<'a> {
     /// The address of the listing of one revision.
     pub(crate) fn api_url(&self, endpoint: &str, revision: &str) -> String {
         let kind = match self.kind {
-            Kind::Model => "models",
-            Kind::Dataset => "datasets",
+            RepoKind::Model => "models",
+            RepoKind::Dataset => "datasets",
         };
         format!("{endpoint}/api/{kind}/{}/revision/{}", self.id, percent_encode(revision, false))
     }
@@ -45,8 +45,8 @@ impl<'a> Repo<'a> {
     /// The page of the repository for people.
     pub(crate) fn page(&self, endpoint: &str) -> String {
         match self.kind {
-            Kind::Model => format!("{endpoint}/{}", self.id),
-            Kind::Dataset => format!("{endpoint}/datasets/{}", self.id),
+            RepoKind::Model => format!("{endpoint}/{}", self.id),
+            RepoKind::Dataset => format!("{endpoint}/datasets/{}", self.id),
         }
     }
 
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn addresses_are_encoded_as_huggingface_hub_does() {
-        let repo = Repo { kind: Kind::Dataset, id: "org/set" };
+        let repo = Repo { kind: RepoKind::Dataset, id: "org/set" };
         assert_eq!(
             repo.file_url("https://hub", "refs/pr/1", "a b/ü+#?.txt"),
             "https://hub/datasets/org/set/resolve/refs%2Fpr%2F1/a%20b/%C3%BC%2B%23%3F.txt"

@@ -12,7 +12,7 @@ use crate::HubError;
 /// Everything a [`Hub`](crate::Hub) needs to know about its surroundings.
 #[derive(Clone)]
 #[non_exhaustive]
-pub struct Settings {
+pub struct HubSettings {
     /// The folder that holds `models--org--name` and its siblings.
     pub cache: PathBuf,
     /// The hub, `http://` or `https://`, without a trailing slash.
@@ -37,10 +37,10 @@ type Lookup<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 const PUBLIC_HUB: &str = "https://huggingface.co";
 const LONGEST_TOKEN: u64 = 16 * 1024;
 
-impl Settings {
+impl HubSettings {
     /// The public hub without a token, with this cache folder.
     pub fn new(cache: impl Into<PathBuf>) -> Self {
-        Settings {
+        HubSettings {
             cache: cache.into(),
             endpoint: PUBLIC_HUB.to_owned(),
             token: None,
@@ -52,12 +52,12 @@ impl Settings {
         }
     }
 
-    /// Reads the environment of this process; see [`from_lookup`](Settings::from_lookup).
+    /// Reads the environment of this process; see [`from_lookup`](HubSettings::from_lookup).
     ///
     /// # Errors
-    /// As [`from_lookup`](Settings::from_lookup).
+    /// As [`from_lookup`](HubSettings::from_lookup).
     pub fn from_env() -> Result<Self, HubError> {
-        Settings::from_lookup(&|name| std::env::var_os(name), std::env::home_dir().as_deref())
+        HubSettings::from_lookup(&|name| std::env::var_os(name), std::env::home_dir().as_deref())
     }
 
     /// The settings that huggingface_hub would take from these variables.
@@ -72,7 +72,7 @@ impl Settings {
     /// [`HubError::Io`] for a token file that exists but cannot be read.
     pub fn from_lookup(lookup: Lookup<'_>, home: Option<&Path>) -> Result<Self, HubError> {
         let env = Env { lookup, home };
-        let mut settings = Settings::new(env.cache()?);
+        let mut settings = HubSettings::new(env.cache()?);
         if let Some(endpoint) = env.text("HF_ENDPOINT") {
             settings.endpoint = endpoint;
         }
@@ -88,9 +88,9 @@ impl Settings {
 }
 
 /// Keeps the token out of logs.
-impl fmt::Debug for Settings {
+impl fmt::Debug for HubSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
+        f.debug_struct("HubSettings")
             .field("cache", &self.cache)
             .field("endpoint", &self.endpoint)
             .field("token", &self.token.as_ref().map(|_| "(hidden)"))
@@ -273,10 +273,10 @@ fn read_token(path: &Path) -> Result<Option<String>, HubError> {
 mod tests {
     use super::*;
 
-    fn settings(variables: &[(&str, &str)]) -> Settings {
+    fn settings(variables: &[(&str, &str)]) -> HubSettings {
         let lookup =
             |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value));
-        Settings::from_lookup(&lookup, Some(Path::new("/home/me"))).unwrap_or_else(|e| panic!("{e}"))
+        HubSettings::from_lookup(&lookup, Some(Path::new("/home/me"))).unwrap_or_else(|e| panic!("{e}"))
     }
 
     #[track_caller]

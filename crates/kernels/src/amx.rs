@@ -71,7 +71,7 @@ struct Configuration {
     palette: u8,
     start_row: u8,
     reserved: [u8; 14],
-    bytes_a_row: [u16; 16],
+    bytes_per_row: [u16; 16],
     rows: [u8; 16],
 }
 
@@ -79,10 +79,10 @@ impl Configuration {
     /// Registers of so many rows, all as wide as can be; one without rows is not used.
     fn new(heights: [u8; 8]) -> Self {
         let mut new =
-            Self { palette: 1, start_row: 0, reserved: [0; 14], bytes_a_row: [0; 16], rows: [0; 16] };
+            Self { palette: 1, start_row: 0, reserved: [0; 14], bytes_per_row: [0; 16], rows: [0; 16] };
         for (i, height) in heights.into_iter().enumerate().filter(|(_, height)| *height > 0) {
             new.rows[i] = height;
-            new.bytes_a_row[i] = ROW as u16;
+            new.bytes_per_row[i] = ROW as u16;
         }
         new
     }
@@ -168,7 +168,7 @@ unsafe fn configure(configuration: &Configuration) {
 
 /// Lines of memory to be fetched with each block of a tile.
 fn lines<E>(t: &Tile<'_, E>) -> usize {
-    (t.ahead.bytes_a_step * HEIGHT).div_ceil(ROW).max(1)
+    (t.prefetch.bytes_per_step * HEIGHT).div_ceil(ROW).max(1)
 }
 
 /// Sums of up to 32 rows and 32 columns.
@@ -212,7 +212,7 @@ unsafe fn four<E: Element>(t: &Tile<'_, E>, sums: *mut f32) {
             panel = inout(reg) t.panel.as_ptr() => _,
             upper = inout(reg) t.x.as_ptr() => _,
             lower = inout(reg) t.x.as_ptr().wrapping_byte_add(HEIGHT * stride) => _,
-            ahead = inout(reg) t.ahead.from => _,
+            ahead = inout(reg) t.prefetch.from => _,
             blocks = inout(reg) t.steps / HEIGHT => _,
             i = out(reg) _,
             lines = in(reg) lines(t),
@@ -256,7 +256,7 @@ unsafe fn two<E: Element>(t: &Tile<'_, E>, sums: *mut f32) {
             "tilestored [{sums} + {step} + 64], tmm1",
             panel = inout(reg) t.panel.as_ptr() => _,
             upper = inout(reg) t.x.as_ptr() => _,
-            ahead = inout(reg) t.ahead.from => _,
+            ahead = inout(reg) t.prefetch.from => _,
             blocks = inout(reg) t.steps / HEIGHT => _,
             i = out(reg) _,
             lines = in(reg) lines(t),

@@ -3,15 +3,15 @@
 use crate::cpu::multiversion;
 use crate::elementwise::{exp, softcap_row};
 use crate::linear::Shared;
-use crate::panel::{Sizes, WIDTH};
-use crate::tile::{Ahead, Kernel, Tile};
-use crate::{Isa, product};
+use crate::panel::{Blocking, WIDTH};
+use crate::tile::{Kernel, Prefetch, Tile};
+use crate::{Isa, checked_area};
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// What all runs of one call have in common.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Shape {
+pub struct AttentionShape {
     /// Query heads.
     pub heads: usize,
     /// Key and value heads; query head `i` reads head `i / (heads / kv_heads)`.
@@ -26,7 +26,7 @@ pub struct Shape {
     pub window: Option<usize>,
 }
 
-impl Shape {
+impl AttentionShape {
     /// Width of all query heads.
     ///
     /// # Panics
@@ -34,13 +34,13 @@ impl Shape {
     pub(crate) fn width(&self) -> usize {
         assert!(self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads), "heads must share key heads");
         assert!(self.head_dim > 0 && self.window != Some(0), "heads and windows must not be empty");
-        product(self.heads, self.head_dim)
+        checked_area(self.heads, self.head_dim)
     }
 }
 
 /// Keys and values of consecutive positions, wherever they are kept.
 #[derive(Clone, Copy)]
-pub struct Segment<'a> {
+pub struct KvSegment<'a> {
     /// `[count, stride]`, the heads in the first `kv_heads * head_dim` columns.
     pub keys: &'a [f32],
     /// As `keys`.
@@ -51,22 +51,22 @@ pub struct Segment<'a> {
     pub count: usize,
 }
 
-impl Segment<'_> {
+impl KvSegment<'_> {
     fn holds(&self, width: usize) -> bool {
-        let last = product(self.count.saturating_sub(1), self.stride);
+        let last = checked_area(self.count.saturating_sub(1), self.stride);
         let needed = last.saturating_add(width);
         self.count == 0 || needed <= self.keys.len().min(self.values.len())
     }
 }
 
 /// Rows of consecutive positions that attend to one chain of segments.
-pub struct Run<'a> {
+pub struct AttentionRun<'a> {
     /// Rows of the query and output matrices.
     pub rows: Range<usize>,
     /// Position of the first row.
     pub first: usize,
     /// Keys and values of positions `0..first + rows.len()`, in order.
-    pub segments: Vec<Segment<'a>>,
+    pub segments: Vec<KvSegment<'a>>,
 }
 
 /// Partial sums of a reduction.
@@ -74,7 +74,7 @@ const LANES: usize = 16;
 
 /// Query rows of one job: few enough to share work among threads, many enough
 /// to pay for packing the keys.
-const ROWS_A_JOB: usize = 64;
+const ROWS_PER_JOB: usize = 64;
 
 /// Attends: for each row and head, `softmax(scale q k^T) v` over the positions
 /// that the row sees.
@@ -85,9 +85,15 @@ const ROWS_A_JOB: usize = 64;
 /// # Panics
 /// When the shape is impossible, the lengths do not fit, or a run's segments do not
 /// cover its positions.
-pub fn attend(shape: &Shape, q: &[f32], q_stride: usize, runs: &[Run<'_>], out: &mut [f32]) {
+pub fn attend(
+    shape: &AttentionShape,
+    q: &[f32],
+    q_stride: usize,
+    runs: &[AttentionRun<'_>],
+    out: &mut [f32],
+) {
     let width = shape.width();
-    let kv_width = product(shape.kv_heads, shape.head_dim);
+    let kv_width = checked_area(shape.kv_heads, shape.head_dim);
     assert!(width <= q_stride);
     let mut filled = 0;
     for run in runs {
@@ -98,13 +104,13 @@ pub fn attend(shape: &Shape, q: &[f32], q_stride: usize, runs: &[Run<'_>], out: 
         assert!(seen.is_some() && seen == last, "segments must cover a run's positions");
         assert!(run.segments.iter().all(|s| s.holds(kv_width)), "a segment lacks keys or values");
     }
-    assert!(q.len() >= product(filled, q_stride) && out.len() == product(filled, width));
+    assert!(q.len() >= checked_area(filled, q_stride) && out.len() == checked_area(filled, width));
 
     let jobs: Vec<Job<'_>> = runs
         .iter()
         .flat_map(|run| {
-            (0..run.rows.len()).step_by(ROWS_A_JOB).flat_map(move |start| {
-                let rows = start..(start + ROWS_A_JOB).min(run.rows.len());
+            (0..run.rows.len()).step_by(ROWS_PER_JOB).flat_map(move |start| {
+                let rows = start..(start + ROWS_PER_JOB).min(run.rows.len());
                 (0..shape.kv_heads).map(move |kv_head| Job { run, rows: rows.clone(), kv_head })
             })
         })
@@ -119,7 +125,7 @@ pub fn attend(shape: &Shape, q: &[f32], q_stride: usize, runs: &[Run<'_>], out: 
 
 /// Some rows of a run, with the query heads that read one key head.
 struct Job<'a> {
-    run: &'a Run<'a>,
+    run: &'a AttentionRun<'a>,
     rows: Range<usize>,
     kv_head: usize,
 }
@@ -138,7 +144,14 @@ impl Job<'_> {
     /// # Safety
     /// `out` must be valid for the rows of the run; no other job may write the
     /// columns of this job's heads.
-    unsafe fn attend(&self, shape: &Shape, q: &[f32], q_stride: usize, scratch: &mut Scratch, out: Shared) {
+    unsafe fn attend(
+        &self,
+        shape: &AttentionShape,
+        q: &[f32],
+        q_stride: usize,
+        scratch: &mut Scratch,
+        out: Shared,
+    ) {
         let kernel = Kernel::new(Isa::get(), self.rows.len());
         let dim = shape.head_dim;
         let first = self.run.first + self.rows.start;
@@ -167,7 +180,7 @@ impl Job<'_> {
                         cols: WIDTH,
                         bias: None,
                         accumulate: false,
-                        ahead: Ahead::nothing(&scratch.keys),
+                        prefetch: Prefetch::none(&scratch.keys),
                     };
                     // SAFETY: the scores hold tile.len() rows of `padded` columns.
                     unsafe { product.run(&kernel) };
@@ -257,7 +270,7 @@ impl Mix {
     /// `y` must be valid for writes and reads of `rows` rows of `dim` elements, `y_stride` apart, that
     /// no other thread touches meanwhile.
     unsafe fn run(&self, kernel: &Kernel<f32>, scores: &[f32], values: &[f32]) {
-        let chain = Sizes::of::<f32>(Isa::get()).chain;
+        let chain = Blocking::of::<f32>(Isa::get()).chain;
         let low = self.seen.start;
         for (p, values) in values.chunks_exact(self.packed * WIDTH).take(self.dim.div_ceil(WIDTH)).enumerate()
         {
@@ -275,7 +288,7 @@ impl Mix {
                     cols: (self.dim - p * WIDTH).min(WIDTH),
                     bias: None,
                     accumulate: start > low,
-                    ahead: Ahead::nothing(values),
+                    prefetch: Prefetch::none(values),
                 };
                 // SAFETY: the caller's word, for the columns of this panel.
                 unsafe { product.run(kernel) };
@@ -334,7 +347,7 @@ mod tests {
             .collect()
     }
 
-    fn naive(shape: &Shape, q: &[f32], k: &[f32], v: &[f32], first: usize) -> Vec<f64> {
+    fn naive(shape: &AttentionShape, q: &[f32], k: &[f32], v: &[f32], first: usize) -> Vec<f64> {
         let (width, kv_width, dim) =
             (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.head_dim);
         let mut out = Vec::new();
@@ -376,13 +389,14 @@ mod tests {
     fn rows_keep_their_bits_at_700_tokens() {
         let (total, dim) = (700, 40);
         for window in [None, Some(512), Some(100), Some(333)] {
-            let shape = Shape { heads: 2, kv_heads: 1, head_dim: dim, scale: 0.3, softcap: None, window };
+            let shape =
+                AttentionShape { heads: 2, kv_heads: 1, head_dim: dim, scale: 0.3, softcap: None, window };
             let q = numbers(total * 2 * dim, 1);
             let (k, v) = (numbers(total * dim, 2), numbers(total * dim, 3));
             let attend_from = |first: usize, end: usize| {
                 let mut out = vec![f32::NAN; (end - first) * 2 * dim];
-                let segment = Segment { keys: &k, values: &v, stride: dim, count: end };
-                let run = Run { rows: 0..end - first, first, segments: vec![segment] };
+                let segment = KvSegment { keys: &k, values: &v, stride: dim, count: end };
+                let run = AttentionRun { rows: 0..end - first, first, segments: vec![segment] };
                 attend(&shape, &q[first * 2 * dim..], 2 * dim, &[run], &mut out);
                 out
             };
@@ -410,13 +424,13 @@ mod tests {
             let rows = rows.min(total);
             let first = total - rows;
             let cut = cut.min(total);
-            let shape = Shape { heads: kv_heads * group, kv_heads, head_dim: dim, scale: 0.3, softcap: cap.then_some(2.5), window };
+            let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim: dim, scale: 0.3, softcap: cap.then_some(2.5), window };
             let (width, kv_width) = (shape.heads * dim, kv_heads * dim);
             let q = numbers(rows * width, seed);
             let (k, v) = (numbers(total * kv_width, seed ^ 1), numbers(total * kv_width, seed ^ 2));
-            let segment = |range: Range<usize>| Segment { keys: &k[range.start * kv_width..], values: &v[range.start * kv_width..], stride: kv_width, count: range.len() };
+            let segment = |range: Range<usize>| KvSegment { keys: &k[range.start * kv_width..], values: &v[range.start * kv_width..], stride: kv_width, count: range.len() };
             let mut whole = vec![f32::NAN; rows * width];
-            attend(&shape, &q, width, &[Run { rows: 0..rows, first, segments: vec![segment(0..total)] }], &mut whole);
+            attend(&shape, &q, width, &[AttentionRun { rows: 0..rows, first, segments: vec![segment(0..total)] }], &mut whole);
             for (got, want) in whole.iter().zip(naive(&shape, &q, &k, &v, first)) {
                 prop_assert!((f64::from(*got) - want).abs() < 1e-5, "{got} against {want}");
             }
@@ -424,8 +438,8 @@ mod tests {
             let half = rows / 2;
             let mut cut_up = vec![f32::NAN; rows * width];
             attend(&shape, &q, width, &[
-                Run { rows: 0..half, first, segments: vec![segment(0..first + half)] },
-                Run { rows: half..rows, first: first + half, segments: vec![segment(0..cut), segment(cut..total)] },
+                AttentionRun { rows: 0..half, first, segments: vec![segment(0..first + half)] },
+                AttentionRun { rows: half..rows, first: first + half, segments: vec![segment(0..cut), segment(cut..total)] },
             ], &mut cut_up);
             prop_assert_eq!(whole, cut_up);
         }

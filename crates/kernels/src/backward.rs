@@ -5,11 +5,11 @@
 //! alone, so batching changes no bit. [`crate::Linear::backward`] is the
 //! counterpart of the matrix product.
 
-use crate::attention::Shape;
+use crate::attention::AttentionShape;
+use crate::checked_area;
 use crate::cpu::{BUILT_FUSED, multiversion};
 use crate::elementwise::{Activation, Rotation, exp};
 use crate::linear::Shared;
-use crate::product;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -17,10 +17,10 @@ use std::ops::Range;
 const LANES: usize = 16;
 
 /// Elements of work below which handing out jobs costs more than it gains.
-const ELEMENTS_A_JOB: usize = 16_384;
+const ELEMENTS_PER_JOB: usize = 16_384;
 
-fn rows_a_job(width: usize) -> usize {
-    (ELEMENTS_A_JOB / width.max(1)).max(1)
+fn rows_per_job(width: usize) -> usize {
+    (ELEMENTS_PER_JOB / width.max(1)).max(1)
 }
 
 /// `sum a b c`, in lanes.
@@ -155,7 +155,7 @@ pub fn gated(activation: Activation, gate_up: &[f32], width: usize, d_out: &[f32
     assert!(gate_up.len() == 2 * d_out.len() && d_gate_up.len() == gate_up.len());
     assert_eq!(d_out.len() % width, 0, "d_out must hold whole rows of {width}");
     let rows = gate_up.par_chunks(2 * width).zip(d_out.par_chunks(width));
-    d_gate_up.par_chunks_mut(2 * width).zip(rows).with_min_len(rows_a_job(width)).for_each(
+    d_gate_up.par_chunks_mut(2 * width).zip(rows).with_min_len(rows_per_job(width)).for_each(
         |(d_row, (row, d_out))| {
             let (gate, up) = row.split_at(width);
             let (d_gate, d_up) = d_row.split_at_mut(width);
@@ -175,7 +175,7 @@ pub fn gated(activation: Activation, gate_up: &[f32], width: usize, d_out: &[f32
 /// When the lengths differ.
 pub fn activate(activation: Activation, x: &[f32], d: &mut [f32]) {
     assert_eq!(x.len(), d.len(), "an activation keeps the length");
-    let parts = d.par_chunks_mut(ELEMENTS_A_JOB).zip(x.par_chunks(ELEMENTS_A_JOB));
+    let parts = d.par_chunks_mut(ELEMENTS_PER_JOB).zip(x.par_chunks(ELEMENTS_PER_JOB));
     parts.for_each(|(d, x)| match activation {
         Activation::Silu => silu_slope(x, d),
         Activation::GeluTanh => gelu_tanh_slope(x, d),
@@ -190,7 +190,7 @@ pub fn activate(activation: Activation, x: &[f32], d: &mut [f32]) {
 /// When the lengths differ.
 pub fn softcap(cap: f32, y: &[f32], d: &mut [f32]) {
     assert_eq!(y.len(), d.len(), "soft-capping keeps the length");
-    let parts = d.par_chunks_mut(ELEMENTS_A_JOB).zip(y.par_chunks(ELEMENTS_A_JOB));
+    let parts = d.par_chunks_mut(ELEMENTS_PER_JOB).zip(y.par_chunks(ELEMENTS_PER_JOB));
     parts.for_each(|(d, y)| {
         for (d, y) in d.iter_mut().zip(y) {
             // With t = y / cap the slope is 1 - t^2, in a form that keeps digits near 1.
@@ -211,7 +211,7 @@ pub fn rotate(d: &mut [f32], stride: usize, heads: usize, head_dim: usize, rotat
     let Rotation { cos, sin, half, places } = rotation;
     let half = *half;
     rotation.check(d.len(), stride, heads, head_dim);
-    d.par_chunks_mut(stride).zip(places).with_min_len(rows_a_job(stride)).for_each(|(row, &p)| {
+    d.par_chunks_mut(stride).zip(places).with_min_len(rows_per_job(stride)).for_each(|(row, &p)| {
         let (cos, sin) = (&cos[p * half..(p + 1) * half], &sin[p * half..(p + 1) * half]);
         for head in row[..heads * head_dim].chunks_exact_mut(head_dim) {
             let (lo, hi) = head[..2 * half].split_at_mut(half);
@@ -233,16 +233,16 @@ pub fn rotate(d: &mut [f32], stride: usize, heads: usize, head_dim: usize, rotat
 ///
 /// # Panics
 /// When the shape is impossible or the lengths do not fit.
-pub fn attend(shape: &Shape, qkv: &[f32], texts: &[Range<usize>], d_out: &[f32], d_qkv: &mut [f32]) {
+pub fn attend(shape: &AttentionShape, qkv: &[f32], texts: &[Range<usize>], d_out: &[f32], d_qkv: &mut [f32]) {
     let width = shape.width();
     let heads = shape.kv_heads.checked_mul(2).and_then(|kv| kv.checked_add(shape.heads));
-    let stride = product(heads.unwrap_or(usize::MAX), shape.head_dim);
+    let stride = checked_area(heads.unwrap_or(usize::MAX), shape.head_dim);
     let rows = texts.iter().fold(0, |end, text| {
         assert!(text.start == end && text.end >= end, "texts must follow each other");
         text.end
     });
-    assert!(qkv.len() == product(rows, stride) && d_qkv.len() == qkv.len());
-    assert!(d_out.len() == product(rows, width));
+    assert!(qkv.len() == checked_area(rows, stride) && d_qkv.len() == qkv.len());
+    assert!(d_out.len() == checked_area(rows, width));
     let jobs: Vec<(&Range<usize>, usize)> =
         texts.iter().flat_map(|text| (0..shape.kv_heads).map(move |kv| (text, kv))).collect();
     let out = Shared(d_qkv.as_mut_ptr());
@@ -288,7 +288,7 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn prepare(&mut self, shape: &Shape, kv: usize, qkv: &[f32]) {
+    fn prepare(&mut self, shape: &AttentionShape, kv: usize, qkv: &[f32]) {
         let (dim, group) = (shape.head_dim, shape.heads / shape.kv_heads);
         let stride = (shape.heads + 2 * shape.kv_heads) * dim;
         let count = qkv.len() / stride;
@@ -336,7 +336,7 @@ fn add_scaled(x: f32, row: &[f32], to: &mut [f32]) {
 
 multiversion! {
     /// One text, one key head and the query heads that read it.
-    fn attend_head(shape: &Shape, kv: usize, qkv: &[f32], d_out: &[f32], scratch: &mut Scratch) {
+    fn attend_head(shape: &AttentionShape, kv: usize, qkv: &[f32], d_out: &[f32], scratch: &mut Scratch) {
         scratch.prepare(shape, kv, qkv);
         let Scratch { keys, values, d_queries, d_keys, d_values, weights, d_weights, slopes } = scratch;
         let (dim, group) = (shape.head_dim, shape.heads / shape.kv_heads);
@@ -377,7 +377,7 @@ multiversion! {
 /// Turns products of a query with keys into weights, and gives the slope of the
 /// scores with respect to these products.
 #[inline(always)]
-fn weigh<const FUSED: bool>(shape: &Shape, weights: &mut [f32], slopes: &mut [f32]) {
+fn weigh<const FUSED: bool>(shape: &AttentionShape, weights: &mut [f32], slopes: &mut [f32]) {
     for (w, slope) in weights.iter_mut().zip(&mut *slopes) {
         *w *= shape.scale;
         *slope = shape.scale;

@@ -4,38 +4,38 @@
 //! Made like this, a panel costs little more than its multiply-adds: conversions and stores hide
 //! behind the products of the tile's rows.
 
+use crate::checked_area;
 use crate::panel::WIDTH;
-use crate::product;
-use crate::storage::{Form, Numbers};
-use crate::turned::{BLOCK, HEADER};
+use crate::storage::{QuantView, StorageFormat};
+use crate::transposed::{BLOCK, HEADER};
 use half::f16;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 /// Where the columns of a panel's steps come from, one step after the other.
-pub(crate) trait Columns {
-    /// The 32 units of the next step.
+pub(crate) trait PanelSource {
+    /// The 32 words of the next step.
     ///
     /// # Safety
-    /// The processor must have AVX-512 F, BW, DQ and VL and FMA, and BF16 for [`Pairs`]; and there must
+    /// The processor must have AVX-512 F, BW, DQ and VL and FMA, and BF16 for [`Bf16PairPacker`]; and there must
     /// be another step.
     unsafe fn next(&mut self) -> [__m512i; 2];
 }
 
 /// A panel that is there.
-pub(crate) struct Ready<'a> {
+pub(crate) struct PackedPanel<'a> {
     next: *const __m512i,
     panel: PhantomData<&'a [u32]>,
 }
 
-impl<'a> Ready<'a> {
+impl<'a> PackedPanel<'a> {
     /// The steps of a panel.
     pub(crate) fn new<E>(panel: &'a [E]) -> Self {
         Self { next: panel.as_ptr().cast(), panel: PhantomData }
     }
 }
 
-impl Columns for Ready<'_> {
+impl PanelSource for PackedPanel<'_> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     unsafe fn next(&mut self) -> [__m512i; 2] {
@@ -48,35 +48,35 @@ impl Columns for Ready<'_> {
     }
 }
 
-/// Room for a panel that is made.
-pub(crate) struct Room<'a> {
+/// PackBuffer for a panel that is made.
+pub(crate) struct PackBuffer<'a> {
     /// As long as the panel, at least.
-    pub(crate) units: &'a mut [u32],
+    pub(crate) words: &'a mut [u32],
     /// Whether other tiles will read the panel. Otherwise all steps are written to the same place,
     /// which costs least.
-    pub(crate) is_read: bool,
+    pub(crate) reused: bool,
 }
 
 /// A panel that is being written.
-struct Panel<'a> {
+struct PanelWriter<'a> {
     next: *mut __m512i,
-    registers_a_step: usize,
+    registers_per_step: usize,
     room: PhantomData<&'a mut [u32]>,
 }
 
-impl<'a> Panel<'a> {
+impl<'a> PanelWriter<'a> {
     /// # Panics
     /// When there is no room for so many steps.
-    fn new(room: Room<'a>, steps: usize) -> Self {
-        assert!(product(steps, WIDTH) <= room.units.len());
-        let registers_a_step = if room.is_read { 2 } else { 0 };
-        Self { next: room.units.as_mut_ptr().cast(), registers_a_step, room: PhantomData }
+    fn new(room: PackBuffer<'a>, steps: usize) -> Self {
+        assert!(checked_area(steps, WIDTH) <= room.words.len());
+        let registers_per_step = if room.reused { 2 } else { 0 };
+        Self { next: room.words.as_mut_ptr().cast(), registers_per_step, room: PhantomData }
     }
 
     /// Writes the next step, and gives it.
     ///
     /// # Safety
-    /// As [`Columns::next`].
+    /// As [`PanelSource::next`].
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn write(&mut self, columns: [__m512i; 2]) -> [__m512i; 2] {
@@ -84,15 +84,15 @@ impl<'a> Panel<'a> {
         unsafe {
             _mm512_storeu_si512(self.next, columns[0]);
             _mm512_storeu_si512(self.next.add(1), columns[1]);
-            self.next = self.next.add(self.registers_a_step);
+            self.next = self.next.add(self.registers_per_step);
         }
         columns
     }
 }
 
 /// Weights of which a panel is made, column by column.
-pub(crate) trait Floats {
-    /// Columns that there are.
+pub(crate) trait Decode {
+    /// PanelSource that there are.
     fn len(&self) -> usize;
 
     /// The 32 weights of the next column.
@@ -103,55 +103,55 @@ pub(crate) trait Floats {
 }
 
 /// A panel of floats that is made.
-pub(crate) struct Singles<'a, F> {
-    floats: F,
-    panel: Panel<'a>,
+pub(crate) struct F32Packer<'a, F> {
+    decoder: F,
+    writer: PanelWriter<'a>,
 }
 
-impl<'a, F: Floats> Singles<'a, F> {
+impl<'a, F: Decode> F32Packer<'a, F> {
     /// So many steps.
     ///
     /// # Panics
     /// When there are not so many columns, or the room is too short.
-    pub(crate) fn new(floats: F, steps: usize, room: Room<'a>) -> Self {
-        assert!(steps <= floats.len());
-        Self { floats, panel: Panel::new(room, steps) }
+    pub(crate) fn new(decoder: F, steps: usize, room: PackBuffer<'a>) -> Self {
+        assert!(steps <= decoder.len());
+        Self { decoder, writer: PanelWriter::new(room, steps) }
     }
 }
 
-impl<F: Floats> Columns for Singles<'_, F> {
+impl<F: Decode> PanelSource for F32Packer<'_, F> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
     unsafe fn next(&mut self) -> [__m512i; 2] {
         // SAFETY: a step is a column.
-        unsafe { self.panel.write(self.floats.column().map(|floats| _mm512_castps_si512(floats))) }
+        unsafe { self.writer.write(self.decoder.column().map(|floats| _mm512_castps_si512(floats))) }
     }
 }
 
 /// A panel of pairs of bfloat16 that is made.
-pub(crate) struct Pairs<'a, F> {
-    floats: F,
-    panel: Panel<'a>,
+pub(crate) struct Bf16PairPacker<'a, F> {
+    decoder: F,
+    writer: PanelWriter<'a>,
 }
 
-impl<'a, F: Floats> Pairs<'a, F> {
+impl<'a, F: Decode> Bf16PairPacker<'a, F> {
     /// So many steps.
     ///
     /// # Panics
     /// When there are not so many pairs of columns, or the room is too short.
-    pub(crate) fn new(floats: F, steps: usize, room: Room<'a>) -> Self {
-        assert!(product(steps, 2) <= floats.len());
-        Self { floats, panel: Panel::new(room, steps) }
+    pub(crate) fn new(decoder: F, steps: usize, room: PackBuffer<'a>) -> Self {
+        assert!(checked_area(steps, 2) <= decoder.len());
+        Self { decoder, writer: PanelWriter::new(room, steps) }
     }
 }
 
-impl<F: Floats> Columns for Pairs<'_, F> {
+impl<F: Decode> PanelSource for Bf16PairPacker<'_, F> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")]
     unsafe fn next(&mut self) -> [__m512i; 2] {
         // SAFETY: a step is two columns, and both types are 64 bytes for which any bits are a value.
         unsafe {
-            let (even, odd) = (self.floats.column(), self.floats.column());
+            let (even, odd) = (self.decoder.column(), self.decoder.column());
             // The instruction puts one column behind the other.
             let places = _mm512_set_epi16(
                 31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
@@ -161,16 +161,16 @@ impl<F: Floats> Columns for Pairs<'_, F> {
                 let rounded = _mm512_cvtne2ps_pbh(odd[half], even[half]);
                 _mm512_permutexvar_epi16(places, std::mem::transmute::<__m512bh, __m512i>(rounded))
             });
-            self.panel.write(pairs)
+            self.writer.write(pairs)
         }
     }
 }
 
-/// Floats of which the upper halves are stored.
-pub(crate) struct Upper<'a>(&'a [u16]);
+/// Decode of which the upper halves are stored.
+pub(crate) struct Bf16Decoder<'a>(&'a [u16]);
 
-impl<'a> Upper<'a> {
-    /// Columns of 32 halves.
+impl<'a> Bf16Decoder<'a> {
+    /// PanelSource of 32 halves.
     pub(crate) fn new(from: &'a [u16]) -> Self {
         Self(from)
     }
@@ -192,7 +192,7 @@ unsafe fn halves<T>(from: &mut &[T]) -> [__m256i; 2] {
     }
 }
 
-impl Floats for Upper<'_> {
+impl Decode for Bf16Decoder<'_> {
     fn len(&self) -> usize {
         self.0.len() / WIDTH
     }
@@ -207,16 +207,16 @@ impl Floats for Upper<'_> {
 }
 
 /// 16-bit floats.
-pub(crate) struct Half<'a>(&'a [f16]);
+pub(crate) struct F16Decoder<'a>(&'a [f16]);
 
-impl<'a> Half<'a> {
-    /// Columns of 32 floats.
+impl<'a> F16Decoder<'a> {
+    /// PanelSource of 32 floats.
     pub(crate) fn new(from: &'a [f16]) -> Self {
         Self(from)
     }
 }
 
-impl Floats for Half<'_> {
+impl Decode for F16Decoder<'_> {
     fn len(&self) -> usize {
         self.0.len() / WIDTH
     }
@@ -230,28 +230,28 @@ impl Floats for Half<'_> {
 }
 
 /// Whole numbers in blocks, each behind its scales and offsets.
-pub(crate) struct Blocks<'a> {
+pub(crate) struct QuantDecoder<'a> {
     scales: *const f32,
     values: *const __m128i,
-    /// Columns of a block.
+    /// PanelSource of a block.
     columns: usize,
-    /// Columns that are left in this block.
+    /// PanelSource that are left in this block.
     left: usize,
-    /// Columns that there are in all.
+    /// PanelSource that there are in all.
     all: usize,
     from: PhantomData<&'a [u32]>,
 }
 
-impl<'a> Blocks<'a> {
+impl<'a> QuantDecoder<'a> {
     /// The columns of these numbers.
     ///
     /// # Panics
     /// When there are fewer than said.
-    pub(crate) fn new(numbers: Numbers<'a>) -> Self {
-        let Numbers { from, columns, skip, .. } = numbers;
-        let units = Form::Blocks(columns).units(columns);
-        let all = product(numbers.steps, numbers.columns_a_step);
-        assert!(skip < columns && all.saturating_add(skip) <= product(from.len() / units, columns));
+    pub(crate) fn new(numbers: QuantView<'a>) -> Self {
+        let QuantView { from, columns, skip, .. } = numbers;
+        let words = StorageFormat::Quantised(columns).words(columns);
+        let all = checked_area(numbers.steps, numbers.columns_per_step);
+        assert!(skip < columns && all.saturating_add(skip) <= checked_area(from.len() / words, columns));
         let scales: *const f32 = from.as_ptr().cast();
         // A column takes two registers of 16 bytes.
         let values = scales.wrapping_add(2 * WIDTH).cast::<__m128i>().wrapping_add(2 * skip);
@@ -259,7 +259,7 @@ impl<'a> Blocks<'a> {
     }
 }
 
-impl Floats for Blocks<'_> {
+impl Decode for QuantDecoder<'_> {
     fn len(&self) -> usize {
         self.all
     }
@@ -288,25 +288,25 @@ impl Floats for Blocks<'_> {
     }
 }
 
-/// Rows of weights of 16 bits that were turned over, units of two rows: of [`f16`], or of [`u16`], the
+/// Rows of weights of 16 bits that were turned over, words of two rows: of [`f16`], or of [`u16`], the
 /// upper halves of floats.
-pub(crate) struct TurnedPairs<'a, T> {
-    units: &'a [u32],
+pub(crate) struct TransposedPairDecoder<'a, T> {
+    words: &'a [u32],
     row: usize,
     weights: PhantomData<T>,
 }
 
-impl<'a, T> TurnedPairs<'a, T> {
-    /// Pairs of rows of 32 units.
-    pub(crate) fn new(units: &'a [u32]) -> Self {
-        Self { units, row: 0, weights: PhantomData }
+impl<'a, T> TransposedPairDecoder<'a, T> {
+    /// Bf16PairPacker of rows of 32 words.
+    pub(crate) fn new(words: &'a [u32]) -> Self {
+        Self { words, row: 0, weights: PhantomData }
     }
 
     fn rows(&self) -> usize {
-        self.units.len() / WIDTH * 2
+        self.words.len() / WIDTH * 2
     }
 
-    /// The units of the next row, and whether it is the second of its pair, in the upper halves.
+    /// The words of the next row, and whether it is the second of its pair, in the upper halves.
     ///
     /// # Safety
     /// The processor must have AVX-512, and there must be another row.
@@ -314,13 +314,13 @@ impl<'a, T> TurnedPairs<'a, T> {
     #[target_feature(enable = "avx512f")]
     unsafe fn next(&mut self) -> ([__m512i; 2], bool) {
         // SAFETY: the caller says that there is another row.
-        let pairs = unsafe { two(self.units.as_ptr().add(self.row / 2 * WIDTH)) };
+        let pairs = unsafe { two(self.words.as_ptr().add(self.row / 2 * WIDTH)) };
         self.row += 1;
         (pairs, self.row.is_multiple_of(2))
     }
 }
 
-impl Floats for TurnedPairs<'_, u16> {
+impl Decode for TransposedPairDecoder<'_, u16> {
     fn len(&self) -> usize {
         self.rows()
     }
@@ -339,7 +339,7 @@ impl Floats for TurnedPairs<'_, u16> {
     }
 }
 
-impl Floats for TurnedPairs<'_, f16> {
+impl Decode for TransposedPairDecoder<'_, f16> {
     fn len(&self) -> usize {
         self.rows()
     }
@@ -354,22 +354,22 @@ impl Floats for TurnedPairs<'_, f16> {
     }
 }
 
-/// Rows of whole numbers that were turned over: units of four rows.
-pub(crate) struct TurnedBlocks<'a> {
-    units: &'a [u32],
+/// Rows of whole numbers that were turned over: words of four rows.
+pub(crate) struct TransposedQuantDecoder<'a> {
+    words: &'a [u32],
     row: usize,
 }
 
-impl<'a> TurnedBlocks<'a> {
+impl<'a> TransposedQuantDecoder<'a> {
     /// Blocks of 32 rows.
-    pub(crate) fn new(units: &'a [u32]) -> Self {
-        Self { units, row: 0 }
+    pub(crate) fn new(words: &'a [u32]) -> Self {
+        Self { words, row: 0 }
     }
 }
 
-impl Floats for TurnedBlocks<'_> {
+impl Decode for TransposedQuantDecoder<'_> {
     fn len(&self) -> usize {
-        self.units.len() / BLOCK * WIDTH
+        self.words.len() / BLOCK * WIDTH
     }
 
     #[inline]
@@ -380,10 +380,10 @@ impl Floats for TurnedBlocks<'_> {
         // SAFETY: the caller says that there is another row; a block has scales and offsets of 32 rows
         // for each half of the columns, and the numbers of four rows one behind the other.
         unsafe {
-            let block = self.units.as_ptr().add(block);
+            let block = self.words.as_ptr().add(block);
             let header = |at: usize| _mm512_set1_ps(block.cast::<f32>().add(at * WIDTH + row).read());
             let numbers = two(block.add(HEADER + row / 4 * WIDTH));
-            // The byte goes up to where its sign is that of the unit, and down again.
+            // The byte goes up to where its sign is that of the word, and down again.
             let up = match row % 4 {
                 0 => numbers.map(|number| _mm512_slli_epi32::<24>(number)),
                 1 => numbers.map(|number| _mm512_slli_epi32::<16>(number)),
@@ -401,7 +401,7 @@ impl Floats for TurnedBlocks<'_> {
 /// Two registers from memory.
 ///
 /// # Safety
-/// The processor must have AVX-512, and there must be 32 units.
+/// The processor must have AVX-512, and there must be 32 words.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn two(from: *const u32) -> [__m512i; 2] {

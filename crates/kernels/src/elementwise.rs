@@ -1,7 +1,7 @@
 //! Activations, sums and rotary embeddings, vectorised and threaded.
 
+use crate::checked_area;
 use crate::cpu::{mul_add, multiversion};
-use crate::product;
 use rayon::prelude::*;
 
 /// `e^x` to about two units in the last place, in a form that compilers
@@ -107,10 +107,10 @@ multiversion! {
 }
 
 /// Rows of work below which handing out jobs costs more than it gains.
-const ELEMENTS_A_JOB: usize = 16_384;
+const ELEMENTS_PER_JOB: usize = 16_384;
 
-fn rows_a_job(width: usize) -> usize {
-    (ELEMENTS_A_JOB / width.max(1)).max(1)
+fn rows_per_job(width: usize) -> usize {
+    (ELEMENTS_PER_JOB / width.max(1)).max(1)
 }
 
 /// Gated activation: `out = act(gate) * up`, where each row of `gate_up` holds
@@ -125,7 +125,7 @@ pub fn gated(activation: Activation, gate_up: &[f32], width: usize, out: &mut [f
     assert!(width > 0, "a gate must have a width");
     assert_eq!(gate_up.len(), 2 * out.len(), "gate_up must be twice as wide as out");
     assert_eq!(out.len() % width, 0, "out must hold whole rows of {width}");
-    out.par_chunks_mut(width).zip(gate_up.par_chunks(2 * width)).with_min_len(rows_a_job(width)).for_each(
+    out.par_chunks_mut(width).zip(gate_up.par_chunks(2 * width)).with_min_len(rows_per_job(width)).for_each(
         |(out, gate_up)| {
             let (gate, up) = gate_up.split_at(width);
             match activation {
@@ -143,7 +143,7 @@ pub fn gated(activation: Activation, gate_up: &[f32], width: usize, out: &mut [f
 
 /// Plain activation, in place.
 pub fn activate(activation: Activation, x: &mut [f32]) {
-    x.par_chunks_mut(ELEMENTS_A_JOB).for_each(|x| match activation {
+    x.par_chunks_mut(ELEMENTS_PER_JOB).for_each(|x| match activation {
         Activation::Silu => silu_in_place(x),
         Activation::GeluTanh => gelu_tanh_in_place(x),
         Activation::GeluErf => x.iter_mut().for_each(|x| *x = gelu_erf(*x)),
@@ -156,8 +156,8 @@ pub fn activate(activation: Activation, x: &mut [f32]) {
 /// When the lengths differ.
 pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
     assert!(a.len() == b.len() && a.len() == out.len(), "sums need equal lengths");
-    out.par_chunks_mut(ELEMENTS_A_JOB)
-        .zip(a.par_chunks(ELEMENTS_A_JOB).zip(b.par_chunks(ELEMENTS_A_JOB)))
+    out.par_chunks_mut(ELEMENTS_PER_JOB)
+        .zip(a.par_chunks(ELEMENTS_PER_JOB).zip(b.par_chunks(ELEMENTS_PER_JOB)))
         .for_each(|(out, (a, b))| {
             for ((o, a), b) in out.iter_mut().zip(a).zip(b) {
                 *o = a + b;
@@ -167,7 +167,7 @@ pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
 
 /// `out = cap * tanh(x / cap)` in place: soft-capping of logits.
 pub fn softcap(cap: f32, x: &mut [f32]) {
-    x.par_chunks_mut(ELEMENTS_A_JOB).for_each(|x| softcap_row(cap, x));
+    x.par_chunks_mut(ELEMENTS_PER_JOB).for_each(|x| softcap_row(cap, x));
 }
 
 multiversion! {
@@ -195,8 +195,8 @@ impl Rotation {
     /// Checks `len` elements in rows of `stride`, of which `heads` are turned.
     pub(crate) fn check(&self, len: usize, stride: usize, heads: usize, head_dim: usize) {
         assert!(head_dim > 0 && stride > 0, "a head must have a width");
-        assert!(self.half <= head_dim / 2 && product(heads, head_dim) <= stride);
-        assert_eq!(len, product(self.places.len(), stride), "each row needs its place");
+        assert!(self.half <= head_dim / 2 && checked_area(heads, head_dim) <= stride);
+        assert_eq!(len, checked_area(self.places.len(), stride), "each row needs its place");
     }
 }
 
@@ -213,7 +213,7 @@ pub fn rotate(x: &mut [f32], stride: usize, heads: usize, head_dim: usize, rotat
     let Rotation { cos, sin, half, places } = rotation;
     let half = *half;
     rotation.check(x.len(), stride, heads, head_dim);
-    x.par_chunks_mut(stride).zip(places).with_min_len(rows_a_job(stride)).for_each(|(row, &p)| {
+    x.par_chunks_mut(stride).zip(places).with_min_len(rows_per_job(stride)).for_each(|(row, &p)| {
         let (cos, sin) = (&cos[p * half..(p + 1) * half], &sin[p * half..(p + 1) * half]);
         for head in row[..heads * head_dim].chunks_exact_mut(head_dim) {
             let (lo, hi) = head[..2 * half].split_at_mut(half);

@@ -31,18 +31,18 @@ pub mod peak;
 mod storage;
 mod tile;
 mod transpose;
-mod turned;
+mod transposed;
 
 pub use cpu::Isa;
 pub use linear::{Dtype, Linear};
-pub use memory::{Buffer, OutOfMemory, keep_freed};
-pub use storage::Blocks;
+pub use memory::{Buffer, OutOfMemory, retain_freed_memory};
+pub use storage::QuantBlocks;
 
-/// A size from two others. Asserts compare sizes with the lengths of slices, and
+/// A size from two others. Asserts compare blocking with the lengths of slices, and
 /// `unsafe` code relies on them, so a size must not wrap around.
 ///
 /// # Panics
 /// When the product is too large.
-fn product(a: usize, b: usize) -> usize {
+fn checked_area(a: usize, b: usize) -> usize {
     a.checked_mul(b).expect("a shape is larger than any memory")
 }

@@ -2,11 +2,11 @@
 
 use crate::cpu::multiversion;
 use crate::memory::{LINE, Lines, view, view_mut};
-use crate::panel::{self, Element, Sizes, WIDTH};
-use crate::storage::{Blocks, Source, Storage};
-use crate::tile::{Ahead, Kernel, Multiply, Tile, fetch};
-use crate::turned::Turned;
-use crate::{Isa, product};
+use crate::panel::{self, Blocking, Element, WIDTH};
+use crate::storage::{QuantBlocks, Storage, StoredPanel};
+use crate::tile::{Kernel, Multiply, Prefetch, Tile, fetch};
+use crate::transposed::TransposedPanel;
+use crate::{Isa, checked_area};
 use half::bf16;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -77,13 +77,13 @@ impl Linear {
     /// # Panics
     /// As [`Self::pack`], when `columns` is not a multiple of 4 that divides `k`, when a scale or an
     /// offset is not finite, and for [`Dtype::Bf16`] when 32 does not divide `k`.
-    pub fn pack_blocks<Err: Send>(
+    pub fn pack_quantised<Err: Send>(
         n: usize,
         k: usize,
         columns: usize,
         dtype: Dtype,
         bias: Option<Vec<f32>>,
-        fill: impl Fn(Range<usize>, Blocks<'_>) -> Result<(), Err> + Sync,
+        fill: impl Fn(Range<usize>, QuantBlocks<'_>) -> Result<(), Err> + Sync,
     ) -> Result<Self, Err> {
         check(n, k, bias.as_deref());
         let weights = match dtype {
@@ -94,9 +94,9 @@ impl Linear {
     }
 
     /// Whether this machine multiplies quantised weights of `k` inputs as fast as others, so that
-    /// [`Self::pack_blocks`] loses nothing: AMX takes less time for products than panels take
+    /// [`Self::pack_quantised`] loses nothing: AMX takes less time for products than panels take
     /// to be made.
-    pub fn takes_blocks(k: usize, dtype: Dtype) -> bool {
+    pub fn supports_quantised(k: usize, dtype: Dtype) -> bool {
         match dtype {
             Dtype::F32 => true,
             Dtype::Bf16 => k.is_multiple_of(WIDTH) && !Isa::get().has_tiles::<bf16>(),
@@ -142,11 +142,15 @@ impl Linear {
         assert!(isa.is_available(), "{} is not available", isa.name());
         assert_eq!(x.len() % self.k, 0, "x must hold whole rows of {}", self.k);
         let m = x.len() / self.k;
-        assert_eq!(y.len(), product(m, self.n), "y must be [{m}, {}]", self.n);
+        assert_eq!(y.len(), checked_area(m, self.n), "y must be [{m}, {}]", self.n);
         match self.dtype {
-            Dtype::F32 if apart(m, self.k) => self.multiply(isa, x, self.k, m, y),
-            Dtype::F32 => copied::<f32, _>(x, self.k, |x, stride| self.multiply(isa, x, stride, m, y)),
-            Dtype::Bf16 => copied::<bf16, _>(x, self.k, |x, stride| self.multiply(isa, x, stride, m, y)),
+            Dtype::F32 if avoids_set_conflicts(m, self.k) => self.multiply(isa, x, self.k, m, y),
+            Dtype::F32 => {
+                with_padded_copy::<f32, _>(x, self.k, |x, stride| self.multiply(isa, x, stride, m, y))
+            }
+            Dtype::Bf16 => {
+                with_padded_copy::<bf16, _>(x, self.k, |x, stride| self.multiply(isa, x, stride, m, y))
+            }
         }
     }
 
@@ -155,9 +159,9 @@ impl Linear {
     fn multiply<E: Multiply>(&self, isa: Isa, x: &[E], x_stride: usize, m: usize, y: &mut [f32]) {
         let out = Shared(y.as_mut_ptr());
         let panels = self.n.div_ceil(WIDTH);
-        let sizes = Sizes::of::<E>(isa);
-        let groups = m.div_ceil(sizes.rows_a_group::<E>(x_stride));
-        let shares = shares(panels, m * self.k, sizes.panels_a_job);
+        let blocking = Blocking::of::<E>(isa);
+        let groups = m.div_ceil(blocking.rows_per_group::<E>(x_stride));
+        let shares = split_panels(panels, m * self.k, blocking.panels_per_job);
         let one_job = |job: usize| {
             let (share, group) = (job / groups, job % groups);
             let job = Job {
@@ -167,7 +171,7 @@ impl Linear {
             let mut room = PANELS.take();
             // SAFETY: y holds m rows of n elements; this job alone writes these rows in the
             // columns of its panels.
-            unsafe { self.one_job(isa, x, x_stride, &job, &mut room, out) };
+            unsafe { self.run_job(isa, x, x_stride, &job, &mut room, out) };
             PANELS.set(room);
         };
         match shares * groups {
@@ -180,7 +184,7 @@ impl Linear {
     /// # Safety
     /// `out` must hold the job's rows of `n` elements, in whose columns of the job's panels
     /// nobody else writes; `isa` must be available.
-    unsafe fn one_job<E: Multiply>(
+    unsafe fn run_job<E: Multiply>(
         &self,
         isa: Isa,
         x: &[E],
@@ -201,16 +205,16 @@ impl Linear {
                 None => &[],
             };
             let tiles = kernel.row_tiles();
-            let bytes_a_step = size_of_val(next).div_ceil((tiles.len() * chain.len()).max(1));
+            let bytes_per_step = size_of_val(next).div_ceil((tiles.len() * chain.len()).max(1));
             let columns = p * WIDTH..((p + 1) * WIDTH).min(self.n);
-            let last = chain.end == panel::steps::<E>(self.k);
+            let last = chain.end == panel::k_steps::<E>(self.k);
             if !self.weights.is_panels() {
-                room.resize(product(chain.len(), WIDTH));
+                room.resize(checked_area(chain.len(), WIDTH));
             }
-            let is_read = tiles.len() > 1;
+            let reused = tiles.len() > 1;
             for (i, rows) in tiles.enumerate() {
                 let row = job.rows.start + rows.start;
-                let from = next.as_ptr().cast::<u8>().wrapping_add(i * bytes_a_step * chain.len());
+                let from = next.as_ptr().cast::<u8>().wrapping_add(i * bytes_per_step * chain.len());
                 let tile = |panel| Tile {
                     x: &x[row * x_stride + chain.start * E::GROUP..],
                     x_stride,
@@ -222,14 +226,18 @@ impl Linear {
                     cols: columns.len(),
                     bias: self.bias.as_deref().filter(|_| last).map(|b| &b[columns.clone()]),
                     accumulate: chain.start > 0,
-                    ahead: if next.is_empty() { Ahead::nothing(x) } else { Ahead { from, bytes_a_step } },
+                    prefetch: if next.is_empty() {
+                        Prefetch::none(x)
+                    } else {
+                        Prefetch { from, bytes_per_step }
+                    },
                 };
                 // SAFETY: the tile lies in the rows and columns of this job.
                 unsafe {
                     match self.weights.source(*p, chain.clone()) {
-                        Source::Panels(panel) => tile(panel).run(&kernel),
+                        StoredPanel::Packed(panel) => tile(panel).run(&kernel),
                         // The first tile makes the panel, which the others find in the cache.
-                        source if i == 0 => tile(&[]).run_making(&kernel, source, room, is_read),
+                        source if i == 0 => tile(&[]).run_packing(&kernel, source, room, reused),
                         _ => tile(room).run(&kernel),
                     }
                 }
@@ -242,10 +250,11 @@ impl Linear {
     /// Few rows stay in the cache as a whole, so that panels can be read from end to end,
     /// as memory likes it; of many rows only the part that one chain reads stays there.
     fn parts<E: Element>(&self, isa: Isa, x_stride: usize, job: &Job) -> Vec<(usize, Range<usize>)> {
-        let (steps, sizes) = (panel::steps::<E>(self.k), Sizes::of::<E>(isa));
-        let few = sizes.fit::<E>(job.rows.len(), x_stride);
-        let whole = few && (self.weights.is_panels() || steps <= sizes.most_made);
-        let chains: Vec<Range<usize>> = panel::chains::<E>(steps, sizes.steps_a_tile(whole, steps)).collect();
+        let (steps, blocking) = (panel::k_steps::<E>(self.k), Blocking::of::<E>(isa));
+        let few = blocking.fit::<E>(job.rows.len(), x_stride);
+        let whole = few && (self.weights.is_panels() || steps <= blocking.max_decoded_steps);
+        let chains: Vec<Range<usize>> =
+            panel::chains::<E>(steps, blocking.steps_per_tile(whole, steps)).collect();
         let panels = job.panels.clone();
         if few {
             return panels.flat_map(|p| chains.iter().map(move |chain| (p, chain.clone()))).collect();
@@ -272,36 +281,36 @@ impl Linear {
         assert!(isa.is_available(), "{} is not available", isa.name());
         assert_eq!(dy.len() % self.n, 0, "dy must hold whole rows of {}", self.n);
         let m = dy.len() / self.n;
-        assert_eq!(dx.len(), product(m, self.k), "dx must be [{m}, {}]", self.k);
+        assert_eq!(dx.len(), checked_area(m, self.k), "dx must be [{m}, {}]", self.k);
         match self.dtype {
-            Dtype::F32 if apart(m, self.n) => self.multiply_back(isa, dy, self.n, m, dx),
-            Dtype::F32 => {
-                copied::<f32, _>(dy, self.n, |dy, stride| self.multiply_back(isa, dy, stride, m, dx))
-            }
-            Dtype::Bf16 => {
-                copied::<bf16, _>(dy, self.n, |dy, stride| self.multiply_back(isa, dy, stride, m, dx))
-            }
+            Dtype::F32 if avoids_set_conflicts(m, self.n) => self.multiply_backward(isa, dy, self.n, m, dx),
+            Dtype::F32 => with_padded_copy::<f32, _>(dy, self.n, |dy, stride| {
+                self.multiply_backward(isa, dy, stride, m, dx)
+            }),
+            Dtype::Bf16 => with_padded_copy::<bf16, _>(dy, self.n, |dy, stride| {
+                self.multiply_backward(isa, dy, stride, m, dx)
+            }),
         }
     }
 
-    fn multiply_back<E: Multiply>(&self, isa: Isa, dy: &[E], dy_stride: usize, m: usize, dx: &mut [f32]) {
+    fn multiply_backward<E: Multiply>(&self, isa: Isa, dy: &[E], dy_stride: usize, m: usize, dx: &mut [f32]) {
         let out = Shared(dx.as_mut_ptr());
         let blocks = self.k.div_ceil(WIDTH);
-        let sizes = Sizes::of::<E>(isa);
-        let groups = m.div_ceil(sizes.rows_a_backward_job);
-        let shares = shares(blocks, m * self.n, sizes.panels_a_job);
+        let blocking = Blocking::of::<E>(isa);
+        let groups = m.div_ceil(blocking.rows_per_backward_job);
+        let shares = split_panels(blocks, m * self.n, blocking.panels_per_job);
         let one_job = |job: usize| {
             let (share, group) = (job / groups, job % groups);
             let job = Job {
                 panels: share * blocks / shares..(share + 1) * blocks / shares,
                 rows: group * m / groups..(group + 1) * m / groups,
             };
-            let mut turned = TURNED.take();
-            turned.resize_with(job.panels.len().max(turned.len()), Turned::default);
+            let mut turned = TRANSPOSED.take();
+            turned.resize_with(job.panels.len().max(turned.len()), TransposedPanel::default);
             // SAFETY: dx holds m rows of k elements; this job alone writes these rows in the
             // columns of its blocks.
-            unsafe { self.one_job_back(isa, dy, dy_stride, &job, &mut turned, out) };
-            TURNED.set(turned);
+            unsafe { self.run_backward_job(isa, dy, dy_stride, &job, &mut turned, out) };
+            TRANSPOSED.set(turned);
         };
         (0..shares * groups).into_par_iter().with_max_len(1).for_each(one_job);
     }
@@ -312,23 +321,23 @@ impl Linear {
     /// # Safety
     /// `out` must hold the job's rows of `k` elements, in whose columns of the job's blocks
     /// nobody else writes; `isa` must be available.
-    unsafe fn one_job_back<E: Multiply>(
+    unsafe fn run_backward_job<E: Multiply>(
         &self,
         isa: Isa,
         dy: &[E],
         dy_stride: usize,
         job: &Job,
-        turned: &mut [Turned],
+        turned: &mut [TransposedPanel],
         out: Shared,
     ) {
         let (n, k) = (self.n, self.k);
-        let most = Sizes::of::<E>(isa).backward_steps * E::GROUP;
+        let most = Blocking::of::<E>(isa).backward_steps * E::GROUP;
         let kernel = Kernel::new(isa, job.rows.len());
         let columns = |block: usize| block * WIDTH..((block + 1) * WIDTH).min(k);
         let outputs = |start: usize| start..(start + most).min(n);
         for start in (0..n).step_by(most) {
             for (block, turned) in job.panels.clone().zip(&mut *turned) {
-                turned.turn(isa, &kernel, &self.weights, columns(block), outputs(start));
+                turned.prepare(isa, &kernel, &self.weights, columns(block), outputs(start));
             }
             // While the rows pass, what is turned over next is fetched, a part with each tile.
             let next = outputs(outputs(start).end);
@@ -345,19 +354,19 @@ impl Linear {
                         x: &dy[row * dy_stride + start..],
                         x_stride: dy_stride,
                         panel: view(panel),
-                        steps: panel::steps::<E>(outputs(start).len()),
+                        steps: panel::k_steps::<E>(outputs(start).len()),
                         y: out.at(row * k + columns.start),
                         y_stride: k,
                         rows: rows.len(),
                         cols: columns.len(),
                         bias: None,
                         accumulate: start > 0,
-                        ahead: Ahead::nothing(dy),
+                        prefetch: Prefetch::none(dy),
                     };
                     // SAFETY: the tile lies in the rows and columns of this job.
                     unsafe {
                         match raw {
-                            Some(raw) if i == 0 => tile(&[]).run_turned(&kernel, raw, panel, count > 1),
+                            Some(raw) if i == 0 => tile(&[]).run_transposed(&kernel, raw, panel, count > 1),
                             _ => tile(panel).run(&kernel),
                         }
                     }
@@ -410,17 +419,17 @@ struct Job {
 
 /// In how many jobs panels are shared: enough for all threads, but none too small, and none too
 /// large for the caches.
-fn shares(panels: usize, work_a_column: usize, most_a_job: usize) -> usize {
+fn split_panels(panels: usize, macs_per_column: usize, max_per_job: usize) -> usize {
     // A job below some hundred thousand products costs more to hand out than to do.
-    let least = 300_000usize.div_ceil((work_a_column * WIDTH).max(1));
+    let least = 300_000usize.div_ceil((macs_per_column * WIDTH).max(1));
     let most = panels.div_ceil(least);
-    panels.div_ceil(most_a_job).next_multiple_of(rayon::current_num_threads()).min(most)
+    panels.div_ceil(max_per_job).next_multiple_of(rayon::current_num_threads()).min(most)
 }
 
 /// Whether `m` rows of so many floats can be read where they are. The rows of a tile want the same
 /// place in the first-level cache when they are a multiple of its pages apart, where there is room
 /// for fewer lines than a tile has rows.
-fn apart(m: usize, width: usize) -> bool {
+fn avoids_set_conflicts(m: usize, width: usize) -> bool {
     const PAGE: usize = 4096;
     const FEW: usize = 16;
     m <= FEW || !(width * size_of::<f32>()).is_multiple_of(PAGE)
@@ -432,20 +441,20 @@ thread_local! {
     /// Panels of a job, made of stored weights.
     static PANELS: Cell<Lines> = const { Cell::new(Lines::new()) };
     /// Panels of a job on the way back.
-    static TURNED: Cell<Vec<Turned>> = const { Cell::new(Vec::new()) };
+    static TRANSPOSED: Cell<Vec<TransposedPanel>> = const { Cell::new(Vec::new()) };
 }
 
 /// Hands on a copy of rows of `width` floats as elements, in whole blocks, and the elements from
 /// one row to the next.
-fn copied<E: Element, T>(rows: &[f32], width: usize, then: impl FnOnce(&[E], usize) -> T) -> T {
+fn with_padded_copy<E: Element, T>(rows: &[f32], width: usize, then: impl FnOnce(&[E], usize) -> T) -> T {
     // An odd number of lines of memory: rows a power of two apart would all want the same few
     // places in the caches.
     let line = LINE / size_of::<E>();
-    let stride = product((panel::steps::<E>(width) * E::GROUP).div_ceil(line) | 1, line);
+    let stride = checked_area((panel::k_steps::<E>(width) * E::GROUP).div_ceil(line) | 1, line);
     // The room is taken and given back, because the thread may be lent to another call
     // while this one waits for its jobs.
     let mut room = COPIES.take();
-    room.resize(product(rows.len() / width, stride) * size_of::<E>() / size_of::<u32>());
+    room.resize(checked_area(rows.len() / width, stride) * size_of::<E>() / size_of::<u32>());
     let elements: &mut [E] = view_mut(&mut room);
     let least = 16_384usize.div_ceil(width);
     let pairs = elements.par_chunks_exact_mut(stride).zip(rows.par_chunks_exact(width));

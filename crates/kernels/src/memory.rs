@@ -4,7 +4,7 @@
 
 use std::ops::{Deref, DerefMut};
 
-/// Numbers of which units can be seen to consist.
+/// QuantView of which words can be seen to consist.
 ///
 /// # Safety
 /// Any bits must be a value, the size must divide 32 bits, and be the alignment.
@@ -21,17 +21,17 @@ unsafe impl Plain for half::bf16 {}
 // SAFETY: as above.
 unsafe impl Plain for f32 {}
 
-/// Units as numbers.
-pub(crate) fn view<T: Plain>(units: &[u32]) -> &[T] {
+/// Words as numbers.
+pub(crate) fn view<T: Plain>(words: &[u32]) -> &[T] {
     // SAFETY: any bits are a value of such a type, which needs no stricter alignment and divides a
-    // unit, so that nothing is left over.
-    unsafe { units.align_to().1 }
+    // word, so that nothing is left over.
+    unsafe { words.align_to().1 }
 }
 
 /// As [`view`].
-pub(crate) fn view_mut<T: Plain>(units: &mut [u32]) -> &mut [T] {
-    // SAFETY: as above, and any numbers are units.
-    unsafe { units.align_to_mut().1 }
+pub(crate) fn view_mut<T: Plain>(words: &mut [u32]) -> &mut [T] {
+    // SAFETY: as above, and any numbers are words.
+    unsafe { words.align_to_mut().1 }
 }
 
 /// The payload of the panic when the system refuses memory, which is nobody's mistake.
@@ -41,10 +41,10 @@ pub struct OutOfMemory {
     pub bytes: usize,
 }
 
-/// Units of 32 bits.
+/// Words of 32 bits.
 #[derive(Default)]
 pub(crate) struct Memory {
-    /// Nothing where there are no units.
+    /// Nothing where there are no words.
     map: Option<memmap2::MmapMut>,
     len: usize,
 }
@@ -55,7 +55,7 @@ impl Memory {
     /// # Panics
     /// With [`OutOfMemory`] when the system has no such memory.
     pub(crate) fn zeroed(len: usize) -> Self {
-        let bytes = crate::product(len, size_of::<u32>());
+        let bytes = crate::checked_area(len, size_of::<u32>());
         let map = (bytes > 0).then(|| {
             let map = memmap2::MmapMut::map_anon(bytes)
                 .unwrap_or_else(|_| std::panic::panic_any(OutOfMemory { bytes }));
@@ -73,7 +73,7 @@ impl Deref for Memory {
     type Target = [u32];
     fn deref(&self) -> &[u32] {
         match &self.map {
-            // SAFETY: the map is aligned to pages and holds `len` units, for which any bits
+            // SAFETY: the map is aligned to pages and holds `len` words, for which any bits
             // are a value.
             Some(map) => unsafe { std::slice::from_raw_parts(map.as_ptr().cast(), self.len) },
             None => &[],
@@ -91,7 +91,7 @@ impl DerefMut for Memory {
     }
 }
 
-/// Floats that are written and read again and again, such as logits: in large pages, and kept from
+/// Decode that are written and read again and again, such as logits: in large pages, and kept from
 /// use to use.
 #[derive(Default)]
 pub struct Buffer {
@@ -141,7 +141,7 @@ impl DerefMut for Buffer {
 ///
 /// Runs leave tens of megabytes behind and ask for them again a moment later. Handed to the system
 /// and back, these take a twentieth of the time of a forward pass.
-pub fn keep_freed() {
+pub fn retain_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     for (parameter, value) in [(libc::M_MMAP_THRESHOLD, 32 << 20), (libc::M_TRIM_THRESHOLD, 1 << 30)] {
         // SAFETY: the function only sets a number of the allocator's, under its own lock. What it
@@ -158,7 +158,7 @@ pub(crate) const LINE: usize = 64;
 #[repr(C, align(64))]
 struct Line([u32; 16]);
 
-/// Units of 32 bits in whole lines of the caches, so that reading 64 bytes at a time touches no
+/// Words of 32 bits in whole lines of the caches, so that reading 64 bytes at a time touches no
 /// line twice.
 #[derive(Default)]
 pub(crate) struct Lines(Vec<Line>);
@@ -169,23 +169,23 @@ impl Lines {
         Self(Vec::new())
     }
 
-    /// Makes room for at least so many units. Those that are new are zero, the others stay.
-    pub(crate) fn resize(&mut self, units: usize) {
-        self.0.resize(units.div_ceil(16).max(self.0.len()), Line::default());
+    /// Makes room for at least so many words. Those that are new are zero, the others stay.
+    pub(crate) fn resize(&mut self, words: usize) {
+        self.0.resize(words.div_ceil(16).max(self.0.len()), Line::default());
     }
 }
 
 impl Deref for Lines {
     type Target = [u32];
     fn deref(&self) -> &[u32] {
-        // SAFETY: lines are nothing but units.
+        // SAFETY: lines are nothing but words.
         unsafe { self.0.align_to().1 }
     }
 }
 
 impl DerefMut for Lines {
     fn deref_mut(&mut self) -> &mut [u32] {
-        // SAFETY: as above, and any units are lines.
+        // SAFETY: as above, and any words are lines.
         unsafe { self.0.align_to_mut().1 }
     }
 }

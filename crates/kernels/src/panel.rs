@@ -4,70 +4,70 @@
 //! of k, and padded with zeros. In `f32` a step is one k,
 //! `panel[kk * WIDTH + j] = W[group * WIDTH + j][kk]`; in bfloat16 it is two, so that one
 //! instruction multiplies and adds up pairs, and `panel[(kk / 2 * WIDTH + j) * 2 + kk % 2]`
-//! is that element. Either way a step has `WIDTH` units of 32 bits. Steps come in blocks, of 1 in
+//! is that element. Either way a step has `WIDTH` words of 32 bits. Steps come in blocks, of 1 in
 //! `f32` and of 16 in bfloat16, which is what an instruction of AMX takes: the last block of a
 //! panel is filled up with zeros.
 
 use crate::memory::{Plain, view_mut};
 use crate::transpose::transpose;
-use crate::{Isa, product};
+use crate::{Isa, checked_area};
 use half::bf16;
 use std::ops::Range;
 
-/// Columns of the result that one panel makes.
+/// PanelSource of the result that one panel makes.
 pub(crate) const WIDTH: usize = 32;
 
 /// How products are cut up, so that what is read again is still in the caches.
-pub(crate) struct Sizes {
+pub(crate) struct Blocking {
     /// The most steps that are summed up in one chain. Rounding grows with the length of a chain
     /// of additions, so k is cut into chains, whose sums are added up; and the part of a panel
     /// that a chain reads stays in the caches while rows go by.
     pub(crate) chain: usize,
     /// Rows of a job, at most: their part of a chain fits into the second-level cache beside panels
     /// and results.
-    most_rows: usize,
+    max_group_rows: usize,
     /// Bytes of rows that fit into the second-level cache as a whole beside panels and results.
     bytes_in_cache: usize,
     /// Whether a tile has room for the sums of several chains, so that it writes results once.
     keeps_sums: bool,
     /// Panels of a job, at most: more would crowd the rows out of the cache, and leave threads
     /// without work at the end.
-    pub(crate) panels_a_job: usize,
+    pub(crate) panels_per_job: usize,
     /// Steps of a panel that is made on the way back: a chain of whole groups of rows.
     pub(crate) backward_steps: usize,
     /// Rows that share one turning over of the weights on the way back.
-    pub(crate) rows_a_backward_job: usize,
+    pub(crate) rows_per_backward_job: usize,
     /// Steps of a panel made of weights that are stored in another form, at most: it stays in the
     /// second-level cache beside the rows.
-    pub(crate) most_made: usize,
+    pub(crate) max_decoded_steps: usize,
 }
 
-impl Sizes {
-    /// The sizes for an instruction set.
+impl Blocking {
+    /// The blocking for an instruction set.
     pub(crate) fn of<E: Element>(isa: Isa) -> Self {
         if isa.has_tiles::<E>() {
-            // So fast a unit waits for all that is not in the first-level cache, where the part of
+            // So fast a word waits for all that is not in the first-level cache, where the part of
             // a panel, 16 KiB, is to stay beside rows; and rows are worth reading less often.
             return Self {
                 chain: 128,
-                most_rows: 512,
+                max_group_rows: 512,
                 bytes_in_cache: 160_000,
                 keeps_sums: false,
-                panels_a_job: 8,
+                panels_per_job: 8,
                 backward_steps: 160,
-                rows_a_backward_job: 512,
-                most_made: 128,
+                rows_per_backward_job: 512,
+                max_decoded_steps: 128,
             };
         }
         Self {
             chain: 320,
-            most_rows: 256,
+            max_group_rows: 256,
             bytes_in_cache: 480_000,
             keeps_sums: isa >= Isa::Avx512,
-            panels_a_job: 4,
+            panels_per_job: 4,
             backward_steps: 320,
-            rows_a_backward_job: 1024,
-            most_made: 4096,
+            rows_per_backward_job: 1024,
+            max_decoded_steps: 4096,
         }
     }
 
@@ -78,16 +78,16 @@ impl Sizes {
 
     /// Rows that go by together while the panels of a job pass: as many as stay in the cache as a
     /// whole, if that spares writing, unless so few make panels be read too often.
-    pub(crate) fn rows_a_group<E: Element>(&self, stride: usize) -> usize {
+    pub(crate) fn rows_per_group<E: Element>(&self, stride: usize) -> usize {
         const FEWEST: usize = 28;
         match self.bytes_in_cache / (stride * size_of::<E>()) {
-            rows if self.keeps_sums && rows >= FEWEST => rows.min(self.most_rows),
-            _ => self.most_rows,
+            rows if self.keeps_sums && rows >= FEWEST => rows.min(self.max_group_rows),
+            _ => self.max_group_rows,
         }
     }
 
     /// The most steps of a tile of a job whose rows do or do not stay in the cache as a whole.
-    pub(crate) fn steps_a_tile(&self, fit: bool, all: usize) -> usize {
+    pub(crate) fn steps_per_tile(&self, fit: bool, all: usize) -> usize {
         if fit && self.keeps_sums { all } else { self.chain }
     }
 }
@@ -152,24 +152,24 @@ pub(crate) fn nearest(float: f32) -> u32 {
 ///
 /// # Panics
 /// When there cannot be so many.
-pub(crate) fn steps<E: Element>(k: usize) -> usize {
-    product(k.div_ceil(E::GROUP * E::BLOCK), E::BLOCK)
+pub(crate) fn k_steps<E: Element>(k: usize) -> usize {
+    checked_area(k.div_ceil(E::GROUP * E::BLOCK), E::BLOCK)
 }
 
-/// Units of a panel over k.
+/// Words of a panel over k.
 ///
 /// # Panics
 /// When there cannot be so many.
-pub(crate) fn size<E: Element>(k: usize) -> usize {
-    product(steps::<E>(k), WIDTH)
+pub(crate) fn words_per_panel<E: Element>(k: usize) -> usize {
+    checked_area(k_steps::<E>(k), WIDTH)
 }
 
 /// Packs rows into one panel, through `rounded`, which holds them as elements.
 ///
 /// # Shapes
-/// `rows [count, k]` with `count <= WIDTH`; `panel` as long as [`size`] says, and zero.
+/// `rows [count, k]` with `count <= WIDTH`; `panel` as long as [`words_per_panel`] says, and zero.
 pub(crate) fn pack<E: Element>(rows: &[f32], k: usize, rounded: &mut Vec<u32>, panel: &mut [u32]) {
-    let (count, steps) = (rows.len() / k, steps::<E>(k));
+    let (count, steps) = (rows.len() / k, k_steps::<E>(k));
     rounded.resize(count * steps, 0);
     for (to, from) in rounded.chunks_exact_mut(steps).zip(rows.chunks_exact(k)) {
         let to: &mut [E] = view_mut(to);
@@ -186,7 +186,7 @@ mod tests {
     fn chains_are_whole_blocks_and_cover_all_steps() {
         for k in [1, 31, 32, 33, 640, 641, 1536, 8960] {
             for longest in [128, 320] {
-                let steps = steps::<bf16>(k);
+                let steps = k_steps::<bf16>(k);
                 let mut end = 0;
                 for chain in chains::<bf16>(steps, longest) {
                     assert_eq!(chain.start, end);
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn backward_panels_are_whole_groups_of_rows() {
         fn check<E: Element>(isa: Isa) {
-            assert!((Sizes::of::<E>(isa).backward_steps * E::GROUP).is_multiple_of(WIDTH));
+            assert!((Blocking::of::<E>(isa).backward_steps * E::GROUP).is_multiple_of(WIDTH));
         }
         for isa in [Isa::Portable, Isa::Amx] {
             check::<f32>(isa);

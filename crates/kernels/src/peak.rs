@@ -13,7 +13,7 @@ use std::time::Instant;
 ///
 /// # Panics
 /// When the machine lacks the instruction set.
-pub fn multiply_adds_a_second(isa: Isa, dtype: Dtype, rounds: usize) -> f64 {
+pub fn macs_per_second(isa: Isa, dtype: Dtype, rounds: usize) -> f64 {
     assert!(isa.is_available(), "{} is not available", isa.name());
     const STEPS: usize = 1_000_000;
     let mut best = 0.0f64;
@@ -114,7 +114,7 @@ mod tests {
     fn every_instruction_set_does_some_work() {
         for isa in Isa::available() {
             for dtype in [Dtype::F32, Dtype::Bf16] {
-                assert!(multiply_adds_a_second(isa, dtype, 1) > 1e6, "{isa:?} {dtype:?}");
+                assert!(macs_per_second(isa, dtype, 1) > 1e6, "{isa:?} {dtype:?}");
             }
         }
     }

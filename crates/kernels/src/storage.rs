@@ -5,12 +5,12 @@
 //! less than a third of the memory; a panel is made of them when it is multiplied, in the
 //! second-level cache, and serves all rows of a job. For products in `f32` no bit of a weight is lost.
 //!
-//! Whatever the form, a group of [`WIDTH`] rows of the matrix lies together, in the order of k.
+//! Whatever the format, a group of [`WIDTH`] rows of the matrix lies together, in the order of k.
 
+use crate::checked_area;
 use crate::cpu::{mul_add, multiversion};
 use crate::memory::{Lines, Memory, Plain, view, view_mut};
 use crate::panel::{self, Element, WIDTH, nearest};
-use crate::product;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
@@ -18,23 +18,23 @@ use std::ops::Range;
 
 /// How weights are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum StorageFormat {
     /// As panels: floats, or pairs of bfloat16.
     Panels,
     /// The upper halves of floats whose lower halves are zero.
-    Upper,
+    Bf16,
     /// 16-bit floats of IEEE 754.
-    Half,
+    F16,
     /// So many columns at a time: a scale and an offset for each row, and then the whole numbers.
-    Blocks(usize),
+    Quantised(usize),
 }
 
 /// The 16-bit types that `f32` weights may be without loss.
-const HALVES: [Form; 2] = [Form::Upper, Form::Half];
+const HALVES: [StorageFormat; 2] = [StorageFormat::Bf16, StorageFormat::F16];
 
 /// Some rows of quantised weights, row by row: each weight is a small whole number times the scale
 /// of its block of columns, plus that block's offset.
-pub struct Blocks<'a> {
+pub struct QuantBlocks<'a> {
     /// `[rows, k]`.
     pub values: &'a mut [i8],
     /// `[rows, k / columns of a block]`, finite. Where a block has an offset, the products of its
@@ -44,15 +44,15 @@ pub struct Blocks<'a> {
     pub offsets: &'a mut [f32],
 }
 
-impl Blocks<'_> {
+impl QuantBlocks<'_> {
     /// Some of the rows, of so many in all.
     ///
     /// # Panics
     /// When there are not so many, or none at all.
-    pub fn rows(&mut self, rows: Range<usize>, all: usize) -> Blocks<'_> {
+    pub fn rows(&mut self, rows: Range<usize>, all: usize) -> QuantBlocks<'_> {
         let part = |len: usize| rows.start * (len / all)..rows.end * (len / all);
         let (values, scales) = (part(self.values.len()), part(self.scales.len()));
-        Blocks {
+        QuantBlocks {
             values: &mut self.values[values],
             scales: &mut self.scales[scales.clone()],
             offsets: &mut self.offsets[scales],
@@ -62,49 +62,49 @@ impl Blocks<'_> {
 
 /// The weights of a layer.
 pub(crate) struct Storage {
-    form: Form,
-    /// Columns that make a step of a panel.
-    columns_a_step: usize,
-    /// Units of a group of rows.
-    size: usize,
-    units: Memory,
+    format: StorageFormat,
+    /// PanelSource that make a step of a panel.
+    columns_per_step: usize,
+    /// Words of a group of rows.
+    group_words: usize,
+    words: Memory,
 }
 
 /// Steps of a group's panel, or what they are made of.
-pub(crate) enum Source<'a> {
+pub(crate) enum StoredPanel<'a> {
     /// The panel itself.
-    Panels(&'a [u32]),
+    Packed(&'a [u32]),
     /// The upper halves of floats.
-    Upper(&'a [u16]),
+    Bf16(&'a [u16]),
     /// 16-bit floats.
-    Half(&'a [f16]),
+    F16(&'a [f16]),
     /// Whole numbers in blocks.
-    Blocks(Numbers<'a>),
+    Quantised(QuantView<'a>),
 }
 
 /// Whole numbers of a group of rows in blocks.
 #[derive(Clone, Copy)]
-pub(crate) struct Numbers<'a> {
+pub(crate) struct QuantView<'a> {
     /// Whole blocks: scales, offsets, values.
     pub(crate) from: &'a [u32],
-    /// Columns of a block.
+    /// PanelSource of a block.
     pub(crate) columns: usize,
-    /// Columns of the first block that are not wanted.
+    /// PanelSource of the first block that are not wanted.
     pub(crate) skip: usize,
     /// Wanted steps, from there on.
     pub(crate) steps: usize,
     /// 1 for panels of floats, 2 for those of pairs of bfloat16, which the weights are rounded to.
-    pub(crate) columns_a_step: usize,
+    pub(crate) columns_per_step: usize,
 }
 
-impl Source<'_> {
+impl StoredPanel<'_> {
     /// Steps of the panel that is made.
     pub(crate) fn steps(&self) -> usize {
         match self {
-            Self::Panels(units) => units.len() / WIDTH,
-            Self::Upper(halves) => halves.len() / WIDTH,
-            Self::Half(halves) => halves.len() / WIDTH,
-            Self::Blocks(numbers) => numbers.steps,
+            Self::Packed(words) => words.len() / WIDTH,
+            Self::Bf16(halves) => halves.len() / WIDTH,
+            Self::F16(halves) => halves.len() / WIDTH,
+            Self::Quantised(numbers) => numbers.steps,
         }
     }
 
@@ -115,25 +115,25 @@ impl Source<'_> {
     pub(crate) fn write(&self, room: &mut [u32]) {
         let to = &mut room[..self.steps() * WIDTH];
         match *self {
-            Self::Panels(units) => to.copy_from_slice(units),
-            Self::Upper(halves) => widen(halves, view_mut(to)),
-            Self::Half(halves) => halves.convert_to_f32_slice(view_mut(to)),
-            Self::Blocks(numbers) => numbers.write(to),
+            Self::Packed(words) => to.copy_from_slice(words),
+            Self::Bf16(halves) => widen(halves, view_mut(to)),
+            Self::F16(halves) => halves.convert_to_f32_slice(view_mut(to)),
+            Self::Quantised(numbers) => numbers.write(to),
         }
     }
 }
 
-impl Numbers<'_> {
+impl QuantView<'_> {
     fn write(&self, mut to: &mut [u32]) {
         let mut skip = self.skip;
-        for block in self.from.chunks_exact(Form::Blocks(self.columns).units(self.columns)) {
+        for block in self.from.chunks_exact(StorageFormat::Quantised(self.columns).words(self.columns)) {
             let (scales, block) = block.split_at(WIDTH);
             let (offsets, values) = block.split_at(WIDTH);
             let (scales, offsets) = (view(scales), view(offsets));
             let values = &view::<i8>(values)[skip * WIDTH..];
-            let units = to.len().min(values.len() / self.columns_a_step);
-            let (made, rest) = to.split_at_mut(units);
-            match self.columns_a_step {
+            let words = to.len().min(values.len() / self.columns_per_step);
+            let (made, rest) = to.split_at_mut(words);
+            match self.columns_per_step {
                 1 => scale(values, scales, offsets, view_mut(made)),
                 _ => scale_pairs(values, scales, offsets, made),
             }
@@ -161,11 +161,16 @@ impl Storage {
         k: usize,
         fill: impl Fn(Range<usize>, &mut [f32]) -> Result<(), Err> + Sync,
     ) -> Result<Self, Err> {
-        Self::build::<E, _, _>(n, Form::Panels, panel::size::<E>(k), |room: &mut Room, rows, to| {
-            room.read(rows, k, &fill)?;
-            panel::pack::<E>(&room.rows, k, &mut room.units, to);
-            Ok(())
-        })
+        Self::build::<E, _, _>(
+            n,
+            StorageFormat::Panels,
+            panel::words_per_panel::<E>(k),
+            |room: &mut PackScratch, rows, to| {
+                room.read(rows, k, &fill)?;
+                panel::pack::<E>(&room.rows, k, &mut room.words, to);
+                Ok(())
+            },
+        )
     }
 
     /// Packs `n` rows of `k` floats in the smallest form that loses no bit. As [`Self::panels`], but
@@ -179,8 +184,8 @@ impl Storage {
         fill: impl Fn(Range<usize>, &mut [f32]) -> Result<(), Err> + Sync,
     ) -> Result<Self, Err> {
         // Weights with more digits mostly show them in the first rows.
-        for form in HALVES {
-            match Self::halves(n, k, form, &fill) {
+        for format in HALVES {
+            match Self::halves(n, k, format, &fill) {
                 Ok(storage) => return Ok(storage),
                 Err(Stop::Failed(error)) => return Err(error),
                 Err(Stop::Lossy) => {}
@@ -192,32 +197,37 @@ impl Storage {
     fn halves<Err: Send>(
         n: usize,
         k: usize,
-        form: Form,
+        format: StorageFormat,
         fill: &(impl Fn(Range<usize>, &mut [f32]) -> Result<(), Err> + Sync),
     ) -> Result<Self, Stop<Err>> {
-        Self::build::<f32, _, _>(n, form, product(k, form.units(1)), |room: &mut Room, rows, to| {
-            room.read(rows, k, fill).map_err(Stop::Failed)?;
-            let exact = match form {
-                Form::Upper => room.rows.iter().all(|w| w.to_bits().trailing_zeros() >= 16),
-                _ => room.rows.iter().all(|w| f16::from_f32(*w).to_f32().to_bits() == w.to_bits()),
-            };
-            if !exact {
-                return Err(Stop::Lossy);
-            }
-            room.panel.resize(product(k, WIDTH));
-            // Rows that do not exist are zero.
-            room.panel.fill(0);
-            panel::pack::<f32>(&room.rows, k, &mut room.units, &mut room.panel);
-            let panel: &[f32] = view(&room.panel);
-            match form {
-                Form::Upper => {
-                    let halves = panel.iter().map(|w| (w.to_bits() >> 16) as u16);
-                    view_mut(to).iter_mut().zip(halves).for_each(|(to, half)| *to = half);
+        Self::build::<f32, _, _>(
+            n,
+            format,
+            checked_area(k, format.words(1)),
+            |room: &mut PackScratch, rows, to| {
+                room.read(rows, k, fill).map_err(Stop::Failed)?;
+                let exact = match format {
+                    StorageFormat::Bf16 => room.rows.iter().all(|w| w.to_bits().trailing_zeros() >= 16),
+                    _ => room.rows.iter().all(|w| f16::from_f32(*w).to_f32().to_bits() == w.to_bits()),
+                };
+                if !exact {
+                    return Err(Stop::Lossy);
                 }
-                _ => view_mut::<f16>(to).convert_from_f32_slice(panel),
-            }
-            Ok(())
-        })
+                room.panel.resize(checked_area(k, WIDTH));
+                // Rows that do not exist are zero.
+                room.panel.fill(0);
+                panel::pack::<f32>(&room.rows, k, &mut room.words, &mut room.panel);
+                let panel: &[f32] = view(&room.panel);
+                match format {
+                    StorageFormat::Bf16 => {
+                        let halves = panel.iter().map(|w| (w.to_bits() >> 16) as u16);
+                        view_mut(to).iter_mut().zip(halves).for_each(|(to, half)| *to = half);
+                    }
+                    _ => view_mut::<f16>(to).convert_from_f32_slice(panel),
+                }
+                Ok(())
+            },
+        )
     }
 
     /// Packs `n` rows of `k` whole numbers in blocks of `columns`, of which panels of elements will be
@@ -233,95 +243,102 @@ impl Storage {
         n: usize,
         k: usize,
         columns: usize,
-        fill: impl Fn(Range<usize>, Blocks<'_>) -> Result<(), Err> + Sync,
+        fill: impl Fn(Range<usize>, QuantBlocks<'_>) -> Result<(), Err> + Sync,
     ) -> Result<Self, Err> {
         assert!(
             columns > 0 && columns.is_multiple_of(4) && k.is_multiple_of(columns),
             "blocks must fill rows"
         );
-        assert_eq!(product(panel::steps::<E>(k), E::GROUP), k, "rows must fill the steps of a panel");
-        let form = Form::Blocks(columns);
-        let size = product(k / columns, form.units(columns));
+        assert_eq!(checked_area(panel::k_steps::<E>(k), E::GROUP), k, "rows must fill the steps of a panel");
+        let format = StorageFormat::Quantised(columns);
+        let group_words = checked_area(k / columns, format.words(columns));
         let count = k / columns;
-        type Room = (Vec<i8>, Vec<f32>, Vec<f32>);
-        Self::build::<E, _, _>(n, form, size, |(values, scales, offsets): &mut Room, rows, to| {
-            values.resize(rows.len() * k, 0);
-            scales.resize(rows.len() * count, 0.0);
-            offsets.resize(rows.len() * count, 0.0);
-            fill(rows, Blocks { values, scales, offsets })?;
-            assert!(
-                scales.iter().chain(&*offsets).all(|x| x.is_finite()),
-                "scales and offsets must be finite"
-            );
-            for (b, to) in to.chunks_exact_mut(form.units(columns)).enumerate() {
-                let (to_scales, to) = to.split_at_mut(WIDTH);
-                let (to_offsets, to_values) = to.split_at_mut(WIDTH);
-                turn(&scales[b..], count, view_mut(to_scales), 1);
-                turn(&offsets[b..], count, view_mut(to_offsets), 1);
-                turn(&values[b * columns..], k, view_mut(to_values), columns);
-            }
-            Ok(())
-        })
+        type QuantScratch = (Vec<i8>, Vec<f32>, Vec<f32>);
+        Self::build::<E, _, _>(
+            n,
+            format,
+            group_words,
+            |(values, scales, offsets): &mut QuantScratch, rows, to| {
+                values.resize(rows.len() * k, 0);
+                scales.resize(rows.len() * count, 0.0);
+                offsets.resize(rows.len() * count, 0.0);
+                fill(rows, QuantBlocks { values, scales, offsets })?;
+                assert!(
+                    scales.iter().chain(&*offsets).all(|x| x.is_finite()),
+                    "scales and offsets must be finite"
+                );
+                for (b, to) in to.chunks_exact_mut(format.words(columns)).enumerate() {
+                    let (to_scales, to) = to.split_at_mut(WIDTH);
+                    let (to_offsets, to_values) = to.split_at_mut(WIDTH);
+                    transpose_rows(&scales[b..], count, view_mut(to_scales), 1);
+                    transpose_rows(&offsets[b..], count, view_mut(to_offsets), 1);
+                    transpose_rows(&values[b * columns..], k, view_mut(to_values), columns);
+                }
+                Ok(())
+            },
+        )
     }
 
     /// Fills each group's memory on some thread of the pool, with room that serves several of them.
     fn build<E: Element, Room: Default, Err: Send>(
         n: usize,
-        form: Form,
-        size: usize,
+        format: StorageFormat,
+        group_words: usize,
         pack: impl Fn(&mut Room, Range<usize>, &mut [u32]) -> Result<(), Err> + Sync,
     ) -> Result<Self, Err> {
-        let mut units = Memory::zeroed(product(n.div_ceil(WIDTH), size));
-        units
-            .par_chunks_exact_mut(size)
+        let mut words = Memory::zeroed(checked_area(n.div_ceil(WIDTH), group_words));
+        words
+            .par_chunks_exact_mut(group_words)
             .enumerate()
             .try_for_each_init(Room::default, |room, (group, to)| {
                 pack(room, group * WIDTH..((group + 1) * WIDTH).min(n), to)
             })?;
-        Ok(Self { form, columns_a_step: E::GROUP, size, units })
+        Ok(Self { format, columns_per_step: E::GROUP, group_words, words })
     }
 
     /// Bytes of the weights.
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&self.units[..])
+        size_of_val(&self.words[..])
     }
 
     /// How the weights are stored.
-    pub(crate) fn form(&self) -> Form {
-        self.form
+    pub(crate) fn format(&self) -> StorageFormat {
+        self.format
     }
 
     /// Whether panels are there and need not be made.
     pub(crate) fn is_panels(&self) -> bool {
-        self.form == Form::Panels
+        self.format == StorageFormat::Panels
     }
 
     /// The memory in which some steps of a group's panel lie, or that from which they are made.
     pub(crate) fn stored(&self, group: usize, steps: Range<usize>) -> &[u32] {
-        let units = match self.form {
-            Form::Panels => steps.start * WIDTH..steps.end * WIDTH,
-            form @ (Form::Upper | Form::Half) => steps.start * form.units(1)..steps.end * form.units(1),
-            form @ Form::Blocks(columns) => {
-                let (first, end) = (steps.start * self.columns_a_step, steps.end * self.columns_a_step);
-                first / columns * form.units(columns)..end.div_ceil(columns) * form.units(columns)
+        let words = match self.format {
+            StorageFormat::Panels => steps.start * WIDTH..steps.end * WIDTH,
+            format @ (StorageFormat::Bf16 | StorageFormat::F16) => {
+                steps.start * format.words(1)..steps.end * format.words(1)
+            }
+            format @ StorageFormat::Quantised(columns) => {
+                let (first, end) = (steps.start * self.columns_per_step, steps.end * self.columns_per_step);
+                first / columns * format.words(columns)..end.div_ceil(columns) * format.words(columns)
             }
         };
-        &self.units[group * self.size..(group + 1) * self.size][units]
+        &self.words[group * self.group_words..(group + 1) * self.group_words][words]
     }
 
     /// Some steps of a group's panel, or what they are made of.
-    pub(crate) fn source(&self, group: usize, steps: Range<usize>) -> Source<'_> {
+    pub(crate) fn source(&self, group: usize, steps: Range<usize>) -> StoredPanel<'_> {
         let from = self.stored(group, steps.clone());
-        match self.form {
-            Form::Panels => Source::Panels(from),
-            Form::Upper => Source::Upper(view(from)),
-            Form::Half => Source::Half(view(from)),
-            Form::Blocks(columns) => Source::Blocks(Numbers {
+        match self.format {
+            StorageFormat::Panels => StoredPanel::Packed(from),
+            StorageFormat::Bf16 => StoredPanel::Bf16(view(from)),
+            StorageFormat::F16 => StoredPanel::F16(view(from)),
+            StorageFormat::Quantised(columns) => StoredPanel::Quantised(QuantView {
                 from,
                 columns,
-                skip: steps.start * self.columns_a_step % columns,
+                skip: steps.start * self.columns_per_step % columns,
                 steps: steps.len(),
-                columns_a_step: self.columns_a_step,
+                columns_per_step: self.columns_per_step,
             }),
         }
     }
@@ -329,24 +346,24 @@ impl Storage {
     /// Reads one row of the matrix.
     pub(crate) fn row<E: Element>(&self, row: usize, out: &mut [f32]) {
         let (group, j) = (row / WIDTH, row % WIDTH);
-        let units = &self.units[group * self.size..(group + 1) * self.size];
-        match self.form {
-            Form::Panels => {
-                let elements: &[E] = view(units);
+        let words = &self.words[group * self.group_words..(group + 1) * self.group_words];
+        match self.format {
+            StorageFormat::Panels => {
+                let elements: &[E] = view(words);
                 for (out, step) in out.chunks_mut(E::GROUP).zip(elements.chunks_exact(WIDTH * E::GROUP)) {
                     out.iter_mut().zip(&step[j * E::GROUP..]).for_each(|(out, e)| *out = e.to_f32());
                 }
             }
-            Form::Upper => {
-                let halves = view::<u16>(units).iter().skip(j).step_by(WIDTH);
+            StorageFormat::Bf16 => {
+                let halves = view::<u16>(words).iter().skip(j).step_by(WIDTH);
                 out.iter_mut().zip(halves).for_each(|(out, h)| *out = f32::from_bits(u32::from(*h) << 16));
             }
-            Form::Half => {
-                let halves = view::<f16>(units).iter().skip(j).step_by(WIDTH);
+            StorageFormat::F16 => {
+                let halves = view::<f16>(words).iter().skip(j).step_by(WIDTH);
                 out.iter_mut().zip(halves).for_each(|(out, h)| *out = h.to_f32());
             }
-            Form::Blocks(columns) => {
-                let blocks = units.chunks_exact(self.form.units(columns));
+            StorageFormat::Quantised(columns) => {
+                let blocks = words.chunks_exact(self.format.words(columns));
                 for (out, block) in out.chunks_exact_mut(columns).zip(blocks) {
                     let (header, values) = block.split_at(2 * WIDTH);
                     let header: &[f32] = view(header);
@@ -362,38 +379,40 @@ impl Storage {
 
     /// Some steps of a group's panel, made in `room` if need be.
     pub(crate) fn panel<'a>(&'a self, group: usize, steps: Range<usize>, room: &'a mut Lines) -> &'a [u32] {
-        let units = product(steps.len(), WIDTH);
+        let words = checked_area(steps.len(), WIDTH);
         match self.source(group, steps) {
-            Source::Panels(panel) => panel,
+            StoredPanel::Packed(panel) => panel,
             source => {
-                room.resize(units);
+                room.resize(words);
                 source.write(room);
-                &room[..units]
+                &room[..words]
             }
         }
     }
 }
 
-impl Form {
-    /// Units that so many columns take, whole blocks of them, in a form other than panels.
-    pub(crate) fn units(self, columns: usize) -> usize {
+impl StorageFormat {
+    /// Words that so many columns take, whole blocks of them, in a form other than panels.
+    pub(crate) fn words(self, columns: usize) -> usize {
         match self {
-            Self::Panels => product(columns, WIDTH),
-            Self::Upper | Self::Half => product(columns, WIDTH / 2),
-            Self::Blocks(block) => product(columns / block, 2 * WIDTH) + product(columns, WIDTH / 4),
+            Self::Panels => checked_area(columns, WIDTH),
+            Self::Bf16 | Self::F16 => checked_area(columns, WIDTH / 2),
+            Self::Quantised(block) => {
+                checked_area(columns / block, 2 * WIDTH) + checked_area(columns, WIDTH / 4)
+            }
         }
     }
 }
 
 /// Room for packing floats.
 #[derive(Default)]
-struct Room {
+struct PackScratch {
     rows: Vec<f32>,
-    units: Vec<u32>,
+    words: Vec<u32>,
     panel: Lines,
 }
 
-impl Room {
+impl PackScratch {
     fn read<Err>(
         &mut self,
         rows: Range<usize>,
@@ -406,7 +425,7 @@ impl Room {
 }
 
 /// Turns `columns` of rows `stride` apart over: `to[column * WIDTH + row]`. Rows that do not exist are left.
-fn turn<T: Plain>(rows: &[T], stride: usize, to: &mut [T], columns: usize) {
+fn transpose_rows<T: Plain>(rows: &[T], stride: usize, to: &mut [T], columns: usize) {
     for (j, row) in rows.chunks(stride).take(WIDTH).enumerate() {
         for (column, value) in row[..columns].iter().enumerate() {
             to[column * WIDTH + j] = *value;
@@ -415,7 +434,7 @@ fn turn<T: Plain>(rows: &[T], stride: usize, to: &mut [T], columns: usize) {
 }
 
 multiversion! {
-    /// Floats from their upper halves.
+    /// Decode from their upper halves.
     fn widen(from: &[u16], to: &mut [f32]) {
         for (to, from) in to.iter_mut().zip(from) {
             *to = f32::from_bits(u32::from(*from) << 16);

@@ -6,12 +6,12 @@
 #[cfg(target_arch = "x86_64")]
 use crate::amx;
 #[cfg(target_arch = "x86_64")]
-use crate::columns::{self, Columns};
+use crate::columns::{self, PanelSource};
 use crate::memory::view;
-use crate::panel::{Element, Sizes, WIDTH, chains};
-use crate::storage::Source;
-use crate::turned::Raw;
-use crate::{Isa, product};
+use crate::panel::{Blocking, Element, WIDTH, chains};
+use crate::storage::StoredPanel;
+use crate::transposed::TransposedSource;
+use crate::{Isa, checked_area};
 use half::bf16;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -39,29 +39,29 @@ pub(crate) struct Tile<'a, E> {
     /// Add to what `y` holds.
     pub(crate) accumulate: bool,
     /// What will be read later.
-    pub(crate) ahead: Ahead,
+    pub(crate) prefetch: Prefetch,
 }
 
 /// Memory that is fetched into the second-level cache while a tile computes: so many bytes
 /// further on with every step. A fetch cannot fail, so none of it needs to exist.
 #[derive(Clone, Copy)]
-pub(crate) struct Ahead {
+pub(crate) struct Prefetch {
     pub(crate) from: *const u8,
-    pub(crate) bytes_a_step: usize,
+    pub(crate) bytes_per_step: usize,
 }
 
-impl Ahead {
+impl Prefetch {
     /// Fetches nothing that is not there already, such as rows of the tile: looking for
     /// an address that does not exist takes long.
-    pub(crate) fn nothing<T>(there: &[T]) -> Self {
-        Self { from: there.as_ptr().cast(), bytes_a_step: 0 }
+    pub(crate) fn none<T>(there: &[T]) -> Self {
+        Self { from: there.as_ptr().cast(), bytes_per_step: 0 }
     }
 }
 
 /// Fetches memory into the second-level cache.
-pub(crate) fn fetch(units: &[u32]) {
+pub(crate) fn fetch(words: &[u32]) {
     #[cfg(target_arch = "x86_64")]
-    for line in units.chunks(16) {
+    for line in words.chunks(16) {
         // SAFETY: every processor of this kind has the instruction, which reads nothing that a
         // program could notice.
         unsafe {
@@ -69,7 +69,7 @@ pub(crate) fn fetch(units: &[u32]) {
         };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = units;
+    let _ = words;
 }
 
 /// The inner kernel of an instruction set, made ready for so many rows.
@@ -113,7 +113,7 @@ impl<E: Element> Kernel<E> {
     }
 
     /// Whether the kernel makes panels of stored weights while its first tile computes.
-    pub(crate) fn makes_panels(&self) -> bool {
+    pub(crate) fn packs_panels(&self) -> bool {
         match E::GROUP {
             1 => self.isa >= Isa::Avx512,
             _ => self.isa == Isa::Avx512Bf16,
@@ -182,17 +182,17 @@ impl<E: Element> Tile<'_, E> {
             return;
         }
         self.check(kernel);
-        assert!(product(self.steps * E::GROUP, WIDTH) <= self.panel.len());
+        assert!(checked_area(self.steps * E::GROUP, WIDTH) <= self.panel.len());
         match kernel.isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 | Isa::Amx if kernel.registers.is_none() => {
-                by_rows!(avx512_bf16::<E::Avx512Bf16>, self, (self, columns::Ready::new(self.panel)))
+                by_rows!(avx512_bf16::<E::Avx512Bf16>, self, (self, columns::PackedPanel::new(self.panel)))
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => by_rows!(avx512::<E::Avx512>, self, (self, columns::Ready::new(self.panel))),
+            Isa::Avx512 => by_rows!(avx512::<E::Avx512>, self, (self, columns::PackedPanel::new(self.panel))),
             // The others have no room for two sets of sums, and add each chain up in y.
             _ => {
-                for chain in chains::<E>(self.steps, Sizes::of::<E>(kernel.isa).chain) {
+                for chain in chains::<E>(self.steps, Blocking::of::<E>(kernel.isa).chain) {
                     // SAFETY: the same rows and columns of y.
                     unsafe { self.chain(chain).run_one(kernel) };
                 }
@@ -201,7 +201,7 @@ impl<E: Element> Tile<'_, E> {
     }
 
     /// As [`Self::run`], but on the panel that is made of `source` at the same time, in `room` if it
-    /// `is_read` afterwards.
+    /// `reused` afterwards.
     ///
     /// # Safety
     /// As [`Self::run`].
@@ -209,40 +209,46 @@ impl<E: Element> Tile<'_, E> {
     /// # Panics
     /// When `source` holds other steps than the tile, there is no room for them, or as
     /// [`Self::run`].
-    pub(crate) unsafe fn run_making(
+    pub(crate) unsafe fn run_packing(
         &self,
         kernel: &Kernel<E>,
-        source: Source<'_>,
-        units: &mut [u32],
-        is_read: bool,
+        source: StoredPanel<'_>,
+        words: &mut [u32],
+        reused: bool,
     ) where
         E: Multiply,
     {
         #[cfg(target_arch = "x86_64")]
-        if kernel.makes_panels() {
+        if kernel.packs_panels() {
             assert_eq!(source.steps(), self.steps);
             assert!(
-                E::GROUP == 1 || matches!(source, Source::Panels(_) | Source::Blocks(_)),
+                E::GROUP == 1 || matches!(source, StoredPanel::Packed(_) | StoredPanel::Quantised(_)),
                 "floats of 16 bits make floats"
             );
-            let room = columns::Room { units, is_read };
+            let room = columns::PackBuffer { words, reused };
             // SAFETY: the caller's word, and the kernel has what it takes.
             unsafe {
                 match source {
-                    Source::Panels(_) => {}
-                    Source::Upper(from) => return self.run_floats(kernel, columns::Upper::new(from), room),
-                    Source::Half(from) => return self.run_floats(kernel, columns::Half::new(from), room),
-                    Source::Blocks(from) => return self.run_floats(kernel, columns::Blocks::new(from), room),
+                    StoredPanel::Packed(_) => {}
+                    StoredPanel::Bf16(from) => {
+                        return self.run_decoding(kernel, columns::Bf16Decoder::new(from), room);
+                    }
+                    StoredPanel::F16(from) => {
+                        return self.run_decoding(kernel, columns::F16Decoder::new(from), room);
+                    }
+                    StoredPanel::Quantised(from) => {
+                        return self.run_decoding(kernel, columns::QuantDecoder::new(from), room);
+                    }
                 }
             }
         }
-        let _ = is_read;
-        source.write(units);
+        let _ = reused;
+        source.write(words);
         // SAFETY: the caller's word.
-        unsafe { Tile { panel: view(units), ..*self }.run(kernel) };
+        unsafe { Tile { panel: view(words), ..*self }.run(kernel) };
     }
 
-    /// As [`Self::run_making`], of weights that were turned over.
+    /// As [`Self::run_packing`], of weights that were turned over.
     ///
     /// # Safety
     /// As [`Self::run`].
@@ -251,59 +257,82 @@ impl<E: Element> Tile<'_, E> {
     /// When `raw` holds fewer steps than the tile, there is no room for them, the kernel does not make
     /// panels, or as [`Self::run`].
     #[cfg(target_arch = "x86_64")]
-    pub(crate) unsafe fn run_turned(&self, kernel: &Kernel<E>, raw: Raw<'_>, units: &mut [u32], is_read: bool)
-    where
+    pub(crate) unsafe fn run_transposed(
+        &self,
+        kernel: &Kernel<E>,
+        raw: TransposedSource<'_>,
+        words: &mut [u32],
+        reused: bool,
+    ) where
         E: Multiply,
     {
-        assert!(kernel.makes_panels());
-        let room = columns::Room { units, is_read };
+        assert!(kernel.packs_panels());
+        let room = columns::PackBuffer { words, reused };
         // SAFETY: the caller's word, and the kernel has what it takes.
         unsafe {
             match raw {
-                Raw::Upper(units) => self.run_floats(kernel, columns::TurnedPairs::<u16>::new(units), room),
-                Raw::Half(units) => {
-                    self.run_floats(kernel, columns::TurnedPairs::<half::f16>::new(units), room)
+                TransposedSource::Bf16(words) => {
+                    self.run_decoding(kernel, columns::TransposedPairDecoder::<u16>::new(words), room)
                 }
-                Raw::Blocks(units) => self.run_floats(kernel, columns::TurnedBlocks::new(units), room),
+                TransposedSource::F16(words) => {
+                    self.run_decoding(kernel, columns::TransposedPairDecoder::<half::f16>::new(words), room)
+                }
+                TransposedSource::Quantised(words) => {
+                    self.run_decoding(kernel, columns::TransposedQuantDecoder::new(words), room)
+                }
             }
         }
     }
 
     /// As above; no kernel makes panels here.
     #[cfg(not(target_arch = "x86_64"))]
-    pub(crate) unsafe fn run_turned(&self, _: &Kernel<E>, _: Raw<'_>, _: &mut [u32], _: bool) {
+    pub(crate) unsafe fn run_transposed(
+        &self,
+        _: &Kernel<E>,
+        _: TransposedSource<'_>,
+        _: &mut [u32],
+        _: bool,
+    ) {
         unreachable!("no kernel makes panels here");
     }
 
     /// Runs on a panel that is made of floats on the way.
     ///
     /// # Safety
-    /// As [`Self::run`], and [`Kernel::makes_panels`] must hold.
+    /// As [`Self::run`], and [`Kernel::packs_panels`] must hold.
     ///
     /// # Panics
-    /// When there are not so many columns, or as [`Self::run_making`].
+    /// When there are not so many columns, or as [`Self::run_packing`].
     #[cfg(target_arch = "x86_64")]
-    unsafe fn run_floats(&self, kernel: &Kernel<E>, floats: impl columns::Floats, room: columns::Room<'_>)
-    where
+    unsafe fn run_decoding(
+        &self,
+        kernel: &Kernel<E>,
+        floats: impl columns::Decode,
+        room: columns::PackBuffer<'_>,
+    ) where
         E: Multiply,
     {
-        use columns::{Pairs, Singles};
+        use columns::{Bf16PairPacker, F32Packer};
         if self.rows == 0 {
             return;
         }
         self.check(kernel);
         if E::GROUP == 1 {
-            by_rows!(avx512::<E::Avx512>, self, (self, Singles::new(floats, self.steps, room)));
+            by_rows!(avx512::<E::Avx512>, self, (self, F32Packer::new(floats, self.steps, room)));
         } else {
-            by_rows!(avx512_bf16::<E::Avx512Bf16>, self, (self, Pairs::new(floats, self.steps, room)));
+            by_rows!(
+                avx512_bf16::<E::Avx512Bf16>,
+                self,
+                (self, Bf16PairPacker::new(floats, self.steps, room))
+            );
         }
     }
 
     fn check(&self, kernel: &Kernel<E>) {
         assert!(self.rows <= kernel.max_rows() && self.cols <= WIDTH);
-        let width = product(self.steps, E::GROUP);
+        let width = checked_area(self.steps, E::GROUP);
         let rows = self.rows.max(kernel.rows_read());
-        let needed = product(rows - 1, self.x_stride).checked_add(width);
+        let needed = checked_area(rows - 1, self.x_stride).checked_add(width);
         assert!(needed.is_some_and(|needed| needed <= self.x.len()));
         assert!(self.steps.is_multiple_of(E::BLOCK));
         assert!(self.bias.is_none_or(|b| b.len() == self.cols));
@@ -388,39 +417,39 @@ pub(crate) trait Avx2<E> {
 }
 
 /// A fused multiply-add of single floats.
-pub(crate) enum Single {}
+pub(crate) enum F32Fma {}
 
 /// A pair of 16-bit floats widened, and two fused multiply-adds.
-pub(crate) enum Widened {}
+pub(crate) enum Bf16ToF32Fma {}
 
 /// A pair of 16-bit floats in one instruction.
-pub(crate) enum Paired {}
+pub(crate) enum Bf16Dot {}
 
 impl Multiply for f32 {
     #[cfg(target_arch = "x86_64")]
-    type Avx512Bf16 = Single;
+    type Avx512Bf16 = F32Fma;
     #[cfg(target_arch = "x86_64")]
-    type Avx512 = Single;
+    type Avx512 = F32Fma;
     #[cfg(target_arch = "x86_64")]
-    type Avx2 = Single;
+    type Avx2 = F32Fma;
 }
 
 impl Multiply for bf16 {
     #[cfg(target_arch = "x86_64")]
-    type Avx512Bf16 = Paired;
+    type Avx512Bf16 = Bf16Dot;
     #[cfg(target_arch = "x86_64")]
-    type Avx512 = Widened;
+    type Avx512 = Bf16ToF32Fma;
     #[cfg(target_arch = "x86_64")]
-    type Avx2 = Widened;
+    type Avx2 = Bf16ToF32Fma;
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Avx2, Avx512, Paired, Single, Widened};
+    use super::{Avx2, Avx512, Bf16Dot, Bf16ToF32Fma, F32Fma};
     use half::bf16;
     use std::arch::x86_64::*;
 
-    impl Avx512<f32> for Single {
+    impl Avx512<f32> for F32Fma {
         #[inline]
         #[target_feature(enable = "avx512f")]
         unsafe fn add(sums: __m512, x: __m512i, columns: __m512i) -> __m512 {
@@ -428,7 +457,7 @@ mod x86 {
         }
     }
 
-    impl Avx512<bf16> for Widened {
+    impl Avx512<bf16> for Bf16ToF32Fma {
         #[inline]
         #[target_feature(enable = "avx512f")]
         unsafe fn add(sums: __m512, x: __m512i, columns: __m512i) -> __m512 {
@@ -440,7 +469,7 @@ mod x86 {
         }
     }
 
-    impl Avx512<bf16> for Paired {
+    impl Avx512<bf16> for Bf16Dot {
         #[inline]
         #[target_feature(enable = "avx512f,avx512bf16")]
         unsafe fn add(sums: __m512, x: __m512i, columns: __m512i) -> __m512 {
@@ -450,7 +479,7 @@ mod x86 {
         }
     }
 
-    impl Avx2<f32> for Single {
+    impl Avx2<f32> for F32Fma {
         #[inline]
         #[target_feature(enable = "avx2,fma")]
         unsafe fn add(sums: __m256, x: __m256i, columns: __m256i) -> __m256 {
@@ -458,7 +487,7 @@ mod x86 {
         }
     }
 
-    impl Avx2<bf16> for Widened {
+    impl Avx2<bf16> for Bf16ToF32Fma {
         #[inline]
         #[target_feature(enable = "avx2,fma")]
         unsafe fn add(sums: __m256, x: __m256i, columns: __m256i) -> __m256 {
@@ -480,20 +509,20 @@ macro_rules! avx512_kernel {
         #[target_feature(enable = $features)]
         unsafe fn $name<E: Element, A: Avx512<E>, const R: usize>(
             t: &Tile<'_, E>,
-            mut columns: impl Columns,
+            mut columns: impl PanelSource,
         ) {
             use std::arch::x86_64::*;
             // Steps between fetches of rows of y.
-            const STEPS_A_ROW: usize = 4;
-            let (x, mut ahead) = (t.x.as_ptr(), t.ahead.from);
+            const STEPS_PER_ROW: usize = 4;
+            let (x, mut ahead) = (t.x.as_ptr(), t.prefetch.from);
             let mut sums = [[_mm512_setzero_ps(); 2]; R];
-            for chain in chains::<E>(t.steps, Sizes::of::<E>(Isa::Avx512).chain) {
+            for chain in chains::<E>(t.steps, Blocking::of::<E>(Isa::Avx512).chain) {
                 let first = chain.start == 0;
                 let mut acc = [[_mm512_setzero_ps(); 2]; R];
                 for step in chain {
                     // Rows of y are far apart: each is asked for long before it is written.
-                    if step < R * STEPS_A_ROW && step % STEPS_A_ROW == 0 {
-                        let row = t.y.wrapping_add(step / STEPS_A_ROW * t.y_stride);
+                    if step < R * STEPS_PER_ROW && step % STEPS_PER_ROW == 0 {
+                        let row = t.y.wrapping_add(step / STEPS_PER_ROW * t.y_stride);
                         _mm_prefetch::<_MM_HINT_ET0>(row.cast());
                         _mm_prefetch::<_MM_HINT_ET0>(row.wrapping_add(WIDTH / 2).cast());
                     }
@@ -503,13 +532,13 @@ macro_rules! avx512_kernel {
                         _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
                         let [b0, b1] = columns.next();
                         for (r, acc) in acc.iter_mut().enumerate() {
-                            let unit = x.add(r * t.x_stride + step * E::GROUP).cast::<i32>().read_unaligned();
-                            let a = _mm512_set1_epi32(unit);
+                            let word = x.add(r * t.x_stride + step * E::GROUP).cast::<i32>().read_unaligned();
+                            let a = _mm512_set1_epi32(word);
                             acc[0] = A::add(acc[0], a, b0);
                             acc[1] = A::add(acc[1], a, b1);
                         }
                     }
-                    ahead = ahead.wrapping_add(t.ahead.bytes_a_step);
+                    ahead = ahead.wrapping_add(t.prefetch.bytes_per_step);
                 }
                 // The sums of earlier chains wait on the stack.
                 for (sums, acc) in sums.iter_mut().zip(&acc) {
@@ -584,8 +613,8 @@ unsafe fn avx2<E: Element, A: Avx2<E>, const R: usize>(t: &Tile<'_, E>) {
             unsafe {
                 let (b0, b1) = (_mm256_loadu_si256(panel), _mm256_loadu_si256(panel.add(1)));
                 for (r, acc) in acc.iter_mut().enumerate() {
-                    let unit = x.add(r * t.x_stride + step * E::GROUP).cast::<i32>().read_unaligned();
-                    let a = _mm256_set1_epi32(unit);
+                    let word = x.add(r * t.x_stride + step * E::GROUP).cast::<i32>().read_unaligned();
+                    let a = _mm256_set1_epi32(word);
                     acc[0] = A::add(acc[0], a, b0);
                     acc[1] = A::add(acc[1], a, b1);
                 }

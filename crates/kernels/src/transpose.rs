@@ -1,9 +1,9 @@
-//! Matrices of 32-bit units turned over: single floats, or pairs of 16-bit ones.
+//! Matrices of 32-bit words turned over: single floats, or pairs of 16-bit ones.
 
 use crate::Isa;
 
 /// Turns a matrix over: `to[j * to_stride + i] = from[i * from_stride + j]` for `i < rows`,
-/// `j < columns`. Strides are in units, and the slices hold units as their bits.
+/// `j < columns`. Strides are in words, and the slices hold words as their bits.
 ///
 /// # Panics
 /// When a slice is shorter than its matrix.
@@ -20,7 +20,7 @@ pub(crate) fn transpose(
         return;
     }
     let holds = |len: usize, count: usize, stride: usize, width: usize| {
-        stride >= width && crate::product(count - 1, stride).saturating_add(width) <= len
+        stride >= width && crate::checked_area(count - 1, stride).saturating_add(width) <= len
     };
     assert!(holds(from.len(), rows, from_stride, columns) && holds(to.len(), columns, to_stride, rows));
     let mut whole = 0..0;
@@ -48,7 +48,7 @@ pub(crate) fn transpose(
     }
 }
 
-/// Units of a row that [`transpose_narrow`] turns over.
+/// Words of a row that [`transpose_narrow`] turns over.
 const NARROW: usize = 8;
 
 /// Turns two matrices of 16 rows and 8 columns over, side by side: `to[j * 32 + i]` is column j of row
@@ -76,7 +76,7 @@ unsafe fn narrow(from: [&[u32]; 2], to: &mut [u32]) {
     use std::arch::x86_64::*;
     let mut rows = [_mm512_setzero_ps(); 16];
     for (i, row) in rows.iter_mut().enumerate() {
-        // SAFETY: there are 16 rows of 8 units on either side.
+        // SAFETY: there are 16 rows of 8 words on either side.
         let [first, second] =
             from.map(|from| unsafe { _mm256_loadu_si256(from.as_ptr().add(i * NARROW).cast()) });
         *row = _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second));
@@ -88,7 +88,7 @@ unsafe fn narrow(from: [&[u32]; 2], to: &mut [u32]) {
 }
 
 /// # Safety
-/// AVX-512 must be there, `from` readable and `to` writable for 16 rows of 16 units.
+/// AVX-512 must be there, `from` readable and `to` writable for 16 rows of 16 words.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn block(from: *const u32, from_stride: usize, to: *mut u32, to_stride: usize) {
@@ -104,7 +104,7 @@ unsafe fn block(from: *const u32, from_stride: usize, to: *mut u32, to_stride: u
     }
 }
 
-/// 16 rows of 16 units, turned over in registers: pairs of rows are interleaved, then pairs of
+/// 16 rows of 16 words, turned over in registers: pairs of rows are interleaved, then pairs of
 /// pairs, and then the quarters of the registers are put in their places.
 #[cfg(target_arch = "x86_64")]
 #[inline]
@@ -139,11 +139,11 @@ fn turned(r: [std::arch::x86_64::__m512; 16]) -> [std::arch::x86_64::__m512; 16]
     out
 }
 
-/// Units of a row of 32 halves.
+/// Words of a row of 32 halves.
 const ROW: usize = 16;
 
 /// Interleaves rows of 32 halves two by two, `to[2 * i] = even[i]`, `to[2 * i + 1] = odd[i]`,
-/// where the halves of a unit lie in memory in order.
+/// where the halves of a word lie in memory in order.
 ///
 /// # Panics
 /// When the slices differ in length.

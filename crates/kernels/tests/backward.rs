@@ -1,6 +1,6 @@
 //! Gradients against central differences of the formulas, written naively in f64.
 
-use fathom_kernels::attention::Shape;
+use fathom_kernels::attention::AttentionShape;
 use fathom_kernels::elementwise::{Activation, Rotation};
 use fathom_kernels::{Dtype, Linear, backward};
 use proptest::prelude::*;
@@ -78,8 +78,8 @@ fn act(activation: Activation, x: f64) -> f64 {
 }
 
 /// Attention over whole texts, one score after the other.
-fn attend(shape: &Shape, qkv: &[f64], texts: &[Range<usize>]) -> Vec<f64> {
-    let Shape { heads, kv_heads, head_dim: dim, .. } = *shape;
+fn attend(shape: &AttentionShape, qkv: &[f64], texts: &[Range<usize>]) -> Vec<f64> {
+    let AttentionShape { heads, kv_heads, head_dim: dim, .. } = *shape;
     let stride = (heads + 2 * kv_heads) * dim;
     let part = |row: usize, head: usize| &qkv[row * stride + head * dim..][..dim];
     let mut out = Vec::new();
@@ -211,7 +211,7 @@ proptest! {
         scale in 0.3f32..2.0,
         seed: u32,
     ) {
-        let shape = Shape { heads: kv_heads * group, kv_heads, head_dim, scale, softcap, window };
+        let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim, scale, softcap, window };
         let starts = lengths.iter().scan(0, |end, length| { *end += length; Some(*end - length) });
         let texts: Vec<Range<usize>> = starts.zip(&lengths).map(|(start, length)| start..start + length).collect();
         let rows: usize = lengths.iter().sum();

@@ -1,17 +1,18 @@
 //! Shapes that cannot be end in the panic that the documentation promises, before
 //! anything is read or written.
 
-use fathom_kernels::attention::{Run, Segment, Shape, attend};
+use fathom_kernels::attention::{AttentionRun, AttentionShape, KvSegment, attend};
 use fathom_kernels::elementwise::{self, Activation, Rotation};
 use fathom_kernels::{Dtype, Linear, backward, norm};
 
 /// Half of the range of sizes: twice this is 0 where products wrap.
 const HALF: usize = 1 << (usize::BITS - 1);
 
-const SHAPE: Shape = Shape { heads: 1, kv_heads: 1, head_dim: 4, scale: 1.0, softcap: None, window: None };
+const SHAPE: AttentionShape =
+    AttentionShape { heads: 1, kv_heads: 1, head_dim: 4, scale: 1.0, softcap: None, window: None };
 
-fn segment(keys: &[f32], stride: usize, count: usize) -> Segment<'_> {
-    Segment { keys, values: keys, stride, count }
+fn segment(keys: &[f32], stride: usize, count: usize) -> KvSegment<'_> {
+    KvSegment { keys, values: keys, stride, count }
 }
 
 #[track_caller]
@@ -28,7 +29,8 @@ const TOO_LARGE: &str = "a shape is larger than any memory";
 #[expect(clippy::reversed_empty_ranges, reason = "this is what the test is about")]
 fn inverted_run_does_not_shrink_the_output() {
     let keys = [0.0; 16];
-    let run = |rows, count: usize| Run { rows, first: 4 - count, segments: vec![segment(&keys, 4, 4)] };
+    let run =
+        |rows, count: usize| AttentionRun { rows, first: 4 - count, segments: vec![segment(&keys, 4, 4)] };
     // The second run gives back two rows, so that an output of two rows seemed to do for four.
     let runs = || [run(0..4, 4), run(4..2, 0)];
     panics("runs must follow each other", || attend(&SHAPE, &[0.0; 16], 4, &runs(), &mut [0.0; 8]));
@@ -36,18 +38,18 @@ fn inverted_run_does_not_shrink_the_output() {
 
 #[test]
 fn width_of_heads_does_not_wrap() {
-    let shape = Shape { heads: HALF, kv_heads: HALF, head_dim: 2, ..SHAPE };
+    let shape = AttentionShape { heads: HALF, kv_heads: HALF, head_dim: 2, ..SHAPE };
     panics(TOO_LARGE, || attend(&shape, &[], 0, &[], &mut []));
     panics(TOO_LARGE, || backward::attend(&shape, &[], &[], &[], &mut []));
     // The queries fit, but with keys and values a row is 2^64 wide.
-    let shape = Shape { heads: HALF / 2, kv_heads: HALF / 2, head_dim: 1, ..SHAPE };
-    panics(TOO_LARGE, || backward::attend(&Shape { head_dim: 2, ..shape }, &[], &[], &[], &mut []));
+    let shape = AttentionShape { heads: HALF / 2, kv_heads: HALF / 2, head_dim: 1, ..SHAPE };
+    panics(TOO_LARGE, || backward::attend(&AttentionShape { head_dim: 2, ..shape }, &[], &[], &[], &mut []));
 }
 
 #[test]
 fn rows_times_stride_does_not_wrap() {
     let keys = [0.0; 8];
-    let run = || [Run { rows: 0..2, first: 0, segments: vec![segment(&keys, 4, 2)] }];
+    let run = || [AttentionRun { rows: 0..2, first: 0, segments: vec![segment(&keys, 4, 2)] }];
     panics(TOO_LARGE, || attend(&SHAPE, &[0.0; 8], HALF, &run(), &mut [0.0; 8]));
     let text = 0..HALF;
     panics(TOO_LARGE, || backward::attend(&SHAPE, &[], std::slice::from_ref(&text), &[], &mut []));
@@ -57,10 +59,11 @@ fn rows_times_stride_does_not_wrap() {
 fn segments_shorter_than_they_say_are_noticed_at_once() {
     let keys = [0.0; 8];
     for (stride, count) in [(4, 3), (HALF, 3), (5, 2)] {
-        let run = || [Run { rows: 0..1, first: count - 1, segments: vec![segment(&keys, stride, count)] }];
+        let run =
+            || [AttentionRun { rows: 0..1, first: count - 1, segments: vec![segment(&keys, stride, count)] }];
         assert!(std::panic::catch_unwind(|| attend(&SHAPE, &[0.0; 4], 4, &run(), &mut [0.0; 4])).is_err());
     }
-    let run = || [Run { rows: 0..2, first: usize::MAX, segments: vec![segment(&keys, 4, 1)] }];
+    let run = || [AttentionRun { rows: 0..2, first: usize::MAX, segments: vec![segment(&keys, 4, 1)] }];
     panics("segments must cover", || attend(&SHAPE, &[0.0; 8], 4, &run(), &mut [0.0; 8]));
 }
 
@@ -88,7 +91,7 @@ fn zero_widths_are_refused_by_name() {
     panics("a gate must have a width", || elementwise::gated(Activation::Silu, &[], 0, &mut []));
     panics("a gate must have a width", || backward::gated(Activation::Silu, &[], 0, &[], &mut []));
     panics("a row must have a width", || norm::rows(&mut [], 0, |_| ()));
-    let shape = Shape { head_dim: 0, ..SHAPE };
+    let shape = AttentionShape { head_dim: 0, ..SHAPE };
     panics("must not be empty", move || attend(&shape, &[], 0, &[], &mut []));
     panics("must not be empty", move || backward::attend(&shape, &[], &[], &[], &mut []));
 }

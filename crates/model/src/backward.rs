@@ -16,7 +16,7 @@ use std::ops::Range;
 /// What a layer keeps of its way forward. Fields that the architecture does not
 /// need stay empty.
 #[derive(Clone, Debug, Default)]
-pub struct Saved {
+pub struct SavedActivations {
     /// What enters the norm before attention, `[rows, d]`.
     pub(crate) attn_in: Vec<f32>,
     /// Queries, keys and values before their norms, `[rows, q + 2 kv]`.
@@ -38,15 +38,22 @@ impl Model {
     ///
     /// # Shapes
     /// `h`, `out [rows, d]`.
-    pub fn layer_saved(&self, l: usize, batch: &Batch, h: &[f32], b: &mut Buffers, out: &mut [f32]) -> Saved {
-        b.saved = Some(Saved::default());
+    pub fn layer_saved(
+        &self,
+        l: usize,
+        batch: &Batch,
+        h: &[f32],
+        b: &mut Buffers,
+        out: &mut [f32],
+    ) -> SavedActivations {
+        b.saved = Some(SavedActivations::default());
         self.layer(l, batch, &[], h, b, out);
         b.saved.take().unwrap_or_default()
     }
 
     /// [`Self::mlp`] alone, with what [`Self::mlp_backward`] needs.
-    pub fn mlp_saved(&self, l: usize, x: &[f32], b: &mut Buffers) -> Saved {
-        b.saved = Some(Saved::default());
+    pub fn mlp_saved(&self, l: usize, x: &[f32], b: &mut Buffers) -> SavedActivations {
+        b.saved = Some(SavedActivations::default());
         self.mlp(l, x, b);
         b.saved.take().unwrap_or_default()
     }
@@ -59,7 +66,7 @@ impl Model {
     ///
     /// # Panics
     /// When `saved` is not of this batch, or a run does not start at position 0.
-    pub fn layer_backward(&self, l: usize, batch: &Batch, saved: &Saved, d: &mut [f32]) {
+    pub fn layer_backward(&self, l: usize, batch: &Batch, saved: &SavedActivations, d: &mut [f32]) {
         let of_mlp = self.mlp_backward(l, saved, d);
         if self.config.parallel {
             let of_attn = self.attention_backward(l, batch, saved, d);
@@ -76,8 +83,8 @@ impl Model {
     ///
     /// # Shapes
     /// `d_out` and the result `[rows, d]`.
-    pub fn mlp_backward(&self, l: usize, saved: &Saved, d_out: &[f32]) -> Vec<f32> {
-        let (c, block) = (&self.config, &self.packed.blocks[l]);
+    pub fn mlp_backward(&self, l: usize, saved: &SavedActivations, d_out: &[f32]) -> Vec<f32> {
+        let (c, block) = (&self.config, &self.packed.layers[l]);
         let rows = d_out.len() / c.hidden;
         let mut d = d_out.to_vec(); // [rows, d]
         self.norm_backward(block.post_mlp_norm.as_ref(), &saved.raw_mlp, &mut d);
@@ -103,8 +110,14 @@ impl Model {
     ///
     /// # Panics
     /// As [`Self::layer_backward`].
-    pub fn attention_backward(&self, l: usize, batch: &Batch, saved: &Saved, d_out: &[f32]) -> Vec<f32> {
-        let (c, block) = (&self.config, &self.packed.blocks[l]);
+    pub fn attention_backward(
+        &self,
+        l: usize,
+        batch: &Batch,
+        saved: &SavedActivations,
+        d_out: &[f32],
+    ) -> Vec<f32> {
+        let (c, block) = (&self.config, &self.packed.layers[l]);
         assert!(batch.runs.iter().all(|r| r.first == 0 && r.past.is_empty()), "gradients need whole texts");
         let texts: Vec<Range<usize>> = batch.runs.iter().map(|r| r.rows.clone()).collect();
         let mut d = d_out.to_vec(); // [rows, d]
@@ -119,14 +132,14 @@ impl Model {
         d
     }
 
-    fn norm_and_rotate_backward(&self, l: usize, batch: &Batch, saved: &Saved, d_qkv: &mut [f32]) {
+    fn norm_and_rotate_backward(&self, l: usize, batch: &Batch, saved: &SavedActivations, d_qkv: &mut [f32]) {
         let c = &self.config;
         let (q, kv) = (c.q_width(), c.kv_width());
         let stride = q + 2 * kv;
         if let Some(table) = batch.tables.get(c.layers[l].rope) {
             backward::rotate(d_qkv, stride, c.heads + c.kv_heads, c.head_dim, table);
         }
-        let Some([q_norm, k_norm]) = &self.packed.blocks[l].qk_norms else { return };
+        let Some([q_norm, k_norm]) = &self.packed.layers[l].qk_norms else { return };
         let (q_part, k_part) = match c.qk_norm {
             QkNorm::Full => (q, kv),
             _ => (c.head_dim, c.head_dim),
@@ -177,9 +190,9 @@ impl Model {
     }
 
     /// Bytes that [`Self::layer_saved`] keeps for one row of one layer, about.
-    pub fn saved_bytes_a_row(&self) -> usize {
+    pub fn saved_bytes_per_row(&self) -> usize {
         let c = &self.config;
-        let wide = self.packed.blocks.first().map_or(0, |b| b.up.outputs());
+        let wide = self.packed.layers.first().map_or(0, |b| b.up.outputs());
         let copies = if c.qk_norm == QkNorm::None { 1 } else { 2 };
         let norms = usize::from(c.pre_norm) + usize::from(c.post_norm);
         4 * (2 * norms * c.hidden + copies * (c.q_width() + 2 * c.kv_width()) + wide)

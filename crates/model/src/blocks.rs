@@ -6,7 +6,7 @@
 //! offset`, where a format that has offsets keeps values and scales so short that only the sum is
 //! rounded.
 
-use fathom_kernels::Blocks;
+use fathom_kernels::QuantBlocks;
 use half::f16;
 
 /// A block format.
@@ -118,7 +118,7 @@ impl Format {
     }
 
     /// Numbers that share a scale.
-    pub(crate) fn numbers_a_scale(self) -> usize {
+    pub(crate) fn numbers_per_scale(self) -> usize {
         match self {
             Self::Q2K | Self::Q3K | Self::Q6K => 16,
             _ => 32,
@@ -129,18 +129,18 @@ impl Format {
     ///
     /// # Panics
     /// When `to` has not one value for each number of the blocks and one scale and offset for each
-    /// [`Self::numbers_a_scale`] of them.
-    pub(crate) fn read(self, blocks: &[u8], to: Blocks<'_>) {
+    /// [`Self::numbers_per_scale`] of them.
+    pub(crate) fn read(self, blocks: &[u8], to: QuantBlocks<'_>) {
         let numbers = blocks.len() / self.bytes() * self.numbers();
-        assert_eq!([to.values.len(), to.scales.len()], [numbers, numbers / self.numbers_a_scale()]);
+        assert_eq!([to.values.len(), to.scales.len()], [numbers, numbers / self.numbers_per_scale()]);
         assert_eq!(to.scales.len(), to.offsets.len());
-        let scales = self.numbers() / self.numbers_a_scale();
+        let scales = self.numbers() / self.numbers_per_scale();
         let values = to.values.chunks_exact_mut(self.numbers());
         let scales = to.scales.chunks_exact_mut(scales).zip(to.offsets.chunks_exact_mut(scales));
         for ((block, values), (scales, offsets)) in blocks.chunks_exact(self.bytes()).zip(values).zip(scales)
         {
             offsets.fill(0.0);
-            let to = Blocks { values, scales, offsets };
+            let to = QuantBlocks { values, scales, offsets };
             match self {
                 Self::Q4_0 => small(block, 2, None, -8, to),
                 Self::Q4_1 => small(block, 4, None, 0, to),
@@ -173,7 +173,7 @@ fn float(block: &[u8], at: usize) -> f32 {
 
 /// Blocks of 32 numbers of 4 bits, the first half in the lower halves of bytes from `low` on; a fifth
 /// bit of each from `high` on; a scale, and an offset where there is room for one.
-fn small(block: &[u8], low: usize, high: Option<usize>, zero: i8, to: Blocks<'_>) {
+fn small(block: &[u8], low: usize, high: Option<usize>, zero: i8, to: QuantBlocks<'_>) {
     to.scales[0] = float(block, 0);
     if zero == 0 {
         to.offsets[0] = float(block, 2);
@@ -189,7 +189,7 @@ fn small(block: &[u8], low: usize, high: Option<usize>, zero: i8, to: Blocks<'_>
     }
 }
 
-fn q8_0(block: &[u8], to: Blocks<'_>) {
+fn q8_0(block: &[u8], to: QuantBlocks<'_>) {
     to.scales[0] = float(block, 0);
     to.values.iter_mut().zip(&block[2..]).for_each(|(value, byte)| *value = *byte as i8);
 }
@@ -199,7 +199,7 @@ fn two_bits(bytes: &[u8], i: usize) -> i8 {
     (bytes[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3) as i8
 }
 
-fn q2_k(block: &[u8], to: Blocks<'_>) {
+fn q2_k(block: &[u8], to: QuantBlocks<'_>) {
     let (small, bits) = (&block[..16], &block[16..80]);
     let (scale, offset) = (float(block, 80), float(block, 82));
     for (i, byte) in small.iter().enumerate() {
@@ -209,7 +209,7 @@ fn q2_k(block: &[u8], to: Blocks<'_>) {
     to.values.iter_mut().enumerate().for_each(|(i, value)| *value = two_bits(bits, i));
 }
 
-fn q3_k(block: &[u8], to: Blocks<'_>) {
+fn q3_k(block: &[u8], to: QuantBlocks<'_>) {
     let (high, bits, small) = (&block[..32], &block[32..96], &block[96..108]);
     let scale = float(block, 108);
     for (i, to) in to.scales.iter_mut().enumerate() {
@@ -225,7 +225,7 @@ fn q3_k(block: &[u8], to: Blocks<'_>) {
 
 /// 4 bits a number from `low` on, 32 numbers in the lower and the next 32 in the upper halves of 32
 /// bytes, and a fifth bit of each from `high` on; scales and offsets of 6 bits.
-fn q4_k_or_q5_k(block: &[u8], high: Option<usize>, low: usize, to: Blocks<'_>) {
+fn q4_k_or_q5_k(block: &[u8], high: Option<usize>, low: usize, to: QuantBlocks<'_>) {
     let (scale, offset, small) = (float(block, 0), float(block, 2), &block[4..16]);
     for i in 0..8 {
         let [s, o] = match i {
@@ -243,7 +243,7 @@ fn q4_k_or_q5_k(block: &[u8], high: Option<usize>, low: usize, to: Blocks<'_>) {
     }
 }
 
-fn q6_k(block: &[u8], to: Blocks<'_>) {
+fn q6_k(block: &[u8], to: QuantBlocks<'_>) {
     let (low, high, small) = (&block[..128], &block[128..192], &block[192..208]);
     let scale = float(block, 208);
     to.scales.iter_mut().zip(small).for_each(|(to, small)| *to = scale * f32::from(*small as i8));
@@ -263,7 +263,7 @@ fn chosen(values: &[i8; 16], bytes: &[u8], to: &mut [i8]) {
 
 /// A scale, eight more of 6 bits, two of them in the upper and four in the lower bytes, and 4 bits a
 /// number.
-fn iq4_xs(block: &[u8], to: Blocks<'_>) {
+fn iq4_xs(block: &[u8], to: QuantBlocks<'_>) {
     let (scale, high) = (float(block, 0), u16::from_le_bytes([block[2], block[3]]));
     for (i, values) in to.values.chunks_exact_mut(SMALL).enumerate() {
         let low = block[4 + i / 2] >> (i % 2 * 4) & 15;
@@ -304,10 +304,10 @@ mod tests {
 
     fn weights(format: Format, bytes: &[u8]) -> Vec<f32> {
         let numbers = bytes.len() / format.bytes() * format.numbers();
-        let scales = numbers / format.numbers_a_scale();
+        let scales = numbers / format.numbers_per_scale();
         let (mut values, mut s, mut o) = (vec![0; numbers], vec![0.0; scales], vec![0.0; scales]);
-        format.read(bytes, Blocks { values: &mut values, scales: &mut s, offsets: &mut o });
-        let scale = |i: usize| i / format.numbers_a_scale();
+        format.read(bytes, QuantBlocks { values: &mut values, scales: &mut s, offsets: &mut o });
+        let scale = |i: usize| i / format.numbers_per_scale();
         let fused = |(i, value): (usize, &i8)| f32::from(*value).mul_add(s[scale(i)], o[scale(i)]);
         for (i, value) in values.iter().enumerate() {
             let twice_rounded = f32::from(*value) * s[scale(i)] + o[scale(i)];

@@ -96,9 +96,13 @@ pub enum Error {
         /// All forms.
         known: String,
     },
-    /// A model argument that leads nowhere.
+    /// A model argument that names nothing.
     #[error("{0}")]
     NotFound(String),
+    /// Tokens that the model cannot run: an empty text, an id outside the vocabulary, or a position
+    /// beyond the learned ones.
+    #[error("{0}")]
+    InvalidInput(String),
     /// The hub or the package index failed.
     #[error(transparent)]
     Hub(#[from] fathom_hub::HubError),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// What a file is, by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum FileKind {
     Gguf,
     Safetensors,
     /// A zip archive, which is what PyTorch writes.
@@ -59,15 +59,15 @@ pub(crate) fn sha256(path: &Path) -> Result<String> {
 ///
 /// # Errors
 /// As [`map`].
-pub(crate) fn kind(path: &Path) -> Result<Kind> {
+pub(crate) fn kind(path: &Path) -> Result<FileKind> {
     let map = map(path)?;
     // A safetensors file begins with the length of its header, a JSON object.
     let header = map.first_chunk().map_or(0, |raw| u64::from_le_bytes(*raw));
     Ok(match &map[..] {
-        bytes if bytes.starts_with(b"GGUF") => Kind::Gguf,
-        bytes if bytes.starts_with(b"PK\x03\x04") => Kind::Zip,
-        bytes if bytes.get(8) == Some(&b'{') && header <= bytes.len() as u64 => Kind::Safetensors,
-        _ => Kind::Other,
+        bytes if bytes.starts_with(b"GGUF") => FileKind::Gguf,
+        bytes if bytes.starts_with(b"PK\x03\x04") => FileKind::Zip,
+        bytes if bytes.get(8) == Some(&b'{') && header <= bytes.len() as u64 => FileKind::Safetensors,
+        _ => FileKind::Other,
     })
 }
 

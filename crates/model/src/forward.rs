@@ -2,20 +2,20 @@
 //! [`Model::mlp`] layer by layer, then [`Model::head`] on the rows whose logits
 //! are wanted. [`Model::run`] at the end of this file is the whole pass.
 
-use crate::backward::Saved;
+use crate::backward::SavedActivations;
 use crate::config::{Config, Positions, QkNorm};
 use crate::error::{Error, Result};
-use crate::load::{Embedding, Norm, Packed};
+use crate::load::{Embedding, Norm, PackedWeights};
 use crate::rope;
 use crate::trace::Trace;
-use fathom_kernels::attention::{self, Segment, Shape, attend};
+use fathom_kernels::attention::{AttentionRun, AttentionShape, KvSegment, attend};
 use fathom_kernels::{Buffer, Dtype, elementwise as ops, norm};
 use std::ops::Range;
 
 /// A model, ready to run.
 pub struct Model {
     pub(crate) config: Config,
-    pub(crate) packed: Packed,
+    pub(crate) packed: PackedWeights,
     pub(crate) dtype: Dtype,
 }
 
@@ -57,7 +57,7 @@ impl Batch {
 
 /// Keys and values of consecutive positions at one layer, keys rotated.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct KeyValues {
+pub struct KvCache {
     /// `[positions, kv_width]`.
     pub keys: Vec<f32>,
     /// `[positions, kv_width]`.
@@ -80,7 +80,7 @@ pub struct Buffers {
     /// What the MLP adds to the stream, `[rows, d]`.
     pub mlp_out: Buffer,
     /// Where the sublayers leave what their way back needs, when it is asked for.
-    pub(crate) saved: Option<Saved>,
+    pub(crate) saved: Option<SavedActivations>,
 }
 
 impl Model {
@@ -124,7 +124,7 @@ impl Model {
         for (i, (token, row)) in tokens.iter().zip(h.chunks_exact_mut(d)).enumerate() {
             let token = *token as usize;
             if token >= self.config.vocab {
-                return Err(Error::NotFound(format!(
+                return Err(Error::InvalidInput(format!(
                     "token {token} lies outside the model's vocabulary of {}; tokenizer and weights do not belong together",
                     self.config.vocab
                 )));
@@ -138,7 +138,7 @@ impl Model {
             row.iter_mut().for_each(|x| *x *= self.config.embedding_scale);
             if let Some(learned) = &self.packed.position {
                 let Some(position) = learned.chunks_exact(d).nth(first + i) else {
-                    return Err(Error::NotFound(format!(
+                    return Err(Error::InvalidInput(format!(
                         "position {} lies beyond the {} that the model has learned; use shorter prompts",
                         first + i,
                         self.config.context
@@ -152,8 +152,8 @@ impl Model {
 
     /// The attention of layer `l`: fills `b.attn_out` from the stream `h [rows, d]`.
     /// `past` holds the saved keys and values of this layer that the runs' spans name.
-    pub fn attention(&self, l: usize, batch: &Batch, past: &[&KeyValues], h: &[f32], b: &mut Buffers) {
-        let (c, block) = (&self.config, &self.packed.blocks[l]);
+    pub fn attention(&self, l: usize, batch: &Batch, past: &[&KvCache], h: &[f32], b: &mut Buffers) {
+        let (c, block) = (&self.config, &self.packed.layers[l]);
         let (q, kv) = (c.q_width(), c.kv_width());
         let stride = q + 2 * kv;
         keep(b.saved.as_mut().map(|s| &mut s.attn_in), block.attn_norm.is_some(), h);
@@ -174,9 +174,9 @@ impl Model {
     }
 
     /// The shape of attention in layer `l`.
-    pub(crate) fn shape(&self, l: usize) -> Shape {
+    pub(crate) fn shape(&self, l: usize) -> AttentionShape {
         let c = &self.config;
-        Shape {
+        AttentionShape {
             heads: c.heads,
             kv_heads: c.kv_heads,
             head_dim: c.head_dim,
@@ -189,7 +189,7 @@ impl Model {
     /// The MLP of layer `l`: fills `b.mlp_out` from the stream `x [rows, d]`, which is
     /// `h + attn_out`, or `h` itself where the two sublayers work side by side.
     pub fn mlp(&self, l: usize, x: &[f32], b: &mut Buffers) {
-        let (c, block) = (&self.config, &self.packed.blocks[l]);
+        let (c, block) = (&self.config, &self.packed.layers[l]);
         let rows = x.len() / c.hidden;
         keep(b.saved.as_mut().map(|s| &mut s.mlp_in), block.mlp_norm.is_some(), x);
         self.normalised(block.mlp_norm.as_ref(), x, &mut b.normed); // [rows, d]
@@ -218,7 +218,7 @@ impl Model {
         &self,
         l: usize,
         batch: &Batch,
-        past: &[&KeyValues],
+        past: &[&KvCache],
         h: &[f32],
         b: &mut Buffers,
         out: &mut [f32],
@@ -233,7 +233,7 @@ impl Model {
     }
 
     /// Copies the keys and values of some rows out of the last attention step.
-    pub fn keys_values(&self, rows: Range<usize>, b: &Buffers) -> KeyValues {
+    pub fn kv_cache(&self, rows: Range<usize>, b: &Buffers) -> KvCache {
         let (q, kv) = (self.config.q_width(), self.config.kv_width());
         let take = |from: usize| {
             let mut taken = Vec::with_capacity(rows.len() * kv);
@@ -241,7 +241,7 @@ impl Model {
             of_rows.for_each(|row| taken.extend_from_slice(&row[from..from + kv]));
             taken
         };
-        KeyValues { keys: take(q), values: take(q + kv) }
+        KvCache { keys: take(q), values: take(q + kv) }
     }
 
     /// Final norm and unembedding of chosen rows.
@@ -266,7 +266,7 @@ impl Model {
     /// When a text is empty, and as [`Self::embed`].
     pub fn run(&self, texts: &[&[u32]]) -> Result<Vec<Trace>> {
         if let Some(empty) = texts.iter().position(|text| text.is_empty()) {
-            return Err(Error::NotFound(format!(
+            return Err(Error::InvalidInput(format!(
                 "text {empty} has no tokens; give each text at least one, such as the one that begins a text"
             )));
         }
@@ -286,7 +286,7 @@ impl Model {
             for (run, trace) in batch.runs.iter().zip(&mut traces) {
                 let part = run.rows.start * d..run.rows.end * d;
                 trace.push_layer(&h[part.clone()], &b.attn_out[part.clone()], &b.mlp_out[part], || {
-                    self.keys_values(run.rows.clone(), &b)
+                    self.kv_cache(run.rows.clone(), &b)
                 });
             }
             std::mem::swap(&mut h, &mut out);
@@ -313,7 +313,7 @@ impl Model {
         let c = &self.config;
         let (q, kv) = (c.q_width(), c.kv_width());
         let stride = q + 2 * kv;
-        if let Some([q_norm, k_norm]) = &self.packed.blocks[l].qk_norms {
+        if let Some([q_norm, k_norm]) = &self.packed.layers[l].qk_norms {
             norm::rows(qkv, stride, |row| {
                 let (queries, keys) = row[..q + kv].split_at_mut(q);
                 if c.qk_norm == QkNorm::Full {
@@ -333,10 +333,10 @@ impl Model {
     }
 
     /// The keys and values that a run sees: its past, then its own rows.
-    fn gather<'a>(&self, run: &Run, past: &[&'a KeyValues], qkv: &'a [f32]) -> attention::Run<'a> {
+    fn gather<'a>(&self, run: &Run, past: &[&'a KvCache], qkv: &'a [f32]) -> AttentionRun<'a> {
         let (q, kv) = (self.config.q_width(), self.config.kv_width());
         let stride = q + 2 * kv;
-        let of_rows = |rows: &Range<usize>| Segment {
+        let of_rows = |rows: &Range<usize>| KvSegment {
             keys: &qkv[rows.start * stride + q..],
             values: &qkv[rows.start * stride + q + kv..],
             stride,
@@ -344,7 +344,7 @@ impl Model {
         };
         let of_span = |span: &Span| match span {
             Span::Rows(rows) => of_rows(rows),
-            Span::Cache(cache, positions) => Segment {
+            Span::Cache(cache, positions) => KvSegment {
                 keys: &past[*cache].keys[positions.start * kv..],
                 values: &past[*cache].values[positions.start * kv..],
                 stride: kv,
@@ -352,7 +352,7 @@ impl Model {
             },
         };
         let segments = run.past.iter().map(of_span).chain([of_rows(&run.rows)]).collect();
-        attention::Run { rows: run.rows.clone(), first: run.first, segments }
+        AttentionRun { rows: run.rows.clone(), first: run.first, segments }
     }
 }
 

@@ -28,10 +28,10 @@ mod trace;
 pub mod weights;
 
 pub use architecture::supported;
-pub use backward::Saved;
+pub use backward::SavedActivations;
 pub use blocks::GGML_TYPES;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use fathom_kernels::Dtype;
-pub use forward::{Batch, Buffers, KeyValues, Model, Run, Span};
+pub use forward::{Batch, Buffers, KvCache, Model, Run, Span};
 pub use trace::{Hook, Trace};

@@ -1,6 +1,6 @@
 //! Packing a checkpoint's tensors into the form that the forward pass uses.
 
-use crate::architecture::{Arrange, Description, Layout, Slot};
+use crate::architecture::{Description, Layout, RowOrder, TensorRef};
 use crate::config::{Config, NormKind, Positions, QkNorm};
 use crate::error::Result;
 use crate::weights::{Tensor, Weights};
@@ -39,7 +39,7 @@ impl Norm {
 }
 
 /// The weights of one layer.
-pub(crate) struct Block {
+pub(crate) struct LayerWeights {
     pub(crate) attn_norm: Option<Norm>,
     /// `[q + 2 kv, d]`: queries, keys, values.
     pub(crate) qkv: Linear,
@@ -56,7 +56,7 @@ pub(crate) struct Block {
     pub(crate) post_mlp_norm: Option<Norm>,
 }
 
-impl Block {
+impl LayerWeights {
     /// Weights and biases of the layer.
     pub(crate) fn parameters(&self) -> u64 {
         let linear: usize =
@@ -76,8 +76,8 @@ pub(crate) enum Embedding {
 }
 
 /// All weights of a model.
-pub(crate) struct Packed {
-    pub(crate) blocks: Vec<Block>,
+pub(crate) struct PackedWeights {
+    pub(crate) layers: Vec<LayerWeights>,
     pub(crate) embedding: Embedding,
     /// `[context, d]` for learned positions.
     pub(crate) position: Option<Vec<f32>>,
@@ -87,14 +87,19 @@ pub(crate) struct Packed {
 }
 
 /// Packs everything; `tick` is called after each layer and after the head.
-pub(crate) fn pack(d: &Description, weights: &Weights, dtype: Dtype, tick: &dyn Fn()) -> Result<Packed> {
+pub(crate) fn pack(
+    d: &Description,
+    weights: &Weights,
+    dtype: Dtype,
+    tick: &dyn Fn(),
+) -> Result<PackedWeights> {
     let loader = Loader { config: &d.config, layout: &d.layout, weights, dtype };
-    let mut blocks = Vec::with_capacity(d.config.depth());
+    let mut layers = Vec::with_capacity(d.config.depth());
     for layer in 0..d.config.depth() {
-        blocks.push(loader.block(layer)?);
+        layers.push(loader.block(layer)?);
         tick();
     }
-    let packed = loader.ends(blocks);
+    let packed = loader.ends(layers);
     tick();
     packed
 }
@@ -107,7 +112,7 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn block(&self, layer: usize) -> Result<Block> {
+    fn block(&self, layer: usize) -> Result<LayerWeights> {
         let (c, at) = (self.config, self.layout);
         let (d, f) = (c.hidden, c.intermediate);
         let qkv = match at.qkv.len() {
@@ -119,8 +124,9 @@ impl Loader<'_> {
             (true, _) => vec![f, f],
             (false, _) => vec![f],
         };
-        let norm = |slot: &Option<Slot>| slot.as_ref().map(|s| self.norm(s, layer, d)).transpose();
-        Ok(Block {
+        let norm =
+            |tensor_ref: &Option<TensorRef>| tensor_ref.as_ref().map(|s| self.norm(s, layer, d)).transpose();
+        Ok(LayerWeights {
             attn_norm: norm(&at.attn_norm)?,
             qkv: self.linear(&at.qkv, &qkv, d, layer)?,
             qk_norms: self.qk_norms(layer)?,
@@ -134,7 +140,7 @@ impl Loader<'_> {
     }
 
     /// Embedding, positions, final norm and head.
-    fn ends(&self, blocks: Vec<Block>) -> Result<Packed> {
+    fn ends(&self, layers: Vec<LayerWeights>) -> Result<PackedWeights> {
         let (c, at) = (self.config, self.layout);
         let shape = [c.vocab, c.hidden];
         self.weights.tensor(&at.embedding.weight(0), &shape)?;
@@ -144,11 +150,11 @@ impl Loader<'_> {
             (Embedding::Stored(self.weights.clone(), at.embedding.weight(0)), &at.head)
         };
         let position = match (&c.positions, &at.position) {
-            (Positions::Learned, Some(slot)) => Some(self.matrix(slot, c.context, c.hidden)?),
+            (Positions::Learned, Some(tensor_ref)) => Some(self.matrix(tensor_ref, c.context, c.hidden)?),
             _ => None,
         };
-        Ok(Packed {
-            blocks,
+        Ok(PackedWeights {
+            layers,
             embedding,
             position,
             final_norm: self.norm(&at.final_norm, 0, c.hidden)?,
@@ -156,17 +162,18 @@ impl Loader<'_> {
         })
     }
 
-    fn matrix(&self, slot: &Slot, rows: usize, width: usize) -> Result<Vec<f32>> {
-        let tensor = self.weights.tensor(&slot.weight(0), &[rows, width])?;
+    fn matrix(&self, tensor_ref: &TensorRef, rows: usize, width: usize) -> Result<Vec<f32>> {
+        let tensor = self.weights.tensor(&tensor_ref.weight(0), &[rows, width])?;
         let mut all = vec![0.0; rows * width];
         tensor.read(0..rows, &mut all)?;
         Ok(all)
     }
 
-    fn norm(&self, slot: &Slot, layer: usize, width: usize) -> Result<Norm> {
-        let mut weight = self.weights.vector(&slot.weight(layer), width)?;
+    fn norm(&self, tensor_ref: &TensorRef, layer: usize, width: usize) -> Result<Norm> {
+        let mut weight = self.weights.vector(&tensor_ref.weight(layer), width)?;
         weight.iter_mut().for_each(|w| *w += self.layout.norm_offset);
-        let bias = slot.bias.then(|| self.weights.vector(&slot.bias(layer), width)).transpose()?;
+        let bias =
+            tensor_ref.bias.then(|| self.weights.vector(&tensor_ref.bias(layer), width)).transpose()?;
         Ok(Norm { weight, bias, eps: self.config.norm_eps, kind: self.config.norm })
     }
 
@@ -177,25 +184,25 @@ impl Loader<'_> {
             QkNorm::Head => (c.head_dim, c.head_dim),
             QkNorm::Full => (c.q_width(), c.kv_width()),
         };
-        let Some([q_slot, k_slot]) = &self.layout.qk_norms else { return Ok(None) };
-        Ok(Some([self.norm(q_slot, layer, q)?, self.norm(k_slot, layer, k)?]))
+        let Some([q_tensor_ref, k_tensor_ref]) = &self.layout.qk_norms else { return Ok(None) };
+        Ok(Some([self.norm(q_tensor_ref, layer, q)?, self.norm(k_tensor_ref, layer, k)?]))
     }
 
     /// Stacks the rows of some stored matrices into one linear layer.
-    fn linear(&self, slots: &[Slot], rows: &[usize], k: usize, layer: usize) -> Result<Linear> {
-        let mut parts = Vec::with_capacity(slots.len());
+    fn linear(&self, refs: &[TensorRef], rows: &[usize], k: usize, layer: usize) -> Result<Linear> {
+        let mut parts = Vec::with_capacity(refs.len());
         let mut bias = Vec::new();
-        for (slot, &n) in slots.iter().zip(rows) {
-            parts.push(self.part(slot, n, k, layer)?);
-            if slot.bias {
-                let stored = self.weights.vector(&slot.bias(layer), n)?;
-                bias.extend((0..n).map(|r| stored[self.stored_row(slot.arrange, r)]));
+        for (tensor_ref, &n) in refs.iter().zip(rows) {
+            parts.push(self.part(tensor_ref, n, k, layer)?);
+            if tensor_ref.bias {
+                let stored = self.weights.vector(&tensor_ref.bias(layer), n)?;
+                bias.extend((0..n).map(|r| stored[self.stored_row(tensor_ref.order, r)]));
             }
         }
         let n = rows.iter().sum();
         let bias = (bias.len() == n).then_some(bias);
-        let packed = match self.columns_a_scale(&parts, k) {
-            Some(columns) => Linear::pack_blocks(n, k, columns, self.dtype, bias, |wanted, mut block| {
+        let packed = match self.columns_per_scale(&parts, k) {
+            Some(columns) => Linear::pack_quantised(n, k, columns, self.dtype, bias, |wanted, mut block| {
                 in_parts(&parts, &wanted, |part, rows, at| {
                     self.read(part, rows, |rows, i| {
                         let at = at + i..at + i + rows.len();
@@ -221,9 +228,9 @@ impl Loader<'_> {
         Ok(packed)
     }
 
-    fn part(&self, slot: &Slot, n: usize, k: usize, layer: usize) -> Result<Part<'_>> {
-        let name = slot.weight(layer);
-        let transposed = slot.arrange == Arrange::Transposed;
+    fn part(&self, tensor_ref: &TensorRef, n: usize, k: usize, layer: usize) -> Result<StoredPart<'_>> {
+        let name = tensor_ref.weight(layer);
+        let transposed = tensor_ref.order == RowOrder::Transposed;
         let shape = if transposed { [k, n] } else { [n, k] };
         let tensor = self.weights.tensor(&name, &shape)?;
         let columns = if transposed {
@@ -233,16 +240,16 @@ impl Loader<'_> {
         } else {
             None
         };
-        Ok(Part { tensor, columns, n, arrange: slot.arrange })
+        Ok(StoredPart { tensor, columns, n, order: tensor_ref.order })
     }
 
     /// The columns that share a scale where all parts are quantised and the numbers are taken as they
     /// are.
-    fn columns_a_scale(&self, parts: &[Part<'_>], k: usize) -> Option<usize> {
-        if !Linear::takes_blocks(k, self.dtype) || parts.iter().any(|part| part.columns.is_some()) {
+    fn columns_per_scale(&self, parts: &[StoredPart<'_>], k: usize) -> Option<usize> {
+        if !Linear::supports_quantised(k, self.dtype) || parts.iter().any(|part| part.columns.is_some()) {
             return None;
         }
-        let columns: Option<Vec<usize>> = parts.iter().map(|part| part.tensor.columns_a_scale()).collect();
+        let columns: Option<Vec<usize>> = parts.iter().map(|part| part.tensor.columns_per_scale()).collect();
         columns?.into_iter().min()
     }
 
@@ -250,44 +257,44 @@ impl Loader<'_> {
     /// and with the place of the first of each among them.
     fn read(
         &self,
-        part: &Part<'_>,
+        part: &StoredPart<'_>,
         rows: Range<usize>,
         mut read: impl FnMut(Range<usize>, usize) -> Result<()>,
     ) -> Result<()> {
-        if part.arrange == Arrange::Rows {
+        if part.order == RowOrder::AsStored {
             return read(rows, 0);
         }
         rows.enumerate().try_for_each(|(i, r)| {
-            let stored = self.stored_row(part.arrange, r);
+            let stored = self.stored_row(part.order, r);
             read(stored..stored + 1, i)
         })
     }
 
     /// The row of the stored matrix that holds row `r` of ours.
-    fn stored_row(&self, arrange: Arrange, r: usize) -> usize {
+    fn stored_row(&self, order: RowOrder, r: usize) -> usize {
         let c = self.config;
         let (head, i) = (r / c.head_dim, r % c.head_dim);
-        match arrange {
-            Arrange::Rows | Arrange::Transposed => r,
-            Arrange::Interleaved => {
+        match order {
+            RowOrder::AsStored | RowOrder::Transposed => r,
+            RowOrder::InterleavedHalves => {
                 let half = c.head_dim / 2;
                 head * c.head_dim + i % half * 2 + i / half
             }
-            Arrange::HeadThirds => ((head % c.heads) * 3 + head / c.heads) * c.head_dim + i,
+            RowOrder::PerHeadQkv => ((head % c.heads) * 3 + head / c.heads) * c.head_dim + i,
         }
     }
 }
 
 /// A stored matrix that gives some rows of a linear layer.
-struct Part<'a> {
+struct StoredPart<'a> {
     tensor: Tensor<'a>,
     /// The whole matrix `[k, n]`, where the layer's rows are its columns.
     columns: Option<Vec<f32>>,
     n: usize,
-    arrange: Arrange,
+    order: RowOrder,
 }
 
-impl Part<'_> {
+impl StoredPart<'_> {
     /// Writes columns of the matrix as rows.
     fn turn(&self, all: &[f32], rows: Range<usize>, k: usize, out: &mut [f32]) {
         for (r, out) in rows.zip(out.chunks_exact_mut(k)) {
@@ -299,9 +306,9 @@ impl Part<'_> {
 /// Calls `read` for each part that holds some of the wanted rows of a layer, with their range in that
 /// part and the place of their first among the wanted.
 fn in_parts(
-    parts: &[Part<'_>],
+    parts: &[StoredPart<'_>],
     wanted: &Range<usize>,
-    mut read: impl FnMut(&Part<'_>, Range<usize>, usize) -> Result<()>,
+    mut read: impl FnMut(&StoredPart<'_>, Range<usize>, usize) -> Result<()>,
 ) -> Result<()> {
     let mut start = 0;
     for part in parts {

@@ -3,7 +3,7 @@
 
 use crate::architecture::{self, HfConfig};
 use crate::error::{Error, Result};
-use crate::files::{self, Kind};
+use crate::files::{self, FileKind};
 use crate::forward::Model;
 use crate::load;
 use crate::tokenizer::Tokenizer;
@@ -154,15 +154,15 @@ impl Checkpoint {
         let folder = path.parent().unwrap_or(Path::new("."));
         let named = |extension: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension));
         match files::kind(path)? {
-            Kind::Gguf => Self::gguf(path),
-            Kind::Safetensors => Self::in_folder(folder, || Weights::open_safetensors(path)),
-            Kind::Zip => Self::in_folder(folder, || Weights::open_pickle(path)),
+            FileKind::Gguf => Self::gguf(path),
+            FileKind::Safetensors => Self::in_folder(folder, || Weights::open_safetensors(path)),
+            FileKind::Zip => Self::in_folder(folder, || Weights::open_pickle(path)),
             // The readers say best what is wrong with a damaged file.
-            Kind::Other if named("gguf") => Self::gguf(path),
-            Kind::Other if named("safetensors") => {
+            FileKind::Other if named("gguf") => Self::gguf(path),
+            FileKind::Other if named("safetensors") => {
                 Self::in_folder(folder, || Weights::open_safetensors(path))
             }
-            Kind::Other => Err(Error::file(
+            FileKind::Other => Err(Error::file(
                 path,
                 "it does not begin as GGUF, safetensors or PyTorch files do; give such a file or a folder",
             )),

@@ -1,7 +1,7 @@
 //! Everything a forward pass over one text left behind, by hook names.
 
 use crate::error::{Error, Result};
-use crate::forward::KeyValues;
+use crate::forward::KvCache;
 
 /// A place in the model, named as TransformerLens names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +77,7 @@ pub struct Trace {
     /// What the MLP of each layer adds.
     pub mlp_out: Vec<Vec<f32>>,
     /// Keys and values of each layer.
-    pub keys_values: Vec<KeyValues>,
+    pub kv_cache: Vec<KvCache>,
 }
 
 impl Trace {
@@ -90,17 +90,17 @@ impl Trace {
         h: &[f32],
         attn: &[f32],
         mlp: &[f32],
-        keys_values: impl Fn() -> KeyValues + Sync,
+        kv_cache: impl Fn() -> KvCache + Sync,
     ) {
         // Copies into new memory take as long as a small product, so threads share them.
-        let ((h, attn), (mlp, keys_values)) = rayon::join(
+        let ((h, attn), (mlp, kv_cache)) = rayon::join(
             || rayon::join(|| h.to_vec(), || attn.to_vec()),
-            || rayon::join(|| mlp.to_vec(), &keys_values),
+            || rayon::join(|| mlp.to_vec(), &kv_cache),
         );
         self.resid.push(h);
         self.attn_out.push(attn);
         self.mlp_out.push(mlp);
-        self.keys_values.push(keys_values);
+        self.kv_cache.push(kv_cache);
     }
 
     pub(crate) fn finish(&mut self, h: &[f32]) {

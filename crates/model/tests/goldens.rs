@@ -221,7 +221,7 @@ fn a_batch_gives_what_each_text_gives_alone() {
             let alone = loaded.model.run(&[text]).unwrap().remove(0);
             // Equal to the bit: rows do not depend on their batch.
             assert_eq!(alone.resid, batched.resid, "{folder}");
-            assert_eq!(alone.keys_values, batched.keys_values, "{folder}");
+            assert_eq!(alone.kv_cache, batched.kv_cache, "{folder}");
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The depth gauge as data: where each rule puts the effective depth, and what kind of statement that is. `plots/gauge.rs`
 //! draws it, `table` prints it, `answer` puts it in words.
 
-use crate::results::{DepthRow, Results};
+use fathom_results::{Depth, Results, Rule, RuleKind};
+
 use crate::text::line;
 
 /// Rules that fit; there are nine.
@@ -9,7 +10,7 @@ const MOST: usize = 16;
 
 /// What the value of a rule states. The rules measure different things; only values of one kind are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RuleKind {
+pub(crate) enum MarkKind {
     /// The layer up to which the model works.
     UpTo,
     /// The same with a caution: shown, but not counted.
@@ -18,17 +19,14 @@ pub(crate) enum RuleKind {
     Centre,
     /// How many layers carry the effect of skipping, wherever they are.
     Count,
-    /// A rule that this version does not know.
-    Other,
 }
 
-impl RuleKind {
-    pub(crate) fn of(rule: &str) -> Self {
-        match rule {
-            "cosine" | "kl" | "kl_last" | "overlap" | "settling" => Self::UpTo,
-            "skip_layer" | "skip_output" => Self::Centre,
-            "influence_number" | "influence_90" => Self::Count,
-            _ => Self::Other,
+impl MarkKind {
+    pub(crate) fn of(rule: Rule) -> Self {
+        match rule.kind() {
+            RuleKind::UpTo => Self::UpTo,
+            RuleKind::Centre => Self::Centre,
+            RuleKind::Count => Self::Count,
         }
     }
 }
@@ -36,8 +34,8 @@ impl RuleKind {
 /// A rule that found a depth.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RuleMark {
-    pub(crate) rule: String,
-    pub(crate) kind: RuleKind,
+    pub(crate) rule: Rule,
+    pub(crate) kind: MarkKind,
     /// The number that the interval belongs to: the value of the rule, or its mean.
     pub(crate) value: f64,
     /// Whether it is the mean over prompts; the rule's own value is then of the largest effect.
@@ -50,20 +48,19 @@ pub(crate) struct RuleMark {
 }
 
 impl RuleMark {
-    fn of(row: &DepthRow, layers: usize) -> Option<Self> {
-        let value = row.estimate().filter(|value| value.is_finite())?;
+    fn of(row: &Depth, layers: usize) -> Option<Self> {
+        let value = row.shown().filter(|value| value.is_finite())?;
         let caution = row.caution.as_deref().map(line);
-        let kind = match RuleKind::of(&row.rule) {
-            RuleKind::UpTo if caution.is_some() => RuleKind::Doubtful,
+        let kind = match MarkKind::of(row.rule) {
+            MarkKind::UpTo if caution.is_some() => MarkKind::Doubtful,
             kind => kind,
         };
-        let used = row.used_by(value, layers)?;
+        let used = row.rule.layers_used(value);
         let interval = row.interval.filter(|ends| ends.iter().all(|end| end.is_finite()));
         let within = |number: f64| (0.0..=layers as f64 + 1e-9).contains(&number);
         let is_mean = row.mean.is_some();
-        let rule = line(&row.rule);
         (within(used) && within(value)).then_some(Self {
-            rule,
+            rule: row.rule,
             kind,
             value,
             is_mean,
@@ -75,7 +72,7 @@ impl RuleMark {
 
     /// The name of the rule, with a note on a mean.
     pub(crate) fn label(&self) -> String {
-        if self.is_mean { format!("{} (mean)", self.rule) } else { self.rule.clone() }
+        if self.is_mean { format!("{} (mean)", self.rule) } else { self.rule.name().to_owned() }
     }
 
     /// The interval in layers used.
@@ -91,7 +88,7 @@ pub(crate) struct Gauge {
     /// From the deepest to the shallowest.
     pub(crate) marks: Vec<RuleMark>,
     /// The rules without a depth, and why.
-    pub(crate) none: Vec<(String, String)>,
+    pub(crate) none: Vec<(Rule, String)>,
 }
 
 impl Gauge {
@@ -104,7 +101,7 @@ impl Gauge {
                 Some(mark) => gauge.marks.push(mark),
                 None => {
                     let reason = row.reason.as_deref().map_or("no depth within the model".to_owned(), line);
-                    gauge.none.push((line(&row.rule), reason));
+                    gauge.none.push((row.rule, reason));
                 }
             }
         }
@@ -112,15 +109,15 @@ impl Gauge {
         (!results.depth.is_empty()).then_some(gauge)
     }
 
-    pub(crate) fn of_kind(&self, kind: RuleKind) -> impl Iterator<Item = &RuleMark> {
+    pub(crate) fn of_kind(&self, kind: MarkKind) -> impl Iterator<Item = &RuleMark> {
         self.marks.iter().filter(move |mark| mark.kind == kind)
     }
 
     /// The share of the up-to rules that count the layers from `low` to `high` as used.
     pub(crate) fn share(&self, low: f64, high: f64) -> f64 {
         let covered = |mark: &RuleMark| ((mark.used - low) / (high - low)).clamp(0.0, 1.0);
-        let rules = self.of_kind(RuleKind::UpTo).count().max(1);
-        self.of_kind(RuleKind::UpTo).map(covered).sum::<f64>() / rules as f64
+        let rules = self.of_kind(MarkKind::UpTo).count().max(1);
+        self.of_kind(MarkKind::UpTo).map(covered).sum::<f64>() / rules as f64
     }
 }
 
@@ -132,7 +129,7 @@ pub(crate) fn short(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture;
+    use fathom_results::fixture;
 
     #[test]
     fn a_layer_is_filled_by_the_share_of_rules_that_use_it() {
@@ -142,16 +139,16 @@ mod tests {
         assert_eq!(gauge.share(0.0, 1.0), 1.0);
         assert!((gauge.share(23.0, 24.0) - 0.35).abs() < 1e-12);
         assert_eq!(gauge.share(24.0, 25.0), 0.0);
-        assert_eq!(gauge.none[0].0, "cosine");
+        assert_eq!(gauge.none[0].0, Rule::Cosine);
     }
 
     #[test]
     fn a_number_of_layers_is_not_the_index_of_one() {
         let mut results = fixture::results();
-        results.depth[0].rule = "influence_90".to_owned();
+        results.depth[0].rule = Rule::Influence90;
         results.depth[0].layers_used = Some(22.0);
         let gauge = Gauge::of(&results).unwrap();
-        let mark = gauge.of_kind(RuleKind::Count).next().unwrap();
+        let mark = gauge.of_kind(MarkKind::Count).next().unwrap();
         assert_eq!((mark.used, mark.used_interval()), (22.0, Some([21.0, 22.5])));
     }
 
@@ -163,7 +160,7 @@ mod tests {
         (settling.value, settling.layers_used) = (Some(29.6), Some(29.6));
         settling.interval = Some([29.2, 30.0]);
         let gauge = Gauge::of(&results).unwrap();
-        assert_eq!((gauge.marks[0].rule.as_str(), gauge.marks[0].used), ("settling", 29.6));
+        assert_eq!((gauge.marks[0].rule, gauge.marks[0].used), (Rule::Settling, 29.6));
         assert_eq!(gauge.marks[0].used_interval(), Some([29.2, 30.0]));
         assert!((gauge.share(29.0, 30.0) - 0.15).abs() < 1e-12);
         let headline = crate::answer::headline(&results);
@@ -176,7 +173,7 @@ mod tests {
         let mut results = fixture::results();
         results.depth.push(fixture::skip_output());
         let gauge = Gauge::of(&results).unwrap();
-        let mark = gauge.of_kind(RuleKind::Centre).next().unwrap();
+        let mark = gauge.of_kind(MarkKind::Centre).next().unwrap();
         assert_eq!((mark.value, mark.used, mark.label().as_str()), (13.5, 14.5, "skip_output (mean)"));
         let [low, high] = mark.used_interval().unwrap();
         assert!(low < mark.used && mark.used < high);
@@ -187,7 +184,7 @@ mod tests {
         let mut results = fixture::results();
         results.depth[0].caution = Some("the curve rises later".to_owned());
         let gauge = Gauge::of(&results).unwrap();
-        assert_eq!((gauge.marks.len(), gauge.of_kind(RuleKind::UpTo).count()), (4, 3));
+        assert_eq!((gauge.marks.len(), gauge.of_kind(MarkKind::UpTo).count()), (4, 3));
         // Without kl, overlap alone of three ends at 23.
         assert!((gauge.share(23.0, 24.0) - 1.4 / 3.0).abs() < 1e-12);
     }

@@ -7,9 +7,10 @@ use serde_json::Value;
 
 use crate::page;
 use crate::plots::{self, Figure};
-use crate::results::{DepthRow, Results};
 use crate::text::digits;
-use crate::{Error, Result, answer, folder};
+use crate::{Result, answer};
+use fathom_results::folder;
+use fathom_results::{Depth, Results, Rule};
 
 const TEMPLATE: &str = include_str!("page/report.html.jinja");
 /// Settings that are listed one by one; there are about fifty, and all are in the text of `run.json`.
@@ -22,7 +23,7 @@ const SETTINGS: usize = 300;
 /// [`Error::Draw`] when a figure or the template fails, [`Error::Serialise`] when `run` cannot be printed.
 pub fn render(results: &Results, run: &Value) -> Result<String> {
     let provenance = serde_json::to_string_pretty(run)
-        .map_err(|source| Error::Serialise { name: folder::RUN.to_owned(), source })?;
+        .map_err(|source| fathom_results::Error::Serialise { name: folder::RUN.to_owned(), source })?;
     let mut settings = Vec::new();
     flatten(run, String::new(), &mut settings);
     let gauge = plots::depth_gauge(results).as_ref().map(page::figure).transpose()?;
@@ -115,7 +116,7 @@ fn flatten(value: &Value, path: String, all: &mut Vec<(String, String)>) {
 
 /// A depth row as the page prints it.
 #[derive(Serialize)]
-struct Depth<'a> {
+struct DepthRow<'a> {
     rule: &'a str,
     about: &'static str,
     value: Option<String>,
@@ -128,14 +129,14 @@ struct Depth<'a> {
     mean: Option<[String; 2]>,
 }
 
-fn depth(row: &DepthRow, layers: usize) -> Cell {
+fn depth(row: &Depth, layers: usize) -> Cell {
     let mean = row.mean.map(|mean| {
-        let used = row.used_by(mean, layers).map(|used| used / layers as f64);
-        [digits(mean), used.map_or(String::new(), |share| format!("{share:.2}"))]
+        let share = row.rule.layers_used(mean) / layers as f64;
+        [digits(mean), format!("{share:.2}")]
     });
-    Cell::from(Serde(Depth {
-        rule: &row.rule,
-        about: about(&row.rule),
+    Cell::from(Serde(DepthRow {
+        rule: row.rule.name(),
+        about: about(row.rule),
         value: row.value.map(digits),
         ratio: row.ratio.map(|ratio| format!("{ratio:.2}")),
         interval: row.interval.map(|[low, high]| format!("{} to {}", digits(low), digits(high))),
@@ -147,34 +148,33 @@ fn depth(row: &DepthRow, layers: usize) -> Cell {
 }
 
 /// What a rule reads.
-fn about(rule: &str) -> &'static str {
+fn about(rule: Rule) -> &'static str {
     match rule {
-        "cosine" => "last layer where the mean cosine with the stream turns from negative to positive",
-        "kl" => {
+        Rule::Cosine => "last layer where the mean cosine with the stream turns from negative to positive",
+        Rule::Kl => {
             "first layer where the early answer is nearer to the output than a share of the largest distance"
         }
-        "kl_last" => "first layer from which it stays nearer",
-        "overlap" => "first layer whose five likeliest tokens share enough with the output's",
-        "skip_layer" => "mean layer, weighted by what later layers lose without it",
-        "skip_output" => "mean layer, weighted by what the output loses without it",
-        "influence_number" => "effective number of layers that carry the effect on the output",
-        "influence_90" => "smallest number of layers that carry a share of the effect on the output",
-        "settling" => {
+        Rule::KlLast => "first layer from which it stays nearer",
+        Rule::Overlap => "first layer whose five likeliest tokens share enough with the output's",
+        Rule::SkipLayer => "mean layer, weighted by what later layers lose without it",
+        Rule::SkipOutput => "mean layer, weighted by what the output loses without it",
+        Rule::InfluenceNumber => "effective number of layers that carry the effect on the output",
+        Rule::Influence90 => "smallest number of layers that carry a share of the effect on the output",
+        Rule::Settling => {
             "mean over tokens of the number of layers after which the early answer first comes close to the output; \
              a later rise does not count"
         }
-        _ => "",
     }
 }
 
 fn cost_row(results: &Results, probe: &str) -> Cell {
     let cost = results.cost.get(probe).copied().unwrap_or_default();
     let taken = results.resources.get(probe).copied().unwrap_or_default();
-    let saved = cost.madds_naive as f64 / cost.madds.max(1) as f64;
+    let saved = cost.macs_naive as f64 / cost.macs.max(1) as f64;
     context! {
         probe => probe,
-        gmadds => format!("{:.1}", cost.madds as f64 / 1e9),
-        naive => format!("{:.1}", cost.madds_naive as f64 / 1e9),
+        gmadds => format!("{:.1}", cost.macs as f64 / 1e9),
+        naive => format!("{:.1}", cost.macs_naive as f64 / 1e9),
         saved => format!("{saved:.1}"),
         seconds => format!("{:.1}", taken.seconds),
         peak => format!("{:.0}", taken.peak_bytes as f64 / 1_048_576.0),
@@ -184,14 +184,17 @@ fn cost_row(results: &Results, probe: &str) -> Cell {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture;
+    use fathom_results::fixture;
 
     #[test]
     fn what_is_left_out_is_said() {
         let mut results = fixture::results();
         let run = serde_json::json!({"model": {"warnings": ["'x' is not known"]}});
         assert_eq!(warnings(&results, &serde_json::json!({})), [""; 0]);
-        results.data.failed.push(crate::results::Failed { id: "p7".into(), reason: "it overflows".into() });
+        results
+            .data
+            .failed
+            .push(fathom_results::FailedPrompt { id: "p7".into(), reason: "it overflows".into() });
         let page = render(&results, &run).unwrap();
         assert!(page.contains("it overflows.") && page.contains("is not known."), "{page}");
     }
@@ -204,12 +207,11 @@ mod tests {
         results.model.id = ATTACK.to_owned();
         results.model.revision = Some(ATTACK.to_owned());
         results.data.id = ATTACK.to_owned();
-        results.depth[0].rule = ATTACK.to_owned();
         results.depth[1].reason = Some(ATTACK.to_owned());
         results.probes.other.insert(ATTACK.to_owned(), Value::Null);
         let cost = results.cost["lens"];
         results.cost.insert(ATTACK.to_owned(), cost);
-        results.data.failed.push(crate::results::Failed { id: ATTACK.into(), reason: ATTACK.into() });
+        results.data.failed.push(fathom_results::FailedPrompt { id: ATTACK.into(), reason: ATTACK.into() });
         let run = serde_json::json!({
             ATTACK: ATTACK, "svg": "</pre><svg onload=x>", "model": {"warnings": [ATTACK]},
         });
@@ -259,7 +261,7 @@ mod tests {
     #[test]
     fn tokens_and_questions_are_shown_and_never_markup() {
         let mut results = fixture::results();
-        let pair = &mut results.probes.erasure.as_mut().unwrap()[0];
+        let pair = &mut results.probes.erasure[0];
         pair.tokens = vec![
             ATTACK[..20].to_owned(),
             "</svg><img>".to_owned(),
@@ -268,14 +270,14 @@ mod tests {
             "\u{202e}".to_owned(),
         ];
         pair.question = ATTACK.to_owned();
-        results.probes.erasure.as_mut().unwrap()[5].answer = ATTACK.to_owned();
-        results.probes.gradients.as_mut().unwrap()[0].site = ATTACK.to_owned();
-        results.uncertainty.as_mut().unwrap().rules[0].rule = ATTACK.to_owned();
+        results.probes.erasure[5].answer = ATTACK.to_owned();
+        let pair = &mut results.probes.gradients[0];
+        (pair.question, pair.answer) = (ATTACK.to_owned(), ATTACK.to_owned());
         let page = render(&results, &fixture::run()).unwrap();
         assert!(!page.contains("<img") && !page.contains("<g data-"));
         assert_eq!(page.matches("</script").count(), 1);
         assert!(page.contains("&lt;/svg&gt;&lt;img") && page.contains("\\u{202e}"));
-        assert!(page.matches("onerror=alert(1)&gt;").count() >= 4);
+        assert_eq!(page.matches("onerror=alert(1)&gt;").count(), 4);
         // The heat maps: two of angles, two of skipped layers, four of erasure, one of gradients.
         assert_eq!(page.matches("<image class=\"cells\"").count(), 9);
     }
@@ -286,13 +288,13 @@ mod tests {
         let cell = |l: usize, t: usize| ((l * 7919 + t * 104_729) % 10_007) as f64 / 3001.7;
         let map = |rows: usize| (0..rows).map(|l| (0..tokens).map(|t| cell(l, t)).collect()).collect();
         let mut results = fixture::results();
-        let erasure = &mut results.probes.erasure.as_mut().unwrap()[0];
+        let erasure = &mut results.probes.erasure[0];
         erasure.tokens = vec![" token".to_owned(); tokens];
         erasure.effect = map(layers + 1);
         let pair = erasure.clone();
         results.model.layers = layers;
         results.probes = Default::default();
-        results.probes.erasure = Some(vec![pair; 4]);
+        results.probes.erasure = vec![pair; 4];
         results.validate().unwrap();
         let page = render(&results, &fixture::run()).unwrap();
         // Numbers that follow no pattern, so that pictures of real ones are smaller.

@@ -35,7 +35,7 @@ pub use self::figure::Figure;
 pub use self::table::FigureTable;
 
 use crate::gauge::Gauge;
-use crate::results::Results;
+use fathom_results::Results;
 
 /// Every figure for which the results hold numbers, in the order of the report.
 pub fn figures(results: &Results) -> Vec<Figure> {
@@ -56,12 +56,8 @@ pub fn figures(results: &Results) -> Vec<Figure> {
     if let Some(skip) = &probes.skip {
         all.extend(causal::skip_figures(results, skip));
     }
-    if let Some(pairs) = &probes.erasure {
-        all.extend(causal::erasure_figures(results, pairs));
-    }
-    if let Some(pairs) = &probes.gradients {
-        all.extend(causal::gradient_figures(results, pairs));
-    }
+    all.extend(causal::erasure_figures(results, &probes.erasure));
+    all.extend(causal::gradient_figures(results, &probes.gradients));
     all.extend(certainty::certainty_figures(results));
     all
 }
@@ -86,8 +82,8 @@ pub fn depth_gauge(results: &Results) -> Option<Figure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture;
-    use crate::results::{Probes, Resamples};
+    use fathom_results::fixture;
+    use fathom_results::{ProbeResults, ResampleHistogram, SkipMode, SkipPart};
 
     #[test]
     fn a_figure_is_the_same_whatever_was_drawn_before() {
@@ -132,7 +128,7 @@ mod tests {
                 "settling_prompts",
             ]
         );
-        results.probes = Probes::default();
+        results.probes = ProbeResults::default();
         results.uncertainty = None;
         assert!(figures(&results).is_empty());
     }
@@ -164,7 +160,7 @@ mod tests {
     fn tokens_of_any_script_are_drawn() {
         // The font of PNG files knows some scripts; what it does not know becomes boxes and never an error.
         let mut results = fixture::results();
-        let pair = &mut results.probes.erasure.as_mut().unwrap()[0];
+        let pair = &mut results.probes.erasure[0];
         pair.tokens = ["深い", "🙂👩‍👩‍👧", "שלום", "\u{fffe}\u{0}", "e\u{301}\u{200d}\u{10ffff}"]
             .map(str::to_owned)
             .to_vec();
@@ -252,8 +248,8 @@ mod tests {
         }
         results.probes.lens = None;
         results.probes.skip = None;
-        results.probes.erasure = None;
-        results.probes.gradients = None;
+        results.probes.erasure.clear();
+        results.probes.gradients.clear();
         let similarity = results.probes.similarity.as_mut().unwrap();
         similarity.block_influence.truncate(1);
         similarity.angular_last = vec![vec![0.25]];
@@ -334,24 +330,33 @@ mod tests {
     #[test]
     fn causal_figures_without_a_drawable_value_do_not_panic() {
         let mut results = fixture::results();
-        let skip = results.probes.skip.as_mut().unwrap().future.as_mut().unwrap().layer.as_mut().unwrap();
+        let skip = results
+            .probes
+            .skip
+            .as_mut()
+            .unwrap()
+            .get_mut(&SkipMode::Future)
+            .unwrap()
+            .get_mut(&SkipPart::Layer)
+            .unwrap();
         skip.layer_effect.max.iter_mut().for_each(|row| row.fill(f64::NAN));
         skip.output_effect.as_mut().unwrap().max.fill(f64::NAN);
         skip.output_effect.as_mut().unwrap().mean.fill(f64::NEG_INFINITY);
-        let erasure = results.probes.erasure.as_mut().unwrap();
+        let erasure = &mut results.probes.erasure;
         erasure[0].effect.iter_mut().for_each(|row| row.fill(0.0));
         erasure[1].effect[3][2] = 1e300;
         erasure[2].tokens.clear();
         erasure[2].effect.iter_mut().for_each(Vec::clear);
-        results.probes.gradients.as_mut().unwrap()[0].attribution[0].fill(f64::NEG_INFINITY);
+        results.probes.gradients[0].gradients.attribution[0].fill(f64::NEG_INFINITY);
         let rules = &mut results.uncertainty.as_mut().unwrap().rules;
         rules[0].histogram =
-            Some(Resamples { edges: vec![-1e300, 0.0, 1e300], counts: vec![0, u64::MAX], none: 0 });
+            Some(ResampleHistogram { edges: vec![-1e300, 0.0, 1e300], counts: vec![0, u64::MAX], none: 0 });
         let mut close = rules[1].clone();
-        close.histogram = Some(Resamples { edges: vec![2.0; 31], counts: vec![7; 30], none: 0 });
+        close.histogram = Some(ResampleHistogram { edges: vec![2.0; 31], counts: vec![7; 30], none: 0 });
         rules.push(close);
         let rules = &mut results.uncertainty.as_mut().unwrap().rules;
-        rules[1].histogram = Some(Resamples { edges: vec![1.0, 1.0 + 1e-15], counts: vec![0], none: 0 });
+        rules[1].histogram =
+            Some(ResampleHistogram { edges: vec![1.0, 1.0 + 1e-15], counts: vec![0], none: 0 });
         results.validate().unwrap();
         for figure in figures(&results) {
             assert!(figure.svg().unwrap().len() < 200_000, "{}", figure.name);

@@ -10,9 +10,10 @@ use minijinja::value::Serde;
 use minijinja::{Value as Cell, context};
 use serde::Serialize;
 
-use crate::gauge::{Gauge, RuleKind, short};
+use crate::gauge::{Gauge, MarkKind, short};
 use crate::plots::Figure;
-use crate::{Folder, Result, Results, page};
+use crate::{Result, page};
+use fathom_results::{Folder, Results};
 
 /// The page of a study within its folder.
 pub const STUDY: &str = "study.html";
@@ -123,7 +124,8 @@ pub fn write(folder: &Folder, page: &StudyPage) -> Result<()> {
         folder.write_plot(&format!("{}.svg", figure.name), figure.svg()?.as_bytes())?;
         folder.write_plot(&format!("{}.png", figure.name), &figure.png()?)?;
     }
-    folder.write_bytes_atomic(STUDY, render(page)?.as_bytes())
+    folder.write_bytes_atomic(STUDY, render(page)?.as_bytes())?;
+    Ok(())
 }
 
 /// Every figure for which the cells hold numbers, in the order of the page.
@@ -180,7 +182,7 @@ fn overview(page: &StudyPage, model: usize) -> Cell {
 fn range(results: &Results) -> String {
     let layers = results.model.layers;
     let Some(gauge) = Gauge::of(results) else { return "no depth".to_owned() };
-    let used: Vec<f64> = gauge.of_kind(RuleKind::UpTo).map(|found| found.used).collect();
+    let used: Vec<f64> = gauge.of_kind(MarkKind::UpTo).map(|found| found.used).collect();
     match (used.last().copied().map(short), used.first().copied().map(short)) {
         (Some(low), Some(high)) if low == high => format!("{low} of {layers}"),
         (Some(low), Some(high)) => format!("{low} to {high} of {layers}"),
@@ -210,7 +212,7 @@ fn models(page: &StudyPage) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture;
+    use fathom_results::fixture;
 
     const ATTACK: &str = "</script><img src=x onerror=alert(1)>";
 
@@ -290,7 +292,6 @@ mod tests {
         study.answers[0].details[0] = ATTACK.to_owned();
         study.tables[0].rows[0][0] = ATTACK.to_owned();
         study.cells[0].report = Some("javascript:alert(1)".to_owned());
-        study.cells[0].results.as_mut().unwrap().depth[0].rule = ATTACK.to_owned();
         let page = render(&study).unwrap();
         assert!(!page.contains("<img") && !page.contains("javascript:"));
         assert_eq!(page.matches("</script").count(), 1);

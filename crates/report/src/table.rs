@@ -12,8 +12,8 @@ pub use self::lines::Style;
 
 use self::lines::{Lines, Weight};
 use crate::answer;
-use crate::results::{DepthRow, Results};
 use crate::text::column;
+use fathom_results::{Depth, Results};
 
 /// The summary of `results`, ready to print, with a newline after every line.
 pub fn summary(results: &Results, style: Style) -> String {
@@ -73,7 +73,7 @@ fn depth(results: &Results, lines: &mut Lines) {
     if rows.is_empty() {
         return;
     }
-    let width = rows.iter().map(|row| row.rule.chars().count()).max().unwrap_or(0).clamp(4, 24);
+    let width = rows.iter().map(|row| row.rule.name().len()).max().unwrap_or(0).clamp(4, 24);
     lines.line(Weight::Plain, "");
     lines.line(
         Weight::Faint,
@@ -87,8 +87,8 @@ fn depth(results: &Results, lines: &mut Lines) {
     }
 }
 
-fn depth_row(row: &DepthRow, layers: usize, width: usize, lines: &mut Lines) {
-    let rule: String = row.rule.chars().take(width).collect();
+fn depth_row(row: &Depth, layers: usize, width: usize, lines: &mut Lines) {
+    let rule = row.rule.name();
     let value = row.value.map_or("none".to_owned(), column);
     let ratio = row.ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
     let ends =
@@ -99,8 +99,7 @@ fn depth_row(row: &DepthRow, layers: usize, width: usize, lines: &mut Lines) {
     let weight = if row.value.is_some() { Weight::Plain } else { Weight::Faint };
     lines.line(weight, &format!("{rule:width$} {value:>7} {ratio:>6} {interval:>16}  {threshold}"));
     if let Some(mean) = row.mean {
-        let used = row.used_by(mean, layers).map(|used| used / layers as f64);
-        let share = used.map_or("-".to_owned(), |share| format!("{share:.2}"));
+        let share = format!("{:.2}", row.rule.layers_used(mean) / layers as f64);
         let (label, mean) = ("  mean", column(mean));
         lines.line(weight, &format!("{label:width$} {mean:>7} {share:>6} {ends:>16}"));
     }
@@ -115,8 +114,8 @@ mod tests {
     use unicode_width::UnicodeWidthStr;
 
     use super::*;
-    use crate::fixture;
-    use crate::results::Probes;
+    use fathom_results::ProbeResults;
+    use fathom_results::fixture;
 
     fn style(unicode: bool, width: usize) -> Style {
         Style { unicode, width, colour: false }
@@ -148,7 +147,6 @@ mod tests {
     fn a_name_cannot_send_commands_to_the_terminal() {
         let mut results = fixture::results();
         results.model.id = "a\x1b]0;title\x07\u{202e}b\r\nc".to_owned();
-        results.depth[0].rule = "\x1b[2J".to_owned();
         let text = summary(&results, style(true, 80));
         assert!(!text.contains(['\x1b', '\x07', '\r', '\u{202e}']), "{text}");
         assert!(text.starts_with("a?]0;title??b??c\n"));
@@ -168,7 +166,7 @@ mod tests {
     #[test]
     fn results_without_probes_still_have_a_head() {
         let mut results = fixture::results();
-        results.probes = Probes::default();
+        results.probes = ProbeResults::default();
         results.depth.clear();
         assert_eq!(summary(&results, style(true, 80)).lines().count(), 3);
     }

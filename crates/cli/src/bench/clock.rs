@@ -87,7 +87,7 @@ pub(super) struct Speed {
 pub(super) fn time(
     effort: &Effort,
     dtype: Dtype,
-    madds: u64,
+    macs: u64,
     work: &mut dyn FnMut() -> Result<f64>,
 ) -> Result<Speed> {
     let (mut times, mut peaks) = (Vec::new(), Vec::new());
@@ -106,7 +106,7 @@ pub(super) fn time(
         }
     }
     let (repetitions, seconds) = (times.len(), lower_quartile(times));
-    let (done, peak) = (gflops(madds as f64 / seconds), gflops(1.0 / lower_quartile(peaks)));
+    let (done, peak) = (gflops(macs as f64 / seconds), gflops(1.0 / lower_quartile(peaks)));
     Ok(Speed { repetitions, seconds, gflops: done, peak_gflops: peak, share_of_peak: done / peak })
 }
 
@@ -116,7 +116,7 @@ fn seconds_a_madd(dtype: Dtype, long: Duration) -> f64 {
     let long = long.min(LONGEST_PEAK);
     let (started, mut rounds, mut sum) = (Instant::now(), 0.0, 0.0);
     loop {
-        sum += 1.0 / peak::multiply_adds_a_second(Isa::get(), dtype, 1);
+        sum += 1.0 / peak::macs_per_second(Isa::get(), dtype, 1);
         rounds += 1.0;
         if started.elapsed() >= long {
             return sum / rounds;
@@ -133,8 +133,8 @@ pub(super) fn seconds<T>(work: impl FnOnce() -> T) -> (f64, T) {
 }
 
 /// GFLOP/s of so many multiply-adds a second.
-pub(super) fn gflops(madds_a_second: f64) -> f64 {
-    2e-9 * madds_a_second
+pub(super) fn gflops(macs_per_second: f64) -> f64 {
+    2e-9 * macs_per_second
 }
 
 /// The time that a quarter of the others undercut, about; the shortest of few.

@@ -2,7 +2,7 @@
 
 use super::clock::{self, Effort, Speed};
 use anyhow::Result;
-use fathom_kernels::{Blocks, Dtype, Linear};
+use fathom_kernels::{Dtype, Linear, QuantBlocks};
 use fathom_model::Config;
 use serde::Serialize;
 use std::convert::Infallible;
@@ -141,7 +141,7 @@ fn copies(shape: &Shape, form: Form, bytes: usize) -> Vec<Linear> {
         numbers(rows.start * k, block);
         Ok::<(), Infallible>(())
     };
-    let blocks = |rows: Range<usize>, blocks: Blocks<'_>| {
+    let blocks = |rows: Range<usize>, blocks: QuantBlocks<'_>| {
         numbers(rows.start, blocks.scales);
         // Few digits, as in any format: products with the whole numbers are exact.
         blocks.scales.iter_mut().for_each(|s| *s = (*s * 1024.0).round() / 1024.0);
@@ -153,7 +153,7 @@ fn copies(shape: &Shape, form: Form, bytes: usize) -> Vec<Linear> {
     };
     let pack = || {
         let packed = if form.is_quantised {
-            Linear::pack_blocks(n, k, COLUMNS, form.dtype, None, blocks)
+            Linear::pack_quantised(n, k, COLUMNS, form.dtype, None, blocks)
         } else {
             Linear::pack(n, k, form.dtype, None, floats)
         };
@@ -196,8 +196,8 @@ fn one(
     // The first time wakes threads and touches memory.
     multiply(&layers[0], &mut y);
     let mut turns = layers.iter().cycle();
-    let madds = (rows * shape.inputs * shape.outputs) as u64;
-    let speed = clock::time(effort, dtype, madds, &mut || {
+    let macs = (rows * shape.inputs * shape.outputs) as u64;
+    let speed = clock::time(effort, dtype, macs, &mut || {
         let layer = turns.next().unwrap_or(&layers[0]);
         Ok(clock::seconds(|| multiply(layer, &mut y)).0)
     })?;

@@ -95,7 +95,7 @@ fn open(args: &Bench, name: &str) -> Result<(ModelArgs, Located, Checkpoint)> {
 
 fn peak(effort: &Effort) -> Peak {
     let working = progress::spinner("measuring the peak of this machine");
-    let of = |dtype| clock::gflops(peak::multiply_adds_a_second(Isa::get(), dtype, effort.peak_rounds));
+    let of = |dtype| clock::gflops(peak::macs_per_second(Isa::get(), dtype, effort.peak_rounds));
     let peak = Peak { f32: of(Dtype::F32), bf16: of(Dtype::Bf16) };
     working.finish_and_clear();
     peak

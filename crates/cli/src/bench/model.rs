@@ -47,7 +47,8 @@ pub(super) struct OfModel {
 pub(super) struct Prefill {
     pub(super) tokens: usize,
     pub(super) tokens_per_second: f64,
-    madds: u64,
+    #[serde(rename = "madds")]
+    macs: u64,
     #[serde(flatten)]
     pub(super) speed: Speed,
 }
@@ -57,7 +58,8 @@ pub(super) struct Prefill {
 pub(super) struct ProbeSpeed {
     pub(super) probe: &'static str,
     pub(super) edits: u64,
-    pub(super) madds: u64,
+    #[serde(rename = "madds")]
+    pub(super) macs: u64,
     #[serde(flatten)]
     pub(super) speed: Speed,
 }
@@ -92,13 +94,13 @@ fn prefill(loaded: &Loaded, effort: &Effort) -> Result<Prefill> {
     let run = || model.run(&[&tokens]);
     // The first time touches memory.
     run()?;
-    let madds = model.layers_madds(tokens.len());
-    let speed = clock::time(effort, model.dtype(), madds, &mut || {
+    let macs = model.layers_macs(tokens.len());
+    let speed = clock::time(effort, model.dtype(), macs, &mut || {
         let (seconds, traces) = clock::seconds(run);
         traces?;
         Ok(seconds)
     })?;
-    Ok(Prefill { tokens: tokens.len(), tokens_per_second: tokens.len() as f64 / speed.seconds, madds, speed })
+    Ok(Prefill { tokens: tokens.len(), tokens_per_second: tokens.len() as f64 / speed.seconds, macs, speed })
 }
 
 /// Measures each probe on its own and hands its speed out.
@@ -125,9 +127,9 @@ fn one(loaded: &Loaded, probe: Probe, texts: &[Text], pairs: &[Pair], effort: &E
         Ok(last.seconds.max(1e-9))
     })?;
     // The same work every time, which is counted only while it is done.
-    speed.gflops = clock::gflops(last.madds as f64 / speed.seconds);
+    speed.gflops = clock::gflops(last.macs as f64 / speed.seconds);
     speed.share_of_peak = speed.gflops / speed.peak_gflops;
-    Ok(ProbeSpeed { probe: probe.name(), edits: last.edits, madds: last.madds, speed })
+    Ok(ProbeSpeed { probe: probe.name(), edits: last.edits, macs: last.macs, speed })
 }
 
 /// What one probe costs, without the clean runs that it starts from.

@@ -86,7 +86,7 @@ pub(super) fn probe(p: &ProbeSpeed) -> String {
         "{:<13} {:>7} {:>9.2} {:>9.3} {:>9.1} {:>7.1}%\n",
         p.probe,
         p.edits,
-        p.madds as f64 / 1e9,
+        p.macs as f64 / 1e9,
         p.speed.seconds,
         p.speed.gflops,
         100.0 * p.speed.share_of_peak,

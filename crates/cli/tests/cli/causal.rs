@@ -145,8 +145,8 @@ fn the_naive_way_gives_the_same_numbers() {
     let (fast, slow) = (json(&fast.join("results.json")), json(&slow.join("results.json")));
     close(&fast["probes"], &slow["probes"], "probes");
     for probe in ["skip", "erasure"] {
-        let madds = |results: &Value| results["cost"][probe]["madds"].as_u64().unwrap();
-        assert!(madds(&fast) < madds(&slow), "{probe}");
+        let macs = |results: &Value| results["cost"][probe]["madds"].as_u64().unwrap();
+        assert!(macs(&fast) < macs(&slow), "{probe}");
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use fathom_hub::{Hub, Progress, Settings};
+use fathom_hub::{Hub, HubSettings, Progress};
 use sha2::{Digest, Sha256};
 
 /// A request as it came in; header names are in lower case.
@@ -271,9 +271,9 @@ impl World {
         World { repo, hub, cdn, cache: tempfile::tempdir().unwrap() }
     }
 
-    /// Settings for this hub, without pauses between tries.
-    pub(crate) fn settings(&self) -> Settings {
-        let mut settings = Settings::new(self.cache.path());
+    /// HubSettings for this hub, without pauses between tries.
+    pub(crate) fn settings(&self) -> HubSettings {
+        let mut settings = HubSettings::new(self.cache.path());
         settings.endpoint = self.hub.url();
         settings.retries = 2;
         settings.backoff = Duration::ZERO;

@@ -19,7 +19,7 @@ fn linear(n: usize, k: usize, dtype: Dtype, w: &[f32], bias: Option<Vec<f32>>) -
     .unwrap()
 }
 
-/// The product in f64 and, beside each element, the sum of the sizes of its terms.
+/// The product in f64 and, beside each element, the sum of the blocking of its terms.
 fn naive(x: &[f32], w: &[f32], bias: Option<&[f32]>, m: usize, n: usize, k: usize) -> Vec<(f64, f64)> {
     let mut y = Vec::with_capacity(m * n);
     for i in 0..m {
@@ -204,7 +204,7 @@ fn rows_are_read_back() {
 
 /// Weights that are stored in less memory must give the very bits that they give as panels.
 #[track_caller]
-fn check_form<E: Element>(n: usize, k: usize, w: &[f32], stored: Linear, bytes_a_weight: f64) {
+fn check_form<E: Element>(n: usize, k: usize, w: &[f32], stored: Linear, bytes_per_weight: f64) {
     let Ok(weights) = Storage::panels::<E, ()>(n, k, |rows, block| {
         block.copy_from_slice(&w[rows.start * k..rows.end * k]);
         Ok(())
@@ -213,7 +213,7 @@ fn check_form<E: Element>(n: usize, k: usize, w: &[f32], stored: Linear, bytes_a
     };
     let panels = Linear { n, k, dtype: stored.dtype, weights, bias: stored.bias.clone() };
     check_rows(&stored);
-    assert_eq!(stored.bytes() as f64, bytes_a_weight * (n.next_multiple_of(WIDTH) * k) as f64);
+    assert_eq!(stored.bytes() as f64, bytes_per_weight * (n.next_multiple_of(WIDTH) * k) as f64);
     let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
     for (isa, m) in Isa::available().into_iter().flat_map(|isa| [1, 14, 15, 100].map(|m| (isa, m))) {
         let (x, dy) = (numbers(m * k, 1), numbers(m * n, 2));
@@ -223,7 +223,7 @@ fn check_form<E: Element>(n: usize, k: usize, w: &[f32], stored: Linear, bytes_a
             layer.backward_with(isa, &dy, &mut dx);
             [bits(&y), bits(&dx)]
         };
-        assert!(run(&stored) == run(&panels), "{isa:?}, {m} rows, {n} by {k}, {bytes_a_weight} bytes");
+        assert!(run(&stored) == run(&panels), "{isa:?}, {m} rows, {n} by {k}, {bytes_per_weight} bytes");
     }
     for i in 0..n {
         let mut row = vec![f32::NAN; k];
@@ -287,7 +287,7 @@ fn quantised_weights_are_multiplied_as_they_are() {
         };
         let w: Vec<f32> = (0..n * k).map(weight).collect();
         let pack = |dtype| {
-            let stored = Linear::pack_blocks(n, k, columns, dtype, Some(numbers(n, 1)), |rows, blocks| {
+            let stored = Linear::pack_quantised(n, k, columns, dtype, Some(numbers(n, 1)), |rows, blocks| {
                 let place = |i: usize, width: usize| (rows.start + i / width, i % width);
                 for (i, v) in blocks.values.iter_mut().enumerate() {
                     *v = value(place(i, k).0, place(i, k).1);
@@ -311,7 +311,7 @@ fn quantised_weights_are_multiplied_as_they_are() {
 #[test]
 #[should_panic(expected = "blocks must fill rows")]
 fn blocks_that_do_not_fill_rows_are_refused() {
-    let _ = Linear::pack_blocks(4, 40, 16, Dtype::F32, None, |_, _| Ok::<(), ()>(()));
+    let _ = Linear::pack_quantised(4, 40, 16, Dtype::F32, None, |_, _| Ok::<(), ()>(()));
 }
 
 #[test]

@@ -61,7 +61,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
     } else {
         c.layers = f.layers(c.depth(), window, 0, |l| l % 2 == 0)?;
     }
-    let norm = |name| Some(llama::slot(&d.layout, name));
+    let norm = |name| Some(llama::tensor_ref(&d.layout, name));
     let (post_attn, mlp, post_mlp) = (
         norm("post_attention_layernorm"),
         norm("pre_feedforward_layernorm"),

@@ -3,7 +3,7 @@
 //! What these files do not say follows llama.cpp: Gemma's attention scale and
 //! its pattern of local layers, the base of Gemma 3's local rotation.
 
-use super::{Arrange, Description, Layout, Slot, unknown};
+use super::{Description, Layout, RowOrder, TensorRef, unknown};
 use crate::config::{Config, Layer, NormKind, Positions, QkNorm, Rope, RopeScaling};
 use crate::error::{Error, Result};
 use crate::gguf::{Header, Value};
@@ -396,36 +396,45 @@ fn rope_scaling(keys: &Keys<'_>, weights: &Weights, dim: usize) -> Result<RopeSc
 }
 
 fn layout(arch: &str, config: &Config, weights: &Weights) -> Layout {
-    let plain = |name: &str| Slot::new(format!("blk.{{}}.{name}"));
+    let plain = |name: &str| TensorRef::new(format!("blk.{{}}.{name}"));
     // Whether a matrix has a bias is the same in every layer, so the first one tells.
-    let slot = |name: &str| {
-        let slot = plain(name);
-        let bias = weights.has(&slot.bias(0));
-        slot.biased(bias)
+    let tensor_ref = |name: &str| {
+        let tensor_ref = plain(name);
+        let bias = weights.has(&tensor_ref.bias(0));
+        tensor_ref.biased(bias)
     };
-    let whole = |name: &str| Slot::new(name).biased(weights.has(&format!("{name}.bias")));
-    let turned =
-        |name: &str| slot(name).arranged(if arch == "llama" { Arrange::Interleaved } else { Arrange::Rows });
+    let whole = |name: &str| TensorRef::new(name).biased(weights.has(&format!("{name}.bias")));
+    let turned = |name: &str| {
+        tensor_ref(name).ordered(if arch == "llama" {
+            RowOrder::InterleavedHalves
+        } else {
+            RowOrder::AsStored
+        })
+    };
     let fused = weights.has("blk.0.attn_qkv.weight");
     let separate_gate = config.gated && weights.has("blk.0.ffn_gate.weight");
     let pre = config.pre_norm;
     Layout {
-        embedding: Slot::new("token_embd"),
-        position: (arch == "gpt2").then(|| Slot::new("position_embd")),
+        embedding: TensorRef::new("token_embd"),
+        position: (arch == "gpt2").then(|| TensorRef::new("position_embd")),
         final_norm: whole("output_norm"),
-        head: Slot::new("output"),
-        attn_norm: pre.then(|| slot("attn_norm")),
+        head: TensorRef::new("output"),
+        attn_norm: pre.then(|| tensor_ref("attn_norm")),
         qkv: if fused {
-            vec![slot("attn_qkv")]
+            vec![tensor_ref("attn_qkv")]
         } else {
-            vec![turned("attn_q"), turned("attn_k"), slot("attn_v")]
+            vec![turned("attn_q"), turned("attn_k"), tensor_ref("attn_v")]
         },
         qk_norms: (config.qk_norm != QkNorm::None).then(|| [plain("attn_q_norm"), plain("attn_k_norm")]),
-        attn_out: slot("attn_output"),
+        attn_out: tensor_ref("attn_output"),
         post_attn_norm: config.post_norm.then(|| plain("post_attention_norm")),
-        mlp_norm: pre.then(|| slot("ffn_norm")),
-        up: if separate_gate { vec![slot("ffn_gate"), slot("ffn_up")] } else { vec![slot("ffn_up")] },
-        down: slot("ffn_down"),
+        mlp_norm: pre.then(|| tensor_ref("ffn_norm")),
+        up: if separate_gate {
+            vec![tensor_ref("ffn_gate"), tensor_ref("ffn_up")]
+        } else {
+            vec![tensor_ref("ffn_up")]
+        },
+        down: tensor_ref("ffn_down"),
         post_mlp_norm: config.post_norm.then(|| plain("post_ffw_norm")),
         norm_offset: 0.0,
     }

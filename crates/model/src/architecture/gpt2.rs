@@ -1,6 +1,6 @@
 //! GPT-2: learned positions, layer norms with bias, matrices stored transposed.
 
-use super::{Arrange, Description, Fields, Layout, Slot, llama};
+use super::{Description, Fields, Layout, RowOrder, TensorRef, llama};
 use crate::config::{Config, NormKind, Positions, QkNorm};
 use crate::error::Result;
 use crate::weights::Weights;
@@ -39,19 +39,19 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
     };
     // The first published files leave the prefix out.
     let prefix = llama::prefix(weights, "wte", "transformer.");
-    let slot = |name: &str| Slot::new(format!("{prefix}h.{{}}.{name}")).biased(true);
-    let matrix = |name: &str| slot(name).arranged(Arrange::Transposed);
+    let tensor_ref = |name: &str| TensorRef::new(format!("{prefix}h.{{}}.{name}")).biased(true);
+    let matrix = |name: &str| tensor_ref(name).ordered(RowOrder::Transposed);
     let layout = Layout {
-        embedding: Slot::new(format!("{prefix}wte")),
-        position: Some(Slot::new(format!("{prefix}wpe"))),
-        final_norm: Slot::new(format!("{prefix}ln_f")).biased(true),
-        head: Slot::new(format!("{}lm_head", llama::prefix(weights, "lm_head", ""))),
-        attn_norm: Some(slot("ln_1")),
+        embedding: TensorRef::new(format!("{prefix}wte")),
+        position: Some(TensorRef::new(format!("{prefix}wpe"))),
+        final_norm: TensorRef::new(format!("{prefix}ln_f")).biased(true),
+        head: TensorRef::new(format!("{}lm_head", llama::prefix(weights, "lm_head", ""))),
+        attn_norm: Some(tensor_ref("ln_1")),
         qkv: vec![matrix("attn.c_attn")],
         qk_norms: None,
         attn_out: matrix("attn.c_proj"),
         post_attn_norm: None,
-        mlp_norm: Some(slot("ln_2")),
+        mlp_norm: Some(tensor_ref("ln_2")),
         up: vec![matrix("mlp.c_fc")],
         down: matrix("mlp.c_proj"),
         post_mlp_norm: None,

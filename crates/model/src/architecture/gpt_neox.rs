@@ -2,7 +2,7 @@
 //! (or one after the other), part of each head rotated, q, k, v head by head.
 
 use super::fields::RopePlace;
-use super::{Arrange, Description, Fields, Layout, Slot, llama};
+use super::{Description, Fields, Layout, RowOrder, TensorRef, llama};
 use crate::config::{Config, NormKind, Positions, QkNorm};
 use crate::error::Result;
 use crate::weights::Weights;
@@ -44,20 +44,22 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
     };
     let attention_bias = f.bool_or("attention_bias", true)?;
     let prefix = llama::prefix(weights, "embed_in", "gpt_neox.");
-    let slot = |name: &str| Slot::new(format!("{prefix}layers.{{}}.{name}")).biased(true);
+    let tensor_ref = |name: &str| TensorRef::new(format!("{prefix}layers.{{}}.{name}")).biased(true);
     let layout = Layout {
-        embedding: Slot::new(format!("{prefix}embed_in")),
+        embedding: TensorRef::new(format!("{prefix}embed_in")),
         position: None,
-        final_norm: Slot::new(format!("{prefix}final_layer_norm")).biased(true),
-        head: Slot::new(format!("{}embed_out", llama::prefix(weights, "embed_out", ""))),
-        attn_norm: Some(slot("input_layernorm")),
-        qkv: vec![slot("attention.query_key_value").biased(attention_bias).arranged(Arrange::HeadThirds)],
+        final_norm: TensorRef::new(format!("{prefix}final_layer_norm")).biased(true),
+        head: TensorRef::new(format!("{}embed_out", llama::prefix(weights, "embed_out", ""))),
+        attn_norm: Some(tensor_ref("input_layernorm")),
+        qkv: vec![
+            tensor_ref("attention.query_key_value").biased(attention_bias).ordered(RowOrder::PerHeadQkv),
+        ],
         qk_norms: None,
-        attn_out: slot("attention.dense").biased(attention_bias),
+        attn_out: tensor_ref("attention.dense").biased(attention_bias),
         post_attn_norm: None,
-        mlp_norm: Some(slot("post_attention_layernorm")),
-        up: vec![slot("mlp.dense_h_to_4h")],
-        down: slot("mlp.dense_4h_to_h"),
+        mlp_norm: Some(tensor_ref("post_attention_layernorm")),
+        up: vec![tensor_ref("mlp.dense_h_to_4h")],
+        down: tensor_ref("mlp.dense_4h_to_h"),
         post_mlp_norm: None,
         norm_offset: 0.0,
     };

@@ -1,6 +1,6 @@
 //! What of a checkpoint's tensors a model reads: which it lacks, and which nobody reads.
 
-use super::{Description, Layout, Slot, is_other_modality};
+use super::{Description, Layout, TensorRef, is_other_modality};
 use crate::config::{Config, Positions};
 use crate::error::Result;
 use crate::weights::Weights;
@@ -81,10 +81,10 @@ impl Layout {
     /// The names of all tensors that a model of this layout reads.
     fn names(&self, config: &Config) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
-        let mut add = |slot: &Slot, layer: usize| {
-            names.insert(slot.weight(layer));
-            if slot.bias {
-                names.insert(slot.bias(layer));
+        let mut add = |tensor_ref: &TensorRef, layer: usize| {
+            names.insert(tensor_ref.weight(layer));
+            if tensor_ref.bias {
+                names.insert(tensor_ref.bias(layer));
             }
         };
         add(&self.embedding, 0);
@@ -93,13 +93,13 @@ impl Layout {
             add(&self.head, 0);
         }
         if config.positions == Positions::Learned {
-            self.position.iter().for_each(|slot| add(slot, 0));
+            self.position.iter().for_each(|tensor_ref| add(tensor_ref, 0));
         }
         for layer in 0..config.depth() {
             let norms = [&self.attn_norm, &self.post_attn_norm, &self.mlp_norm, &self.post_mlp_norm];
             let norms = norms.into_iter().flatten().chain(self.qk_norms.iter().flatten());
             let matrices = self.qkv.iter().chain(&self.up).chain([&self.attn_out, &self.down]);
-            norms.chain(matrices).for_each(|slot| add(slot, layer));
+            norms.chain(matrices).for_each(|tensor_ref| add(tensor_ref, layer));
         }
         names
     }

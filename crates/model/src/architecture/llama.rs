@@ -5,7 +5,7 @@
 //! post_attention_layernorm, mlp.{gate,up,down}_proj}`.
 
 use super::fields::RopePlace;
-use super::{Description, Fields, Layout, Slot};
+use super::{Description, Fields, Layout, TensorRef};
 use crate::config::{Config, NormKind, Positions, QkNorm, Rope, RopeScaling};
 use crate::error::Result;
 use crate::weights::Weights;
@@ -23,8 +23,8 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
     if d.config.architecture == "llama" {
         attention_bias(f, &mut d)?;
         let mlp = f.bool_or("mlp_bias", false)?;
-        for slot in d.layout.up.iter_mut().chain([&mut d.layout.down]) {
-            slot.bias = mlp;
+        for tensor_ref in d.layout.up.iter_mut().chain([&mut d.layout.down]) {
+            tensor_ref.bias = mlp;
         }
     }
     Ok(d)
@@ -33,8 +33,8 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
 /// Sets whether q, k, v and the output of attention have biases.
 pub(super) fn attention_bias(f: &Fields<'_>, d: &mut Description) -> Result<()> {
     let bias = f.bool_or("attention_bias", false)?;
-    for slot in d.layout.qkv.iter_mut().chain([&mut d.layout.attn_out]) {
-        slot.bias = bias;
+    for tensor_ref in d.layout.qkv.iter_mut().chain([&mut d.layout.attn_out]) {
+        tensor_ref.bias = bias;
     }
     Ok(())
 }
@@ -94,33 +94,33 @@ pub(super) fn prefix(weights: &Weights, module: &str, usual: &str) -> String {
 }
 
 fn layout(prefix: &str, head: &str) -> Layout {
-    let slot = |name: &str| Slot::new(format!("{prefix}layers.{{}}.{name}"));
+    let tensor_ref = |name: &str| TensorRef::new(format!("{prefix}layers.{{}}.{name}"));
     Layout {
-        embedding: Slot::new(format!("{prefix}embed_tokens")),
+        embedding: TensorRef::new(format!("{prefix}embed_tokens")),
         position: None,
-        final_norm: Slot::new(format!("{prefix}norm")),
-        head: Slot::new(format!("{head}lm_head")),
-        attn_norm: Some(slot("input_layernorm")),
-        qkv: ["q", "k", "v"].map(|p| slot(&format!("self_attn.{p}_proj"))).to_vec(),
+        final_norm: TensorRef::new(format!("{prefix}norm")),
+        head: TensorRef::new(format!("{head}lm_head")),
+        attn_norm: Some(tensor_ref("input_layernorm")),
+        qkv: ["q", "k", "v"].map(|p| tensor_ref(&format!("self_attn.{p}_proj"))).to_vec(),
         qk_norms: None,
-        attn_out: slot("self_attn.o_proj"),
+        attn_out: tensor_ref("self_attn.o_proj"),
         post_attn_norm: None,
-        mlp_norm: Some(slot("post_attention_layernorm")),
-        up: ["gate", "up"].map(|p| slot(&format!("mlp.{p}_proj"))).to_vec(),
-        down: slot("mlp.down_proj"),
+        mlp_norm: Some(tensor_ref("post_attention_layernorm")),
+        up: ["gate", "up"].map(|p| tensor_ref(&format!("mlp.{p}_proj"))).to_vec(),
+        down: tensor_ref("mlp.down_proj"),
         post_mlp_norm: None,
         norm_offset: 0.0,
     }
 }
 
 /// `self_attn.q_norm` and `self_attn.k_norm`, for the families that have them.
-pub(super) fn qk_norms(layout: &Layout) -> [Slot; 2] {
+pub(super) fn qk_norms(layout: &Layout) -> [TensorRef; 2] {
     let attention = layout.attn_out.name.trim_end_matches("o_proj");
-    ["q_norm", "k_norm"].map(|n| Slot::new(format!("{attention}{n}")))
+    ["q_norm", "k_norm"].map(|n| TensorRef::new(format!("{attention}{n}")))
 }
 
-/// A slot of the layer by its name there.
-pub(super) fn slot(layout: &Layout, name: &str) -> Slot {
+/// A tensor_ref of the layer by its name there.
+pub(super) fn tensor_ref(layout: &Layout, name: &str) -> TensorRef {
     let layer = layout.attn_out.name.trim_end_matches("self_attn.o_proj");
-    Slot::new(format!("{layer}{name}"))
+    TensorRef::new(format!("{layer}{name}"))
 }

@@ -41,38 +41,38 @@ impl Description {
 
 /// How the rows of a stored matrix are to be taken.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Arrange {
+pub(crate) enum RowOrder {
     /// As they are.
-    Rows,
+    AsStored,
     /// The matrix is stored `[k, n]` (GPT-2's Conv1D).
     Transposed,
     /// llama.cpp stores q and k of the Llama family with the two halves of a
     /// head interleaved; undo it, so that one rotation serves all.
-    Interleaved,
+    InterleavedHalves,
     /// GPT-NeoX stores q, k and v head by head; gather all q, then all k, then all v.
-    HeadThirds,
+    PerHeadQkv,
 }
 
 /// Where one matrix or norm lies: a name with `{}` for the layer, to which
 /// `.weight` and `.bias` are added.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Slot {
+pub(crate) struct TensorRef {
     pub(crate) name: String,
     pub(crate) bias: bool,
-    pub(crate) arrange: Arrange,
+    pub(crate) order: RowOrder,
 }
 
-impl Slot {
+impl TensorRef {
     fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), bias: false, arrange: Arrange::Rows }
+        Self { name: name.into(), bias: false, order: RowOrder::AsStored }
     }
 
     fn biased(self, bias: bool) -> Self {
         Self { bias, ..self }
     }
 
-    fn arranged(self, arrange: Arrange) -> Self {
-        Self { arrange, ..self }
+    fn ordered(self, order: RowOrder) -> Self {
+        Self { order, ..self }
     }
 
     /// The name of the weight in a layer.
@@ -89,21 +89,21 @@ impl Slot {
 /// The names of all tensors of a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Layout {
-    pub(crate) embedding: Slot,
-    pub(crate) position: Option<Slot>,
-    pub(crate) final_norm: Slot,
-    pub(crate) head: Slot,
-    pub(crate) attn_norm: Option<Slot>,
+    pub(crate) embedding: TensorRef,
+    pub(crate) position: Option<TensorRef>,
+    pub(crate) final_norm: TensorRef,
+    pub(crate) head: TensorRef,
+    pub(crate) attn_norm: Option<TensorRef>,
     /// One fused matrix, or q, k and v.
-    pub(crate) qkv: Vec<Slot>,
-    pub(crate) qk_norms: Option<[Slot; 2]>,
-    pub(crate) attn_out: Slot,
-    pub(crate) post_attn_norm: Option<Slot>,
-    pub(crate) mlp_norm: Option<Slot>,
+    pub(crate) qkv: Vec<TensorRef>,
+    pub(crate) qk_norms: Option<[TensorRef; 2]>,
+    pub(crate) attn_out: TensorRef,
+    pub(crate) post_attn_norm: Option<TensorRef>,
+    pub(crate) mlp_norm: Option<TensorRef>,
     /// One matrix (plain, or gate and up fused), or gate and up.
-    pub(crate) up: Vec<Slot>,
-    pub(crate) down: Slot,
-    pub(crate) post_mlp_norm: Option<Slot>,
+    pub(crate) up: Vec<TensorRef>,
+    pub(crate) down: TensorRef,
+    pub(crate) post_mlp_norm: Option<TensorRef>,
     /// Added to norm weights (Gemma stores them around zero).
     pub(crate) norm_offset: f32,
 }

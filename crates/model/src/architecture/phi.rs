@@ -13,7 +13,7 @@ pub(super) const DEFAULTS: &str = r#"{
 pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     let mut d = llama::base(f, weights)?;
     d.config.layers = f.layers(d.config.depth(), f.opt_usize("sliding_window")?, 0, |_| true)?;
-    d.layout.qkv = vec![llama::slot(&d.layout, "self_attn.qkv_proj")];
-    d.layout.up = vec![llama::slot(&d.layout, "mlp.gate_up_proj")];
+    d.layout.qkv = vec![llama::tensor_ref(&d.layout, "self_attn.qkv_proj")];
+    d.layout.up = vec![llama::tensor_ref(&d.layout, "mlp.gate_up_proj")];
     Ok(d)
 }

@@ -31,7 +31,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         d.layout.qk_norms = Some(llama::qk_norms(&d.layout));
         llama::attention_bias(f, &mut d)?;
     } else {
-        d.layout.qkv.iter_mut().for_each(|slot| slot.bias = true);
+        d.layout.qkv.iter_mut().for_each(|tensor_ref| tensor_ref.bias = true);
     }
     Ok(d)
 }

@@ -7,7 +7,7 @@ use tokenizers::models::bpe::Vocab;
 
 /// What a token is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum TokenKind {
     Normal,
     Unknown,
     Control,
@@ -21,7 +21,7 @@ pub(super) struct Vocabulary<'a> {
     path: &'a Path,
     header: &'a Header,
     tokens: Vec<&'a str>,
-    kinds: Vec<Kind>,
+    kinds: Vec<TokenKind>,
     ids: Vocab,
 }
 
@@ -44,19 +44,19 @@ impl<'a> Vocabulary<'a> {
         Ok(this)
     }
 
-    fn read_kinds(&self) -> Result<Vec<Kind>> {
+    fn read_kinds(&self) -> Result<Vec<TokenKind>> {
         let Some(values) = self.numbers("token_type")? else {
-            return Ok(vec![Kind::Normal; self.tokens.len()]);
+            return Ok(vec![TokenKind::Normal; self.tokens.len()]);
         };
         self.same_length("token_type", values)?;
         let kind = |(id, value): (usize, Value)| match value.as_usize() {
             // 0 is "undefined", which llama.cpp treats like a normal token.
-            Some(0 | 1) => Ok(Kind::Normal),
-            Some(2) => Ok(Kind::Unknown),
-            Some(3) => Ok(Kind::Control),
-            Some(4) => Ok(Kind::UserDefined),
-            Some(5) => Ok(Kind::Unused),
-            Some(6) => Ok(Kind::Byte),
+            Some(0 | 1) => Ok(TokenKind::Normal),
+            Some(2) => Ok(TokenKind::Unknown),
+            Some(3) => Ok(TokenKind::Control),
+            Some(4) => Ok(TokenKind::UserDefined),
+            Some(5) => Ok(TokenKind::Unused),
+            Some(6) => Ok(TokenKind::Byte),
             _ => Err(self.bad("token_type", format!("token {id} has the impossible type {}", brief(value)))),
         };
         values.iter().enumerate().map(kind).collect()
@@ -167,12 +167,12 @@ impl<'a> Vocabulary<'a> {
     }
 
     /// The kind of a text that is a token.
-    pub(super) fn kind_of(&self, text: &str) -> Option<Kind> {
+    pub(super) fn kind_of(&self, text: &str) -> Option<TokenKind> {
         self.kinds.get(usize::try_from(self.find(text)?).ok()?).copied()
     }
 
     /// Id, text and kind of every token.
-    pub(super) fn entries(&self) -> impl Iterator<Item = (u32, &'a str, Kind)> {
+    pub(super) fn entries(&self) -> impl Iterator<Item = (u32, &'a str, TokenKind)> {
         (0u32..).zip(self.tokens.iter().zip(&self.kinds)).map(|(id, (token, kind))| (id, *token, *kind))
     }
 

@@ -11,7 +11,7 @@ mod spm;
 
 use crate::error::{Error, Result};
 use crate::{files, gguf};
-use metadata::{Kind, Vocabulary, brief};
+use metadata::{TokenKind, Vocabulary, brief};
 use serde::Serialize;
 use serde_json::Value;
 use std::cell::Cell;
@@ -245,9 +245,9 @@ fn added_tokens(vocabulary: &Vocabulary<'_>) -> Vec<AddedToken> {
     let strips = vocabulary.strips_after_marks();
     let added = vocabulary.entries().filter_map(|(_, text, kind)| {
         let special = match kind {
-            Kind::Control | Kind::Unknown => true,
-            Kind::UserDefined => false,
-            Kind::Normal | Kind::Unused | Kind::Byte => return None,
+            TokenKind::Control | TokenKind::Unknown => true,
+            TokenKind::UserDefined => false,
+            TokenKind::Normal | TokenKind::Unused | TokenKind::Byte => return None,
         };
         let strip = strips && !matches!(text, "<unk>" | "<s>" | "<|endoftext|>");
         Some(AddedToken::from(text, special).normalized(false).rstrip(strip))

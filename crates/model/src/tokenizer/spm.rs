@@ -4,7 +4,7 @@
 //! piece with the highest score. A vocabulary with scores therefore is a list of
 //! merges: every way to split a piece into two pieces, best score first.
 
-use super::metadata::{Kind, Vocabulary};
+use super::metadata::{TokenKind, Vocabulary};
 use super::{Built, Style};
 use crate::error::Result;
 use std::cmp::Reverse;
@@ -70,7 +70,7 @@ fn spaces(inner: &mut tokenizers::Tokenizer, prefix: bool) -> tokenizers::Result
 
 /// The token for what no piece and no byte covers.
 fn unknown<'a>(vocabulary: &Vocabulary<'a>) -> Result<&'a str> {
-    let marked = || vocabulary.entries().find(|(_, _, kind)| *kind == Kind::Unknown).map(|(id, ..)| id);
+    let marked = || vocabulary.entries().find(|(_, _, kind)| *kind == TokenKind::Unknown).map(|(id, ..)| id);
     let id = vocabulary.id("unknown_token_id")?.or_else(marked).unwrap_or(0);
     vocabulary.token(id).ok_or_else(|| vocabulary.bad("unknown_token_id", "there is no such token"))
 }
@@ -113,8 +113,8 @@ fn merges(vocabulary: &Vocabulary<'_>) -> Result<Merges> {
 }
 
 /// Whether a token takes part in merges: marks and bytes do not.
-fn joins(kind: Kind) -> bool {
-    matches!(kind, Kind::Normal | Kind::UserDefined | Kind::Unused)
+fn joins(kind: TokenKind) -> bool {
+    matches!(kind, TokenKind::Normal | TokenKind::UserDefined | TokenKind::Unused)
 }
 
 /// A finite score, with one zero.

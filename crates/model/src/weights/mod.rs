@@ -6,7 +6,7 @@ mod open;
 use crate::blocks::Format;
 use crate::error::{Error, Result};
 use crate::gguf;
-use fathom_kernels::Blocks;
+use fathom_kernels::QuantBlocks;
 use fathom_kernels::mapped::Mapped;
 use half::{bf16, f16};
 use open::Builder;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 /// How the elements of a tensor are stored.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Element {
+enum ElementType {
     F64,
     F32,
     F16,
@@ -29,7 +29,7 @@ enum Element {
     Blocks(Format),
 }
 
-impl Element {
+impl ElementType {
     /// Bytes of `elements`, which must fill whole blocks.
     fn bytes(self, elements: usize) -> Option<usize> {
         match self {
@@ -55,9 +55,9 @@ impl Element {
     }
 }
 
-struct Entry {
+struct TensorEntry {
     file: usize,
-    element: Element,
+    element: ElementType,
     shape: Vec<usize>,
     bytes: Range<usize>,
 }
@@ -76,7 +76,7 @@ pub struct Weights(Arc<Inner>);
 
 struct Inner {
     files: Vec<File>,
-    entries: HashMap<String, Entry>,
+    entries: HashMap<String, TensorEntry>,
     /// Tensors whose elements are of a type that is not read, with its name and those that are.
     unsupported: BTreeMap<String, String>,
     /// What a user should know of how the files were read.
@@ -157,7 +157,7 @@ impl Weights {
     pub(crate) fn same(&self, one: &str, other: &str) -> bool {
         let entry = |name: &str| self.0.entries.get(name);
         let (Some(a), Some(b)) = (entry(one), entry(other)) else { return false };
-        let bytes = |e: &Entry| &self.0.files[e.file].map[e.bytes.clone()];
+        let bytes = |e: &TensorEntry| &self.0.files[e.file].map[e.bytes.clone()];
         a.element == b.element && a.shape == b.shape && bytes(a) == bytes(b)
     }
 
@@ -212,7 +212,7 @@ impl Weights {
             rows,
             width,
             scales: match entry.element {
-                Element::F8E4M3 => Some(self.scales(name, rows.max(1), width)?),
+                ElementType::F8E4M3 => Some(self.scales(name, rows.max(1), width)?),
                 _ => None,
             },
         })
@@ -220,7 +220,7 @@ impl Weights {
 
     /// Whether any tensor is of 8-bit floats.
     pub(crate) fn has_fp8(&self) -> bool {
-        self.0.entries.values().any(|entry| entry.element == Element::F8E4M3)
+        self.0.entries.values().any(|entry| entry.element == ElementType::F8E4M3)
     }
 
     /// Checks that a tensor can be given, whatever its shape.
@@ -288,7 +288,7 @@ impl Weights {
     /// The names of tensors that are scales of others.
     pub(crate) fn is_scale(&self, name: &str) -> bool {
         let of = SCALE_SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix));
-        of.and_then(|of| self.0.entries.get(of)).is_some_and(|entry| entry.element == Element::F8E4M3)
+        of.and_then(|of| self.0.entries.get(of)).is_some_and(|entry| entry.element == ElementType::F8E4M3)
     }
 
     /// A vector, whole.
@@ -332,7 +332,7 @@ impl Scales {
 pub struct Tensor<'a> {
     path: &'a Path,
     name: String,
-    element: Element,
+    element: ElementType,
     bytes: &'a [u8],
     rows: usize,
     width: usize,
@@ -354,12 +354,12 @@ impl Tensor<'_> {
         assert!(out.len() == rows.len() * self.width);
         let bytes = self.bytes_of(&rows)?;
         match self.element {
-            Element::F64 => decode(bytes, out, |b: [u8; 8]| f64::from_le_bytes(b) as f32),
-            Element::F32 => decode(bytes, out, f32::from_le_bytes),
-            Element::F16 => decode(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
-            Element::Bf16 => decode(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
-            Element::F8E4M3 => decode(bytes, out, |[b]: [u8; 1]| F8E4M3[usize::from(b)]),
-            Element::Blocks(format) => return self.dequantise(format, rows, out),
+            ElementType::F64 => decode(bytes, out, |b: [u8; 8]| f64::from_le_bytes(b) as f32),
+            ElementType::F32 => decode(bytes, out, f32::from_le_bytes),
+            ElementType::F16 => decode(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
+            ElementType::Bf16 => decode(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
+            ElementType::F8E4M3 => decode(bytes, out, |[b]: [u8; 1]| F8E4M3[usize::from(b)]),
+            ElementType::Blocks(format) => return self.dequantise(format, rows, out),
         }
         if let Some(scales) = &self.scales {
             scales.apply(rows.clone(), self.width, out);
@@ -368,9 +368,9 @@ impl Tensor<'_> {
     }
 
     /// The columns that share a scale, where the tensor is quantised.
-    pub(crate) fn columns_a_scale(&self) -> Option<usize> {
+    pub(crate) fn columns_per_scale(&self) -> Option<usize> {
         match self.element {
-            Element::Blocks(format) => Some(format.numbers_a_scale()),
+            ElementType::Blocks(format) => Some(format.numbers_per_scale()),
             _ => None,
         }
     }
@@ -378,20 +378,20 @@ impl Tensor<'_> {
     /// Reads rows of a quantised tensor as they are stored.
     ///
     /// # Shapes
-    /// `to` holds rows, with a scale for every [`Self::columns_a_scale`] or a part of that.
+    /// `to` holds rows, with a scale for every [`Self::columns_per_scale`] or a part of that.
     ///
     /// # Errors
     /// When a scale or an offset is NaN or infinite.
     ///
     /// # Panics
     /// When the tensor is not quantised, or the lengths do not fit.
-    pub(crate) fn read_blocks(&self, rows: Range<usize>, to: Blocks<'_>) -> Result<()> {
-        let Element::Blocks(format) = self.element else { panic!("'{}' has no blocks", self.name) };
+    pub(crate) fn read_blocks(&self, rows: Range<usize>, to: QuantBlocks<'_>) -> Result<()> {
+        let ElementType::Blocks(format) = self.element else { panic!("'{}' has no blocks", self.name) };
         assert!(to.values.len() == rows.len() * self.width);
-        let count = to.values.len() / format.numbers_a_scale();
-        let Blocks { values, scales, offsets } = to;
+        let count = to.values.len() / format.numbers_per_scale();
+        let QuantBlocks { values, scales, offsets } = to;
         let (own_scales, own_offsets) = (&mut scales[..count], &mut offsets[..count]);
-        format.read(self.bytes_of(&rows)?, Blocks { values, scales: own_scales, offsets: own_offsets });
+        format.read(self.bytes_of(&rows)?, QuantBlocks { values, scales: own_scales, offsets: own_offsets });
         self.check(&rows, own_scales)?;
         self.check(&rows, own_offsets)?;
         spread(scales, count);
@@ -400,10 +400,10 @@ impl Tensor<'_> {
     }
 
     fn dequantise(&self, format: Format, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        let columns = format.numbers_a_scale();
+        let columns = format.numbers_per_scale();
         let (mut values, count) = (vec![0; out.len()], out.len() / columns);
         let (mut scales, mut offsets) = (vec![0.0; count], vec![0.0; count]);
-        let to = Blocks { values: &mut values, scales: &mut scales, offsets: &mut offsets };
+        let to = QuantBlocks { values: &mut values, scales: &mut scales, offsets: &mut offsets };
         self.read_blocks(rows, to)?;
         let blocks = out.chunks_exact_mut(columns).zip(values.chunks_exact(columns));
         for ((out, values), (scale, offset)) in blocks.zip(scales.iter().zip(&offsets)) {

@@ -1,6 +1,6 @@
 //! Opening files of weights: which there are, and where in them each tensor lies.
 
-use super::{Element, Entry, FP8_BLOCK, File, Inner, Weights, names};
+use super::{ElementType, FP8_BLOCK, File, Inner, TensorEntry, Weights, names};
 use crate::blocks::{GGML_TYPES, ggml_name};
 use crate::error::{Error, Result};
 use crate::{files, gguf, pickle};
@@ -83,7 +83,7 @@ fn check_end(path: &Path, name: &str, end: usize, len: usize) -> Result<()> {
 #[derive(Default)]
 pub(super) struct Builder {
     files: Vec<File>,
-    entries: HashMap<String, Entry>,
+    entries: HashMap<String, TensorEntry>,
     unsupported: BTreeMap<String, String>,
     /// Where tensors are to be taken from, if an index says so.
     index: Index,
@@ -225,7 +225,7 @@ impl Builder {
         }
     }
 
-    fn insert(&mut self, path: &Path, name: &str, entry: Entry) -> Result<()> {
+    fn insert(&mut self, path: &Path, name: &str, entry: TensorEntry) -> Result<()> {
         if let Some(name) = self.place(path, name)? {
             self.entries.insert(name, entry);
         }
@@ -251,11 +251,11 @@ impl Builder {
         let file = self.files.len();
         for (name, info) in metadata.tensors() {
             let element = match info.dtype {
-                Dtype::F64 => Element::F64,
-                Dtype::F32 => Element::F32,
-                Dtype::F16 => Element::F16,
-                Dtype::BF16 => Element::Bf16,
-                Dtype::F8_E4M3 => Element::F8E4M3,
+                Dtype::F64 => ElementType::F64,
+                Dtype::F32 => ElementType::F32,
+                Dtype::F16 => ElementType::F16,
+                Dtype::BF16 => ElementType::Bf16,
+                Dtype::F8_E4M3 => ElementType::F8E4M3,
                 other => {
                     let kind = format!("{other:?}");
                     self.insert_unsupported(path, &name, kind, "F64, F32, F16, BF16 and F8_E4M3")?;
@@ -264,7 +264,7 @@ impl Builder {
             };
             let bytes = data + info.data_offsets.0..data + info.data_offsets.1;
             check_end(path, &name, bytes.end, map.len())?;
-            self.insert(path, &name, Entry { file, element, shape: info.shape.clone(), bytes })?;
+            self.insert(path, &name, TensorEntry { file, element, shape: info.shape.clone(), bytes })?;
         }
         self.files.push(File { path: path.to_owned(), map });
         Ok(())
@@ -276,7 +276,7 @@ impl Builder {
         let file = self.files.len();
         for info in &header.tensors {
             let name = &info.name;
-            let Some(element) = Element::from_ggml(info.kind) else {
+            let Some(element) = ElementType::from_ggml(info.kind) else {
                 self.insert_unsupported(path, name, ggml_name(info.kind), GGML_TYPES)?;
                 continue;
             };
@@ -289,7 +289,7 @@ impl Builder {
             };
             let bytes = info.offset..info.offset.saturating_add(len);
             check_end(path, name, bytes.end, map.len())?;
-            self.insert(path, name, Entry { file, element, shape: info.shape.clone(), bytes })?;
+            self.insert(path, name, TensorEntry { file, element, shape: info.shape.clone(), bytes })?;
         }
         self.check_overlaps(path, file)?;
         self.files.push(File { path: path.to_owned(), map });
@@ -349,10 +349,10 @@ impl Builder {
         for tensor in tensors {
             let name = tensor.name;
             let element = match tensor.class {
-                "DoubleStorage" => Element::F64,
-                "FloatStorage" => Element::F32,
-                "HalfStorage" => Element::F16,
-                "BFloat16Storage" => Element::Bf16,
+                "DoubleStorage" => ElementType::F64,
+                "FloatStorage" => ElementType::F32,
+                "HalfStorage" => ElementType::F16,
+                "BFloat16Storage" => ElementType::Bf16,
                 other => {
                     let supported = "DoubleStorage, FloatStorage, HalfStorage and BFloat16Storage";
                     self.insert_unsupported(path, tensor.name, other.to_owned(), supported)?;
@@ -374,7 +374,7 @@ impl Builder {
                 return Err(bad(format!("tensor '{name}' is larger than its data; fetch the file again")));
             }
             let bytes = data.start + skip..data.start + skip + len;
-            self.insert(path, name, Entry { file, element, shape, bytes })?;
+            self.insert(path, name, TensorEntry { file, element, shape, bytes })?;
         }
         self.files.push(File { path: path.to_owned(), map });
         Ok(())

@@ -1,13 +1,13 @@
 //! Carries out requests on one text: from saved clean residuals, with clean keys
 //! and values for what lies before an edit, layer by layer as one batch.
 
-use super::edit::{Action, Edit, Request, Site, Visitor};
+use super::edit::{Action, Edit, EditSink, Request, Site};
 use super::naive;
 use super::tree::{self, Acting, Node};
-use crate::{Limits, Way, Work};
+use crate::{ExecOptions, MemoryPlan, Work};
 use fathom_kernels::Buffer;
 use fathom_kernels::elementwise::add;
-use fathom_model::{Batch, Buffers, KeyValues, Model, Run, Span, Trace};
+use fathom_model::{Batch, Buffers, KvCache, Model, Run, Span, Trace};
 use std::ops::Range;
 
 /// Carries out the requests and hands what they read to the visitor; gives the work
@@ -19,38 +19,38 @@ pub fn execute(
     model: &Model,
     trace: &Trace,
     requests: &[Request],
-    way: &Way<'_>,
-    visitor: &mut dyn Visitor,
+    exec: &ExecOptions<'_>,
+    visitor: &mut dyn EditSink,
 ) -> Work {
     check(model, trace, requests);
     let mut work = asked(model, trace.tokens.len(), requests);
-    if way.naive {
-        naive::execute(model, trace, requests, way.done, visitor);
-        return Work { runs: work.edits, madds: work.madds_naive, ..work };
+    if exec.naive {
+        naive::execute(model, trace, requests, exec.on_progress, visitor);
+        return Work { runs: work.edits, macs: work.macs_naive, ..work };
     }
     let mut b = Buffers::default();
-    for group in Group::all(requests, way.limits.rows) {
+    for group in Group::all(requests, exec.memory.rows) {
         work.runs += group.nodes.len() as u64;
-        work.madds += group.run(model, trace, requests, way, &mut b, visitor);
+        work.macs += group.run(model, trace, requests, exec, &mut b, visitor);
     }
     work
 }
 
 /// The work of [`execute()`] on a text of `tokens` tokens, counted and not done. Values
 /// that actions carry are only compared.
-pub fn count(model: &Model, tokens: usize, requests: &[Request], limits: Limits) -> Work {
+pub fn count(model: &Model, tokens: usize, requests: &[Request], limits: MemoryPlan) -> Work {
     let mut work = asked(model, tokens, requests);
     for group in Group::all(requests, limits.rows) {
         work.runs += group.nodes.len() as u64;
-        work.madds += group.count(model, tokens, requests, limits);
+        work.macs += group.count(model, tokens, requests, limits);
     }
     work
 }
 
 /// What is asked for, before anything is shared.
 fn asked(model: &Model, tokens: usize, requests: &[Request]) -> Work {
-    let madds_naive = requests.iter().map(|r| naive::madds_of(model, tokens, r)).sum();
-    Work { edits: requests.len() as u64, madds_naive, ..Work::default() }
+    let macs_naive = requests.iter().map(|r| naive::macs_of(model, tokens, r)).sum();
+    Work { edits: requests.len() as u64, macs_naive, ..Work::default() }
 }
 
 fn check(model: &Model, trace: &Trace, requests: &[Request]) {
@@ -119,16 +119,16 @@ impl Group {
     }
 
     /// Multiply-adds of [`Self::run`].
-    fn count(&self, model: &Model, tokens: usize, requests: &[Request], limits: Limits) -> u64 {
+    fn count(&self, model: &Model, tokens: usize, requests: &[Request], limits: MemoryPlan) -> u64 {
         let depth = model.config().depth();
         let of_node = |n: &Node| {
             let rows = n.positions.len() as u64;
             let of_layer = |l| {
-                let attention: u64 = n.positions.clone().map(|p| model.attention_madds(l, p)).sum();
-                rows * model.layer_madds_a_row() + attention
+                let attention: u64 = n.positions.clone().map(|p| model.attention_macs(l, p)).sum();
+                rows * model.layer_macs_per_row() + attention
             };
             let again = n.positions.clone().filter(|p| redoes_mlp(model, n, *p)).count() as u64;
-            again * model.mlp_madds_a_row() + (n.level..n.until.min(depth)).map(of_layer).sum::<u64>()
+            again * model.mlp_macs_per_row() + (n.level..n.until.min(depth)).map(of_layer).sum::<u64>()
         };
         let at_once = rows_at_once(model, limits);
         let head_rows = |position: usize| {
@@ -139,7 +139,7 @@ impl Group {
             let readers = self.leaves.iter().filter(reads).count();
             (readers + readers.div_ceil(at_once)) as u64
         };
-        let head = (0..tokens).map(head_rows).sum::<u64>() * model.head_madds_a_row();
+        let head = (0..tokens).map(head_rows).sum::<u64>() * model.head_macs_per_row();
         self.nodes.iter().map(of_node).sum::<u64>() + head
     }
 
@@ -157,15 +157,15 @@ impl Group {
         model: &Model,
         trace: &Trace,
         requests: &[Request],
-        way: &Way<'_>,
+        exec: &ExecOptions<'_>,
         b: &mut Buffers,
-        visitor: &mut dyn Visitor,
+        visitor: &mut dyn EditSink,
     ) -> u64 {
         if self.nodes.is_empty() {
             return 0;
         }
         let depth = model.config().depth();
-        let mut work = Running { model, trace, requests, group: &self, madds: 0, told: 0, way, b };
+        let mut work = Running { model, trace, requests, group: &self, macs: 0, told: 0, exec, b };
         let mut streams: Vec<Vec<f32>> = Vec::with_capacity(self.nodes.len());
         for node in 0..self.nodes.len() {
             streams.push(work.start(node, visitor));
@@ -176,7 +176,7 @@ impl Group {
             work.tell();
         }
         work.head(&streams, visitor);
-        work.madds
+        work.macs
     }
 
     /// The parts of a request's positions and where they lie: node and row in it.
@@ -201,8 +201,8 @@ struct Running<'a> {
     trace: &'a Trace,
     requests: &'a [Request],
     group: &'a Group,
-    way: &'a Way<'a>,
-    madds: u64,
+    exec: &'a ExecOptions<'a>,
+    macs: u64,
     /// Multiply-adds that were told of.
     told: u64,
     b: &'a mut Buffers,
@@ -210,14 +210,14 @@ struct Running<'a> {
 
 impl Running<'_> {
     fn tell(&mut self) {
-        (self.way.done)(self.madds - self.told);
-        self.told = self.madds;
+        (self.exec.on_progress)(self.macs - self.told);
+        self.told = self.macs;
     }
 
     /// The stream at which a node starts: the clean one, changed by the edits that
     /// act on clean values. No attention is needed for it, because the keys and
     /// values of the layer before are clean.
-    fn start(&mut self, node: usize, visitor: &mut dyn Visitor) -> Vec<f32> {
+    fn start(&mut self, node: usize, visitor: &mut dyn EditSink) -> Vec<f32> {
         let d = self.trace.hidden;
         let group = self.group;
         let Node { positions, edits, level, .. } = &group.nodes[node];
@@ -251,7 +251,7 @@ impl Running<'_> {
         let mid: Vec<f32> = h.iter().zip(&attn).map(|(h, a)| h + a).collect();
         if redoes_mlp(self.model, node, position) {
             self.model.mlp(layer, &mid, self.b);
-            self.madds += self.model.mlp_madds_a_row();
+            self.macs += self.model.mlp_macs_per_row();
             mlp.copy_from_slice(&self.b.mlp_out);
         }
         of(Site::Mlp).for_each(|e| e.apply(position, &mut mlp));
@@ -267,7 +267,7 @@ impl Running<'_> {
     }
 
     /// One layer of all runs that are alive there.
-    fn layer(&mut self, l: usize, streams: &mut [Vec<f32>], visitor: &mut dyn Visitor) {
+    fn layer(&mut self, l: usize, streams: &mut [Vec<f32>], visitor: &mut dyn EditSink) {
         let d = self.trace.hidden;
         let alive: Vec<usize> = (0..streams.len())
             .filter(|n| (self.group.nodes[*n].level..self.group.nodes[*n].until).contains(&l))
@@ -278,7 +278,7 @@ impl Running<'_> {
         let (batch, rows) = self.batch(l, &alive);
         let mut h: Vec<f32> = Vec::with_capacity(batch.rows() * d);
         alive.iter().for_each(|n| h.extend_from_slice(&streams[*n]));
-        let past: [&KeyValues; 1] = [&self.trace.keys_values[l]];
+        let past: [&KvCache; 1] = [&self.trace.kv_cache[l]];
         self.model.attention(l, &batch, &past, &h, self.b);
         let mut attn = std::mem::take(&mut self.b.attn_out);
         self.edit(l, Site::Attn, &alive, &rows, &mut attn);
@@ -341,9 +341,9 @@ impl Running<'_> {
                 length: self.trace.tokens.len(),
                 past,
             });
-            self.madds += node.positions.clone().map(|p| self.model.attention_madds(l, p)).sum::<u64>();
+            self.macs += node.positions.clone().map(|p| self.model.attention_macs(l, p)).sum::<u64>();
         }
-        self.madds += self.model.layer_madds_a_row() * next as u64;
+        self.macs += self.model.layer_macs_per_row() * next as u64;
         (self.model.batch(runs), alive.iter().map(|n| rows_of[*n].clone()).collect())
     }
 
@@ -364,7 +364,7 @@ impl Running<'_> {
         layer: usize,
         positions: Range<usize>,
         added: &[f32],
-        visitor: &mut dyn Visitor,
+        visitor: &mut dyn EditSink,
     ) {
         let d = self.trace.hidden;
         for (request, leaf) in &self.group.leaves {
@@ -385,9 +385,9 @@ impl Running<'_> {
     /// The logits that are read, position by position, so that the clean row of a
     /// position is made once for all requests; those of several positions at once, because
     /// the head takes as long for a few rows as for a hundred.
-    fn head(&mut self, streams: &[Vec<f32>], visitor: &mut dyn Visitor) {
+    fn head(&mut self, streams: &[Vec<f32>], visitor: &mut dyn EditSink) {
         let d = self.trace.hidden;
-        let at_once = rows_at_once(self.model, self.way.limits);
+        let at_once = rows_at_once(self.model, self.exec.memory);
         let mut read = Readings::default();
         for position in 0..self.trace.tokens.len() {
             let (readers, rows) = self.readers(streams, position);
@@ -422,12 +422,12 @@ impl Running<'_> {
     }
 
     /// Makes the logits of the rows that were put together and hands them out.
-    fn read(&mut self, read: &mut Readings, visitor: &mut dyn Visitor) {
+    fn read(&mut self, read: &mut Readings, visitor: &mut dyn EditSink) {
         let vocab = self.model.config().vocab;
         let rows = read.rows.len() / self.trace.hidden;
         read.logits.resize(rows * vocab);
         self.model.head(&read.rows, &mut read.logits);
-        self.madds += self.model.head_madds_a_row() * rows as u64;
+        self.macs += self.model.head_macs_per_row() * rows as u64;
         let mut logits = &read.logits[..];
         for (position, requests) in read.of.drain(..) {
             let (clean, rest) = logits.split_at(vocab);
@@ -452,7 +452,7 @@ struct Readings {
 }
 
 /// Rows of logits made at once beside the clean ones.
-fn rows_at_once(model: &Model, limits: Limits) -> usize {
+fn rows_at_once(model: &Model, limits: MemoryPlan) -> usize {
     (limits.bytes / (model.config().vocab * 4)).max(2) - 1
 }
 

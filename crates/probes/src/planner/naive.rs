@@ -1,6 +1,6 @@
 //! Every request as a full forward pass of its own: what the planner is checked against.
 
-use super::edit::{Edit, Request, Site, Visitor};
+use super::edit::{Edit, EditSink, Request, Site};
 use fathom_kernels::elementwise::add;
 use fathom_model::{Buffers, Model, Run, Trace};
 
@@ -10,27 +10,27 @@ pub fn execute(
     trace: &Trace,
     requests: &[Request],
     done: &dyn Fn(u64),
-    visitor: &mut dyn Visitor,
+    visitor: &mut dyn EditSink,
 ) {
     for (index, request) in requests.iter().enumerate() {
         one(model, trace, index, request, visitor);
-        done(madds_of(model, trace.tokens.len(), request));
+        done(macs_of(model, trace.tokens.len(), request));
     }
 }
 
 /// Multiply-adds of one full forward pass with the logits of every position.
-pub fn madds(model: &Model, tokens: usize) -> u64 {
-    model.layers_madds(tokens) + model.head_madds_a_row() * tokens as u64
+pub fn macs(model: &Model, tokens: usize) -> u64 {
+    model.layers_macs(tokens) + model.head_macs_per_row() * tokens as u64
 }
 
 /// Multiply-adds of one request: all layers that it needs from the first on, with the
 /// logits of every position where it reads any.
-pub(super) fn madds_of(model: &Model, tokens: usize, request: &Request) -> u64 {
-    let head = if request.logits.is_empty() { 0 } else { model.head_madds_a_row() * tokens as u64 };
-    model.first_layers_madds(request.until, tokens) + head
+pub(super) fn macs_of(model: &Model, tokens: usize, request: &Request) -> u64 {
+    let head = if request.logits.is_empty() { 0 } else { model.head_macs_per_row() * tokens as u64 };
+    model.first_layers_macs(request.until, tokens) + head
 }
 
-fn one(model: &Model, trace: &Trace, index: usize, request: &Request, visitor: &mut dyn Visitor) {
+fn one(model: &Model, trace: &Trace, index: usize, request: &Request, visitor: &mut dyn EditSink) {
     let (d, tokens) = (trace.hidden, trace.tokens.len());
     let depth = model.config().depth();
     let edit = |l: usize, site: Site, rows: &mut [f32]| {

@@ -50,14 +50,14 @@ fn counts_are_those_made_by_hand() {
     for (name, hand) in [("llama2", llama2()), ("gpt2", gpt2()), ("gemma3", gemma3())] {
         let model = load(name);
         assert_eq!(model.parameters(), hand.parameters, "{name}");
-        assert_eq!(model.head_madds_a_row(), hand.head, "{name}");
-        assert_eq!(model.layer_madds_a_row(), hand.a_row, "{name}");
+        assert_eq!(model.head_macs_per_row(), hand.head, "{name}");
+        assert_eq!(model.layer_macs_per_row(), hand.a_row, "{name}");
         for tokens in [0, 1, 23, 24, 25, 100] {
             // A query meets every position it sees once for its score, once for its value.
             let seen = |window: &u64| (1..=tokens).map(|p| p.min(*window)).sum::<u64>();
             let attention: u64 = hand.windows.iter().map(|w| 2 * hand.queries * seen(w)).sum();
             let want = hand.layers * tokens * hand.a_row + attention;
-            assert_eq!(model.layers_madds(tokens as usize), want, "{name}, {tokens} tokens");
+            assert_eq!(model.layers_macs(tokens as usize), want, "{name}, {tokens} tokens");
         }
     }
 }
@@ -81,7 +81,7 @@ fn costs_of_a_run_add_up() {
         measure(&model, &texts(&lengths), &settings(&Probe::CLEAN), watch(&|| false), &mut ignore).unwrap();
     let tokens: u64 = lengths.iter().map(|n| *n as u64).sum();
     let (levels, width) = (hand.layers + 1, 32);
-    let forward: u64 = lengths.iter().map(|n| model.layers_madds(*n)).sum();
+    let forward: u64 = lengths.iter().map(|n| model.layers_macs(*n)).sum();
     // Five norms and three products a layer; a norm a level and a product a pair of levels.
     let contributions = 8 * hand.layers * tokens * width;
     let similarity = (levels + levels * (levels - 1) / 2) * tokens * width;
@@ -91,6 +91,6 @@ fn costs_of_a_run_add_up() {
         ("lens", levels * tokens * hand.head),
         ("similarity", similarity),
     ];
-    assert!(costs.iter().map(|(name, cost)| (&name[..], cost.madds)).eq(want), "{costs:?}");
-    assert!(costs.values().all(|c| c.madds_naive == c.madds && c.seconds >= 0.0));
+    assert!(costs.iter().map(|(name, cost)| (&name[..], cost.work.macs)).eq(want), "{costs:?}");
+    assert!(costs.values().all(|c| c.work.macs_naive == c.work.macs && c.resources.seconds >= 0.0));
 }

@@ -7,22 +7,24 @@ use super::heat::{ColorScale, Heat, HeatAxis};
 use super::layers::{Series, ValueScale, bar_axis, bars, depth_marks, hovers, numbers};
 use super::legend::{LegendEntry, LegendMark};
 use super::panel::Panel;
-use crate::results::{Effects, Erasure, Gradients, OutputEffect, Results, Skip};
 use crate::text::{self, number};
+use fathom_results::{
+    ErasurePair, GradientsPair, OverPrompts, Results, Rule, SkipAverage, SkipMode, SkipPart, SkipSummary,
+};
 
 /// Pairs that are drawn; the others are listed.
 const DRAWN: usize = 4;
 /// Pairs that are listed.
 const LISTED: usize = 100;
 
-pub(super) fn skip_figures(results: &Results, skip: &Skip) -> Vec<Figure> {
+pub(super) fn skip_figures(results: &Results, skip: &SkipSummary) -> Vec<Figure> {
     let mut all = Vec::new();
-    for (key, effects) in skip.effects() {
-        let (mode, part) = key.split_once('.').unwrap_or((&key, "layer"));
+    let effects = skip.iter().flat_map(|(mode, parts)| parts.iter().map(|(part, e)| ((*mode, *part), e)));
+    for ((mode, part), effects) in effects {
         let what = match part {
-            "attn" => "a layer's attention",
-            "mlp" => "a layer's MLP",
-            _ => "a layer",
+            SkipPart::Attn => "a layer's attention",
+            SkipPart::Mlp => "a layer's MLP",
+            SkipPart::Layer => "a layer",
         };
         all.push(later_layers(results, effects, (mode, part), what));
         if let Some(output) = &effects.output_effect {
@@ -32,21 +34,26 @@ pub(super) fn skip_figures(results: &Results, skip: &Skip) -> Vec<Figure> {
     all
 }
 
-fn later_layers(results: &Results, effects: &Effects, (mode, part): (&str, &str), what: &str) -> Figure {
+fn later_layers(
+    results: &Results,
+    effects: &SkipAverage,
+    (mode, part): (SkipMode, SkipPart),
+    what: &str,
+) -> Figure {
     let (how, reading) = match mode {
-        "future" => (
+        SkipMode::Future => (
             "what later tokens lose",
             "Each row bypasses one layer for all earlier tokens; the colour is how much what a later layer (column) \
              adds for the later tokens changes, relative to its length. A bright row is a layer that others build on; a \
              dark right half means that late layers need little of what the layers before them computed for other tokens.",
         ),
-        "current" => (
+        SkipMode::Current => (
             "what the same tokens lose",
             "Each row bypasses one layer at all tokens; the colour is how much what a later layer (column) adds changes, \
              relative to its length. The diagonal is 1, the layer itself. Dark columns on the right are layers \
              that work independently of the others.",
         ),
-        _ => (
+        SkipMode::Local => (
             "direct dependence",
             "As for later tokens, but each later layer (column) misses only what the bypassed one (row) added, and \
              nothing propagates: the colour is direct use, without the layers in between.",
@@ -61,7 +68,7 @@ fn later_layers(results: &Results, effects: &Effects, (mode, part): (&str, &str)
         scale,
         unit: "change, |D - D'| / |D|",
     };
-    let name = format!("skip_{mode}_{part}");
+    let name = format!("skip_{}_{}", mode.name(), part.name());
     let beyond = heat.beyond().unwrap_or_default();
     let mut figure =
         Figure::of_run(results, name, format!("Skipping {what}: {how}"), reading, Body::heat(heat));
@@ -70,8 +77,13 @@ fn later_layers(results: &Results, effects: &Effects, (mode, part): (&str, &str)
     figure
 }
 
-fn output_figure(results: &Results, output: &OutputEffect, (mode, part): (&str, &str), what: &str) -> Figure {
-    let tokens = if mode == "future" { "at later tokens" } else { "at the same tokens" };
+fn output_figure(
+    results: &Results,
+    output: &OverPrompts<Vec<f64>>,
+    (mode, part): (SkipMode, SkipPart),
+    what: &str,
+) -> Figure {
+    let tokens = if mode == SkipMode::Future { "at later tokens" } else { "at the same tokens" };
     let series = [
         Series::new("largest of any prompt", &output.max, Color::Blue),
         Series::new("mean over prompts", &output.mean, Color::Orange),
@@ -82,8 +94,8 @@ fn output_figure(results: &Results, output: &OutputEffect, (mode, part): (&str, 
     let largest = bars(&output.max, &scale, Color::Blue, true);
     let panel = Panel {
         bars: means.into_iter().chain(largest).collect(),
-        marks: if (mode, part) == ("future", "layer") {
-            depth_marks(results, &["skip_output"])
+        marks: if (mode, part) == (SkipMode::Future, SkipPart::Layer) {
+            depth_marks(results, &[Rule::SkipOutput])
         } else {
             Vec::new()
         },
@@ -94,7 +106,7 @@ fn output_figure(results: &Results, output: &OutputEffect, (mode, part): (&str, 
     let legend = vec![entry(&series[1], LegendMark::Square), entry(&series[0], LegendMark::Tick)];
     Figure::of_run(
         results,
-        format!("skip_{mode}_{part}_output"),
+        format!("skip_{}_{}_output", mode.name(), part.name()),
         format!("Skipping {what}: the output {tokens}"),
         "How far the predicted distribution moves when the layer is bypassed: 0 is no change, the square root of 2 \
          another token with certainty. Low bars are layers the prediction can do without.",
@@ -102,8 +114,8 @@ fn output_figure(results: &Results, output: &OutputEffect, (mode, part): (&str, 
     )
 }
 
-pub(super) fn erasure_figures(results: &Results, pairs: &[Erasure]) -> Vec<Figure> {
-    let draw = |(index, pair): (usize, &Erasure)| {
+pub(super) fn erasure_figures(results: &Results, pairs: &[ErasurePair]) -> Vec<Figure> {
+    let draw = |(index, pair): (usize, &ErasurePair)| {
         let heat = Heat {
             cells: pair.effect.clone(),
             x: visible(&pair.tokens),
@@ -132,13 +144,13 @@ pub(super) fn erasure_figures(results: &Results, pairs: &[Erasure]) -> Vec<Figur
     all
 }
 
-pub(super) fn gradient_figures(results: &Results, pairs: &[Gradients]) -> Vec<Figure> {
-    let draw = |(index, pair): (usize, &Gradients)| {
+pub(super) fn gradient_figures(results: &Results, pairs: &[GradientsPair]) -> Vec<Figure> {
+    let draw = |(index, pair): (usize, &GradientsPair)| {
         let heat = Heat {
-            cells: pair.attribution.clone(),
+            cells: pair.gradients.attribution.clone(),
             x: visible(&pair.tokens),
             y: HeatAxis::Numbers("layer", 0),
-            scale: ColorScale::diverging(pair.attribution.iter().flatten()),
+            scale: ColorScale::diverging(pair.gradients.attribution.iter().flatten()),
             unit: "attribution (probability)",
         };
         let beyond = heat.beyond().unwrap_or_default();
@@ -159,7 +171,9 @@ pub(super) fn gradient_figures(results: &Results, pairs: &[Gradients]) -> Vec<Fi
     };
     let drawn = pairs.iter().enumerate().filter(|(_, pair)| !pair.tokens.is_empty()).take(DRAWN);
     let mut all: Vec<Figure> = drawn.map(draw).collect();
-    let listed = |pair: &Gradients| format!("{} At {}.", asked(&pair.question, &pair.answer), pair.site);
+    let listed = |pair: &GradientsPair| {
+        format!("{} At {}.", asked(&pair.question, &pair.answer), pair.gradients.site.name())
+    };
     list_rest(&mut all, pairs.iter().map(listed).collect());
     all
 }
@@ -169,23 +183,23 @@ fn reading(index: usize, first: &'static str) -> &'static str {
     if index == 0 { first } else { "Read as the first." }
 }
 
-fn gradient_note(pair: &Gradients) -> String {
+fn gradient_note(pair: &GradientsPair) -> String {
+    let found = &pair.gradients;
     let worst = |errors: &[f64]| {
         let worst = errors.iter().copied().filter(|e| e.is_finite()).fold(0.0, f64::max);
         number(100.0 * worst)
     };
-    let apart = pair.interval_error.as_ref().map_or(String::new(), |errors| {
+    let apart = found.interval_error.as_ref().map_or(String::new(), |errors| {
         format!(", and {} % where errors along the path do not cancel", worst(errors))
     });
-    let most = pair.nodes.iter().max().copied().unwrap_or(0);
-    let plain = |text: &str| text::line(text);
+    let most = found.nodes.iter().max().copied().unwrap_or(0);
     format!(
         "{} At {}, baseline {}, {} quadrature with at most {most} nodes; the largest completeness error of a layer is {} %{apart}.",
         asked(&pair.question, &pair.answer),
-        plain(&pair.site),
-        plain(&pair.baseline),
-        plain(&pair.quadrature),
-        worst(&pair.completeness_error)
+        found.site.name(),
+        found.baseline.name(),
+        found.quadrature,
+        worst(&found.completeness_error)
     )
 }
 

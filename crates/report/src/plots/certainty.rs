@@ -8,30 +8,20 @@ use super::figure::{Body, Figure};
 use super::grid::Grid;
 use super::panel::{Band, Bar, Curve, Dots, Mark, Panel};
 use super::table::FigureTable;
-use crate::results::{DepthRow, Resamples, Results, RuleUncertainty, SweepPoint, Width};
-use crate::text::{line, number, value};
+use crate::text::{number, value};
+use fathom_results::{Depth, IntervalWidth, Probe, ResampleHistogram, Results, RuleUncertainty, SweepPoint};
 
 /// Rules that are drawn, far more than there are.
 const PANELS: usize = 24;
-
-/// The probe that a rule reads, or the section of the file for rules unknown here. Figures are named after
-/// it, because a later run in the same folder takes away the figures of the probes by name.
-fn probe_of(rule: &str) -> &'static str {
-    match rule {
-        "cosine" => "contributions",
-        "kl" | "kl_last" | "overlap" => "lens",
-        "settling" => "settling",
-        "skip_layer" | "skip_output" | "influence_number" | "influence_90" => "skip",
-        _ => "uncertainty",
-    }
-}
 
 pub(super) fn certainty_figures(results: &Results) -> Vec<Figure> {
     let Some(uncertainty) = &results.uncertainty else { return Vec::new() };
     let rules: Vec<&RuleUncertainty> = uncertainty.rules.iter().take(PANELS).collect();
     let mut all = Vec::new();
-    for probe in ["contributions", "lens", "settling", "skip", "uncertainty"] {
-        let of_probe = || rules.iter().copied().filter(|rule| probe_of(&rule.rule) == probe);
+    for probe in [Probe::Contributions, Probe::Lens, Probe::Settling, Probe::Skip] {
+        let of_probe = || rules.iter().copied().filter(|rule| rule.rule.probe() == probe);
+        // A later run in the same folder removes the figures of its probes by name.
+        let probe = probe.name();
         all.extend(resamples(results, probe, of_probe()));
         all.extend(thresholds(results, probe, of_probe().filter(|rule| !rule.sweep.is_empty())));
         all.extend(prompts(results, probe, of_probe().filter(|rule| rule.by_prompts.len() > 1)));
@@ -79,8 +69,8 @@ fn resamples<'a>(
     probe: &str,
     rules: impl Iterator<Item = &'a RuleUncertainty>,
 ) -> Option<Figure> {
-    let found: Vec<(String, &Resamples)> =
-        rules.filter_map(|rule| Some((line(&rule.rule), rule.histogram.as_ref()?))).collect();
+    let found: Vec<(&str, &ResampleHistogram)> =
+        rules.filter_map(|rule| Some((rule.rule.name(), rule.histogram.as_ref()?))).collect();
     let width = inner_width(found.len());
     let panels = found.iter().map(|(rule, found)| resample_panel(results, rule, found, width)).collect();
     let numbers = FigureTable {
@@ -102,7 +92,7 @@ fn resamples<'a>(
     )
 }
 
-fn resample_panel(results: &Results, rule: &str, found: &Resamples, width: f64) -> Panel {
+fn resample_panel(results: &Results, rule: &str, found: &ResampleHistogram, width: f64) -> Panel {
     let (edges, heights) = bins(found);
     let (first, last) = (edges[0], edges[edges.len() - 1]);
     let wholes = is_whole(&edges);
@@ -126,7 +116,7 @@ fn resample_panel(results: &Results, rule: &str, found: &Resamples, width: f64) 
     let hover = |(ends, height): (&[f64], &f64)| {
         ([ends[0], ends[1]], format!("depth {}\n{height} resamples", bin_name(ends)))
     };
-    let value = results.depth.iter().find(|row| line(&row.rule) == rule).and_then(DepthRow::estimate);
+    let value = results.depth.iter().find(|row| row.rule.name() == rule).and_then(Depth::shown);
     let mark = |at: f64| Mark {
         at,
         interval: None,
@@ -142,7 +132,7 @@ fn resample_panel(results: &Results, rule: &str, found: &Resamples, width: f64) 
 }
 
 /// The bins as they are drawn: one where the values differ by rounding errors only, which no axis shows.
-fn bins(found: &Resamples) -> (Vec<f64>, Vec<f64>) {
+fn bins(found: &ResampleHistogram) -> (Vec<f64>, Vec<f64>) {
     let heights = found.counts.iter().map(|&count| count as f64);
     let (first, last) = (found.edges[0], found.edges[found.edges.len() - 1]);
     if last - first > 1e-9 * first.abs().max(last.abs()).max(1.0) {
@@ -165,7 +155,7 @@ fn bin_name(ends: &[f64]) -> String {
 }
 
 /// The bins of a rule as rows of a table.
-fn resample_rows(rule: &str, found: &Resamples) -> Vec<(String, Vec<f64>)> {
+fn resample_rows(rule: &str, found: &ResampleHistogram) -> Vec<(String, Vec<f64>)> {
     let bins = found.edges.windows(2).zip(&found.counts);
     let none = (found.none > 0).then(|| (format!("{rule}: none"), vec![found.none as f64]));
     bins.map(|(ends, &count)| (format!("{rule}: {}", bin_name(ends)), vec![count as f64]))
@@ -194,7 +184,7 @@ fn thresholds<'a>(
         let values = vec![value, share, mean, low, high];
         (format!("{rule} at {}", number(point.threshold)), values)
     };
-    let rows = rules.iter().flat_map(|rule| rule.sweep.iter().map(|point| row(&line(&rule.rule), point)));
+    let rows = rules.iter().flat_map(|rule| rule.sweep.iter().map(|point| row(&rule.rule.name(), point)));
     let headings = ["depth", "share of layers", "mean", "interval from", "to"].map(str::to_owned).to_vec();
     let numbers = FigureTable { index: "rule and threshold".to_owned(), headings, rows: rows.collect() };
     of_panels(
@@ -253,7 +243,7 @@ fn threshold_panel(results: &Results, rule: &RuleUncertainty, width: f64) -> Pan
         let interval = point.interval.map_or(String::new(), |[low, high]| {
             format!("\n95 % interval {} to {}", number(low), number(high))
         });
-        let text = format!("{} at {}\ndepth {depth}{interval}", line(&rule.rule), number(point.threshold));
+        let text = format!("{} at {}\ndepth {depth}{interval}", rule.rule.name(), number(point.threshold));
         ([point.threshold - half, point.threshold + half], text)
     };
     Panel {
@@ -261,7 +251,7 @@ fn threshold_panel(results: &Results, rule: &RuleUncertainty, width: f64) -> Pan
         bands: bands.into_iter().map(|points| Band { points, color: Color::Blue, whiskers: false }).collect(),
         marks: used.filter(|at| (x.low..=x.high).contains(at)).map(mark).into_iter().collect(),
         hovers: rule.sweep.iter().map(hover).collect(),
-        ..Panel::new(line(&rule.rule), x, Axis::around("depth", [0.0, layers]))
+        ..Panel::new(rule.rule.name(), x, Axis::around("depth", [0.0, layers]))
     }
 }
 
@@ -273,13 +263,13 @@ fn prompts<'a>(
 ) -> Option<Figure> {
     let rules: Vec<_> = rules.collect();
     let panels = rules.iter().map(|rule| prompt_panel(results, rule)).collect();
-    let row = |rule: &str, width: &Width| {
+    let row = |rule: &str, width: &IntervalWidth| {
         let [low, high] = width.interval.unwrap_or([f64::NAN; 2]);
         let values = vec![low, high, width.width.unwrap_or(f64::NAN), width.none_share];
         (format!("{rule}, {} prompts", width.prompts), values)
     };
     let rows =
-        rules.iter().flat_map(|rule| rule.by_prompts.iter().map(|width| row(&line(&rule.rule), width)));
+        rules.iter().flat_map(|rule| rule.by_prompts.iter().map(|width| row(&rule.rule.name(), width)));
     let headings = ["interval from", "to", "width", "share without a depth"].map(str::to_owned).to_vec();
     let numbers = FigureTable { index: "rule and prompts".to_owned(), headings, rows: rows.collect() };
     of_panels(
@@ -304,7 +294,7 @@ fn prompt_panel(results: &Results, rule: &RuleUncertainty) -> Panel {
         .enumerate()
         .filter_map(|(index, width)| Some((index as f64, drawable(width.interval, layers)?)))
         .collect();
-    let hover = |(index, width): (usize, &Width)| {
+    let hover = |(index, width): (usize, &IntervalWidth)| {
         let interval = width.interval.map_or("no interval".to_owned(), |[low, high]| {
             format!("95 % interval {} to {}", number(low), number(high))
         });
@@ -317,7 +307,7 @@ fn prompt_panel(results: &Results, rule: &RuleUncertainty) -> Panel {
     };
     let names = rule.by_prompts.iter().map(|width| width.prompts.to_string()).collect();
     let x = Axis { step: Some(1.0), names, ..Axis::new("prompts", -0.6, rule.by_prompts.len() as f64 - 0.4) };
-    let value = results.depth.iter().find(|row| row.rule == rule.rule).and_then(DepthRow::estimate);
+    let value = results.depth.iter().find(|row| row.rule == rule.rule).and_then(Depth::shown);
     let value = value.filter(|value| (0.0..=layers).contains(value));
     let level = |at| Mark { at, interval: None, label: String::new(), color: Color::Vermilion };
     // With room around a depth that never changes.
@@ -328,6 +318,6 @@ fn prompt_panel(results: &Results, rule: &RuleUncertainty) -> Panel {
         levels: value.map(level).into_iter().collect(),
         hovers: rule.by_prompts.iter().enumerate().map(hover).collect(),
         y: Axis::around("depth", ends),
-        ..Panel::new(line(&rule.rule), x, Axis::new("depth", 0.0, 1.0))
+        ..Panel::new(rule.rule.name(), x, Axis::new("depth", 0.0, 1.0))
     }
 }

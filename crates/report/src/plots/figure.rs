@@ -1,5 +1,7 @@
 //! One figure: what it shows, how to read it, its numbers, and how to draw it.
 
+use fathom_results::Results;
+
 use super::canvas::{COLUMN, Canvas};
 use super::color::Surface;
 use super::gauge;
@@ -9,7 +11,6 @@ use super::table::FigureTable;
 use super::{raster, svg};
 use crate::error::{Error, Result};
 use crate::gauge::Gauge;
-use crate::results::Results;
 
 /// One figure: what it shows, how to read it, and how to draw it.
 #[derive(Debug, Clone)]

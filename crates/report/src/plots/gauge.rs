@@ -5,7 +5,7 @@ use super::color::Color;
 use super::font::{TEXT, Weight, fitted, wrapped};
 use super::legend::{LegendEntry, LegendMark, draw_legend};
 use super::table::FigureTable;
-use crate::gauge::{Gauge, RuleKind, RuleMark, short};
+use crate::gauge::{Gauge, MarkKind, RuleMark, short};
 
 /// The height of the column of layers.
 const HEIGHT: f64 = 280.0;
@@ -30,15 +30,14 @@ const NOTE: f64 = 17.0;
 /// Lines of a note that are printed.
 const NOTE_LINES: usize = 4;
 
-fn entry(kind: RuleKind) -> LegendEntry {
+fn entry(kind: MarkKind) -> LegendEntry {
     let (label, color, mark) = match kind {
-        RuleKind::UpTo => ("works up to here", Color::Blue, LegendMark::Dot),
-        RuleKind::Doubtful => ("works up to here, with a caution", Color::Soft, LegendMark::Ring),
-        RuleKind::Centre => ("centre of the effect of skipping", Color::Vermilion, LegendMark::Dot),
-        RuleKind::Count => {
+        MarkKind::UpTo => ("works up to here", Color::Blue, LegendMark::Dot),
+        MarkKind::Doubtful => ("works up to here, with a caution", Color::Soft, LegendMark::Ring),
+        MarkKind::Centre => ("centre of the effect of skipping", Color::Vermilion, LegendMark::Dot),
+        MarkKind::Count => {
             ("number of layers that carry it, wherever they are", Color::Purple, LegendMark::Ring)
         }
-        RuleKind::Other => ("another rule", Color::Soft, LegendMark::Ring),
     };
     LegendEntry { label: label.to_owned(), color, mark }
 }
@@ -55,7 +54,7 @@ pub(super) fn table(gauge: &Gauge) -> FigureTable {
 
 /// Draws the gauge from `top` downward.
 pub(super) fn draw(gauge: &Gauge, canvas: &mut Canvas, top: f64) {
-    let kinds = [RuleKind::UpTo, RuleKind::Doubtful, RuleKind::Centre, RuleKind::Count, RuleKind::Other];
+    let kinds = [MarkKind::UpTo, MarkKind::Doubtful, MarkKind::Centre, MarkKind::Count];
     let kinds = kinds.into_iter().filter(|kind| gauge.of_kind(*kind).next().is_some());
     let top = draw_legend(canvas, &kinds.map(entry).collect::<Vec<_>>(), 8.0, top) + 26.0;
     let scale = Scale { layers: gauge.layers as f64, top };
@@ -82,7 +81,7 @@ impl Scale {
 fn draw_column(gauge: &Gauge, canvas: &mut Canvas, scale: &Scale) {
     let steps = gauge.layers.min(STEPS);
     let gap = if gauge.layers <= 64 { 1.0 } else { 0.0 };
-    let rules = gauge.of_kind(RuleKind::UpTo).count();
+    let rules = gauge.of_kind(MarkKind::UpTo).count();
     for step in 0..steps {
         let [low, high] = [step, step + 1].map(|step| scale.layers * step as f64 / steps as f64);
         let height = (scale.y(low) - scale.y(high) - gap).max(0.5);
@@ -92,7 +91,7 @@ fn draw_column(gauge: &Gauge, canvas: &mut Canvas, scale: &Scale) {
         if share > 0.0 {
             canvas.rect(frame, Color::Blue, share);
         }
-        let using = gauge.of_kind(RuleKind::UpTo).filter(|mark| mark.used >= high).count();
+        let using = gauge.of_kind(MarkKind::UpTo).filter(|mark| mark.used >= high).count();
         let name = if high - low > 1.0 {
             format!("layers {low:.0} to {high:.0}")
         } else {
@@ -140,7 +139,7 @@ fn draw_labels(gauge: &Gauge, canvas: &mut Canvas, scale: &Scale) {
 
 fn draw_label(mark: &RuleMark, canvas: &mut Canvas, baseline: f64, layers: f64) {
     let star = if mark.is_mean { "*" } else { "" };
-    let label = format!("{}{star}", fitted(&mark.rule, LABEL_WIDTH, TEXT, Weight::Bold));
+    let label = format!("{}{star}", fitted(mark.rule.name(), LABEL_WIDTH, TEXT, Weight::Bold));
     canvas.bold(LABELS_AT, baseline, Anchor::Start, Color::Text, &label);
     canvas.text(DEPTH_AT, baseline, Anchor::End, Color::Text, &short(mark.value));
     let share = format!("{:.0} %", 100.0 * mark.used / layers);

@@ -7,8 +7,8 @@ use super::grid::Grid;
 use super::legend::{LegendEntry, LegendMark};
 use super::panel::{Bar, Curve, Dots, Mark, Panel};
 use super::table::FigureTable;
-use crate::results::Results;
 use crate::text::{number, value};
+use fathom_results::{Results, Rule};
 
 /// Values outside of these are damage, not measurements; drawing them takes axes of hundreds of decades.
 const LARGEST: f64 = 1e9;
@@ -144,11 +144,11 @@ pub(super) fn bar_axis(label: &str, layers: usize) -> Axis {
 
 /// The effective depths by these rules, those at the same layer together; of rules with a mean, that, which
 /// the interval is of.
-pub(super) fn depth_marks(results: &Results, rules: &[&str]) -> Vec<Mark> {
+pub(super) fn depth_marks(results: &Results, rules: &[Rule]) -> Vec<Mark> {
     let mut marks: Vec<Mark> = Vec::new();
     let mut colors = [Color::Vermilion, Color::Purple].into_iter().cycle();
-    for row in results.depth.iter().filter(|row| rules.contains(&row.rule.as_str())) {
-        let Some(at) = row.estimate().filter(|value| value.is_finite()) else { continue };
+    for row in results.depth.iter().filter(|row| rules.contains(&row.rule)) {
+        let Some(at) = row.shown().filter(|value| value.is_finite()) else { continue };
         let mean = if row.mean.is_some() { " (mean)" } else { "" };
         let interval = row.interval.filter(|ends| ends.iter().all(|end| end.is_finite()));
         match marks.iter_mut().find(|mark| mark.at == at && mark.interval == interval) {

@@ -10,8 +10,10 @@ use super::layers::{Series, ValueScale, bar_axis, bars, depth_marks, hovers, lin
 use super::legend::{LegendEntry, LegendMark};
 use super::panel::{Mark, Panel};
 use super::table::FigureTable;
-use crate::results::{Contributions, DepthRow, Lens, Parts, Results, Settling, Similarity, Summary};
 use crate::text::number;
+use fathom_results::{
+    Contributions, Depth, LensCurves, MeanMedian, Parts, Results, Rule, Settling, Similarity,
+};
 
 pub(super) fn contribution_figures(results: &Results, contributions: &Contributions) -> [Figure; 2] {
     let norms = part_panels(results, &contributions.relative_norm, &ValueScale::log("relative length"), None);
@@ -39,7 +41,7 @@ pub(super) fn contribution_figures(results: &Results, contributions: &Contributi
     ]
 }
 
-fn mean_of_parts(parts: &Parts<Summary>) -> Vec<f64> {
+fn mean_of_parts(parts: &Parts<MeanMedian>) -> Vec<f64> {
     let (attn, mlp, layer) = (&parts.attn.mean, &parts.mlp.mean, &parts.layer.mean);
     attn.iter().zip(mlp).zip(layer).map(|((a, m), l)| (a + m + l) / 3.0).collect()
 }
@@ -47,7 +49,7 @@ fn mean_of_parts(parts: &Parts<Summary>) -> Vec<f64> {
 /// A panel of bars for each part of a layer, and one for the mean of the three where it is read by a rule.
 fn part_panels(
     results: &Results,
-    parts: &Parts<Summary>,
+    parts: &Parts<MeanMedian>,
     scale: &ValueScale,
     mean: Option<&Vec<f64>>,
 ) -> (Body, FigureTable) {
@@ -83,7 +85,7 @@ fn part_panels(
         let series = Series::new("mean of the three", mean, Color::Sky);
         panels.push(Panel {
             bars: bars(mean, scale, Color::Sky, false),
-            marks: depth_marks(results, &["cosine"]),
+            marks: depth_marks(results, &[Rule::Cosine]),
             hovers: hovers("layer", std::slice::from_ref(&series)),
             ..panel("mean of the three", true)
         });
@@ -98,7 +100,7 @@ fn part_panels(
     (Body::Panels(grid), numbers("layer", &columns))
 }
 
-pub(super) fn lens_figures(results: &Results, lens: &Lens) -> [Figure; 4] {
+pub(super) fn lens_figures(results: &Results, lens: &LensCurves) -> [Figure; 4] {
     let layers = results.model.layers;
     let chart = |scale: ValueScale, series: Vec<Series<'_>>, marks: Vec<Mark>, levels: Vec<Mark>| {
         let mut grid = lines(layers, &scale, &series, marks);
@@ -106,11 +108,11 @@ pub(super) fn lens_figures(results: &Results, lens: &Lens) -> [Figure; 4] {
         (Body::Panels(grid), numbers("layer", &series))
     };
     let top = lens.kl_lens_final.iter().copied().filter(|v| v.is_finite()).fold(0.0, f64::max);
-    let kl_levels = thresholds(results, &["kl", "kl_last"], |share| {
+    let kl_levels = thresholds(results, &[Rule::Kl, Rule::KlLast], |share| {
         (share * top, format!("{} of the maximum", number(share)))
     });
     let overlap_levels =
-        thresholds(results, &["overlap"], |share| (share, format!("threshold {}", number(share))));
+        thresholds(results, &[Rule::Overlap], |share| (share, format!("threshold {}", number(share))));
     [
         Figure::of_run(
             results,
@@ -122,7 +124,7 @@ pub(super) fn lens_figures(results: &Results, lens: &Lens) -> [Figure; 4] {
             chart(
                 ValueScale::linear("KL divergence (nats)"),
                 vec![Series::new("KL(lens || output)", &lens.kl_lens_final, Color::Blue)],
-                depth_marks(results, &["kl", "kl_last"]),
+                depth_marks(results, &[Rule::Kl, Rule::KlLast]),
                 kl_levels,
             ),
         ),
@@ -152,7 +154,7 @@ pub(super) fn lens_figures(results: &Results, lens: &Lens) -> [Figure; 4] {
                     Series::new("top-5 overlap", &lens.overlap, Color::Blue),
                     Series::new("same top-1", &lens.top1_agreement, Color::Orange),
                 ],
-                depth_marks(results, &["overlap"]),
+                depth_marks(results, &[Rule::Overlap]),
                 overlap_levels,
             ),
         ),
@@ -176,8 +178,8 @@ pub(super) fn lens_figures(results: &Results, lens: &Lens) -> [Figure; 4] {
 }
 
 /// The thresholds that these rules used, each once.
-fn thresholds(results: &Results, rules: &[&str], level: impl Fn(f64) -> (f64, String)) -> Vec<Mark> {
-    let used = |row: &&DepthRow| rules.contains(&row.rule.as_str());
+fn thresholds(results: &Results, rules: &[Rule], level: impl Fn(f64) -> (f64, String)) -> Vec<Mark> {
+    let used = |row: &&Depth| rules.contains(&row.rule);
     let mut found: Vec<f64> = results.depth.iter().filter(used).filter_map(|row| row.threshold).collect();
     found.dedup();
     let mark = |threshold| {
@@ -261,7 +263,7 @@ pub(super) fn settling_figure(results: &Results, settling: &Settling) -> Figure 
         label: format!("{label} {}", number(at)),
         color,
     };
-    let mut marks = depth_marks(results, &["settling"]);
+    let mut marks = depth_marks(results, &[Rule::Settling]);
     for mark in &mut marks {
         mark.label = mark.label.replacen("settling: ", "mean ", 1);
     }

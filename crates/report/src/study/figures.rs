@@ -9,8 +9,8 @@ use crate::plots::layers::{Series, ValueScale, curves as runs};
 use crate::plots::legend::{LegendEntry, LegendMark};
 use crate::plots::panel::Panel;
 use crate::plots::{Body, Figure, FigureTable};
-use crate::results::Results;
 use crate::text::{line, value};
+use fathom_results::{Results, SkipMode, SkipPart};
 
 /// How a curve is taken from results.
 type Take = fn(&Results) -> Option<Vec<f64>>;
@@ -72,7 +72,7 @@ fn quantities() -> [Quantity; 6] {
                       the square root of 2 another token with certainty.",
             scale: ValueScale::linear("|p - p'|"),
             take: |results| {
-                let effects = results.probes.skip.as_ref()?.future.as_ref()?.layer.as_ref()?;
+                let effects = results.probes.skip.as_ref()?.get(&SkipMode::Future)?.get(&SkipPart::Layer)?;
                 Some(effects.output_effect.as_ref()?.max.clone())
             },
         },
@@ -81,7 +81,7 @@ fn quantities() -> [Quantity; 6] {
 
 /// The effect of each layer on those after it; the last has none after it.
 fn later_layers(results: &Results) -> Option<Vec<f64>> {
-    let rows = &results.probes.skip.as_ref()?.future.as_ref()?.layer.as_ref()?.layer_effect.max;
+    let rows = &results.probes.skip.as_ref()?.get(&SkipMode::Future)?.get(&SkipPart::Layer)?.layer_effect.max;
     let mean = |(skipped, row): (usize, &Vec<f64>)| {
         let later = row.get(skipped + 1..).unwrap_or_default();
         later.iter().sum::<f64>() / later.len() as f64

@@ -8,30 +8,30 @@ use crate::plots::color::Color;
 use crate::plots::legend::{LegendEntry, LegendMark};
 use crate::plots::panel::{Band, Curve, Dots, Panel};
 use crate::plots::{Figure, FigureTable};
-use crate::results::{DepthRow, Results};
 use crate::text::{line, number};
+use fathom_results::{Depth, Results, Rule};
 
 /// Rules and series that are drawn, far more than there are.
 const MOST: usize = 24;
 
 /// The share of the layers that a rule says are used, with the ends of its interval; of rules with a mean, that
 /// of the mean.
-fn share(results: &Results, rule: &str) -> Option<(f64, Option<[f64; 2]>)> {
-    let row: &DepthRow = results.depth.iter().find(|row| row.rule == rule)?;
+fn share(results: &Results, rule: Rule) -> Option<(f64, Option<[f64; 2]>)> {
+    let row: &Depth = results.depth.iter().find(|row| row.rule == rule)?;
     let layers = results.model.layers;
-    let share = |number: f64| Some(row.used_by(number, layers)? / layers as f64);
-    let ratio = share(row.estimate()?).filter(|ratio| (0.0..=1.0 + 1e-9).contains(ratio))?;
-    let ends = row.interval.and_then(|[low, high]| Some([share(low)?, share(high)?]));
+    let share = |number: f64| rule.layers_used(number) / layers as f64;
+    let ratio = Some(share(row.shown()?)).filter(|ratio| (0.0..=1.0 + 1e-9).contains(ratio))?;
+    let ends = row.interval.map(|[low, high]| [share(low), share(high)]);
     let ends = ends.map(|ends| ends.map(|end| end.clamp(0.0, 1.0)));
     Some((ratio, ends.filter(|ends| ends.iter().all(|end| end.is_finite()))))
 }
 
 /// The rules of all cells, in the order of the first that has each.
-fn rules(page: &StudyPage) -> Vec<String> {
-    let mut all: Vec<String> = Vec::new();
+fn rules(page: &StudyPage) -> Vec<Rule> {
+    let mut all: Vec<Rule> = Vec::new();
     for row in page.cells.iter().filter_map(|cell| cell.results.as_ref()).flat_map(|results| &results.depth) {
-        if !all.contains(&row.rule) && all.len() < MOST {
-            all.push(row.rule.clone());
+        if !all.contains(&row.rule) {
+            all.push(row.rule);
         }
     }
     all
@@ -46,7 +46,7 @@ struct Point {
 }
 
 /// A line through points, with whiskers.
-fn add(panel: &mut Panel, numbers: &mut FigureTable, rule: &str, points: &[Point], style: (Color, Stroke)) {
+fn add(panel: &mut Panel, numbers: &mut FigureTable, rule: Rule, points: &[Point], style: (Color, Stroke)) {
     let (color, stroke) = style;
     let dots = if stroke == Stroke::Solid { Dots::Filled } else { Dots::Hollow };
     let at = points.iter().map(|point| (point.x, point.share)).collect();
@@ -55,7 +55,7 @@ fn add(panel: &mut Panel, numbers: &mut FigureTable, rule: &str, points: &[Point
     panel.bands.push(Band { points: ends.collect(), color, whiskers: true });
     for point in points {
         let [low, high] = point.interval.unwrap_or([f64::NAN; 2]);
-        numbers.rows.push((format!("{}: {}", line(rule), point.name), vec![point.share, low, high]));
+        numbers.rows.push((format!("{}: {}", rule.name(), point.name), vec![point.share, low, high]));
     }
 }
 
@@ -115,7 +115,7 @@ pub(super) fn by_size(page: &StudyPage) -> Option<Figure> {
     };
     let mut numbers = share_numbers();
     let panels: Vec<Panel> =
-        rules(page).iter().map(|rule| ratio_panel(page, rule, &groups, &mut numbers)).collect();
+        rules(page).iter().map(|rule| ratio_panel(page, *rule, &groups, &mut numbers)).collect();
     if numbers.rows.is_empty() {
         return None;
     }
@@ -140,10 +140,10 @@ pub(super) fn by_size(page: &StudyPage) -> Option<Figure> {
     Some(study_figure(page, names, reading, grid(legend, panels), numbers))
 }
 
-fn ratio_panel(page: &StudyPage, rule: &str, groups: &Groups, numbers: &mut FigureTable) -> Panel {
+fn ratio_panel(page: &StudyPage, rule: Rule, groups: &Groups, numbers: &mut FigureTable) -> Panel {
     let (low, high) = groups.sizes;
     let x = Axis { log: true, ..Axis::new("billions of parameters", low * 0.7, high * 1.4) };
-    let mut panel = Panel::new(line(rule), x, share_axis());
+    let mut panel = Panel::new(rule.name(), x, share_axis());
     let mut spoken = Vec::new();
     // Data sets stand a little apart, so that their whiskers do not hide each other.
     let apart = 1.0 + 0.05 * (high / low).log10().max(0.2);
@@ -205,7 +205,7 @@ fn difficulty_figure(page: &StudyPage, index: usize, series: &str) -> Option<Fig
     }
     let mut numbers = share_numbers();
     let panels: Vec<Panel> =
-        rules(page).iter().map(|rule| difficulty_panel(page, rule, &graded, &mut numbers)).collect();
+        rules(page).iter().map(|rule| difficulty_panel(page, *rule, &graded, &mut numbers)).collect();
     if numbers.rows.is_empty() {
         return None;
     }
@@ -232,7 +232,7 @@ fn difficulty_figure(page: &StudyPage, index: usize, series: &str) -> Option<Fig
 
 fn difficulty_panel(
     page: &StudyPage,
-    rule: &str,
+    rule: Rule,
     graded: &[(usize, &str, f64)],
     numbers: &mut FigureTable,
 ) -> Panel {
@@ -241,7 +241,7 @@ fn difficulty_panel(
         names: graded.iter().map(|(_, label, _)| line(label).chars().take(12).collect()).collect(),
         ..Axis::new("difficulty", -0.4, graded.len() as f64 - 0.6)
     };
-    let mut panel = Panel::new(line(rule), x, share_axis());
+    let mut panel = Panel::new(rule.name(), x, share_axis());
     let mut spoken = Vec::new();
     for (model, of) in page.models.iter().enumerate() {
         let aside = (0.04 * (model as f64 - (page.models.len() - 1) as f64 / 2.0)).clamp(-0.3, 0.3);

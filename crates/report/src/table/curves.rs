@@ -1,8 +1,10 @@
 //! The curves in the terminal: a sparkline each, and a table by layer.
 
+use fathom_results::{Depth, Results, SkipMode, SkipPart};
+
 use super::lines::{Lines, Weight};
-use crate::gauge::RuleKind;
-use crate::results::{DepthRow, Results};
+use crate::gauge::MarkKind;
+
 use crate::text::column;
 
 /// One measured curve: its name as a line, its heading as a column, its values by layer.
@@ -33,7 +35,8 @@ pub(super) fn curves(results: &Results) -> Vec<NamedCurve<'_>> {
     if let Some(similarity) = &results.probes.similarity {
         add("block influence", "BI", &similarity.block_influence, true);
     }
-    let skip = results.probes.skip.as_ref().and_then(|skip| skip.future.as_ref()?.layer.as_ref());
+    let skip =
+        results.probes.skip.as_ref().and_then(|skip| skip.get(&SkipMode::Future)?.get(&SkipPart::Layer));
     if let Some(output) = skip.and_then(|effects| effects.output_effect.as_ref()) {
         add("skip output", "skip", &output.max, true);
     }
@@ -111,12 +114,12 @@ pub(super) fn by_layer(results: &Results, curves: &[NamedCurve<'_>], lines: &mut
 
 /// Names the rules that put the effective depth at this layer. Rules that count
 /// layers put it nowhere.
-fn rules_at(rows: &[DepthRow], layer: usize) -> String {
-    let here = |row: &&DepthRow| {
+fn rules_at(rows: &[Depth], layer: usize) -> String {
+    let here = |row: &&Depth| {
         row.value.is_some_and(|value| value.floor() == layer as f64)
-            && RuleKind::of(&row.rule) != RuleKind::Count
+            && MarkKind::of(row.rule) != MarkKind::Count
     };
-    let names: Vec<&str> = rows.iter().filter(here).map(|row| row.rule.as_str()).collect();
+    let names: Vec<&str> = rows.iter().filter(here).map(|row| row.rule.name()).collect();
     if names.is_empty() { String::new() } else { format!("  <- {}", names.join(", ")) }
 }
 

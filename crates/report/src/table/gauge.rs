@@ -1,11 +1,10 @@
 //! The depth gauge in the terminal: a bar for each rule from the first layer to the last.
 
+use fathom_results::Results;
 use unicode_width::UnicodeWidthStr;
 
 use super::lines::{Lines, Weight};
-use crate::gauge::{Gauge, RuleKind, RuleMark};
-use crate::results::Results;
-use crate::text::line;
+use crate::gauge::{Gauge, MarkKind, RuleMark};
 
 /// The longest bar, in columns.
 const BAR: usize = 60;
@@ -21,8 +20,7 @@ pub(super) fn bars(results: &Results, lines: &mut Lines) {
     }
     lines.line(Weight::Plain, "");
     lines.line(Weight::Faint, &format!("{:name$}  share of the {} layers", "rule", gauge.layers));
-    let marks =
-        results.depth.iter().filter_map(|row| gauge.marks.iter().find(|mark| mark.rule == line(&row.rule)));
+    let marks = results.depth.iter().filter_map(|row| gauge.marks.iter().find(|mark| mark.rule == row.rule));
     for mark in marks {
         let label: String = mark.label().chars().take(name).collect();
         let (filled, rest) = bar(mark, gauge.layers, width, lines.style.unicode);
@@ -41,10 +39,10 @@ pub(super) fn bars(results: &Results, lines: &mut Lines) {
 fn legend(gauge: &Gauge, indent: usize, lines: &mut Lines) {
     let Marks { full, below, above, centre, count, doubt, .. } = Marks::of(lines.style.unicode);
     let kinds = [
-        (RuleKind::UpTo, full, "works up to here"),
-        (RuleKind::Doubtful, doubt, "the same with a caution"),
-        (RuleKind::Centre, centre, "centre of the effect of skipping a layer"),
-        (RuleKind::Count, count, "number of layers that carry it"),
+        (MarkKind::UpTo, full, "works up to here"),
+        (MarkKind::Doubtful, doubt, "the same with a caution"),
+        (MarkKind::Centre, centre, "centre of the effect of skipping a layer"),
+        (MarkKind::Count, count, "number of layers that carry it"),
     ];
     let shown = kinds.into_iter().filter(|(kind, ..)| gauge.of_kind(*kind).next().is_some());
     let entries = shown.map(|(_, mark, meaning)| format!("{mark} {meaning}"));
@@ -93,13 +91,13 @@ fn bar(mark: &RuleMark, layers: usize, width: usize, unicode: bool) -> (String, 
     let [low, high] = mark.used_interval().map_or([column(mark.used); 2], |ends| ends.map(column));
     let used = column(mark.used).max(1);
     let cell = |at: usize| match mark.kind {
-        RuleKind::UpTo if at < used.min(low) => marks.full,
-        RuleKind::UpTo if at < used => marks.below,
-        RuleKind::UpTo if at < high => marks.above,
-        RuleKind::Doubtful if at == used - 1 => marks.doubt,
-        RuleKind::Centre if at == used - 1 => marks.centre,
-        RuleKind::Count | RuleKind::Other if at == used - 1 => marks.count,
-        RuleKind::UpTo => marks.empty,
+        MarkKind::UpTo if at < used.min(low) => marks.full,
+        MarkKind::UpTo if at < used => marks.below,
+        MarkKind::UpTo if at < high => marks.above,
+        MarkKind::Doubtful if at == used - 1 => marks.doubt,
+        MarkKind::Centre if at == used - 1 => marks.centre,
+        MarkKind::Count if at == used - 1 => marks.count,
+        MarkKind::UpTo => marks.empty,
         _ if (low.saturating_sub(1)..used).contains(&at) => marks.below,
         _ if (used..high).contains(&at) => marks.above,
         _ => marks.empty,
@@ -116,7 +114,7 @@ mod tests {
     #[test]
     fn a_bar_is_filled_to_the_depth_and_its_interval_is_marked() {
         let mark = |kind, interval| RuleMark {
-            rule: String::new(),
+            rule: fathom_results::Rule::Kl,
             kind,
             value: 5.0,
             is_mean: false,
@@ -126,11 +124,11 @@ mod tests {
         };
         let drawn = |kind, interval, unicode| bar(&mark(kind, interval), 10, 10, unicode);
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
-        assert_eq!(drawn(RuleKind::UpTo, Some([3.0, 7.0]), true), pair("████▓▓▒▒", "··"));
-        assert_eq!(drawn(RuleKind::UpTo, None, false), pair("######", "...."));
-        assert_eq!(drawn(RuleKind::Centre, Some([4.0, 6.0]), false), pair("....=+-", "..."));
-        assert_eq!(drawn(RuleKind::Count, None, true), pair("·····○", "····"));
-        assert_eq!(drawn(RuleKind::Doubtful, Some([2.0, 6.0]), true), pair("··▓▓▓?▒", "···"));
-        assert_eq!(drawn(RuleKind::UpTo, Some([-1e300, 1e300]), false), pair("======----", ""));
+        assert_eq!(drawn(MarkKind::UpTo, Some([3.0, 7.0]), true), pair("████▓▓▒▒", "··"));
+        assert_eq!(drawn(MarkKind::UpTo, None, false), pair("######", "...."));
+        assert_eq!(drawn(MarkKind::Centre, Some([4.0, 6.0]), false), pair("....=+-", "..."));
+        assert_eq!(drawn(MarkKind::Count, None, true), pair("·····○", "····"));
+        assert_eq!(drawn(MarkKind::Doubtful, Some([2.0, 6.0]), true), pair("··▓▓▓?▒", "···"));
+        assert_eq!(drawn(MarkKind::UpTo, Some([-1e300, 1e300]), false), pair("======----", ""));
     }
 }
