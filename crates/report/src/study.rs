@@ -263,20 +263,8 @@ mod tests {
     }
 
     #[test]
-    fn the_page_holds_answers_cells_tables_and_reasons() {
+    fn the_page_holds_every_figure() {
         let page = render(&example()).unwrap();
-        for part in [
-            "Do larger models use more of their depth?",
-            "There is no evidence",
-            "1 comparison by other rules, not tested",
-            "overlap: from small to large",
-            "not measured: killed",
-            "href=\"model-0&#x2f;data-1&#x2f;report.html\"",
-            "19 to 24 of 30",
-            "18 (0.63)",
-        ] {
-            assert!(page.contains(part), "{part}");
-        }
         assert_eq!(page.matches("<svg").count(), figures(&example()).len());
     }
 

@@ -122,19 +122,6 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_holds_the_depths_the_curves_and_the_layers() {
-        let text = summary(&fixture::results(), style(true, 100));
-        for part in ["example/model-135m", "gsm8k: 32 prompts, 6411 tokens", "[21, 22.50]", "never changes"] {
-            assert!(text.contains(part), "{part} in\n{text}");
-        }
-        assert!(text.lines().any(|line| line.starts_with("cos layer") && line.contains('█')));
-        assert!(
-            text.lines().any(|line| line.trim_start().starts_with("22 ") && line.ends_with("<- kl, overlap"))
-        );
-        assert_eq!(text.lines().last().unwrap().split_whitespace().next(), Some("30"));
-    }
-
-    #[test]
     fn without_unicode_there_is_only_ascii() {
         let mut results = fixture::results();
         results.model.id = "modèle/深い".to_owned();
@@ -169,32 +156,6 @@ mod tests {
         results.probes = ProbeResults::default();
         results.depth.clear();
         assert_eq!(summary(&results, style(true, 80)).lines().count(), 3);
-    }
-
-    /// An interval stands on a line with the number that it is of.
-    #[test]
-    fn the_largest_and_the_mean_have_a_line_each() {
-        let mut results = fixture::results();
-        results.depth.push(fixture::skip_output());
-        results.depth[0].caution = Some("the KL curve rises later".to_owned());
-        let text = summary(&results, style(false, 100));
-        let at = text.lines().position(|line| line.starts_with("skip_output")).unwrap();
-        let lines: Vec<&str> = text.lines().skip(at).take(2).map(str::trim).collect();
-        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        assert_eq!(words(lines[0]), ["skip_output", "11", "0.40", "-", "-"]);
-        assert_eq!(words(lines[1]), ["mean", "13.50", "0.48", "[12.80,", "14.10]"]);
-        assert!(
-            text.contains("    the KL curve rises later")
-                && text.contains("the largest effect of any prompt")
-        );
-    }
-
-    #[test]
-    fn the_answer_comes_before_the_numbers() {
-        let text = summary(&fixture::results(), style(false, 100));
-        let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} in\n{text}"));
-        assert!(at("do the work") < at("threshold") && at("threshold") < at("share of the 30 layers"));
-        assert!(text.lines().any(|line| line.starts_with("settling") && line.ends_with("78 %")));
     }
 
     #[test]
