@@ -18,6 +18,7 @@ mod page;
 pub mod plots;
 pub mod study;
 pub mod table;
+mod text;
 
 pub use error::{Error, Result};
 use fathom_results::{Folder, Results, folder};

@@ -11,7 +11,8 @@ use minijinja::value::Serde;
 use minijinja::{Environment, Value as Cell, context};
 use sha2::{Digest, Sha256};
 
-use crate::plots::{Figure, Numbers};
+use crate::plots::{Figure, FigureTable};
+use crate::text::{digits, significant};
 use crate::{Error, Result};
 
 const STYLE: &str = include_str!("page/style.css");
@@ -47,7 +48,7 @@ pub(crate) fn render(name: &str, template: &str, page: Cell) -> Result<String> {
 
 /// A figure with its numbers, as the templates take it.
 pub(crate) fn figure(figure: &Figure) -> Result<Cell> {
-    let numbers = figure.numbers();
+    let numbers = figure.table();
     let large = numbers.rows.len() * numbers.headings.len() > LARGE_TABLE;
     let (text, rows) =
         if large { (plain_table(numbers), Vec::new()) } else { (String::new(), cells(numbers)) };
@@ -67,58 +68,26 @@ pub(crate) fn figure(figure: &Figure) -> Result<Cell> {
     })
 }
 
-fn cells(numbers: &Numbers) -> Vec<(&str, Vec<String>)> {
+fn cells(numbers: &FigureTable) -> Vec<(&str, Vec<String>)> {
     numbers
         .rows
         .iter()
-        .map(|(row, values)| (row.as_str(), values.iter().copied().map(number).collect()))
+        .map(|(row, values)| (row.as_str(), values.iter().copied().map(digits).collect()))
         .collect()
 }
 
 /// A table as lines of numbers with three digits between tabs, for spreadsheets.
-fn plain_table(numbers: &Numbers) -> String {
+fn plain_table(numbers: &FigureTable) -> String {
     let head = [&numbers.index].into_iter().chain(&numbers.headings).cloned().collect::<Vec<_>>().join("\t");
     let line = |(row, values): &(String, Vec<f64>)| {
-        values.iter().fold(row.clone(), |line, value| line + "\t" + &digits(*value, 2))
+        values.iter().fold(row.clone(), |line, value| line + "\t" + &significant(*value, 3))
     };
     [head].into_iter().chain(numbers.rows.iter().map(line)).collect::<Vec<_>>().join("\n")
-}
-
-/// Four significant digits without trailing zeros; nothing for a missing value.
-pub(crate) fn number(value: f64) -> String {
-    digits(value, 3)
-}
-
-/// So many digits after the first, without trailing zeros; nothing for a missing value.
-fn digits(value: f64, after: usize) -> String {
-    if !value.is_finite() {
-        return String::new();
-    }
-    // Printing in scientific form and reading back rounds to significant digits.
-    let rounded: f64 = format!("{value:.after$e}").parse().unwrap_or(value);
-    if value.fract() == 0.0 && value.abs() < 1e15 {
-        format!("{value}")
-    } else if rounded.abs() < 1e-4 || rounded.abs() >= 1e15 {
-        format!("{rounded:e}")
-    } else {
-        format!("{rounded}")
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_keep_four_digits() {
-        let check = |value, text: &str| assert_eq!(number(value), text);
-        check(22.0, "22");
-        check(0.123456, "0.1235");
-        check(-1234.56, "-1235");
-        check(0.0000123456, "1.235e-5");
-        check(f64::NAN, "");
-        check(123456.0, "123456");
-    }
 
     #[test]
     fn the_permission_is_for_the_script_as_it_stands_in_the_page() {

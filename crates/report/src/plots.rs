@@ -1,74 +1,41 @@
 //! The figures of a results folder, as SVG and PNG.
 //!
-//! A figure is first described as data (bars, curves, marks, cells) and then drawn, so that the page can show
-//! the same numbers as a table, and so that tests look at data and not at pixels.
+//! A figure is first described as data (bars, curves, marks, cells) and then drawn, so that the page can print the same
+//! numbers as a table, and tests can compare data instead of pixels. Drawing makes a list of elements, which is written
+//! as SVG or painted as PNG.
 //!
-//! - `observed`, `causal`, `certainty`: which figures there are, by what they are about.
-//! - `layers`, `panel`, `heat`: charts over layers, pairs of axes in grids, heat maps.
-//! - `canvas`: colours, sizes, and how a drawing becomes SVG or PNG.
-//! - `text`: numbers and tokens as labels.
+//! - `observed`, `causal`, `certainty`: the figures of the probes that only observe the model, of those that change its
+//!   run, and of the uncertainty of the depths.
+//! - `figure`, `table`: one figure, and its numbers.
+//! - `layers`, `panel`, `axis`, `grid`, `legend`: charts over layers, pairs of axes, small multiples.
+//! - `heat`, `gauge`: heat maps, the depth gauge.
+//! - `canvas`, `color`, `font`: the elements of a drawing, its colours and its font.
+//! - `svg`, `raster`: the two forms of a drawing.
 
+pub(crate) mod axis;
 pub(crate) mod canvas;
 mod causal;
 mod certainty;
+pub(crate) mod color;
+mod figure;
+mod font;
+mod gauge;
+pub(crate) mod grid;
 mod heat;
 pub(crate) mod layers;
+pub(crate) mod legend;
 mod observed;
 pub(crate) mod panel;
-pub(crate) mod text;
+mod raster;
+mod svg;
+mod table;
 
-use self::canvas::{Canvas, Place};
-use self::panel::Grid;
+pub(crate) use self::figure::Body;
+pub use self::figure::Figure;
+pub use self::table::FigureTable;
+
 use crate::gauge::Gauge;
-use crate::{Error, Result};
 use fathom_results::Results;
-
-/// One figure: what it shows, how to read it, and how to draw it.
-#[derive(Debug, Clone)]
-pub struct Figure {
-    /// The file name without its extension: the probe and the quantity.
-    pub name: String,
-    /// The title.
-    pub title: String,
-    /// How to read it, in about two lines.
-    pub reading: &'static str,
-    /// What this figure alone needs said, such as its question and answer; often empty. Text from outside,
-    /// not escaped.
-    pub note: String,
-    /// What was measured as well but is not drawn, as far as it is listed.
-    pub(crate) listed: Vec<String>,
-    /// How much is not drawn.
-    pub(crate) not_drawn: usize,
-    caption: String,
-    numbers: Numbers,
-    body: Body,
-}
-
-/// The numbers behind a figure: one column per heading, mostly rows by layer.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Numbers {
-    /// What the row index is, such as `layer`.
-    pub index: String,
-    /// The headings of the columns after the index.
-    pub headings: Vec<String>,
-    /// The index and the values of each row; a missing value is NaN.
-    pub rows: Vec<(String, Vec<f64>)>,
-}
-
-/// What is drawn below the title.
-#[derive(Debug, Clone)]
-pub(crate) enum Body {
-    Panels(Grid),
-    Heat(heat::Heat),
-    Gauge(Gauge),
-}
-
-impl From<heat::Heat> for (Body, Numbers) {
-    fn from(heat: heat::Heat) -> Self {
-        let numbers = heat.numbers();
-        (Body::Heat(heat), numbers)
-    }
-}
 
 /// Every figure for which the results hold numbers, in the order of the report.
 pub fn figures(results: &Results) -> Vec<Figure> {
@@ -98,123 +65,18 @@ pub fn figures(results: &Results) -> Vec<Figure> {
 /// The name of the depth gauge among the figures.
 pub const GAUGE: &str = "depth_gauge";
 
-/// The depth gauge: all layers as a column, and where each rule puts the depth. Nothing without a rule.
+/// The depth gauge: all layers as a column, and where each rule puts the depth. `None` without a rule.
 pub fn depth_gauge(results: &Results) -> Option<Figure> {
-    let gauge = Gauge::of(results)?;
-    let numbers = gauge.numbers();
-    Some(figure(
+    let found = Gauge::of(results)?;
+    let table = gauge::table(&found);
+    Some(Figure::of_run(
         results,
         GAUGE,
         "How much of the depth does useful work",
         "The column is the model, its first layer at the bottom. A layer is filled by the share of the rules in blue \
          that count it as needed; each mark is a rule with its 95 % interval over prompts.",
-        (Body::Gauge(gauge), numbers),
+        (Body::Gauge(found), table),
     ))
-}
-
-pub(crate) fn figure(
-    results: &Results,
-    name: impl Into<String>,
-    title: impl Into<String>,
-    reading: &'static str,
-    (body, numbers): (Body, Numbers),
-) -> Figure {
-    let caption = format!("{} on {}", results.model.id, results.data.id);
-    Figure::new(name, title, reading, caption, body, numbers)
-}
-
-impl Figure {
-    pub(crate) fn new(
-        name: impl Into<String>,
-        title: impl Into<String>,
-        reading: &'static str,
-        caption: String,
-        body: Body,
-        numbers: Numbers,
-    ) -> Self {
-        Self {
-            name: name.into(),
-            title: title.into(),
-            reading,
-            note: String::new(),
-            listed: Vec::new(),
-            not_drawn: 0,
-            caption,
-            numbers,
-            body,
-        }
-    }
-
-    /// The figure as an SVG file on white.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Draw`] when the picture of a heat map cannot be made.
-    pub fn svg(&self) -> Result<String> {
-        self.drawn(Place::File)
-    }
-
-    /// The figure as an element for the page: transparent, in the page's colours, with values on hovering.
-    pub(crate) fn inline_svg(&self) -> Result<String> {
-        self.drawn(Place::Page)
-    }
-
-    fn drawn(&self, place: Place) -> Result<String> {
-        let mut canvas = self.canvas(place);
-        let top = canvas.head(&self.title, &self.caption);
-        let Body::Heat(heat) = &self.body else {
-            self.draw(&mut canvas, top);
-            return Ok(canvas.svg(""));
-        };
-        let frame = heat.draw(&mut canvas, top);
-        canvas.place_for_markup();
-        Ok(canvas.svg(&heat.image(frame)?))
-    }
-
-    /// The figure as a PNG file on white.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Draw`] when the drawing library fails.
-    pub fn png(&self) -> Result<Vec<u8>> {
-        let mut canvas = self.canvas(Place::File);
-        let top = canvas.head(&self.title, &self.caption);
-        self.draw(&mut canvas, top);
-        canvas.png().map_err(|reason| Error::Draw { what: format!("{}.png", self.name), reason })
-    }
-
-    fn draw(&self, canvas: &mut Canvas, top: f64) {
-        match &self.body {
-            Body::Panels(grid) => grid.draw(canvas, top),
-            Body::Gauge(gauge) => gauge.draw(canvas, top),
-            Body::Heat(heat) => {
-                let frame = heat.draw(canvas, top);
-                heat.rectangles(canvas, frame);
-            }
-        }
-    }
-
-    fn canvas(&self, place: Place) -> Canvas {
-        Canvas::new(&self.name, self.width(), place)
-    }
-
-    fn width(&self) -> f64 {
-        match &self.body {
-            Body::Panels(grid) => grid.width,
-            Body::Heat(heat) => heat.width(),
-            Body::Gauge(_) => canvas::COLUMN,
-        }
-    }
-
-    /// Whether the figure takes both columns of the page.
-    pub(crate) fn is_wide(&self) -> bool {
-        self.width() > canvas::COLUMN
-    }
-
-    /// The numbers that the figure shows.
-    pub fn numbers(&self) -> &Numbers {
-        &self.numbers
-    }
 }
 
 #[cfg(test)]
@@ -404,7 +266,7 @@ mod tests {
         let results = fixture::results();
         let figure =
             figures(&results).into_iter().find(|figure| figure.name == "similarity_angular_last").unwrap();
-        let numbers = figure.numbers();
+        let numbers = figure.table();
         assert_eq!((numbers.rows.len(), numbers.rows[0].0.as_str(), numbers.headings.len()), (30, "1", 30));
         for (n, values) in &numbers.rows {
             let n: usize = n.parse().unwrap();
@@ -412,8 +274,8 @@ mod tests {
         }
     }
 
-    fn named(results: &Results, name: &str) -> Numbers {
-        figures(results).into_iter().find(|figure| figure.name == name).unwrap().numbers().clone()
+    fn named(results: &Results, name: &str) -> FigureTable {
+        figures(results).into_iter().find(|figure| figure.name == name).unwrap().table().clone()
     }
 
     #[test]

@@ -43,14 +43,14 @@
   const cell = (image, event) => {
     const lines = table(image);
     const [rows, columns] = [lines.length - 1, lines[0].length - 1];
-    const turned = "turned" in image.dataset;
+    const transposed = "transposed" in image.dataset;
     const box = image.getBoundingClientRect();
     const at = (share, count) => Math.min(count - 1, Math.max(0, Math.floor(share * count)));
-    const x = at((event.clientX - box.left) / box.width, turned ? rows : columns);
-    const height = turned ? columns : rows;
+    const x = at((event.clientX - box.left) / box.width, transposed ? rows : columns);
+    const height = transposed ? columns : rows;
     const top = at((event.clientY - box.top) / box.height, height);
     const y = "down" in image.dataset ? top : height - 1 - top;
-    const [row, column] = turned ? [x, y] : [y, x];
+    const [row, column] = transposed ? [x, y] : [y, x];
     const [side, above] = lines[0][0].split(", by ");
     const value = lines[row + 1][column + 1] || "no value";
     return `${side} ${lines[row + 1][0]}\n${above} ${lines[0][column + 1]}\n${value}`;

@@ -1,11 +1,13 @@
 //! The figures of the probes that change the model's run: skip, erasure and gradients.
 
-use super::canvas::Ink;
-use super::heat::{Axis, Heat, Scale as Colours};
-use super::layers::{Scale, Series, bar_axis, bars, depth_marks, hovers, numbers};
-use super::panel::{Entry, Grid, Panel, Shape};
-use super::text::{self, number};
-use super::{Body, Figure, figure};
+use super::color::Color;
+use super::figure::{Body, Figure};
+use super::grid::Grid;
+use super::heat::{ColorScale, Heat, HeatAxis};
+use super::layers::{Series, ValueScale, bar_axis, bars, depth_marks, hovers, numbers};
+use super::legend::{LegendEntry, LegendMark};
+use super::panel::Panel;
+use crate::text::{self, number};
 use fathom_results::{
     ErasurePair, GradientsPair, OverPrompts, Results, Rule, SkipAverage, SkipMode, SkipPart, SkipSummary,
 };
@@ -58,17 +60,18 @@ fn later_layers(
         ),
     };
     let cells = effects.layer_effect.max.clone();
-    let scale = Colours::capped(cells.iter().flatten());
+    let scale = ColorScale::capped(cells.iter().flatten());
     let heat = Heat {
         cells,
-        x: Axis::Numbers("later layer", 0),
-        y: Axis::Down("skipped layer", 0),
+        x: HeatAxis::Numbers("later layer", 0),
+        y: HeatAxis::Down("skipped layer", 0),
         scale,
         unit: "change, |D - D'| / |D|",
     };
     let name = format!("skip_{}_{}", mode.name(), part.name());
     let beyond = heat.beyond().unwrap_or_default();
-    let mut figure = figure(results, name, format!("Skipping {what}: {how}"), reading, heat.into());
+    let mut figure =
+        Figure::of_run(results, name, format!("Skipping {what}: {how}"), reading, Body::heat(heat));
     figure.note =
         format!("Largest effect over prompts and tokens; no layer acts on an earlier one. {beyond}");
     figure
@@ -82,13 +85,13 @@ fn output_figure(
 ) -> Figure {
     let tokens = if mode == SkipMode::Future { "at later tokens" } else { "at the same tokens" };
     let series = [
-        Series::new("largest of any prompt", &output.max, Ink::Blue),
-        Series::new("mean over prompts", &output.mean, Ink::Orange),
+        Series::new("largest of any prompt", &output.max, Color::Blue),
+        Series::new("mean over prompts", &output.mean, Color::Orange),
     ];
-    let scale = Scale::linear("change, |p - p'|");
+    let scale = ValueScale::linear("change, |p - p'|");
     let y = scale.axis(output.max.iter().chain(&output.mean));
-    let means = bars(&output.mean, &scale, Ink::Orange, false);
-    let largest = bars(&output.max, &scale, Ink::Blue, true);
+    let means = bars(&output.mean, &scale, Color::Orange, false);
+    let largest = bars(&output.max, &scale, Color::Blue, true);
     let panel = Panel {
         bars: means.into_iter().chain(largest).collect(),
         marks: if (mode, part) == (SkipMode::Future, SkipPart::Layer) {
@@ -99,9 +102,9 @@ fn output_figure(
         hovers: hovers("skipped layer", &series),
         ..Panel::new("", bar_axis("skipped layer", results.model.layers), y)
     };
-    let entry = |series: &Series<'_>, shape| Entry { shape, ..series.entry() };
-    let legend = vec![entry(&series[1], Shape::Square), entry(&series[0], Shape::Tick)];
-    figure(
+    let entry = |series: &Series<'_>, mark| LegendEntry { mark, ..series.entry() };
+    let legend = vec![entry(&series[1], LegendMark::Square), entry(&series[0], LegendMark::Tick)];
+    Figure::of_run(
         results,
         format!("skip_{}_{}_output", mode.name(), part.name()),
         format!("Skipping {what}: the output {tokens}"),
@@ -116,11 +119,11 @@ pub(super) fn erasure_figures(results: &Results, pairs: &[ErasurePair]) -> Vec<F
         let heat = Heat {
             cells: pair.effect.clone(),
             x: visible(&pair.tokens),
-            y: Axis::Numbers("erased before layer", 0),
-            scale: Colours::rising(pair.effect.iter().flatten()),
+            y: HeatAxis::Numbers("erased before layer", 0),
+            scale: ColorScale::sequential(pair.effect.iter().flatten()),
             unit: "change of the answer, |p - p'|",
         };
-        let mut figure = figure(
+        let mut figure = Figure::of_run(
             results,
             format!("erasure_effect_{}", index + 1),
             format!("Until which layer a token matters: pair {}", index + 1),
@@ -130,7 +133,7 @@ pub(super) fn erasure_figures(results: &Results, pairs: &[ErasurePair]) -> Vec<F
              colour is how much the prediction of the answer changes. Where a column turns dark, the model has taken from \
              that token what it needs. The last columns are the answer's own tokens.",
             ),
-            heat.into(),
+            Body::heat(heat),
         );
         figure.note = asked(&pair.question, &pair.answer);
         figure
@@ -146,12 +149,12 @@ pub(super) fn gradient_figures(results: &Results, pairs: &[GradientsPair]) -> Ve
         let heat = Heat {
             cells: pair.gradients.attribution.clone(),
             x: visible(&pair.tokens),
-            y: Axis::Numbers("layer", 0),
-            scale: Colours::diverging(pair.gradients.attribution.iter().flatten()),
+            y: HeatAxis::Numbers("layer", 0),
+            scale: ColorScale::diverging(pair.gradients.attribution.iter().flatten()),
             unit: "attribution (probability)",
         };
         let beyond = heat.beyond().unwrap_or_default();
-        let mut figure = figure(
+        let mut figure = Figure::of_run(
             results,
             format!("gradients_attribution_{}", index + 1),
             format!("What the answer owes to each token: pair {}", index + 1),
@@ -161,7 +164,7 @@ pub(super) fn gradient_figures(results: &Results, pairs: &[GradientsPair]) -> Ve
              row adds up to the change against the baseline. Rows where only the last tokens have colour are layers by \
              which the question has been read.",
             ),
-            heat.into(),
+            Body::heat(heat),
         );
         figure.note = format!("{} {beyond}", gradient_note(pair));
         figure
@@ -208,8 +211,8 @@ fn asked(question: &str, answer: &str) -> String {
     )
 }
 
-fn visible(texts: &[String]) -> Axis {
-    Axis::Tokens(texts.iter().map(|text| text::visible(text)).collect())
+fn visible(texts: &[String]) -> HeatAxis {
+    HeatAxis::Tokens(texts.iter().map(|text| text::visible(text)).collect())
 }
 
 /// Lists what was not drawn under the last figure.

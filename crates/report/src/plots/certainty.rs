@@ -1,10 +1,14 @@
 //! How sure the depths are: resamples, other thresholds, fewer prompts. A figure for each probe, a panel for
 //! each of its rules.
 
-use super::canvas::{COLUMN, Ink, PAGE, Stroke};
-use super::panel::{Axis, Band, Bar, Curve, Dots, Grid, Mark, Panel};
-use super::text::{number, value};
-use super::{Body, Figure, Numbers, figure};
+use super::axis::Axis;
+use super::canvas::{COLUMN, PAGE, Stroke};
+use super::color::Color;
+use super::figure::{Body, Figure};
+use super::grid::Grid;
+use super::panel::{Band, Bar, Curve, Dots, Mark, Panel};
+use super::table::FigureTable;
+use crate::text::{number, value};
 use fathom_results::{Depth, IntervalWidth, Probe, ResampleHistogram, Results, RuleUncertainty, SweepPoint};
 
 /// Rules that are drawn, far more than there are.
@@ -31,7 +35,7 @@ fn of_panels(
     (probe, kind): (&str, &str),
     (title, reading): (&str, &'static str),
     panels: Vec<Panel>,
-    numbers: Numbers,
+    numbers: FigureTable,
 ) -> Option<Figure> {
     if panels.is_empty() {
         return None;
@@ -40,7 +44,7 @@ fn of_panels(
     let width = if columns > 2 { PAGE } else { COLUMN };
     let grid = Grid { legend: Vec::new(), columns, panels, height: 130.0, width };
     let body = (Body::Panels(grid), numbers);
-    Some(figure(results, format!("{probe}_{kind}"), format!("{title}: {probe}"), reading, body))
+    Some(Figure::of_run(results, format!("{probe}_{kind}"), format!("{title}: {probe}"), reading, body))
 }
 
 /// How many small multiples stand side by side.
@@ -69,7 +73,7 @@ fn resamples<'a>(
         rules.filter_map(|rule| Some((rule.rule.name(), rule.histogram.as_ref()?))).collect();
     let width = inner_width(found.len());
     let panels = found.iter().map(|(rule, found)| resample_panel(results, rule, found, width)).collect();
-    let numbers = Numbers {
+    let numbers = FigureTable {
         index: "rule and depth".to_owned(),
         headings: vec!["resamples".to_owned()],
         rows: found.iter().flat_map(|(rule, found)| resample_rows(rule, found)).collect(),
@@ -106,7 +110,7 @@ fn resample_panel(results: &Results, rule: &str, found: &ResampleHistogram, widt
         from: ends[0] + gap,
         to: ends[1] - gap,
         value: height.min(1e9),
-        ink: Ink::Blue,
+        color: Color::Blue,
         stroke: false,
     });
     let hover = |(ends, height): (&[f64], &f64)| {
@@ -117,7 +121,7 @@ fn resample_panel(results: &Results, rule: &str, found: &ResampleHistogram, widt
         at,
         interval: None,
         label: format!("all prompts: {}", number(at)),
-        ink: Ink::Vermilion,
+        color: Color::Vermilion,
     };
     Panel {
         bars: bars.collect(),
@@ -182,7 +186,7 @@ fn thresholds<'a>(
     };
     let rows = rules.iter().flat_map(|rule| rule.sweep.iter().map(|point| row(&rule.rule.name(), point)));
     let headings = ["depth", "share of layers", "mean", "interval from", "to"].map(str::to_owned).to_vec();
-    let numbers = Numbers { index: "rule and threshold".to_owned(), headings, rows: rows.collect() };
+    let numbers = FigureTable { index: "rule and threshold".to_owned(), headings, rows: rows.collect() };
     of_panels(
         results,
         (probe, "thresholds"),
@@ -213,7 +217,7 @@ fn threshold_panel(results: &Results, rule: &RuleUncertainty, width: f64) -> Pan
     let runs = points.split(|point| point.1.is_none()).filter(|run| !run.is_empty());
     let curve = |run: &[(f64, Option<f64>)]| Curve {
         points: run.iter().filter_map(|(x, y)| Some((*x, (*y)?))).collect(),
-        ink: Ink::Blue,
+        color: Color::Blue,
         stroke: Stroke::Solid,
         dots: Dots::Filled,
     };
@@ -231,7 +235,8 @@ fn threshold_panel(results: &Results, rule: &RuleUncertainty, width: f64) -> Pan
         Axis::around("threshold", [0.0, highest])
     };
     let used = results.depth.iter().find(|row| row.rule == rule.rule).and_then(|row| row.threshold);
-    let mark = |at: f64| Mark { at, interval: None, label: format!("used: {}", number(at)), ink: Ink::Soft };
+    let mark =
+        |at: f64| Mark { at, interval: None, label: format!("used: {}", number(at)), color: Color::Soft };
     let half = points.windows(2).map(|two| (two[1].0 - two[0].0) / 2.0).fold(0.5, f64::min);
     let hover = |point: &SweepPoint| {
         let depth = estimate(point).map_or("none".to_owned(), value);
@@ -243,7 +248,7 @@ fn threshold_panel(results: &Results, rule: &RuleUncertainty, width: f64) -> Pan
     };
     Panel {
         curves: runs.map(curve).collect(),
-        bands: bands.into_iter().map(|points| Band { points, ink: Ink::Blue, whiskers: false }).collect(),
+        bands: bands.into_iter().map(|points| Band { points, color: Color::Blue, whiskers: false }).collect(),
         marks: used.filter(|at| (x.low..=x.high).contains(at)).map(mark).into_iter().collect(),
         hovers: rule.sweep.iter().map(hover).collect(),
         ..Panel::new(rule.rule.name(), x, Axis::around("depth", [0.0, layers]))
@@ -266,7 +271,7 @@ fn prompts<'a>(
     let rows =
         rules.iter().flat_map(|rule| rule.by_prompts.iter().map(|width| row(&rule.rule.name(), width)));
     let headings = ["interval from", "to", "width", "share without a depth"].map(str::to_owned).to_vec();
-    let numbers = Numbers { index: "rule and prompts".to_owned(), headings, rows: rows.collect() };
+    let numbers = FigureTable { index: "rule and prompts".to_owned(), headings, rows: rows.collect() };
     of_panels(
         results,
         (probe, "prompts"),
@@ -304,12 +309,12 @@ fn prompt_panel(results: &Results, rule: &RuleUncertainty) -> Panel {
     let x = Axis { step: Some(1.0), names, ..Axis::new("prompts", -0.6, rule.by_prompts.len() as f64 - 0.4) };
     let value = results.depth.iter().find(|row| row.rule == rule.rule).and_then(Depth::shown);
     let value = value.filter(|value| (0.0..=layers).contains(value));
-    let level = |at| Mark { at, interval: None, label: String::new(), ink: Ink::Vermilion };
+    let level = |at| Mark { at, interval: None, label: String::new(), color: Color::Vermilion };
     // With room around a depth that never changes.
     let room = value.into_iter().flat_map(|value| [(value - 1.0).max(0.0), value + 1.0]);
     let ends = found.iter().flat_map(|(_, ends)| ends).copied().chain(room);
     Panel {
-        bands: vec![Band { points: found.clone(), ink: Ink::Blue, whiskers: true }],
+        bands: vec![Band { points: found.clone(), color: Color::Blue, whiskers: true }],
         levels: value.map(level).into_iter().collect(),
         hovers: rule.by_prompts.iter().enumerate().map(hover).collect(),
         y: Axis::around("depth", ends),

@@ -1,9 +1,13 @@
 //! Curves and bars over layers, as panels, as numbers, and as what is said on hovering.
 
-use super::Numbers;
-use super::canvas::{COLUMN, Ink, Stroke};
-use super::panel::{Axis, Bar, Curve, Dots, Entry, Grid, Mark, Panel, Shape};
-use super::text::{number, value};
+use super::axis::Axis;
+use super::canvas::{COLUMN, Stroke};
+use super::color::Color;
+use super::grid::Grid;
+use super::legend::{LegendEntry, LegendMark};
+use super::panel::{Bar, Curve, Dots, Mark, Panel};
+use super::table::FigureTable;
+use crate::text::{number, value};
 use fathom_results::{Results, Rule};
 
 /// Values outside of these are damage, not measurements; drawing them takes axes of hundreds of decades.
@@ -16,30 +20,30 @@ const SMALLEST: f64 = 1e-9;
 pub(crate) struct Series<'a> {
     pub(crate) label: String,
     pub(crate) values: &'a [f64],
-    pub(crate) ink: Ink,
+    pub(crate) color: Color,
     pub(crate) stroke: Stroke,
 }
 
 impl<'a> Series<'a> {
-    pub(crate) fn new(label: impl Into<String>, values: &'a [f64], ink: Ink) -> Self {
-        Self { label: label.into(), values, ink, stroke: Stroke::Solid }
+    pub(crate) fn new(label: impl Into<String>, values: &'a [f64], color: Color) -> Self {
+        Self { label: label.into(), values, color, stroke: Stroke::Solid }
     }
 
-    pub(crate) fn entry(&self) -> Entry {
-        Entry { label: self.label.clone(), ink: self.ink, shape: Shape::Line(self.stroke) }
+    pub(crate) fn entry(&self) -> LegendEntry {
+        LegendEntry { label: self.label.clone(), color: self.color, mark: LegendMark::Line(self.stroke) }
     }
 }
 
 /// What the y axis of a chart over layers is.
 #[derive(Debug, Clone)]
-pub(crate) struct Scale {
+pub(crate) struct ValueScale {
     pub(crate) label: &'static str,
     pub(crate) log: bool,
     /// The ends, where they are known beforehand.
     pub(crate) range: Option<[f64; 2]>,
 }
 
-impl Scale {
+impl ValueScale {
     /// From zero, or from below it where there are values.
     pub(crate) fn linear(label: &'static str) -> Self {
         Self { label, log: false, range: None }
@@ -73,29 +77,34 @@ impl Scale {
 }
 
 /// The unbroken runs of values that can be drawn, so that a gap stays visible.
-pub(crate) fn curves(series: &Series<'_>, scale: &Scale) -> Vec<Curve> {
+pub(crate) fn curves(series: &Series<'_>, scale: &ValueScale) -> Vec<Curve> {
     let points: Vec<(f64, f64)> = series.values.iter().enumerate().map(|(l, &v)| (l as f64, v)).collect();
     points
         .split(|point| !scale.drawable(point.1))
         .filter(|run| !run.is_empty())
-        .map(|run| Curve { points: run.to_vec(), ink: series.ink, stroke: series.stroke, dots: Dots::None })
+        .map(|run| Curve {
+            points: run.to_vec(),
+            color: series.color,
+            stroke: series.stroke,
+            dots: Dots::None,
+        })
         .collect()
 }
 
 /// A bar around each layer.
-pub(crate) fn bars(values: &[f64], scale: &Scale, ink: Ink, stroke: bool) -> Vec<Bar> {
+pub(crate) fn bars(values: &[f64], scale: &ValueScale, color: Color, stroke: bool) -> Vec<Bar> {
     let bar = |(l, &value): (usize, &f64)| {
         let half = if stroke { 0.5 } else { 0.4 };
-        Bar { from: l as f64 - half, to: l as f64 + half, value, ink, stroke }
+        Bar { from: l as f64 - half, to: l as f64 + half, value, color, stroke }
     };
     values.iter().enumerate().filter(|(_, value)| scale.drawable(**value)).map(bar).collect()
 }
 
 /// The values of all series, a row for each layer.
-pub(crate) fn numbers(index: &str, series: &[Series<'_>]) -> Numbers {
+pub(crate) fn numbers(index: &str, series: &[Series<'_>]) -> FigureTable {
     let length = series.iter().map(|series| series.values.len()).max().unwrap_or(0);
     let at = |l: usize| series.iter().map(|s| s.values.get(l).copied().unwrap_or(f64::NAN)).collect();
-    Numbers {
+    FigureTable {
         index: index.to_owned(),
         headings: series.iter().map(|series| series.label.clone()).collect(),
         rows: (0..length).map(|l| (l.to_string(), at(l))).collect(),
@@ -115,7 +124,7 @@ pub(crate) fn hovers(index: &str, series: &[Series<'_>]) -> Vec<([f64; 2], Strin
 }
 
 /// Lines over the streams before each of the layers and after the last.
-pub(super) fn lines(layers: usize, scale: &Scale, series: &[Series<'_>], marks: Vec<Mark>) -> Grid {
+pub(super) fn lines(layers: usize, scale: &ValueScale, series: &[Series<'_>], marks: Vec<Mark>) -> Grid {
     let x = Axis::whole("layer", 0.0, layers as f64, Grid::inner_width(COLUMN, 1));
     let y = scale.axis(series.iter().flat_map(|series| series.values));
     let panel = Panel {
@@ -137,7 +146,7 @@ pub(super) fn bar_axis(label: &str, layers: usize) -> Axis {
 /// the interval is of.
 pub(super) fn depth_marks(results: &Results, rules: &[Rule]) -> Vec<Mark> {
     let mut marks: Vec<Mark> = Vec::new();
-    let mut inks = [Ink::Vermilion, Ink::Purple].into_iter().cycle();
+    let mut colors = [Color::Vermilion, Color::Purple].into_iter().cycle();
     for row in results.depth.iter().filter(|row| rules.contains(&row.rule)) {
         let Some(at) = row.shown().filter(|value| value.is_finite()) else { continue };
         let mean = if row.mean.is_some() { " (mean)" } else { "" };
@@ -146,7 +155,7 @@ pub(super) fn depth_marks(results: &Results, rules: &[Rule]) -> Vec<Mark> {
             Some(mark) => mark.label = mark.label.replacen(": ", &format!(", {}: ", row.rule), 1),
             None => {
                 let label = format!("{}{mean}: {}", row.rule, number(at));
-                marks.push(Mark { at, interval, label, ink: inks.next().unwrap_or(Ink::Vermilion) });
+                marks.push(Mark { at, interval, label, color: colors.next().unwrap_or(Color::Vermilion) });
             }
         }
     }

@@ -2,10 +2,13 @@
 
 use super::figures::{grid, study_figure, style};
 use super::{StudyData, StudyModel, StudyPage};
-use crate::plots::canvas::{Ink, Stroke};
-use crate::plots::panel::{Axis, Band, Curve, Dots, Entry, Panel, Shape};
-use crate::plots::text::{line, number};
-use crate::plots::{Figure, Numbers};
+use crate::plots::axis::Axis;
+use crate::plots::canvas::Stroke;
+use crate::plots::color::Color;
+use crate::plots::legend::{LegendEntry, LegendMark};
+use crate::plots::panel::{Band, Curve, Dots, Panel};
+use crate::plots::{Figure, FigureTable};
+use crate::text::{line, number};
 use fathom_results::{Depth, Results, Rule};
 
 /// Rules and series that are drawn, far more than there are.
@@ -43,21 +46,21 @@ struct Point {
 }
 
 /// A line through points, with whiskers.
-fn add(panel: &mut Panel, numbers: &mut Numbers, rule: Rule, points: &[Point], style: (Ink, Stroke)) {
-    let (ink, stroke) = style;
+fn add(panel: &mut Panel, numbers: &mut FigureTable, rule: Rule, points: &[Point], style: (Color, Stroke)) {
+    let (color, stroke) = style;
     let dots = if stroke == Stroke::Solid { Dots::Filled } else { Dots::Hollow };
     let at = points.iter().map(|point| (point.x, point.share)).collect();
-    panel.curves.push(Curve { points: at, ink, stroke, dots });
+    panel.curves.push(Curve { points: at, color, stroke, dots });
     let ends = points.iter().filter_map(|point| Some((point.x, point.interval?)));
-    panel.bands.push(Band { points: ends.collect(), ink, whiskers: true });
+    panel.bands.push(Band { points: ends.collect(), color, whiskers: true });
     for point in points {
         let [low, high] = point.interval.unwrap_or([f64::NAN; 2]);
         numbers.rows.push((format!("{}: {}", rule.name(), point.name), vec![point.share, low, high]));
     }
 }
 
-fn share_numbers() -> Numbers {
-    Numbers {
+fn share_numbers() -> FigureTable {
+    FigureTable {
         index: "rule and cell".to_owned(),
         headings: ["share of the layers", "interval from", "to"].map(str::to_owned).to_vec(),
         rows: Vec::new(),
@@ -116,19 +119,19 @@ pub(super) fn by_size(page: &StudyPage) -> Option<Figure> {
     if numbers.rows.is_empty() {
         return None;
     }
-    let entry = |(index, data): (usize, &StudyData)| Entry {
+    let entry = |(index, data): (usize, &StudyData)| LegendEntry {
         label: line(&data.name),
-        ink: style(index).0,
-        shape: Shape::Dot,
+        color: style(index).0,
+        mark: LegendMark::Dot,
     };
-    let mut legend: Vec<Entry> = page.data.iter().enumerate().map(entry).collect();
+    let mut legend: Vec<LegendEntry> = page.data.iter().enumerate().map(entry).collect();
     if let [first, rest @ ..] = &groups.kinds[..]
         && !rest.is_empty()
     {
         let named = |kind: &Option<String>| kind.as_deref().map_or("no type".to_owned(), line);
         let rest = rest.iter().map(named).collect::<Vec<_>>().join(", ");
-        legend.push(Entry { label: named(first), ink: Ink::Soft, shape: Shape::Dot });
-        legend.push(Entry { label: rest, ink: Ink::Soft, shape: Shape::Ring });
+        legend.push(LegendEntry { label: named(first), color: Color::Soft, mark: LegendMark::Dot });
+        legend.push(LegendEntry { label: rest, color: Color::Soft, mark: LegendMark::Ring });
     }
     let names = ("study_ratio_by_size".to_owned(), "Do larger models use more of their depth?".to_owned());
     let reading = "Share of the layers that each rule says are used, against the size of the model (log scale), with 95 % \
@@ -137,7 +140,7 @@ pub(super) fn by_size(page: &StudyPage) -> Option<Figure> {
     Some(study_figure(page, names, reading, grid(legend, panels), numbers))
 }
 
-fn ratio_panel(page: &StudyPage, rule: Rule, groups: &Groups, numbers: &mut Numbers) -> Panel {
+fn ratio_panel(page: &StudyPage, rule: Rule, groups: &Groups, numbers: &mut FigureTable) -> Panel {
     let (low, high) = groups.sizes;
     let x = Axis { log: true, ..Axis::new("billions of parameters", low * 0.7, high * 1.4) };
     let mut panel = Panel::new(rule.name(), x, share_axis());
@@ -207,9 +210,9 @@ fn difficulty_figure(page: &StudyPage, index: usize, series: &str) -> Option<Fig
         return None;
     }
     let entry = |(index, model): (usize, &StudyModel)| {
-        let (ink, stroke) = style(index);
-        let shape = if stroke == Stroke::Solid { Shape::Dot } else { Shape::Ring };
-        Entry { label: line(&model.name), ink, shape }
+        let (color, stroke) = style(index);
+        let mark = if stroke == Stroke::Solid { LegendMark::Dot } else { LegendMark::Ring };
+        LegendEntry { label: line(&model.name), color, mark }
     };
     let legend = page.models.iter().enumerate().map(entry).collect();
     let name = match series {
@@ -231,7 +234,7 @@ fn difficulty_panel(
     page: &StudyPage,
     rule: Rule,
     graded: &[(usize, &str, f64)],
-    numbers: &mut Numbers,
+    numbers: &mut FigureTable,
 ) -> Panel {
     let x = Axis {
         step: Some(1.0),
@@ -283,13 +286,13 @@ mod tests {
     #[test]
     fn shares_are_those_of_the_cells_and_intervals_are_shares_too() {
         let page = example();
-        let numbers = named(&page, "study_ratio_by_size").numbers().clone();
+        let numbers = named(&page, "study_ratio_by_size").table().clone();
         let (name, values) = &numbers.rows[0];
         assert_eq!((name.as_str(), values[0]), ("kl: small, hard", 19.0 / 30.0));
         // The fixture's interval of kl is 21 to 22.5, in layers counted from 0.
         assert!((values[1] - 22.0 / 30.0).abs() < 1e-12 && (values[2] - 23.5 / 30.0).abs() < 1e-12);
         // From easy to hard, although the study lists them the other way round.
-        let numbers = named(&page, "study_ratio_by_difficulty_1").numbers().clone();
+        let numbers = named(&page, "study_ratio_by_difficulty_1").table().clone();
         assert_eq!(numbers.rows[0].0, "kl: small, easy");
         assert_eq!(numbers.rows[1].0, "kl: small, hard");
     }

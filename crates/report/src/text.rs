@@ -1,4 +1,4 @@
-//! Text in figures: numbers in few digits, and tokens made visible and harmless.
+//! Text in figures and tables: numbers in few digits, and tokens made visible and harmless.
 
 /// The longest text of a token on an axis, in characters.
 const LONGEST: usize = 12;
@@ -22,6 +22,42 @@ pub(crate) fn decimal(value: f64) -> String {
     } else {
         format!("{rounded:e}")
     }
+}
+
+/// Four significant digits without trailing zeros, for the tables of a page; nothing for a missing value.
+pub(crate) fn digits(value: f64) -> String {
+    significant(value, 4)
+}
+
+/// At most `digits` significant digits without trailing zeros, whole numbers in full; nothing for a missing value.
+pub(crate) fn significant(value: f64, digits: usize) -> String {
+    if !value.is_finite() {
+        return String::new();
+    }
+    // Printing in scientific form and reading back rounds to significant digits.
+    let rounded: f64 = format!("{value:.*e}", digits - 1).parse().unwrap_or(value);
+    if value.fract() == 0.0 && value.abs() < 1e15 {
+        format!("{value}")
+    } else if rounded.abs() < 1e-4 || rounded.abs() >= 1e15 {
+        format!("{rounded:e}")
+    } else {
+        format!("{rounded}")
+    }
+}
+
+/// About four significant digits in at most eight characters, for columns of a terminal.
+pub(crate) fn column(value: f64) -> String {
+    let size = value.abs();
+    let digits = match size {
+        _ if !value.is_finite() => return "n/a".to_owned(),
+        _ if size == 0.0 => return "0".to_owned(),
+        _ if !(0.001..10_000.0).contains(&size) => return format!("{value:.1e}"),
+        _ if size < 1.0 => 3,
+        _ if size < 100.0 => 2,
+        _ if size < 1_000.0 => 1,
+        _ => 0,
+    };
+    if value.fract() == 0.0 { format!("{value}") } else { format!("{value:.digits$}") }
 }
 
 /// A value for a reader who points at it.
@@ -82,5 +118,30 @@ mod tests {
         assert_eq!(visible("日本語"), "日本語");
         assert_eq!(visible(&"x".repeat(5000)), format!("{}…", "x".repeat(12)));
         assert_eq!(line("two\nlines"), "two lines");
+    }
+
+    #[test]
+    fn numbers_keep_four_digits() {
+        let check = |value, text: &str| assert_eq!(digits(value), text);
+        check(22.0, "22");
+        check(0.123456, "0.1235");
+        check(-1234.56, "-1235");
+        check(0.0000123456, "1.235e-5");
+        check(f64::NAN, "");
+        check(123456.0, "123456");
+    }
+
+    #[test]
+    fn columns_are_narrow() {
+        let check = |value, text: &str| assert_eq!(column(value), text);
+        check(0.0, "0");
+        check(-0.12345, "-0.123");
+        check(23.4, "23.40");
+        check(22.0, "22");
+        check(1234.5, "1234");
+        check(0.00012, "1.2e-4");
+        check(f64::NAN, "n/a");
+        check(-1.5e300, "-1.5e300");
+        check(123_456.0, "1.2e5");
     }
 }
