@@ -2,10 +2,9 @@
 
 use super::clock::{self, Effort, Speed};
 use crate::Result;
-use fathom_kernels::{Dtype, Linear, QuantBlocks};
+use fathom_kernels::{Dtype, Linear, OutOfMemory, QuantBlocks};
 use fathom_model::Config;
 use serde::Serialize;
-use std::convert::Infallible;
 use std::ops::Range;
 
 /// Numbers of rows: a token, a few edits, a prompt, a batch of edited runs.
@@ -150,7 +149,7 @@ fn copies(shape: &Shape, form: Form, bytes: usize) -> Vec<Linear> {
     let (n, k) = (shape.outputs, shape.inputs);
     let floats = |rows: Range<usize>, block: &mut [f32]| {
         numbers(rows.start * k, block);
-        Ok::<(), Infallible>(())
+        Ok::<(), OutOfMemory>(())
     };
     let blocks = |rows: Range<usize>, blocks: QuantBlocks<'_>| {
         numbers(rows.start, blocks.scales);
@@ -160,7 +159,7 @@ fn copies(shape: &Shape, form: Form, bytes: usize) -> Vec<Linear> {
         for (i, value) in blocks.values.iter_mut().enumerate() {
             *value = (rows.start * k + i).wrapping_mul(97) as u8 as i8;
         }
-        Ok::<(), Infallible>(())
+        Ok::<(), OutOfMemory>(())
     };
     let pack = || {
         let packed = if form.is_quantised {
@@ -168,8 +167,8 @@ fn copies(shape: &Shape, form: Form, bytes: usize) -> Vec<Linear> {
         } else {
             Linear::pack(n, k, form.dtype, None, floats)
         };
-        let Ok(layer) = packed;
-        layer
+        // The panic hook reports this payload as a shortage of memory.
+        packed.unwrap_or_else(|error| std::panic::panic_any(error))
     };
     let mut layers = vec![pack()];
     let all = bytes.div_ceil(layers[0].bytes().max(1));

@@ -1,13 +1,15 @@
-//! Advanced Matrix Extensions: tile registers of 16 rows by 64 bytes, and an instruction that
-//! multiplies two of them.
+//! The inner kernel for AMX (Advanced Matrix Extensions): tile registers of 16 rows by 64 bytes, and an
+//! instruction that multiplies two of them.
 //!
-//! Rust has no stable functions for these instructions, so they are written in assembly. A tile of
-//! a panel, 16 steps of 16 columns, is what the instruction wants on its right, and 16 rows of
-//! 32 bfloat16 what it wants on its left. It treats denormal numbers as zero, and rounds each sum
-//! to the nearest; a row of its result depends on that row of the left alone.
+//! Rust has no stable intrinsics for AMX, so the kernel is inline assembly. The left operand is 16 rows
+//! of 32 bfloat16, the right operand a tile of a panel, 16 steps of 16 columns. The instruction flushes
+//! denormal inputs to zero and rounds each sum to nearest; a row of the result depends on the same row
+//! of the left operand only.
 
-use crate::panel::{Element, WIDTH};
-use crate::tile::{Tile, write_row};
+use super::avx512::write_row;
+use super::call::Tile;
+use crate::element::Element;
+use crate::panel::WIDTH;
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
@@ -19,53 +21,7 @@ const HEIGHT: usize = 16;
 /// Bytes of a row of a tile register.
 const ROW: usize = 64;
 
-/// Whether the processor, which must have AVX-512, multiplies tiles of bfloat16 and the system lets
-/// this process do so.
-pub(crate) fn is_available() -> bool {
-    // Of leaf 7: bfloat16 in tiles, and tiles.
-    const FEATURES: u32 = 1 << 22 | 1 << 24;
-    // Of the registers that the system saves: configuration and data of tiles.
-    const SAVED: u64 = 1 << 17 | 1 << 18;
-    if !is_x86_feature_detected!("xsave") {
-        return false;
-    }
-    #[allow(unused_unsafe, reason = "some versions of Rust call this instruction safe")]
-    // SAFETY: every processor that runs this has the instruction.
-    let features = unsafe { __cpuid_count(7, 0) }.edx;
-    // SAFETY: with XSAVE in use the register 0 can be read.
-    let saved = unsafe { _xgetbv(0) };
-    features & FEATURES == FEATURES && saved & SAVED == SAVED && is_permitted()
-}
-
-/// Asks Linux for the use of tile data, which it grants to a process, with all its threads.
-#[cfg(target_os = "linux")]
-fn is_permitted() -> bool {
-    const ARCH_PRCTL: isize = 158;
-    const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
-    const XFEATURE_XTILEDATA: usize = 18;
-    let result: isize;
-    // SAFETY: the call reads and writes no memory of the process, and an older system, which
-    // does not know it, says so.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") ARCH_PRCTL => result,
-            in("rdi") ARCH_REQ_XCOMP_PERM,
-            in("rsi") XFEATURE_XTILEDATA,
-            lateout("rcx") _,
-            lateout("r11") _,
-            options(nostack),
-        );
-    }
-    result == 0
-}
-
-#[cfg(not(target_os = "linux"))]
-fn is_permitted() -> bool {
-    false
-}
-
-/// What `ldtilecfg` reads.
+/// The operand of `ldtilecfg`.
 #[repr(C, align(64))]
 struct Configuration {
     palette: u8,
@@ -76,7 +32,7 @@ struct Configuration {
 }
 
 impl Configuration {
-    /// Registers of so many rows, all as wide as can be; one without rows is not used.
+    /// Registers of the given heights, at full width. A height of 0 leaves the register unused.
     fn new(heights: [u8; 8]) -> Self {
         let mut new =
             Self { palette: 1, start_row: 0, reserved: [0; 14], bytes_per_row: [0; 16], rows: [0; 16] };
@@ -88,73 +44,73 @@ impl Configuration {
     }
 }
 
-/// The tile registers of this thread, set up for products of `rows` rows and a panel. 0 to 3 hold
-/// sums: 0 and 1 of the upper rows, 2 and 3 of the lower ones if there are any; 4 and 5 hold upper
-/// and lower rows of x, 6 and 7 halves of a panel.
-pub(crate) struct Registers {
+/// The tile registers of this thread, configured for products of `rows` rows and a panel. Registers 0
+/// and 1 hold the sums of the upper 16 rows, 2 and 3 those of the lower ones if there are any; 4 and 5
+/// the upper and lower rows of x; 6 and 7 the halves of a panel.
+pub(super) struct Registers {
     rows: usize,
-    /// They belong to a thread.
+    /// Registers belong to one thread.
     thread: PhantomData<*const ()>,
 }
 
 impl Registers {
-    /// Sets the registers up, until the value is dropped. A thread has one such value at a time.
+    /// Configures the registers until the value is dropped. A thread holds one such value at a time.
     ///
     /// # Safety
-    /// [`is_available`] must hold.
+    /// [`Isa::Amx`](crate::Isa::Amx) must be available.
     ///
     /// # Panics
-    /// When there are no rows, or more than two registers hold.
-    pub(crate) unsafe fn new(rows: usize) -> Self {
+    /// When `rows` is 0 or exceeds two registers.
+    pub(super) unsafe fn new(rows: usize) -> Self {
         assert!((1..=2 * HEIGHT).contains(&rows));
         let (upper, lower) = (rows.min(HEIGHT) as u8, rows.saturating_sub(HEIGHT) as u8);
         let heights = [upper, upper, lower, lower, upper, lower, HEIGHT as u8, HEIGHT as u8];
-        // SAFETY: the processor has tiles, and these fit.
+        // SAFETY: the processor has AMX, and the configuration fits.
         unsafe { configure(&Configuration::new(heights)) };
         Self { rows, thread: PhantomData }
     }
 
-    /// Rows that are read of x with every product.
-    pub(crate) fn rows(&self) -> usize {
+    /// Rows of x that every product reads.
+    pub(super) fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Multiplies a tile of rows with a panel.
+    /// Multiplies the rows of a tile by its panel.
     ///
     /// # Safety
-    /// The bounds of [`Tile::run`] must hold, for as many rows of x as these registers take; the
-    /// steps must be whole blocks of pairs.
-    pub(crate) unsafe fn multiply<E: Element>(&self, t: &Tile<'_, E>) {
+    /// The bounds of [`Tile::run`] must hold for [`Self::rows`] rows of x, and the steps must be whole
+    /// blocks of pairs.
+    pub(super) unsafe fn multiply<E: Element>(&self, t: &Tile<'_, E>) {
         let mut sums = MaybeUninit::<Sums>::uninit();
-        // SAFETY: the caller gives rows and panel; the sums have room for two registers' rows.
+        // SAFETY: the caller guarantees rows and panel; the sums hold the rows of two registers.
         unsafe {
             match self.rows > HEIGHT {
-                true => four(t, sums.as_mut_ptr().cast()),
-                false => two(t, sums.as_mut_ptr().cast()),
+                true => run_two_heights(t, sums.as_mut_ptr().cast()),
+                false => run_one_height(t, sums.as_mut_ptr().cast()),
             }
         }
-        // SAFETY: the rows of the tile, which are not more than those of the registers, have been
-        // written, and the caller gives their places in y.
+        // SAFETY: the sums of the tile's rows, at most as many as the registers have, are written, and
+        // the caller guarantees the rows of y.
         unsafe { write(t, sums.as_ptr().cast()) };
     }
 }
 
 impl Drop for Registers {
     fn drop(&mut self) {
-        // SAFETY: the processor has tiles, as was said when this was made. Without this the system
-        // would go on saving them.
+        // SAFETY: the processor has AMX, as `new` required. Without the release, every context switch
+        // would save the tiles.
         unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
     }
 }
 
-/// Sums of a tile on their way to y.
+/// The sums of a tile before they are written to y.
 #[repr(C, align(64))]
 struct Sums([[f32; WIDTH]; 2 * HEIGHT]);
 
 /// # Safety
-/// The processor must have tiles, and take this configuration.
+/// The processor must have AMX and accept the configuration.
 unsafe fn configure(configuration: &Configuration) {
-    // SAFETY: as the caller says; nothing else uses the registers.
+    // SAFETY: the caller's guarantee; nothing else uses the registers.
     unsafe {
         asm!(
             "ldtilecfg [{0}]",
@@ -166,7 +122,7 @@ unsafe fn configure(configuration: &Configuration) {
     }
 }
 
-/// Lines of memory to be fetched with each block of a tile.
+/// Cache lines to prefetch with each block of a tile.
 fn lines<E>(t: &Tile<'_, E>) -> usize {
     (t.prefetch.bytes_per_step * HEIGHT).div_ceil(ROW).max(1)
 }
@@ -175,10 +131,10 @@ fn lines<E>(t: &Tile<'_, E>) -> usize {
 ///
 /// # Safety
 /// As [`Registers::multiply`], and `sums` must be writable.
-unsafe fn four<E: Element>(t: &Tile<'_, E>, sums: *mut f32) {
+unsafe fn run_two_heights<E: Element>(t: &Tile<'_, E>, sums: *mut f32) {
     let stride = t.x_stride * size_of::<E>();
-    // SAFETY: every block reads 32 columns of 16 steps of the panel, and 64 bytes of each row that
-    // the registers are set up for. A fetch does no harm wherever it points.
+    // SAFETY: every block reads 32 columns of 16 steps of the panel, and 64 bytes of each row the
+    // registers are configured for. A prefetch is harmless at any address.
     unsafe {
         asm!(
             "tilezero tmm0",
@@ -229,9 +185,9 @@ unsafe fn four<E: Element>(t: &Tile<'_, E>, sums: *mut f32) {
 /// Sums of up to 16 rows and 32 columns.
 ///
 /// # Safety
-/// As [`four`].
-unsafe fn two<E: Element>(t: &Tile<'_, E>, sums: *mut f32) {
-    // SAFETY: as in `four`.
+/// As [`run_two_heights`].
+unsafe fn run_one_height<E: Element>(t: &Tile<'_, E>, sums: *mut f32) {
+    // SAFETY: as in `run_two_heights`.
     unsafe {
         asm!(
             "tilezero tmm0",
@@ -274,7 +230,7 @@ unsafe fn two<E: Element>(t: &Tile<'_, E>, sums: *mut f32) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
 unsafe fn write<E: Element>(t: &Tile<'_, E>, sums: *const f32) {
     for r in 0..t.rows {
-        // SAFETY: there are so many rows of sums, and in y.
+        // SAFETY: both the sums and y have this row.
         unsafe {
             let sums = sums.add(r * WIDTH);
             write_row(t, r, [_mm512_loadu_ps(sums), _mm512_loadu_ps(sums.add(16))]);
@@ -282,16 +238,16 @@ unsafe fn write<E: Element>(t: &Tile<'_, E>, sums: *const f32) {
     }
 }
 
-/// Multiplies registers, six times a step, and gives the number of multiply-adds.
+/// Multiplies registers six times per step and returns the number of multiply-adds.
 ///
 /// # Safety
-/// [`is_available`] must hold.
+/// [`Isa::Amx`](crate::Isa::Amx) must be available.
 pub(crate) unsafe fn peak(steps: usize) -> usize {
     if steps == 0 {
         return 0;
     }
-    // SAFETY: the processor has tiles, all of which are 16 rows of 64 bytes here; setting them up
-    // makes them zero. They are released at the end.
+    // SAFETY: the processor has AMX; all registers are 16 rows of 64 bytes here, zeroed by the
+    // configuration and released at the end.
     unsafe {
         configure(&Configuration::new([HEIGHT as u8; 8]));
         asm!(
