@@ -7,6 +7,7 @@ mod bench;
 mod compare;
 mod data;
 mod depth;
+mod generate;
 mod interrupt;
 mod measure;
 mod models;
@@ -28,14 +29,7 @@ fn main() -> ExitCode {
 
 /// Prints a panic in one line, unless a library catches it and makes it an error.
 fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
-    if fathom::is_panic_caught() {
-        return;
-    }
-    if let Some(memory) = panic.payload().downcast_ref::<fathom::OutOfMemory>() {
-        let size = bytesize::ByteSize(memory.bytes as u64).display().iec();
-        output::note(&format!(
-            "error: the system refused {size} of memory; give less to --memory, or take a smaller model"
-        ));
+    if fathom::is_panic_caught(panic) {
         return;
     }
     // Location and message are on lines of their own.
@@ -58,6 +52,7 @@ fn run() -> ExitCode {
         Command::Compare(args) => compare::run(&args, threads),
         Command::Study(args) => study::run(&args, threads),
         Command::Bench(args) => bench::run(&args, threads),
+        Command::Generate(what) => generate::run(&what),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

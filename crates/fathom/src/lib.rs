@@ -60,7 +60,6 @@ pub use estimate::{Estimate, ProbeEstimate};
 pub use fathom_analysis::study::OPTIONS as STUDY_OPTIONS;
 pub use fathom_analysis::{BootstrapOptions, Comparison, Curve, Pairing, StudyDescription, Tables};
 pub use fathom_data::{DEFAULT as DEFAULT_DATA, Entry, Options, Prompt, PromptSet, Rng, catalogue};
-pub use fathom_kernels::OutOfMemory;
 pub use fathom_model::source::DEFAULT as DEFAULT_MODEL;
 pub use fathom_model::{Dtype, GGML_TYPES, supported as architectures};
 pub use fathom_report::{Style, answer::headline, table};
@@ -77,7 +76,9 @@ pub use report::report;
 pub use study::{Study, StudyOutcome};
 pub use verify::{CurveShift, DepthShift, GoldenRow, Limit, PrecisionReport, Verification};
 
-/// Whether a panic on this thread is caught and becomes an error: a panic hook should not report it.
-pub fn is_panic_caught() -> bool {
-    fathom_model::tokenizer::is_guarded() || fathom_data::is_guarded()
+/// Whether a panic is caught by this library and becomes an [`Error`]: a panic hook should not report it.
+pub fn is_panic_caught(panic: &std::panic::PanicHookInfo<'_>) -> bool {
+    panic.payload().is::<fathom_kernels::OutOfMemory>()
+        || fathom_model::tokenizer::is_guarded()
+        || fathom_data::is_guarded()
 }

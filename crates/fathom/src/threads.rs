@@ -1,6 +1,8 @@
 //! The thread pool of an operation.
 
 use crate::{Error, Result};
+use fathom_kernels::OutOfMemory;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Bytes of stack of each thread, as many as a main thread has.
 const STACK: usize = 8 << 20;
@@ -14,5 +16,12 @@ pub(crate) fn run<T: Send>(threads: Option<usize>, work: impl FnOnce() -> Result
     let pool = pool.map_err(|error| {
         Error::Invalid(format!("cannot start threads ({error}); use fewer threads (--threads)"))
     })?;
-    pool.install(work)
+    // Buffers that probes reuse panic when the system refuses memory. Nothing that was unwound is used again.
+    match catch_unwind(AssertUnwindSafe(|| pool.install(work))) {
+        Ok(done) => done,
+        Err(payload) => match payload.downcast::<OutOfMemory>() {
+            Ok(refused) => Err(fathom_model::Error::activations(*refused).into()),
+            Err(payload) => resume_unwind(payload),
+        },
+    }
 }

@@ -168,6 +168,7 @@ fn copies(shape: &Shape, form: Form, bytes: usize) -> Vec<Linear> {
             Linear::pack(n, k, form.dtype, None, floats)
         };
         // The panic hook reports this payload as a shortage of memory.
+        // The caller turns it into an error.
         packed.unwrap_or_else(|error| std::panic::panic_any(error))
     };
     let mut layers = vec![pack()];
