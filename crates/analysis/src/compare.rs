@@ -10,7 +10,7 @@ use serde::Serialize;
 
 /// A finished run that is compared.
 #[derive(Clone, Copy, Debug)]
-pub struct Run<'a> {
+pub struct RunCurves<'a> {
     /// What to call it.
     pub name: &'a str,
     /// Its curves.
@@ -128,8 +128,8 @@ pub struct CurveDifference {
 /// [`Error::TooFewPrompts`], [`Error::NothingCommon`], and [`Error::Bootstrap`] for a number of
 /// resamples that cannot be drawn.
 pub fn compare(
-    a: Run<'_>,
-    b: Run<'_>,
+    a: RunCurves<'_>,
+    b: RunCurves<'_>,
     pairing: Pairing,
     settings: &BootstrapOptions,
 ) -> Result<Comparison, Error> {
@@ -140,7 +140,7 @@ pub fn compare(
     if rules.is_empty() && curves.is_empty() {
         return Err(Error::NothingCommon { a: a.name.to_owned(), b: b.name.to_owned() });
     }
-    let side = |run: Run<'_>| Side {
+    let side = |run: RunCurves<'_>| Side {
         name: run.name.to_owned(),
         layers: run.curves.layers(),
         prompts: run.curves.prompts(),
@@ -160,14 +160,16 @@ pub(crate) struct PairedRuns<'a> {
 
 impl<'a> PairedRuns<'a> {
     pub(crate) fn of(
-        a: Run<'a>,
-        b: Run<'a>,
+        a: RunCurves<'a>,
+        b: RunCurves<'a>,
         pairing: Pairing,
         settings: &BootstrapOptions,
     ) -> Result<Self, Error> {
         let (a_prompts, b_prompts) = (a.curves.prompts(), b.curves.prompts());
-        let few =
-            |run: &Run<'_>| Error::TooFewPrompts { run: run.name.to_owned(), prompts: run.curves.prompts() };
+        let few = |run: &RunCurves<'_>| Error::TooFewPrompts {
+            run: run.name.to_owned(),
+            prompts: run.curves.prompts(),
+        };
         if let Some(run) = [a, b].iter().find(|run| run.curves.prompts() < 2) {
             return Err(few(run));
         }

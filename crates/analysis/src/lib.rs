@@ -14,7 +14,7 @@
 //!
 //! ```
 //! use fathom_results::{Sample, SettlingSample};
-//! use fathom_analysis::{Pairing, PromptCurves, Run, BootstrapOptions, compare, rows, uncertainty};
+//! use fathom_analysis::{Pairing, PromptCurves, RunCurves, BootstrapOptions, compare, rows, uncertainty};
 //!
 //! // Two prompts of two tokens, of which the layer is known where each settles.
 //! let prompt = |id: &str, layers: [usize; 2]| Sample {
@@ -30,7 +30,7 @@
 //!
 //! let (a, b) = (PromptCurves::of(&a, 8)?, PromptCurves::of(&b, 8)?);
 //! assert_eq!(uncertainty(&a, &settings).rules[0].by_prompts[0].interval, Some([2.0, 4.0]));
-//! let (a, b) = (Run { name: "a", curves: &a }, Run { name: "b", curves: &b });
+//! let (a, b) = (RunCurves { name: "a", curves: &a }, RunCurves { name: "b", curves: &b });
 //! let found = compare(a, b, Pairing::Paired, &settings)?;
 //! // Every token of b settles two layers later, whichever prompts are drawn.
 //! assert_eq!(found.rules[0].value.and_then(|value| value.interval), Some([2.0, 2.0]));
@@ -47,9 +47,9 @@ pub mod stability;
 pub mod study;
 pub mod tables;
 
-pub use compare::{Comparison, Pairing, Run, compare};
+pub use compare::{Comparison, Pairing, RunCurves, compare};
 pub use curves::{BootstrapOptions, Curve, PromptCurves, rows};
 pub use error::Error;
 pub use stability::uncertainty;
-pub use study::{Study, StudyError};
-pub use tables::{Finished, Tables};
+pub use study::{StudyDescription, StudyError};
+pub use tables::{FinishedCell, Tables};

@@ -37,7 +37,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 
 /// What is measured and compared.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Study {
+pub struct StudyDescription {
     /// What it is called.
     pub name: String,
     /// The folder of all results.
@@ -225,7 +225,7 @@ const MODEL: [&str; 7] = ["id", "name", "family", "size", "type", "dtype", "revi
 const DATA: [&str; 6] = ["id", "name", "difficulty", "series", "limit", "probes"];
 const PAIR: [&str; 3] = ["question", "a", "b"];
 
-impl Study {
+impl StudyDescription {
     /// Reads a description; `file` only names it in errors.
     ///
     /// # Errors
@@ -258,24 +258,32 @@ impl Study {
         format!("{} on {}", self.models[cell.model].name, self.data[cell.data].name)
     }
 
-    /// The arguments of `fathom measure` that measure a cell, without the folder.
-    pub fn arguments(&self, cell: Cell) -> Vec<String> {
+    /// The options of `fathom measure` that measure a cell, without model, data and folder: names without dashes, and
+    /// values.
+    pub fn options(&self, cell: Cell) -> Vec<(String, String)> {
         let (model, data) = (&self.models[cell.model], &self.data[cell.data]);
         let probes = data.probes.as_ref().unwrap_or(&self.probes);
         let probes: Vec<&str> = probes.iter().map(|probe| probe.name()).collect();
-        // An equals sign keeps values that begin with a dash from being taken for options.
-        let mut arguments = vec![format!("--data={}", data.id), format!("--probes={}", probes.join(","))];
+        let mut options = vec![("probes".to_owned(), probes.join(","))];
         let mut add = |name: &str, value: Option<String>| {
-            arguments.extend(value.map(|value| format!("--{name}={value}")));
+            options.extend(value.map(|value| (name.to_owned(), value)));
         };
         add("limit", data.limit.or(self.limit).map(|limit| limit.to_string()));
         add("seed", self.seed.map(|seed| seed.to_string()));
         add("qa", self.qa.clone());
         add("dtype", model.dtype.clone());
         add("revision", model.revision.clone());
-        self.options.iter().for_each(|(name, value)| add(name, Some(value.clone())));
-        arguments.extend(["--".to_owned(), model.id.clone()]);
-        arguments
+        options.extend(self.options.iter().cloned());
+        options
+    }
+
+    /// The arguments of `fathom measure` that measure a cell, without the folder.
+    pub fn arguments(&self, cell: Cell) -> Vec<String> {
+        // An equals sign keeps values that begin with a dash from being taken for options.
+        let data = format!("--data={}", self.data[cell.data].id);
+        let options = self.options(cell).into_iter().map(|(name, value)| format!("--{name}={value}"));
+        let model = ["--".to_owned(), self.models[cell.model].id.clone()];
+        [data].into_iter().chain(options).chain(model).collect()
     }
 }
 
@@ -390,7 +398,7 @@ impl<'t> Reader<'t> {
         before.iter().filter(|byte| **byte == b'\n').count() + 1
     }
 
-    fn study(&mut self) -> Option<Study> {
+    fn study(&mut self) -> Option<StudyDescription> {
         let (document, errors) = DeTable::parse_recoverable(self.text);
         for error in &errors {
             let line = error.span().map(|span| self.line(span));
@@ -426,7 +434,7 @@ impl<'t> Reader<'t> {
             || PathBuf::from("fathom-out").join(folder(&format!("study-{name}"))),
             |out| PathBuf::from(out.value),
         );
-        Some(Study { name, out, probes, limit, seed, primary, qa, options, models, data, pairs })
+        Some(StudyDescription { name, out, probes, limit, seed, primary, qa, options, models, data, pairs })
     }
 
     fn table<'i>(&self, title: String, line: Option<usize>, table: DeTable<'i>) -> Table<'i> {

@@ -1,8 +1,8 @@
 //! What a study's finished cells say: tables of effective depth, and answers to the study's questions.
 
-use crate::compare::{Difference, MOST_NONE, PairedRuns, Pairing, Run};
+use crate::compare::{Difference, MOST_NONE, PairedRuns, Pairing, RunCurves};
 use crate::curves::{BootstrapOptions, PromptCurves, rows_of};
-use crate::study::{Cell, ComparedPair, Question, Study, StudyData, grouped};
+use crate::study::{Cell, ComparedPair, Question, StudyData, StudyDescription, grouped};
 use crate::{Error, format};
 use fathom_depth::{Depth, IntervalOf, Rule};
 use fathom_results::Sample;
@@ -12,14 +12,14 @@ use std::io;
 
 /// A finished cell, without the values of single tokens.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Finished {
+pub struct FinishedCell {
     /// The curves of its prompts.
     pub curves: PromptCurves,
     /// Its depth table.
     pub depth: Vec<Depth>,
 }
 
-impl Finished {
+impl FinishedCell {
     /// A cell from its samples and its model's number of layers. With the settings of the
     /// measurement its depth table is that of results.json.
     ///
@@ -170,7 +170,11 @@ pub enum Verdict {
 
 impl Tables {
     /// Puts the finished cells of a study together.
-    pub fn of(study: &Study, finished: &BTreeMap<Cell, Finished>, settings: &BootstrapOptions) -> Self {
+    pub fn of(
+        study: &StudyDescription,
+        finished: &BTreeMap<Cell, FinishedCell>,
+        settings: &BootstrapOptions,
+    ) -> Self {
         let has = |rule: &Rule| finished.values().any(|cell| cell.depth.iter().any(|row| row.rule == *rule));
         let rules: Vec<Rule> = Rule::ALL.into_iter().filter(has).collect();
         let rows = study.cells().map(|cell| row(study, cell, finished.get(&cell))).collect();
@@ -188,7 +192,7 @@ impl Tables {
     }
 }
 
-fn row(study: &Study, cell: Cell, finished: Option<&Finished>) -> Row {
+fn row(study: &StudyDescription, cell: Cell, finished: Option<&FinishedCell>) -> Row {
     let (model, data) = (&study.models[cell.model], &study.data[cell.data]);
     Row {
         model: model.name.clone(),
@@ -208,7 +212,7 @@ fn row(study: &Study, cell: Cell, finished: Option<&Finished>) -> Row {
 }
 
 /// The groups of a question that have more than one to compare, each with its rows in order.
-fn groups(study: &Study, question: Question) -> Vec<Group> {
+fn groups(study: &StudyDescription, question: Question) -> Vec<Group> {
     let row = |model: usize, data: usize| model * study.data.len() + data;
     let all_data = 0..study.data.len();
     if question == Question::Difficulty {
@@ -257,8 +261,8 @@ fn groups(study: &Study, question: Question) -> Vec<Group> {
 
 /// The cells and how they are compared.
 struct Cells<'a> {
-    study: &'a Study,
-    finished: &'a BTreeMap<Cell, Finished>,
+    study: &'a StudyDescription,
+    finished: &'a BTreeMap<Cell, FinishedCell>,
     rules: &'a [Rule],
     settings: &'a BootstrapOptions,
 }
@@ -362,7 +366,8 @@ impl<'a> Cells<'a> {
             let said = format!("{}: not measured ({} missing)", two.way(), missing.join(" and "));
             return vec![two.compared(None, Verdict::NotMeasured, &said)];
         };
-        let (a, b) = (Run { name: two.a, curves: &a.curves }, Run { name: two.b, curves: &b.curves });
+        let (a, b) =
+            (RunCurves { name: two.a, curves: &a.curves }, RunCurves { name: two.b, curves: &b.curves });
         // Where the prompts are the same, what makes one hard for both cancels.
         let pairing = match a.curves.places_in(b.curves) {
             Ok(_) => Pairing::Paired,

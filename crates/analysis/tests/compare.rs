@@ -4,7 +4,9 @@ mod common;
 
 use approx::assert_relative_eq;
 use common::{samples, seen, with_threads};
-use fathom_analysis::{BootstrapOptions, Comparison, Curve, Error, Pairing, PromptCurves, Run, compare};
+use fathom_analysis::{
+    BootstrapOptions, Comparison, Curve, Error, Pairing, PromptCurves, RunCurves, compare,
+};
 use fathom_depth::{IntervalOf, Rule, paired};
 use fathom_results::Sample;
 use fathom_results::{SkipMode, SkipPart};
@@ -18,7 +20,8 @@ fn curves(samples: &[Sample], layers: usize) -> PromptCurves {
 }
 
 fn compared(a: &PromptCurves, b: &PromptCurves, pairing: Pairing) -> Comparison {
-    compare(Run { name: "a", curves: a }, Run { name: "b", curves: b }, pairing, &settings()).unwrap()
+    compare(RunCurves { name: "a", curves: a }, RunCurves { name: "b", curves: b }, pairing, &settings())
+        .unwrap()
 }
 
 #[test]
@@ -194,7 +197,8 @@ fn models_of_different_depth_are_compared_at_relative_depth() {
 fn what_cannot_be_compared_says_why_and_the_way_out() {
     let (a, b) = (samples(9, 8, 1), samples(12, 8, 1));
     let error = |a: &PromptCurves, b: &PromptCurves, pairing| {
-        compare(Run { name: "a", curves: a }, Run { name: "b", curves: b }, pairing, &settings()).unwrap_err()
+        compare(RunCurves { name: "a", curves: a }, RunCurves { name: "b", curves: b }, pairing, &settings())
+            .unwrap_err()
     };
     let (a, b) = (curves(&a, 8), curves(&b, 8));
     assert_eq!(
@@ -222,7 +226,7 @@ fn what_cannot_be_compared_says_why_and_the_way_out() {
     let expected = Error::NothingCommon { a: "a".to_owned(), b: "b".to_owned() };
     assert_eq!(error(&a, &curves(&bare, 8), Pairing::Paired), expected);
     let settings = BootstrapOptions { resamples: 0, ..settings() };
-    let (a, b) = (Run { name: "a", curves: &a }, Run { name: "b", curves: &a });
+    let (a, b) = (RunCurves { name: "a", curves: &a }, RunCurves { name: "b", curves: &a });
     assert!(matches!(compare(a, b, Pairing::Paired, &settings), Err(Error::Bootstrap(_))));
 }
 
@@ -235,7 +239,7 @@ fn the_table_of_a_small_case() {
     };
     let a = run(&[8.0, 7.0, 3.0, 1.0, 0.0], &[0.0, 0.0, 0.4, 0.6, 1.0]);
     let b = run(&[8.0, 3.0, 2.0, 1.0, 0.0], &[0.0, 0.0, 0.2, 0.6, 1.0]);
-    let run = |curves, name| Run { name, curves };
+    let run = |curves, name| RunCurves { name, curves };
     let found = compare(run(&a, "one|\u{1b}[2J"), run(&b, "two"), Pairing::Paired, &settings()).unwrap();
     let expected = "\
 A: one|?[2J, 4 layers, 2 prompts  

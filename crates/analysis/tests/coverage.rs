@@ -6,7 +6,7 @@ mod common;
 use common::{prompt, seen};
 use fathom_analysis::study::Cell;
 use fathom_analysis::tables::Verdict;
-use fathom_analysis::{BootstrapOptions, Curve, Finished, PromptCurves, Study, Tables, rows};
+use fathom_analysis::{BootstrapOptions, Curve, FinishedCell, PromptCurves, StudyDescription, Tables, rows};
 use fathom_depth::{Resampling, Rule};
 use fathom_results::{Sample, SettlingSample, SkipEffects, SkipMode, SkipPart, SkipSample};
 use std::collections::BTreeMap;
@@ -149,7 +149,7 @@ fn a_study_without_differences_seldom_sees_one() {
     let data: String = (0..6).map(|i| format!("[[data]]\nid = \"d{i}\"\n")).collect();
     let model = |size: f64| format!("[[model]]\nid = \"m{size}\"\nfamily = \"f\"\nsize = {size}\n");
     let text = format!("name = \"null\"\n{}{}{data}", model(1.0), model(2.0));
-    let study = Study::parse(&text, "STUDY.toml").unwrap();
+    let study = StudyDescription::parse(&text, "STUDY.toml").unwrap();
     let settings = BootstrapOptions { resamples: 1000, ..BootstrapOptions::seeded(3) };
     let settled = |id: String, random: &mut Random| {
         let Sample { settling, tokens, .. } = measured(&id, random);
@@ -166,10 +166,11 @@ fn a_study_without_differences_seldom_sees_one() {
                     (0..10).map(|i| settled(format!("{model}-{i}"), &mut random)).collect();
                 (
                     cell,
-                    Finished::of(&samples, LAYERS, &BootstrapOptions { resamples: 1, ..settings }).unwrap(),
+                    FinishedCell::of(&samples, LAYERS, &BootstrapOptions { resamples: 1, ..settings })
+                        .unwrap(),
                 )
             };
-            let cells: BTreeMap<Cell, Finished> = study.cells().map(&mut cell).collect();
+            let cells: BTreeMap<Cell, FinishedCell> = study.cells().map(&mut cell).collect();
             let tables = Tables::of(&study, &cells, &settings);
             let answer = &tables.answers[0];
             assert_eq!((answer.primary, answer.tested), (Rule::Settling, 6));

@@ -5,7 +5,8 @@ mod common;
 use approx::assert_relative_eq;
 use common::{samples, with_threads};
 use fathom_analysis::curves::rows_of;
-use fathom_analysis::{BootstrapOptions, PromptCurves, Uncertainty, uncertainty};
+use fathom_analysis::{BootstrapOptions, PromptCurves, uncertainty};
+use fathom_results::Uncertainty;
 use fathom_depth::{Rule, Thresholds};
 
 const LAYERS: usize = 10;

@@ -1,7 +1,7 @@
 //! Descriptions of studies: what they mean, and everything that can be wrong with them at once.
 
-use fathom_analysis::Study;
-use fathom_analysis::study::{Cell, Pair, Question};
+use fathom_analysis::StudyDescription;
+use fathom_analysis::study::{Cell, ComparedPair, Question};
 use fathom_depth::Rule;
 use fathom_results::Probe;
 use proptest::prelude::*;
@@ -52,11 +52,11 @@ name = "my rows: é/1"
 difficulty = "easy"
 "#;
 
-fn parse(text: &str) -> Study {
-    Study::parse(text, "STUDY.toml").unwrap_or_else(|error| panic!("{error}"))
+fn parse(text: &str) -> StudyDescription {
+    StudyDescription::parse(text, "STUDY.toml").unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn pairs(study: &Study, question: Question) -> Vec<(usize, usize)> {
+fn pairs(study: &StudyDescription, question: Question) -> Vec<(usize, usize)> {
     study.pairs.iter().filter(|pair| pair.question == question).map(|pair| (pair.a, pair.b)).collect()
 }
 
@@ -125,7 +125,7 @@ fn every_question_has_one_primary_rule() {
     assert_eq!(least.primary[&Question::Scale], Rule::Settling);
     let error = |text: &str| {
         let text = FULL.replacen("limit = 1_6", text, 1);
-        Study::parse(&text, "s").unwrap_err().to_string()
+        StudyDescription::parse(&text, "s").unwrap_err().to_string()
     };
     assert_eq!(
         error("primary = \"settling\""),
@@ -142,7 +142,7 @@ fn declared_pairs_take_the_place_of_derived_ones_of_their_question() {
     let study = parse(&text);
     assert_eq!(pairs(&study, Question::Scale), [(3, 2)]);
     assert_eq!(pairs(&study, Question::Training), [(0, 1)]);
-    assert_eq!(study.pairs[0], Pair { question: Question::Scale, a: 3, b: 2 });
+    assert_eq!(study.pairs[0], ComparedPair { question: Question::Scale, a: 3, b: 2 });
 }
 
 #[test]
@@ -205,7 +205,7 @@ b = "y"
 [[pair]]
 question = "size"
 "#;
-    let error = Study::parse(text, "STUDY.toml").unwrap_err().to_string();
+    let error = StudyDescription::parse(text, "STUDY.toml").unwrap_err().to_string();
     let expected = "\
 STUDY.toml has 22 errors:
   line 1: the study has no field 'nme'; did you mean 'name'?
@@ -244,36 +244,37 @@ STUDY.toml has 22 errors:
 
 #[test]
 fn an_empty_description_lacks_three_things() {
-    let error = Study::parse("", "s.toml").unwrap_err();
+    let error = StudyDescription::parse("", "s.toml").unwrap_err();
     assert_eq!(
         error.to_string(),
         "s.toml has 3 errors:\n  the study has no 'name'; add one\n  the study has no model; add [[model]] with an \
          id\n  the study has no data; add [[data]] with an id"
     );
-    let error =
-        Study::parse("name = \"x\"\nmodel = 3\n[[data]]\nid=\"y\"", "s.toml").unwrap_err().to_string();
+    let error = StudyDescription::parse("name = \"x\"\nmodel = 3\n[[data]]\nid=\"y\"", "s.toml")
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("line 2: 'model' must be written as [[model]], once for each model"), "{error}");
 }
 
 #[test]
 fn broken_toml_names_its_lines() {
-    let error = Study::parse("name = \"x\"\n\nlimit = = 3\n", "s.toml").unwrap_err();
+    let error = StudyDescription::parse("name = \"x\"\n\nlimit = = 3\n", "s.toml").unwrap_err();
     assert_eq!(error.problems[0].line, Some(3), "{error}");
     assert!(error.to_string().contains("this is not TOML"), "{error}");
-    let error = Study::parse("name = \"x\"\nname = \"y\"\n", "s.toml").unwrap_err();
+    let error = StudyDescription::parse("name = \"x\"\nname = \"y\"\n", "s.toml").unwrap_err();
     assert_eq!(error.problems[0].line, Some(2), "{error}");
 }
 
 proptest! {
     #[test]
     fn nothing_panics(text in "\\PC{0,200}") {
-        let _ = Study::parse(&text, "x");
+        let _ = StudyDescription::parse(&text, "x");
     }
 
     #[test]
     fn no_change_of_a_description_panics(at in 0..FULL.len(), piece in "[\\[\\]={}\"a-z0-9.\n-]{0,6}", cut in 0..40usize) {
         let (Some(head), Some(tail)) = (FULL.get(..at), FULL.get((at + cut).min(FULL.len())..)) else { return Ok(()) };
-        if let Err(error) = Study::parse(&format!("{head}{piece}{tail}"), "x") {
+        if let Err(error) = StudyDescription::parse(&format!("{head}{piece}{tail}"), "x") {
             prop_assert!(!error.problems.is_empty());
         }
     }

@@ -7,7 +7,7 @@ mod common;
 use common::{samples, seen, with_threads};
 use fathom_analysis::study::Cell;
 use fathom_analysis::tables::Verdict;
-use fathom_analysis::{BootstrapOptions, Finished, Study, Tables};
+use fathom_analysis::{BootstrapOptions, FinishedCell, StudyDescription, Tables};
 use fathom_depth::Rule;
 use fathom_results::Sample;
 use std::collections::BTreeMap;
@@ -53,13 +53,13 @@ fn steps(prompts: usize, layers: usize, kl: usize, overlap: usize) -> Vec<Sample
     (0..prompts).map(|i| seen(&format!("p{i}"), 3, &kl, &overlap)).collect()
 }
 
-fn finished(samples: &[Sample], layers: usize) -> Finished {
-    Finished::of(samples, layers, &settings()).unwrap()
+fn finished(samples: &[Sample], layers: usize) -> FinishedCell {
+    FinishedCell::of(samples, layers, &settings()).unwrap()
 }
 
 /// The small model on both sets, the large one on both, the chat model on one.
 fn small() -> Tables {
-    let study = Study::parse(STUDY, "STUDY.toml").unwrap();
+    let study = StudyDescription::parse(STUDY, "STUDY.toml").unwrap();
     let cell = |model, data| Cell { model, data };
     let mut cells = BTreeMap::new();
     cells.insert(cell(0, 0), finished(&steps(40, 8, 3, 5), 8));
@@ -134,14 +134,14 @@ fn the_answers_of_a_small_study() {
 /// A depth that its rule warns of is shown, and decides nothing.
 #[test]
 fn a_value_with_a_caution_is_not_judged() {
-    let study = Study::parse(STUDY, "STUDY.toml").unwrap();
+    let study = StudyDescription::parse(STUDY, "STUDY.toml").unwrap();
     let mut bent = steps(40, 8, 3, 5);
     for sample in &mut bent {
         sample.lens.as_mut().unwrap().kl_lens_final[0] = 1.0;
     }
     let straight = steps(40, 8, 3, 5);
     let cell = |cell: Cell| (cell, finished(if cell.model == 0 { &bent } else { &straight }, 8));
-    let cells: BTreeMap<Cell, Finished> = study.cells().map(cell).collect();
+    let cells: BTreeMap<Cell, FinishedCell> = study.cells().map(cell).collect();
     let tables = Tables::of(&study, &cells, &settings());
     let one = &tables.answers[0].comparisons[0];
     assert_eq!((one.verdict, one.primary, one.p_holm), (Verdict::NoValue, true, None));
@@ -171,8 +171,8 @@ fn csv_is_read_back() {
 /// The same samples under two names: nothing differs, by any rule.
 #[test]
 fn a_model_compared_with_itself_shows_no_change() {
-    let study = Study::parse(STUDY, "STUDY.toml").unwrap();
-    let cells: BTreeMap<Cell, Finished> =
+    let study = StudyDescription::parse(STUDY, "STUDY.toml").unwrap();
+    let cells: BTreeMap<Cell, FinishedCell> =
         study.cells().map(|cell| (cell, finished(&samples(6, 7, 3), 7))).collect();
     let tables = Tables::of(&study, &cells, &settings());
     assert_eq!(tables.rules, Rule::ALL);
@@ -195,7 +195,7 @@ fn a_verdict_follows_from_its_corrected_p_value() {
     let pair = |a, b| format!("[[pair]]\nquestion = \"scale\"\na = \"{a}\"\nb = \"{b}\"\n");
     let text = [STUDY, &pair("x_small", "x_large"), &pair("x_large", "x_small")].concat();
     let text = text.replacen("scale = \"kl\"", "scale = \"settling\"", 1);
-    let study = Study::parse(&text, "STUDY.toml").unwrap();
+    let study = StudyDescription::parse(&text, "STUDY.toml").unwrap();
     let cell = |cell: Cell| {
         let mut samples = samples(8, 7, 1 + cell.model + 5 * cell.data);
         // Tokens of the large model settle later on the easy data.
@@ -228,19 +228,20 @@ fn a_verdict_follows_from_its_corrected_p_value() {
 
 #[test]
 fn nothing_finished_is_not_measured() {
-    let study = Study::parse(STUDY, "STUDY.toml").unwrap();
+    let study = StudyDescription::parse(STUDY, "STUDY.toml").unwrap();
     let tables = Tables::of(&study, &BTreeMap::new(), &settings());
     assert!(tables.rules.is_empty());
     assert!(tables.answers.iter().all(|answer| answer.summary.starts_with("Not known: of ")));
     assert!(tables.markdown().contains("not measured (x_small on words and x_large on words missing)"));
-    let one = Study::parse("name = \"n\"\n[[model]]\nid = \"m\"\n[[data]]\nid = \"d\"", "s").unwrap();
+    let one =
+        StudyDescription::parse("name = \"n\"\n[[model]]\nid = \"m\"\n[[data]]\nid = \"d\"", "s").unwrap();
     let tables = Tables::of(&one, &BTreeMap::new(), &settings());
     assert!(tables.answers.iter().all(|answer| answer.summary.starts_with("Not qa: ")));
 }
 
 #[test]
 fn threads_do_not_matter() {
-    let study = Study::parse(STUDY, "STUDY.toml").unwrap();
+    let study = StudyDescription::parse(STUDY, "STUDY.toml").unwrap();
     let tables = |threads| {
         with_threads(threads, || {
             let cell = |cell: Cell| (cell, finished(&samples(5 + cell.data, 7, cell.model), 7));

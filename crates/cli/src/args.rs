@@ -1,9 +1,10 @@
 //! The command line.
 
 use clap::{Args as Arguments, Parser, Subcommand, ValueEnum};
-use fathom_depth::Rule;
-use fathom_model::Dtype;
-use fathom_probes::{Probe, gradients};
+use fathom::{
+    Dtype, GradientSite, Measurement, Options, PathBaseline, Probe, PromptSpec, Quadrature, Rng, Rule,
+    SkipMode, SkipPart,
+};
 use std::path::PathBuf;
 
 /// Measures how much of a language model's depth does useful work.
@@ -118,7 +119,7 @@ pub(crate) enum Device {
 #[derive(Arguments, Clone)]
 pub(crate) struct Prompts {
     /// Prompts: the name of a set (see `fathom data`) or a .jsonl, .parquet or .txt file
-    #[arg(long, value_name = "ID|FILE", default_value = fathom_data::DEFAULT)]
+    #[arg(long, value_name = "ID|FILE", default_value = fathom::DEFAULT_DATA)]
     pub(crate) data: String,
     /// Take only the first N prompts, and the first N pairs of --qa
     #[arg(long, value_name = "N")]
@@ -131,18 +132,18 @@ pub(crate) struct Prompts {
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<usize>,
     /// Seed of generated prompts and of the bootstrap
-    #[arg(long, value_name = "N", default_value_t = fathom_data::Options::SEED)]
+    #[arg(long, value_name = "N", default_value_t = Options::SEED)]
     pub(crate) seed: u64,
     /// Random numbers for generated prompts: native, or python for CPython's
     #[arg(long, value_name = "KIND", default_value = "native")]
-    pub(crate) rng: fathom_data::Rng,
+    pub(crate) rng: Rng,
 }
 
 /// Which model, and how it is kept.
 #[derive(Arguments, Clone)]
 pub(crate) struct ModelArgs {
     /// A folder, .gguf or .safetensors file, a Hugging Face id, or a short name (see `fathom models`)
-    #[arg(value_name = "MODEL", default_value = fathom_model::source::DEFAULT)]
+    #[arg(value_name = "MODEL", default_value = fathom::DEFAULT_MODEL)]
     pub(crate) model: String,
     /// Branch, tag or commit of a model from the hub
     #[arg(long, value_name = "REV")]
@@ -173,7 +174,7 @@ pub(crate) struct Measure {
     #[command(flatten)]
     pub(crate) causal: Causal,
     #[command(flatten)]
-    pub(crate) uncertainty: Uncertain,
+    pub(crate) bootstrap: Bootstrap,
     /// Working memory beside the weights, such as 4GiB [default: a fifth of the machine's]
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory: Option<bytesize::ByteSize>,
@@ -197,34 +198,22 @@ pub(crate) struct Measure {
     pub(crate) json: bool,
 }
 
-/// How depths and their intervals are had.
+/// Options of the depth rules and the bootstrap.
 #[derive(Arguments, Clone)]
-pub(crate) struct Uncertain {
+pub(crate) struct Bootstrap {
     /// Another threshold for a depth rule, such as kl=0.4; may be given more than once
     #[arg(long, value_name = "RULE=VALUE", value_parser = threshold)]
     pub(crate) threshold: Vec<(Rule, f64)>,
     /// Resamples of the bootstrap
-    #[arg(long, value_name = "N", default_value_t = fathom_study::Settings::RESAMPLES as u32, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = fathom::BootstrapOptions::RESAMPLES as u32, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) resamples: u32,
-}
-
-impl Uncertain {
-    pub(crate) fn settings(&self, seed: u64) -> fathom_study::Settings {
-        let settings = fathom_study::Settings::seeded(seed);
-        let thresholds = self.threshold.iter().fold(settings.thresholds, |t, (rule, v)| t.with(*rule, *v));
-        fathom_study::Settings { thresholds, resamples: self.resamples as usize, ..settings }
-    }
 }
 
 fn threshold(text: &str) -> Result<(Rule, f64), String> {
     let (rule, value) = text.split_once('=').ok_or("give a rule and a number, such as kl=0.4")?;
-    let rule: Rule = rule.parse().map_err(|e: fathom_depth::UnknownRule| e.to_string())?;
-    let value: f64 = value.parse().map_err(|_| format!("'{value}' is no number"))?;
-    let thresholds = fathom_depth::Thresholds::default();
-    if thresholds.of(rule).is_none() || rule == Rule::Settling {
-        return Err(format!("the rule {} has no threshold that can be changed here", rule.name()));
-    }
-    thresholds.with(rule, value).check(rule)?;
+    let rule: Rule = rule.parse().map_err(|e: fathom::UnknownRule| e.to_string())?;
+    let value: f64 = value.parse().map_err(|_| format!("'{value}' is not a number"))?;
+    fathom::bootstrap_options(&[(rule, value)], 1, 0).map_err(|e| e.to_string())?;
     Ok((rule, value))
 }
 
@@ -279,7 +268,7 @@ pub(crate) struct Causal {
     /// Gradients: adaptive, gauss-legendre, riemann (the papers' 256 steps), or either with
     /// a number, as in riemann:64
     #[arg(long, value_name = "RULE", default_value = "adaptive", help_heading = "Probes that edit runs")]
-    pub(crate) quadrature: gradients::Quadrature,
+    pub(crate) quadrature: Quadrature,
 }
 
 /// A mode of the skip probe.
@@ -340,7 +329,7 @@ pub(crate) struct Verify {
     #[arg(long, value_name = "FILE", required_unless_present = "dtype")]
     pub(crate) golden: Option<PathBuf>,
     /// Prompts on which bf16 is compared with f32, as for `fathom measure`
-    #[arg(long, value_name = "ID|FILE", default_value = fathom_data::DEFAULT, conflicts_with = "golden")]
+    #[arg(long, value_name = "ID|FILE", default_value = fathom::DEFAULT_DATA, conflicts_with = "golden")]
     pub(crate) data: String,
     /// How many of them
     #[arg(long, value_name = "N", default_value_t = 12, conflicts_with = "golden")]
@@ -369,11 +358,11 @@ pub(crate) struct Data {
     #[arg(long, value_name = "NAME")]
     pub(crate) split: Option<String>,
     /// Seed of generated prompts
-    #[arg(long, value_name = "N", default_value_t = fathom_data::Options::SEED)]
+    #[arg(long, value_name = "N", default_value_t = Options::SEED)]
     pub(crate) seed: u64,
     /// Random numbers for generated prompts: native, or python for CPython's
     #[arg(long, value_name = "KIND", default_value = "native")]
-    pub(crate) rng: fathom_data::Rng,
+    pub(crate) rng: Rng,
     /// Print JSONL that `--data` reads back
     #[arg(long)]
     pub(crate) json: bool,
@@ -395,9 +384,9 @@ pub(crate) struct DepthArgs {
     #[arg(long)]
     pub(crate) by_group: bool,
     #[command(flatten)]
-    pub(crate) uncertainty: Uncertain,
+    pub(crate) bootstrap: Bootstrap,
     /// Seed of the bootstrap
-    #[arg(long, value_name = "N", default_value_t = fathom_data::Options::SEED)]
+    #[arg(long, value_name = "N", default_value_t = Options::SEED)]
     pub(crate) seed: u64,
     /// Print JSON, with every threshold tried and the histograms of the bootstrap
     #[arg(long)]
@@ -416,9 +405,9 @@ pub(crate) struct Compare {
     #[arg(long)]
     pub(crate) unpaired: bool,
     #[command(flatten)]
-    pub(crate) uncertainty: Uncertain,
+    pub(crate) bootstrap: Bootstrap,
     /// Seed of the bootstrap
-    #[arg(long, value_name = "N", default_value_t = fathom_data::Options::SEED)]
+    #[arg(long, value_name = "N", default_value_t = Options::SEED)]
     pub(crate) seed: u64,
     /// Print JSON, with every curve layer by layer
     #[arg(long)]
@@ -440,7 +429,7 @@ pub(crate) struct StudyArgs {
     #[arg(long, conflicts_with = "tables_only")]
     pub(crate) overwrite: bool,
     #[command(flatten)]
-    pub(crate) uncertainty: Uncertain,
+    pub(crate) bootstrap: Bootstrap,
     /// Print study.json instead of tables
     #[arg(long)]
     pub(crate) json: bool,
@@ -468,4 +457,102 @@ pub(crate) struct Bench {
     /// Print JSON instead of tables
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl From<ModeArg> for SkipMode {
+    fn from(arg: ModeArg) -> Self {
+        match arg {
+            ModeArg::Future => Self::Future,
+            ModeArg::Current => Self::Current,
+            ModeArg::Local => Self::Local,
+        }
+    }
+}
+
+impl From<PartArg> for SkipPart {
+    fn from(arg: PartArg) -> Self {
+        match arg {
+            PartArg::Layer => Self::Layer,
+            PartArg::Attn => Self::Attn,
+            PartArg::Mlp => Self::Mlp,
+        }
+    }
+}
+
+impl From<SiteArg> for GradientSite {
+    fn from(arg: SiteArg) -> Self {
+        match arg {
+            SiteArg::Resid => Self::Resid,
+            SiteArg::Attn => Self::Attn,
+            SiteArg::Mlp => Self::Mlp,
+        }
+    }
+}
+
+impl From<BaselineArg> for PathBaseline {
+    fn from(arg: BaselineArg) -> Self {
+        match arg {
+            BaselineArg::Sequence => Self::Sequence,
+            BaselineArg::Feature => Self::Feature,
+        }
+    }
+}
+
+/// The library's type for each of the values.
+fn all<A: Copy, T: From<A>>(args: &[A]) -> Vec<T> {
+    args.iter().map(|arg| T::from(*arg)).collect()
+}
+
+impl Data {
+    /// The prompts that the arguments name, where they name any.
+    pub(crate) fn spec(&self) -> Option<PromptSpec> {
+        Some(PromptSpec {
+            limit: self.limit,
+            split: self.split.clone(),
+            seed: self.seed,
+            rng: self.rng,
+            ..PromptSpec::new(self.data.as_ref()?.as_str())
+        })
+    }
+}
+
+impl Measure {
+    /// The measurement that the arguments describe.
+    pub(crate) fn measurement(&self, threads: Option<u16>) -> Measurement {
+        let Self { model, prompts, causal, .. } = self;
+        let m = Measurement::new(model.model.as_str())
+            .dtype(model.dtype.into())
+            .data(prompts.data.as_str())
+            .seed(prompts.seed)
+            .rng(prompts.rng)
+            .probes(&self.probes.0)
+            .qa(self.qa.as_str())
+            .skip_modes(&all(&causal.skip_modes))
+            .skip_parts(&all(&causal.skip_parts))
+            .positions(causal.positions.into())
+            .sites(&all(&causal.sites))
+            .baseline(causal.baseline.into())
+            .quadrature(causal.quadrature)
+            .resamples(self.bootstrap.resamples as usize)
+            .naive(self.naive)
+            .overwrite(self.overwrite)
+            .command(std::env::args().collect());
+        let m = optional(m, &model.revision, |m, revision| m.revision(revision.as_str()));
+        let m = optional(m, &prompts.limit, |m, limit| m.limit(*limit));
+        let m = optional(m, &prompts.split, |m, split| m.split(split.as_str()));
+        let m = optional(m, &prompts.max_tokens, |m, tokens| m.max_tokens(*tokens));
+        let m = optional(m, &causal.baseline_data, |m, data| m.baseline_data(data.as_str()));
+        let m = optional(m, &self.memory, |m, memory| m.memory(memory.as_u64()));
+        let m = optional(m, &self.out, |m, out| m.out(out.as_path()));
+        let m = optional(m, &threads, |m, threads| m.threads((*threads).into()));
+        self.bootstrap.threshold.iter().fold(m, |m, (rule, value)| m.threshold(*rule, *value))
+    }
+}
+
+/// Applies a setter where an option was given.
+pub(crate) fn optional<B, T>(builder: B, value: &Option<T>, set: impl FnOnce(B, &T) -> B) -> B {
+    match value {
+        Some(value) => set(builder, value),
+        None => builder,
+    }
 }

@@ -2,14 +2,14 @@
 
 use crate::cpu::multiversion;
 use crate::elementwise::{exp, softcap_row};
-use crate::linear::Shared;
+use crate::memory::SharedPtr;
 use crate::panel::{Blocking, WIDTH};
 use crate::tile::{Kernel, Prefetch, Tile};
 use crate::{Isa, checked_area};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// What all runs of one call have in common.
+/// The parameters of attention in one layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionShape {
     /// Query heads.
@@ -22,7 +22,8 @@ pub struct AttentionShape {
     pub scale: f32,
     /// Soft-capping of the scores.
     pub softcap: Option<f32>,
-    /// A position sees itself and the `window - 1` before it; `None` sees all before it.
+    /// Sliding window: a position sees itself and the `window - 1` before it; `None` sees all before
+    /// it.
     pub window: Option<usize>,
 }
 
@@ -36,14 +37,19 @@ impl AttentionShape {
         assert!(self.head_dim > 0 && self.window != Some(0), "heads and windows must not be empty");
         checked_area(self.heads, self.head_dim)
     }
+
+    /// The first position that `position` sees.
+    fn first_seen(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
 }
 
-/// Keys and values of consecutive positions, wherever they are kept.
+/// Keys and values of consecutive positions, wherever they are stored.
 #[derive(Clone, Copy)]
 pub struct KvSegment<'a> {
     /// `[count, stride]`, the heads in the first `kv_heads * head_dim` columns.
     pub keys: &'a [f32],
-    /// As `keys`.
+    /// Values, laid out like `keys`.
     pub values: &'a [f32],
     /// Elements from one position to the next.
     pub stride: usize,
@@ -59,7 +65,7 @@ impl KvSegment<'_> {
     }
 }
 
-/// Rows of consecutive positions that attend to one chain of segments.
+/// Rows of consecutive positions that attend to one list of segments.
 pub struct AttentionRun<'a> {
     /// Rows of the query and output matrices.
     pub rows: Range<usize>,
@@ -69,22 +75,20 @@ pub struct AttentionRun<'a> {
     pub segments: Vec<KvSegment<'a>>,
 }
 
-/// Partial sums of a reduction.
+/// Partial sums of a reduction; fixed, so that results do not depend on the register width.
 const LANES: usize = 16;
 
-/// Query rows of one job: few enough to share work among threads, many enough
-/// to pay for packing the keys.
+/// Query rows per job: few enough to occupy all threads, many enough to pay for packing the keys.
 const ROWS_PER_JOB: usize = 64;
 
-/// Attends: for each row and head, `softmax(scale q k^T) v` over the positions
-/// that the row sees.
+/// Attends: for each row and head, `softmax(scale q k^T) v` over the positions that the row sees.
 ///
 /// # Shapes
 /// `q [m, q_stride]` with the heads in its first columns, `out [m, heads * head_dim]`.
 ///
 /// # Panics
-/// When the shape is impossible, the lengths do not fit, or a run's segments do not
-/// cover its positions.
+/// When the shape is impossible, the lengths do not fit, or a run's segments do not cover its
+/// positions.
 pub fn attend(
     shape: &AttentionShape,
     q: &[f32],
@@ -93,43 +97,60 @@ pub fn attend(
     out: &mut [f32],
 ) {
     let width = shape.width();
-    let kv_width = checked_area(shape.kv_heads, shape.head_dim);
+    let rows = check_runs(shape, runs);
     assert!(width <= q_stride);
-    let mut filled = 0;
+    assert!(q.len() >= checked_area(rows, q_stride) && out.len() == checked_area(rows, width));
+
+    let jobs: Vec<AttentionJob<'_>> = runs
+        .iter()
+        .flat_map(|run| {
+            (0..run.rows.len()).step_by(ROWS_PER_JOB).flat_map(move |start| {
+                let rows = start..(start + ROWS_PER_JOB).min(run.rows.len());
+                (0..shape.kv_heads).map(move |kv_head| AttentionJob {
+                    shape,
+                    q,
+                    q_stride,
+                    run,
+                    rows: rows.clone(),
+                    kv_head,
+                })
+            })
+        })
+        .collect();
+    let out = SharedPtr(out.as_mut_ptr());
+    jobs.par_iter().for_each_init(Scratch::default, |scratch, job| {
+        // SAFETY: out holds a row of `width` for every row of every run, and this job alone writes its
+        // rows in the columns of its own heads.
+        unsafe { job.run(scratch, out) };
+    });
+}
+
+/// Checks that runs follow each other and that their segments cover them; returns the number of rows.
+fn check_runs(shape: &AttentionShape, runs: &[AttentionRun<'_>]) -> usize {
+    let kv_width = checked_area(shape.kv_heads, shape.head_dim);
+    let mut rows = 0;
     for run in runs {
-        assert!(run.rows.start == filled && run.rows.end >= filled, "runs must follow each other");
-        filled = run.rows.end;
+        assert!(run.rows.start == rows && run.rows.end >= rows, "runs must follow each other");
+        rows = run.rows.end;
         let seen = run.segments.iter().try_fold(0usize, |sum, s| sum.checked_add(s.count));
         let last = run.first.checked_add(run.rows.len());
         assert!(seen.is_some() && seen == last, "segments must cover a run's positions");
         assert!(run.segments.iter().all(|s| s.holds(kv_width)), "a segment lacks keys or values");
     }
-    assert!(q.len() >= checked_area(filled, q_stride) && out.len() == checked_area(filled, width));
-
-    let jobs: Vec<Job<'_>> = runs
-        .iter()
-        .flat_map(|run| {
-            (0..run.rows.len()).step_by(ROWS_PER_JOB).flat_map(move |start| {
-                let rows = start..(start + ROWS_PER_JOB).min(run.rows.len());
-                (0..shape.kv_heads).map(move |kv_head| Job { run, rows: rows.clone(), kv_head })
-            })
-        })
-        .collect();
-    let out = Shared(out.as_mut_ptr());
-    jobs.par_iter().for_each_init(Scratch::default, |scratch, job| {
-        // SAFETY: out holds a row of `width` for every row of every run, and this
-        // job alone writes its rows in the columns of its own heads.
-        unsafe { job.attend(shape, q, q_stride, scratch, out) };
-    });
+    rows
 }
 
 /// Some rows of a run, with the query heads that read one key head.
-struct Job<'a> {
+struct AttentionJob<'a> {
+    shape: &'a AttentionShape,
+    q: &'a [f32],
+    q_stride: usize,
     run: &'a AttentionRun<'a>,
     rows: Range<usize>,
     kv_head: usize,
 }
 
+/// Scratch buffers of one thread.
 #[derive(Default)]
 struct Scratch {
     /// Keys of the job in panels of 32 positions, `[positions / 32][head_dim][32]`.
@@ -140,83 +161,76 @@ struct Scratch {
     scores: Vec<f32>,
 }
 
-impl Job<'_> {
+impl AttentionJob<'_> {
     /// # Safety
-    /// `out` must be valid for the rows of the run; no other job may write the
-    /// columns of this job's heads.
-    unsafe fn attend(
-        &self,
-        shape: &AttentionShape,
-        q: &[f32],
-        q_stride: usize,
-        scratch: &mut Scratch,
-        out: Shared,
-    ) {
+    /// `out` must be valid for the rows of the run; no other job may write the columns of this job's
+    /// heads.
+    unsafe fn run(&self, scratch: &mut Scratch, out: SharedPtr) {
+        let (shape, dim) = (self.shape, self.shape.head_dim);
         let kernel = Kernel::new(Isa::get(), self.rows.len());
-        let dim = shape.head_dim;
         let first = self.run.first + self.rows.start;
         // Panels of keys start at multiples of their width.
-        let low = shape.window.map_or(0, |w| (first + 1).saturating_sub(w) / WIDTH * WIDTH);
+        let low = shape.first_seen(first) / WIDTH * WIDTH;
         let high = self.run.first + self.rows.end;
-        self.pack(dim, low..high, scratch);
+        self.pack(low..high, scratch);
         let group = shape.heads / shape.kv_heads;
         for head in self.kv_head * group..(self.kv_head + 1) * group {
             for tile in kernel.row_tiles() {
                 let row = self.run.rows.start + self.rows.start + tile.start;
                 let position = first + tile.start;
-                let seen = position + tile.len() - low;
-                let padded = seen.div_ceil(WIDTH) * WIDTH;
-                scratch.scores.resize(tile.len() * padded, 0.0);
-                let queries = &q[row * q_stride + head * dim..];
-                for p in 0..padded / WIDTH {
-                    let product = Tile {
-                        x: queries,
-                        x_stride: q_stride,
-                        panel: &scratch.keys[p * dim * WIDTH..(p + 1) * dim * WIDTH],
-                        steps: dim,
-                        y: scratch.scores.as_mut_ptr().wrapping_add(p * WIDTH),
-                        y_stride: padded,
-                        rows: tile.len(),
-                        cols: WIDTH,
-                        bias: None,
-                        accumulate: false,
-                        prefetch: Prefetch::none(&scratch.keys),
-                    };
-                    // SAFETY: the scores hold tile.len() rows of `padded` columns.
-                    unsafe { product.run(&kernel) };
-                }
-                for (i, scores) in scratch.scores.chunks_exact_mut(padded).enumerate() {
-                    let last = position + i + 1 - low;
-                    let from =
-                        shape.window.map_or(0, |w| (position + i + 1).saturating_sub(w).saturating_sub(low));
-                    scores[..from].fill(0.0);
-                    scores[last..].fill(0.0);
-                    let visible = &mut scores[from..last];
-                    if let Some(cap) = shape.softcap {
-                        visible.iter_mut().for_each(|s| *s *= shape.scale);
-                        softcap_row(cap, visible);
-                        softmax(visible, 1.0);
-                    } else {
-                        softmax(visible, shape.scale);
-                    }
+                let seen = low..position + tile.len();
+                self.score(&kernel, head, row, tile.len(), seen.len(), scratch);
+                for (i, scores) in scratch.scores.chunks_exact_mut(padded(seen.len())).enumerate() {
+                    shape.weigh(position + i, low, scores);
                 }
                 let mix = Mix {
                     rows: tile.len(),
-                    seen: low..position + tile.len(),
+                    seen,
                     packed: high - low,
                     dim,
                     y: out.at((row * shape.heads + head) * dim),
                     y_stride: shape.heads * dim,
                 };
-                // SAFETY: the caller gives the rows of out, in the columns of this head.
+                // SAFETY: the caller guarantees the rows of out, in the columns of this head.
                 unsafe { mix.run(&kernel, &scratch.scores, &scratch.values) };
             }
         }
     }
 
-    /// Gathers keys and values of the positions from the run's segments.
-    fn pack(&self, dim: usize, positions: Range<usize>, scratch: &mut Scratch) {
-        let count = positions.len();
+    /// Scores of `rows` queries of one head, from row `row` on, against the first `seen` packed keys.
+    fn score(
+        &self,
+        kernel: &Kernel<f32>,
+        head: usize,
+        row: usize,
+        rows: usize,
+        seen: usize,
+        scratch: &mut Scratch,
+    ) {
+        let (dim, columns) = (self.shape.head_dim, padded(seen));
+        scratch.scores.resize(rows * columns, 0.0);
+        for p in 0..columns / WIDTH {
+            let product = Tile {
+                x: &self.q[row * self.q_stride + head * dim..],
+                x_stride: self.q_stride,
+                panel: &scratch.keys[p * dim * WIDTH..(p + 1) * dim * WIDTH],
+                steps: dim,
+                y: scratch.scores.as_mut_ptr().wrapping_add(p * WIDTH),
+                y_stride: columns,
+                rows,
+                cols: WIDTH,
+                bias: None,
+                accumulate: false,
+                prefetch: Prefetch::none(&scratch.keys),
+            };
+            // SAFETY: the scores hold `rows` rows of `columns` columns.
+            unsafe { product.run(kernel) };
+        }
+    }
+
+    /// Packs keys and values of some positions from the run's segments.
+    fn pack(&self, positions: Range<usize>, scratch: &mut Scratch) {
+        let (dim, count) = (self.shape.head_dim, positions.len());
         let value_panels = dim.div_ceil(WIDTH);
         scratch.keys.resize(count.div_ceil(WIDTH) * dim * WIDTH, 0.0);
         scratch.values.resize(value_panels * count * WIDTH, 0.0);
@@ -240,7 +254,7 @@ impl Job<'_> {
             }
             start = end;
         }
-        // What an earlier job left in the last panel must not be NaN times zero.
+        // A NaN left by an earlier job in the last panel would survive multiplication by zero.
         if !count.is_multiple_of(WIDTH) {
             let panel = &mut scratch.keys[count / WIDTH * dim * WIDTH..][..dim * WIDTH];
             panel.chunks_exact_mut(WIDTH).for_each(|at| at[count % WIDTH..].fill(0.0));
@@ -248,7 +262,31 @@ impl Job<'_> {
     }
 }
 
-/// The sum of the values of one head, weighted by the scores of a tile's rows.
+/// Columns of scores over `seen` positions: whole panels.
+fn padded(seen: usize) -> usize {
+    seen.div_ceil(WIDTH) * WIDTH
+}
+
+impl AttentionShape {
+    /// Turns the scores of the row at `position`, against positions from `low` on, into weights: a
+    /// softmax over what the row sees and zeros elsewhere.
+    fn weigh(&self, position: usize, low: usize, scores: &mut [f32]) {
+        let last = position + 1 - low;
+        let from = self.first_seen(position).saturating_sub(low);
+        scores[..from].fill(0.0);
+        scores[last..].fill(0.0);
+        let visible = &mut scores[from..last];
+        if let Some(cap) = self.softcap {
+            visible.iter_mut().for_each(|s| *s *= self.scale);
+            softcap_row(cap, visible);
+            softmax(visible, 1.0);
+        } else {
+            softmax(visible, self.scale);
+        }
+    }
+}
+
+/// The values of one head, weighted by the scores of a tile's rows and summed.
 struct Mix {
     rows: usize,
     /// Positions that the last row sees, from the first packed one on.
@@ -262,24 +300,24 @@ struct Mix {
 }
 
 impl Mix {
-    /// Sums in chains that end at multiples of their length counted from position 0. Chains cut
-    /// anywhere else would depend on what the rows beside a row see, and with them its rounding;
-    /// weights of zero before and behind what a row sees change no sum.
+    /// Sums in chains that end at multiples of their length counted from position 0. With cuts anywhere
+    /// else, the rounding of a row would depend on what the rows beside it see. Weights of zero before
+    /// and after what a row sees change no sum.
     ///
     /// # Safety
     /// `y` must be valid for writes and reads of `rows` rows of `dim` elements, `y_stride` apart, that
-    /// no other thread touches meanwhile.
+    /// no other thread accesses meanwhile.
     unsafe fn run(&self, kernel: &Kernel<f32>, scores: &[f32], values: &[f32]) {
         let chain = Blocking::of::<f32>(Isa::get()).chain;
         let low = self.seen.start;
-        for (p, values) in values.chunks_exact(self.packed * WIDTH).take(self.dim.div_ceil(WIDTH)).enumerate()
-        {
+        let panels = values.chunks_exact(self.packed * WIDTH).take(self.dim.div_ceil(WIDTH));
+        for (p, values) in panels.enumerate() {
             let mut start = low;
             while start < self.seen.end {
                 let end = self.seen.end.min((start / chain + 1) * chain);
                 let product = Tile {
                     x: &scores[start - low..],
-                    x_stride: self.seen.len().div_ceil(WIDTH) * WIDTH,
+                    x_stride: padded(self.seen.len()),
                     panel: &values[(start - low) * WIDTH..(end - low) * WIDTH],
                     steps: end - start,
                     y: self.y.wrapping_add(p * WIDTH),
@@ -290,7 +328,7 @@ impl Mix {
                     accumulate: start > low,
                     prefetch: Prefetch::none(values),
                 };
-                // SAFETY: the caller's word, for the columns of this panel.
+                // SAFETY: the caller's guarantee, for the columns of this panel.
                 unsafe { product.run(kernel) };
                 start = end;
             }
@@ -383,8 +421,8 @@ mod tests {
         out
     }
 
-    /// Texts longer than two chains: a row's bits depend neither on the rows beside it nor on where
-    /// a run starts, with and without a window, and its value is right.
+    /// Texts longer than two chains, with and without a window: the bits of a row depend neither on
+    /// the rows beside it nor on where a run starts, and its values are correct.
     #[test]
     fn rows_keep_their_bits_at_700_tokens() {
         let (total, dim) = (700, 40);
@@ -434,7 +472,7 @@ mod tests {
             for (got, want) in whole.iter().zip(naive(&shape, &q, &k, &v, first)) {
                 prop_assert!((f64::from(*got) - want).abs() < 1e-5, "{got} against {want}");
             }
-            // Cutting the keys into segments or the rows into runs changes no bit.
+            // Splitting keys into segments or rows into runs changes no bit.
             let half = rows / 2;
             let mut cut_up = vec![f32::NAN; rows * width];
             attend(&shape, &q, width, &[

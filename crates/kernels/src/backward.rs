@@ -1,29 +1,28 @@
-//! Gradients with respect to activations: what turns the gradient of an output
-//! into the gradient of an input. Weights are constants here.
+//! The backward pass with respect to activations: each function computes the gradient of an input from
+//! the gradient of an output. Weights are constants.
 //!
-//! Like the forward kernels, every row of a gradient depends on its own text
-//! alone, so batching changes no bit. [`crate::Linear::backward`] is the
-//! counterpart of the matrix product.
+//! As in the forward pass, every row of a gradient depends on its own text alone, so batching changes no
+//! bit. [`crate::Linear::backward`] is the backward pass of the matrix product.
 
 use crate::attention::AttentionShape;
 use crate::checked_area;
 use crate::cpu::{BUILT_FUSED, multiversion};
 use crate::elementwise::{Activation, Rotation, exp};
-use crate::linear::Shared;
+use crate::memory::SharedPtr;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Partial sums of a reduction; fixed, so that results do not depend on the machine's width.
+/// Partial sums of a reduction; fixed, so that results do not depend on the register width.
 const LANES: usize = 16;
 
-/// Elements of work below which handing out jobs costs more than it gains.
+/// Elements per job; splitting work further costs more than it gains.
 const ELEMENTS_PER_JOB: usize = 16_384;
 
 fn rows_per_job(width: usize) -> usize {
     (ELEMENTS_PER_JOB / width.max(1)).max(1)
 }
 
-/// `sum a b c`, in lanes.
+/// The sum of element-wise products, in lanes.
 #[inline(always)]
 fn sum_of_products<const N: usize>(factors: [&[f32]; N]) -> f32 {
     let len = factors[0].len();
@@ -86,7 +85,7 @@ fn silu<const FUSED: bool>(x: f32) -> (f32, f32) {
 
 #[inline(always)]
 fn gelu_tanh<const FUSED: bool>(x: f32) -> (f32, f32) {
-    // As in the forward pass, x s(2 u) with s the logistic function.
+    // As in the forward pass, x s(2 u), where s is the logistic function.
     let twice = 1.595_769_2 * (x + 0.044_715 * x * x * x);
     let slope = 1.595_769_2 * (1.0 + 0.134_145 * x * x);
     let s = 1.0 / (1.0 + exp::<FUSED>(-twice));
@@ -168,8 +167,8 @@ pub fn gated(activation: Activation, gate_up: &[f32], width: usize, d_out: &[f32
     );
 }
 
-/// Backward of [`crate::elementwise::activate`]: `x` is what entered the activation,
-/// `d` holds the gradient of its result and receives that of `x`.
+/// Backward of [`crate::elementwise::activate`]: `x` is the input of the activation,
+/// `d` holds the gradient of its output and receives that of `x`.
 ///
 /// # Panics
 /// When the lengths differ.
@@ -183,7 +182,7 @@ pub fn activate(activation: Activation, x: &[f32], d: &mut [f32]) {
     });
 }
 
-/// Backward of [`crate::elementwise::softcap`]: `y` is what the soft-capping gave,
+/// Backward of [`crate::elementwise::softcap`]: `y` is the output of the soft-capping,
 /// `d` holds the gradient of `y` and receives that of its input.
 ///
 /// # Panics
@@ -193,7 +192,7 @@ pub fn softcap(cap: f32, y: &[f32], d: &mut [f32]) {
     let parts = d.par_chunks_mut(ELEMENTS_PER_JOB).zip(y.par_chunks(ELEMENTS_PER_JOB));
     parts.for_each(|(d, y)| {
         for (d, y) in d.iter_mut().zip(y) {
-            // With t = y / cap the slope is 1 - t^2, in a form that keeps digits near 1.
+            // With t = y / cap the slope is 1 - t^2; this form stays accurate near t = 1.
             let t = y / cap;
             *d *= (1.0 - t) * (1.0 + t);
         }
@@ -203,10 +202,10 @@ pub fn softcap(cap: f32, y: &[f32], d: &mut [f32]) {
 /// Backward of [`crate::elementwise::rotate`]: the transposed rotation, in place.
 ///
 /// # Shapes
-/// `d [m, stride]`, of which columns `0..heads * head_dim` are turned back.
+/// `d [m, stride]`, of which columns `0..heads * head_dim` are rotated back.
 ///
 /// # Panics
-/// When a head has no width, the lengths do not fit, or a place lies outside the tables.
+/// When a head has no width, the lengths do not fit, or a position lies outside the tables.
 pub fn rotate(d: &mut [f32], stride: usize, heads: usize, head_dim: usize, rotation: &Rotation) {
     let Rotation { cos, sin, half, places } = rotation;
     let half = *half;
@@ -222,14 +221,13 @@ pub fn rotate(d: &mut [f32], stride: usize, heads: usize, head_dim: usize, rotat
     });
 }
 
-/// Backward of [`crate::attention::attend`] over whole texts: from the gradient of
-/// what was mixed to that of queries, keys and values. The scores are computed
-/// again rather than kept.
+/// Backward of [`crate::attention::attend`] over whole texts: the gradients of queries, keys and values
+/// from that of the output. Scores are recomputed rather than stored.
 ///
 /// # Shapes
 /// `qkv`, `d_qkv [m, (heads + 2 kv_heads) head_dim]`, each row its queries, keys and
 /// values; `d_out [m, heads * head_dim]`. `texts` are the rows of each text, which
-/// follow each other and start at position 0.
+/// are consecutive and start at position 0.
 ///
 /// # Panics
 /// When the shape is impossible or the lengths do not fit.
@@ -245,7 +243,7 @@ pub fn attend(shape: &AttentionShape, qkv: &[f32], texts: &[Range<usize>], d_out
     assert!(d_out.len() == checked_area(rows, width));
     let jobs: Vec<(&Range<usize>, usize)> =
         texts.iter().flat_map(|text| (0..shape.kv_heads).map(move |kv| (text, kv))).collect();
-    let out = Shared(d_qkv.as_mut_ptr());
+    let out = SharedPtr(d_qkv.as_mut_ptr());
     jobs.par_iter().for_each_init(Scratch::default, |scratch, &(text, kv)| {
         let qkv = &qkv[text.start * stride..text.end * stride];
         let d_out = &d_out[text.start * width..text.end * width];
@@ -270,7 +268,7 @@ pub fn attend(shape: &AttentionShape, qkv: &[f32], texts: &[Range<usize>], d_out
     });
 }
 
-/// What one job of [`attend`] works on.
+/// Scratch buffers of one job of [`attend`].
 #[derive(Default)]
 struct Scratch {
     /// Keys and values of the head, transposed: `[head_dim, positions]`.
@@ -317,7 +315,7 @@ impl Scratch {
     }
 }
 
-/// `to[j] = sum_i x[i] rows[i][j]` over columns `columns` of a matrix that is `stride` wide.
+/// `to[j] = sum_i x[i] matrix[i][j]` for the columns `columns` of a matrix of width `stride`.
 #[inline(always)]
 fn combine(x: &[f32], matrix: &[f32], stride: usize, columns: &Range<usize>, to: &mut [f32]) {
     to.fill(0.0);
@@ -355,8 +353,8 @@ multiversion! {
                 combine(query, keys, count, &seen, weights);
                 weigh::<FUSED>(shape, weights, slopes);
                 combine(d_mixed, values, count, &seen, d_weights);
-                // The mean is taken of differences from the first: where keys are alike the
-                // gradients nearly are too, and rounding of the weights' sum must not show.
+                // The mean is taken of differences from the first gradient: where keys are similar, so are
+                // the gradients, and the rounding error of the weights' sum would dominate.
                 let first = d_weights[0];
                 d_weights.iter_mut().for_each(|d| *d -= first);
                 let mean = sum_of_products([weights, d_weights]);
@@ -374,8 +372,8 @@ multiversion! {
     }
 }
 
-/// Turns products of a query with keys into weights, and gives the slope of the
-/// scores with respect to these products.
+/// Turns dot products of a query and its keys into attention weights, and computes the slopes of the
+/// scores with respect to the dot products.
 #[inline(always)]
 fn weigh<const FUSED: bool>(shape: &AttentionShape, weights: &mut [f32], slopes: &mut [f32]) {
     for (w, slope) in weights.iter_mut().zip(&mut *slopes) {

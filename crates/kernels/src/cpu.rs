@@ -1,27 +1,26 @@
-//! Which instruction set the kernels use on this machine.
+//! Instruction sets: detection, selection and compilation for several of them.
 
-use crate::panel::Element;
 use std::sync::OnceLock;
 
-/// The instruction sets for which kernels exist, best last.
+/// The instruction sets with kernels of their own, best last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
-    /// Plain Rust that the compiler vectorises for the build's target.
+    /// Plain Rust, vectorised by the compiler for the build target.
     Portable,
-    /// AVX2 with fused multiply-add: 8 floats a register.
+    /// AVX2 with FMA: 8 floats per register.
     Avx2,
-    /// AVX-512 (F, BW, DQ, VL): 16 floats a register.
+    /// AVX-512 (F, BW, DQ, VL): 16 floats per register.
     Avx512,
-    /// AVX-512 with BF16: pairs of 16-bit floats are multiplied and added up in one instruction.
+    /// AVX-512 with BF16: one instruction multiplies and adds pairs of bfloat16.
     Avx512Bf16,
-    /// AMX: whole tiles of 16-bit floats are multiplied in one instruction, which takes denormal
-    /// numbers for zero. All else is as with AVX-512.
+    /// AMX: one instruction multiplies whole tiles of bfloat16, flushing denormal inputs to zero.
+    /// Everything else uses AVX-512.
     Amx,
 }
 
 impl Isa {
-    /// The best instruction set of this processor. `FATHOM_ISA` set to `portable`, `avx2`,
-    /// `avx512` or `avx512_bf16` lowers it, for checking one path against another.
+    /// The best instruction set of this processor. Setting `FATHOM_ISA` to `portable`, `avx2`,
+    /// `avx512` or `avx512_bf16` selects a lower one, to check one code path against another.
     pub fn get() -> Self {
         static ISA: OnceLock<Isa> = OnceLock::new();
         *ISA.get_or_init(|| {
@@ -36,7 +35,7 @@ impl Isa {
         })
     }
 
-    /// Every instruction set that this processor can run, for tests and benchmarks.
+    /// Every instruction set this processor can run, for tests and benchmarks.
     pub fn available() -> Vec<Self> {
         let all = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
         all.into_iter().filter(|isa| isa.is_available()).collect()
@@ -47,12 +46,6 @@ impl Isa {
         self <= Self::best()
     }
 
-    /// Whether matrices of this type are multiplied in tile registers.
-    pub(crate) fn has_tiles<E: Element>(self) -> bool {
-        self == Self::Amx && E::GROUP == 2
-    }
-
-    /// The best instruction set that this processor can run.
     fn best() -> Self {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(Self::detect)
@@ -68,7 +61,7 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vl");
             if avx2 && avx512 {
                 return match is_x86_feature_detected!("avx512bf16") {
-                    true if crate::amx::is_available() => Self::Amx,
+                    true if amx::is_available() => Self::Amx,
                     true => Self::Avx512Bf16,
                     false => Self::Avx512,
                 };
@@ -80,7 +73,7 @@ impl Isa {
         Self::Portable
     }
 
-    /// The name as it stands in results and logs.
+    /// The name used in results and logs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
@@ -92,9 +85,61 @@ impl Isa {
     }
 }
 
-/// Defines a function once and compiles it for every instruction set, so that
-/// plain loops are vectorised with the widest registers the machine has. The body sees `FUSED`,
-/// whether these have fused multiply-adds; see [`mul_add`].
+/// Detection of AMX, for which Rust has no stable macro, and the permission Linux wants for it.
+#[cfg(target_arch = "x86_64")]
+mod amx {
+    use std::arch::x86_64::{__cpuid_count, _xgetbv};
+
+    /// Whether the processor, which must have AVX-512, multiplies tiles of bfloat16 and the system
+    /// lets this process use them.
+    pub(super) fn is_available() -> bool {
+        // CPUID leaf 7, EDX: AMX-BF16 and AMX-TILE.
+        const FEATURES: u32 = 1 << 22 | 1 << 24;
+        // XCR0: tile configuration and tile data are saved on a context switch.
+        const SAVED: u64 = 1 << 17 | 1 << 18;
+        if !is_x86_feature_detected!("xsave") {
+            return false;
+        }
+        #[allow(unused_unsafe, reason = "some versions of Rust call this instruction safe")]
+        // SAFETY: every processor that has AVX-512 has CPUID leaf 7.
+        let features = unsafe { __cpuid_count(7, 0) }.edx;
+        // SAFETY: XSAVE is in use, so XCR0 can be read.
+        let saved = unsafe { _xgetbv(0) };
+        features & FEATURES == FEATURES && saved & SAVED == SAVED && is_permitted()
+    }
+
+    /// Asks Linux for permission to use tile data, granted to the whole process.
+    #[cfg(target_os = "linux")]
+    fn is_permitted() -> bool {
+        const ARCH_PRCTL: isize = 158;
+        const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
+        const XFEATURE_XTILEDATA: usize = 18;
+        let result: isize;
+        // SAFETY: the call touches no memory of the process; a kernel that does not know it returns
+        // an error.
+        unsafe {
+            std::arch::asm!(
+                "syscall",
+                inlateout("rax") ARCH_PRCTL => result,
+                in("rdi") ARCH_REQ_XCOMP_PERM,
+                in("rsi") XFEATURE_XTILEDATA,
+                lateout("rcx") _,
+                lateout("r11") _,
+                options(nostack),
+            );
+        }
+        result == 0
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn is_permitted() -> bool {
+        false
+    }
+}
+
+/// Compiles one function body for every instruction set, so that plain loops are vectorised for the
+/// widest registers of the machine. The body sees the constant `FUSED`: whether the instruction set
+/// has fused multiply-adds; see [`mul_add`].
 macro_rules! multiversion {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -109,7 +154,7 @@ macro_rules! multiversion {
                 fn avx2($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
                 match $crate::Isa::get() {
                     $crate::Isa::Avx512 | $crate::Isa::Avx512Bf16 | $crate::Isa::Amx => {
-                        // SAFETY: `Isa::get` returns only what the processor was found to have.
+                        // SAFETY: `Isa::get` returns only what was detected.
                         return unsafe { avx512($($arg),*) };
                     }
                     // SAFETY: as above.
@@ -123,11 +168,11 @@ macro_rules! multiversion {
 }
 pub(crate) use multiversion;
 
-/// Whether every processor that this build is for has fused multiply-adds.
+/// Whether every processor this build targets has fused multiply-adds.
 pub(crate) const BUILT_FUSED: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
 
-/// `a * b + c`, rounded once where the processor can: without the instruction that would be
-/// a slow function.
+/// `a * b + c`, rounded once if `FUSED`. Without hardware FMA, `f32::mul_add` would be a slow libm
+/// call, so the product is rounded first.
 #[inline(always)]
 pub(crate) fn mul_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }

@@ -6,8 +6,8 @@ use crate::cpu::{mul_add, multiversion};
 use crate::elementwise::{exp, twice_artanh};
 
 const LANES: usize = 16;
-/// Elements summed in `f32` lanes before they are added to `f64` lanes:
-/// 16 terms a lane, so the partial sums lose nothing that matters.
+/// Elements summed in `f32` lanes before they are added to `f64` lanes: 16 terms per lane, few enough
+/// that rounding of the partial sums is negligible.
 const BLOCK: usize = 256;
 
 /// Adds the sums of a block to those of the row.
@@ -71,7 +71,7 @@ pub struct Logits<'a> {
 }
 
 impl<'a> Logits<'a> {
-    /// Reads a row.
+    /// Computes the normaliser of a row.
     pub fn new(row: &'a [f32]) -> Self {
         let mut maxima = vec![f32::NEG_INFINITY; row.len().div_ceil(BLOCK)];
         block_maxima(row, &mut maxima);
@@ -80,17 +80,17 @@ impl<'a> Logits<'a> {
         Self { row, maxima, log_sum_exp }
     }
 
-    /// `ln sum e^x`, which makes logits logarithms of probabilities.
+    /// `ln sum e^x`; a logit minus this is a log-probability.
     pub fn log_sum_exp(&self) -> f64 {
         self.log_sum_exp
     }
 
-    /// The indices of the `K` largest logits, largest first; among equals the lower index.
-    /// `u32::MAX` stands for those that a shorter row lacks. What is not a number counts as the least.
+    /// The indices of the `K` largest logits, largest first; ties go to the lower index. Rows shorter than
+    /// `K` are filled up with `u32::MAX`. NaN counts as the smallest.
     pub fn top<const K: usize>(&self) -> [u32; K] {
         let mut best = [(f32::NEG_INFINITY, u32::MAX); K];
         for (b, (block, max)) in self.row.chunks(BLOCK).zip(&self.maxima).enumerate() {
-            // Most blocks hold nothing new, which their maximum says.
+            // The maximum rules out most blocks.
             if *max <= best[K - 1].0 && best[K - 1].1 != u32::MAX {
                 continue;
             }
@@ -120,17 +120,17 @@ pub struct Divergence {
     pub entropy: f64,
 }
 
-/// A distribution with which many are compared.
+/// A distribution that others are compared with.
 pub struct Reference<'a> {
     logits: Logits<'a>,
     /// e^(x - ln sum e^x), with the normaliser rounded to `f32`.
     probabilities: Vec<f32>,
-    /// The sum of these, 1 but for that rounding.
+    /// Their sum, 1 up to rounding.
     sum: f64,
 }
 
 impl<'a> Reference<'a> {
-    /// Prepares a row of logits.
+    /// Computes the probabilities of a row of logits.
     pub fn new(logits: Logits<'a>) -> Self {
         let mut probabilities = vec![0.0; logits.row.len()];
         let sum = soft(logits.row, logits.log_sum_exp as f32, &mut probabilities);
@@ -142,9 +142,8 @@ impl<'a> Reference<'a> {
         &self.logits
     }
 
-    /// Divergences of the distribution of `other`, p, from this one, q.
-    ///
-    /// Those of the row itself are exactly zero.
+    /// Divergences of the distribution of `other`, p, from this one, q. They are exactly zero for the row
+    /// itself.
     ///
     /// # Panics
     /// When the rows differ in length.
@@ -155,7 +154,7 @@ impl<'a> Reference<'a> {
         let [p, p_gap, p_x, q_gap, jsd] = sums(x.row, y.row, &self.probabilities, x_near, y_near);
         let (x_rest, y_rest) = (x.log_sum_exp - f64::from(x_near), y.log_sum_exp - f64::from(y_near));
         let shift = x_rest - y_rest;
-        // Rounding may leave a divergence below zero; what is not a number must stay so.
+        // Rounding may give a divergence below zero; NaN must stay NaN.
         let least_zero = |kl: f64| if kl < 0.0 { 0.0 } else { kl };
         Divergence {
             kl: least_zero(p_gap / p - shift),
@@ -176,7 +175,7 @@ impl<'a> Reference<'a> {
 }
 
 multiversion! {
-    /// Writes the distribution of a row and gives its sum.
+    /// Writes the distribution of a row and returns its sum.
     fn soft(x: &[f32], lse: f32, out: &mut [f32]) -> f64 {
         let mut total = [0.0; LANES];
         for (xs, out) in x.chunks(BLOCK).zip(out.chunks_mut(BLOCK)) {
@@ -195,11 +194,9 @@ multiversion! {
 
 /// Sixteen terms of every sum over the vocabulary, added to `lanes`: p, p (ln p - ln q),
 /// p ln p, q (ln p - ln q), twice the JSD in nats. `q` are the probabilities of the logits `y`. The
-/// logarithms are taken with the normalisers rounded to f32; `divergence_of` puts the rest back
-/// in f64.
+/// logarithms use normalisers rounded to f32; `divergence_of` corrects for the rounding in f64.
 ///
-/// One short loop a step, over arrays of one register's length: this is the form
-/// that compilers turn into vector instructions.
+/// One short loop per step, over arrays as long as one register, is the form that compilers vectorise.
 #[inline(always)]
 fn add_terms<const FUSED: bool>(
     lanes: &mut [[f32; LANES]; 5],
@@ -208,11 +205,11 @@ fn add_terms<const FUSED: bool>(
     y_lse: f32,
 ) {
     let fma = mul_add::<FUSED>;
-    // ln 2, from the same function as the terms, so that equal rows cancel exactly.
+    // ln 2 from the same function as the terms, so that equal rows cancel exactly.
     let ln_2 = twice_artanh::<FUSED>(THIRD);
     const THIRD: f32 = 1.0 / 3.0;
     // Below this, ln(1 + 2 v) is less than half a unit in the last place of ln 2, from which it is
-    // taken, and its powers would become subnormal numbers, which are slow.
+    // subtracted, and its powers would be subnormal, which is slow.
     const LEAST: f32 = 5e-9;
     let (mut log_p, mut gap) = ([0.0f32; LANES], [0.0f32; LANES]);
     let (mut p, mut least, mut v) = ([0.0f32; LANES], [0.0f32; LANES], [0.0f32; LANES]);
@@ -258,7 +255,7 @@ multiversion! {
                 add_terms::<FUSED>(&mut lanes, [xs, ys, qs], x_lse, y_lse);
             }
             if !x_rest.is_empty() {
-                // Tokens of no probability in both rows add nothing to any sum.
+                // Tokens of probability zero in both rows add nothing to any sum.
                 let (mut xs, mut ys) = ([x_lse - 200.0; LANES], [y_lse - 200.0; LANES]);
                 let mut qs = [0.0; LANES];
                 xs[..x_rest.len()].copy_from_slice(x_rest);
@@ -274,7 +271,7 @@ multiversion! {
     }
 }
 
-/// The square, or zero where it would be a subnormal number: these are slow.
+/// The square, or zero where it would be subnormal: subnormal arithmetic is slow.
 #[inline(always)]
 fn square(x: f32) -> f32 {
     const LEAST: f32 = 1.1e-19;
@@ -306,7 +303,7 @@ multiversion! {
 
 multiversion! {
     fn scaled(row: &mut [f32], lse: f32, scale: f32) {
-        // What is multiplied with these must not become subnormal, which is slow.
+        // Products with these must not be subnormal, which is slow.
         const LEAST: f32 = 1e-30;
         for x in row {
             let value = scale * exp::<FUSED>(*x - lse);
@@ -315,8 +312,8 @@ multiversion! {
     }
 }
 
-/// Turns a row of logits whose normaliser is known into `scale` times its distribution, zero
-/// below 1e-30.
+/// Replaces a row of logits, given its normaliser, by `scale` times its distribution; values below
+/// 1e-30 become zero.
 pub fn scaled_softmax(row: &mut [f32], lse: f64, scale: f32) {
     scaled(row, lse as f32, scale);
 }

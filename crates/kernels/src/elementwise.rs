@@ -4,16 +4,16 @@ use crate::checked_area;
 use crate::cpu::{mul_add, multiversion};
 use rayon::prelude::*;
 
-/// `e^x` to about two units in the last place, in a form that compilers
-/// vectorise. Results below `e^-80` (1.8e-35) are zero, and `x` above 88.37 gives the value
-/// there (about 2.4e38) instead of infinity: numbers near the ends of the range make
-/// subnormal products, which many processors compute a hundred times slower.
+/// `e^x` to about two units in the last place, in a form that compilers vectorise. Results below
+/// `e^-80` (1.8e-35) are zero, and `x` is clamped to 88.37 (about 2.4e38) instead of overflowing:
+/// numbers near the ends of the range have subnormal products, which many processors compute a hundred
+/// times slower.
 #[inline(always)]
 pub(crate) fn exp<const FUSED: bool>(x: f32) -> f32 {
     // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low
     // bits of the mantissa, so that no conversion instruction is needed.
     const ROUND: f32 = 12_582_912.0;
-    // Comparisons rather than clamp, min or max: these have no case for NaN to keep.
+    // Comparisons propagate NaN and vectorise, unlike clamp, min or max.
     const LEAST: f32 = -80.0;
     let fma = mul_add::<FUSED>;
     let clamped = if x < LEAST { LEAST } else { x };
@@ -22,7 +22,7 @@ pub(crate) fn exp<const FUSED: bool>(x: f32) -> f32 {
     let n = shifted - ROUND;
     // ln 2 in two parts; the first has trailing zero bits, so n * part is exact.
     let r = fma(n, 2.121_944_4e-4, fma(n, -0.693_359_4, clamped));
-    // By pairs, not one after the other: the steps of a chain would wait for each other.
+    // Evaluated in pairs: the steps of a Horner chain would wait for each other.
     let r2 = r * r;
     let low = fma(r2, fma(8.333_452e-3, r, 4.166_579_6e-2), fma(0.166_666_65, r, 0.5));
     let p = fma(r2 * r2, fma(1.987_569_1e-4, r, 1.398_199_9e-3), low);
@@ -31,13 +31,13 @@ pub(crate) fn exp<const FUSED: bool>(x: f32) -> f32 {
     if x < LEAST { 0.0 } else { p * scale }
 }
 
-/// `2 artanh v`, which is `ln(1 + u)` where `v = u / (2 + u)`, for `v` in `[0, 1/3]`, to about one
-/// unit in the last place.
+/// `2 artanh v` for `v` in `[0, 1/3]`, to about one unit in the last place. It equals `ln(1 + u)` for
+/// `v = u / (2 + u)`.
 #[inline(always)]
 pub(crate) fn twice_artanh<const FUSED: bool>(v: f32) -> f32 {
     let fma = mul_add::<FUSED>;
     let w = v * v;
-    // By pairs, as in `exp`.
+    // In pairs, as in `exp`.
     let w2 = w * w;
     let first = fma(w, 1.0 / 3.0, 1.0);
     let second = fma(w, 1.0 / 7.0, 0.2);
@@ -54,7 +54,7 @@ pub enum Activation {
     Silu,
     /// GELU in its tanh approximation.
     GeluTanh,
-    /// GELU by the error function.
+    /// GELU with the error function.
     GeluErf,
 }
 
@@ -106,15 +106,15 @@ multiversion! {
     }
 }
 
-/// Rows of work below which handing out jobs costs more than it gains.
+/// Elements per job; splitting work further costs more than it gains.
 const ELEMENTS_PER_JOB: usize = 16_384;
 
 fn rows_per_job(width: usize) -> usize {
     (ELEMENTS_PER_JOB / width.max(1)).max(1)
 }
 
-/// Gated activation: `out = act(gate) * up`, where each row of `gate_up` holds
-/// the gate first and the other factor behind it.
+/// Gated activation: `out = act(gate) * up`, where each row of `gate_up` is the gate followed by the
+/// other factor.
 ///
 /// # Shapes
 /// `gate_up [m, 2 f]`, `out [m, f]`.
@@ -141,7 +141,7 @@ pub fn gated(activation: Activation, gate_up: &[f32], width: usize, out: &mut [f
     );
 }
 
-/// Plain activation, in place.
+/// Activation, in place.
 pub fn activate(activation: Activation, x: &mut [f32]) {
     x.par_chunks_mut(ELEMENTS_PER_JOB).for_each(|x| match activation {
         Activation::Silu => silu_in_place(x),
@@ -179,7 +179,7 @@ multiversion! {
     }
 }
 
-/// Rotary tables and the place of each row in them.
+/// Rotary tables, and the entry of each row.
 pub struct Rotation {
     /// Cosines, `[places, half]`.
     pub cos: Vec<f32>,
@@ -187,21 +187,21 @@ pub struct Rotation {
     pub sin: Vec<f32>,
     /// Half the number of rotated dimensions of a head.
     pub half: usize,
-    /// For each row its place in the tables.
+    /// The index of each row in the tables.
     pub places: Vec<usize>,
 }
 
 impl Rotation {
-    /// Checks `len` elements in rows of `stride`, of which `heads` are turned.
+    /// Checks `len` elements in rows of `stride`, of which `heads` heads are rotated.
     pub(crate) fn check(&self, len: usize, stride: usize, heads: usize, head_dim: usize) {
         assert!(head_dim > 0 && stride > 0, "a head must have a width");
         assert!(self.half <= head_dim / 2 && checked_area(heads, head_dim) <= stride);
-        assert_eq!(len, checked_area(self.places.len(), stride), "each row needs its place");
+        assert_eq!(len, checked_area(self.places.len(), stride), "each row needs a place in the tables");
     }
 }
 
-/// Rotates heads in place, the two halves of the rotated part against each other
-/// (the layout of Hugging Face checkpoints): for `i < half`,
+/// Rotates heads in place, pairing the two halves of the rotated dimensions (the layout of Hugging Face
+/// checkpoints): for `i < half`,
 /// `(x_i, x_{i + half}) -> (x_i cos - x_{i + half} sin, x_{i + half} cos + x_i sin)`.
 ///
 /// # Shapes
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rotation_turns_pairs_and_leaves_the_rest() {
+    fn a_rotation_changes_pairs_and_keeps_the_rest() {
         let (c, s) = (0.6, 0.8);
         let mut x = [1.0, 5.0, 2.0, 9.0, 7.0, 7.0];
         rotate(&mut x, 6, 1, 4, &Rotation { cos: vec![c], sin: vec![s], half: 1, places: vec![0] });

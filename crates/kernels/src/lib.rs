@@ -1,26 +1,26 @@
-//! CPU kernels for transformer layers. They know nothing of models.
+//! CPU kernels for transformer layers. They know nothing about models.
 //!
-//! Everything works on row-major `f32` slices. Weights are packed once, in a form no larger
-//! than they need, and multiplied by [`Linear`] as panels; [`attention`] uses the same inner
-//! kernel on panels that it packs from keys. The instruction set is chosen at
-//! run time ([`Isa`]), threads are rayon's current pool.
+//! All matrices are row-major `f32` slices. Weights are packed once, in the smallest lossless format,
+//! and multiplied by [`Linear`] as panels; [`attention`] uses the same inner kernel on panels packed
+//! from keys and values. The instruction set is chosen at run time ([`Isa`]); work runs on the rayon
+//! pool of the calling thread.
 //!
-//! **Row invariance.** Every output row is a function of its own input row
-//! alone: each element is one chain of additions in a fixed order, whatever the
-//! number of rows in the call, the row's place among them, or the number of
-//! threads. So batching, sharing of prefixes and splitting to fit memory change
-//! no bit of a result; the planner of edited runs relies on this.
+//! **Row invariance.** Every output row is a function of its own input row alone: each element is one
+//! chain of additions in a fixed order, whatever the number of rows in the call, the row's place among
+//! them, or the number of threads. Batching, sharing of prefixes and splitting to fit memory therefore
+//! change no bit of a result; the planner of edited runs relies on this.
+//!
+//! **Global state.** The detected instruction set and each thread's scratch buffers are cached for the
+//! life of the process; neither affects results. [`retain_freed_memory`] changes the allocator and is
+//! left to the program.
 
 #![deny(missing_docs)]
 
-#[cfg(target_arch = "x86_64")]
-mod amx;
 pub mod attention;
 pub mod backward;
-#[cfg(target_arch = "x86_64")]
-mod columns;
 mod cpu;
 pub mod distribution;
+mod element;
 pub mod elementwise;
 mod linear;
 pub mod mapped;
@@ -38,11 +38,11 @@ pub use linear::{Dtype, Linear};
 pub use memory::{Buffer, OutOfMemory, retain_freed_memory};
 pub use storage::QuantBlocks;
 
-/// A size from two others. Asserts compare blocking with the lengths of slices, and
-/// `unsafe` code relies on them, so a size must not wrap around.
+/// The product of two sizes. Sizes are compared with the lengths of slices, on which `unsafe` code
+/// relies, so they must not wrap around.
 ///
 /// # Panics
-/// When the product is too large.
+/// On overflow.
 fn checked_area(a: usize, b: usize) -> usize {
     a.checked_mul(b).expect("a shape is larger than any memory")
 }

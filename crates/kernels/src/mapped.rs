@@ -1,15 +1,15 @@
-//! Read-only memory-mapped files, here because mapping is unsafe.
+//! Read-only memory-mapped files. They are part of this crate because mapping is unsafe.
 
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
 use std::path::Path;
 
-/// A file's bytes, read by the operating system as they are touched.
+/// The bytes of a file, read by the operating system on first access.
 pub struct Mapped(Option<memmap2::Mmap>);
 
 impl Mapped {
-    /// Maps a file. An empty file gives no bytes.
+    /// Maps a file. An empty file is an empty slice.
     ///
     /// # Errors
     /// When the file cannot be opened or mapped.
@@ -18,21 +18,19 @@ impl Mapped {
         if file.metadata()?.len() == 0 {
             return Ok(Self(None));
         }
-        // SAFETY: the map is read-only, but shared with every program that has the file open: one that
-        // writes to it would change bytes under a slice, and one that shortens it would stop this program
-        // with a bus error. Nothing can rule that out. Weights are written once and then read, and every
-        // loader that maps them accepts this.
+        // SAFETY: the map is read-only, but shared with every process that has the file open. One that
+        // writes to the file changes bytes under a slice; one that truncates it causes a bus error. Nothing
+        // can rule that out; every loader that maps weights accepts it, because weights are written once.
         let map = unsafe { memmap2::Mmap::map(&file)? };
         Ok(Self(Some(map)))
     }
 
-    /// Gives the memory back in which bytes were read so far; whoever looks at them again finds
-    /// them as before, read once more from the file or from what the system remembers of it.
+    /// Drops the resident pages. Later reads fault them in again, from the page cache or the file.
     pub fn release(&self) {
         #[cfg(unix)]
         if let Some(map) = &self.0 {
-            // SAFETY: pages of a read-only map of a file come back with the file's content, so
-            // slices of it stay as they are. Without the advice the memory is only held longer.
+            // SAFETY: dropped pages of a read-only file map are refilled from the file, so slices stay
+            // valid. A refusal only keeps the memory longer.
             let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
         }
     }

@@ -1,13 +1,13 @@
-//! Memory for packed weights and for what is made of them: aligned to pages, zero at first, in large
-//! pages where the system has them; and for small rooms, aligned to lines of the caches. It is here
-//! because viewing bytes as numbers is unsafe.
+//! Memory for weights, activations and scratch buffers: page-aligned maps for large allocations,
+//! cache-line-aligned vectors for small ones, and views of both as numbers. It is a module of its
+//! own because these views are unsafe.
 
 use std::ops::{Deref, DerefMut};
 
-/// QuantView of which words can be seen to consist.
+/// Numbers that a 32-bit word can be viewed as.
 ///
 /// # Safety
-/// Any bits must be a value, the size must divide 32 bits, and be the alignment.
+/// Any bits must be a valid value, and the size must divide 32 bits and equal the alignment.
 pub(crate) unsafe trait Plain: Copy {}
 
 // SAFETY: 8, 16 and 32 bits, all of which are values.
@@ -21,51 +21,61 @@ unsafe impl Plain for half::bf16 {}
 // SAFETY: as above.
 unsafe impl Plain for f32 {}
 
-/// Words as numbers.
+/// Views words as numbers.
 pub(crate) fn view<T: Plain>(words: &[u32]) -> &[T] {
-    // SAFETY: any bits are a value of such a type, which needs no stricter alignment and divides a
-    // word, so that nothing is left over.
+    // SAFETY: any bits are a `T`, which needs no stricter alignment than a word and divides one, so
+    // nothing is left over.
     unsafe { words.align_to().1 }
 }
 
-/// As [`view`].
+/// Views words as numbers, mutably.
 pub(crate) fn view_mut<T: Plain>(words: &mut [u32]) -> &mut [T] {
-    // SAFETY: as above, and any numbers are words.
+    // SAFETY: as above, and any `T`s are words.
     unsafe { words.align_to_mut().1 }
 }
 
-/// The payload of the panic when the system refuses memory, which is nobody's mistake.
-#[derive(Clone, Copy, Debug)]
+/// The operating system refused an allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfMemory {
-    /// Bytes that were asked for.
+    /// Bytes asked for.
     pub bytes: usize,
 }
 
-/// Words of 32 bits.
+impl std::fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "out of memory: the system refused {:.1} GiB", self.bytes as f64 / (1u64 << 30) as f64)
+    }
+}
+
+impl std::error::Error for OutOfMemory {}
+
+/// 32-bit words in an anonymous map.
 #[derive(Default)]
 pub(crate) struct Memory {
-    /// Nothing where there are no words.
+    /// `None` for no words.
     map: Option<memmap2::MmapMut>,
     len: usize,
 }
 
 impl Memory {
-    /// So many zeros. Pages come into being as they are written, on the thread that writes them.
+    /// Maps `len` zeros. Pages are allocated when they are first written, by the thread that writes
+    /// them.
+    ///
+    /// # Errors
+    /// When the system refuses the memory.
     ///
     /// # Panics
-    /// With [`OutOfMemory`] when the system has no such memory.
-    pub(crate) fn zeroed(len: usize) -> Self {
+    /// When the size exceeds the address space.
+    pub(crate) fn zeroed(len: usize) -> Result<Self, OutOfMemory> {
         let bytes = crate::checked_area(len, size_of::<u32>());
-        let map = (bytes > 0).then(|| {
-            let map = memmap2::MmapMut::map_anon(bytes)
-                .unwrap_or_else(|_| std::panic::panic_any(OutOfMemory { bytes }));
-            // Large pages spare the processor most look-ups of addresses. Without them all
-            // works as well, so a refusal does not matter.
-            #[cfg(target_os = "linux")]
-            let _ = map.advise(memmap2::Advice::HugePage);
-            map
-        });
-        Self { map, len }
+        if bytes == 0 {
+            return Ok(Self::default());
+        }
+        let map = memmap2::MmapMut::map_anon(bytes).map_err(|_| OutOfMemory { bytes })?;
+        // Large pages save address look-ups. A refusal costs speed only.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        Ok(Self { map: Some(map), len })
     }
 }
 
@@ -73,8 +83,7 @@ impl Deref for Memory {
     type Target = [u32];
     fn deref(&self) -> &[u32] {
         match &self.map {
-            // SAFETY: the map is aligned to pages and holds `len` words, for which any bits
-            // are a value.
+            // SAFETY: the map is page-aligned and holds `len` words, for which any bits are a value.
             Some(map) => unsafe { std::slice::from_raw_parts(map.as_ptr().cast(), self.len) },
             None => &[],
         }
@@ -91,8 +100,8 @@ impl DerefMut for Memory {
     }
 }
 
-/// Decode that are written and read again and again, such as logits: in large pages, and kept from
-/// use to use.
+/// A reusable buffer of floats in large pages, for matrices that are rewritten again and again, such
+/// as logits.
 #[derive(Default)]
 pub struct Buffer {
     memory: Memory,
@@ -100,21 +109,30 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Gives the buffer a length. What it holds then is unspecified numbers, all of which are
-    /// to be written.
+    /// Sets the length. The contents are unspecified numbers that the caller overwrites.
     ///
-    /// # Panics
-    /// When the system has no such memory.
-    pub fn resize(&mut self, len: usize) {
+    /// # Errors
+    /// When the system refuses the memory. The buffer is then empty.
+    pub fn try_resize(&mut self, len: usize) -> Result<(), OutOfMemory> {
         if len > self.memory.len {
-            // Memory that is never touched costs nothing, so there may be more than is needed.
+            self.len = 0;
             self.memory = Memory::default();
-            self.memory = Memory::zeroed(len.checked_next_power_of_two().unwrap_or(len));
+            // Memory that is never touched costs nothing, so the map may be larger than needed.
+            self.memory = Memory::zeroed(len.checked_next_power_of_two().unwrap_or(len))?;
         }
         self.len = len;
+        Ok(())
     }
 
-    /// Becomes a copy of `from`.
+    /// [`Self::try_resize`] where the caller has reserved the memory before, or cannot go on without.
+    ///
+    /// # Panics
+    /// With [`OutOfMemory`] as the payload when the system refuses the memory.
+    pub fn resize(&mut self, len: usize) {
+        self.try_resize(len).unwrap_or_else(|error| std::panic::panic_any(error));
+    }
+
+    /// Makes the buffer a copy of `from`.
     ///
     /// # Panics
     /// As [`Self::resize`].
@@ -137,39 +155,37 @@ impl DerefMut for Buffer {
     }
 }
 
-/// Lets the allocator keep what is freed for what is allocated next, for the rest of the process.
+/// Lets the allocator keep freed memory for later allocations, for the rest of the process.
 ///
-/// Runs leave tens of megabytes behind and ask for them again a moment later. Handed to the system
-/// and back, these take a twentieth of the time of a forward pass.
+/// Forward passes free tens of megabytes and allocate them again a moment later. Returning them to
+/// the system in between costs a twentieth of a pass.
 pub fn retain_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     for (parameter, value) in [(libc::M_MMAP_THRESHOLD, 32 << 20), (libc::M_TRIM_THRESHOLD, 1 << 30)] {
-        // SAFETY: the function only sets a number of the allocator's, under its own lock. What it
-        // does not accept, it leaves as it was.
+        // SAFETY: the call sets a number of the allocator's under its own lock, or ignores it.
         unsafe { libc::mallopt(parameter, value) };
     }
 }
 
-/// Bytes of a line of the caches.
+/// Bytes of a cache line.
 pub(crate) const LINE: usize = 64;
 
-/// A line of the caches.
+/// One cache line.
 #[derive(Clone, Copy, Default)]
 #[repr(C, align(64))]
 struct Line([u32; 16]);
 
-/// Words of 32 bits in whole lines of the caches, so that reading 64 bytes at a time touches no
-/// line twice.
+/// A scratch buffer of 32-bit words in whole cache lines, so that a 64-byte load never touches two.
 #[derive(Default)]
 pub(crate) struct Lines(Vec<Line>);
 
 impl Lines {
-    /// No lines.
+    /// An empty buffer.
     pub(crate) const fn new() -> Self {
         Self(Vec::new())
     }
 
-    /// Makes room for at least so many words. Those that are new are zero, the others stay.
+    /// Grows to at least `words` words. New words are zero, old ones stay.
     pub(crate) fn resize(&mut self, words: usize) {
         self.0.resize(words.div_ceil(16).max(self.0.len()), Line::default());
     }
@@ -178,7 +194,7 @@ impl Lines {
 impl Deref for Lines {
     type Target = [u32];
     fn deref(&self) -> &[u32] {
-        // SAFETY: lines are nothing but words.
+        // SAFETY: a line is 16 words.
         unsafe { self.0.align_to().1 }
     }
 }
@@ -187,6 +203,22 @@ impl DerefMut for Lines {
     fn deref_mut(&mut self) -> &mut [u32] {
         // SAFETY: as above, and any words are lines.
         unsafe { self.0.align_to_mut().1 }
+    }
+}
+
+/// A pointer into an output matrix that several jobs share, each writing its own part.
+#[derive(Clone, Copy)]
+pub(crate) struct SharedPtr(pub(crate) *mut f32);
+
+// SAFETY: the jobs write disjoint parts of one buffer that outlives them; each use says which part.
+unsafe impl Send for SharedPtr {}
+// SAFETY: as above.
+unsafe impl Sync for SharedPtr {}
+
+impl SharedPtr {
+    /// The pointer `offset` elements further on; not dereferenced here.
+    pub(crate) fn at(self, offset: usize) -> *mut f32 {
+        self.0.wrapping_add(offset)
     }
 }
 
@@ -204,5 +236,18 @@ mod tests {
         buffer.resize(1_000_000);
         buffer.fill(4.0);
         assert_eq!(buffer.iter().sum::<f32>(), 4e6);
+    }
+
+    /// More than any address space, so that every system refuses it.
+    #[test]
+    fn a_refused_allocation_is_an_error_and_leaves_an_empty_buffer() {
+        let mut buffer = Buffer::default();
+        buffer.copy(&[1.0]);
+        let len = usize::MAX / 8;
+        let error = buffer.try_resize(len).expect_err("no system has this memory");
+        assert!(error.bytes >= 4 * len && error.to_string().contains("GiB"));
+        assert!(buffer.is_empty());
+        let panic = std::panic::catch_unwind(move || buffer.resize(len)).expect_err("resize panics");
+        assert_eq!(panic.downcast_ref::<OutOfMemory>(), Some(&error));
     }
 }

@@ -3,7 +3,7 @@
 use crate::cpu::multiversion;
 use rayon::prelude::*;
 
-/// Partial sums of a reduction; fixed, so that results do not depend on the machine's width.
+/// Partial sums of a reduction; fixed, so that results do not depend on the register width.
 const LANES: usize = 16;
 
 multiversion! {

@@ -1,15 +1,14 @@
-//! What the processor can do at most: multiply-adds on registers alone.
+//! The peak throughput of the processor: multiply-adds on registers alone.
 //!
-//! Benchmarks hold the kernels against this, not against a data sheet, because clocks
-//! depend on the machine, its load and the instructions.
+//! Benchmarks compare kernels with this rather than with a data sheet, because clock rates depend on
+//! the machine, its load and the instructions.
 
 use crate::{Dtype, Isa};
 use std::hint::black_box;
 use std::time::Instant;
 
-/// Multiply-adds a second that all threads of the current rayon pool do together, the best of
-/// `rounds` rounds of about a hundredth of a second, in the instructions by which `isa` multiplies
-/// weights of `dtype`.
+/// Multiply-adds per second of all threads of the current rayon pool together, with the instructions
+/// that `isa` uses for weights of `dtype`: the best of `rounds` rounds of about 10 ms.
 ///
 /// # Panics
 /// When the machine lacks the instruction set.
@@ -25,12 +24,12 @@ pub fn macs_per_second(isa: Isa, dtype: Dtype, rounds: usize) -> f64 {
     best
 }
 
-/// Does so many steps and gives the number of multiply-adds.
+/// Runs `steps` steps and returns the number of multiply-adds.
 fn run(isa: Isa, dtype: Dtype, steps: usize) -> usize {
     match (isa, dtype) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller has checked the instruction set.
-        (Isa::Amx, Dtype::Bf16) => unsafe { crate::amx::peak(steps / 4) },
+        (Isa::Amx, Dtype::Bf16) => unsafe { crate::tile::amx_peak(steps / 4) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         (Isa::Avx512Bf16, Dtype::Bf16) => unsafe { avx512_bf16(steps) },
@@ -44,7 +43,7 @@ fn run(isa: Isa, dtype: Dtype, steps: usize) -> usize {
     }
 }
 
-/// Sums that are made at once: enough to hide the latency of an instruction.
+/// Independent sums: enough to hide the latency of an instruction.
 const SUMS: usize = 14;
 
 #[cfg(target_arch = "x86_64")]
@@ -100,7 +99,7 @@ fn portable(steps: usize) -> usize {
         for sum in &mut sums {
             sum.iter_mut().zip(a).for_each(|(sum, a)| *sum += a * a);
         }
-        // Without this the sums would be known before the loop.
+        // Keeps the compiler from computing the sums before the loop.
         black_box(&mut sums);
     }
     steps / 4 * 64
@@ -111,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_instruction_set_does_some_work() {
+    fn every_instruction_set_multiplies() {
         for isa in Isa::available() {
             for dtype in [Dtype::F32, Dtype::Bf16] {
                 assert!(macs_per_second(isa, dtype, 1) > 1e6, "{isa:?} {dtype:?}");

@@ -1,9 +1,9 @@
-//! Matrices of 32-bit words turned over: single floats, or pairs of 16-bit ones.
+//! Transposition of matrices of 32-bit words: floats, or pairs of 16-bit numbers.
 
 use crate::Isa;
 
-/// Turns a matrix over: `to[j * to_stride + i] = from[i * from_stride + j]` for `i < rows`,
-/// `j < columns`. Strides are in words, and the slices hold words as their bits.
+/// Transposes a matrix: `to[j * to_stride + i] = from[i * from_stride + j]` for `i < rows`,
+/// `j < columns`. Strides are in words.
 ///
 /// # Panics
 /// When a slice is shorter than its matrix.
@@ -29,8 +29,7 @@ pub(crate) fn transpose(
         whole = 0..columns / 16 * 16;
         for i in (0..rows / 16 * 16).step_by(16) {
             for j in whole.clone().step_by(16) {
-                // SAFETY: the processor has AVX-512, and the matrices hold 16 rows and
-                // columns from here on.
+                // SAFETY: the processor has AVX-512, and both matrices hold 16 more rows and columns.
                 unsafe {
                     let from = from.as_ptr().add(i * from_stride + j);
                     block(from, from_stride, to.as_mut_ptr().add(j * to_stride + i), to_stride);
@@ -48,19 +47,19 @@ pub(crate) fn transpose(
     }
 }
 
-/// Words of a row that [`transpose_narrow`] turns over.
+/// Words per row for [`transpose_narrow`].
 const NARROW: usize = 8;
 
-/// Turns two matrices of 16 rows and 8 columns over, side by side: `to[j * 32 + i]` is column j of row
-/// i of the first, and from `i = 16` on of row `i - 16` of the second.
+/// Transposes two matrices of 16 rows and 8 columns side by side: `to[j * 32 + i]` is column j of row i
+/// of the first for `i < 16`, and of row `i - 16` of the second otherwise.
 ///
 /// # Panics
-/// When the slices are not as long.
+/// When the lengths do not fit.
 pub(crate) fn transpose_narrow(isa: Isa, from: [&[u32]; 2], to: &mut [u32]) {
     assert!(from.iter().all(|from| from.len() == 16 * NARROW) && to.len() == 32 * NARROW);
     #[cfg(target_arch = "x86_64")]
     if isa >= Isa::Avx512 && isa.is_available() {
-        // SAFETY: the processor has AVX-512, and the lengths are right.
+        // SAFETY: the processor has AVX-512, and the lengths were checked.
         return unsafe { narrow(from, to) };
     }
     for (half, from) in from.iter().enumerate() {
@@ -69,7 +68,7 @@ pub(crate) fn transpose_narrow(isa: Isa, from: [&[u32]; 2], to: &mut [u32]) {
 }
 
 /// # Safety
-/// AVX-512 must be there, and the slices as long as [`transpose_narrow`] says.
+/// AVX-512 must be available, and the slices as long as [`transpose_narrow`] requires.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn narrow(from: [&[u32]; 2], to: &mut [u32]) {
@@ -81,35 +80,35 @@ unsafe fn narrow(from: [&[u32]; 2], to: &mut [u32]) {
             from.map(|from| unsafe { _mm256_loadu_si256(from.as_ptr().add(i * NARROW).cast()) });
         *row = _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second));
     }
-    for (i, row) in turned(rows).into_iter().enumerate() {
+    for (i, row) in transpose_registers(rows).into_iter().enumerate() {
         // SAFETY: there are 8 rows of two registers each.
         unsafe { _mm512_storeu_ps(to.as_mut_ptr().add(i % NARROW * 32 + i / NARROW * 16).cast(), row) };
     }
 }
 
 /// # Safety
-/// AVX-512 must be there, `from` readable and `to` writable for 16 rows of 16 words.
+/// AVX-512 must be available, `from` readable and `to` writable for 16 rows of 16 words.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn block(from: *const u32, from_stride: usize, to: *mut u32, to_stride: usize) {
     use std::arch::x86_64::*;
     let mut rows = [_mm512_setzero_ps(); 16];
     for (i, row) in rows.iter_mut().enumerate() {
-        // SAFETY: the caller gives 16 readable rows.
+        // SAFETY: the caller guarantees 16 readable rows.
         *row = unsafe { _mm512_loadu_ps(from.add(i * from_stride).cast()) };
     }
-    for (i, row) in turned(rows).into_iter().enumerate() {
-        // SAFETY: the caller gives 16 writable rows.
+    for (i, row) in transpose_registers(rows).into_iter().enumerate() {
+        // SAFETY: the caller guarantees 16 writable rows.
         unsafe { _mm512_storeu_ps(to.add(i * to_stride).cast(), row) };
     }
 }
 
-/// 16 rows of 16 words, turned over in registers: pairs of rows are interleaved, then pairs of
-/// pairs, and then the quarters of the registers are put in their places.
+/// Transposes 16 rows of 16 words in registers: interleaves pairs of rows, then pairs of pairs, then
+/// permutes the quarters of the registers.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn turned(r: [std::arch::x86_64::__m512; 16]) -> [std::arch::x86_64::__m512; 16] {
+fn transpose_registers(r: [std::arch::x86_64::__m512; 16]) -> [std::arch::x86_64::__m512; 16] {
     use std::arch::x86_64::*;
     let mut t = r;
     for i in 0..8 {
@@ -139,11 +138,11 @@ fn turned(r: [std::arch::x86_64::__m512; 16]) -> [std::arch::x86_64::__m512; 16]
     out
 }
 
-/// Words of a row of 32 halves.
+/// Words per row of 32 16-bit numbers.
 const ROW: usize = 16;
 
-/// Interleaves rows of 32 halves two by two, `to[2 * i] = even[i]`, `to[2 * i + 1] = odd[i]`,
-/// where the halves of a word lie in memory in order.
+/// Interleaves pairs of rows of 32 16-bit numbers: `to[2 * i] = even[i]`, `to[2 * i + 1] = odd[i]`, in
+/// memory order.
 ///
 /// # Panics
 /// When the slices differ in length.
@@ -169,13 +168,13 @@ pub(crate) fn interleave(isa: Isa, from: &[u32], to: &mut [u32]) {
 #[target_feature(enable = "avx512f,avx512bw")]
 fn interleave_avx512(from: &[u32], to: &mut [u32]) {
     use std::arch::x86_64::*;
-    // Places in the second row count from 32.
+    // Indices into the second row start at 32.
     let mut places = [0i16; 64];
     places.iter_mut().enumerate().for_each(|(i, place)| *place = (i / 2 + i % 2 * 32) as i16);
-    // SAFETY: there are 64 places, half of them in each register.
+    // SAFETY: there are 64 indices, 32 per register.
     let [low, high] = [0, 32].map(|i| unsafe { _mm512_loadu_si512(places.as_ptr().add(i).cast()) });
     for (pair, to) in from.chunks_exact(2 * ROW).zip(to.chunks_exact_mut(2 * ROW)) {
-        // SAFETY: a pair holds two registers, and so does what is made of it.
+        // SAFETY: both the pair of rows and the result are two registers long.
         unsafe {
             let even = _mm512_loadu_si512(pair.as_ptr().cast());
             let odd = _mm512_loadu_si512(pair.as_ptr().add(ROW).cast());
@@ -192,7 +191,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn narrow_matrices_are_turned_over_side_by_side() {
+    fn narrow_matrices_are_transposed_side_by_side() {
         let from: Vec<u32> = (0..256).collect();
         for isa in Isa::available() {
             let mut to = vec![u32::MAX; 256];
@@ -206,7 +205,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_element_goes_to_its_place(rows in 0usize..50, columns in 0usize..50, more in 0usize..3) {
+        fn every_element_is_transposed(rows in 0usize..50, columns in 0usize..50, more in 0usize..3) {
             let (from_stride, to_stride) = (columns + more, rows + 2 * more);
             let from: Vec<u32> = (0..(rows * from_stride) as u32).collect();
             for isa in Isa::available() {

@@ -1,8 +1,8 @@
-//! Gradients against central differences of the formulas, written naively in f64.
+//! Gradients against central differences of naive f64 implementations.
 
 use fathom_kernels::attention::AttentionShape;
 use fathom_kernels::elementwise::{Activation, Rotation};
-use fathom_kernels::{Dtype, Linear, backward};
+use fathom_kernels::{Dtype, Linear, OutOfMemory, backward};
 use proptest::prelude::*;
 use std::ops::Range;
 
@@ -20,13 +20,12 @@ fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|x| f64::from(*x)).collect()
 }
 
-/// The largest error, as a part of the largest of what is summed up.
+/// Maximum error, relative to the largest term of a sum.
 const TOLERANCE: f64 = 1e-5;
 
 /// Compares `got` with the gradient of `c . f(x)`, which is `sum_j c_j df_j/dx_i` for each
-/// coordinate i. Errors are measured against the largest of all these terms, because where
-/// terms cancel in the sum `f32` cannot do better, and at least against `least`, the size of
-/// what cancels within a term.
+/// coordinate i. Errors are relative to the largest of all these terms, because `f32` cannot do better
+/// where terms cancel, and at least relative to `least`, the size of what cancels within a term.
 #[track_caller]
 fn check(x: &[f32], c: &[f32], got: &[f32], least: f64, f: impl Fn(&[f64]) -> Vec<f64>) {
     assert_eq!(got.len(), x.len());
@@ -77,7 +76,7 @@ fn act(activation: Activation, x: f64) -> f64 {
     }
 }
 
-/// Attention over whole texts, one score after the other.
+/// Attention over whole texts, score by score.
 fn attend(shape: &AttentionShape, qkv: &[f64], texts: &[Range<usize>]) -> Vec<f64> {
     let AttentionShape { heads, kv_heads, head_dim: dim, .. } = *shape;
     let stride = (heads + 2 * kv_heads) * dim;
@@ -107,7 +106,7 @@ fn activations() -> impl Strategy<Value = Activation> {
     prop_oneof![Just(Activation::Silu), Just(Activation::GeluTanh), Just(Activation::GeluErf)]
 }
 
-/// Sizes of numbers: far below, around and beyond where activations bend.
+/// Magnitudes far below, around and far beyond the bend of the activations.
 fn scales() -> impl Strategy<Value = f32> {
     prop_oneof![Just(0.01f32), Just(1.0), Just(4.0), Just(20.0)]
 }
@@ -136,7 +135,7 @@ proptest! {
         let mut d = c.clone();
         backward::layer_row(&x, &weight, eps, &mut d);
         let factor = |x: &[f64]| 1.0 / (moments(x).1.powi(2) - moments(x).0.powi(2) + f64::from(eps)).sqrt();
-        // Centring loses the digits of the mean.
+        // Centring cancels the digits of the mean.
         let (mean, _) = moments(&wide(&x));
         let least = factor(&wide(&x)) * (1.0 + mean.abs() * factor(&wide(&x)));
         check(&x, &c, &d, least, |x| {
@@ -226,7 +225,7 @@ proptest! {
     fn linear(n in 1usize..50, k in 1usize..50, half: bool, seed: u32) {
         let (w, x, mut c) = (numbers(n * k, 1.0, seed), numbers(k, 1.0, seed ^ 1), numbers(n, 1.0, seed ^ 2));
         if half {
-            // In bfloat16 what comes from above is rounded too.
+            // In bfloat16 the incoming gradient is rounded too.
             c.iter_mut().for_each(|c| *c = half::bf16::from_f32(*c).to_f32());
         }
         let (layer, w) = packed(n, k, half, w);
@@ -236,7 +235,7 @@ proptest! {
     }
 }
 
-/// A layer and its weights as it keeps them.
+/// A layer, and its weights as it stores them.
 fn packed(n: usize, k: usize, half: bool, mut w: Vec<f32>) -> (Linear, Vec<f64>) {
     if half {
         w.iter_mut().for_each(|w| *w = half::bf16::from_f32(*w).to_f32());
@@ -244,14 +243,14 @@ fn packed(n: usize, k: usize, half: bool, mut w: Vec<f32>) -> (Linear, Vec<f64>)
     let dtype = if half { Dtype::Bf16 } else { Dtype::F32 };
     let layer = Linear::pack(n, k, dtype, Some(numbers(n, 1.0, 5)), |rows, block| {
         block.copy_from_slice(&w[rows.start * k..rows.end * k]);
-        Ok::<(), ()>(())
+        Ok::<(), OutOfMemory>(())
     });
     (layer.unwrap(), wide(&w))
 }
 
-/// More rows than one job takes, and more outputs than are turned over at once.
+/// More rows than one job takes, and more outputs than are transposed at once.
 #[test]
-fn a_row_of_many_has_the_gradient_that_it_has_alone() {
+fn the_gradient_of_a_row_does_not_depend_on_its_batch() {
     let (m, n, k) = (2_500, 600, 37);
     let (layer, _) = packed(n, k, false, numbers(n * k, 1.0, 1));
     let dy = numbers(m * n, 1.0, 2);

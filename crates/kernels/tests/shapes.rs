@@ -1,11 +1,10 @@
-//! Shapes that cannot be end in the panic that the documentation promises, before
-//! anything is read or written.
+//! Impossible shapes cause the documented panic before anything is read or written.
 
 use fathom_kernels::attention::{AttentionRun, AttentionShape, KvSegment, attend};
 use fathom_kernels::elementwise::{self, Activation, Rotation};
-use fathom_kernels::{Dtype, Linear, backward, norm};
+use fathom_kernels::{Dtype, Linear, OutOfMemory, backward, norm};
 
-/// Half of the range of sizes: twice this is 0 where products wrap.
+/// Half the range of sizes: twice this wraps to 0.
 const HALF: usize = 1 << (usize::BITS - 1);
 
 const SHAPE: AttentionShape =
@@ -26,12 +25,12 @@ fn panics(expected: &str, f: impl FnOnce() + std::panic::UnwindSafe) {
 const TOO_LARGE: &str = "a shape is larger than any memory";
 
 #[test]
-#[expect(clippy::reversed_empty_ranges, reason = "this is what the test is about")]
+#[expect(clippy::reversed_empty_ranges, reason = "the subject of the test")]
 fn inverted_run_does_not_shrink_the_output() {
     let keys = [0.0; 16];
     let run =
         |rows, count: usize| AttentionRun { rows, first: 4 - count, segments: vec![segment(&keys, 4, 4)] };
-    // The second run gives back two rows, so that an output of two rows seemed to do for four.
+    // The second run subtracts two rows, so that an output of two rows would seem to fit four.
     let runs = || [run(0..4, 4), run(4..2, 0)];
     panics("runs must follow each other", || attend(&SHAPE, &[0.0; 16], 4, &runs(), &mut [0.0; 8]));
 }
@@ -41,7 +40,7 @@ fn width_of_heads_does_not_wrap() {
     let shape = AttentionShape { heads: HALF, kv_heads: HALF, head_dim: 2, ..SHAPE };
     panics(TOO_LARGE, || attend(&shape, &[], 0, &[], &mut []));
     panics(TOO_LARGE, || backward::attend(&shape, &[], &[], &[], &mut []));
-    // The queries fit, but with keys and values a row is 2^64 wide.
+    // The queries fit, but with keys and values a row is 2^64 elements wide.
     let shape = AttentionShape { heads: HALF / 2, kv_heads: HALF / 2, head_dim: 1, ..SHAPE };
     panics(TOO_LARGE, || backward::attend(&AttentionShape { head_dim: 2, ..shape }, &[], &[], &[], &mut []));
 }
@@ -70,7 +69,7 @@ fn segments_shorter_than_they_say_are_noticed_at_once() {
 #[test]
 fn size_of_packed_panels_does_not_wrap() {
     for (n, k) in [(HALF / 16, 32), (32, HALF / 16), (1, HALF)] {
-        let pack = move || drop(Linear::pack(n, k, Dtype::F32, None, |_, _| Ok::<(), ()>(())));
+        let pack = move || drop(Linear::pack(n, k, Dtype::F32, None, |_, _| Ok::<(), OutOfMemory>(())));
         panics(TOO_LARGE, pack);
     }
 }
@@ -78,7 +77,7 @@ fn size_of_packed_panels_does_not_wrap() {
 #[test]
 fn layers_without_inputs_or_outputs_are_refused() {
     for (n, k) in [(0, 4), (4, 0)] {
-        let pack = move || drop(Linear::pack(n, k, Dtype::F32, None, |_, _| Ok::<(), ()>(())));
+        let pack = move || drop(Linear::pack(n, k, Dtype::F32, None, |_, _| Ok::<(), OutOfMemory>(())));
         panics("a linear layer must have inputs and outputs", pack);
     }
 }

@@ -1,40 +1,20 @@
-//! Gradients of activations: the way back through layers and head.
+//! The backward pass through layers and head, with respect to activations.
 //!
-//! [`Model::layer_saved`] runs a layer and keeps what [`Model::layer_backward`]
-//! needs; [`Model::answer_backward`] starts the way back at the probability of
-//! given tokens. Weights are constants, and texts are whole: every run of the
-//! batch starts at position 0.
+//! [`Model::layer_saved`] runs a layer and keeps the activations that [`Model::layer_backward`] needs;
+//! [`Model::answer_backward`] starts the backward pass at the probabilities of given tokens. Weights are
+//! constants, and texts are whole: every run of the batch starts at position 0.
 
 use crate::config::QkNorm;
 use crate::forward::{Batch, Buffers, Model};
 use crate::load::Norm;
+use crate::saved::SavedActivations;
 use fathom_kernels::distribution::{log_sum_exp, scaled_softmax};
 use fathom_kernels::{Buffer, backward};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// What a layer keeps of its way forward. Fields that the architecture does not
-/// need stay empty.
-#[derive(Clone, Debug, Default)]
-pub struct SavedActivations {
-    /// What enters the norm before attention, `[rows, d]`.
-    pub(crate) attn_in: Vec<f32>,
-    /// Queries, keys and values before their norms, `[rows, q + 2 kv]`.
-    pub(crate) raw_qkv: Vec<f32>,
-    /// Queries, keys and values as attention reads them, `[rows, q + 2 kv]`.
-    pub(crate) qkv: Vec<f32>,
-    /// What attention returns before its norm, `[rows, d]`.
-    pub(crate) raw_attn: Vec<f32>,
-    /// What enters the norm before the MLP, `[rows, d]`.
-    pub(crate) mlp_in: Vec<f32>,
-    /// What enters the activation, `[rows, 2 f]` or `[rows, f]`.
-    pub(crate) wide: Vec<f32>,
-    /// What the MLP returns before its norm, `[rows, d]`.
-    pub(crate) raw_mlp: Vec<f32>,
-}
-
 impl Model {
-    /// [`Self::layer`] over whole texts, with what the way back needs.
+    /// [`Self::layer`] over whole texts; returns the activations that [`Self::layer_backward`] needs.
     ///
     /// # Shapes
     /// `h`, `out [rows, d]`.
@@ -51,21 +31,20 @@ impl Model {
         b.saved.take().unwrap_or_default()
     }
 
-    /// [`Self::mlp`] alone, with what [`Self::mlp_backward`] needs.
+    /// [`Self::mlp`] alone; returns the activations that [`Self::mlp_backward`] needs.
     pub fn mlp_saved(&self, l: usize, x: &[f32], b: &mut Buffers) -> SavedActivations {
         b.saved = Some(SavedActivations::default());
         self.mlp(l, x, b);
         b.saved.take().unwrap_or_default()
     }
 
-    /// Turns the gradient of the stream that leaves layer `l` into that of the stream
-    /// that enters it, in place.
+    /// Turns the gradient of the residual stream after layer `l` into that before it, in place.
     ///
     /// # Shapes
     /// `d [rows, d]`.
     ///
     /// # Panics
-    /// When `saved` is not of this batch, or a run does not start at position 0.
+    /// When `saved` belongs to another batch, or a run does not start at position 0.
     pub fn layer_backward(&self, l: usize, batch: &Batch, saved: &SavedActivations, d: &mut [f32]) {
         let of_mlp = self.mlp_backward(l, saved, d);
         if self.config.parallel {
@@ -79,7 +58,7 @@ impl Model {
         }
     }
 
-    /// The gradient of what the MLP of layer `l` reads, from that of what it adds.
+    /// The gradient of the input of layer `l`'s MLP from that of its output.
     ///
     /// # Shapes
     /// `d_out` and the result `[rows, d]`.
@@ -103,7 +82,7 @@ impl Model {
         d
     }
 
-    /// The gradient of what the attention of layer `l` reads, from that of what it adds.
+    /// The gradient of the input of layer `l`'s attention from that of its output.
     ///
     /// # Shapes
     /// `d_out` and the result `[rows, d]`.
@@ -154,14 +133,15 @@ impl Model {
         });
     }
 
-    /// The probability of one token after each row, and its gradient with respect to
-    /// the row. `logits` is room for all rows' logits.
+    /// The probability of one token after each row, and its gradient with respect to the row. `logits` is
+    /// a scratch buffer.
     ///
     /// # Shapes
     /// `h`, `d [rows, d]`, `tokens [rows]`; the result is `[rows]`.
     ///
     /// # Panics
-    /// When the lengths do not fit or a token lies outside the vocabulary.
+    /// When the lengths do not fit, a token lies outside the vocabulary, or the system refuses memory for
+    /// the logits.
     pub fn answer_backward(&self, h: &[f32], tokens: &[u32], logits: &mut Buffer, d: &mut [f32]) -> Vec<f64> {
         let vocab = self.config.vocab;
         logits.resize(tokens.len() * vocab);
@@ -174,7 +154,7 @@ impl Model {
         probabilities
     }
 
-    /// The probability of one token after each row. `logits` is room for all rows' logits.
+    /// The probability of one token after each row. `logits` is a scratch buffer.
     ///
     /// # Shapes
     /// `h [rows, d]`, `tokens [rows]`; the result is `[rows]`.
@@ -189,7 +169,7 @@ impl Model {
         rows.map(|(row, token)| (f64::from(row[*token as usize]) - log_sum_exp(row)).exp()).collect()
     }
 
-    /// Bytes that [`Self::layer_saved`] keeps for one row of one layer, about.
+    /// Approximate bytes that [`Self::layer_saved`] keeps per row of one layer.
     pub fn saved_bytes_per_row(&self) -> usize {
         let c = &self.config;
         let wide = self.packed.layers.first().map_or(0, |b| b.up.outputs());
@@ -207,8 +187,8 @@ impl Model {
     }
 }
 
-/// The softmax probability p of a token. Its logits give way to their gradient
-/// `p (onehot - softmax)`, taken through the soft-capping that made them.
+/// The softmax probability p of a token. The logits are replaced by their gradient
+/// `p (onehot - softmax)`, taken through the soft-capping.
 fn probability_backward(row: &mut [f32], token: u32, cap: Option<f32>) -> f64 {
     let lse = log_sum_exp(row);
     let token = token as usize;
@@ -216,7 +196,7 @@ fn probability_backward(row: &mut [f32], token: u32, cap: Option<f32>) -> f64 {
     let p = log.exp();
     let capped = cap.map(|cap| (cap, row.to_vec()));
     scaled_softmax(row, lse, -p as f32);
-    // p (1 - p), which loses no digits where p is nearly 1.
+    // p (1 - p), accurate where p is close to 1.
     row[token] = (p * -log.exp_m1()) as f32;
     if let Some((cap, capped)) = capped {
         backward::softcap(cap, &capped, row);
@@ -225,7 +205,7 @@ fn probability_backward(row: &mut [f32], token: u32, cap: Option<f32>) -> f64 {
 }
 
 fn add(to: &mut [f32], from: &[f32]) {
-    const ELEMENTS_A_JOB: usize = 16_384;
-    let parts = to.par_chunks_mut(ELEMENTS_A_JOB).zip(from.par_chunks(ELEMENTS_A_JOB));
+    const ELEMENTS_PER_JOB: usize = 16_384;
+    let parts = to.par_chunks_mut(ELEMENTS_PER_JOB).zip(from.par_chunks(ELEMENTS_PER_JOB));
     parts.for_each(|(to, from)| to.iter_mut().zip(from).for_each(|(t, f)| *t += f));
 }

@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::rope;
+pub use crate::rope::{Rope, RopeScaling};
 use fathom_kernels::elementwise::Activation;
 use std::path::Path;
 
@@ -24,73 +25,6 @@ pub enum QkNorm {
     Head,
     /// All heads together (OLMo 2).
     Full,
-}
-
-/// Rotary embedding of one kind of layer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rope {
-    /// Dimensions of a head that are rotated.
-    pub dim: usize,
-    /// Base of the frequencies.
-    pub theta: f64,
-    /// Change of the frequencies for long texts.
-    pub scaling: RopeScaling,
-}
-
-/// How rotary frequencies are stretched.
-#[derive(Clone, Debug, PartialEq)]
-pub enum RopeScaling {
-    /// Not at all.
-    None,
-    /// All by one factor.
-    Linear(f64),
-    /// Llama 3.1: low frequencies by the factor, high ones not, a ramp between.
-    Llama3 {
-        /// Factor of the low frequencies.
-        factor: f64,
-        /// Wavelengths above `original / low` are stretched in full.
-        low: f64,
-        /// Wavelengths below `original / high` are not stretched.
-        high: f64,
-        /// Context of pre-training.
-        original: f64,
-    },
-    /// Divisors that the checkpoint gives (`rope_freqs.weight` of GGUF files).
-    Divisors(Vec<f32>),
-    /// A base that grows with the length of a text beyond the original context (dynamic NTK scaling).
-    Dynamic {
-        /// Factor of the context.
-        factor: f64,
-        /// Context of pre-training.
-        original: f64,
-    },
-    /// YaRN (arXiv 2309.00071).
-    Yarn {
-        /// Factor of the low frequencies.
-        factor: f64,
-        /// Context of pre-training.
-        original: f64,
-        /// Rotations above which nothing changes.
-        beta_fast: f64,
-        /// Rotations below which all is stretched.
-        beta_slow: f64,
-        /// Factor on cosines and sines.
-        attention_factor: f64,
-        /// Whether the bounds of the ramp are rounded outwards.
-        truncate: bool,
-    },
-    /// LongRoPE (arXiv 2402.13753): one set of divisors for texts up to the
-    /// original context, another for longer ones.
-    Long {
-        /// Divisors for short texts.
-        short: Vec<f32>,
-        /// Divisors for long texts.
-        long: Vec<f32>,
-        /// Context of pre-training.
-        original: usize,
-        /// Factor on cosines and sines.
-        attention_factor: f64,
-    },
 }
 
 /// How positions enter.
@@ -208,11 +142,11 @@ impl Config {
             ("the soft-capping of attention", self.attention_softcap),
             ("the soft-capping of the logits", self.final_softcap),
         ] {
-            value.map_or(Ok(()), |value| positive(path, name, value.into()))?;
+            value.map_or(Ok(()), |value| rope::check_positive(path, name, value.into()))?;
         }
         if let Positions::Rotary(ropes) = &self.positions {
             for rope in ropes {
-                self.check_rope(path, rope)?;
+                rope.check(path, self.head_dim)?;
             }
             if self.layers.iter().any(|l| l.rope >= ropes.len()) {
                 return bad("a layer names rotary frequencies that do not exist".into());
@@ -223,102 +157,4 @@ impl Config {
         }
         Ok(())
     }
-
-    /// Checks that all angles will be finite.
-    fn check_rope(&self, path: &Path, rope: &Rope) -> Result<()> {
-        let bad = |what: String| Err(Error::config(path, what));
-        if rope.dim == 0 || rope.dim > self.head_dim || !rope.dim.is_multiple_of(2) {
-            return bad(format!(
-                "{} of the {} dimensions of a head cannot be rotated; it must be an even number above 0",
-                rope.dim, self.head_dim
-            ));
-        }
-        positive(path, "the base of the rotary embedding", rope.theta)?;
-        for (name, value) in rope.scaling.numbers() {
-            positive(path, &format!("'{name}' of the rotary scaling"), value)?;
-        }
-        match &rope.scaling {
-            RopeScaling::Llama3 { low, high, .. } if high <= low => {
-                return bad(format!(
-                    "'high_freq_factor' is {high}; it must be above 'low_freq_factor', {low}"
-                ));
-            }
-            // Both enter by their logarithm, one of them below a fraction.
-            RopeScaling::Yarn { original, .. } if *original <= 1.0 || rope.theta <= 1.0 => {
-                return bad(format!(
-                    "the base of the rotary embedding is {} and the original context {original}; YaRN needs both above 1",
-                    rope.theta
-                ));
-            }
-            RopeScaling::Dynamic { factor, .. } if *factor < 1.0 || rope.dim < 4 => {
-                return bad(format!(
-                    "'factor' of the dynamic rotary scaling is {factor} for {} dimensions; it needs at least 1 and 4",
-                    rope.dim
-                ));
-            }
-            _ => {}
-        }
-        let sets = match &rope.scaling {
-            RopeScaling::Divisors(d) => vec![d],
-            RopeScaling::Long { short, long, .. } => vec![short, long],
-            _ => vec![],
-        };
-        for set in sets {
-            if set.len() != rope.dim / 2 {
-                return bad(format!(
-                    "the rotary embedding needs {} factors; there are {}",
-                    rope.dim / 2,
-                    set.len()
-                ));
-            }
-        }
-        // No text is longer than this.
-        let far = (1u64 << 40) as f32;
-        for length in [1, 1 << 20] {
-            let (frequencies, _) = rope::frequencies(rope, rope::variant(rope, length));
-            if let Some(i) = frequencies.iter().position(|f| !(f * far).is_finite()) {
-                return bad(format!(
-                    "frequency {i} of the rotary embedding is {}; its base or its factors are impossible",
-                    frequencies[i]
-                ));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl RopeScaling {
-    /// The parameters that must be positive numbers.
-    fn numbers(&self) -> Vec<(&'static str, f64)> {
-        match *self {
-            Self::None | Self::Divisors(_) => vec![],
-            Self::Linear(factor) => vec![("factor", factor)],
-            Self::Dynamic { factor, original } => {
-                vec![("factor", factor), ("max_position_embeddings", original)]
-            }
-            Self::Llama3 { factor, low, high, original } => vec![
-                ("factor", factor),
-                ("low_freq_factor", low),
-                ("high_freq_factor", high),
-                ("original_max_position_embeddings", original),
-            ],
-            Self::Yarn { factor, original, beta_fast, beta_slow, attention_factor, .. } => vec![
-                ("factor", factor),
-                ("original_max_position_embeddings", original),
-                ("beta_fast", beta_fast),
-                ("beta_slow", beta_slow),
-                ("attention_factor", attention_factor),
-            ],
-            Self::Long { attention_factor, .. } => vec![("attention_factor", attention_factor)],
-        }
-    }
-}
-
-/// Checks a number that the forward pass multiplies with or divides by, as `f32`.
-fn positive(path: &Path, name: &str, value: f64) -> Result<()> {
-    let narrow = value as f32;
-    if narrow.is_finite() && narrow > 0.0 {
-        return Ok(());
-    }
-    Err(Error::config(path, format!("{name} is {value}; it must be a positive number")))
 }

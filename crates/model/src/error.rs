@@ -1,5 +1,6 @@
 //! What can go wrong while a model is found, read or run.
 
+use fathom_kernels::OutOfMemory;
 use std::path::{Path, PathBuf};
 
 /// An error of this crate: one sentence that names the file or tensor and the way out.
@@ -103,6 +104,16 @@ pub enum Error {
     /// beyond the learned ones.
     #[error("{0}")]
     InvalidInput(String),
+    /// The system has too little memory.
+    #[error("not enough memory for {what}: the system refused {:.1} GiB; {way_out}", *bytes as f64 / (1u64 << 30) as f64)]
+    OutOfMemory {
+        /// What the memory was for.
+        what: &'static str,
+        /// Bytes that were asked for.
+        bytes: usize,
+        /// What to try.
+        way_out: &'static str,
+    },
     /// The hub or the package index failed.
     #[error(transparent)]
     Hub(#[from] fathom_hub::HubError),
@@ -111,7 +122,27 @@ pub enum Error {
 /// Results of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// Memory is refused where weights are packed; see [`Error::activations`] for the other case.
+impl From<OutOfMemory> for Error {
+    fn from(OutOfMemory { bytes }: OutOfMemory) -> Self {
+        Self::OutOfMemory {
+            what: "the weights",
+            bytes,
+            way_out: "use a smaller or quantised model, or --dtype bf16 for one stored in 32 bits",
+        }
+    }
+}
+
 impl Error {
+    /// The error where memory for activations is refused.
+    pub fn activations(OutOfMemory { bytes }: OutOfMemory) -> Self {
+        Self::OutOfMemory {
+            what: "activations",
+            bytes,
+            way_out: "lower --memory, or use shorter prompts with --max-tokens",
+        }
+    }
+
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }

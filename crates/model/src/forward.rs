@@ -1,13 +1,12 @@
-//! The forward pass in steps: [`Model::embed`], then [`Model::attention`] and
-//! [`Model::mlp`] layer by layer, then [`Model::head`] on the rows whose logits
-//! are wanted. [`Model::run`] at the end of this file is the whole pass.
+//! The forward pass in steps: [`Model::embed`], then [`Model::attention`] and [`Model::mlp`] layer by
+//! layer, then [`Model::head`] on the rows whose logits are needed.
 
-use crate::backward::SavedActivations;
+use crate::cache::KvCache;
 use crate::config::{Config, Positions, QkNorm};
 use crate::error::{Error, Result};
 use crate::load::{Embedding, Norm, PackedWeights};
 use crate::rope;
-use crate::trace::Trace;
+use crate::saved::{SavedActivations, keep};
 use fathom_kernels::attention::{AttentionRun, AttentionShape, KvSegment, attend};
 use fathom_kernels::{Buffer, Dtype, elementwise as ops, norm};
 use std::ops::Range;
@@ -19,10 +18,10 @@ pub struct Model {
     pub(crate) dtype: Dtype,
 }
 
-/// Where a run finds keys and values of positions before its own rows.
+/// Where the keys and values of positions before a run are stored.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Span {
-    /// In a saved cache: its index in the list given to the step, and positions there.
+    /// In a KV cache: its index in the list passed to the step, and positions in it.
     Cache(usize, Range<usize>),
     /// In other rows of the same batch.
     Rows(Range<usize>),
@@ -35,13 +34,13 @@ pub struct Run {
     pub rows: Range<usize>,
     /// Position of the first row.
     pub first: usize,
-    /// Length of the whole text, which LongRoPE asks for.
+    /// Length of the whole text, which some rotary scalings depend on.
     pub length: usize,
     /// Keys and values of positions `0..first`, in order.
     pub past: Vec<Span>,
 }
 
-/// Runs that go through a layer together: one matrix product serves them all.
+/// Runs that pass through a layer together, in one matrix product.
 pub struct Batch {
     pub(crate) runs: Vec<Run>,
     pub(crate) tables: Vec<ops::Rotation>,
@@ -49,22 +48,13 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Rows of all runs.
+    /// Number of rows of all runs.
     pub fn rows(&self) -> usize {
         self.rows
     }
 }
 
-/// Keys and values of consecutive positions at one layer, keys rotated.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct KvCache {
-    /// `[positions, kv_width]`.
-    pub keys: Vec<f32>,
-    /// `[positions, kv_width]`.
-    pub values: Vec<f32>,
-}
-
-/// The memory that a batch needs on its way through a layer, kept from layer to layer.
+/// Scratch buffers of a batch, reused from layer to layer.
 #[derive(Default)]
 pub struct Buffers {
     /// `h + attn_out`, `[rows, d]`.
@@ -75,12 +65,37 @@ pub struct Buffers {
     mixed: Buffer,
     wide: Buffer,
     gated: Buffer,
-    /// What attention adds to the stream, `[rows, d]`.
+    /// Output of attention, which is added to the residual stream, `[rows, d]`.
     pub attn_out: Buffer,
-    /// What the MLP adds to the stream, `[rows, d]`.
+    /// Output of the MLP, which is added to the residual stream, `[rows, d]`.
     pub mlp_out: Buffer,
-    /// Where the sublayers leave what their way back needs, when it is asked for.
+    /// Activations for the backward pass, when they are requested.
     pub(crate) saved: Option<SavedActivations>,
+}
+
+impl Buffers {
+    /// Reserves the memory that `rows` rows of a model take, so that no step needs more.
+    ///
+    /// # Errors
+    /// When the system refuses it.
+    pub fn reserve(&mut self, model: &Model, rows: usize) -> Result<()> {
+        let c = &model.config;
+        let wide = model.packed.layers.first().map_or(0, |layer| layer.up.outputs());
+        let sizes = [
+            (&mut self.mid, c.hidden),
+            (&mut self.normed, c.hidden),
+            (&mut self.qkv, c.q_width() + 2 * c.kv_width()),
+            (&mut self.mixed, c.q_width()),
+            (&mut self.wide, wide),
+            (&mut self.gated, if c.gated { c.intermediate } else { 0 }),
+            (&mut self.attn_out, c.hidden),
+            (&mut self.mlp_out, c.hidden),
+        ];
+        for (buffer, width) in sizes {
+            buffer.try_resize(rows * width).map_err(Error::activations)?;
+        }
+        Ok(())
+    }
 }
 
 impl Model {
@@ -89,12 +104,12 @@ impl Model {
         &self.config
     }
 
-    /// How the weights are kept.
+    /// How the weights are multiplied.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
 
-    /// Prepares runs for their way through the layers.
+    /// Combines runs into a batch.
     ///
     /// # Panics
     /// When the runs do not follow each other in the batch's rows.
@@ -111,13 +126,13 @@ impl Model {
         Batch { rows: places.len(), runs, tables }
     }
 
-    /// The stream that enters layer 0.
+    /// The residual stream before layer 0.
     ///
     /// # Shapes
     /// `tokens [rows]` from position `first` on; the result is `[rows, d]`.
     ///
     /// # Errors
-    /// When a token is outside the vocabulary or a position beyond learned ones.
+    /// When a token is outside the vocabulary or a position beyond the learned ones.
     pub fn embed(&self, tokens: &[u32], first: usize) -> Result<Vec<f32>> {
         let d = self.config.hidden;
         let mut h = vec![0.0; tokens.len() * d];
@@ -139,7 +154,7 @@ impl Model {
             if let Some(learned) = &self.packed.position {
                 let Some(position) = learned.chunks_exact(d).nth(first + i) else {
                     return Err(Error::InvalidInput(format!(
-                        "position {} lies beyond the {} that the model has learned; use shorter prompts",
+                        "position {} lies beyond the {} positions that the model has learned; use shorter prompts",
                         first + i,
                         self.config.context
                     )));
@@ -150,8 +165,12 @@ impl Model {
         Ok(h)
     }
 
-    /// The attention of layer `l`: fills `b.attn_out` from the stream `h [rows, d]`.
-    /// `past` holds the saved keys and values of this layer that the runs' spans name.
+    /// The attention of layer `l`: fills `b.attn_out` from the residual stream `h [rows, d]`. `past`
+    /// holds the KV caches of this layer that the spans of the runs refer to.
+    ///
+    /// # Panics
+    /// When the lengths do not fit, and with `OutOfMemory` when the system refuses memory for the
+    /// buffers; [`Buffers::reserve`] returns an error instead.
     pub fn attention(&self, l: usize, batch: &Batch, past: &[&KvCache], h: &[f32], b: &mut Buffers) {
         let (c, block) = (&self.config, &self.packed.layers[l]);
         let (q, kv) = (c.q_width(), c.kv_width());
@@ -186,8 +205,11 @@ impl Model {
         }
     }
 
-    /// The MLP of layer `l`: fills `b.mlp_out` from the stream `x [rows, d]`, which is
-    /// `h + attn_out`, or `h` itself where the two sublayers work side by side.
+    /// The MLP of layer `l`: fills `b.mlp_out` from the residual stream `x [rows, d]`, which is
+    /// `h + attn_out`, or `h` itself where the two sublayers are parallel.
+    ///
+    /// # Panics
+    /// As [`Self::attention`].
     pub fn mlp(&self, l: usize, x: &[f32], b: &mut Buffers) {
         let (c, block) = (&self.config, &self.packed.layers[l]);
         let rows = x.len() / c.hidden;
@@ -209,11 +231,14 @@ impl Model {
         self.post_norm(block.post_mlp_norm.as_ref(), &mut b.mlp_out);
     }
 
-    /// One layer: fills `b.attn_out` and `b.mlp_out` from `h` and gives the stream
-    /// that leaves it, `h + attn_out + mlp_out`, in `out`.
+    /// One layer: fills `b.attn_out` and `b.mlp_out` from `h`, and `out` with the residual stream after
+    /// the layer, `h + attn_out + mlp_out`.
     ///
     /// # Shapes
     /// `h`, `out [rows, d]`.
+    ///
+    /// # Panics
+    /// As [`Self::attention`].
     pub fn layer(
         &self,
         l: usize,
@@ -232,7 +257,7 @@ impl Model {
         b.mid = mid;
     }
 
-    /// Copies the keys and values of some rows out of the last attention step.
+    /// Copies the keys and values of some rows of the last attention step.
     pub fn kv_cache(&self, rows: Range<usize>, b: &Buffers) -> KvCache {
         let (q, kv) = (self.config.q_width(), self.config.kv_width());
         let take = |from: usize| {
@@ -244,7 +269,7 @@ impl Model {
         KvCache { keys: take(q), values: take(q + kv) }
     }
 
-    /// Final norm and unembedding of chosen rows.
+    /// The logits of some rows: final norm and unembedding.
     ///
     /// # Shapes
     /// `h [rows, d]`, `logits [rows, V]`.
@@ -260,44 +285,7 @@ impl Model {
         }
     }
 
-    /// The whole forward pass over some texts, all of it kept.
-    ///
-    /// # Errors
-    /// When a text is empty, and as [`Self::embed`].
-    pub fn run(&self, texts: &[&[u32]]) -> Result<Vec<Trace>> {
-        if let Some(empty) = texts.iter().position(|text| text.is_empty()) {
-            return Err(Error::InvalidInput(format!(
-                "text {empty} has no tokens; give each text at least one, such as the one that begins a text"
-            )));
-        }
-        let d = self.config.hidden;
-        let mut h = Vec::new();
-        let (mut runs, mut traces) = (Vec::new(), Vec::new());
-        for text in texts {
-            let rows = h.len() / d..h.len() / d + text.len();
-            h.extend(self.embed(text, 0)?);
-            runs.push(Run { rows, first: 0, length: text.len(), past: vec![] });
-            traces.push(Trace::new(text, d));
-        }
-        let batch = self.batch(runs);
-        let (mut b, mut out) = (Buffers::default(), vec![0.0; h.len()]);
-        for l in 0..self.config.depth() {
-            self.layer(l, &batch, &[], &h, &mut b, &mut out);
-            for (run, trace) in batch.runs.iter().zip(&mut traces) {
-                let part = run.rows.start * d..run.rows.end * d;
-                trace.push_layer(&h[part.clone()], &b.attn_out[part.clone()], &b.mlp_out[part], || {
-                    self.kv_cache(run.rows.clone(), &b)
-                });
-            }
-            std::mem::swap(&mut h, &mut out);
-        }
-        for (run, trace) in batch.runs.iter().zip(&mut traces) {
-            trace.finish(&h[run.rows.start * d..run.rows.end * d]);
-        }
-        Ok(traces)
-    }
-
-    /// Copies `x` and normalises the copy, where there is a norm.
+    /// Copies `x` and applies the norm, if there is one.
     fn normalised(&self, norm: Option<&Norm>, x: &[f32], out: &mut Buffer) {
         out.copy(x);
         self.post_norm(norm, out);
@@ -325,14 +313,14 @@ impl Model {
                 }
             });
         }
-        // Keys follow queries in a row, so one call rotates both.
+        // Keys follow queries in each row, so one call rotates both.
         if let Some(t) = batch.tables.get(c.layers[l].rope) {
             let heads = c.heads + c.kv_heads;
             ops::rotate(qkv, stride, heads, c.head_dim, t);
         }
     }
 
-    /// The keys and values that a run sees: its past, then its own rows.
+    /// The keys and values that a run attends to: its past, then its own rows.
     fn gather<'a>(&self, run: &Run, past: &[&'a KvCache], qkv: &'a [f32]) -> AttentionRun<'a> {
         let (q, kv) = (self.config.q_width(), self.config.kv_width());
         let stride = q + 2 * kv;
@@ -353,12 +341,5 @@ impl Model {
         };
         let segments = run.past.iter().map(of_span).chain([of_rows(&run.rows)]).collect();
         AttentionRun { rows: run.rows.clone(), first: run.first, segments }
-    }
-}
-
-/// Copies what a step made to its place, where the way back needs it.
-fn keep(place: Option<&mut Vec<f32>>, needed: bool, made: &[f32]) {
-    if let (true, Some(place)) = (needed, place) {
-        place.extend_from_slice(made);
     }
 }

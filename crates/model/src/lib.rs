@@ -13,6 +13,7 @@
 mod architecture;
 mod backward;
 mod blocks;
+mod cache;
 pub mod config;
 mod cost;
 mod error;
@@ -22,16 +23,18 @@ pub mod gguf;
 mod load;
 mod pickle;
 mod rope;
+mod saved;
 pub mod source;
 pub mod tokenizer;
 mod trace;
 pub mod weights;
 
 pub use architecture::supported;
-pub use backward::SavedActivations;
 pub use blocks::GGML_TYPES;
+pub use cache::KvCache;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use fathom_kernels::Dtype;
-pub use forward::{Batch, Buffers, KvCache, Model, Run, Span};
+pub use forward::{Batch, Buffers, Model, Run, Span};
+pub use saved::SavedActivations;
 pub use trace::{Hook, Trace};

@@ -1,11 +1,195 @@
-//! Rotary tables, always built in `f32` as the reference implementations do.
+//! Rotary embeddings: their parameters, and the tables of cosines and sines, built in `f32` as in the
+//! reference implementations.
 
-use crate::config::{Rope, RopeScaling};
+use crate::error::{Error, Result};
 use fathom_kernels::elementwise::Rotation;
 use std::f64::consts::PI;
+use std::path::Path;
 
-/// Builds the table for rows at `(position, length of the text it belongs to)`.
-/// The length matters where frequencies depend on it: to LongRoPE and dynamic scaling.
+/// The rotary embedding of one kind of layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    /// Dimensions of a head that are rotated.
+    pub dim: usize,
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// Scaling of the frequencies for long texts.
+    pub scaling: RopeScaling,
+}
+
+/// How rotary frequencies are scaled for long texts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// Unscaled.
+    None,
+    /// All frequencies divided by one factor.
+    Linear(f64),
+    /// Llama 3.1: low frequencies divided by the factor, high ones unchanged, a ramp in between.
+    Llama3 {
+        /// Factor of the low frequencies.
+        factor: f64,
+        /// Wavelengths above `original / low` are scaled in full.
+        low: f64,
+        /// Wavelengths below `original / high` are unchanged.
+        high: f64,
+        /// Context length of pre-training.
+        original: f64,
+    },
+    /// Divisors stored in the checkpoint (`rope_freqs.weight` of GGUF files).
+    Divisors(Vec<f32>),
+    /// Dynamic NTK scaling: the base grows with the length of a text beyond the original context.
+    Dynamic {
+        /// Factor on the context length.
+        factor: f64,
+        /// Context length of pre-training.
+        original: f64,
+    },
+    /// YaRN (arXiv 2309.00071).
+    Yarn {
+        /// Factor of the low frequencies.
+        factor: f64,
+        /// Context length of pre-training.
+        original: f64,
+        /// Rotations above which frequencies are unchanged.
+        beta_fast: f64,
+        /// Rotations below which frequencies are scaled in full.
+        beta_slow: f64,
+        /// Factor on cosines and sines.
+        attention_factor: f64,
+        /// Whether the ends of the ramp are rounded outwards.
+        truncate: bool,
+    },
+    /// LongRoPE (arXiv 2402.13753): one set of divisors for texts up to the
+    /// original context length, another for longer ones.
+    Long {
+        /// Divisors for short texts.
+        short: Vec<f32>,
+        /// Divisors for long texts.
+        long: Vec<f32>,
+        /// Context length of pre-training.
+        original: usize,
+        /// Factor on cosines and sines.
+        attention_factor: f64,
+    },
+}
+
+impl Rope {
+    /// Checks that all angles of a head of `head_dim` dimensions are finite.
+    ///
+    /// # Errors
+    /// Names the first impossible parameter.
+    pub(crate) fn check(&self, path: &Path, head_dim: usize) -> Result<()> {
+        let bad = |what: String| Err(Error::config(path, what));
+        if self.dim == 0 || self.dim > head_dim || !self.dim.is_multiple_of(2) {
+            return bad(format!(
+                "{} of the {} dimensions of a head cannot be rotated; it must be an even number above 0",
+                self.dim, head_dim
+            ));
+        }
+        check_positive(path, "the base of the rotary embedding", self.theta)?;
+        for (name, value) in self.scaling.numbers() {
+            check_positive(path, &format!("'{name}' of the rotary scaling"), value)?;
+        }
+        match &self.scaling {
+            RopeScaling::Llama3 { low, high, .. } if high <= low => {
+                return bad(format!(
+                    "'high_freq_factor' is {high}; it must be above 'low_freq_factor', {low}"
+                ));
+            }
+            // Both enter by their logarithm, one of them below a fraction.
+            RopeScaling::Yarn { original, .. } if *original <= 1.0 || self.theta <= 1.0 => {
+                return bad(format!(
+                    "the base of the rotary embedding is {} and the original context {original}; YaRN needs both above 1",
+                    self.theta
+                ));
+            }
+            RopeScaling::Dynamic { factor, .. } if *factor < 1.0 || self.dim < 4 => {
+                return bad(format!(
+                    "'factor' of the dynamic rotary scaling is {factor} for {} dimensions; it needs at least 1 and 4",
+                    self.dim
+                ));
+            }
+            _ => {}
+        }
+        self.check_divisors(path)?;
+        self.check_frequencies(path)
+    }
+
+    /// Checks the number of stored divisors.
+    fn check_divisors(&self, path: &Path) -> Result<()> {
+        let sets = match &self.scaling {
+            RopeScaling::Divisors(d) => vec![d],
+            RopeScaling::Long { short, long, .. } => vec![short, long],
+            _ => vec![],
+        };
+        match sets.iter().find(|set| set.len() != self.dim / 2) {
+            None => Ok(()),
+            Some(set) => Err(Error::config(
+                path,
+                format!("the rotary embedding needs {} factors; there are {}", self.dim / 2, set.len()),
+            )),
+        }
+    }
+
+    /// Checks that angles stay finite at any position.
+    fn check_frequencies(&self, path: &Path) -> Result<()> {
+        // No text is longer than this.
+        let far = (1u64 << 40) as f32;
+        for length in [1, 1 << 20] {
+            let (frequencies, _) = frequencies(self, variant(self, length));
+            if let Some(i) = frequencies.iter().position(|f| !(f * far).is_finite()) {
+                let what = format!(
+                    "frequency {i} of the rotary embedding is {}; its base or its factors are impossible",
+                    frequencies[i]
+                );
+                return Err(Error::config(path, what));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RopeScaling {
+    /// The parameters that must be positive, with their names.
+    fn numbers(&self) -> Vec<(&'static str, f64)> {
+        match *self {
+            Self::None | Self::Divisors(_) => vec![],
+            Self::Linear(factor) => vec![("factor", factor)],
+            Self::Dynamic { factor, original } => {
+                vec![("factor", factor), ("max_position_embeddings", original)]
+            }
+            Self::Llama3 { factor, low, high, original } => vec![
+                ("factor", factor),
+                ("low_freq_factor", low),
+                ("high_freq_factor", high),
+                ("original_max_position_embeddings", original),
+            ],
+            Self::Yarn { factor, original, beta_fast, beta_slow, attention_factor, .. } => vec![
+                ("factor", factor),
+                ("original_max_position_embeddings", original),
+                ("beta_fast", beta_fast),
+                ("beta_slow", beta_slow),
+                ("attention_factor", attention_factor),
+            ],
+            Self::Long { attention_factor, .. } => vec![("attention_factor", attention_factor)],
+        }
+    }
+}
+
+/// Checks a factor or divisor of the forward pass: a positive number in `f32`.
+///
+/// # Errors
+/// When it is not.
+pub(crate) fn check_positive(path: &Path, name: &str, value: f64) -> Result<()> {
+    let narrow = value as f32;
+    if narrow.is_finite() && narrow > 0.0 {
+        return Ok(());
+    }
+    Err(Error::config(path, format!("{name} is {value}; it must be a positive number")))
+}
+
+/// Builds the table for rows at `(position, length of their text)`. The length matters to LongRoPE and
+/// dynamic scaling.
 pub(crate) fn table(rope: &Rope, rows: &[(usize, usize)]) -> Rotation {
     let half = rope.dim / 2;
     let count = rows.iter().map(|r| r.0 + 1).max().unwrap_or(0);
@@ -17,7 +201,7 @@ pub(crate) fn table(rope: &Rope, rows: &[(usize, usize)]) -> Rotation {
         let (frequencies, factor) = frequencies(rope, *variant);
         for position in 0..count {
             for f in &frequencies {
-                // The angle is rounded to f32 as in the reference; its cosine is then exact.
+                // The angle is rounded to f32 as in the reference; cosine and sine are computed in f64.
                 let angle = f64::from(position as f32 * f);
                 cos.push(angle.cos() as f32 * factor);
                 sin.push(angle.sin() as f32 * factor);
@@ -31,7 +215,7 @@ pub(crate) fn table(rope: &Rope, rows: &[(usize, usize)]) -> Rotation {
     Rotation { cos, sin, half, places: rows.iter().map(place).collect() }
 }
 
-/// Which frequencies a text of some length has: texts of the same variant share them.
+/// The variant of the frequencies for a text of some length; texts of one variant share them.
 pub(crate) fn variant(rope: &Rope, length: usize) -> usize {
     match &rope.scaling {
         RopeScaling::Long { original, .. } => usize::from(length > *original),
@@ -40,8 +224,7 @@ pub(crate) fn variant(rope: &Rope, length: usize) -> usize {
     }
 }
 
-/// Inverse wavelengths (radians a position) and the factor on cosines and sines, for texts of a
-/// [`variant`].
+/// Frequencies (radians per position) and the factor on cosines and sines, for texts of a [`variant`].
 pub(crate) fn frequencies(rope: &Rope, variant: usize) -> (Vec<f32>, f32) {
     let half = rope.dim / 2;
     let of = |theta: f32, i: usize| 1.0 / theta.powf((2 * i) as f32 / rope.dim as f32);

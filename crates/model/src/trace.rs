@@ -1,24 +1,25 @@
-//! Everything a forward pass over one text left behind, by hook names.
+//! The activations of a forward pass over one text, by hook name.
 
+use crate::cache::KvCache;
 use crate::error::{Error, Result};
-use crate::forward::KvCache;
+use crate::forward::{Buffers, Model, Run};
 
-/// A place in the model, named as TransformerLens names it.
+/// A place in the model, with its TransformerLens name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
-    /// `blocks.L.hook_resid_pre`: the stream that enters the layer, h.
+    /// `blocks.L.hook_resid_pre`: the residual stream before the layer, h.
     ResidPre(usize),
-    /// `blocks.L.hook_attn_out`: what attention adds, a.
+    /// `blocks.L.hook_attn_out`: the output of attention, a.
     AttnOut(usize),
     /// `blocks.L.hook_resid_mid`: h + a.
     ResidMid(usize),
-    /// `blocks.L.hook_mlp_out`: what the MLP adds, m.
+    /// `blocks.L.hook_mlp_out`: the output of the MLP, m.
     MlpOut(usize),
-    /// `blocks.L.hook_resid_post`: the stream that leaves the layer.
+    /// `blocks.L.hook_resid_post`: the residual stream after the layer.
     ResidPost(usize),
 }
 
-/// A name and what it makes of a layer.
+/// A hook's name and its constructor.
 type Named = (&'static str, fn(usize) -> Hook);
 
 const NAMES: [Named; 5] = [
@@ -30,10 +31,10 @@ const NAMES: [Named; 5] = [
 ];
 
 impl Hook {
-    /// Reads a name such as `blocks.5.hook_resid_pre` for a model of `layers` layers.
+    /// Parses a name such as `blocks.5.hook_resid_pre` for a model of `layers` layers.
     ///
     /// # Errors
-    /// Names the nearest hook when there is none of this name.
+    /// Suggests the most similar hook when the name is unknown.
     pub fn parse(name: &str, layers: usize) -> Result<Self> {
         let parts: Vec<&str> = name.split('.').collect();
         let layer = parts.get(1).and_then(|l| l.parse().ok()).filter(|l| *l < layers);
@@ -59,24 +60,23 @@ impl Hook {
     }
 }
 
-/// A forward pass over one text, kept whole.
+/// All activations of a forward pass over one text.
 ///
 /// # Shapes
-/// Every matrix is `[T, d]`, T tokens, d the width of the stream.
+/// Every matrix is `[T, d]`, T tokens, d the width of the residual stream.
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
     /// The tokens.
     pub tokens: Vec<u32>,
-    /// Width of the stream, d.
+    /// Width of the residual stream, d.
     pub hidden: usize,
-    /// h_0 ..= h_L: the stream that enters each layer, and behind them the one
-    /// that enters the final norm.
+    /// h_0 ..= h_L: the residual stream before each layer, then before the final norm.
     pub resid: Vec<Vec<f32>>,
-    /// What the attention of each layer adds.
+    /// The output of attention in each layer.
     pub attn_out: Vec<Vec<f32>>,
-    /// What the MLP of each layer adds.
+    /// The output of the MLP in each layer.
     pub mlp_out: Vec<Vec<f32>>,
-    /// Keys and values of each layer.
+    /// The KV cache of each layer.
     pub kv_cache: Vec<KvCache>,
 }
 
@@ -92,7 +92,7 @@ impl Trace {
         mlp: &[f32],
         kv_cache: impl Fn() -> KvCache + Sync,
     ) {
-        // Copies into new memory take as long as a small product, so threads share them.
+        // Copies into fresh memory take as long as a small product, so threads share them.
         let ((h, attn), (mlp, kv_cache)) = rayon::join(
             || rayon::join(|| h.to_vec(), || attn.to_vec()),
             || rayon::join(|| mlp.to_vec(), &kv_cache),
@@ -110,7 +110,7 @@ impl Trace {
     /// The values at a hook, `[T, d]`.
     ///
     /// # Panics
-    /// When the hook's layer is not of this model; [`Hook::parse`] checks it.
+    /// When the model has no such layer; [`Hook::parse`] checks it.
     pub fn hook(&self, hook: Hook) -> Vec<f32> {
         match hook {
             Hook::ResidPre(l) => self.resid[l].clone(),
@@ -119,6 +119,46 @@ impl Trace {
             Hook::MlpOut(l) => self.mlp_out[l].clone(),
             Hook::ResidPost(l) => self.resid[l + 1].clone(),
         }
+    }
+}
+
+impl Model {
+    /// Runs the whole forward pass over some texts and keeps all of it.
+    ///
+    /// # Errors
+    /// When a text is empty, when there is too little memory, and as [`Self::embed`].
+    pub fn run(&self, texts: &[&[u32]]) -> Result<Vec<Trace>> {
+        if let Some(empty) = texts.iter().position(|text| text.is_empty()) {
+            return Err(Error::InvalidInput(format!(
+                "text {empty} has no tokens; give each text at least one, such as the one that begins a text"
+            )));
+        }
+        let d = self.config.hidden;
+        let mut h = Vec::new();
+        let (mut runs, mut traces) = (Vec::new(), Vec::new());
+        for text in texts {
+            let rows = h.len() / d..h.len() / d + text.len();
+            h.extend(self.embed(text, 0)?);
+            runs.push(Run { rows, first: 0, length: text.len(), past: vec![] });
+            traces.push(Trace::new(text, d));
+        }
+        let batch = self.batch(runs);
+        let mut buffers = Buffers::default();
+        buffers.reserve(self, batch.rows())?;
+        let mut out = vec![0.0; h.len()];
+        for l in 0..self.config.depth() {
+            self.layer(l, &batch, &[], &h, &mut buffers, &mut out);
+            for (run, trace) in batch.runs.iter().zip(&mut traces) {
+                let part = run.rows.start * d..run.rows.end * d;
+                let (attn, mlp) = (&buffers.attn_out[part.clone()], &buffers.mlp_out[part.clone()]);
+                trace.push_layer(&h[part], attn, mlp, || self.kv_cache(run.rows.clone(), &buffers));
+            }
+            std::mem::swap(&mut h, &mut out);
+        }
+        for (run, trace) in batch.runs.iter().zip(&mut traces) {
+            trace.finish(&h[run.rows.start * d..run.rows.end * d]);
+        }
+        Ok(traces)
     }
 }
 

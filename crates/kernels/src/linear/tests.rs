@@ -1,4 +1,5 @@
 use super::*;
+use crate::element::Element;
 use proptest::prelude::*;
 
 fn numbers(len: usize, seed: u32) -> Vec<f32> {
@@ -14,7 +15,7 @@ fn numbers(len: usize, seed: u32) -> Vec<f32> {
 fn linear(n: usize, k: usize, dtype: Dtype, w: &[f32], bias: Option<Vec<f32>>) -> Linear {
     Linear::pack(n, k, dtype, bias, |rows, block| {
         block.copy_from_slice(&w[rows.start * k..rows.end * k]);
-        Ok::<(), ()>(())
+        Ok::<(), OutOfMemory>(())
     })
     .unwrap()
 }
@@ -36,7 +37,7 @@ fn naive(x: &[f32], w: &[f32], bias: Option<&[f32]>, m: usize, n: usize, k: usiz
     y
 }
 
-/// The product of a row must be the same bits whatever stands beside it, and whoever computes.
+/// The product of a row must have the same bits for any batch and any number of threads.
 #[track_caller]
 fn check_rows(layer: &Linear) {
     const MOST: usize = 100;
@@ -60,7 +61,7 @@ fn check_rows(layer: &Linear) {
 }
 
 #[test]
-fn a_row_has_the_same_bits_whatever_stands_beside_it() {
+fn the_bits_of_a_row_do_not_depend_on_batch_or_threads() {
     let check = |n: usize, k: usize, dtype| {
         check_rows(&linear(n, k, dtype, &numbers(n * k, 1), Some(numbers(n, 2))));
     };
@@ -68,10 +69,10 @@ fn a_row_has_the_same_bits_whatever_stands_beside_it() {
         check(n, k, Dtype::F32);
         check(n, k, Dtype::Bf16);
     }
-    // A page long, rows are copied if there are many.
+    // Many rows of exactly one page are copied.
     check(33, 1024, Dtype::F32);
     check(1024, 33, Dtype::F32);
-    // So long are rows that a few stay in the cache as a whole, and many do not.
+    // Rows so long that a few fit into cache and many do not.
     check(33, 4300, Dtype::F32);
     check(33, 8600, Dtype::Bf16);
 }
@@ -101,7 +102,7 @@ fn long_chains_agree_with_a_naive_product() {
 }
 
 #[test]
-fn what_is_not_a_number_stays_in_its_row_and_column() {
+fn nan_stays_in_its_row_and_column() {
     let (m, n, k) = (35, 67, 75);
     let mut w = numbers(n * k, 1);
     (0..n).for_each(|j| w[j * k + 74] = f32::NAN);
@@ -122,7 +123,7 @@ fn what_is_not_a_number_stays_in_its_row_and_column() {
         for (i, y) in y.iter().enumerate() {
             assert_eq!(y.is_nan(), i / n == 16, "{isa:?}: row {} is {y}", i / n);
         }
-        // The same room now holds shorter rows, whose padding must be zero.
+        // The same buffer now holds shorter rows, whose padding must be zero.
         let short = linear(n, 5, Dtype::Bf16, &numbers(n * 5, 5), None);
         layer.forward_with(isa, &vec![f32::NAN; m * k], &mut y);
         short.forward_with(isa, &numbers(m * 5, 6), &mut y);
@@ -202,14 +203,14 @@ fn rows_are_read_back() {
     }
 }
 
-/// Weights that are stored in less memory must give the very bits that they give as panels.
+/// Weights in a smaller storage format must give the same bits as panels.
 #[track_caller]
-fn check_form<E: Element>(n: usize, k: usize, w: &[f32], stored: Linear, bytes_per_weight: f64) {
-    let Ok(weights) = Storage::panels::<E, ()>(n, k, |rows, block| {
+fn check_format<E: Element>(n: usize, k: usize, w: &[f32], stored: Linear, bytes_per_weight: f64) {
+    let Ok(weights) = Storage::panels::<E, OutOfMemory>(n, k, |rows, block| {
         block.copy_from_slice(&w[rows.start * k..rows.end * k]);
         Ok(())
     }) else {
-        panic!("packing from memory cannot fail")
+        panic!("packing a few megabytes cannot fail")
     };
     let panels = Linear { n, k, dtype: stored.dtype, weights, bias: stored.bias.clone() };
     check_rows(&stored);
@@ -233,25 +234,25 @@ fn check_form<E: Element>(n: usize, k: usize, w: &[f32], stored: Linear, bytes_p
     }
 }
 
-/// Widths below and above a chain, odd ones, some so large that a part of the rows goes by at once, and one
-/// whose panels are too large to be made as a whole.
+/// Widths below and above a chain, odd ones, some so large that only part of the rows fits into cache, and
+/// one whose panels are too long to be decoded whole.
 const SHAPES: [(usize, usize); 6] = [(1, 1), (33, 31), (70, 352), (65, 1024), (40, 4300), (33, 8640)];
 
 #[test]
-fn weights_of_16_bits_take_two_bytes_and_lose_nothing() {
+fn sixteen_bit_weights_take_two_bytes_and_are_lossless() {
     for (n, k) in SHAPES {
         let bias = Some(numbers(n, 3));
         let upper: Vec<f32> = numbers(n * k, 4).iter().map(|w| bf16::from_f32(*w).to_f32()).collect();
-        check_form::<f32>(n, k, &upper, linear(n, k, Dtype::F32, &upper, bias.clone()), 2.0);
-        // Some of these are subnormal as 16-bit floats.
+        check_format::<f32>(n, k, &upper, linear(n, k, Dtype::F32, &upper, bias.clone()), 2.0);
+        // Some of these are subnormal in half precision.
         let half = |w: &f32| half::f16::from_f32(w.powi(9)).to_f32();
         let halves: Vec<f32> = numbers(n * k, 5).iter().map(half).collect();
-        check_form::<f32>(n, k, &halves, linear(n, k, Dtype::F32, &halves, bias), 2.0);
+        check_format::<f32>(n, k, &halves, linear(n, k, Dtype::F32, &halves, bias), 2.0);
     }
 }
 
 #[test]
-fn one_weight_with_more_digits_keeps_all_in_full() {
+fn one_weight_with_more_digits_keeps_all_in_f32() {
     let (n, k) = (70, 40);
     for weight in [1.0 + f32::EPSILON, f32::MIN_POSITIVE, 1e38, 0.1] {
         let mut w = vec![0.5; n * k];
@@ -263,8 +264,8 @@ fn one_weight_with_more_digits_keeps_all_in_full() {
 }
 
 #[test]
-fn quantised_weights_are_multiplied_as_they_are() {
-    // Blocks of 24 and 96 columns begin and end within steps, chains and the blocks of the way back.
+fn quantised_weights_are_lossless() {
+    // Blocks of 24 and 96 columns begin and end within steps, chains and the blocks of the backward pass.
     for (n, k, columns) in [
         (1, 4, 4),
         (40, 96, 12),
@@ -276,7 +277,7 @@ fn quantised_weights_are_multiplied_as_they_are() {
         (33, 8640, 32),
     ] {
         let count = k / columns;
-        // A value times its scale is exact, as formats have it.
+        // A value times its scale is exact, as in the real formats.
         let value = |j: usize, kk: usize| ((j * 89 + kk * 57) % 256) as u8 as i8;
         let scale = |j: usize, b: usize| ((j * 31 + b * 17) % 100) as f32 / 1024.0 - 0.05;
         let scale = |j: usize, b: usize| bf16::from_f32(scale(j, b)).to_f32();
@@ -296,14 +297,14 @@ fn quantised_weights_are_multiplied_as_they_are() {
                     let (j, b) = place(i, count);
                     (*s, *o) = (scale(j, b), offset(j, b));
                 }
-                Ok::<(), ()>(())
+                Ok::<(), OutOfMemory>(())
             });
             stored.unwrap()
         };
         let bytes = 1.0 + 8.0 / columns as f64;
-        check_form::<f32>(n, k, &w, pack(Dtype::F32), bytes);
+        check_format::<f32>(n, k, &w, pack(Dtype::F32), bytes);
         if k.is_multiple_of(WIDTH) {
-            check_form::<bf16>(n, k, &w, pack(Dtype::Bf16), bytes);
+            check_format::<bf16>(n, k, &w, pack(Dtype::Bf16), bytes);
         }
     }
 }
@@ -311,12 +312,38 @@ fn quantised_weights_are_multiplied_as_they_are() {
 #[test]
 #[should_panic(expected = "blocks must fill rows")]
 fn blocks_that_do_not_fill_rows_are_refused() {
-    let _ = Linear::pack_quantised(4, 40, 16, Dtype::F32, None, |_, _| Ok::<(), ()>(()));
+    let _ = Linear::pack_quantised(4, 40, 16, Dtype::F32, None, |_, _| Ok::<(), OutOfMemory>(()));
+}
+
+#[derive(Debug, PartialEq)]
+enum PackError {
+    Read,
+    Memory(OutOfMemory),
+}
+
+impl From<OutOfMemory> for PackError {
+    fn from(error: OutOfMemory) -> Self {
+        Self::Memory(error)
+    }
 }
 
 #[test]
-fn an_error_while_packing_comes_through() {
-    let result =
-        Linear::pack(40, 4, Dtype::F32, None, |rows, _| if rows.start == 32 { Err("bad") } else { Ok(()) });
-    assert_eq!(result.err(), Some("bad"));
+fn an_error_while_packing_is_returned() {
+    let fill = |rows: Range<usize>, _: &mut [f32]| match rows.start {
+        32 => Err(PackError::Read),
+        _ => Ok(()),
+    };
+    let result = Linear::pack(40, 4, Dtype::F32, None, fill);
+    assert_eq!(result.err(), Some(PackError::Read));
+}
+
+/// Within the address space, but more than any system has.
+#[test]
+fn a_matrix_without_memory_is_an_error() {
+    let (n, k) = (1 << 30, 1 << 30);
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let result = Linear::pack(n, k, dtype, None, |_, _| Ok::<(), PackError>(()));
+        let Some(PackError::Memory(error)) = result.err() else { panic!("this memory cannot exist") };
+        assert!(error.bytes >= n * k);
+    }
 }

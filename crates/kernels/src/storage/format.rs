@@ -1,0 +1,198 @@
+//! The storage formats of weights, and decoding them into panels.
+
+use crate::checked_area;
+use crate::cpu::{mul_add, multiversion};
+use crate::element::bf16_bits;
+use crate::memory::{view, view_mut};
+use crate::panel::WIDTH;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use std::ops::Range;
+
+/// How weights are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StorageFormat {
+    /// Panels of floats or of pairs of bfloat16.
+    Panels,
+    /// bfloat16: the upper halves of floats whose lower halves are zero.
+    Bf16,
+    /// IEEE 754 half precision.
+    F16,
+    /// Quantised in blocks of this many columns: a scale and an offset per row, then 8-bit integers.
+    Quantised(usize),
+}
+
+impl StorageFormat {
+    /// Words that `columns` columns of a group take; whole blocks for [`Self::Quantised`].
+    pub(crate) fn words(self, columns: usize) -> usize {
+        match self {
+            Self::Panels => checked_area(columns, WIDTH),
+            Self::Bf16 | Self::F16 => checked_area(columns, WIDTH / 2),
+            Self::Quantised(block) => {
+                checked_area(columns / block, 2 * WIDTH) + checked_area(columns, WIDTH / 4)
+            }
+        }
+    }
+}
+
+/// Rows of quantised weights, row-major: each weight is an 8-bit integer times the scale of its block
+/// of columns, plus the offset of that block.
+pub struct QuantBlocks<'a> {
+    /// `[rows, k]`.
+    pub values: &'a mut [i8],
+    /// `[rows, k / columns per block]`, finite. Where a block has an offset, the products of its scale
+    /// and its values must be exact in `f32`, so that each weight is rounded at most once.
+    pub scales: &'a mut [f32],
+    /// Offsets, shaped like `scales`.
+    pub offsets: &'a mut [f32],
+}
+
+impl QuantBlocks<'_> {
+    /// Rows `rows` out of `all`.
+    ///
+    /// # Panics
+    /// When `rows` is out of range or `all` is 0.
+    pub fn rows(&mut self, rows: Range<usize>, all: usize) -> QuantBlocks<'_> {
+        let part = |len: usize| rows.start * (len / all)..rows.end * (len / all);
+        let (values, scales) = (part(self.values.len()), part(self.scales.len()));
+        QuantBlocks {
+            values: &mut self.values[values],
+            scales: &mut self.scales[scales.clone()],
+            offsets: &mut self.offsets[scales],
+        }
+    }
+}
+
+/// Steps of a group's panel as they are stored.
+pub(crate) enum StoredPanel<'a> {
+    /// The panel itself.
+    Packed(&'a [u32]),
+    /// bfloat16, `[k, WIDTH]`.
+    Bf16(&'a [u16]),
+    /// Half precision, `[k, WIDTH]`.
+    F16(&'a [f16]),
+    /// Quantised blocks.
+    Quantised(QuantView<'a>),
+}
+
+/// Quantised columns of a group of rows.
+#[derive(Clone, Copy)]
+pub(crate) struct QuantView<'a> {
+    /// Whole blocks: scales, offsets, values.
+    pub(crate) from: &'a [u32],
+    /// Columns per block.
+    pub(crate) columns: usize,
+    /// Columns of the first block to skip.
+    pub(crate) skip: usize,
+    /// Steps to read from there on.
+    pub(crate) steps: usize,
+    /// 1 for panels of floats, 2 for panels of pairs of bfloat16, to which the weights are rounded.
+    pub(crate) columns_per_step: usize,
+}
+
+impl StoredPanel<'_> {
+    /// Steps of the panel.
+    pub(crate) fn steps(&self) -> usize {
+        match self {
+            Self::Packed(words) => words.len() / WIDTH,
+            Self::Bf16(weights) => weights.len() / WIDTH,
+            Self::F16(weights) => weights.len() / WIDTH,
+            Self::Quantised(view) => view.steps,
+        }
+    }
+
+    /// Decodes the panel into the first words of `buffer`.
+    ///
+    /// # Panics
+    /// When the buffer is too short.
+    pub(crate) fn decode(&self, buffer: &mut [u32]) {
+        let to = &mut buffer[..self.steps() * WIDTH];
+        match *self {
+            Self::Packed(words) => to.copy_from_slice(words),
+            Self::Bf16(weights) => widen(weights, view_mut(to)),
+            Self::F16(weights) => weights.convert_to_f32_slice(view_mut(to)),
+            Self::Quantised(view) => view.decode(to),
+        }
+    }
+}
+
+impl QuantView<'_> {
+    fn decode(&self, mut to: &mut [u32]) {
+        let mut skip = self.skip;
+        for block in self.from.chunks_exact(StorageFormat::Quantised(self.columns).words(self.columns)) {
+            let (scales, block) = block.split_at(WIDTH);
+            let (offsets, values) = block.split_at(WIDTH);
+            let (scales, offsets) = (view(scales), view(offsets));
+            let values = &view::<i8>(values)[skip * WIDTH..];
+            let words = to.len().min(values.len() / self.columns_per_step);
+            let (decoded, rest) = to.split_at_mut(words);
+            match self.columns_per_step {
+                1 => dequantise(values, scales, offsets, view_mut(decoded)),
+                _ => dequantise_pairs(values, scales, offsets, decoded),
+            }
+            (to, skip) = (rest, 0);
+        }
+    }
+}
+
+/// Weights transposed for the backward pass, in groups of 32 rows of the matrix, but not yet decoded
+/// into a panel. Transposing 16- or 8-bit weights as 32-bit words takes half or a quarter of the work.
+#[derive(Clone, Copy)]
+pub(crate) enum TransposedSource<'a> {
+    /// bfloat16: 32 words per pair of rows, one per column.
+    Bf16(&'a [u32]),
+    /// Half precision, in the same layout.
+    F16(&'a [u32]),
+    /// Quantised: scales and offsets of columns 0 to 15, those of columns 16 to 31, then 32 words per
+    /// four rows, one per column.
+    Quantised(&'a [u32]),
+}
+
+/// Columns of [`TransposedSource::Quantised`] that share scales and offsets.
+pub(crate) const COLUMNS_PER_SCALE: usize = WIDTH / 2;
+
+/// Words of scales and offsets in a group of [`TransposedSource::Quantised`].
+pub(crate) const HEADER_WORDS: usize = 4 * WIDTH;
+
+/// Words of a group of [`TransposedSource::Quantised`].
+pub(crate) const GROUP_WORDS: usize = HEADER_WORDS + WIDTH / size_of::<u32>() * WIDTH;
+
+multiversion! {
+    /// Widens bfloat16 to floats.
+    fn widen(from: &[u16], to: &mut [f32]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = f32::from_bits(u32::from(*from) << 16);
+        }
+    }
+}
+
+multiversion! {
+    /// Values times scales plus offsets, for steps of [`WIDTH`] rows.
+    fn dequantise(values: &[i8], scales: &[f32], offsets: &[f32], to: &mut [f32]) {
+        let (Some(scales), Some(offsets)) = (scales.first_chunk::<WIDTH>(), offsets.first_chunk::<WIDTH>()) else {
+            return;
+        };
+        for (to, values) in to.as_chunks_mut::<WIDTH>().0.iter_mut().zip(values.as_chunks::<WIDTH>().0) {
+            for j in 0..WIDTH {
+                to[j] = mul_add::<FUSED>(f32::from(values[j]), scales[j], offsets[j]);
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// As [`dequantise`], in steps of two columns rounded to bfloat16.
+    fn dequantise_pairs(values: &[i8], scales: &[f32], offsets: &[f32], to: &mut [u32]) {
+        let (Some(scales), Some(offsets)) = (scales.first_chunk::<WIDTH>(), offsets.first_chunk::<WIDTH>()) else {
+            return;
+        };
+        let (first, second) = if cfg!(target_endian = "little") { (0, 16) } else { (16, 0) };
+        for (to, values) in to.as_chunks_mut::<WIDTH>().0.iter_mut().zip(values.as_chunks::<{ 2 * WIDTH }>().0) {
+            for j in 0..WIDTH {
+                let weight = |value| mul_add::<FUSED>(f32::from(value), scales[j], offsets[j]);
+                let [even, odd] = [weight(values[j]), weight(values[WIDTH + j])];
+                to[j] = bf16_bits(even) << first | bf16_bits(odd) << second;
+            }
+        }
+    }
+}

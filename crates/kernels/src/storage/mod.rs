@@ -1,0 +1,128 @@
+//! Weights in memory.
+//!
+//! Few checkpoints use every digit of `f32`: most hold 16-bit floats, or small integers with one
+//! scale per 16 or 32 of them. Stored like that, weights take a half to less than a third of the
+//! memory. A panel is decoded into L2 when it is multiplied, and serves all rows of a job. Products in
+//! `f32` lose no bit of a weight.
+//!
+//! In every format a group of [`WIDTH`] rows of the matrix is contiguous, in the order of k.
+
+mod format;
+mod pack;
+
+use crate::checked_area;
+use crate::element::Element;
+use crate::memory::{Lines, Memory, view};
+use crate::panel::WIDTH;
+pub use format::QuantBlocks;
+pub(crate) use format::{
+    COLUMNS_PER_SCALE, GROUP_WORDS, HEADER_WORDS, QuantView, StorageFormat, StoredPanel, TransposedSource,
+};
+use half::f16;
+use std::ops::Range;
+
+/// The weights of a linear layer.
+pub(crate) struct Storage {
+    format: StorageFormat,
+    /// Columns per step of a panel.
+    columns_per_step: usize,
+    /// Words of a group of rows.
+    group_words: usize,
+    words: Memory,
+}
+
+impl Storage {
+    /// Bytes of the weights.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&self.words[..])
+    }
+
+    /// How the weights are stored.
+    pub(crate) fn format(&self) -> StorageFormat {
+        self.format
+    }
+
+    /// Whether the weights are stored as panels and need no decoding.
+    pub(crate) fn is_panels(&self) -> bool {
+        self.format == StorageFormat::Panels
+    }
+
+    /// The words that hold steps `steps` of a group's panel, in the storage format.
+    pub(crate) fn stored(&self, group: usize, steps: Range<usize>) -> &[u32] {
+        let words = match self.format {
+            StorageFormat::Panels => steps.start * WIDTH..steps.end * WIDTH,
+            format @ (StorageFormat::Bf16 | StorageFormat::F16) => {
+                steps.start * format.words(1)..steps.end * format.words(1)
+            }
+            format @ StorageFormat::Quantised(columns) => {
+                let (first, end) = (steps.start * self.columns_per_step, steps.end * self.columns_per_step);
+                first / columns * format.words(columns)..end.div_ceil(columns) * format.words(columns)
+            }
+        };
+        &self.words[group * self.group_words..(group + 1) * self.group_words][words]
+    }
+
+    /// Steps `steps` of a group's panel, as they are stored.
+    pub(crate) fn source(&self, group: usize, steps: Range<usize>) -> StoredPanel<'_> {
+        let from = self.stored(group, steps.clone());
+        match self.format {
+            StorageFormat::Panels => StoredPanel::Packed(from),
+            StorageFormat::Bf16 => StoredPanel::Bf16(view(from)),
+            StorageFormat::F16 => StoredPanel::F16(view(from)),
+            StorageFormat::Quantised(columns) => StoredPanel::Quantised(QuantView {
+                from,
+                columns,
+                skip: steps.start * self.columns_per_step % columns,
+                steps: steps.len(),
+                columns_per_step: self.columns_per_step,
+            }),
+        }
+    }
+
+    /// Steps `steps` of a group's panel, decoded into `buffer` unless they are stored as a panel.
+    pub(crate) fn panel<'a>(&'a self, group: usize, steps: Range<usize>, buffer: &'a mut Lines) -> &'a [u32] {
+        let words = checked_area(steps.len(), WIDTH);
+        match self.source(group, steps) {
+            StoredPanel::Packed(panel) => panel,
+            source => {
+                buffer.resize(words);
+                source.decode(buffer);
+                &buffer[..words]
+            }
+        }
+    }
+
+    /// Reads row `row` of the matrix.
+    pub(crate) fn row<E: Element>(&self, row: usize, out: &mut [f32]) {
+        let (group, j) = (row / WIDTH, row % WIDTH);
+        let words = &self.words[group * self.group_words..(group + 1) * self.group_words];
+        match self.format {
+            StorageFormat::Panels => {
+                let elements: &[E] = view(words);
+                for (out, step) in out.chunks_mut(E::GROUP).zip(elements.chunks_exact(WIDTH * E::GROUP)) {
+                    out.iter_mut().zip(&step[j * E::GROUP..]).for_each(|(out, e)| *out = e.to_f32());
+                }
+            }
+            StorageFormat::Bf16 => {
+                let weights = view::<u16>(words).iter().skip(j).step_by(WIDTH);
+                out.iter_mut().zip(weights).for_each(|(out, w)| *out = f32::from_bits(u32::from(*w) << 16));
+            }
+            StorageFormat::F16 => {
+                let weights = view::<f16>(words).iter().skip(j).step_by(WIDTH);
+                out.iter_mut().zip(weights).for_each(|(out, w)| *out = w.to_f32());
+            }
+            StorageFormat::Quantised(columns) => {
+                let blocks = words.chunks_exact(self.format.words(columns));
+                for (out, block) in out.chunks_exact_mut(columns).zip(blocks) {
+                    let (header, values) = block.split_at(2 * WIDTH);
+                    let header: &[f32] = view(header);
+                    let values = view::<i8>(values).iter().skip(j).step_by(WIDTH);
+                    for (out, value) in out.iter_mut().zip(values) {
+                        let weight = f32::from(*value) * header[j] + header[WIDTH + j];
+                        *out = E::from_f32(weight).to_f32();
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The inner kernel of each instruction set, and its dispatch.
+
+use super::call::Tile;
+use super::fma::Multiply;
+use super::portable;
+#[cfg(target_arch = "x86_64")]
+use super::{amx, avx2, avx512, panel_source};
+use crate::element::Element;
+use crate::memory::view;
+use crate::panel::{Blocking, WIDTH, chains, uses_amx};
+use crate::storage::{StoredPanel, TransposedSource};
+use crate::{Isa, checked_area};
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// The inner kernel of an instruction set, set up for some number of rows.
+pub(crate) struct Kernel<E> {
+    isa: Isa,
+    rows: usize,
+    #[cfg(target_arch = "x86_64")]
+    registers: Option<amx::Registers>,
+    element: PhantomData<E>,
+}
+
+impl<E: Element> Kernel<E> {
+    /// # Panics
+    /// When the machine lacks the instruction set.
+    pub(crate) fn new(isa: Isa, rows: usize) -> Self {
+        assert!(isa.is_available(), "{} is not available", isa.name());
+        let mut kernel = Self {
+            isa,
+            rows,
+            #[cfg(target_arch = "x86_64")]
+            registers: None,
+            element: PhantomData,
+        };
+        #[cfg(target_arch = "x86_64")]
+        if uses_amx::<E>(isa) && rows > 0 {
+            let height = rows.div_ceil(kernel.row_tiles().len());
+            // SAFETY: AMX is available, as asserted.
+            kernel.registers = Some(unsafe { amx::Registers::new(height) });
+        }
+        kernel
+    }
+
+    /// Maximum number of rows of a tile.
+    fn max_rows(&self) -> usize {
+        match self.isa {
+            isa if uses_amx::<E>(isa) => 32,
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => 14,
+            Isa::Avx2 => 6,
+            Isa::Portable => 4,
+        }
+    }
+
+    /// Whether the first tile of a panel decodes stored weights while it computes.
+    pub(crate) fn decodes_in_tile(&self) -> bool {
+        match E::GROUP {
+            1 => self.isa >= Isa::Avx512,
+            _ => self.isa == Isa::Avx512Bf16,
+        }
+    }
+
+    /// Rows of x that are read even for a tile that has fewer.
+    fn rows_read(&self) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(registers) = &self.registers {
+            return registers.rows();
+        }
+        0
+    }
+
+    /// Cuts the rows into tiles of nearly equal height within the kernel's limit: 16 rows are two tiles
+    /// of 8, not 14 and 2. A tile that is one row lower than the highest is followed by another, so that
+    /// the highest number of rows is readable everywhere.
+    pub(crate) fn row_tiles(&self) -> impl ExactSizeIterator<Item = Range<usize>> + use<E> {
+        let (m, tiles) = (self.rows, self.rows.div_ceil(self.max_rows()));
+        (0..tiles).map(move |i| (i * m / tiles)..((i + 1) * m / tiles))
+    }
+}
+
+/// Calls the kernel instance for the tile's number of rows.
+#[cfg(target_arch = "x86_64")]
+macro_rules! by_rows {
+    ($module:ident::$call:ident::<$how:ty>, $tile:expr, $arguments:tt, [$($n:literal),*]) => {
+        match $tile.rows {
+            // SAFETY: the caller checked the instruction set and the bounds.
+            $($n => unsafe { $module::$call::<E, $how, $n> $arguments },)*
+            // No rows: nothing to do.
+            _ => {}
+        }
+    };
+    ($module:ident::$call:ident::<$how:ty>, $tile:expr, $arguments:tt) => {
+        by_rows!($module::$call::<$how>, $tile, $arguments, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14])
+    };
+}
+
+impl<E: Multiply> Tile<'_, E> {
+    /// Runs the kernel over all steps, chain by chain.
+    ///
+    /// # Safety
+    /// `y` must be valid for writes and reads of `rows` rows of `cols` elements, `y_stride` apart, that
+    /// no other thread accesses meanwhile.
+    ///
+    /// # Panics
+    /// When `x`, `panel` or `bias` are shorter than the shape says.
+    pub(crate) unsafe fn run(&self, kernel: &Kernel<E>) {
+        if self.rows == 0 {
+            return;
+        }
+        self.check(kernel);
+        assert!(checked_area(self.steps * E::GROUP, WIDTH) <= self.panel.len());
+        match kernel.isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 | Isa::Amx if kernel.registers.is_none() => {
+                let panel = panel_source::PackedPanel::new(self.panel);
+                by_rows!(avx512::run_bf16::<E::Avx512Bf16>, self, (self, panel))
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                let panel = panel_source::PackedPanel::new(self.panel);
+                by_rows!(avx512::run::<E::Avx512>, self, (self, panel))
+            }
+            // The others lack registers for two sets of sums, and add each chain to y.
+            _ => {
+                for chain in chains::<E>(self.steps, Blocking::of::<E>(kernel.isa).chain) {
+                    // SAFETY: the same rows and columns of y.
+                    unsafe { self.chain(chain).run_chain(kernel) };
+                }
+            }
+        }
+    }
+
+    /// As [`Self::run`], but decodes the panel from `source` at the same time, into `buffer` if it is
+    /// `reused` afterwards.
+    ///
+    /// # Safety
+    /// As [`Self::run`].
+    ///
+    /// # Panics
+    /// When `source` has another number of steps than the tile, the buffer is too short, or as
+    /// [`Self::run`].
+    pub(crate) unsafe fn run_packing(
+        &self,
+        kernel: &Kernel<E>,
+        source: StoredPanel<'_>,
+        buffer: &mut [u32],
+        reused: bool,
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if kernel.decodes_in_tile() {
+            use panel_source::{Bf16Decoder, F16Decoder, PackBuffer, QuantDecoder};
+            assert_eq!(source.steps(), self.steps);
+            assert!(
+                E::GROUP == 1 || matches!(source, StoredPanel::Packed(_) | StoredPanel::Quantised(_)),
+                "16-bit floats are decoded to floats only"
+            );
+            let to = PackBuffer { words: buffer, reused };
+            // SAFETY: the caller's guarantee, and the kernel decodes in tiles.
+            unsafe {
+                match source {
+                    StoredPanel::Packed(_) => {}
+                    StoredPanel::Bf16(from) => return self.run_decoding(kernel, Bf16Decoder::new(from), to),
+                    StoredPanel::F16(from) => return self.run_decoding(kernel, F16Decoder::new(from), to),
+                    StoredPanel::Quantised(from) => {
+                        return self.run_decoding(kernel, QuantDecoder::new(from), to);
+                    }
+                }
+            }
+        }
+        let _ = reused;
+        source.decode(buffer);
+        // SAFETY: the caller's guarantee.
+        unsafe { Tile { panel: view(buffer), ..*self }.run(kernel) };
+    }
+
+    /// As [`Self::run_packing`], from transposed weights.
+    ///
+    /// # Safety
+    /// As [`Self::run`].
+    ///
+    /// # Panics
+    /// When `source` has fewer steps than the tile, the buffer is too short, the kernel does not decode
+    /// in tiles, or as [`Self::run`].
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) unsafe fn run_transposed(
+        &self,
+        kernel: &Kernel<E>,
+        source: TransposedSource<'_>,
+        buffer: &mut [u32],
+        reused: bool,
+    ) {
+        use panel_source::{PackBuffer, TransposedPairDecoder, TransposedQuantDecoder};
+        assert!(kernel.decodes_in_tile());
+        let to = PackBuffer { words: buffer, reused };
+        // SAFETY: the caller's guarantee, and the kernel decodes in tiles.
+        unsafe {
+            match source {
+                TransposedSource::Bf16(words) => {
+                    self.run_decoding(kernel, TransposedPairDecoder::<u16>::new(words), to)
+                }
+                TransposedSource::F16(words) => {
+                    self.run_decoding(kernel, TransposedPairDecoder::<half::f16>::new(words), to)
+                }
+                TransposedSource::Quantised(words) => {
+                    self.run_decoding(kernel, TransposedQuantDecoder::new(words), to)
+                }
+            }
+        }
+    }
+
+    /// As above; no kernel decodes in tiles on this architecture.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(crate) unsafe fn run_transposed(
+        &self,
+        _: &Kernel<E>,
+        _: TransposedSource<'_>,
+        _: &mut [u32],
+        _: bool,
+    ) {
+        unreachable!("no kernel decodes in tiles on this architecture");
+    }
+
+    /// Runs on a panel that is decoded on the way.
+    ///
+    /// # Safety
+    /// As [`Self::run`], and [`Kernel::decodes_in_tile`] must hold.
+    ///
+    /// # Panics
+    /// When the decoder has too few columns, or as [`Self::run_packing`].
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn run_decoding(
+        &self,
+        kernel: &Kernel<E>,
+        decoder: impl panel_source::Decode,
+        buffer: panel_source::PackBuffer<'_>,
+    ) {
+        use panel_source::{Bf16PairPacker, F32Packer};
+        if self.rows == 0 {
+            return;
+        }
+        self.check(kernel);
+        if E::GROUP == 1 {
+            by_rows!(avx512::run::<E::Avx512>, self, (self, F32Packer::new(decoder, self.steps, buffer)));
+        } else {
+            let packer = Bf16PairPacker::new(decoder, self.steps, buffer);
+            by_rows!(avx512::run_bf16::<E::Avx512Bf16>, self, (self, packer));
+        }
+    }
+
+    fn check(&self, kernel: &Kernel<E>) {
+        assert!(self.rows <= kernel.max_rows() && self.cols <= WIDTH);
+        let width = checked_area(self.steps, E::GROUP);
+        let rows = self.rows.max(kernel.rows_read());
+        let needed = checked_area(rows - 1, self.x_stride).checked_add(width);
+        assert!(needed.is_some_and(|needed| needed <= self.x.len()));
+        assert!(self.steps.is_multiple_of(E::BLOCK));
+        assert!(self.bias.is_none_or(|b| b.len() == self.cols));
+    }
+
+    /// Runs over one chain, for instruction sets whose kernel takes one at a time.
+    ///
+    /// # Safety
+    /// The bounds of [`Self::run`] must hold.
+    unsafe fn run_chain(&self, kernel: &Kernel<E>) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(registers) = &kernel.registers {
+            // SAFETY: `check` found the rows and whole blocks; y is the caller's guarantee.
+            return unsafe { registers.multiply(self) };
+        }
+        match kernel.isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => by_rows!(avx2::run::<E::Avx2>, self, (self), [1, 2, 3, 4, 5, 6]),
+            // SAFETY: the caller's guarantee.
+            _ => unsafe { portable::run(self) },
+        }
+    }
+}

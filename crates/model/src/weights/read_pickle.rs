@@ -1,0 +1,75 @@
+//! The tensors of PyTorch files: zip archives of one pickle and one uncompressed entry per storage, so
+//! that tensors can be memory-mapped.
+
+use super::builder::Builder;
+use super::store::{ElementType, File, TensorEntry};
+use crate::error::{Error, Result};
+use crate::{files, pickle};
+use std::path::Path;
+
+/// Adds the tensors of a file written by `torch.save`.
+///
+/// # Errors
+/// When the file is damaged, or not in PyTorch's zip format.
+pub(super) fn add(builder: &mut Builder, path: &Path) -> Result<()> {
+    let bad = |what: String| Error::file(path, what);
+    let map = files::map(path)?;
+    if !map.starts_with(b"PK") {
+        return Err(bad(
+            "it is not in PyTorch's zip format (1.6 and later); save it again or convert it to safetensors"
+                .into(),
+        ));
+    }
+    let mut zip = zip::ZipArchive::new(std::io::Cursor::new(&map[..]))
+        .map_err(|e| bad(format!("its zip directory cannot be read ({e}); fetch the file again")))?;
+    let names = zip.file_names().flatten();
+    let pickle = names.map(|name| name.into_owned()).find(|name| name.ends_with("/data.pkl"));
+    let Some(pickle) = pickle else {
+        return Err(bad("it holds no data.pkl; convert it to safetensors".into()));
+    };
+    let folder = pickle.trim_end_matches(".pkl");
+    let mut stored = |name: &str| {
+        let entry = zip.by_name(name).map_err(|e| bad(format!("its entry '{name}' ({e})")))?;
+        let size = usize::try_from(entry.size()).unwrap_or(usize::MAX);
+        let start = entry.data_start().and_then(|s| usize::try_from(s).ok());
+        let bytes = start.and_then(|start| Some(start..start.checked_add(size)?));
+        let stored = entry.compression() == zip::CompressionMethod::Stored;
+        bytes
+            .filter(|b| stored && b.end <= map.len())
+            .ok_or_else(|| bad(format!("its entry '{name}' is compressed or cut off; fetch the file again")))
+    };
+    let tensors = pickle::read(&map[stored(&pickle)?])
+        .map_err(|e| bad(format!("{e}; fetch the file again or convert it to safetensors")))?;
+    let file = builder.files.len();
+    for tensor in tensors {
+        let name = tensor.name;
+        let element = match tensor.class {
+            "DoubleStorage" => ElementType::F64,
+            "FloatStorage" => ElementType::F32,
+            "HalfStorage" => ElementType::F16,
+            "BFloat16Storage" => ElementType::Bf16,
+            other => {
+                let supported = "DoubleStorage, FloatStorage, HalfStorage and BFloat16Storage";
+                builder.insert_unsupported(path, tensor.name, other.to_owned(), supported)?;
+                continue;
+            }
+        };
+        if !tensor.is_contiguous() {
+            return Err(bad(format!("tensor '{name}' is not contiguous; save it with .contiguous()")));
+        }
+        let data = stored(&format!("{folder}/{}", tensor.storage))?;
+        let shape = tensor.shape;
+        let elements = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
+        let (Some(len), Some(skip)) = (elements.and_then(|n| element.bytes(n)), element.bytes(tensor.offset))
+        else {
+            return Err(bad(format!("tensor '{name}' has an impossible shape")));
+        };
+        if skip.checked_add(len).is_none_or(|end| end > data.len()) {
+            return Err(bad(format!("tensor '{name}' is larger than its data; fetch the file again")));
+        }
+        let bytes = data.start + skip..data.start + skip + len;
+        builder.insert(path, name, TensorEntry { file, element, shape, bytes })?;
+    }
+    builder.files.push(File { path: path.to_owned(), map });
+    Ok(())
+}

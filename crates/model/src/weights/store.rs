@@ -1,0 +1,72 @@
+//! What is known of opened weight files: where each tensor lies, and how its elements are stored.
+
+use crate::blocks::Format;
+use fathom_kernels::mapped::Mapped;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::path::PathBuf;
+
+/// How the elements of a tensor are stored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum ElementType {
+    F64,
+    F32,
+    F16,
+    Bf16,
+    /// 8-bit floats of 4 exponent and 3 fraction bits, with a scale per block of rows and columns.
+    F8E4M3,
+    /// Blocks of ggml's quantised formats.
+    Blocks(Format),
+}
+
+impl ElementType {
+    /// Bytes of `elements` elements, which must fill whole blocks.
+    pub(super) fn bytes(self, elements: usize) -> Option<usize> {
+        match self {
+            Self::F64 => elements.checked_mul(8),
+            Self::F32 => elements.checked_mul(4),
+            Self::F16 | Self::Bf16 => elements.checked_mul(2),
+            Self::F8E4M3 => Some(elements),
+            Self::Blocks(format) if elements.is_multiple_of(format.numbers()) => {
+                (elements / format.numbers()).checked_mul(format.bytes())
+            }
+            Self::Blocks(_) => None,
+        }
+    }
+
+    pub(super) fn from_ggml(kind: u32) -> Option<Self> {
+        Some(match kind {
+            0 => Self::F32,
+            1 => Self::F16,
+            28 => Self::F64,
+            30 => Self::Bf16,
+            kind => Self::Blocks(Format::from_ggml(kind)?),
+        })
+    }
+}
+
+/// Where a tensor lies.
+pub(super) struct TensorEntry {
+    pub(super) file: usize,
+    pub(super) element: ElementType,
+    pub(super) shape: Vec<usize>,
+    pub(super) bytes: Range<usize>,
+}
+
+/// A memory-mapped file.
+pub(super) struct File {
+    pub(super) path: PathBuf,
+    pub(super) map: Mapped,
+}
+
+/// All tensors of a checkpoint.
+pub(super) struct Store {
+    pub(super) files: Vec<File>,
+    pub(super) entries: HashMap<String, TensorEntry>,
+    /// Tensors of an unsupported element type, with an explanation.
+    pub(super) unsupported: BTreeMap<String, String>,
+    /// Notes for the user on how the files were read, one sentence each.
+    pub(super) notes: Vec<String>,
+    /// Rows and columns that share a scale in matrices of 8-bit floats.
+    pub(super) fp8_block: [usize; 2],
+}
