@@ -101,81 +101,108 @@ fn part_panels(
 }
 
 pub(super) fn lens_figures(results: &Results, lens: &LensCurves) -> [Figure; 4] {
-    let layers = results.model.layers;
-    let chart = |scale: ValueScale, series: Vec<Series<'_>>, marks: Vec<Mark>, levels: Vec<Mark>| {
-        let mut grid = lines(layers, &scale, &series, marks);
-        grid.panels[0].levels = levels;
-        (Body::Panels(grid), numbers("layer", &series))
-    };
+    [
+        kl_figure(results, lens),
+        kl_output_figure(results, lens),
+        overlap_figure(results, lens),
+        entropy_figure(results, lens),
+    ]
+}
+
+/// Lines with the depths by `rules` and horizontal lines.
+fn chart(
+    results: &Results,
+    scale: ValueScale,
+    series: Vec<Series<'_>>,
+    rules: &[Rule],
+    levels: Vec<Mark>,
+) -> (Body, FigureTable) {
+    let mut grid = lines(results.model.layers, &scale, &series, depth_marks(results, rules));
+    grid.panels[0].levels = levels;
+    (Body::Panels(grid), numbers("layer", &series))
+}
+
+fn kl_figure(results: &Results, lens: &LensCurves) -> Figure {
     let top = lens.kl_lens_final.iter().copied().filter(|v| v.is_finite()).fold(0.0, f64::max);
-    let kl_levels = thresholds(results, &[Rule::Kl, Rule::KlLast], |share| {
-        (share * top, format!("{} of the maximum", number(share)))
-    });
+    let rules = [Rule::Kl, Rule::KlLast];
+    let kl_levels =
+        thresholds(results, &rules, |share| (share * top, format!("{} of the maximum", number(share))));
+    Figure::of_run(
+        results,
+        "lens_kl",
+        "How far an early answer is from the final one",
+        "The logit lens reads the residual stream before each layer as if it were the last one. The curve is the \
+         divergence of that prediction from the model's output. Where it falls below the dashed line, the rules \
+         kl (first time) and kl_last (for good) consider the answer decided; their 95 % intervals are shaded.",
+        chart(
+            results,
+            ValueScale::linear("KL divergence (nats)"),
+            vec![Series::new("KL(lens || output)", &lens.kl_lens_final, Color::Blue)],
+            &rules,
+            kl_levels,
+        ),
+    )
+}
+
+fn kl_output_figure(results: &Results, lens: &LensCurves) -> Figure {
+    Figure::of_run(
+        results,
+        "lens_kl_output",
+        "What an early answer would miss",
+        "The divergence in the other direction, on a log scale. It is large where the logit lens gives almost no \
+         probability to a token that the output predicts. The last value is 0 and has no place on a log scale.",
+        chart(
+            results,
+            ValueScale::log("KL divergence (nats)"),
+            vec![Series::new("KL(output || lens)", &lens.kl_final_lens, Color::Orange)],
+            &[],
+            Vec::new(),
+        ),
+    )
+}
+
+fn overlap_figure(results: &Results, lens: &LensCurves) -> Figure {
     let overlap_levels =
         thresholds(results, &[Rule::Overlap], |share| (share, format!("threshold {}", number(share))));
-    [
-        Figure::of_run(
+    Figure::of_run(
+        results,
+        "lens_overlap",
+        "When the likeliest tokens appear",
+        "Share of the five likeliest tokens that the logit lens and the output have in common, and how often both \
+         agree on the likeliest. The rule overlap marks the first layer above the dashed line; later layers \
+         refine a choice that is already visible.",
+        chart(
             results,
-            "lens_kl",
-            "How far an early answer is from the final one",
-            "The logit lens reads the residual stream before each layer as if it were the last one. The curve is the \
-             divergence of that prediction from the model's output. Where it falls below the dashed line, the rules \
-             kl (first time) and kl_last (for good) consider the answer decided; their 95 % intervals are shaded.",
-            chart(
-                ValueScale::linear("KL divergence (nats)"),
-                vec![Series::new("KL(lens || output)", &lens.kl_lens_final, Color::Blue)],
-                depth_marks(results, &[Rule::Kl, Rule::KlLast]),
-                kl_levels,
-            ),
+            ValueScale::share("share"),
+            vec![
+                Series::new("top-5 overlap", &lens.overlap, Color::Blue),
+                Series::new("same top-1", &lens.top1_agreement, Color::Orange),
+            ],
+            &[Rule::Overlap],
+            overlap_levels,
         ),
-        Figure::of_run(
+    )
+}
+
+fn entropy_figure(results: &Results, lens: &LensCurves) -> Figure {
+    Figure::of_run(
+        results,
+        "lens_entropy",
+        "How sure an early answer is",
+        "Entropy of the logit lens prediction, which is high where it is spread over many tokens, and its \
+         Jensen-Shannon divergence from the output: 0 for equal predictions, 1 bit for predictions that share no \
+         token.",
+        chart(
             results,
-            "lens_kl_output",
-            "What an early answer would miss",
-            "The divergence in the other direction, on a log scale. It is large where the logit lens gives almost no \
-             probability to a token that the output predicts. The last value is 0 and has no place on a log scale.",
-            chart(
-                ValueScale::log("KL divergence (nats)"),
-                vec![Series::new("KL(output || lens)", &lens.kl_final_lens, Color::Orange)],
-                Vec::new(),
-                Vec::new(),
-            ),
+            ValueScale::linear("nats (entropy), bits (JSD)"),
+            vec![
+                Series::new("entropy (nats)", &lens.entropy, Color::Blue),
+                Series::new("JSD to the output (bits)", &lens.jsd_bits, Color::Orange),
+            ],
+            &[],
+            Vec::new(),
         ),
-        Figure::of_run(
-            results,
-            "lens_overlap",
-            "When the likeliest tokens appear",
-            "Share of the five likeliest tokens that the logit lens and the output have in common, and how often both \
-             agree on the likeliest. The rule overlap marks the first layer above the dashed line; later layers \
-             refine a choice that is already visible.",
-            chart(
-                ValueScale::share("share"),
-                vec![
-                    Series::new("top-5 overlap", &lens.overlap, Color::Blue),
-                    Series::new("same top-1", &lens.top1_agreement, Color::Orange),
-                ],
-                depth_marks(results, &[Rule::Overlap]),
-                overlap_levels,
-            ),
-        ),
-        Figure::of_run(
-            results,
-            "lens_entropy",
-            "How sure an early answer is",
-            "Entropy of the logit lens prediction, which is high where it is spread over many tokens, and its \
-             Jensen-Shannon divergence from the output: 0 for equal predictions, 1 bit for predictions that share no \
-             token.",
-            chart(
-                ValueScale::linear("nats (entropy), bits (JSD)"),
-                vec![
-                    Series::new("entropy (nats)", &lens.entropy, Color::Blue),
-                    Series::new("JSD to the output (bits)", &lens.jsd_bits, Color::Orange),
-                ],
-                Vec::new(),
-                Vec::new(),
-            ),
-        ),
-    ]
+    )
 }
 
 /// The thresholds that these rules used, each once.

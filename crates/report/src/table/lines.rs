@@ -2,6 +2,8 @@
 
 use unicode_width::UnicodeWidthStr;
 
+use crate::text::hidden;
+
 /// How text is printed on a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Style {
@@ -93,11 +95,9 @@ fn fit(line: &str, style: Style) -> String {
     out
 }
 
-/// Control characters, and those that change the direction of writing. The joiners U+200C and U+200D only shape the
-/// characters around them.
+/// Characters that are invisible or change what surrounds them. The joiners U+200C and U+200D only shape their neighbours.
 fn harmful(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    hidden(c) && !matches!(c, '\u{200c}' | '\u{200d}')
 }
 
 /// Breaks text between words into lines of at most `width` columns; a longer word has a line of its own.
