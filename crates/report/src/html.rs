@@ -20,7 +20,8 @@ const SETTINGS: usize = 300;
 ///
 /// # Errors
 ///
-/// [`crate::Error::Draw`] when a figure or the template fails, [`fathom_results::Error::Serialise`] when `run` cannot be printed.
+/// [`crate::Error::Draw`] when a figure or the template fails, [`fathom_results::Error::Serialise`] when `run` cannot be
+/// printed.
 pub fn render(results: &Results, run: &Value) -> Result<String> {
     let provenance = serde_json::to_string_pretty(run)
         .map_err(|source| fathom_results::Error::Serialise { name: folder::RUN.to_owned(), source })?;
