@@ -41,7 +41,7 @@ pub(crate) struct RuleMark {
     /// Whether it is the mean over prompts; the rule's own value is then of the largest effect.
     pub(crate) is_mean: bool,
     pub(crate) interval: Option<[f64; 2]>,
-    /// Why the value says little.
+    /// Why the value is doubtful.
     pub(crate) caution: Option<String>,
     /// The layers used, from 0 to L.
     pub(crate) used: f64,
@@ -167,7 +167,7 @@ mod tests {
         assert!(headline.contains("to 29.6 (settling) of 30 layers"), "{headline}");
     }
 
-    /// The mark and its interval are of one number, and say which.
+    /// The mark and its interval belong to the same number, and the label says which.
     #[test]
     fn a_rule_on_the_largest_effect_is_drawn_by_its_mean() {
         let mut results = fixture::results();

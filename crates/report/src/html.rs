@@ -13,14 +13,15 @@ use fathom_results::folder;
 use fathom_results::{Depth, Results, Rule};
 
 const TEMPLATE: &str = include_str!("page/report.html.jinja");
-/// Settings that are listed one by one; there are about fifty, and all are in the text of `run.json`.
+/// The number of settings that are listed; there are about fifty, and `run.json` below the list has all of them.
 const SETTINGS: usize = 300;
 
 /// Renders the page from the results and the content of `run.json`.
 ///
 /// # Errors
 ///
-/// [`Error::Draw`] when a figure or the template fails, [`Error::Serialise`] when `run` cannot be printed.
+/// [`crate::Error::Draw`] when a figure or the template fails, [`fathom_results::Error::Serialise`] when `run` cannot be
+/// printed.
 pub fn render(results: &Results, run: &Value) -> Result<String> {
     let provenance = serde_json::to_string_pretty(run)
         .map_err(|source| fathom_results::Error::Serialise { name: folder::RUN.to_owned(), source })?;
@@ -47,7 +48,7 @@ pub fn render(results: &Results, run: &Value) -> Result<String> {
     page::render(folder::REPORT, TEMPLATE, page)
 }
 
-/// What was left out of the numbers, and what of the model was not honoured, a sentence each.
+/// One sentence for each prompt or token that was left out and for each warning about the model.
 fn warnings(results: &Results, run: &Value) -> Vec<String> {
     let failed = results.data.failed.iter().map(|f| format!("'{}' is left out: {}.", f.id, f.reason));
     let tokens = results.probes.contributions.as_ref().and_then(|c| c.left_out.as_ref());
@@ -56,7 +57,7 @@ fn warnings(results: &Results, run: &Value) -> Vec<String> {
     failed.chain(tokens.map(|left_out| format!("{}.", left_out.sentence()))).chain(model).collect()
 }
 
-/// The figures by probe, and those about certainty at the end.
+/// The figures by probe, and those of the uncertainty at the end.
 fn sections(figures: &[Figure]) -> Result<Vec<Cell>> {
     let titles = [
         ("contributions", "What layers add"),
@@ -66,7 +67,7 @@ fn sections(figures: &[Figure]) -> Result<Vec<Cell>> {
         ("skip", "Skipping layers"),
         ("erasure", "Erasing tokens"),
         ("gradients", "Integrated gradients"),
-        ("", "How sure the depths are"),
+        ("", "Uncertainty of the depths"),
     ];
     let section = |figure: &Figure| {
         let (probe, kind) = figure.name.split_once('_').unwrap_or((&figure.name, ""));
@@ -84,7 +85,7 @@ fn sections(figures: &[Figure]) -> Result<Vec<Cell>> {
     Ok(all)
 }
 
-/// "135 M".
+/// A number of parameters, such as "135 million".
 fn parameters(count: u64) -> String {
     let count = count as f64;
     match count {
@@ -94,7 +95,7 @@ fn parameters(count: u64) -> String {
     }
 }
 
-/// Every value of `run.json` with its path; a list of plain values, such as the command, is one value.
+/// Collects every value of `run.json` with its path. A list of plain values, such as the command, is one value.
 fn flatten(value: &Value, path: String, all: &mut Vec<(String, String)>) {
     let plain = |value: &Value| match value {
         Value::String(text) => Some(text.clone()),
@@ -125,7 +126,7 @@ struct DepthRow<'a> {
     threshold: Option<String>,
     reason: Option<&'a str>,
     caution: Option<&'a str>,
-    /// The rule on the mean effect, and the share of the layers that it says are used.
+    /// The value of the rule on the mean effect, and the share of the layers that it counts as used.
     mean: Option<[String; 2]>,
 }
 
@@ -147,7 +148,7 @@ fn depth(row: &Depth, layers: usize) -> Cell {
     }))
 }
 
-/// What a rule reads.
+/// What a rule looks at, for the depth table.
 fn about(rule: Rule) -> &'static str {
     match rule {
         Rule::Cosine => "last layer where the mean cosine with the stream turns from negative to positive",
@@ -187,7 +188,7 @@ mod tests {
     use fathom_results::fixture;
 
     #[test]
-    fn what_is_left_out_is_said() {
+    fn what_is_left_out_is_reported() {
         let mut results = fixture::results();
         let run = serde_json::json!({"model": {"warnings": ["'x' is not known"]}});
         assert_eq!(warnings(&results, &serde_json::json!({})), [""; 0]);
@@ -292,7 +293,7 @@ mod tests {
         results.probes.erasure = vec![pair; 4];
         results.validate().unwrap();
         let page = render(&results, &fixture::run()).unwrap();
-        // Numbers that follow no pattern, so that pictures of real ones are smaller.
+        // Values without a pattern: pictures of real ones are smaller.
         assert!(page.len() < 1_300_000, "{}", page.len());
         assert!(page.matches('<').count() < 3_000, "{}", page.matches('<').count());
         assert!(page.contains("399 ␣token\t"));

@@ -1,8 +1,8 @@
-//! What is shown of a results folder: tables for the terminal, figures, and the HTML page.
+//! Presents a results folder: tables for the terminal, figures, and the HTML page.
 //!
 //! Everything here is made from [`fathom_results::Results`] alone; the crate knows nothing of models.
 //!
-//! - [`answer`]: what the depth table says, in words.
+//! - [`answer`]: the depth table in words.
 //! - [`table`]: the summary printed at the end of a run.
 //! - [`plots`]: the figures as SVG and PNG.
 //! - [`html`]: the report page, one file that needs no network and can be read without scripts.
@@ -24,7 +24,7 @@ pub use error::{Error, Result};
 use fathom_results::{Folder, Results, folder};
 pub use table::Style;
 
-/// Writes everything a finished run leaves behind: `results.json`, `run.json`, the figures under
+/// Writes the output of a finished run: `results.json`, `run.json`, the figures under
 /// `plots/` and `report.html`.
 ///
 /// The numbers come first, so that a failure while drawing never costs them.
@@ -40,7 +40,7 @@ pub fn write_all(folder: &Folder, results: &Results, run: &serde_json::Value) ->
     write_report(folder, results, run)
 }
 
-/// Writes the figures under `plots/` and `report.html`, from results that are in the folder already.
+/// Writes the figures under `plots/` and `report.html` from results that are already in the folder.
 ///
 /// # Errors
 ///

@@ -1,9 +1,9 @@
-//! What the report of a run and that of a study share: style, script, their permission, and how a figure stands
-//! on a page with its numbers.
+//! The common parts of the reports of runs and studies: style, script, content security policy, and a figure with its
+//! numbers.
 //!
-//! Everything that comes from a folder is escaped by the template engine. The only markup passed through is
-//! the figures, whose texts the drawing library escapes, and the style and script of this crate. The page
-//! forbids itself everything else: nothing is loaded, and no script runs but the one whose hash it carries.
+//! The template engine escapes everything that comes from a folder. Only the figures, whose texts `plots::svg` escapes,
+//! and the style and script of this crate are passed through as markup. The policy of the page forbids everything else:
+//! it loads nothing and runs only the script whose hash it names.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -20,10 +20,10 @@ const SCRIPT: &str = include_str!("page/hover.js");
 const FRAME: &str = include_str!("page/frame.html.jinja");
 const FIGURE: &str = include_str!("page/figure.html.jinja");
 
-/// Tables of more cells are written as plain text, which browsers show at a fraction of the cost.
+/// Tables with more cells are written as plain text, which costs browsers a fraction of the time.
 const LARGE_TABLE: usize = 2_500;
 
-/// Renders a template that extends `frame.html`, with what every page needs.
+/// Renders a template that extends `frame.html`, with the style, script and version of every page.
 ///
 /// # Errors
 ///
@@ -31,7 +31,7 @@ const LARGE_TABLE: usize = 2_500;
 pub(crate) fn render(name: &str, template: &str, page: Cell) -> Result<String> {
     let fail = |error: minijinja::Error| Error::Draw { what: name.to_owned(), reason: error.to_string() };
     let mut environment = Environment::new();
-    // The names' ending turns escaping on.
+    // The extension of the names turns escaping on.
     environment.add_template("frame.html", FRAME).map_err(fail)?;
     environment.add_template("figure.html", FIGURE).map_err(fail)?;
     environment.add_template("page.html", template).map_err(fail)?;
@@ -46,7 +46,7 @@ pub(crate) fn render(name: &str, template: &str, page: Cell) -> Result<String> {
     template.render(context! { ..page, ..shared }).map_err(fail)
 }
 
-/// A figure with its numbers, as the templates take it.
+/// A figure with its numbers, as the templates expect it.
 pub(crate) fn figure(figure: &Figure) -> Result<Cell> {
     let numbers = figure.table();
     let large = numbers.rows.len() * numbers.headings.len() > LARGE_TABLE;
@@ -95,7 +95,7 @@ mod tests {
         let script = page.split("<script>").nth(1).and_then(|rest| rest.split("</script>").next()).unwrap();
         let hash = BASE64_STANDARD.encode(Sha256::digest(script.as_bytes()));
         assert!(script.contains("pointermove") && page.contains(&format!("script-src 'sha256-{hash}'")));
-        // A browser changes these before it hashes, and the script's own text must not end it.
+        // Browsers normalise these characters before hashing, and nothing in the script may end its element.
         assert!(!script.contains(['\r', '\0']) && !script.contains("<!--") && !STYLE.contains("</"));
     }
 }

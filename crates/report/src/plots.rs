@@ -37,7 +37,7 @@ pub use self::table::FigureTable;
 use crate::gauge::Gauge;
 use fathom_results::Results;
 
-/// Every figure for which the results hold numbers, in the order of the report.
+/// All figures that the results have numbers for, in the order of the report.
 pub fn figures(results: &Results) -> Vec<Figure> {
     let mut all = Vec::new();
     let probes = &results.probes;
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn tokens_of_any_script_are_drawn() {
-        // The font of PNG files knows some scripts; what it does not know becomes boxes and never an error.
+        // The font of PNG files has some scripts; other characters become boxes and never an error.
         let mut results = fixture::results();
         let pair = &mut results.probes.erasure[0];
         pair.tokens = ["深い", "🙂👩‍👩‍👧", "שלום", "\u{fffe}\u{0}", "e\u{301}\u{200d}\u{10ffff}"]

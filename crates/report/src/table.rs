@@ -1,8 +1,8 @@
 //! The summary printed at the end of a run: head, answer, depth table, a gauge of the depths, one line per curve, a
 //! table by layer.
 //!
-//! No line is wider than asked for, and text from files is stripped of control characters, so that a model's
-//! name cannot send commands to the terminal.
+//! No line is wider than asked for, and control characters in text from files are replaced, so that a
+//! model's name cannot send commands to the terminal.
 
 mod curves;
 mod gauge;
@@ -10,7 +10,7 @@ mod lines;
 
 pub use self::lines::Style;
 
-use self::lines::{Lines, Weight};
+use self::lines::{Emphasis, Lines};
 use crate::answer;
 use crate::text::column;
 use fathom_results::{Depth, Results};
@@ -28,7 +28,7 @@ pub fn summary(results: &Results, style: Style) -> String {
     lines.text
 }
 
-/// The head and the depth table alone.
+/// The head and the depth table only.
 pub fn depths(results: &Results, style: Style) -> String {
     let mut lines = Lines::new(style);
     head(results, &mut lines);
@@ -38,10 +38,10 @@ pub fn depths(results: &Results, style: Style) -> String {
 
 fn head(results: &Results, lines: &mut Lines) {
     let (model, data) = (&results.model, &results.data);
-    lines.line(Weight::Bold, &model.id);
+    lines.line(Emphasis::Bold, &model.id);
     let parameters = model.parameters as f64 / 1e6;
     lines.line(
-        Weight::Plain,
+        Emphasis::Plain,
         &format!(
             "{}, {} layers, {parameters:.0} M parameters, {}",
             model.architecture, model.layers, model.dtype
@@ -56,14 +56,14 @@ fn head(results: &Results, lines: &mut Lines) {
         count => format!("; {count} left out, on which the model overflows"),
     };
     let prompts = format!("{}: {} prompts, {} tokens{pairs}{failed}", data.id, data.prompts, data.tokens);
-    lines.line(Weight::Plain, &prompts);
+    lines.line(Emphasis::Plain, &prompts);
 }
 
 /// The answer in words.
 fn answered(results: &Results, lines: &mut Lines) {
     if !results.depth.is_empty() {
-        lines.line(Weight::Plain, "");
-        lines.paragraph(Weight::Bold, 0, &answer::headline(results));
+        lines.line(Emphasis::Plain, "");
+        lines.paragraph(Emphasis::Bold, 0, &answer::headline(results));
     }
 }
 
@@ -74,16 +74,16 @@ fn depth(results: &Results, lines: &mut Lines) {
         return;
     }
     let width = rows.iter().map(|row| row.rule.name().len()).max().unwrap_or(0).clamp(4, 24);
-    lines.line(Weight::Plain, "");
+    lines.line(Emphasis::Plain, "");
     lines.line(
-        Weight::Faint,
+        Emphasis::Faint,
         &format!("{:width$} {:>7} {:>6} {:>16}  threshold", "rule", "depth", "ratio", "95 % interval"),
     );
     rows.iter().for_each(|row| depth_row(row, results.model.layers, width, lines));
     if rows.iter().any(|row| row.mean.is_some()) {
         let note = "Rules with a mean read the largest effect of any prompt, as the papers do; their intervals are of the \
                     mean effect over prompts.";
-        lines.paragraph(Weight::Faint, 0, note);
+        lines.paragraph(Emphasis::Faint, 0, note);
     }
 }
 
@@ -96,15 +96,15 @@ fn depth_row(row: &Depth, layers: usize, width: usize, lines: &mut Lines) {
     let interval = if row.mean.is_some() { "-" } else { &ends };
     // A threshold is a setting, so it is printed as it was given.
     let threshold = row.threshold.map_or("-".to_owned(), |threshold| threshold.to_string());
-    let weight = if row.value.is_some() { Weight::Plain } else { Weight::Faint };
-    lines.line(weight, &format!("{rule:width$} {value:>7} {ratio:>6} {interval:>16}  {threshold}"));
+    let emphasis = if row.value.is_some() { Emphasis::Plain } else { Emphasis::Faint };
+    lines.line(emphasis, &format!("{rule:width$} {value:>7} {ratio:>6} {interval:>16}  {threshold}"));
     if let Some(mean) = row.mean {
         let share = format!("{:.2}", row.rule.layers_used(mean) / layers as f64);
         let (label, mean) = ("  mean", column(mean));
-        lines.line(weight, &format!("{label:width$} {mean:>7} {share:>6} {ends:>16}"));
+        lines.line(emphasis, &format!("{label:width$} {mean:>7} {share:>6} {ends:>16}"));
     }
     for remark in [&row.caution, &row.reason].into_iter().flatten() {
-        lines.paragraph(weight, 4, remark);
+        lines.paragraph(emphasis, 4, remark);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Text in figures and tables: numbers in few digits, and tokens made visible and harmless.
+//! Text in figures and tables: numbers with few digits, and tokens made visible and safe.
 
 /// The longest text of a token on an axis, in characters.
 const LONGEST: usize = 12;
@@ -11,7 +11,7 @@ pub(crate) fn number(value: f64) -> String {
     format!("{rounded}")
 }
 
-/// Three digits, as a plain decimal while that is short.
+/// Three digits, as a plain decimal where that is short.
 pub(crate) fn decimal(value: f64) -> String {
     // Printing in scientific form and reading back drops the noise of a power of ten.
     let rounded: f64 = format!("{value:.2e}").parse().unwrap_or(value);
@@ -83,7 +83,7 @@ pub(crate) fn line(text: &str) -> String {
     cut(text.chars().map(|c| if hidden(c) { " ".to_owned() } else { c.to_string() }), LONGEST_TEXT)
 }
 
-/// Whether a character would not be seen, would turn the text around it, or must not stand in XML.
+/// Whether a character is invisible, changes the direction of the text around it, or is not allowed in XML.
 pub(crate) fn hidden(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
@@ -91,7 +91,7 @@ pub(crate) fn hidden(c: char) -> bool {
         || c as u32 & 0xfffe == 0xfffe
 }
 
-/// The pieces put together while they are no longer than `longest`; an ellipsis stands for the rest.
+/// The pieces up to `longest` characters, with an ellipsis if some are left out.
 fn cut(pieces: impl Iterator<Item = String>, longest: usize) -> String {
     let (mut text, mut length) = (String::new(), 0);
     for piece in pieces {

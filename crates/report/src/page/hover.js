@@ -1,5 +1,5 @@
-// Shows the values of figures beside the pointer. The page is whole without this: the same numbers stand in the
-// tables, which is where the values of heat maps are taken from.
+// Shows the values of figures beside the pointer. The page is complete without it: the tables have the same numbers,
+// and the values of heat maps are read from them.
 "use strict";
 (() => {
   const tip = document.createElement("div");
@@ -17,7 +17,7 @@
     tip.style.top = Math.max(4, y) + "px";
   };
 
-  // The title is taken away, or the browser would show it a second time.
+  // Without removing the title, the browser would show it a second time.
   const said = (group) => {
     const title = group.querySelector("title");
     if (title) {

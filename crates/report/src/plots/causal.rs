@@ -12,9 +12,9 @@ use fathom_results::{
     ErasurePair, GradientsPair, OverPrompts, Results, Rule, SkipAverage, SkipMode, SkipPart, SkipSummary,
 };
 
-/// Pairs that are drawn; the others are listed.
+/// The number of pairs that are drawn; the others are listed.
 const DRAWN: usize = 4;
-/// Pairs that are listed.
+/// The number of pairs that are listed.
 const LISTED: usize = 100;
 
 pub(super) fn skip_figures(results: &Results, skip: &SkipSummary) -> Vec<Figure> {
@@ -43,20 +43,20 @@ fn later_layers(
     let (how, reading) = match mode {
         SkipMode::Future => (
             "what later tokens lose",
-            "Each row bypasses one layer for all earlier tokens; the colour is how much what a later layer (column) \
-             adds for the later tokens changes, relative to its length. A bright row is a layer that others build on; a \
-             dark right half means that late layers need little of what the layers before them computed for other tokens.",
+            "Each row skips one layer for all earlier tokens. The colour is the relative change of what a later layer \
+             (column) adds at the later tokens. A bright row is a layer that others build on; a dark right half means \
+             that late layers need little of what earlier layers computed for other tokens.",
         ),
         SkipMode::Current => (
             "what the same tokens lose",
-            "Each row bypasses one layer at all tokens; the colour is how much what a later layer (column) adds changes, \
-             relative to its length. The diagonal is 1, the layer itself. Dark columns on the right are layers \
-             that work independently of the others.",
+            "Each row skips one layer at all tokens. The colour is the relative change of what a later layer (column) \
+             adds. The diagonal is the layer itself and equals 1. Dark columns on the right are layers that work \
+             independently of the others.",
         ),
         SkipMode::Local => (
             "direct dependence",
-            "As for later tokens, but each later layer (column) misses only what the bypassed one (row) added, and \
-             nothing propagates: the colour is direct use, without the layers in between.",
+            "As for later tokens, but each later layer (column) misses only what the skipped layer (row) added, and \
+             nothing propagates. The colour is direct use, without the layers in between.",
         ),
     };
     let cells = effects.layer_effect.max.clone();
@@ -108,8 +108,8 @@ fn output_figure(
         results,
         format!("skip_{}_{}_output", mode.name(), part.name()),
         format!("Skipping {what}: the output {tokens}"),
-        "How far the predicted distribution moves when the layer is bypassed: 0 is no change, the square root of 2 \
-         another token with certainty. Low bars are layers the prediction can do without.",
+        "How far the predicted distribution moves when the layer is skipped. 0 is no change; the square root of 2 is \
+         another token with certainty. The prediction can do without layers with low bars.",
         (Body::Panels(Grid::one(panel, legend)), numbers("skipped layer", &series)),
     )
 }
@@ -129,9 +129,9 @@ pub(super) fn erasure_figures(results: &Results, pairs: &[ErasurePair]) -> Vec<F
             format!("Until which layer a token matters: pair {}", index + 1),
             reading(
                 index,
-                "The stream of one token (column) is replaced by an average one before one layer (row, counted upward); the \
-             colour is how much the prediction of the answer changes. Where a column turns dark, the model has taken from \
-             that token what it needs. The last columns are the answer's own tokens.",
+                "The residual stream of one token (column) is replaced by an average before one layer (row, counted \
+                 upward). The colour is how much the prediction of the answer changes. Where a column turns dark, the \
+                 model has taken from that token what it needs. The last columns are the tokens of the answer.",
             ),
             Body::heat(heat),
         );
@@ -160,9 +160,9 @@ pub(super) fn gradient_figures(results: &Results, pairs: &[GradientsPair]) -> Ve
             format!("What the answer owes to each token: pair {}", index + 1),
             reading(
                 index,
-                "Integrated gradients of the answer's probability: red cells raise it, blue ones lower it, and a layer's \
-             row adds up to the change against the baseline. Rows where only the last tokens have colour are layers by \
-             which the question has been read.",
+                "Integrated gradients of the answer's probability. Red cells raise it, blue cells lower it, and a row \
+                 adds up to the difference from the baseline. In rows where only the last tokens have colour, the \
+                 question has already been read.",
             ),
             Body::heat(heat),
         );
@@ -178,9 +178,9 @@ pub(super) fn gradient_figures(results: &Results, pairs: &[GradientsPair]) -> Ve
     all
 }
 
-/// How to read a figure is said once; those that follow it are read alike.
+/// The reading of a figure; those after the first refer to it.
 fn reading(index: usize, first: &'static str) -> &'static str {
-    if index == 0 { first } else { "Read as the first." }
+    if index == 0 { first } else { "Reads like the first." }
 }
 
 fn gradient_note(pair: &GradientsPair) -> String {
@@ -194,7 +194,7 @@ fn gradient_note(pair: &GradientsPair) -> String {
     });
     let most = found.nodes.iter().max().copied().unwrap_or(0);
     format!(
-        "{} At {}, baseline {}, {} quadrature with at most {most} nodes; the largest completeness error of a layer is {} %{apart}.",
+        "{} At {}, baseline {}, {} quadrature with at most {most} nodes; the largest completeness error of any layer is {} %{apart}.",
         asked(&pair.question, &pair.answer),
         found.site.name(),
         found.baseline.name(),
@@ -215,7 +215,7 @@ fn visible(texts: &[String]) -> HeatAxis {
     HeatAxis::Tokens(texts.iter().map(|text| text::visible(text)).collect())
 }
 
-/// Lists what was not drawn under the last figure.
+/// Lists the pairs that were not drawn under the last figure.
 fn list_rest(figures: &mut [Figure], all: Vec<String>) {
     let drawn = figures.len();
     let Some(last) = figures.last_mut() else { return };

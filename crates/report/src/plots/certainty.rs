@@ -1,5 +1,5 @@
-//! How sure the depths are: resamples, other thresholds, fewer prompts. A figure for each probe, a panel for
-//! each of its rules.
+//! The uncertainty of the depths: resamples, other thresholds, fewer prompts. One figure per probe, one panel per
+//! rule.
 
 use super::axis::Axis;
 use super::canvas::{COLUMN, PAGE, Stroke};
@@ -11,7 +11,7 @@ use super::table::FigureTable;
 use crate::text::{number, value};
 use fathom_results::{Depth, IntervalWidth, Probe, ResampleHistogram, Results, RuleUncertainty, SweepPoint};
 
-/// Rules that are drawn, far more than there are.
+/// The number of rules that are drawn, far more than there are.
 const PANELS: usize = 24;
 
 pub(super) fn certainty_figures(results: &Results) -> Vec<Figure> {
@@ -29,7 +29,7 @@ pub(super) fn certainty_figures(results: &Results) -> Vec<Figure> {
     all
 }
 
-/// A figure of these panels, if there are any.
+/// A figure of these panels, or `None` without panels.
 fn of_panels(
     results: &Results,
     (probe, kind): (&str, &str),
@@ -47,7 +47,7 @@ fn of_panels(
     Some(Figure::of_run(results, format!("{probe}_{kind}"), format!("{title}: {probe}"), reading, body))
 }
 
-/// How many small multiples stand side by side.
+/// The number of small multiples side by side.
 fn columns(panels: usize) -> usize {
     match panels {
         1 => 1,
@@ -57,7 +57,7 @@ fn columns(panels: usize) -> usize {
     }
 }
 
-/// The width between the axes of one of so many panels.
+/// The width between the axes of one of `panels` panels.
 fn inner_width(panels: usize) -> f64 {
     let columns = columns(panels);
     Grid::inner_width(if columns > 2 { PAGE } else { COLUMN }, columns)
@@ -83,9 +83,9 @@ fn resamples<'a>(
         (probe, "resamples"),
         (
             "How sure each depth is",
-            "The effective depth by each rule in resamples of the prompts, drawn with replacement; the dashed line is \
-             the depth of all prompts. Rules on skipped layers read the mean effect over prompts. A narrow peak would be found again with other prompts of the same kind; with two, \
-             the rule wavers.",
+            "Effective depth by each rule in resamples of the prompts, drawn with replacement. The dashed line is the \
+             depth on all prompts. Rules on skipped layers use the mean effect over prompts. A narrow peak means that \
+             other prompts of the same kind would give the same depth; with two peaks, the rule is undecided.",
         ),
         panels,
         numbers,
@@ -131,7 +131,7 @@ fn resample_panel(results: &Results, rule: &str, found: &ResampleHistogram, widt
     }
 }
 
-/// The bins as they are drawn: one where the values differ by rounding errors only, which no axis shows.
+/// The bins as they are drawn: a single one if the values differ by rounding errors only, which no axis resolves.
 fn bins(found: &ResampleHistogram) -> (Vec<f64>, Vec<f64>) {
     let heights = found.counts.iter().map(|&count| count as f64);
     let (first, last) = (found.edges[0], found.edges[found.edges.len() - 1]);
@@ -141,12 +141,12 @@ fn bins(found: &ResampleHistogram) -> (Vec<f64>, Vec<f64>) {
     (vec![first - 0.5, first + 0.5], vec![heights.sum()])
 }
 
-/// Whether the bins stand around whole numbers.
+/// Whether the bins are centred at whole numbers.
 fn is_whole(edges: &[f64]) -> bool {
     edges[1] - edges[0] == 1.0 && (edges[0] + 0.5).fract() == 0.0 && edges[edges.len() - 1] - edges[0] < 1e4
 }
 
-/// A bin of width 1 around a whole number is that number.
+/// The name of a bin: a whole number if the bin is centred at one and has width 1.
 fn bin_name(ends: &[f64]) -> String {
     match (ends[0] + ends[1]) / 2.0 {
         middle if ends[1] - ends[0] == 1.0 && middle.fract() == 0.0 => format!("{middle}"),
@@ -163,7 +163,7 @@ fn resample_rows(rule: &str, found: &ResampleHistogram) -> Vec<(String, Vec<f64>
         .collect()
 }
 
-/// An interval that can be drawn over a model of so many layers.
+/// The interval if it lies within a model of `layers` layers.
 fn drawable(ends: Option<[f64; 2]>, layers: f64) -> Option<[f64; 2]> {
     ends.filter(|ends| ends.iter().all(|end| (0.0..=layers).contains(end)))
 }
@@ -184,7 +184,7 @@ fn thresholds<'a>(
         let values = vec![value, share, mean, low, high];
         (format!("{rule} at {}", number(point.threshold)), values)
     };
-    let rows = rules.iter().flat_map(|rule| rule.sweep.iter().map(|point| row(&rule.rule.name(), point)));
+    let rows = rules.iter().flat_map(|rule| rule.sweep.iter().map(|point| row(rule.rule.name(), point)));
     let headings = ["depth", "share of layers", "mean", "interval from", "to"].map(str::to_owned).to_vec();
     let numbers = FigureTable { index: "rule and threshold".to_owned(), headings, rows: rows.collect() };
     of_panels(
@@ -192,16 +192,16 @@ fn thresholds<'a>(
         (probe, "thresholds"),
         (
             "What other thresholds would give",
-            "The depth by each rule if its threshold were another, with the 95 % interval (of influence_90, both on the \
-             mean effect over prompts); the dashed line is the threshold used. Where the curve is steep, the depth is as much a choice of the threshold as a property of \
-             the model; where it ends, the rule finds nothing.",
+            "Depth by each rule as a function of its threshold, with the 95 % interval (for influence_90, both use \
+             the mean effect over prompts). The dashed line is the threshold in use. Where the curve is steep, the \
+             depth depends as much on the threshold as on the model; where it ends, the rule finds no depth.",
         ),
         panels,
         numbers,
     )
 }
 
-/// What the interval of a point is of.
+/// The number that the interval of a point belongs to.
 fn estimate(point: &SweepPoint) -> Option<f64> {
     point.mean.or(point.value)
 }
@@ -268,8 +268,7 @@ fn prompts<'a>(
         let values = vec![low, high, width.width.unwrap_or(f64::NAN), width.none_share];
         (format!("{rule}, {} prompts", width.prompts), values)
     };
-    let rows =
-        rules.iter().flat_map(|rule| rule.by_prompts.iter().map(|width| row(&rule.rule.name(), width)));
+    let rows = rules.iter().flat_map(|rule| rule.by_prompts.iter().map(|width| row(rule.rule.name(), width)));
     let headings = ["interval from", "to", "width", "share without a depth"].map(str::to_owned).to_vec();
     let numbers = FigureTable { index: "rule and prompts".to_owned(), headings, rows: rows.collect() };
     of_panels(
@@ -277,9 +276,9 @@ fn prompts<'a>(
         (probe, "prompts"),
         (
             "Whether more prompts would help",
-            "The 95 % interval of the depth that so many prompts, drawn from those measured, would give; the dashed \
-             line is the depth found with all. Where the bars no longer shorten to the right, more prompts of the same \
-             kind would change little.",
+            "95 % interval of the depth for smaller numbers of prompts, drawn from the measured ones. The dashed line \
+             is the depth on all prompts. Where the bars stop getting shorter, more prompts of the same kind would \
+             change little.",
         ),
         panels,
         numbers,
@@ -310,7 +309,7 @@ fn prompt_panel(results: &Results, rule: &RuleUncertainty) -> Panel {
     let value = results.depth.iter().find(|row| row.rule == rule.rule).and_then(Depth::shown);
     let value = value.filter(|value| (0.0..=layers).contains(value));
     let level = |at| Mark { at, interval: None, label: String::new(), color: Color::Vermilion };
-    // With room around a depth that never changes.
+    // Leaves room around a depth that never changes.
     let room = value.into_iter().flat_map(|value| [(value - 1.0).max(0.0), value + 1.0]);
     let ends = found.iter().flat_map(|(_, ends)| ends).copied().chain(room);
     Panel {

@@ -87,7 +87,9 @@ fn draw_column(gauge: &Gauge, canvas: &mut Canvas, scale: &Scale) {
         let height = (scale.y(low) - scale.y(high) - gap).max(0.5);
         let frame = Frame { x: COLUMN_AT, y: scale.y(high), width: COLUMN_WIDTH, height };
         let share = gauge.share(low, high);
-        canvas.rect(frame, Color::Line, 1.0);
+        if share < 1.0 {
+            canvas.rect(frame, Color::Line, 1.0);
+        }
         if share > 0.0 {
             canvas.rect(frame, Color::Blue, share);
         }

@@ -1,4 +1,4 @@
-//! Curves and bars over layers, as panels, as numbers, and as what is said on hovering.
+//! Curves and bars over layers, as panels, as tables, and as hover texts.
 
 use super::axis::Axis;
 use super::canvas::{COLUMN, Stroke};
@@ -10,7 +10,7 @@ use super::table::FigureTable;
 use crate::text::{number, value};
 use fathom_results::{Results, Rule};
 
-/// Values outside of these are damage, not measurements; drawing them takes axes of hundreds of decades.
+/// The largest size that is drawn: beyond it, values are damage and would need axes of hundreds of decades.
 const LARGEST: f64 = 1e9;
 /// The smallest value on a log axis.
 const SMALLEST: f64 = 1e-9;
@@ -34,27 +34,27 @@ impl<'a> Series<'a> {
     }
 }
 
-/// What the y axis of a chart over layers is.
+/// The y axis of a chart over layers.
 #[derive(Debug, Clone)]
 pub(crate) struct ValueScale {
     pub(crate) label: &'static str,
     pub(crate) log: bool,
-    /// The ends, where they are known beforehand.
+    /// The ends, if they are fixed.
     pub(crate) range: Option<[f64; 2]>,
 }
 
 impl ValueScale {
-    /// From zero, or from below it where there are values.
+    /// A linear axis that includes zero.
     pub(crate) fn linear(label: &'static str) -> Self {
         Self { label, log: false, range: None }
     }
 
-    /// By factors.
+    /// A logarithmic axis.
     pub(crate) fn log(label: &'static str) -> Self {
         Self { label, log: true, range: None }
     }
 
-    /// From 0 to 1.
+    /// A linear axis from 0 to 1.
     pub(crate) fn share(label: &'static str) -> Self {
         Self { label, log: false, range: Some([0.0, 1.0]) }
     }
@@ -65,7 +65,7 @@ impl ValueScale {
         (low - 1e-9..=high + 1e-9).contains(&value) && (!self.log || value >= SMALLEST)
     }
 
-    /// The axis around all that can be drawn.
+    /// The axis around all values that can be drawn.
     pub(crate) fn axis<'v>(&self, values: impl IntoIterator<Item = &'v f64>) -> Axis {
         let values = values.into_iter().copied().filter(|value| self.drawable(*value));
         match self.range {
@@ -111,7 +111,7 @@ pub(crate) fn numbers(index: &str, series: &[Series<'_>]) -> FigureTable {
     }
 }
 
-/// What is said at each layer: all values there.
+/// The hover text of each layer: all values there.
 pub(crate) fn hovers(index: &str, series: &[Series<'_>]) -> Vec<([f64; 2], String)> {
     let length = series.iter().map(|series| series.values.len()).max().unwrap_or(0);
     let line = |series: &Series<'_>, l: usize| {
@@ -123,7 +123,7 @@ pub(crate) fn hovers(index: &str, series: &[Series<'_>]) -> Vec<([f64; 2], Strin
     (0..length).map(|l| ([l as f64 - 0.5, l as f64 + 0.5], text(l))).collect()
 }
 
-/// Lines over the streams before each of the layers and after the last.
+/// Lines over the residual stream before each layer and after the last.
 pub(super) fn lines(layers: usize, scale: &ValueScale, series: &[Series<'_>], marks: Vec<Mark>) -> Grid {
     let x = Axis::whole("layer", 0.0, layers as f64, Grid::inner_width(COLUMN, 1));
     let y = scale.axis(series.iter().flat_map(|series| series.values));
@@ -136,7 +136,7 @@ pub(super) fn lines(layers: usize, scale: &ValueScale, series: &[Series<'_>], ma
     Grid::one(panel, series.iter().map(Series::entry).collect())
 }
 
-/// The x axis of bars around so many layers.
+/// The x axis of bars around `layers` layers.
 pub(super) fn bar_axis(label: &str, layers: usize) -> Axis {
     let (low, high) = (-0.5, layers as f64 - 0.5);
     Axis::whole(label, low, high, Grid::inner_width(COLUMN, 1))

@@ -1,4 +1,4 @@
-//! The figures of the probes that only watch the model: contributions, lens, similarity, settling.
+//! The figures of the probes that only observe the model: contributions, lens, similarity, settling.
 
 use super::axis::Axis;
 use super::canvas::COLUMN;
@@ -24,18 +24,18 @@ pub(super) fn contribution_figures(results: &Results, contributions: &Contributi
             results,
             "contributions_relative_norm",
             "How much each layer adds",
-            "Length of what attention, MLP and the whole layer add, relative to the residual stream they add to \
-             (log scale). Bars are means over tokens, strokes the medians: where they part, a few tokens with huge \
-             norms, mostly the first, carry the mean.",
+            "Norm of what the attention, the MLP and the whole layer add, relative to the norm of the residual stream \
+             that they add to (log scale). Bars are means over tokens, strokes are medians. Where they differ, the \
+             mean is carried by a few tokens with huge norms, mostly the first.",
             norms,
         ),
         Figure::of_run(
             results,
             "contributions_cosine",
             "Whether layers strengthen or erase",
-            "Cosine between what is added and the stream it is added to. Below zero a layer takes away from what is \
-             there, near zero it writes something new, above zero it strengthens it. The rule cosine reads the last \
-             panel: its last change from negative to positive.",
+            "Cosine between what is added and the residual stream that it is added to. Below zero, a layer erases \
+             part of the stream; near zero, it writes something new; above zero, it strengthens what is there. The \
+             rule cosine reads the last panel: the last change from negative to positive.",
             cosines,
         ),
     ]
@@ -46,7 +46,7 @@ fn mean_of_parts(parts: &Parts<MeanMedian>) -> Vec<f64> {
     attn.iter().zip(mlp).zip(layer).map(|((a, m), l)| (a + m + l) / 3.0).collect()
 }
 
-/// A panel of bars for each part of a layer, and one for the mean of the three where it is read by a rule.
+/// A panel of bars for each part of a layer, and one for the mean of the three if a rule reads it.
 fn part_panels(
     results: &Results,
     parts: &Parts<MeanMedian>,
@@ -94,87 +94,115 @@ fn part_panels(
     let entry = |label: &str, mark| LegendEntry { label: label.to_owned(), color: Color::Text, mark };
     let legend =
         vec![entry("bar: mean over tokens", LegendMark::Square), entry("stroke: median", LegendMark::Tick)];
-    // Three panels are as high as four.
+    // Three panels together are as high as four.
     let height = if panels.len() == 3 { 122.0 } else { 80.0 };
     let grid = Grid { legend, columns: 1, panels, height, width: COLUMN };
     (Body::Panels(grid), numbers("layer", &columns))
 }
 
 pub(super) fn lens_figures(results: &Results, lens: &LensCurves) -> [Figure; 4] {
-    let layers = results.model.layers;
-    let chart = |scale: ValueScale, series: Vec<Series<'_>>, marks: Vec<Mark>, levels: Vec<Mark>| {
-        let mut grid = lines(layers, &scale, &series, marks);
-        grid.panels[0].levels = levels;
-        (Body::Panels(grid), numbers("layer", &series))
-    };
+    [
+        kl_figure(results, lens),
+        kl_output_figure(results, lens),
+        overlap_figure(results, lens),
+        entropy_figure(results, lens),
+    ]
+}
+
+/// Lines with the depths by `rules` and horizontal lines.
+fn chart(
+    results: &Results,
+    scale: ValueScale,
+    series: Vec<Series<'_>>,
+    rules: &[Rule],
+    levels: Vec<Mark>,
+) -> (Body, FigureTable) {
+    let mut grid = lines(results.model.layers, &scale, &series, depth_marks(results, rules));
+    grid.panels[0].levels = levels;
+    (Body::Panels(grid), numbers("layer", &series))
+}
+
+fn kl_figure(results: &Results, lens: &LensCurves) -> Figure {
     let top = lens.kl_lens_final.iter().copied().filter(|v| v.is_finite()).fold(0.0, f64::max);
-    let kl_levels = thresholds(results, &[Rule::Kl, Rule::KlLast], |share| {
-        (share * top, format!("{} of the maximum", number(share)))
-    });
+    let rules = [Rule::Kl, Rule::KlLast];
+    let kl_levels =
+        thresholds(results, &rules, |share| (share * top, format!("{} of the maximum", number(share))));
+    Figure::of_run(
+        results,
+        "lens_kl",
+        "How far an early answer is from the final one",
+        "The logit lens reads the residual stream before each layer as if it were the last one. The curve is the \
+         divergence of that prediction from the model's output. Where it falls below the dashed line, the rules \
+         kl (first time) and kl_last (for good) consider the answer decided; their 95 % intervals are shaded.",
+        chart(
+            results,
+            ValueScale::linear("KL divergence (nats)"),
+            vec![Series::new("KL(lens || output)", &lens.kl_lens_final, Color::Blue)],
+            &rules,
+            kl_levels,
+        ),
+    )
+}
+
+fn kl_output_figure(results: &Results, lens: &LensCurves) -> Figure {
+    Figure::of_run(
+        results,
+        "lens_kl_output",
+        "What an early answer would miss",
+        "The divergence in the other direction, on a log scale. It is large where the logit lens gives almost no \
+         probability to a token that the output predicts. The last value is 0 and has no place on a log scale.",
+        chart(
+            results,
+            ValueScale::log("KL divergence (nats)"),
+            vec![Series::new("KL(output || lens)", &lens.kl_final_lens, Color::Orange)],
+            &[],
+            Vec::new(),
+        ),
+    )
+}
+
+fn overlap_figure(results: &Results, lens: &LensCurves) -> Figure {
     let overlap_levels =
         thresholds(results, &[Rule::Overlap], |share| (share, format!("threshold {}", number(share))));
-    [
-        Figure::of_run(
+    Figure::of_run(
+        results,
+        "lens_overlap",
+        "When the likeliest tokens appear",
+        "Share of the five likeliest tokens that the logit lens and the output have in common, and how often both \
+         agree on the likeliest. The rule overlap marks the first layer above the dashed line; later layers \
+         refine a choice that is already visible.",
+        chart(
             results,
-            "lens_kl",
-            "How far an early answer is from the final one",
-            "The stream before each layer is read as if it were the last: the curve is the distance of that \
-             prediction from the model's output. Where it falls below the dashed line the rules kl (first time) and \
-             kl_last (for good) find the answer largely decided; their 95 % intervals are shaded.",
-            chart(
-                ValueScale::linear("KL divergence (nats)"),
-                vec![Series::new("KL(lens || output)", &lens.kl_lens_final, Color::Blue)],
-                depth_marks(results, &[Rule::Kl, Rule::KlLast]),
-                kl_levels,
-            ),
+            ValueScale::share("share"),
+            vec![
+                Series::new("top-5 overlap", &lens.overlap, Color::Blue),
+                Series::new("same top-1", &lens.top1_agreement, Color::Orange),
+            ],
+            &[Rule::Overlap],
+            overlap_levels,
         ),
-        Figure::of_run(
+    )
+}
+
+fn entropy_figure(results: &Results, lens: &LensCurves) -> Figure {
+    Figure::of_run(
+        results,
+        "lens_entropy",
+        "How sure an early answer is",
+        "Entropy of the logit lens prediction, which is high where it is spread over many tokens, and its \
+         Jensen-Shannon divergence from the output: 0 for equal predictions, 1 bit for predictions that share no \
+         token.",
+        chart(
             results,
-            "lens_kl_output",
-            "What an early answer would miss",
-            "The same distance the other way round, on a log scale: it is large where an early reading gives next to no \
-             probability to a token that the output does. The last value, 0, has no place on the scale.",
-            chart(
-                ValueScale::log("KL divergence (nats)"),
-                vec![Series::new("KL(output || lens)", &lens.kl_final_lens, Color::Orange)],
-                Vec::new(),
-                Vec::new(),
-            ),
+            ValueScale::linear("nats (entropy), bits (JSD)"),
+            vec![
+                Series::new("entropy (nats)", &lens.entropy, Color::Blue),
+                Series::new("JSD to the output (bits)", &lens.jsd_bits, Color::Orange),
+            ],
+            &[],
+            Vec::new(),
         ),
-        Figure::of_run(
-            results,
-            "lens_overlap",
-            "When the likeliest tokens appear",
-            "Share of the five likeliest tokens that an early reading has in common with the output, and how often \
-             its first choice is the output's. The rule overlap marks the first layer above the dashed line; layers \
-             right of it refine a choice that is already visible.",
-            chart(
-                ValueScale::share("share"),
-                vec![
-                    Series::new("top-5 overlap", &lens.overlap, Color::Blue),
-                    Series::new("same top-1", &lens.top1_agreement, Color::Orange),
-                ],
-                depth_marks(results, &[Rule::Overlap]),
-                overlap_levels,
-            ),
-        ),
-        Figure::of_run(
-            results,
-            "lens_entropy",
-            "How sure an early answer is",
-            "Entropy of the early prediction, high where it is spread over many tokens, and its Jensen-Shannon \
-             divergence from the output, which is 0 for the same prediction and 1 bit for one without anything in common.",
-            chart(
-                ValueScale::linear("nats (entropy), bits (JSD)"),
-                vec![
-                    Series::new("entropy (nats)", &lens.entropy, Color::Blue),
-                    Series::new("JSD to the output (bits)", &lens.jsd_bits, Color::Orange),
-                ],
-                Vec::new(),
-                Vec::new(),
-            ),
-        ),
-    ]
+    )
 }
 
 /// The thresholds that these rules used, each once.
@@ -203,8 +231,9 @@ pub(super) fn similarity_figures(results: &Results, similarity: &Similarity) -> 
             results,
             "similarity_angular_last",
             "Which blocks could go: last token",
-            "Colour is the angle between the stream before layer l and n layers later, at the last token (1 = \
-             opposite). For a wanted block size n, the darkest cell of its row is the block that changes the least.",
+            "Angle between the residual stream before layer l and the stream n layers later, at the last token (1 \
+             means opposite). For a block of n layers, the darkest cell of row n is the block that changes the stream \
+             least.",
             Body::heat(angular(&similarity.angular_last, results.model.layers)),
         ));
     }
@@ -213,8 +242,8 @@ pub(super) fn similarity_figures(results: &Results, similarity: &Similarity) -> 
             results,
             "similarity_angular_mean",
             "Which blocks could go: all tokens",
-            "The same angle averaged over all tokens instead of the last. Where the two maps differ, the last token, \
-             which has to predict the continuation, needs other layers than the text before it.",
+            "The same angle, averaged over all tokens. Where the two maps differ, the last token, which has to \
+             predict the continuation, needs other layers than the text before it.",
             Body::heat(angular(&similarity.angular_mean, results.model.layers)),
         ));
     }
@@ -222,15 +251,15 @@ pub(super) fn similarity_figures(results: &Results, similarity: &Similarity) -> 
         results,
         "similarity_block_influence",
         "How much each layer turns the stream",
-        "One minus the cosine between the stream entering and leaving a layer (log scale). The lowest layers change \
-         the direction least and are the first candidates for pruning.",
+        "One minus the cosine between the residual stream entering a layer and the stream leaving it (log scale). The \
+         lowest layers change its direction least and are the first candidates for pruning.",
         (Body::Panels(Grid::one(panel, Vec::new())), numbers("layer", &series)),
     ));
     all
 }
 
 /// The angle of the block of `index + 1` layers from layer `l`, or NaN where such a block
-/// would leave the model or the value is no share of a half turn.
+/// would exceed the model or the value is not a share of a half turn.
 fn angle(rows: &[Vec<f64>], layers: usize, index: usize, l: usize) -> f64 {
     let inside = l + index < layers;
     rows.get(index)
@@ -282,8 +311,8 @@ pub(super) fn settling_figure(results: &Results, settling: &Settling) -> Figure 
         results,
         "settling_histogram",
         "Where tokens settle",
-        "Number of tokens whose early prediction first comes close to the output after that many layers; a later rise \
-         does not count. The rule settling is their mean; bars from the deep mark on are tokens for which the model \
+        "Number of tokens whose logit lens prediction first comes close to the output after that many layers; later \
+         rises do not count. The rule settling is the mean. Bars from the deep mark on are tokens for which the model \
          uses nearly all of its depth.",
         (Body::Panels(Grid::one(panel, Vec::new())), numbers("layers", &series)),
     );

@@ -1,6 +1,6 @@
 //! A pair of axes and what is drawn between them.
 
-use super::axis::Axis;
+use super::axis::{Axis, Tick};
 use super::canvas::{Anchor, Canvas, Frame, Point, Stroke};
 use super::color::Color;
 use super::font::{TEXT, Weight, fitted, width_of, wrapped};
@@ -19,6 +19,8 @@ const ROW: f64 = 17.0;
 const TICK: f64 = 5.0;
 /// The room between an axis and the labels of its ticks, ticks included.
 const GAP: f64 = 8.0;
+/// About the width of a label of an x axis.
+const X_LABEL: f64 = 40.0;
 /// The room between two labels of an x axis.
 const BETWEEN: f64 = 6.0;
 
@@ -143,8 +145,10 @@ impl Panel {
         rows: usize,
     ) -> Frame {
         let inner = Frame { x: x + left, y: y + self.above(rows), width, height };
-        self.draw_x_axis(canvas, inner);
-        self.draw_y_axis(canvas, inner, x);
+        let (x_ticks, y_ticks) = (self.x.ticks(width, X_LABEL), self.y.ticks(height, ROW));
+        self.draw_grid(canvas, inner, &x_ticks, &y_ticks);
+        self.draw_x_axis(canvas, inner, &x_ticks);
+        self.draw_y_axis(canvas, inner, x, &y_ticks);
         canvas.reach(inner.bottom() + self.below());
         if !self.title.is_empty() {
             let title = fitted(&self.title, inner.width, TEXT, Weight::Bold);
@@ -177,16 +181,23 @@ impl Panel {
         (self.x_at(inner, x), self.y_at(inner, y))
     }
 
-    fn draw_x_axis(&self, canvas: &mut Canvas, inner: Frame) {
-        let bottom = inner.bottom();
-        let ticks = self.x.ticks(inner.width, 40.0);
-        for (value, _) in &ticks {
+    /// Draws the lines of the grid, which the axes cover.
+    fn draw_grid(&self, canvas: &mut Canvas, inner: Frame, x_ticks: &[Tick], y_ticks: &[Tick]) {
+        for (value, _) in x_ticks {
             let x = self.x_at(inner, *value);
-            canvas.line((x, inner.y), (x, bottom), Color::Line, 1.0, Stroke::Solid);
+            canvas.line((x, inner.y), (x, inner.bottom()), Color::Line, 1.0, Stroke::Solid);
         }
+        for (value, _) in y_ticks {
+            let y = self.y_at(inner, *value);
+            canvas.line((inner.x, y), (inner.right(), y), Color::Line, 1.0, Stroke::Solid);
+        }
+    }
+
+    fn draw_x_axis(&self, canvas: &mut Canvas, inner: Frame, ticks: &[Tick]) {
+        let bottom = inner.bottom();
         canvas.line((inner.x, bottom), (inner.right(), bottom), Color::Soft, 1.0, Stroke::Solid);
         let mut free = f64::NEG_INFINITY;
-        for (value, label) in &ticks {
+        for (value, label) in ticks {
             let x = self.x_at(inner, *value);
             canvas.line((x, bottom), (x, bottom + TICK), Color::Soft, 1.0, Stroke::Solid);
             let half = width_of(label, TEXT, Weight::Regular) / 2.0;
@@ -204,14 +215,9 @@ impl Panel {
         }
     }
 
-    fn draw_y_axis(&self, canvas: &mut Canvas, inner: Frame, left: f64) {
-        let ticks = self.y.ticks(inner.height, ROW);
-        for (value, _) in &ticks {
-            let y = self.y_at(inner, *value);
-            canvas.line((inner.x, y), (inner.right(), y), Color::Line, 1.0, Stroke::Solid);
-        }
+    fn draw_y_axis(&self, canvas: &mut Canvas, inner: Frame, left: f64, ticks: &[Tick]) {
         canvas.line((inner.x, inner.y), (inner.x, inner.bottom()), Color::Soft, 1.0, Stroke::Solid);
-        for (value, label) in &ticks {
+        for (value, label) in ticks {
             let y = self.y_at(inner, *value);
             canvas.line((inner.x - TICK, y), (inner.x, y), Color::Soft, 1.0, Stroke::Solid);
             canvas.text(inner.x - GAP, y + 4.5, Anchor::End, Color::Text, label);

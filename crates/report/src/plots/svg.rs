@@ -44,7 +44,7 @@ impl Writer {
     fn open(&mut self, width: f64, height: f64, title: &str) {
         let view = format!("0 0 {} {}", number(width), number(height));
         match self.surface {
-            // Readers of the page who listen have the table below.
+            // Screen readers have the table below the figure.
             Surface::Page => {
                 self.out += "<svg";
                 self.attribute("aria-hidden", "true");

@@ -1,6 +1,6 @@
 //! The curves of a study as small multiples, a panel for each model and a line for each data set.
 
-use super::{StudyModel, StudyPage};
+use super::page::{StudyModel, StudyPage};
 use crate::plots::axis::Axis;
 use crate::plots::canvas::{PAGE, Stroke};
 use crate::plots::color::Color;
@@ -12,7 +12,7 @@ use crate::plots::{Body, Figure, FigureTable};
 use crate::text::{line, value};
 use fathom_results::{Results, SkipMode, SkipPart};
 
-/// How a curve is taken from results.
+/// Extracts a curve from results.
 type Take = fn(&Results) -> Option<Vec<f64>>;
 
 /// A curve over layers that is shown for every cell.
@@ -29,47 +29,47 @@ fn quantities() -> [Quantity; 6] {
         Quantity {
             name: "study_contributions_relative_norm",
             title: "How much each layer adds",
-            reading: "Length of what a layer adds relative to the residual stream, mean over tokens (log scale). The x \
-                      axis is the share of the layers, so that models of different depth can be laid over each other.",
+            reading: "Norm of what a layer adds relative to the residual stream, mean over tokens (log scale). The x \
+                      axis is the share of the layers, so that models of different depth can be compared.",
             scale: ValueScale::log("relative length"),
             take: |results| Some(results.probes.contributions.as_ref()?.relative_norm.layer.mean.clone()),
         },
         Quantity {
             name: "study_contributions_cosine",
             title: "Whether layers strengthen or erase",
-            reading: "Cosine between what a layer adds and the stream, mean over tokens: below zero it takes away from \
-                      what is there, above zero it strengthens it.",
+            reading: "Cosine between what a layer adds and the residual stream, mean over tokens. Below zero, the \
+                      layer erases part of the stream; above zero, it strengthens what is there.",
             scale: ValueScale::linear("cosine"),
             take: |results| Some(results.probes.contributions.as_ref()?.cosine.layer.mean.clone()),
         },
         Quantity {
             name: "study_lens_kl",
             title: "How far an early answer is from the final one",
-            reading: "KL(lens || output) of the stream read before each layer. The earlier a curve falls, the less of \
-                      the model is needed for its answer.",
+            reading: "KL(lens || output) before each layer. The earlier a curve falls, the fewer layers the model \
+                      needs for its answer.",
             scale: ValueScale::linear("KL (nats)"),
             take: |results| Some(results.probes.lens.as_ref()?.kl_lens_final.clone()),
         },
         Quantity {
             name: "study_lens_overlap",
             title: "When the likeliest tokens appear",
-            reading: "Share of the five likeliest tokens that an early reading has in common with the output.",
+            reading: "Share of the five likeliest tokens that the logit lens and the output have in common.",
             scale: ValueScale::share("overlap"),
             take: |results| Some(results.probes.lens.as_ref()?.overlap.clone()),
         },
         Quantity {
             name: "study_skip_later_layers",
             title: "Skipping a layer: what later layers lose",
-            reading: "Mean over the later layers of the largest relative change of what they add at later tokens, by \
-                      skipped layer (log scale).",
+            reading: "Largest relative change, at later tokens, of what the later layers add, averaged over those \
+                      layers, by skipped layer (log scale).",
             scale: ValueScale::log("change"),
             take: later_layers,
         },
         Quantity {
             name: "study_skip_output",
             title: "Skipping a layer: what the output loses",
-            reading: "Largest change of the predicted distribution at later tokens, by skipped layer: 0 is no change, \
-                      the square root of 2 another token with certainty.",
+            reading: "Largest change of the predicted distribution at later tokens, by skipped layer. 0 is no change; \
+                      the square root of 2 is another token with certainty.",
             scale: ValueScale::linear("|p - p'|"),
             take: |results| {
                 let effects = results.probes.skip.as_ref()?.get(&SkipMode::Future)?.get(&SkipPart::Layer)?;
@@ -79,7 +79,7 @@ fn quantities() -> [Quantity; 6] {
     ]
 }
 
-/// The effect of each layer on those after it; the last has none after it.
+/// The mean effect of each layer on the later ones; NaN for the last layer.
 fn later_layers(results: &Results) -> Option<Vec<f64>> {
     let rows = &results.probes.skip.as_ref()?.get(&SkipMode::Future)?.get(&SkipPart::Layer)?.layer_effect.max;
     let mean = |(skipped, row): (usize, &Vec<f64>)| {
@@ -96,7 +96,7 @@ pub(super) fn style(index: usize) -> (Color, Stroke) {
     (color, stroke)
 }
 
-/// How many panels stand side by side, so that the last row is not nearly empty.
+/// The number of panels side by side, chosen so that the last row is not nearly empty.
 fn columns(panels: usize) -> usize {
     match panels {
         0..=4 => panels.max(1),
@@ -181,7 +181,7 @@ fn curve_panel(
         let Some(values) = values else { continue };
         let series = Series { stroke, ..Series::new("", values, color) };
         for mut curve in runs(&series, &quantity.scale) {
-            // What a layer does stands in its middle, what is read before it at its beginning.
+            // Values of a layer are drawn at its middle, values before a layer at its start.
             let middle = if values.len() as f64 > layers { 0.0 } else { 0.5 };
             curve.points.iter_mut().for_each(|point| point.0 = (point.0 + middle) / layers);
             panel.curves.push(curve);

@@ -1,7 +1,7 @@
-//! The share of the depth that is used, against the size of models and the difficulty of data.
+//! The share of the depth in use, against the size of models and the difficulty of data.
 
 use super::figures::{grid, study_figure, style};
-use super::{StudyData, StudyModel, StudyPage};
+use super::page::{StudyData, StudyModel, StudyPage};
 use crate::plots::axis::Axis;
 use crate::plots::canvas::Stroke;
 use crate::plots::color::Color;
@@ -11,7 +11,7 @@ use crate::plots::{Figure, FigureTable};
 use crate::text::{line, number};
 use fathom_results::{Depth, Results, Rule};
 
-/// Rules and series that are drawn, far more than there are.
+/// The number of rules and series that are drawn, far more than there are.
 const MOST: usize = 24;
 
 /// The share of the layers that a rule says are used, with the ends of its interval; of rules with a mean, that
@@ -26,7 +26,7 @@ fn share(results: &Results, rule: Rule) -> Option<(f64, Option<[f64; 2]>)> {
     Some((ratio, ends.filter(|ends| ends.iter().all(|end| end.is_finite()))))
 }
 
-/// The rules of all cells, in the order of the first that has each.
+/// The rules of all cells, in order of first appearance.
 fn rules(page: &StudyPage) -> Vec<Rule> {
     let mut all: Vec<Rule> = Vec::new();
     for row in page.cells.iter().filter_map(|cell| cell.results.as_ref()).flat_map(|results| &results.depth) {
@@ -37,8 +37,8 @@ fn rules(page: &StudyPage) -> Vec<Rule> {
     all
 }
 
-/// A point of a chart of shares.
-struct Point {
+/// A point in a chart of shares.
+struct SharePoint {
     x: f64,
     share: f64,
     interval: Option<[f64; 2]>,
@@ -46,7 +46,13 @@ struct Point {
 }
 
 /// A line through points, with whiskers.
-fn add(panel: &mut Panel, numbers: &mut FigureTable, rule: Rule, points: &[Point], style: (Color, Stroke)) {
+fn add(
+    panel: &mut Panel,
+    numbers: &mut FigureTable,
+    rule: Rule,
+    points: &[SharePoint],
+    style: (Color, Stroke),
+) {
     let (color, stroke) = style;
     let dots = if stroke == Stroke::Solid { Dots::Filled } else { Dots::Hollow };
     let at = points.iter().map(|point| (point.x, point.share)).collect();
@@ -67,7 +73,7 @@ fn share_numbers() -> FigureTable {
     }
 }
 
-/// What is said at each place of x: every point there.
+/// Adds a hover text for each x: all points there.
 fn hovers(panel: &mut Panel, points: Vec<(f64, [f64; 2], String)>) {
     let mut places: Vec<(f64, [f64; 2], String)> = Vec::new();
     for (x, ends, text) in points {
@@ -79,7 +85,7 @@ fn hovers(panel: &mut Panel, points: Vec<(f64, [f64; 2], String)>) {
     panel.hovers.extend(places.into_iter().map(|(_, ends, text)| (ends, text)));
 }
 
-fn said(point: &Point) -> String {
+fn said(point: &SharePoint) -> String {
     let interval =
         point.interval.map_or(String::new(), |[low, high]| format!(" ({} to {})", number(low), number(high)));
     format!("{}: {}{interval}", point.name, number(point.share))
@@ -89,12 +95,12 @@ fn share_axis() -> Axis {
     Axis { step: Some(0.25), ..Axis::new("share of the layers", 0.0, 1.0) }
 }
 
-/// Sizes that an axis can show.
+/// The size of a model, if an axis can show it.
 fn usable(model: &StudyModel) -> Option<f64> {
     model.size.filter(|size| (1e-6..1e6).contains(size))
 }
 
-/// The types of training, and the families with each: what a line may join.
+/// The types of training, and the pairs of family and type that a line joins.
 struct Groups {
     kinds: Vec<Option<String>>,
     lines: Vec<(Option<String>, Option<String>)>,
@@ -145,7 +151,7 @@ fn ratio_panel(page: &StudyPage, rule: Rule, groups: &Groups, numbers: &mut Figu
     let x = Axis { log: true, ..Axis::new("billions of parameters", low * 0.7, high * 1.4) };
     let mut panel = Panel::new(rule.name(), x, share_axis());
     let mut spoken = Vec::new();
-    // Data sets stand a little apart, so that their whiskers do not hide each other.
+    // Data sets are drawn slightly apart, so that their whiskers do not hide each other.
     let apart = 1.0 + 0.05 * (high / low).log10().max(0.2);
     let room = (high / low).powf(0.04).max(1.05);
     for (data, of) in page.data.iter().enumerate() {
@@ -156,13 +162,14 @@ fn ratio_panel(page: &StudyPage, rule: Rule, groups: &Groups, numbers: &mut Figu
                 let size = usable(model).filter(|_| inside(model))?;
                 let (share, interval) = share(page.results(index, data)?, rule)?;
                 let name = format!("{}, {}", line(&model.name), line(&of.name));
-                Some((size, Point { x: size * aside, share, interval, name }))
+                Some((size, SharePoint { x: size * aside, share, interval, name }))
             };
-            let mut points: Vec<(f64, Point)> = page.models.iter().enumerate().filter_map(point).collect();
+            let mut points: Vec<(f64, SharePoint)> =
+                page.models.iter().enumerate().filter_map(point).collect();
             points.sort_by(|a, b| a.0.total_cmp(&b.0));
             spoken
                 .extend(points.iter().map(|(size, point)| (*size, [size / room, size * room], said(point))));
-            let points: Vec<Point> = points.into_iter().map(|(_, point)| point).collect();
+            let points: Vec<SharePoint> = points.into_iter().map(|(_, point)| point).collect();
             let first = groups.kinds.first() == Some(kind);
             let stroke = if first { Stroke::Solid } else { Stroke::Dashed };
             if !points.is_empty() {
@@ -173,7 +180,7 @@ fn ratio_panel(page: &StudyPage, rule: Rule, groups: &Groups, numbers: &mut Figu
     finished(panel, spoken)
 }
 
-/// The panel with what is said over it, also where it has nothing to show.
+/// The panel with its hover texts, and with a remark if it has no curve.
 fn finished(mut panel: Panel, spoken: Vec<(f64, [f64; 2], String)>) -> Panel {
     if panel.curves.is_empty() {
         panel.empty = "no depth".to_owned();
@@ -248,10 +255,10 @@ fn difficulty_panel(
         let point = |(place, (data, label, _)): (usize, &(usize, &str, f64))| {
             let (share, interval) = share(page.results(model, *data)?, rule)?;
             let name = format!("{}, {}", line(&of.name), line(label));
-            Some(Point { x: place as f64 + aside, share, interval, name })
+            Some(SharePoint { x: place as f64 + aside, share, interval, name })
         };
-        let points: Vec<Point> = graded.iter().enumerate().filter_map(point).collect();
-        let place = |point: &Point| (point.x - aside).round();
+        let points: Vec<SharePoint> = graded.iter().enumerate().filter_map(point).collect();
+        let place = |point: &SharePoint| (point.x - aside).round();
         spoken.extend(
             points.iter().map(|point| (place(point), [place(point) - 0.5, place(point) + 0.5], said(point))),
         );
@@ -262,7 +269,7 @@ fn difficulty_panel(
     finished(panel, spoken)
 }
 
-/// Each once, in the order of the first.
+/// The distinct values in order of first appearance.
 fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
     let mut found = Vec::new();
     for one in all {

@@ -2,7 +2,7 @@
 
 use fathom_results::{Depth, Results, SkipMode, SkipPart};
 
-use super::lines::{Lines, Weight};
+use super::lines::{Emphasis, Lines};
 use crate::gauge::MarkKind;
 
 use crate::text::column;
@@ -47,14 +47,14 @@ pub(super) fn sparklines(curves: &[NamedCurve<'_>], lines: &mut Lines) {
     if curves.is_empty() {
         return;
     }
-    lines.line(Weight::Plain, "");
-    lines.line(Weight::Faint, "curves over layers, first to last");
+    lines.line(Emphasis::Plain, "");
+    lines.line(Emphasis::Faint, "curves over layers, first to last");
     for curve in curves {
         let finite = || curve.values.iter().enumerate().filter(|(_, value)| value.is_finite());
         let low = finite().min_by(|a, b| a.1.total_cmp(b.1));
         let high = finite().max_by(|a, b| a.1.total_cmp(b.1));
         let (Some((at_low, &low)), Some((at_high, &high))) = (low, high) else {
-            lines.line(Weight::Plain, &format!("{:15}  no finite value", curve.name));
+            lines.line(Emphasis::Plain, &format!("{:15}  no finite value", curve.name));
             continue;
         };
         let range = format!("min {:>7} @ {at_low:<3}  max {:>7} @ {at_high:<3}", column(low), column(high));
@@ -66,7 +66,7 @@ pub(super) fn sparklines(curves: &[NamedCurve<'_>], lines: &mut Lines) {
             String::new()
         };
         let gap = if spark.is_empty() { "" } else { "  " };
-        lines.line(Weight::Plain, &format!("{:15}  {spark}{gap}{range}", curve.name));
+        lines.line(Emphasis::Plain, &format!("{:15}  {spark}{gap}{range}", curve.name));
     }
 }
 
@@ -91,16 +91,16 @@ fn sparkline(values: &[f64], low: f64, high: f64, width: usize) -> String {
 const COLUMN: usize = 9;
 
 pub(super) fn by_layer(results: &Results, curves: &[NamedCurve<'_>], lines: &mut Lines) {
-    // Columns that do not fit are left out whole: half a number would be a wrong number.
+    // Columns that do not fit are left out: half a number would be a wrong number.
     let room = lines.style.width.saturating_sub(5) / COLUMN;
     let shown: Vec<&NamedCurve<'_>> = curves.iter().filter(|curve| curve.column).take(room).collect();
     let rows = shown.iter().map(|curve| curve.values.len()).max().unwrap_or(0);
     if rows == 0 {
         return;
     }
-    lines.line(Weight::Plain, "");
+    lines.line(Emphasis::Plain, "");
     let headings: String = shown.iter().map(|curve| format!("{:>COLUMN$}", curve.heading)).collect();
-    lines.line(Weight::Faint, &format!("layer{headings}"));
+    lines.line(Emphasis::Faint, &format!("layer{headings}"));
     for layer in 0..rows {
         let cells: String = shown
             .iter()
@@ -108,12 +108,11 @@ pub(super) fn by_layer(results: &Results, curves: &[NamedCurve<'_>], lines: &mut
             .map(|cell| format!("{cell:>COLUMN$}"))
             .collect();
         let rules = rules_at(&results.depth, layer);
-        lines.line(Weight::Plain, &format!("{layer:>5}{cells}{rules}"));
+        lines.line(Emphasis::Plain, &format!("{layer:>5}{cells}{rules}"));
     }
 }
 
-/// Names the rules that put the effective depth at this layer. Rules that count
-/// layers put it nowhere.
+/// The names of the rules that put the effective depth at this layer. Rules that count layers put it nowhere.
 fn rules_at(rows: &[Depth], layer: usize) -> String {
     let here = |row: &&Depth| {
         row.value.is_some_and(|value| value.floor() == layer as f64)

@@ -3,7 +3,7 @@
 use fathom_results::Results;
 use unicode_width::UnicodeWidthStr;
 
-use super::lines::{Lines, Weight};
+use super::lines::{Emphasis, Lines};
 use crate::gauge::{Gauge, MarkKind, RuleMark};
 
 /// The longest bar, in columns.
@@ -18,18 +18,18 @@ pub(super) fn bars(results: &Results, lines: &mut Lines) {
     if width < 10 {
         return;
     }
-    lines.line(Weight::Plain, "");
-    lines.line(Weight::Faint, &format!("{:name$}  share of the {} layers", "rule", gauge.layers));
+    lines.line(Emphasis::Plain, "");
+    lines.line(Emphasis::Faint, &format!("{:name$}  share of the {} layers", "rule", gauge.layers));
     let marks = results.depth.iter().filter_map(|row| gauge.marks.iter().find(|mark| mark.rule == row.rule));
     for mark in marks {
         let label: String = mark.label().chars().take(name).collect();
         let (filled, rest) = bar(mark, gauge.layers, width, lines.style.unicode);
         let share = format!("  {:>3.0} %", 100.0 * mark.used / gauge.layers as f64);
         lines.pieces(&[
-            (Weight::Plain, &format!("{label:name$}  ")),
-            (Weight::Accent, &filled),
-            (Weight::Faint, &rest),
-            (Weight::Plain, &share),
+            (Emphasis::Plain, &format!("{label:name$}  ")),
+            (Emphasis::Accent, &filled),
+            (Emphasis::Faint, &rest),
+            (Emphasis::Plain, &share),
         ]);
     }
     legend(&gauge, name + 2, lines);
@@ -55,7 +55,7 @@ fn legend(gauge: &Gauge, indent: usize, lines: &mut Lines) {
         }
     }
     for row in rows {
-        lines.line(Weight::Faint, &format!("{:indent$}{row}", ""));
+        lines.line(Emphasis::Faint, &format!("{:indent$}{row}", ""));
     }
 }
 

@@ -2,27 +2,29 @@
 
 use unicode_width::UnicodeWidthStr;
 
-/// How the terminal wants its text.
+use crate::text::hidden;
+
+/// How text is printed on a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Style {
     /// Whether characters outside ASCII may be used.
     pub unicode: bool,
     /// The widest line allowed, in columns.
     pub width: usize,
-    /// Whether to use colour and weight.
+    /// Whether to use colour and emphasis.
     pub colour: bool,
 }
 
-/// The weight of a piece of a line.
+/// The emphasis of a piece of a line.
 #[derive(Clone, Copy)]
-pub(super) enum Weight {
+pub(super) enum Emphasis {
     Plain,
     Bold,
     Faint,
     Accent,
 }
 
-impl Weight {
+impl Emphasis {
     /// The escape sequence that turns it on.
     fn code(self) -> &'static str {
         match self {
@@ -46,17 +48,17 @@ impl Lines {
     }
 
     /// Adds a line, cut to the width. Escape sequences are added after cutting, so they never count.
-    pub(super) fn line(&mut self, weight: Weight, line: &str) {
-        self.pieces(&[(weight, line.trim_end())]);
+    pub(super) fn line(&mut self, emphasis: Emphasis, line: &str) {
+        self.pieces(&[(emphasis, line.trim_end())]);
     }
 
-    /// Adds a line of pieces with a weight each, cut to the width together.
-    pub(super) fn pieces(&mut self, pieces: &[(Weight, &str)]) {
+    /// Adds a line of pieces with their own emphasis, cut to the width together.
+    pub(super) fn pieces(&mut self, pieces: &[(Emphasis, &str)]) {
         let mut room = self.style.width;
-        for (weight, piece) in pieces {
+        for (emphasis, piece) in pieces {
             let piece = fit(piece, Style { width: room, ..self.style });
             room -= piece.width().min(room);
-            let code = weight.code();
+            let code = emphasis.code();
             if self.style.colour && !code.is_empty() && !piece.trim().is_empty() {
                 self.text.extend([code, &piece, "\x1b[0m"]);
             } else {
@@ -69,14 +71,14 @@ impl Lines {
     }
 
     /// Adds a paragraph, broken between words and indented.
-    pub(super) fn paragraph(&mut self, weight: Weight, indent: usize, text: &str) {
+    pub(super) fn paragraph(&mut self, emphasis: Emphasis, indent: usize, text: &str) {
         for line in wrap(text, self.style.width.saturating_sub(indent)) {
-            self.line(weight, &format!("{:indent$}{line}", ""));
+            self.line(emphasis, &format!("{:indent$}{line}", ""));
         }
     }
 }
 
-/// Replaces characters that the terminal must not get and cuts to the width.
+/// Replaces characters that must not reach the terminal and cuts to the width.
 fn fit(line: &str, style: Style) -> String {
     // Characters without a width cannot make a line endless.
     let most = 4 * style.width + 16;
@@ -93,11 +95,9 @@ fn fit(line: &str, style: Style) -> String {
     out
 }
 
-/// Control characters, and those that change the direction of writing. The joiners U+200C and U+200D only shape the
-/// characters around them.
+/// Characters that are invisible or change what surrounds them. The joiners U+200C and U+200D only shape their neighbours.
 fn harmful(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    hidden(c) && !matches!(c, '\u{200c}' | '\u{200d}')
 }
 
 /// Breaks text between words into lines of at most `width` columns; a longer word has a line of its own.
