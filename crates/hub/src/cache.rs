@@ -163,7 +163,8 @@ pub(crate) fn temporary_in(folder: &Path) -> Result<tempfile::NamedTempFile, Hub
     builder.prefix(".fathom-").tempfile_in(folder).map_err(HubError::io("write in", folder))
 }
 
-fn copy_atomically(from: &Path, to: &Path) -> Result<(), HubError> {
+/// Copies a file so that readers see all of it or nothing.
+pub(crate) fn copy_atomically(from: &Path, to: &Path) -> Result<(), HubError> {
     let folder = to.parent().unwrap_or(to);
     let mut source = File::open(from).map_err(HubError::io("read", from))?;
     let mut copy = temporary_in(folder)?;

@@ -9,7 +9,6 @@ use ureq::Body;
 use ureq::http::{Response, StatusCode};
 
 use crate::client::{Client, Failure, Subject, network};
-use crate::names::hex;
 use crate::{HubError, Progress};
 
 const CHUNK: usize = 256 * 1024;
@@ -207,7 +206,7 @@ impl Partial {
         {
             return Err(HubError::WrongSize { file: file(), expected, got: self.len });
         }
-        let got = hex(&self.digest.clone().finalize());
+        let got = hex::encode(self.digest.clone().finalize());
         match wanted.sha256 {
             Some(expected) if expected != got => {
                 Err(HubError::WrongHash { file: file(), expected: expected.to_owned(), got })

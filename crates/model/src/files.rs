@@ -52,7 +52,7 @@ pub(crate) fn json(path: &Path) -> Result<serde_json::Value> {
 pub(crate) fn sha256(path: &Path) -> Result<String> {
     use sha2::{Digest, Sha256};
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    Ok(Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect())
+    Ok(hex::encode(Sha256::digest(bytes)))
 }
 
 /// Tells a file by its first bytes.

