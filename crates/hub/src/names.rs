@@ -170,7 +170,7 @@ pub(crate) fn bare_etag(header: &str) -> &str {
     header.strip_prefix("W/").unwrap_or(header).trim_matches('"')
 }
 
-/// The file name of the blob with this entity tag: the tag itself where that is a safe name, as on the hub.
+/// The file name of the blob with this entity tag: the tag itself if it is a safe name, as in huggingface_hub.
 pub(crate) fn blob_name(etag: &str) -> String {
     if is_plain_component(etag) {
         etag.to_owned()

@@ -37,7 +37,7 @@ fn endless_redirects_end() {
         Reply::new(302, "").with("Location", request.path.clone())
     });
     let says = message(world.client().model(ID, None, &Quiet));
-    assert!(says.contains("redirects without end"), "{says}");
+    assert!(says.contains("redirects endlessly"), "{says}");
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn missing_things_are_named() {
     assert!(says.contains("no file `none.gguf`"), "{says}");
     assert!(matches!(hub.model("not an id", None, &Quiet), Err(HubError::InvalidId { .. })));
     assert!(matches!(hub.model(ID, Some("../x"), &Quiet), Err(HubError::InvalidRevision { .. })));
-    // To somebody without a token, the hub says 401 of what it does not have.
+    // Without a token, the hub answers 401 for missing repositories.
     let world = World::with_hub(whole_model(), |_, _, _| {
         Reply::new(401, r#"{"error":"Invalid username or password."}"#)
     });

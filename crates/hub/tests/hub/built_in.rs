@@ -82,7 +82,7 @@ fn fetch(
     model().fetch_from(hub, &pips, cache, progress)
 }
 
-/// A hub that nobody serves.
+/// A hub at a closed port.
 fn unreachable(cache: &Path) -> Result<Hub, HubError> {
     let mut settings = fathom_hub::HubSettings::new(cache);
     settings.endpoint = "http://127.0.0.1:9".to_owned();

@@ -55,7 +55,7 @@ impl Weights {
     /// Opens one file written by `torch.save`.
     ///
     /// # Errors
-    /// When it cannot be read or holds no state dictionary.
+    /// When it cannot be read or does not hold a state dictionary.
     pub fn open_pickle(path: &Path) -> Result<Self> {
         let mut builder = Builder::default();
         read_pickle::add(&mut builder, path)?;
