@@ -1,9 +1,10 @@
 //! The command line.
 
 use clap::{Args as Arguments, Parser, Subcommand, ValueEnum};
-use fathom_depth::Rule;
-use fathom_model::Dtype;
-use fathom_probes::{Probe, gradients};
+use fathom::{
+    Dtype, GradientSite, Measurement, Options, PathBaseline, Probe, PromptSpec, Quadrature, Rng, Rule,
+    SkipMode, SkipPart,
+};
 use std::path::PathBuf;
 
 /// Measures how much of a language model's depth does useful work.
@@ -20,17 +21,17 @@ pub(crate) struct Args {
 const LONG: &str = "Measures how much of a language model's depth does useful work.
 
 A transformer adds layer after layer to a residual stream; the later layers often add little. \
-Fathom measures what each layer adds, what the stream would predict at each depth and how alike \
-the depths are, on the same prompts, and turns the curves into effective depths with intervals.
+Fathom measures what each layer adds, what the stream would predict at each depth and how similar \
+the depths are, and turns the curves into effective depths with intervals.
 
   fathom measure                          the default model on the built-in prompts
   fathom measure Qwen/Qwen2.5-0.5B        a model from the Hugging Face hub (or its cache)
   fathom measure model.gguf --data my.jsonl --probes contributions,lens
   fathom compare out-a out-b              two finished runs, with intervals
   fathom study study.toml                 models and data sets as a file describes
-  fathom models                           what can be loaded
-  fathom data                             the prompt sets there are
-  fathom bench                            how fast this machine is
+  fathom models                           models that can be loaded
+  fathom data                             prompt sets
+  fathom bench                            the speed of this machine
 
 Results go to stdout and to a folder; progress goes to stderr. \
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 after Ctrl-C (128 plus the signal's number).";
@@ -42,59 +43,79 @@ pub(crate) enum Command {
     /// Compare a model's numbers with reference values, or bf16 with f32
     #[command(long_about = VERIFY)]
     Verify(Verify),
-    /// List what models can be loaded, or describe one
+    /// List the models that can be loaded, or describe one
     Models(Models),
     /// List the prompt sets, or show one
     Data(Data),
-    /// Draw the plots and the report of results folders again
+    /// Draw the figures and reports of results folders again
     Report(Report),
-    /// Effective depth of finished runs, with thresholds, intervals and how many prompts are enough
+    /// Effective depth of finished runs, with other thresholds, intervals and numbers of prompts
     Depth(DepthArgs),
     /// Compare two finished runs: depths and curves with intervals
     Compare(Compare),
-    /// Measure models on data sets as a file describes, and answer what it asks
+    /// Measure models on data sets as a file describes, and answer its questions
     Study(StudyArgs),
-    /// Time the kernels on this machine, and with MODEL its prefill and each probe
+    /// Time the kernels on this machine, and the prefill and probes of a model
     #[command(long_about = BENCH, after_long_help = BENCH_EXAMPLES)]
     Bench(Bench),
+    /// Generate shell completions, man pages or the command-line reference
+    #[command(subcommand)]
+    Generate(Generate),
+}
+
+/// What is generated from these arguments.
+#[derive(Subcommand)]
+pub(crate) enum Generate {
+    /// Print a completion script, to be sourced by the shell or put where it looks for such scripts
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write a man page for each command
+    Man {
+        /// The folder, such as ~/.local/share/man/man1
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
+    /// Print the help of all commands as Markdown
+    Reference,
 }
 
 const VERIFY: &str = "Compares a model's numbers with reference values, or bf16 with f32.
 
-With --golden FILE, tokens, predictions and curves are held against the values in FILE, and any \
-that differ by more than rounding make the command fail.
+With --golden FILE, tokens, predictions and curves are compared with the values in FILE. The command \
+fails if any of them differs by more than rounding.
 
 With --dtype bf16 and no FILE, the probes of the clean run are measured with weights in f32 and \
-again in bf16 on the same prompts. It prints where each curve moves most and what every depth rule \
-says in both, and fails where a depth moves by more than one layer.";
+again in bf16 on the same prompts. The command prints where each curve moves most and the depth by \
+every rule in both, and fails if a depth moves by more than one layer.";
 
 const BENCH: &str = "Times the kernels on this machine, and with MODEL its prefill and each probe.
 
-The peak of the machine is measured first: multiply-adds on registers alone, on all threads. Then \
-linear layers are timed, forward and backward, in f32 and bf16, with weights stored in full and \
-quantised (B/weight: bytes of a weight), on 1 to 800 rows: at two sizes that \
-are the same everywhere, and at those of MODEL. With MODEL also tokens a second of prefill (150 \
-tokens through all layers) and the GFLOP/s of each probe on a built-in prompt and two pairs. \
-A multiply-add counts as two operations (FLOP).
+First the peak of the machine is measured: multiply-adds on registers alone, on all threads. Then \
+linear layers are timed, forward and backward, in f32 and bf16, with unquantised and quantised \
+weights (B/weight: bytes per weight), on 1 to 800 rows: at two fixed sizes, and at those of MODEL. \
+MODEL also adds tokens per second of prefill (150 tokens through all layers) and the GFLOP/s of each \
+probe on a built-in prompt and two pairs. A multiply-add counts as two operations (FLOP).
 
 Each number is the lower quartile of repeated times, because other work on the machine only makes \
-times longer. The peak is measured anew in turn with them, so the share of peak holds on a busy \
-machine too, about; the GFLOP/s do not. With few rows the limit is not the peak but the memory: see \
-the column GB/s.";
+times longer. The peak is measured again in turn with them, so the share of peak is roughly right on \
+a busy machine too; the GFLOP/s are not. With few rows the limit is memory bandwidth, not the peak: \
+see the column GB/s.";
 
 const BENCH_EXAMPLES: &str = "Examples:
   fathom bench                            peak and kernels, in a minute
   fathom bench smollm2-135m               a model as well, in about four minutes
   fathom bench model.gguf --dtype bf16    a model whose weights are rounded to bf16
-  fathom bench --quick                    whether all is well, in a few seconds
+  fathom bench --quick                    rough numbers in a few seconds
   fathom bench --out history --json       print JSON, and add it as a line to history/MACHINE.jsonl";
 
 /// The type in which weights are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DtypeArg {
-    /// 32-bit floats: exact; 16-bit weights stay so in memory, quantised ones take 1.25 to 1.5 bytes
+    /// Arithmetic in 32-bit floats; weights stay in their stored precision
     F32,
-    /// bfloat16 weights and inputs, sums in f32: up to twice as fast, three digits
+    /// bfloat16 weights and inputs, sums in f32: up to twice as fast, about three digits
     Bf16,
 }
 
@@ -118,31 +139,31 @@ pub(crate) enum Device {
 #[derive(Arguments, Clone)]
 pub(crate) struct Prompts {
     /// Prompts: the name of a set (see `fathom data`) or a .jsonl, .parquet or .txt file
-    #[arg(long, value_name = "ID|FILE", default_value = fathom_data::DEFAULT)]
+    #[arg(long, value_name = "ID|FILE", default_value = fathom::DEFAULT_DATA)]
     pub(crate) data: String,
-    /// Take only the first N prompts, and the first N pairs of --qa
+    /// Use only the first N prompts, and the first N pairs of --qa
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
     /// Split of a published data set
     #[arg(long, value_name = "NAME")]
     pub(crate) split: Option<String>,
-    /// Leave out prompts of more tokens, and those beyond the model's context [default: what the set
-    /// says, such as 400 for aime24]
+    /// Leave out prompts of more tokens, and those beyond the model's context [default: set by the data
+    /// set, such as 400 for aime24]
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<usize>,
     /// Seed of generated prompts and of the bootstrap
-    #[arg(long, value_name = "N", default_value_t = fathom_data::Options::SEED)]
+    #[arg(long, value_name = "N", default_value_t = Options::SEED)]
     pub(crate) seed: u64,
-    /// Random numbers for generated prompts: native, or python for CPython's
+    /// Random number generator of generated prompts: native, or python for CPython's
     #[arg(long, value_name = "KIND", default_value = "native")]
-    pub(crate) rng: fathom_data::Rng,
+    pub(crate) rng: Rng,
 }
 
-/// Which model, and how it is kept.
+/// Which model, in which precision.
 #[derive(Arguments, Clone)]
 pub(crate) struct ModelArgs {
     /// A folder, .gguf or .safetensors file, a Hugging Face id, or a short name (see `fathom models`)
-    #[arg(value_name = "MODEL", default_value = fathom_model::source::DEFAULT)]
+    #[arg(value_name = "MODEL", default_value = fathom::DEFAULT_MODEL)]
     pub(crate) model: String,
     /// Branch, tag or commit of a model from the hub
     #[arg(long, value_name = "REV")]
@@ -161,9 +182,8 @@ pub(crate) struct Measure {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) prompts: Prompts,
-    /// Probes, separated by commas: contributions, lens, similarity, settling, skip,
-    /// erasure, gradients; clean for those that need no edited run, all for all (which
-    /// takes minutes; --dry-run tells)
+    /// Probes, separated by commas: contributions, lens, similarity, settling, skip, erasure, gradients.
+    /// `clean` is the first four, which need only one forward pass; `all` takes minutes (see --dry-run)
     #[arg(long, value_name = "LIST", default_value = "clean", value_parser = probes)]
     pub(crate) probes: Probes,
     /// Question-answer pairs for erasure and gradients: a set with answers or a file of
@@ -173,23 +193,23 @@ pub(crate) struct Measure {
     #[command(flatten)]
     pub(crate) causal: Causal,
     #[command(flatten)]
-    pub(crate) uncertainty: Uncertain,
-    /// Working memory beside the weights, such as 4GiB [default: a fifth of the machine's]
+    pub(crate) bootstrap: Bootstrap,
+    /// Working memory beside the weights, such as 4GiB [default: a fifth of the machine's memory]
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory: Option<bytesize::ByteSize>,
-    /// Print what each probe will take (edits, multiply-adds, memory, time) and stop
+    /// Print the cost of each probe (edits, multiply-adds, memory, time) without measuring
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Run every edit as a full forward pass of its own: slow, for checking
+    /// Run every edit as a separate full forward pass: slow, for checking
     #[arg(long)]
     pub(crate) naive: bool,
     /// Results folder [default: fathom-out/MODEL/DATA]
     #[arg(short, long, value_name = "OUT")]
     pub(crate) out: Option<PathBuf>,
-    /// Continue an interrupted run. This is the default; the option is kept for scripts
+    /// Continue an interrupted run. This is the default; the option exists for scripts
     #[arg(long, conflicts_with = "overwrite")]
     pub(crate) resume: bool,
-    /// Delete what an earlier run left in the folder, and measure anew
+    /// Delete the results of an earlier run in the folder, and measure again
     #[arg(long)]
     pub(crate) overwrite: bool,
     /// Print results.json instead of tables
@@ -197,41 +217,29 @@ pub(crate) struct Measure {
     pub(crate) json: bool,
 }
 
-/// How depths and their intervals are had.
+/// Options of the depth rules and the bootstrap.
 #[derive(Arguments, Clone)]
-pub(crate) struct Uncertain {
+pub(crate) struct Bootstrap {
     /// Another threshold for a depth rule, such as kl=0.4; may be given more than once
     #[arg(long, value_name = "RULE=VALUE", value_parser = threshold)]
     pub(crate) threshold: Vec<(Rule, f64)>,
     /// Resamples of the bootstrap
-    #[arg(long, value_name = "N", default_value_t = fathom_study::Settings::RESAMPLES as u32, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = fathom::BootstrapOptions::RESAMPLES as u32, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) resamples: u32,
-}
-
-impl Uncertain {
-    pub(crate) fn settings(&self, seed: u64) -> fathom_study::Settings {
-        let settings = fathom_study::Settings::seeded(seed);
-        let thresholds = self.threshold.iter().fold(settings.thresholds, |t, (rule, v)| t.with(*rule, *v));
-        fathom_study::Settings { thresholds, resamples: self.resamples as usize, ..settings }
-    }
 }
 
 fn threshold(text: &str) -> Result<(Rule, f64), String> {
     let (rule, value) = text.split_once('=').ok_or("give a rule and a number, such as kl=0.4")?;
-    let rule: Rule = rule.parse().map_err(|e: fathom_depth::UnknownRule| e.to_string())?;
-    let value: f64 = value.parse().map_err(|_| format!("'{value}' is no number"))?;
-    let thresholds = fathom_depth::Thresholds::default();
-    if thresholds.of(rule).is_none() || rule == Rule::Settling {
-        return Err(format!("the rule {} has no threshold that can be changed here", rule.name()));
-    }
-    thresholds.with(rule, value).check(rule)?;
+    let rule: Rule = rule.parse().map_err(|e: fathom::UnknownRule| e.to_string())?;
+    let value: f64 = value.parse().map_err(|_| format!("'{value}' is not a number"))?;
+    fathom::bootstrap_options(&[(rule, value)], 1, 0).map_err(|e| e.to_string())?;
     Ok((rule, value))
 }
 
 /// Options of the probes that edit the model's runs.
 #[derive(Arguments, Clone)]
 pub(crate) struct Causal {
-    /// Skip: where the bypass holds and its effect is read
+    /// Skip: where a layer is bypassed and where the effect is read
     #[arg(
         long,
         value_name = "LIST",
@@ -241,7 +249,7 @@ pub(crate) struct Causal {
         help_heading = "Probes that edit runs"
     )]
     pub(crate) skip_modes: Vec<ModeArg>,
-    /// Skip: what of a layer is bypassed
+    /// Skip: the part of a layer that is bypassed
     #[arg(
         long,
         value_name = "LIST",
@@ -251,13 +259,13 @@ pub(crate) struct Causal {
         help_heading = "Probes that edit runs"
     )]
     pub(crate) skip_parts: Vec<PartArg>,
-    /// Skip: positions t per prompt, at most, drawn from 8, 16, ... T - 5
+    /// Skip: the largest number of positions t per prompt, drawn from 8, 16, ... T - 5
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Probes that edit runs")]
     pub(crate) positions: u16,
     /// Erasure: prompts whose mean residual replaces a token's [default: those of --data]
     #[arg(long, value_name = "ID|FILE", help_heading = "Probes that edit runs")]
     pub(crate) baseline_data: Option<String>,
-    /// Gradients: where attributions are taken
+    /// Gradients: the activations that attributions are computed for
     #[arg(
         long,
         value_name = "LIST",
@@ -267,7 +275,7 @@ pub(crate) struct Causal {
         help_heading = "Probes that edit runs"
     )]
     pub(crate) sites: Vec<SiteArg>,
-    /// Gradients: where the paths start
+    /// Gradients: the start of the integration paths
     #[arg(
         long,
         value_name = "KIND",
@@ -276,20 +284,20 @@ pub(crate) struct Causal {
         help_heading = "Probes that edit runs"
     )]
     pub(crate) baseline: BaselineArg,
-    /// Gradients: adaptive, gauss-legendre, riemann (the papers' 256 steps), or either with
-    /// a number, as in riemann:64
+    /// Gradients: adaptive, gauss-legendre, riemann (the papers' 256 steps), or one of the latter
+    /// two with a number, as in riemann:64
     #[arg(long, value_name = "RULE", default_value = "adaptive", help_heading = "Probes that edit runs")]
-    pub(crate) quadrature: gradients::Quadrature,
+    pub(crate) quadrature: Quadrature,
 }
 
 /// A mode of the skip probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum ModeArg {
-    /// Bypass at positions 1 to t - 1, effect from t on
+    /// Bypass at positions 1 to t - 1, effect from position t on
     Future,
     /// Bypass and effect at all positions but the first
     Current,
-    /// As future, but each later layer sees only the loss of the one bypassed
+    /// As future, but nothing propagates: each later layer misses only what the bypassed one added
     Local,
 }
 
@@ -304,18 +312,18 @@ pub(crate) enum PartArg {
     Mlp,
 }
 
-/// A place of the gradients probe.
+/// A site of the gradients probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum SiteArg {
-    /// The stream that leaves the layer
+    /// The residual stream after the layer
     Resid,
-    /// What its attention adds
+    /// The output of its attention
     Attn,
-    /// What its MLP adds
+    /// The output of its MLP
     Mlp,
 }
 
-/// A start of the paths of the gradients probe.
+/// A baseline of the gradients probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BaselineArg {
     /// The mean of all positions
@@ -324,7 +332,7 @@ pub(crate) enum BaselineArg {
     Feature,
 }
 
-/// A list of probes; a type of its own, because clap reads a `Vec` as many arguments.
+/// A list of probes. A newtype, because clap treats a `Vec` as many arguments.
 #[derive(Clone, Debug)]
 pub(crate) struct Probes(pub(crate) Vec<Probe>);
 
@@ -340,7 +348,7 @@ pub(crate) struct Verify {
     #[arg(long, value_name = "FILE", required_unless_present = "dtype")]
     pub(crate) golden: Option<PathBuf>,
     /// Prompts on which bf16 is compared with f32, as for `fathom measure`
-    #[arg(long, value_name = "ID|FILE", default_value = fathom_data::DEFAULT, conflicts_with = "golden")]
+    #[arg(long, value_name = "ID|FILE", default_value = fathom::DEFAULT_DATA, conflicts_with = "golden")]
     pub(crate) data: String,
     /// How many of them
     #[arg(long, value_name = "N", default_value_t = 12, conflicts_with = "golden")]
@@ -369,11 +377,11 @@ pub(crate) struct Data {
     #[arg(long, value_name = "NAME")]
     pub(crate) split: Option<String>,
     /// Seed of generated prompts
-    #[arg(long, value_name = "N", default_value_t = fathom_data::Options::SEED)]
+    #[arg(long, value_name = "N", default_value_t = Options::SEED)]
     pub(crate) seed: u64,
-    /// Random numbers for generated prompts: native, or python for CPython's
+    /// Random number generator of generated prompts: native, or python for CPython's
     #[arg(long, value_name = "KIND", default_value = "native")]
-    pub(crate) rng: fathom_data::Rng,
+    pub(crate) rng: Rng,
     /// Print JSONL that `--data` reads back
     #[arg(long)]
     pub(crate) json: bool,
@@ -391,13 +399,13 @@ pub(crate) struct DepthArgs {
     /// Results folders
     #[arg(value_name = "OUT", required = true)]
     pub(crate) folders: Vec<PathBuf>,
-    /// One table for each group of prompts: difficulty, level, hops, digits
+    /// One table per group of prompts: difficulty, level, hops, digits
     #[arg(long)]
     pub(crate) by_group: bool,
     #[command(flatten)]
-    pub(crate) uncertainty: Uncertain,
+    pub(crate) bootstrap: Bootstrap,
     /// Seed of the bootstrap
-    #[arg(long, value_name = "N", default_value_t = fathom_data::Options::SEED)]
+    #[arg(long, value_name = "N", default_value_t = Options::SEED)]
     pub(crate) seed: u64,
     /// Print JSON, with every threshold tried and the histograms of the bootstrap
     #[arg(long)]
@@ -412,13 +420,13 @@ pub(crate) struct Compare {
     /// Results folder of the second run
     #[arg(value_name = "B")]
     pub(crate) b: PathBuf,
-    /// Resample the prompts of each run on their own, as for runs on different prompts
+    /// Resample the prompts of each run separately, for runs on different prompts
     #[arg(long)]
     pub(crate) unpaired: bool,
     #[command(flatten)]
-    pub(crate) uncertainty: Uncertain,
+    pub(crate) bootstrap: Bootstrap,
     /// Seed of the bootstrap
-    #[arg(long, value_name = "N", default_value_t = fathom_data::Options::SEED)]
+    #[arg(long, value_name = "N", default_value_t = Options::SEED)]
     pub(crate) seed: u64,
     /// Print JSON, with every curve layer by layer
     #[arg(long)]
@@ -430,17 +438,17 @@ pub(crate) struct StudyArgs {
     /// The description: models, data sets, probes
     #[arg(value_name = "STUDY.toml")]
     pub(crate) file: PathBuf,
-    /// Only check the description and list its cells
+    /// Check the description and print the commands of its cells
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Put together what is there, without measuring
+    /// Make tables and page of finished cells, without measuring
     #[arg(long)]
     pub(crate) tables_only: bool,
-    /// Measure cells anew that were measured with other options or prompts, deleting what is there
+    /// Delete cells that were measured with other options or prompts, and measure them again
     #[arg(long, conflicts_with = "tables_only")]
     pub(crate) overwrite: bool,
     #[command(flatten)]
-    pub(crate) uncertainty: Uncertain,
+    pub(crate) bootstrap: Bootstrap,
     /// Print study.json instead of tables
     #[arg(long)]
     pub(crate) json: bool,
@@ -448,7 +456,7 @@ pub(crate) struct StudyArgs {
 
 #[derive(Arguments)]
 pub(crate) struct Bench {
-    /// A model to time, named as for `fathom measure`; without it, only peak and kernels are timed
+    /// A model to time, as for `fathom measure`; without it, only peak and kernels are timed
     #[arg(value_name = "MODEL")]
     pub(crate) model: Option<String>,
     /// Branch, tag or commit of a model from the hub
@@ -457,15 +465,112 @@ pub(crate) struct Bench {
     /// The type in which the model's weights are multiplied; kernels are timed in both
     #[arg(long, value_enum, default_value = "f32", requires = "model")]
     pub(crate) dtype: DtypeArg,
-    /// Fewer sizes, prompts and repetitions: rough numbers in a few seconds
+    /// Fewer sizes, prompts and repetitions: rough numbers in seconds
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Add the result as one line of JSON to DIR/MACHINE.jsonl, MACHINE being processor and
-    /// number of cores [default: benches/results where the working folder has it, as Fathom's
-    /// source does, but not with --quick; otherwise nothing is written]
+    /// Append the result as a line of JSON to DIR/MACHINE.jsonl, where MACHINE is processor and number
+    /// of cores [default: benches/results if it exists, as in Fathom's source tree, except with --quick]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Print JSON instead of tables
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl From<ModeArg> for SkipMode {
+    fn from(arg: ModeArg) -> Self {
+        match arg {
+            ModeArg::Future => Self::Future,
+            ModeArg::Current => Self::Current,
+            ModeArg::Local => Self::Local,
+        }
+    }
+}
+
+impl From<PartArg> for SkipPart {
+    fn from(arg: PartArg) -> Self {
+        match arg {
+            PartArg::Layer => Self::Layer,
+            PartArg::Attn => Self::Attn,
+            PartArg::Mlp => Self::Mlp,
+        }
+    }
+}
+
+impl From<SiteArg> for GradientSite {
+    fn from(arg: SiteArg) -> Self {
+        match arg {
+            SiteArg::Resid => Self::Resid,
+            SiteArg::Attn => Self::Attn,
+            SiteArg::Mlp => Self::Mlp,
+        }
+    }
+}
+
+impl From<BaselineArg> for PathBaseline {
+    fn from(arg: BaselineArg) -> Self {
+        match arg {
+            BaselineArg::Sequence => Self::Sequence,
+            BaselineArg::Feature => Self::Feature,
+        }
+    }
+}
+
+/// The library's type for each of the values.
+fn all<A: Copy, T: From<A>>(args: &[A]) -> Vec<T> {
+    args.iter().map(|arg| T::from(*arg)).collect()
+}
+
+impl Data {
+    /// The prompts that the arguments name, where they name any.
+    pub(crate) fn spec(&self) -> Option<PromptSpec> {
+        Some(PromptSpec {
+            limit: self.limit,
+            split: self.split.clone(),
+            seed: self.seed,
+            rng: self.rng,
+            ..PromptSpec::new(self.data.as_ref()?.as_str())
+        })
+    }
+}
+
+impl Measure {
+    /// The measurement that the arguments describe.
+    pub(crate) fn measurement(&self, threads: Option<u16>) -> Measurement {
+        let Self { model, prompts, causal, .. } = self;
+        let m = Measurement::new(model.model.as_str())
+            .dtype(model.dtype.into())
+            .data(prompts.data.as_str())
+            .seed(prompts.seed)
+            .rng(prompts.rng)
+            .probes(&self.probes.0)
+            .qa(self.qa.as_str())
+            .skip_modes(&all(&causal.skip_modes))
+            .skip_parts(&all(&causal.skip_parts))
+            .positions(causal.positions.into())
+            .sites(&all(&causal.sites))
+            .baseline(causal.baseline.into())
+            .quadrature(causal.quadrature)
+            .resamples(self.bootstrap.resamples as usize)
+            .naive(self.naive)
+            .overwrite(self.overwrite)
+            .command(std::env::args().collect());
+        let m = optional(m, &model.revision, |m, revision| m.revision(revision.as_str()));
+        let m = optional(m, &prompts.limit, |m, limit| m.limit(*limit));
+        let m = optional(m, &prompts.split, |m, split| m.split(split.as_str()));
+        let m = optional(m, &prompts.max_tokens, |m, tokens| m.max_tokens(*tokens));
+        let m = optional(m, &causal.baseline_data, |m, data| m.baseline_data(data.as_str()));
+        let m = optional(m, &self.memory, |m, memory| m.memory(memory.as_u64()));
+        let m = optional(m, &self.out, |m, out| m.out(out.as_path()));
+        let m = optional(m, &threads, |m, threads| m.threads((*threads).into()));
+        self.bootstrap.threshold.iter().fold(m, |m, (rule, value)| m.threshold(*rule, *value))
+    }
+}
+
+/// Applies a setter where an option was given.
+pub(crate) fn optional<B, T>(builder: B, value: &Option<T>, set: impl FnOnce(B, &T) -> B) -> B {
+    match value {
+        Some(value) => set(builder, value),
+        None => builder,
+    }
 }

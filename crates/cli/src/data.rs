@@ -1,17 +1,16 @@
 //! `fathom data`.
 
 use crate::args::Data;
-use crate::{output, prompts};
+use crate::observer::Terminal;
+use crate::output;
 use anyhow::Result;
-use fathom_data::{Options, Prompt};
+use fathom::Prompt;
 use serde_json::json;
 use std::fmt::Write;
 
 pub(crate) fn run(args: &Data) -> Result<()> {
-    let Some(spec) = &args.data else { return output::print(&list()) };
-    let options = Options { limit: args.limit, seed: args.seed, rng: args.rng };
-    let set = prompts::with_hub(spec, &options, args.split.as_deref())?;
-    prompts::note_unread(&set);
+    let Some(spec) = args.spec() else { return output::print(&list()) };
+    let set = fathom::read_prompts(&spec, &Terminal::default())?;
     let mut text = String::new();
     if args.json {
         for prompt in &set.prompts {
@@ -52,7 +51,7 @@ fn indent(text: &str) -> String {
 
 fn list() -> String {
     let mut text = String::from("Prompt sets for --data:\n");
-    for entry in fathom_data::catalogue() {
+    for entry in fathom::catalogue() {
         let count = if entry.count == 0 { String::new() } else { entry.count.to_string() };
         let _ = writeln!(text, "  {:<15} {count:>5}  {}", entry.id, entry.about);
         if !entry.parameters.is_empty() {

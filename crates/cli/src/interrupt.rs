@@ -1,17 +1,18 @@
-//! Ctrl-C and requests to terminate: while prompts are measured the first one asks the work to stop at
-//! the next prompt; any other ends the program at once.
+//! SIGINT (Ctrl-C) and SIGTERM: while prompts are measured, the first one stops the work at the next prompt; any other
+//! ends the program at once.
 //!
-//! SIGHUP keeps the meaning it has, so that `nohup` works.
+//! SIGHUP is left alone, so that `nohup` works.
 
 use crate::output;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-static MEASURING: AtomicBool = AtomicBool::new(false);
+/// Whether the operation polls for cancellation, so that finished prompts are put together in the end.
+static POLLED: AtomicBool = AtomicBool::new(false);
 
-/// The signal that asked for an end; 0 for none.
+/// The signal that requested an end; 0 for none.
 static SIGNAL: AtomicU8 = AtomicU8::new(0);
 
-/// Listens from now on.
+/// Installs the signal handlers.
 pub(crate) fn listen() {
     // Without a handler a signal still ends the program, and every finished prompt is on disk already;
     // so a failure here costs nothing.
@@ -26,13 +27,13 @@ pub(crate) fn listen() {
 }
 
 fn received(signal: u8) {
-    let measuring = MEASURING.load(Ordering::SeqCst);
+    let polled = POLLED.load(Ordering::SeqCst);
     let earlier = SIGNAL.swap(signal, Ordering::SeqCst);
-    if measuring && earlier == 0 {
+    if polled && earlier == 0 {
         output::note("\nstopping when this prompt is done; interrupt again to stop at once");
         return;
     }
-    output::note(match measuring {
+    output::note(match polled {
         true => {
             "\nerror: interrupted; the prompts that were finished are kept, and the same command goes on with the others"
         }
@@ -41,30 +42,19 @@ fn received(signal: u8) {
     std::process::exit(code().into());
 }
 
-/// The exit code of a program that a signal has ended, as shells have it.
+/// The exit code of a program ended by a signal, by the convention of shells.
 fn code() -> u8 {
     128 + SIGNAL.load(Ordering::SeqCst)
 }
 
-/// The exit code of a command that failed, if that is because the user stopped it.
+/// The exit code of a command that failed because the user stopped it.
 pub(crate) fn exit_code() -> Option<u8> {
     stopped().then(code)
 }
 
-/// While this lives there are finished prompts to put together, so the first Ctrl-C
-/// only asks for an end.
-pub(crate) fn measuring() -> Measuring {
-    MEASURING.store(true, Ordering::SeqCst);
-    Measuring
-}
-
-/// See [`measuring`].
-pub(crate) struct Measuring;
-
-impl Drop for Measuring {
-    fn drop(&mut self) {
-        MEASURING.store(false, Ordering::SeqCst);
-    }
+/// While the operation polls, the first signal only requests an end.
+pub(crate) fn set_polled(polled: bool) {
+    POLLED.store(polled, Ordering::SeqCst);
 }
 
 /// Whether the user wants to stop.

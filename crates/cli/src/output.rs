@@ -1,12 +1,10 @@
-//! What is printed, and where.
+//! Printing to stdout and stderr.
 
-use crate::args::Report;
-use crate::study;
 use anyhow::{Context, Result};
-use fathom_report::{Folder, Style};
+use fathom::Style;
 use std::io::{IsTerminal, Write};
 
-/// Prints results on stdout. A reader that closed the pipe has seen what it wanted.
+/// Prints results on stdout. A closed pipe is not an error: its reader has seen what it wanted.
 pub(crate) fn print(text: &str) -> Result<()> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -14,13 +12,13 @@ pub(crate) fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Says something on stderr.
+/// Prints a line on stderr.
 pub(crate) fn note(text: &str) {
     // Nothing can be done for a user whose stderr is closed.
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Says why the program failed.
+/// Prints why the program failed.
 pub(crate) fn complain(error: &anyhow::Error) {
     let mut text = format!("error: {error}");
     for cause in error.chain().skip(1) {
@@ -33,7 +31,7 @@ pub(crate) fn complain(error: &anyhow::Error) {
     note(&text);
 }
 
-/// How tables are drawn on this stdout.
+/// The style of tables on this stdout.
 pub(crate) fn style() -> Style {
     let terminal = std::io::stdout().is_terminal();
     let utf8 = ["LC_ALL", "LC_CTYPE", "LANG"]
@@ -46,21 +44,4 @@ pub(crate) fn style() -> Style {
         width: if terminal { usize::from(console::Term::stdout().size().1).clamp(40, 120) } else { 100 },
         colour: terminal && std::env::var_os("NO_COLOR").is_none(),
     }
-}
-
-/// `fathom report`.
-pub(crate) fn report(args: &Report) -> Result<()> {
-    for path in &args.folders {
-        if study::is_study(path) {
-            study::report(path)?;
-            continue;
-        }
-        let folder = Folder::open(path)?;
-        let results = folder.results()?;
-        let run = folder.run()?.unwrap_or_default();
-        fathom_report::write_all(&folder, &results, &run)?;
-        print(&fathom_report::table::summary(&results, style()))?;
-        note(&format!("report: {}", path.join("report.html").display()));
-    }
-    Ok(())
 }

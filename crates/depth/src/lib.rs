@@ -18,7 +18,7 @@
 //! Layers count from 0. A rule that finds nothing says why instead of giving a number.
 //!
 //! ```
-//! use fathom_depth::{Curves, Rule, Thresholds, bootstrap, depth, pool};
+//! use fathom_depth::{Curves, Rule, Thresholds, bootstrap, depth, pool, with_interval};
 //!
 //! // Three prompts, four layers: the lens's divergence from the output.
 //! let prompts = [[9.0, 8.0, 3.0, 1.0], [8.0, 7.5, 5.0, 0.5], [9.5, 9.0, 2.0, 1.5]];
@@ -31,7 +31,7 @@
 //! let measured = rule(&[1, 1, 1]).expect("every curve has four layers");
 //! assert_eq!(measured.value, Some(2.0));
 //! let interval = bootstrap(3, 1000, 7, |weights| rule(weights)?.value);
-//! let measured = measured.with_interval(&interval);
+//! let measured = with_interval(measured, &interval);
 //! assert!(measured.interval.is_some());
 //! ```
 
@@ -39,7 +39,6 @@
 
 mod curves;
 mod resample;
-mod rule;
 mod rules;
 mod thresholds;
 
@@ -47,10 +46,10 @@ pub mod effects;
 pub mod pool;
 
 pub use curves::Curves;
+pub use fathom_results::{Depth, IntervalOf, Rule};
 pub use resample::{
     BootstrapError, Correction, Interval, MAX_RESAMPLES, Resampling, bootstrap, bootstrap_of, p_value,
     paired, variance,
 };
-pub use rule::{Rule, UnknownRule};
-pub use rules::{Depth, IntervalOf, all, depth, sweep};
+pub use rules::{all, depth, sweep, with_interval};
 pub use thresholds::Thresholds;

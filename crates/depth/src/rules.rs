@@ -1,93 +1,32 @@
 //! The depth rules themselves.
 
-use serde::{Deserialize, Serialize};
-
 use crate::curves::{checked, checked_effect};
-use crate::{BootstrapError, Curves, Interval, Rule, Thresholds, effects};
+use crate::{BootstrapError, Curves, Depth, Interval, IntervalOf, Rule, Thresholds, effects};
 
-/// What a rule says about a model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Depth {
-    /// The rule.
-    pub rule: Rule,
-    /// The cut-off it used, if it has one; for `kl` and `kl_last` the share of the
-    /// maximum, not the divergence that it comes to.
-    pub threshold: Option<f64>,
-    /// The effective depth: a layer's index from 0 or a mean of such indices, for
-    /// `settling` a level, and for `influence_number` and `influence_90` a number of
-    /// layers.
-    pub value: Option<f64>,
-    /// The number of layers that the value says are used ([`Rule::layers_used`]).
-    #[serde(default)]
-    pub layers_used: Option<f64>,
-    /// The share of the depth, `layers_used / L`.
-    pub ratio: Option<f64>,
-    /// What the rule gives on the mean effect over prompts, for rules whose value is read off the
-    /// largest ([`Rule::reads_largest`]).
-    #[serde(default)]
-    pub mean: Option<f64>,
-    /// The 95 % bootstrap interval over prompts of what `interval_of` names.
-    pub interval: Option<[f64; 2]>,
-    /// What the interval is of; absent without one.
-    #[serde(default)]
-    pub interval_of: Option<IntervalOf>,
-    /// Why the value or the interval is missing, or what the interval leaves out.
-    pub reason: Option<String>,
-    /// Why the value should not be taken at its word, where there is a reason.
-    #[serde(default)]
-    pub caution: Option<String>,
-}
-
-/// Which number of a [`Depth`] an interval is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum IntervalOf {
-    /// Its value.
-    Value,
-    /// Its mean.
-    Mean,
-}
-
-impl IntervalOf {
-    /// What intervals of a rule are of.
-    pub fn rule(rule: Rule) -> Self {
-        if rule.reads_largest() { Self::Mean } else { Self::Value }
+/// A depth with the interval that a bootstrap of its estimate gave. A depth without an estimate stays as it is; an
+/// interval that could not be computed, or that rests on a part of the resamples, is noted in the reason.
+pub fn with_interval(mut depth: Depth, interval: &Result<Interval, BootstrapError>) -> Depth {
+    if depth.estimate().is_none() {
+        return depth;
     }
-}
-
-impl Depth {
-    /// The number that intervals and comparisons are about.
-    pub fn estimate(&self) -> Option<f64> {
-        match IntervalOf::rule(self.rule) {
-            IntervalOf::Value => self.value,
-            IntervalOf::Mean => self.mean,
+    match interval {
+        Ok(found) => {
+            depth.interval = Some([found.lo, found.hi]);
+            depth.interval_of = Some(IntervalOf::rule(depth.rule));
+            depth.reason = (found.none_share > 0.0).then(|| {
+                let share = 100.0 * found.none_share;
+                format!(
+                    "the rule finds nothing in {share:.1} % of the resamples, which the interval leaves out"
+                )
+            });
+        }
+        Err(error) => {
+            depth.interval = None;
+            depth.interval_of = None;
+            depth.reason = Some(format!("no interval: {error}"));
         }
     }
-
-    /// This depth with the interval that a bootstrap of its estimate gave. A depth
-    /// without an estimate stays as it is; an interval that could not be had, or that
-    /// rests on a part of the resamples, is noted in the reason.
-    pub fn with_interval(mut self, interval: &Result<Interval, BootstrapError>) -> Self {
-        if self.estimate().is_none() {
-            return self;
-        }
-        match interval {
-            Ok(found) => {
-                self.interval = Some([found.lo, found.hi]);
-                self.interval_of = Some(IntervalOf::rule(self.rule));
-                self.reason = (found.none_share > 0.0).then(|| {
-                    let share = 100.0 * found.none_share;
-                    format!("the rule finds nothing in {share:.1} % of the resamples, which the interval leaves out")
-                });
-            }
-            Err(error) => {
-                self.interval = None;
-                self.interval_of = None;
-                self.reason = Some(format!("no interval: {error}"));
-            }
-        }
-        self
-    }
+    depth
 }
 
 /// Applies one rule. Curves that are missing, of the wrong length or not finite, and

@@ -2,7 +2,7 @@
 
 use approx::assert_relative_eq;
 use fathom_depth::{
-    BootstrapError, Curves, Depth, Interval, IntervalOf, Rule, Thresholds, all, depth, sweep,
+    BootstrapError, Curves, Depth, Interval, IntervalOf, Rule, Thresholds, all, depth, sweep, with_interval,
 };
 use proptest::prelude::*;
 
@@ -224,19 +224,19 @@ fn results_have_every_key() {
 fn intervals_join_a_value_and_never_replace_one() {
     let interval = |none_share| Ok(Interval { lo: 1.0, hi: 3.0, none_share, resamples: 1000 });
     let found = depth(Rule::Kl, &kl(4, &[4.0, 3.0, 1.0, 1.0]), &Thresholds::default());
-    let whole = found.clone().with_interval(&interval(0.0));
+    let whole = with_interval(found.clone(), &interval(0.0));
     assert_eq!((whole.interval, whole.reason), (Some([1.0, 3.0]), None));
     assert_eq!(whole.interval_of, Some(IntervalOf::Value));
-    let part = found.clone().with_interval(&interval(0.125));
+    let part = with_interval(found.clone(), &interval(0.125));
     assert!(part.interval.is_some() && part.reason.unwrap().contains("12.5 %"));
-    let none = found.with_interval(&Err(BootstrapError::TooFewPrompts { prompts: 1 }));
+    let none = with_interval(found, &Err(BootstrapError::TooFewPrompts { prompts: 1 }));
     assert!(none.interval.is_none() && none.value.is_some() && none.reason.unwrap().contains("two prompts"));
     let missing = depth(Rule::Kl, &kl(2, &[0.0; 2]), &Thresholds::default());
-    assert_eq!(missing.clone().with_interval(&interval(0.0)), missing);
+    assert_eq!(with_interval(missing.clone(), &interval(0.0)), missing);
     // The interval of a rule on the largest effects is that of the mean, and needs one.
     let largest = depth(Rule::SkipOutput, &output(2, &[1.0, 1.0]), &Thresholds::default());
-    assert_eq!(largest.clone().with_interval(&interval(0.0)), largest);
-    let mean = Depth { mean: Some(0.75), ..largest }.with_interval(&interval(0.0));
+    assert_eq!(with_interval(largest.clone(), &interval(0.0)), largest);
+    let mean = with_interval(Depth { mean: Some(0.75), ..largest }, &interval(0.0));
     assert_eq!(
         (mean.value, mean.interval, mean.interval_of),
         (Some(0.5), Some([1.0, 3.0]), Some(IntervalOf::Mean))

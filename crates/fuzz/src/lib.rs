@@ -14,12 +14,12 @@ mod writer;
 use std::fs;
 use std::path::Path;
 
+use fathom_analysis::StudyDescription;
 use fathom_data::{Options, Random};
 use fathom_model::gguf;
 use fathom_model::source::Checkpoint;
 use fathom_model::tokenizer::Tokenizer;
 use fathom_model::weights::Weights;
-use fathom_study::Study;
 use tempfile::TempDir;
 
 pub use seeds::fixtures;
@@ -109,7 +109,7 @@ pub fn tokenizer_metadata(bytes: &[u8]) {
 /// The file that describes a study.
 pub fn study_toml(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
-        let _ = Study::parse(text, "study.toml");
+        let _ = StudyDescription::parse(text, "study.toml");
     }
 }
 

@@ -1,71 +1,11 @@
 //! What each sublayer adds to the stream (arXiv 2505.13898): relative norms
 //! |a|/|h|, |m|/|h+a|, |D|/|h| and cosines cos(a,h), cos(m,h+a), cos(D,h).
 
-use crate::number::{median, short, undefined};
+use crate::number::{median, short};
 use crate::vector::{SMALLEST, cosine, dot};
 use fathom_model::Trace;
+use fathom_results::{Contributions, ContributionsSample, MeanMedian, Parts, PerToken};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
-
-/// One thing of attention, one of the MLP, one of the whole layer.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Parts<T> {
-    /// Of attention: a against h.
-    pub attn: T,
-    /// Of the MLP: m against h + a.
-    pub mlp: T,
-    /// Of the layer: D = a + m against h.
-    pub layer: T,
-}
-
-/// A quantity on one prompt.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct PerToken {
-    /// Mean over the tokens that have a value, `[L]`; 0 where none has.
-    pub mean: Vec<f64>,
-    /// Every token's value to five digits, `[L][T]`; not a number (`null` in files) where the stream has no
-    /// length that anything could be relative to.
-    #[serde(with = "undefined")]
-    pub tokens: Vec<Vec<f64>>,
-}
-
-impl PerToken {
-    /// The number of tokens that have a value at a layer.
-    fn count(&self, layer: usize) -> usize {
-        self.tokens.get(layer).map_or(0, |tokens| tokens.iter().filter(|x| !x.is_nan()).count())
-    }
-}
-
-/// The probe on one prompt.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
-    /// Norm of what is added, relative to the stream.
-    pub relative_norm: Parts<PerToken>,
-    /// Cosine of what is added with the stream.
-    pub cosine: Parts<PerToken>,
-}
-
-/// A quantity over all tokens of all prompts.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Average {
-    /// Mean, `[L]`.
-    pub mean: Vec<f64>,
-    /// Median, `[L]`: a few tokens, mostly the first, carry enormous norms and
-    /// pull the mean.
-    pub median: Vec<f64>,
-}
-
-/// The probe over all prompts.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Summary {
-    /// Norm of what is added, relative to the stream.
-    pub relative_norm: Parts<Average>,
-    /// Cosine of what is added with the stream.
-    pub cosine: Parts<Average>,
-    /// Tokens left out of both, `[L]`, because the stream has no length there; absent where there are none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub left_out: Option<Parts<Vec<usize>>>,
-}
 
 /// Relative norms of attn, mlp, layer, then their cosines.
 type Values = [f64; 6];
@@ -76,7 +16,7 @@ pub(crate) fn plan(depth: usize, tokens: usize, hidden: usize) -> crate::Work {
 }
 
 /// Measures one prompt.
-pub fn measure(trace: &Trace) -> Sample {
+pub fn measure(trace: &Trace) -> ContributionsSample {
     let d = trace.hidden;
     let layers: Vec<Vec<Values>> = (0..trace.attn_out.len())
         .into_par_iter()
@@ -97,7 +37,7 @@ pub fn measure(trace: &Trace) -> Sample {
         tokens: layers.iter().map(|t| t.iter().map(|v| short(v[which])).collect()).collect(),
     };
     let parts = |first: usize| Parts { attn: pick(first), mlp: pick(first + 1), layer: pick(first + 2) };
-    Sample { relative_norm: parts(0), cosine: parts(3) }
+    ContributionsSample { relative_norm: parts(0), cosine: parts(3) }
 }
 
 fn values(h: &[f32], a: &[f32], m: &[f32]) -> Values {
@@ -118,15 +58,15 @@ fn values(h: &[f32], a: &[f32], m: &[f32]) -> Values {
 }
 
 /// Puts prompts together: means weighted by tokens, medians over all tokens.
-pub fn summarise(samples: &[&Sample]) -> Summary {
-    let parts = |pick: &dyn Fn(&Sample) -> &Parts<PerToken>| Parts {
+pub fn summarise(samples: &[&ContributionsSample]) -> Contributions {
+    let parts = |pick: &dyn Fn(&ContributionsSample) -> &Parts<PerToken>| Parts {
         attn: average(samples, |s| &pick(s).attn),
         mlp: average(samples, |s| &pick(s).mlp),
         layer: average(samples, |s| &pick(s).layer),
     };
     let left_out = |pick: &dyn Fn(&Parts<PerToken>) -> &PerToken| -> Vec<usize> {
         let depth = samples.first().map_or(0, |s| s.relative_norm.attn.mean.len());
-        let of = |s: &&Sample, l| {
+        let of = |s: &&ContributionsSample, l| {
             let values = pick(&s.relative_norm);
             values.tokens.get(l).map_or(0, Vec::len) - values.count(l)
         };
@@ -135,14 +75,14 @@ pub fn summarise(samples: &[&Sample]) -> Summary {
     let left_out =
         Parts { attn: left_out(&|p| &p.attn), mlp: left_out(&|p| &p.mlp), layer: left_out(&|p| &p.layer) };
     let any = [&left_out.attn, &left_out.mlp].iter().any(|counts| counts.iter().any(|n| *n > 0));
-    Summary {
+    Contributions {
         relative_norm: parts(&|s| &s.relative_norm),
         cosine: parts(&|s| &s.cosine),
         left_out: any.then_some(left_out),
     }
 }
 
-fn average(samples: &[&Sample], pick: impl Fn(&Sample) -> &PerToken) -> Average {
+fn average(samples: &[&ContributionsSample], pick: impl Fn(&ContributionsSample) -> &PerToken) -> MeanMedian {
     let depth = samples.iter().map(|s| pick(s).mean.len()).max().unwrap_or(0);
     let at = |l: usize| {
         let counts: Vec<usize> = samples.iter().map(|s| pick(s).count(l)).collect();
@@ -154,7 +94,7 @@ fn average(samples: &[&Sample], pick: impl Fn(&Sample) -> &PerToken) -> Average 
         (mean, median(&mut all))
     };
     let (mean, median) = (0..depth).map(at).unzip();
-    Average { mean, median }
+    MeanMedian { mean, median }
 }
 
 #[cfg(test)]
@@ -201,7 +141,8 @@ mod tests {
         assert_eq!((sample.relative_norm.attn.mean[0], sample.cosine.attn.mean[0]), (2.0, 1.0));
         // Once attention has written, there is something to be relative to.
         assert_eq!(sample.relative_norm.mlp.tokens[0], [3.0, 0.5]);
-        let back: Sample = serde_json::from_str(&serde_json::to_string(&sample).unwrap()).unwrap();
+        let back: ContributionsSample =
+            serde_json::from_str(&serde_json::to_string(&sample).unwrap()).unwrap();
         assert!(back.relative_norm.attn.tokens[0][0].is_nan());
         let plain = Trace { resid: vec![vec![1.0, 0.0, 1.0, 0.0], vec![0.0; 4]], ..trace };
         let summary = summarise(&[&sample, &measure(&plain)]);
@@ -217,7 +158,7 @@ mod tests {
 
     #[test]
     fn means_weigh_tokens_and_medians_count_them() {
-        let sample = |values: &[f64]| Sample {
+        let sample = |values: &[f64]| ContributionsSample {
             relative_norm: Parts {
                 attn: PerToken {
                     mean: vec![values.iter().sum::<f64>() / values.len() as f64],
@@ -225,7 +166,7 @@ mod tests {
                 },
                 ..Parts::default()
             },
-            ..Sample::default()
+            ..ContributionsSample::default()
         };
         let (a, b) = (sample(&[1.0, 2.0, 30.0]), sample(&[7.0]));
         let s = summarise(&[&a, &b]).relative_norm.attn;

@@ -1,10 +1,10 @@
 //! What the answer loses when one token's residual is replaced by a mean
 //! (arXiv 2505.13898).
 
-use crate::planner::{Action, Edit, Request, Site, Visitor, count, execute};
+use crate::planner::{Action, Edit, EditSink, Request, Site, count, execute};
 use crate::skip::{distances, larger};
-use crate::text::predicting;
-use crate::{Limits, Way, Work};
+use crate::tokenized::predicting;
+use crate::{ExecOptions, MemoryPlan, Work};
 use fathom_model::{Model, Trace};
 use std::ops::Range;
 use std::sync::Arc;
@@ -50,18 +50,18 @@ pub fn measure(
     trace: &Trace,
     answer: usize,
     baseline: &[Arc<[f32]>],
-    way: &Way<'_>,
+    exec: &ExecOptions<'_>,
 ) -> (Vec<Vec<f64>>, Work) {
     let (depth, tokens) = (model.config().depth(), trace.tokens.len());
     let (keys, requests) = requests(tokens, answer, baseline);
     let effect = vec![vec![0.0; tokens]; depth + 1];
     let mut reader = Reader { keys, effect, vocab: model.config().vocab };
-    let work = execute(model, trace, &requests, way, &mut reader);
+    let work = execute(model, trace, &requests, exec, &mut reader);
     (reader.effect, work)
 }
 
 /// The work of [`measure`] on a pair of `tokens` tokens.
-pub fn plan(model: &Model, tokens: usize, answer: usize, limits: Limits) -> Work {
+pub fn plan(model: &Model, tokens: usize, answer: usize, limits: MemoryPlan) -> Work {
     let baseline = vec![Arc::from([0.0]); model.config().depth() + 1];
     count(model, tokens, &requests(tokens, answer, &baseline).1, limits)
 }
@@ -97,7 +97,7 @@ struct Reader {
     vocab: usize,
 }
 
-impl Visitor for Reader {
+impl EditSink for Reader {
     fn added(&mut self, _: usize, _: usize, _: Range<usize>, _: &[f32]) {}
 
     fn logits(&mut self, _: usize, clean: &[f32], requests: &[usize], edited: &[f32]) {

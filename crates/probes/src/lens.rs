@@ -6,46 +6,15 @@
 //! its first term, so tiles of the vocabulary would cost every product twice.
 
 use crate::number::add_weighted;
-use crate::{Limits, Way, Work};
+use crate::{ExecOptions, MemoryPlan, Work};
 use fathom_kernels::Buffer;
 use fathom_kernels::distribution::{Divergence, Logits, Reference, log_sum_exp};
 use fathom_model::{Model, Trace};
+use fathom_results::LensCurves;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 /// Tokens whose logits are most likely, compared by the overlap.
 pub const TOP: usize = 5;
-
-/// Curves over the layers, `[L + 1]` each: layer l is the stream that enters it,
-/// L what the model puts out.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Curves {
-    /// KL(p_l || p) in nats.
-    pub kl_lens_final: Vec<f64>,
-    /// KL(p || p_l) in nats.
-    pub kl_final_lens: Vec<f64>,
-    /// Jensen-Shannon divergence of p_l and p in bits.
-    pub jsd_bits: Vec<f64>,
-    /// Share of the five most likely tokens that p_l and p have in common.
-    pub overlap: Vec<f64>,
-    /// Share of tokens whose most likely token is the same.
-    pub top1_agreement: Vec<f64>,
-    /// Entropy of p_l in nats.
-    pub entropy: Vec<f64>,
-}
-
-impl Curves {
-    fn each(&mut self) -> [&mut Vec<f64>; 6] {
-        [
-            &mut self.kl_lens_final,
-            &mut self.kl_final_lens,
-            &mut self.jsd_bits,
-            &mut self.overlap,
-            &mut self.top1_agreement,
-            &mut self.entropy,
-        ]
-    }
-}
 
 /// What the lens sees at one layer for one token.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -62,24 +31,24 @@ pub struct Point {
 pub type Points = Vec<Vec<Point>>;
 
 /// The work of [`sweep`] on a prompt of `tokens` tokens, and the bytes of its logits.
-pub(crate) fn plan(model: &Model, tokens: usize, limits: Limits) -> (Work, u64) {
+pub(crate) fn plan(model: &Model, tokens: usize, limits: MemoryPlan) -> (Work, u64) {
     let levels = model.config().depth() + 1;
     let work = Work::plain(0, model.head_macs_per_row() * (levels * tokens) as u64);
     (work, (at_once(model, tokens, limits) * levels * model.config().vocab * 4) as u64)
 }
 
 /// Tokens whose logits are held at once.
-fn at_once(model: &Model, tokens: usize, limits: Limits) -> usize {
+fn at_once(model: &Model, tokens: usize, limits: MemoryPlan) -> usize {
     let token = (model.config().depth() + 1) * model.config().vocab * 4;
     (limits.bytes / token.max(1)).clamp(1, tokens.max(1))
 }
 
 /// Sweeps the vocabulary for every token and layer of one prompt.
-pub fn sweep(model: &Model, trace: &Trace, way: &Way<'_>) -> Points {
+pub fn sweep(model: &Model, trace: &Trace, exec: &ExecOptions<'_>) -> Points {
     let (d, vocab) = (trace.hidden, model.config().vocab);
     let levels = trace.resid.len();
     let tokens = trace.tokens.len();
-    let at_once = at_once(model, tokens, way.limits);
+    let at_once = at_once(model, tokens, exec.memory);
     let mut points = Vec::with_capacity(tokens);
     let (mut rows, mut logits) = (Vec::new(), Buffer::default());
     for first in (0..tokens).step_by(at_once) {
@@ -93,7 +62,7 @@ pub fn sweep(model: &Model, trace: &Trace, way: &Way<'_>) -> Points {
         logits.resize(some.len() * levels * vocab);
         model.head(&rows, &mut logits);
         points.par_extend(logits.par_chunks(levels * vocab).map(|token| compare(token, vocab)));
-        (way.done)(model.head_macs_per_row() * (some.len() * levels) as u64);
+        (exec.on_progress)(model.head_macs_per_row() * (some.len() * levels) as u64);
     }
     points
 }
@@ -120,8 +89,8 @@ fn compare(logits: &[f32], vocab: usize) -> Vec<Point> {
 }
 
 /// The curves of one prompt: means over its tokens.
-pub fn curves(points: &Points) -> Curves {
-    let mut curves = Curves::default();
+pub fn curves(points: &Points) -> LensCurves {
+    let mut curves = LensCurves::default();
     let share = 1.0 / points.len() as f64;
     for token in points {
         let values: [fn(&Point) -> f64; 6] = [
@@ -132,7 +101,7 @@ pub fn curves(points: &Points) -> Curves {
             |p| f64::from(u8::from(p.agrees)),
             |p| p.divergence.entropy,
         ];
-        for (curve, value) in curves.each().into_iter().zip(values) {
+        for (curve, value) in curves.curves_mut().into_iter().zip(values) {
             let row: Vec<f64> = token.iter().map(value).collect();
             add_weighted(curve, &row, share);
         }
@@ -141,12 +110,12 @@ pub fn curves(points: &Points) -> Curves {
 }
 
 /// Puts prompts together, weighted by their tokens.
-pub fn summarise(samples: &[(&Curves, usize)]) -> Curves {
+pub fn summarise(samples: &[(&LensCurves, usize)]) -> LensCurves {
     let total: usize = samples.iter().map(|s| s.1).sum();
-    let mut all = Curves::default();
+    let mut all = LensCurves::default();
     for (curves, tokens) in samples {
         let mut curves = (*curves).clone();
-        for (sum, row) in all.each().into_iter().zip(curves.each()) {
+        for (sum, row) in all.curves_mut().into_iter().zip(curves.curves_mut()) {
             add_weighted(sum, row, *tokens as f64 / total as f64);
         }
     }
@@ -188,7 +157,7 @@ mod tests {
 
     #[test]
     fn prompts_are_weighed_by_tokens() {
-        let curves = |x: f64| Curves { overlap: vec![x, 1.0], ..Curves::default() };
+        let curves = |x: f64| LensCurves { overlap: vec![x, 1.0], ..LensCurves::default() };
         let all = summarise(&[(&curves(0.0), 3), (&curves(1.0), 1)]);
         assert_eq!(all.overlap, [0.25, 1.0]);
     }

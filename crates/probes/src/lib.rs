@@ -1,35 +1,36 @@
-//! The probes: what they measure on each prompt and how prompts are put together.
+//! The probes: what is measured on each prompt, and the summary over all prompts.
 //!
-//! [`measure`] runs a model over prompts and hands out one [`Sample`] a prompt;
-//! [`Summary::of`] puts samples together. The summary is a pure function of the
-//! samples, so a run that was resumed gives what an uninterrupted one gives.
+//! [`measure`] runs a model over prompts and passes on one [`Sample`] a prompt; [`summarise`] puts samples together.
+//! The summary is a pure function of the samples, so a resumed run gives what an uninterrupted one gives. Probes that
+//! edit runs are lists of requests to the [`planner`], which shares the work that edits have in common.
 
 #![deny(missing_docs)]
 
 pub mod contributions;
 mod cost;
 pub mod erasure;
+mod exec;
 pub mod gradients;
 pub mod lens;
 mod measure;
 mod number;
+mod options;
 mod plan;
 pub mod planner;
-mod probe;
-mod sample;
-mod settings;
 pub mod settling;
 pub mod similarity;
 pub mod skip;
-mod text;
+mod summary;
+mod tokenized;
 mod vector;
-mod way;
 
-pub use cost::{Cost, Costs, Counted, Work, add, count};
-pub use measure::{Error, Watch, baseline_work, measure, measure_pairs};
-pub use plan::{Plan, Plans, join, limits, plan, plan_pairs};
-pub use probe::{Probe, UnknownProbe};
-pub use sample::{SAMPLES_VERSION, Sample, Summary};
-pub use settings::Settings;
-pub use text::{Asked, Pair, Text, predicting};
-pub use way::{Limits, TooLittle, Way};
+pub use cost::{Cost, Costs, add};
+pub use exec::{ExecOptions, InsufficientMemory, MemoryPlan};
+pub use fathom_results::{Probe, Sample, Work};
+pub use gradients::GradientOptions;
+pub use measure::{Error, Observer, baseline_work, measure, measure_pairs};
+pub use options::ProbeOptions;
+pub use plan::{Plan, Plans, join, memory_plan, plan, plan_pairs};
+pub use skip::SkipOptions;
+pub use summary::summarise;
+pub use tokenized::{TokenizedPair, TokenizedPrompt, predicting};

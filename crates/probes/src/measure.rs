@@ -1,34 +1,35 @@
-//! Runs a model over prompts and measures each.
+//! Runs a model over prompts and measures each of them.
 
-use crate::cost::{Costs, Work, add, count, spend};
+use crate::cost::{Costs, add, spend};
 use crate::erasure::{self, MeanResiduals, Means};
-use crate::plan::limits;
-use crate::settings::Settings;
-use crate::text::{Pair, Text};
-use crate::way::{TooLittle, Way};
-use crate::{Probe, Sample, contributions, gradients, lens, settling, similarity, skip};
+use crate::exec::{ExecOptions, InsufficientMemory};
+use crate::options::ProbeOptions;
+use crate::plan::memory_plan;
+use crate::tokenized::{TokenizedPair, TokenizedPrompt};
+use crate::{contributions, gradients, lens, settling, similarity, skip};
 use fathom_model::{Model, Trace};
+use fathom_results::{Probe, Sample, Work};
 use rayon::prelude::*;
 use std::time::Instant;
 
-/// Who follows a run.
+/// Callbacks of a measurement.
 #[derive(Clone, Copy)]
-pub struct Watch<'a> {
-    /// Is asked before every prompt; when it says yes, what has been handed out is all
-    /// there is.
-    pub stop: &'a dyn Fn() -> bool,
+pub struct Observer<'a> {
+    /// Polled before every prompt; the measurement ends early once it returns true. Samples passed on so far stay valid.
+    pub is_cancelled: &'a dyn Fn() -> bool,
     /// Receives multiply-adds as they are done.
-    pub done: &'a dyn Fn(u64),
-    /// Receives what a user should know, a sentence at a time.
-    pub warn: &'a dyn Fn(&str),
+    pub on_progress: &'a dyn Fn(u64),
+    /// Receives warnings, a sentence each.
+    pub on_warning: &'a dyn Fn(&str),
 }
 
-impl Watch<'_> {
-    /// Nobody follows the run.
-    pub const NOBODY: Watch<'static> = Watch { stop: &|| false, done: &|_| (), warn: &|_| () };
+impl Observer<'_> {
+    /// Never cancels and ignores everything.
+    pub const NONE: Observer<'static> =
+        Observer { is_cancelled: &|| false, on_progress: &|_| (), on_warning: &|_| () };
 }
 
-/// Why measuring stopped.
+/// Why a measurement failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error<E: std::error::Error + 'static> {
     /// The model refused a prompt.
@@ -39,24 +40,24 @@ pub enum Error<E: std::error::Error + 'static> {
         /// Why.
         source: Box<fathom_model::Error>,
     },
-    /// A prompt of no tokens, over which there is no mean.
+    /// A prompt has no tokens.
     #[error("prompt '{id}' has no tokens; leave it out")]
     Empty {
         /// The prompt.
         id: String,
     },
-    /// The model overflows on every prompt whose mean residual is to erase tokens.
+    /// The model overflows on every prompt that the mean residual of erasure is taken over.
     #[error("no prompt gives a mean residual: the model overflows on all of them, try another dtype")]
     NoMean,
-    /// A prompt does not fit into the memory.
+    /// A prompt does not fit into the working memory.
     #[error(transparent)]
-    TooLittle(TooLittle),
-    /// The sample could not be kept.
+    InsufficientMemory(InsufficientMemory),
+    /// The sink failed to keep a sample.
     #[error(transparent)]
     Sink(E),
 }
 
-/// A quantity that is not a number on a prompt.
+/// A quantity is not a number on a prompt.
 struct Overflow(&'static str);
 
 impl Overflow {
@@ -70,25 +71,25 @@ impl Overflow {
     }
 }
 
-/// Measures the texts in order and hands each sample to `sink` as soon as it is there. A text on
-/// which the model overflows gives a sample that says so.
+/// Measures prompts in order and passes each sample to `sink` as soon as it is complete. A prompt on which the model
+/// overflows gives a sample that says so.
 ///
 /// # Errors
-/// When a prompt is empty, does not fit into the memory or is refused by the model, or `sink`
-/// fails. What comes before has been handed out.
+/// When a prompt is empty, does not fit into the memory or is refused by the model, or `sink` fails. Samples of earlier
+/// prompts have been passed on.
 pub fn measure<E: std::error::Error + 'static>(
     model: &Model,
-    texts: &[Text],
-    settings: &Settings,
-    watch: Watch<'_>,
+    texts: &[TokenizedPrompt],
+    options: &ProbeOptions,
+    observer: Observer<'_>,
     sink: &mut dyn FnMut(Sample) -> Result<(), E>,
 ) -> Result<Costs, Error<E>> {
     let mut costs = Costs::new();
-    let limits = limits(model, texts, &[], settings).map_err(Error::TooLittle)?;
-    let way = Way { limits, naive: settings.naive, done: watch.done };
-    let (mut rest, mut rows) = (texts, limits.clean);
+    let memory = memory_plan(model, texts, &[], options).map_err(Error::InsufficientMemory)?;
+    let exec = ExecOptions { memory, naive: options.naive, on_progress: observer.on_progress };
+    let (mut rest, mut rows) = (texts, memory.clean);
     while let Some(first) = rest.first() {
-        if (watch.stop)() {
+        if (observer.is_cancelled)() {
             break;
         }
         if first.tokens.is_empty() {
@@ -108,13 +109,13 @@ pub fn measure<E: std::error::Error + 'static>(
         };
         let macs = group.iter().map(|t| model.layers_macs(t.tokens.len())).sum();
         spend(&mut costs, "forward", Work::plain(group.len() as u64, macs), start);
-        (watch.done)(macs);
+        (observer.on_progress)(macs);
         rest = later;
         for (text, trace) in group.iter().zip(&traces) {
-            if (watch.stop)() {
+            if (observer.is_cancelled)() {
                 return Ok(costs);
             }
-            sink(one(model, text, trace, settings, &way, &mut costs)).map_err(Error::Sink)?;
+            sink(one(model, text, trace, options, &exec, &mut costs)).map_err(Error::Sink)?;
         }
     }
     Ok(costs)
@@ -122,9 +123,9 @@ pub fn measure<E: std::error::Error + 'static>(
 
 /// How many of the texts go through the model together: as many as fit into
 /// `rows`, but at least one; an empty one ends the group.
-fn together(texts: &[Text], rows: usize) -> usize {
+fn together(texts: &[TokenizedPrompt], rows: usize) -> usize {
     let mut taken = 0;
-    let fits = |t: &&Text| {
+    let fits = |t: &&TokenizedPrompt| {
         taken += t.tokens.len();
         taken <= rows && !t.tokens.is_empty()
     };
@@ -138,29 +139,29 @@ fn together(texts: &[Text], rows: usize) -> usize {
 /// As [`measure`].
 pub fn measure_pairs<E: std::error::Error + 'static>(
     model: &Model,
-    baseline: &[Text],
-    pairs: &[Pair],
-    settings: &Settings,
-    watch: Watch<'_>,
+    baseline: &[TokenizedPrompt],
+    pairs: &[TokenizedPair],
+    options: &ProbeOptions,
+    observer: Observer<'_>,
     sink: &mut dyn FnMut(Sample) -> Result<(), E>,
 ) -> Result<Costs, Error<E>> {
     let mut costs = Costs::new();
-    let baseline = if settings.has(Probe::Erasure) { baseline } else { &[] };
-    let limits = limits(model, baseline, pairs, settings).map_err(Error::TooLittle)?;
-    let way = Way { limits, naive: settings.naive, done: watch.done };
-    let Some(means) = means(model, baseline, watch, &mut costs)? else { return Ok(costs) };
+    let baseline = if options.has(Probe::Erasure) { baseline } else { &[] };
+    let memory = memory_plan(model, baseline, pairs, options).map_err(Error::InsufficientMemory)?;
+    let exec = ExecOptions { memory, naive: options.naive, on_progress: observer.on_progress };
+    let Some(means) = means(model, baseline, observer, &mut costs)? else { return Ok(costs) };
     for pair in pairs {
-        if (watch.stop)() {
+        if (observer.is_cancelled)() {
             break;
         }
         let start = Instant::now();
         let trace = clean(model, &pair.id, &pair.tokens)?;
         let forward = Work::plain(1, model.layers_macs(pair.tokens.len()));
         spend(&mut costs, "forward", forward, start);
-        (watch.done)(forward.macs);
+        (observer.on_progress)(forward.macs);
         let mut record = Record::of(&pair.id, &pair.group, &pair.tokens, &pair.pieces);
-        record.sample.asked = Some(pair.asked.clone());
-        let measured = record.probe_pair(model, pair, &trace, &means, settings, &way);
+        record.sample.qa = Some(pair.qa.clone());
+        let measured = record.probe_pair(model, pair, &trace, &means, options, &exec);
         sink(record.finish(measured, forward, &mut costs)).map_err(Error::Sink)?;
     }
     Ok(costs)
@@ -175,14 +176,14 @@ struct Record {
 /// The mean residuals over all tokens of some prompts; none where the user stopped.
 fn means<E: std::error::Error + 'static>(
     model: &Model,
-    baseline: &[Text],
-    watch: Watch<'_>,
+    baseline: &[TokenizedPrompt],
+    observer: Observer<'_>,
     costs: &mut Costs,
 ) -> Result<Option<Means>, Error<E>> {
     let mut means = MeanResiduals::new(model);
     let mut overflows = Vec::new();
     for text in baseline {
-        if (watch.stop)() {
+        if (observer.is_cancelled)() {
             return Ok(None);
         }
         let start = Instant::now();
@@ -193,13 +194,13 @@ fn means<E: std::error::Error + 'static>(
         }
         let work = baseline_work(model, std::slice::from_ref(text));
         spend(costs, "erasure", work, start);
-        (watch.done)(work.macs);
+        (observer.on_progress)(work.macs);
     }
     if !overflows.is_empty() {
         if overflows.len() == baseline.len() {
             return Err(Error::NoMean);
         }
-        (watch.warn)(&format!(
+        (observer.on_warning)(&format!(
             "the model overflows on {}; the mean residual of erasure leaves such prompts out",
             overflows.join(", ")
         ));
@@ -208,7 +209,7 @@ fn means<E: std::error::Error + 'static>(
 }
 
 /// The work of the mean residuals over some prompts, which [`measure_pairs`] needs for erasure.
-pub fn baseline_work(model: &Model, baseline: &[Text]) -> Work {
+pub fn baseline_work(model: &Model, baseline: &[TokenizedPrompt]) -> Work {
     let macs = baseline.iter().map(|text| model.layers_macs(text.tokens.len())).sum();
     Work::plain(baseline.len() as u64, macs)
 }
@@ -229,15 +230,15 @@ fn finite(trace: &Trace) -> Result<(), Overflow> {
 /// All probes of prompts on one prompt.
 fn one(
     model: &Model,
-    text: &Text,
+    text: &TokenizedPrompt,
     trace: &Trace,
-    settings: &Settings,
-    way: &Way<'_>,
+    options: &ProbeOptions,
+    exec: &ExecOptions<'_>,
     costs: &mut Costs,
 ) -> Sample {
     let mut record = Record::of(&text.id, &text.group, &text.tokens, &text.pieces);
     record.sample.text_sha256 = text.text_sha256.clone();
-    let measured = record.probe_text(model, text, trace, settings, way);
+    let measured = record.probe_text(model, text, trace, options, exec);
     let forward = Work::plain(1, model.layers_macs(text.tokens.len()));
     record.finish(measured, forward, costs)
 }
@@ -258,12 +259,12 @@ impl Record {
     fn finish(self, measured: Result<(), Overflow>, forward: Work, costs: &mut Costs) -> Sample {
         let mut sample = self.sample;
         if let Err(overflow) = measured {
-            let Sample { id, group, text_sha256, tokens, pieces, asked, .. } = sample;
+            let Sample { id, group, text_sha256, tokens, pieces, qa, .. } = sample;
             let failed = Some(overflow.reason());
-            sample = Sample { id, group, text_sha256, tokens, pieces, asked, failed, ..Sample::default() };
+            sample = Sample { id, group, text_sha256, tokens, pieces, qa, failed, ..Sample::default() };
         }
-        count(&mut sample.work, "forward", forward);
-        self.costs.iter().for_each(|(name, cost)| count(&mut sample.work, name, cost.work()));
+        forward.add_to(&mut sample.work, "forward");
+        self.costs.iter().for_each(|(name, cost)| cost.work.add_to(&mut sample.work, name));
         add(costs, self.costs);
         sample
     }
@@ -272,14 +273,14 @@ impl Record {
     fn probe_text(
         &mut self,
         model: &Model,
-        text: &Text,
+        text: &TokenizedPrompt,
         trace: &Trace,
-        settings: &Settings,
-        way: &Way<'_>,
+        options: &ProbeOptions,
+        exec: &ExecOptions<'_>,
     ) -> Result<(), Overflow> {
         let Self { sample, costs } = self;
         finite(trace)?;
-        let has = |probe| settings.has(probe);
+        let has = |probe| options.has(probe);
         let (depth, tokens) = (trace.attn_out.len(), trace.tokens.len());
         if has(Probe::Contributions) {
             let work = contributions::plan(depth, tokens, trace.hidden);
@@ -289,8 +290,8 @@ impl Record {
         if has(Probe::Lens) || has(Probe::Settling) {
             // One sweep serves both probes; its cost stands under the first that asked for it.
             let name = if has(Probe::Lens) { "lens" } else { "settling" };
-            let points = timed(costs, name, lens::plan(model, tokens, way.limits).0, || {
-                lens::sweep(model, trace, way)
+            let points = timed(costs, name, lens::plan(model, tokens, exec.memory).0, || {
+                lens::sweep(model, trace, exec)
             });
             Overflow::check(points.iter().flatten().map(|p| p.divergence.kl), "the logit lens")?;
             sample.lens = has(Probe::Lens).then(|| lens::curves(&points));
@@ -302,7 +303,7 @@ impl Record {
         }
         if has(Probe::Skip) {
             let start = Instant::now();
-            let (skips, work) = skip::sample(model, trace, &settings.skip, &text.positions, way);
+            let (skips, work) = skip::sample(model, trace, &options.skip, &text.positions, exec);
             spend(costs, "skip", work, start);
             if !skips.is_finite() {
                 return Err(Overflow("the effect of a skip"));
@@ -316,25 +317,25 @@ impl Record {
     fn probe_pair(
         &mut self,
         model: &Model,
-        pair: &Pair,
+        pair: &TokenizedPair,
         trace: &Trace,
         means: &Means,
-        settings: &Settings,
-        way: &Way<'_>,
+        options: &ProbeOptions,
+        exec: &ExecOptions<'_>,
     ) -> Result<(), Overflow> {
         let Self { sample, costs } = self;
         finite(trace)?;
-        let answer = pair.asked.answer_tokens;
-        if settings.has(Probe::Erasure) {
+        let answer = pair.qa.answer_tokens;
+        if options.has(Probe::Erasure) {
             let start = Instant::now();
-            let (effect, work) = erasure::measure(model, trace, answer, means, way);
+            let (effect, work) = erasure::measure(model, trace, answer, means, exec);
             spend(costs, "erasure", work, start);
             Overflow::check(effect.iter().flatten().copied(), "the effect of an erasure")?;
             sample.erasure = Some(effect);
         }
-        if settings.has(Probe::Gradients) {
+        if options.has(Probe::Gradients) {
             let start = Instant::now();
-            let (gradients, work) = gradients::measure(model, trace, answer, &settings.gradients, way);
+            let (gradients, work) = gradients::measure(model, trace, answer, &options.gradients, exec);
             spend(costs, "gradients", work, start);
             let attributions = gradients.iter().flat_map(|g| g.attribution.iter().flatten());
             Overflow::check(attributions.copied(), "the gradient")?;

@@ -53,19 +53,3 @@ mod tests {
         assert!(median(&mut []).is_nan());
     }
 }
-
-/// Numbers that may not be defined: not a number in memory, `null` in files.
-pub(crate) mod undefined {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(crate) fn serialize<S: Serializer>(rows: &[Vec<f64>], serializer: S) -> Result<S::Ok, S::Error> {
-        // JSON has no other way to say it, so the numbers become `null` by themselves.
-        rows.serialize(serializer)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Vec<f64>>, D::Error> {
-        let rows = Vec::<Vec<Option<f64>>>::deserialize(deserializer)?;
-        let row = |row: Vec<Option<f64>>| row.into_iter().map(|x| x.unwrap_or(f64::NAN)).collect();
-        Ok(rows.into_iter().map(row).collect())
-    }
-}

@@ -1,11 +1,11 @@
 //! What a measurement will take, counted before it is done.
 
-use crate::cost::Work;
-use crate::settings::Settings;
-use crate::text::{Pair, Text};
-use crate::way::{Limits, TooLittle};
-use crate::{Probe, contributions, erasure, gradients, lens, similarity, skip};
+use crate::exec::{InsufficientMemory, MemoryPlan};
+use crate::options::ProbeOptions;
+use crate::tokenized::{TokenizedPair, TokenizedPrompt};
+use crate::{contributions, erasure, gradients, lens, similarity, skip};
 use fathom_model::Model;
+use fathom_results::{Probe, Work};
 use std::collections::BTreeMap;
 
 /// What a probe will take.
@@ -24,22 +24,22 @@ pub type Plans = BTreeMap<String, Plan>;
 ///
 /// # Errors
 /// When the longest does not fit.
-pub fn limits(
+pub fn memory_plan(
     model: &Model,
-    texts: &[Text],
-    pairs: &[Pair],
-    settings: &Settings,
-) -> Result<Limits, TooLittle> {
+    texts: &[TokenizedPrompt],
+    pairs: &[TokenizedPair],
+    settings: &ProbeOptions,
+) -> Result<MemoryPlan, InsufficientMemory> {
     let longest_pair = pairs.iter().map(|p| p.tokens.len()).max().unwrap_or(0).max(settings.longest_pair);
     let longest_text = texts.iter().map(|t| t.tokens.len()).max().unwrap_or(0).max(settings.longest_text);
     let longest = longest_text.max(longest_pair);
     let saved = saved(model, longest_pair, settings);
-    let within = Limits::within(model, longest, settings.memory.saturating_sub(saved));
-    within.map_err(|e| TooLittle { needed: e.needed + saved, ..e })
+    let within = MemoryPlan::fit(model, longest, settings.memory.saturating_sub(saved));
+    within.map_err(|e| InsufficientMemory { needed: e.needed + saved, ..e })
 }
 
 /// Bytes that the way back keeps of one text, at most.
-fn saved(model: &Model, tokens: usize, settings: &Settings) -> u64 {
+fn saved(model: &Model, tokens: usize, settings: &ProbeOptions) -> u64 {
     let layers = if settings.has(Probe::Gradients) { model.config().depth() } else { 0 };
     (model.saved_bytes_per_row() * layers * tokens) as u64
 }
@@ -48,8 +48,12 @@ fn saved(model: &Model, tokens: usize, settings: &Settings) -> u64 {
 ///
 /// # Errors
 /// When the memory is too little.
-pub fn plan(model: &Model, texts: &[Text], settings: &Settings) -> Result<Plans, TooLittle> {
-    let limits = limits(model, texts, &[], settings)?;
+pub fn plan(
+    model: &Model,
+    texts: &[TokenizedPrompt],
+    settings: &ProbeOptions,
+) -> Result<Plans, InsufficientMemory> {
+    let limits = memory_plan(model, texts, &[], settings)?;
     let mut plans = Counter::new(model, limits, texts.iter().map(|t| t.tokens.len()).max().unwrap_or(0));
     let (depth, hidden) = (model.config().depth(), model.config().hidden);
     for text in texts {
@@ -80,25 +84,25 @@ pub fn plan(model: &Model, texts: &[Text], settings: &Settings) -> Result<Plans,
 /// When the memory is too little.
 pub fn plan_pairs(
     model: &Model,
-    baseline: &[Text],
-    pairs: &[Pair],
-    settings: &Settings,
-) -> Result<Plans, TooLittle> {
+    baseline: &[TokenizedPrompt],
+    pairs: &[TokenizedPair],
+    settings: &ProbeOptions,
+) -> Result<Plans, InsufficientMemory> {
     let baseline = if settings.has(Probe::Erasure) && !pairs.is_empty() { baseline } else { &[] };
-    let limits = limits(model, baseline, pairs, settings)?;
+    let limits = memory_plan(model, baseline, pairs, settings)?;
     let lengths = baseline.iter().map(|t| t.tokens.len()).chain(pairs.iter().map(|p| p.tokens.len()));
     let mut plans = Counter::new(model, limits, lengths.max().unwrap_or(0));
     for text in baseline {
         plans.clean("erasure", text.tokens.len());
     }
-    for Pair { tokens, asked, .. } in pairs {
+    for TokenizedPair { tokens, qa, .. } in pairs {
         plans.clean("forward", tokens.len());
         if settings.has(Probe::Erasure) {
-            let work = erasure::plan(model, tokens.len(), asked.answer_tokens, limits);
+            let work = erasure::plan(model, tokens.len(), qa.answer_tokens, limits);
             plans.edited("erasure", settings.naive, work);
         }
         if settings.has(Probe::Gradients) {
-            let work = gradients::plan(model, tokens.len(), asked.answer_tokens, &settings.gradients);
+            let work = gradients::plan(model, tokens.len(), qa.answer_tokens, &settings.gradients);
             let rows = limits.rows as u64 * model.row_bytes() as u64;
             let saved = saved(model, tokens.len(), settings).max(limits.saved as u64);
             plans.add("gradients", work, rows + saved + limits.bytes as u64);
@@ -118,14 +122,14 @@ pub fn join(plans: &mut Plans, more: Plans) {
 
 struct Counter<'a> {
     model: &'a Model,
-    limits: Limits,
+    limits: MemoryPlan,
     /// Bytes that are kept of clean runs.
     kept: u64,
     plans: Plans,
 }
 
 impl<'a> Counter<'a> {
-    fn new(model: &'a Model, limits: Limits, longest: usize) -> Self {
+    fn new(model: &'a Model, limits: MemoryPlan, longest: usize) -> Self {
         let kept = (model.trace_bytes_per_token() * limits.clean.max(longest)) as u64;
         Self { model, limits, kept, plans: Plans::new() }
     }

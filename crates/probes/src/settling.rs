@@ -2,46 +2,21 @@
 //! (arXiv 2602.13517).
 
 use crate::lens::Points;
-use serde::{Deserialize, Serialize};
+use fathom_results::{SETTLING_THRESHOLD_BITS, Settling, SettlingSample};
 
-/// Jensen-Shannon divergence in bits at which a prediction counts as settled.
-pub const THRESHOLD_BITS: f64 = 0.5;
 /// Share of the depth from which a settling layer counts as deep.
 pub const DEEP_SHARE: f64 = 0.85;
 
-/// The probe on one prompt.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
-    /// For each token the first layer whose running minimum of the divergence is
-    /// at most the threshold, 0 to L.
-    pub layers: Vec<usize>,
-}
-
-/// The probe over all prompts.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Summary {
-    /// Mean settling layer over all tokens.
-    pub mean_settle_layer: f64,
-    /// Share of tokens that settle at `deep_layer` or later.
-    pub deep_thinking_ratio: f64,
-    /// The threshold in bits.
-    pub threshold_bits: f64,
-    /// ceil(0.85 L).
-    pub deep_layer: usize,
-    /// Tokens that settle at each layer, `[L + 1]`.
-    pub histogram: Vec<u64>,
-}
-
 /// Measures one prompt.
-pub fn measure(points: &Points) -> Sample {
+pub fn measure(points: &Points) -> SettlingSample {
     let settles = |token: &Vec<crate::lens::Point>| {
-        token.iter().position(|p| p.divergence.jsd_bits <= THRESHOLD_BITS).unwrap_or(token.len())
+        token.iter().position(|p| p.divergence.jsd_bits <= SETTLING_THRESHOLD_BITS).unwrap_or(token.len())
     };
-    Sample { layers: points.iter().map(settles).collect() }
+    SettlingSample { layers: points.iter().map(settles).collect() }
 }
 
 /// Puts prompts of a model with `depth` layers together.
-pub fn summarise(samples: &[&Sample], depth: usize) -> Summary {
+pub fn summarise(samples: &[&SettlingSample], depth: usize) -> Settling {
     let deep_layer = (DEEP_SHARE * depth as f64).ceil() as usize;
     let mut histogram = vec![0; depth + 1];
     let mut sum = 0;
@@ -51,10 +26,10 @@ pub fn summarise(samples: &[&Sample], depth: usize) -> Summary {
     }
     let tokens: u64 = histogram.iter().sum();
     let deep: u64 = histogram.iter().skip(deep_layer).sum();
-    Summary {
+    Settling {
         mean_settle_layer: sum as f64 / tokens as f64,
         deep_thinking_ratio: deep as f64 / tokens as f64,
-        threshold_bits: THRESHOLD_BITS,
+        threshold_bits: SETTLING_THRESHOLD_BITS,
         deep_layer,
         histogram,
     }

@@ -1,28 +1,10 @@
 //! How the streams at different depths resemble each other: block influence
 //! (arXiv 2403.03853) and angular distance of blocks (arXiv 2403.17887).
 
-use crate::number::undefined;
 use crate::vector::{cosine, dot};
 use fathom_model::Trace;
+use fathom_results::Similarity;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
-
-/// The probe on one prompt, and over all prompts.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Similarity {
-    /// `1 - mean cos(h_l, h_{l+1})`, `[L]`.
-    pub block_influence: Vec<f64>,
-    /// `arccos(cos(h_l, h_{l+n})) / pi` at the last token, `[n - 1][l]` with `l <= L - n`; not a number
-    /// (`null` in files) where a stream has no direction.
-    #[serde(with = "undefined")]
-    pub angular_last: Vec<Vec<f64>>,
-    /// The same as a mean over all tokens.
-    pub angular_mean: Vec<Vec<f64>>,
-    /// Tokens left out of the means, `[n - 1][l]`, because one of their streams has no direction; empty
-    /// where there are none.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub left_out: Vec<Vec<usize>>,
-}
 
 /// The work of [`measure`]: products of vectors of the stream.
 pub(crate) fn plan(depth: usize, tokens: usize, hidden: usize) -> crate::Work {

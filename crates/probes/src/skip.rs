@@ -1,130 +1,56 @@
 //! What later layers and the output lose when a layer is bypassed (arXiv 2505.13898).
 
 use crate::number::add_weighted;
-use crate::planner::{Action, Edit, Request, Site, Visitor, count, execute};
+use crate::planner::{Action, Edit, EditSink, Request, Site, count, execute};
 use crate::vector::{SMALLEST, dot};
-use crate::{Limits, Way, Work};
+use crate::{ExecOptions, MemoryPlan, Work};
 use fathom_kernels::distribution::{Logits, Reference};
 use fathom_model::{Model, Trace};
+use fathom_results::{
+    ByMode, OverPrompts, SkipAverage, SkipEffects, SkipMode, SkipPart, SkipSample, SkipSummary,
+};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Where the bypass holds and where its effect is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Bypass at positions 1..t, effect at positions from t on (the papers' main figure).
-    Future,
-    /// Bypass and effect at all positions but the first.
-    Current,
-    /// As future, but each later layer sees the clean stream less what the layer
-    /// added; nothing propagates, and the output is not read.
-    Local,
-}
-
-/// What is bypassed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Part {
-    /// The whole layer.
-    Layer,
-    /// Its attention.
-    Attn,
-    /// Its MLP.
-    Mlp,
-}
-
-impl Part {
-    fn site(self) -> Site {
-        match self {
-            Self::Layer => Site::Layer,
-            Self::Attn => Site::Attn,
-            Self::Mlp => Site::Mlp,
-        }
+/// Where in the planner's terms a part is bypassed.
+fn site(part: SkipPart) -> Site {
+    match part {
+        SkipPart::Layer => Site::Layer,
+        SkipPart::Attn => Site::Attn,
+        SkipPart::Mlp => Site::Mlp,
     }
 }
-
-/// Effects of bypassing each layer.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Effects {
-    /// `[L][L]`, skipped layer first: the largest |D - D'| / |D| over the positions read.
-    pub layer_effect: Vec<Vec<f64>>,
-    /// `[L]`: the largest |p - p'|_2 over the positions read; absent for `local`.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub output_effect: Option<Vec<f64>>,
-}
-
-/// Effects of one prompt by mode and part.
-pub type ByMode<T> = BTreeMap<Mode, BTreeMap<Part, T>>;
-
-/// The probe on one prompt.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
-    /// The t of `future` and `local`; without any, these modes are absent.
-    pub positions: Vec<usize>,
-    /// What was measured.
-    pub effects: ByMode<Effects>,
-}
-
-impl Sample {
-    /// Whether all effects are numbers.
-    pub(crate) fn is_finite(&self) -> bool {
-        let finite = |e: &Effects| {
-            e.layer_effect.iter().flatten().chain(e.output_effect.iter().flatten()).all(|x| x.is_finite())
-        };
-        self.effects.values().flat_map(BTreeMap::values).all(finite)
-    }
-}
-
-/// A quantity over prompts.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct OverPrompts<T> {
-    /// The largest of any prompt, as the papers take it.
-    pub max: T,
-    /// The mean over prompts.
-    pub mean: T,
-}
-
-/// Effects over all prompts.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Average {
-    /// `[L][L]`, skipped layer first.
-    pub layer_effect: OverPrompts<Vec<Vec<f64>>>,
-    /// `[L]`; absent for `local`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub output_effect: Option<OverPrompts<Vec<f64>>>,
-}
-
-/// The probe over all prompts.
-pub type Summary = ByMode<Average>;
 
 /// What to skip and how.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Settings {
+pub struct SkipOptions {
     /// The modes.
-    pub modes: Vec<Mode>,
+    pub modes: Vec<SkipMode>,
     /// The parts of a layer.
-    pub parts: Vec<Part>,
+    pub parts: Vec<SkipPart>,
 }
 
-impl Settings {
+impl SkipOptions {
     /// The modes and parts that a prompt of this many tokens with these positions allows. What
     /// is not allowed is absent from the sample: zeros would count as a prompt without effect.
-    fn kinds(&self, tokens: usize, positions: &[usize]) -> impl Iterator<Item = (Mode, Part)> {
-        let allowed = move |m: &&Mode| match m {
-            Mode::Current => tokens > 1,
-            Mode::Future | Mode::Local => !positions.is_empty(),
+    fn kinds(&self, tokens: usize, positions: &[usize]) -> impl Iterator<Item = (SkipMode, SkipPart)> {
+        let allowed = move |m: &&SkipMode| match m {
+            SkipMode::Current => tokens > 1,
+            SkipMode::Future | SkipMode::Local => !positions.is_empty(),
         };
         self.modes.iter().filter(allowed).flat_map(|m| self.parts.iter().map(|p| (*m, *p)))
     }
 }
 
-impl Default for Settings {
+impl Default for SkipOptions {
     fn default() -> Self {
-        Self { modes: vec![Mode::Future, Mode::Current, Mode::Local], parts: vec![Part::Layer] }
+        Self {
+            modes: vec![SkipMode::Future, SkipMode::Current, SkipMode::Local],
+            parts: vec![SkipPart::Layer],
+        }
     }
 }
 
@@ -132,14 +58,14 @@ impl Default for Settings {
 pub fn sample(
     model: &Model,
     trace: &Trace,
-    settings: &Settings,
+    settings: &SkipOptions,
     positions: &[usize],
-    way: &Way<'_>,
-) -> (Sample, Work) {
-    let mut sample = Sample { positions: positions.to_vec(), ..Sample::default() };
+    exec: &ExecOptions<'_>,
+) -> (SkipSample, Work) {
+    let mut sample = SkipSample { positions: positions.to_vec(), ..SkipSample::default() };
     let mut work = Work::default();
     for (mode, part) in settings.kinds(trace.tokens.len(), positions) {
-        let (effects, done) = measure(model, trace, mode, part, positions, way);
+        let (effects, done) = measure(model, trace, mode, part, positions, exec);
         sample.effects.entry(mode).or_default().insert(part, effects);
         work += done;
     }
@@ -147,7 +73,13 @@ pub fn sample(
 }
 
 /// The work of [`sample`] on a prompt of `tokens` tokens.
-pub fn plan(model: &Model, tokens: usize, settings: &Settings, positions: &[usize], limits: Limits) -> Work {
+pub fn plan(
+    model: &Model,
+    tokens: usize,
+    settings: &SkipOptions,
+    positions: &[usize],
+    limits: MemoryPlan,
+) -> Work {
     let mut work = Work::default();
     for (mode, part) in settings.kinds(tokens, positions) {
         // Edits of different layers must differ, which is all that counting asks of values.
@@ -159,20 +91,20 @@ pub fn plan(model: &Model, tokens: usize, settings: &Settings, positions: &[usiz
 }
 
 /// Puts prompts together: the maximum and the mean, every prompt counting the same.
-pub fn summarise(samples: &[&Sample]) -> Summary {
-    let mut all: ByMode<Vec<&Effects>> = BTreeMap::new();
+pub fn summarise(samples: &[&SkipSample]) -> SkipSummary {
+    let mut all: ByMode<Vec<&SkipEffects>> = BTreeMap::new();
     for (mode, parts) in samples.iter().flat_map(|s| &s.effects) {
         for (part, effects) in parts {
             all.entry(*mode).or_default().entry(*part).or_default().push(effects);
         }
     }
-    let of_parts = |parts: BTreeMap<Part, Vec<&Effects>>| {
+    let of_parts = |parts: BTreeMap<SkipPart, Vec<&SkipEffects>>| {
         parts.into_iter().map(|(part, effects)| (part, average(&effects))).collect()
     };
     all.into_iter().map(|(mode, parts)| (mode, of_parts(parts))).collect()
 }
 
-fn average(effects: &[&Effects]) -> Average {
+fn average(effects: &[&SkipEffects]) -> SkipAverage {
     let share = 1.0 / effects.len() as f64;
     let over = |rows: &mut dyn Iterator<Item = &Vec<f64>>| {
         let mut both = OverPrompts::<Vec<f64>>::default();
@@ -192,22 +124,22 @@ fn average(effects: &[&Effects]) -> Average {
     }
     let outputs: Vec<&Vec<f64>> = effects.iter().filter_map(|e| e.output_effect.as_ref()).collect();
     let output_effect = (!outputs.is_empty()).then(|| over(&mut outputs.into_iter()));
-    Average { layer_effect, output_effect }
+    SkipAverage { layer_effect, output_effect }
 }
 
 /// Measures one prompt; `positions` are the t of `future` and `local`.
 pub fn measure(
     model: &Model,
     trace: &Trace,
-    mode: Mode,
-    part: Part,
+    mode: SkipMode,
+    part: SkipPart,
     positions: &[usize],
-    way: &Way<'_>,
-) -> (Effects, Work) {
+    exec: &ExecOptions<'_>,
+) -> (SkipEffects, Work) {
     let lost = |s| negated(trace, s, part);
     let (keys, requests) = requests(model.config().depth(), trace.tokens.len(), mode, part, positions, &lost);
     let mut reader = Reader::new(model, trace, &keys);
-    let work = execute(model, trace, &requests, way, &mut reader);
+    let work = execute(model, trace, &requests, exec, &mut reader);
     (reader.effects(mode), work)
 }
 
@@ -216,32 +148,32 @@ pub fn measure(
 fn requests(
     depth: usize,
     tokens: usize,
-    mode: Mode,
-    part: Part,
+    mode: SkipMode,
+    part: SkipPart,
     positions: &[usize],
     lost: &dyn Fn(usize) -> Arc<[f32]>,
 ) -> (Vec<usize>, Vec<Request>) {
     let (mut keys, mut requests) = (Vec::new(), Vec::new());
     let skip = |layer: usize, edited: Range<usize>, read: Range<usize>| Request {
-        edits: vec![Edit { layer, site: part.site(), positions: edited, action: Action::Skip }],
+        edits: vec![Edit { layer, site: site(part), positions: edited, action: Action::Skip }],
         added: read.clone(),
         logits: read,
         until: depth,
     };
     for s in 0..depth {
         match mode {
-            Mode::Current if tokens > 1 => {
+            SkipMode::Current if tokens > 1 => {
                 keys.push(s);
                 requests.push(skip(s, 1..tokens, 1..tokens));
             }
-            Mode::Current => {}
-            Mode::Future => {
+            SkipMode::Current => {}
+            SkipMode::Future => {
                 for &t in positions.iter().filter(|t| (2..tokens).contains(*t)) {
                     keys.push(s);
                     requests.push(skip(s, 1..t, t..tokens));
                 }
             }
-            Mode::Local => {
+            SkipMode::Local => {
                 let lost = lost(s);
                 for (l, &t) in (s + 1..depth).flat_map(|l| positions.iter().map(move |t| (l, t))) {
                     if (2..tokens).contains(&t) {
@@ -271,13 +203,13 @@ fn without(lost: &Arc<[f32]>, l: usize, t: usize, tokens: usize) -> Request {
 }
 
 /// Minus what a part of layer `s` adds, from position 1 on.
-fn negated(trace: &Trace, s: usize, part: Part) -> Arc<[f32]> {
+fn negated(trace: &Trace, s: usize, part: SkipPart) -> Arc<[f32]> {
     let pairs = trace.attn_out[s].iter().zip(&trace.mlp_out[s]).skip(trace.hidden);
     pairs
         .map(|(a, m)| match part {
-            Part::Layer => -(a + m),
-            Part::Attn => -a,
-            Part::Mlp => -m,
+            SkipPart::Layer => -(a + m),
+            SkipPart::Attn => -a,
+            SkipPart::Mlp => -m,
         })
         .collect()
 }
@@ -303,15 +235,15 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn effects(self, mode: Mode) -> Effects {
-        Effects {
+    fn effects(self, mode: SkipMode) -> SkipEffects {
+        SkipEffects {
             layer_effect: self.layer_effect,
-            output_effect: (mode != Mode::Local).then_some(self.output_effect),
+            output_effect: (mode != SkipMode::Local).then_some(self.output_effect),
         }
     }
 }
 
-impl Visitor for Reader<'_> {
+impl EditSink for Reader<'_> {
     fn added(&mut self, request: usize, layer: usize, positions: Range<usize>, added: &[f32]) {
         let d = self.trace.hidden;
         let rows = positions.start * d..positions.end * d;

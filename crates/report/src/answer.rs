@@ -1,8 +1,8 @@
 //! What the depth table says in words: one sentence for the rules that say up to where the model works, and one
 //! each for the others, which measure something else.
 
-use crate::gauge::{Found, Gauge, Kind, short};
-use crate::results::Results;
+use crate::gauge::{Gauge, MarkKind, RuleMark, short};
+use fathom_results::Results;
 
 /// A spread of the rules over more than this share of the layers is called a disagreement.
 const DISAGREEMENT: f64 = 0.25;
@@ -12,11 +12,12 @@ pub fn headline(results: &Results) -> String {
     let Some(gauge) = Gauge::of(results) else {
         return "No rule of effective depth could be applied to what was measured.".to_owned();
     };
-    let found: Vec<&Found> = gauge.of_kind(Kind::UpTo).collect();
+    let found: Vec<&RuleMark> = gauge.of_kind(MarkKind::UpTo).collect();
     let layers = gauge.layers;
     // From the deepest to the shallowest.
     let (Some(deepest), Some(shallowest)) = (found.first(), found.last()) else {
-        let caution = if gauge.of_kind(Kind::Doubtful).next().is_some() { " without a caution" } else { "" };
+        let caution =
+            if gauge.of_kind(MarkKind::Doubtful).next().is_some() { " without a caution" } else { "" };
         return format!("No rule that says up to which layer the model works found a depth{caution}.");
     };
     let (low, high) = (short(shallowest.used), short(deepest.used));
@@ -26,12 +27,12 @@ pub fn headline(results: &Results) -> String {
         let rule = &deepest.rule;
         return format!("By the rule {rule}, {high} of {layers} layers do the work ({to} %{intervals}).");
     }
-    let same: Vec<&Found> = found.iter().copied().filter(|rule| short(rule.used) == high).collect();
+    let same: Vec<&RuleMark> = found.iter().copied().filter(|rule| short(rule.used) == high).collect();
     if same.len() == found.len() {
         let rules = names(&found);
         return format!("By the rules {rules}, {high} of {layers} layers do the work ({to} %{intervals}).");
     }
-    let least: Vec<&Found> = found.iter().copied().filter(|rule| short(rule.used) == low).collect();
+    let least: Vec<&RuleMark> = found.iter().copied().filter(|rule| short(rule.used) == low).collect();
     let range = format!(
         "{low} ({}) to {high} ({}) of {layers} layers do the work ({from} to {to} %{intervals})",
         names(&least),
@@ -56,21 +57,17 @@ pub fn details(results: &Results) -> Vec<String> {
         found.reverse();
         joined(&found)
     };
-    let centres = listed(Kind::Centre);
+    let centres = listed(MarkKind::Centre);
     // Files of earlier versions have the largest effect of any prompt alone.
-    let effect = if gauge.found.iter().any(|found| found.is_mean) { "mean effect" } else { "effect" };
+    let effect = if gauge.marks.iter().any(|found| found.is_mean) { "mean effect" } else { "effect" };
     if !centres.is_empty() {
         all.push(format!("The {effect} of skipping a layer is centred at layer {centres}, counted from 0."));
     }
-    let counts = listed(Kind::Count);
+    let counts = listed(MarkKind::Count);
     if !counts.is_empty() {
         all.push(format!("That effect is carried by {counts} layers, wherever they are."));
     }
-    let others = listed(Kind::Other);
-    if !others.is_empty() {
-        all.push(format!("Other rules: {others}."));
-    }
-    all.extend(gauge.of_kind(Kind::Doubtful).filter_map(|found| {
+    all.extend(gauge.of_kind(MarkKind::Doubtful).filter_map(|found| {
         Some(format!(
             "{} gives {}, which says little: {}.",
             found.rule,
@@ -83,7 +80,7 @@ pub fn details(results: &Results) -> Vec<String> {
 }
 
 /// How far the intervals reach, after a semicolon; nothing where no rule has one.
-fn intervals(found: &[&Found]) -> String {
+fn intervals(found: &[&RuleMark]) -> String {
     let ends: Vec<[f64; 2]> = found.iter().filter_map(|found| found.used_interval()).collect();
     let low = ends.iter().map(|ends| ends[0]).fold(f64::INFINITY, f64::min);
     let high = ends.iter().map(|ends| ends[1]).fold(f64::NEG_INFINITY, f64::max);
@@ -98,8 +95,8 @@ fn percent(used: f64, layers: usize) -> String {
     format!("{:.0}", 100.0 * used / layers as f64)
 }
 
-fn names(found: &[&Found]) -> String {
-    joined(&found.iter().map(|found| found.rule.clone()).collect::<Vec<_>>())
+fn names(found: &[&RuleMark]) -> String {
+    joined(&found.iter().map(|found| found.rule.name().to_owned()).collect::<Vec<_>>())
 }
 
 /// "a, b and c".
@@ -114,7 +111,7 @@ fn joined(all: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture;
+    use fathom_results::{Rule, fixture};
 
     #[test]
     fn the_answer_names_the_range_its_ends_and_the_intervals() {
@@ -171,9 +168,9 @@ mod tests {
     #[test]
     fn rules_of_another_kind_are_not_in_the_range() {
         let mut results = fixture::results();
-        results.depth[1].rule = "skip_output".to_owned();
+        results.depth[1].rule = Rule::SkipOutput;
         (results.depth[1].value, results.depth[1].layers_used) = (Some(3.0), Some(4.0));
-        results.depth[2].rule = "influence_90".to_owned();
+        results.depth[2].rule = Rule::Influence90;
         results.depth[4].value = None;
         let headline = headline(&results);
         assert!(headline.starts_with("By the rule kl, 23 of 30 layers do the work (77 %; 95 % interval"));

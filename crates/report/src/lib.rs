@@ -1,13 +1,8 @@
-//! The results folder of Fathom and everything that is shown from it.
+//! Presents a results folder: tables for the terminal, figures, and the HTML page.
 //!
-//! A finished or interrupted measurement lives in one folder: `run.json` (what was run and how),
-//! `results.json` (the curves and the depth table), `samples.jsonl` (one line per prompt), `plots/`
-//! and `report.html`. This crate reads and writes that folder and turns it into a terminal table,
-//! figures and a page. It knows nothing of models: everything it shows comes from the folder alone.
+//! Everything here is made from [`fathom_results::Results`] alone; the crate knows nothing of models.
 //!
-//! - [`results`]: the types of `results.json` and its reader.
-//! - [`folder`]: atomic files, and the samples file that survives a kill.
-//! - [`answer`]: what the depth table says, in words.
+//! - [`answer`]: the depth table in words.
 //! - [`table`]: the summary printed at the end of a run.
 //! - [`plots`]: the figures as SVG and PNG.
 //! - [`html`]: the report page, one file that needs no network and can be read without scripts.
@@ -17,46 +12,52 @@
 
 pub mod answer;
 mod error;
-pub mod folder;
 mod gauge;
 pub mod html;
 mod page;
 pub mod plots;
-pub mod results;
 pub mod study;
 pub mod table;
-
-#[cfg(test)]
-mod fixture;
+mod text;
 
 pub use error::{Error, Result};
-pub use folder::{Folder, Lock};
-pub use results::Results;
+use fathom_results::{Folder, Results, folder};
 pub use table::Style;
 
-/// Writes everything a finished run leaves behind: `results.json`, `run.json`, the figures under
+/// Writes the output of a finished run: `results.json`, `run.json`, the figures under
 /// `plots/` and `report.html`.
 ///
 /// The numbers come first, so that a failure while drawing never costs them.
 ///
 /// # Errors
 ///
-/// [`Error::Inconsistent`] when the results contradict themselves (nothing is written then), and any error
-/// of writing or drawing.
+/// [`fathom_results::Error::Inconsistent`] when the results contradict themselves (nothing is written then), and any
+/// error of writing or drawing.
 pub fn write_all(folder: &Folder, results: &Results, run: &serde_json::Value) -> Result<()> {
     results.validate()?;
     folder.write_json_atomic(folder::RESULTS, results)?;
     folder.write_json_atomic(folder::RUN, run)?;
+    write_report(folder, results, run)
+}
+
+/// Writes the figures under `plots/` and `report.html` from results that are already in the folder.
+///
+/// # Errors
+///
+/// Any error of writing or drawing.
+pub fn write_report(folder: &Folder, results: &Results, run: &serde_json::Value) -> Result<()> {
     for figure in plots::depth_gauge(results).into_iter().chain(plots::figures(results)) {
         folder.write_plot(&format!("{}.svg", figure.name), figure.svg()?.as_bytes())?;
         folder.write_plot(&format!("{}.png", figure.name), &figure.png()?)?;
     }
-    folder.write_bytes_atomic(folder::REPORT, html::render(results, run)?.as_bytes())
+    folder.write_bytes_atomic(folder::REPORT, html::render(results, run)?.as_bytes())?;
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fathom_results::fixture;
 
     #[test]
     fn write_all_leaves_a_folder_that_can_be_opened_again() {
@@ -78,7 +79,10 @@ mod tests {
         let folder = Folder::create(parent.path()).unwrap();
         let mut results = fixture::results();
         results.model.layers = 7;
-        assert!(matches!(write_all(&folder, &results, &fixture::run()), Err(Error::Inconsistent { .. })));
+        assert!(matches!(
+            write_all(&folder, &results, &fixture::run()),
+            Err(Error::Folder(fathom_results::Error::Inconsistent { .. }))
+        ));
         assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none());
     }
 }

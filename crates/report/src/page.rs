@@ -1,9 +1,9 @@
-//! What the report of a run and that of a study share: style, script, their permission, and how a figure stands
-//! on a page with its numbers.
+//! The common parts of the reports of runs and studies: style, script, content security policy, and a figure with its
+//! numbers.
 //!
-//! Everything that comes from a folder is escaped by the template engine. The only markup passed through is
-//! the figures, whose texts the drawing library escapes, and the style and script of this crate. The page
-//! forbids itself everything else: nothing is loaded, and no script runs but the one whose hash it carries.
+//! The template engine escapes everything that comes from a folder. Only the figures, whose texts `plots::svg` escapes,
+//! and the style and script of this crate are passed through as markup. The policy of the page forbids everything else:
+//! it loads nothing and runs only the script whose hash it names.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -11,7 +11,8 @@ use minijinja::value::Serde;
 use minijinja::{Environment, Value as Cell, context};
 use sha2::{Digest, Sha256};
 
-use crate::plots::{Figure, Numbers};
+use crate::plots::{Figure, FigureTable};
+use crate::text::{digits, significant};
 use crate::{Error, Result};
 
 const STYLE: &str = include_str!("page/style.css");
@@ -19,10 +20,10 @@ const SCRIPT: &str = include_str!("page/hover.js");
 const FRAME: &str = include_str!("page/frame.html.jinja");
 const FIGURE: &str = include_str!("page/figure.html.jinja");
 
-/// Tables of more cells are written as plain text, which browsers show at a fraction of the cost.
+/// Tables with more cells are written as plain text, which costs browsers a fraction of the time.
 const LARGE_TABLE: usize = 2_500;
 
-/// Renders a template that extends `frame.html`, with what every page needs.
+/// Renders a template that extends `frame.html`, with the style, script and version of every page.
 ///
 /// # Errors
 ///
@@ -30,7 +31,7 @@ const LARGE_TABLE: usize = 2_500;
 pub(crate) fn render(name: &str, template: &str, page: Cell) -> Result<String> {
     let fail = |error: minijinja::Error| Error::Draw { what: name.to_owned(), reason: error.to_string() };
     let mut environment = Environment::new();
-    // The names' ending turns escaping on.
+    // The extension of the names turns escaping on.
     environment.add_template("frame.html", FRAME).map_err(fail)?;
     environment.add_template("figure.html", FIGURE).map_err(fail)?;
     environment.add_template("page.html", template).map_err(fail)?;
@@ -45,9 +46,9 @@ pub(crate) fn render(name: &str, template: &str, page: Cell) -> Result<String> {
     template.render(context! { ..page, ..shared }).map_err(fail)
 }
 
-/// A figure with its numbers, as the templates take it.
+/// A figure with its numbers, as the templates expect it.
 pub(crate) fn figure(figure: &Figure) -> Result<Cell> {
-    let numbers = figure.numbers();
+    let numbers = figure.table();
     let large = numbers.rows.len() * numbers.headings.len() > LARGE_TABLE;
     let (text, rows) =
         if large { (plain_table(numbers), Vec::new()) } else { (String::new(), cells(numbers)) };
@@ -67,42 +68,21 @@ pub(crate) fn figure(figure: &Figure) -> Result<Cell> {
     })
 }
 
-fn cells(numbers: &Numbers) -> Vec<(&str, Vec<String>)> {
+fn cells(numbers: &FigureTable) -> Vec<(&str, Vec<String>)> {
     numbers
         .rows
         .iter()
-        .map(|(row, values)| (row.as_str(), values.iter().copied().map(number).collect()))
+        .map(|(row, values)| (row.as_str(), values.iter().copied().map(digits).collect()))
         .collect()
 }
 
 /// A table as lines of numbers with three digits between tabs, for spreadsheets.
-fn plain_table(numbers: &Numbers) -> String {
+fn plain_table(numbers: &FigureTable) -> String {
     let head = [&numbers.index].into_iter().chain(&numbers.headings).cloned().collect::<Vec<_>>().join("\t");
     let line = |(row, values): &(String, Vec<f64>)| {
-        values.iter().fold(row.clone(), |line, value| line + "\t" + &digits(*value, 2))
+        values.iter().fold(row.clone(), |line, value| line + "\t" + &significant(*value, 3))
     };
     [head].into_iter().chain(numbers.rows.iter().map(line)).collect::<Vec<_>>().join("\n")
-}
-
-/// Four significant digits without trailing zeros; nothing for a missing value.
-pub(crate) fn number(value: f64) -> String {
-    digits(value, 3)
-}
-
-/// So many digits after the first, without trailing zeros; nothing for a missing value.
-fn digits(value: f64, after: usize) -> String {
-    if !value.is_finite() {
-        return String::new();
-    }
-    // Printing in scientific form and reading back rounds to significant digits.
-    let rounded: f64 = format!("{value:.after$e}").parse().unwrap_or(value);
-    if value.fract() == 0.0 && value.abs() < 1e15 {
-        format!("{value}")
-    } else if rounded.abs() < 1e-4 || rounded.abs() >= 1e15 {
-        format!("{rounded:e}")
-    } else {
-        format!("{rounded}")
-    }
 }
 
 #[cfg(test)]
@@ -110,23 +90,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_keep_four_digits() {
-        let check = |value, text: &str| assert_eq!(number(value), text);
-        check(22.0, "22");
-        check(0.123456, "0.1235");
-        check(-1234.56, "-1235");
-        check(0.0000123456, "1.235e-5");
-        check(f64::NAN, "");
-        check(123456.0, "123456");
-    }
-
-    #[test]
     fn the_permission_is_for_the_script_as_it_stands_in_the_page() {
         let page = render("page", "{% extends 'frame.html' %}", context! { title => "t" }).unwrap();
         let script = page.split("<script>").nth(1).and_then(|rest| rest.split("</script>").next()).unwrap();
         let hash = BASE64_STANDARD.encode(Sha256::digest(script.as_bytes()));
         assert!(script.contains("pointermove") && page.contains(&format!("script-src 'sha256-{hash}'")));
-        // A browser changes these before it hashes, and the script's own text must not end it.
+        // Browsers normalise these characters before hashing, and nothing in the script may end its element.
         assert!(!script.contains(['\r', '\0']) && !script.contains("<!--") && !STYLE.contains("</"));
     }
 }

@@ -1,76 +1,43 @@
 //! The figures of a results folder, as SVG and PNG.
 //!
-//! A figure is first described as data (bars, curves, marks, cells) and then drawn, so that the page can show
-//! the same numbers as a table, and so that tests look at data and not at pixels.
+//! A figure is first described as data (bars, curves, marks, cells) and then drawn, so that the page can print the same
+//! numbers as a table, and tests can compare data instead of pixels. Drawing makes a list of elements, which is written
+//! as SVG or painted as PNG.
 //!
-//! - `observed`, `causal`, `certainty`: which figures there are, by what they are about.
-//! - `layers`, `panel`, `heat`: charts over layers, pairs of axes in grids, heat maps.
-//! - `canvas`: colours, sizes, and how a drawing becomes SVG or PNG.
-//! - `text`: numbers and tokens as labels.
+//! - `observed`, `causal`, `certainty`: the figures of the probes that only observe the model, of those that change its
+//!   run, and of the uncertainty of the depths.
+//! - `figure`, `table`: one figure, and its numbers.
+//! - `layers`, `panel`, `axis`, `grid`, `legend`: charts over layers, pairs of axes, small multiples.
+//! - `heat`, `gauge`: heat maps, the depth gauge.
+//! - `canvas`, `color`, `font`: the elements of a drawing, its colours and its font.
+//! - `svg`, `raster`: the two forms of a drawing.
 
+pub(crate) mod axis;
 pub(crate) mod canvas;
 mod causal;
 mod certainty;
+pub(crate) mod color;
+mod figure;
+mod font;
+mod gauge;
+pub(crate) mod grid;
 mod heat;
 pub(crate) mod layers;
+pub(crate) mod legend;
 mod observed;
 pub(crate) mod panel;
-pub(crate) mod text;
+mod raster;
+mod svg;
+mod table;
 
-use self::canvas::{Canvas, Place};
-use self::panel::Grid;
+pub(crate) use self::figure::Body;
+pub use self::figure::Figure;
+pub use self::table::FigureTable;
+
 use crate::gauge::Gauge;
-use crate::results::Results;
-use crate::{Error, Result};
+use fathom_results::Results;
 
-/// One figure: what it shows, how to read it, and how to draw it.
-#[derive(Debug, Clone)]
-pub struct Figure {
-    /// The file name without its extension: the probe and the quantity.
-    pub name: String,
-    /// The title.
-    pub title: String,
-    /// How to read it, in about two lines.
-    pub reading: &'static str,
-    /// What this figure alone needs said, such as its question and answer; often empty. Text from outside,
-    /// not escaped.
-    pub note: String,
-    /// What was measured as well but is not drawn, as far as it is listed.
-    pub(crate) listed: Vec<String>,
-    /// How much is not drawn.
-    pub(crate) not_drawn: usize,
-    caption: String,
-    numbers: Numbers,
-    body: Body,
-}
-
-/// The numbers behind a figure: one column per heading, mostly rows by layer.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Numbers {
-    /// What the row index is, such as `layer`.
-    pub index: String,
-    /// The headings of the columns after the index.
-    pub headings: Vec<String>,
-    /// The index and the values of each row; a missing value is NaN.
-    pub rows: Vec<(String, Vec<f64>)>,
-}
-
-/// What is drawn below the title.
-#[derive(Debug, Clone)]
-pub(crate) enum Body {
-    Panels(Grid),
-    Heat(heat::Heat),
-    Gauge(Gauge),
-}
-
-impl From<heat::Heat> for (Body, Numbers) {
-    fn from(heat: heat::Heat) -> Self {
-        let numbers = heat.numbers();
-        (Body::Heat(heat), numbers)
-    }
-}
-
-/// Every figure for which the results hold numbers, in the order of the report.
+/// All figures that the results have numbers for, in the order of the report.
 pub fn figures(results: &Results) -> Vec<Figure> {
     let mut all = Vec::new();
     let probes = &results.probes;
@@ -89,12 +56,8 @@ pub fn figures(results: &Results) -> Vec<Figure> {
     if let Some(skip) = &probes.skip {
         all.extend(causal::skip_figures(results, skip));
     }
-    if let Some(pairs) = &probes.erasure {
-        all.extend(causal::erasure_figures(results, pairs));
-    }
-    if let Some(pairs) = &probes.gradients {
-        all.extend(causal::gradient_figures(results, pairs));
-    }
+    all.extend(causal::erasure_figures(results, &probes.erasure));
+    all.extend(causal::gradient_figures(results, &probes.gradients));
     all.extend(certainty::certainty_figures(results));
     all
 }
@@ -102,130 +65,25 @@ pub fn figures(results: &Results) -> Vec<Figure> {
 /// The name of the depth gauge among the figures.
 pub const GAUGE: &str = "depth_gauge";
 
-/// The depth gauge: all layers as a column, and where each rule puts the depth. Nothing without a rule.
+/// The depth gauge: all layers as a column, and where each rule puts the depth. `None` without a rule.
 pub fn depth_gauge(results: &Results) -> Option<Figure> {
-    let gauge = Gauge::of(results)?;
-    let numbers = gauge.numbers();
-    Some(figure(
+    let found = Gauge::of(results)?;
+    let table = gauge::table(&found);
+    Some(Figure::of_run(
         results,
         GAUGE,
         "How much of the depth does useful work",
         "The column is the model, its first layer at the bottom. A layer is filled by the share of the rules in blue \
          that count it as needed; each mark is a rule with its 95 % interval over prompts.",
-        (Body::Gauge(gauge), numbers),
+        (Body::Gauge(found), table),
     ))
-}
-
-pub(crate) fn figure(
-    results: &Results,
-    name: impl Into<String>,
-    title: impl Into<String>,
-    reading: &'static str,
-    (body, numbers): (Body, Numbers),
-) -> Figure {
-    let caption = format!("{} on {}", results.model.id, results.data.id);
-    Figure::new(name, title, reading, caption, body, numbers)
-}
-
-impl Figure {
-    pub(crate) fn new(
-        name: impl Into<String>,
-        title: impl Into<String>,
-        reading: &'static str,
-        caption: String,
-        body: Body,
-        numbers: Numbers,
-    ) -> Self {
-        Self {
-            name: name.into(),
-            title: title.into(),
-            reading,
-            note: String::new(),
-            listed: Vec::new(),
-            not_drawn: 0,
-            caption,
-            numbers,
-            body,
-        }
-    }
-
-    /// The figure as an SVG file on white.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Draw`] when the picture of a heat map cannot be made.
-    pub fn svg(&self) -> Result<String> {
-        self.drawn(Place::File)
-    }
-
-    /// The figure as an element for the page: transparent, in the page's colours, with values on hovering.
-    pub(crate) fn inline_svg(&self) -> Result<String> {
-        self.drawn(Place::Page)
-    }
-
-    fn drawn(&self, place: Place) -> Result<String> {
-        let mut canvas = self.canvas(place);
-        let top = canvas.head(&self.title, &self.caption);
-        let Body::Heat(heat) = &self.body else {
-            self.draw(&mut canvas, top);
-            return Ok(canvas.svg(""));
-        };
-        let frame = heat.draw(&mut canvas, top);
-        canvas.place_for_markup();
-        Ok(canvas.svg(&heat.image(frame)?))
-    }
-
-    /// The figure as a PNG file on white.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Draw`] when the drawing library fails.
-    pub fn png(&self) -> Result<Vec<u8>> {
-        let mut canvas = self.canvas(Place::File);
-        let top = canvas.head(&self.title, &self.caption);
-        self.draw(&mut canvas, top);
-        canvas.png().map_err(|reason| Error::Draw { what: format!("{}.png", self.name), reason })
-    }
-
-    fn draw(&self, canvas: &mut Canvas, top: f64) {
-        match &self.body {
-            Body::Panels(grid) => grid.draw(canvas, top),
-            Body::Gauge(gauge) => gauge.draw(canvas, top),
-            Body::Heat(heat) => {
-                let frame = heat.draw(canvas, top);
-                heat.rectangles(canvas, frame);
-            }
-        }
-    }
-
-    fn canvas(&self, place: Place) -> Canvas {
-        Canvas::new(&self.name, self.width(), place)
-    }
-
-    fn width(&self) -> f64 {
-        match &self.body {
-            Body::Panels(grid) => grid.width,
-            Body::Heat(heat) => heat.width(),
-            Body::Gauge(_) => canvas::COLUMN,
-        }
-    }
-
-    /// Whether the figure takes both columns of the page.
-    pub(crate) fn is_wide(&self) -> bool {
-        self.width() > canvas::COLUMN
-    }
-
-    /// The numbers that the figure shows.
-    pub fn numbers(&self) -> &Numbers {
-        &self.numbers
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture;
-    use crate::results::{Probes, Resamples};
+    use fathom_results::fixture;
+    use fathom_results::{ProbeResults, ResampleHistogram, SkipMode, SkipPart};
 
     #[test]
     fn a_figure_is_the_same_whatever_was_drawn_before() {
@@ -270,7 +128,7 @@ mod tests {
                 "settling_prompts",
             ]
         );
-        results.probes = Probes::default();
+        results.probes = ProbeResults::default();
         results.uncertainty = None;
         assert!(figures(&results).is_empty());
     }
@@ -300,9 +158,9 @@ mod tests {
 
     #[test]
     fn tokens_of_any_script_are_drawn() {
-        // The font of PNG files knows some scripts; what it does not know becomes boxes and never an error.
+        // The font of PNG files has some scripts; other characters become boxes and never an error.
         let mut results = fixture::results();
-        let pair = &mut results.probes.erasure.as_mut().unwrap()[0];
+        let pair = &mut results.probes.erasure[0];
         pair.tokens = ["深い", "🙂👩‍👩‍👧", "שלום", "\u{fffe}\u{0}", "e\u{301}\u{200d}\u{10ffff}"]
             .map(str::to_owned)
             .to_vec();
@@ -390,8 +248,8 @@ mod tests {
         }
         results.probes.lens = None;
         results.probes.skip = None;
-        results.probes.erasure = None;
-        results.probes.gradients = None;
+        results.probes.erasure.clear();
+        results.probes.gradients.clear();
         let similarity = results.probes.similarity.as_mut().unwrap();
         similarity.block_influence.truncate(1);
         similarity.angular_last = vec![vec![0.25]];
@@ -408,7 +266,7 @@ mod tests {
         let results = fixture::results();
         let figure =
             figures(&results).into_iter().find(|figure| figure.name == "similarity_angular_last").unwrap();
-        let numbers = figure.numbers();
+        let numbers = figure.table();
         assert_eq!((numbers.rows.len(), numbers.rows[0].0.as_str(), numbers.headings.len()), (30, "1", 30));
         for (n, values) in &numbers.rows {
             let n: usize = n.parse().unwrap();
@@ -416,8 +274,8 @@ mod tests {
         }
     }
 
-    fn named(results: &Results, name: &str) -> Numbers {
-        figures(results).into_iter().find(|figure| figure.name == name).unwrap().numbers().clone()
+    fn named(results: &Results, name: &str) -> FigureTable {
+        figures(results).into_iter().find(|figure| figure.name == name).unwrap().table().clone()
     }
 
     #[test]
@@ -472,24 +330,33 @@ mod tests {
     #[test]
     fn causal_figures_without_a_drawable_value_do_not_panic() {
         let mut results = fixture::results();
-        let skip = results.probes.skip.as_mut().unwrap().future.as_mut().unwrap().layer.as_mut().unwrap();
+        let skip = results
+            .probes
+            .skip
+            .as_mut()
+            .unwrap()
+            .get_mut(&SkipMode::Future)
+            .unwrap()
+            .get_mut(&SkipPart::Layer)
+            .unwrap();
         skip.layer_effect.max.iter_mut().for_each(|row| row.fill(f64::NAN));
         skip.output_effect.as_mut().unwrap().max.fill(f64::NAN);
         skip.output_effect.as_mut().unwrap().mean.fill(f64::NEG_INFINITY);
-        let erasure = results.probes.erasure.as_mut().unwrap();
+        let erasure = &mut results.probes.erasure;
         erasure[0].effect.iter_mut().for_each(|row| row.fill(0.0));
         erasure[1].effect[3][2] = 1e300;
         erasure[2].tokens.clear();
         erasure[2].effect.iter_mut().for_each(Vec::clear);
-        results.probes.gradients.as_mut().unwrap()[0].attribution[0].fill(f64::NEG_INFINITY);
+        results.probes.gradients[0].gradients.attribution[0].fill(f64::NEG_INFINITY);
         let rules = &mut results.uncertainty.as_mut().unwrap().rules;
         rules[0].histogram =
-            Some(Resamples { edges: vec![-1e300, 0.0, 1e300], counts: vec![0, u64::MAX], none: 0 });
+            Some(ResampleHistogram { edges: vec![-1e300, 0.0, 1e300], counts: vec![0, u64::MAX], none: 0 });
         let mut close = rules[1].clone();
-        close.histogram = Some(Resamples { edges: vec![2.0; 31], counts: vec![7; 30], none: 0 });
+        close.histogram = Some(ResampleHistogram { edges: vec![2.0; 31], counts: vec![7; 30], none: 0 });
         rules.push(close);
         let rules = &mut results.uncertainty.as_mut().unwrap().rules;
-        rules[1].histogram = Some(Resamples { edges: vec![1.0, 1.0 + 1e-15], counts: vec![0], none: 0 });
+        rules[1].histogram =
+            Some(ResampleHistogram { edges: vec![1.0, 1.0 + 1e-15], counts: vec![0], none: 0 });
         results.validate().unwrap();
         for figure in figures(&results) {
             assert!(figure.svg().unwrap().len() < 200_000, "{}", figure.name);

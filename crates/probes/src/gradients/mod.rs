@@ -4,78 +4,35 @@
 mod path;
 mod quadrature;
 
-pub use quadrature::{PAPER_STEPS, Quadrature, UnknownQuadrature};
-
 use crate::planner::naive;
-use crate::text::predicting;
+use crate::tokenized::predicting;
 use crate::vector::SMALLEST;
-use crate::{Limits, Way, Work};
+use crate::{ExecOptions, MemoryPlan, Work};
 use fathom_model::{Dtype, Model, Trace};
+use fathom_results::{GradientSite, Gradients, PAPER_STEPS, PathBaseline, Quadrature};
 use path::{Answered, Path, Room};
 use quadrature::Resolution;
-use serde::{Deserialize, Serialize};
-
-/// Whose values the path leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Site {
-    /// The stream that leaves layer l, h_{l+1}.
-    Resid,
-    /// What the attention of layer l adds; the stream it is added to stays clean.
-    Attn,
-    /// What the MLP of layer l adds; the stream it is added to stays clean.
-    Mlp,
-}
-
-/// Where the path starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Baseline {
-    /// The mean of all positions, at every position.
-    Sequence,
-    /// At each position the mean of its features, in every feature (the papers' code).
-    Feature,
-}
+use serde::Serialize;
 
 /// What the probe measures.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Settings {
+pub struct GradientOptions {
     /// The sites, each measured on its own.
-    pub sites: Vec<Site>,
+    pub sites: Vec<GradientSite>,
     /// Where the paths start.
-    pub baseline: Baseline,
+    pub baseline: PathBaseline,
     /// How the integrals are taken.
     pub quadrature: Quadrature,
 }
 
-impl Default for Settings {
+impl Default for GradientOptions {
     fn default() -> Self {
-        Self { sites: vec![Site::Resid], baseline: Baseline::Sequence, quadrature: Quadrature::Adaptive }
+        Self {
+            sites: vec![GradientSite::Resid],
+            baseline: PathBaseline::Sequence,
+            quadrature: Quadrature::Adaptive,
+        }
     }
-}
-
-/// Integrated gradients of one question-answer pair at one site.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Gradients {
-    /// Whose values the path leads to.
-    pub site: Site,
-    /// Where the path starts.
-    pub baseline: Baseline,
-    /// How the integral was taken.
-    pub quadrature: Quadrature,
-    /// `[L][T]`: what each position contributes to the summed probability of the
-    /// answer's tokens. The last token contributes nothing.
-    pub attribution: Vec<Vec<f64>>,
-    /// `[L]`: |sum of attributions - (F(x) - F(base))| / |F(x) - F(base)|, the
-    /// denominator at least 1e-6.
-    pub completeness_error: Vec<f64>,
-    /// `[L]`: the sum of what the rule misses of F's change in each of its intervals, as
-    /// absolute values, over the same denominator: never below the completeness error, in
-    /// which errors of opposite sign cancel. Absent for rules without intervals.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interval_error: Option<Vec<f64>>,
-    /// `[L]`: points of the path at which gradients were taken.
-    pub nodes: Vec<usize>,
 }
 
 /// Measures one text whose last `answer` tokens are the answer, at each site of the
@@ -87,15 +44,15 @@ pub fn measure(
     model: &Model,
     trace: &Trace,
     answer: usize,
-    settings: &Settings,
-    way: &Way<'_>,
+    settings: &GradientOptions,
+    exec: &ExecOptions<'_>,
 ) -> (Vec<Gradients>, Work) {
     // One node at a time is as naive as this probe gets: nothing else is shared.
-    let limits = if way.naive { Limits { rows: 1, ..way.limits } } else { way.limits };
+    let limits = if exec.naive { MemoryPlan { rows: 1, ..exec.memory } } else { exec.memory };
     let pair = Answered::new(model, trace, answer, limits);
     let mut work = Work::default();
-    let at_site = |site: &Site| {
-        let (gradients, done) = at_site(&pair, *site, settings, way.done);
+    let at_site = |site: &GradientSite| {
+        let (gradients, done) = at_site(&pair, *site, settings, exec.on_progress);
         work += done;
         gradients
     };
@@ -110,9 +67,14 @@ fn rounding(dtype: Dtype) -> f64 {
     }
 }
 
-fn at_site(pair: &Answered<'_>, site: Site, settings: &Settings, done: &dyn Fn(u64)) -> (Gradients, Work) {
+fn at_site(
+    pair: &Answered<'_>,
+    site: GradientSite,
+    settings: &GradientOptions,
+    done: &dyn Fn(u64),
+) -> (Gradients, Work) {
     let (depth, tokens) = (pair.model.config().depth(), pair.trace.tokens.len());
-    let Settings { baseline, quadrature, .. } = *settings;
+    let GradientOptions { baseline, quadrature, .. } = *settings;
     let mut gradients = Gradients {
         site,
         baseline,
@@ -137,7 +99,7 @@ fn at_site(pair: &Answered<'_>, site: Site, settings: &Settings, done: &dyn Fn(u
     for layer in 0..depth {
         let mut path = Path::new(pair, site, layer, baseline, &mut room);
         let start = path.start();
-        let result = quadrature.integrate([start, clean], limits, |at| path.nodes(at));
+        let result = quadrature::integrate(quadrature, [start, clean], limits, |at| path.nodes(at));
         let sum: f64 = result.parts.iter().sum();
         let change = clean - start;
         gradients.nodes.push(result.nodes);
@@ -172,13 +134,13 @@ fn above(model: &Model, rows: usize, layer: usize, attention: impl Fn(&Model, us
 }
 
 /// The work of [`measure`] on a pair of `tokens` tokens: of the adaptive quadrature, about.
-pub fn plan(model: &Model, tokens: usize, answer: usize, settings: &Settings) -> Work {
+pub fn plan(model: &Model, tokens: usize, answer: usize, settings: &GradientOptions) -> Work {
     let rows = tokens.saturating_sub(1);
     let head = model.head_macs_per_row() * predicting(tokens, answer).len() as u64;
-    let nodes = settings.quadrature.expected_nodes();
+    let nodes = quadrature::expected_nodes(settings.quadrature);
     let mut work = Work::default();
     for site in &settings.sites {
-        let enters = *site == Site::Attn && !model.config().parallel;
+        let enters = *site == GradientSite::Attn && !model.config().parallel;
         let ends = head + if enters { model.mlp_macs_per_row() * rows as u64 } else { 0 };
         for layer in 0..model.config().depth() {
             let forward = above(model, rows, layer, Model::attention_macs) + ends;

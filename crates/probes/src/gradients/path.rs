@@ -5,9 +5,9 @@
 //! predicts nothing and is left out of the batch.
 
 use super::quadrature::Node;
-use super::{Baseline, Site, above};
-use crate::Limits;
-use crate::text::predicting;
+use super::{GradientSite, PathBaseline, above};
+use crate::MemoryPlan;
+use crate::tokenized::predicting;
 use crate::vector::dot;
 use fathom_kernels::Buffer;
 use fathom_kernels::elementwise::add;
@@ -21,11 +21,11 @@ pub(super) struct Answered<'a> {
     pub(super) trace: &'a Trace,
     /// Positions at which the answer is predicted.
     pub(super) read: Range<usize>,
-    pub(super) limits: Limits,
+    pub(super) limits: MemoryPlan,
 }
 
 impl<'a> Answered<'a> {
-    pub(super) fn new(model: &'a Model, trace: &'a Trace, answer: usize, limits: Limits) -> Self {
+    pub(super) fn new(model: &'a Model, trace: &'a Trace, answer: usize, limits: MemoryPlan) -> Self {
         Self { model, trace, read: predicting(trace.tokens.len(), answer), limits }
     }
 
@@ -74,13 +74,13 @@ pub(super) struct Room {
 /// The path at one layer. What it gives counts its multiply-adds.
 pub(super) struct Path<'a> {
     pair: Answered<'a>,
-    site: Site,
+    site: GradientSite,
     layer: usize,
     /// `[rows, d]`.
     base: Vec<f32>,
     /// Values less baseline, `[rows, d]`.
-    way: Vec<f32>,
-    /// The stream that the values are added to, `[rows, d]`; none at [`Site::Resid`].
+    exec: Vec<f32>,
+    /// The stream that the values are added to, `[rows, d]`; none at [`GradientSite::Resid`].
     beside: Option<Vec<f32>>,
     pub(super) macs: u64,
     room: &'a mut Room,
@@ -89,32 +89,32 @@ pub(super) struct Path<'a> {
 impl<'a> Path<'a> {
     pub(super) fn new(
         pair: &Answered<'a>,
-        site: Site,
+        site: GradientSite,
         layer: usize,
-        baseline: Baseline,
+        baseline: PathBaseline,
         room: &'a mut Room,
     ) -> Self {
         let Answered { trace, .. } = pair;
         let d = trace.hidden;
         let rows = pair.rows();
         let (values, beside) = match site {
-            Site::Resid => (&trace.resid[layer + 1], None),
-            Site::Attn => (&trace.attn_out[layer], Some(trace.resid[layer][..rows * d].to_vec())),
-            Site::Mlp => {
+            GradientSite::Resid => (&trace.resid[layer + 1], None),
+            GradientSite::Attn => (&trace.attn_out[layer], Some(trace.resid[layer][..rows * d].to_vec())),
+            GradientSite::Mlp => {
                 let mut mid = vec![0.0; rows * d];
                 add(&trace.resid[layer][..rows * d], &trace.attn_out[layer][..rows * d], &mut mid);
                 (&trace.mlp_out[layer], Some(mid))
             }
         };
         let base = match baseline {
-            Baseline::Sequence => mean_row(values, d).repeat(rows),
-            Baseline::Feature => {
+            PathBaseline::Sequence => mean_row(values, d).repeat(rows),
+            PathBaseline::Feature => {
                 let mean = |row: &[f32]| (row.iter().map(|x| f64::from(*x)).sum::<f64>() / d as f64) as f32;
                 values[..rows * d].chunks_exact(d).flat_map(|row| vec![mean(row); d]).collect()
             }
         };
-        let way = values.iter().zip(&base).map(|(x, b)| x - b).collect();
-        Self { pair: pair.clone(), site, layer, base, way, beside, macs: 0, room }
+        let exec = values.iter().zip(&base).map(|(x, b)| x - b).collect();
+        Self { pair: pair.clone(), site, layer, base, exec, beside, macs: 0, room }
     }
 
     /// Points of the path that fit into a batch.
@@ -156,7 +156,7 @@ impl<'a> Path<'a> {
         let along = |(g, w): (&[f32], &[f32])| dot(g, w);
         let texts = gradient.chunks_exact(self.pair.rows() * d).zip(targets).zip(at);
         let node = |((g, value), &at): ((&[f32], f64), &f64)| {
-            let slopes = g.chunks_exact(d).zip(self.way.chunks_exact(d)).map(along).collect();
+            let slopes = g.chunks_exact(d).zip(self.exec.chunks_exact(d)).map(along).collect();
             Node { at, value, slopes }
         };
         texts.map(node).collect()
@@ -177,7 +177,7 @@ impl<'a> Path<'a> {
     fn enter(&mut self, at: &[f64], save: bool) -> (Vec<f32>, Option<SavedActivations>) {
         let point = |r: &f64| {
             let r = *r as f32;
-            self.base.iter().zip(&self.way).map(move |(b, w)| b + r * w)
+            self.base.iter().zip(&self.exec).map(move |(b, w)| b + r * w)
         };
         let mut h: Vec<f32> = at.iter().flat_map(point).collect();
         let add_to_all = |h: &mut [f32], x: &[f32]| {
@@ -186,12 +186,12 @@ impl<'a> Path<'a> {
         if let Some(beside) = &self.beside {
             add_to_all(&mut h, beside);
         }
-        if self.site != Site::Attn {
+        if self.site != GradientSite::Attn {
             return (h, None);
         }
         let Answered { model, trace, .. } = self.pair;
         if model.config().parallel {
-            add_to_all(&mut h, &trace.mlp_out[self.layer][..self.way.len()]);
+            add_to_all(&mut h, &trace.mlp_out[self.layer][..self.exec.len()]);
             return (h, None);
         }
         let saved = if save {
@@ -248,7 +248,7 @@ impl<'a> Path<'a> {
     /// Multiply-adds of the way back of one text; the logits again are those forward.
     fn back_macs(&self) -> u64 {
         let model = self.pair.model;
-        let entered = self.site == Site::Attn && !model.config().parallel;
+        let entered = self.site == GradientSite::Attn && !model.config().parallel;
         let mlp = if entered { model.mlp_macs_per_row() * self.pair.rows() as u64 } else { 0 };
         let head = model.head_macs_per_row() * self.pair.read.len() as u64;
         above(model, self.pair.rows(), self.layer, Model::attention_backward_macs) + mlp + head

@@ -1,95 +1,7 @@
-//! How the integral along a path is taken.
+//! The integral along a path.
 
-use serde::{Deserialize, Serialize};
+use fathom_results::Quadrature;
 use std::f64::consts::PI;
-use std::fmt;
-use std::str::FromStr;
-
-/// How the integral along the path is taken. In text `adaptive`, `gauss-legendre`,
-/// `gauss-legendre:NODES`, `riemann` or `riemann:STEPS`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Quadrature {
-    /// Simpson's rule on intervals that are halved where it misses the change of the
-    /// target most. It ends where what they miss is below 1 % of the change together, and
-    /// below 2 % of all that the target moves up and down if no errors cancel; or where what
-    /// is left may be rounding, which in bfloat16 can be more. Halves use the nodes of the whole again,
-    /// and no node is spent where the target is flat: along such a path it often jumps
-    /// within a thousandth of the way, which no fixed rule sees.
-    Adaptive,
-    /// The rule of Gauss and Legendre with so many nodes.
-    GaussLegendre(u32),
-    /// The left sum over so many steps: nodes k / steps (the papers: 256).
-    Riemann(u32),
-}
-
-/// Steps of the papers' sum.
-pub const PAPER_STEPS: u32 = 256;
-
-/// Nodes of Gauss and Legendre where no number is given.
-const NODES: u32 = 32;
-
-/// The most nodes that Gauss and Legendre's rule may have; finding them takes the square
-/// of their number.
-const MOST_GAUSS: u32 = 1024;
-
-/// The most steps that a sum may have.
-const MOST_STEPS: u32 = 1 << 16;
-
-/// A quadrature that does not exist.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "unknown quadrature '{0}'; use 'adaptive', 'gauss-legendre' ({NODES} nodes), 'gauss-legendre:NODES' with 1 to {MOST_GAUSS}, 'riemann' ({PAPER_STEPS} steps) or 'riemann:STEPS' with 1 to {MOST_STEPS}"
-)]
-pub struct UnknownQuadrature(String);
-
-impl fmt::Display for Quadrature {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Adaptive => f.write_str("adaptive"),
-            Self::GaussLegendre(NODES) => f.write_str("gauss-legendre"),
-            Self::GaussLegendre(nodes) => write!(f, "gauss-legendre:{nodes}"),
-            Self::Riemann(PAPER_STEPS) => f.write_str("riemann"),
-            Self::Riemann(steps) => write!(f, "riemann:{steps}"),
-        }
-    }
-}
-
-impl FromStr for Quadrature {
-    type Err = UnknownQuadrature;
-
-    fn from_str(text: &str) -> Result<Self, UnknownQuadrature> {
-        let unknown = || UnknownQuadrature(text.to_owned());
-        let (name, count) = match text.split_once(':') {
-            Some((name, count)) => (name, Some(count.parse::<u32>().map_err(|_| unknown())?)),
-            None => (text, None),
-        };
-        let most = if name == "riemann" { MOST_STEPS } else { MOST_GAUSS };
-        if count.is_some_and(|n| !(1..=most).contains(&n)) {
-            return Err(unknown());
-        }
-        match (name, count) {
-            ("adaptive", None) => Ok(Self::Adaptive),
-            ("gauss-legendre", n) => Ok(Self::GaussLegendre(n.unwrap_or(NODES))),
-            ("riemann", n) => Ok(Self::Riemann(n.unwrap_or(PAPER_STEPS))),
-            _ => Err(unknown()),
-        }
-    }
-}
-
-impl From<Quadrature> for String {
-    fn from(quadrature: Quadrature) -> Self {
-        quadrature.to_string()
-    }
-}
-
-impl TryFrom<String> for Quadrature {
-    type Error = UnknownQuadrature;
-
-    fn try_from(text: String) -> Result<Self, UnknownQuadrature> {
-        text.parse()
-    }
-}
 
 /// The target at a point of the path and its derivative along the path there.
 #[derive(Clone, Debug, PartialEq)]
@@ -124,37 +36,34 @@ pub(super) struct Integral {
     pub(super) missed: Option<f64>,
 }
 
-impl Quadrature {
-    /// Nodes of one integral; of the adaptive rule, what it takes on average.
-    pub(super) fn expected_nodes(self) -> u64 {
-        match self {
-            Self::Adaptive => 40,
-            Self::GaussLegendre(count) | Self::Riemann(count) => count.into(),
-        }
+/// Nodes of one integral; for the adaptive rule, the number it takes on average.
+pub(super) fn expected_nodes(quadrature: Quadrature) -> u64 {
+    match quadrature {
+        Quadrature::Adaptive => 40,
+        Quadrature::GaussLegendre(count) | Quadrature::Riemann(count) => count.into(),
     }
+}
 
-    /// Takes the integral along a path whose nodes `evaluate` gives; `ends` are the
-    /// targets at 0 and 1.
-    pub(super) fn integrate(
-        self,
-        ends: [f64; 2],
-        limits: Resolution,
-        mut evaluate: impl FnMut(&[f64]) -> Vec<Node>,
-    ) -> Integral {
-        let fixed = match self {
-            Self::Adaptive => return adaptive(ends, limits, &mut evaluate),
-            Self::GaussLegendre(count) => rule(count as usize),
-            Self::Riemann(steps) => {
-                let n = f64::from(steps);
-                (0..steps).map(|k| (f64::from(k) / n, 1.0 / n)).collect()
-            }
-        };
-        let (at, weights): (Vec<f64>, Vec<f64>) = fixed.into_iter().unzip();
-        let mut parts = Vec::new();
-        let nodes = evaluate(&at);
-        nodes.iter().zip(weights).for_each(|(node, weight)| add(&mut parts, &node.slopes, weight));
-        Integral { parts, nodes: nodes.len(), missed: None }
-    }
+/// Integrates along a path whose nodes `evaluate` computes; `ends` are the targets at 0 and 1.
+pub(super) fn integrate(
+    quadrature: Quadrature,
+    ends: [f64; 2],
+    limits: Resolution,
+    mut evaluate: impl FnMut(&[f64]) -> Vec<Node>,
+) -> Integral {
+    let fixed = match quadrature {
+        Quadrature::Adaptive => return adaptive(ends, limits, &mut evaluate),
+        Quadrature::GaussLegendre(count) => rule(count as usize),
+        Quadrature::Riemann(steps) => {
+            let n = f64::from(steps);
+            (0..steps).map(|k| (f64::from(k) / n, 1.0 / n)).collect()
+        }
+    };
+    let (at, weights): (Vec<f64>, Vec<f64>) = fixed.into_iter().unzip();
+    let mut parts = Vec::new();
+    let nodes = evaluate(&at);
+    nodes.iter().zip(weights).for_each(|(node, weight)| add(&mut parts, &node.slopes, weight));
+    Integral { parts, nodes: nodes.len(), missed: None }
 }
 
 /// Intervals at the beginning.
@@ -324,7 +233,7 @@ mod tests {
         };
         let nodes = |rounding| {
             let limits = Resolution { rounding, ..EXACT };
-            Quadrature::Adaptive.integrate([1.0, 1.3], limits, path).nodes
+            integrate(Quadrature::Adaptive, [1.0, 1.3], limits, path).nodes
         };
         assert!(nodes(0.005) <= 9, "{} nodes", nodes(0.005));
         assert!(nodes(0.0) > 9, "{} nodes without it", nodes(0.0));
@@ -348,7 +257,7 @@ mod tests {
         let path = step(place, width);
         let ends = path(&[0.0, 1.0]);
         let ends = [ends[0].value, ends[1].value];
-        let found = quadrature.integrate(ends, EXACT, &path);
+        let found = integrate(quadrature, ends, EXACT, &path);
         let jump = ends[1] - ends[0] - 1.0;
         for (got, want) in found.parts.iter().zip([1.5 * jump, 1.0 - 0.5 * jump]) {
             assert!((got - want).abs() < tolerance * (ends[1] - ends[0]), "{got} against {want}");
@@ -382,7 +291,7 @@ mod tests {
         let [up, down] = [0, 3].map(|n| Interval::new([n, n + 1, n + 2], &first).excess);
         assert!(up.abs() > 1.0 && (up + down).abs() < 1e-9, "{up} and {down}");
         let ends = path(&[0.0, 1.0]);
-        let found = Quadrature::Adaptive.integrate([ends[0].value, ends[1].value], EXACT, path);
+        let found = integrate(Quadrature::Adaptive, [ends[0].value, ends[1].value], EXACT, path);
         for (got, want) in found.parts.iter().zip([2.0, -2.0, 1.0]) {
             assert!((got - want).abs() < 0.03, "{got} against {want}");
         }
@@ -399,7 +308,7 @@ mod tests {
     fn fixed_rules_take_their_nodes() {
         check(Quadrature::GaussLegendre(32), 0.2, 0.5, 1e-9, 32);
         check(Quadrature::Riemann(1000), 0.5, 0.5, 2e-3, 1000);
-        let left = Quadrature::Riemann(4).integrate([0.0, 1.0], EXACT, step(-9.0, 1.0));
+        let left = integrate(Quadrature::Riemann(4), [0.0, 1.0], EXACT, step(-9.0, 1.0));
         assert!((left.parts[1] - 2.0 * (0.0 + 0.25 + 0.5 + 0.75) / 4.0).abs() < 1e-6);
     }
 
@@ -409,28 +318,8 @@ mod tests {
             let node = |&at: &f64| Node { at, value: at, slopes: vec![(at * 1e7).sin() * 50.0] };
             at.iter().map(node).collect()
         };
-        let found = Quadrature::Adaptive.integrate([0.0, 1.0], EXACT, noise);
+        let found = integrate(Quadrature::Adaptive, [0.0, 1.0], EXACT, noise);
         assert!((MOST_NODES - 1..=MOST_NODES).contains(&found.nodes), "{}", found.nodes);
         assert!(found.missed.unwrap() > COMPLETE);
-    }
-
-    #[test]
-    fn names_of_quadratures_are_read_back() {
-        use Quadrature::{Adaptive, GaussLegendre, Riemann};
-        for quadrature in [Adaptive, GaussLegendre(32), GaussLegendre(5), Riemann(256), Riemann(7)] {
-            assert_eq!(quadrature.to_string().parse(), Ok(quadrature));
-        }
-        for wrong in [
-            "",
-            "riemann:0",
-            "riemann:x",
-            "riemann:99999999",
-            "gauss",
-            "adaptive:3",
-            "riemann:",
-            "gauss-legendre:2000",
-        ] {
-            assert!(wrong.parse::<Quadrature>().unwrap_err().to_string().contains("'riemann:STEPS'"));
-        }
     }
 }

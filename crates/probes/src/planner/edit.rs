@@ -131,7 +131,7 @@ impl Request {
 }
 
 /// Takes what is read while the plan is carried out.
-pub trait Visitor {
+pub trait EditSink {
     /// D' of layer `layer` for consecutive positions of a request.
     ///
     /// # Shapes

@@ -1,10 +1,10 @@
 //! Carries out requests on one text: from saved clean residuals, with clean keys
 //! and values for what lies before an edit, layer by layer as one batch.
 
-use super::edit::{Action, Edit, Request, Site, Visitor};
+use super::edit::{Action, Edit, EditSink, Request, Site};
 use super::naive;
 use super::tree::{self, Acting, Node};
-use crate::{Limits, Way, Work};
+use crate::{ExecOptions, MemoryPlan, Work};
 use fathom_kernels::Buffer;
 use fathom_kernels::elementwise::add;
 use fathom_model::{Batch, Buffers, KvCache, Model, Run, Span, Trace};
@@ -19,26 +19,26 @@ pub fn execute(
     model: &Model,
     trace: &Trace,
     requests: &[Request],
-    way: &Way<'_>,
-    visitor: &mut dyn Visitor,
+    exec: &ExecOptions<'_>,
+    visitor: &mut dyn EditSink,
 ) -> Work {
     check(model, trace, requests);
     let mut work = asked(model, trace.tokens.len(), requests);
-    if way.naive {
-        naive::execute(model, trace, requests, way.done, visitor);
+    if exec.naive {
+        naive::execute(model, trace, requests, exec.on_progress, visitor);
         return Work { runs: work.edits, macs: work.macs_naive, ..work };
     }
     let mut b = Buffers::default();
-    for group in Group::all(requests, way.limits.rows) {
+    for group in Group::all(requests, exec.memory.rows) {
         work.runs += group.nodes.len() as u64;
-        work.macs += group.run(model, trace, requests, way, &mut b, visitor);
+        work.macs += group.run(model, trace, requests, exec, &mut b, visitor);
     }
     work
 }
 
 /// The work of [`execute()`] on a text of `tokens` tokens, counted and not done. Values
 /// that actions carry are only compared.
-pub fn count(model: &Model, tokens: usize, requests: &[Request], limits: Limits) -> Work {
+pub fn count(model: &Model, tokens: usize, requests: &[Request], limits: MemoryPlan) -> Work {
     let mut work = asked(model, tokens, requests);
     for group in Group::all(requests, limits.rows) {
         work.runs += group.nodes.len() as u64;
@@ -119,7 +119,7 @@ impl Group {
     }
 
     /// Multiply-adds of [`Self::run`].
-    fn count(&self, model: &Model, tokens: usize, requests: &[Request], limits: Limits) -> u64 {
+    fn count(&self, model: &Model, tokens: usize, requests: &[Request], limits: MemoryPlan) -> u64 {
         let depth = model.config().depth();
         let of_node = |n: &Node| {
             let rows = n.positions.len() as u64;
@@ -157,15 +157,15 @@ impl Group {
         model: &Model,
         trace: &Trace,
         requests: &[Request],
-        way: &Way<'_>,
+        exec: &ExecOptions<'_>,
         b: &mut Buffers,
-        visitor: &mut dyn Visitor,
+        visitor: &mut dyn EditSink,
     ) -> u64 {
         if self.nodes.is_empty() {
             return 0;
         }
         let depth = model.config().depth();
-        let mut work = Running { model, trace, requests, group: &self, macs: 0, told: 0, way, b };
+        let mut work = Running { model, trace, requests, group: &self, macs: 0, told: 0, exec, b };
         let mut streams: Vec<Vec<f32>> = Vec::with_capacity(self.nodes.len());
         for node in 0..self.nodes.len() {
             streams.push(work.start(node, visitor));
@@ -201,7 +201,7 @@ struct Running<'a> {
     trace: &'a Trace,
     requests: &'a [Request],
     group: &'a Group,
-    way: &'a Way<'a>,
+    exec: &'a ExecOptions<'a>,
     macs: u64,
     /// Multiply-adds that were told of.
     told: u64,
@@ -210,14 +210,14 @@ struct Running<'a> {
 
 impl Running<'_> {
     fn tell(&mut self) {
-        (self.way.done)(self.macs - self.told);
+        (self.exec.on_progress)(self.macs - self.told);
         self.told = self.macs;
     }
 
     /// The stream at which a node starts: the clean one, changed by the edits that
     /// act on clean values. No attention is needed for it, because the keys and
     /// values of the layer before are clean.
-    fn start(&mut self, node: usize, visitor: &mut dyn Visitor) -> Vec<f32> {
+    fn start(&mut self, node: usize, visitor: &mut dyn EditSink) -> Vec<f32> {
         let d = self.trace.hidden;
         let group = self.group;
         let Node { positions, edits, level, .. } = &group.nodes[node];
@@ -267,7 +267,7 @@ impl Running<'_> {
     }
 
     /// One layer of all runs that are alive there.
-    fn layer(&mut self, l: usize, streams: &mut [Vec<f32>], visitor: &mut dyn Visitor) {
+    fn layer(&mut self, l: usize, streams: &mut [Vec<f32>], visitor: &mut dyn EditSink) {
         let d = self.trace.hidden;
         let alive: Vec<usize> = (0..streams.len())
             .filter(|n| (self.group.nodes[*n].level..self.group.nodes[*n].until).contains(&l))
@@ -364,7 +364,7 @@ impl Running<'_> {
         layer: usize,
         positions: Range<usize>,
         added: &[f32],
-        visitor: &mut dyn Visitor,
+        visitor: &mut dyn EditSink,
     ) {
         let d = self.trace.hidden;
         for (request, leaf) in &self.group.leaves {
@@ -385,9 +385,9 @@ impl Running<'_> {
     /// The logits that are read, position by position, so that the clean row of a
     /// position is made once for all requests; those of several positions at once, because
     /// the head takes as long for a few rows as for a hundred.
-    fn head(&mut self, streams: &[Vec<f32>], visitor: &mut dyn Visitor) {
+    fn head(&mut self, streams: &[Vec<f32>], visitor: &mut dyn EditSink) {
         let d = self.trace.hidden;
-        let at_once = rows_at_once(self.model, self.way.limits);
+        let at_once = rows_at_once(self.model, self.exec.memory);
         let mut read = Readings::default();
         for position in 0..self.trace.tokens.len() {
             let (readers, rows) = self.readers(streams, position);
@@ -422,7 +422,7 @@ impl Running<'_> {
     }
 
     /// Makes the logits of the rows that were put together and hands them out.
-    fn read(&mut self, read: &mut Readings, visitor: &mut dyn Visitor) {
+    fn read(&mut self, read: &mut Readings, visitor: &mut dyn EditSink) {
         let vocab = self.model.config().vocab;
         let rows = read.rows.len() / self.trace.hidden;
         read.logits.resize(rows * vocab);
@@ -452,7 +452,7 @@ struct Readings {
 }
 
 /// Rows of logits made at once beside the clean ones.
-fn rows_at_once(model: &Model, limits: Limits) -> usize {
+fn rows_at_once(model: &Model, limits: MemoryPlan) -> usize {
     (limits.bytes / (model.config().vocab * 4)).max(2) - 1
 }
 

@@ -12,5 +12,5 @@ mod execute;
 pub mod naive;
 mod tree;
 
-pub use edit::{Action, Edit, Request, Site, Visitor};
+pub use edit::{Action, Edit, EditSink, Request, Site};
 pub use execute::{count, execute};

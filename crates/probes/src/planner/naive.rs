@@ -1,6 +1,6 @@
 //! Every request as a full forward pass of its own: what the planner is checked against.
 
-use super::edit::{Edit, Request, Site, Visitor};
+use super::edit::{Edit, EditSink, Request, Site};
 use fathom_kernels::elementwise::add;
 use fathom_model::{Buffers, Model, Run, Trace};
 
@@ -10,7 +10,7 @@ pub fn execute(
     trace: &Trace,
     requests: &[Request],
     done: &dyn Fn(u64),
-    visitor: &mut dyn Visitor,
+    visitor: &mut dyn EditSink,
 ) {
     for (index, request) in requests.iter().enumerate() {
         one(model, trace, index, request, visitor);
@@ -30,7 +30,7 @@ pub(super) fn macs_of(model: &Model, tokens: usize, request: &Request) -> u64 {
     model.first_layers_macs(request.until, tokens) + head
 }
 
-fn one(model: &Model, trace: &Trace, index: usize, request: &Request, visitor: &mut dyn Visitor) {
+fn one(model: &Model, trace: &Trace, index: usize, request: &Request, visitor: &mut dyn EditSink) {
     let (d, tokens) = (trace.hidden, trace.tokens.len());
     let depth = model.config().depth();
     let edit = |l: usize, site: Site, rows: &mut [f32]| {

@@ -2,9 +2,10 @@
 
 use crate::support::{MODELS, PLENTY, noise, run};
 use fathom_model::Model;
-use fathom_probes::Way;
+use fathom_probes::ExecOptions;
 use fathom_probes::erasure::measure as erase;
-use fathom_probes::skip::{Mode, Part, measure};
+use fathom_probes::skip::measure;
+use fathom_results::{SkipMode, SkipPart};
 
 /// All that the counts depend on.
 struct Shape {
@@ -71,7 +72,7 @@ impl Shape {
 
     /// Planned and naive count of a future skip: one run without the part up to the
     /// last t, and from each t on one that has it back.
-    fn future(&self, tokens: u64, positions: &[u64], part: Part) -> (u64, u64) {
+    fn future(&self, tokens: u64, positions: &[u64], part: SkipPart) -> (u64, u64) {
         let (first, last) = (*positions.iter().min().unwrap(), *positions.iter().max().unwrap());
         let (mut planned, runs) = (0, positions.len() as u64 * self.depth);
         for s in 0..self.depth {
@@ -79,7 +80,7 @@ impl Shape {
                 planned += self.rows(l, 1..last);
                 planned += positions.iter().map(|t| self.rows(l, *t..tokens)).sum::<u64>();
             }
-            if part == Part::Attn && !self.parallel {
+            if part == SkipPart::Attn && !self.parallel {
                 planned += self.mlp() * (last - 1);
             }
             planned += self.head() * positions.iter().map(|t| tokens - t).sum::<u64>();
@@ -121,8 +122,9 @@ fn the_count_of_a_skip_is_that_of_the_rows_alive() {
         for (tokens, positions) in [(LONG.0, &LONG.1[..]), (SHORT.0, &SHORT.1[..])] {
             let trace = run(model, tokens as usize);
             let at: Vec<usize> = positions.iter().map(|t| *t as usize).collect();
-            for part in [Part::Layer, Part::Attn, Part::Mlp] {
-                let (_, work) = measure(model, &trace, Mode::Future, part, &at, &Way::planned(PLENTY));
+            for part in [SkipPart::Layer, SkipPart::Attn, SkipPart::Mlp] {
+                let (_, work) =
+                    measure(model, &trace, SkipMode::Future, part, &at, &ExecOptions::planned(PLENTY));
                 let got = (work.macs, work.macs_naive);
                 assert_eq!(got, shape.future(tokens, positions, part), "{name}, {part:?}");
                 assert!(share(got) <= SKIP_AT_MOST, "{name}, {part:?}, {tokens} tokens: {}", share(got));
@@ -137,7 +139,7 @@ fn the_count_of_an_erasure_is_that_of_the_rows_alive() {
         let trace = run(model, PAIR.0 as usize);
         let baseline: Vec<_> =
             (0..=model.config().depth()).map(|_| noise(model.config().hidden, 3)).collect();
-        let (_, work) = erase(model, &trace, PAIR.1 as usize, &baseline, &Way::planned(PLENTY));
+        let (_, work) = erase(model, &trace, PAIR.1 as usize, &baseline, &ExecOptions::planned(PLENTY));
         let got = (work.macs, work.macs_naive);
         assert_eq!(got, Shape::of(model).erasure(PAIR.0, PAIR.1), "{name}");
         assert!(share(got) <= ERASURE_AT_MOST, "{name}: {}", share(got));
@@ -150,8 +152,8 @@ fn the_count_of_an_erasure_is_that_of_the_rows_alive() {
 fn most_of_the_work_is_never_done() {
     let shape = Shape::smollm2();
     let of = [
-        ("149 tokens", share(shape.future(LONG.0, &LONG.1, Part::Layer)), SKIP_AT_MOST),
-        ("34 tokens", share(shape.future(SHORT.0, &SHORT.1, Part::Layer)), SKIP_AT_MOST),
+        ("149 tokens", share(shape.future(LONG.0, &LONG.1, SkipPart::Layer)), SKIP_AT_MOST),
+        ("34 tokens", share(shape.future(SHORT.0, &SHORT.1, SkipPart::Layer)), SKIP_AT_MOST),
         ("erasure", share(shape.erasure(PAIR.0, PAIR.1)), ERASURE_AT_MOST),
     ];
     for (what, share, most) in of {

@@ -1,19 +1,21 @@
 //! Input with nothing to measure gives no effect and no panic.
 
 use crate::support::{MODELS, PLENTY, everywhere, noise, planned, request, run};
+use fathom_probes::SkipOptions;
 use fathom_probes::erasure::{MeanResiduals, measure as erase};
-use fathom_probes::skip::{Mode, Part, Settings, measure, plan, sample, summarise};
-use fathom_probes::{Limits, Way, predicting};
+use fathom_probes::skip::{measure, plan, sample, summarise};
+use fathom_probes::{ExecOptions, MemoryPlan, predicting};
+use fathom_results::{SkipMode, SkipPart};
 
-const MODES: [Mode; 3] = [Mode::Future, Mode::Current, Mode::Local];
+const MODES: [SkipMode; 3] = [SkipMode::Future, SkipMode::Current, SkipMode::Local];
 
 #[test]
 fn positions_without_a_future_or_a_past_give_no_effect() {
     everywhere(12, |name, model, trace| {
         for positions in [&[][..], &[0], &[1], &[12], &[13, usize::MAX, 0]] {
-            for mode in [Mode::Future, Mode::Local] {
+            for mode in [SkipMode::Future, SkipMode::Local] {
                 let (effects, work) =
-                    measure(model, trace, mode, Part::Layer, positions, &Way::planned(PLENTY));
+                    measure(model, trace, mode, SkipPart::Layer, positions, &ExecOptions::planned(PLENTY));
                 assert!(effects.layer_effect.iter().flatten().all(|e| *e == 0.0), "{name}, {positions:?}");
                 assert!(effects.output_effect.iter().flatten().all(|e| *e == 0.0), "{name}, {positions:?}");
                 assert_eq!((work.macs, work.macs_naive), (0, 0), "{name}, {positions:?}");
@@ -27,12 +29,12 @@ fn the_shortest_texts() {
     for tokens in [1, 2, 3] {
         everywhere(tokens, |name, model, trace| {
             for mode in MODES {
-                for part in [Part::Layer, Part::Attn, Part::Mlp] {
+                for part in [SkipPart::Layer, SkipPart::Attn, SkipPart::Mlp] {
                     let (effects, _) =
-                        measure(model, trace, mode, part, &[0, 1, 2, 3], &Way::planned(PLENTY));
+                        measure(model, trace, mode, part, &[0, 1, 2, 3], &ExecOptions::planned(PLENTY));
                     let effect = effects.layer_effect.iter().flatten();
                     let none = effect.clone().all(|e| *e == 0.0);
-                    let most = if mode == Mode::Current { 1 } else { 2 };
+                    let most = if mode == SkipMode::Current { 1 } else { 2 };
                     assert_eq!(none, tokens <= most, "{name}, {mode:?}, {tokens} tokens");
                     assert!(effect.clone().all(|e| e.is_finite()), "{name}");
                 }
@@ -45,13 +47,13 @@ fn the_shortest_texts() {
 #[test]
 fn a_text_of_one_token_does_not_count_in_means() {
     let (_, model) = &MODELS[0];
-    let settings = Settings::default();
-    let of = |tokens| sample(model, &run(model, tokens), &settings, &[], &Way::planned(PLENTY));
+    let settings = SkipOptions::default();
+    let of = |tokens| sample(model, &run(model, tokens), &settings, &[], &ExecOptions::planned(PLENTY));
     let (short, work) = of(1);
     assert!(short.effects.is_empty());
     assert_eq!((work, plan(model, 1, &settings, &[], PLENTY)), Default::default());
     let (long, _) = of(9);
-    assert_eq!(long.effects.keys().collect::<Vec<_>>(), [&Mode::Current]);
+    assert_eq!(long.effects.keys().collect::<Vec<_>>(), [&SkipMode::Current]);
     assert_eq!(summarise(&[&short, &long]), summarise(&[&long]));
 }
 
@@ -60,7 +62,7 @@ fn answers_as_long_as_the_text_and_longer() {
     everywhere(6, |name, model, trace| {
         let baseline: Vec<_> =
             (0..=model.config().depth()).map(|_| noise(model.config().hidden, 3)).collect();
-        let of = |answer| erase(model, trace, answer, &baseline, &Way::planned(PLENTY)).0;
+        let of = |answer| erase(model, trace, answer, &baseline, &ExecOptions::planned(PLENTY)).0;
         // All that is predicted belongs to the answer then.
         let all = of(5);
         assert!(all[0][..5].iter().all(|e| *e > 0.0), "{name}");
@@ -68,7 +70,7 @@ fn answers_as_long_as_the_text_and_longer() {
             assert_eq!(of(answer), all, "{name}, {answer} tokens");
         }
         assert!(of(0).iter().flatten().all(|e| *e == 0.0), "{name}");
-        let (one, work) = erase(model, &run(model, 1), 1, &baseline, &Way::planned(PLENTY));
+        let (one, work) = erase(model, &run(model, 1), 1, &baseline, &ExecOptions::planned(PLENTY));
         assert!(one.iter().flatten().all(|e| *e == 0.0) && work.macs == 0, "{name}");
     });
     assert_eq!(predicting(0, 0), 0..0);
@@ -79,7 +81,7 @@ fn answers_as_long_as_the_text_and_longer() {
 fn no_requests_and_requests_without_edits_or_reads() {
     let (_, model) = &MODELS[0];
     let trace = run(model, 12);
-    for limits in [PLENTY, Limits { clean: 1, rows: 0, bytes: 0, saved: 0 }] {
+    for limits in [PLENTY, MemoryPlan { clean: 1, rows: 0, bytes: 0, saved: 0 }] {
         assert_eq!(planned(model, &trace, &[], limits).1, 0);
         let (seen, macs) = planned(model, &trace, &[request(model, vec![], 0..12)], limits);
         assert!(seen.added.is_empty() && seen.logits.is_empty() && macs == 0);

@@ -4,7 +4,7 @@ use crate::support::{PLENTY, close, edit, everywhere, full, noise, output_gap, p
 use fathom_model::{Model, Trace};
 use fathom_probes::erasure::{MeanResiduals, measure};
 use fathom_probes::planner::{Action, Site};
-use fathom_probes::{Limits, Way, predicting};
+use fathom_probes::{ExecOptions, MemoryPlan, predicting};
 use std::sync::Arc;
 
 fn row(trace: &Trace, level: usize, position: usize) -> Arc<[f32]> {
@@ -19,7 +19,7 @@ fn baseline(model: &Model) -> Vec<Arc<[f32]>> {
 fn the_map_is_what_full_passes_give() {
     everywhere(17, |name, model, trace| {
         let baseline = baseline(model);
-        let (got, _) = measure(model, trace, 4, &baseline, &Way::planned(PLENTY));
+        let (got, _) = measure(model, trace, 4, &baseline, &ExecOptions::planned(PLENTY));
         assert_eq!(got.len(), model.config().depth() + 1);
         for (level, got) in got.iter().enumerate() {
             assert_eq!(got.len(), 17);
@@ -41,7 +41,7 @@ fn a_token_replaced_by_itself_loses_nothing() {
         let depth = model.config().depth();
         for t in [0, 1, 7, 15, 18] {
             let own: Vec<_> = (0..=depth).map(|level| row(trace, level, t)).collect();
-            let (effect, _) = measure(model, trace, 5, &own, &Way::planned(PLENTY));
+            let (effect, _) = measure(model, trace, 5, &own, &ExecOptions::planned(PLENTY));
             for (level, effect) in effect.iter().enumerate() {
                 assert_eq!(effect[t], 0.0, "{name}, level {level}, token {t}");
             }
@@ -55,7 +55,7 @@ fn a_token_replaced_by_itself_loses_nothing() {
 fn the_last_level_reads_the_head_only() {
     everywhere(20, |name, model, trace| {
         let depth = model.config().depth();
-        let (effect, _) = measure(model, trace, 5, &baseline(model), &Way::planned(PLENTY));
+        let (effect, _) = measure(model, trace, 5, &baseline(model), &ExecOptions::planned(PLENTY));
         for (t, effect) in effect[depth].iter().enumerate() {
             assert_eq!(*effect > 0.0, (14..19).contains(&t), "{name}, token {t}: {effect}");
         }
@@ -74,7 +74,14 @@ fn the_last_level_reads_the_head_only() {
 fn batches_of_any_size_give_the_same_bits() {
     everywhere(20, |name, model, trace| {
         let of = |rows, bytes| {
-            measure(model, trace, 5, &baseline(model), &Way::planned(Limits { rows, bytes, ..PLENTY })).0
+            measure(
+                model,
+                trace,
+                5,
+                &baseline(model),
+                &ExecOptions::planned(MemoryPlan { rows, bytes, ..PLENTY }),
+            )
+            .0
         };
         for (rows, logits) in [(1, 1), (33, 5000), (100, 1 << 28)] {
             assert_eq!(of(rows, logits), of(1 << 20, 1 << 28), "{name}, {rows} rows");

@@ -2,15 +2,16 @@
 
 use crate::support::{PLENTY, clean_added, close, everywhere, gap, norm};
 use fathom_model::{Buffers, Model, Run, Trace};
-use fathom_probes::Way;
-use fathom_probes::skip::{Mode, Part, measure};
+use fathom_probes::ExecOptions;
+use fathom_probes::skip::measure;
+use fathom_results::{SkipMode, SkipPart};
 
 /// What the part of layer `s` adds, `[T, d]`.
-fn part_of(trace: &Trace, s: usize, part: Part) -> Vec<f32> {
+fn part_of(trace: &Trace, s: usize, part: SkipPart) -> Vec<f32> {
     match part {
-        Part::Layer => (0..trace.tokens.len()).flat_map(|p| clean_added(trace, s, p)).collect(),
-        Part::Attn => trace.attn_out[s].clone(),
-        Part::Mlp => trace.mlp_out[s].clone(),
+        SkipPart::Layer => (0..trace.tokens.len()).flat_map(|p| clean_added(trace, s, p)).collect(),
+        SkipPart::Attn => trace.attn_out[s].clone(),
+        SkipPart::Mlp => trace.mlp_out[s].clone(),
     }
 }
 
@@ -24,7 +25,7 @@ fn alone(model: &Model, trace: &Trace, l: usize, h: &[f32]) -> Vec<f32> {
 }
 
 /// E by its definition.
-fn defined(model: &Model, trace: &Trace, part: Part, positions: &[usize]) -> Vec<Vec<f64>> {
+fn defined(model: &Model, trace: &Trace, part: SkipPart, positions: &[usize]) -> Vec<Vec<f64>> {
     let (depth, d, tokens) = (model.config().depth(), trace.hidden, trace.tokens.len());
     let mut effect = vec![vec![0.0f64; depth]; depth];
     for (s, effect) in effect.iter_mut().enumerate() {
@@ -47,9 +48,10 @@ fn defined(model: &Model, trace: &Trace, part: Part, positions: &[usize]) -> Vec
 #[test]
 fn each_layer_alone_sees_the_stream_without_the_part() {
     everywhere(37, |name, model, trace| {
-        for part in [Part::Layer, Part::Attn, Part::Mlp] {
+        for part in [SkipPart::Layer, SkipPart::Attn, SkipPart::Mlp] {
             let positions = [24, 8, 16, 2, 36];
-            let (got, _) = measure(model, trace, Mode::Local, part, &positions, &Way::planned(PLENTY));
+            let (got, _) =
+                measure(model, trace, SkipMode::Local, part, &positions, &ExecOptions::planned(PLENTY));
             assert_eq!(got.output_effect, None, "{name}");
             let want = defined(model, trace, part, &positions);
             for (s, (got, want)) in got.layer_effect.iter().zip(&want).enumerate() {

@@ -5,7 +5,7 @@ use crate::support::{
     MODELS, PLENTY, Seen, clean_added, clean_logits, edit, full, near, noise, planned, request, run,
 };
 use fathom_model::{Model, Trace};
-use fathom_probes::Limits;
+use fathom_probes::MemoryPlan;
 use fathom_probes::planner::{Action, Edit, Request, Site};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -209,7 +209,7 @@ fn check(which: usize, tokens: usize, drafts: &[Drafts]) -> Result<(), String> {
         return Err(format!("{name}: {macs} multiply-adds instead of {count}"));
     }
     for (rows, bytes) in [(0, 0), (25, 1 << 13), (90, 1 << 20)] {
-        if planned(model, &trace, &requests, Limits { rows, bytes, ..PLENTY }).0 != seen {
+        if planned(model, &trace, &requests, MemoryPlan { rows, bytes, ..PLENTY }).0 != seen {
             return Err(format!("{name}: {rows} rows a batch change bits"));
         }
     }
@@ -308,7 +308,7 @@ fn at_700_tokens_no_bit_depends_on_where_a_run_starts() {
         };
         let short = requests(false);
         let (seen, _) = planned(model, &trace, &short, PLENTY);
-        let (cut, _) = planned(model, &trace, &short, Limits { rows: 90, bytes: 1 << 20, ..PLENTY });
+        let (cut, _) = planned(model, &trace, &short, MemoryPlan { rows: 90, bytes: 1 << 20, ..PLENTY });
         assert!(cut == seen, "{name}: groups change bits");
         agree(model, &trace, &short, &seen, &full(model, &trace, &short)).unwrap();
         let (whole, _) = planned(model, &trace, &requests(true), PLENTY);

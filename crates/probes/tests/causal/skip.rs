@@ -3,16 +3,17 @@
 use crate::support::{PLENTY, clean_added, close, edit, everywhere, full, gap, norm, output_gap, request};
 use fathom_model::{Model, Trace};
 use fathom_probes::planner::{Action, Request, Site};
-use fathom_probes::skip::{Effects, Mode, Part, measure};
-use fathom_probes::{Limits, Way};
+use fathom_probes::skip::measure;
+use fathom_probes::{ExecOptions, MemoryPlan};
+use fathom_results::{SkipEffects, SkipMode, SkipPart};
 use std::ops::Range;
 
-const PARTS: [(Part, Site); 3] =
-    [(Part::Layer, Site::Layer), (Part::Attn, Site::Attn), (Part::Mlp, Site::Mlp)];
+const PARTS: [(SkipPart, Site); 3] =
+    [(SkipPart::Layer, Site::Layer), (SkipPart::Attn, Site::Attn), (SkipPart::Mlp, Site::Mlp)];
 
 /// The effects by their definition, from full passes with a part of each layer
 /// left out at positions from 1 to before each of the ends.
-fn defined(model: &Model, trace: &Trace, site: Site, spans: &[(Range<usize>, Range<usize>)]) -> Effects {
+fn defined(model: &Model, trace: &Trace, site: Site, spans: &[(Range<usize>, Range<usize>)]) -> SkipEffects {
     let depth = model.config().depth();
     let mut layer_effect = vec![vec![0.0f64; depth]; depth];
     let mut output_effect = vec![0.0f64; depth];
@@ -29,11 +30,11 @@ fn defined(model: &Model, trace: &Trace, site: Site, spans: &[(Range<usize>, Ran
             output_effect[skipped] = output_effect[skipped].max(output_gap(clean, edited));
         }
     }
-    Effects { layer_effect, output_effect: Some(output_effect) }
+    SkipEffects { layer_effect, output_effect: Some(output_effect) }
 }
 
 #[track_caller]
-fn agree(what: &str, got: &Effects, want: &Effects) {
+fn agree(what: &str, got: &SkipEffects, want: &SkipEffects) {
     let pairs = got.layer_effect.iter().flatten().zip(want.layer_effect.iter().flatten());
     pairs.for_each(|(got, want)| close(what, *got, *want));
     let (got, want) = (got.output_effect.as_ref().unwrap(), want.output_effect.as_ref().unwrap());
@@ -45,7 +46,8 @@ fn future_is_what_full_passes_give() {
     everywhere(41, |name, model, trace| {
         for (part, site) in PARTS {
             let positions = [16, 8, 32, 2, 40];
-            let (got, _) = measure(model, trace, Mode::Future, part, &positions, &Way::planned(PLENTY));
+            let (got, _) =
+                measure(model, trace, SkipMode::Future, part, &positions, &ExecOptions::planned(PLENTY));
             let spans = positions.map(|t| (1..t, t..41));
             agree(&format!("{name}, {part:?}"), &got, &defined(model, trace, site, &spans));
         }
@@ -56,7 +58,7 @@ fn future_is_what_full_passes_give() {
 fn current_is_what_full_passes_give() {
     everywhere(41, |name, model, trace| {
         for (part, site) in PARTS {
-            let (got, _) = measure(model, trace, Mode::Current, part, &[], &Way::planned(PLENTY));
+            let (got, _) = measure(model, trace, SkipMode::Current, part, &[], &ExecOptions::planned(PLENTY));
             agree(&format!("{name}, {part:?}"), &got, &defined(model, trace, site, &[(1..41, 1..41)]));
         }
     });
@@ -65,7 +67,8 @@ fn current_is_what_full_passes_give() {
 #[test]
 fn the_future_feels_later_layers_only() {
     everywhere(41, |name, model, trace| {
-        let (got, _) = measure(model, trace, Mode::Future, Part::Layer, &[8, 24], &Way::planned(PLENTY));
+        let (got, _) =
+            measure(model, trace, SkipMode::Future, SkipPart::Layer, &[8, 24], &ExecOptions::planned(PLENTY));
         let last = model.config().depth() - 1;
         for (s, effect) in got.layer_effect.iter().enumerate() {
             assert!(effect[..=s].iter().all(|e| *e == 0.0), "{name}: layer {s} acts on {effect:?}");
@@ -81,7 +84,8 @@ fn the_future_feels_later_layers_only() {
 #[test]
 fn a_layer_loses_all_of_itself_where_it_is_skipped() {
     everywhere(41, |name, model, trace| {
-        let (got, _) = measure(model, trace, Mode::Current, Part::Layer, &[], &Way::planned(PLENTY));
+        let (got, _) =
+            measure(model, trace, SkipMode::Current, SkipPart::Layer, &[], &ExecOptions::planned(PLENTY));
         for (s, effect) in got.layer_effect.iter().enumerate() {
             assert!((effect[s] - 1.0).abs() < 1e-6, "{name}: layer {s} acts on itself by {}", effect[s]);
             assert!(effect[..s].iter().all(|e| *e == 0.0), "{name}: layer {s} acts on {effect:?}");
@@ -93,15 +97,15 @@ fn a_layer_loses_all_of_itself_where_it_is_skipped() {
 #[test]
 fn batches_of_any_size_give_the_same_bits() {
     everywhere(41, |name, model, trace| {
-        for mode in [Mode::Future, Mode::Current, Mode::Local] {
+        for mode in [SkipMode::Future, SkipMode::Current, SkipMode::Local] {
             let of = |rows, bytes| {
                 measure(
                     model,
                     trace,
                     mode,
-                    Part::Attn,
+                    SkipPart::Attn,
                     &[8, 16, 24],
-                    &Way::planned(Limits { rows, bytes, ..PLENTY }),
+                    &ExecOptions::planned(MemoryPlan { rows, bytes, ..PLENTY }),
                 )
                 .0
             };

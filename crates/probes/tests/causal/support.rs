@@ -2,8 +2,8 @@
 
 use fathom_model::source::Checkpoint;
 use fathom_model::{Dtype, Model, Trace};
-use fathom_probes::planner::{Action, Edit, Request, Site, Visitor, count, execute, naive};
-use fathom_probes::{Limits, Way};
+use fathom_probes::planner::{Action, Edit, EditSink, Request, Site, count, execute, naive};
+use fathom_probes::{ExecOptions, MemoryPlan};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -36,7 +36,7 @@ pub(crate) static MODELS: LazyLock<Vec<(&str, Model)>> = LazyLock::new(|| {
 });
 
 /// Everything in one batch.
-pub(crate) const PLENTY: Limits = Limits { clean: 1, rows: 1 << 20, bytes: 1 << 28, saved: 1 << 28 };
+pub(crate) const PLENTY: MemoryPlan = MemoryPlan { clean: 1, rows: 1 << 20, bytes: 1 << 28, saved: 1 << 28 };
 
 /// The trace of a text that every fixture knows.
 pub(crate) fn run(model: &Model, tokens: usize) -> Trace {
@@ -81,7 +81,7 @@ pub(crate) struct Seen {
     pub(crate) logits: BTreeMap<(usize, usize), [Vec<f32>; 2]>,
 }
 
-impl Visitor for Seen {
+impl EditSink for Seen {
     fn added(&mut self, request: usize, layer: usize, positions: Range<usize>, added: &[f32]) {
         assert_eq!(added.len(), positions.len() * self.width);
         for (position, row) in positions.zip(added.chunks_exact(self.width)) {
@@ -100,9 +100,9 @@ impl Visitor for Seen {
 }
 
 /// What the planner hands out, and the multiply-adds that it counts.
-pub(crate) fn planned(model: &Model, trace: &Trace, requests: &[Request], limits: Limits) -> (Seen, u64) {
+pub(crate) fn planned(model: &Model, trace: &Trace, requests: &[Request], limits: MemoryPlan) -> (Seen, u64) {
     let mut seen = Seen { width: trace.hidden, ..Seen::default() };
-    let work = execute(model, trace, requests, &Way::planned(limits), &mut seen);
+    let work = execute(model, trace, requests, &ExecOptions::planned(limits), &mut seen);
     let counted = count(model, trace.tokens.len(), requests, limits);
     assert_eq!(work, counted, "what is counted beforehand is what is done");
     (seen, work.macs)

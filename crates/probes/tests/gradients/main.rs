@@ -3,8 +3,10 @@
 
 use fathom_model::source::Checkpoint;
 use fathom_model::{Buffers, Dtype, Model, Run, Trace};
-use fathom_probes::gradients::{Baseline, Gradients, PAPER_STEPS, Quadrature, Settings, Site, measure, plan};
-use fathom_probes::{Limits, Way, Work};
+use fathom_probes::GradientOptions;
+use fathom_probes::gradients::{measure, plan};
+use fathom_probes::{ExecOptions, MemoryPlan, Work};
+use fathom_results::{GradientSite, Gradients, PAPER_STEPS, PathBaseline, Quadrature};
 use std::path::Path;
 
 const ARCHITECTURES: [&str; 13] = [
@@ -23,11 +25,11 @@ const ARCHITECTURES: [&str; 13] = [
     "gpt2",
 ];
 
-const SITES: [Site; 3] = [Site::Resid, Site::Attn, Site::Mlp];
-const BASELINES: [Baseline; 2] = [Baseline::Sequence, Baseline::Feature];
+const SITES: [GradientSite; 3] = [GradientSite::Resid, GradientSite::Attn, GradientSite::Mlp];
+const BASELINES: [PathBaseline; 2] = [PathBaseline::Sequence, PathBaseline::Feature];
 const ANSWER: usize = 3;
 /// Few rows a batch, so that nodes are split over several.
-const LIMITS: Limits = Limits { clean: 1, rows: 150, bytes: 1 << 24, saved: 1 << 24 };
+const LIMITS: MemoryPlan = MemoryPlan { clean: 1, rows: 150, bytes: 1 << 24, saved: 1 << 24 };
 
 fn load(path: &Path) -> Model {
     Checkpoint::open(path).unwrap().load(Dtype::F32, &|| ()).unwrap().model
@@ -42,25 +44,38 @@ fn trace(model: &Model, tokens: u32) -> Trace {
     model.run(&[&text]).unwrap().remove(0)
 }
 
-fn gradients(model: &Model, trace: &Trace, site: Site, baseline: Baseline, by: Quadrature) -> Gradients {
-    let settings = Settings { sites: vec![site], baseline, quadrature: by };
-    measure(model, trace, ANSWER, &settings, &Way::planned(LIMITS)).0.remove(0)
+fn gradients(
+    model: &Model,
+    trace: &Trace,
+    site: GradientSite,
+    baseline: PathBaseline,
+    by: Quadrature,
+) -> Gradients {
+    let settings = GradientOptions { sites: vec![site], baseline, quadrature: by };
+    measure(model, trace, ANSWER, &settings, &ExecOptions::planned(LIMITS)).0.remove(0)
 }
 
 /// F where the values at a site are `base + r (values - base)`, by forward passes alone.
-fn target(model: &Model, trace: &Trace, site: Site, layer: usize, baseline: Baseline, r: f64) -> f64 {
+fn target(
+    model: &Model,
+    trace: &Trace,
+    site: GradientSite,
+    layer: usize,
+    baseline: PathBaseline,
+    r: f64,
+) -> f64 {
     let (d, tokens) = (trace.hidden, trace.tokens.len());
     let values = match site {
-        Site::Resid => &trace.resid[layer + 1],
-        Site::Attn => &trace.attn_out[layer],
-        Site::Mlp => &trace.mlp_out[layer],
+        GradientSite::Resid => &trace.resid[layer + 1],
+        GradientSite::Attn => &trace.attn_out[layer],
+        GradientSite::Mlp => &trace.mlp_out[layer],
     };
     let mean = |i: usize| -> f64 {
         match baseline {
-            Baseline::Sequence => {
+            PathBaseline::Sequence => {
                 values.iter().skip(i % d).step_by(d).map(|x| f64::from(*x)).sum::<f64>() / tokens as f64
             }
-            Baseline::Feature => {
+            PathBaseline::Feature => {
                 values[i / d * d..][..d].iter().map(|x| f64::from(*x)).sum::<f64>() / d as f64
             }
         }
@@ -70,9 +85,9 @@ fn target(model: &Model, trace: &Trace, site: Site, layer: usize, baseline: Base
     let sum = |a: &[f32], b: &[f32]| -> Vec<f32> { a.iter().zip(b).map(|(a, b)| a + b).collect() };
     let mut b = Buffers::default();
     let mut h = match site {
-        Site::Resid => moved,
-        Site::Mlp => sum(&trace.resid[layer], &sum(&trace.attn_out[layer], &moved)),
-        Site::Attn => {
+        GradientSite::Resid => moved,
+        GradientSite::Mlp => sum(&trace.resid[layer], &sum(&trace.attn_out[layer], &moved)),
+        GradientSite::Attn => {
             let mid = sum(&trace.resid[layer], &moved);
             model.mlp(layer, if model.config().parallel { &trace.resid[layer] } else { &mid }, &mut b);
             sum(&mid, &b.mlp_out)
@@ -96,7 +111,7 @@ fn target(model: &Model, trace: &Trace, site: Site, layer: usize, baseline: Base
         .sum()
 }
 
-fn every(check: impl Fn(&str, &Model, &Trace, Site, Baseline)) {
+fn every(check: impl Fn(&str, &Model, &Trace, GradientSite, PathBaseline)) {
     for name in ARCHITECTURES {
         let model = fixture(name);
         let trace = trace(&model, 31);
@@ -131,7 +146,7 @@ fn the_quadratures_agree() {
         let model = fixture(name);
         let trace = trace(&model, 20);
         for site in SITES {
-            let by = |q| gradients(&model, &trace, site, Baseline::Sequence, q);
+            let by = |q| gradients(&model, &trace, site, PathBaseline::Sequence, q);
             let fine = by(Quadrature::GaussLegendre(32));
             let adaptive = by(Quadrature::Adaptive);
             // The mean of two left sums of a shifted pair is hard to come by; a left
@@ -157,11 +172,17 @@ fn batches_change_no_bit() {
     let model = fixture("gemma3");
     let trace = trace(&model, 31);
     for quadrature in [Quadrature::Riemann(9), Quadrature::Adaptive] {
-        let settings = Settings { sites: SITES.to_vec(), baseline: Baseline::Sequence, quadrature };
-        let with = |way: Way<'_>| measure(&model, &trace, ANSWER, &settings, &way);
-        let whole = with(Way::planned(Limits { clean: 1, rows: 1 << 20, bytes: 1 << 30, saved: 1 << 30 }));
-        assert_eq!(whole, with(Way::planned(Limits { clean: 1, rows: 1, bytes: 1, saved: 1 })));
-        assert_eq!(whole, with(Way { naive: true, ..Way::planned(LIMITS) }));
+        let settings =
+            GradientOptions { sites: SITES.to_vec(), baseline: PathBaseline::Sequence, quadrature };
+        let with = |exec: ExecOptions<'_>| measure(&model, &trace, ANSWER, &settings, &exec);
+        let whole = with(ExecOptions::planned(MemoryPlan {
+            clean: 1,
+            rows: 1 << 20,
+            bytes: 1 << 30,
+            saved: 1 << 30,
+        }));
+        assert_eq!(whole, with(ExecOptions::planned(MemoryPlan { clean: 1, rows: 1, bytes: 1, saved: 1 })));
+        assert_eq!(whole, with(ExecOptions { naive: true, ..ExecOptions::planned(LIMITS) }));
     }
 }
 
@@ -178,7 +199,8 @@ fn the_count_is_that_of_the_rows_alive() {
         let mut want = Work::default();
         for site in SITES {
             for layer in 0..depth {
-                let mlp = if site == Site::Attn && !parallel { model.mlp_macs_per_row() * rows } else { 0 };
+                let mlp =
+                    if site == GradientSite::Attn && !parallel { model.mlp_macs_per_row() * rows } else { 0 };
                 let layers = |attention: fn(&Model, usize, usize) -> u64| {
                     (layer + 1..depth)
                         .map(|l| {
@@ -196,12 +218,12 @@ fn the_count_is_that_of_the_rows_alive() {
                 want.edits += u64::from(PAPER_STEPS);
             }
         }
-        let settings = Settings {
+        let settings = GradientOptions {
             sites: SITES.to_vec(),
-            baseline: Baseline::Sequence,
+            baseline: PathBaseline::Sequence,
             quadrature: Quadrature::Riemann(steps as u32),
         };
-        let (_, done) = measure(&model, &trace, ANSWER, &settings, &Way::planned(LIMITS));
+        let (_, done) = measure(&model, &trace, ANSWER, &settings, &ExecOptions::planned(LIMITS));
         assert_eq!((done.macs, done.runs, done.edits), (want.macs, want.runs, want.edits), "{name}");
         assert_eq!(done, plan(&model, trace.tokens.len(), ANSWER, &settings), "{name}");
     }
@@ -213,7 +235,8 @@ const COMPLETE: f64 = 0.01;
 /// `at_most` is what the adaptive rule may take of the papers' sum.
 #[track_caller]
 fn check_share(what: &str, model: &Model, trace: &Trace, answer: usize, at_most: f64) {
-    let (found, work) = measure(model, trace, answer, &Settings::default(), &Way::planned(LIMITS));
+    let (found, work) =
+        measure(model, trace, answer, &GradientOptions::default(), &ExecOptions::planned(LIMITS));
     let share = work.macs as f64 / work.macs_naive as f64;
     let worst = found[0].completeness_error.iter().copied().fold(0.0, f64::max);
     assert!(
@@ -254,8 +277,8 @@ fn progress_adds_up_to_the_work() {
     let trace = trace(&model, 12);
     let told = std::cell::Cell::new(0);
     let done = |macs| told.set(told.get() + macs);
-    let way = Way { done: &done, ..Way::planned(LIMITS) };
-    let (_, work) = measure(&model, &trace, ANSWER, &Settings::default(), &way);
+    let exec = ExecOptions { on_progress: &done, ..ExecOptions::planned(LIMITS) };
+    let (_, work) = measure(&model, &trace, ANSWER, &GradientOptions::default(), &exec);
     assert_eq!(told.get(), work.macs);
 }
 
@@ -264,8 +287,8 @@ fn a_text_without_an_answer_has_no_attributions() {
     let model = fixture("llama2");
     for (tokens, answer) in [(1, 1), (5, 0)] {
         let trace = trace(&model, tokens);
-        let settings = Settings { sites: vec![Site::Attn], ..Settings::default() };
-        let (found, _) = measure(&model, &trace, answer, &settings, &Way::planned(LIMITS));
+        let settings = GradientOptions { sites: vec![GradientSite::Attn], ..GradientOptions::default() };
+        let (found, _) = measure(&model, &trace, answer, &settings, &ExecOptions::planned(LIMITS));
         assert_eq!(found[0].attribution, vec![vec![0.0; tokens as usize]; model.config().depth()]);
     }
 }
@@ -273,7 +296,13 @@ fn a_text_without_an_answer_has_no_attributions() {
 #[test]
 fn results_are_read_back() {
     let model = fixture("llama2");
-    let found = gradients(&model, &trace(&model, 9), Site::Mlp, Baseline::Feature, Quadrature::Riemann(8));
+    let found = gradients(
+        &model,
+        &trace(&model, 9),
+        GradientSite::Mlp,
+        PathBaseline::Feature,
+        Quadrature::Riemann(8),
+    );
     let text = serde_json::to_string(&found).unwrap();
     assert!(text.contains(r#""site":"mlp","baseline":"feature","quadrature":"riemann:8""#), "{text}");
     assert_eq!(serde_json::from_str::<Gradients>(&text).unwrap(), found);

@@ -4,7 +4,8 @@ use crate::support::{
     ARCHITECTURES, Golden, close, cosine, hook, load, mean, norm, on_every_architecture, run, sum,
 };
 use fathom_model::Trace;
-use fathom_probes::contributions::{self, PerToken, Sample};
+use fathom_probes::contributions;
+use fathom_results::{ContributionsSample, PerToken};
 
 /// The streams around one layer, `[T][d]` each.
 struct Around {
@@ -43,14 +44,14 @@ impl Around {
 
 const NAMES: [&str; 6] = ["|a|/|h|", "|m|/|h+a|", "|D|/|h|", "cos(a,h)", "cos(m,h+a)", "cos(D,h)"];
 
-fn quantities(sample: &Sample) -> [&PerToken; 6] {
+fn quantities(sample: &ContributionsSample) -> [&PerToken; 6] {
     let (n, c) = (&sample.relative_norm, &sample.cosine);
     [&n.attn, &n.mlp, &n.layer, &c.attn, &c.mlp, &c.layer]
 }
 
 /// Compares every token's value and the means with those of the streams.
 #[track_caller]
-fn check(name: &str, sample: &Sample, layers: &[Around], of_tokens: f64, of_means: f64) {
+fn check(name: &str, sample: &ContributionsSample, layers: &[Around], of_tokens: f64, of_means: f64) {
     for (q, (quantity, what)) in quantities(sample).into_iter().zip(NAMES).enumerate() {
         assert_eq!((quantity.mean.len(), quantity.tokens.len()), (layers.len(), layers.len()), "{name}");
         for (l, around) in layers.iter().enumerate() {

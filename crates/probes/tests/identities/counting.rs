@@ -91,6 +91,6 @@ fn costs_of_a_run_add_up() {
         ("lens", levels * tokens * hand.head),
         ("similarity", similarity),
     ];
-    assert!(costs.iter().map(|(name, cost)| (&name[..], cost.macs)).eq(want), "{costs:?}");
-    assert!(costs.values().all(|c| c.macs_naive == c.macs && c.seconds >= 0.0));
+    assert!(costs.iter().map(|(name, cost)| (&name[..], cost.work.macs)).eq(want), "{costs:?}");
+    assert!(costs.values().all(|c| c.work.macs_naive == c.work.macs && c.resources.seconds >= 0.0));
 }

@@ -1,9 +1,10 @@
 //! The logit lens, its sweep and what it says at the last level.
 
-use crate::support::{PLENTY, close, load, log_softmax, mean, on_every_architecture, run, tokens, way};
+use crate::support::{PLENTY, close, exec, load, log_softmax, mean, on_every_architecture, run, tokens};
 use fathom_kernels::distribution::{Divergence, Logits, Reference};
 use fathom_model::{Model, Trace};
-use fathom_probes::lens::{self, Curves, Point};
+use fathom_probes::lens::{self, Point};
+use fathom_results::LensCurves;
 
 /// What the lens has to say of one row of the stream against another.
 pub(crate) struct Plain {
@@ -72,7 +73,7 @@ fn check_point(at: &str, got: &Point, want: &Plain) {
 }
 
 #[track_caller]
-fn check_curves(at: &str, got: &Curves, points: &[Vec<Plain>]) {
+fn check_curves(at: &str, got: &LensCurves, points: &[Vec<Plain>]) {
     let check = |what: &str, got: &[f64], value: &dyn Fn(&Plain) -> f64| {
         assert_eq!(got.len(), points[0].len(), "{at}: {what}");
         for (l, got) in got.iter().enumerate() {
@@ -90,7 +91,7 @@ fn check_curves(at: &str, got: &Curves, points: &[Vec<Plain>]) {
 #[test]
 fn every_level_of_every_token_is_what_the_definitions_say() {
     on_every_architecture(|name, model, trace| {
-        let points = lens::sweep(model, trace, &way(PLENTY));
+        let points = lens::sweep(model, trace, &exec(PLENTY));
         let want = plain_points(model, trace);
         assert_eq!(points.len(), want.len(), "{name}");
         for (t, (points, want)) in points.iter().zip(&want).enumerate() {
@@ -110,7 +111,7 @@ fn every_level_of_every_token_is_what_the_definitions_say() {
 fn the_last_level_is_the_output() {
     on_every_architecture(|name, model, trace| {
         let depth = model.config().depth();
-        let points = lens::sweep(model, trace, &way(PLENTY));
+        let points = lens::sweep(model, trace, &exec(PLENTY));
         for (t, token) in points.iter().enumerate() {
             let last = &token[depth];
             let d = &last.divergence;
@@ -134,10 +135,10 @@ fn the_last_level_is_the_output() {
 #[test]
 fn memory_changes_no_bit() {
     on_every_architecture(|name, model, trace| {
-        let whole = lens::sweep(model, trace, &way(PLENTY));
+        let whole = lens::sweep(model, trace, &exec(PLENTY));
         let a_token = trace.resid.len() * model.config().vocab * 4;
         for memory in [0, 1, a_token, 7 * a_token] {
-            assert_eq!(lens::sweep(model, trace, &way(memory)), whole, "{name}, {memory} bytes");
+            assert_eq!(lens::sweep(model, trace, &exec(memory)), whole, "{name}, {memory} bytes");
         }
     });
 }
@@ -146,7 +147,7 @@ fn memory_changes_no_bit() {
 fn points_keep_the_order_of_tokens_and_levels() {
     let model = load("qwen3");
     let trace = run(&model, &tokens(20, 4));
-    let whole = lens::sweep(&model, &trace, &way(PLENTY));
+    let whole = lens::sweep(&model, &trace, &exec(PLENTY));
     for t in [0, 7, 19] {
         let row = |x: &Vec<f32>| x[t * trace.hidden..(t + 1) * trace.hidden].to_vec();
         let alone = Trace {
@@ -155,7 +156,7 @@ fn points_keep_the_order_of_tokens_and_levels() {
             resid: trace.resid.iter().map(row).collect(),
             ..Trace::default()
         };
-        assert_eq!(lens::sweep(&model, &alone, &way(PLENTY))[0], whole[t]);
+        assert_eq!(lens::sweep(&model, &alone, &exec(PLENTY))[0], whole[t]);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::support::{load, samples, settings, text, texts, tokens, watch};
 use fathom_model::Model;
-use fathom_probes::{Costs, Error, Probe, Sample, Text, measure};
+use fathom_probes::{Costs, Error, Probe, Sample, TokenizedPrompt, measure};
 use std::cell::Cell;
 
 /// Lengths that make one group, that fill one to the row, that overflow one, and
@@ -19,7 +19,7 @@ struct Full(usize);
 /// Measures until `sink` has taken `room` samples, then fails.
 fn until_full(
     model: &Model,
-    texts: &[Text],
+    texts: &[TokenizedPrompt],
     room: usize,
     stop: &dyn Fn(usize) -> bool,
 ) -> (Vec<Sample>, Result<Costs, Error<Full>>) {
@@ -53,7 +53,7 @@ fn grouping_changes_no_bit() {
                 text.id
             );
         }
-        let backwards: Vec<Text> = texts.iter().rev().cloned().collect();
+        let backwards: Vec<TokenizedPrompt> = texts.iter().rev().cloned().collect();
         let mut back = samples(&model, &backwards);
         back.reverse();
         assert_eq!(back, together, "{name}");
@@ -77,7 +77,7 @@ fn samples_carry_their_text() {
     texts[1].text_sha256 = Some("0123456789abcdef".to_owned());
     texts[1].pieces = (0..6).map(|i| format!("piece {i}")).collect();
     for (sample, text) in samples(&load("llama2"), &texts).into_iter().zip(texts) {
-        let kept = Text {
+        let kept = TokenizedPrompt {
             id: sample.id,
             group: sample.group,
             text_sha256: sample.text_sha256,

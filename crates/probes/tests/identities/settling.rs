@@ -1,8 +1,9 @@
 //! Settling layers and the deep-thinking ratio.
 
 use crate::lens::plain_points;
-use crate::support::{PLENTY, close, mean, on_every_architecture, way};
+use crate::support::{PLENTY, close, exec, mean, on_every_architecture};
 use fathom_probes::{lens, settling};
+use fathom_results::SettlingSample;
 
 /// The first layer whose running minimum is at most half a bit; `None` where a
 /// divergence lies too near to half a bit to say.
@@ -24,7 +25,7 @@ fn settles(jsd: &[f64]) -> Option<usize> {
 fn tokens_settle_where_the_plain_divergence_says() {
     on_every_architecture(|name, model, trace| {
         let depth = model.config().depth();
-        let sample = settling::measure(&lens::sweep(model, trace, &way(PLENTY)));
+        let sample = settling::measure(&lens::sweep(model, trace, &exec(PLENTY)));
         let jsd = plain_points(model, trace).into_iter().map(|t| {
             let token: Vec<f64> = t.iter().map(|p| p.divergence.jsd_bits).collect();
             settles(&token)
@@ -68,7 +69,7 @@ fn half_a_bit_counts_as_settled() {
 #[test]
 fn the_deep_layer_is_exact_for_every_depth() {
     for depth in 1..=2000usize {
-        let s = settling::summarise(&[&settling::Sample { layers: vec![depth] }], depth);
+        let s = settling::summarise(&[&SettlingSample { layers: vec![depth] }], depth);
         assert_eq!(s.deep_layer, (85 * depth).div_ceil(100), "{depth} layers");
     }
 }

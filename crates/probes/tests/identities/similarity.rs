@@ -43,8 +43,8 @@ fn distances_are_those_of_a_metric() {
         for distances in [&s.angular_last, &s.angular_mean] {
             for (n, row) in distances.iter().enumerate() {
                 for (l, far) in row.iter().enumerate() {
-                    let way: f64 = distances[0][l..=l + n].iter().sum();
-                    assert!(*far <= way + 1e-9, "{name}, from {l} to {}", l + n + 1);
+                    let exec: f64 = distances[0][l..=l + n].iter().sum();
+                    assert!(*far <= exec + 1e-9, "{name}, from {l} to {}", l + n + 1);
                 }
             }
         }

@@ -1,9 +1,9 @@
 //! Samples put together: weights, order, and the way through a file.
 
-use crate::support::{PLENTY, close, load, mean, run, samples, texts, way};
+use crate::support::{PLENTY, close, exec, load, mean, run, samples, texts};
 use fathom_model::Trace;
-use fathom_probes::contributions::{Average, PerToken};
-use fathom_probes::{Sample, Summary, contributions, lens, settling, similarity};
+use fathom_probes::{Sample, contributions, lens, settling, similarity, summarise};
+use fathom_results::{LensCurves, MeanMedian, PerToken, ProbeResults};
 use serde_json::Value;
 
 /// Compares numbers anywhere in two trees of the same shape.
@@ -36,7 +36,7 @@ fn order_does_not_matter() {
         let all = samples(&model, &texts(&[3, 80, 17, 1, 44, 29]));
         let tree = |order: &[usize]| {
             let picked: Vec<Sample> = order.iter().map(|i| all[*i].clone()).collect();
-            serde_json::to_value(Summary::of(&picked, depth)).unwrap()
+            serde_json::to_value(summarise(&picked, depth)).unwrap()
         };
         let first = tree(&[0, 1, 2, 3, 4, 5]);
         for order in [[5, 4, 3, 2, 1, 0], [2, 0, 5, 1, 3, 4]] {
@@ -57,8 +57,8 @@ fn samples_survive_a_file() {
             all.iter().map(|s| serde_json::from_str(&serde_json::to_string(s).unwrap()).unwrap()).collect();
         assert_eq!(read, all, "{name}");
         let depth = model.config().depth();
-        let bits = |s: &[Sample]| serde_json::to_string(&Summary::of(s, depth)).unwrap();
-        assert_eq!(Summary::of(&read, depth), Summary::of(&all, depth), "{name}");
+        let bits = |s: &[Sample]| serde_json::to_string(&summarise(s, depth)).unwrap();
+        assert_eq!(summarise(&read, depth), summarise(&all, depth), "{name}");
         assert_eq!(bits(&read), bits(&all), "{name}");
     }
 }
@@ -80,7 +80,7 @@ fn concatenated(traces: &[Trace]) -> Trace {
 }
 
 #[track_caller]
-fn check_average(what: &str, got: &Average, tokens: &PerToken) {
+fn check_average(what: &str, got: &MeanMedian, tokens: &PerToken) {
     for (l, row) in tokens.tokens.iter().enumerate() {
         close(&format!("{what}, mean at {l}"), got.mean[l], tokens.mean[l], 1e-12, 1e-12);
         let mut sorted = row.clone();
@@ -98,7 +98,7 @@ fn every_token_weighs_the_same() {
     for (name, lengths) in [("llama3", [5, 40]), ("gemma3", [31, 2]), ("gpt2", [1, 26])] {
         let (model, texts) = (load(name), texts(&lengths));
         let depth = model.config().depth();
-        let summary = Summary::of(&samples(&model, &texts), depth);
+        let summary = summarise(&samples(&model, &texts), depth);
         let traces: Vec<Trace> = texts.iter().map(|t| run(&model, &t.tokens)).collect();
         let whole = concatenated(&traces);
 
@@ -111,8 +111,8 @@ fn every_token_weighs_the_same() {
             check_average(&format!("{name} layer {what}"), &got.layer, &want.layer);
         }
 
-        let points = lens::sweep(&model, &whole, &way(PLENTY));
-        let tree = |curves: &lens::Curves| serde_json::to_value(curves).unwrap();
+        let points = lens::sweep(&model, &whole, &exec(PLENTY));
+        let tree = |curves: &LensCurves| serde_json::to_value(curves).unwrap();
         same_tree(name, &tree(&summary.lens.unwrap()), &tree(&lens::curves(&points)), 1e-12);
 
         let settled = settling::summarise(&[&settling::measure(&points)], depth);
@@ -142,7 +142,7 @@ fn a_probe_is_summed_up_over_the_prompts_that_have_it() {
     let all = samples(&model, &texts(&[20, 9]));
     let mut some = all.clone();
     (some[1].lens, some[1].similarity, some[1].contributions, some[1].settling) = (None, None, None, None);
-    assert_eq!(Summary::of(&some, depth), Summary::of(&all[..1], depth));
+    assert_eq!(summarise(&some, depth), summarise(&all[..1], depth));
     some.remove(0);
-    assert_eq!(Summary::of(&some, depth), Summary::default());
+    assert_eq!(summarise(&some, depth), ProbeResults::default());
 }

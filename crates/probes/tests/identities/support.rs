@@ -2,7 +2,7 @@
 
 use fathom_model::source::Checkpoint;
 use fathom_model::{Dtype, Hook, Model, Trace};
-use fathom_probes::{Limits, Probe, Sample, Settings, Text, Watch, Way};
+use fathom_probes::{ExecOptions, MemoryPlan, Observer, Probe, ProbeOptions, Sample, TokenizedPrompt};
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 
@@ -55,8 +55,8 @@ pub(crate) fn on_every_architecture(check: impl Fn(&str, &Model, &Trace)) {
     }
 }
 
-pub(crate) fn text(id: &str, tokens: Vec<u32>) -> Text {
-    Text {
+pub(crate) fn text(id: &str, tokens: Vec<u32>) -> TokenizedPrompt {
+    TokenizedPrompt {
         id: id.to_owned(),
         group: None,
         text_sha256: None,
@@ -67,35 +67,35 @@ pub(crate) fn text(id: &str, tokens: Vec<u32>) -> Text {
 }
 
 /// One text for each length, all different.
-pub(crate) fn texts(lengths: &[usize]) -> Vec<Text> {
+pub(crate) fn texts(lengths: &[usize]) -> Vec<TokenizedPrompt> {
     let of = |(i, n): (usize, &usize)| text(&format!("p{i}"), tokens(*n, i as u32));
     lengths.iter().enumerate().map(of).collect()
 }
 
-pub(crate) fn settings(probes: &[Probe]) -> Settings {
-    Settings {
+pub(crate) fn settings(probes: &[Probe]) -> ProbeOptions {
+    ProbeOptions {
         probes: probes.to_vec(),
         memory: 1 << 26,
         naive: false,
         longest_text: 0,
         longest_pair: 0,
-        skip: fathom_probes::skip::Settings::default(),
-        gradients: fathom_probes::gradients::Settings::default(),
+        skip: fathom_probes::SkipOptions::default(),
+        gradients: fathom_probes::GradientOptions::default(),
     }
 }
 
 /// A run that is told to nobody.
-pub(crate) fn watch(stop: &dyn Fn() -> bool) -> Watch<'_> {
-    Watch { stop, ..Watch::NOBODY }
+pub(crate) fn watch(stop: &dyn Fn() -> bool) -> Observer<'_> {
+    Observer { is_cancelled: stop, ..Observer::NONE }
 }
 
 /// The planned way with so many bytes of logits.
-pub(crate) fn way(bytes: usize) -> Way<'static> {
-    Way::planned(Limits { clean: 1, rows: 1 << 20, bytes, saved: bytes })
+pub(crate) fn exec(bytes: usize) -> ExecOptions<'static> {
+    ExecOptions::planned(MemoryPlan { clean: 1, rows: 1 << 20, bytes, saved: bytes })
 }
 
 /// All probes on some texts, to the end.
-pub(crate) fn samples(model: &Model, texts: &[Text]) -> Vec<Sample> {
+pub(crate) fn samples(model: &Model, texts: &[TokenizedPrompt]) -> Vec<Sample> {
     let mut samples = Vec::new();
     let mut keep = |sample| {
         samples.push(sample);

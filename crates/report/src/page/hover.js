@@ -1,5 +1,5 @@
-// Shows the values of figures beside the pointer. The page is whole without this: the same numbers stand in the
-// tables, which is where the values of heat maps are taken from.
+// Shows the values of figures beside the pointer. The page is complete without it: the tables have the same numbers,
+// and the values of heat maps are read from them.
 "use strict";
 (() => {
   const tip = document.createElement("div");
@@ -17,7 +17,7 @@
     tip.style.top = Math.max(4, y) + "px";
   };
 
-  // The title is taken away, or the browser would show it a second time.
+  // Without removing the title, the browser would show it a second time.
   const said = (group) => {
     const title = group.querySelector("title");
     if (title) {
@@ -43,14 +43,14 @@
   const cell = (image, event) => {
     const lines = table(image);
     const [rows, columns] = [lines.length - 1, lines[0].length - 1];
-    const turned = "turned" in image.dataset;
+    const transposed = "transposed" in image.dataset;
     const box = image.getBoundingClientRect();
     const at = (share, count) => Math.min(count - 1, Math.max(0, Math.floor(share * count)));
-    const x = at((event.clientX - box.left) / box.width, turned ? rows : columns);
-    const height = turned ? columns : rows;
+    const x = at((event.clientX - box.left) / box.width, transposed ? rows : columns);
+    const height = transposed ? columns : rows;
     const top = at((event.clientY - box.top) / box.height, height);
     const y = "down" in image.dataset ? top : height - 1 - top;
-    const [row, column] = turned ? [x, y] : [y, x];
+    const [row, column] = transposed ? [x, y] : [y, x];
     const [side, above] = lines[0][0].split(", by ");
     const value = lines[row + 1][column + 1] || "no value";
     return `${side} ${lines[row + 1][0]}\n${above} ${lines[0][column + 1]}\n${value}`;

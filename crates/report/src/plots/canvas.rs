@@ -1,85 +1,17 @@
-//! What figures are drawn on: the drawing library's primitives, with the colours and sizes that all
-//! figures share, and what a reader sees on hovering.
+//! The drawing of a figure as a list of elements, which `svg` writes and `raster` paints.
 //!
-//! The library draws axes and curves and turns primitives into SVG and PNG. Legends, marks, colour bars and
-//! hovering are placed here, because they have to stand beside each other, around small multiples, in one
-//! column of a paper and on both backgrounds of the page.
+//! Coordinates are user units, x to the right and y downward: a PNG file has three pixels per unit.
 
-use kuva::RasterBackend;
-use kuva::backend::svg::SvgBackend;
-use kuva::render::color::Color;
-use kuva::render::render::{PathData, Primitive, Scene, TextAnchor};
+use super::color::{Color, Rgb, Surface};
+use super::font::{TEXT, TITLE, Weight, fitted};
 
-/// The width of a figure. Printed as wide as a column of a paper, 8.5 cm, its text has 6 points.
+/// The width of a figure in one column of a paper: printed 8.5 cm wide, its text has 6 points.
 pub(crate) const COLUMN: f64 = 520.0;
 /// The width of a figure across both columns of a paper.
 pub(crate) const PAGE: f64 = 1060.0;
-/// The size of all text but titles.
-pub(crate) const TEXT: u32 = 13;
-/// The size of titles.
-pub(crate) const TITLE: u32 = 15;
-/// Pixels of a PNG for each unit: about 500 dots per inch in print.
-const PNG_SCALE: f32 = 3.0;
 
-/// For which background a figure is drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// A file of its own: white, with title.
-    File,
-    /// Inside the page: no background, the page's colours, the title left to the page.
-    Page,
-}
-
-/// The colours of all figures: those of Okabe and Ito, which stay apart for colour-blind readers. On the page
-/// they are variables, because a dark background needs lighter ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ink {
-    Text,
-    Soft,
-    Line,
-    Paper,
-    Blue,
-    Orange,
-    Green,
-    Vermilion,
-    Purple,
-    Sky,
-}
-
-impl Ink {
-    /// Colours for series, in the order in which they are used.
-    pub(crate) const SERIES: [Self; 8] = [
-        Self::Blue,
-        Self::Orange,
-        Self::Green,
-        Self::Purple,
-        Self::Vermilion,
-        Self::Sky,
-        Self::Text,
-        Self::Soft,
-    ];
-
-    /// The colour as CSS.
-    pub(crate) fn css(self, place: Place) -> &'static str {
-        let [file, page] = match self {
-            Self::Text => ["#1b1f24", "var(--ink)"],
-            Self::Soft => ["#57606a", "var(--soft)"],
-            Self::Line => ["#d8dee4", "var(--line)"],
-            Self::Paper => ["#ffffff", "var(--paper)"],
-            Self::Blue => ["#0072b2", "var(--blue)"],
-            Self::Orange => ["#e69f00", "var(--orange)"],
-            Self::Green => ["#009e73", "var(--green)"],
-            Self::Vermilion => ["#d55e00", "var(--vermilion)"],
-            Self::Purple => ["#cc79a7", "var(--purple)"],
-            Self::Sky => ["#56b4e9", "var(--sky)"],
-        };
-        if place == Place::File { file } else { page }
-    }
-
-    pub(crate) fn colour(self, place: Place) -> Color {
-        Color::from(self.css(place))
-    }
-}
+/// A point of a drawing.
+pub(crate) type Point = (f64, f64);
 
 /// How a line is stroked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +20,7 @@ pub(crate) enum Stroke {
     Dashed,
 }
 
-/// Where a text stands from the point given.
+/// Which part of a text is at its point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Anchor {
     Start,
@@ -96,7 +28,7 @@ pub(crate) enum Anchor {
     End,
 }
 
-/// A rectangle in a drawing.
+/// A rectangle.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Frame {
     pub(crate) x: f64,
@@ -105,282 +37,163 @@ pub(crate) struct Frame {
     pub(crate) height: f64,
 }
 
+impl Frame {
+    pub(crate) fn right(&self) -> f64 {
+        self.x + self.width
+    }
+
+    pub(crate) fn bottom(&self) -> f64 {
+        self.y + self.height
+    }
+}
+
+/// A text on a baseline.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Label {
+    pub(crate) at: Point,
+    pub(crate) anchor: Anchor,
+    pub(crate) color: Color,
+    pub(crate) size: f64,
+    pub(crate) weight: Weight,
+    /// Read from bottom to top.
+    pub(crate) upward: bool,
+    pub(crate) text: String,
+}
+
+/// A grid of coloured cells of equal size.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Cells {
+    pub(crate) frame: Frame,
+    /// `[row][column]` from the top left, all rows of the same length; cells without a colour are transparent.
+    pub(crate) colors: Vec<Vec<Option<Rgb>>>,
+    /// How the page finds the values of the cells; a picture without values has none.
+    pub(crate) lookup: Option<Lookup>,
+}
+
+/// Where the page's table has the value of a cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lookup {
+    /// Columns of the picture are rows of the table.
+    pub(crate) transposed: bool,
+    /// Rows are counted from the top down.
+    pub(crate) down: bool,
+}
+
+/// An element of a drawing.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Element {
+    /// A filled rectangle.
+    Rect { frame: Frame, color: Color, opacity: f64 },
+    /// Straight lines through points.
+    Line { points: Vec<Point>, color: Color, width: f64, stroke: Stroke },
+    /// The filled polygon with these corners.
+    Area { points: Vec<Point>, color: Color, opacity: f64 },
+    /// A disc, or a ring around the background.
+    Dot { at: Point, radius: f64, color: Color, filled: bool },
+    /// A text.
+    Label(Label),
+    /// A picture.
+    Cells(Cells),
+}
+
 /// A drawing under way.
 pub(crate) struct Canvas {
-    /// The figure's, unlike that of every other figure on a page.
-    name: String,
-    pub(crate) place: Place,
-    width: f64,
-    elements: Vec<Primitive>,
-    /// Drawn last, above everything, and on the page only.
-    hovers: Vec<(Frame, String)>,
-    /// How far down there is anything.
+    pub(crate) surface: Surface,
+    pub(crate) width: f64,
+    pub(crate) elements: Vec<Element>,
+    /// Texts shown to readers who point at a frame of the page.
+    pub(crate) hovers: Vec<(Frame, String)>,
+    /// The lowest y of the drawing.
     bottom: f64,
 }
 
 impl Canvas {
-    pub(crate) fn new(name: &str, width: f64, place: Place) -> Self {
-        Self { name: name.to_owned(), place, width, elements: Vec::new(), hovers: Vec::new(), bottom: 0.0 }
+    pub(crate) fn new(width: f64, surface: Surface) -> Self {
+        Self { surface, width, elements: Vec::new(), hovers: Vec::new(), bottom: 0.0 }
     }
 
-    pub(crate) fn width(&self) -> f64 {
-        self.width
+    /// The height of the drawing so far, with a margin.
+    pub(crate) fn height(&self) -> f64 {
+        (self.bottom + 6.0).ceil()
     }
 
-    /// Title and subtitle, where the page does not have them; returns where the rest begins.
+    /// Draws title and subtitle on files and returns the y at which the figure begins.
     pub(crate) fn head(&mut self, title: &str, subtitle: &str) -> f64 {
-        if self.place == Place::Page {
+        if self.surface == Surface::Page {
             return 4.0;
         }
-        self.write(
-            (8.0, 22.0),
-            Anchor::Start,
-            Ink::Text,
-            true,
-            TITLE,
-            &fitted(title, self.width - 16.0, TITLE),
-        );
-        self.text(8.0, 40.0, Anchor::Start, Ink::Soft, &fitted(subtitle, self.width - 16.0, TEXT));
+        let room = self.width - 16.0;
+        self.label(Label {
+            size: TITLE,
+            weight: Weight::Bold,
+            ..label((8.0, 22.0), Anchor::Start, Color::Text, &fitted(title, room, TITLE, Weight::Bold))
+        });
+        self.text(8.0, 40.0, Anchor::Start, Color::Soft, &fitted(subtitle, room, TEXT, Weight::Regular));
         54.0
     }
 
-    pub(crate) fn text(&mut self, x: f64, y: f64, anchor: Anchor, ink: Ink, text: &str) {
-        self.write((x, y), anchor, ink, false, TEXT, text);
+    pub(crate) fn text(&mut self, x: f64, y: f64, anchor: Anchor, color: Color, text: &str) {
+        self.label(label((x, y), anchor, color, text));
     }
 
-    pub(crate) fn bold(&mut self, x: f64, y: f64, anchor: Anchor, ink: Ink, text: &str) {
-        self.write((x, y), anchor, ink, true, TEXT, text);
+    pub(crate) fn bold(&mut self, x: f64, y: f64, anchor: Anchor, color: Color, text: &str) {
+        self.label(Label { weight: Weight::Bold, ..label((x, y), anchor, color, text) });
     }
 
-    fn write(&mut self, (x, y): (f64, f64), anchor: Anchor, ink: Ink, bold: bool, size: u32, text: &str) {
-        let anchor = match anchor {
-            Anchor::Start => TextAnchor::Start,
-            Anchor::Middle => TextAnchor::Middle,
-            Anchor::End => TextAnchor::End,
-        };
-        let color = Some(ink.colour(self.place));
-        let content = plain(text);
-        self.elements.push(Primitive::Text { x, y, content, size, anchor, rotate: None, bold, color });
-        self.reach(y + 4.0);
+    /// A text read from bottom to top.
+    pub(crate) fn upward(&mut self, x: f64, y: f64, anchor: Anchor, text: &str) {
+        let upward = Label { upward: true, ..label((x, y), anchor, Color::Text, text) };
+        self.elements.push(Element::Label(upward));
     }
 
-    /// A text read from bottom to top that ends at the point.
-    pub(crate) fn upward(&mut self, x: f64, y: f64, text: &str) {
-        let color = Some(Ink::Text.colour(self.place));
-        let (content, anchor, rotate) = (plain(text), TextAnchor::End, Some(-90.0));
-        self.elements.push(Primitive::Text { x, y, content, size: TEXT, anchor, rotate, bold: false, color });
+    fn label(&mut self, label: Label) {
+        self.reach(label.at.1 + 4.0);
+        self.elements.push(Element::Label(label));
     }
 
-    pub(crate) fn rect(&mut self, frame: Frame, ink: Ink, opacity: f64) {
-        let Frame { x, y, width, height } = frame;
-        let (fill, opacity) = (ink.colour(self.place), (opacity < 1.0).then_some(opacity));
-        self.elements.push(Primitive::Rect {
-            x,
-            y,
-            width,
-            height,
-            fill,
-            stroke: None,
-            stroke_width: None,
-            opacity,
-        });
-        self.reach(y + height);
+    pub(crate) fn rect(&mut self, frame: Frame, color: Color, opacity: f64) {
+        self.reach(frame.bottom());
+        self.elements.push(Element::Rect { frame, color, opacity });
     }
 
-    pub(crate) fn line(&mut self, from: (f64, f64), to: (f64, f64), ink: Ink, width: f64, stroke: Stroke) {
-        let dash = (stroke == Stroke::Dashed).then(|| "5 3".to_owned());
-        self.elements.push(Primitive::Line {
-            x1: from.0,
-            y1: from.1,
-            x2: to.0,
-            y2: to.1,
-            stroke: ink.colour(self.place),
-            stroke_width: width,
-            stroke_dasharray: dash,
-        });
+    pub(crate) fn line(&mut self, from: Point, to: Point, color: Color, width: f64, stroke: Stroke) {
         self.reach(from.1.max(to.1));
+        self.elements.push(Element::Line { points: vec![from, to], color, width, stroke });
     }
 
     /// Straight lines through the points.
-    pub(crate) fn lines(&mut self, points: Vec<(f64, f64)>, ink: Ink, width: f64, stroke: Stroke) {
-        let stroke_dasharray = (stroke == Stroke::Dashed).then(|| "5 3".to_owned());
-        let stroke = ink.colour(self.place);
-        self.elements.push(Primitive::PolyLine { points, stroke, stroke_width: width, stroke_dasharray });
+    pub(crate) fn lines(&mut self, points: Vec<Point>, color: Color, width: f64, stroke: Stroke) {
+        self.elements.push(Element::Line { points, color, width, stroke });
     }
 
-    /// A filled disc, or a ring on the background.
-    pub(crate) fn dot(&mut self, at: (f64, f64), radius: f64, ink: Ink, filled: bool) {
-        let colour = ink.colour(self.place);
-        let fill = if filled { colour.clone() } else { Ink::Paper.colour(self.place) };
-        let (stroke, stroke_width) = if filled { (None, None) } else { (Some(colour), Some(2.0)) };
-        self.elements.push(Primitive::Circle {
-            cx: at.0,
-            cy: at.1,
-            r: radius,
-            fill,
-            fill_opacity: None,
-            stroke,
-            stroke_width,
-        });
+    /// A disc, or a ring around the background.
+    pub(crate) fn dot(&mut self, at: Point, radius: f64, color: Color, filled: bool) {
         self.reach(at.1 + radius);
+        self.elements.push(Element::Dot { at, radius, color, filled });
     }
 
-    /// The filled surface within the points.
-    pub(crate) fn surface(&mut self, points: &[(f64, f64)], ink: Ink, opacity: f64) {
-        let mut d = String::new();
-        for (index, (x, y)) in points.iter().enumerate() {
-            d += &format!("{}{x:.2} {y:.2}", if index == 0 { "M" } else { " L" });
-        }
-        self.elements.push(Primitive::Path(Box::new(PathData {
-            d: d + " Z",
-            fill: Some(ink.colour(self.place)),
-            stroke: Color::None,
-            stroke_width: 0.0,
-            opacity: (opacity < 1.0).then_some(opacity),
-            stroke_dasharray: None,
-        })));
+    /// The filled polygon with these corners.
+    pub(crate) fn area(&mut self, points: Vec<Point>, color: Color, opacity: f64) {
+        self.elements.push(Element::Area { points, color, opacity });
     }
 
-    /// Rectangles with a colour each.
-    pub(crate) fn cells(&mut self, cells: Vec<(Frame, (u8, u8, u8))>) {
-        let (mut x, mut y, mut w, mut h, mut fills) = (vec![], vec![], vec![], vec![], vec![]);
-        for (frame, (red, green, blue)) in cells {
-            x.push(frame.x);
-            y.push(frame.y);
-            w.push(frame.width);
-            h.push(frame.height);
-            fills.push(Color::Rgb(red, green, blue));
-        }
-        self.elements.push(Primitive::RectBatch { x, y, w, h, fills });
+    pub(crate) fn cells(&mut self, cells: Cells) {
+        self.reach(cells.frame.bottom());
+        self.elements.push(Element::Cells(cells));
     }
 
-    /// A place for markup of its own, see [`Canvas::svg`].
-    pub(crate) fn place_for_markup(&mut self) {
-        let extra_attrs = Some("data-cells".to_owned());
-        self.elements.push(Primitive::GroupStart { transform: None, title: None, extra_attrs });
-        self.elements.push(Primitive::GroupEnd);
-    }
-
-    /// What the drawing library drew, moved.
-    pub(crate) fn scene(&mut self, scene: Scene, x: f64, y: f64) {
-        let transform = Some(format!("translate({x},{y})"));
-        self.elements.push(Primitive::GroupStart { transform, title: None, extra_attrs: None });
-        self.elements.extend(scene.elements);
-        self.elements.push(Primitive::GroupEnd);
-        self.reach(y + scene.height);
-    }
-
-    /// Says `text` to a reader who points at the frame.
+    /// Shows `text` to readers who point at the frame.
     pub(crate) fn hover(&mut self, frame: Frame, text: String) {
         self.hovers.push((frame, text));
     }
 
-    /// The drawing reaches down to here.
+    /// Extends the drawing down to `y`.
     pub(crate) fn reach(&mut self, y: f64) {
         self.bottom = self.bottom.max(y);
     }
-
-    fn finish(mut self) -> Scene {
-        if self.place == Place::Page {
-            for (frame, text) in std::mem::take(&mut self.hovers) {
-                let extra_attrs = Some("class=\"tip\"".to_owned());
-                self.elements.push(Primitive::GroupStart { transform: None, title: Some(text), extra_attrs });
-                self.rect(frame, Ink::Text, 0.0);
-                self.elements.push(Primitive::GroupEnd);
-            }
-        }
-        // The library counts clipped regions through the whole process; a figure must not depend on those
-        // drawn before it.
-        let clips = self.elements.iter_mut().filter_map(|element| match element {
-            Primitive::ClipStart { id, .. } => Some(id),
-            _ => None,
-        });
-        let name: String = self.name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
-        for (count, id) in clips.enumerate() {
-            *id = format!("{name}_clip_{count}");
-        }
-        let mut scene = Scene::new(self.width, (self.bottom + 6.0).ceil());
-        scene.elements = self.elements;
-        scene.text_color = Some(Ink::Text.css(self.place).to_owned());
-        let (background, font) = match self.place {
-            Place::File => (Some("#ffffff".to_owned()), "DejaVu Sans, Arial, sans-serif"),
-            Place::Page => (None, "system-ui, sans-serif"),
-        };
-        scene.background_color = background;
-        scene.font_family = Some(font.to_owned());
-        scene
-    }
-
-    /// The drawing as SVG: a file, or an element for the page, which needs neither namespace nor size.
-    /// `markup` takes the place made for it.
-    pub(crate) fn svg(self, markup: &str) -> String {
-        /// Text from outside cannot spell this, as `<` is escaped there.
-        const MADE: &str = "<g data-cells></g>";
-        let place = self.place;
-        let scene = self.finish();
-        let svg = SvgBackend::new().render_scene(&scene).replacen(MADE, markup, 1);
-        if place == Place::File {
-            return svg;
-        }
-        // Those who listen to the page have the table below.
-        let open = format!(r#"<svg aria-hidden="true" viewBox="0 0 {} {}""#, scene.width, scene.height);
-        svg.replacen(r#"<svg xmlns="http://www.w3.org/2000/svg""#, &open, 1)
-    }
-
-    /// The drawing as PNG.
-    ///
-    /// # Errors
-    ///
-    /// The drawing library's message.
-    pub(crate) fn png(self) -> Result<Vec<u8>, String> {
-        RasterBackend::new().with_scale(PNG_SCALE).render_scene(&self.finish())
-    }
 }
 
-/// Without characters that cannot be seen, and with the dollar signs escaped that the library would read as mathematics.
-pub(crate) fn plain(text: &str) -> String {
-    text.chars().filter(|c| !super::text::hidden(*c)).collect::<String>().replace('$', "\\$")
-}
-
-/// About how wide a text is, rather too wide than too narrow.
-pub(crate) fn width_of(text: &str, size: u32) -> f64 {
-    let em = |c: char| match c {
-        'i' | 'j' | 'l' | 'I' | '.' | ',' | ':' | ';' | '|' | '\'' | '(' | ')' | '[' | ']' | 't' | 'f'
-        | 'r' | ' ' => 0.4,
-        'm' | 'w' | 'M' | 'W' | '@' | '%' => 0.95,
-        c if c.is_ascii_lowercase() || c.is_ascii_digit() => 0.62,
-        c if c.is_ascii() => 0.72,
-        _ => 0.95,
-    };
-    text.chars().map(em).sum::<f64>() * f64::from(size)
-}
-
-/// The text, cut where it is wider than `width`.
-pub(crate) fn fitted(text: &str, width: f64, size: u32) -> String {
-    if width_of(text, size) <= width {
-        return text.to_owned();
-    }
-    let mut cut = String::new();
-    for c in text.chars() {
-        cut.push(c);
-        if width_of(&cut, size) > width - f64::from(size) {
-            break;
-        }
-    }
-    cut.trim_end().to_owned() + "…"
-}
-
-/// The text in lines no wider than `width`, broken between words.
-pub(crate) fn wrapped(text: &str, width: f64, size: u32) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if width_of(line, size) + width_of(word, size) + 5.0 <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(fitted(word, width, size)),
-        }
-    }
-    lines
+fn label(at: Point, anchor: Anchor, color: Color, text: &str) -> Label {
+    let text = text.chars().filter(|c| !crate::text::hidden(*c)).collect();
+    Label { at, anchor, color, size: TEXT, weight: Weight::Regular, upward: false, text }
 }

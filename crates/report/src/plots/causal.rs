@@ -1,26 +1,30 @@
 //! The figures of the probes that change the model's run: skip, erasure and gradients.
 
-use super::canvas::Ink;
-use super::heat::{Axis, Heat, Scale as Colours};
-use super::layers::{Scale, Series, bar_axis, bars, depth_marks, hovers, numbers};
-use super::panel::{Entry, Grid, Panel, Shape};
-use super::text::{self, number};
-use super::{Body, Figure, figure};
-use crate::results::{Effects, Erasure, Gradients, OutputEffect, Results, Skip};
+use super::color::Color;
+use super::figure::{Body, Figure};
+use super::grid::Grid;
+use super::heat::{ColorScale, Heat, HeatAxis};
+use super::layers::{Series, ValueScale, bar_axis, bars, depth_marks, hovers, numbers};
+use super::legend::{LegendEntry, LegendMark};
+use super::panel::Panel;
+use crate::text::{self, number};
+use fathom_results::{
+    ErasurePair, GradientsPair, OverPrompts, Results, Rule, SkipAverage, SkipMode, SkipPart, SkipSummary,
+};
 
-/// Pairs that are drawn; the others are listed.
+/// The number of pairs that are drawn; the others are listed.
 const DRAWN: usize = 4;
-/// Pairs that are listed.
+/// The number of pairs that are listed.
 const LISTED: usize = 100;
 
-pub(super) fn skip_figures(results: &Results, skip: &Skip) -> Vec<Figure> {
+pub(super) fn skip_figures(results: &Results, skip: &SkipSummary) -> Vec<Figure> {
     let mut all = Vec::new();
-    for (key, effects) in skip.effects() {
-        let (mode, part) = key.split_once('.').unwrap_or((&key, "layer"));
+    let effects = skip.iter().flat_map(|(mode, parts)| parts.iter().map(|(part, e)| ((*mode, *part), e)));
+    for ((mode, part), effects) in effects {
         let what = match part {
-            "attn" => "a layer's attention",
-            "mlp" => "a layer's MLP",
-            _ => "a layer",
+            SkipPart::Attn => "a layer's attention",
+            SkipPart::Mlp => "a layer's MLP",
+            SkipPart::Layer => "a layer",
         };
         all.push(later_layers(results, effects, (mode, part), what));
         if let Some(output) = &effects.output_effect {
@@ -30,95 +34,106 @@ pub(super) fn skip_figures(results: &Results, skip: &Skip) -> Vec<Figure> {
     all
 }
 
-fn later_layers(results: &Results, effects: &Effects, (mode, part): (&str, &str), what: &str) -> Figure {
+fn later_layers(
+    results: &Results,
+    effects: &SkipAverage,
+    (mode, part): (SkipMode, SkipPart),
+    what: &str,
+) -> Figure {
     let (how, reading) = match mode {
-        "future" => (
+        SkipMode::Future => (
             "what later tokens lose",
-            "Each row bypasses one layer for all earlier tokens; the colour is how much what a later layer (column) \
-             adds for the later tokens changes, relative to its length. A bright row is a layer that others build on; a \
-             dark right half means that late layers need little of what the layers before them computed for other tokens.",
+            "Each row skips one layer for all earlier tokens. The colour is the relative change of what a later layer \
+             (column) adds at the later tokens. A bright row is a layer that others build on; a dark right half means \
+             that late layers need little of what earlier layers computed for other tokens.",
         ),
-        "current" => (
+        SkipMode::Current => (
             "what the same tokens lose",
-            "Each row bypasses one layer at all tokens; the colour is how much what a later layer (column) adds changes, \
-             relative to its length. The diagonal is 1, the layer itself. Dark columns on the right are layers \
-             that work independently of the others.",
+            "Each row skips one layer at all tokens. The colour is the relative change of what a later layer (column) \
+             adds. The diagonal is the layer itself and equals 1. Dark columns on the right are layers that work \
+             independently of the others.",
         ),
-        _ => (
+        SkipMode::Local => (
             "direct dependence",
-            "As for later tokens, but each later layer (column) misses only what the bypassed one (row) added, and \
-             nothing propagates: the colour is direct use, without the layers in between.",
+            "As for later tokens, but each later layer (column) misses only what the skipped layer (row) added, and \
+             nothing propagates. The colour is direct use, without the layers in between.",
         ),
     };
     let cells = effects.layer_effect.max.clone();
-    let scale = Colours::capped(cells.iter().flatten());
+    let scale = ColorScale::capped(cells.iter().flatten());
     let heat = Heat {
         cells,
-        x: Axis::Numbers("later layer", 0),
-        y: Axis::Down("skipped layer", 0),
+        x: HeatAxis::Numbers("later layer", 0),
+        y: HeatAxis::Down("skipped layer", 0),
         scale,
         unit: "change, |D - D'| / |D|",
     };
-    let name = format!("skip_{mode}_{part}");
+    let name = format!("skip_{}_{}", mode.name(), part.name());
     let beyond = heat.beyond().unwrap_or_default();
-    let mut figure = figure(results, name, format!("Skipping {what}: {how}"), reading, heat.into());
+    let mut figure =
+        Figure::of_run(results, name, format!("Skipping {what}: {how}"), reading, Body::heat(heat));
     figure.note =
         format!("Largest effect over prompts and tokens; no layer acts on an earlier one. {beyond}");
     figure
 }
 
-fn output_figure(results: &Results, output: &OutputEffect, (mode, part): (&str, &str), what: &str) -> Figure {
-    let tokens = if mode == "future" { "at later tokens" } else { "at the same tokens" };
+fn output_figure(
+    results: &Results,
+    output: &OverPrompts<Vec<f64>>,
+    (mode, part): (SkipMode, SkipPart),
+    what: &str,
+) -> Figure {
+    let tokens = if mode == SkipMode::Future { "at later tokens" } else { "at the same tokens" };
     let series = [
-        Series::new("largest of any prompt", &output.max, Ink::Blue),
-        Series::new("mean over prompts", &output.mean, Ink::Orange),
+        Series::new("largest of any prompt", &output.max, Color::Blue),
+        Series::new("mean over prompts", &output.mean, Color::Orange),
     ];
-    let scale = Scale::linear("change, |p - p'|");
+    let scale = ValueScale::linear("change, |p - p'|");
     let y = scale.axis(output.max.iter().chain(&output.mean));
-    let means = bars(&output.mean, &scale, Ink::Orange, false);
-    let largest = bars(&output.max, &scale, Ink::Blue, true);
+    let means = bars(&output.mean, &scale, Color::Orange, false);
+    let largest = bars(&output.max, &scale, Color::Blue, true);
     let panel = Panel {
         bars: means.into_iter().chain(largest).collect(),
-        marks: if (mode, part) == ("future", "layer") {
-            depth_marks(results, &["skip_output"])
+        marks: if (mode, part) == (SkipMode::Future, SkipPart::Layer) {
+            depth_marks(results, &[Rule::SkipOutput])
         } else {
             Vec::new()
         },
         hovers: hovers("skipped layer", &series),
         ..Panel::new("", bar_axis("skipped layer", results.model.layers), y)
     };
-    let entry = |series: &Series<'_>, shape| Entry { shape, ..series.entry() };
-    let legend = vec![entry(&series[1], Shape::Square), entry(&series[0], Shape::Tick)];
-    figure(
+    let entry = |series: &Series<'_>, mark| LegendEntry { mark, ..series.entry() };
+    let legend = vec![entry(&series[1], LegendMark::Square), entry(&series[0], LegendMark::Tick)];
+    Figure::of_run(
         results,
-        format!("skip_{mode}_{part}_output"),
+        format!("skip_{}_{}_output", mode.name(), part.name()),
         format!("Skipping {what}: the output {tokens}"),
-        "How far the predicted distribution moves when the layer is bypassed: 0 is no change, the square root of 2 \
-         another token with certainty. Low bars are layers the prediction can do without.",
+        "How far the predicted distribution moves when the layer is skipped. 0 is no change; the square root of 2 is \
+         another token with certainty. The prediction can do without layers with low bars.",
         (Body::Panels(Grid::one(panel, legend)), numbers("skipped layer", &series)),
     )
 }
 
-pub(super) fn erasure_figures(results: &Results, pairs: &[Erasure]) -> Vec<Figure> {
-    let draw = |(index, pair): (usize, &Erasure)| {
+pub(super) fn erasure_figures(results: &Results, pairs: &[ErasurePair]) -> Vec<Figure> {
+    let draw = |(index, pair): (usize, &ErasurePair)| {
         let heat = Heat {
             cells: pair.effect.clone(),
             x: visible(&pair.tokens),
-            y: Axis::Numbers("erased before layer", 0),
-            scale: Colours::rising(pair.effect.iter().flatten()),
+            y: HeatAxis::Numbers("erased before layer", 0),
+            scale: ColorScale::sequential(pair.effect.iter().flatten()),
             unit: "change of the answer, |p - p'|",
         };
-        let mut figure = figure(
+        let mut figure = Figure::of_run(
             results,
             format!("erasure_effect_{}", index + 1),
             format!("Until which layer a token matters: pair {}", index + 1),
             reading(
                 index,
-                "The stream of one token (column) is replaced by an average one before one layer (row, counted upward); the \
-             colour is how much the prediction of the answer changes. Where a column turns dark, the model has taken from \
-             that token what it needs. The last columns are the answer's own tokens.",
+                "The residual stream of one token (column) is replaced by an average before one layer (row, counted \
+                 upward). The colour is how much the prediction of the answer changes. Where a column turns dark, the \
+                 model has taken from that token what it needs. The last columns are the tokens of the answer.",
             ),
-            heat.into(),
+            Body::heat(heat),
         );
         figure.note = asked(&pair.question, &pair.answer);
         figure
@@ -129,60 +144,62 @@ pub(super) fn erasure_figures(results: &Results, pairs: &[Erasure]) -> Vec<Figur
     all
 }
 
-pub(super) fn gradient_figures(results: &Results, pairs: &[Gradients]) -> Vec<Figure> {
-    let draw = |(index, pair): (usize, &Gradients)| {
+pub(super) fn gradient_figures(results: &Results, pairs: &[GradientsPair]) -> Vec<Figure> {
+    let draw = |(index, pair): (usize, &GradientsPair)| {
         let heat = Heat {
-            cells: pair.attribution.clone(),
+            cells: pair.gradients.attribution.clone(),
             x: visible(&pair.tokens),
-            y: Axis::Numbers("layer", 0),
-            scale: Colours::diverging(pair.attribution.iter().flatten()),
+            y: HeatAxis::Numbers("layer", 0),
+            scale: ColorScale::diverging(pair.gradients.attribution.iter().flatten()),
             unit: "attribution (probability)",
         };
         let beyond = heat.beyond().unwrap_or_default();
-        let mut figure = figure(
+        let mut figure = Figure::of_run(
             results,
             format!("gradients_attribution_{}", index + 1),
             format!("What the answer owes to each token: pair {}", index + 1),
             reading(
                 index,
-                "Integrated gradients of the answer's probability: red cells raise it, blue ones lower it, and a layer's \
-             row adds up to the change against the baseline. Rows where only the last tokens have colour are layers by \
-             which the question has been read.",
+                "Integrated gradients of the answer's probability. Red cells raise it, blue cells lower it, and a row \
+                 adds up to the difference from the baseline. In rows where only the last tokens have colour, the \
+                 question has already been read.",
             ),
-            heat.into(),
+            Body::heat(heat),
         );
         figure.note = format!("{} {beyond}", gradient_note(pair));
         figure
     };
     let drawn = pairs.iter().enumerate().filter(|(_, pair)| !pair.tokens.is_empty()).take(DRAWN);
     let mut all: Vec<Figure> = drawn.map(draw).collect();
-    let listed = |pair: &Gradients| format!("{} At {}.", asked(&pair.question, &pair.answer), pair.site);
+    let listed = |pair: &GradientsPair| {
+        format!("{} At {}.", asked(&pair.question, &pair.answer), pair.gradients.site.name())
+    };
     list_rest(&mut all, pairs.iter().map(listed).collect());
     all
 }
 
-/// How to read a figure is said once; those that follow it are read alike.
+/// The reading of a figure; those after the first refer to it.
 fn reading(index: usize, first: &'static str) -> &'static str {
-    if index == 0 { first } else { "Read as the first." }
+    if index == 0 { first } else { "Reads like the first." }
 }
 
-fn gradient_note(pair: &Gradients) -> String {
+fn gradient_note(pair: &GradientsPair) -> String {
+    let found = &pair.gradients;
     let worst = |errors: &[f64]| {
         let worst = errors.iter().copied().filter(|e| e.is_finite()).fold(0.0, f64::max);
         number(100.0 * worst)
     };
-    let apart = pair.interval_error.as_ref().map_or(String::new(), |errors| {
+    let apart = found.interval_error.as_ref().map_or(String::new(), |errors| {
         format!(", and {} % where errors along the path do not cancel", worst(errors))
     });
-    let most = pair.nodes.iter().max().copied().unwrap_or(0);
-    let plain = |text: &str| text::line(text);
+    let most = found.nodes.iter().max().copied().unwrap_or(0);
     format!(
-        "{} At {}, baseline {}, {} quadrature with at most {most} nodes; the largest completeness error of a layer is {} %{apart}.",
+        "{} At {}, baseline {}, {} quadrature with at most {most} nodes; the largest completeness error of any layer is {} %{apart}.",
         asked(&pair.question, &pair.answer),
-        plain(&pair.site),
-        plain(&pair.baseline),
-        plain(&pair.quadrature),
-        worst(&pair.completeness_error)
+        found.site.name(),
+        found.baseline.name(),
+        found.quadrature,
+        worst(&found.completeness_error)
     )
 }
 
@@ -194,11 +211,11 @@ fn asked(question: &str, answer: &str) -> String {
     )
 }
 
-fn visible(texts: &[String]) -> Axis {
-    Axis::Tokens(texts.iter().map(|text| text::visible(text)).collect())
+fn visible(texts: &[String]) -> HeatAxis {
+    HeatAxis::Tokens(texts.iter().map(|text| text::visible(text)).collect())
 }
 
-/// Lists what was not drawn under the last figure.
+/// Lists the pairs that were not drawn under the last figure.
 fn list_rest(figures: &mut [Figure], all: Vec<String>) {
     let drawn = figures.len();
     let Some(last) = figures.last_mut() else { return };

@@ -1,12 +1,16 @@
-//! Curves and bars over layers, as panels, as numbers, and as what is said on hovering.
+//! Curves and bars over layers, as panels, as tables, and as hover texts.
 
-use super::Numbers;
-use super::canvas::{COLUMN, Ink, Stroke};
-use super::panel::{Axis, Bar, Curve, Dots, Entry, Grid, Mark, Panel, Shape};
-use super::text::{number, value};
-use crate::results::Results;
+use super::axis::Axis;
+use super::canvas::{COLUMN, Stroke};
+use super::color::Color;
+use super::grid::Grid;
+use super::legend::{LegendEntry, LegendMark};
+use super::panel::{Bar, Curve, Dots, Mark, Panel};
+use super::table::FigureTable;
+use crate::text::{number, value};
+use fathom_results::{Results, Rule};
 
-/// Values outside of these are damage, not measurements; drawing them takes axes of hundreds of decades.
+/// The largest size that is drawn: beyond it, values are damage and would need axes of hundreds of decades.
 const LARGEST: f64 = 1e9;
 /// The smallest value on a log axis.
 const SMALLEST: f64 = 1e-9;
@@ -16,41 +20,41 @@ const SMALLEST: f64 = 1e-9;
 pub(crate) struct Series<'a> {
     pub(crate) label: String,
     pub(crate) values: &'a [f64],
-    pub(crate) ink: Ink,
+    pub(crate) color: Color,
     pub(crate) stroke: Stroke,
 }
 
 impl<'a> Series<'a> {
-    pub(crate) fn new(label: impl Into<String>, values: &'a [f64], ink: Ink) -> Self {
-        Self { label: label.into(), values, ink, stroke: Stroke::Solid }
+    pub(crate) fn new(label: impl Into<String>, values: &'a [f64], color: Color) -> Self {
+        Self { label: label.into(), values, color, stroke: Stroke::Solid }
     }
 
-    pub(crate) fn entry(&self) -> Entry {
-        Entry { label: self.label.clone(), ink: self.ink, shape: Shape::Line(self.stroke) }
+    pub(crate) fn entry(&self) -> LegendEntry {
+        LegendEntry { label: self.label.clone(), color: self.color, mark: LegendMark::Line(self.stroke) }
     }
 }
 
-/// What the y axis of a chart over layers is.
+/// The y axis of a chart over layers.
 #[derive(Debug, Clone)]
-pub(crate) struct Scale {
+pub(crate) struct ValueScale {
     pub(crate) label: &'static str,
     pub(crate) log: bool,
-    /// The ends, where they are known beforehand.
+    /// The ends, if they are fixed.
     pub(crate) range: Option<[f64; 2]>,
 }
 
-impl Scale {
-    /// From zero, or from below it where there are values.
+impl ValueScale {
+    /// A linear axis that includes zero.
     pub(crate) fn linear(label: &'static str) -> Self {
         Self { label, log: false, range: None }
     }
 
-    /// By factors.
+    /// A logarithmic axis.
     pub(crate) fn log(label: &'static str) -> Self {
         Self { label, log: true, range: None }
     }
 
-    /// From 0 to 1.
+    /// A linear axis from 0 to 1.
     pub(crate) fn share(label: &'static str) -> Self {
         Self { label, log: false, range: Some([0.0, 1.0]) }
     }
@@ -61,7 +65,7 @@ impl Scale {
         (low - 1e-9..=high + 1e-9).contains(&value) && (!self.log || value >= SMALLEST)
     }
 
-    /// The axis around all that can be drawn.
+    /// The axis around all values that can be drawn.
     pub(crate) fn axis<'v>(&self, values: impl IntoIterator<Item = &'v f64>) -> Axis {
         let values = values.into_iter().copied().filter(|value| self.drawable(*value));
         match self.range {
@@ -73,36 +77,41 @@ impl Scale {
 }
 
 /// The unbroken runs of values that can be drawn, so that a gap stays visible.
-pub(crate) fn curves(series: &Series<'_>, scale: &Scale) -> Vec<Curve> {
+pub(crate) fn curves(series: &Series<'_>, scale: &ValueScale) -> Vec<Curve> {
     let points: Vec<(f64, f64)> = series.values.iter().enumerate().map(|(l, &v)| (l as f64, v)).collect();
     points
         .split(|point| !scale.drawable(point.1))
         .filter(|run| !run.is_empty())
-        .map(|run| Curve { points: run.to_vec(), ink: series.ink, stroke: series.stroke, dots: Dots::None })
+        .map(|run| Curve {
+            points: run.to_vec(),
+            color: series.color,
+            stroke: series.stroke,
+            dots: Dots::None,
+        })
         .collect()
 }
 
 /// A bar around each layer.
-pub(crate) fn bars(values: &[f64], scale: &Scale, ink: Ink, stroke: bool) -> Vec<Bar> {
+pub(crate) fn bars(values: &[f64], scale: &ValueScale, color: Color, stroke: bool) -> Vec<Bar> {
     let bar = |(l, &value): (usize, &f64)| {
         let half = if stroke { 0.5 } else { 0.4 };
-        Bar { from: l as f64 - half, to: l as f64 + half, value, ink, stroke }
+        Bar { from: l as f64 - half, to: l as f64 + half, value, color, stroke }
     };
     values.iter().enumerate().filter(|(_, value)| scale.drawable(**value)).map(bar).collect()
 }
 
 /// The values of all series, a row for each layer.
-pub(crate) fn numbers(index: &str, series: &[Series<'_>]) -> Numbers {
+pub(crate) fn numbers(index: &str, series: &[Series<'_>]) -> FigureTable {
     let length = series.iter().map(|series| series.values.len()).max().unwrap_or(0);
     let at = |l: usize| series.iter().map(|s| s.values.get(l).copied().unwrap_or(f64::NAN)).collect();
-    Numbers {
+    FigureTable {
         index: index.to_owned(),
         headings: series.iter().map(|series| series.label.clone()).collect(),
         rows: (0..length).map(|l| (l.to_string(), at(l))).collect(),
     }
 }
 
-/// What is said at each layer: all values there.
+/// The hover text of each layer: all values there.
 pub(crate) fn hovers(index: &str, series: &[Series<'_>]) -> Vec<([f64; 2], String)> {
     let length = series.iter().map(|series| series.values.len()).max().unwrap_or(0);
     let line = |series: &Series<'_>, l: usize| {
@@ -114,8 +123,8 @@ pub(crate) fn hovers(index: &str, series: &[Series<'_>]) -> Vec<([f64; 2], Strin
     (0..length).map(|l| ([l as f64 - 0.5, l as f64 + 0.5], text(l))).collect()
 }
 
-/// Lines over the streams before each of the layers and after the last.
-pub(super) fn lines(layers: usize, scale: &Scale, series: &[Series<'_>], marks: Vec<Mark>) -> Grid {
+/// Lines over the residual stream before each layer and after the last.
+pub(super) fn lines(layers: usize, scale: &ValueScale, series: &[Series<'_>], marks: Vec<Mark>) -> Grid {
     let x = Axis::whole("layer", 0.0, layers as f64, Grid::inner_width(COLUMN, 1));
     let y = scale.axis(series.iter().flat_map(|series| series.values));
     let panel = Panel {
@@ -127,7 +136,7 @@ pub(super) fn lines(layers: usize, scale: &Scale, series: &[Series<'_>], marks: 
     Grid::one(panel, series.iter().map(Series::entry).collect())
 }
 
-/// The x axis of bars around so many layers.
+/// The x axis of bars around `layers` layers.
 pub(super) fn bar_axis(label: &str, layers: usize) -> Axis {
     let (low, high) = (-0.5, layers as f64 - 0.5);
     Axis::whole(label, low, high, Grid::inner_width(COLUMN, 1))
@@ -135,18 +144,18 @@ pub(super) fn bar_axis(label: &str, layers: usize) -> Axis {
 
 /// The effective depths by these rules, those at the same layer together; of rules with a mean, that, which
 /// the interval is of.
-pub(super) fn depth_marks(results: &Results, rules: &[&str]) -> Vec<Mark> {
+pub(super) fn depth_marks(results: &Results, rules: &[Rule]) -> Vec<Mark> {
     let mut marks: Vec<Mark> = Vec::new();
-    let mut inks = [Ink::Vermilion, Ink::Purple].into_iter().cycle();
-    for row in results.depth.iter().filter(|row| rules.contains(&row.rule.as_str())) {
-        let Some(at) = row.estimate().filter(|value| value.is_finite()) else { continue };
+    let mut colors = [Color::Vermilion, Color::Purple].into_iter().cycle();
+    for row in results.depth.iter().filter(|row| rules.contains(&row.rule)) {
+        let Some(at) = row.shown().filter(|value| value.is_finite()) else { continue };
         let mean = if row.mean.is_some() { " (mean)" } else { "" };
         let interval = row.interval.filter(|ends| ends.iter().all(|end| end.is_finite()));
         match marks.iter_mut().find(|mark| mark.at == at && mark.interval == interval) {
             Some(mark) => mark.label = mark.label.replacen(": ", &format!(", {}: ", row.rule), 1),
             None => {
                 let label = format!("{}{mean}: {}", row.rule, number(at));
-                marks.push(Mark { at, interval, label, ink: inks.next().unwrap_or(Ink::Vermilion) });
+                marks.push(Mark { at, interval, label, color: colors.next().unwrap_or(Color::Vermilion) });
             }
         }
     }

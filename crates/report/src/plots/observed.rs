@@ -1,55 +1,62 @@
-//! The figures of the probes that only watch the model: contributions, lens, similarity, settling.
+//! The figures of the probes that only observe the model: contributions, lens, similarity, settling.
 
-use super::canvas::{COLUMN, Ink};
-use super::heat::{Axis as Side, Heat, Scale as Colours};
-use super::layers::{Scale, Series, bar_axis, bars, depth_marks, hovers, lines, numbers};
-use super::panel::{Axis, Entry, Grid, Mark, Panel, Shape};
-use super::text::number;
-use super::{Body, Figure, figure};
-use crate::results::{Contributions, DepthRow, Lens, Parts, Results, Settling, Similarity, Summary};
+use super::axis::Axis;
+use super::canvas::COLUMN;
+use super::color::Color;
+use super::figure::{Body, Figure};
+use super::grid::Grid;
+use super::heat::{ColorScale, Heat, HeatAxis};
+use super::layers::{Series, ValueScale, bar_axis, bars, depth_marks, hovers, lines, numbers};
+use super::legend::{LegendEntry, LegendMark};
+use super::panel::{Mark, Panel};
+use super::table::FigureTable;
+use crate::text::number;
+use fathom_results::{
+    Contributions, Depth, LensCurves, MeanMedian, Parts, Results, Rule, Settling, Similarity,
+};
 
 pub(super) fn contribution_figures(results: &Results, contributions: &Contributions) -> [Figure; 2] {
-    let norms = part_panels(results, &contributions.relative_norm, &Scale::log("relative length"), None);
+    let norms = part_panels(results, &contributions.relative_norm, &ValueScale::log("relative length"), None);
     let mean = mean_of_parts(&contributions.cosine);
-    let cosines = part_panels(results, &contributions.cosine, &Scale::linear("cosine"), Some(&mean));
+    let cosines = part_panels(results, &contributions.cosine, &ValueScale::linear("cosine"), Some(&mean));
     [
-        figure(
+        Figure::of_run(
             results,
             "contributions_relative_norm",
             "How much each layer adds",
-            "Length of what attention, MLP and the whole layer add, relative to the residual stream they add to \
-             (log scale). Bars are means over tokens, strokes the medians: where they part, a few tokens with huge \
-             norms, mostly the first, carry the mean.",
+            "Norm of what the attention, the MLP and the whole layer add, relative to the norm of the residual stream \
+             that they add to (log scale). Bars are means over tokens, strokes are medians. Where they differ, the \
+             mean is carried by a few tokens with huge norms, mostly the first.",
             norms,
         ),
-        figure(
+        Figure::of_run(
             results,
             "contributions_cosine",
             "Whether layers strengthen or erase",
-            "Cosine between what is added and the stream it is added to. Below zero a layer takes away from what is \
-             there, near zero it writes something new, above zero it strengthens it. The rule cosine reads the last \
-             panel: its last change from negative to positive.",
+            "Cosine between what is added and the residual stream that it is added to. Below zero, a layer erases \
+             part of the stream; near zero, it writes something new; above zero, it strengthens what is there. The \
+             rule cosine reads the last panel: the last change from negative to positive.",
             cosines,
         ),
     ]
 }
 
-fn mean_of_parts(parts: &Parts<Summary>) -> Vec<f64> {
+fn mean_of_parts(parts: &Parts<MeanMedian>) -> Vec<f64> {
     let (attn, mlp, layer) = (&parts.attn.mean, &parts.mlp.mean, &parts.layer.mean);
     attn.iter().zip(mlp).zip(layer).map(|((a, m), l)| (a + m + l) / 3.0).collect()
 }
 
-/// A panel of bars for each part of a layer, and one for the mean of the three where it is read by a rule.
+/// A panel of bars for each part of a layer, and one for the mean of the three if a rule reads it.
 fn part_panels(
     results: &Results,
-    parts: &Parts<Summary>,
-    scale: &Scale,
+    parts: &Parts<MeanMedian>,
+    scale: &ValueScale,
     mean: Option<&Vec<f64>>,
-) -> (Body, super::Numbers) {
+) -> (Body, FigureTable) {
     let named = [
-        ("attention", Ink::Blue, &parts.attn),
-        ("MLP", Ink::Orange, &parts.mlp),
-        ("layer", Ink::Green, &parts.layer),
+        ("attention", Color::Blue, &parts.attn),
+        ("MLP", Color::Orange, &parts.mlp),
+        ("layer", Color::Green, &parts.layer),
     ];
     let all = named.iter().flat_map(|(_, _, summary)| summary.mean.iter().chain(&summary.median));
     let y = scale.axis(all);
@@ -60,13 +67,13 @@ fn part_panels(
     };
     let mut panels = Vec::new();
     let mut columns = Vec::new();
-    for (index, (name, ink, summary)) in named.into_iter().enumerate() {
+    for (index, (name, color, summary)) in named.into_iter().enumerate() {
         let series = [
-            Series::new(format!("{name}, mean"), &summary.mean, ink),
-            Series::new(format!("{name}, median"), &summary.median, ink),
+            Series::new(format!("{name}, mean"), &summary.mean, color),
+            Series::new(format!("{name}, median"), &summary.median, color),
         ];
-        let means = bars(&summary.mean, scale, ink, false);
-        let medians = bars(&summary.median, scale, Ink::Text, true);
+        let means = bars(&summary.mean, scale, color, false);
+        let medians = bars(&summary.median, scale, Color::Text, true);
         panels.push(Panel {
             bars: means.into_iter().chain(medians).collect(),
             hovers: hovers("layer", &series),
@@ -75,154 +82,184 @@ fn part_panels(
         columns.extend(series);
     }
     if let Some(mean) = mean {
-        let series = Series::new("mean of the three", mean, Ink::Sky);
+        let series = Series::new("mean of the three", mean, Color::Sky);
         panels.push(Panel {
-            bars: bars(mean, scale, Ink::Sky, false),
-            marks: depth_marks(results, &["cosine"]),
+            bars: bars(mean, scale, Color::Sky, false),
+            marks: depth_marks(results, &[Rule::Cosine]),
             hovers: hovers("layer", std::slice::from_ref(&series)),
             ..panel("mean of the three", true)
         });
         columns.push(series);
     }
-    let entry = |label: &str, shape| Entry { label: label.to_owned(), ink: Ink::Text, shape };
-    let legend = vec![entry("bar: mean over tokens", Shape::Square), entry("stroke: median", Shape::Tick)];
-    // Three panels are as high as four.
+    let entry = |label: &str, mark| LegendEntry { label: label.to_owned(), color: Color::Text, mark };
+    let legend =
+        vec![entry("bar: mean over tokens", LegendMark::Square), entry("stroke: median", LegendMark::Tick)];
+    // Three panels together are as high as four.
     let height = if panels.len() == 3 { 122.0 } else { 80.0 };
     let grid = Grid { legend, columns: 1, panels, height, width: COLUMN };
     (Body::Panels(grid), numbers("layer", &columns))
 }
 
-pub(super) fn lens_figures(results: &Results, lens: &Lens) -> [Figure; 4] {
-    let layers = results.model.layers;
-    let chart = |scale: Scale, series: Vec<Series<'_>>, marks: Vec<Mark>, levels: Vec<Mark>| {
-        let mut grid = lines(layers, &scale, &series, marks);
-        grid.panels[0].levels = levels;
-        (Body::Panels(grid), numbers("layer", &series))
-    };
-    let top = lens.kl_lens_final.iter().copied().filter(|v| v.is_finite()).fold(0.0, f64::max);
-    let kl_levels = thresholds(results, &["kl", "kl_last"], |share| {
-        (share * top, format!("{} of the maximum", number(share)))
-    });
-    let overlap_levels =
-        thresholds(results, &["overlap"], |share| (share, format!("threshold {}", number(share))));
+pub(super) fn lens_figures(results: &Results, lens: &LensCurves) -> [Figure; 4] {
     [
-        figure(
-            results,
-            "lens_kl",
-            "How far an early answer is from the final one",
-            "The stream before each layer is read as if it were the last: the curve is the distance of that \
-             prediction from the model's output. Where it falls below the dashed line the rules kl (first time) and \
-             kl_last (for good) find the answer largely decided; their 95 % intervals are shaded.",
-            chart(
-                Scale::linear("KL divergence (nats)"),
-                vec![Series::new("KL(lens || output)", &lens.kl_lens_final, Ink::Blue)],
-                depth_marks(results, &["kl", "kl_last"]),
-                kl_levels,
-            ),
-        ),
-        figure(
-            results,
-            "lens_kl_output",
-            "What an early answer would miss",
-            "The same distance the other way round, on a log scale: it is large where an early reading gives next to no \
-             probability to a token that the output does. The last value, 0, has no place on the scale.",
-            chart(
-                Scale::log("KL divergence (nats)"),
-                vec![Series::new("KL(output || lens)", &lens.kl_final_lens, Ink::Orange)],
-                Vec::new(),
-                Vec::new(),
-            ),
-        ),
-        figure(
-            results,
-            "lens_overlap",
-            "When the likeliest tokens appear",
-            "Share of the five likeliest tokens that an early reading has in common with the output, and how often \
-             its first choice is the output's. The rule overlap marks the first layer above the dashed line; layers \
-             right of it refine a choice that is already visible.",
-            chart(
-                Scale::share("share"),
-                vec![
-                    Series::new("top-5 overlap", &lens.overlap, Ink::Blue),
-                    Series::new("same top-1", &lens.top1_agreement, Ink::Orange),
-                ],
-                depth_marks(results, &["overlap"]),
-                overlap_levels,
-            ),
-        ),
-        figure(
-            results,
-            "lens_entropy",
-            "How sure an early answer is",
-            "Entropy of the early prediction, high where it is spread over many tokens, and its Jensen-Shannon \
-             divergence from the output, which is 0 for the same prediction and 1 bit for one without anything in common.",
-            chart(
-                Scale::linear("nats (entropy), bits (JSD)"),
-                vec![
-                    Series::new("entropy (nats)", &lens.entropy, Ink::Blue),
-                    Series::new("JSD to the output (bits)", &lens.jsd_bits, Ink::Orange),
-                ],
-                Vec::new(),
-                Vec::new(),
-            ),
-        ),
+        kl_figure(results, lens),
+        kl_output_figure(results, lens),
+        overlap_figure(results, lens),
+        entropy_figure(results, lens),
     ]
 }
 
+/// Lines with the depths by `rules` and horizontal lines.
+fn chart(
+    results: &Results,
+    scale: ValueScale,
+    series: Vec<Series<'_>>,
+    rules: &[Rule],
+    levels: Vec<Mark>,
+) -> (Body, FigureTable) {
+    let mut grid = lines(results.model.layers, &scale, &series, depth_marks(results, rules));
+    grid.panels[0].levels = levels;
+    (Body::Panels(grid), numbers("layer", &series))
+}
+
+fn kl_figure(results: &Results, lens: &LensCurves) -> Figure {
+    let top = lens.kl_lens_final.iter().copied().filter(|v| v.is_finite()).fold(0.0, f64::max);
+    let rules = [Rule::Kl, Rule::KlLast];
+    let kl_levels =
+        thresholds(results, &rules, |share| (share * top, format!("{} of the maximum", number(share))));
+    Figure::of_run(
+        results,
+        "lens_kl",
+        "How far an early answer is from the final one",
+        "The logit lens reads the residual stream before each layer as if it were the last one. The curve is the \
+         divergence of that prediction from the model's output. Where it falls below the dashed line, the rules \
+         kl (first time) and kl_last (for good) consider the answer decided; their 95 % intervals are shaded.",
+        chart(
+            results,
+            ValueScale::linear("KL divergence (nats)"),
+            vec![Series::new("KL(lens || output)", &lens.kl_lens_final, Color::Blue)],
+            &rules,
+            kl_levels,
+        ),
+    )
+}
+
+fn kl_output_figure(results: &Results, lens: &LensCurves) -> Figure {
+    Figure::of_run(
+        results,
+        "lens_kl_output",
+        "What an early answer would miss",
+        "The divergence in the other direction, on a log scale. It is large where the logit lens gives almost no \
+         probability to a token that the output predicts. The last value is 0 and has no place on a log scale.",
+        chart(
+            results,
+            ValueScale::log("KL divergence (nats)"),
+            vec![Series::new("KL(output || lens)", &lens.kl_final_lens, Color::Orange)],
+            &[],
+            Vec::new(),
+        ),
+    )
+}
+
+fn overlap_figure(results: &Results, lens: &LensCurves) -> Figure {
+    let overlap_levels =
+        thresholds(results, &[Rule::Overlap], |share| (share, format!("threshold {}", number(share))));
+    Figure::of_run(
+        results,
+        "lens_overlap",
+        "When the likeliest tokens appear",
+        "Share of the five likeliest tokens that the logit lens and the output have in common, and how often both \
+         agree on the likeliest. The rule overlap marks the first layer above the dashed line; later layers \
+         refine a choice that is already visible.",
+        chart(
+            results,
+            ValueScale::share("share"),
+            vec![
+                Series::new("top-5 overlap", &lens.overlap, Color::Blue),
+                Series::new("same top-1", &lens.top1_agreement, Color::Orange),
+            ],
+            &[Rule::Overlap],
+            overlap_levels,
+        ),
+    )
+}
+
+fn entropy_figure(results: &Results, lens: &LensCurves) -> Figure {
+    Figure::of_run(
+        results,
+        "lens_entropy",
+        "How sure an early answer is",
+        "Entropy of the logit lens prediction, which is high where it is spread over many tokens, and its \
+         Jensen-Shannon divergence from the output: 0 for equal predictions, 1 bit for predictions that share no \
+         token.",
+        chart(
+            results,
+            ValueScale::linear("nats (entropy), bits (JSD)"),
+            vec![
+                Series::new("entropy (nats)", &lens.entropy, Color::Blue),
+                Series::new("JSD to the output (bits)", &lens.jsd_bits, Color::Orange),
+            ],
+            &[],
+            Vec::new(),
+        ),
+    )
+}
+
 /// The thresholds that these rules used, each once.
-fn thresholds(results: &Results, rules: &[&str], level: impl Fn(f64) -> (f64, String)) -> Vec<Mark> {
-    let used = |row: &&DepthRow| rules.contains(&row.rule.as_str());
+fn thresholds(results: &Results, rules: &[Rule], level: impl Fn(f64) -> (f64, String)) -> Vec<Mark> {
+    let used = |row: &&Depth| rules.contains(&row.rule);
     let mut found: Vec<f64> = results.depth.iter().filter(used).filter_map(|row| row.threshold).collect();
     found.dedup();
     let mark = |threshold| {
         let (at, label) = level(threshold);
-        Mark { at, interval: None, label, ink: Ink::Soft }
+        Mark { at, interval: None, label, color: Color::Soft }
     };
     found.into_iter().map(mark).collect()
 }
 
 pub(super) fn similarity_figures(results: &Results, similarity: &Similarity) -> Vec<Figure> {
-    let series = [Series::new("block influence", &similarity.block_influence, Ink::Blue)];
-    let scale = Scale::log("1 - cosine(in, out)");
+    let series = [Series::new("block influence", &similarity.block_influence, Color::Blue)];
+    let scale = ValueScale::log("1 - cosine(in, out)");
     let panel = Panel {
-        bars: bars(series[0].values, &scale, Ink::Blue, false),
+        bars: bars(series[0].values, &scale, Color::Blue, false),
         hovers: hovers("layer", &series),
         ..Panel::new("", bar_axis("layer", results.model.layers), scale.axis(series[0].values))
     };
     let mut all = Vec::new();
     if !similarity.angular_last.is_empty() {
-        all.push(figure(
+        all.push(Figure::of_run(
             results,
             "similarity_angular_last",
             "Which blocks could go: last token",
-            "Colour is the angle between the stream before layer l and n layers later, at the last token (1 = \
-             opposite). For a wanted block size n, the darkest cell of its row is the block that changes the least.",
-            angular(&similarity.angular_last, results.model.layers).into(),
+            "Angle between the residual stream before layer l and the stream n layers later, at the last token (1 \
+             means opposite). For a block of n layers, the darkest cell of row n is the block that changes the stream \
+             least.",
+            Body::heat(angular(&similarity.angular_last, results.model.layers)),
         ));
     }
     if !similarity.angular_mean.is_empty() {
-        all.push(figure(
+        all.push(Figure::of_run(
             results,
             "similarity_angular_mean",
             "Which blocks could go: all tokens",
-            "The same angle averaged over all tokens instead of the last. Where the two maps differ, the last token, \
-             which has to predict the continuation, needs other layers than the text before it.",
-            angular(&similarity.angular_mean, results.model.layers).into(),
+            "The same angle, averaged over all tokens. Where the two maps differ, the last token, which has to \
+             predict the continuation, needs other layers than the text before it.",
+            Body::heat(angular(&similarity.angular_mean, results.model.layers)),
         ));
     }
-    all.push(figure(
+    all.push(Figure::of_run(
         results,
         "similarity_block_influence",
         "How much each layer turns the stream",
-        "One minus the cosine between the stream entering and leaving a layer (log scale). The lowest layers change \
-         the direction least and are the first candidates for pruning.",
+        "One minus the cosine between the residual stream entering a layer and the stream leaving it (log scale). The \
+         lowest layers change its direction least and are the first candidates for pruning.",
         (Body::Panels(Grid::one(panel, Vec::new())), numbers("layer", &series)),
     ));
     all
 }
 
 /// The angle of the block of `index + 1` layers from layer `l`, or NaN where such a block
-/// would leave the model or the value is no share of a half turn.
+/// would exceed the model or the value is not a share of a half turn.
 fn angle(rows: &[Vec<f64>], layers: usize, index: usize, l: usize) -> f64 {
     let inside = l + index < layers;
     rows.get(index)
@@ -237,45 +274,45 @@ fn angular(rows: &[Vec<f64>], layers: usize) -> Heat {
     let cells: Vec<Vec<f64>> =
         (0..rows.len()).map(|index| (0..layers).map(|l| angle(rows, layers, index, l)).collect()).collect();
     Heat {
-        scale: Colours::rising(cells.iter().flatten()),
+        scale: ColorScale::sequential(cells.iter().flatten()),
         cells,
-        x: Side::Numbers("first layer l", 0),
-        y: Side::Numbers("block size n", 1),
+        x: HeatAxis::Numbers("first layer l", 0),
+        y: HeatAxis::Numbers("block size n", 1),
         unit: "angle / π",
     }
 }
 
 pub(super) fn settling_figure(results: &Results, settling: &Settling) -> Figure {
     let counts: Vec<f64> = settling.histogram.iter().map(|&count| count as f64).collect();
-    let series = [Series::new("tokens", &counts, Ink::Blue)];
-    let scale = Scale::linear("tokens");
-    let mark = |at: f64, label: &str, ink| Mark {
+    let series = [Series::new("tokens", &counts, Color::Blue)];
+    let scale = ValueScale::linear("tokens");
+    let mark = |at: f64, label: &str, color| Mark {
         at,
         interval: None,
         label: format!("{label} {}", number(at)),
-        ink,
+        color,
     };
-    let mut marks = depth_marks(results, &["settling"]);
+    let mut marks = depth_marks(results, &[Rule::Settling]);
     for mark in &mut marks {
         mark.label = mark.label.replacen("settling: ", "mean ", 1);
     }
     if marks.is_empty() {
-        marks.push(mark(settling.mean_settle_layer, "mean", Ink::Vermilion));
+        marks.push(mark(settling.mean_settle_layer, "mean", Color::Vermilion));
     }
-    marks.push(mark(settling.deep_layer as f64, "deep from", Ink::Purple));
+    marks.push(mark(settling.deep_layer as f64, "deep from", Color::Purple));
     marks.retain(|mark| (-0.5..counts.len() as f64 - 0.5).contains(&mark.at));
     let panel = Panel {
-        bars: bars(&counts, &scale, Ink::Blue, false),
+        bars: bars(&counts, &scale, Color::Blue, false),
         marks,
         hovers: hovers("after layers", &series),
         ..Panel::new("", bar_axis("layers that have run", counts.len()), scale.axis(&counts))
     };
-    let mut figure = figure(
+    let mut figure = Figure::of_run(
         results,
         "settling_histogram",
         "Where tokens settle",
-        "Number of tokens whose early prediction first comes close to the output after that many layers; a later rise \
-         does not count. The rule settling is their mean; bars from the deep mark on are tokens for which the model \
+        "Number of tokens whose logit lens prediction first comes close to the output after that many layers; later \
+         rises do not count. The rule settling is the mean. Bars from the deep mark on are tokens for which the model \
          uses nearly all of its depth.",
         (Body::Panels(Grid::one(panel, Vec::new())), numbers("layers", &series)),
     );

@@ -1,66 +1,48 @@
-//! Pairs of axes with what is drawn between them, alone or as small multiples in a grid.
-//!
-//! The drawing library draws the axes, their ticks and the lines of the grid. What is between them is put
-//! where its scales say.
+//! A pair of axes and what is drawn between them.
 
-use std::sync::Arc;
-
-use kuva::plot::LinePlot;
-use kuva::render::color::Color;
-use kuva::render::layout::{ComputedLayout, Layout, TickFormat};
-use kuva::render::plots::Plot;
-use kuva::render::render::{Primitive, render_multiple};
-use kuva::render::theme::Theme;
-
-use super::canvas::{Anchor, Canvas, Frame, Ink, Place, Stroke, TEXT, TITLE, fitted, plain, width_of};
-use super::text::decimal;
+use super::axis::{Axis, Tick};
+use super::canvas::{Anchor, Canvas, Frame, Point, Stroke};
+use super::color::Color;
+use super::font::{TEXT, Weight, fitted, width_of, wrapped};
 
 /// Room at the left of a panel for the labels of ticks and the axis.
-const LEFT: f64 = 62.0;
-/// Room at the right, for the half of the last tick's label.
-const RIGHT: f64 = 12.0;
+pub(crate) const LEFT: f64 = 62.0;
+/// Room at the right, for half of the last tick's label.
+pub(crate) const RIGHT: f64 = 12.0;
 /// Room below for the labels of ticks and the axis.
 const BELOW: f64 = 42.0;
 /// Room below for the labels of ticks alone.
 const BELOW_TICKS: f64 = 24.0;
 /// The height of a row of text above the axes.
 const ROW: f64 = 17.0;
+/// The length of a tick.
+const TICK: f64 = 5.0;
+/// The room between an axis and the labels of its ticks, ticks included.
+const GAP: f64 = 8.0;
+/// About the width of a label of an x axis.
+const X_LABEL: f64 = 40.0;
+/// The room between two labels of an x axis.
+const BETWEEN: f64 = 6.0;
 
-/// One axis.
-#[derive(Debug, Clone)]
-pub(crate) struct Axis {
-    pub(crate) label: String,
-    pub(crate) low: f64,
-    pub(crate) high: f64,
-    pub(crate) log: bool,
-    /// The distance of ticks; chosen by the library where there is none.
-    pub(crate) step: Option<f64>,
-    /// Names of the whole numbers from 0; plain numbers where there are none.
-    pub(crate) names: Vec<String>,
-    /// Counted from the top down, as numbers below zero.
-    pub(crate) down: bool,
-}
-
-/// A mark with a label: an effective depth above the axes, or a threshold between them.
+/// A line with a label: an effective depth above the axes, or a threshold between them.
 #[derive(Debug, Clone)]
 pub(crate) struct Mark {
     pub(crate) at: f64,
     pub(crate) interval: Option<[f64; 2]>,
     pub(crate) label: String,
-    pub(crate) ink: Ink,
+    pub(crate) color: Color,
 }
 
-/// A curve through points; where it is broken, there are two.
+/// An unbroken curve.
 #[derive(Debug, Clone)]
 pub(crate) struct Curve {
-    pub(crate) points: Vec<(f64, f64)>,
-    pub(crate) ink: Ink,
+    pub(crate) points: Vec<Point>,
+    pub(crate) color: Color,
     pub(crate) stroke: Stroke,
-    /// On the points, for values with nothing between them.
     pub(crate) dots: Dots,
 }
 
-/// What stands on the points of a curve.
+/// Dots on the points of a curve, for values with nothing between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dots {
     None,
@@ -68,27 +50,27 @@ pub(crate) enum Dots {
     Hollow,
 }
 
-/// A bar from zero, or from the lower end of a logarithmic axis.
+/// A bar from zero, or from the low end of a logarithmic axis.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bar {
     pub(crate) from: f64,
     pub(crate) to: f64,
     pub(crate) value: f64,
-    pub(crate) ink: Ink,
-    /// A stroke across instead of a surface.
+    pub(crate) color: Color,
+    /// Draws the end of the bar only, as a line.
     pub(crate) stroke: bool,
 }
 
-/// Lower and upper ends over x.
+/// Intervals over x.
 #[derive(Debug, Clone)]
 pub(crate) struct Band {
     pub(crate) points: Vec<(f64, [f64; 2])>,
-    pub(crate) ink: Ink,
-    /// A whisker at each point instead of a surface.
+    pub(crate) color: Color,
+    /// Draws a whisker at each point instead of a surface.
     pub(crate) whiskers: bool,
 }
 
-/// A pair of axes with what is between them.
+/// A pair of axes with what is drawn between them.
 #[derive(Debug, Clone)]
 pub(crate) struct Panel {
     pub(crate) title: String,
@@ -101,113 +83,10 @@ pub(crate) struct Panel {
     pub(crate) marks: Vec<Mark>,
     /// Horizontal lines.
     pub(crate) levels: Vec<Mark>,
-    /// What is said between two values of x.
+    /// Texts for readers who point between two values of x.
     pub(crate) hovers: Vec<([f64; 2], String)>,
-    /// Said in the middle of a panel that has nothing to show.
+    /// Printed in the middle of a panel without values.
     pub(crate) empty: String,
-}
-
-/// An entry of a legend.
-#[derive(Debug, Clone)]
-pub(crate) struct Entry {
-    pub(crate) label: String,
-    pub(crate) ink: Ink,
-    pub(crate) shape: Shape,
-}
-
-/// What an entry of a legend shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shape {
-    Line(Stroke),
-    Square,
-    Tick,
-    Dot,
-    Ring,
-}
-
-/// Panels in rows.
-#[derive(Debug, Clone)]
-pub(crate) struct Grid {
-    pub(crate) legend: Vec<Entry>,
-    pub(crate) columns: usize,
-    pub(crate) panels: Vec<Panel>,
-    /// The height of the space between the axes.
-    pub(crate) height: f64,
-    pub(crate) width: f64,
-}
-
-impl Axis {
-    pub(crate) fn new(label: impl Into<String>, low: f64, high: f64) -> Self {
-        Self { label: label.into(), low, high, log: false, step: None, names: Vec::new(), down: false }
-    }
-
-    /// Whole numbers, such as layers, with ticks that fit `width`.
-    pub(crate) fn whole(label: impl Into<String>, low: f64, high: f64, width: f64) -> Self {
-        let most = (width / 30.0).max(2.0);
-        let digits = if high >= 1000.0 { 2.0 } else { 1.0 };
-        let steps = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0];
-        let step = steps.into_iter().find(|step| (high - low) * digits / step <= most).unwrap_or(1000.0);
-        Self { step: Some(step), ..Self::new(label, low, high) }
-    }
-
-    /// Around the values, from round number to round number.
-    pub(crate) fn around(label: impl Into<String>, values: impl IntoIterator<Item = f64>) -> Self {
-        let (low, high) = values
-            .into_iter()
-            .filter(|value| value.is_finite())
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
-        if low > high {
-            return Self::new(label, 0.0, 1.0);
-        }
-        // Ticks nearer than what numbers of this size can tell apart would never end.
-        let size = high.abs().max(low.abs());
-        let span = if high > low { (high - low).max(1e-9 * size).max(1e-12) } else { size.max(1e-9) };
-        let step = round_up(span / 4.0);
-        let (low, high) = ((low / step + 1e-9).floor() * step, (high / step - 1e-9).ceil() * step);
-        let high = if high > low { high } else { low + step };
-        Self { step: Some(step), ..Self::new(label, low, high) }
-    }
-
-    /// Around the values, all above zero, by factors.
-    pub(crate) fn log_around(label: impl Into<String>, values: impl IntoIterator<Item = f64>) -> Self {
-        let (low, high) = values
-            .into_iter()
-            .filter(|value| value.is_finite() && *value > 0.0)
-            .fold((f64::INFINITY, 0.0_f64), |(low, high), v| (low.min(v), high.max(v)));
-        if low > high {
-            return Self { log: true, ..Self::new(label, 0.1, 1.0) };
-        }
-        let down = |value: f64| {
-            let decade = 10_f64.powf((value.log10() + 1e-9).floor());
-            [5.0, 2.0, 1.0].map(|f| f * decade).into_iter().find(|v| *v <= value).unwrap_or(decade)
-        };
-        Self { log: true, ..Self::new(label, down(low * 0.9), round_up(high * 1.05)) }
-    }
-
-    fn tick(&self) -> TickFormat {
-        if self.down {
-            return TickFormat::Custom(Arc::new(|value: f64| decimal(value.abs())));
-        }
-        if self.names.is_empty() {
-            return TickFormat::Custom(Arc::new(decimal));
-        }
-        let names: Vec<String> = self.names.iter().map(|name| plain(name)).collect();
-        let name = move |value: f64| {
-            let whole = (value - value.round()).abs() < 1e-6 && value > -0.5;
-            names.get(value.round() as usize).filter(|_| whole).cloned().unwrap_or_default()
-        };
-        TickFormat::Custom(Arc::new(name))
-    }
-}
-
-/// The least of 1, 2 and 5 times a power of ten that is not below the value.
-fn round_up(value: f64) -> f64 {
-    let decade = 10_f64.powf(value.log10().floor());
-    [1.0, 2.0, 5.0, 10.0]
-        .map(|factor| factor * decade)
-        .into_iter()
-        .find(|v| *v >= value * (1.0 - 1e-9))
-        .unwrap_or(value)
 }
 
 impl Panel {
@@ -236,103 +115,117 @@ impl Panel {
         if self.x.label.is_empty() { BELOW_TICKS } else { BELOW }
     }
 
-    fn axes(&self, outer: Frame, above: f64, place: Place) -> Layout {
-        let colour = |ink: Ink| ink.css(place).to_owned();
-        let theme = Theme {
-            background: "none".to_owned(),
-            axis_color: colour(Ink::Soft),
-            grid_color: colour(Ink::Line),
-            tick_color: colour(Ink::Soft),
-            text_color: colour(Ink::Text),
-            ..Theme::light()
-        };
-        let (x, y) = ((self.x.low, self.x.high), (self.y.low, self.y.high));
-        let mut layout = Layout::new(x, y)
-            .with_width(outer.width)
-            .with_height(outer.height)
-            .with_force_margins(LEFT, RIGHT)
-            .with_force_margins_y(above, self.below())
-            .with_clamp_axis()
-            .with_x_axis_min(x.0)
-            .with_x_axis_max(x.1)
-            .with_y_axis_min(y.0)
-            .with_y_axis_max(y.1)
-            .with_tick_size(TEXT)
-            .with_label_size(TEXT)
-            .with_body_size(TEXT)
-            .with_title_size(TITLE)
-            .with_x_tick_format(self.x.tick())
-            .with_y_tick_format(self.y.tick())
-            .with_theme(theme);
-        layout.show_legend = false;
-        layout.x_tick_step = self.x.step;
-        layout.y_tick_step = self.y.step;
-        if !self.x.label.is_empty() {
-            layout = layout.with_x_label(plain(&self.x.label));
-        }
-        if !self.y.label.is_empty() {
-            let room = outer.height - above - self.below() + 30.0;
-            layout = layout.with_y_label(plain(&fitted(&self.y.label, room, TEXT)));
-        }
-        if self.x.log {
-            layout = layout.with_log_x();
-        }
-        if self.y.log {
-            layout = layout.with_log_y();
-        }
-        layout
+    /// The height of the whole panel whose axes enclose `height`.
+    pub(crate) fn outer_height(&self, rows: usize, height: f64) -> f64 {
+        self.above(rows) + height + self.below()
     }
 
-    /// Draws the panel alone over the width, with so much between the axes, and returns where that is.
-    pub(crate) fn draw_alone(&self, canvas: &mut Canvas, y: f64, width: f64, height: f64) -> Frame {
-        let outer = Frame { x: 0.0, y, width, height: self.above(0) + height + self.below() };
-        self.draw(canvas, outer, 0)
+    /// The room that the labels of the y axis need at the left.
+    pub(crate) fn left(&self, height: f64) -> f64 {
+        let ticks = self.y.ticks(height, ROW);
+        let widest = ticks.iter().map(|tick| width_of(&tick.1, TEXT, Weight::Regular)).fold(0.0, f64::max);
+        let label = if self.y.label.is_empty() { 0.0 } else { ROW + 5.0 };
+        (label + widest + GAP).max(LEFT)
     }
 
-    /// Draws the panel into the frame, with room for so many rows of labels of marks.
-    fn draw(&self, canvas: &mut Canvas, outer: Frame, rows: usize) -> Frame {
-        let above = self.above(rows);
-        let layout = self.axes(outer, above, canvas.place);
-        let scale = ComputedLayout::from_layout(&layout);
-        let at = |x: f64, y: f64| (outer.x + scale.map_x(x), outer.y + scale.map_y(y));
-        // The library draws no axes without a curve; this one is not seen.
-        let ends = [(self.x.low, self.y.low), (self.x.high, self.y.high)];
-        let unseen = LinePlot::new().with_data(ends.to_vec()).with_color("none");
-        let mut scene = render_multiple(vec![Plot::Line(unseen)], layout);
-        scene.elements.retain(|element| match element {
-            Primitive::PolyLine { stroke, .. } => !matches!(stroke, Color::None),
-            Primitive::Path(path) => !matches!(path.stroke, Color::None),
-            _ => true,
-        });
-        canvas.scene(scene, outer.x, outer.y);
-        let inner = Frame {
-            x: outer.x + LEFT,
-            y: outer.y + above,
-            width: outer.width - LEFT - RIGHT,
-            height: outer.height - above - self.below(),
-        };
+    /// Rows of labels above axes of this width.
+    pub(crate) fn label_rows(&self, width: f64) -> usize {
+        let inner = Frame { x: 0.0, y: 0.0, width, height: 0.0 };
+        self.rows_of_labels(inner).into_iter().max().map_or(0, |row| row + 1)
+    }
+
+    /// Draws the panel with its top left corner at `(x, y)`, `inner` wide and high between the axes and with room for
+    /// `rows` rows of labels of marks. Returns the frame between the axes.
+    pub(crate) fn draw(
+        &self,
+        canvas: &mut Canvas,
+        (x, y): Point,
+        left: f64,
+        (width, height): (f64, f64),
+        rows: usize,
+    ) -> Frame {
+        let inner = Frame { x: x + left, y: y + self.above(rows), width, height };
+        let (x_ticks, y_ticks) = (self.x.ticks(width, X_LABEL), self.y.ticks(height, ROW));
+        self.draw_grid(canvas, inner, &x_ticks, &y_ticks);
+        self.draw_x_axis(canvas, inner, &x_ticks);
+        self.draw_y_axis(canvas, inner, x, &y_ticks);
+        canvas.reach(inner.bottom() + self.below());
         if !self.title.is_empty() {
-            let title = fitted(&self.title, inner.width, TEXT);
-            canvas.bold(inner.x, outer.y + ROW, Anchor::Start, Ink::Text, &title);
+            let title = fitted(&self.title, inner.width, TEXT, Weight::Bold);
+            canvas.bold(inner.x, y + ROW, Anchor::Start, Color::Text, &title);
         }
-        self.draw_intervals(canvas, inner, |x| at(x, self.y.low).0);
-        self.draw_values(canvas, inner, at);
-        self.draw_marks(canvas, inner, rows, |x| at(x, self.y.low).0);
-        self.draw_levels(canvas, inner, at);
-        if !self.empty.is_empty() {
-            let (x, y) = (inner.x + inner.width / 2.0, inner.y + inner.height / 2.0);
-            for (row, line) in
-                super::canvas::wrapped(&self.empty, inner.width - 12.0, TEXT).iter().enumerate()
-            {
-                canvas.text(x, y + ROW * row as f64, Anchor::Middle, Ink::Soft, line);
-            }
-        }
+        self.draw_intervals(canvas, inner);
+        self.draw_bars(canvas, inner);
+        self.draw_bands(canvas, inner);
+        self.draw_curves(canvas, inner);
+        self.draw_marks(canvas, inner, rows);
+        self.draw_levels(canvas, inner);
+        self.draw_empty(canvas, inner);
         for ([from, to], text) in &self.hovers {
-            let (left, right) = (at(*from, self.y.low).0, at(*to, self.y.low).0);
-            let (left, right) = (left.max(inner.x), right.min(inner.x + inner.width));
-            canvas.hover(Frame { x: left, width: (right - left).max(0.0), ..inner }, text.clone());
+            let (left, right) = (self.x_at(inner, *from).max(inner.x), self.x_at(inner, *to));
+            let width = (right.min(inner.right()) - left).max(0.0);
+            canvas.hover(Frame { x: left, width, ..inner }, text.clone());
         }
         inner
+    }
+
+    fn x_at(&self, inner: Frame, value: f64) -> f64 {
+        inner.x + inner.width * self.x.share(value)
+    }
+
+    fn y_at(&self, inner: Frame, value: f64) -> f64 {
+        inner.bottom() - inner.height * self.y.share(value)
+    }
+
+    fn at(&self, inner: Frame, (x, y): Point) -> Point {
+        (self.x_at(inner, x), self.y_at(inner, y))
+    }
+
+    /// Draws the lines of the grid, which the axes cover.
+    fn draw_grid(&self, canvas: &mut Canvas, inner: Frame, x_ticks: &[Tick], y_ticks: &[Tick]) {
+        for (value, _) in x_ticks {
+            let x = self.x_at(inner, *value);
+            canvas.line((x, inner.y), (x, inner.bottom()), Color::Line, 1.0, Stroke::Solid);
+        }
+        for (value, _) in y_ticks {
+            let y = self.y_at(inner, *value);
+            canvas.line((inner.x, y), (inner.right(), y), Color::Line, 1.0, Stroke::Solid);
+        }
+    }
+
+    fn draw_x_axis(&self, canvas: &mut Canvas, inner: Frame, ticks: &[Tick]) {
+        let bottom = inner.bottom();
+        canvas.line((inner.x, bottom), (inner.right(), bottom), Color::Soft, 1.0, Stroke::Solid);
+        let mut free = f64::NEG_INFINITY;
+        for (value, label) in ticks {
+            let x = self.x_at(inner, *value);
+            canvas.line((x, bottom), (x, bottom + TICK), Color::Soft, 1.0, Stroke::Solid);
+            let half = width_of(label, TEXT, Weight::Regular) / 2.0;
+            // The last label ends within the figure; one without room is left out.
+            let x = x.min(inner.right() + RIGHT - half);
+            if x - half >= free {
+                canvas.text(x, bottom + 17.0, Anchor::Middle, Color::Text, label);
+                free = x + half + BETWEEN;
+            }
+        }
+        if !self.x.label.is_empty() {
+            let label = fitted(&self.x.label, inner.width + 30.0, TEXT, Weight::Regular);
+            let middle = inner.x + inner.width / 2.0;
+            canvas.text(middle, bottom + 35.0, Anchor::Middle, Color::Text, &label);
+        }
+    }
+
+    fn draw_y_axis(&self, canvas: &mut Canvas, inner: Frame, left: f64, ticks: &[Tick]) {
+        canvas.line((inner.x, inner.y), (inner.x, inner.bottom()), Color::Soft, 1.0, Stroke::Solid);
+        for (value, label) in ticks {
+            let y = self.y_at(inner, *value);
+            canvas.line((inner.x - TICK, y), (inner.x, y), Color::Soft, 1.0, Stroke::Solid);
+            canvas.text(inner.x - GAP, y + 4.5, Anchor::End, Color::Text, label);
+        }
+        if !self.y.label.is_empty() {
+            let label = fitted(&self.y.label, inner.height + 30.0, TEXT, Weight::Regular);
+            canvas.upward(left + 17.0, inner.y + inner.height / 2.0, Anchor::Middle, &label);
+        }
     }
 
     fn inside(&self, value: f64) -> bool {
@@ -340,175 +233,139 @@ impl Panel {
         (self.y.low - room..=self.y.high + room).contains(&value)
     }
 
-    fn draw_values(&self, canvas: &mut Canvas, inner: Frame, at: impl Fn(f64, f64) -> (f64, f64)) {
+    fn draw_bars(&self, canvas: &mut Canvas, inner: Frame) {
+        let zero = self.y.low < 0.0 && self.y.high > 0.0 && !self.y.log;
         let base = if self.y.log { self.y.low } else { 0_f64.clamp(self.y.low, self.y.high) };
         for bar in self.bars.iter().filter(|bar| self.inside(bar.value)) {
-            let ((left, top), (right, bottom)) = (at(bar.from, bar.value), at(bar.to, base));
+            let (left, top) = self.at(inner, (bar.from, bar.value));
+            let (right, bottom) = self.at(inner, (bar.to, base));
             if bar.stroke {
-                canvas.line((left, top), (right, top), bar.ink, 1.6, Stroke::Solid);
+                canvas.line((left, top), (right, top), bar.color, 1.6, Stroke::Solid);
             } else {
                 let (y, height) = (top.min(bottom), (top - bottom).abs());
-                canvas.rect(Frame { x: left, y, width: right - left, height }, bar.ink, 1.0);
+                canvas.rect(Frame { x: left, y, width: right - left, height }, bar.color, 1.0);
             }
         }
+        // Bars hide the axis where they begin.
+        if !self.bars.is_empty() && (zero || base == self.y.low) {
+            let y = self.y_at(inner, base);
+            canvas.line((inner.x, y), (inner.right(), y), Color::Soft, 1.0, Stroke::Solid);
+        }
+    }
+
+    fn draw_bands(&self, canvas: &mut Canvas, inner: Frame) {
         for band in &self.bands {
             let ends = band.points.iter().filter(|(_, ends)| ends.iter().all(|end| self.inside(*end)));
-            let ends: Vec<_> = ends.map(|(x, [low, high])| (at(*x, *low), at(*x, *high))).collect();
+            let at = |(x, ends): &(f64, [f64; 2])| ends.map(|end| self.at(inner, (*x, end)));
+            let ends: Vec<[Point; 2]> = ends.map(at).collect();
             if band.whiskers || ends.len() == 1 {
-                for (low, high) in ends {
-                    canvas.line(low, high, band.ink, 1.8, Stroke::Solid);
+                for [low, high] in ends {
+                    canvas.line(low, high, band.color, 1.8, Stroke::Solid);
                     for (x, y) in [low, high] {
-                        canvas.line((x - 4.0, y), (x + 4.0, y), band.ink, 1.8, Stroke::Solid);
+                        canvas.line((x - 4.0, y), (x + 4.0, y), band.color, 1.8, Stroke::Solid);
                     }
                 }
             } else if !ends.is_empty() {
-                let around = ends.iter().map(|ends| ends.0).chain(ends.iter().rev().map(|ends| ends.1));
-                canvas.surface(&around.collect::<Vec<_>>(), band.ink, 0.22);
+                let outline = ends.iter().map(|ends| ends[0]).chain(ends.iter().rev().map(|ends| ends[1]));
+                canvas.area(outline.collect(), band.color, 0.22);
             }
         }
+    }
+
+    fn draw_curves(&self, canvas: &mut Canvas, inner: Frame) {
         for curve in &self.curves {
-            let points: Vec<_> = curve.points.iter().map(|(x, y)| at(*x, *y)).collect();
+            let points: Vec<Point> = curve.points.iter().map(|point| self.at(inner, *point)).collect();
             let dots = if curve.dots != Dots::None || points.len() == 1 { &points[..] } else { &[] };
             if points.len() > 1 {
                 let width = if curve.stroke == Stroke::Solid { 2.0 } else { 1.4 };
-                canvas.lines(points.clone(), curve.ink, width, curve.stroke);
+                canvas.lines(points.clone(), curve.color, width, curve.stroke);
             }
-            dots.iter().for_each(|point| canvas.dot(*point, 3.5, curve.ink, curve.dots != Dots::Hollow));
-        }
-        // Bars hide the axis where they cross it.
-        if !self.bars.is_empty() && self.y.low < 0.0 && self.y.high > 0.0 && !self.y.log {
-            let y = at(self.x.low, 0.0).1;
-            canvas.line((inner.x, y), (inner.x + inner.width, y), Ink::Soft, 1.0, Stroke::Solid);
+            dots.iter().for_each(|point| canvas.dot(*point, 3.5, curve.color, curve.dots != Dots::Hollow));
         }
     }
 
     /// The intervals of the vertical lines as bands, below everything else.
-    fn draw_intervals(&self, canvas: &mut Canvas, inner: Frame, x: impl Fn(f64) -> f64) {
+    fn draw_intervals(&self, canvas: &mut Canvas, inner: Frame) {
         for mark in &self.marks {
-            let clamped = |value: f64| x(value).clamp(inner.x, inner.x + inner.width);
+            let clamped = |value: f64| self.x_at(inner, value).clamp(inner.x, inner.right());
             if let Some([low, high]) = mark.interval {
                 let (left, right) = (clamped(low), clamped(high));
                 let width = (right - left).max(0.0);
-                canvas.rect(Frame { x: left, width, ..inner }, mark.ink, 0.14);
+                canvas.rect(Frame { x: left, width, ..inner }, mark.color, 0.14);
             }
         }
     }
 
     /// Vertical lines with their labels in rows above the axes.
-    fn draw_marks(&self, canvas: &mut Canvas, inner: Frame, rows: usize, x: impl Fn(f64) -> f64) {
-        let bottom = inner.y + inner.height;
-        for (mark, row) in self.marks.iter().zip(label_rows(&self.marks, inner, &x)) {
-            let at = x(mark.at);
-            let width = width_of(&mark.label, TEXT);
-            let from = (at - width / 2.0).clamp(inner.x, (inner.x + inner.width - width).max(inner.x));
+    fn draw_marks(&self, canvas: &mut Canvas, inner: Frame, rows: usize) {
+        for (mark, row) in self.marks.iter().zip(self.rows_of_labels(inner)) {
+            let at = self.x_at(inner, mark.at);
+            let (left, right) = self.ends_of_label(mark, inner);
             let y = inner.y - 6.0 - ROW * row.min(rows.saturating_sub(1)) as f64;
-            canvas.line((at, y + 2.0), (at, bottom), mark.ink, 1.6, Stroke::Dashed);
-            canvas.text(from + width / 2.0, y - 2.0, Anchor::Middle, Ink::Text, &mark.label);
+            canvas.line((at, y + 2.0), (at, inner.bottom()), mark.color, 1.6, Stroke::Dashed);
+            canvas.text((left + right) / 2.0, y - 2.0, Anchor::Middle, Color::Text, &mark.label);
         }
+    }
+
+    /// Left and right end of a mark's label: around the mark, but within the axes where it fits.
+    fn ends_of_label(&self, mark: &Mark, inner: Frame) -> (f64, f64) {
+        let width = width_of(&mark.label, TEXT, Weight::Regular);
+        let left = self.x_at(inner, mark.at) - width / 2.0;
+        let left = left.clamp(inner.x, (inner.right() - width).max(inner.x));
+        (left, left + width)
+    }
+
+    /// The row of each mark's label, such that labels in a row do not overlap.
+    fn rows_of_labels(&self, inner: Frame) -> Vec<usize> {
+        let mut taken: Vec<Vec<(f64, f64)>> = Vec::new();
+        let mut row_of = |mark: &Mark| {
+            let (left, right) = self.ends_of_label(mark, inner);
+            let free = |row: &Vec<(f64, f64)>| row.iter().all(|(a, b)| right + 8.0 < *a || *b + 8.0 < left);
+            let row = taken.iter().position(free).unwrap_or(taken.len());
+            if row == taken.len() {
+                taken.push(Vec::new());
+            }
+            taken[row].push((left, right));
+            row
+        };
+        self.marks.iter().map(&mut row_of).collect()
     }
 
     /// Horizontal lines with their labels at the side where no curve is near.
-    fn draw_levels(&self, canvas: &mut Canvas, inner: Frame, at: impl Fn(f64, f64) -> (f64, f64)) {
+    fn draw_levels(&self, canvas: &mut Canvas, inner: Frame) {
         for level in self.levels.iter().filter(|level| self.inside(level.at)) {
-            let y = at(self.x.low, level.at).1;
-            canvas.line((inner.x, y), (inner.x + inner.width, y), level.ink, 1.2, Stroke::Dashed);
-            if level.label.is_empty() {
-                continue;
+            let y = self.y_at(inner, level.at);
+            canvas.line((inner.x, y), (inner.right(), y), level.color, 1.2, Stroke::Dashed);
+            if let Some((x, y)) = self.place_of_level(level, y, inner).filter(|_| !level.label.is_empty()) {
+                canvas.text(x, y, Anchor::Start, Color::Soft, &level.label);
             }
-            let width = width_of(&level.label, TEXT) + 6.0;
-            let right = inner.x + inner.width;
-            let points = || self.curves.iter().flat_map(|curve| &curve.points).map(|(x, y)| at(*x, *y));
-            let space = |from: f64, to: f64, y: f64| {
-                let near = points().filter(|point| (from..=to).contains(&point.0));
-                near.map(|point| (point.1 - y).abs()).fold(f64::INFINITY, f64::min)
-            };
-            let sides = [(inner.x, inner.x + width), (right - width, right)];
-            let spots = sides.into_iter().flat_map(|side| [(side, y - 5.0), (side, y + 14.0)]);
-            let spots = spots.filter(|(_, y)| (inner.y + 8.0..inner.y + inner.height - 2.0).contains(y));
-            let space_at = |spot: &((f64, f64), f64)| space(spot.0.0, spot.0.1, spot.1 - 4.0);
-            let best = spots.max_by(|a, b| space_at(a).total_cmp(&space_at(b)));
-            let Some(((from, _), y)) = best else { continue };
-            canvas.text(from + 4.0, y, Anchor::Start, Ink::Soft, &level.label);
         }
     }
-}
 
-/// The row of each mark's label, so that no two in a row meet.
-fn label_rows(marks: &[Mark], inner: Frame, x: impl Fn(f64) -> f64) -> Vec<usize> {
-    let mut ends: Vec<Vec<(f64, f64)>> = Vec::new();
-    let row = |mark: &Mark| {
-        let width = width_of(&mark.label, TEXT) + 8.0;
-        let from = (x(mark.at) - width / 2.0).clamp(inner.x, (inner.x + inner.width - width).max(inner.x));
-        let free = |taken: &Vec<(f64, f64)>| taken.iter().all(|(a, b)| from + width < *a || *b < from);
-        let row = ends.iter().position(free).unwrap_or(ends.len());
-        if row == ends.len() {
-            ends.push(Vec::new());
-        }
-        ends[row].push((from, from + width));
-        row
-    };
-    marks.iter().map(row).collect()
-}
-
-impl Grid {
-    /// One panel over the width of a column.
-    pub(crate) fn one(panel: Panel, legend: Vec<Entry>) -> Self {
-        Self { legend, columns: 1, panels: vec![panel], height: 210.0, width: super::canvas::COLUMN }
+    /// Where the label of a horizontal line is farthest from the curves: above or below it, left or right.
+    fn place_of_level(&self, level: &Mark, y: f64, inner: Frame) -> Option<Point> {
+        let width = width_of(&level.label, TEXT, Weight::Regular) + 8.0;
+        let points =
+            || self.curves.iter().flat_map(|curve| &curve.points).map(|point| self.at(inner, *point));
+        let distance = |(left, baseline): Point| {
+            let near = points().filter(|point| (left..=left + width).contains(&point.0));
+            near.map(|point| (point.1 - (baseline - 4.0)).abs()).fold(f64::INFINITY, f64::min)
+        };
+        [inner.x, inner.right() - width]
+            .into_iter()
+            .flat_map(|left| [(left, y - 5.0), (left, y + 14.0)])
+            .filter(|(_, baseline)| (inner.y + 8.0..inner.bottom() - 2.0).contains(baseline))
+            .max_by(|a, b| distance(*a).total_cmp(&distance(*b)))
+            .map(|(left, baseline)| (left + 4.0, baseline))
     }
 
-    /// The width between the axes of a panel in so many columns.
-    pub(crate) fn inner_width(width: f64, columns: usize) -> f64 {
-        width / columns as f64 - LEFT - RIGHT
-    }
-
-    /// Draws the legend and the panels from `top` downward.
-    pub(crate) fn draw(&self, canvas: &mut Canvas, top: f64) {
-        let mut y = draw_legend(canvas, &self.legend, LEFT, top);
-        let columns = self.columns.max(1);
-        let width = self.width / columns as f64;
-        for row in self.panels.chunks(columns) {
-            let inner = Frame { x: LEFT, y: 0.0, width: width - LEFT - RIGHT, height: self.height };
-            let rows = |panel: &Panel| {
-                let span = panel.x.high - panel.x.low;
-                let x = |value: f64| inner.x + inner.width * (value - panel.x.low) / span;
-                label_rows(&panel.marks, inner, x).into_iter().max().map_or(0, |row| row + 1)
-            };
-            let rows = row.iter().map(rows).max().unwrap_or(0);
-            let outer = |panel: &Panel| panel.above(rows) + self.height + panel.below();
-            let height = row.iter().map(outer).fold(0.0, f64::max);
-            for (column, panel) in row.iter().enumerate() {
-                let frame = Frame { x: width * column as f64, y, width, height: outer(panel) };
-                panel.draw(canvas, frame, rows);
-            }
-            y += height;
+    fn draw_empty(&self, canvas: &mut Canvas, inner: Frame) {
+        if self.empty.is_empty() {
+            return;
         }
-        canvas.reach(y - 8.0);
-    }
-}
-
-/// Entries from left to right, in as many rows as they need; returns where the rest begins.
-pub(crate) fn draw_legend(canvas: &mut Canvas, legend: &[Entry], left: f64, top: f64) -> f64 {
-    let (mut x, mut y) = (left, top + 10.0);
-    for entry in legend {
-        let label = fitted(&entry.label, canvas.width() - left - 40.0, TEXT);
-        let width = 30.0 + width_of(&label, TEXT) + 12.0;
-        if x > left && x + width > canvas.width() + 12.0 {
-            (x, y) = (left, y + ROW);
+        let (x, y) = (inner.x + inner.width / 2.0, inner.y + inner.height / 2.0);
+        for (row, line) in wrapped(&self.empty, inner.width - 12.0).iter().enumerate() {
+            canvas.text(x, y + ROW * row as f64, Anchor::Middle, Color::Soft, line);
         }
-        let middle = (x + 11.0, y - 4.0);
-        match entry.shape {
-            Shape::Line(stroke) => canvas.line((x, y - 4.0), (x + 22.0, y - 4.0), entry.ink, 2.2, stroke),
-            Shape::Square => {
-                canvas.rect(Frame { x: x + 8.0, y: y - 10.0, width: 12.0, height: 12.0 }, entry.ink, 1.0);
-            }
-            Shape::Tick => {
-                canvas.line((x + 6.0, y - 4.0), (x + 20.0, y - 4.0), entry.ink, 2.0, Stroke::Solid)
-            }
-            Shape::Dot => canvas.dot(middle, 4.5, entry.ink, true),
-            Shape::Ring => canvas.dot(middle, 4.5, entry.ink, false),
-        }
-        canvas.text(x + 28.0, y, Anchor::Start, Ink::Text, &label);
-        x += width;
     }
-    if legend.is_empty() { top } else { y + 6.0 }
 }

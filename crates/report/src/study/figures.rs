@@ -1,14 +1,18 @@
 //! The curves of a study as small multiples, a panel for each model and a line for each data set.
 
-use super::{StudyModel, StudyPage};
-use crate::plots::canvas::{Ink, PAGE, Stroke};
-use crate::plots::layers::{Scale, Series, curves as runs};
-use crate::plots::panel::{Axis, Entry, Grid, Panel, Shape};
-use crate::plots::text::{line, value};
-use crate::plots::{Body, Figure, Numbers};
-use crate::results::Results;
+use super::page::{StudyModel, StudyPage};
+use crate::plots::axis::Axis;
+use crate::plots::canvas::{PAGE, Stroke};
+use crate::plots::color::Color;
+use crate::plots::grid::Grid;
+use crate::plots::layers::{Series, ValueScale, curves as runs};
+use crate::plots::legend::{LegendEntry, LegendMark};
+use crate::plots::panel::Panel;
+use crate::plots::{Body, Figure, FigureTable};
+use crate::text::{line, value};
+use fathom_results::{Results, SkipMode, SkipPart};
 
-/// How a curve is taken from results.
+/// Extracts a curve from results.
 type Take = fn(&Results) -> Option<Vec<f64>>;
 
 /// A curve over layers that is shown for every cell.
@@ -16,7 +20,7 @@ struct Quantity {
     name: &'static str,
     title: &'static str,
     reading: &'static str,
-    scale: Scale,
+    scale: ValueScale,
     take: Take,
 }
 
@@ -25,59 +29,59 @@ fn quantities() -> [Quantity; 6] {
         Quantity {
             name: "study_contributions_relative_norm",
             title: "How much each layer adds",
-            reading: "Length of what a layer adds relative to the residual stream, mean over tokens (log scale). The x \
-                      axis is the share of the layers, so that models of different depth can be laid over each other.",
-            scale: Scale::log("relative length"),
+            reading: "Norm of what a layer adds relative to the residual stream, mean over tokens (log scale). The x \
+                      axis is the share of the layers, so that models of different depth can be compared.",
+            scale: ValueScale::log("relative length"),
             take: |results| Some(results.probes.contributions.as_ref()?.relative_norm.layer.mean.clone()),
         },
         Quantity {
             name: "study_contributions_cosine",
             title: "Whether layers strengthen or erase",
-            reading: "Cosine between what a layer adds and the stream, mean over tokens: below zero it takes away from \
-                      what is there, above zero it strengthens it.",
-            scale: Scale::linear("cosine"),
+            reading: "Cosine between what a layer adds and the residual stream, mean over tokens. Below zero, the \
+                      layer erases part of the stream; above zero, it strengthens what is there.",
+            scale: ValueScale::linear("cosine"),
             take: |results| Some(results.probes.contributions.as_ref()?.cosine.layer.mean.clone()),
         },
         Quantity {
             name: "study_lens_kl",
             title: "How far an early answer is from the final one",
-            reading: "KL(lens || output) of the stream read before each layer. The earlier a curve falls, the less of \
-                      the model is needed for its answer.",
-            scale: Scale::linear("KL (nats)"),
+            reading: "KL(lens || output) before each layer. The earlier a curve falls, the fewer layers the model \
+                      needs for its answer.",
+            scale: ValueScale::linear("KL (nats)"),
             take: |results| Some(results.probes.lens.as_ref()?.kl_lens_final.clone()),
         },
         Quantity {
             name: "study_lens_overlap",
             title: "When the likeliest tokens appear",
-            reading: "Share of the five likeliest tokens that an early reading has in common with the output.",
-            scale: Scale::share("overlap"),
+            reading: "Share of the five likeliest tokens that the logit lens and the output have in common.",
+            scale: ValueScale::share("overlap"),
             take: |results| Some(results.probes.lens.as_ref()?.overlap.clone()),
         },
         Quantity {
             name: "study_skip_later_layers",
             title: "Skipping a layer: what later layers lose",
-            reading: "Mean over the later layers of the largest relative change of what they add at later tokens, by \
-                      skipped layer (log scale).",
-            scale: Scale::log("change"),
+            reading: "Largest relative change, at later tokens, of what the later layers add, averaged over those \
+                      layers, by skipped layer (log scale).",
+            scale: ValueScale::log("change"),
             take: later_layers,
         },
         Quantity {
             name: "study_skip_output",
             title: "Skipping a layer: what the output loses",
-            reading: "Largest change of the predicted distribution at later tokens, by skipped layer: 0 is no change, \
-                      the square root of 2 another token with certainty.",
-            scale: Scale::linear("|p - p'|"),
+            reading: "Largest change of the predicted distribution at later tokens, by skipped layer. 0 is no change; \
+                      the square root of 2 is another token with certainty.",
+            scale: ValueScale::linear("|p - p'|"),
             take: |results| {
-                let effects = results.probes.skip.as_ref()?.future.as_ref()?.layer.as_ref()?;
+                let effects = results.probes.skip.as_ref()?.get(&SkipMode::Future)?.get(&SkipPart::Layer)?;
                 Some(effects.output_effect.as_ref()?.max.clone())
             },
         },
     ]
 }
 
-/// The effect of each layer on those after it; the last has none after it.
+/// The mean effect of each layer on the later ones; NaN for the last layer.
 fn later_layers(results: &Results) -> Option<Vec<f64>> {
-    let rows = &results.probes.skip.as_ref()?.future.as_ref()?.layer.as_ref()?.layer_effect.max;
+    let rows = &results.probes.skip.as_ref()?.get(&SkipMode::Future)?.get(&SkipPart::Layer)?.layer_effect.max;
     let mean = |(skipped, row): (usize, &Vec<f64>)| {
         let later = row.get(skipped + 1..).unwrap_or_default();
         later.iter().sum::<f64>() / later.len() as f64
@@ -86,13 +90,13 @@ fn later_layers(results: &Results) -> Option<Vec<f64>> {
 }
 
 /// The colour and stroke of the n-th series.
-pub(super) fn style(index: usize) -> (Ink, Stroke) {
-    let ink = Ink::SERIES[index % Ink::SERIES.len()];
-    let stroke = if index < Ink::SERIES.len() { Stroke::Solid } else { Stroke::Dashed };
-    (ink, stroke)
+pub(super) fn style(index: usize) -> (Color, Stroke) {
+    let color = Color::SERIES[index % Color::SERIES.len()];
+    let stroke = if index < Color::SERIES.len() { Stroke::Solid } else { Stroke::Dashed };
+    (color, stroke)
 }
 
-/// How many panels stand side by side, so that the last row is not nearly empty.
+/// The number of panels side by side, chosen so that the last row is not nearly empty.
 fn columns(panels: usize) -> usize {
     match panels {
         0..=4 => panels.max(1),
@@ -101,7 +105,7 @@ fn columns(panels: usize) -> usize {
     }
 }
 
-pub(super) fn grid(legend: Vec<Entry>, panels: Vec<Panel>) -> Body {
+pub(super) fn grid(legend: Vec<LegendEntry>, panels: Vec<Panel>) -> Body {
     let columns = columns(panels.len());
     let width = PAGE * if panels.len() == 1 { 0.6 } else { 1.0 };
     Body::Panels(Grid { legend, columns, panels, height: 140.0, width })
@@ -112,9 +116,9 @@ pub(super) fn study_figure(
     (name, title): (String, String),
     reading: &'static str,
     body: Body,
-    numbers: Numbers,
+    numbers: FigureTable,
 ) -> Figure {
-    Figure::new(name, title, reading, page.title.clone(), body, numbers)
+    Figure::new(name, title, reading, page.title.clone(), (body, numbers))
 }
 
 /// Every curve that any cell holds.
@@ -134,12 +138,12 @@ fn curve_figure(page: &StudyPage, quantity: &Quantity) -> Option<Figure> {
     let used = |data: usize| all.iter().any(|row| row[data].is_some());
     let mut legend = Vec::new();
     for (index, data) in page.data.iter().enumerate().filter(|(index, _)| used(*index)) {
-        let (ink, stroke) = style(index);
-        legend.push(Entry { label: line(&data.name), ink, shape: Shape::Line(stroke) });
+        let (color, stroke) = style(index);
+        legend.push(LegendEntry { label: line(&data.name), color, mark: LegendMark::Line(stroke) });
     }
     let panels = page.models.iter().zip(&all).enumerate();
     let panels = panels.map(|(model, (of, rows))| curve_panel(page, quantity, (model, of), rows, &y));
-    let mut numbers = Numbers { index: "cell and layer".to_owned(), ..Numbers::default() };
+    let mut numbers = FigureTable { index: "cell and layer".to_owned(), ..FigureTable::default() };
     numbers.headings = vec![quantity.scale.label.to_owned()];
     for (model, rows) in page.models.iter().zip(&all) {
         for (data, values) in page.data.iter().zip(rows) {
@@ -173,11 +177,11 @@ fn curve_panel(
     };
     let length = rows.iter().flatten().map(Vec::len).max().unwrap_or(0);
     for (data, values) in rows.iter().enumerate() {
-        let (ink, stroke) = style(data);
+        let (color, stroke) = style(data);
         let Some(values) = values else { continue };
-        let series = Series { stroke, ..Series::new("", values, ink) };
+        let series = Series { stroke, ..Series::new("", values, color) };
         for mut curve in runs(&series, &quantity.scale) {
-            // What a layer does stands in its middle, what is read before it at its beginning.
+            // Values of a layer are drawn at its middle, values before a layer at its start.
             let middle = if values.len() as f64 > layers { 0.0 } else { 0.5 };
             curve.points.iter_mut().for_each(|point| point.0 = (point.0 + middle) / layers);
             panel.curves.push(curve);
@@ -227,7 +231,7 @@ mod tests {
     #[test]
     fn skipping_is_averaged_over_later_layers_only() {
         let page = example();
-        let numbers = named(&page, "study_skip_later_layers").numbers().clone();
+        let numbers = named(&page, "study_skip_later_layers").table().clone();
         // The fixture's effect of layer s on layer l is 1.5 / (l - s).
         let rows: Vec<f64> = numbers.rows.iter().take(30).map(|row| row.1[0]).collect();
         assert!((rows[28] - 1.5).abs() < 1e-12 && (rows[27] - 1.125).abs() < 1e-12 && rows[29].is_nan());

@@ -1,41 +1,44 @@
-//! The share of the depth that is used, against the size of models and the difficulty of data.
+//! The share of the depth in use, against the size of models and the difficulty of data.
 
 use super::figures::{grid, study_figure, style};
-use super::{StudyData, StudyModel, StudyPage};
-use crate::plots::canvas::{Ink, Stroke};
-use crate::plots::panel::{Axis, Band, Curve, Dots, Entry, Panel, Shape};
-use crate::plots::text::{line, number};
-use crate::plots::{Figure, Numbers};
-use crate::results::{DepthRow, Results};
+use super::page::{StudyData, StudyModel, StudyPage};
+use crate::plots::axis::Axis;
+use crate::plots::canvas::Stroke;
+use crate::plots::color::Color;
+use crate::plots::legend::{LegendEntry, LegendMark};
+use crate::plots::panel::{Band, Curve, Dots, Panel};
+use crate::plots::{Figure, FigureTable};
+use crate::text::{line, number};
+use fathom_results::{Depth, Results, Rule};
 
-/// Rules and series that are drawn, far more than there are.
+/// The number of rules and series that are drawn, far more than there are.
 const MOST: usize = 24;
 
 /// The share of the layers that a rule says are used, with the ends of its interval; of rules with a mean, that
 /// of the mean.
-fn share(results: &Results, rule: &str) -> Option<(f64, Option<[f64; 2]>)> {
-    let row: &DepthRow = results.depth.iter().find(|row| row.rule == rule)?;
+fn share(results: &Results, rule: Rule) -> Option<(f64, Option<[f64; 2]>)> {
+    let row: &Depth = results.depth.iter().find(|row| row.rule == rule)?;
     let layers = results.model.layers;
-    let share = |number: f64| Some(row.used_by(number, layers)? / layers as f64);
-    let ratio = share(row.estimate()?).filter(|ratio| (0.0..=1.0 + 1e-9).contains(ratio))?;
-    let ends = row.interval.and_then(|[low, high]| Some([share(low)?, share(high)?]));
+    let share = |number: f64| rule.layers_used(number) / layers as f64;
+    let ratio = Some(share(row.shown()?)).filter(|ratio| (0.0..=1.0 + 1e-9).contains(ratio))?;
+    let ends = row.interval.map(|[low, high]| [share(low), share(high)]);
     let ends = ends.map(|ends| ends.map(|end| end.clamp(0.0, 1.0)));
     Some((ratio, ends.filter(|ends| ends.iter().all(|end| end.is_finite()))))
 }
 
-/// The rules of all cells, in the order of the first that has each.
-fn rules(page: &StudyPage) -> Vec<String> {
-    let mut all: Vec<String> = Vec::new();
+/// The rules of all cells, in order of first appearance.
+fn rules(page: &StudyPage) -> Vec<Rule> {
+    let mut all: Vec<Rule> = Vec::new();
     for row in page.cells.iter().filter_map(|cell| cell.results.as_ref()).flat_map(|results| &results.depth) {
-        if !all.contains(&row.rule) && all.len() < MOST {
-            all.push(row.rule.clone());
+        if !all.contains(&row.rule) {
+            all.push(row.rule);
         }
     }
     all
 }
 
-/// A point of a chart of shares.
-struct Point {
+/// A point in a chart of shares.
+struct SharePoint {
     x: f64,
     share: f64,
     interval: Option<[f64; 2]>,
@@ -43,28 +46,34 @@ struct Point {
 }
 
 /// A line through points, with whiskers.
-fn add(panel: &mut Panel, numbers: &mut Numbers, rule: &str, points: &[Point], style: (Ink, Stroke)) {
-    let (ink, stroke) = style;
+fn add(
+    panel: &mut Panel,
+    numbers: &mut FigureTable,
+    rule: Rule,
+    points: &[SharePoint],
+    style: (Color, Stroke),
+) {
+    let (color, stroke) = style;
     let dots = if stroke == Stroke::Solid { Dots::Filled } else { Dots::Hollow };
     let at = points.iter().map(|point| (point.x, point.share)).collect();
-    panel.curves.push(Curve { points: at, ink, stroke, dots });
+    panel.curves.push(Curve { points: at, color, stroke, dots });
     let ends = points.iter().filter_map(|point| Some((point.x, point.interval?)));
-    panel.bands.push(Band { points: ends.collect(), ink, whiskers: true });
+    panel.bands.push(Band { points: ends.collect(), color, whiskers: true });
     for point in points {
         let [low, high] = point.interval.unwrap_or([f64::NAN; 2]);
-        numbers.rows.push((format!("{}: {}", line(rule), point.name), vec![point.share, low, high]));
+        numbers.rows.push((format!("{}: {}", rule.name(), point.name), vec![point.share, low, high]));
     }
 }
 
-fn share_numbers() -> Numbers {
-    Numbers {
+fn share_numbers() -> FigureTable {
+    FigureTable {
         index: "rule and cell".to_owned(),
         headings: ["share of the layers", "interval from", "to"].map(str::to_owned).to_vec(),
         rows: Vec::new(),
     }
 }
 
-/// What is said at each place of x: every point there.
+/// Adds a hover text for each x: all points there.
 fn hovers(panel: &mut Panel, points: Vec<(f64, [f64; 2], String)>) {
     let mut places: Vec<(f64, [f64; 2], String)> = Vec::new();
     for (x, ends, text) in points {
@@ -76,7 +85,7 @@ fn hovers(panel: &mut Panel, points: Vec<(f64, [f64; 2], String)>) {
     panel.hovers.extend(places.into_iter().map(|(_, ends, text)| (ends, text)));
 }
 
-fn said(point: &Point) -> String {
+fn said(point: &SharePoint) -> String {
     let interval =
         point.interval.map_or(String::new(), |[low, high]| format!(" ({} to {})", number(low), number(high)));
     format!("{}: {}{interval}", point.name, number(point.share))
@@ -86,12 +95,12 @@ fn share_axis() -> Axis {
     Axis { step: Some(0.25), ..Axis::new("share of the layers", 0.0, 1.0) }
 }
 
-/// Sizes that an axis can show.
+/// The size of a model, if an axis can show it.
 fn usable(model: &StudyModel) -> Option<f64> {
     model.size.filter(|size| (1e-6..1e6).contains(size))
 }
 
-/// The types of training, and the families with each: what a line may join.
+/// The types of training, and the pairs of family and type that a line joins.
 struct Groups {
     kinds: Vec<Option<String>>,
     lines: Vec<(Option<String>, Option<String>)>,
@@ -112,23 +121,23 @@ pub(super) fn by_size(page: &StudyPage) -> Option<Figure> {
     };
     let mut numbers = share_numbers();
     let panels: Vec<Panel> =
-        rules(page).iter().map(|rule| ratio_panel(page, rule, &groups, &mut numbers)).collect();
+        rules(page).iter().map(|rule| ratio_panel(page, *rule, &groups, &mut numbers)).collect();
     if numbers.rows.is_empty() {
         return None;
     }
-    let entry = |(index, data): (usize, &StudyData)| Entry {
+    let entry = |(index, data): (usize, &StudyData)| LegendEntry {
         label: line(&data.name),
-        ink: style(index).0,
-        shape: Shape::Dot,
+        color: style(index).0,
+        mark: LegendMark::Dot,
     };
-    let mut legend: Vec<Entry> = page.data.iter().enumerate().map(entry).collect();
+    let mut legend: Vec<LegendEntry> = page.data.iter().enumerate().map(entry).collect();
     if let [first, rest @ ..] = &groups.kinds[..]
         && !rest.is_empty()
     {
         let named = |kind: &Option<String>| kind.as_deref().map_or("no type".to_owned(), line);
         let rest = rest.iter().map(named).collect::<Vec<_>>().join(", ");
-        legend.push(Entry { label: named(first), ink: Ink::Soft, shape: Shape::Dot });
-        legend.push(Entry { label: rest, ink: Ink::Soft, shape: Shape::Ring });
+        legend.push(LegendEntry { label: named(first), color: Color::Soft, mark: LegendMark::Dot });
+        legend.push(LegendEntry { label: rest, color: Color::Soft, mark: LegendMark::Ring });
     }
     let names = ("study_ratio_by_size".to_owned(), "Do larger models use more of their depth?".to_owned());
     let reading = "Share of the layers that each rule says are used, against the size of the model (log scale), with 95 % \
@@ -137,12 +146,12 @@ pub(super) fn by_size(page: &StudyPage) -> Option<Figure> {
     Some(study_figure(page, names, reading, grid(legend, panels), numbers))
 }
 
-fn ratio_panel(page: &StudyPage, rule: &str, groups: &Groups, numbers: &mut Numbers) -> Panel {
+fn ratio_panel(page: &StudyPage, rule: Rule, groups: &Groups, numbers: &mut FigureTable) -> Panel {
     let (low, high) = groups.sizes;
     let x = Axis { log: true, ..Axis::new("billions of parameters", low * 0.7, high * 1.4) };
-    let mut panel = Panel::new(line(rule), x, share_axis());
+    let mut panel = Panel::new(rule.name(), x, share_axis());
     let mut spoken = Vec::new();
-    // Data sets stand a little apart, so that their whiskers do not hide each other.
+    // Data sets are drawn slightly apart, so that their whiskers do not hide each other.
     let apart = 1.0 + 0.05 * (high / low).log10().max(0.2);
     let room = (high / low).powf(0.04).max(1.05);
     for (data, of) in page.data.iter().enumerate() {
@@ -153,13 +162,14 @@ fn ratio_panel(page: &StudyPage, rule: &str, groups: &Groups, numbers: &mut Numb
                 let size = usable(model).filter(|_| inside(model))?;
                 let (share, interval) = share(page.results(index, data)?, rule)?;
                 let name = format!("{}, {}", line(&model.name), line(&of.name));
-                Some((size, Point { x: size * aside, share, interval, name }))
+                Some((size, SharePoint { x: size * aside, share, interval, name }))
             };
-            let mut points: Vec<(f64, Point)> = page.models.iter().enumerate().filter_map(point).collect();
+            let mut points: Vec<(f64, SharePoint)> =
+                page.models.iter().enumerate().filter_map(point).collect();
             points.sort_by(|a, b| a.0.total_cmp(&b.0));
             spoken
                 .extend(points.iter().map(|(size, point)| (*size, [size / room, size * room], said(point))));
-            let points: Vec<Point> = points.into_iter().map(|(_, point)| point).collect();
+            let points: Vec<SharePoint> = points.into_iter().map(|(_, point)| point).collect();
             let first = groups.kinds.first() == Some(kind);
             let stroke = if first { Stroke::Solid } else { Stroke::Dashed };
             if !points.is_empty() {
@@ -170,7 +180,7 @@ fn ratio_panel(page: &StudyPage, rule: &str, groups: &Groups, numbers: &mut Numb
     finished(panel, spoken)
 }
 
-/// The panel with what is said over it, also where it has nothing to show.
+/// The panel with its hover texts, and with a remark if it has no curve.
 fn finished(mut panel: Panel, spoken: Vec<(f64, [f64; 2], String)>) -> Panel {
     if panel.curves.is_empty() {
         panel.empty = "no depth".to_owned();
@@ -202,14 +212,14 @@ fn difficulty_figure(page: &StudyPage, index: usize, series: &str) -> Option<Fig
     }
     let mut numbers = share_numbers();
     let panels: Vec<Panel> =
-        rules(page).iter().map(|rule| difficulty_panel(page, rule, &graded, &mut numbers)).collect();
+        rules(page).iter().map(|rule| difficulty_panel(page, *rule, &graded, &mut numbers)).collect();
     if numbers.rows.is_empty() {
         return None;
     }
     let entry = |(index, model): (usize, &StudyModel)| {
-        let (ink, stroke) = style(index);
-        let shape = if stroke == Stroke::Solid { Shape::Dot } else { Shape::Ring };
-        Entry { label: line(&model.name), ink, shape }
+        let (color, stroke) = style(index);
+        let mark = if stroke == Stroke::Solid { LegendMark::Dot } else { LegendMark::Ring };
+        LegendEntry { label: line(&model.name), color, mark }
     };
     let legend = page.models.iter().enumerate().map(entry).collect();
     let name = match series {
@@ -229,26 +239,26 @@ fn difficulty_figure(page: &StudyPage, index: usize, series: &str) -> Option<Fig
 
 fn difficulty_panel(
     page: &StudyPage,
-    rule: &str,
+    rule: Rule,
     graded: &[(usize, &str, f64)],
-    numbers: &mut Numbers,
+    numbers: &mut FigureTable,
 ) -> Panel {
     let x = Axis {
         step: Some(1.0),
         names: graded.iter().map(|(_, label, _)| line(label).chars().take(12).collect()).collect(),
         ..Axis::new("difficulty", -0.4, graded.len() as f64 - 0.6)
     };
-    let mut panel = Panel::new(line(rule), x, share_axis());
+    let mut panel = Panel::new(rule.name(), x, share_axis());
     let mut spoken = Vec::new();
     for (model, of) in page.models.iter().enumerate() {
         let aside = (0.04 * (model as f64 - (page.models.len() - 1) as f64 / 2.0)).clamp(-0.3, 0.3);
         let point = |(place, (data, label, _)): (usize, &(usize, &str, f64))| {
             let (share, interval) = share(page.results(model, *data)?, rule)?;
             let name = format!("{}, {}", line(&of.name), line(label));
-            Some(Point { x: place as f64 + aside, share, interval, name })
+            Some(SharePoint { x: place as f64 + aside, share, interval, name })
         };
-        let points: Vec<Point> = graded.iter().enumerate().filter_map(point).collect();
-        let place = |point: &Point| (point.x - aside).round();
+        let points: Vec<SharePoint> = graded.iter().enumerate().filter_map(point).collect();
+        let place = |point: &SharePoint| (point.x - aside).round();
         spoken.extend(
             points.iter().map(|point| (place(point), [place(point) - 0.5, place(point) + 0.5], said(point))),
         );
@@ -259,7 +269,7 @@ fn difficulty_panel(
     finished(panel, spoken)
 }
 
-/// Each once, in the order of the first.
+/// The distinct values in order of first appearance.
 fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
     let mut found = Vec::new();
     for one in all {
@@ -283,13 +293,13 @@ mod tests {
     #[test]
     fn shares_are_those_of_the_cells_and_intervals_are_shares_too() {
         let page = example();
-        let numbers = named(&page, "study_ratio_by_size").numbers().clone();
+        let numbers = named(&page, "study_ratio_by_size").table().clone();
         let (name, values) = &numbers.rows[0];
         assert_eq!((name.as_str(), values[0]), ("kl: small, hard", 19.0 / 30.0));
         // The fixture's interval of kl is 21 to 22.5, in layers counted from 0.
         assert!((values[1] - 22.0 / 30.0).abs() < 1e-12 && (values[2] - 23.5 / 30.0).abs() < 1e-12);
         // From easy to hard, although the study lists them the other way round.
-        let numbers = named(&page, "study_ratio_by_difficulty_1").numbers().clone();
+        let numbers = named(&page, "study_ratio_by_difficulty_1").table().clone();
         assert_eq!(numbers.rows[0].0, "kl: small, easy");
         assert_eq!(numbers.rows[1].0, "kl: small, hard");
     }

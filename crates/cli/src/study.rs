@@ -1,0 +1,97 @@
+//! `fathom study`: models on data sets as a file describes, cell by cell.
+
+use crate::args::{StudyArgs, optional};
+use crate::observer::Terminal;
+use crate::output;
+use anyhow::{Result, bail};
+use fathom::{Study, StudyOutcome};
+
+pub(crate) fn run(args: &StudyArgs, threads: Option<u16>) -> Result<()> {
+    let study = Study::read(&args.file)?
+        .overwrite(args.overwrite)
+        .tables_only(args.tables_only)
+        .resamples(args.bootstrap.resamples as usize)
+        .command(std::env::args().collect());
+    let study = optional(study, &threads, |s, threads| s.threads((*threads).into()));
+    let thresholds = args.bootstrap.threshold.iter();
+    let study = thresholds.fold(study, |s, (rule, value)| s.threshold(*rule, *value));
+    let terminal = Terminal::default();
+    if args.dry_run {
+        study.measurements(&terminal)?;
+        let lines =
+            study.commands().iter().map(|c| format!("fathom measure {}\n", quoted(c))).collect::<String>();
+        return output::print(&lines);
+    }
+    let outcome = study.run(&terminal)?;
+    show(&outcome, args.json)?;
+    let failed: Vec<String> = outcome.failed.iter().map(|(cell, error)| format!("{cell}: {error}")).collect();
+    match failed.len() {
+        0 => Ok(()),
+        count => bail!(
+            "{count} of {} cells failed ({}); the others are in the tables, and the same command tries these again",
+            outcome.cells,
+            failed.join("; ")
+        ),
+    }
+}
+
+/// Prints the tables, and where they are.
+pub(crate) fn show(outcome: &StudyOutcome, as_json: bool) -> Result<()> {
+    let StudyOutcome { tables, folder, .. } = outcome;
+    if as_json {
+        return output::print(&format!("{}\n", tables.json()?));
+    }
+    output::print(&tables.markdown())?;
+    let out = folder.display();
+    output::print(&format!("\ntables: {out}/study.md, .csv, .tex, .json\nreport: {out}/study.html\n"))
+}
+
+/// Arguments as one would type them.
+fn quoted(arguments: &[String]) -> String {
+    let plain = |a: &str| a.chars().all(|c| c.is_ascii_alphanumeric() || "-_=./:,@+".contains(c));
+    let word = |a: &String| if plain(a) { a.clone() } else { format!("'{}'", a.replace('\'', "'\\''")) };
+    arguments.iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Args, Command};
+    use clap::Parser;
+
+    /// A cell is the same measurement by the library as by the command line that `--dry-run` prints.
+    #[test]
+    fn cells_of_the_studies_in_the_repository_are_command_lines() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../studies");
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let file = entry.unwrap().path();
+            let study = Study::read(&file).unwrap();
+            for command in study.commands() {
+                let words = ["fathom", "measure"].map(str::to_owned).into_iter().chain(command);
+                Args::try_parse_from(words).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+            }
+        }
+    }
+
+    #[test]
+    fn every_option_of_a_study_is_the_same_option_of_measure() {
+        let parent = tempfile::tempdir().unwrap();
+        let file = parent.path().join("study.toml");
+        let text = "name = 'x'\nprobes = 'all'\nlimit = 3\nseed = 9\nqa = 'qa'\n\
+             options = { split = 'train', max-tokens = 50, skip-modes = 'future,local', skip-parts = 'attn', \
+             positions = 2, baseline-data = 'builtin', sites = 'mlp,attn', baseline = 'feature', \
+             quadrature = 'riemann:8', memory = '1GiB', rng = 'python' }\n\
+             [[model]]\nid = 'smollm2-135m'\ndtype = 'bf16'\nrevision = 'main'\n[[data]]\nid = 'builtin'\n";
+        std::fs::write(&file, text).unwrap();
+        let study = Study::read(&file).unwrap().command(std::env::args().collect());
+        for option in fathom::STUDY_OPTIONS {
+            assert!(text.contains(&format!("{option} =")), "{option} is not tried here");
+        }
+        let of_library = study.measurements(&fathom::Silent).unwrap();
+        for (command, measurement) in study.commands().into_iter().zip(of_library) {
+            let words = ["fathom", "measure"].map(str::to_owned).into_iter().chain(command);
+            let Command::Measure(args) = Args::try_parse_from(words).unwrap().command else { panic!() };
+            assert_eq!(args.measurement(None), measurement);
+        }
+    }
+}

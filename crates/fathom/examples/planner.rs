@@ -1,0 +1,66 @@
+//! The planner alone: what a set of edited runs costs, shared and unshared, before and after it is carried out; and
+//! that sharing changes no bit.
+//!
+//!     cargo run --release -p fathom --example planner -- [MODEL]
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use fathom_hub::Quiet;
+use fathom_model::Dtype;
+use fathom_model::source::{self, Checkpoint};
+use fathom_probes::planner::{Action, Edit, EditSink, Request, Site, count, execute};
+use fathom_probes::{ExecOptions, MemoryPlan};
+use std::error::Error;
+use std::ops::Range;
+
+/// Keeps the logits of every request.
+#[derive(Default, PartialEq)]
+struct Logits(Vec<(usize, usize, Vec<f32>)>);
+
+impl EditSink for Logits {
+    fn added(&mut self, _request: usize, _layer: usize, _positions: Range<usize>, _added: &[f32]) {}
+
+    fn logits(&mut self, position: usize, clean: &[f32], requests: &[usize], edited: &[f32]) {
+        let rows = edited.chunks_exact(clean.len());
+        self.0.extend(requests.iter().zip(rows).map(|(request, row)| (*request, position, row.to_vec())));
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let name = std::env::args().nth(1).unwrap_or_else(|| source::DEFAULT.to_owned());
+    let located = source::locate(&name, None, &Quiet)?;
+    let loaded = Checkpoint::open(&located.path)?.load(Dtype::F32, &|| ())?;
+    let (model, depth) = (&loaded.model, loaded.model.config().depth());
+    let tokens = loaded.tokenizer.encode("One, two, three, four, five, six, seven, eight, nine,")?;
+    let trace = model.run(&[&tokens])?.remove(0);
+    let last = tokens.len() - 1;
+
+    // Each layer is bypassed from the fourth token on, alone and together with layer 0.
+    let skip = |layer| Edit { layer, site: Site::Layer, positions: 4..last + 1, action: Action::Skip };
+    let request = |edits| Request { edits, added: 0..0, logits: last..last + 1, until: depth };
+    let alone = (1..depth).map(|layer| request(vec![skip(layer)]));
+    let both = (1..depth).map(|layer| request(vec![skip(0), skip(layer)]));
+    let requests: Vec<Request> = alone.chain(both).collect();
+
+    let plan = MemoryPlan::fit(model, tokens.len(), 1 << 30)?;
+    let counted = count(model, tokens.len(), &requests, plan);
+    println!("{} edits on {} tokens of {}", counted.edits, tokens.len(), located.id);
+    println!("planned {:>8.2} GMAC in {} runs", counted.macs as f64 / 1e9, counted.runs);
+    println!("naive   {:>8.2} GMAC in {} runs", counted.macs_naive as f64 / 1e9, counted.edits);
+
+    let (mut planned, mut naive) = (Logits::default(), Logits::default());
+    let exec = ExecOptions::planned(plan);
+    let done = execute(model, &trace, &requests, &exec, &mut planned);
+    execute(model, &trace, &requests, &ExecOptions { naive: true, ..exec }, &mut naive);
+    planned.0.sort_by_key(|(request, ..)| *request);
+    naive.0.sort_by_key(|(request, ..)| *request);
+    println!(
+        "done    {:>8.2} GMAC; the logits are {}",
+        done.macs as f64 / 1e9,
+        match planned == naive {
+            true => "the same to the bit",
+            false => "DIFFERENT",
+        }
+    );
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! Timing that is robust to other work on the machine.
+
+use super::kernels::ROWS;
+use crate::Result;
+use fathom_kernels::{Dtype, Isa, peak};
+use serde::Serialize;
+use std::time::{Duration, Instant};
+
+/// Which of the repeated times counts: other work only ever makes times longer, so the
+/// shorter ones say more, and the shortest of all may be luck.
+pub(super) const STATISTIC: &str = "lower quartile of repeated times, of the work and of the peak in turn";
+
+/// How long and how often.
+pub(super) struct Effort {
+    /// Numbers of rows of the kernels.
+    pub(super) rows: &'static [usize],
+    /// Weights are taken in turn from copies that fill so many bytes together.
+    pub(super) weights: usize,
+    /// Rounds of the machine's peak at the beginning.
+    pub(super) peak_rounds: usize,
+    /// How often peak and work are timed in turn.
+    rounds: usize,
+    /// How long the work is repeated in one round.
+    round: Duration,
+    /// After how long no other round begins.
+    most: Duration,
+    /// Prompts for the probes.
+    pub(super) prompts: usize,
+    /// Tokens of these prompts, at most.
+    pub(super) tokens: usize,
+    /// Pairs for the probes.
+    pub(super) pairs: usize,
+    /// Steps on the paths of gradients; a fixed number, so that the work is the same
+    /// whatever the path is like.
+    pub(super) steps: u32,
+}
+
+impl Effort {
+    /// What gives numbers to keep.
+    pub(super) const FULL: Self = Self {
+        rows: &ROWS,
+        weights: 128 << 20,
+        peak_rounds: 50,
+        rounds: 9,
+        round: Duration::from_millis(25),
+        most: Duration::from_millis(1500),
+        prompts: 1,
+        tokens: super::model::PREFILL,
+        pairs: 2,
+        steps: 32,
+    };
+    /// What shows in seconds that all is well.
+    pub(super) const QUICK: Self = Self {
+        rows: &[1, 64],
+        weights: 0,
+        peak_rounds: 5,
+        rounds: 3,
+        round: Duration::from_millis(2),
+        most: Duration::from_millis(100),
+        prompts: 1,
+        tokens: 24,
+        pairs: 1,
+        steps: 4,
+    };
+}
+
+/// A peak over a longer time would say no more.
+const LONGEST_PEAK: Duration = Duration::from_millis(500);
+
+/// How fast some work was done.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Speed {
+    /// How often it was timed.
+    pub repetitions: usize,
+    /// The lower quartile of the times.
+    pub seconds: f64,
+    /// A multiply-add is two operations.
+    pub gflops: f64,
+    /// What the registers alone did meanwhile, in the same statistic.
+    pub peak_gflops: f64,
+    /// One by the other.
+    pub share_of_peak: f64,
+}
+
+/// Times work of so many multiply-adds on weights of `dtype`, which gives its own seconds,
+/// in turn with the peak of the machine: a load that comes and goes slows both.
+pub(super) fn time(
+    effort: &Effort,
+    dtype: Dtype,
+    macs: u64,
+    work: &mut dyn FnMut() -> Result<f64>,
+) -> Result<Speed> {
+    let (mut times, mut peaks) = (Vec::new(), Vec::new());
+    let started = Instant::now();
+    for _ in 0..effort.rounds {
+        let round = Instant::now();
+        let mut last = work()?;
+        while round.elapsed() < effort.round {
+            times.push(last);
+            last = work()?;
+        }
+        times.push(last);
+        peaks.push(seconds_a_madd(dtype, Duration::from_secs_f64(last)));
+        if started.elapsed() >= effort.most {
+            break;
+        }
+    }
+    let (repetitions, seconds) = (times.len(), lower_quartile(times));
+    let (done, peak) = (gflops(macs as f64 / seconds), gflops(1.0 / lower_quartile(peaks)));
+    Ok(Speed { repetitions, seconds, gflops: done, peak_gflops: peak, share_of_peak: done / peak })
+}
+
+/// What a multiply-add on registers takes, over a time as long as the work takes: short
+/// times would find gaps in which nothing else runs, and long work has none.
+fn seconds_a_madd(dtype: Dtype, long: Duration) -> f64 {
+    let long = long.min(LONGEST_PEAK);
+    let (started, mut rounds, mut sum) = (Instant::now(), 0.0, 0.0);
+    loop {
+        sum += 1.0 / peak::macs_per_second(Isa::get(), dtype, 1);
+        rounds += 1.0;
+        if started.elapsed() >= long {
+            return sum / rounds;
+        }
+    }
+}
+
+/// Seconds that something takes.
+pub(super) fn seconds<T>(work: impl FnOnce() -> T) -> (f64, T) {
+    let start = Instant::now();
+    let result = work();
+    // Clocks of some systems stand still for a while.
+    (start.elapsed().as_secs_f64().max(1e-9), result)
+}
+
+/// GFLOP/s of so many multiply-adds a second.
+pub(super) fn gflops(macs_per_second: f64) -> f64 {
+    2e-9 * macs_per_second
+}
+
+/// The time that a quarter of the others undercut, about; the shortest of few.
+fn lower_quartile(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len().saturating_sub(1) / 4).copied().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quarter_of_the_times_is_shorter() {
+        assert_eq!(lower_quartile(vec![3.0]), 3.0);
+        assert_eq!(lower_quartile(vec![5.0, 3.0, 4.0]), 3.0);
+        assert_eq!(lower_quartile((1..=9).rev().map(f64::from).collect()), 3.0);
+    }
+
+    #[test]
+    fn work_is_counted_and_timed_by_what_it_says() {
+        let mut calls = 0;
+        let mut work = || {
+            calls += 1;
+            Ok(0.5)
+        };
+        let speed = time(&Effort::QUICK, Dtype::F32, 1_000_000_000, &mut work).unwrap();
+        assert_eq!((speed.repetitions, speed.seconds, speed.gflops), (calls, 0.5, 4.0));
+        assert_eq!(speed.share_of_peak, speed.gflops / speed.peak_gflops);
+    }
+}

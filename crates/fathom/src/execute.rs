@@ -1,0 +1,233 @@
+//! Carrying out a measurement: from the open checkpoint to the results folder.
+
+use crate::error::invalid;
+use crate::job::Job;
+use crate::observer::{Cancellable, uncounted};
+use crate::prompts::OpenSet;
+use crate::resume::{merged, resume, start_anew};
+use crate::{Error, Measured, Measurement, Observer, Result, run};
+use fathom_analysis::{BootstrapOptions, PromptCurves, curves::rows_of, uncertainty};
+use fathom_model::source::{Loaded, Located};
+use fathom_probes::{Costs, summarise as summarise_probes};
+use fathom_results::{
+    DataInfo, FailedPrompt, Folder, ModelInfo, Probe, Results, SCHEMA_VERSION, Sample, WorkByProbe, folder,
+};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Measures, and writes everything to the results folder.
+pub(crate) fn measure(m: &Measurement, observer: &dyn Observer) -> Result<Measured> {
+    let started = Instant::now();
+    let bootstrap = m.bootstrap()?;
+    let data = OpenSet::open(&m.prompts, observer)?;
+    let (located, checkpoint) = m.model.open(observer)?;
+    let out = m.out.clone().unwrap_or_else(|| default_folder(&located, data.rest.id()));
+    // A folder that cannot be written is better known of before the weights are loaded.
+    let folder = Folder::create(&out)?;
+    let _lock = folder.lock(&run::process())?;
+    let loaded = m.model.load(checkpoint, observer)?;
+    let job = Job::new(m, data, &loaded, observer)?;
+    introduce(&located, &loaded, &job, observer);
+
+    let hashing = uncounted(observer, "hashing the weights");
+    let hashes = loaded.weights.sha256();
+    drop(hashing);
+    let mut run = run::describe(m, &bootstrap, &job, &located, &loaded, &hashes);
+    let (done, mut costs) = if m.overwrite { start_anew(&folder)? } else { resume(&folder, &mut run)? };
+    folder.write_json_atomic(folder::RUN, &run)?;
+    let _cancellable = Cancellable::begin(observer);
+    fathom_probes::add(&mut costs, job.measure(&loaded, &done, &folder, observer)?);
+
+    let lines: Vec<Sample> = folder.samples()?;
+    let order: Vec<String> = lines.iter().map(|sample| sample.id.clone()).collect();
+    let known = merged(lines);
+    let progress = Progress::of(&job, &known);
+    let measured = Samples::of(&job, &order, known);
+    measured.check()?;
+    let results = summarise(&bootstrap, &located, &loaded, &job, &measured, &costs, observer)?;
+    finish(&mut run, progress.is_complete(), &measured, started.elapsed(), &costs);
+    fathom_report::write_all(&folder, &results, &run)?;
+    let cancelled = (!progress.is_complete()).then(|| progress.sentence(&job, folder.path()));
+    Ok(Measured { folder: out, results, cancelled, elapsed: started.elapsed() })
+}
+
+/// How much of a job is finished.
+struct Progress {
+    prompts: usize,
+    pairs: usize,
+    all_prompts: usize,
+    all_pairs: usize,
+}
+
+impl Progress {
+    fn of(job: &Job, known: &HashMap<String, Sample>) -> Self {
+        let finished = |id: &str, pair| job.missing(known.get(id), pair).is_empty();
+        Self {
+            prompts: job.prompts.iter().filter(|t| finished(&t.id, false)).count(),
+            pairs: job.pairs.iter().filter(|p| finished(&p.id, true)).count(),
+            all_prompts: job.prompts.len(),
+            all_pairs: job.pairs.len(),
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.prompts == self.all_prompts && self.pairs == self.all_pairs
+    }
+
+    fn sentence(&self, job: &Job, folder: &Path) -> String {
+        let prompts = (self.prompts, self.all_prompts, "prompts");
+        let parts = [prompts, (self.pairs, self.all_pairs, "pairs")];
+        let needed = [false, true].map(|pair| !job.missing(None, pair).is_empty());
+        let parts = parts.iter().zip(needed).filter(|(part, needed)| *needed && part.1 > 0);
+        let parts: Vec<String> = parts.map(|((done, all, of), _)| format!("{done} of {all} {of}")).collect();
+        format!(
+            "interrupted after {}; what was measured is in {}, and the same command goes on",
+            parts.join(" and "),
+            folder.display()
+        )
+    }
+}
+
+/// `fathom-out/org__model/data`.
+fn default_folder(located: &Located, data: &str) -> PathBuf {
+    Path::new("fathom-out").join(located.id.replace(['/', '\\'], "__")).join(data)
+}
+
+/// Says what is measured on what.
+pub(crate) fn introduce(located: &Located, loaded: &Loaded, job: &Job, observer: &dyn Observer) {
+    let (config, tokenizer) = (loaded.model.config(), loaded.tokenizer.describe());
+    observer.note(&format!(
+        "{}: {}, {} layers, {:.0} M parameters in {}; tokenizer {}, {}; {}: {} prompts, {} tokens",
+        located.id,
+        config.architecture,
+        config.depth(),
+        loaded.model.parameters() as f64 / 1e6,
+        loaded.model.dtype().name(),
+        tokenizer.kind,
+        if tokenizer.adds_bos { "BOS added" } else { "no BOS" },
+        job.set.id,
+        job.set.prompts.len(),
+        job.tokens(),
+    ));
+}
+
+/// The samples of a run, in the order of the prompts and pairs.
+struct Samples {
+    /// Of prompts, then of pairs.
+    all: Vec<Sample>,
+    /// How many are of prompts.
+    prompts: usize,
+    /// Those of prompts and pairs that could not be measured.
+    failed: Vec<Sample>,
+}
+
+impl Samples {
+    /// `order` is that of the folder, for pairs of earlier runs that are not part of this one.
+    fn of(job: &Job, order: &[String], mut known: HashMap<String, Sample>) -> Self {
+        let ids = job.prompts.iter().map(|t| &t.id).chain(job.pairs.iter().map(|p| &p.id));
+        let mut all: Vec<Sample> = ids.filter_map(|id| known.remove(id)).collect();
+        all.extend(order.iter().filter_map(|id| known.remove(id)).filter(|s| s.qa.is_some()));
+        let (all, failed): (Vec<_>, Vec<_>) = all.into_iter().partition(|s| s.failed.is_none());
+        let prompts = all.iter().filter(|s| s.qa.is_none()).count();
+        Self { all, prompts, failed }
+    }
+
+    /// Refuses to summarise nothing.
+    fn check(&self) -> Result<()> {
+        match self.failed.first() {
+            _ if !self.all.is_empty() => Ok(()),
+            Some(Sample { id, failed: Some(reason), .. }) => {
+                invalid!("no prompt could be measured; '{id}': {reason}; try another dtype")
+            }
+            _ => Err(Error::Cancelled(
+                "interrupted before the first prompt was finished; the same command measures it".to_owned(),
+            )),
+        }
+    }
+
+    /// The work by probe: a function of the samples and of the prompts that erasure takes its mean from.
+    fn work(&self, loaded: &Loaded, job: &Job) -> WorkByProbe {
+        let mut all = WorkByProbe::new();
+        for sample in self.all.iter().chain(&self.failed) {
+            sample.work.iter().for_each(|(name, work)| work.add_to(&mut all, name));
+        }
+        if self.all.iter().any(|s| s.erasure.is_some()) {
+            let work = fathom_probes::baseline_work(&loaded.model, job.baseline());
+            work.add_to(&mut all, Probe::Erasure.name());
+        }
+        all
+    }
+
+    /// Warns of what is left out of the statistics.
+    fn warn(&self, results: &Results, observer: &dyn Observer) {
+        for Sample { id, failed, .. } in &self.failed {
+            let reason = failed.as_deref().unwrap_or_default();
+            observer.warn(&format!("'{id}' is left out: {reason}"));
+        }
+        if let Some(left_out) = results.probes.contributions.as_ref().and_then(|c| c.left_out.as_ref()) {
+            observer.warn(&left_out.sentence());
+        }
+    }
+}
+
+fn summarise(
+    bootstrap: &BootstrapOptions,
+    located: &Located,
+    loaded: &Loaded,
+    job: &Job,
+    measured: &Samples,
+    costs: &Costs,
+    observer: &dyn Observer,
+) -> Result<Results> {
+    let config = loaded.model.config();
+    let working = uncounted(observer, "resampling prompts");
+    let (prompts, pairs) = measured.all.split_at(measured.prompts);
+    let curves = PromptCurves::of(prompts, config.depth())?;
+    let has_prompts = curves.prompts() > 0;
+    let depth = if has_prompts { rows_of(&curves, bootstrap) } else { Vec::new() };
+    let uncertainty = has_prompts.then(|| uncertainty(&curves, bootstrap));
+    drop(working);
+    let failed = |s: &Sample| FailedPrompt { id: s.id.clone(), reason: s.failed.clone().unwrap_or_default() };
+    let results = Results {
+        schema_version: SCHEMA_VERSION,
+        model: ModelInfo {
+            id: located.id.clone(),
+            revision: located.revision.clone(),
+            architecture: config.architecture.clone(),
+            layers: config.depth(),
+            hidden: config.hidden,
+            vocab: config.vocab,
+            parameters: loaded.model.parameters(),
+            dtype: loaded.model.dtype().name().to_owned(),
+        },
+        data: DataInfo {
+            id: job.set.id.clone(),
+            prompts: prompts.len(),
+            pairs: pairs.len(),
+            tokens: prompts.iter().map(|s| s.tokens.len() as u64).sum(),
+            failed: measured.failed.iter().map(failed).collect(),
+        },
+        probes: summarise_probes(&measured.all, config.depth()),
+        depth,
+        uncertainty,
+        cost: measured.work(loaded, job),
+        resources: costs.iter().map(|(name, c)| (name.clone(), c.resources)).collect(),
+    };
+    measured.warn(&results, observer);
+    Ok(results)
+}
+
+fn finish(run: &mut Value, complete: bool, measured: &Samples, elapsed: Duration, costs: &Costs) {
+    // A resumed run adds to the probes that are there.
+    let has = |probe: &Probe| measured.all.iter().any(|s| s.has(*probe));
+    let probes: Vec<Probe> = Probe::ALL.into_iter().filter(has).collect();
+    run["probes"]["measured"] = probes.iter().map(|p| p.name()).collect();
+    run["status"] = if complete { "complete" } else { "interrupted" }.into();
+    run["measured"] = (measured.all.len() + measured.failed.len()).into();
+    run["finished"] = run::now().into();
+    run["seconds"] = elapsed.as_secs_f64().into();
+    run["peak_bytes"] = costs.values().map(|c| c.resources.peak_bytes).max().unwrap_or(0).into();
+    run["madds"] = costs.values().map(|c| c.work.macs).sum::<u64>().into();
+}

@@ -1,0 +1,246 @@
+//! What one measurement is about, as tokens; and carrying it out.
+
+use crate::error::invalid;
+use crate::observer::counted;
+use crate::prompts::{OpenSet, warn_of_unread};
+use crate::tokenise::{self, PromptTokenizer, Remarks};
+use crate::{Measurement, Observer, Result, Unit, memory};
+use fathom_data::PromptSet;
+use fathom_model::Model;
+use fathom_model::source::Loaded;
+use fathom_probes::{Costs, Plans, ProbeOptions, TokenizedPair, TokenizedPrompt};
+use fathom_results::{Folder, Probe, Sample, SkipMode};
+use std::collections::{BTreeMap, HashMap};
+
+/// What is to be measured, as tokens.
+pub(crate) struct Job {
+    pub(crate) options: ProbeOptions,
+    /// The set, without the prompts that are too long or beyond the limit.
+    pub(crate) set: PromptSet,
+    pub(crate) prompts: Vec<TokenizedPrompt>,
+    pub(crate) remarks: Remarks,
+    pub(crate) pairs: Vec<TokenizedPair>,
+    /// SHA-256 of the pairs.
+    pub(crate) qa_sha256: Option<String>,
+    /// The prompts of [`Measurement::baseline_data`].
+    pub(crate) baseline_set: Option<BaselineSet>,
+}
+
+/// Prompts whose mean residuals erase, where they are not those of the measurement.
+pub(crate) struct BaselineSet {
+    pub(crate) id: String,
+    pub(crate) sha256: String,
+    prompts: Vec<TokenizedPrompt>,
+}
+
+impl Job {
+    pub(crate) fn new(
+        m: &Measurement,
+        data: OpenSet,
+        loaded: &Loaded,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
+        let (tokenizer, config) = (&loaded.tokenizer, loaded.model.config());
+        let new_tokenizer = |source: &str| {
+            let random = m.prompts.rng.seeded(m.prompts.seed);
+            PromptTokenizer::new(tokenizer, config, source, random, m.positions)
+        };
+        let data_tokenizer = new_tokenizer(data.rest.source())?.leaving_out(data.max_tokens);
+        let (set, prompts, remarks) = read(data, data_tokenizer, m.prompts.limit, observer)?;
+        warn_of_short(m, &prompts, observer)?;
+        let qa = match m.probes.iter().any(|p| p.needs_pairs()) {
+            true => Some(m.prompts.of(&m.qa, m.prompts.limit).load(observer)?),
+            false => None,
+        };
+        qa.iter().for_each(|set| warn_of_unread(set, observer));
+        let pairs = match &qa {
+            Some(set) => tokenise::pairs(set, tokenizer, config, observer)?,
+            None => Vec::new(),
+        };
+        let baseline_set = match m.baseline_data.as_ref().filter(|_| m.probes.contains(&Probe::Erasure)) {
+            Some(spec) => {
+                let set = m.prompts.of(spec, None).load(observer)?;
+                warn_of_unread(&set, observer);
+                let tokenizer = new_tokenizer(&set.source)?.leaving_out(m.prompts.max_tokens);
+                let prompts = tokenise::tokenise(&set, tokenizer, observer)?;
+                Some(BaselineSet { id: set.id, sha256: set.sha256, prompts })
+            }
+            None => None,
+        };
+        let (options, qa_sha256) = (m.probe_options(), qa.map(|set| set.sha256));
+        let mut job = Self { options, set, prompts, remarks, pairs, qa_sha256, baseline_set };
+        let longest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
+        let texts = job.prompts.iter().chain(job.baseline());
+        job.options.longest_text = longest(&mut texts.map(|t| t.tokens.len()));
+        job.options.longest_pair = longest(&mut job.pairs.iter().map(|p| p.tokens.len()));
+        let all = [&job.prompts[..], job.baseline()].concat();
+        memory::check(&loaded.model, &all, &job.pairs, &job.options)?;
+        Ok(job)
+    }
+
+    /// Prompts whose mean residuals erase.
+    pub(crate) fn baseline(&self) -> &[TokenizedPrompt] {
+        self.baseline_set.as_ref().map_or(&self.prompts, |set| &set.prompts)
+    }
+
+    /// Tokens of all prompts.
+    pub(crate) fn tokens(&self) -> usize {
+        self.prompts.iter().map(|t| t.tokens.len()).sum()
+    }
+
+    /// The probes that a prompt or pair still lacks.
+    pub(crate) fn missing(&self, sample: Option<&Sample>, pair: bool) -> Vec<Probe> {
+        let wanted = self.options.probes.iter().filter(|p| p.needs_pairs() == pair);
+        wanted.filter(|p| !sample.is_some_and(|s| s.has(**p))).copied().collect()
+    }
+
+    /// The plans of all prompts and pairs.
+    pub(crate) fn plans(&self, model: &Model) -> Result<Plans> {
+        plans(model, &self.prompts, self.baseline(), &self.pairs, &self.options)
+    }
+
+    /// Measures what is missing, keeping each prompt as soon as it is done.
+    pub(crate) fn measure(
+        &self,
+        loaded: &Loaded,
+        done: &HashMap<String, Sample>,
+        folder: &Folder,
+        observer: &dyn Observer,
+    ) -> Result<Costs> {
+        let prompts = by_missing(&self.prompts, |t| self.missing(done.get(&t.id), false));
+        let pairs = by_missing(&self.pairs, |p| self.missing(done.get(&p.id), true));
+        let open = prompts.iter().map(|(_, t)| t.len()).sum();
+        let open_pairs = pairs.iter().map(|(_, p)| p.len()).sum();
+        for (open, all, what, pair) in
+            [(open, self.prompts.len(), "prompts", false), (open_pairs, self.pairs.len(), "pairs", true)]
+        {
+            let open: usize = open;
+            if open < all && !self.missing(None, pair).is_empty() {
+                observer.note(&format!(
+                    "{} of {all} {what} are there already (--overwrite measures them anew)",
+                    all - open
+                ));
+            }
+        }
+        let mut macs = 0;
+        let work = |plans: Plans| plans.values().map(|p| p.work.macs).sum::<u64>();
+        for (probes, prompts) in &prompts {
+            macs += work(plans(&loaded.model, prompts, &[], &[], &self.only(probes))?);
+        }
+        for (probes, pairs) in &pairs {
+            macs += work(plans(&loaded.model, &[], self.baseline(), pairs, &self.only(probes))?);
+        }
+        let _measuring = counted(observer, "measuring", Unit::MultiplyAdds, macs);
+        self.measure_open(loaded, &prompts, &pairs, folder, observer)
+    }
+
+    fn measure_open(
+        &self,
+        loaded: &Loaded,
+        prompts: &[(Vec<Probe>, Vec<TokenizedPrompt>)],
+        pairs: &[(Vec<Probe>, Vec<TokenizedPair>)],
+        folder: &Folder,
+        observer: &dyn Observer,
+    ) -> Result<Costs> {
+        let callbacks = fathom_probes::Observer {
+            is_cancelled: &|| observer.is_cancelled(),
+            on_progress: &|macs| observer.advance(macs),
+            on_warning: &|what| observer.warn(what),
+        };
+        let mut keep = |sample: Sample| {
+            folder.append_sample(&sample)?;
+            observer.detail(&sample.id);
+            Ok::<_, fathom_results::Error>(())
+        };
+        let mut costs = Costs::new();
+        for (probes, prompts) in prompts {
+            let more =
+                fathom_probes::measure(&loaded.model, prompts, &self.only(probes), callbacks, &mut keep)?;
+            fathom_probes::add(&mut costs, more);
+        }
+        for (probes, pairs) in pairs {
+            let options = self.only(probes);
+            let (model, baseline) = (&loaded.model, self.baseline());
+            let more = fathom_probes::measure_pairs(model, baseline, pairs, &options, callbacks, &mut keep)?;
+            fathom_probes::add(&mut costs, more);
+        }
+        Ok(costs)
+    }
+
+    /// The options for some of the probes.
+    fn only(&self, probes: &[Probe]) -> ProbeOptions {
+        ProbeOptions { probes: probes.to_vec(), ..self.options.clone() }
+    }
+}
+
+/// The plans of prompts and pairs together.
+pub(crate) fn plans(
+    model: &Model,
+    prompts: &[TokenizedPrompt],
+    baseline: &[TokenizedPrompt],
+    pairs: &[TokenizedPair],
+    options: &ProbeOptions,
+) -> Result<Plans> {
+    let mut plans = match prompts {
+        [] => Plans::new(),
+        prompts => fathom_probes::plan(model, prompts, options)?,
+    };
+    fathom_probes::join(&mut plans, fathom_probes::plan_pairs(model, baseline, pairs, options)?);
+    Ok(plans)
+}
+
+/// Groups what lacks probes by the probes that it lacks.
+fn by_missing<T: Clone>(all: &[T], missing: impl Fn(&T) -> Vec<Probe>) -> Vec<(Vec<Probe>, Vec<T>)> {
+    let mut groups: BTreeMap<Vec<Probe>, Vec<T>> = BTreeMap::new();
+    for one in all {
+        let probes = missing(one);
+        if !probes.is_empty() {
+            groups.entry(probes).or_default().push(one.clone());
+        }
+    }
+    groups.into_iter().collect()
+}
+
+/// Warns of prompts that are too short for the skip probe's positions.
+fn warn_of_short(m: &Measurement, prompts: &[TokenizedPrompt], observer: &dyn Observer) -> Result<()> {
+    let positions = m.skip.modes.iter().any(|mode| *mode != SkipMode::Current);
+    if !m.probes.contains(&Probe::Skip) || !positions {
+        return Ok(());
+    }
+    match prompts.iter().filter(|t| t.positions.is_empty()).count() {
+        0 => {}
+        all if all == prompts.len() => {
+            invalid!("skip needs prompts of at least 13 tokens, and none has that many; use longer prompts")
+        }
+        short => observer.warn(&format!(
+            "{short} of {} prompts are too short for the positions of skip and count only where all positions are \
+             skipped",
+            prompts.len()
+        )),
+    }
+    Ok(())
+}
+
+/// The prompts that are measured: those that are not too long, up to the limit. No more is read than that takes.
+fn read(
+    data: OpenSet,
+    mut tokenizer: PromptTokenizer<'_>,
+    limit: Option<usize>,
+    observer: &dyn Observer,
+) -> Result<(PromptSet, Vec<TokenizedPrompt>, Remarks)> {
+    let OpenSet { first, mut rest, .. } = data;
+    let (mut prompts, mut tokenized) = (Vec::new(), Vec::new());
+    let mut all = first.into_iter().map(Ok).chain(rest.by_ref());
+    while limit.is_none_or(|limit| tokenized.len() < limit)
+        && let Some(prompt) = all.next().transpose()?
+    {
+        if let Some(one) = tokenizer.text(&prompt)? {
+            prompts.push(prompt);
+            tokenized.push(one);
+        }
+    }
+    drop(all);
+    let set = rest.set(prompts);
+    warn_of_unread(&set, observer);
+    Ok((set, tokenized, tokenizer.finish(observer)?))
+}

@@ -1,0 +1,84 @@
+//! Measures how much of a language model's depth does useful work.
+//!
+//! A transformer adds layer after layer to a residual stream, and the later layers often add little. Fathom runs a
+//! model over prompts, measures what each layer adds and what the stream would predict at each depth, and turns the
+//! curves into effective depths with intervals. This crate is everything the `fathom` program can do:
+//!
+//! - [`Measurement`] runs probes on a model and writes a results folder; [`Measurement::estimate`] counts beforehand what
+//!   that takes.
+//! - [`DepthAnalysis`] reads depths off a finished run with other thresholds or by groups of prompts, and
+//!   [`RunComparison`] compares two runs.
+//! - [`Study`] measures models on data sets as a file describes, and answers what it asks.
+//! - [`Verification`] holds a model's numbers against reference values, and bf16 against f32.
+//! - [`Bench`] times kernels and probes on this machine.
+//! - [`read_prompts`], [`catalogue`], [`describe_model`] and [`short_names`] say what can be measured, and [`report`] draws
+//!   the figures and the page of a results folder again.
+//!
+//! Long operations report to an [`Observer`], which can cancel them, and run on a thread pool of their own. Results are
+//! [`Results`], the type of `results.json`; no result depends on the number of threads, on the memory allowed or on how
+//! often a run was interrupted.
+//!
+//! ```no_run
+//! use fathom::{Measurement, Silent};
+//!
+//! let measured = Measurement::new("smollm2-135m").limit(4).out("out").run(&Silent)?;
+//! println!("{}", fathom::headline(&measured.results));
+//! # Ok::<(), fathom::Error>(())
+//! ```
+//!
+//! The crates below are of use on their own: `fathom-model` (the forward and backward pass in steps), `fathom-probes` (the
+//! probes and the planner of edited runs), `fathom-depth` (rules and bootstrap), `fathom-analysis` (comparisons),
+//! `fathom-results` (the files) and `fathom-report` (tables, figures, pages).
+
+#![deny(missing_docs)]
+
+mod bench;
+mod error;
+mod estimate;
+mod execute;
+mod folders;
+mod job;
+mod measurement;
+mod memory;
+mod model;
+mod observer;
+mod prompts;
+mod report;
+mod resume;
+mod run;
+mod study;
+mod threads;
+mod tokenise;
+mod verify;
+
+pub use bench::{
+    Bench, BenchEvent, BenchReport, Direction, KernelSpeed, Machine, ModelSpeed, Peak, PrefillSpeed,
+    ProbeSpeed, Speed,
+};
+pub use error::{Error, Result};
+pub use estimate::{Estimate, ProbeEstimate};
+pub use fathom_analysis::study::OPTIONS as STUDY_OPTIONS;
+pub use fathom_analysis::{BootstrapOptions, Comparison, Curve, Pairing, StudyDescription, Tables};
+pub use fathom_data::{DEFAULT as DEFAULT_DATA, Entry, Options, Prompt, PromptSet, Rng, catalogue};
+pub use fathom_model::source::DEFAULT as DEFAULT_MODEL;
+pub use fathom_model::{Dtype, GGML_TYPES, supported as architectures};
+pub use fathom_report::{Style, answer::headline, table};
+pub use fathom_results::{
+    Depth, GradientSite, PathBaseline, Probe, Quadrature, Results, Rule, SkipMode, SkipPart, Uncertainty,
+    UnknownRule,
+};
+pub use folders::{DepthAnalysis, GroupDepth, RunComparison};
+pub use measurement::{Measured, Measurement, bootstrap_options};
+pub use model::{ModelDescription, ModelSpec, ShortName, describe_model, short_names};
+pub use observer::{Observer, Silent, Task, Unit};
+pub use prompts::{PromptSpec, read_prompts};
+pub use report::report;
+pub use study::{Study, StudyOutcome};
+pub use verify::{CurveShift, DepthShift, GoldenRow, Limit, PrecisionReport, Verification};
+
+/// Whether a panic is caught by this library and becomes an [`Error`]: a panic hook should not report it.
+pub fn is_panic_caught(panic: &std::panic::PanicHookInfo<'_>) -> bool {
+    panic.payload().is::<fathom_kernels::OutOfMemory>()
+        || fathom_model::tokenizer::is_guarded()
+        || fathom_data::is_guarded()
+}

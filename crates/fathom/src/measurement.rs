@@ -1,0 +1,442 @@
+//! Measuring one model on one set of prompts.
+
+use crate::error::invalid;
+use crate::{Estimate, ModelSpec, Observer, PromptSpec, Result, estimate, execute, memory, threads};
+use bytesize::ByteSize;
+use fathom_analysis::BootstrapOptions;
+use fathom_data::Rng;
+use fathom_model::Dtype;
+use fathom_probes::{GradientOptions, ProbeOptions, SkipOptions};
+use fathom_results::{GradientSite, PathBaseline, Probe, Quadrature, Results, Rule, SkipMode, SkipPart};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A measurement to be made: a model, prompts, probes and their options.
+///
+/// ```no_run
+/// use fathom::{Measurement, Probe, Silent};
+///
+/// let measured = Measurement::new("Qwen/Qwen2.5-0.5B")
+///     .data("gsm8k")
+///     .limit(16)
+///     .probes(&[Probe::Contributions, Probe::Lens])
+///     .run(&Silent)?;
+/// for depth in &measured.results.depth {
+///     println!("{}: {:?} of {} layers", depth.rule, depth.layers_used, measured.results.model.layers);
+/// }
+/// # Ok::<(), fathom::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measurement {
+    pub(crate) model: ModelSpec,
+    pub(crate) prompts: PromptSpec,
+    pub(crate) probes: Vec<Probe>,
+    pub(crate) qa: String,
+    pub(crate) skip: SkipOptions,
+    pub(crate) positions: usize,
+    pub(crate) baseline_data: Option<String>,
+    pub(crate) gradients: GradientOptions,
+    pub(crate) thresholds: Vec<(Rule, f64)>,
+    pub(crate) resamples: usize,
+    pub(crate) memory: Option<u64>,
+    pub(crate) naive: bool,
+    pub(crate) out: Option<PathBuf>,
+    pub(crate) overwrite: bool,
+    pub(crate) threads: Option<usize>,
+    pub(crate) command: Vec<String>,
+}
+
+/// A finished or cancelled measurement.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// The results folder.
+    pub folder: PathBuf,
+    /// What was measured: `results.json`.
+    pub results: Results,
+    /// How far the measurement came, in a sentence, if it was cancelled. The same measurement goes on from there.
+    pub cancelled: Option<String>,
+    /// Wall-clock time.
+    pub elapsed: Duration,
+}
+
+/// Positions per prompt of the skip probe, unless set otherwise.
+pub(crate) const POSITIONS: usize = 4;
+
+/// The set of question-answer pairs, unless set otherwise.
+pub(crate) const QA: &str = "qa";
+
+impl Measurement {
+    /// A measurement of `model` (a folder, a .gguf or .safetensors file, a Hugging Face id or a short name) by the
+    /// probes of the clean run on the built-in prompts.
+    pub fn new(model: impl Into<String>) -> Self {
+        Self {
+            model: ModelSpec::new(model),
+            prompts: PromptSpec::new(fathom_data::DEFAULT),
+            probes: Probe::CLEAN.to_vec(),
+            qa: QA.to_owned(),
+            skip: SkipOptions::default(),
+            positions: POSITIONS,
+            baseline_data: None,
+            gradients: GradientOptions::default(),
+            thresholds: Vec::new(),
+            resamples: BootstrapOptions::RESAMPLES,
+            memory: None,
+            naive: false,
+            out: None,
+            overwrite: false,
+            threads: None,
+            command: Vec::new(),
+        }
+    }
+
+    /// The branch, tag or commit of a model from the hub.
+    #[must_use]
+    pub fn revision(mut self, revision: impl Into<String>) -> Self {
+        self.model.revision = Some(revision.into());
+        self
+    }
+
+    /// The type in which weights are multiplied; f32 unless set otherwise.
+    #[must_use]
+    pub fn dtype(mut self, dtype: Dtype) -> Self {
+        self.model.dtype = dtype;
+        self
+    }
+
+    /// The prompts: the name of a set or the path of a .jsonl, .parquet or .txt file.
+    #[must_use]
+    pub fn data(mut self, data: impl Into<String>) -> Self {
+        self.prompts.id = data.into();
+        self
+    }
+
+    /// Takes only the first `limit` prompts, and the first `limit` pairs.
+    #[must_use]
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.prompts.limit = Some(limit);
+        self
+    }
+
+    /// The split of a published data set.
+    #[must_use]
+    pub fn split(mut self, split: impl Into<String>) -> Self {
+        self.prompts.split = Some(split.into());
+        self
+    }
+
+    /// Leaves out prompts of more than `tokens` tokens, and those beyond the model's context.
+    #[must_use]
+    pub fn max_tokens(mut self, tokens: usize) -> Self {
+        self.prompts.max_tokens = Some(tokens);
+        self
+    }
+
+    /// The seed of generated prompts and of the bootstrap.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.prompts.seed = seed;
+        self
+    }
+
+    /// The random number generator of generated prompts.
+    #[must_use]
+    pub fn rng(mut self, rng: Rng) -> Self {
+        self.prompts.rng = rng;
+        self
+    }
+
+    /// The probes; those of the clean run unless set otherwise.
+    #[must_use]
+    pub fn probes(mut self, probes: &[Probe]) -> Self {
+        self.probes = each(probes);
+        self
+    }
+
+    /// The question-answer pairs of erasure and gradients: a set with answers or a file.
+    #[must_use]
+    pub fn qa(mut self, qa: impl Into<String>) -> Self {
+        self.qa = qa.into();
+        self
+    }
+
+    /// Skip: where the bypass holds and its effect is read.
+    #[must_use]
+    pub fn skip_modes(mut self, modes: &[SkipMode]) -> Self {
+        self.skip.modes = each(modes);
+        self
+    }
+
+    /// Skip: what of a layer is bypassed.
+    #[must_use]
+    pub fn skip_parts(mut self, parts: &[SkipPart]) -> Self {
+        self.skip.parts = each(parts);
+        self
+    }
+
+    /// Skip: the largest number of positions t per prompt, drawn from 8, 16, ... T - 5.
+    #[must_use]
+    pub fn positions(mut self, positions: usize) -> Self {
+        self.positions = positions;
+        self
+    }
+
+    /// Erasure: the prompts whose mean residual replaces a token's; those of [`data`](Self::data) unless set otherwise.
+    #[must_use]
+    pub fn baseline_data(mut self, data: impl Into<String>) -> Self {
+        self.baseline_data = Some(data.into());
+        self
+    }
+
+    /// Gradients: where attributions are taken.
+    #[must_use]
+    pub fn sites(mut self, sites: &[GradientSite]) -> Self {
+        self.gradients.sites = each(sites);
+        self
+    }
+
+    /// Gradients: where the paths start.
+    #[must_use]
+    pub fn baseline(mut self, baseline: PathBaseline) -> Self {
+        self.gradients.baseline = baseline;
+        self
+    }
+
+    /// Gradients: how integrals are taken.
+    #[must_use]
+    pub fn quadrature(mut self, quadrature: Quadrature) -> Self {
+        self.gradients.quadrature = quadrature;
+        self
+    }
+
+    /// Another threshold for a depth rule. Invalid thresholds are refused when the measurement runs.
+    #[must_use]
+    pub fn threshold(mut self, rule: Rule, value: f64) -> Self {
+        self.thresholds.push((rule, value));
+        self
+    }
+
+    /// The number of resamples of the bootstrap.
+    #[must_use]
+    pub fn resamples(mut self, resamples: usize) -> Self {
+        self.resamples = resamples;
+        self
+    }
+
+    /// Bytes of working memory beside the weights; a fifth of the machine's unless set otherwise.
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = Some(bytes);
+        self
+    }
+
+    /// Runs every edit as a full forward pass of its own: slow, for checking.
+    #[must_use]
+    pub fn naive(mut self, naive: bool) -> Self {
+        self.naive = naive;
+        self
+    }
+
+    /// The results folder; `fathom-out/MODEL/DATA` unless set otherwise.
+    #[must_use]
+    pub fn out(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.out = Some(folder.into());
+        self
+    }
+
+    /// Deletes what an earlier run left in the folder. Otherwise that run is continued, if its options were the same.
+    #[must_use]
+    pub fn overwrite(mut self, overwrite: bool) -> Self {
+        self.overwrite = overwrite;
+        self
+    }
+
+    /// The number of threads; all cores unless set otherwise. No result depends on it.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// The command line to record in `run.json`.
+    #[must_use]
+    pub fn command(mut self, command: Vec<String>) -> Self {
+        self.command = command;
+        self
+    }
+
+    /// Sets an option by its name on the command line, without the dashes, as studies do.
+    ///
+    /// # Errors
+    /// When there is no such option, or the value is not one of it.
+    pub fn set(self, name: &str, value: &str) -> Result<Self> {
+        fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T> {
+            match value.parse() {
+                Ok(number) => Ok(number),
+                Err(_) => invalid!("{name}: '{value}' is not a whole number"),
+            }
+        }
+        Ok(match name {
+            "limit" => self.limit(number(name, value)?),
+            "split" => self.split(value),
+            "max-tokens" => self.max_tokens(number(name, value)?),
+            "seed" => self.seed(number(name, value)?),
+            "rng" => self.rng(parsed(name, value)?),
+            "qa" => self.qa(value),
+            "dtype" => self.dtype(choice(name, value, &[("f32", Dtype::F32), ("bf16", Dtype::Bf16)])?),
+            "revision" => self.revision(value),
+            "probes" => self.probes(&Probe::list(value).map_err(|e| invalid_option(name, &e))?),
+            "skip-modes" => self.skip_modes(&choices(name, value, &SkipMode::ALL.map(|m| (m.name(), m)))?),
+            "skip-parts" => self.skip_parts(&choices(name, value, &SkipPart::ALL.map(|p| (p.name(), p)))?),
+            "positions" => match number::<u16>(name, value)? {
+                0 => invalid!("{name}: give at least 1"),
+                positions => self.positions(positions.into()),
+            },
+            "baseline-data" => self.baseline_data(value),
+            "sites" => self.sites(&choices(name, value, &GradientSite::ALL.map(|s| (s.name(), s)))?),
+            "baseline" => self.baseline(choice(name, value, &PathBaseline::ALL.map(|b| (b.name(), b)))?),
+            "quadrature" => self.quadrature(parsed(name, value)?),
+            "memory" => self.memory(parsed::<ByteSize>(name, value)?.as_u64()),
+            _ => invalid!("there is no option '{name}'; see `fathom measure --help`"),
+        })
+    }
+
+    /// Measures, and writes the results folder. Continues what an earlier run with the same options left there.
+    ///
+    /// # Errors
+    /// When the model or prompts cannot be read, the folder belongs to another measurement or process or cannot be
+    /// written, or the observer cancels before the first prompt is finished.
+    pub fn run(&self, observer: &dyn Observer) -> Result<Measured> {
+        self.bootstrap()?;
+        threads::run(self.threads, || execute::measure(self, observer))
+    }
+
+    /// Counts what the measurement will take, without measuring: edits, multiply-adds, memory and time.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), apart from the folder.
+    pub fn estimate(&self, observer: &dyn Observer) -> Result<Estimate> {
+        self.bootstrap()?;
+        threads::run(self.threads, || estimate::estimate(self, observer))
+    }
+
+    /// The options of the bootstrap and the rules.
+    pub(crate) fn bootstrap(&self) -> Result<BootstrapOptions> {
+        bootstrap_options(&self.thresholds, self.resamples, self.prompts.seed)
+    }
+
+    /// The options of the probes; the longest texts are not known yet.
+    pub(crate) fn probe_options(&self) -> ProbeOptions {
+        ProbeOptions {
+            probes: self.probes.clone(),
+            memory: self.memory.unwrap_or_else(memory::default_memory),
+            naive: self.naive,
+            longest_text: 0,
+            longest_pair: 0,
+            skip: self.skip.clone(),
+            gradients: self.gradients.clone(),
+        }
+    }
+}
+
+/// Options of the bootstrap with other thresholds.
+///
+/// # Errors
+/// [`Error::Invalid`](crate::Error::Invalid) for a rule without a threshold that can be changed afterwards, or a value
+/// outside its range.
+pub fn bootstrap_options(
+    thresholds: &[(Rule, f64)],
+    resamples: usize,
+    seed: u64,
+) -> Result<BootstrapOptions> {
+    let mut options = BootstrapOptions { resamples, ..BootstrapOptions::seeded(seed) };
+    for (rule, value) in thresholds {
+        if options.thresholds.of(*rule).is_none() || *rule == Rule::Settling {
+            invalid!("the rule {} has no threshold that can be changed here", rule.name());
+        }
+        options.thresholds = options.thresholds.with(*rule, *value);
+        options.thresholds.check(*rule).map_err(crate::Error::Invalid)?;
+    }
+    Ok(options)
+}
+
+/// Each value once, in the order of the type.
+fn each<T: Copy + Ord>(values: &[T]) -> Vec<T> {
+    let mut values = values.to_vec();
+    values.sort();
+    values.dedup();
+    values
+}
+
+fn invalid_option(name: &str, error: &dyn std::fmt::Display) -> crate::Error {
+    crate::Error::Invalid(format!("{name}: {error}"))
+}
+
+fn parsed<T: std::str::FromStr>(name: &str, value: &str) -> Result<T>
+where
+    T::Err: std::fmt::Display,
+{
+    value.parse().map_err(|e| invalid_option(name, &e))
+}
+
+fn choice<T: Copy>(name: &str, value: &str, all: &[(&str, T)]) -> Result<T> {
+    match all.iter().find(|(one, _)| *one == value) {
+        Some((_, found)) => Ok(*found),
+        None => {
+            let names: Vec<&str> = all.iter().map(|(one, _)| *one).collect();
+            invalid!("{name}: '{value}' is not one of {}", names.join(", "))
+        }
+    }
+}
+
+fn choices<T: Copy>(name: &str, value: &str, all: &[(&str, T)]) -> Result<Vec<T>> {
+    value.split(',').map(|word| choice(name, word.trim(), all)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_by_name_are_those_of_the_builder() {
+        let by_name = [
+            ("limit", "3"),
+            ("skip-modes", "local,future"),
+            ("sites", "mlp"),
+            ("baseline", "feature"),
+            ("quadrature", "riemann:8"),
+            ("memory", "2GiB"),
+            ("rng", "python"),
+            ("positions", "2"),
+            ("dtype", "bf16"),
+        ];
+        let by_name =
+            by_name.into_iter().try_fold(Measurement::new("m"), |m, (name, value)| m.set(name, value));
+        let built = Measurement::new("m")
+            .limit(3)
+            .skip_modes(&[SkipMode::Future, SkipMode::Local])
+            .sites(&[GradientSite::Mlp])
+            .baseline(PathBaseline::Feature)
+            .quadrature(Quadrature::Riemann(8))
+            .memory(2 << 30)
+            .rng("python".parse().unwrap())
+            .positions(2)
+            .dtype(Dtype::Bf16);
+        assert_eq!(by_name.unwrap(), built);
+    }
+
+    #[test]
+    fn wrong_options_are_named() {
+        let refuse = |name: &str, value: &str, sentence: &str| {
+            let message = Measurement::new("m").set(name, value).unwrap_err().to_string();
+            assert!(message.contains(sentence), "{message}");
+        };
+        refuse("skip-modes", "future,later", "skip-modes: 'later' is not one of future, current, local");
+        refuse("limit", "many", "limit: 'many' is not a whole number");
+        refuse("positions", "0", "positions: give at least 1");
+        refuse("depth", "3", "no option 'depth'");
+        refuse("quadrature", "gauss", "quadrature: unknown quadrature");
+        let thresholds = |rule, value| bootstrap_options(&[(rule, value)], 10, 1).map(|o| o.thresholds);
+        assert_eq!(thresholds(Rule::Kl, 0.4).unwrap().kl_share, 0.4);
+        assert!(thresholds(Rule::Settling, 0.4).is_err() && thresholds(Rule::Overlap, 1.0).is_err());
+    }
+}

@@ -1,0 +1,41 @@
+//! How much working memory a measurement may use.
+
+use crate::Result;
+use crate::error::invalid;
+use bytesize::ByteSize;
+use fathom_model::Model;
+use fathom_probes::{ProbeOptions, TokenizedPair, TokenizedPrompt};
+
+/// The share of the machine's memory that may be used beside the weights: one over this.
+const SHARE: u64 = 5;
+
+/// A fifth of the memory of the machine, or of the container in which this runs.
+pub(crate) fn default_memory() -> u64 {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    let contained = system.cgroup_limits().map(|limits| limits.total_memory);
+    contained.unwrap_or(u64::MAX).min(system.total_memory()) / SHARE
+}
+
+/// Refuses texts that do not fit into the memory, before anything is measured.
+pub(crate) fn check(
+    model: &Model,
+    texts: &[TokenizedPrompt],
+    pairs: &[TokenizedPair],
+    options: &ProbeOptions,
+) -> Result<()> {
+    let Err(e) = fathom_probes::memory_plan(model, texts, pairs, options) else { return Ok(()) };
+    invalid!(
+        "the longest text has {} tokens and needs {} of working memory beside the weights, but {} may be used; \
+             give --memory {} or shorten the text",
+        e.tokens,
+        ByteSize(e.needed).display().iec(),
+        ByteSize(options.memory).display().iec(),
+        mebibytes(e.needed),
+    )
+}
+
+/// A size in whole mebibytes, rounded up, as `--memory` reads it.
+fn mebibytes(bytes: u64) -> String {
+    format!("{}MiB", bytes.div_ceil(1 << 20))
+}

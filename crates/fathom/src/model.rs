@@ -1,0 +1,130 @@
+//! Finding and loading models.
+
+use crate::observer::{Downloads, counted, uncounted};
+use crate::{Observer, Result, Unit, threads};
+use fathom_model::Dtype;
+use fathom_model::source::{self, Checkpoint, Loaded, Located};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Where a model comes from, and how its weights are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelSpec {
+    /// A folder, a .gguf or .safetensors file, a Hugging Face id, or a short name such as `smollm2-135m`.
+    pub id: String,
+    /// Branch, tag or commit of a model from the hub; `None` is its main branch.
+    pub revision: Option<String>,
+    /// The type in which weights are multiplied.
+    pub dtype: Dtype,
+}
+
+impl ModelSpec {
+    /// A model in f32.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self { id: id.into(), revision: None, dtype: Dtype::F32 }
+    }
+
+    /// Finds the model, downloading it where needed, and opens its files.
+    pub(crate) fn open(&self, observer: &dyn Observer) -> Result<(Located, Checkpoint)> {
+        let located = source::locate(&self.id, self.revision.as_deref(), &Downloads(observer))?;
+        let opening = uncounted(observer, "reading the tokenizer");
+        let checkpoint = Checkpoint::open(&located.path);
+        drop(opening);
+        let checkpoint = checkpoint?;
+        checkpoint.warnings().for_each(|warning| observer.warn(warning));
+        Ok((located, checkpoint))
+    }
+
+    /// Loads the weights.
+    pub(crate) fn load(&self, checkpoint: Checkpoint, observer: &dyn Observer) -> Result<Loaded> {
+        let loading = counted(observer, "loading", Unit::Items("layers"), checkpoint.steps() as u64);
+        Ok(checkpoint.load(self.dtype, &|| loading.advance(1))?)
+    }
+}
+
+/// What is known of a model without loading its weights.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ModelDescription {
+    /// Its id or path.
+    pub id: String,
+    /// Where its files are.
+    pub path: PathBuf,
+    /// The commit of a model from the hub.
+    pub revision: Option<String>,
+    /// The architecture's name.
+    pub architecture: String,
+    /// The number of layers L.
+    pub layers: usize,
+    /// The width of the residual stream.
+    pub hidden: usize,
+    /// The width of the MLP.
+    pub intermediate: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// The width of a head.
+    pub head_dim: usize,
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    /// The size of the vocabulary.
+    pub vocab: usize,
+    /// Whether the head shares the embedding's weights.
+    pub tied: bool,
+    /// The longest text, in tokens.
+    pub context: usize,
+    /// Layers with sliding-window attention.
+    pub windowed_layers: usize,
+    /// The tokenizer's kind.
+    pub tokenizer: String,
+    /// Tokens of the tokenizer.
+    pub tokens: usize,
+    /// The token for the beginning of a text, and whether it is added to every prompt.
+    pub bos: (Option<String>, bool),
+    /// The token for the end of a text, and whether it is added to every prompt.
+    pub eos: (Option<String>, bool),
+}
+
+/// Describes a model without loading its weights.
+///
+/// # Errors
+/// When the model cannot be found or its configuration or tokenizer cannot be read.
+pub fn describe_model(spec: &ModelSpec, observer: &dyn Observer) -> Result<ModelDescription> {
+    let (located, checkpoint) = threads::run(None, || spec.open(observer))?;
+    let (c, t) = (checkpoint.config(), checkpoint.tokenizer().describe());
+    Ok(ModelDescription {
+        id: located.id,
+        path: located.path,
+        revision: located.revision,
+        architecture: c.architecture.clone(),
+        layers: c.depth(),
+        hidden: c.hidden,
+        intermediate: c.intermediate,
+        heads: c.heads,
+        head_dim: c.head_dim,
+        kv_heads: c.kv_heads,
+        vocab: c.vocab,
+        tied: c.tied,
+        context: c.context,
+        windowed_layers: c.layers.iter().filter(|l| l.window.is_some()).count(),
+        tokenizer: t.kind.to_string(),
+        tokens: t.vocab,
+        bos: (t.bos.clone(), t.adds_bos),
+        eos: (t.eos.clone(), t.adds_eos),
+    })
+}
+
+/// A model with a short name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShortName {
+    /// The name.
+    pub name: &'static str,
+    /// What it is.
+    pub title: &'static str,
+    /// Bytes to download, about.
+    pub bytes: u64,
+}
+
+/// The models with short names.
+pub fn short_names() -> Vec<ShortName> {
+    let all = fathom_hub::built_in::BUILT_IN.iter();
+    all.map(|m| ShortName { name: m.name, title: m.title, bytes: m.size }).collect()
+}

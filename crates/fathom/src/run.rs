@@ -1,0 +1,166 @@
+//! `run.json`: what was run and how, enough to do it again.
+
+use crate::error::invalid;
+use crate::job::Job;
+use crate::{Measurement, Result};
+use fathom_analysis::BootstrapOptions;
+use fathom_kernels::Isa;
+use fathom_model::source::{Loaded, Located};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::SystemTime;
+
+/// A file that the model was made of.
+fn file(path: &Path, sha256: &str) -> Value {
+    json!({"name": path.file_name().map(|n| n.to_string_lossy().into_owned()), "sha256": sha256})
+}
+
+/// Everything known before the first prompt is measured.
+pub(crate) fn describe(
+    m: &Measurement,
+    bootstrap: &BootstrapOptions,
+    job: &Job,
+    located: &Located,
+    loaded: &Loaded,
+    hashes: &[String],
+) -> Value {
+    let files: Vec<Value> = loaded
+        .weights
+        .paths()
+        .iter()
+        .zip(hashes)
+        .map(|(path, sha256)| file(path, sha256))
+        .chain(loaded.settings.iter().map(|(path, sha256)| file(path, sha256)))
+        .collect();
+    let config = loaded.model.config();
+    json!({
+        "fathom": env!("CARGO_PKG_VERSION"),
+        "samples_version": fathom_results::SAMPLES_VERSION,
+        "status": "running",
+        "command": m.command,
+        "started": now(),
+        "model": {
+            "id": located.id,
+            "revision": located.revision,
+            "files": files,
+            "architecture": config.architecture,
+            "context": config.context,
+            "warnings": loaded.warnings,
+        },
+        "tokenizer": loaded.tokenizer.describe(),
+        "dtype": loaded.model.dtype().name(),
+        "device": "cpu",
+        "instructions": Isa::get().name(),
+        "threads": rayon::current_num_threads(),
+        "data": {
+            "id": job.set.id,
+            "source": job.set.source,
+            "sha256": job.set.sha256,
+            "prompts": job.set.prompts.len(),
+            "tokens": job.tokens(),
+            "empty": job.set.empty,
+            "too_long": job.remarks.too_long,
+            "double_bos": job.remarks.double_bos,
+        },
+        "memory_bytes": job.options.memory,
+        "naive": job.options.naive,
+        "seed": m.prompts.seed,
+        "rng": m.prompts.rng.to_string(),
+        "probes": {
+            "measured": m.probes,
+            "skip": {
+                "modes": job.options.skip.modes,
+                "parts": job.options.skip.parts,
+                "positions": format!("range(8, T - 4, 8), shuffled, the first {}", m.positions),
+            },
+            "erasure": {
+                "qa": {"id": m.qa, "sha256": job.qa_sha256},
+                "baseline": {"id": job.baseline_set.as_ref().map_or(&job.set.id, |b| &b.id), "sha256": job.baseline_set.as_ref().map_or(&job.set.sha256, |b| &b.sha256)},
+            },
+            "gradients": {"qa": {"id": m.qa, "sha256": job.qa_sha256}, "settings": job.options.gradients},
+            "lens": {"top": fathom_probes::lens::TOP},
+            "settling": {
+                "threshold_bits": fathom_results::SETTLING_THRESHOLD_BITS,
+                "deep_share": fathom_probes::settling::DEEP_SHARE,
+            },
+        },
+        "depth": {
+            "thresholds": bootstrap.thresholds,
+            "resamples": bootstrap.resamples,
+        },
+    })
+}
+
+/// This process, as the message of another one names it.
+pub(crate) fn process() -> String {
+    let host = sysinfo::System::host_name().unwrap_or_else(|| "an unnamed host".into());
+    let job = std::env::var("SLURM_JOB_ID").map(|id| format!(", job {id}")).unwrap_or_default();
+    format!("process {} on {host}{job}", std::process::id())
+}
+
+/// The time, as RFC 3339.
+pub(crate) fn now() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}
+
+/// Refuses to go on with a folder whose samples another program, model, set of prompts or number
+/// format has made: theirs and ours may not be mixed.
+pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &Path) -> Result<()> {
+    let differs = |place: &str| earlier.pointer(place) != now.pointer(place);
+    let compared = [
+        ("another version of fathom", "/fathom"),
+        ("another format of samples", "/samples_version"),
+        ("other instructions of the processor", "/instructions"),
+        ("other model files", "/model/files"),
+        ("other prompts", "/data/sha256"),
+        ("another tokenizer", "/tokenizer"),
+        ("another dtype", "/dtype"),
+        ("another seed", "/seed"),
+        ("another kind of random numbers", "/rng"),
+        ("another way to run edits (--naive)", "/naive"),
+    ];
+    let value = |run: &Value, place: &str| match run.pointer(place) {
+        Some(Value::String(text)) => Some(text.clone()),
+        Some(Value::Number(number)) => Some(number.to_string()),
+        _ => None,
+    };
+    let mut what: Vec<String> = Vec::new();
+    for (name, place) in compared.into_iter().filter(|(_, place)| differs(place)) {
+        what.push(match (value(earlier, place), value(now, place)) {
+            (Some(before), Some(after)) if before.len().max(after.len()) < 20 => {
+                format!("{name} ({before}, now {after})")
+            }
+            _ => name.to_owned(),
+        });
+    }
+    let asked = measured(now);
+    let probes =
+        measured(earlier).into_iter().filter(|p| asked.contains(p) && differs(&format!("/probes/{p}")));
+    what.extend(probes.map(|probe| format!("other options of {probe}")));
+    if what.is_empty() {
+        return Ok(());
+    }
+    invalid!(
+        "{} was written with {}; nothing was changed: use the same settings, another folder with -o, or --overwrite to measure anew",
+        folder.display(),
+        what.join(" and ")
+    )
+}
+
+/// The probes that an earlier run measured or began to measure.
+fn measured(run: &Value) -> Vec<String> {
+    let names = run.pointer("/probes/measured").and_then(Value::as_array);
+    names.into_iter().flatten().filter_map(|n| n.as_str().map(str::to_owned)).collect()
+}
+
+/// Keeps in mind what earlier runs into the folder measured, and with which options.
+pub(crate) fn keep_measured(earlier: &Value, now: &mut Value) {
+    let mut names = measured(now);
+    for probe in measured(earlier).iter().filter(|probe| !names.contains(probe)) {
+        if let Some(options) = earlier.pointer(&format!("/probes/{probe}")) {
+            now["probes"][probe] = options.clone();
+        }
+    }
+    names.extend(measured(earlier).into_iter().filter(|n| !names.contains(n)).collect::<Vec<_>>());
+    now["probes"]["measured"] = names.into();
+}

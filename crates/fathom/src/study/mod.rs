@@ -1,0 +1,231 @@
+//! Studies: models on data sets as a file describes, cell by cell.
+
+mod assemble;
+mod cells;
+
+use crate::error::invalid;
+use crate::folders::Bootstrap;
+use crate::measurement::bootstrap_options;
+use crate::{Error, Measurement, Observer, PromptSpec, Result, threads};
+use fathom_analysis::study::Cell;
+use fathom_analysis::{StudyDescription, Tables};
+use fathom_data::Options;
+use fathom_model::source;
+use fathom_results::Rule;
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+
+/// A study: models on data sets as a `STUDY.toml` describes, and what their runs say together.
+///
+/// ```no_run
+/// use fathom::{Silent, Study};
+///
+/// let outcome = Study::read("studies/small-models.toml".as_ref())?.run(&Silent)?;
+/// println!("{}", outcome.tables.markdown());
+/// # Ok::<(), fathom::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Study {
+    description: StudyDescription,
+    /// The description as it stands in the file.
+    text: String,
+    file: String,
+    overwrite: bool,
+    tables_only: bool,
+    bootstrap: Bootstrap,
+    threads: Option<usize>,
+    command: Vec<String>,
+}
+
+/// What became of a study.
+#[derive(Clone, Debug)]
+pub struct StudyOutcome {
+    /// Depths, comparisons and answers.
+    pub tables: Tables,
+    /// The study's folder.
+    pub folder: PathBuf,
+    /// The cells that failed, with the reasons.
+    pub failed: Vec<(String, String)>,
+    /// The number of all cells.
+    pub cells: usize,
+}
+
+impl Study {
+    /// Reads a description.
+    ///
+    /// # Errors
+    /// When the file cannot be read; everything that is wrong with it, each with its line.
+    pub fn read(file: &Path) -> Result<Self> {
+        let path = file.display().to_string();
+        let text = std::fs::read_to_string(file).map_err(|e| {
+            Error::Invalid(format!("cannot read {path}: {e}; give the file that describes the study"))
+        })?;
+        let description = StudyDescription::parse(&text, &path)?;
+        let seed = description.seed.unwrap_or(Options::SEED);
+        Ok(Self {
+            description,
+            text,
+            file: path,
+            overwrite: false,
+            tables_only: false,
+            bootstrap: Bootstrap { seed, ..Bootstrap::default() },
+            threads: None,
+            command: Vec::new(),
+        })
+    }
+
+    /// Measures cells anew that were measured with other options or prompts, deleting what is there.
+    #[must_use]
+    pub fn overwrite(mut self, overwrite: bool) -> Self {
+        self.overwrite = overwrite;
+        self
+    }
+
+    /// Puts together what is there, without measuring.
+    #[must_use]
+    pub fn tables_only(mut self, tables_only: bool) -> Self {
+        self.tables_only = tables_only;
+        self
+    }
+
+    /// Another threshold for a depth rule.
+    #[must_use]
+    pub fn threshold(mut self, rule: Rule, value: f64) -> Self {
+        self.bootstrap.thresholds.push((rule, value));
+        self
+    }
+
+    /// The number of resamples of the bootstrap.
+    #[must_use]
+    pub fn resamples(mut self, resamples: usize) -> Self {
+        self.bootstrap.resamples = resamples;
+        self
+    }
+
+    /// The number of threads; all cores unless set otherwise. No result depends on it.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// The command line to record in the `run.json` of each cell.
+    #[must_use]
+    pub fn command(mut self, command: Vec<String>) -> Self {
+        self.command = command;
+        self
+    }
+
+    /// The description.
+    pub fn description(&self) -> &StudyDescription {
+        &self.description
+    }
+
+    /// The arguments of `fathom measure` that measure each cell into its folder.
+    pub fn commands(&self) -> Vec<Vec<String>> {
+        let command = |cell| {
+            let out = format!("--out={}", self.description.folder(cell).display());
+            [out].into_iter().chain(self.description.arguments(cell)).collect()
+        };
+        self.description.cells().map(command).collect()
+    }
+
+    /// The measurement of each cell.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with everything that is wrong with any of them: options, models that are not there, data that
+    /// cannot be read. Nothing is downloaded.
+    pub fn measurements(&self, observer: &dyn Observer) -> Result<Vec<Measurement>> {
+        Ok(self.planned(observer)?.into_iter().map(|(_, m)| m).collect())
+    }
+
+    fn planned(&self, observer: &dyn Observer) -> Result<Vec<(Cell, Measurement)>> {
+        let study = &self.description;
+        let mut problems = Vec::new();
+        for model in &study.models {
+            if let Err(error) = source::check(&model.id) {
+                problems.push(format!("model '{}': {error}", model.name));
+            }
+        }
+        let mut cells = Vec::new();
+        for cell in study.cells() {
+            match self.measurement(cell) {
+                Ok(measurement) => cells.push((cell, measurement)),
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+        // Sets from the hub are fetched when their turn comes; all others can be checked now.
+        let from_hub = |id: &str| {
+            let entry = fathom_data::catalogue().iter().find(|e| Some(e.id) == id.split(':').next());
+            entry.is_some_and(|e| e.hub.is_some()) && !id.contains("file=")
+        };
+        for data in study.data.iter().filter(|d| !from_hub(&d.id)) {
+            let spec = PromptSpec { limit: Some(1), ..PromptSpec::new(data.id.as_str()) };
+            if let Err(error) = spec.load(observer) {
+                problems.push(format!("data '{}': {error}", data.name));
+            }
+        }
+        // An option that is wrong for one cell is wrong for all.
+        let mut seen = HashSet::new();
+        problems.retain(|p| seen.insert(p.clone()));
+        match problems.is_empty() {
+            true => Ok(cells),
+            false => invalid!("{} cannot be measured:\n{}", self.file, problems.join("\n")),
+        }
+    }
+
+    fn measurement(&self, cell: Cell) -> Result<Measurement> {
+        let study = &self.description;
+        let measurement = Measurement::new(study.models[cell.model].id.as_str())
+            .data(study.data[cell.data].id.as_str())
+            .out(study.folder(cell))
+            .command(self.command.clone());
+        study.options(cell).into_iter().try_fold(measurement, |m, (name, value)| m.set(&name, &value))
+    }
+
+    /// Measures the cells that are not there yet, and writes tables and the page beside them. A cell that fails leaves
+    /// the rest.
+    ///
+    /// # Errors
+    /// When the description cannot be measured, the observer cancels, or tables and page cannot be written.
+    pub fn run(&self, observer: &dyn Observer) -> Result<StudyOutcome> {
+        let Bootstrap { thresholds, resamples, seed } = &self.bootstrap;
+        let options = bootstrap_options(thresholds, *resamples, *seed)?;
+        threads::run(self.threads, || {
+            let cells = self.planned(observer)?;
+            let failed = match self.tables_only {
+                true => BTreeMap::new(),
+                false => cells::measure(&self.description, &cells, self.overwrite, observer)?,
+            };
+            let tables = assemble::write(&self.description, &self.text, &failed, &options, observer)?;
+            let failed = failed.into_iter().map(|(cell, e)| (self.description.title(cell), e)).collect();
+            Ok(StudyOutcome { tables, folder: self.description.out.clone(), failed, cells: cells.len() })
+        })
+    }
+
+    /// Whether a folder is that of a study.
+    pub fn is_study(folder: &Path) -> bool {
+        folder.join(assemble::DESCRIPTION).is_file()
+    }
+
+    /// Makes tables and page of a study's folder anew, with the options they were made with before.
+    ///
+    /// # Errors
+    /// When the folder is not one of a study, or cannot be written.
+    pub fn report(folder: &Path, observer: &dyn Observer) -> Result<StudyOutcome> {
+        let mut study = Self::read(&folder.join(assemble::DESCRIPTION))?;
+        // The folder may have been moved since.
+        study.description.out = folder.to_owned();
+        let Bootstrap { thresholds, resamples, seed } = &study.bootstrap;
+        let options = match assemble::earlier(folder) {
+            Some(options) => options,
+            None => bootstrap_options(thresholds, *resamples, *seed)?,
+        };
+        threads::run(None, || {
+            let description = &study.description;
+            let tables = assemble::write(description, &study.text, &BTreeMap::new(), &options, observer)?;
+            let (folder, cells) = (folder.to_owned(), description.cells().count());
+            Ok(StudyOutcome { tables, folder, failed: Vec::new(), cells })
+        })
+    }
+}

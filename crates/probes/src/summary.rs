@@ -1,0 +1,38 @@
+//! The summary of all samples.
+
+use crate::{contributions, lens, settling, similarity, skip};
+use fathom_results::{ErasurePair, Gradients, GradientsPair, ProbeResults, QaPair, Sample};
+
+/// Puts the samples of a model with `depth` layers together, of prompts and of pairs: `probes` of results.json. A
+/// probe that no sample has is absent.
+pub fn summarise(samples: &[Sample], depth: usize) -> ProbeResults {
+    fn some<T>(parts: Vec<T>) -> Option<Vec<T>> {
+        (!parts.is_empty()).then_some(parts)
+    }
+    let of = samples.iter();
+    let weighed = |s: &'_ Sample| s.tokens.len();
+    let lens = some(of.clone().filter_map(|s| Some((s.lens.as_ref()?, weighed(s)))).collect());
+    let similar = some(of.clone().filter_map(|s| Some((s.similarity.as_ref()?, weighed(s)))).collect());
+    ProbeResults {
+        contributions: some(of.clone().filter_map(|s| s.contributions.as_ref()).collect())
+            .map(|s| contributions::summarise(&s)),
+        lens: lens.map(|s| lens::summarise(&s)),
+        similarity: similar.map(|s| similarity::summarise(&s)),
+        settling: some(of.clone().filter_map(|s| s.settling.as_ref()).collect())
+            .map(|s| settling::summarise(&s, depth)),
+        skip: some(of.clone().filter_map(|s| s.skip.as_ref()).collect()).map(|s| skip::summarise(&s)),
+        erasure: of.clone().filter_map(erasure_pair).collect(),
+        gradients: of.flat_map(|s| s.gradients.iter().flatten().map(|g| gradients_pair(s, g))).collect(),
+        other: serde_json::Map::new(),
+    }
+}
+
+fn erasure_pair(sample: &Sample) -> Option<ErasurePair> {
+    let QaPair { question, answer, .. } = sample.qa.clone().unwrap_or_default();
+    Some(ErasurePair { question, answer, tokens: sample.pieces.clone(), effect: sample.erasure.clone()? })
+}
+
+fn gradients_pair(sample: &Sample, gradients: &Gradients) -> GradientsPair {
+    let QaPair { question, answer, .. } = sample.qa.clone().unwrap_or_default();
+    GradientsPair { question, answer, tokens: sample.pieces.clone(), gradients: gradients.clone() }
+}

@@ -1,0 +1,222 @@
+//! Made-up results of a model with 30 layers, shaped like real ones, for tests.
+
+use crate::*;
+
+const LAYERS: usize = 30;
+
+fn curve(length: usize, f: impl Fn(f64) -> f64) -> Vec<f64> {
+    (0..length).map(|l| f(l as f64 / (length - 1) as f64)).collect()
+}
+
+fn summary(f: impl Fn(f64) -> f64) -> MeanMedian {
+    let mean = curve(LAYERS, &f);
+    MeanMedian { median: mean.iter().map(|v| v * 0.8).collect(), mean }
+}
+
+fn contributions() -> Contributions {
+    let wave = |x: f64, phase: f64| 0.25 * (9.0 * x + phase).sin();
+    Contributions {
+        left_out: None,
+        relative_norm: Parts {
+            attn: summary(|x| 0.7 * (-4.0 * x).exp() + 0.04 + wave(x, 0.0).abs() * 0.1),
+            mlp: summary(|x| 2.0 * (-6.0 * x).exp() + 0.08 + 0.4 * x.powi(12)),
+            layer: summary(|x| 2.4 * (-5.0 * x).exp() + 0.1 + 0.4 * x.powi(12)),
+        },
+        cosine: Parts {
+            attn: summary(|x| wave(x, 2.5) - 0.1),
+            mlp: summary(|x| wave(x, 3.0) + 0.4 * x - 0.2),
+            layer: summary(|x| wave(x, 2.8) + 0.3 * x - 0.15),
+        },
+    }
+}
+
+fn lens() -> LensCurves {
+    let fall = |scale: f64| {
+        move |x: f64| scale * (1.0 - 1.0 / (1.0 + (-14.0 * (x - 0.75)).exp()) - 0.03 * x).max(0.0)
+    };
+    let mut lens = LensCurves {
+        kl_lens_final: curve(LAYERS + 1, fall(9.0)),
+        kl_final_lens: curve(LAYERS + 1, fall(11.0)),
+        jsd_bits: curve(LAYERS + 1, fall(0.95)),
+        overlap: curve(LAYERS + 1, |x| x.powi(4)),
+        top1_agreement: curve(LAYERS + 1, |x| x.powi(5)),
+        entropy: curve(LAYERS + 1, |x| 8.0 - 5.0 * x),
+    };
+    lens.kl_lens_final[LAYERS] = 0.0;
+    lens
+}
+
+fn row(rule: Rule, threshold: Option<f64>, value: f64) -> Depth {
+    let used = rule.layers_used(value);
+    Depth {
+        threshold,
+        value: Some(value),
+        layers_used: Some(used),
+        ratio: Some(used / LAYERS as f64),
+        interval: Some([value - 1.0, value + 0.5]),
+        interval_of: Some(IntervalOf::Value),
+        ..Depth::none(rule)
+    }
+}
+
+/// A row of a rule on the largest effects: its interval is that of the mean and does not hold the value.
+pub fn skip_output() -> Depth {
+    Depth {
+        mean: Some(13.5),
+        interval: Some([12.8, 14.1]),
+        interval_of: Some(IntervalOf::Mean),
+        ..row(Rule::SkipOutput, None, 11.0)
+    }
+}
+
+fn skip() -> SkipSummary {
+    let effect = |scale: f64| -> Vec<Vec<f64>> {
+        let cell = |s: usize, l: usize| if l > s { scale / (l - s) as f64 } else { 0.0 };
+        (0..LAYERS).map(|s| (0..LAYERS).map(|l| cell(s, l)).collect()).collect()
+    };
+    let layer_effect = OverPrompts { max: effect(1.5), mean: effect(0.5) };
+    let output = OverPrompts { max: curve(LAYERS, |x| 1.3 - x), mean: curve(LAYERS, |x| 0.6 - 0.5 * x) };
+    let whole = SkipAverage { layer_effect: layer_effect.clone(), output_effect: Some(output) };
+    let attn = SkipAverage { layer_effect, output_effect: None };
+    SkipSummary::from([
+        (SkipMode::Future, [(SkipPart::Layer, whole)].into()),
+        (SkipMode::Local, [(SkipPart::Attn, attn)].into()),
+    ])
+}
+
+/// Token texts, one of which tries to break out of the page.
+pub const TOKENS: [&str; 5] = ["2", " +", " ", "\n", "</script><img src=x onerror=alert(1)>"];
+
+fn tokens() -> Vec<String> {
+    TOKENS.map(str::to_owned).to_vec()
+}
+
+fn erasure(index: usize) -> ErasurePair {
+    let effect = |l: usize| (0..TOKENS.len()).map(|t| (LAYERS - l) as f64 / (30 + t) as f64).collect();
+    ErasurePair {
+        question: format!("{index} + 2 = "),
+        answer: (index + 2).to_string(),
+        tokens: tokens(),
+        effect: (0..=LAYERS).map(effect).collect(),
+    }
+}
+
+fn gradients() -> GradientsPair {
+    let attribution = |l: usize| (0..TOKENS.len()).map(|t| (t as f64 - 2.0) / (l + 1) as f64).collect();
+    GradientsPair {
+        question: "2 + 2 = ".to_owned(),
+        answer: "4".to_owned(),
+        tokens: tokens(),
+        gradients: Gradients {
+            site: GradientSite::Resid,
+            baseline: PathBaseline::Sequence,
+            quadrature: Quadrature::Adaptive,
+            attribution: (0..LAYERS).map(attribution).collect(),
+            completeness_error: curve(LAYERS, |x| 0.008 * x),
+            interval_error: Some(curve(LAYERS, |x| 0.009 * x)),
+            nodes: vec![33; LAYERS],
+        },
+    }
+}
+
+fn uncertainty() -> Uncertainty {
+    let rule = |rule: Rule, edges: &[f64], counts: &[u64]| RuleUncertainty {
+        rule,
+        sweep: vec![
+            SweepPoint { threshold: 0.4, value: None, ratio: None, mean: None, interval: None },
+            SweepPoint {
+                threshold: 0.5,
+                value: Some(22.0),
+                ratio: Some(0.77),
+                mean: None,
+                interval: Some([21.0, 24.0]),
+            },
+        ],
+        by_prompts: [(2, 20.0), (32, 21.0)]
+            .map(|(prompts, low)| IntervalWidth {
+                prompts,
+                interval: Some([low, 24.0]),
+                width: Some(24.0 - low),
+                none_share: 0.1,
+            })
+            .to_vec(),
+        histogram: Some(ResampleHistogram { edges: edges.to_vec(), counts: counts.to_vec(), none: 3 }),
+    };
+    Uncertainty {
+        prompts: 32,
+        resamples: 2000,
+        seed: 42,
+        rules: vec![
+            rule(Rule::Kl, &[20.5, 21.5, 22.5, 23.5], &[100, 1700, 197]),
+            rule(Rule::Settling, &[23.25, 23.5, 23.75], &[1200, 797]),
+        ],
+    }
+}
+
+/// A complete `results.json`.
+pub fn results() -> Results {
+    let angular = |scale: f64| -> Vec<Vec<f64>> {
+        let cell = |n: usize, l: usize| scale * (n as f64).sqrt() / (2.0 + l as f64).sqrt() / 6.0;
+        (1..=LAYERS).map(|n| (0..=LAYERS - n).map(|l| cell(n, l)).collect()).collect()
+    };
+    let cost = Work { edits: 0, runs: 48, macs: 123_456_789_012, macs_naive: 987_654_321_098 };
+    let resources = Resources { seconds: 12.5, peak_bytes: 734_003_200 };
+    let reason = "the mean cosine never changes from negative to positive".to_owned();
+    let none = Depth { reason: Some(reason), ..Depth::none(Rule::Cosine) };
+    Results {
+        schema_version: SCHEMA_VERSION,
+        model: ModelInfo {
+            id: "example/model-135m".to_owned(),
+            revision: Some("0123456789abcdef0123456789abcdef01234567".to_owned()),
+            architecture: "llama".to_owned(),
+            layers: LAYERS,
+            hidden: 576,
+            vocab: 49_152,
+            parameters: 134_515_008,
+            dtype: "float32".to_owned(),
+        },
+        data: DataInfo { id: "gsm8k".to_owned(), prompts: 32, pairs: 0, tokens: 6_411, failed: Vec::new() },
+        probes: ProbeResults {
+            contributions: Some(contributions()),
+            lens: Some(lens()),
+            similarity: Some(Similarity {
+                left_out: Vec::new(),
+                block_influence: curve(LAYERS, |x| 0.35 * (-7.0 * x).exp() + 0.02 + 0.2 * x.powi(20)),
+                angular_last: angular(1.0),
+                angular_mean: angular(0.8),
+            }),
+            settling: Some(Settling {
+                mean_settle_layer: 23.4,
+                deep_thinking_ratio: 0.37,
+                threshold_bits: 0.5,
+                deep_layer: 26,
+                histogram: (0..=LAYERS as u64).map(|l| l * l * (LAYERS as u64 + 1 - l) / 20).collect(),
+            }),
+            skip: Some(skip()),
+            erasure: (0..6).map(erasure).collect(),
+            gradients: vec![gradients()],
+            other: serde_json::Map::new(),
+        },
+        uncertainty: Some(uncertainty()),
+        depth: vec![
+            row(Rule::Kl, Some(0.5), 22.0),
+            row(Rule::KlLast, Some(0.5), 23.0),
+            row(Rule::Overlap, Some(0.3), 22.0),
+            none,
+            row(Rule::Settling, Some(0.5), 23.4),
+        ],
+        cost: [("lens".to_owned(), cost)].into(),
+        resources: [("lens".to_owned(), resources)].into(),
+    }
+}
+
+/// A `run.json`.
+pub fn run() -> serde_json::Value {
+    serde_json::json!({
+        "version": "0.1.0",
+        "command": ["fathom", "measure", "--probes", "all"],
+        "seed": 42,
+        "device": "cpu",
+        "probes": {"lens": {"top": 5}},
+    })
+}

@@ -1,0 +1,36 @@
+//! The contract between measuring and showing: the types of a results folder and the names in it.
+//!
+//! A measurement lives in one folder: `run.json` (what was run and how), `results.json` (curves and depths, the
+//! type [`Results`]), `samples.jsonl` (one [`Sample`] a prompt), `plots/` and `report.html`. [`Folder`] reads and
+//! writes those files. [`Probe`] and [`Rule`] name what can be measured and how a depth is read off the curves.
+//!
+//! The crate contains no model, no statistics and no drawing. In shapes, L is the number of layers and T the number
+//! of tokens; layers count from 0, and level l is the residual stream that enters layer l (level L leaves the last).
+
+#![deny(missing_docs)]
+
+mod depth;
+mod error;
+#[cfg(any(test, feature = "fixture"))]
+pub mod fixture;
+pub mod folder;
+mod null;
+mod probe;
+mod probes;
+mod results;
+mod rule;
+mod sample;
+mod validate;
+mod work;
+
+pub use depth::{
+    Depth, IntervalOf, IntervalWidth, ResampleHistogram, RuleUncertainty, SweepPoint, Uncertainty,
+};
+pub use error::{Error, Result};
+pub use folder::{Folder, Lock};
+pub use probe::{Probe, UnknownProbe};
+pub use probes::*;
+pub use results::{DataInfo, FailedPrompt, ModelInfo, Results, SCHEMA_VERSION};
+pub use rule::{Rule, RuleKind, UnknownRule};
+pub use sample::{QaPair, SAMPLES_VERSION, Sample};
+pub use work::{Resources, Work, WorkByProbe};
