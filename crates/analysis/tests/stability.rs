@@ -6,8 +6,8 @@ use approx::assert_relative_eq;
 use common::{samples, with_threads};
 use fathom_analysis::curves::rows_of;
 use fathom_analysis::{BootstrapOptions, PromptCurves, uncertainty};
-use fathom_results::Uncertainty;
 use fathom_depth::{Rule, Thresholds};
+use fathom_results::Uncertainty;
 
 const LAYERS: usize = 10;
 
