@@ -68,5 +68,5 @@ fn run(bencher: Bencher<'_, '_>, tokens: usize) {
     let exec = ExecOptions::planned(MemoryPlan::fit(&loaded.model, tokens, 1 << 30).unwrap());
     bencher
         .counter(divan::counter::ItemsCount::new(requests.len()))
-        .bench(|| execute(&loaded.model, &trace, black_box(&requests), &exec, &mut Ignore));
+        .bench_local(|| execute(&loaded.model, &trace, black_box(&requests), &exec, &mut Ignore));
 }
