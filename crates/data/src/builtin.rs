@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::{Prompt, format};
+use crate::{Prompt, templates};
 
 pub(crate) const PLAIN: &str = include_str!("../prompts/plain.jsonl");
 pub(crate) const WORD_PROBLEMS: &str = include_str!("../prompts/word-problems.jsonl");
@@ -54,11 +54,11 @@ impl From<Row> for Prompt {
         let (text, answer) = match content {
             Content::Plain { text } => (text, None),
             Content::Worked { question, rationale, answer } => {
-                (format::gsm8k(&question, &rationale, &answer), Some(answer))
+                (templates::gsm8k(&question, &rationale, &answer), Some(answer))
             }
             Content::Solved { question, solution } => {
                 let answer = solution.rfind(r"\boxed{").map(|start| solution[start..].to_owned());
-                (format::aime(&question, &solution), answer)
+                (templates::aime(&question, &solution), answer)
             }
             Content::Asked { question, answer } => (question + &answer, Some(answer)),
         };

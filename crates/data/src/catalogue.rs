@@ -3,10 +3,13 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
+use fathom_results::text::nearest;
+
 use crate::builtin::{COMPETITION, PLAIN, QA, WORD_PROBLEMS};
-use crate::files::{self, Kind};
+use crate::file_format::FileFormat;
+use crate::files;
 use crate::generate::{self, Operation};
-use crate::published::{self, Published};
+use crate::published::{self, PublishedSet};
 use crate::stream::PromptStream;
 use crate::{Access, DataError, Options, Prompt, PromptSet, builtin};
 
@@ -37,11 +40,8 @@ pub struct Entry {
 enum Origin {
     Builtin(fn() -> Vec<Prompt>),
     Generated(Operation),
-    Published(&'static Published),
+    Published(&'static PublishedSet),
 }
-
-/// Below this Jaro-Winkler similarity a name is no likely misspelling of another.
-const LIKENESS: f64 = 0.8;
 
 static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     const TEXT: &[&str] = &["text", "group"];
@@ -114,7 +114,7 @@ fn generated_entry(id: &'static str, about: &'static str, operation: Operation) 
     }
 }
 
-fn published_entry(about: &'static str, count: usize, set: &'static Published) -> Entry {
+fn published_entry(about: &'static str, count: usize, set: &'static PublishedSet) -> Entry {
     const ANSWERED: &[&str] = &["text", "answer"];
     const GROUPED: &[&str] = &["text", "answer", "group"];
     let grouped = set.parameters.iter().any(|name| ["level", "hops"].contains(name));
@@ -126,7 +126,7 @@ fn published_entry(about: &'static str, count: usize, set: &'static Published) -
         parameters: set.parameters,
         hub: set.hub,
         splits: set.splits,
-        max_tokens: set.form.max_tokens(),
+        max_tokens: set.schema.max_tokens(),
         origin: Origin::Published(set),
     }
 }
@@ -164,7 +164,7 @@ pub fn load(spec: &str, options: &Options) -> Result<PromptSet, DataError> {
 ///
 /// # Rows of published sets
 /// If the first row of a file has no `text` but the fields of a published set, all rows are read as such
-/// and put in the set's form: `question` and an `answer` with `####` (GSM8K), `ctx`, `endings` and `label`
+/// and put in the set's schema: `question` and an `answer` with `####` (GSM8K), `ctx`, `endings` and `label`
 /// (HellaSwag), `Problem`, `Solution` and `Answer` (AIME), `problem`, `solution` and `level` (MATH),
 /// `questions`, `answer` and `single_hops` (MQuAKE). The name of the set with `file=` says so outright.
 ///
@@ -189,12 +189,16 @@ pub fn open(spec: &str, options: &Options, access: &Access<'_>) -> Result<Prompt
     };
     let entry = catalogue().iter().find(|entry| entry.id == name);
     let path = Path::new(spec);
-    match (entry, Kind::of(path)) {
+    match (entry, FileFormat::of(path)) {
         (Some(entry), _) => entry.open(parameters, options, access),
         (None, Some(_)) if access.split.is_some() => Err(DataError::SplitOfFile { what: spec.to_owned() }),
         (None, Some(kind)) => files::open(path, kind),
         (None, None) if path.exists() => Err(DataError::UnknownKind { path: path.to_owned() }),
-        (None, None) => Err(DataError::UnknownSet { name: name.to_owned(), nearest: nearest(name) }),
+        (None, None) => {
+            let known: Vec<&str> = catalogue().iter().map(|entry| entry.id).collect();
+            let nearest = nearest(name, known.iter().copied());
+            Err(DataError::UnknownSet { name: name.to_owned(), nearest, known })
+        }
     }
 }
 
@@ -255,16 +259,4 @@ impl Entry {
         }
         Ok(pairs)
     }
-}
-
-/// All names, for a sentence.
-pub(crate) fn names() -> String {
-    catalogue().iter().map(|entry| entry.id).collect::<Vec<_>>().join(", ")
-}
-
-fn nearest(name: &str) -> Option<&'static str> {
-    let name = name.to_lowercase();
-    let likeness = |entry: &Entry| strsim::jaro_winkler(&name, entry.id);
-    let best = catalogue().iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    (likeness(best) >= LIKENESS).then_some(best.id)
 }

@@ -4,7 +4,7 @@
 //! `randint(10^(digits-1), 10^digits - 1)`.
 
 use crate::stream::PromptStream;
-use crate::{DataError, Options, Prompt, Rng, format};
+use crate::{DataError, Options, Prompt, Rng, templates};
 
 /// The parameters that a spec may carry.
 pub(crate) const PARAMETERS: &[&str] = &["digits", "count", "seed"];
@@ -130,7 +130,7 @@ impl Recipe {
             let answer = operation.apply(left, right).to_string();
             Prompt {
                 id: format!("{}-{number}", operation.name()),
-                text: format::arithmetic(left, operation.symbol(), right) + &answer,
+                text: templates::arithmetic(left, operation.symbol(), right) + &answer,
                 answer: Some(answer),
                 positions: None,
                 group: Some(format!("digits-{digits}")),

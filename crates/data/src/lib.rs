@@ -24,21 +24,24 @@
 mod builtin;
 mod catalogue;
 mod error;
+mod file_format;
 mod files;
-pub mod format;
-mod forms;
 mod generate;
 mod parquet;
 mod published;
 mod random;
+mod row_problem;
 mod rows;
+mod schema;
 mod set;
 mod stream;
+pub mod templates;
 
 pub use catalogue::{Entry, catalogue, load, load_with, open};
-pub use error::{DataError, RowProblem};
+pub use error::DataError;
 pub use parquet::is_guarded;
 pub use random::{Random, Rng};
+pub use row_problem::RowProblem;
 pub use set::{Access, Fetch, Fetched, Options, Prompt, PromptSet};
 pub use stream::PromptStream;
 

@@ -1,19 +1,12 @@
 //! Rows: JSON objects, and what is taken from their fields.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::RowProblem;
-use crate::files::Kind;
-
-/// What rows of a file are called.
-pub(crate) fn unit(path: &Path) -> &'static str {
-    if Kind::of(path) == Some(Kind::Parquet) { "row" } else { "line" }
-}
+use crate::{DataError, RowProblem};
 
 /// What a line or a paragraph says; the id may be missing.
 #[derive(Debug, Default)]
@@ -30,7 +23,9 @@ pub(crate) struct Row {
 pub(crate) fn fields(line: &str) -> Result<Fields, RowProblem> {
     let error = match serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(line) {
         Ok(map) => {
-            return Ok(Fields(map.into_iter().map(|(name, value)| (name, Held::Json(value))).collect()));
+            return Ok(Fields(
+                map.into_iter().map(|(name, value)| (name, FieldValue::Json(value))).collect(),
+            ));
         }
         Err(error) => error,
     };
@@ -44,8 +39,8 @@ pub(crate) fn fields(line: &str) -> Result<Fields, RowProblem> {
         let start = value.get().as_ptr() as usize - finite.as_ptr() as usize;
         let within = start..start + value.get().len();
         match places.iter().any(|place| within.contains(place)) {
-            true => Held::NotFinite,
-            false => Held::Json(value.to_owned()),
+            true => FieldValue::NotFinite,
+            false => FieldValue::Json(value.to_owned()),
         }
     };
     Ok(Fields(map.into_iter().map(|(name, value)| (name, held(value))).collect()))
@@ -147,10 +142,10 @@ fn kind(json: &str) -> &'static str {
 }
 
 /// The fields of a row, values unread.
-pub(crate) struct Fields(BTreeMap<String, Held>);
+pub(crate) struct Fields(BTreeMap<String, FieldValue>);
 
 /// What a field holds.
-enum Held {
+enum FieldValue {
     Json(Box<RawValue>),
     /// NaN or an infinity, or something with one of them in it.
     NotFinite,
@@ -158,22 +153,22 @@ enum Held {
 
 impl Fields {
     /// The fields of a row of a table.
-    pub(crate) fn of_table(row: Vec<(String, Value)>) -> Result<Self, serde_json::Error> {
-        let held = |(name, value)| Ok((name, Held::Json(to_raw_value(&value)?)));
+    pub(crate) fn from_table_row(row: Vec<(String, Value)>) -> Result<Self, serde_json::Error> {
+        let held = |(name, value)| Ok((name, FieldValue::Json(to_raw_value(&value)?)));
         row.into_iter().map(held).collect::<Result<_, _>>().map(Self)
     }
 
     /// The value of a field that is there and not null.
     fn value(&self, field: &'static str) -> Result<Option<&RawValue>, RowProblem> {
         match self.0.get(field) {
-            Some(Held::NotFinite) => Err(RowProblem::NotFinite { field }),
-            Some(Held::Json(value)) if value.get() != "null" => Ok(Some(value)),
+            Some(FieldValue::NotFinite) => Err(RowProblem::NotFinite { field }),
+            Some(FieldValue::Json(value)) if value.get() != "null" => Ok(Some(value)),
             _ => Ok(None),
         }
     }
 
     fn is_string(&self, field: &str) -> bool {
-        matches!(self.0.get(field), Some(Held::Json(value)) if kind(value.get()) == "a string")
+        matches!(self.0.get(field), Some(FieldValue::Json(value)) if kind(value.get()) == "a string")
     }
 
     /// A string that is not blank.
@@ -252,8 +247,8 @@ impl Fields {
     /// Whether there is a field of this name that is not null.
     pub(crate) fn has(&self, field: &str) -> bool {
         match self.0.get(field) {
-            Some(Held::Json(value)) => value.get() != "null",
-            Some(Held::NotFinite) => true,
+            Some(FieldValue::Json(value)) => value.get() != "null",
+            Some(FieldValue::NotFinite) => true,
             None => false,
         }
     }
@@ -276,4 +271,9 @@ impl Fields {
         }
         format!("the fields {}", names.join(", "))
     }
+}
+
+/// Rows, one at a time: their numbers, from 1, and their fields.
+pub(crate) trait RowReader {
+    fn next(&mut self) -> Result<Option<(usize, Fields)>, DataError>;
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::{DataError, Prompt, PromptSet};
 
 /// Where a stream has its prompts from.
-pub(crate) trait Pull {
+pub(crate) trait PromptSource {
     fn pull(&mut self) -> Result<Option<Prompt>, DataError>;
 
     /// How many rows were skipped because their text is empty or null.
@@ -14,7 +14,7 @@ pub(crate) trait Pull {
     }
 }
 
-impl<I: Iterator<Item = Prompt>> Pull for I {
+impl<I: Iterator<Item = Prompt>> PromptSource for I {
     fn pull(&mut self) -> Result<Option<Prompt>, DataError> {
         Ok(self.next())
     }
@@ -30,12 +30,12 @@ pub struct PromptStream {
     ignored: Vec<String>,
     /// The prompt that had to be read to know what the set is.
     first: Option<Prompt>,
-    rest: Box<dyn Pull>,
+    rest: Box<dyn PromptSource>,
     ended: bool,
 }
 
 impl PromptStream {
-    pub(crate) fn new(id: &str, source: String, rest: impl Pull + 'static) -> Self {
+    pub(crate) fn new(id: &str, source: String, rest: impl PromptSource + 'static) -> Self {
         let id = id.replace(|c: char| !(c.is_ascii_alphanumeric() || "._-".contains(c)), "_");
         Self {
             id,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use parquet::basic::{Repetition, Type as Physical};
 use parquet::schema::types::{SchemaDescriptor, Type};
 
-use super::Fault;
+use super::error::TableError;
 use super::thrift::{BINARY, FALSE, I32, LIST, STRUCT, TRUE, Thrift};
 
 /// Columns that are nested more deeply than this are not read.
@@ -17,20 +17,20 @@ const DEEPEST: usize = 32;
 
 /// What a column holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Shape {
+pub(crate) enum ColumnType {
     Text,
     Integer {
         unsigned: bool,
     },
     Float,
     Boolean,
-    List(Box<Shape>),
+    List(Box<ColumnType>),
     Struct,
     /// What prompts are not read from.
     Other(&'static str),
 }
 
-impl fmt::Display for Shape {
+impl fmt::Display for ColumnType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self {
             Self::Text => "text",
@@ -49,7 +49,7 @@ impl fmt::Display for Shape {
 #[derive(Debug, Clone)]
 pub(crate) struct Field {
     pub(crate) name: String,
-    pub(crate) shape: Shape,
+    pub(crate) column_type: ColumnType,
     /// The first column of values below it, among all columns of values.
     pub(super) leaf: usize,
     /// For lists: the definition level from which on there is an element.
@@ -83,21 +83,26 @@ const REPEATED: i64 = 2;
 
 impl Schema {
     /// Reads the schema out of a footer.
-    pub(super) fn read(footer: &[u8]) -> Result<Self, Fault> {
+    pub(super) fn read(footer: &[u8]) -> Result<Self, TableError> {
         let mut nodes = Vec::new();
         Thrift::new(footer).fields(|thrift, id, kind| match (id, kind) {
             (2, LIST) => thrift.structs(|thrift| node(thrift).map(|node| nodes.push(node))).map(|()| true),
             _ => Ok(false),
         })?;
         let mut nodes = nodes.into_iter();
-        let root = nodes.next().ok_or(Fault::damaged("it has no schema"))?;
+        let root = nodes.next().ok_or(TableError::damaged("it has no schema"))?;
         let root = root.with_children(&mut nodes, 0)?;
         if nodes.next().is_some() {
-            return Err(Fault::damaged("its schema has loose ends"));
+            return Err(TableError::damaged("its schema has loose ends"));
         }
         let mut leaf = 0;
         let field = |node: &Node| {
-            let field = Field { name: node.name.clone(), shape: node.shape(), leaf, listed: node.listed(0) };
+            let field = Field {
+                name: node.name.clone(),
+                column_type: node.column_type(),
+                leaf,
+                listed: node.listed(0),
+            };
             leaf += node.leaves();
             field
         };
@@ -108,7 +113,7 @@ impl Schema {
     }
 }
 
-fn node(thrift: &mut Thrift<'_>) -> Result<Node, Fault> {
+fn node(thrift: &mut Thrift<'_>) -> Result<Node, TableError> {
     let mut node = Node::default();
     thrift.fields(|thrift, id, kind| {
         match (id, kind) {
@@ -164,12 +169,16 @@ mod logical {
 
 impl Node {
     /// Takes the children of the node, and theirs, from the nodes that follow it.
-    fn with_children(mut self, rest: &mut impl Iterator<Item = Self>, depth: usize) -> Result<Self, Fault> {
+    fn with_children(
+        mut self,
+        rest: &mut impl Iterator<Item = Self>,
+        depth: usize,
+    ) -> Result<Self, TableError> {
         if depth > DEEPEST {
-            return Err(Fault::unsupported("its columns are nested too deeply"));
+            return Err(TableError::unsupported("its columns are nested too deeply"));
         }
         for _ in 0..self.children_listed {
-            let child = rest.next().ok_or(Fault::damaged("its schema has loose ends"))?;
+            let child = rest.next().ok_or(TableError::damaged("its schema has loose ends"))?;
             self.children.push(child.with_children(rest, depth + 1)?);
         }
         Ok(self)
@@ -188,52 +197,52 @@ impl Node {
         }
     }
 
-    fn shape(&self) -> Shape {
+    fn column_type(&self) -> ColumnType {
         let is_map = matches!(self.converted, Some(converted::MAP | converted::MAP_KEY_VALUE))
             || self.logical == Some(logical::MAP);
-        let shape = match self.children.as_slice() {
+        let column_type = match self.children.as_slice() {
             [] => self.primitive(),
-            _ if is_map => Shape::Other("map"),
-            [only] if only.repetition == REPEATED => return Shape::List(Box::new(only.element())),
-            _ => Shape::Struct,
+            _ if is_map => ColumnType::Other("map"),
+            [only] if only.repetition == REPEATED => return ColumnType::List(Box::new(only.element())),
+            _ => ColumnType::Struct,
         };
-        if self.repetition == REPEATED { Shape::List(Box::new(shape)) } else { shape }
+        if self.repetition == REPEATED { ColumnType::List(Box::new(column_type)) } else { column_type }
     }
 
     /// What a list holds whose repeated node this is.
-    fn element(&self) -> Shape {
+    fn element(&self) -> ColumnType {
         match self.children.as_slice() {
             [] => self.primitive(),
-            [only] => only.shape(),
-            _ => Shape::Struct,
+            [only] => only.column_type(),
+            _ => ColumnType::Struct,
         }
     }
 
-    fn primitive(&self) -> Shape {
+    fn primitive(&self) -> ColumnType {
         let either = |converted, logical| self.converted == Some(converted) || self.logical == Some(logical);
         let times = self.converted.is_some_and(|c| converted::TIMES.contains(&c))
             || self.logical.is_some_and(|l| logical::TIMES.contains(&l));
         if either(converted::DECIMAL, logical::DECIMAL) {
-            return Shape::Other("decimal");
+            return ColumnType::Other("decimal");
         }
         if either(converted::DATE, logical::DATE) {
-            return Shape::Other("date");
+            return ColumnType::Other("date");
         }
         if times || self.converted == Some(converted::INTERVAL) {
-            return Shape::Other("time");
+            return ColumnType::Other("time");
         }
         match self.physical {
-            Some(0) => Shape::Boolean,
+            Some(0) => ColumnType::Boolean,
             Some(1 | 2) => {
                 let unsigned = self.converted.is_some_and(|c| converted::UNSIGNED.contains(&c));
-                Shape::Integer { unsigned: unsigned || self.unsigned }
+                ColumnType::Integer { unsigned: unsigned || self.unsigned }
             }
-            Some(3) => Shape::Other("time"),
-            Some(4 | 5) => Shape::Float,
-            Some(6) if self.is_text() => Shape::Text,
-            Some(6 | 7) => Shape::Other("binary"),
+            Some(3) => ColumnType::Other("time"),
+            Some(4 | 5) => ColumnType::Float,
+            Some(6) if self.is_text() => ColumnType::Text,
+            Some(6 | 7) => ColumnType::Other("binary"),
             // A group without columns.
-            _ => Shape::Struct,
+            _ => ColumnType::Struct,
         }
     }
 
@@ -244,12 +253,12 @@ impl Node {
     }
 
     /// The same for the library, as far as it is needed to find values.
-    fn for_library(&self) -> Result<Arc<Type>, Fault> {
+    fn for_library(&self) -> Result<Arc<Type>, TableError> {
         let repetition = match self.repetition {
             0 => Repetition::REQUIRED,
             1 => Repetition::OPTIONAL,
             REPEATED => Repetition::REPEATED,
-            _ => return Err(Fault::damaged("a column of its schema is of no known kind")),
+            _ => return Err(TableError::damaged("a column of its schema is of no known kind")),
         };
         if !self.children.is_empty() {
             let children: Result<_, _> = self.children.iter().map(Self::for_library).collect();
@@ -265,7 +274,7 @@ impl Node {
             Some(5) => Physical::DOUBLE,
             Some(6) => Physical::BYTE_ARRAY,
             Some(7) => Physical::FIXED_LEN_BYTE_ARRAY,
-            _ => return Err(Fault::damaged("a column of its schema is of no known type")),
+            _ => return Err(TableError::damaged("a column of its schema is of no known type")),
         };
         let length = i32::try_from(self.length).unwrap_or(-1);
         let column = Type::primitive_type_builder(&self.name, physical).with_repetition(repetition);

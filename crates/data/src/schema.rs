@@ -1,12 +1,12 @@
 //! The rows of published data sets, and the prompts that are made of them.
 
-use crate::parquet::Shape;
+use crate::parquet::ColumnType;
 use crate::rows::{self, Fields, Row};
-use crate::{RowProblem, format};
+use crate::{RowProblem, templates};
 
 /// What the fields of a row are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum DatasetSchema {
     /// Those of Fathom's own files.
     Own,
     Gsm8k,
@@ -30,7 +30,7 @@ const MARK: &str = "####";
 
 /// What a row gives.
 #[derive(Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum RowOutcome {
     Prompt(Row),
     /// Nothing, because its text is empty or null.
     Empty,
@@ -40,7 +40,7 @@ pub(crate) enum Outcome {
 
 /// What is read from a column of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum FieldType {
     Text,
     /// Text or a number.
     Label,
@@ -50,20 +50,22 @@ pub(crate) enum Wanted {
     Length,
 }
 
-impl Wanted {
-    pub(crate) fn takes(self, shape: &Shape) -> bool {
-        match (self, shape) {
-            (Self::Text, shape) => *shape == Shape::Text,
-            (Self::Label, shape) => matches!(shape, Shape::Text | Shape::Integer { .. } | Shape::Float),
-            (Self::Texts, Shape::List(element)) => **element == Shape::Text,
-            (Self::Numbers, Shape::List(element)) => matches!(**element, Shape::Integer { .. }),
-            (Self::Length, Shape::List(_)) => true,
+impl FieldType {
+    pub(crate) fn takes(self, column_type: &ColumnType) -> bool {
+        match (self, column_type) {
+            (Self::Text, column_type) => *column_type == ColumnType::Text,
+            (Self::Label, column_type) => {
+                matches!(column_type, ColumnType::Text | ColumnType::Integer { .. } | ColumnType::Float)
+            }
+            (Self::Texts, ColumnType::List(element)) => **element == ColumnType::Text,
+            (Self::Numbers, ColumnType::List(element)) => matches!(**element, ColumnType::Integer { .. }),
+            (Self::Length, ColumnType::List(_)) => true,
             _ => false,
         }
     }
 }
 
-impl Form {
+impl DatasetSchema {
     /// The form of rows that have these fields. Only what can be nothing else is recognised. `marked` tells
     /// whether the answer holds the mark of GSM8K.
     pub(crate) fn of(has: impl Fn(&str) -> bool, marked: impl FnOnce() -> bool) -> Self {
@@ -91,8 +93,8 @@ impl Form {
     }
 
     /// The columns of a table that rows are made of.
-    pub(crate) fn columns(self) -> &'static [(&'static str, Wanted)] {
-        use Wanted::{Label, Length, Numbers, Text, Texts};
+    pub(crate) fn columns(self) -> &'static [(&'static str, FieldType)] {
+        use FieldType::{Label, Length, Numbers, Text, Texts};
         match self {
             Self::Own => &[
                 ("id", Label),
@@ -161,7 +163,7 @@ impl Form {
     }
 
     /// What a row gives.
-    pub(crate) fn row(self, fields: &Fields, filter: Filter) -> Result<Outcome, RowProblem> {
+    pub(crate) fn row(self, fields: &Fields, filter: Filter) -> Result<RowOutcome, RowProblem> {
         let row = match self {
             Self::Own => rows::own(fields)?,
             Self::Gsm8k => self.gsm8k(fields)?,
@@ -170,7 +172,7 @@ impl Form {
             Self::Math => return self.math(fields, filter.level),
             Self::Mquake => return self.mquake(fields, filter.hops),
         };
-        Ok(Outcome::of(row))
+        Ok(RowOutcome::of(row))
     }
 
     fn gsm8k(self, fields: &Fields) -> Result<Option<Row>, RowProblem> {
@@ -181,7 +183,7 @@ impl Form {
         if answer.is_empty() {
             return Err(RowProblem::Empty { field: "answer" });
         }
-        let text = format::gsm8k(&question, rationale, answer);
+        let text = templates::gsm8k(&question, rationale, answer);
         Ok(Some(Row { text, answer: Some(answer.to_owned()), ..Row::default() }))
     }
 
@@ -194,7 +196,7 @@ impl Form {
         if ending.trim().is_empty() {
             return Ok(None);
         }
-        let text = format::hellaswag(&context, ending);
+        let text = templates::hellaswag(&context, ending);
         let answer = text[context.len()..].to_owned();
         Ok(Some(Row { text, answer: Some(answer), ..Row::default() }))
     }
@@ -203,39 +205,39 @@ impl Form {
         let problem = self.text(fields, &["Problem", "problem"])?;
         let solution = self.text(fields, &["Solution", "solution"])?;
         let Some((problem, solution)) = problem.zip(solution) else { return Ok(None) };
-        let text = format::aime(&problem, &solution);
+        let text = templates::aime(&problem, &solution);
         Ok(Some(Row { text, answer: boxed_end(&solution).map(str::to_owned), ..Row::default() }))
     }
 
-    fn math(self, fields: &Fields, wanted: Option<u64>) -> Result<Outcome, RowProblem> {
+    fn math(self, fields: &Fields, wanted: Option<u64>) -> Result<RowOutcome, RowProblem> {
         let label = fields.label("level")?.ok_or_else(|| self.missing(fields))?;
         // A few rows of the set are of "Level ?".
         let level: Option<u64> = label.trim_start_matches("Level").trim().parse().ok();
         if wanted.is_some() && wanted != level {
-            return Ok(Outcome::Filtered);
+            return Ok(RowOutcome::Filtered);
         }
         let (problem, solution) = (self.text(fields, &["problem"])?, self.text(fields, &["solution"])?);
-        let Some((problem, solution)) = problem.zip(solution) else { return Ok(Outcome::Empty) };
+        let Some((problem, solution)) = problem.zip(solution) else { return Ok(RowOutcome::Empty) };
         let group = level.map_or_else(|| "level-unknown".to_owned(), |level| format!("level-{level}"));
-        let (text, answer) = (format::math(&problem, &solution), Some(format!(" {solution}")));
-        Ok(Outcome::Prompt(Row { text, answer, group: Some(group), ..Row::default() }))
+        let (text, answer) = (templates::math(&problem, &solution), Some(format!(" {solution}")));
+        Ok(RowOutcome::Prompt(Row { text, answer, group: Some(group), ..Row::default() }))
     }
 
-    fn mquake(self, fields: &Fields, wanted: Option<u64>) -> Result<Outcome, RowProblem> {
+    fn mquake(self, fields: &Fields, wanted: Option<u64>) -> Result<RowOutcome, RowProblem> {
         let hops = match fields.length("single_hops")? {
             Some(hops) => hops,
             None => fields.length("new_single_hops")?.ok_or_else(|| self.missing(fields))?,
         };
         if wanted.is_some_and(|wanted| usize::try_from(wanted) != Ok(hops)) {
-            return Ok(Outcome::Filtered);
+            return Ok(RowOutcome::Filtered);
         }
         let questions = fields.strings("questions")?.ok_or_else(|| self.missing(fields))?;
         // The others say the same in other words.
         let question = questions.first().filter(|question| !question.trim().is_empty());
         let answer = self.text(fields, &["answer"])?;
-        let Some((question, answer)) = question.zip(answer) else { return Ok(Outcome::Empty) };
-        let (text, answer) = (format::mquake(question, &answer), Some(format!(" {answer}")));
-        Ok(Outcome::Prompt(Row { text, answer, group: Some(format!("hops-{hops}")), ..Row::default() }))
+        let Some((question, answer)) = question.zip(answer) else { return Ok(RowOutcome::Empty) };
+        let (text, answer) = (templates::mquake(question, &answer), Some(format!(" {answer}")));
+        Ok(RowOutcome::Prompt(Row { text, answer, group: Some(format!("hops-{hops}")), ..Row::default() }))
     }
 
     /// The text in the first of the fields that says something; `None` if one is there and none does.
@@ -256,7 +258,7 @@ impl Form {
     }
 }
 
-impl Outcome {
+impl RowOutcome {
     fn of(row: Option<Row>) -> Self {
         row.map_or(Self::Empty, Self::Prompt)
     }
