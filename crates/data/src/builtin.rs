@@ -1,4 +1,4 @@
-//! The prompts that come with Fathom, written for it. They lie in the folder `prompts` of this crate.
+//! Built-in prompts, written for Fathom (folder `prompts` of this crate).
 
 use serde::Deserialize;
 
@@ -18,7 +18,7 @@ pub(crate) fn read(file: &str) -> Vec<Prompt> {
     file.lines().map(parse).map(Prompt::from).collect()
 }
 
-/// The three difficulties in turn, so that the first prompts of the set hold all of them alike.
+/// The three difficulties in turn, so that any first part of the set has all of them equally.
 pub(crate) fn all() -> Vec<Prompt> {
     let mut files = [PLAIN, WORD_PROBLEMS, COMPETITION].map(|file| read(file).into_iter());
     let mut prompts = Vec::new();
@@ -31,7 +31,7 @@ pub(crate) fn all() -> Vec<Prompt> {
     }
 }
 
-/// A line of a file: what is common to all, and the fields of one form of prompt.
+/// A line of a file: the common fields, and those of one kind of prompt.
 #[derive(Deserialize)]
 struct Row {
     id: String,

@@ -1,19 +1,20 @@
-//! File formats, told by file name extensions.
+//! File formats, recognised by file name extension.
 
 use std::path::Path;
 
 /// The format of a file of prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FileFormat {
-    /// A JSON object a line.
+    /// One JSON object per line.
     Jsonl,
-    /// A table.
+    /// A Parquet table.
     Parquet,
-    /// Paragraphs.
+    /// Paragraphs of text.
     Text,
 }
 
 impl FileFormat {
+    /// The format of a path, if its extension is known.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "jsonl" | "ndjson" => Some(Self::Jsonl),

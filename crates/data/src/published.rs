@@ -1,4 +1,4 @@
-//! Data sets that are published elsewhere: from the Hugging Face hub, or from files in their own fields.
+//! Published data sets, from the Hugging Face hub or from files with the same fields.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -10,15 +10,15 @@ use crate::schema::{DatasetSchema, Filter, RowOutcome};
 use crate::stream::{PromptSource, PromptStream};
 use crate::{Access, DataError, Prompt};
 
-/// A data set that has a name here and lies elsewhere.
+/// A published data set.
 #[derive(Debug)]
 pub(crate) struct PublishedSet {
     pub(crate) schema: DatasetSchema,
     /// Its id on the hub, if it is there in a format that is read.
     pub(crate) hub: Option<&'static str>,
-    /// The folder of the hub's files, where only one of several is meant.
+    /// The folder to read on the hub, if the repository has several.
     folder: Option<&'static str>,
-    /// Its splits, the usual one first.
+    /// Its splits, the default one first.
     pub(crate) splits: &'static [&'static str],
     pub(crate) parameters: &'static [&'static str],
 }
@@ -48,7 +48,7 @@ pub(crate) const AIME24: PublishedSet = PublishedSet {
     parameters: &["split", "revision", "file"],
 };
 
-/// The seven subjects lie in folders of their own, which are read in turn.
+/// The seven subjects are separate folders, read in turn.
 pub(crate) const MATH: PublishedSet = PublishedSet {
     schema: DatasetSchema::Math,
     hub: Some("EleutherAI/hendrycks_math"),
@@ -65,7 +65,7 @@ pub(crate) const MQUAKE: PublishedSet = PublishedSet {
     parameters: &["hops", "file"],
 };
 
-/// What a spec says about a set.
+/// The parameters of a spec.
 #[derive(Debug, Default)]
 struct Parameters<'a> {
     split: Option<&'a str>,
@@ -74,13 +74,13 @@ struct Parameters<'a> {
     filter: Filter,
 }
 
-/// Where rows are read from.
+/// The files that rows are read from.
 struct RowSource {
-    /// Files that follow one another, for each of the folders that are read in turn.
+    /// For each folder, files that are read one after another; folders are read in turn.
     sequences: Vec<Vec<PathBuf>>,
     source: String,
-    /// What the id of the set says about the place, if it is not the usual one.
-    mark: Option<String>,
+    /// A suffix for the id of the set, unless this is the default source.
+    suffix: Option<String>,
 }
 
 impl PublishedSet {
@@ -88,7 +88,7 @@ impl PublishedSet {
         self.schema.name()
     }
 
-    /// Opens the set. `parameters` are the names and values that the spec carries.
+    /// Opens the set. `parameters` are the names and values in the spec.
     pub(crate) fn open(
         &self,
         parameters: &[(&str, &str)],
@@ -103,7 +103,7 @@ impl PublishedSet {
         let Filter { level, hops } = chosen.filter;
         let level = level.map(|level| format!("level{level}"));
         let hops = hops.map(|hops| format!("hops{hops}"));
-        for part in [place.mark.clone(), level, hops].into_iter().flatten() {
+        for part in [place.suffix.clone(), level, hops].into_iter().flatten() {
             id = format!("{id}-{part}");
         }
         let source = place.source.clone();
@@ -155,7 +155,7 @@ impl PublishedSet {
             Some(FileFormat::Jsonl | FileFormat::Parquet) => Ok(RowSource {
                 sequences: vec![vec![path.to_owned()]],
                 source: path.display().to_string(),
-                mark: Some(stem(path)),
+                suffix: Some(stem(path)),
             }),
             _ => Err(DataError::SetFile { set, path: path.to_owned() }),
         }
@@ -163,10 +163,10 @@ impl PublishedSet {
 
     fn remote(&self, chosen: &Parameters<'_>, access: &Access<'_>) -> Result<RowSource, DataError> {
         let set = self.name();
-        let (Some(id), Some(usual)) = (self.hub, self.splits.first()) else {
+        let (Some(id), Some(default)) = (self.hub, self.splits.first()) else {
             return Err(DataError::NeedsFile { set });
         };
-        let split = chosen.split.unwrap_or(usual);
+        let split = chosen.split.unwrap_or(default);
         if !self.splits.contains(&split) {
             return Err(DataError::UnknownSplit { set, split: split.to_owned(), known: self.splits });
         }
@@ -188,11 +188,11 @@ impl PublishedSet {
         }
         let folders = folders.into_values().collect();
         let source = format!("{id}, split {split}, commit {}", fetched.commit);
-        Ok(RowSource { sequences: folders, source, mark: (split != *usual).then(|| split.to_owned()) })
+        Ok(RowSource { sequences: folders, source, suffix: (split != *default).then(|| split.to_owned()) })
     }
 
-    /// Whether a file of the hub belongs to a split, as `main/test-00000-of-00001.parquet` does, or, where the
-    /// hub has converted a data set itself, `main/test/0000.parquet`.
+    /// Whether a file on the hub belongs to a split, like `main/test-00000-of-00001.parquet` or, if the hub converted
+    /// the data set, `main/test/0000.parquet`.
     fn wants(&self, name: &str, split: &str) -> bool {
         let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
         let folder = if file.strip_prefix(split).is_some_and(|rest| rest.starts_with(['-', '.'])) {
@@ -207,15 +207,16 @@ impl PublishedSet {
     }
 }
 
-/// The prompts that the rows of a place give.
+/// The prompts of a published set.
 struct PublishedRows {
     schema: DatasetSchema,
     filter: Filter,
     place: String,
     folders: VecDeque<FileSequence>,
     checks: PromptChecks,
-    /// How many rows have been read, and how many of them were empty.
+    /// The number of rows read so far.
     rows: usize,
+    /// The number of empty rows among them.
     empty: usize,
 }
 
@@ -287,9 +288,9 @@ impl FileSequence {
                 return Ok(Some((path.clone(), line, fields)));
             }
             let Some(path) = self.files.next() else { return Ok(None) };
-            // The hub keeps its files under names of its own, so what they are is known from elsewhere.
-            let kind = FileFormat::of(&path).unwrap_or(FileFormat::Parquet);
-            let opened = files::rows_of(&path, kind, Some(self.schema))?;
+            // Files in the hub's cache may have names without an extension; they are Parquet.
+            let format = FileFormat::of(&path).unwrap_or(FileFormat::Parquet);
+            let opened = files::rows_of(&path, format, Some(self.schema))?;
             self.open = Some((path, opened.rows));
         }
     }

@@ -1,13 +1,13 @@
-//! The rows of published data sets, and the prompts that are made of them.
+//! Schemas of data sets: their fields, and the prompts made from them.
 
 use crate::parquet::ColumnType;
 use crate::rows::{self, Fields, Row};
 use crate::{RowProblem, templates};
 
-/// What the fields of a row are.
+/// The schema of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DatasetSchema {
-    /// Those of Fathom's own files.
+    /// Fathom's own files.
     Own,
     Gsm8k,
     HellaSwag,
@@ -16,7 +16,7 @@ pub(crate) enum DatasetSchema {
     Mquake,
 }
 
-/// Which rows are taken; the others are passed over.
+/// Selects rows; the others are skipped.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Filter {
     /// Only problems of this level.
@@ -25,20 +25,20 @@ pub(crate) struct Filter {
     pub(crate) hops: Option<u64>,
 }
 
-/// In front of the final answer of GSM8K.
+/// The mark before the final answer in GSM8K.
 const MARK: &str = "####";
 
-/// What a row gives.
+/// The result of reading a row.
 #[derive(Debug)]
 pub(crate) enum RowOutcome {
     Prompt(Row),
-    /// Nothing, because its text is empty or null.
+    /// No prompt: the text is empty or null.
     Empty,
-    /// Nothing, because the filter leaves it out.
+    /// No prompt: the filter excludes the row.
     Filtered,
 }
 
-/// What is read from a column of a table.
+/// The type that a schema expects of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FieldType {
     Text,
@@ -51,7 +51,8 @@ pub(crate) enum FieldType {
 }
 
 impl FieldType {
-    pub(crate) fn takes(self, column_type: &ColumnType) -> bool {
+    /// Whether a column of this type can be read.
+    pub(crate) fn accepts(self, column_type: &ColumnType) -> bool {
         match (self, column_type) {
             (Self::Text, column_type) => *column_type == ColumnType::Text,
             (Self::Label, column_type) => {
@@ -66,8 +67,8 @@ impl FieldType {
 }
 
 impl DatasetSchema {
-    /// The form of rows that have these fields. Only what can be nothing else is recognised. `marked` tells
-    /// whether the answer holds the mark of GSM8K.
+    /// Detects the schema of rows with these fields; ambiguous rows are [`Self::Own`]. `marked` tells whether the
+    /// answer contains the mark of GSM8K.
     pub(crate) fn of(has: impl Fn(&str) -> bool, marked: impl FnOnce() -> bool) -> Self {
         let all = |names: &[&str]| names.iter().all(|name| has(name));
         if has("text") {
@@ -87,12 +88,12 @@ impl DatasetSchema {
         }
     }
 
-    /// The form of a file whose first row has these fields.
+    /// Detects the schema from the first row.
     pub(crate) fn of_row(fields: &Fields) -> Self {
         Self::of(|name| fields.has(name), || is_marked(fields))
     }
 
-    /// The columns of a table that rows are made of.
+    /// The fields that are read, with their types.
     pub(crate) fn columns(self) -> &'static [(&'static str, FieldType)] {
         use FieldType::{Label, Length, Numbers, Text, Texts};
         match self {
@@ -119,7 +120,7 @@ impl DatasetSchema {
         }
     }
 
-    /// Whether these columns are enough to make rows of.
+    /// Whether the columns that `has` reports are sufficient.
     pub(crate) fn is_complete(self, has: impl Fn(&str) -> bool) -> bool {
         match self {
             Self::Own => has("text") || has("question") && has("answer"),
@@ -157,12 +158,12 @@ impl DatasetSchema {
         }
     }
 
-    /// How many tokens a prompt has at most in arXiv 2512.14064; longer ones are left out there.
+    /// The largest number of tokens of a prompt in arXiv 2512.14064, which skips longer ones.
     pub(crate) fn max_tokens(self) -> Option<usize> {
         (self == Self::Aime).then_some(400)
     }
 
-    /// What a row gives.
+    /// Reads a row.
     pub(crate) fn row(self, fields: &Fields, filter: Filter) -> Result<RowOutcome, RowProblem> {
         let row = match self {
             Self::Own => rows::own(fields)?,
@@ -211,7 +212,7 @@ impl DatasetSchema {
 
     fn math(self, fields: &Fields, wanted: Option<u64>) -> Result<RowOutcome, RowProblem> {
         let label = fields.label("level")?.ok_or_else(|| self.missing(fields))?;
-        // A few rows of the set are of "Level ?".
+        // A few rows of MATH have "Level ?".
         let level: Option<u64> = label.trim_start_matches("Level").trim().parse().ok();
         if wanted.is_some() && wanted != level {
             return Ok(RowOutcome::Filtered);
@@ -232,7 +233,7 @@ impl DatasetSchema {
             return Ok(RowOutcome::Filtered);
         }
         let questions = fields.strings("questions")?.ok_or_else(|| self.missing(fields))?;
-        // The others say the same in other words.
+        // The other questions are paraphrases.
         let question = questions.first().filter(|question| !question.trim().is_empty());
         let answer = self.text(fields, &["answer"])?;
         let Some((question, answer)) = question.zip(answer) else { return Ok(RowOutcome::Empty) };
@@ -240,14 +241,14 @@ impl DatasetSchema {
         Ok(RowOutcome::Prompt(Row { text, answer, group: Some(format!("hops-{hops}")), ..Row::default() }))
     }
 
-    /// The text in the first of the fields that says something; `None` if one is there and none does.
+    /// The first of these fields that is not blank; `None` if all present ones are blank.
     fn text(self, fields: &Fields, names: &[&'static str]) -> Result<Option<String>, RowProblem> {
         for name in names {
-            if let Some(text) = fields.said(name)? {
+            if let Some(text) = fields.non_blank(name)? {
                 return Ok(Some(text));
             }
         }
-        match names.iter().any(|name| fields.names(name)) {
+        match names.iter().any(|name| fields.contains(name)) {
             true => Ok(None),
             false => Err(self.missing(fields)),
         }
@@ -264,12 +265,12 @@ impl RowOutcome {
     }
 }
 
-/// Whether the answer of a row holds the mark of GSM8K.
+/// Whether the answer of a row contains the mark of GSM8K.
 pub(crate) fn is_marked(fields: &Fields) -> bool {
     fields.string("answer").is_ok_and(|answer| answer.is_some_and(|answer| answer.contains(MARK)))
 }
 
-/// The last box of a solution and what follows it, if nothing that says anything does.
+/// The last `\boxed{}` of a solution and what follows it, unless letters or digits follow.
 fn boxed_end(solution: &str) -> Option<&str> {
     let end = &solution[solution.rfind(r"\boxed{")?..];
     let mut depth = 0usize;

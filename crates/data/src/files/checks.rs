@@ -7,18 +7,18 @@ use crate::file_format;
 use crate::rows::Row;
 use crate::{DataError, Prompt, RowProblem};
 
-/// How much is read at most, so that no file can take all memory.
+/// Bounds on the size of a file, so that no file can exhaust memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// Bytes of a line, of a paragraph, or of a field of a table.
+    /// Largest size in bytes of a line, a paragraph, or a field of a table.
     pub(super) line: usize,
-    /// Bytes of all texts together.
+    /// Largest total size of all texts, in bytes.
     pub(super) total: usize,
 }
 
 pub(crate) const BOUNDS: Bounds = Bounds { line: 16 << 20, total: 1 << 30 };
 
-/// PromptChecks what can only be seen over all rows: ids and size.
+/// Checks over all rows of a file: distinct ids and total size.
 pub(crate) struct PromptChecks {
     bounds: Bounds,
     /// The line of each id.
@@ -31,7 +31,7 @@ impl PromptChecks {
         Self { bounds, ids: HashMap::new(), size: 0 }
     }
 
-    /// The prompt that a row gives.
+    /// Converts a row into a prompt and checks it.
     pub(crate) fn prompt(&mut self, path: &Path, line: usize, row: Row) -> Result<Prompt, DataError> {
         let Row { id, text, answer, positions, group } = row;
         let names = id.as_ref().map_or(0, String::len) + group.as_ref().map_or(0, String::len);

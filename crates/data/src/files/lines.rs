@@ -8,7 +8,7 @@ use crate::rows::{self, Fields, Row, RowReader};
 use crate::stream::PromptSource;
 use crate::{DataError, Prompt, RowProblem};
 
-/// Lines that are not blank.
+/// The JSON objects of lines that are not blank.
 impl<R: BufRead> RowReader for Lines<R> {
     fn next(&mut self) -> Result<Option<(usize, Fields)>, DataError> {
         while self.advance()? {
@@ -23,10 +23,11 @@ impl<R: BufRead> RowReader for Lines<R> {
     }
 }
 
-/// The lines of a file, one at a time and none longer than allowed.
+/// The lines of a file, one at a time, with a bound on their length.
 pub(super) struct Lines<R> {
     reader: R,
     path: PathBuf,
+    /// The largest accepted length of a line, in bytes.
     longest: usize,
     /// The number of the last line read, from 1.
     number: usize,
@@ -38,10 +39,10 @@ impl<R: BufRead> Lines<R> {
         Self { reader, path: path.to_owned(), longest: bounds.line, number: 0, buffer: Vec::new() }
     }
 
-    /// Reads the next line, if there is one.
+    /// Reads the next line; `false` at the end of the file.
     fn advance(&mut self) -> Result<bool, DataError> {
         self.buffer.clear();
-        // Room for the mark, a carriage return and a line feed on top of the longest line.
+        // The longest line plus a byte order mark, a carriage return and a line feed.
         let most = self.longest as u64 + 5;
         let mut part = self.reader.by_ref().take(most);
         if part.read_until(b'\n', &mut self.buffer).map_err(DataError::io(&self.path))? == 0 {
@@ -51,7 +52,7 @@ impl<R: BufRead> Lines<R> {
         Ok(true)
     }
 
-    /// The line that was read last, without its ending and, if it is the first, without a byte order mark.
+    /// The last line read, without its line ending and without a byte order mark at the start of the file.
     fn line(&self) -> Result<&str, DataError> {
         const MARK: &[u8] = b"\xef\xbb\xbf";
         let mut line = self.buffer.as_slice();
@@ -89,7 +90,7 @@ impl<R: BufRead> PromptSource for Paragraphs<R> {
     }
 }
 
-/// The next lines up to a blank one, as a row, with the number of the first of them.
+/// The next paragraph as a row, with the number of its first line.
 fn next_paragraph<R: BufRead>(lines: &mut Lines<R>) -> Result<Option<(usize, Row)>, DataError> {
     let mut first = 0;
     let mut text = String::new();

@@ -20,12 +20,12 @@ use checks::Bounds;
 pub(crate) use checks::{BOUNDS, PromptChecks};
 use lines::{Lines, Paragraphs};
 
-/// Opens a file that is named by its path alone.
-pub(crate) fn open(path: &Path, kind: FileFormat) -> Result<PromptStream, DataError> {
-    if kind == FileFormat::Text {
+/// Opens a file given by its path; the schema of its rows is detected.
+pub(crate) fn open(path: &Path, format: FileFormat) -> Result<PromptStream, DataError> {
+    if format == FileFormat::Text {
         return of_text(reader(path)?, path, BOUNDS);
     }
-    let OpenedRows { rows, schema, ignored } = rows_of(path, kind, None)?;
+    let OpenedRows { rows, schema, ignored } = rows_of(path, format, None)?;
     Ok(of_rows(rows, schema, path, BOUNDS)?.ignoring(ignored))
 }
 
@@ -37,8 +37,7 @@ fn of_text(reader: impl BufRead + 'static, path: &Path, bounds: Bounds) -> Resul
         .starting_with(first))
 }
 
-/// The rows of a file. Where their schema is not given, the first row tells whether they are those of a data
-/// set that is known by name.
+/// The rows of a file. Unless the schema is given, it is detected from the first row.
 fn of_rows(
     rows: Box<dyn RowReader>,
     schema: Option<DatasetSchema>,
@@ -61,21 +60,22 @@ fn reader(path: &Path) -> Result<BufReader<File>, DataError> {
     Ok(BufReader::new(File::open(path).map_err(DataError::io(path))?))
 }
 
-/// A file of JSON lines or a table.
+/// The rows of an open file of JSON lines or a Parquet file.
 pub(crate) struct OpenedRows {
     pub(crate) rows: Box<dyn RowReader>,
-    /// The schema of the rows, where it is given or the columns tell.
+    /// The schema, if it was given or the columns determine it.
     schema: Option<DatasetSchema>,
-    /// Columns that would be read if they held what they should, with what they hold.
+    /// Columns with a known name and an unusable type, described.
     ignored: Vec<String>,
 }
 
+/// Opens the rows of a file.
 pub(crate) fn rows_of(
     path: &Path,
-    kind: FileFormat,
+    format: FileFormat,
     schema: Option<DatasetSchema>,
 ) -> Result<OpenedRows, DataError> {
-    if kind != FileFormat::Parquet {
+    if format != FileFormat::Parquet {
         let rows = Box::new(Lines::new(reader(path)?, path, BOUNDS));
         return Ok(OpenedRows { rows, schema, ignored: Vec::new() });
     }
@@ -86,7 +86,7 @@ pub(crate) fn rows_of(
 /// The prompts of a file of rows.
 struct FileRows {
     rows: Box<dyn RowReader>,
-    /// The schema of the rows; that of the first which is not empty, where nothing else tells.
+    /// The schema; unless given, that of the first row that is not empty.
     schema: Option<DatasetSchema>,
     path: PathBuf,
     checks: PromptChecks,
@@ -98,7 +98,7 @@ impl FileRows {
         Self { rows, schema, path: path.to_owned(), checks: PromptChecks::new(bounds), empty: 0 }
     }
 
-    /// Why there are no prompts.
+    /// The error for a file without prompts.
     fn none(&self) -> DataError {
         let (path, rows) = (self.path.clone(), self.empty);
         match rows {

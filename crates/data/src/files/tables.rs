@@ -19,7 +19,7 @@ pub(super) fn open(
     if file.metadata().map_err(DataError::io(path))?.is_dir() {
         return Err(DataError::io(path)(std::io::ErrorKind::IsADirectory.into()));
     }
-    let table = Table::open(file).map_err(|fault| table_error(path, None, fault))?;
+    let table = Table::open(file).map_err(|error| table_error(path, None, error))?;
     let schema = schema.map_or_else(|| detect_schema(&table, path), Ok)?;
     let columns = columns(table.fields(), schema, path)?;
     let is_read = |name: &str| columns.iter().any(|column| column.name == name);
@@ -30,7 +30,7 @@ pub(super) fn open(
     Ok((rows, schema, ignored))
 }
 
-/// The schema that the columns of a table tell and, where they leave it open, its first answer.
+/// Detects the schema from the columns and, if they are ambiguous, from the first answer.
 fn detect_schema(table: &Table<File>, path: &Path) -> Result<DatasetSchema, DataError> {
     let has = |name: &str| table.fields().iter().any(|field| field.name == name);
     if DatasetSchema::of(has, || true) != DatasetSchema::Gsm8k {
@@ -46,13 +46,13 @@ fn detect_schema(table: &Table<File>, path: &Path) -> Result<DatasetSchema, Data
     Ok(DatasetSchema::Own)
 }
 
-/// The columns that rows of a schema are made of. What is only a name of a row may be missing.
+/// The columns of a table that a schema reads. Columns that only name or group rows may be missing.
 fn columns(fields: &[Field], schema: DatasetSchema, path: &Path) -> Result<Vec<Field>, DataError> {
     let mut columns: Vec<Field> = Vec::new();
-    for (name, wanted) in schema.columns() {
+    for (name, field_type) in schema.columns() {
         match fields.iter().find(|field| field.name == *name) {
-            Some(field) if wanted.takes(&field.column_type) => columns.push(field.clone()),
-            Some(field) if *wanted == FieldType::Numbers => {
+            Some(field) if field_type.accepts(&field.column_type) => columns.push(field.clone()),
+            Some(field) if *field_type == FieldType::Numbers => {
                 let (path, column, found) =
                     (path.to_owned(), field.name.clone(), field.column_type.to_string());
                 return Err(DataError::WrongColumn { path, column, found });
@@ -67,25 +67,26 @@ fn columns(fields: &[Field], schema: DatasetSchema, path: &Path) -> Result<Vec<F
     Err(DataError::MissingColumns { path: path.to_owned(), found: found(fields), set, needs: schema.needs() })
 }
 
+/// The quoted name of a column and its type.
 fn described(field: &Field) -> String {
     let name: String = field.name.chars().take(40).collect();
     format!("{name:?} ({})", field.column_type)
 }
 
-/// Columns and what they hold, in words; long names and long lists are cut.
+/// Columns and their types, in words; long names and long lists are cut.
 fn found(fields: &[Field]) -> String {
-    const MOST: usize = 10;
-    let mut names: Vec<String> = fields.iter().take(MOST).map(described).collect();
+    const MAX_NAMES: usize = 10;
+    let mut names: Vec<String> = fields.iter().take(MAX_NAMES).map(described).collect();
     match fields.len() {
         0 => return "no columns".to_owned(),
         1 => return format!("only the column {}", names[0]),
-        more if more > MOST => names.push(format!("{} more", more - MOST)),
+        more if more > MAX_NAMES => names.push(format!("{} more", more - MAX_NAMES)),
         _ => {}
     }
     format!("the columns {}", names.join(", "))
 }
 
-/// The rows of a table, and the file that it is in.
+/// The rows of a Parquet file.
 struct TableRows {
     rows: parquet::Rows<File>,
     path: PathBuf,
@@ -94,7 +95,7 @@ struct TableRows {
 impl RowReader for TableRows {
     fn next(&mut self) -> Result<Option<(usize, Fields)>, DataError> {
         let number = self.rows.number();
-        let failed = |fault| table_error(&self.path, Some(number), fault);
+        let failed = |error| table_error(&self.path, Some(number), error);
         let Some(row) = self.rows.next().map_err(failed)? else { return Ok(None) };
         let fields =
             Fields::from_table_row(row).map_err(|error| failed(TableError::Damaged(error.to_string())))?;
@@ -102,9 +103,9 @@ impl RowReader for TableRows {
     }
 }
 
-fn table_error(path: &Path, row: Option<usize>, fault: TableError) -> DataError {
+fn table_error(path: &Path, row: Option<usize>, error: TableError) -> DataError {
     let path = path.to_owned();
-    match fault {
+    match error {
         TableError::Io(cause) => DataError::Io { path, cause },
         TableError::Damaged(problem) => DataError::DamagedTable { path, row, problem },
         TableError::Unsupported(problem) => DataError::UnsupportedTable { path, row, problem },

@@ -26,7 +26,7 @@ fn row(line: &str) -> Result<Prompt, DataError> {
     from(line.as_bytes(), FileFormat::Jsonl).map(|mut prompts| prompts.remove(0))
 }
 
-/// The whole message for content that is wrong.
+/// Checks the whole message for invalid content.
 #[track_caller]
 fn refused(content: impl AsRef<[u8]>, message: &str) {
     let error = from(content.as_ref(), FileFormat::Jsonl).unwrap_err();
@@ -52,7 +52,7 @@ fn all_fields_of_a_row() {
 }
 
 #[test]
-fn text_goes_before_question_and_group_before_level() {
+fn text_takes_precedence_over_question_and_group_over_level() {
     let line = r#"{"text": "Say: 2", "question": "?", "answer": "2", "group": "a", "level": 1, "id": "n"}"#;
     let prompt = row(line).unwrap();
     assert_eq!(prompt.text, "Say: 2");
@@ -61,7 +61,7 @@ fn text_goes_before_question_and_group_before_level() {
 }
 
 #[test]
-fn absent_and_null_are_alike() {
+fn null_counts_as_absent() {
     let prompt = row(r#"{"text": "caf\u00e9", "answer": null, "positions": null, "id": null}"#).unwrap();
     let wanted =
         Prompt { id: "set-1".into(), text: "café".into(), answer: None, positions: None, group: None };
@@ -79,7 +79,7 @@ fn blank_lines_marks_and_carriage_returns() {
 }
 
 #[test]
-fn missing_fields_name_what_is_there() {
+fn missing_fields_list_the_present_ones() {
     let wanted = r#"but a row needs "text", or "question" and "answer""#;
     refused("{}", &format!("dir/set.x, line 1: found no fields, {wanted}"));
     refused(
@@ -96,7 +96,7 @@ fn missing_fields_name_what_is_there() {
 }
 
 #[test]
-fn wrong_json_names_the_column() {
+fn invalid_json_names_the_column() {
     let advice = "every line must be one JSON object";
     refused(
         "{\"text\": \"a\"}\n{\"text\": \"é\" \"b\"}",
@@ -157,7 +157,7 @@ fn names_and_questions_may_not_be_empty() {
         refused(line, &format!("dir/set.x, line 1: \"{field}\" is empty; fill it in or remove the line"));
     }
     let line = r#"{"text": "a", "answer": "a"}"#;
-    refused(line, "dir/set.x, line 1: nothing stands before the answer; put a question there");
+    refused(line, "dir/set.x, line 1: there is no question before the answer; add one");
     for kind in [FileFormat::Jsonl, FileFormat::Text] {
         for content in ["", "\n \n", "\u{feff}"] {
             let error = from(content.as_bytes(), kind).unwrap_err();
@@ -166,7 +166,7 @@ fn names_and_questions_may_not_be_empty() {
     }
 }
 
-/// Rows without a text, and one with.
+/// Rows without a text.
 const EMPTY: [&str; 8] = [
     r#"{"text": ""}"#,
     r#"{"text": " \n\t"}"#,
@@ -196,7 +196,7 @@ fn rows_without_text_are_skipped_and_counted() {
 }
 
 #[test]
-fn what_python_writes_beside_json_is_ignored_or_named() {
+fn nan_and_infinity_are_ignored_or_reported() {
     let prompts = from(
         b"{\"text\": \"NaN, -Infinity\", \"a\": NaN, \"b\":[1, -Infinity,Infinity] , \"c\":{\"d\": NaN}}",
         FileFormat::Jsonl,
@@ -220,7 +220,7 @@ fn what_python_writes_beside_json_is_ignored_or_named() {
 }
 
 #[test]
-fn an_answer_beside_a_text_that_is_not_its_end_by_type_is_ignored() {
+fn an_answer_that_is_not_a_string_is_ignored_beside_a_text() {
     for answer in ["7", "[\"b\"]", "true", "{}", "NaN"] {
         let prompt = row(&format!("{{\"text\": \"a b\", \"answer\": {answer}}}")).unwrap();
         assert_eq!((prompt.text.as_str(), prompt.answer), ("a b", None));
@@ -239,16 +239,16 @@ fn the_text_must_end_with_the_answer() {
 fn ids_must_differ() {
     refused(
         "{\"text\":\"a\",\"id\":\"x\"}\n\n{\"text\":\"b\"}\n{\"text\":\"c\",\"id\":\"x\"}",
-        "dir/set.x, line 4: the id \"x\" is already that of line 1; ids must differ",
+        "dir/set.x, line 4: line 1 has the id \"x\" too; ids must differ",
     );
     refused(
         "{\"text\":\"a\",\"id\":\"set-2\"}\n{\"text\":\"b\"}",
-        "dir/set.x, line 2: the id \"set-2\" is already that of line 1; ids must differ",
+        "dir/set.x, line 2: line 1 has the id \"set-2\" too; ids must differ",
     );
 }
 
 #[test]
-fn bytes_that_are_no_text() {
+fn invalid_utf8() {
     for kind in [FileFormat::Jsonl, FileFormat::Text] {
         let error = from(b"\n\nab\xff", kind).unwrap_err();
         assert_eq!(
@@ -295,7 +295,7 @@ fn sizes_are_bounded() {
     );
 }
 
-/// A source that never ends: reading it to the end would take all memory.
+/// An endless source: reading all of it would exhaust memory.
 #[test]
 fn an_endless_line_ends_in_an_error() {
     for kind in [FileFormat::Jsonl, FileFormat::Text] {
@@ -317,7 +317,7 @@ fn a_limit_stops_reading() {
     assert_eq!(texts(&prompts), ["a", "b"]);
 }
 
-/// Bytes out of the alphabet of JSON lines, which come much further than arbitrary ones.
+/// Bytes from pieces of JSON lines, which reach deeper into the parser than arbitrary bytes.
 fn near_json() -> impl Strategy<Value = Vec<u8>> {
     let pieces = [
         "{",
@@ -357,7 +357,7 @@ proptest! {
     }
 
     #[test]
-    fn nearly_right_lines_never_panic(bytes in near_json()) {
+    fn nearly_valid_lines_never_panic(bytes in near_json()) {
         for kind in [FileFormat::Jsonl, FileFormat::Text] {
             if let Err(error) = from(&bytes, kind) {
                 prop_assert!(!error.to_string().contains('\n'), "{}", error);
@@ -366,7 +366,7 @@ proptest! {
     }
 
     #[test]
-    fn rows_come_back_as_written(rows in prop::collection::vec(("\\PC*x\\PC*", "\\PC*y", any::<u16>()), 1..8)) {
+    fn rows_round_trip(rows in prop::collection::vec(("\\PC*x\\PC*", "\\PC*y", any::<u16>()), 1..8)) {
         let mut content = String::new();
         for (question, answer, position) in &rows {
             let row = serde_json::json!({

@@ -15,14 +15,14 @@ use super::error::{TableError, guarded};
 use super::pages::{Bounded, Pages};
 use super::schema::{ColumnType, Field};
 
-/// What an element of a list takes in memory beside its text, rounded up: it counts towards the greatest
-/// size of a field, because elements that are null take next to no room in a file.
+/// Memory of a list element beside its text, rounded up. It counts towards the size of a field, because null
+/// elements take almost no space in a file.
 const ELEMENT: usize = 64;
 
-/// A column that is being read.
+/// The reader of a column.
 pub(super) struct Column {
     field: Field,
-    /// The definition level of a value that is there.
+    /// The definition level of a value that is not null.
     full: i16,
     reader: ColumnReader,
     values: Arc<AtomicUsize>,
@@ -83,15 +83,15 @@ impl Column {
     }
 }
 
-/// A whole number without a point, as it was before some program needed a mark for "nothing" beside it;
-/// that mark, which is not a number, is null.
+/// A float as JSON. Whole numbers become integers and NaN becomes null, because programs such as pandas store
+/// integer columns with missing values as floats.
 fn float(value: f64) -> Value {
-    /// Up to here every whole number is a float.
+    /// Up to 2^53, every integer is exact as a float.
     const WHOLE: f64 = (1u64 << 53) as f64;
     if value.fract() == 0.0 && value.abs() <= WHOLE { (value as i64).into() } else { value.into() }
 }
 
-/// What a row of a column may be.
+/// How a row of a column is read.
 #[derive(Clone, Copy)]
 struct Row<'a> {
     field: &'a Field,
@@ -122,8 +122,8 @@ impl Row<'_> {
         let (mut list, mut size) = (Vec::new(), 0);
         for (definition, repetition) in definition.into_iter().zip(repetition) {
             let element = value(definition)?;
-            // What lies deeper in a list belongs to the element that began before it.
-            if repetition > 1 || definition < self.field.listed {
+            // Deeper levels belong to the element that has already begun.
+            if repetition > 1 || definition < self.field.element_level {
                 continue;
             }
             size += ELEMENT + element.as_str().map_or(0, str::len);

@@ -7,14 +7,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use parquet::errors::ParquetError;
 
-/// What is wrong with a file.
+/// Why a file cannot be read.
 #[derive(Debug)]
 pub(crate) enum TableError {
-    /// It cannot be read.
+    /// An I/O error.
     Io(io::Error),
-    /// Its bytes contradict themselves.
+    /// The file is inconsistent.
     Damaged(String),
-    /// It may be intact, but is written in a way that is not read.
+    /// The file uses an unsupported feature.
     Unsupported(String),
 }
 
@@ -46,9 +46,9 @@ impl From<ParquetError> for TableError {
     }
 }
 
-/// Calls the library, which slices, adds and asserts by what the file says in many places: what panics
-/// there for a crafted file must stay an error of that file. Whoever gets the error lets go of what the
-/// panic may have left half changed.
+/// Calls the library and turns a panic into an error of the file: the library slices, adds and asserts by
+/// values from the file in many places. After an error the caller must drop whatever the call may have left
+/// half changed.
 pub(super) fn guarded<T>(call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, TableError> {
     let before = GUARDED.replace(true);
     let result = catch_unwind(AssertUnwindSafe(call));
@@ -63,8 +63,7 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether a panic on this thread will become an error of a file, so that a panic hook has nothing to
-/// report.
+/// Whether a panic on this thread will be turned into an error, so that a panic hook should stay silent.
 pub fn is_guarded() -> bool {
     GUARDED.get()
 }

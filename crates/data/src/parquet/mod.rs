@@ -1,9 +1,8 @@
-//! Rows of Parquet files, as far as prompt sets are written in them: columns of text, of numbers and of
-//! lists of them.
+//! Rows of Parquet files, for the columns of prompt sets: text, numbers and lists of them.
 //!
-//! The `parquet` crate decodes them. Files are untrusted, and it takes what they say on trust: a schema is
-//! built by recursion, sizes and counts decide how much memory is reserved, and parts that do not fit each
-//! other panic. So its input is bounded here ([`schema`], [`pages`]) and every call is [`guarded`].
+//! The `parquet` crate decodes them. Files are untrusted, but the crate trusts them: it builds the schema by
+//! recursion, reserves memory by sizes and counts in the file, and panics on inconsistencies. So its input is
+//! bounded here ([`schema`], [`pages`]), and every call is [`guarded`].
 
 mod column;
 mod delta;
@@ -28,14 +27,14 @@ use pages::Bounded;
 use schema::Schema;
 pub(crate) use schema::{ColumnType, Field};
 
-/// Footers are some kilobytes; those of files with very many columns are some megabytes.
+/// Footers are usually some kilobytes, and some megabytes with very many columns.
 const LONGEST_FOOTER: u64 = 16 << 20;
 
-/// A few bytes can stand for any number of equal rows, so that their number needs a bound of its own. The
-/// largest sets of prompts have some hundred thousand rows.
+/// A few bytes can encode any number of equal rows, so their number is bounded. The largest prompt sets have
+/// some hundred thousand rows.
 const MOST_ROWS: usize = 1 << 22;
 
-/// A file, of which the columns are known and no row has been read.
+/// An open file: its columns are known, and no row has been read.
 pub(crate) struct Table<R> {
     source: Arc<Bounded<R>>,
     schema: Schema,
@@ -55,7 +54,7 @@ impl<R: ChunkReader + 'static> Table<R> {
         &self.schema.fields
     }
 
-    /// The rows, as far as these columns go. No field may be longer than this many bytes.
+    /// The rows, with these columns. `longest` bounds the size of a field in bytes.
     pub(crate) fn rows(&self, fields: Vec<Field>, longest: usize) -> Rows<R> {
         let (source, metadata) = (self.source.clone(), self.metadata.clone());
         Rows {
@@ -72,7 +71,7 @@ impl<R: ChunkReader + 'static> Table<R> {
     }
 }
 
-/// The bytes between the last page and the mark at the end.
+/// The footer, between the last page and the magic number at the end.
 fn footer(source: &impl ChunkReader) -> Result<bytes::Bytes, TableError> {
     let size = source.len();
     if size < 12 {
@@ -106,20 +105,20 @@ pub(crate) struct Rows<R> {
     metadata: ParquetMetaData,
     fields: Vec<Field>,
     columns: Vec<Column>,
-    /// The row group that is read next.
+    /// The index of the next row group.
     group: usize,
-    /// How many rows of the current row group are left.
+    /// The number of rows left in the current row group.
     left: u64,
     /// The number of the last row, from 1.
     row: usize,
-    /// The greatest size of a field in bytes.
+    /// The largest size of a field in bytes.
     longest: usize,
-    /// How many rows are read at most.
+    /// The largest number of rows to read.
     most: usize,
 }
 
 impl<R: ChunkReader + 'static> Rows<R> {
-    /// The number of the row that [`Self::next`] gives next, from 1.
+    /// The number of the next row, from 1.
     pub(crate) fn number(&self) -> usize {
         self.row + 1
     }
@@ -152,7 +151,7 @@ mod tests {
 
     use super::*;
 
-    /// Nine rows that pyarrow has written.
+    /// Nine rows written by pyarrow.
     const SCENES: &[u8] = include_bytes!("../../tests/sets/fixtures/scenes.parquet");
 
     fn rows(names: &[&str], longest: usize) -> Rows<Bytes> {
@@ -162,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_have_shapes() {
+    fn columns_have_types() {
         let table = Table::open(Bytes::from_static(SCENES)).unwrap();
         let found: Vec<String> =
             table.fields().iter().map(|f| format!("{} {}", f.name, f.column_type)).collect();
@@ -197,7 +196,7 @@ mod tests {
         assert!(first("endings", 200).is_err());
     }
 
-    /// A file without pages whose footer is this schema, each node its name and number of children.
+    /// A file without pages, with a schema given as the name and number of children of each node.
     fn with_schema(nodes: impl IntoIterator<Item = (u8, i64)>) -> Vec<u8> {
         let mut schema = Vec::new();
         let mut count = 0;
@@ -235,9 +234,9 @@ mod tests {
         }
     }
 
-    /// What ends the process, and cannot be caught, where the library reads the schema.
+    /// Schemas on which the library would end the process, which cannot be caught.
     #[test]
-    fn schemas_that_would_take_all_stack_or_memory_are_refused() {
+    fn schemas_that_exhaust_stack_or_memory_are_refused() {
         refused(with_schema(vec![(b'a', 1); 60_000]), "nested too deeply");
         refused(with_schema([(b'a', i64::from(i32::MAX))]), "loose ends");
         refused(with_schema([(b'a', -1), (b'b', 0)]), "loose ends");

@@ -1,7 +1,7 @@
-//! The columns of a Parquet file, and what they hold.
+//! The columns of a Parquet file and their types.
 //!
-//! The library builds its schema by unbounded recursion and reserves as much memory as the file says,
-//! neither of which can be caught when it fails. So the schema is read here and handed to the library.
+//! The library builds the schema by unbounded recursion and reserves as much memory as the file announces;
+//! neither failure can be caught. So the schema is parsed here and passed to the library.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use parquet::schema::types::{SchemaDescriptor, Type};
 use super::error::TableError;
 use super::thrift::{BINARY, FALSE, I32, LIST, STRUCT, TRUE, Thrift};
 
-/// Columns that are nested more deeply than this are not read.
+/// The deepest accepted nesting of columns.
 const DEEPEST: usize = 32;
 
-/// What a column holds.
+/// The type of a column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ColumnType {
     Text,
@@ -26,7 +26,7 @@ pub(crate) enum ColumnType {
     Boolean,
     List(Box<ColumnType>),
     Struct,
-    /// What prompts are not read from.
+    /// A type that prompts cannot have.
     Other(&'static str),
 }
 
@@ -45,35 +45,35 @@ impl fmt::Display for ColumnType {
     }
 }
 
-/// A column of a table: a value or a list for each row.
+/// A top-level column: a value or a list per row.
 #[derive(Debug, Clone)]
 pub(crate) struct Field {
     pub(crate) name: String,
     pub(crate) column_type: ColumnType,
-    /// The first column of values below it, among all columns of values.
+    /// The index of its first leaf column.
     pub(super) leaf: usize,
-    /// For lists: the definition level from which on there is an element.
-    pub(super) listed: i16,
+    /// For lists: the smallest definition level at which an element exists.
+    pub(super) element_level: i16,
 }
 
 /// The columns of a file.
 #[derive(Debug)]
 pub(super) struct Schema {
     pub(super) fields: Vec<Field>,
-    /// The same for the library.
+    /// The same schema for the library.
     pub(super) descriptor: Arc<SchemaDescriptor>,
 }
 
-/// A node of the tree of columns; the tree is written down from the top, parents first.
+/// A node of the schema tree, which is stored in depth-first order.
 #[derive(Debug, Default)]
 struct Node {
     name: String,
     physical: Option<i64>,
     length: i64,
     repetition: i64,
-    children_listed: i64,
+    num_children: i64,
     converted: Option<i64>,
-    /// Which of the logical types it has.
+    /// The field number of its logical type.
     logical: Option<i64>,
     unsigned: bool,
     children: Vec<Node>,
@@ -82,7 +82,7 @@ struct Node {
 const REPEATED: i64 = 2;
 
 impl Schema {
-    /// Reads the schema out of a footer.
+    /// Parses the schema in a footer.
     pub(super) fn read(footer: &[u8]) -> Result<Self, TableError> {
         let mut nodes = Vec::new();
         Thrift::new(footer).fields(|thrift, id, kind| match (id, kind) {
@@ -101,7 +101,7 @@ impl Schema {
                 name: node.name.clone(),
                 column_type: node.column_type(),
                 leaf,
-                listed: node.listed(0),
+                element_level: node.element_level(0),
             };
             leaf += node.leaves();
             field
@@ -121,7 +121,7 @@ fn node(thrift: &mut Thrift<'_>) -> Result<Node, TableError> {
             (2, I32) => node.length = thrift.int()?,
             (3, I32) => node.repetition = thrift.int()?,
             (4, BINARY) => node.name = String::from_utf8_lossy(thrift.binary()?).into_owned(),
-            (5, I32) => node.children_listed = thrift.int()?,
+            (5, I32) => node.num_children = thrift.int()?,
             (6, I32) => node.converted = Some(thrift.int()?),
             (10, STRUCT) => thrift.fields(|thrift, which, kind| {
                 node.logical = Some(which);
@@ -168,7 +168,7 @@ mod logical {
 }
 
 impl Node {
-    /// Takes the children of the node, and theirs, from the nodes that follow it.
+    /// Takes the descendants of the node from the nodes that follow it.
     fn with_children(
         mut self,
         rest: &mut impl Iterator<Item = Self>,
@@ -177,7 +177,7 @@ impl Node {
         if depth > DEEPEST {
             return Err(TableError::unsupported("its columns are nested too deeply"));
         }
-        for _ in 0..self.children_listed {
+        for _ in 0..self.num_children {
             let child = rest.next().ok_or(TableError::damaged("its schema has loose ends"))?;
             self.children.push(child.with_children(rest, depth + 1)?);
         }
@@ -188,11 +188,11 @@ impl Node {
         if self.children.is_empty() { 1 } else { self.children.iter().map(Self::leaves).sum() }
     }
 
-    /// The definition level from which on a list has an element, given that of the parent.
-    fn listed(&self, level: i16) -> i16 {
+    /// The smallest definition level at which a list has an element, given the level of the parent.
+    fn element_level(&self, level: i16) -> i16 {
         let level = level + i16::from(self.repetition != 0);
         match self.children.first() {
-            Some(child) if self.repetition != REPEATED => child.listed(level),
+            Some(child) if self.repetition != REPEATED => child.element_level(level),
             _ => level,
         }
     }
@@ -209,7 +209,7 @@ impl Node {
         if self.repetition == REPEATED { ColumnType::List(Box::new(column_type)) } else { column_type }
     }
 
-    /// What a list holds whose repeated node this is.
+    /// The element type of a list of which this is the repeated node.
     fn element(&self) -> ColumnType {
         match self.children.as_slice() {
             [] => self.primitive(),
@@ -241,24 +241,24 @@ impl Node {
             Some(4 | 5) => ColumnType::Float,
             Some(6) if self.is_text() => ColumnType::Text,
             Some(6 | 7) => ColumnType::Other("binary"),
-            // A group without columns.
+            // A group without children.
             _ => ColumnType::Struct,
         }
     }
 
-    /// Whether bytes are text, or may be, because nothing is said about them.
+    /// Whether bytes are text, or possibly text because no type is given.
     fn is_text(&self) -> bool {
         matches!(self.converted, None | Some(converted::UTF8 | converted::ENUM | converted::JSON))
             && matches!(self.logical, None | Some(logical::STRING | logical::ENUM | logical::JSON))
     }
 
-    /// The same for the library, as far as it is needed to find values.
+    /// The node for the library, as far as decoding needs it.
     fn for_library(&self) -> Result<Arc<Type>, TableError> {
         let repetition = match self.repetition {
             0 => Repetition::REQUIRED,
             1 => Repetition::OPTIONAL,
             REPEATED => Repetition::REPEATED,
-            _ => return Err(TableError::damaged("a column of its schema is of no known kind")),
+            _ => return Err(TableError::damaged("a column of its schema has an unknown repetition")),
         };
         if !self.children.is_empty() {
             let children: Result<_, _> = self.children.iter().map(Self::for_library).collect();
@@ -274,7 +274,7 @@ impl Node {
             Some(5) => Physical::DOUBLE,
             Some(6) => Physical::BYTE_ARRAY,
             Some(7) => Physical::FIXED_LEN_BYTE_ARRAY,
-            _ => return Err(TableError::damaged("a column of its schema is of no known type")),
+            _ => return Err(TableError::damaged("a column of its schema has an unknown type")),
         };
         let length = i32::try_from(self.length).unwrap_or(-1);
         let column = Type::primitive_type_builder(&self.name, physical).with_repetition(repetition);

@@ -1,4 +1,4 @@
-//! Thrift's compact protocol, as far as the schema of a Parquet file needs it.
+//! The part of Thrift's compact protocol that Parquet schemas use.
 
 use super::error::TableError;
 
@@ -9,14 +9,14 @@ pub(super) const BINARY: u8 = 8;
 pub(super) const LIST: u8 = 9;
 pub(super) const STRUCT: u8 = 12;
 
-/// Structures nested more deeply than this are in no footer of Parquet.
+/// The deepest accepted nesting; footers of Parquet are shallower.
 const DEEPEST: u8 = 24;
 
-/// The longest lists of a footer, those of row groups and columns, have some thousand elements.
+/// The longest accepted list; real lists of row groups and columns have some thousand elements.
 const MOST_LISTED: u64 = 1 << 16;
 
-/// A cursor over bytes. Every step either takes a byte or fails, so that no count found in a file can
-/// make it work longer than the file is.
+/// A cursor over bytes. Every step consumes a byte or fails, so run time is bounded by the length of the footer,
+/// whatever its counts.
 #[derive(Debug)]
 pub(super) struct Thrift<'a> {
     bytes: &'a [u8],
@@ -62,7 +62,7 @@ impl<'a> Thrift<'a> {
         Ok(&rest[..length])
     }
 
-    /// The kind and the number of the elements that follow.
+    /// The type and the number of the elements that follow.
     fn list(&mut self) -> Result<(u8, u64), TableError> {
         let byte = self.byte()?;
         let size = match byte >> 4 {
@@ -89,8 +89,8 @@ impl<'a> Thrift<'a> {
         (0..size).try_for_each(|_| read(self))
     }
 
-    /// Reads a structure. `visit` gets the number and the kind of each field and returns whether it has
-    /// read it; what it has not read is skipped.
+    /// Reads a structure. `visit` receives the number and the type of each field and returns whether it consumed the
+    /// value; other values are skipped.
     pub(super) fn fields(
         &mut self,
         mut visit: impl FnMut(&mut Self, i64, u8) -> Result<bool, TableError>,
@@ -138,11 +138,11 @@ impl<'a> Thrift<'a> {
                 Ok(())
             }
             STRUCT => self.fields(|_, _, _| Ok(false)),
-            _ => Err(TableError::damaged("its footer holds a field of no known kind")),
+            _ => Err(TableError::damaged("its footer has a field of unknown type")),
         }
     }
 
-    /// Elements differ from fields in that truth values take a byte.
+    /// Unlike fields, Boolean elements take a byte.
     fn skip_element(&mut self, kind: u8) -> Result<(), TableError> {
         match kind {
             TRUE | FALSE => self.byte().map(drop),
