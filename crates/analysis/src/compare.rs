@@ -1,17 +1,17 @@
-//! Two runs: how their depths differ by every rule, and their curves layer by layer.
+//! The comparison of two runs: depths by every rule, curves layer by layer.
 //!
-//! On the same prompts both runs see the same resamples, so what makes a prompt hard for both
-//! cancels. Differences are always "B less A".
+//! On the same prompts, both runs are resampled alike, so what makes a prompt hard for both cancels.
+//! Differences are always B - A.
 
+use crate::Error;
 use crate::curves::{BootstrapOptions, Curve, PromptCurves};
-use crate::{Error, format};
 use fathom_depth::{Correction, Depth, Interval, IntervalOf, Resampling, Rule, p_value, variance};
 use serde::Serialize;
 
-/// A finished run that is compared.
+/// A finished run to compare.
 #[derive(Clone, Copy, Debug)]
 pub struct RunCurves<'a> {
-    /// What to call it.
+    /// Its name.
     pub name: &'a str,
     /// Its curves.
     pub curves: &'a PromptCurves,
@@ -21,9 +21,9 @@ pub struct RunCurves<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pairing {
-    /// PairedRuns have the same prompts, and each resample is the same of both.
+    /// Both runs have the same prompts and share each resample.
     Paired,
-    /// Each on its own.
+    /// The prompts of each run are resampled independently.
     Unpaired,
 }
 
@@ -59,7 +59,7 @@ pub struct Comparison {
 /// One of two runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Side {
-    /// What it is called.
+    /// Its name.
     pub name: String,
     /// The number of layers.
     pub layers: usize,
@@ -67,35 +67,35 @@ pub struct Side {
     pub prompts: usize,
 }
 
-/// B less A, with its uncertainty.
+/// B - A, with its uncertainty.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Difference {
     /// The difference on all prompts.
     pub difference: f64,
-    /// Its 95 % bootstrap interval; absent where no resample has one.
+    /// Its 95 % bootstrap interval; `None` if no resample has a difference.
     pub interval: Option<[f64; 2]>,
-    /// Whether the interval excludes 0 and stands on nearly all resamples ([`MOST_NONE`]).
+    /// Whether the interval excludes 0 and rests on nearly all resamples ([`MOST_NONE`]).
     pub excludes_zero: bool,
-    /// The share of the resamples that have no difference.
+    /// The share of resamples without a difference, because the rule has no value in A or B.
     pub none_share: f64,
-    /// The two-sided p-value of "there is no difference" that belongs to the interval.
+    /// The two-sided p-value of the null hypothesis "no difference", consistent with the interval.
     pub p_value: Option<f64>,
 }
 
-/// What one rule says of both runs.
+/// One rule in both runs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RuleDifference {
     /// The rule.
     pub rule: Rule,
-    /// What it says of A, without an interval.
+    /// Its depth in A, without an interval.
     pub a: Depth,
-    /// What it says of B, without an interval.
+    /// Its depth in B, without an interval.
     pub b: Depth,
-    /// Which number of A and of B the differences are of.
+    /// The number of which the differences are taken.
     pub difference_of: IntervalOf,
-    /// The difference in layers; absent where the models differ in depth, or a number is.
+    /// The difference in layers; `None` if the models differ in depth or one has no value.
     pub value: Option<Difference>,
-    /// The difference of the shares of the layers; absent where a number is.
+    /// The difference of the ratios (shares of the layers); `None` if one has no value.
     pub ratio: Option<Difference>,
 }
 
@@ -104,8 +104,8 @@ pub struct RuleDifference {
 pub struct CurveDifference {
     /// The curve.
     pub curve: Curve,
-    /// Whether places are relative depths from 0, the first layer, to 1, the last: so it is where the
-    /// models differ in depth, and the curves between layers are straight lines.
+    /// Whether `at` holds relative depths from 0 (first layer) to 1 (last) instead of layers. This is so
+    /// if the models differ in depth; curves are then interpolated linearly between layers.
     pub relative: bool,
     /// Layers or relative depths.
     pub at: Vec<f64>,
@@ -113,30 +113,30 @@ pub struct CurveDifference {
     pub a: Vec<f64>,
     /// B's values there.
     pub b: Vec<f64>,
-    /// The differences there; curves of the largest effect of any prompt have no intervals.
+    /// The differences there; without intervals for curves of the largest effect of any prompt.
     pub differences: Vec<Difference>,
     /// The index in `at` of the largest difference whose interval excludes 0.
     pub largest: Option<usize>,
-    /// How many intervals exclude 0.
+    /// The number of intervals that exclude 0.
     pub separate: usize,
 }
 
 /// Compares two runs.
 ///
 /// # Errors
-/// [`Error::DifferentPrompts`] where runs to be paired do not have the same prompts,
+/// [`Error::DifferentPrompts`] if paired runs do not have the same prompts,
 /// [`Error::TooFewPrompts`], [`Error::NothingCommon`], and [`Error::Bootstrap`] for a number of
 /// resamples that cannot be drawn.
 pub fn compare(
     a: RunCurves<'_>,
     b: RunCurves<'_>,
     pairing: Pairing,
-    settings: &BootstrapOptions,
+    options: &BootstrapOptions,
 ) -> Result<Comparison, Error> {
-    let both = PairedRuns::of(a, b, pairing, settings)?;
+    let runs = PairedRuns::of(a, b, pairing, options)?;
     let rules: Vec<RuleDifference> =
-        Rule::ALL.into_iter().filter_map(|rule| both.rule(rule, settings)).collect();
-    let curves: Vec<CurveDifference> = Curve::ALL.into_iter().filter_map(|curve| both.curve(curve)).collect();
+        Rule::ALL.into_iter().filter_map(|rule| runs.rule(rule, options)).collect();
+    let curves: Vec<CurveDifference> = Curve::ALL.into_iter().filter_map(|curve| runs.curve(curve)).collect();
     if rules.is_empty() && curves.is_empty() {
         return Err(Error::NothingCommon { a: a.name.to_owned(), b: b.name.to_owned() });
     }
@@ -145,15 +145,15 @@ pub fn compare(
         layers: run.curves.layers(),
         prompts: run.curves.prompts(),
     };
-    let (resamples, seed) = (settings.resamples, settings.seed);
+    let (resamples, seed) = (options.resamples, options.seed);
     Ok(Comparison { a: side(a), b: side(b), pairing, resamples, seed, rules, curves })
 }
 
-/// Two runs and how their prompts are drawn.
+/// Two runs and the resamples of their prompts.
 pub(crate) struct PairedRuns<'a> {
     a: &'a PromptCurves,
     b: &'a PromptCurves,
-    /// Where A's prompts are in B, for paired runs.
+    /// For paired runs, the index in B of each prompt of A.
     places: Option<Vec<usize>>,
     resampling: Resampling,
 }
@@ -163,7 +163,7 @@ impl<'a> PairedRuns<'a> {
         a: RunCurves<'a>,
         b: RunCurves<'a>,
         pairing: Pairing,
-        settings: &BootstrapOptions,
+        options: &BootstrapOptions,
     ) -> Result<Self, Error> {
         let (a_prompts, b_prompts) = (a.curves.prompts(), b.curves.prompts());
         let few = |run: &RunCurves<'_>| Error::TooFewPrompts {
@@ -186,11 +186,11 @@ impl<'a> PairedRuns<'a> {
                 (Some(places), vec![a_prompts])
             }
         };
-        let resampling = Resampling::independent(&sets, settings.resamples, settings.seed)?;
+        let resampling = Resampling::independent(&sets, options.resamples, options.seed)?;
         Ok(Self { a: a.curves, b: b.curves, places, resampling })
     }
 
-    /// Hands a function the weights of A's and of B's prompts in each resample.
+    /// Calls a function with the weights of A's and of B's prompts in each resample.
     fn each<T: Send>(&self, statistic: impl Fn(&[u32], &[u32]) -> T + Sync) -> Vec<T> {
         self.resampling.each(|weights| match &self.places {
             None => {
@@ -205,9 +205,9 @@ impl<'a> PairedRuns<'a> {
         })
     }
 
-    /// What one rule says of both; nothing where its probe was not run in both.
-    pub(crate) fn rule(&self, rule: Rule, settings: &BootstrapOptions) -> Option<RuleDifference> {
-        let thresholds = &settings.thresholds;
+    /// One rule in both runs; `None` if its probe was not run in both.
+    pub(crate) fn rule(&self, rule: Rule, options: &BootstrapOptions) -> Option<RuleDifference> {
+        let thresholds = &options.thresholds;
         let apply = |run: &PromptCurves| run.apply(rule, &run.once(), thresholds);
         let (a, b) = (apply(self.a)?, apply(self.b)?);
         let difference_of = IntervalOf::rule(rule);
@@ -218,8 +218,8 @@ impl<'a> PairedRuns<'a> {
         let resampled =
             self.each(|a_weights, b_weights| (estimate(self.a, a_weights), estimate(self.b, b_weights)));
         let (mut in_a, mut in_b): (Vec<Option<f64>>, Vec<Option<f64>>) = resampled.into_iter().unzip();
-        self.a.take_bias_off(rule, thresholds, &mut in_a);
-        self.b.take_bias_off(rule, thresholds, &mut in_b);
+        self.a.correct_bias(rule, thresholds, &mut in_a);
+        self.b.correct_bias(rule, thresholds, &mut in_b);
         let difference = |of: &dyn Fn(&PromptCurves, f64) -> f64| {
             let [all_a, all_b] = [(self.a, &in_a), (self.b, &in_b)]
                 .map(|(run, all)| all.iter().map(|one| Some(of(run, (*one)?))).collect::<Vec<_>>());
@@ -231,7 +231,7 @@ impl<'a> PairedRuns<'a> {
         Some(RuleDifference { rule, a, b, difference_of, value, ratio: Some(difference(&share)) })
     }
 
-    /// A difference, from what A and B give on each resample.
+    /// A difference and its uncertainty, from the values of A and B on each resample.
     fn difference(&self, found: f64, a: &[Option<f64>], b: &[Option<f64>], lattice: bool) -> Difference {
         let correction = match &self.places {
             Some(_) => Correction::of(self.a.prompts()),
@@ -245,7 +245,7 @@ impl<'a> PairedRuns<'a> {
         Difference::of(found, &values, correction, lattice)
     }
 
-    /// A curve of both; nothing where it was not measured in both.
+    /// A curve in both runs; `None` if it was not measured in both.
     fn curve(&self, curve: Curve) -> Option<CurveDifference> {
         let relative = self.a.layers() != self.b.layers();
         let points = self.a.layers().max(self.b.layers());
@@ -262,7 +262,7 @@ impl<'a> PairedRuns<'a> {
             let at = |found: &Option<Vec<f64>>| found.as_ref()?.get(i).copied();
             let (in_a, in_b): (Vec<_>, Vec<_>) = resampled.iter().map(|(a, b)| (at(a), at(b))).unzip();
             match curve.is_largest() {
-                true => Difference::alone(b[i] - a[i]),
+                true => Difference::without_interval(b[i] - a[i]),
                 false => self.difference(b[i] - a[i], &in_a, &in_b, false),
             }
         };
@@ -271,7 +271,7 @@ impl<'a> PairedRuns<'a> {
         let size = |i: &usize| differences[*i].difference.abs();
         let largest = separate().max_by(|i, j| size(i).total_cmp(&size(j)));
         let separate = separate().count();
-        let at = (0..points).map(|i| if relative { place(i, points) } else { i as f64 }).collect();
+        let at = (0..points).map(|i| if relative { relative_depth(i, points) } else { i as f64 }).collect();
         Some(CurveDifference { curve, relative, at, a, b, differences, largest, separate })
     }
 }
@@ -284,134 +284,37 @@ impl Difference {
                 let p_value = p_value(resampled.iter().copied(), correction, lattice);
                 Self { difference, interval: Some([lo, hi]), excludes_zero, none_share, p_value }
             }
-            Err(_) => Self { none_share: 1.0, ..Self::alone(difference) },
+            Err(_) => Self { none_share: 1.0, ..Self::without_interval(difference) },
         }
     }
 
-    /// A difference of which resamples say nothing.
-    fn alone(difference: f64) -> Self {
+    /// A difference without uncertainty.
+    fn without_interval(difference: f64) -> Self {
         Self { difference, interval: None, excludes_zero: false, none_share: 0.0, p_value: None }
     }
 }
 
-/// Where a rule finds nothing in more of the resamples than this, the interval of the others says
-/// nothing about a difference: 95 % of all resamples cannot lie in it.
+/// The largest share of resamples in which a rule may have no value. Above it, the interval of the
+/// others cannot contain 95 % of all resamples and says nothing about a difference.
 pub const MOST_NONE: f64 = 0.05;
 
 /// The relative depth of point i of n.
-fn place(i: usize, n: usize) -> f64 {
+fn relative_depth(i: usize, n: usize) -> f64 {
     if n < 2 { 0.0 } else { i as f64 / (n - 1) as f64 }
 }
 
-/// A curve at `points` places from its first value to its last, straight lines between its values.
+/// Resamples a curve at `points` equally spaced relative depths, linear between its values.
 fn stretched(curve: &[f64], points: usize) -> Vec<f64> {
     let Some(last) = curve.len().checked_sub(1) else { return vec![f64::NAN; points] };
     let value = |i: usize| {
-        let at = place(i, points) * last as f64;
+        let at = relative_depth(i, points) * last as f64;
         let below = (at.floor() as usize).min(last);
         let above = (below + 1).min(last);
         let weight = at - below as f64;
-        // A neighbour that is no number does not spoil a point that falls on a layer.
+        // A point that falls on a layer does not read its neighbour, which may be NaN.
         if weight == 0.0 { curve[below] } else { curve[below] * (1.0 - weight) + curve[above] * weight }
     };
     (0..points).map(value).collect()
-}
-
-impl Comparison {
-    /// The comparison as Markdown whose tables line up, for a terminal as for a document. An asterisk
-    /// stands at intervals that exclude 0.
-    pub fn table(&self) -> String {
-        let mut out = String::new();
-        for (letter, side) in [('A', &self.a), ('B', &self.b)] {
-            let Side { name, layers, prompts } = side;
-            out += &format!("{letter}: {}, {layers} layers, {prompts} prompts  \n", format::clean(name));
-        }
-        let how = match self.pairing {
-            Pairing::Paired => "the same resamples of the same prompts in both",
-            Pairing::Unpaired => "the prompts of each resampled on their own",
-        };
-        let resamples = self.resamples;
-        out += &format!(
-            "Differences are B - A; 95 % bootstrap intervals, {resamples} resamples, {how}; * excludes 0.\n"
-        );
-        if !self.rules.is_empty() {
-            out += &format!("\n{}", self.rule_table());
-        }
-        if !self.curves.is_empty() {
-            out += &format!("\n{}\n{}", self.curve_table(), LAYER_BY_LAYER);
-        }
-        let mut cautions = vec![
-            format::caution([self.a.prompts, self.b.prompts]),
-            format::largest(self.rules.iter().map(|row| row.rule)),
-        ];
-        for (letter, depth) in self.rules.iter().flat_map(|row| [("A", &row.a), ("B", &row.b)]) {
-            cautions.extend(
-                depth.caution.as_ref().map(|caution| format!("{} of {letter}: {caution}.", depth.rule)),
-            );
-        }
-        cautions.iter().filter(|c| !c.is_empty()).for_each(|caution| out += &format!("\n{caution}\n"));
-        out
-    }
-
-    fn rule_table(&self) -> String {
-        let heading = ["rule", "A", "B", "B - A", "interval", "ratio A", "ratio B", "B - A", "interval"];
-        let row = |row: &RuleDifference| {
-            let shown = |value: Option<f64>, show: fn(f64) -> String| value.map_or("none".to_owned(), show);
-            let share = |depth: &Depth, layers: usize| {
-                depth.estimate().map(|value| depth.rule.layers_used(value) / layers as f64)
-            };
-            let of_mean = if row.difference_of == IntervalOf::Mean { " (mean)" } else { "" };
-            let [value, value_interval] = difference_cells(row.value.as_ref(), format::layer);
-            let [ratio, ratio_interval] = difference_cells(row.ratio.as_ref(), format::share);
-            vec![
-                format!("{}{of_mean}", row.rule.name()),
-                shown(row.a.estimate(), format::layer),
-                shown(row.b.estimate(), format::layer),
-                value,
-                value_interval,
-                shown(share(&row.a, self.a.layers), format::share),
-                shown(share(&row.b, self.b.layers), format::share),
-                ratio,
-                ratio_interval,
-            ]
-        };
-        let rows: Vec<Vec<String>> = self.rules.iter().map(row).collect();
-        format::markdown(&heading.map(str::to_owned), &rows)
-    }
-
-    fn curve_table(&self) -> String {
-        let place = if self.a.layers == self.b.layers { "at layer" } else { "at relative depth" };
-        let heading = ["curve", "differ", place, "A", "B", "B - A", "interval"];
-        let row = |curve: &CurveDifference| {
-            let differ = format!("{} of {}", curve.separate, curve.at.len());
-            let mut cells = vec![curve.curve.name().to_owned(), differ];
-            match curve.largest {
-                None => cells.extend(["nowhere", "-", "-", "-", "-"].map(str::to_owned)),
-                Some(i) => {
-                    let at = curve.at[i];
-                    cells.push(if curve.relative { format::share(at) } else { format::layer(at) });
-                    cells.extend([format::number(curve.a[i]), format::number(curve.b[i])]);
-                    cells.extend(difference_cells(Some(&curve.differences[i]), format::number));
-                }
-            }
-            cells
-        };
-        // Of the largest effects there is nothing to say without intervals.
-        let rows: Vec<Vec<String>> =
-            self.curves.iter().filter(|curve| !curve.curve.is_largest()).map(row).collect();
-        format::markdown(&heading.map(str::to_owned), &rows)
-    }
-}
-
-/// What must be said beside intervals of many layers.
-const LAYER_BY_LAYER: &str = "Each curve is shown where it differs most among the layers whose interval excludes 0. \
-The intervals hold layer by layer: of layers that do not differ, about one in twenty is still among them.\n";
-
-fn difference_cells(difference: Option<&Difference>, show: fn(f64) -> String) -> [String; 2] {
-    let Some(difference) = difference else { return ["-".to_owned(), "-".to_owned()] };
-    let star = if difference.excludes_zero { " *" } else { "" };
-    let none = format::none(difference.none_share);
-    [show(difference.difference), format!("{}{star}{none}", format::interval(difference.interval, show))]
 }
 
 #[cfg(test)]

@@ -1,24 +1,24 @@
-//! What keeps runs from being described or compared.
+//! Errors of the analysis.
 
 use crate::curves::Curve;
 
-/// Why nothing can be said about runs.
+/// Why runs cannot be analysed or compared.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A curve of a prompt does not fit the model.
     #[error(
         "prompt '{prompt}' has {found} values of {curve} where {layers} layers need {expected}; \
-         samples.jsonl is damaged or of another model, measure the prompt again"
+         samples.jsonl is damaged or belongs to another model; measure the prompt again"
     )]
     Length {
         /// The prompt's id.
         prompt: String,
         /// The curve's name.
         curve: String,
-        /// The values that are there.
+        /// The number of values.
         found: usize,
-        /// The values that there should be.
+        /// The expected number of values.
         expected: usize,
         /// The number of layers.
         layers: usize,
@@ -40,20 +40,18 @@ pub enum Error {
         b: String,
         /// Its prompts.
         b_prompts: usize,
-        /// Prompts of equal text.
+        /// The number of prompts with the same text.
         common: usize,
     },
     /// A run has too few prompts to be resampled.
-    #[error(
-        "'{run}' has {prompts} of the two prompts that a comparison needs at least; measure it on more prompts"
-    )]
+    #[error("a comparison needs at least two prompts, and '{run}' has {prompts}; measure it on more prompts")]
     TooFewPrompts {
         /// The run.
         run: String,
         /// Its prompts.
         prompts: usize,
     },
-    /// Nothing was measured in both runs.
+    /// The runs have no probe in common.
     #[error("'{a}' and '{b}' have no probe in common; measure both with the same --probes")]
     NothingCommon {
         /// The first run.

@@ -1,22 +1,23 @@
-//! What is said about finished runs: effective depth with its uncertainty, comparisons of two
-//! runs, and studies over models and tasks.
+//! Analysis of finished runs: effective depth with its uncertainty, comparisons of two runs, and
+//! studies over models and data sets.
 //!
 //! Everything here is a pure function of the runs' samples and of a study's description. The crate
 //! loads no model, opens no file and prints nothing; only resampling uses threads, and its results
-//! do not depend on how many there are.
+//! do not depend on their number.
 //!
-//! - [`curves`]: each prompt's curves, the depth rules on any weighting of the prompts, and the rows
-//!   of the depth table.
-//! - [`stability`]: how the depth moves with the threshold and with the number of prompts.
+//! - [`curves`]: the curves of each prompt, the depth rules on any weighting of the prompts, and the
+//!   rows of the depth table.
+//! - [`stability`]: how the depth depends on the threshold and on the number of prompts.
 //! - [`mod@compare`]: two runs, rule by rule and layer by layer.
 //! - [`study`]: the description of a study, `STUDY.toml`.
-//! - [`tables`]: what a study's finished cells say, as Markdown, CSV, LaTeX and JSON.
+//! - [`tables`]: the finished cells of a study as tables, also as Markdown, CSV, LaTeX and JSON.
+//! - [`answers`]: the answers to a study's questions.
 //!
 //! ```
 //! use fathom_results::{Sample, SettlingSample};
 //! use fathom_analysis::{Pairing, PromptCurves, RunCurves, BootstrapOptions, compare, rows, uncertainty};
 //!
-//! // Two prompts of two tokens, of which the layer is known where each settles.
+//! // Two prompts of two tokens, with the layer at which each token settles.
 //! let prompt = |id: &str, layers: [usize; 2]| Sample {
 //!     id: id.to_owned(),
 //!     tokens: vec![1, 2],
@@ -25,24 +26,26 @@
 //! };
 //! let a = [prompt("x", [2, 2]), prompt("y", [3, 5])];
 //! let b = [prompt("x", [4, 4]), prompt("y", [5, 7])];
-//! let settings = BootstrapOptions::seeded(42);
-//! assert_eq!(rows(&a, 8, &settings)?[0].value, Some(3.0));
+//! let options = BootstrapOptions::seeded(42);
+//! assert_eq!(rows(&a, 8, &options)?[0].value, Some(3.0));
 //!
 //! let (a, b) = (PromptCurves::of(&a, 8)?, PromptCurves::of(&b, 8)?);
-//! assert_eq!(uncertainty(&a, &settings).rules[0].by_prompts[0].interval, Some([2.0, 4.0]));
+//! assert_eq!(uncertainty(&a, &options).rules[0].by_prompts[0].interval, Some([2.0, 4.0]));
 //! let (a, b) = (RunCurves { name: "a", curves: &a }, RunCurves { name: "b", curves: &b });
-//! let found = compare(a, b, Pairing::Paired, &settings)?;
+//! let comparison = compare(a, b, Pairing::Paired, &options)?;
 //! // Every token of b settles two layers later, whichever prompts are drawn.
-//! assert_eq!(found.rules[0].value.and_then(|value| value.interval), Some([2.0, 2.0]));
+//! assert_eq!(comparison.rules[0].value.and_then(|value| value.interval), Some([2.0, 2.0]));
 //! # Ok::<(), fathom_analysis::Error>(())
 //! ```
 
 #![deny(missing_docs)]
 
+pub mod answers;
 pub mod compare;
 pub mod curves;
 mod error;
 mod format;
+mod render;
 pub mod stability;
 pub mod study;
 pub mod tables;

@@ -1,34 +1,34 @@
-//! How an effective depth moves: with the rule's threshold, with the number of prompts, and from
-//! resample to resample. The result stands under `uncertainty` in results.json.
+//! How an effective depth varies with the threshold of its rule, with the number of prompts and from
+//! resample to resample: `uncertainty` in results.json.
 
 use crate::curves::{BootstrapOptions, Over, PromptCurves};
 use fathom_depth::{BootstrapError, Interval, Resampling, Rule, Thresholds};
 use fathom_results::{IntervalWidth, ResampleHistogram, RuleUncertainty, SweepPoint, Uncertainty};
 
-/// Bins of the histogram of a rule whose values are not whole numbers.
+/// Number of histogram bins for a rule whose values are not whole numbers.
 const BINS: usize = 30;
 
-/// How sure the depth of a run is, rule by rule.
-pub fn uncertainty(curves: &PromptCurves, settings: &BootstrapOptions) -> Uncertainty {
+/// The uncertainty of a run's depth, rule by rule.
+pub fn uncertainty(curves: &PromptCurves, options: &BootstrapOptions) -> Uncertainty {
     let rules = Rule::ALL.into_iter().filter(|rule| curves.prompts() > 0 && curves.feeds(*rule));
     Uncertainty {
         prompts: curves.prompts(),
-        resamples: settings.resamples,
-        seed: settings.seed,
-        rules: rules.map(|rule| of_rule(curves, rule, settings)).collect(),
+        resamples: options.resamples,
+        seed: options.seed,
+        rules: rules.map(|rule| of_rule(curves, rule, options)).collect(),
     }
 }
 
-fn of_rule(curves: &PromptCurves, rule: Rule, settings: &BootstrapOptions) -> RuleUncertainty {
-    let sweep = sweep(curves, rule, settings);
-    // Without a resampling there is neither a histogram nor a width, which their absence says.
-    let Ok(resampling) = Resampling::of(curves.prompts(), settings.resamples, settings.seed) else {
+fn of_rule(curves: &PromptCurves, rule: Rule, options: &BootstrapOptions) -> RuleUncertainty {
+    let sweep = sweep(curves, rule, options);
+    // With too few prompts to resample, there is neither a width nor a histogram.
+    let Ok(resampling) = Resampling::of(curves.prompts(), options.resamples, options.seed) else {
         return RuleUncertainty { rule, sweep, by_prompts: Vec::new(), histogram: None };
     };
     let (mut by_prompts, mut histogram) = (Vec::new(), None);
-    for prompts in numbers(curves.prompts()) {
+    for prompts in prompt_counts(curves.prompts()) {
         let resampling = resampling.clone().drawing(prompts);
-        let values = curves.resampled(rule, &resampling, &settings.thresholds);
+        let values = curves.resampled(rule, &resampling, &options.thresholds);
         by_prompts.push(width(prompts, Interval::of(values.iter().copied(), resampling.correction())));
         if prompts == curves.prompts() {
             histogram = self::histogram(&values);
@@ -37,8 +37,8 @@ fn of_rule(curves: &PromptCurves, rule: Rule, settings: &BootstrapOptions) -> Ru
     RuleUncertainty { rule, sweep, by_prompts, histogram }
 }
 
-/// 2, 4, 8 and so on, and all.
-fn numbers(all: usize) -> Vec<usize> {
+/// 2, 4, 8 and so on, then all.
+fn prompt_counts(all: usize) -> Vec<usize> {
     let powers = std::iter::successors(Some(2usize), |n| n.checked_mul(2)).take_while(|n| *n < all);
     powers.chain([all]).collect()
 }
@@ -52,7 +52,7 @@ fn width(prompts: usize, found: Result<Interval, BootstrapError>) -> IntervalWid
     }
 }
 
-/// The thresholds at which a rule is tried, the one in use among them.
+/// The thresholds of the sweep of a rule, including the one in use.
 fn grid(rule: Rule, thresholds: &Thresholds) -> Vec<f64> {
     let Some(used) = thresholds.of(rule) else { return Vec::new() };
     let steps = |first: u32, last: u32, step: usize| {
@@ -61,7 +61,7 @@ fn grid(rule: Rule, thresholds: &Thresholds) -> Vec<f64> {
     let mut grid: Vec<f64> = match rule {
         Rule::Kl | Rule::KlLast | Rule::Overlap => steps(5, 95, 5).collect(),
         Rule::Influence90 => steps(50, 95, 5).chain([0.99]).collect(),
-        // The settle layers of the tokens are what the probe made of its threshold.
+        // The probe has already applied the threshold of settling.
         _ => return Vec::new(),
     };
     if !grid.contains(&used) {
@@ -71,12 +71,12 @@ fn grid(rule: Rule, thresholds: &Thresholds) -> Vec<f64> {
     grid
 }
 
-/// The depth at each threshold, the curves of each resample made once for all of them.
-fn sweep(curves: &PromptCurves, rule: Rule, settings: &BootstrapOptions) -> Vec<SweepPoint> {
-    let grid = grid(rule, &settings.thresholds);
+/// The depth at each threshold. The curves of each resample are pooled once for all thresholds.
+fn sweep(curves: &PromptCurves, rule: Rule, options: &BootstrapOptions) -> Vec<SweepPoint> {
+    let grid = grid(rule, &options.thresholds);
     let at = |weights: &[u32], over: Over| -> Vec<(Option<f64>, Option<f64>)> {
         let Some(pooled) = curves.pooled(rule, weights, over) else { return vec![(None, None); grid.len()] };
-        let depths = grid.iter().map(|cut| pooled.depth(rule, &settings.thresholds.with(rule, *cut)));
+        let depths = grid.iter().map(|cut| pooled.depth(rule, &options.thresholds.with(rule, *cut)));
         depths.map(|depth| (depth.value, depth.ratio)).collect()
     };
     if grid.is_empty() {
@@ -84,7 +84,7 @@ fn sweep(curves: &PromptCurves, rule: Rule, settings: &BootstrapOptions) -> Vec<
     }
     let once = curves.once();
     let (values, estimates) = (at(&once, Over::Largest), at(&once, Over::Mean));
-    let resampled = Resampling::of(curves.prompts(), settings.resamples, settings.seed)
+    let resampled = Resampling::of(curves.prompts(), options.resamples, options.seed)
         .map(|resampling| (resampling.correction(), resampling.each(|weights| at(weights, Over::Mean))));
     let point = |(i, (value, ratio)): (usize, (Option<f64>, Option<f64>))| {
         let estimate = estimates[i].0;
@@ -103,8 +103,8 @@ fn histogram(values: &[Option<f64>]) -> Option<ResampleHistogram> {
     let low = found.iter().copied().min_by(f64::total_cmp)?;
     let high = found.iter().copied().max_by(f64::total_cmp)?;
     let whole = found.iter().all(|value| value.fract() == 0.0);
-    // Values are layers or numbers of layers, so bins of width 1 are no more than a model's layers; more
-    // would be damage.
+    // Values are layers or numbers of layers, so there are at most as many bins of width 1 as layers; a
+    // wider range can only come from damaged files.
     let (first, step, bins) = match whole && high - low < 10_000.0 {
         true => (low - 0.5, 1.0, (high - low) as usize + 1),
         false if high > low => (low, (high - low) / BINS as f64, BINS),
@@ -123,15 +123,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_of_prompts_double_up_to_all() {
-        assert_eq!(numbers(2), [2]);
-        assert_eq!(numbers(3), [2, 3]);
-        assert_eq!(numbers(8), [2, 4, 8]);
-        assert_eq!(numbers(45), [2, 4, 8, 16, 32, 45]);
+    fn prompt_counts_double_up_to_all() {
+        assert_eq!(prompt_counts(2), [2]);
+        assert_eq!(prompt_counts(3), [2, 3]);
+        assert_eq!(prompt_counts(8), [2, 4, 8]);
+        assert_eq!(prompt_counts(45), [2, 4, 8, 16, 32, 45]);
     }
 
     #[test]
-    fn whole_numbers_have_a_bin_each() {
+    fn each_whole_number_has_its_own_bin() {
         let found = histogram(&[Some(3.0), Some(5.0), None, Some(3.0), Some(f64::NAN)]).unwrap();
         assert_eq!(
             found,
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn every_value_is_in_some_bin() {
+    fn every_value_falls_into_a_bin() {
         let values: Vec<Option<f64>> = (0..=600).map(|i| Some(f64::from(i) / 200.0)).collect();
         let found = histogram(&values).unwrap();
         assert_eq!((found.edges.len(), found.edges[0], found.counts.iter().sum::<u64>()), (31, 0.0, 601));
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_grid_holds_the_threshold_in_use() {
+    fn the_grid_includes_the_threshold_in_use() {
         let thresholds = Thresholds::default().with(Rule::Overlap, 0.33);
         let grid = grid(Rule::Overlap, &thresholds);
         assert!(grid.contains(&0.33) && grid.is_sorted() && grid.len() == 20);

@@ -1,4 +1,4 @@
-//! Comparisons: identities that must hold, small cases, and the paired bootstrap done by hand.
+//! Comparisons: identities, small cases, and the paired bootstrap computed by hand.
 
 mod common;
 
@@ -11,7 +11,7 @@ use fathom_depth::{IntervalOf, Rule, paired};
 use fathom_results::Sample;
 use fathom_results::{SkipMode, SkipPart};
 
-fn settings() -> BootstrapOptions {
+fn options() -> BootstrapOptions {
     BootstrapOptions { resamples: 500, ..BootstrapOptions::seeded(5) }
 }
 
@@ -20,12 +20,12 @@ fn curves(samples: &[Sample], layers: usize) -> PromptCurves {
 }
 
 fn compared(a: &PromptCurves, b: &PromptCurves, pairing: Pairing) -> Comparison {
-    compare(RunCurves { name: "a", curves: a }, RunCurves { name: "b", curves: b }, pairing, &settings())
+    compare(RunCurves { name: "a", curves: a }, RunCurves { name: "b", curves: b }, pairing, &options())
         .unwrap()
 }
 
 #[test]
-fn a_run_does_not_differ_from_itself() {
+fn a_run_equals_itself() {
     let a = curves(&samples(9, 8, 0), 8);
     let found = compared(&a, &a, Pairing::Paired);
     assert_eq!((found.rules.len(), found.curves.len()), (Rule::ALL.len(), Curve::ALL.len()));
@@ -61,10 +61,10 @@ fn a_run_does_not_differ_from_itself() {
     assert!(spread[1] - spread[0] > 0.01, "{spread:?}");
 }
 
-/// A curve that lies higher by a constant on every prompt differs by it in every resample, however
-/// much the prompts differ, and nowhere else.
+/// A curve that is higher by a constant on every prompt differs by it in every resample, however much the
+/// prompts differ, and nowhere else.
 #[test]
-fn a_constant_on_every_prompt_is_found_where_it_is() {
+fn a_constant_shift_is_found_at_its_layers() {
     let (a, mut b) = (samples(9, 8, 1), samples(9, 8, 1));
     for sample in &mut b {
         sample.lens.as_mut().unwrap().kl_lens_final[3] += 0.25;
@@ -90,7 +90,7 @@ fn a_constant_on_every_prompt_is_found_where_it_is() {
 }
 
 #[test]
-fn the_other_way_round_every_sign_changes() {
+fn swapping_the_runs_flips_every_sign() {
     let (a, b) = (curves(&samples(9, 8, 1), 8), curves(&samples(9, 8, 2), 8));
     let (there, back) = (compared(&a, &b, Pairing::Paired), compared(&b, &a, Pairing::Paired));
     assert!(there.rules.iter().any(|rule| rule.value.is_some_and(|value| value.difference != 0.0)));
@@ -107,7 +107,7 @@ fn the_other_way_round_every_sign_changes() {
 }
 
 #[test]
-fn the_order_of_the_prompts_does_not_matter_to_pairs() {
+fn paired_comparison_ignores_the_order_of_prompts() {
     let (a, mut b) = (samples(9, 8, 1), samples(9, 8, 2));
     let straight = compared(&curves(&a, 8), &curves(&b, 8), Pairing::Paired);
     b.reverse();
@@ -143,7 +143,7 @@ fn a_paired_interval_is_the_paired_bootstrap_of_the_rule() {
     assert_relative_eq!(hi, expected.hi / 8.0, epsilon = 1e-12);
 }
 
-/// The largest effect of any prompt is shown; what differs is the mean.
+/// The table shows the largest effect of any prompt; the difference is that of the mean.
 #[test]
 fn rules_on_the_largest_effect_are_compared_by_the_mean() {
     let (a, mut b) = (samples(9, 8, 1), samples(9, 8, 1));
@@ -168,7 +168,7 @@ fn rules_on_the_largest_effect_are_compared_by_the_mean() {
     assert!(!table.contains("skip_output_max"));
 }
 
-/// The same straight line read off at 5 layers and at 9.
+/// The same straight line sampled at 5 layers and at 9.
 #[test]
 fn models_of_different_depth_are_compared_at_relative_depth() {
     let line = |i: usize, layers: usize, up: f64| {
@@ -194,10 +194,10 @@ fn models_of_different_depth_are_compared_at_relative_depth() {
 }
 
 #[test]
-fn what_cannot_be_compared_says_why_and_the_way_out() {
+fn refusals_name_the_cause_and_the_remedy() {
     let (a, b) = (samples(9, 8, 1), samples(12, 8, 1));
     let error = |a: &PromptCurves, b: &PromptCurves, pairing| {
-        compare(RunCurves { name: "a", curves: a }, RunCurves { name: "b", curves: b }, pairing, &settings())
+        compare(RunCurves { name: "a", curves: a }, RunCurves { name: "b", curves: b }, pairing, &options())
             .unwrap_err()
     };
     let (a, b) = (curves(&a, 8), curves(&b, 8));
@@ -225,12 +225,12 @@ fn what_cannot_be_compared_says_why_and_the_way_out() {
         .collect();
     let expected = Error::NothingCommon { a: "a".to_owned(), b: "b".to_owned() };
     assert_eq!(error(&a, &curves(&bare, 8), Pairing::Paired), expected);
-    let settings = BootstrapOptions { resamples: 0, ..settings() };
+    let options = BootstrapOptions { resamples: 0, ..options() };
     let (a, b) = (RunCurves { name: "a", curves: &a }, RunCurves { name: "b", curves: &a });
-    assert!(matches!(compare(a, b, Pairing::Paired, &settings), Err(Error::Bootstrap(_))));
+    assert!(matches!(compare(a, b, Pairing::Paired, &options), Err(Error::Bootstrap(_))));
 }
 
-/// Two prompts of equal curves, so that every resample is the same and every number is plain.
+/// Two prompts with equal curves, so that all resamples agree and numbers are round.
 #[test]
 fn the_table_of_a_small_case() {
     let run = |kl: &[f64], overlap: &[f64]| {
@@ -240,7 +240,7 @@ fn the_table_of_a_small_case() {
     let a = run(&[8.0, 7.0, 3.0, 1.0, 0.0], &[0.0, 0.0, 0.4, 0.6, 1.0]);
     let b = run(&[8.0, 3.0, 2.0, 1.0, 0.0], &[0.0, 0.0, 0.2, 0.6, 1.0]);
     let run = |curves, name| RunCurves { name, curves };
-    let found = compare(run(&a, "one|\u{1b}[2J"), run(&b, "two"), Pairing::Paired, &settings()).unwrap();
+    let found = compare(run(&a, "one|\u{1b}[2J"), run(&b, "two"), Pairing::Paired, &options()).unwrap();
     let expected = "\
 A: one|?[2J, 4 layers, 2 prompts  
 B: two, 4 layers, 2 prompts  
@@ -269,7 +269,7 @@ With fewer than 5 prompts, here 2, intervals are narrower than they should be.
 }
 
 #[test]
-fn json_holds_everything_and_threads_do_not_matter() {
+fn json_is_complete_and_independent_of_threads() {
     let (a, b) = (curves(&samples(6, 8, 1), 8), curves(&samples(6, 8, 2), 8));
     let one = with_threads(1, || compared(&a, &b, Pairing::Paired));
     assert_eq!(with_threads(3, || compared(&a, &b, Pairing::Paired)), one);

@@ -1,11 +1,10 @@
-//! How often intervals hold the truth, and how often a study sees what is not there: on made-up prompts
-//! whose truth is known.
+//! Coverage of the intervals and false positives of a study, on simulated prompts with a known truth.
 
 mod common;
 
 use common::{prompt, seen};
+use fathom_analysis::answers::Verdict;
 use fathom_analysis::study::Cell;
-use fathom_analysis::tables::Verdict;
 use fathom_analysis::{BootstrapOptions, Curve, FinishedCell, PromptCurves, StudyDescription, Tables, rows};
 use fathom_depth::{Resampling, Rule};
 use fathom_results::{Sample, SettlingSample, SkipEffects, SkipMode, SkipPart, SkipSample};
@@ -14,12 +13,12 @@ use std::io::Write;
 
 const LAYERS: usize = 8;
 
-/// Prints what was found (`cargo test -- --nocapture`).
+/// Prints results (`cargo test -- --nocapture`).
 fn say(text: &str) {
     std::io::stderr().write_all(format!("{text}\n").as_bytes()).unwrap();
 }
 
-/// Numbers that look random (splitmix64), the same on every machine.
+/// Pseudo-random numbers (splitmix64), the same on every machine.
 struct Random(u64);
 
 impl Random {
@@ -68,12 +67,12 @@ fn prompts(count: usize, random: &mut Random) -> Vec<Sample> {
     (0..count).map(|i| measured(&format!("p{i}"), random)).collect()
 }
 
-/// The layers at which curves of means are looked at.
+/// The layers at which mean curves are checked.
 const AT: usize = 4;
 const RESAMPLES: usize = 300;
 const REPETITIONS: usize = 2000;
 
-/// What is covered: depth rules, and one value of two curves.
+/// The checked statistics: depth rules, and one value each of two curves.
 fn names() -> Vec<String> {
     // The made-up prompts have no cosines.
     let rules = Rule::ALL.into_iter().filter(|rule| *rule != Rule::Cosine);
@@ -85,8 +84,8 @@ const CURVES: [Curve; 2] = [Curve::KlLensFinal, Curve::SkipOutputMean];
 
 /// The estimates of everything in `names`, with intervals.
 fn estimates(samples: &[Sample], seed: u64) -> Vec<(f64, [f64; 2])> {
-    let settings = BootstrapOptions { resamples: RESAMPLES, ..BootstrapOptions::seeded(seed) };
-    let rows = rows(samples, LAYERS, &settings).unwrap();
+    let options = BootstrapOptions { resamples: RESAMPLES, ..BootstrapOptions::seeded(seed) };
+    let rows = rows(samples, LAYERS, &options).unwrap();
     let rules = rows.iter().map(|row| (row.estimate().unwrap(), row.interval.unwrap()));
     let curves = PromptCurves::of(samples, LAYERS).unwrap();
     let resampling = Resampling::of(samples.len(), RESAMPLES, seed).unwrap();
@@ -98,7 +97,7 @@ fn estimates(samples: &[Sample], seed: u64) -> Vec<(f64, [f64; 2])> {
     rules.chain(CURVES.map(of)).collect()
 }
 
-/// The shares of the intervals that hold the truth, for sets of this many prompts.
+/// The share of intervals that cover the truth, for sets of `count` prompts.
 fn coverage(count: usize, truth: &[f64]) -> Vec<f64> {
     let mut random = Random(count as u64);
     let mut held = vec![0; truth.len()];
@@ -111,18 +110,18 @@ fn coverage(count: usize, truth: &[f64]) -> Vec<f64> {
     held.into_iter().map(|held| held as f64 / REPETITIONS as f64).collect()
 }
 
-/// 95 % intervals of what varies smoothly hold the truth in 93 to 97 of 100 cases from ten prompts up.
-/// Rules that give whole layers hold it at least as often: a lattice has no interval of just 95 %.
-/// SkipEffects of skipping one layer spread over an order of magnitude, of whose mean no interval made of
-/// ten prompts is right: this one holds it in 91 of 100 cases, as one of Student's would.
+/// From ten prompts up, 95 % intervals of smooth statistics cover the truth in 93 to 97 % of cases. Rules
+/// that give whole layers cover it at least as often: a lattice has no interval of exactly 95 %. The
+/// effects of skipping one layer spread over an order of magnitude; no interval from ten prompts is right
+/// for their mean, and this one covers it in 91 % of cases, as Student's would.
 #[test]
-fn intervals_hold_the_truth_as_often_as_they_say() {
+fn intervals_have_their_nominal_coverage() {
     let curves = PromptCurves::of(&prompts(20_000, &mut Random(7)), LAYERS).unwrap();
     let once = curves.once();
-    let settings = BootstrapOptions::seeded(0);
+    let options = BootstrapOptions::seeded(0);
     let names = names();
     let truth = |name: &String| match name.parse::<Rule>() {
-        Ok(rule) => curves.estimate(rule, &once, &settings.thresholds).unwrap(),
+        Ok(rule) => curves.estimate(rule, &once, &options.thresholds).unwrap(),
         Err(_) => {
             let curve = CURVES.into_iter().find(|curve| name.starts_with(curve.name())).unwrap();
             curves.curve(curve, &once).unwrap()[AT]
@@ -143,14 +142,14 @@ fn intervals_hold_the_truth_as_often_as_they_say() {
     assert!(wrong.is_empty(), "{wrong:?}");
 }
 
-/// Cells that differ by chance alone: hardly a study may say of any comparison that there is a difference.
+/// Cells that differ only by chance: few studies may claim any difference.
 #[test]
-fn a_study_without_differences_seldom_sees_one() {
+fn a_study_without_differences_rarely_claims_one() {
     let data: String = (0..6).map(|i| format!("[[data]]\nid = \"d{i}\"\n")).collect();
     let model = |size: f64| format!("[[model]]\nid = \"m{size}\"\nfamily = \"f\"\nsize = {size}\n");
     let text = format!("name = \"null\"\n{}{}{data}", model(1.0), model(2.0));
     let study = StudyDescription::parse(&text, "STUDY.toml").unwrap();
-    let settings = BootstrapOptions { resamples: 1000, ..BootstrapOptions::seeded(3) };
+    let options = BootstrapOptions { resamples: 1000, ..BootstrapOptions::seeded(3) };
     let settled = |id: String, random: &mut Random| {
         let Sample { settling, tokens, .. } = measured(&id, random);
         Sample { settling, ..prompt(&id, tokens.len()) }
@@ -166,12 +165,12 @@ fn a_study_without_differences_seldom_sees_one() {
                     (0..10).map(|i| settled(format!("{model}-{i}"), &mut random)).collect();
                 (
                     cell,
-                    FinishedCell::of(&samples, LAYERS, &BootstrapOptions { resamples: 1, ..settings })
+                    FinishedCell::of(&samples, LAYERS, &BootstrapOptions { resamples: 1, ..options })
                         .unwrap(),
                 )
             };
             let cells: BTreeMap<Cell, FinishedCell> = study.cells().map(&mut cell).collect();
-            let tables = Tables::of(&study, &cells, &settings);
+            let tables = Tables::of(&study, &cells, &options);
             let answer = &tables.answers[0];
             assert_eq!((answer.primary, answer.tested), (Rule::Settling, 6));
             let claims = |verdict| matches!(verdict, Verdict::More | Verdict::Less);

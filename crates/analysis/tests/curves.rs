@@ -1,4 +1,4 @@
-//! The depth table against what the probes' own summaries give, and small cases worked out by hand.
+//! The depth table against the probes' own summaries, and small cases computed by hand.
 
 mod common;
 
@@ -10,13 +10,13 @@ use fathom_probes::summarise;
 use fathom_results::{QaPair, Sample};
 use fathom_results::{SkipMode, SkipPart};
 
-fn settings(resamples: usize) -> BootstrapOptions {
+fn options(resamples: usize) -> BootstrapOptions {
     BootstrapOptions { resamples, ..BootstrapOptions::seeded(42) }
 }
 
-/// The summary is written by other code: what it says of a run must be what the pooled prompts say.
+/// The summary is independent code: its depths must equal those of the pooled prompts.
 #[test]
-fn every_rule_says_what_it_says_of_the_summary() {
+fn every_rule_agrees_with_the_summary() {
     let (layers, samples) = (9, samples(12, 9, 0));
     let summary = summarise(&samples, layers);
     let (contributions, lens) = (summary.contributions.unwrap(), summary.lens.unwrap());
@@ -31,7 +31,7 @@ fn every_rule_says_what_it_says_of_the_summary() {
         output_effect: Some(&skip.output_effect.as_ref().unwrap().max),
         settle_mean: Some(summary.settling.unwrap().mean_settle_layer),
     };
-    let found = rows(&samples, layers, &settings(200)).unwrap();
+    let found = rows(&samples, layers, &options(200)).unwrap();
     assert_eq!(found.iter().map(|row| row.rule).collect::<Vec<_>>(), Rule::ALL);
     for row in found {
         let expected = depth(row.rule, &curves, &Thresholds::default());
@@ -56,7 +56,7 @@ fn every_rule_says_what_it_says_of_the_summary() {
 }
 
 #[test]
-fn every_curve_is_that_of_the_summary() {
+fn every_curve_agrees_with_the_summary() {
     let (layers, samples) = (7, samples(11, 7, 1));
     let summary = summarise(&samples, layers);
     let contributions = summary.contributions.unwrap();
@@ -94,7 +94,7 @@ fn every_curve_is_that_of_the_summary() {
 
 /// One token of kl [4, 4, 1] and three of [4, 0, 0]: the mean is [4, 1, 0.25], below half at layer 1.
 #[test]
-fn tokens_weigh_prompts() {
+fn prompts_are_weighted_by_tokens() {
     let samples = [
         seen("a", 1, &[4.0, 4.0, 1.0, 0.0], &[0.0, 0.2, 0.4, 1.0]),
         seen("b", 3, &[4.0, 0.0, 0.0, 0.0], &[0.0, 0.4, 0.4, 1.0]),
@@ -126,13 +126,13 @@ fn the_interval_is_the_bootstrap_of_the_rule() {
         sum[..7].iter().position(|value| value / total > 0.3).map(|l| l as f64)
     };
     let expected = bootstrap(6, 500, 42, by_hand).unwrap();
-    let found = rows(&samples, 8, &settings(500)).unwrap();
+    let found = rows(&samples, 8, &options(500)).unwrap();
     let row = found.iter().find(|row| row.rule == Rule::Overlap).unwrap();
     assert_eq!(row.interval, Some([expected.lo, expected.hi]));
 }
 
 #[test]
-fn lines_of_one_prompt_are_put_together_and_pairs_left_out() {
+fn samples_of_one_prompt_are_merged_and_qa_pairs_skipped() {
     let whole = samples(5, 6, 3);
     let mut lines: Vec<Sample> =
         whole.iter().map(|s| Sample { skip: None, settling: None, ..s.clone() }).collect();
@@ -146,25 +146,25 @@ fn lines_of_one_prompt_are_put_together_and_pairs_left_out() {
 }
 
 #[test]
-fn of_two_lines_of_a_prompt_the_later_counts() {
+fn the_latest_sample_of_a_prompt_wins() {
     let lines = [seen("a", 2, &[4.0, 1.0], &[0.0; 2]), seen("a", 2, &[3.0, 2.0], &[0.0; 2])];
     let curves = PromptCurves::of(&lines, 2).unwrap();
     assert_eq!(curves.curve(Curve::KlLensFinal, &[1]), Some(vec![3.0, 2.0]));
 }
 
 #[test]
-fn a_probe_that_some_prompt_lacks_feeds_no_rule() {
+fn a_probe_missing_on_one_prompt_feeds_no_rule() {
     let mut samples = samples(4, 6, 4);
     samples[2].lens = None;
-    let found = rows(&samples, 6, &settings(10)).unwrap();
+    let found = rows(&samples, 6, &options(10)).unwrap();
     assert!(found.iter().all(|row| !matches!(row.rule, Rule::Kl | Rule::KlLast | Rule::Overlap)));
     assert_eq!(found.len(), Rule::ALL.len() - 3);
-    assert_eq!(rows(&[], 6, &settings(10)), Ok(vec![]));
+    assert_eq!(rows(&[], 6, &options(10)), Ok(vec![]));
 }
 
 #[test]
 fn one_prompt_has_values_without_intervals() {
-    let found = rows(&samples(1, 6, 5), 6, &settings(10)).unwrap();
+    let found = rows(&samples(1, 6, 5), 6, &options(10)).unwrap();
     assert!(found.iter().any(|row| row.value.is_some()));
     assert!(found.iter().all(|row| row.interval.is_none()));
 }
@@ -185,7 +185,7 @@ fn curves_of_another_model_are_refused() {
 }
 
 #[test]
-fn prompts_are_the_same_by_id_and_text_whatever_the_tokens() {
+fn prompts_match_by_id_and_text_across_tokenizers() {
     let with = |id: &str, pieces: &[&str]| Sample {
         pieces: pieces.iter().map(|piece| (*piece).to_owned()).collect(),
         ..prompt(id, pieces.len())
@@ -203,9 +203,9 @@ fn prompts_are_the_same_by_id_and_text_whatever_the_tokens() {
     assert_eq!(a.places_in(&curves(&[with("z", &["two"])])), Err(0));
 }
 
-/// Old samples have no hashes: every script counts, and every mark.
+/// Old samples have no hashes; texts in any script must be told apart.
 #[test]
-fn texts_of_every_script_are_told_apart() {
+fn texts_in_any_script_are_distinguished() {
     let paired = |a: &[&str], b: &[&str]| {
         let curves = |pieces: &[&str]| {
             let pieces = pieces.iter().map(|piece| (*piece).to_owned()).collect();
@@ -224,12 +224,12 @@ fn texts_of_every_script_are_told_apart() {
     assert!(paired(&["\u{fffd}", "国x"], &["国国国国x"]));
     assert!(!paired(&broken, &["法国的都"]) && !paired(&broken, &["法国的首a"]));
     assert!(!paired(&["\u{fffd}a"], &["a"]) && !paired(&["\u{fffd}"], &["x"]));
-    // PairedRuns cut in different places: not known, so not the same.
+    // Both are broken in different places: unknown, so different.
     assert!(!paired(&["\u{fffd}国"], &["法\u{fffd}"]));
 }
 
 #[test]
-fn prompts_are_the_same_by_the_hash_of_their_text() {
+fn prompts_match_by_the_hash_of_their_text() {
     let with = |id: &str, hash: &str| Sample {
         text_sha256: Some(hash.to_owned()),
         pieces: vec![format!("{id} in its own tokens")],
@@ -250,8 +250,8 @@ fn prompts_are_the_same_by_the_hash_of_their_text() {
 }
 
 #[test]
-fn threads_do_not_matter() {
+fn results_do_not_depend_on_threads() {
     let samples = samples(7, 6, 7);
-    let one = with_threads(1, || rows(&samples, 6, &settings(300)));
-    assert_eq!(with_threads(3, || rows(&samples, 6, &settings(300))), one);
+    let one = with_threads(1, || rows(&samples, 6, &options(300)));
+    assert_eq!(with_threads(3, || rows(&samples, 6, &options(300))), one);
 }

@@ -1,4 +1,4 @@
-//! Sweeps, widths and histograms against the depth table, and against theory.
+//! Sweeps, widths and histograms against the depth table and against theory.
 
 mod common;
 
@@ -15,17 +15,17 @@ fn curves(prompts: usize) -> PromptCurves {
     PromptCurves::of(&samples(prompts, LAYERS, 1), LAYERS).unwrap()
 }
 
-fn settings() -> BootstrapOptions {
+fn options() -> BootstrapOptions {
     BootstrapOptions { resamples: 400, ..BootstrapOptions::seeded(3) }
 }
 
 #[test]
-fn the_sweep_at_the_threshold_in_use_is_the_row() {
+fn the_sweep_at_the_threshold_in_use_equals_the_depth_table() {
     let curves = curves(9);
     let thresholds = Thresholds { overlap: 0.37, ..Thresholds::default() };
-    let settings = BootstrapOptions { thresholds, ..settings() };
-    let found = uncertainty(&curves, &settings);
-    let rows = rows_of(&curves, &settings);
+    let options = BootstrapOptions { thresholds, ..options() };
+    let found = uncertainty(&curves, &options);
+    let rows = rows_of(&curves, &options);
     assert_eq!(found.rules.len(), rows.len());
     for row in rows {
         let of = found.of(row.rule).unwrap();
@@ -44,10 +44,10 @@ fn the_sweep_at_the_threshold_in_use_is_the_row() {
 
 /// An overlap of 0.05 at layer 0, 0.1 at layer 1 and so on exceeds 0.05 k first at layer k.
 #[test]
-fn the_sweep_tries_exactly_its_thresholds() {
+fn the_sweep_crosses_exactly_at_its_thresholds() {
     let overlap: Vec<f64> = (1..=20).map(|l| f64::from(5 * l) / 100.0).collect();
     let samples = ["a", "b"].map(|id| common::seen(id, 2, &[1.0; 20], &overlap));
-    let found = uncertainty(&PromptCurves::of(&samples, 20).unwrap(), &settings());
+    let found = uncertainty(&PromptCurves::of(&samples, 20).unwrap(), &options());
     let of = found.of(Rule::Overlap).unwrap();
     assert_eq!(of.sweep.len(), 19);
     for (k, point) in (1..).zip(&of.sweep) {
@@ -61,8 +61,8 @@ fn the_sweep_tries_exactly_its_thresholds() {
 /// A higher overlap is reached later, a larger share of the KL's maximum earlier, and more of the effect
 /// takes more layers.
 #[test]
-fn depth_moves_one_way_with_the_threshold() {
-    let found = uncertainty(&curves(9), &settings());
+fn depth_is_monotonic_in_the_threshold() {
+    let found = uncertainty(&curves(9), &options());
     let values =
         |rule| -> Vec<f64> { found.of(rule).unwrap().sweep.iter().filter_map(|point| point.value).collect() };
     assert!(values(Rule::Overlap).is_sorted() && values(Rule::Overlap).len() > 5);
@@ -73,10 +73,10 @@ fn depth_moves_one_way_with_the_threshold() {
 }
 
 #[test]
-fn with_all_prompts_the_width_is_that_of_the_row() {
+fn the_width_with_all_prompts_equals_the_depth_table() {
     let curves = curves(11);
-    let found = uncertainty(&curves, &settings());
-    for row in rows_of(&curves, &settings()) {
+    let found = uncertainty(&curves, &options());
+    for row in rows_of(&curves, &options()) {
         let of = found.of(row.rule).unwrap();
         assert_eq!(of.by_prompts.iter().map(|width| width.prompts).collect::<Vec<_>>(), [2, 4, 8, 11]);
         let all = of.by_prompts.last().unwrap();
@@ -107,7 +107,7 @@ fn the_width_of_a_mean_shrinks_with_the_root_of_the_prompts() {
         (sample.contributions, sample.lens, sample.skip) = (None, None, None);
     }
     let curves = PromptCurves::of(&samples, LAYERS).unwrap();
-    let found = uncertainty(&curves, &BootstrapOptions { resamples: 20_000, ..settings() });
+    let found = uncertainty(&curves, &BootstrapOptions { resamples: 20_000, ..options() });
     assert_eq!(found.rules.len(), 1);
     let of = found.of(Rule::Settling).unwrap();
     // With 7, 15, 31, 63 and 127 degrees of freedom, from a table.
@@ -122,21 +122,21 @@ fn the_width_of_a_mean_shrinks_with_the_root_of_the_prompts() {
 }
 
 #[test]
-fn one_prompt_has_a_sweep_alone() {
-    let found = uncertainty(&curves(1), &settings());
+fn one_prompt_has_only_a_sweep() {
+    let found = uncertainty(&curves(1), &options());
     let of = found.of(Rule::Kl).unwrap();
     assert!(of.by_prompts.is_empty() && of.histogram.is_none());
     assert!(of.sweep.iter().any(|point| point.value.is_some()));
     assert!(of.sweep.iter().all(|point| point.interval.is_none()));
     let none = PromptCurves::of(&[], LAYERS).unwrap();
-    assert!(uncertainty(&none, &settings()).rules.is_empty());
+    assert!(uncertainty(&none, &options()).rules.is_empty());
 }
 
 #[test]
-fn it_is_read_back_as_it_was_written_and_threads_do_not_matter() {
+fn json_round_trips_and_does_not_depend_on_threads() {
     let curves = curves(6);
-    let one = with_threads(1, || uncertainty(&curves, &settings()));
-    assert_eq!(with_threads(4, || uncertainty(&curves, &settings())), one);
+    let one = with_threads(1, || uncertainty(&curves, &options()));
+    assert_eq!(with_threads(4, || uncertainty(&curves, &options())), one);
     let text = serde_json::to_string(&one).unwrap();
     let again: Uncertainty = serde_json::from_str(&text).unwrap();
     assert!(again == one);

@@ -1,4 +1,4 @@
-//! Descriptions of studies: what they mean, and everything that can be wrong with them at once.
+//! Study descriptions: their meaning, and all of their errors at once.
 
 use fathom_analysis::StudyDescription;
 use fathom_analysis::study::{Cell, ComparedPair, Question};
@@ -61,7 +61,7 @@ fn pairs(study: &StudyDescription, question: Question) -> Vec<(usize, usize)> {
 }
 
 #[test]
-fn a_whole_description() {
+fn a_full_description() {
     let study = parse(FULL);
     assert_eq!(study.probes, [Probe::Contributions, Probe::Lens]);
     assert_eq!((study.limit, study.seed, study.qa.as_deref()), (Some(16), Some(42), Some("qa")));
@@ -100,7 +100,7 @@ fn a_cell_is_a_command_line() {
 }
 
 #[test]
-fn the_least_description() {
+fn a_minimal_description() {
     let study = parse("name = \"../x y\"\n[[model]]\nid = \"smollm2-135m\"\n[[data]]\nid = \"builtin\"");
     assert_eq!(study.out.to_str(), Some("fathom-out/study-.._x_y"));
     assert_eq!(study.probes, Probe::ALL);
@@ -137,7 +137,7 @@ fn every_question_has_one_primary_rule() {
 }
 
 #[test]
-fn declared_pairs_take_the_place_of_derived_ones_of_their_question() {
+fn declared_pairs_replace_derived_pairs_of_their_question() {
     let text = format!("{FULL}\n[[pair]]\nquestion = \"scale\"\na = \"Qwen2.5-7B\"\nb = \"small\"\n");
     let study = parse(&text);
     assert_eq!(pairs(&study, Question::Scale), [(3, 2)]);
@@ -169,7 +169,7 @@ fn equals_make_no_pair_and_the_base_model_comes_first() {
 }
 
 #[test]
-fn every_error_is_told_at_once_with_its_line() {
+fn all_errors_are_reported_with_their_lines() {
     let text = r#"nme = "x"
 probes = "lens,skipp"
 limit = 0
@@ -209,7 +209,7 @@ question = "size"
     let expected = "\
 STUDY.toml has 22 errors:
   line 1: the study has no field 'nme'; did you mean 'name'?
-  line 2: 'skipp' is no probe; did you mean 'skip'? There are contributions, lens, similarity, settling, skip, erasure, gradients, clean (those without edited runs) and all
+  line 2: 'skipp' is not a probe; did you mean 'skip'? The probes are contributions, lens, similarity, settling, skip, erasure, gradients; 'clean' selects those without edited runs, 'all' selects all
   line 3: 'limit' of the study must be a number of prompts from 1 up; leave it out for all
   line 4: 'seed' of the study must be a whole number from 0 up
   line 5: options has no field 'positons'; did you mean 'positions'?
@@ -243,7 +243,7 @@ STUDY.toml has 22 errors:
 }
 
 #[test]
-fn an_empty_description_lacks_three_things() {
+fn an_empty_description_has_three_errors() {
     let error = StudyDescription::parse("", "s.toml").unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -257,7 +257,7 @@ fn an_empty_description_lacks_three_things() {
 }
 
 #[test]
-fn broken_toml_names_its_lines() {
+fn syntax_errors_name_their_lines() {
     let error = StudyDescription::parse("name = \"x\"\n\nlimit = = 3\n", "s.toml").unwrap_err();
     assert_eq!(error.problems[0].line, Some(3), "{error}");
     assert!(error.to_string().contains("this is not TOML"), "{error}");
@@ -267,12 +267,12 @@ fn broken_toml_names_its_lines() {
 
 proptest! {
     #[test]
-    fn nothing_panics(text in "\\PC{0,200}") {
+    fn arbitrary_text_never_panics(text in "\\PC{0,200}") {
         let _ = StudyDescription::parse(&text, "x");
     }
 
     #[test]
-    fn no_change_of_a_description_panics(at in 0..FULL.len(), piece in "[\\[\\]={}\"a-z0-9.\n-]{0,6}", cut in 0..40usize) {
+    fn edited_descriptions_never_panic(at in 0..FULL.len(), piece in "[\\[\\]={}\"a-z0-9.\n-]{0,6}", cut in 0..40usize) {
         let (Some(head), Some(tail)) = (FULL.get(..at), FULL.get((at + cut).min(FULL.len())..)) else { return Ok(()) };
         if let Err(error) = StudyDescription::parse(&format!("{head}{piece}{tail}"), "x") {
             prop_assert!(!error.problems.is_empty());
@@ -281,7 +281,7 @@ proptest! {
 }
 
 #[test]
-fn difficulties_are_compared_within_a_series_and_data_may_have_probes_of_their_own() {
+fn difficulties_are_compared_within_a_series_and_data_sets_can_override_probes() {
     let study = parse(
         r#"
         name = "series"

@@ -1,12 +1,12 @@
-//! A small study in every format, and what must hold of its answers.
+//! A small study in every format, and properties of its answers.
 //!
-//! With `UPDATE_GOLDEN=1` the golden files are written anew, to be read before they are kept.
+//! `UPDATE_GOLDEN=1` rewrites the golden files; review them before committing.
 
 mod common;
 
 use common::{samples, seen, with_threads};
+use fathom_analysis::answers::Verdict;
 use fathom_analysis::study::Cell;
-use fathom_analysis::tables::Verdict;
 use fathom_analysis::{BootstrapOptions, FinishedCell, StudyDescription, Tables};
 use fathom_depth::Rule;
 use fathom_results::Sample;
@@ -41,12 +41,12 @@ id = "competition"
 difficulty = "hard"
 "#;
 
-fn settings() -> BootstrapOptions {
+fn options() -> BootstrapOptions {
     BootstrapOptions { resamples: 1000, ..BootstrapOptions::seeded(1) }
 }
 
-/// Prompts whose KL falls from 8 to 2 at one layer and whose overlap rises to 0.5 at another, the same on
-/// every prompt: so the rules find these layers in every resample.
+/// Prompts whose KL falls from 8 to 2 at one layer and whose overlap rises to 0.5 at another. All are
+/// alike, so that the rules find these layers in every resample.
 fn steps(prompts: usize, layers: usize, kl: usize, overlap: usize) -> Vec<Sample> {
     let kl: Vec<f64> = (0..=layers).map(|l| if l < kl { 8.0 } else { 2.0 }).collect();
     let overlap: Vec<f64> = (0..=layers).map(|l| if l < overlap { 0.0 } else { 0.5 }).collect();
@@ -54,7 +54,7 @@ fn steps(prompts: usize, layers: usize, kl: usize, overlap: usize) -> Vec<Sample
 }
 
 fn finished(samples: &[Sample], layers: usize) -> FinishedCell {
-    FinishedCell::of(samples, layers, &settings()).unwrap()
+    FinishedCell::of(samples, layers, &options()).unwrap()
 }
 
 /// The small model on both sets, the large one on both, the chat model on one.
@@ -67,7 +67,7 @@ fn small() -> Tables {
     cells.insert(cell(1, 0), finished(&steps(40, 16, 5, 11), 16));
     cells.insert(cell(1, 1), finished(&steps(30, 16, 9, 99), 16));
     cells.insert(cell(2, 0), finished(&steps(4, 16, 5, 10), 16));
-    Tables::of(&study, &cells, &settings())
+    Tables::of(&study, &cells, &options())
 }
 
 #[track_caller]
@@ -90,7 +90,7 @@ fn every_format_of_a_small_study() {
     golden("study.json", &(tables.json().unwrap() + "\n"));
 }
 
-/// Values and ratios that the golden files show, by hand.
+/// Values and ratios of the golden files, computed by hand.
 #[test]
 fn the_answers_of_a_small_study() {
     let tables = small();
@@ -131,7 +131,7 @@ fn the_answers_of_a_small_study() {
     );
 }
 
-/// A depth that its rule warns of is shown, and decides nothing.
+/// A depth with a caution is shown but decides nothing.
 #[test]
 fn a_value_with_a_caution_is_not_judged() {
     let study = StudyDescription::parse(STUDY, "STUDY.toml").unwrap();
@@ -142,7 +142,7 @@ fn a_value_with_a_caution_is_not_judged() {
     let straight = steps(40, 8, 3, 5);
     let cell = |cell: Cell| (cell, finished(if cell.model == 0 { &bent } else { &straight }, 8));
     let cells: BTreeMap<Cell, FinishedCell> = study.cells().map(cell).collect();
-    let tables = Tables::of(&study, &cells, &settings());
+    let tables = Tables::of(&study, &cells, &options());
     let one = &tables.answers[0].comparisons[0];
     assert_eq!((one.verdict, one.primary, one.p_holm), (Verdict::NoValue, true, None));
     assert!(one.sentence.ends_with(
@@ -153,9 +153,9 @@ fn a_value_with_a_caution_is_not_judged() {
     assert!(tables.caption().contains("* The curve turns back later"));
 }
 
-/// CSV read back by a reader has the texts that were written, quotes, bars and all.
+/// A CSV reader gets back the texts as written, including quotes and bars.
 #[test]
-fn csv_is_read_back() {
+fn csv_round_trips() {
     let tables = small();
     let text = tables.csv().unwrap();
     let mut reader = csv::Reader::from_reader(text.as_bytes());
@@ -168,13 +168,13 @@ fn csv_is_read_back() {
     assert_eq!(records.len(), 3 * 5 + 1);
 }
 
-/// The same samples under two names: nothing differs, by any rule.
+/// The same samples under two names differ by no rule.
 #[test]
 fn a_model_compared_with_itself_shows_no_change() {
     let study = StudyDescription::parse(STUDY, "STUDY.toml").unwrap();
     let cells: BTreeMap<Cell, FinishedCell> =
         study.cells().map(|cell| (cell, finished(&samples(6, 7, 3), 7))).collect();
-    let tables = Tables::of(&study, &cells, &settings());
+    let tables = Tables::of(&study, &cells, &options());
     assert_eq!(tables.rules, Rule::ALL);
     for answer in &tables.answers {
         assert!(answer.summary.starts_with("No evidence: of "), "{}", answer.summary);
@@ -187,11 +187,11 @@ fn a_model_compared_with_itself_shows_no_change() {
     assert_eq!(counts, [2 * 9, 2 * 9, 3 * 9]);
 }
 
-/// Noisy cells: a verdict of change only where the corrected p-value allows it, in the direction of the
-/// change, and never where the interval holds 0.
+/// Noisy cells: a verdict needs a small corrected p-value, has the sign of the change, and is never given
+/// if the interval contains 0.
 #[test]
 fn a_verdict_follows_from_its_corrected_p_value() {
-    // PairedRuns ways round, so that there is a rise for every fall.
+    // Both directions, so that there is a rise for every fall.
     let pair = |a, b| format!("[[pair]]\nquestion = \"scale\"\na = \"{a}\"\nb = \"{b}\"\n");
     let text = [STUDY, &pair("x_small", "x_large"), &pair("x_large", "x_small")].concat();
     let text = text.replacen("scale = \"kl\"", "scale = \"settling\"", 1);
@@ -204,7 +204,7 @@ fn a_verdict_follows_from_its_corrected_p_value() {
         layers.for_each(|layer| *layer = (*layer + later).min(7));
         (cell, finished(&samples, 7))
     };
-    let tables = Tables::of(&study, &study.cells().map(cell).collect(), &settings());
+    let tables = Tables::of(&study, &study.cells().map(cell).collect(), &options());
     let mut seen = BTreeMap::new();
     for one in tables.answers.iter().flat_map(|answer| &answer.comparisons) {
         let Some(change) = one.change else { continue };
@@ -227,25 +227,25 @@ fn a_verdict_follows_from_its_corrected_p_value() {
 }
 
 #[test]
-fn nothing_finished_is_not_measured() {
+fn an_unfinished_study_is_not_measured() {
     let study = StudyDescription::parse(STUDY, "STUDY.toml").unwrap();
-    let tables = Tables::of(&study, &BTreeMap::new(), &settings());
+    let tables = Tables::of(&study, &BTreeMap::new(), &options());
     assert!(tables.rules.is_empty());
     assert!(tables.answers.iter().all(|answer| answer.summary.starts_with("Not known: of ")));
     assert!(tables.markdown().contains("not measured (x_small on words and x_large on words missing)"));
     let one =
         StudyDescription::parse("name = \"n\"\n[[model]]\nid = \"m\"\n[[data]]\nid = \"d\"", "s").unwrap();
-    let tables = Tables::of(&one, &BTreeMap::new(), &settings());
-    assert!(tables.answers.iter().all(|answer| answer.summary.starts_with("Not qa: ")));
+    let tables = Tables::of(&one, &BTreeMap::new(), &options());
+    assert!(tables.answers.iter().all(|answer| answer.summary.starts_with("Not asked: ")));
 }
 
 #[test]
-fn threads_do_not_matter() {
+fn results_do_not_depend_on_threads() {
     let study = StudyDescription::parse(STUDY, "STUDY.toml").unwrap();
     let tables = |threads| {
         with_threads(threads, || {
             let cell = |cell: Cell| (cell, finished(&samples(5 + cell.data, 7, cell.model), 7));
-            Tables::of(&study, &study.cells().map(cell).collect(), &settings())
+            Tables::of(&study, &study.cells().map(cell).collect(), &options())
         })
     };
     assert_eq!(tables(1), tables(3));

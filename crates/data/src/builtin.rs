@@ -1,8 +1,8 @@
-//! The prompts that come with Fathom, written for it. They lie in the folder `prompts` of this crate.
+//! Built-in prompts, written for Fathom (folder `prompts` of this crate).
 
 use serde::Deserialize;
 
-use crate::{Prompt, format};
+use crate::{Prompt, templates};
 
 pub(crate) const PLAIN: &str = include_str!("../prompts/plain.jsonl");
 pub(crate) const WORD_PROBLEMS: &str = include_str!("../prompts/word-problems.jsonl");
@@ -18,7 +18,7 @@ pub(crate) fn read(file: &str) -> Vec<Prompt> {
     file.lines().map(parse).map(Prompt::from).collect()
 }
 
-/// The three difficulties in turn, so that the first prompts of the set hold all of them alike.
+/// The three difficulties in turn, so that any first part of the set has all of them equally.
 pub(crate) fn all() -> Vec<Prompt> {
     let mut files = [PLAIN, WORD_PROBLEMS, COMPETITION].map(|file| read(file).into_iter());
     let mut prompts = Vec::new();
@@ -31,7 +31,7 @@ pub(crate) fn all() -> Vec<Prompt> {
     }
 }
 
-/// A line of a file: what is common to all, and the fields of one form of prompt.
+/// A line of a file: the common fields, and those of one kind of prompt.
 #[derive(Deserialize)]
 struct Row {
     id: String,
@@ -54,11 +54,11 @@ impl From<Row> for Prompt {
         let (text, answer) = match content {
             Content::Plain { text } => (text, None),
             Content::Worked { question, rationale, answer } => {
-                (format::gsm8k(&question, &rationale, &answer), Some(answer))
+                (templates::gsm8k(&question, &rationale, &answer), Some(answer))
             }
             Content::Solved { question, solution } => {
                 let answer = solution.rfind(r"\boxed{").map(|start| solution[start..].to_owned());
-                (format::aime(&question, &solution), answer)
+                (templates::aime(&question, &solution), answer)
             }
             Content::Asked { question, answer } => (question + &answer, Some(answer)),
         };

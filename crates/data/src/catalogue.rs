@@ -1,34 +1,36 @@
-//! The names that a spec may start with, and the way from a spec to its set.
+//! The catalogue of named sets, and opening a set from its spec.
 
 use std::path::Path;
 use std::sync::LazyLock;
 
+use fathom_results::text::nearest;
+
 use crate::builtin::{COMPETITION, PLAIN, QA, WORD_PROBLEMS};
-use crate::files::{self, Kind};
+use crate::file_format::FileFormat;
+use crate::files;
 use crate::generate::{self, Operation};
-use crate::published::{self, Published};
+use crate::published::{self, PublishedSet};
 use crate::stream::PromptStream;
 use crate::{Access, DataError, Options, Prompt, PromptSet, builtin};
 
-/// A prompt set that has a name.
+/// A named prompt set.
 #[derive(Debug)]
 pub struct Entry {
     /// The name.
     pub id: &'static str,
-    /// What it is, in one line.
+    /// A one-line description.
     pub about: &'static str,
-    /// How many prompts it has unless a parameter says otherwise; 0 where that depends on a file.
+    /// The default number of prompts; 0 if it depends on a file.
     pub count: usize,
-    /// The fields of [`Prompt`] that its prompts fill, or some of them, apart from the id.
+    /// The fields of [`Prompt`] that at least some of its prompts have, apart from the id.
     pub fields: &'static [&'static str],
-    /// The parameters that a spec may carry, as in `addition:digits=4,count=50`.
+    /// The parameters of its spec, as in `addition:digits=4,count=50`.
     pub parameters: &'static [&'static str],
-    /// The data set on the Hugging Face hub that it is read from, if it is.
+    /// Its data set on the Hugging Face hub, if it is read from there.
     pub hub: Option<&'static str>,
-    /// Its splits, the one that is taken by default first.
+    /// Its splits, the default one first.
     pub splits: &'static [&'static str],
-    /// How many tokens a prompt should have at most, where the set is used like that: see
-    /// [`PromptSet::max_tokens`].
+    /// The largest number of tokens of a prompt; see [`PromptSet::max_tokens`].
     pub max_tokens: Option<usize>,
     origin: Origin,
 }
@@ -37,11 +39,8 @@ pub struct Entry {
 enum Origin {
     Builtin(fn() -> Vec<Prompt>),
     Generated(Operation),
-    Published(&'static Published),
+    Published(&'static PublishedSet),
 }
-
-/// Below this Jaro-Winkler similarity a name is no likely misspelling of another.
-const LIKENESS: f64 = 0.8;
 
 static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     const TEXT: &[&str] = &["text", "group"];
@@ -114,7 +113,7 @@ fn generated_entry(id: &'static str, about: &'static str, operation: Operation) 
     }
 }
 
-fn published_entry(about: &'static str, count: usize, set: &'static Published) -> Entry {
+fn published_entry(about: &'static str, count: usize, set: &'static PublishedSet) -> Entry {
     const ANSWERED: &[&str] = &["text", "answer"];
     const GROUPED: &[&str] = &["text", "answer", "group"];
     let grouped = set.parameters.iter().any(|name| ["level", "hops"].contains(name));
@@ -126,17 +125,17 @@ fn published_entry(about: &'static str, count: usize, set: &'static Published) -
         parameters: set.parameters,
         hub: set.hub,
         splits: set.splits,
-        max_tokens: set.form.max_tokens(),
+        max_tokens: set.schema.max_tokens(),
         origin: Origin::Published(set),
     }
 }
 
-/// The prompt sets that have names.
+/// The named prompt sets.
 pub fn catalogue() -> &'static [Entry] {
     &ENTRIES
 }
 
-/// Loads a prompt set that needs nothing of the network; see [`load_with`].
+/// Loads a prompt set without network access; see [`load_with`].
 ///
 /// # Errors
 /// As [`load_with`].
@@ -144,41 +143,39 @@ pub fn load(spec: &str, options: &Options) -> Result<PromptSet, DataError> {
     load_with(spec, options, &Access::default())
 }
 
-/// Opens a prompt set, whose prompts are read as they are taken. Whoever takes them heeds
-/// `options.limit`.
+/// Opens a prompt set as a stream. The stream does not apply `options.limit`; its reader does.
 ///
-/// A spec that ends in `.jsonl`, `.ndjson`, `.parquet`, `.txt` or `.md` and is no name with parameters is
-/// the path of a file. Any other is a name of the [`catalogue`], which may be followed by parameters:
-/// `addition:digits=4,count=50,seed=7`, `math:level=5,split=train`, `gsm8k:file=my/test.jsonl`. Whatever
-/// follows `file=` up to the next parameter belongs to the path, commas as well.
+/// A spec is a name of the [`catalogue`] with optional parameters (`addition:digits=4,count=50,seed=7`,
+/// `math:level=5,split=train`, `gsm8k:file=my/test.jsonl`) or else the path of a file that ends in `.jsonl`,
+/// `.ndjson`, `.parquet`, `.txt` or `.md`. The value of `file=` extends to the next parameter and may contain
+/// commas.
 ///
-/// # Files of JSON lines
+/// # JSON lines
 /// Each line that is not blank is a JSON object with a field `text`, or with `question` and `answer`,
-/// whose text is the one directly followed by the other, no space put between. If both `text` and
-/// `answer` are there, the text must end with the answer. Optional fields are `id` and `group` (or
+/// which are joined without a space. If both `text` and
+/// `answer` are present, the text must end with the answer. Optional fields are `id` and `group` (or
 /// `level`, or `regime`), strings or numbers, and `positions`, a list of whole numbers from 0 up. A field
-/// that is `null` counts as absent, and fields of other names are ignored, whatever they hold, `NaN` included.
+/// that is `null` counts as absent. Other fields are ignored, even if they contain `NaN`.
 /// A row whose text, question or answer is empty or `null` is skipped; [`PromptSet::empty`] counts such rows.
 /// Beside a `text`, an `answer` that is not a string is ignored. A prompt without an id is named
 /// after its file and line. Files must be UTF-8; a byte order mark and CR LF are accepted.
 ///
 /// # Rows of published sets
 /// If the first row of a file has no `text` but the fields of a published set, all rows are read as such
-/// and put in the set's form: `question` and an `answer` with `####` (GSM8K), `ctx`, `endings` and `label`
+/// with the prompt template of that set: `question` and an `answer` with `####` (GSM8K), `ctx`, `endings` and `label`
 /// (HellaSwag), `Problem`, `Solution` and `Answer` (AIME), `problem`, `solution` and `level` (MATH),
-/// `questions`, `answer` and `single_hops` (MQuAKE). The name of the set with `file=` says so outright.
+/// `questions`, `answer` and `single_hops` (MQuAKE). `SET:file=PATH` names the set explicitly.
 ///
 /// # Parquet files
-/// The columns are the fields of the rows above: text, numbers and lists of them, in any encoding and
-/// compressed in any way but LZO. Columns that no prompt is made of are not read, and neither are ids and
-/// groups that are neither text nor numbers.
+/// The columns are the fields above: text, numbers and lists of them, in any encoding and any compression
+/// except LZO. Other columns are not read, and neither are ids and groups that are neither text nor numbers.
 ///
 /// # Text files
-/// Each paragraph is a prompt, with its inner line breaks; paragraphs are parted by blank lines.
+/// Each paragraph is a prompt, with its inner line breaks; blank lines separate paragraphs.
 ///
 /// # Errors
-/// [`DataError`] says what is wrong, where, and what to do about it. The first prompt is read at once, so
-/// that a file without any is an error here.
+/// [`DataError`] names the cause, the place and the remedy. The first prompt is read at once, so that an empty
+/// file is an error here.
 pub fn open(spec: &str, options: &Options, access: &Access<'_>) -> Result<PromptStream, DataError> {
     if options.limit == Some(0) {
         return Err(DataError::ZeroLimit);
@@ -189,19 +186,23 @@ pub fn open(spec: &str, options: &Options, access: &Access<'_>) -> Result<Prompt
     };
     let entry = catalogue().iter().find(|entry| entry.id == name);
     let path = Path::new(spec);
-    match (entry, Kind::of(path)) {
+    match (entry, FileFormat::of(path)) {
         (Some(entry), _) => entry.open(parameters, options, access),
         (None, Some(_)) if access.split.is_some() => Err(DataError::SplitOfFile { what: spec.to_owned() }),
         (None, Some(kind)) => files::open(path, kind),
         (None, None) if path.exists() => Err(DataError::UnknownKind { path: path.to_owned() }),
-        (None, None) => Err(DataError::UnknownSet { name: name.to_owned(), nearest: nearest(name) }),
+        (None, None) => {
+            let known: Vec<&str> = catalogue().iter().map(|entry| entry.id).collect();
+            let nearest = nearest(name, known.iter().copied());
+            Err(DataError::UnknownSet { name: name.to_owned(), nearest, known })
+        }
     }
 }
 
-/// Loads a prompt set: the first `options.limit` prompts of what [`open`] gives.
+/// Loads a prompt set: the first `options.limit` prompts of [`open`].
 ///
 /// # Errors
-/// As [`open`], and that of the first row that is wrong. Rows behind the limit are not read.
+/// As [`open`], and the error of the first invalid row. Rows beyond the limit are not read.
 pub fn load_with(spec: &str, options: &Options, access: &Access<'_>) -> Result<PromptSet, DataError> {
     let mut stream = open(spec, options, access)?;
     let prompts = stream.read(options.limit)?;
@@ -239,7 +240,7 @@ impl Entry {
         while let Some(text) = rest {
             let comma = |from: usize| text[from..].find(',').map_or(text.len(), |at| from + at);
             let mut end = comma(0);
-            // Paths may hold commas.
+            // Paths may contain commas.
             while text.starts_with("file=") && end < text.len() && !known(&text[end + 1..]) {
                 end = comma(end + 1);
             }
@@ -255,16 +256,4 @@ impl Entry {
         }
         Ok(pairs)
     }
-}
-
-/// All names, for a sentence.
-pub(crate) fn names() -> String {
-    catalogue().iter().map(|entry| entry.id).collect::<Vec<_>>().join(", ")
-}
-
-fn nearest(name: &str) -> Option<&'static str> {
-    let name = name.to_lowercase();
-    let likeness = |entry: &Entry| strsim::jaro_winkler(&name, entry.id);
-    let best = catalogue().iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    (likeness(best) >= LIKENESS).then_some(best.id)
 }

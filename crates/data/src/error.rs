@@ -1,12 +1,13 @@
-//! What can go wrong, in sentences for the user.
+//! Errors of prompt sets.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::catalogue::names;
+use crate::file_format::unit;
+use crate::row_problem::RowProblem;
 
-/// Why there is no prompt set.
+/// Why a prompt set cannot be loaded.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DataError {
@@ -14,20 +15,22 @@ pub enum DataError {
     #[error(
         "there is no prompt set `{name}`{}; there are {}, and a path to a .jsonl, .parquet or .txt file works too",
         nearest.map(|n| format!(" (did you mean `{n}`?)")).unwrap_or_default(),
-        names()
+        known.join(", ")
     )]
     UnknownSet {
-        /// What was asked for.
+        /// The given name.
         name: String,
-        /// The name that looks most like it, if one does.
+        /// The most similar name, if one is similar.
         nearest: Option<&'static str>,
+        /// All names.
+        known: Vec<&'static str>,
     },
-    /// A set has no such parameter.
+    /// The set has no such parameter.
     #[error("`{set}` has no parameter `{name}`; {}", parameter_advice(set, known))]
     UnknownParameter {
         /// The set.
         set: &'static str,
-        /// The parameter asked for.
+        /// The given name.
         name: String,
         /// The parameters it has.
         known: &'static [&'static str],
@@ -37,7 +40,7 @@ pub enum DataError {
     ParameterForm {
         /// The set.
         set: &'static str,
-        /// What stands in the place of a parameter.
+        /// The given text.
         text: String,
     },
     /// A parameter is given twice.
@@ -57,24 +60,24 @@ pub enum DataError {
         name: String,
         /// The value given.
         value: String,
-        /// The lowest value that is allowed.
+        /// The smallest allowed value.
         low: u64,
-        /// The highest value that is allowed.
+        /// The largest allowed value.
         high: u64,
     },
-    /// The limit leaves nothing.
+    /// The limit is 0.
     #[error("a limit of 0 leaves no prompts; give a limit of 1 or more, or none")]
     ZeroLimit,
-    /// There is no such generator of random numbers.
+    /// There is no such random number generator.
     #[error("there is no random number generator `{name}`; use `native` or `python`")]
     UnknownRng {
-        /// What was asked for.
+        /// The given name.
         name: String,
     },
-    /// The ending of a path tells nothing that prompts are read from.
+    /// The extension of a path is not that of a known format.
     #[error(
-        "{} is no file of a known kind; prompts are read from .jsonl or .ndjson (one JSON object a line), \
-         from .parquet and from .txt or .md (paragraphs), so give the file the name that fits its content",
+        "{} has no known file extension; prompts are read from .jsonl or .ndjson (one JSON object per line), \
+         from .parquet and from .txt or .md (paragraphs), so rename the file to match its content",
         path.display()
     )]
     UnknownKind {
@@ -86,10 +89,10 @@ pub enum DataError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system says. It is part of the message, so it is not given as a source once more.
+        /// The system's error. It is part of the message and therefore not the error source.
         cause: std::io::Error,
     },
-    /// A Parquet file contradicts itself.
+    /// A Parquet file is inconsistent.
     #[error(
         "{}{}: the Parquet file is damaged ({problem}); download or write it again",
         path.display(),
@@ -98,12 +101,12 @@ pub enum DataError {
     DamagedTable {
         /// The file.
         path: PathBuf,
-        /// The row that was to be read, from 1.
+        /// The row being read, from 1.
         row: Option<usize>,
         /// What is wrong.
         problem: String,
     },
-    /// A Parquet file is written in a way that is not read.
+    /// A Parquet file uses a feature that is not supported.
     #[error(
         "{}{}: cannot read the Parquet file, because {problem}; write it with the defaults of pyarrow, or as \
          JSON lines",
@@ -113,12 +116,12 @@ pub enum DataError {
     UnsupportedTable {
         /// The file.
         path: PathBuf,
-        /// The row that was to be read, from 1.
+        /// The row being read, from 1.
         row: Option<usize>,
-        /// What is not read.
+        /// The unsupported feature, as a clause.
         problem: String,
     },
-    /// A Parquet file lacks the columns that prompts are made of.
+    /// A Parquet file lacks the columns of prompts.
     #[error(
         "{}: found {found}, but a row{} needs {needs}, as text; rename the columns that hold them, or write \
          them as JSON lines",
@@ -128,30 +131,30 @@ pub enum DataError {
     MissingColumns {
         /// The file.
         path: PathBuf,
-        /// The columns that are there, with their types, in words.
+        /// The present columns with their types, in words.
         found: String,
         /// The set, if the rows are those of one.
         set: Option<&'static str>,
-        /// The columns that are needed, in words.
+        /// The required columns, in words.
         needs: &'static str,
     },
-    /// A column of a Parquet file that decides what is measured does not hold what it must.
+    /// A column that affects the measurement has the wrong type.
     #[error("{}: the column {column:?} is a {found}, but it must be a list of whole numbers", path.display())]
     WrongColumn {
         /// The file.
         path: PathBuf,
         /// The column.
         column: String,
-        /// What it holds, in words.
+        /// Its type, in words.
         found: String,
     },
-    /// A split is asked for of something that has none.
+    /// A split was given for a set or file without splits.
     #[error("{what} has no splits; leave the split out")]
     SplitOfFile {
         /// The set or the file.
         what: String,
     },
-    /// A revision is asked for of a file.
+    /// A revision was given for a file.
     #[error("a file has no revisions, so `{set}` takes either `file` or `revision`; leave one of them out")]
     RevisionOfFile {
         /// The set.
@@ -162,15 +165,15 @@ pub enum DataError {
     UnknownSplit {
         /// The set.
         set: &'static str,
-        /// The split asked for.
+        /// The given split.
         split: String,
         /// The splits it has.
         known: &'static [&'static str],
     },
-    /// The file that is given for a set is not of a kind that sets are read from.
+    /// The file given for a set does not have a supported format.
     #[error(
-        "{} is not read for `{set}`, which takes .jsonl (one JSON object a line) or .parquet; a list in a \
-         .json file becomes lines with `jq -c '.[]'`",
+        "`{set}` takes a .jsonl (one JSON object per line) or .parquet file, not {}; convert a list in a .json \
+         file with `jq -c '.[]'`",
         path.display()
     )]
     SetFile {
@@ -181,16 +184,16 @@ pub enum DataError {
     },
     /// A set is not on the hub.
     #[error(
-        "`{set}` is not on the Hugging Face hub in a form that is read; give a file in its own fields: \
+        "`{set}` is not on the Hugging Face hub in a supported format; give a file with its fields: \
          `{set}:file=PATH.jsonl`"
     )]
     NeedsFile {
         /// The set.
         set: &'static str,
     },
-    /// The caller gives no way to the hub.
+    /// The caller provides no access to the hub.
     #[error(
-        "`{set}` is read from {id} on the Hugging Face hub, which is not used here; give a file in its own \
+        "`{set}` is read from {id} on the Hugging Face hub, which is not used here; give a file with its \
          fields: `{set}:file=PATH`"
     )]
     NoHub {
@@ -199,17 +202,17 @@ pub enum DataError {
         /// Its id on the hub.
         id: &'static str,
     },
-    /// The hub does not give the set.
-    #[error("cannot get `{set}` from {id}: {cause}; a file in its own fields works too: `{set}:file=PATH`")]
+    /// The set cannot be downloaded.
+    #[error("cannot get `{set}` from {id}: {cause}; a file with its fields works too: `{set}:file=PATH`")]
     Fetch {
         /// The set.
         set: &'static str,
         /// Its id on the hub.
         id: &'static str,
-        /// What the hub, or the way to it, says.
+        /// The message of the hub or the network.
         cause: String,
     },
-    /// The data set on the hub lacks the files that are expected.
+    /// The data set on the hub lacks the expected files.
     #[error(
         "{id} holds no Parquet files of the split {split}; try `{set}:revision=refs/convert/parquet`, or give \
          a file: `{set}:file=PATH`"
@@ -222,21 +225,21 @@ pub enum DataError {
         /// The split.
         split: String,
     },
-    /// A filter leaves nothing, or there was nothing.
+    /// No rows are left after filtering.
     #[error("{}", none_left(place, *rows, *empty, *level, *hops))]
     NoneLeft {
-        /// Where the rows come from.
+        /// The source of the rows.
         place: String,
-        /// How many rows there are.
+        /// The number of rows.
         rows: usize,
-        /// How many of them are empty.
+        /// The number of empty rows among them.
         empty: usize,
-        /// The level that was asked for.
+        /// The requested level.
         level: Option<u64>,
-        /// The number of hops that was asked for.
+        /// The requested number of hops.
         hops: Option<u64>,
     },
-    /// There is nothing in the file.
+    /// The file is empty.
     #[error("{} holds no prompts; write at least one into it", path.display())]
     NoPrompts {
         /// The file.
@@ -251,138 +254,48 @@ pub enum DataError {
     AllEmpty {
         /// The file.
         path: PathBuf,
-        /// What rows of the file are called.
+        /// "row" or "line".
         unit: &'static str,
-        /// How many rows there are.
+        /// The number of rows.
         rows: usize,
     },
-    /// All the prompts together are too large.
+    /// The prompts are too large in total.
     #[error("{}, {unit} {line}: the prompts up to here are larger than {bytes} bytes; use a limit or split the file", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// What rows of the file are called.
+        /// "row" or "line".
         unit: &'static str,
         /// The line or row, from 1.
         line: usize,
-        /// The greatest size that is read.
+        /// The largest accepted total.
         bytes: usize,
     },
-    /// A line of a file is wrong.
+    /// A row of a file is invalid.
     #[error("{}, {unit} {line}: {problem}", path.display())]
     Row {
         /// The file.
         path: PathBuf,
-        /// What rows of the file are called.
+        /// "row" or "line".
         unit: &'static str,
         /// The line or row, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// What is wrong.
         problem: RowProblem,
     },
 }
 
-/// What is wrong with a line of a file.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum RowProblem {
-    /// The line or paragraph is too long.
-    #[error("longer than {bytes} bytes; split it, or check that its lines end in line feeds")]
-    TooLong {
-        /// The greatest length that is read.
-        bytes: usize,
-    },
-    /// The bytes are not text.
-    #[error("not valid UTF-8 from byte {byte} on; save the file as UTF-8")]
-    Utf8 {
-        /// The first wrong byte of the line, from 1.
-        byte: usize,
-    },
-    /// The line is not JSON.
-    #[error("column {column}: invalid JSON ({message}); every line must be one JSON object")]
-    Json {
-        /// The character of the line, from 1.
-        column: usize,
-        /// What the parser says.
-        message: String,
-    },
-    /// The line is JSON, but not an object.
-    #[error("the line holds {found}, but every line must be one JSON object")]
-    NotAnObject {
-        /// What it is.
-        found: &'static str,
-    },
-    /// The fields that make a prompt are not there.
-    #[error("found {found}, but a row needs \"text\", or \"question\" and \"answer\"")]
-    MissingFields {
-        /// The fields that are there, in words.
-        found: String,
-    },
-    /// The fields that a row of a published set has are not there.
-    #[error("found {found}, but a row of {set} needs {needs}; name the set that the file belongs to")]
-    MissingSetFields {
-        /// The set.
-        set: &'static str,
-        /// The fields that are there, in words.
-        found: String,
-        /// The fields that are needed, in words.
-        needs: &'static str,
-    },
-    /// An answer of GSM8K does not say what the final answer is.
-    #[error("\"answer\" has no `####` in front of the final answer, as answers of gsm8k have; put it there")]
-    NoMark,
-    /// The label of a row of HellaSwag names none of its endings.
-    #[error("\"label\" is not the number, from 0, of one of the {endings} endings; correct it")]
-    Label {
-        /// How many endings there are.
-        endings: usize,
-    },
-    /// A field is of the wrong type.
-    #[error("the field \"{field}\" is {found}, but it must be {wanted}")]
-    WrongType {
-        /// The field.
-        field: &'static str,
-        /// What it is.
-        found: &'static str,
-        /// What it must be.
-        wanted: &'static str,
-    },
-    /// A field holds something that JSON does not know.
-    #[error("the field \"{field}\" holds NaN or an infinity; write a number or null")]
-    NotFinite {
-        /// The field.
-        field: &'static str,
-    },
-    /// A field is a string that is no text.
-    #[error("the field \"{field}\" is not a valid string: {message}; correct its escapes")]
-    BadString {
-        /// The field.
-        field: &'static str,
-        /// What the parser says.
-        message: String,
-    },
-    /// A field that must say something is empty.
-    #[error("\"{field}\" is empty; fill it in or remove the line")]
-    Empty {
-        /// The field.
-        field: &'static str,
-    },
-    /// Nothing comes before the answer.
-    #[error("nothing stands before the answer; put a question there")]
-    NoQuestion,
-    /// Both the text and the answer are given, but they do not fit.
-    #[error(
-        "\"text\" does not end with \"answer\"; end it with exactly the answer, or leave one of them out"
-    )]
-    AnswerNotAtEnd,
-    /// Two prompts have the same id.
-    #[error("the id \"{id}\" is already that of line {first}; ids must differ")]
-    DuplicateId {
-        /// The id.
-        id: String,
-        /// The line that has it already.
-        first: usize,
-    },
+impl DataError {
+    /// Wraps an I/O error of a file.
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        |cause| Self::Io { path, cause }
+    }
+
+    /// The error of a row of a file; `line` counts from 1.
+    pub(crate) fn row(path: &Path, line: usize, problem: RowProblem) -> Self {
+        Self::Row { path: path.to_owned(), unit: unit(path), line, problem }
+    }
 }
 
 fn parameter_advice(set: &str, known: &[&str]) -> String {
@@ -401,9 +314,9 @@ fn none_left(place: &str, rows: usize, empty: usize, level: Option<u64>, hops: O
             )
         }
         (_, Some(level), _) => {
-            format!("none of the {rows} rows of {place} is of level {level}; ask for another")
+            format!("none of the {rows} rows of {place} has level {level}; choose another")
         }
-        (_, _, Some(hops)) => format!("none of the {rows} rows of {place} has {hops} hops; ask for another"),
+        (_, _, Some(hops)) => format!("none of the {rows} rows of {place} has {hops} hops; choose another"),
         _ => format!("{place} holds no prompts"),
     }
 }

@@ -1,15 +1,15 @@
 //! Sums and products of random numbers, as in arXiv 2512.14064.
 //!
-//! For each example the left operand is drawn first and then the right one, both with
+//! For each example the left operand is drawn first, then the right one, both with
 //! `randint(10^(digits-1), 10^digits - 1)`.
 
 use crate::stream::PromptStream;
-use crate::{DataError, Options, Prompt, Rng, format};
+use crate::{DataError, Options, Prompt, Rng, templates};
 
-/// The parameters that a spec may carry.
+/// The parameters of a spec.
 pub(crate) const PARAMETERS: &[&str] = &["digits", "count", "seed"];
 
-/// The number of examples unless the spec says otherwise.
+/// The default number of examples.
 pub(crate) const COUNT: usize = 100;
 
 const DIGITS: u32 = 6;
@@ -17,10 +17,10 @@ const DIGITS: u32 = 6;
 /// Operands are drawn as 64-bit integers; results are computed with 128 bits.
 const MAX_DIGITS: u64 = 18;
 
-/// So many examples are some hundred megabytes, far more than any run can use.
+/// A million examples are some hundred megabytes, far more than any run can use.
 const MAX_COUNT: u64 = 1_000_000;
 
-/// What is done with the two numbers.
+/// The operation on the two numbers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Operation {
     Addition,
@@ -51,7 +51,7 @@ impl Operation {
     }
 }
 
-/// Opens a set, which is generated as it is read. `parameters` are the names and values that the spec carries.
+/// Opens a set, which is generated on demand. `parameters` are the names and values in the spec.
 pub(crate) fn open(
     operation: Operation,
     parameters: &[(&str, &str)],
@@ -98,7 +98,7 @@ impl Recipe {
         Ok(())
     }
 
-    /// The name of the operation and whatever is not as usual.
+    /// The name of the operation and the parameters that are not defaults.
     fn id(&self) -> String {
         let mut id = self.operation.name().to_owned();
         if self.digits != DIGITS {
@@ -130,7 +130,7 @@ impl Recipe {
             let answer = operation.apply(left, right).to_string();
             Prompt {
                 id: format!("{}-{number}", operation.name()),
-                text: format::arithmetic(left, operation.symbol(), right) + &answer,
+                text: templates::arithmetic(left, operation.symbol(), right) + &answer,
                 answer: Some(answer),
                 positions: None,
                 group: Some(format!("digits-{digits}")),

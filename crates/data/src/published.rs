@@ -1,28 +1,30 @@
-//! Data sets that are published elsewhere: from the Hugging Face hub, or from files in their own fields.
+//! Published data sets, from the Hugging Face hub or from files with the same fields.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 
-use crate::files::{self, BOUNDS, Checks, Kind, Rows, stem};
-use crate::forms::{Filter, Form, Outcome};
-use crate::stream::{PromptStream, Pull};
-use crate::{Access, DataError, Prompt, rows};
+use crate::file_format::{FileFormat, stem};
+use crate::files::{self, BOUNDS, PromptChecks};
+use crate::rows::{Fields, RowReader};
+use crate::schema::{DatasetSchema, Filter, RowOutcome};
+use crate::stream::{PromptSource, PromptStream};
+use crate::{Access, DataError, Prompt};
 
-/// A data set that has a name here and lies elsewhere.
+/// A published data set.
 #[derive(Debug)]
-pub(crate) struct Published {
-    pub(crate) form: Form,
-    /// Its id on the hub, if it is there in a form that is read.
+pub(crate) struct PublishedSet {
+    pub(crate) schema: DatasetSchema,
+    /// Its id on the hub, if it is there in a format that is read.
     pub(crate) hub: Option<&'static str>,
-    /// The folder of the hub's files, where only one of several is meant.
+    /// The folder to read on the hub, if the repository has several.
     folder: Option<&'static str>,
-    /// Its splits, the usual one first.
+    /// Its splits, the default one first.
     pub(crate) splits: &'static [&'static str],
     pub(crate) parameters: &'static [&'static str],
 }
 
-pub(crate) const GSM8K: Published = Published {
-    form: Form::Gsm8k,
+pub(crate) const GSM8K: PublishedSet = PublishedSet {
+    schema: DatasetSchema::Gsm8k,
     hub: Some("openai/gsm8k"),
     folder: Some("main"),
     splits: &["test", "train"],
@@ -30,79 +32,84 @@ pub(crate) const GSM8K: Published = Published {
 };
 
 /// The test split has no labels.
-pub(crate) const HELLASWAG: Published = Published {
-    form: Form::HellaSwag,
+pub(crate) const HELLASWAG: PublishedSet = PublishedSet {
+    schema: DatasetSchema::HellaSwag,
     hub: Some("Rowan/hellaswag"),
     folder: None,
     splits: &["validation", "train"],
     parameters: &["split", "revision", "file"],
 };
 
-pub(crate) const AIME24: Published = Published {
-    form: Form::Aime,
+pub(crate) const AIME24: PublishedSet = PublishedSet {
+    schema: DatasetSchema::Aime,
     hub: Some("HuggingFaceH4/aime_2024"),
     folder: None,
     splits: &["train"],
     parameters: &["split", "revision", "file"],
 };
 
-/// The seven subjects lie in folders of their own, which are read in turn.
-pub(crate) const MATH: Published = Published {
-    form: Form::Math,
+/// The seven subjects are separate folders, read in turn.
+pub(crate) const MATH: PublishedSet = PublishedSet {
+    schema: DatasetSchema::Math,
     hub: Some("EleutherAI/hendrycks_math"),
     folder: None,
     splits: &["test", "train"],
     parameters: &["level", "split", "revision", "file"],
 };
 
-pub(crate) const MQUAKE: Published =
-    Published { form: Form::Mquake, hub: None, folder: None, splits: &[], parameters: &["hops", "file"] };
+pub(crate) const MQUAKE: PublishedSet = PublishedSet {
+    schema: DatasetSchema::Mquake,
+    hub: None,
+    folder: None,
+    splits: &[],
+    parameters: &["hops", "file"],
+};
 
-/// What a spec says about a set.
+/// The parameters of a spec.
 #[derive(Debug, Default)]
-struct Choice<'a> {
+struct Parameters<'a> {
     split: Option<&'a str>,
     revision: Option<&'a str>,
     file: Option<&'a str>,
     filter: Filter,
 }
 
-/// Where rows are read from.
-struct Place {
-    /// Files that follow one another, for each of the folders that are read in turn.
-    folders: Vec<Vec<PathBuf>>,
+/// The files that rows are read from.
+struct RowSource {
+    /// For each folder, files that are read one after another; folders are read in turn.
+    sequences: Vec<Vec<PathBuf>>,
     source: String,
-    /// What the id of the set says about the place, if it is not the usual one.
-    mark: Option<String>,
+    /// A suffix for the id of the set, unless this is the default source.
+    suffix: Option<String>,
 }
 
-impl Published {
+impl PublishedSet {
     pub(crate) fn name(&self) -> &'static str {
-        self.form.name()
+        self.schema.name()
     }
 
-    /// Opens the set. `parameters` are the names and values that the spec carries.
+    /// Opens the set. `parameters` are the names and values in the spec.
     pub(crate) fn open(
         &self,
         parameters: &[(&str, &str)],
         access: &Access<'_>,
     ) -> Result<PromptStream, DataError> {
-        let choice = self.choose(parameters, access)?;
-        let place = match choice.file {
-            Some(file) => self.local(Path::new(file), &choice)?,
-            None => self.remote(&choice, access)?,
+        let chosen = self.choose(parameters, access)?;
+        let place = match chosen.file {
+            Some(file) => self.local(Path::new(file), &chosen)?,
+            None => self.remote(&chosen, access)?,
         };
         let mut id = self.name().to_owned();
-        let Filter { level, hops } = choice.filter;
+        let Filter { level, hops } = chosen.filter;
         let level = level.map(|level| format!("level{level}"));
         let hops = hops.map(|hops| format!("hops{hops}"));
-        for part in [place.mark.clone(), level, hops].into_iter().flatten() {
+        for part in [place.suffix.clone(), level, hops].into_iter().flatten() {
             id = format!("{id}-{part}");
         }
         let source = place.source.clone();
-        let mut rows = Selection::new(self.form, choice.filter, place);
+        let mut rows = PublishedRows::new(self.schema, chosen.filter, place);
         let first = rows.pull()?.ok_or_else(|| rows.none_left())?;
-        let stream = PromptStream::new(&id, source, rows).with_max_tokens(self.form.max_tokens());
+        let stream = PromptStream::new(&id, source, rows).with_max_tokens(self.schema.max_tokens());
         Ok(stream.starting_with(first))
     }
 
@@ -110,9 +117,9 @@ impl Published {
         &self,
         parameters: &[(&'a str, &'a str)],
         access: &Access<'a>,
-    ) -> Result<Choice<'a>, DataError> {
+    ) -> Result<Parameters<'a>, DataError> {
         let set = self.name();
-        let mut choice = Choice { split: access.split, ..Choice::default() };
+        let mut chosen = Parameters { split: access.split, ..Parameters::default() };
         for &(name, value) in parameters {
             if !self.parameters.contains(&name) {
                 let (name, known) = (name.to_owned(), self.parameters);
@@ -126,46 +133,46 @@ impl Published {
                 }
             };
             match name {
-                "level" => choice.filter.level = number(1, 5)?,
-                "hops" => choice.filter.hops = number(1, 9)?,
-                "split" => choice.split = Some(value),
-                "revision" => choice.revision = Some(value),
-                _ => choice.file = Some(value),
+                "level" => chosen.filter.level = number(1, 5)?,
+                "hops" => chosen.filter.hops = number(1, 9)?,
+                "split" => chosen.split = Some(value),
+                "revision" => chosen.revision = Some(value),
+                _ => chosen.file = Some(value),
             }
         }
-        Ok(choice)
+        Ok(chosen)
     }
 
-    fn local(&self, path: &Path, choice: &Choice<'_>) -> Result<Place, DataError> {
+    fn local(&self, path: &Path, chosen: &Parameters<'_>) -> Result<RowSource, DataError> {
         let set = self.name();
-        if choice.split.is_some() {
+        if chosen.split.is_some() {
             return Err(DataError::SplitOfFile { what: path.display().to_string() });
         }
-        if choice.revision.is_some() {
+        if chosen.revision.is_some() {
             return Err(DataError::RevisionOfFile { set });
         }
-        match Kind::of(path) {
-            Some(Kind::Jsonl | Kind::Parquet) => Ok(Place {
-                folders: vec![vec![path.to_owned()]],
+        match FileFormat::of(path) {
+            Some(FileFormat::Jsonl | FileFormat::Parquet) => Ok(RowSource {
+                sequences: vec![vec![path.to_owned()]],
                 source: path.display().to_string(),
-                mark: Some(stem(path)),
+                suffix: Some(stem(path)),
             }),
             _ => Err(DataError::SetFile { set, path: path.to_owned() }),
         }
     }
 
-    fn remote(&self, choice: &Choice<'_>, access: &Access<'_>) -> Result<Place, DataError> {
+    fn remote(&self, chosen: &Parameters<'_>, access: &Access<'_>) -> Result<RowSource, DataError> {
         let set = self.name();
-        let (Some(id), Some(usual)) = (self.hub, self.splits.first()) else {
+        let (Some(id), Some(default)) = (self.hub, self.splits.first()) else {
             return Err(DataError::NeedsFile { set });
         };
-        let split = choice.split.unwrap_or(usual);
+        let split = chosen.split.unwrap_or(default);
         if !self.splits.contains(&split) {
             return Err(DataError::UnknownSplit { set, split: split.to_owned(), known: self.splits });
         }
         let hub = access.hub.ok_or(DataError::NoHub { set, id })?;
         let wanted = |name: &str| self.wants(name, split);
-        let mut fetched = hub.dataset(id, choice.revision, &wanted).map_err(|cause| DataError::Fetch {
+        let mut fetched = hub.dataset(id, chosen.revision, &wanted).map_err(|cause| DataError::Fetch {
             set,
             id,
             cause: cause.to_string(),
@@ -181,11 +188,11 @@ impl Published {
         }
         let folders = folders.into_values().collect();
         let source = format!("{id}, split {split}, commit {}", fetched.commit);
-        Ok(Place { folders, source, mark: (split != *usual).then(|| split.to_owned()) })
+        Ok(RowSource { sequences: folders, source, suffix: (split != *default).then(|| split.to_owned()) })
     }
 
-    /// Whether a file of the hub belongs to a split, as `main/test-00000-of-00001.parquet` does, or, where the
-    /// hub has converted a data set itself, `main/test/0000.parquet`.
+    /// Whether a file on the hub belongs to a split, like `main/test-00000-of-00001.parquet` or, if the hub converted
+    /// the data set, `main/test/0000.parquet`.
     fn wants(&self, name: &str, split: &str) -> bool {
         let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
         let folder = if file.strip_prefix(split).is_some_and(|rest| rest.starts_with(['-', '.'])) {
@@ -200,22 +207,31 @@ impl Published {
     }
 }
 
-/// The prompts that the rows of a place give.
-struct Selection {
-    form: Form,
+/// The prompts of a published set.
+struct PublishedRows {
+    schema: DatasetSchema,
     filter: Filter,
     place: String,
-    folders: VecDeque<Folder>,
-    checks: Checks,
-    /// How many rows have been read, and how many of them were empty.
+    folders: VecDeque<FileSequence>,
+    checks: PromptChecks,
+    /// The number of rows read so far.
     rows: usize,
+    /// The number of empty rows among them.
     empty: usize,
 }
 
-impl Selection {
-    fn new(form: Form, filter: Filter, place: Place) -> Self {
-        let folders = place.folders.into_iter().map(|files| Folder::new(files, form)).collect();
-        Self { form, filter, place: place.source, folders, checks: Checks::new(BOUNDS), rows: 0, empty: 0 }
+impl PublishedRows {
+    fn new(schema: DatasetSchema, filter: Filter, place: RowSource) -> Self {
+        let folders = place.sequences.into_iter().map(|files| FileSequence::new(files, schema)).collect();
+        Self {
+            schema,
+            filter,
+            place: place.source,
+            folders,
+            checks: PromptChecks::new(BOUNDS),
+            rows: 0,
+            empty: 0,
+        }
     }
 
     fn none_left(&self) -> DataError {
@@ -224,19 +240,23 @@ impl Selection {
     }
 }
 
-impl Pull for Selection {
+impl PromptSource for PublishedRows {
     fn pull(&mut self) -> Result<Option<Prompt>, DataError> {
         while let Some(mut folder) = self.folders.pop_front() {
             let Some((path, line, fields)) = folder.next()? else { continue };
             self.folders.push_back(folder);
             self.rows += 1;
-            match self.form.row(&fields, self.filter).map_err(|problem| files::wrong(&path, line, problem))? {
-                Outcome::Prompt(mut row) => {
-                    row.id = Some(format!("{}-{}", self.form.name(), self.rows));
+            match self
+                .schema
+                .row(&fields, self.filter)
+                .map_err(|problem| DataError::row(&path, line, problem))?
+            {
+                RowOutcome::Prompt(mut row) => {
+                    row.id = Some(format!("{}-{}", self.schema.name(), self.rows));
                     return self.checks.prompt(&path, line, row).map(Some);
                 }
-                Outcome::Empty => self.empty += 1,
-                Outcome::Filtered => {}
+                RowOutcome::Empty => self.empty += 1,
+                RowOutcome::Filtered => {}
             }
         }
         Ok(None)
@@ -248,19 +268,19 @@ impl Pull for Selection {
 }
 
 /// Files that are read one after another.
-struct Folder {
+struct FileSequence {
     files: std::vec::IntoIter<PathBuf>,
-    form: Form,
-    open: Option<(PathBuf, Box<dyn Rows>)>,
+    schema: DatasetSchema,
+    open: Option<(PathBuf, Box<dyn RowReader>)>,
 }
 
-impl Folder {
-    fn new(files: Vec<PathBuf>, form: Form) -> Self {
-        Self { files: files.into_iter(), form, open: None }
+impl FileSequence {
+    fn new(files: Vec<PathBuf>, schema: DatasetSchema) -> Self {
+        Self { files: files.into_iter(), schema, open: None }
     }
 
     /// The next row: its file, its number there, and its fields.
-    fn next(&mut self) -> Result<Option<(PathBuf, usize, rows::Fields)>, DataError> {
+    fn next(&mut self) -> Result<Option<(PathBuf, usize, Fields)>, DataError> {
         loop {
             if let Some((path, rows)) = &mut self.open
                 && let Some((line, fields)) = rows.next()?
@@ -268,9 +288,9 @@ impl Folder {
                 return Ok(Some((path.clone(), line, fields)));
             }
             let Some(path) = self.files.next() else { return Ok(None) };
-            // The hub keeps its files under names of its own, so what they are is known from elsewhere.
-            let kind = Kind::of(&path).unwrap_or(Kind::Parquet);
-            let opened = files::rows_of(&path, kind, Some(self.form))?;
+            // Files in the hub's cache may have names without an extension; they are Parquet.
+            let format = FileFormat::of(&path).unwrap_or(FileFormat::Parquet);
+            let opened = files::rows_of(&path, format, Some(self.schema))?;
             self.open = Some((path, opened.rows));
         }
     }

@@ -1,7 +1,7 @@
 //! Random numbers that are the same on every machine and in every version.
 //!
-//! Both generators are a stream of 32-bit words. What is made of the words follows CPython's `random`
-//! module, so that with [`Rng::Python`] a seed gives exactly the numbers that it gives there.
+//! Both generators are streams of 32-bit words. Draws are made from the words as in CPython's `random` module, so
+//! [`Rng::Python`] gives exactly the numbers of CPython.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,10 +12,10 @@ use rand_mt::Mt;
 
 use crate::DataError;
 
-/// Which generator the draws come from.
+/// A random number generator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Rng {
-    /// ChaCha with 8 rounds; its key is the seed in little-endian order, filled up with zeros.
+    /// ChaCha with 8 rounds; the key is the seed in little-endian order, padded with zeros.
     #[default]
     Native,
     /// The Mersenne Twister MT19937, seeded as CPython's `random.seed` does with an integer.
@@ -68,7 +68,7 @@ enum Words {
 }
 
 impl Random {
-    /// The stream that `random.Random(seed)` is in CPython.
+    /// The stream of `random.Random(seed)` in CPython.
     pub fn python(seed: u64) -> Self {
         Rng::Python.seeded(seed)
     }
@@ -83,7 +83,7 @@ impl Random {
     /// # Panics
     /// If `bits` is more than 64.
     pub fn getrandbits(&mut self, bits: u32) -> u64 {
-        assert!(bits <= 64, "getrandbits gives at most 64 bits, not {bits}");
+        assert!(bits <= 64, "getrandbits draws at most 64 bits, not {bits}");
         self.wide_bits(bits) as u64
     }
 
@@ -97,7 +97,7 @@ impl Random {
     /// # Panics
     /// If `low` is greater than `high`.
     pub fn randint(&mut self, low: i64, high: i64) -> i64 {
-        assert!(low <= high, "randint finds no number from {low} to {high}");
+        assert!(low <= high, "randint needs low <= high, not {low} and {high}");
         let width = i128::from(high) - i128::from(low) + 1;
         (i128::from(low) + self.wide_below(width as u128) as i128) as i64
     }
@@ -109,7 +109,7 @@ impl Random {
         (high * 67_108_864.0 + low) / 9_007_199_254_740_992.0
     }
 
-    /// Puts the items into a random order.
+    /// Shuffles the items.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             let other = self.randbelow(last as u64 + 1) as usize;
@@ -124,7 +124,7 @@ impl Random {
         }
     }
 
-    /// Fills the number from its low end, a word at a time. The last word gives its upper bits.
+    /// Fills a number from its low end, a word at a time. The last word contributes its upper bits.
     fn wide_bits(&mut self, bits: u32) -> u128 {
         let mut value = 0;
         for start in (0..bits).step_by(32) {
@@ -241,8 +241,8 @@ mod tests {
         Random::python(1).shuffle::<u8>(&mut []);
     }
 
-    /// The words come from a ChaCha8 written in Python after the definition of the cipher: the first
-    /// three of the stream, and the two that begin its fifth block.
+    /// The words come from a reference ChaCha8 in Python: the first three of the stream, and the first two of its
+    /// fifth block.
     #[test]
     fn native_stream() {
         let goldens = [
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn native_draws_are_even() {
+    fn native_draws_are_uniform() {
         let mut random = Random::native(1);
         let mut counts = [0; 6];
         for _ in 0..60_000 {

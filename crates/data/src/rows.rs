@@ -1,21 +1,14 @@
-//! Rows: JSON objects, and what is taken from their fields.
+//! Rows as JSON objects, and typed access to their fields.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::RowProblem;
-use crate::files::Kind;
+use crate::{DataError, RowProblem};
 
-/// What rows of a file are called.
-pub(crate) fn unit(path: &Path) -> &'static str {
-    if Kind::of(path) == Some(Kind::Parquet) { "row" } else { "line" }
-}
-
-/// What a line or a paragraph says; the id may be missing.
+/// The content of a row, a line or a paragraph.
 #[derive(Debug, Default)]
 pub(crate) struct Row {
     pub(crate) id: Option<String>,
@@ -25,12 +18,14 @@ pub(crate) struct Row {
     pub(crate) group: Option<String>,
 }
 
-/// Reads a JSON object. Values are left as they stand until it is known which of them are wanted, so
-/// that a line never takes much more memory than its length.
+/// Parses a JSON object. Values stay unparsed until they are read, so that a line never takes much more
+/// memory than its length.
 pub(crate) fn fields(line: &str) -> Result<Fields, RowProblem> {
     let error = match serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(line) {
         Ok(map) => {
-            return Ok(Fields(map.into_iter().map(|(name, value)| (name, Held::Json(value))).collect()));
+            return Ok(Fields(
+                map.into_iter().map(|(name, value)| (name, FieldValue::Json(value))).collect(),
+            ));
         }
         Err(error) => error,
     };
@@ -44,15 +39,15 @@ pub(crate) fn fields(line: &str) -> Result<Fields, RowProblem> {
         let start = value.get().as_ptr() as usize - finite.as_ptr() as usize;
         let within = start..start + value.get().len();
         match places.iter().any(|place| within.contains(place)) {
-            true => Held::NotFinite,
-            false => Held::Json(value.to_owned()),
+            true => FieldValue::NotFinite,
+            false => FieldValue::Json(value.to_owned()),
         }
     };
     Ok(Fields(map.into_iter().map(|(name, value)| (name, held(value))).collect()))
 }
 
-/// The line with zeros of the same length where Python wrote `NaN` or `Infinity`, which JSON does not know,
-/// and the bytes at which they stood.
+/// Replaces `NaN` and `Infinity`, which Python writes and JSON does not allow, by zeros of the same length.
+/// Also returns their byte offsets.
 fn without_not_finite(line: &str) -> (String, Vec<usize>) {
     let (mut finite, mut places, mut at) = (line.as_bytes().to_vec(), Vec::new(), 0);
     let (mut quoted, mut escaped) = (false, false);
@@ -73,17 +68,17 @@ fn without_not_finite(line: &str) -> (String, Vec<usize>) {
             }
         }
     }
-    // Only letters were replaced, and by characters of ASCII.
+    // Only ASCII letters were replaced, by ASCII characters.
     (String::from_utf8(finite).unwrap_or_default(), places)
 }
 
-/// Whether bytes of a line are a value of their own, which may have a sign.
+/// Whether the bytes are a whole JSON value, apart from a sign.
 fn stands_alone(line: &[u8], at: usize, length: usize) -> bool {
     let before = at.checked_sub(1).is_none_or(|before| b":,[ \t-".contains(&line[before]));
     before && line.get(at + length).is_none_or(|after| b",]} \t".contains(after))
 }
 
-/// A row in the form of Fathom's own files, unless it holds no text.
+/// A row of Fathom's own schema; `None` if it has no text.
 pub(crate) fn own(fields: &Fields) -> Result<Option<Row>, RowProblem> {
     let Some((text, answer)) = text_and_answer(fields)? else { return Ok(None) };
     if let Some(answer) = &answer {
@@ -101,18 +96,18 @@ pub(crate) fn own(fields: &Fields) -> Result<Option<Row>, RowProblem> {
     Ok(Some(Row { id: fields.label("id")?, text, answer, positions: fields.positions()?, group }))
 }
 
-/// The text of a row and the answer it ends with, or `None` where the fields are there and empty.
+/// The text of a row and the answer at its end; `None` if the fields are empty.
 fn text_and_answer(fields: &Fields) -> Result<Option<(String, Option<String>)>, RowProblem> {
     if let Some(text) = fields.string("text")? {
-        // An answer that is a number or a list is about the text, and not its end.
-        let answer = if fields.is_string("answer") { fields.said("answer")? } else { None };
+        // An answer that is a number or a list describes the text and is not its end.
+        let answer = if fields.is_string("answer") { fields.non_blank("answer")? } else { None };
         return Ok((!is_blank(&text)).then_some((text, answer)));
     }
-    if fields.names("question") && fields.names("answer") {
-        let (question, answer) = (fields.said("question")?, fields.said("answer")?);
+    if fields.contains("question") && fields.contains("answer") {
+        let (question, answer) = (fields.non_blank("question")?, fields.non_blank("answer")?);
         return Ok(question.zip(answer).map(|(question, answer)| (question + &answer, Some(answer))));
     }
-    match fields.names("text") {
+    match fields.contains("text") {
         true => Ok(None),
         false => Err(RowProblem::MissingFields { found: fields.found() }),
     }
@@ -122,19 +117,19 @@ fn is_blank(text: &str) -> bool {
     text.trim().is_empty()
 }
 
-/// Says in our words why a line is not a JSON object.
+/// The reason why a line is not a JSON object.
 fn explain(line: &str, error: &serde_json::Error) -> RowProblem {
     if error.is_data() {
         return RowProblem::NotAnObject { found: kind(line.trim_start()) };
     }
     let message = error.to_string();
     let message = message.split(" at line ").next().unwrap_or_default().to_owned();
-    // The parser counts bytes, and an editor shows characters.
+    // The parser counts bytes; editors show characters.
     let column = line.char_indices().take_while(|(byte, _)| *byte < error.column()).count();
     RowProblem::Json { column: column.max(1), message }
 }
 
-/// What a JSON value is, told by its first character.
+/// The type of a JSON value, from its first character.
 fn kind(json: &str) -> &'static str {
     match json.as_bytes().first() {
         Some(b'{') => "an object",
@@ -146,38 +141,38 @@ fn kind(json: &str) -> &'static str {
     }
 }
 
-/// The fields of a row, values unread.
-pub(crate) struct Fields(BTreeMap<String, Held>);
+/// The fields of a row, with unparsed values.
+pub(crate) struct Fields(BTreeMap<String, FieldValue>);
 
-/// What a field holds.
-enum Held {
+/// The value of a field.
+enum FieldValue {
     Json(Box<RawValue>),
-    /// NaN or an infinity, or something with one of them in it.
+    /// NaN, an infinity, or a value that contains one.
     NotFinite,
 }
 
 impl Fields {
     /// The fields of a row of a table.
-    pub(crate) fn of_table(row: Vec<(String, Value)>) -> Result<Self, serde_json::Error> {
-        let held = |(name, value)| Ok((name, Held::Json(to_raw_value(&value)?)));
+    pub(crate) fn from_table_row(row: Vec<(String, Value)>) -> Result<Self, serde_json::Error> {
+        let held = |(name, value)| Ok((name, FieldValue::Json(to_raw_value(&value)?)));
         row.into_iter().map(held).collect::<Result<_, _>>().map(Self)
     }
 
-    /// The value of a field that is there and not null.
+    /// The value of a field; `None` if it is absent or null.
     fn value(&self, field: &'static str) -> Result<Option<&RawValue>, RowProblem> {
         match self.0.get(field) {
-            Some(Held::NotFinite) => Err(RowProblem::NotFinite { field }),
-            Some(Held::Json(value)) if value.get() != "null" => Ok(Some(value)),
+            Some(FieldValue::NotFinite) => Err(RowProblem::NotFinite { field }),
+            Some(FieldValue::Json(value)) if value.get() != "null" => Ok(Some(value)),
             _ => Ok(None),
         }
     }
 
     fn is_string(&self, field: &str) -> bool {
-        matches!(self.0.get(field), Some(Held::Json(value)) if kind(value.get()) == "a string")
+        matches!(self.0.get(field), Some(FieldValue::Json(value)) if kind(value.get()) == "a string")
     }
 
     /// A string that is not blank.
-    pub(crate) fn said(&self, field: &'static str) -> Result<Option<String>, RowProblem> {
+    pub(crate) fn non_blank(&self, field: &'static str) -> Result<Option<String>, RowProblem> {
         Ok(self.string(field)?.filter(|text| !is_blank(text)))
     }
 
@@ -249,31 +244,37 @@ impl Fields {
         }
     }
 
-    /// Whether there is a field of this name that is not null.
+    /// Whether a field is present and not null.
     pub(crate) fn has(&self, field: &str) -> bool {
         match self.0.get(field) {
-            Some(Held::Json(value)) => value.get() != "null",
-            Some(Held::NotFinite) => true,
+            Some(FieldValue::Json(value)) => value.get() != "null",
+            Some(FieldValue::NotFinite) => true,
             None => false,
         }
     }
 
-    /// Whether there is a field of this name, which may be null.
-    pub(crate) fn names(&self, field: &str) -> bool {
+    /// Whether a field is present, possibly null.
+    pub(crate) fn contains(&self, field: &str) -> bool {
         self.0.contains_key(field)
     }
 
     /// The names of the fields, in words; long names and long lists are cut.
     pub(crate) fn found(&self) -> String {
-        const MOST: usize = 10;
+        const MAX_NAMES: usize = 10;
         let name = |name: &String| format!("{:?}", name.chars().take(40).collect::<String>());
-        let mut names: Vec<String> = self.0.keys().take(MOST).map(name).collect();
+        let mut names: Vec<String> = self.0.keys().take(MAX_NAMES).map(name).collect();
         match self.0.len() {
             0 => return "no fields".to_owned(),
             1 => return format!("only the field {}", names[0]),
-            more if more > MOST => names.push(format!("{} more", more - MOST)),
+            more if more > MAX_NAMES => names.push(format!("{} more", more - MAX_NAMES)),
             _ => {}
         }
         format!("the fields {}", names.join(", "))
     }
+}
+
+/// Reads rows one at a time.
+pub(crate) trait RowReader {
+    /// The next row: its number in the file, from 1, and its fields.
+    fn next(&mut self) -> Result<Option<(usize, Fields)>, DataError>;
 }

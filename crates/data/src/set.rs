@@ -1,4 +1,4 @@
-//! A prompt, a set of prompts, and what a caller may choose about them.
+//! Prompts, prompt sets and the options of loading them.
 
 use std::error::Error;
 use std::fmt;
@@ -11,20 +11,20 @@ use crate::Rng;
 /// One text for a model to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
-    /// Names the prompt; unique in its set.
+    /// The name of the prompt, unique in its set.
     pub id: String,
-    /// All that the model reads: the question followed by the answer where there are both.
+    /// The whole input of the model: the question followed by the answer, if there is one.
     pub text: String,
-    /// The tail of `text` that is the answer, byte for byte.
+    /// The answer, which is a suffix of `text`, byte for byte.
     pub answer: Option<String>,
-    /// The token positions at which the skip probe is to work, where the data fixes them.
+    /// The token positions of the skip probe, if the data fixes them.
     pub positions: Option<Vec<usize>>,
-    /// What results may be grouped by: a difficulty, a level, a number of digits.
+    /// A group for results, such as a difficulty, a level or a number of digits.
     pub group: Option<String>,
 }
 
 impl Prompt {
-    /// The part of the text before the answer, or `None` where there is no answer.
+    /// The part of the text before the answer; `None` without an answer.
     pub fn question(&self) -> Option<&str> {
         self.text.strip_suffix(self.answer.as_deref()?)
     }
@@ -33,10 +33,10 @@ impl Prompt {
 /// An ordered set of prompts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PromptSet {
-    /// A name made of ASCII letters, digits, `.`, `_` and `-` only, fit for a file name. It tells one
-    /// generated set from another, but it does not tell how many prompts were selected.
+    /// A name of ASCII letters, digits, `.`, `_` and `-`, usable as a file name. It distinguishes generated
+    /// sets, but does not depend on how many prompts were selected.
     pub id: String,
-    /// Where the prompts come from, in words.
+    /// The origin of the prompts, in words.
     pub source: String,
     /// The prompts, in order.
     pub prompts: Vec<Prompt>,
@@ -47,19 +47,17 @@ pub struct PromptSet {
     /// are written as they are, in UTF-8. In Python this is
     /// `json.dumps([...], ensure_ascii=False, separators=(",", ":")) + "\n"`.
     pub sha256: String,
-    /// How many tokens a prompt should have at most, where the papers leave longer ones out. This crate
-    /// knows no tokens, so nothing has been left out yet; a limit on the number of prompts is best
-    /// applied after it.
+    /// The largest number of tokens of a prompt, for sets of which the papers skip longer prompts. This
+    /// crate does not tokenise, so the caller has to skip them, before it limits the number of prompts.
     pub max_tokens: Option<usize>,
-    /// How many rows were skipped because their text is empty or null.
+    /// The number of rows skipped because their text is empty or null.
     pub empty: usize,
-    /// Columns of a table that are not read although their names are known, because of what they hold: their
-    /// names, quoted, and what that is, as in `"answer" (struct)`.
+    /// Columns of a table with a known name and an unusable type, which are ignored, as in `"answer" (struct)`.
     pub ignored: Vec<String>,
 }
 
 impl PromptSet {
-    /// Makes a set and computes its hash. Characters that `id` may not hold are replaced by `_`.
+    /// A set with its hash. Characters that are not allowed in `id` are replaced by `_`.
     pub fn new(id: &str, source: String, prompts: Vec<Prompt>) -> Self {
         let id = id.replace(|c: char| !(c.is_ascii_alphanumeric() || "._-".contains(c)), "_");
         let sha256 = hash(&prompts);
@@ -67,14 +65,14 @@ impl PromptSet {
     }
 }
 
-/// What a caller may choose about a set.
+/// Options of loading a set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Take only this many prompts, the first ones; `None` takes all.
+    /// The number of prompts to take from the start; `None` takes all.
     pub limit: Option<usize>,
-    /// The seed of generated sets, unless the spec carries its own.
+    /// The seed of generated sets, unless the spec has its own.
     pub seed: u64,
-    /// The generator of random numbers behind generated sets.
+    /// The random number generator of generated sets.
     pub rng: Rng,
 }
 
@@ -89,12 +87,12 @@ impl Default for Options {
     }
 }
 
-/// What a caller may give to sets that do not come with Fathom.
+/// Access to sets that are not part of Fathom.
 #[derive(Clone, Copy, Default)]
 pub struct Access<'a> {
-    /// The split to take, unless the spec carries its own. Of what has no splits, none may be asked for.
+    /// The split, unless the spec has its own; an error for sets without splits.
     pub split: Option<&'a str>,
-    /// The way to data sets on the hub; without one, only files are read.
+    /// Fetches data sets from the hub; without it, only files are read.
     pub hub: Option<&'a dyn Fetch>,
 }
 
@@ -105,13 +103,13 @@ impl fmt::Debug for Access<'_> {
     }
 }
 
-/// A way to data sets on the hub.
+/// Fetches data sets from the hub.
 pub trait Fetch {
-    /// Brings the files of a data set whose names are wanted to the local disk. A name is the path in the
-    /// data set, with `/` between its parts. Without a revision, the main branch is meant.
+    /// Downloads the files of a data set for which `wanted` is true. A name is the path in the data set, with `/`
+    /// between its parts. `revision` defaults to the main branch.
     ///
     /// # Errors
-    /// Whatever keeps the files away, in a sentence without a full stop.
+    /// Any error whose message is a sentence without a full stop.
     fn dataset(
         &self,
         id: &str,
@@ -123,9 +121,9 @@ pub trait Fetch {
 /// Files of a data set on the local disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
-    /// The names in the data set, and where the files are.
+    /// The name of each file in the data set, and its local path.
     pub files: Vec<(String, PathBuf)>,
-    /// The commit that they belong to.
+    /// The commit of the files.
     pub commit: String,
 }
 
@@ -143,7 +141,7 @@ fn hash(prompts: &[Prompt]) -> String {
 mod tests {
     use super::*;
 
-    /// The expected value is what Python gives for the form that the documentation states:
+    /// The expected value comes from Python, in the documented form:
     ///
     /// ```python
     /// rows = [["a", "caf\u00e9 \"x\"\n\u001f\u007f\u2028", None, None], ["b", "1+1=2", "2", [8, 16]]]
@@ -151,7 +149,7 @@ mod tests {
     /// hashlib.sha256(text.encode()).hexdigest()
     /// ```
     #[test]
-    fn hash_is_the_stated_form() {
+    fn hash_has_the_documented_form() {
         let first = Prompt {
             id: "a".into(),
             text: "café \"x\"\n\u{1f}\u{7f}\u{2028}".into(),

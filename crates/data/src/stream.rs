@@ -1,41 +1,42 @@
-//! Prompts one at a time, so that no more is read of a set than is taken.
+//! Prompts one at a time, so that only the rows in use are read.
 
 use std::fmt;
 
 use crate::{DataError, Prompt, PromptSet};
 
-/// Where a stream has its prompts from.
-pub(crate) trait Pull {
+/// The source of a stream of prompts.
+pub(crate) trait PromptSource {
+    /// The next prompt; `None` at the end.
     fn pull(&mut self) -> Result<Option<Prompt>, DataError>;
 
-    /// How many rows were skipped because their text is empty or null.
+    /// The number of rows skipped because their text is empty or null.
     fn empty(&self) -> usize {
         0
     }
 }
 
-impl<I: Iterator<Item = Prompt>> Pull for I {
+impl<I: Iterator<Item = Prompt>> PromptSource for I {
     fn pull(&mut self) -> Result<Option<Prompt>, DataError> {
         Ok(self.next())
     }
 }
 
-/// The prompts of a set, read as they are taken.
+/// The prompts of a set, read on demand.
 ///
-/// A row that is wrong ends the stream with an error; what follows it is not read.
+/// An invalid row ends the stream with an error.
 pub struct PromptStream {
     id: String,
     source: String,
     max_tokens: Option<usize>,
     ignored: Vec<String>,
-    /// The prompt that had to be read to know what the set is.
+    /// The first prompt, which was read to detect the schema.
     first: Option<Prompt>,
-    rest: Box<dyn Pull>,
+    rest: Box<dyn PromptSource>,
     ended: bool,
 }
 
 impl PromptStream {
-    pub(crate) fn new(id: &str, source: String, rest: impl Pull + 'static) -> Self {
+    pub(crate) fn new(id: &str, source: String, rest: impl PromptSource + 'static) -> Self {
         let id = id.replace(|c: char| !(c.is_ascii_alphanumeric() || "._-".contains(c)), "_");
         Self {
             id,
@@ -65,17 +66,17 @@ impl PromptStream {
         &self.id
     }
 
-    /// Where the prompts come from, in words.
+    /// The origin of the prompts, in words.
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// How many tokens a prompt should have at most; see [`PromptSet::max_tokens`].
+    /// The largest number of tokens of a prompt; see [`PromptSet::max_tokens`].
     pub fn max_tokens(&self) -> Option<usize> {
         self.max_tokens
     }
 
-    /// How many rows have been skipped so far because their text is empty or null.
+    /// The number of rows skipped so far because their text is empty or null.
     pub fn empty(&self) -> usize {
         self.rest.empty()
     }
@@ -83,12 +84,12 @@ impl PromptStream {
     /// Reads up to `limit` prompts.
     ///
     /// # Errors
-    /// That of the first row that is wrong.
+    /// The error of the first invalid row.
     pub fn read(&mut self, limit: Option<usize>) -> Result<Vec<Prompt>, DataError> {
         self.take(limit.unwrap_or(usize::MAX)).collect()
     }
 
-    /// The set of these prompts, which were read from here.
+    /// The set of prompts that were read from this stream.
     pub fn set(&self, prompts: Vec<Prompt>) -> PromptSet {
         let (max_tokens, empty, ignored) = (self.max_tokens, self.empty(), self.ignored.clone());
         PromptSet { max_tokens, empty, ignored, ..PromptSet::new(&self.id, self.source.clone(), prompts) }

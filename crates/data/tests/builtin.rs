@@ -1,7 +1,7 @@
-//! The prompts that come with Fathom: their form, and whether they are right.
+//! The built-in prompts: their form and their correctness.
 //!
-//! Every numeric answer is computed here by another way than its solution takes, mostly by trying all
-//! cases, and every equation in a worked answer is evaluated.
+//! Every numeric answer is computed by another method than in its solution, mostly by exhaustive search, and
+//! every equation in a worked answer is evaluated.
 
 use fathom_data::{Options, Prompt, load};
 
@@ -17,8 +17,7 @@ fn enough_prompts_of_fitting_length() {
         for prompt in prompts {
             let words = prompt.text.split_whitespace().count();
             assert!((40..=130).contains(&words), "{} has {words} words", prompt.id);
-            // A token of a common tokenizer is at least two characters of such text in the mean,
-            // and at most six.
+            // On average, a token of a common tokenizer has two to six characters of such text.
             assert!((240..=640).contains(&prompt.text.len()), "{}", prompt.text.len());
             assert!(prompt.text.is_ascii(), "{}", prompt.id);
             assert_eq!(prompt.group.as_deref(), Some(spec));
@@ -38,7 +37,7 @@ fn answers_are_the_end_of_the_text() {
     }
 }
 
-/// Every `a * b + ... = c` of a worked answer holds, and no worked answer is without one.
+/// Every worked answer has equations `a * b + ... = c`, and all of them hold.
 #[test]
 fn worked_equations_hold() {
     for prompt in prompts("word-problems") {
@@ -106,7 +105,7 @@ fn the_evaluator_evaluates() {
     assert_eq!(arithmetic_tail("cars.\nThey carry 48 * 35"), "48 * 35");
 }
 
-/// The only number that satisfies what a problem says.
+/// The unique number that satisfies the conditions of a problem.
 #[track_caller]
 fn only(range: std::ops::Range<i64>, holds: impl Fn(i64) -> bool) -> i64 {
     let found: Vec<i64> = range.filter(|n| holds(*n)).collect();
@@ -186,7 +185,7 @@ fn as_integer(value: f64) -> i64 {
     value.round() as i64
 }
 
-/// Numerator plus denominator of the fraction with the smallest denominator that the value is.
+/// Numerator plus denominator of a value as a reduced fraction.
 fn fraction_sum(value: f64) -> i64 {
     let denominator =
         (1..1000).find(|n| (value * f64::from(*n) - (value * f64::from(*n)).round()).abs() < 1e-9).unwrap();
@@ -194,8 +193,8 @@ fn fraction_sum(value: f64) -> i64 {
 }
 
 /// The side of length 14 lies on the axis, from 0; the third corner is (5, 12). The incentre is the
-/// mean of the corners weighted by the opposite sides; the circumcentre is halfway along the side, as
-/// far from the corner at 0 as from the third.
+/// mean of the corners weighted by the opposite sides; the circumcentre is halfway along the side,
+/// equidistant from the corner at 0 and the third.
 fn centres() -> i64 {
     let inner = ((15.0 * 0.0 + 13.0 * 14.0 + 14.0 * 5.0) / 42.0, 14.0 * 12.0 / 42.0);
     // 49 + y^2 = 4 + (12 - y)^2
@@ -220,7 +219,7 @@ fn even_product() -> i64 {
     fraction_sum(even as f64 / pairs().count() as f64)
 }
 
-/// The points of the two long edges that are as far from (0, 0) as from (12, 9).
+/// The points of the two long edges that are equidistant from (0, 0) and (12, 9).
 fn crease() -> i64 {
     // x^2 + y^2 = (12 - x)^2 + (9 - y)^2, that is 24 x + 18 y = 225.
     let at = |y: f64| (225.0 - 18.0 * y) / 24.0;
@@ -254,7 +253,7 @@ fn seating() -> i64 {
     rows.filter(fits).count() as i64
 }
 
-/// One root is real and found by bisection; the other two are those of the quadratic that is left.
+/// One root is real and found by bisection; the other two are those of the remaining quadratic.
 fn cubic() -> i64 {
     let f = |x: f64| x * x * x - 5.0 * x * x + 2.0 * x + 1.0;
     let root = |mut low: f64, mut high: f64| {

@@ -14,7 +14,7 @@ fn file(name: &str, content: &str) -> (TempDir, PathBuf) {
 }
 
 #[test]
-fn endings_tell_the_kind() {
+fn extensions_determine_the_format() {
     for (name, content, first) in [
         ("my set.jsonl", "{\"text\": \"one\"}\n{\"text\": \"two\"}\n", "one"),
         ("my set.NDJSON", "{\"text\": \"one\"}\n{\"text\": \"two\"}\n", "one"),
@@ -35,7 +35,7 @@ fn endings_tell_the_kind() {
 }
 
 #[test]
-fn another_ending_is_an_error_that_says_what_to_do() {
+fn an_unknown_extension_is_an_error_with_a_remedy() {
     for name in ["set.csv", "set.json", "set"] {
         let (_folder, path) = file(name, "x");
         let error = load(path.to_str().unwrap(), &Options::default()).unwrap_err();
@@ -45,7 +45,7 @@ fn another_ending_is_an_error_that_says_what_to_do() {
 }
 
 #[test]
-fn a_file_that_is_not_there() {
+fn a_missing_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("none.jsonl");
     let error = load(path.to_str().unwrap(), &Options::default()).unwrap_err();
@@ -53,7 +53,7 @@ fn a_file_that_is_not_there() {
 }
 
 #[test]
-fn a_folder_with_the_name_of_a_file() {
+fn a_folder_named_like_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("folder.jsonl");
     fs::create_dir(&path).unwrap();

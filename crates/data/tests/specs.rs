@@ -1,4 +1,4 @@
-//! From a spec to a set: names, selection and the catalogue.
+//! Specs: names, limits and the catalogue.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ fn message(spec: &str) -> String {
 }
 
 #[test]
-fn an_unknown_name_lists_what_there_is() {
+fn an_unknown_name_lists_the_known_ones() {
     assert_eq!(
         message("adition:digits=3"),
         "there is no prompt set `adition` (did you mean `addition`?); there are builtin, plain, word-problems, \
@@ -25,7 +25,7 @@ fn an_unknown_name_lists_what_there_is() {
 }
 
 #[test]
-fn the_catalogue_tells_the_truth() {
+fn the_catalogue_matches_the_sets() {
     assert!(catalogue().iter().any(|entry| entry.id == DEFAULT));
     for entry in catalogue().iter().filter(|entry| !entry.parameters.contains(&"file")) {
         let set = load(entry.id, &Options::default()).unwrap();
@@ -42,7 +42,7 @@ fn the_catalogue_tells_the_truth() {
 }
 
 #[test]
-fn a_limit_takes_all_difficulties_alike() {
+fn a_limit_takes_all_difficulties_equally() {
     let groups = |limit| -> Vec<String> {
         let options = Options { limit: Some(limit), ..Options::default() };
         let set = load("builtin", &options).unwrap();
@@ -56,7 +56,7 @@ fn a_limit_takes_all_difficulties_alike() {
 }
 
 #[test]
-fn the_default_set_is_its_three_parts() {
+fn the_default_set_consists_of_three_parts() {
     let all = load("builtin", &Options::default()).unwrap().prompts;
     let mut parts = Vec::new();
     for name in ["plain", "word-problems", "competition"] {
@@ -69,7 +69,7 @@ fn the_default_set_is_its_three_parts() {
 }
 
 #[test]
-fn a_limit_of_nothing_is_an_error() {
+fn a_limit_of_zero_is_an_error() {
     let options = Options { limit: Some(0), ..Options::default() };
     for spec in ["builtin", "addition", "some.jsonl"] {
         assert!(matches!(load(spec, &options), Err(DataError::ZeroLimit)));

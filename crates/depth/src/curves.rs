@@ -1,16 +1,16 @@
-//! The curves that depth rules read, and what makes one unusable.
+//! The curves that depth rules read, and checks on them.
 
-/// The curves of one model on one set of prompts. A probe that was not run leaves
-/// its curves `None`.
+/// The curves of one model on one set of prompts; `None` for curves of probes that
+/// were not run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Curves<'a> {
     /// L, the number of layers.
     pub layers: usize,
-    /// Mean cosines of what attention, MLP and the whole layer add with the stream
-    /// they are added to, in this order, \[L\] each.
+    /// Mean cosines of the contributions of attention, MLP and the whole layer with the
+    /// residual stream, in this order, \[L\] each.
     pub cosine: Option<[&'a [f64]; 3]>,
-    /// Mean of KL(lens || output) in nats at each layer's input, \[L\], or \[L+1\] with
-    /// the identity check at the end, which no rule reads.
+    /// Mean of KL(lens || output) in nats at each layer's input, \[L\], or \[L+1\] if the
+    /// last value compares the output with itself, which no rule reads.
     pub kl_lens_final: Option<&'a [f64]>,
     /// Mean top-5 overlap of lens and output at each layer's input, \[L\] or \[L+1\].
     pub overlap: Option<&'a [f64]>,
@@ -24,8 +24,8 @@ pub struct Curves<'a> {
     pub settle_mean: Option<f64>,
 }
 
-/// The first L values of a curve over layers, if all of them are numbers.
-/// `name` is how a reason calls the curve.
+/// The first L values of a curve, if all of them are finite. `name` is used in error
+/// messages.
 pub(crate) fn checked<'a>(curve: &'a [f64], layers: usize, name: &str) -> Result<&'a [f64], String> {
     if layers == 0 {
         return Err("the model has no layers".to_owned());
@@ -40,7 +40,7 @@ pub(crate) fn checked<'a>(curve: &'a [f64], layers: usize, name: &str) -> Result
     }
 }
 
-/// As [`checked`], for effects, which have exactly L values and none below zero.
+/// As [`checked`], for effects, which have exactly L values, none of them negative.
 pub(crate) fn checked_effect<'a>(effect: &'a [f64], layers: usize, name: &str) -> Result<&'a [f64], String> {
     if effect.len() != layers {
         return Err(format!("the {name} has {} values for {layers} layers", effect.len()));

@@ -1,15 +1,15 @@
-//! What the effects of skipping layers say: where they sit and how many layers
-//! carry them.
+//! Statistics of the effects of skipping layers: where the effect is centred, and how
+//! many layers carry it.
 //!
-//! An effect `e` has one value per skipped layer, finite and not negative. The
-//! functions that need a total give `None` where there is none: on an empty effect,
-//! one that is zero everywhere, and one with a value that is negative or no number.
+//! An effect `e` has one finite, non-negative value per skipped layer. The functions
+//! return `None` for an effect without a positive total: one that is empty, zero
+//! everywhere, or has a negative or non-finite value.
 
-/// The effect of skipping layer s on a later layer, as a mean over the later layers:
+/// The effect of skipping layer s, averaged over the later layers:
 /// `e_s = sum over l > s of E[s, l] / (L - 1 - s)`, from `E` \[L\]\[L\], skipped layer first.
 ///
-/// The last layer has no later layer; its effect is zero. A row that is too short is
-/// `None`, since its mean would be one over fewer layers than it claims.
+/// The last layer has no later layer; its effect is zero. A row that is too short gives
+/// `None`.
 pub fn on_later_layers(layer_effect: &[Vec<f64>]) -> Option<Vec<f64>> {
     let layers = layer_effect.len();
     let mean = |(skipped, row): (usize, &Vec<f64>)| {
@@ -29,7 +29,7 @@ pub fn depth_score(effect: &[f64]) -> Option<f64> {
 }
 
 /// The effective number of layers: the exponential of the entropy of `e_l / sum of e`,
-/// 1 where one layer carries everything, L where all carry the same.
+/// 1 if one layer carries everything, L if all carry the same.
 pub fn effective_number(effect: &[f64]) -> Option<f64> {
     let shares = shares(effect)?;
     let entropy: f64 = shares.iter().filter(|share| **share > 0.0).map(|share| -share * share.ln()).sum();
@@ -38,17 +38,17 @@ pub fn effective_number(effect: &[f64]) -> Option<f64> {
 }
 
 /// The smallest number of layers whose effects add up to at least `share` of the total.
-pub fn carriers(effect: &[f64], share: f64) -> Option<usize> {
+pub fn min_layers_for_share(effect: &[f64], share: f64) -> Option<usize> {
     let mut shares = shares(effect)?;
     shares.sort_by(|a, b| b.total_cmp(a));
-    // Nine equal tenths sum to a little less than 0.9 in floating point, and a
-    // tenth layer would then be counted for rounding's sake.
+    // Nine equal tenths sum to slightly less than 0.9 in floating point; without the
+    // tolerance, rounding would add a tenth layer.
     let enough = share * (1.0 - 1e-12);
     let mut carried = 0.0;
     let needed = shares.iter().take_while(|share| {
-        let go_on = carried < enough;
+        let short = carried < enough;
         carried += *share;
-        go_on
+        short
     });
     Some(needed.count())
 }
@@ -74,7 +74,7 @@ mod tests {
     use approx::assert_relative_eq;
 
     #[test]
-    fn later_layers_alone_count() {
+    fn only_later_layers_count() {
         let effect = [vec![9.0, 1.0, 3.0], vec![9.0, 9.0, 5.0], vec![9.0, 9.0, 9.0]];
         assert_eq!(on_later_layers(&effect), Some(vec![2.0, 5.0, 0.0]));
         assert_eq!(on_later_layers(&[vec![0.0, 1.0], vec![0.0]]), None);
@@ -98,21 +98,21 @@ mod tests {
     }
 
     #[test]
-    fn carriers_are_the_strongest_layers() {
-        assert_eq!(carriers(&[1.0, 6.0, 3.0], 0.6), Some(1));
-        assert_eq!(carriers(&[1.0, 6.0, 3.0], 0.61), Some(2));
-        assert_eq!(carriers(&[1.0, 6.0, 3.0], 0.9), Some(2));
-        assert_eq!(carriers(&[1.0, 6.0, 3.0], 1.0), Some(3));
+    fn the_strongest_layers_are_counted_first() {
+        assert_eq!(min_layers_for_share(&[1.0, 6.0, 3.0], 0.6), Some(1));
+        assert_eq!(min_layers_for_share(&[1.0, 6.0, 3.0], 0.61), Some(2));
+        assert_eq!(min_layers_for_share(&[1.0, 6.0, 3.0], 0.9), Some(2));
+        assert_eq!(min_layers_for_share(&[1.0, 6.0, 3.0], 1.0), Some(3));
         for layers in (10..=200).step_by(10) {
-            assert_eq!(carriers(&vec![0.1; layers], 0.9), Some(layers * 9 / 10));
+            assert_eq!(min_layers_for_share(&vec![0.1; layers], 0.9), Some(layers * 9 / 10));
         }
     }
 
     #[test]
-    fn nothing_from_nothing() {
+    fn effects_without_a_total_have_no_statistic() {
         for effect in [&[][..], &[0.0, 0.0], &[1.0, f64::NAN], &[1.0, -1.0], &[f64::INFINITY]] {
             assert_eq!(
-                (depth_score(effect), effective_number(effect), carriers(effect, 0.9)),
+                (depth_score(effect), effective_number(effect), min_layers_for_share(effect, 0.9)),
                 (None, None, None)
             );
         }

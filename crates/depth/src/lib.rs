@@ -1,26 +1,23 @@
-//! Effective depth: from a model's curves over layers to one number, with its
-//! uncertainty.
+//! Effective depth: from curves over layers to one number with its uncertainty.
 //!
 //! Everything here is a pure function of numbers already measured. The crate
 //! loads no model and reads no file; only the bootstrap uses threads, and its
-//! result does not depend on how many there are.
+//! result does not depend on their number.
 //!
-//! - [`Rule`] names a depth rule, [`Thresholds`] holds the cut-offs of all of them.
-//! - [`Curves`] borrows the curves that a set of probes gave; [`depth`] applies one
-//!   rule to them, [`all`] every rule whose curves are there, [`sweep`] one rule at
-//!   many thresholds.
-//! - [`effects`] holds the sums over skipped layers behind the skip and influence rules.
-//! - [`pool`] makes the curve of a set of prompts from each prompt's own curve, with a
-//!   weight per prompt; [`bootstrap`] draws those weights and gives an interval,
-//!   [`bootstrap_of`] one for fewer prompts than there are, [`paired`] one for the difference
-//!   of two runs on the same prompts; [`Resampling`] gives what they are made of.
+//! - [`Rule`] names a depth rule, [`Thresholds`] holds the thresholds of all rules.
+//! - [`Curves`] borrows the curves of the probes; [`depth`] applies one rule to them,
+//!   [`all`] every rule whose curves were measured, [`sweep`] one rule at many thresholds.
+//! - [`effects`] holds the statistics behind the skip and influence rules.
+//! - [`pool`] pools the curves of prompts with a weight per prompt; [`bootstrap`] draws those
+//!   weights and gives an interval, [`bootstrap_of`] one for fewer prompts, [`paired`] one for
+//!   the difference of two runs on the same prompts. All are built on [`Resampling`].
 //!
-//! Layers count from 0. A rule that finds nothing says why instead of giving a number.
+//! Layers count from 0. A rule without a result gives the reason instead of a number.
 //!
 //! ```
 //! use fathom_depth::{Curves, Rule, Thresholds, bootstrap, depth, pool, with_interval};
 //!
-//! // Three prompts, four layers: the lens's divergence from the output.
+//! // Three prompts, four layers: divergence of the lens from the output.
 //! let prompts = [[9.0, 8.0, 3.0, 1.0], [8.0, 7.5, 5.0, 0.5], [9.5, 9.0, 2.0, 1.5]];
 //! let samples: Vec<_> = prompts.iter().map(|curve| pool::Sample { tokens: 10.0, curve }).collect();
 //! let rule = |weights: &[u32]| {

@@ -1,21 +1,21 @@
-//! The curve of a set of prompts from each prompt's own curve.
+//! Curves of a set of prompts, pooled from the curve of each prompt.
 //!
-//! A bootstrap resample is a weight per prompt: how often it was drawn. These
-//! functions make the curve that the resample would have given, without the model.
+//! A bootstrap resample is a weight per prompt, the number of times it was drawn. These
+//! functions compute the curve of a resample without running the model.
 
 /// One prompt's mean curve and the number of tokens it is a mean over.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample<'a> {
     /// The number of tokens; 1 for every prompt gives a mean over prompts.
     pub tokens: f64,
-    /// The prompt's own mean.
+    /// The mean curve of the prompt.
     pub curve: &'a [f64],
 }
 
 /// The token-weighted mean curve: `sum of w_i n_i c_i / sum of w_i n_i`.
 ///
-/// `None` where the curves differ in length, weights and prompts differ in number,
-/// or no prompt has weight. A value that is no number stays one in the mean.
+/// `None` if the curves differ in length, the numbers of weights and prompts differ, or
+/// all weights are 0. NaN propagates.
 pub fn mean(samples: &[Sample<'_>], weights: &[u32]) -> Option<Vec<f64>> {
     let (mut sum, mut total) = (zeros(samples.iter().map(|sample| sample.curve), weights)?, 0.0);
     for (sample, &weight) in samples.iter().zip(weights).filter(|(_, weight)| **weight > 0) {
@@ -25,7 +25,7 @@ pub fn mean(samples: &[Sample<'_>], weights: &[u32]) -> Option<Vec<f64>> {
             *sum += weight * value;
         }
     }
-    // Not `total <= 0`: a total that is no number must not pass either.
+    // Not `total <= 0`: a NaN total must not pass either.
     if !(total > 0.0 && total.is_finite()) {
         return None;
     }
@@ -33,10 +33,9 @@ pub fn mean(samples: &[Sample<'_>], weights: &[u32]) -> Option<Vec<f64>> {
     Some(sum)
 }
 
-/// The maximum over the prompts that were drawn at all, value by value.
+/// The maximum over the prompts with weight, value by value.
 ///
-/// `None` as for [`mean`]. A value that is no number wins over every number, so that
-/// it is not lost.
+/// `None` as for [`mean`]. NaN propagates.
 pub fn max(curves: &[&[f64]], weights: &[u32]) -> Option<Vec<f64>> {
     let mut drawn = curves.iter().zip(weights).filter(|(_, weight)| **weight > 0).map(|(curve, _)| *curve);
     zeros(curves.iter().copied(), weights)?;
@@ -51,7 +50,7 @@ pub fn max(curves: &[&[f64]], weights: &[u32]) -> Option<Vec<f64>> {
     Some(top)
 }
 
-/// A curve of zeros as long as every curve given, if there is one weight for each.
+/// A curve of zeros, if all curves have the same length and there is one weight for each.
 fn zeros<'a>(mut curves: impl ExactSizeIterator<Item = &'a [f64]>, weights: &[u32]) -> Option<Vec<f64>> {
     if curves.len() != weights.len() {
         return None;
@@ -76,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_mean() {
+    fn no_mean_without_weight_or_equal_lengths() {
         let samples = CURVES.map(|curve| Sample { tokens: 1.0, curve });
         assert_eq!(mean(&samples, &[1, 1]), None);
         assert_eq!(mean(&samples, &[0, 0, 0]), None);
@@ -89,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_no_number_is_not_lost() {
+    fn nan_propagates() {
         for order in [[0, 1], [1, 0]] {
             let curves: [&[f64]; 2] = order.map(|i| [&[1.0][..], &[f64::NAN]][i]);
             assert!(max(&curves, &[1, 1]).unwrap()[0].is_nan());

@@ -1,13 +1,12 @@
-//! Bootstrap over prompts: expanded percentile intervals, and p-values that belong to them.
+//! Bootstrap over prompts: expanded percentile intervals, and p-values consistent with them.
 //!
-//! The ends of an interval are quantiles of the statistic over resamples. Plain percentiles are
-//! too near to each other when prompts are few: the resampled variance is that of n prompts and
-//! not of n - 1, and a normal distribution stands in for Student's. So the quantiles lie further
-//! out, where an interval of a mean would have the length of Student's (T. Hesterberg, "What
-//! teachers should know about the bootstrap", The American Statistician 69, 2015, section 4.2).
-//! Of ten prompts, a plain interval of a mean holds the truth in 88 of 100 cases, one by BCa too,
-//! and this one in 93 to 94; `tests/coverage.rs` of the crate `fathom-study` measures it for every
-//! rule.
+//! The ends of an interval are quantiles of the statistic over resamples. With few prompts, plain
+//! percentiles are too narrow: the resampled variance divides by n instead of n - 1, and a normal
+//! distribution replaces Student's. Expanded percentiles use quantiles further out, so that the
+//! interval of a mean has the length of Student's (T. Hesterberg, "What teachers should know about
+//! the bootstrap", The American Statistician 69, 2015, section 4.2). With ten prompts, plain and
+//! BCa intervals of a mean cover the truth in 88 % of cases, these in 93 to 94 %;
+//! `tests/coverage.rs` of the crate `fathom-analysis` measures the coverage of every rule.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -15,21 +14,21 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 
-/// The largest number of resamples that one bootstrap takes: more would only use
-/// memory, the ends of the interval having long stopped moving.
+/// The largest accepted number of resamples; more only cost memory, because the interval has long
+/// converged.
 pub const MAX_RESAMPLES: usize = 1_000_000;
 
-/// The share of the truths that an interval is to hold.
+/// The nominal coverage of an interval.
 const LEVEL: f64 = 0.95;
 
-/// A 95 % interval over resamples of the prompts, the expanded percentiles of the statistic.
+/// A 95 % interval: expanded percentiles of a statistic over resamples of the prompts.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
-    /// The lower end: the value of a resample.
+    /// The lower end, the value of a resample.
     pub lo: f64,
-    /// The upper end: the value of a resample.
+    /// The upper end, the value of a resample.
     pub hi: f64,
-    /// The share of the resamples in which the statistic found nothing.
+    /// The share of the resamples without a value.
     pub none_share: f64,
     /// The number of resamples drawn.
     pub resamples: usize,
@@ -39,7 +38,7 @@ pub struct Interval {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BootstrapError {
-    /// One prompt, or none, cannot be resampled.
+    /// Fewer than two prompts cannot be resampled.
     #[error(
         "a bootstrap needs at least two prompts and there are {prompts}; measure more prompts for an interval"
     )]
@@ -50,10 +49,10 @@ pub enum BootstrapError {
     /// The number of resamples is out of range.
     #[error("{resamples} resamples cannot be drawn; choose a number from 1 to {MAX_RESAMPLES}")]
     Resamples {
-        /// The number asked for.
+        /// The requested number.
         resamples: usize,
     },
-    /// The statistic found nothing in any resample.
+    /// No resample has a value.
     #[error(
         "none of the {resamples} resamples of the prompts has a value; look at the reason on all prompts"
     )]
@@ -63,13 +62,12 @@ pub enum BootstrapError {
     },
 }
 
-/// How much further out than a normal distribution's the ends of an interval lie, because the
-/// prompts are few.
+/// The small-sample correction that widens an interval when prompts are few.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Correction {
     /// The degrees of freedom of Student's distribution.
     freedom: f64,
-    /// By how much the resampled standard deviation is too small.
+    /// The factor by which the resampled standard deviation is too small.
     shrinkage: f64,
 }
 
@@ -79,11 +77,11 @@ impl Correction {
         Self::welch(&[(prompts, 1.0)])
     }
 
-    /// For a difference of statistics of independent sets of prompts, each with its number of
-    /// prompts and the variance of its statistic over resamples, after Welch and Satterthwaite.
-    /// Where no variance says which set matters, all matter the same.
+    /// For a difference of statistics of independent sets of prompts, given as (number of prompts,
+    /// variance of the statistic over resamples), after Welch and Satterthwaite. If all variances are
+    /// zero or one is not finite, the sets have equal weight.
     pub fn welch(sets: &[(usize, f64)]) -> Self {
-        // Shares of the largest, whose squares cannot overflow.
+        // Relative to the largest, so that squares cannot overflow.
         let largest = sets.iter().map(|(_, variance)| *variance).fold(0.0, f64::max);
         let known = largest > 0.0 && largest.is_finite();
         let (mut resampled, mut unbiased, mut spread) = (0.0, 0.0, 0.0);
@@ -103,7 +101,7 @@ impl Correction {
     }
 
     /// The share of the resamples beyond each end of an interval.
-    fn beyond(&self) -> f64 {
+    fn tail_share(&self) -> f64 {
         let student = self.student().inverse_cdf(0.5 + LEVEL / 2.0);
         Normal::standard().cdf(-student / self.shrinkage)
     }
@@ -115,11 +113,14 @@ impl Correction {
 }
 
 impl Interval {
-    /// The interval of the statistic's values over the resamples, in any order; a value that is
-    /// `None` or not finite counts as nothing found.
+    /// The interval of a statistic from its values on the resamples, in any order. `None` and
+    /// non-finite values count as no value.
     ///
-    /// Its ends are values that resamples have, never numbers between them, so a statistic of
-    /// whole numbers has an interval of whole numbers.
+    /// The ends are values of resamples, never interpolated, so a statistic of whole numbers has an
+    /// interval of whole numbers.
+    ///
+    /// # Errors
+    /// [`BootstrapError::NothingFound`] if no resample has a value.
     pub fn of(
         values: impl IntoIterator<Item = Option<f64>>,
         correction: Correction,
@@ -131,9 +132,8 @@ impl Interval {
             return Err(BootstrapError::NothingFound { resamples });
         }
         found.sort_unstable_by(f64::total_cmp);
-        // The lower end is the smallest value that enough others do not exceed; the upper end is
-        // its mirror image.
-        let rank = (correction.beyond() * found.len() as f64).ceil() as usize;
+        // `cut` values lie below the lower end and as many above the upper end.
+        let rank = (correction.tail_share() * found.len() as f64).ceil() as usize;
         let cut = rank.saturating_sub(1).min((found.len() - 1) / 2);
         Ok(Self {
             lo: found[cut],
@@ -144,17 +144,16 @@ impl Interval {
     }
 }
 
-/// Below this number of resamples on one side of 0 their share says little more than that it is
-/// small.
+/// With fewer resamples than this on one side of 0, their share is too noisy for a p-value.
 const FEW_BEYOND: usize = 10;
 
-/// The two-sided p-value of "the statistic is 0" that belongs to [`Interval::of`]: the level at
-/// which the interval would end at 0. `None` where no resample has a value.
+/// The two-sided p-value of the null hypothesis "the statistic is 0", consistent with
+/// [`Interval::of`]: the level at which the interval would end at 0. `None` if no resample has a
+/// value.
 ///
-/// Where hardly any resample lies on the other side of 0, a normal distribution takes the place
-/// of those that are missing. Not so for a statistic on a lattice, such as a difference of whole
-/// layers, of which resamples show nothing between two values: its p-value is what the number of
-/// resamples resolves, and not less.
+/// If fewer than ten resamples lie beyond 0, a normal distribution replaces their share. A
+/// statistic on a lattice, such as a difference of whole layers, has no such tail: its p-value is
+/// never smaller than the number of resamples resolves.
 pub fn p_value(
     values: impl IntoIterator<Item = Option<f64>>,
     correction: Correction,
@@ -175,42 +174,46 @@ pub fn p_value(
     Some(correction.p_value(distance))
 }
 
-/// How many standard deviations the mean is from 0; 0 where nothing varies.
+/// The distance of the mean from 0 in standard deviations; 0 if nothing varies.
 fn distance_from_zero(values: &[f64]) -> f64 {
     let deviation = variance(values).sqrt();
     let mean = values.iter().sum::<f64>() / values.len() as f64;
     if deviation > 0.0 { mean.abs() / deviation } else { 0.0 }
 }
 
-/// The variance of values over resamples; 0 of none.
+/// The population variance of values; 0 for no values.
 pub fn variance(values: &[f64]) -> f64 {
     let n = values.len().max(1) as f64;
     let mean = values.iter().sum::<f64>() / n;
     values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / n
 }
 
-/// How prompts are drawn, resample by resample.
+/// A scheme for drawing resamples of the prompts.
 ///
-/// Resample number i draws from its own random stream, a function of the seed and i
-/// alone, so what is computed from the resamples is the same whatever the number of
-/// threads.
+/// Resample i has its own random stream, which depends only on the seed and i, so results do
+/// not depend on the number of threads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resampling {
-    /// Sets of prompts that are drawn from independently: how many there are, and how
-    /// many are drawn with replacement.
+    /// Independent sets of prompts: their number of prompts, and the number of draws with replacement.
     sets: Vec<(usize, usize)>,
     resamples: usize,
     seed: u64,
 }
 
 impl Resampling {
-    /// As many prompts drawn with replacement as there are: the bootstrap.
+    /// The bootstrap: as many draws with replacement as prompts.
+    ///
+    /// # Errors
+    /// [`BootstrapError::TooFewPrompts`] and [`BootstrapError::Resamples`].
     pub fn of(prompts: usize, resamples: usize, seed: u64) -> Result<Self, BootstrapError> {
         Self::independent(&[prompts], resamples, seed)
     }
 
-    /// Several sets of prompts, each drawn from on its own: for runs on different
-    /// prompts. The weights of the sets follow each other in what the statistic is given.
+    /// Several sets of prompts, each resampled independently, for runs on different prompts. The
+    /// statistic receives the weights of the sets one after another.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
     pub fn independent(prompts: &[usize], resamples: usize, seed: u64) -> Result<Self, BootstrapError> {
         if let Some(&prompts) = prompts.iter().find(|prompts| **prompts < 2) {
             return Err(BootstrapError::TooFewPrompts { prompts });
@@ -221,16 +224,16 @@ impl Resampling {
         Ok(Self { sets: prompts.iter().map(|&prompts| (prompts, prompts)).collect(), resamples, seed })
     }
 
-    /// This resampling with `draws` prompts drawn of each set, which shows what the
-    /// statistic would vary like on that many prompts.
+    /// Draws `draws` prompts of each set, to estimate how a statistic would vary with that many
+    /// prompts.
     #[must_use]
     pub fn drawing(mut self, draws: usize) -> Self {
         self.sets.iter_mut().for_each(|set| set.1 = draws);
         self
     }
 
-    /// Hands a function of each resample how often each prompt was drawn; the answers
-    /// are in the order of the resamples.
+    /// Calls a function with the weights of each resample, the number of times each prompt was
+    /// drawn. Results are in the order of the resamples.
     pub fn each<T: Send>(&self, statistic: impl Fn(&[u32]) -> T + Sync) -> Vec<T> {
         let prompts = self.sets.iter().map(|set| set.0).sum();
         let one = |weights: &mut Vec<u32>, index: usize| {
@@ -240,7 +243,10 @@ impl Resampling {
         (0..self.resamples).into_par_iter().map_init(|| vec![0; prompts], one).collect()
     }
 
-    /// The interval of a statistic that answers `None` where it finds nothing.
+    /// The interval of a statistic, which returns `None` where it has no value.
+    ///
+    /// # Errors
+    /// As [`Interval::of`].
     pub fn interval(
         &self,
         statistic: impl Fn(&[u32]) -> Option<f64> + Sync,
@@ -248,14 +254,13 @@ impl Resampling {
         Interval::of(self.each(statistic), self.correction())
     }
 
-    /// The correction for as many prompts as are drawn; of several sets, for all mattering the
-    /// same.
+    /// The correction for the number of draws; several sets have equal weight.
     pub fn correction(&self) -> Correction {
         let sets: Vec<(usize, f64)> = self.sets.iter().map(|(_, draws)| (*draws, 1.0)).collect();
         Correction::welch(&sets)
     }
 
-    /// Fills `weights` with how often each prompt occurs in resample number `index`.
+    /// Fills `weights` with the number of times each prompt occurs in resample `index`.
     fn draw(&self, weights: &mut [u32], index: u64) {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&self.seed.to_le_bytes());
@@ -267,8 +272,8 @@ impl Resampling {
             rest = others;
             set.fill(0);
             for _ in 0..draws {
-                // The high half of a 64 x 64 bit product is a number below n. It is off from
-                // uniform by less than n / 2^64, far below what any resampling can show.
+                // The high half of a 64 x 64 bit product is a number below n. Its bias, less than
+                // n / 2^64, is far below what any resampling can show.
                 let product = u128::from(rng.next_u64()) * prompts as u128;
                 set[(product >> 64) as usize] += 1;
             }
@@ -278,10 +283,12 @@ impl Resampling {
 
 /// The 95 % bootstrap interval of a statistic over prompts.
 ///
-/// Every resample draws `n_prompts` prompts with replacement and hands the statistic
-/// how often each was drawn. The statistic answers `None` where it finds nothing; a
-/// value that is not finite counts as that too. The interval depends on `seed` and not on the number
-/// of threads (see [`Resampling`]).
+/// Every resample draws `n_prompts` prompts with replacement; the statistic receives how often
+/// each was drawn and returns `None` if it has no value. The interval depends on `seed` but not on
+/// the number of threads (see [`Resampling`]).
+///
+/// # Errors
+/// As [`Resampling::of`] and [`Interval::of`].
 pub fn bootstrap(
     n_prompts: usize,
     resamples: usize,
@@ -291,9 +298,11 @@ pub fn bootstrap(
     Resampling::of(n_prompts, resamples, seed)?.interval(statistic)
 }
 
-/// The interval of a statistic of `draws` prompts, drawn with replacement out of
-/// `n_prompts`: how far the statistic would vary had only so many prompts been
-/// measured. With as many draws as prompts it is [`bootstrap`].
+/// The interval of a statistic on `draws` prompts drawn with replacement from `n_prompts`: how much
+/// it would vary with `draws` measured prompts. With `draws == n_prompts` it is [`bootstrap`].
+///
+/// # Errors
+/// As [`bootstrap`].
 pub fn bootstrap_of(
     n_prompts: usize,
     draws: usize,
@@ -306,8 +315,11 @@ pub fn bootstrap_of(
 
 /// The interval of the difference `b - a` of two statistics over the same prompts.
 ///
-/// Both see the same resamples, so what makes a prompt hard for both cancels. A
-/// resample in which either finds nothing has no difference.
+/// Both share each resample, so what makes a prompt hard for both cancels. A resample in which
+/// either has no value has no difference.
+///
+/// # Errors
+/// As [`bootstrap`].
 pub fn paired(
     n_prompts: usize,
     resamples: usize,
@@ -324,7 +336,7 @@ mod tests {
 
     /// Quantiles of Student's distribution from printed tables.
     #[test]
-    fn quantiles_are_those_of_the_tables() {
+    fn quantiles_match_printed_tables() {
         for (prompts, table) in [(2, 12.7062), (5, 2.77645), (10, 2.26216), (30, 2.04523), (1001, 1.96234)] {
             let found = Correction::of(prompts).student().inverse_cdf(0.975);
             assert!((found - table).abs() < 1e-4 * table, "{prompts}: {found}");
@@ -335,9 +347,9 @@ mod tests {
         for variance in [0.0, f64::NAN, f64::INFINITY, f64::MAX, 5e-324] {
             assert_eq!(Correction::welch(&[(7, variance)]), Correction::of(7));
         }
-        let many = Correction::of(100_000).beyond();
+        let many = Correction::of(100_000).tail_share();
         assert!((many - 0.025).abs() < 1e-5, "{many}");
-        assert!(Correction::of(0).beyond() >= 0.0 && Correction::of(1).beyond() >= 0.0);
+        assert!(Correction::of(0).tail_share() >= 0.0 && Correction::of(1).tail_share() >= 0.0);
     }
 
     #[test]
@@ -352,9 +364,9 @@ mod tests {
         assert_eq!(ends(Interval::of(values(1000), Correction::of(2)).unwrap()), (1.0, 1000.0));
     }
 
-    /// An interval excludes 0 where the p-value is below 5 %, whatever the number of prompts.
+    /// An interval excludes 0 exactly if the p-value is below 5 %, for any number of prompts.
     #[test]
-    fn p_values_belong_to_intervals() {
+    fn p_values_agree_with_intervals() {
         for prompts in [5, 10, 30, 1000] {
             let correction = Correction::of(prompts);
             // An even ladder, moved up step by step.
@@ -374,9 +386,9 @@ mod tests {
         assert_eq!(p_value([Some(0.0); 100], Correction::of(9), false), Some(1.0));
     }
 
-    /// Of a mean far from 0 the p-value is that of a t-test; on a lattice it is what resamples resolve.
+    /// For a mean far from 0, the p-value is that of a t-test; on a lattice, the resamples limit it.
     #[test]
-    fn small_p_values_need_a_statistic_that_varies() {
+    fn small_p_values_need_a_continuous_statistic() {
         let values: Vec<f64> = (0..20).map(|i| 1.0 + 1.3 * f64::from(i * 7 % 20 - 10) / 10.0).collect();
         let mean = |weights: &[u32]| {
             Some(weights.iter().zip(&values).map(|(w, value)| f64::from(*w) * value).sum::<f64>() / 20.0)
@@ -406,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn sets_are_drawn_from_on_their_own() {
+    fn sets_are_drawn_independently() {
         let sums = |weights: &[u32]| (weights[..3].iter().sum::<u32>(), weights[3..].iter().sum::<u32>());
         let both = Resampling::independent(&[3, 5], 100, 7).unwrap();
         assert!(both.each(sums).into_iter().all(|sums| sums == (3, 5)));

@@ -1,10 +1,10 @@
-//! The depth rules themselves.
+//! The depth rules.
 
 use crate::curves::{checked, checked_effect};
 use crate::{BootstrapError, Curves, Depth, Interval, IntervalOf, Rule, Thresholds, effects};
 
-/// A depth with the interval that a bootstrap of its estimate gave. A depth without an estimate stays as it is; an
-/// interval that could not be computed, or that rests on a part of the resamples, is noted in the reason.
+/// Adds the bootstrap interval of its estimate to a depth. A depth without an estimate is unchanged; the reason notes an
+/// interval that could not be computed or that rests on only part of the resamples.
 pub fn with_interval(mut depth: Depth, interval: &Result<Interval, BootstrapError>) -> Depth {
     if depth.estimate().is_none() {
         return depth;
@@ -29,8 +29,8 @@ pub fn with_interval(mut depth: Depth, interval: &Result<Interval, BootstrapErro
     depth
 }
 
-/// Applies one rule. Curves that are missing, of the wrong length or not finite, and
-/// curves in which the rule finds nothing, give no value and the reason.
+/// Applies one rule. Curves that are missing, have the wrong length or are not finite, and
+/// curves in which the rule finds nothing, give a reason instead of a value.
 pub fn depth(rule: Rule, curves: &Curves<'_>, thresholds: &Thresholds) -> Depth {
     let found = thresholds.check(rule).and_then(|()| match rule {
         Rule::Cosine => plain(cosine(curves)),
@@ -41,7 +41,7 @@ pub fn depth(rule: Rule, curves: &Curves<'_>, thresholds: &Thresholds) -> Depth 
         Rule::SkipOutput => plain(of_output(curves, effects::depth_score)),
         Rule::InfluenceNumber => plain(of_output(curves, effects::effective_number)),
         Rule::Influence90 => plain(of_output(curves, |effect| {
-            effects::carriers(effect, thresholds.influence_share).map(|n| n as f64)
+            effects::min_layers_for_share(effect, thresholds.influence_share).map(|n| n as f64)
         })),
         Rule::Settling => plain(settling(curves)),
     });
@@ -65,9 +65,9 @@ pub fn depth(rule: Rule, curves: &Curves<'_>, thresholds: &Thresholds) -> Depth 
     }
 }
 
-/// Applies every rule whose curves are there, in the order of [`Rule::ALL`].
+/// Applies every rule whose curves were measured, in the order of [`Rule::ALL`].
 pub fn all(curves: &Curves<'_>, thresholds: &Thresholds) -> Vec<Depth> {
-    let there = |rule: &Rule| match rule {
+    let measured = |rule: &Rule| match rule {
         Rule::Cosine => curves.cosine.is_some(),
         Rule::Kl | Rule::KlLast => curves.kl_lens_final.is_some(),
         Rule::Overlap => curves.overlap.is_some(),
@@ -75,13 +75,13 @@ pub fn all(curves: &Curves<'_>, thresholds: &Thresholds) -> Vec<Depth> {
         Rule::SkipOutput | Rule::InfluenceNumber | Rule::Influence90 => curves.output_effect.is_some(),
         Rule::Settling => curves.settle_mean.is_some(),
     };
-    Rule::ALL.into_iter().filter(there).map(|rule| depth(rule, curves, thresholds)).collect()
+    Rule::ALL.into_iter().filter(measured).map(|rule| depth(rule, curves, thresholds)).collect()
 }
 
-/// Applies one rule at each of the cut-offs, the rest of the thresholds as given.
+/// Applies one rule at each cut-off, with all other thresholds as given.
 ///
-/// Empty for the rules that have no cut-off, and for `settling`, whose cut-off acts
-/// in the probe and cannot be moved afterwards.
+/// Empty for rules without a threshold and for `settling`, whose threshold is applied by
+/// the probe and cannot be changed afterwards.
 pub fn sweep(rule: Rule, curves: &Curves<'_>, thresholds: &Thresholds, cutoffs: &[f64]) -> Vec<Depth> {
     if rule == Rule::Settling || thresholds.of(rule).is_none() {
         return Vec::new();
@@ -89,33 +89,33 @@ pub fn sweep(rule: Rule, curves: &Curves<'_>, thresholds: &Thresholds, cutoffs: 
     cutoffs.iter().map(|&cutoff| depth(rule, curves, &thresholds.with(rule, cutoff))).collect()
 }
 
-/// What a rule finds: the value, or why there is none.
-type Found = Result<f64, String>;
+/// The value of a rule, or the reason why there is none.
+type RuleValue = Result<f64, String>;
 
-/// The same of a rule whose value may come with a caution.
-type Cautious = Result<(f64, Option<String>), String>;
+/// As [`RuleValue`], with an optional caution.
+type CautiousValue = Result<(f64, Option<String>), String>;
 
-fn plain(found: Found) -> Cautious {
+fn plain(found: RuleValue) -> CautiousValue {
     Ok((found?, None))
 }
 
-/// The rules that look for a change between layers need two of them.
-fn two_layers(layers: usize) -> Result<(), String> {
+/// Refuses models of one layer, for rules that look for a change between layers.
+fn require_two_layers(layers: usize) -> Result<(), String> {
     if layers == 1 { Err("a model of one layer is too shallow for this rule".to_owned()) } else { Ok(()) }
 }
 
-/// The largest value and its layer, the first of equals; (0, -inf) where there is none.
+/// The largest value and its layer, the first of equals; (0, -inf) for an empty curve.
 fn largest(curve: &[f64]) -> (usize, f64) {
     let start = (0, f64::NEG_INFINITY);
     curve.iter().copied().enumerate().fold(start, |best, now| if now.1 > best.1 { now } else { best })
 }
 
-fn cosine(curves: &Curves<'_>) -> Found {
+fn cosine(curves: &Curves<'_>) -> RuleValue {
     let [attn, mlp, layer] = curves.cosine.ok_or("the cosine curves were not measured")?;
     let attn = checked(attn, curves.layers, "attention cosine")?;
     let mlp = checked(mlp, curves.layers, "MLP cosine")?;
     let layer = checked(layer, curves.layers, "layer cosine")?;
-    two_layers(curves.layers)?;
+    require_two_layers(curves.layers)?;
     let mean: Vec<f64> = (0..curves.layers).map(|l| (attn[l] + mlp[l] + layer[l]) / 3.0).collect();
     let turns = mean.windows(2).rposition(|pair| pair[0] < 0.0 && pair[1] >= 0.0);
     turns.map(|l| l as f64).ok_or_else(|| {
@@ -128,11 +128,11 @@ fn cosine(curves: &Curves<'_>) -> Found {
     })
 }
 
-/// The divergence curve and the value that `share` of its maximum comes to.
+/// The divergence curve, and `share` of its maximum.
 fn kl_cut<'a>(curves: &Curves<'a>, share: f64) -> Result<(&'a [f64], f64), String> {
     let kl = curves.kl_lens_final.ok_or("the lens's KL curve was not measured")?;
     let kl = checked(kl, curves.layers, "KL")?;
-    two_layers(curves.layers)?;
+    require_two_layers(curves.layers)?;
     let (_, top) = largest(kl);
     if top <= 0.0 {
         return Err("the KL curve is nowhere above zero".to_owned());
@@ -140,15 +140,15 @@ fn kl_cut<'a>(curves: &Curves<'a>, share: f64) -> Result<(&'a [f64], f64), Strin
     Ok((kl, share * top))
 }
 
-/// The first layer before the last whose value passes, and the last layer after it whose value
-/// does not: there the curve has turned back, and the first layer says little.
+/// The first layer before the last whose value passes, and the last layer after it whose value does
+/// not pass, if any: the curve has turned back by then, so the first layer says little.
 fn first_passing(curve: &[f64], passes: impl Fn(f64) -> bool) -> Option<(usize, Option<usize>)> {
     let first = curve[..curve.len() - 1].iter().position(|value| passes(*value))?;
     let back = curve.iter().rposition(|value| !passes(*value)).filter(|back| *back > first);
     Some((first, back))
 }
 
-fn kl(curves: &Curves<'_>, share: f64) -> Cautious {
+fn kl(curves: &Curves<'_>, share: f64) -> CautiousValue {
     let (kl, cut) = kl_cut(curves, share)?;
     let Some((first, back)) = first_passing(kl, |value| value < cut) else {
         return Err(format!(
@@ -163,7 +163,7 @@ fn kl(curves: &Curves<'_>, share: f64) -> Cautious {
     Ok((first as f64, back.map(rises)))
 }
 
-fn kl_last(curves: &Curves<'_>, share: f64) -> Found {
+fn kl_last(curves: &Curves<'_>, share: f64) -> RuleValue {
     let (kl, cut) = kl_cut(curves, share)?;
     let last = kl.len() - 1;
     match kl.iter().rposition(|value| *value >= cut).map_or(0, |above| above + 1) {
@@ -177,10 +177,10 @@ fn kl_last(curves: &Curves<'_>, share: f64) -> Found {
     }
 }
 
-fn overlap(curves: &Curves<'_>, threshold: f64) -> Cautious {
+fn overlap(curves: &Curves<'_>, threshold: f64) -> CautiousValue {
     let overlap = curves.overlap.ok_or("the lens's overlap curve was not measured")?;
     let overlap = checked(overlap, curves.layers, "overlap")?;
-    two_layers(curves.layers)?;
+    require_two_layers(curves.layers)?;
     let Some((first, back)) = first_passing(overlap, |value| value > threshold) else {
         let (layer, top) = largest(&overlap[..overlap.len() - 1]);
         return Err(format!(
@@ -195,7 +195,7 @@ fn overlap(curves: &Curves<'_>, threshold: f64) -> Cautious {
     Ok((first as f64, back.map(falls)))
 }
 
-fn skip_layer(curves: &Curves<'_>) -> Found {
+fn skip_layer(curves: &Curves<'_>) -> RuleValue {
     let layers = curves.layers;
     let rows = curves.layer_effect.ok_or("the effect of skipping on later layers was not measured")?;
     if rows.len() != layers {
@@ -207,27 +207,27 @@ fn skip_layer(curves: &Curves<'_>) -> Found {
             "the layer effect has {length} values for skipped layer {skipped}, not {layers}"
         ));
     }
-    // A row's mean would hide a negative entry, so the entries are looked at too.
+    // The mean of a row could hide a negative entry, so entries are checked too.
     for (skipped, row) in rows.iter().enumerate() {
         let bad = row.iter().skip(skipped + 1).find(|value| !(value.is_finite() && **value >= 0.0));
         if let Some(bad) = bad {
             return Err(format!("the layer effect of skipping layer {skipped} holds {bad}"));
         }
     }
-    two_layers(layers)?;
+    require_two_layers(layers)?;
     let effect = effects::on_later_layers(rows).unwrap_or_default();
     let effect = checked_effect(&effect, layers, "layer effect")?;
     effects::depth_score(effect).ok_or_else(|| "skipping changes no later layer".to_owned())
 }
 
-/// A rule over the effect of skipping on the output.
-fn of_output(curves: &Curves<'_>, statistic: impl Fn(&[f64]) -> Option<f64>) -> Found {
+/// A rule on the effect of skipping on the output.
+fn of_output(curves: &Curves<'_>, statistic: impl Fn(&[f64]) -> Option<f64>) -> RuleValue {
     let effect = curves.output_effect.ok_or("the effect of skipping on the output was not measured")?;
     let effect = checked_effect(effect, curves.layers, "output effect")?;
     statistic(effect).ok_or_else(|| "skipping changes the output at no layer".to_owned())
 }
 
-fn settling(curves: &Curves<'_>) -> Found {
+fn settling(curves: &Curves<'_>) -> RuleValue {
     let mean = curves.settle_mean.ok_or("the tokens' settle layers were not measured")?;
     if curves.layers == 0 {
         return Err("the model has no layers".to_owned());

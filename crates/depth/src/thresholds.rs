@@ -1,10 +1,10 @@
-//! The cut-offs of the rules.
+//! The thresholds of the rules.
 
 use serde::{Deserialize, Serialize};
 
 use crate::Rule;
 
-/// The cut-offs of every rule that has one; part of every result.
+/// The threshold of every rule that has one; stored with every result.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Thresholds {
@@ -16,7 +16,7 @@ pub struct Thresholds {
     /// `influence_90`: the share of the effect to be carried, in (0, 1].
     pub influence_share: f64,
     /// `settling`: the Jensen-Shannon divergence in bits at which a token counts as
-    /// settled. The probe applies it; here it is only passed on to the result.
+    /// settled. The probe applies it; here it is only recorded.
     pub settling_bits: f64,
 }
 
@@ -27,7 +27,7 @@ impl Default for Thresholds {
 }
 
 impl Thresholds {
-    /// The cut-off that a rule uses, if it has one.
+    /// The threshold of a rule, if it has one.
     pub fn of(&self, rule: Rule) -> Option<f64> {
         match rule {
             Rule::Kl | Rule::KlLast => Some(self.kl_share),
@@ -38,8 +38,7 @@ impl Thresholds {
         }
     }
 
-    /// These thresholds with the cut-off that `rule` uses replaced; unchanged for a
-    /// rule without one.
+    /// Replaces the threshold of `rule`; no effect for a rule without one.
     pub fn with(mut self, rule: Rule, value: f64) -> Self {
         match rule {
             Rule::Kl | Rule::KlLast => self.kl_share = value,
@@ -51,10 +50,10 @@ impl Thresholds {
         self
     }
 
-    /// Why a rule cannot work with its cut-off, if it cannot.
+    /// Checks that the threshold of a rule is in range.
     ///
     /// # Errors
-    /// The sentence that says why.
+    /// A sentence with the value and the range.
     pub fn check(&self, rule: Rule) -> Result<(), String> {
         let Some(value) = self.of(rule) else { return Ok(()) };
         // Comparisons with NaN are false, so NaN falls outside every range.
@@ -71,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_may_name_some_thresholds_and_no_unknown_ones() {
+    fn missing_thresholds_get_defaults_and_unknown_ones_are_refused() {
         let read: Thresholds = serde_json::from_str(r#"{"overlap": 0.4}"#).unwrap();
         assert_eq!(read, Thresholds::default().with(Rule::Overlap, 0.4));
         assert!(serde_json::from_str::<Thresholds>(r#"{"overlapp": 0.4}"#).is_err());

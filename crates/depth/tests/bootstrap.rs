@@ -15,8 +15,8 @@ fn mean(values: &[f64]) -> impl Fn(&[u32]) -> Option<f64> + Sync + '_ {
     }
 }
 
-/// Student's interval of the mean of `n` prompts that vary as these, with the quantile of n - 1
-/// degrees of freedom from a table.
+/// Student's interval for the mean of `n` prompts with the variance of `values`; `quantile` is that of n - 1
+/// degrees of freedom, from a table.
 fn student(values: &[f64], n: usize, quantile: f64) -> [f64; 2] {
     let mean = values.iter().sum::<f64>() / values.len() as f64;
     let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64;
@@ -34,10 +34,10 @@ fn check_student(interval: Interval, values: &[f64], quantile: f64) {
 }
 
 #[test]
-fn a_mean_has_the_interval_of_theory() {
+fn the_interval_of_a_mean_matches_theory() {
     for seed in 0..3 {
         for (prompts, quantile) in [(16, 2.13145), (200, 1.97196)] {
-            // With their mirror images, because few values that lean to one side have an interval that does.
+            // Mirrored, because a few skewed values have a skewed interval.
             let half = values(prompts / 2, seed as f64);
             let values: Vec<f64> =
                 half.iter().copied().chain(half.iter().map(|value| 20.0 - value)).collect();
@@ -47,8 +47,8 @@ fn a_mean_has_the_interval_of_theory() {
 }
 
 #[test]
-fn a_paired_difference_has_the_interval_of_the_differences() {
-    // b differs from a by little, however much the prompts differ from each other.
+fn a_paired_interval_equals_that_of_the_differences() {
+    // b differs little from a although the prompts differ much.
     let a = values(150, 0.0);
     let step = values(150, 2.0);
     let b: Vec<f64> = a.iter().zip(&step).map(|(a, step)| a + 0.01 * step).collect();
@@ -61,7 +61,7 @@ fn a_paired_difference_has_the_interval_of_the_differences() {
 }
 
 #[test]
-fn fewer_draws_widen_the_interval_of_a_mean_as_theory_says() {
+fn fewer_draws_widen_the_interval_of_a_mean() {
     let values = values(200, 0.5);
     let of = |draws: usize| {
         let mean = |weights: &[u32]| Some(mean(&values)(weights)? * (200.0 / draws as f64));
@@ -75,7 +75,7 @@ fn fewer_draws_widen_the_interval_of_a_mean_as_theory_says() {
 }
 
 #[test]
-fn threads_do_not_matter_and_the_seed_does() {
+fn results_depend_on_the_seed_but_not_on_threads() {
     let values = values(50, 1.0);
     let with_threads = |threads: usize, seed: u64| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -100,7 +100,7 @@ fn resamples_without_a_value_are_counted() {
 }
 
 #[test]
-fn what_has_no_interval_says_so() {
+fn refusals_name_the_cause() {
     let some = |_: &[u32]| Some(1.0);
     for prompts in [0, 1] {
         let error = bootstrap(prompts, 10, 0, some).unwrap_err();

@@ -13,7 +13,7 @@ fn models() -> Vec<Value> {
 }
 
 #[test]
-fn the_printed_table_comes_out() {
+fn the_printed_table_is_reproduced() {
     let mut matches = 0;
     for model in models() {
         let layers = model["layers"].as_u64().unwrap() as usize;
@@ -37,7 +37,7 @@ fn the_printed_table_comes_out() {
 }
 
 #[test]
-fn the_identity_check_at_the_end_changes_nothing() {
+fn the_last_value_of_a_lens_curve_is_ignored() {
     for model in models() {
         let layers = model["layers"].as_u64().unwrap() as usize;
         let (mut kl, mut overlap) = (curve(&model, "kl"), curve(&model, "overlap"));

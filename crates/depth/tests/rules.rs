@@ -1,4 +1,4 @@
-//! Every rule on curves small enough to read by eye, and on ones no rule can use.
+//! Every rule on small curves computed by eye, and on unusable ones.
 
 use approx::assert_relative_eq;
 use fathom_depth::{
@@ -64,12 +64,12 @@ fn cosine_without_a_turn() {
 fn kl_falls_below_half_strictly() {
     check(Rule::Kl, kl(5, &[8.0, 10.0, 5.0, 4.9, 1.0]), 3.0, 4.0 / 5.0);
     check(Rule::KlLast, kl(5, &[8.0, 10.0, 5.0, 4.9, 1.0]), 3.0, 4.0 / 5.0);
-    // The value of the identity check is neither searched nor part of the maximum.
+    // The last value, of the output with itself, is neither searched nor part of the maximum.
     check(Rule::Kl, kl(3, &[4.0, 1.0, 1.0, 99.0]), 1.0, 2.0 / 3.0);
 }
 
 #[test]
-fn kl_last_waits_for_the_curve_to_stay_down() {
+fn kl_last_needs_the_curve_to_stay_low() {
     let curve = [10.0, 4.0, 6.0, 5.0, 3.0, 1.0];
     check(Rule::KlLast, kl(6, &curve), 4.0, 5.0 / 6.0);
     // Only the last layer is below, which neither rule gives.
@@ -86,9 +86,9 @@ fn check_caution(rule: Rule, curves: Curves<'_>, value: f64, caution: &str) {
     assert_eq!(found.caution.as_deref(), Some(caution));
 }
 
-/// The papers take the first layer, also where the curve is low before it is high.
+/// The papers take the first layer even if the curve is low before it is high.
 #[test]
-fn a_curve_that_turns_back_is_cautioned_of() {
+fn a_curve_that_turns_back_gets_a_caution() {
     check_caution(
         Rule::Kl,
         kl(6, &[10.0, 4.0, 6.0, 5.0, 3.0, 1.0]),
@@ -110,7 +110,7 @@ fn a_curve_that_turns_back_is_cautioned_of() {
 }
 
 #[test]
-fn kl_curves_no_rule_can_use() {
+fn unusable_kl_curves() {
     for rule in [Rule::Kl, Rule::KlLast] {
         check_none(rule, Curves { layers: 3, ..Curves::default() }, "not measured");
         check_none(rule, kl(3, &[]), "0 values for 3 layers");
@@ -134,7 +134,7 @@ fn overlap_exceeds_strictly() {
 }
 
 #[test]
-fn skip_weighs_layers_by_their_effect() {
+fn skip_weights_layers_by_their_effect() {
     // Means over later layers: (2 + 4) / 2 = 3, 1, and none for the last layer.
     let effect = [vec![0.0, 2.0, 4.0], vec![0.0, 0.0, 1.0], vec![0.0; 3]];
     let curves = Curves { layers: 3, layer_effect: Some(&effect), ..Curves::default() };
@@ -144,7 +144,7 @@ fn skip_weighs_layers_by_their_effect() {
 }
 
 #[test]
-fn skip_effects_no_rule_can_use() {
+fn unusable_skip_effects() {
     let none = |effect: &[Vec<f64>], reason: &str| {
         let curves = Curves { layers: 3, layer_effect: Some(effect), ..Curves::default() };
         check_none(Rule::SkipLayer, curves, reason);
@@ -174,7 +174,7 @@ fn influence_counts_layers() {
 }
 
 #[test]
-fn settling_reaches_from_zero_to_all_layers() {
+fn settling_ranges_from_zero_to_all_layers() {
     let settled = |mean| Curves { layers: 10, settle_mean: Some(mean), ..Curves::default() };
     check(Rule::Settling, settled(0.0), 0.0, 0.0);
     check(Rule::Settling, settled(6.5), 6.5, 0.65);
@@ -201,7 +201,7 @@ fn all_lists_the_rules_that_were_measured() {
 }
 
 #[test]
-fn sweeps_move_one_threshold() {
+fn sweeps_change_one_threshold() {
     let curve = [10.0, 7.0, 4.0, 1.0, 0.5];
     let swept = sweep(Rule::Kl, &kl(5, &curve), &Thresholds::default(), &[0.8, 0.5, 0.2, 0.01, 2.0]);
     let values: Vec<Option<f64>> = swept.iter().map(|depth| depth.value).collect();
@@ -221,7 +221,7 @@ fn results_have_every_key() {
 }
 
 #[test]
-fn intervals_join_a_value_and_never_replace_one() {
+fn intervals_never_replace_a_value() {
     let interval = |none_share| Ok(Interval { lo: 1.0, hi: 3.0, none_share, resamples: 1000 });
     let found = depth(Rule::Kl, &kl(4, &[4.0, 3.0, 1.0, 1.0]), &Thresholds::default());
     let whole = with_interval(found.clone(), &interval(0.0));
@@ -243,7 +243,7 @@ fn intervals_join_a_value_and_never_replace_one() {
     );
 }
 
-/// Any number, with those that break arithmetic more often than chance has them.
+/// Any number, with special values such as NaN over-represented.
 fn number() -> impl Strategy<Value = f64> {
     prop_oneof![
         6 => -1.0..20.0f64,
@@ -258,7 +258,7 @@ fn curve() -> impl Strategy<Value = Vec<f64>> {
     prop::collection::vec(number(), 0..7)
 }
 
-/// A curve that fits the number of layers as often as not.
+/// A curve that fits the number of layers about half of the time.
 fn fitting(layers: usize) -> impl Strategy<Value = Vec<f64>> {
     prop_oneof![prop::collection::vec(0.0..9.0f64, layers), prop::collection::vec(number(), layers), curve()]
 }
@@ -267,7 +267,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_curve_makes_a_rule_panic_or_lie(
+    fn any_curve_gives_a_valid_result(
         (layers, one, matrix) in (0usize..6).prop_flat_map(|layers| (
             prop_oneof![9 => Just(layers), 1 => Just(usize::MAX)],
             prop::collection::vec(fitting(layers), 6),
@@ -299,7 +299,7 @@ proptest! {
             if let (Some(value), Some(ratio)) = (depth.value, depth.ratio) {
                 prop_assert!(value >= 0.0 && value <= layers as f64, "{} {value}", depth.rule);
                 prop_assert!((0.0..=1.0).contains(&ratio), "{} {ratio}", depth.rule);
-                // A token may settle before the first layer; every other rule finds at least one layer.
+                // A token can settle before the first layer; every other rule uses at least one layer.
                 prop_assert!(ratio > 0.0 || depth.rule == Rule::Settling, "{}", depth.rule);
                 prop_assert_eq!(depth.layers_used, Some(depth.rule.layers_used(value)));
             }

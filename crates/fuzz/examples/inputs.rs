@@ -1,5 +1,5 @@
-//! `inputs seeds FOLDER` writes the seeds of every target into folders of its name; `inputs run TARGET FILE`
-//! reads one input, outside of any fuzzer.
+//! `inputs seeds FOLDER` writes the seeds of each target to `FOLDER/TARGET`; `inputs run TARGET FILE` runs one input
+//! without a fuzzer.
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -1,12 +1,12 @@
-//! What the fuzz targets do with their input, and valid inputs to start from.
+//! Fuzz targets and their seeds.
 //!
-//! The binaries for libFuzzer are in the folder `fuzz`, a workspace of its own. Here is what they share with
-//! the smoke test, which needs no fuzzer.
+//! The libFuzzer binaries are in the folder `fuzz`, a separate workspace. This crate holds what they share
+//! with the smoke test, which needs no fuzzer.
 
 #![deny(missing_docs)]
 
 mod seeds;
-// The tests of Parquet files write more kinds of columns than are needed here.
+// The tests of Parquet files write more kinds of columns than the seeds need.
 #[allow(dead_code)]
 #[path = "../../data/tests/sets/writer.rs"]
 mod writer;
@@ -27,9 +27,9 @@ pub use seeds::fixtures;
 /// A fuzz target.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
-    /// Its name, which is that of its binary.
+    /// Its name, also that of its binary.
     pub name: &'static str,
-    /// Reads an input. Any result is right, as long as it is one.
+    /// Reads an input. It may fail but must not panic.
     pub run: fn(&[u8]),
     /// Small valid inputs.
     pub seeds: fn() -> Vec<Vec<u8>>,
@@ -46,15 +46,15 @@ pub const TARGETS: [Target; 7] = [
     Target { name: "study_toml", run: study_toml, seeds: seeds::study_toml },
 ];
 
-/// A GGUF file: header, architecture, tokenizer and the table of tensors.
+/// A GGUF file: header, architecture, tokenizer and tensor table.
 pub fn gguf(bytes: &[u8]) {
     let _ = gguf::Header::parse(Path::new("fuzz.gguf"), bytes);
-    within(|folder| drop(Checkpoint::open(&write(folder, "model.gguf", bytes))));
+    with_folder(|folder| drop(Checkpoint::open(&write(folder, "model.gguf", bytes))));
 }
 
-/// A `model.safetensors.index.json`, and beside it the shards of a fixture.
+/// A `model.safetensors.index.json` beside the shards of a fixture.
 pub fn safetensors_index(bytes: &[u8]) {
-    within(|folder| {
+    with_folder(|folder| {
         for (name, shard) in seeds::shards() {
             write(folder, name, shard);
         }
@@ -65,18 +65,18 @@ pub fn safetensors_index(bytes: &[u8]) {
 
 /// A `pytorch_model.bin`.
 pub fn pickle(bytes: &[u8]) {
-    within(|folder| {
+    with_folder(|folder| {
         write(folder, "pytorch_model.bin", bytes);
         let _ = Weights::open_folder(folder);
     });
 }
 
-/// A Parquet file, left to be recognised and as each published set.
+/// A Parquet file, read with a detected schema and with that of each published set.
 pub fn parquet(bytes: &[u8]) {
     prompts("rows.parquet", bytes, &["", "gsm8k:file=", "hellaswag:file=", "mquake:file="]);
 }
 
-/// A file of JSON lines, left to be recognised and as each published set.
+/// A JSON lines file, read with a detected schema and with that of each published set.
 pub fn jsonl(bytes: &[u8]) {
     prompts(
         "rows.jsonl",
@@ -86,7 +86,7 @@ pub fn jsonl(bytes: &[u8]) {
 }
 
 fn prompts(name: &str, bytes: &[u8], specs: &[&str]) {
-    within(|folder| {
+    with_folder(|folder| {
         let path = write(folder, name, bytes);
         for spec in specs {
             let _ = fathom_data::load(&format!("{spec}{}", path.display()), &Options::default());
@@ -94,7 +94,7 @@ fn prompts(name: &str, bytes: &[u8], specs: &[&str]) {
     });
 }
 
-/// The metadata of a GGUF file, as those of a tokenizer, and texts for it.
+/// The metadata of a GGUF file as a tokenizer, which then encodes some texts.
 pub fn tokenizer_metadata(bytes: &[u8]) {
     let path = Path::new("fuzz.gguf");
     let Ok(header) = gguf::Header::parse(path, bytes) else { return };
@@ -106,21 +106,21 @@ pub fn tokenizer_metadata(bytes: &[u8]) {
     }
 }
 
-/// The file that describes a study.
+/// A study description.
 pub fn study_toml(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         let _ = StudyDescription::parse(text, "study.toml");
     }
 }
 
-/// Calls with a folder that is removed afterwards, in memory where the machine has such a place.
-fn within(call: impl FnOnce(&Path)) {
+/// Calls a function with a temporary folder, in memory if possible.
+fn with_folder(call: impl FnOnce(&Path)) {
     const MEMORY: &str = "/dev/shm";
     let folder = match Path::new(MEMORY).is_dir() {
         true => TempDir::new_in(MEMORY),
         false => TempDir::new(),
     };
-    // No place for a file says nothing about the input.
+    // A full disk is not a finding about the input.
     call(folder.expect("a temporary folder").path());
 }
 
@@ -130,7 +130,7 @@ fn write(folder: &Path, name: &str, bytes: &[u8]) -> std::path::PathBuf {
     path
 }
 
-/// Changes an input in a few places, as a fuzzer would.
+/// Mutates an input in a few places, as a fuzzer would.
 pub fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
     const NUMBERS: [u8; 8] = [0, 1, 0x7f, 0x80, 0xff, 0xfe, b'"', b'{'];
     for _ in 0..=random.randbelow(4) {

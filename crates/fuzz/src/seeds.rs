@@ -1,4 +1,4 @@
-//! Small valid inputs: fixtures, cut to what is read of them, and files made here.
+//! Small valid inputs: fixtures cut to the part that is read, and generated files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ pub(crate) fn gguf() -> Vec<Vec<u8>> {
     files.map(|file| file[..header(&file)].to_vec()).into()
 }
 
-/// The length of the header of a GGUF file: of what is needed to read it.
+/// The length of the header of a GGUF file: the shortest prefix that parses.
 fn header(file: &[u8]) -> usize {
     let (mut short, mut enough) = (0, file.len());
     while short + 1 < enough {
@@ -47,7 +47,7 @@ pub(crate) fn safetensors_index() -> Vec<Vec<u8>> {
     vec![fixture(&format!("{SHARDED}/model.safetensors.index.json")), small.to_vec()]
 }
 
-/// The shards that the indices name.
+/// The shards that the seed indices name.
 pub(crate) fn shards() -> &'static [(&'static str, Vec<u8>)] {
     static SHARDS: LazyLock<Vec<(&str, Vec<u8>)>> = LazyLock::new(|| {
         let names = [
@@ -64,7 +64,7 @@ pub(crate) fn pickle() -> Vec<Vec<u8>> {
     ["pickles/views.bin", "pickles/turned.bin"].map(fixture).into()
 }
 
-/// Tables in the ways that are written, of every kind of column.
+/// Parquet tables with every encoding, compression and kind of column.
 pub(crate) fn parquet() -> Vec<Vec<u8>> {
     let endings =
         |n: usize| vec![vec!["one".to_owned(); n], vec![], vec!["two".to_owned(), "three".to_owned()]];

@@ -1,4 +1,4 @@
-//! Every target over its seeds and some thousand changes of them: what is read ends in a result.
+//! Runs every target on its seeds and on some thousand mutations of them.
 
 use fathom_data::Random;
 use fathom_fuzz::{TARGETS, Target, mutate};
@@ -17,7 +17,7 @@ fn smoke(name: &str, rounds: u64) {
         if let Err(panic) = std::panic::catch_unwind(|| run(&bytes)) {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
-            panic!("{name}, change {round}: {text}; the input is {bytes:?}");
+            panic!("{name}, mutation {round}: {text}; the input is {bytes:?}");
         }
     }
 }
@@ -30,9 +30,9 @@ macro_rules! targets {
         })*
 
         #[test]
-        fn all_targets_are_tried() {
-            let tried = [$(stringify!($name)),*];
-            assert_eq!(TARGETS.map(|target| target.name), tried);
+        fn all_targets_are_run() {
+            let run = [$(stringify!($name)),*];
+            assert_eq!(TARGETS.map(|target| target.name), run);
         }
     };
 }

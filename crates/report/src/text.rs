@@ -1,5 +1,7 @@
 //! Text in figures and tables: numbers with few digits, and tokens made visible and safe.
 
+use fathom_results::text::is_hidden;
+
 /// The longest text of a token on an axis, in characters.
 const LONGEST: usize = 12;
 /// The longest question or answer in a note.
@@ -72,7 +74,7 @@ pub(crate) fn visible(token: &str) -> String {
         '\n' => "\\n".to_owned(),
         '\t' => "\\t".to_owned(),
         '\r' => "\\r".to_owned(),
-        c if hidden(c) => format!("\\u{{{:x}}}", c as u32),
+        c if is_hidden(c) => format!("\\u{{{:x}}}", c as u32),
         c => c.to_string(),
     };
     cut(token.chars().map(shown), LONGEST)
@@ -80,15 +82,7 @@ pub(crate) fn visible(token: &str) -> String {
 
 /// A question or an answer on one line, cut where it would fill the page.
 pub(crate) fn line(text: &str) -> String {
-    cut(text.chars().map(|c| if hidden(c) { " ".to_owned() } else { c.to_string() }), LONGEST_TEXT)
-}
-
-/// Whether a character is invisible, changes the direction of the text around it, or is not allowed in XML.
-pub(crate) fn hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
-        || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
-        || c as u32 & 0xfffe == 0xfffe
+    cut(text.chars().map(|c| if is_hidden(c) { " ".to_owned() } else { c.to_string() }), LONGEST_TEXT)
 }
 
 /// The pieces up to `longest` characters, with an ellipsis if some are left out.

@@ -20,6 +20,7 @@ mod probes;
 mod results;
 mod rule;
 mod sample;
+pub mod text;
 mod validate;
 mod work;
 

@@ -1,5 +1,6 @@
 //! The names of the probes.
 
+use crate::text;
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
@@ -60,7 +61,7 @@ impl Probe {
     /// for those of the clean run; each probe once, in the order of [`Self::ALL`].
     ///
     /// # Errors
-    /// Names the first word that is no probe.
+    /// The first word that does not name a probe.
     pub fn list(text: &str) -> Result<Vec<Self>, UnknownProbe> {
         let mut probes = Vec::new();
         for word in text.split(',') {
@@ -76,12 +77,24 @@ impl Probe {
     }
 }
 
-/// A word that is no probe.
+/// A word that does not name a probe.
 #[derive(Debug, thiserror::Error)]
-#[error("'{word}' is no probe; did you mean '{nearest}'? There are {}, clean (those without edited runs) and all", Probe::ALL.map(Probe::name).join(", "))]
+#[error(
+    "'{word}' is not a probe{} The probes are {}; 'clean' selects those without edited runs, 'all' selects all",
+    suggestion(word),
+    names().collect::<Vec<_>>().join(", ")
+)]
 pub struct UnknownProbe {
     word: String,
-    nearest: &'static str,
+}
+
+fn suggestion(word: &str) -> String {
+    let nearest = text::nearest(word, names().chain(["clean", "all"]));
+    nearest.map_or_else(|| ".".to_owned(), |name| format!("; did you mean '{name}'?"))
+}
+
+fn names() -> impl Iterator<Item = &'static str> {
+    Probe::ALL.into_iter().map(Probe::name)
 }
 
 impl FromStr for Probe {
@@ -89,10 +102,7 @@ impl FromStr for Probe {
 
     fn from_str(word: &str) -> Result<Self, UnknownProbe> {
         let word = word.trim();
-        Self::ALL.into_iter().find(|p| p.name() == word).ok_or_else(|| {
-            let likeness = |p: &Probe| strsim::jaro_winkler(p.name(), word);
-            let nearest = Self::ALL.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-            UnknownProbe { word: word.to_owned(), nearest: nearest.map_or("all", Probe::name) }
-        })
+        let known = Self::ALL.into_iter().find(|probe| probe.name() == word);
+        known.ok_or_else(|| UnknownProbe { word: word.to_owned() })
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::Probe;
+use crate::{Probe, text};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 /// A way to read one effective depth off a model's curves.
@@ -30,8 +30,8 @@ pub enum Rule {
     /// The effective number of layers that carry the effect on the output: the
     /// exponential of the entropy of the effect's distribution over layers.
     InfluenceNumber,
-    /// The smallest number of layers that carries a given share, 90 % unless told
-    /// otherwise, of the effect on the output.
+    /// The smallest number of layers that carries a given share, 90 % by
+    /// default, of the effect on the output.
     #[serde(rename = "influence_90")]
     Influence90,
     /// The mean, over tokens, of the level at which the lens first comes close to the
@@ -199,19 +199,15 @@ impl FromStr for Rule {
     type Err = UnknownRule;
 
     /// Reads a rule's name; case does not matter, and `-` may stand for `_`.
-    fn from_str(text: &str) -> Result<Self, UnknownRule> {
+    fn from_str(name: &str) -> Result<Self, UnknownRule> {
         // No name is this long, and a message should not repeat a page of text.
-        let given: String = text.trim().chars().take(40).collect();
+        let given: String = name.trim().chars().take(40).collect();
         let wanted = given.to_lowercase().replace('-', "_");
         if let Some(rule) = Rule::ALL.into_iter().find(|rule| rule.name() == wanted) {
             return Ok(rule);
         }
-        let suggestion = Rule::ALL
-            .into_iter()
-            .map(|rule| (strsim::jaro_winkler(rule.name(), &wanted), rule))
-            .filter(|(similarity, _)| *similarity > 0.75)
-            .max_by(|a, b| a.0.total_cmp(&b.0))
-            .map(|(_, rule)| rule);
+        let nearest = text::nearest(&wanted, Rule::ALL.map(Rule::name));
+        let suggestion = Rule::ALL.into_iter().find(|rule| Some(rule.name()) == nearest);
         Err(UnknownRule { given, suggestion })
     }
 }

@@ -36,7 +36,7 @@ fn a_file_without_prompts_is_named() {
     check("p.jsonl", "", &["holds no prompts"]);
     check("p.jsonl", "\n\n", &["holds no prompts"]);
     check("p.txt", " \n\n", &["holds no prompts"]);
-    check("p.csv", "text\nA\n", &["known kind", ".jsonl"]);
+    check("p.csv", "text\nA\n", &["known file extension", ".jsonl"]);
     check("p.txt", b"caf\xe9", &["line 1", "UTF-8"]);
 }
 

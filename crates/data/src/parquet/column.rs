@@ -11,18 +11,18 @@ use parquet::file::reader::ChunkReader;
 use parquet::file::serialized_reader::SerializedPageReader;
 use serde_json::Value;
 
+use super::error::{TableError, guarded};
 use super::pages::{Bounded, Pages};
-use super::schema::{Field, Shape};
-use super::{Fault, guarded};
+use super::schema::{ColumnType, Field};
 
-/// What an element of a list takes in memory beside its text, rounded up: it counts towards the greatest
-/// size of a field, because elements that are null take next to no room in a file.
+/// Memory of a list element beside its text, rounded up. It counts towards the size of a field, because null
+/// elements take almost no space in a file.
 const ELEMENT: usize = 64;
 
-/// A column that is being read.
+/// The reader of a column.
 pub(super) struct Column {
     field: Field,
-    /// The definition level of a value that is there.
+    /// The definition level of a value that is not null.
     full: i16,
     reader: ColumnReader,
     values: Arc<AtomicUsize>,
@@ -33,10 +33,11 @@ impl Column {
         source: &Arc<Bounded<R>>,
         group: &RowGroupMetaData,
         field: &Field,
-    ) -> Result<Self, Fault> {
-        let chunk = group.columns().get(field.leaf).ok_or(Fault::damaged("a row group lacks a column"))?;
+    ) -> Result<Self, TableError> {
+        let chunk =
+            group.columns().get(field.leaf).ok_or(TableError::damaged("a row group lacks a column"))?;
         if chunk.file_path().is_some_and(|path| !path.is_empty()) {
-            return Err(Fault::unsupported("it keeps columns in other files"));
+            return Err(TableError::unsupported("it keeps columns in other files"));
         }
         let column = chunk.column_descr_ptr();
         let (codec, rows) = (chunk.compression(), usize::try_from(group.num_rows()).unwrap_or(usize::MAX));
@@ -55,13 +56,13 @@ impl Column {
     }
 
     /// The value of the next row: text, a number, a truth value, a list of them, or null.
-    pub(super) fn next(&mut self, longest: usize) -> Result<Value, Fault> {
+    pub(super) fn next(&mut self, longest: usize) -> Result<Value, TableError> {
         self.values.store(0, Ordering::Relaxed);
         let (field, full) = (&self.field, self.full);
-        let unsigned = |shape: &Shape| *shape == Shape::Integer { unsigned: true };
-        let unsigned = match &field.shape {
-            Shape::List(element) => unsigned(element),
-            shape => unsigned(shape),
+        let unsigned = |column_type: &ColumnType| *column_type == ColumnType::Integer { unsigned: true };
+        let unsigned = match &field.column_type {
+            ColumnType::List(element) => unsigned(element),
+            column_type => unsigned(column_type),
         };
         let row = Row { field, full, longest };
         match &mut self.reader {
@@ -82,15 +83,15 @@ impl Column {
     }
 }
 
-/// A whole number without a point, as it was before some program needed a mark for "nothing" beside it;
-/// that mark, which is not a number, is null.
+/// A float as JSON. Whole numbers become integers and NaN becomes null, because programs such as pandas store
+/// integer columns with missing values as floats.
 fn float(value: f64) -> Value {
-    /// Up to here every whole number is a float.
+    /// Up to 2^53, every integer is exact as a float.
     const WHOLE: f64 = (1u64 << 53) as f64;
     if value.fract() == 0.0 && value.abs() <= WHOLE { (value as i64).into() } else { value.into() }
 }
 
-/// What a row of a column may be.
+/// How a row of a column is read.
 #[derive(Clone, Copy)]
 struct Row<'a> {
     field: &'a Field,
@@ -102,27 +103,27 @@ impl Row<'_> {
     fn read<T: DataType>(
         self,
         reader: &mut ColumnReaderImpl<T>,
-        json: impl Fn(&T::T) -> Result<Value, Fault>,
-    ) -> Result<Value, Fault> {
+        json: impl Fn(&T::T) -> Result<Value, TableError>,
+    ) -> Result<Value, TableError> {
         let (mut definition, mut repetition, mut values) = (Vec::new(), Vec::new(), Vec::new());
         let (records, ..) =
             guarded(|| reader.read_records(1, Some(&mut definition), Some(&mut repetition), &mut values))?;
         if records != 1 {
-            return Err(Fault::damaged("a column holds fewer rows than the others"));
+            return Err(TableError::damaged("a column holds fewer rows than the others"));
         }
         let mut values = values.iter();
         let mut value = |level: i16| match level == self.full {
-            true => json(values.next().ok_or(Fault::damaged("a page holds fewer values than it says"))?),
+            true => json(values.next().ok_or(TableError::damaged("a page holds fewer values than it says"))?),
             false => Ok(Value::Null),
         };
-        if !matches!(self.field.shape, Shape::List(_)) {
+        if !matches!(self.field.column_type, ColumnType::List(_)) {
             return value(definition.first().copied().unwrap_or(self.full));
         }
         let (mut list, mut size) = (Vec::new(), 0);
         for (definition, repetition) in definition.into_iter().zip(repetition) {
             let element = value(definition)?;
-            // What lies deeper in a list belongs to the element that began before it.
-            if repetition > 1 || definition < self.field.listed {
+            // Deeper levels belong to the element that has already begun.
+            if repetition > 1 || definition < self.field.element_level {
                 continue;
             }
             size += ELEMENT + element.as_str().map_or(0, str::len);
@@ -134,20 +135,23 @@ impl Row<'_> {
         Ok(Value::Array(list))
     }
 
-    fn text(self, value: &ByteArray) -> Result<Value, Fault> {
+    fn text(self, value: &ByteArray) -> Result<Value, TableError> {
         let bytes = value.data();
         if bytes.len() > self.longest {
             return Err(self.too_long());
         }
         let name = &self.field.name;
         let text = std::str::from_utf8(bytes).map_err(|_| {
-            Fault::Unsupported(format!("its column {name:?} holds bytes that are not valid UTF-8"))
+            TableError::Unsupported(format!("its column {name:?} holds bytes that are not valid UTF-8"))
         })?;
         Ok(text.into())
     }
 
-    fn too_long(self) -> Fault {
+    fn too_long(self) -> TableError {
         let Self { field, longest, .. } = self;
-        Fault::Unsupported(format!("its column {:?} holds a value of more than {longest} bytes", field.name))
+        TableError::Unsupported(format!(
+            "its column {:?} holds a value of more than {longest} bytes",
+            field.name
+        ))
     }
 }

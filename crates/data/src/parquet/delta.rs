@@ -1,8 +1,8 @@
-//! Lengths that are written as differences (`DELTA_BINARY_PACKED`): how many they are, their sum and where
-//! they end. The library reserves as many as the file says.
+//! Lengths encoded as differences (`DELTA_BINARY_PACKED`): their number, sum and end. Needed because the library
+//! reserves memory for as many as the file announces.
 
-/// The sum of the lengths that stand at the start of the bytes, and the byte behind them. `None` if they
-/// are more than `most` or do not fit the bytes.
+/// The sum of the encoded lengths and the offset of the byte after them. `None` if there are more than `most` or the
+/// bytes are invalid.
 pub(super) fn measure(bytes: &[u8], most: usize) -> Option<(u64, usize)> {
     let mut cursor = Cursor { bytes, at: 0 };
     let block = cursor.count()?;
@@ -34,7 +34,7 @@ pub(super) fn measure(bytes: &[u8], most: usize) -> Option<(u64, usize)> {
     Some((sum, cursor.at))
 }
 
-/// The number of up to 32 bits whose lowest bit is the given one.
+/// The number of `width` bits, at most 32, that starts at `bit`.
 fn unpack(bytes: &[u8], bit: usize, width: usize) -> Option<u32> {
     if width > 32 {
         return None;
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(measure(&second[..12], 8), None);
     }
 
-    /// A handful of bytes that announce two thousand million lengths.
+    /// A few bytes that announce two billion lengths.
     #[test]
     fn more_lengths_than_values_are_refused() {
         assert_eq!(measure(&[0x80, 0x01, 4, 0xff, 0xff, 0xff, 0xff, 7, 0, 0, 0], 1 << 22), None);

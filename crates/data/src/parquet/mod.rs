@@ -1,23 +1,18 @@
-//! Rows of Parquet files, as far as prompt sets are written in them: columns of text, of numbers and of
-//! lists of them.
+//! Rows of Parquet files, for the columns of prompt sets: text, numbers and lists of them.
 //!
-//! The `parquet` crate decodes them. Files are untrusted, and it takes what they say on trust: a schema is
-//! built by recursion, sizes and counts decide how much memory is reserved, and parts that do not fit each
-//! other panic. So its input is bounded here ([`schema`], [`pages`]) and every call is [`guarded`].
+//! The `parquet` crate decodes them. Files are untrusted, but the crate trusts them: it builds the schema by
+//! recursion, reserves memory by sizes and counts in the file, and panics on inconsistencies. So its input is
+//! bounded here ([`schema`], [`pages`]), and every call is [`guarded`].
 
 mod column;
 mod delta;
+mod error;
 mod pages;
 mod schema;
 mod thrift;
 
-use std::cell::Cell;
-use std::error::Error;
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use parquet::errors::ParquetError;
 use parquet::file::metadata::{
     ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader, ParquetStatisticsPolicy,
 };
@@ -25,80 +20,21 @@ use parquet::file::reader::ChunkReader;
 use serde_json::Value;
 
 use column::Column;
+pub(crate) use error::TableError;
+use error::guarded;
+pub use error::is_guarded;
 use pages::Bounded;
 use schema::Schema;
-pub(crate) use schema::{Field, Shape};
+pub(crate) use schema::{ColumnType, Field};
 
-/// What is wrong with a file.
-#[derive(Debug)]
-pub(crate) enum Fault {
-    /// It cannot be read.
-    Io(io::Error),
-    /// Its bytes contradict themselves.
-    Damaged(String),
-    /// It may be intact, but is written in a way that is not read.
-    Unsupported(String),
-}
-
-impl Fault {
-    fn damaged(what: &str) -> Self {
-        Self::Damaged(what.to_owned())
-    }
-
-    fn unsupported(what: &str) -> Self {
-        Self::Unsupported(what.to_owned())
-    }
-}
-
-impl From<ParquetError> for Fault {
-    fn from(error: ParquetError) -> Self {
-        let line = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
-        match error {
-            ParquetError::NYI(what) => Self::Unsupported(line(what)),
-            ParquetError::General(what) | ParquetError::EOF(what) => Self::Damaged(line(what)),
-            ParquetError::External(cause) => match cause.downcast::<io::Error>() {
-                Ok(cause) if cause.kind() != io::ErrorKind::UnexpectedEof => Self::Io(*cause),
-                Ok(_) => Self::damaged("it ends too early"),
-                Err(cause) => Self::Damaged(line(cause.to_string())),
-            },
-            other => {
-                Self::Damaged(line(other.source().map_or_else(|| other.to_string(), ToString::to_string)))
-            }
-        }
-    }
-}
-
-/// Calls the library, which slices, adds and asserts by what the file says in many places: what panics
-/// there for a crafted file must stay an error of that file. Whoever gets the error lets go of what the
-/// panic may have left half changed.
-fn guarded<T>(call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, Fault> {
-    let before = GUARDED.replace(true);
-    let result = catch_unwind(AssertUnwindSafe(call));
-    GUARDED.set(before);
-    match result {
-        Ok(result) => Ok(result?),
-        Err(_) => Err(Fault::damaged("its parts do not fit each other")),
-    }
-}
-
-thread_local! {
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether a panic on this thread will become an error of a file, so that a panic hook has nothing to
-/// report.
-pub fn is_guarded() -> bool {
-    GUARDED.get()
-}
-
-/// Footers are some kilobytes; those of files with very many columns are some megabytes.
+/// Footers are usually some kilobytes, and some megabytes with very many columns.
 const LONGEST_FOOTER: u64 = 16 << 20;
 
-/// A few bytes can stand for any number of equal rows, so that their number needs a bound of its own. The
-/// largest sets of prompts have some hundred thousand rows.
+/// A few bytes can encode any number of equal rows, so their number is bounded. The largest prompt sets have
+/// some hundred thousand rows.
 const MOST_ROWS: usize = 1 << 22;
 
-/// A file, of which the columns are known and no row has been read.
+/// An open file: its columns are known, and no row has been read.
 pub(crate) struct Table<R> {
     source: Arc<Bounded<R>>,
     schema: Schema,
@@ -106,7 +42,7 @@ pub(crate) struct Table<R> {
 }
 
 impl<R: ChunkReader + 'static> Table<R> {
-    pub(crate) fn open(source: R) -> Result<Self, Fault> {
+    pub(crate) fn open(source: R) -> Result<Self, TableError> {
         let footer = footer(&source)?;
         let source = Arc::new(Bounded(source));
         let (schema, metadata) = guarded(|| Ok(parse(&footer)))??;
@@ -118,7 +54,7 @@ impl<R: ChunkReader + 'static> Table<R> {
         &self.schema.fields
     }
 
-    /// The rows, as far as these columns go. No field may be longer than this many bytes.
+    /// The rows, with these columns. `longest` bounds the size of a field in bytes.
     pub(crate) fn rows(&self, fields: Vec<Field>, longest: usize) -> Rows<R> {
         let (source, metadata) = (self.source.clone(), self.metadata.clone());
         Rows {
@@ -135,26 +71,26 @@ impl<R: ChunkReader + 'static> Table<R> {
     }
 }
 
-/// The bytes between the last page and the mark at the end.
-fn footer(source: &impl ChunkReader) -> Result<bytes::Bytes, Fault> {
+/// The footer, between the last page and the magic number at the end.
+fn footer(source: &impl ChunkReader) -> Result<bytes::Bytes, TableError> {
     let size = source.len();
     if size < 12 {
-        return Err(Fault::damaged("it is shorter than an empty one"));
+        return Err(TableError::damaged("it is shorter than an empty one"));
     }
     let tail = source.get_bytes(size - 8, 8)?;
     match &tail[4..] {
         b"PAR1" => {}
-        b"PARE" => return Err(Fault::unsupported("it is encrypted")),
-        _ => return Err(Fault::damaged("it does not end with PAR1")),
+        b"PARE" => return Err(TableError::unsupported("it is encrypted")),
+        _ => return Err(TableError::damaged("it does not end with PAR1")),
     }
     let length = tail.first_chunk().map_or(0, |length| u64::from(u32::from_le_bytes(*length)));
     if length > LONGEST_FOOTER.min(size - 12) {
-        return Err(Fault::damaged("its footer is longer than it can be"));
+        return Err(TableError::damaged("its footer is longer than it can be"));
     }
     Ok(source.get_bytes(size - 8 - length, length as usize)?)
 }
 
-fn parse(footer: &[u8]) -> Result<(Schema, ParquetMetaData), Fault> {
+fn parse(footer: &[u8]) -> Result<(Schema, ParquetMetaData), TableError> {
     let schema = Schema::read(footer)?;
     let options = ParquetMetaDataOptions::new()
         .with_schema(schema.descriptor.clone())
@@ -169,40 +105,40 @@ pub(crate) struct Rows<R> {
     metadata: ParquetMetaData,
     fields: Vec<Field>,
     columns: Vec<Column>,
-    /// The row group that is read next.
+    /// The index of the next row group.
     group: usize,
-    /// How many rows of the current row group are left.
+    /// The number of rows left in the current row group.
     left: u64,
     /// The number of the last row, from 1.
     row: usize,
-    /// The greatest size of a field in bytes.
+    /// The largest size of a field in bytes.
     longest: usize,
-    /// How many rows are read at most.
+    /// The largest number of rows to read.
     most: usize,
 }
 
 impl<R: ChunkReader + 'static> Rows<R> {
-    /// The number of the row that [`Self::next`] gives next, from 1.
+    /// The number of the next row, from 1.
     pub(crate) fn number(&self) -> usize {
         self.row + 1
     }
 
     /// The next row: the names of its fields and their values.
-    pub(crate) fn next(&mut self) -> Result<Option<Vec<(String, Value)>>, Fault> {
+    pub(crate) fn next(&mut self) -> Result<Option<Vec<(String, Value)>>, TableError> {
         while self.left == 0 {
             let Some(group) = self.metadata.row_groups().get(self.group) else { return Ok(None) };
             let rows = u64::try_from(group.num_rows());
-            self.left = rows.map_err(|_| Fault::damaged("a number of rows is negative"))?;
+            self.left = rows.map_err(|_| TableError::damaged("a number of rows is negative"))?;
             let open = |field| Column::open(&self.source, group, field);
             self.columns = self.fields.iter().map(open).collect::<Result<_, _>>()?;
             self.group += 1;
         }
         if self.row >= self.most {
-            return Err(Fault::Unsupported(format!("it has more than {} rows", self.most)));
+            return Err(TableError::Unsupported(format!("it has more than {} rows", self.most)));
         }
         let longest = self.longest;
         let value = |column: &mut Column| Ok((column.name().to_owned(), column.next(longest)?));
-        let row = self.columns.iter_mut().map(value).collect::<Result<_, Fault>>()?;
+        let row = self.columns.iter_mut().map(value).collect::<Result<_, TableError>>()?;
         self.left -= 1;
         self.row += 1;
         Ok(Some(row))
@@ -215,7 +151,7 @@ mod tests {
 
     use super::*;
 
-    /// Nine rows that pyarrow has written.
+    /// Nine rows written by pyarrow.
     const SCENES: &[u8] = include_bytes!("../../tests/sets/fixtures/scenes.parquet");
 
     fn rows(names: &[&str], longest: usize) -> Rows<Bytes> {
@@ -225,9 +161,10 @@ mod tests {
     }
 
     #[test]
-    fn columns_have_shapes() {
+    fn columns_have_types() {
         let table = Table::open(Bytes::from_static(SCENES)).unwrap();
-        let found: Vec<String> = table.fields().iter().map(|f| format!("{} {}", f.name, f.shape)).collect();
+        let found: Vec<String> =
+            table.fields().iter().map(|f| format!("{} {}", f.name, f.column_type)).collect();
         assert_eq!(found, ["ind integer", "ctx text", "endings list of texts", "label text"]);
     }
 
@@ -239,7 +176,9 @@ mod tests {
             assert_eq!(rows.number(), number);
             assert!(rows.next().unwrap().is_some());
         }
-        assert!(matches!(rows.next(), Err(Fault::Unsupported(what)) if what == "it has more than 8 rows"));
+        assert!(
+            matches!(rows.next(), Err(TableError::Unsupported(what)) if what == "it has more than 8 rows")
+        );
         rows.most = 9;
         let row = rows.next().unwrap().unwrap();
         let wanted = [("ctx", "A robot is in the café. it"), ("label", "0")];
@@ -252,12 +191,12 @@ mod tests {
         let first = |name, longest| rows(&[name], longest).next();
         let text = "A cat is in the kitchen. it".len();
         assert!(first("ctx", text).is_ok());
-        assert!(matches!(first("ctx", text - 1), Err(Fault::Unsupported(what)) if what.contains("ctx")));
+        assert!(matches!(first("ctx", text - 1), Err(TableError::Unsupported(what)) if what.contains("ctx")));
         assert!(first("endings", 400).is_ok());
         assert!(first("endings", 200).is_err());
     }
 
-    /// A file without pages whose footer is this schema, each node its name and number of children.
+    /// A file without pages, with a schema given as the name and number of children of each node.
     fn with_schema(nodes: impl IntoIterator<Item = (u8, i64)>) -> Vec<u8> {
         let mut schema = Vec::new();
         let mut count = 0;
@@ -288,16 +227,16 @@ mod tests {
     #[track_caller]
     fn refused(bytes: Vec<u8>, what: &str) {
         match Table::open(Bytes::from(bytes)).map(drop) {
-            Err(Fault::Damaged(found) | Fault::Unsupported(found)) => {
+            Err(TableError::Damaged(found) | TableError::Unsupported(found)) => {
                 assert!(found.contains(what), "{found}")
             }
             other => panic!("{other:?}"),
         }
     }
 
-    /// What ends the process, and cannot be caught, where the library reads the schema.
+    /// Schemas on which the library would end the process, which cannot be caught.
     #[test]
-    fn schemas_that_would_take_all_stack_or_memory_are_refused() {
+    fn schemas_that_exhaust_stack_or_memory_are_refused() {
         refused(with_schema(vec![(b'a', 1); 60_000]), "nested too deeply");
         refused(with_schema([(b'a', i64::from(i32::MAX))]), "loose ends");
         refused(with_schema([(b'a', -1), (b'b', 0)]), "loose ends");

@@ -1,8 +1,8 @@
-//! Pages with bounds: what the library decodes has been unpacked and looked at here.
+//! Bounded pages, decompressed and checked before the library decodes them.
 //!
-//! The library unpacks as many bytes as a page expands to and reserves as many values as a page announces.
-//! So it gets column chunks that are declared uncompressed, with pages that have been unpacked up to
-//! [`LARGEST`] and that announce no more than [`MOST_VALUES`].
+//! The library decompresses pages to any size and reserves as many values as a page announces. So it gets
+//! column chunks that are declared uncompressed, with pages of at most [`LARGEST`] bytes and [`MOST_VALUES`]
+//! values.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -18,16 +18,16 @@ use parquet::schema::types::ColumnDescPtr;
 
 use super::delta;
 
-/// Pages are about a megabyte large as a rule. This is also more than the longest value that is read.
+/// The largest accepted page in bytes; usual pages have about a megabyte. Also exceeds the longest accepted value.
 pub(super) const LARGEST: usize = 64 << 20;
 
-/// So many values may be in a page, and in all pages that one row spans.
+/// The largest number of values in a page, and in all pages of one row.
 const MOST_VALUES: usize = 1 << 22;
 
-/// A list whose elements share their beginnings may take that many bytes once they are written out.
+/// The largest decoded size in bytes of lists whose elements share prefixes.
 const LARGEST_SHARED: u64 = 256 << 20;
 
-/// A file of which no part larger than a page is read at a time.
+/// A file from which at most [`LARGEST`] bytes are read at a time.
 #[derive(Debug)]
 pub(super) struct Bounded<R>(pub(super) R);
 
@@ -58,11 +58,11 @@ impl<R: ChunkReader> ChunkReader for Bounded<R> {
 
 /// The pages of a column of a row group.
 pub(super) struct Pages<R: ChunkReader> {
-    /// Gives pages as they are in the file.
+    /// Reads pages as stored.
     pub(super) packed: SerializedPageReader<Bounded<R>>,
     pub(super) codec: Compression,
     pub(super) column: ColumnDescPtr,
-    /// How many values the pages hold that were read for the current row.
+    /// The number of values in the pages read for the current row.
     pub(super) values: Arc<AtomicUsize>,
 }
 
@@ -77,7 +77,7 @@ impl<R: ChunkReader + 'static> Iterator for Pages<R> {
 impl<R: ChunkReader + 'static> PageReader for Pages<R> {
     fn get_next_page(&mut self) -> Result<Option<Page>> {
         let Some(page) = self.packed.get_next_page()? else { return Ok(None) };
-        let page = self.unpacked(page)?;
+        let page = self.decompressed(page)?;
         self.check(&page)?;
         Ok(Some(page))
     }
@@ -96,9 +96,11 @@ impl<R: ChunkReader + 'static> PageReader for Pages<R> {
 }
 
 impl<R: ChunkReader> Pages<R> {
-    fn unpacked(&self, mut page: Page) -> Result<Page> {
+    fn decompressed(&self, mut page: Page) -> Result<Page> {
         match &mut page {
-            Page::DictionaryPage { buf, .. } | Page::DataPage { buf, .. } => *buf = unpack(self.codec, buf)?,
+            Page::DictionaryPage { buf, .. } | Page::DataPage { buf, .. } => {
+                *buf = decompress(self.codec, buf)?
+            }
             Page::DataPageV2 { is_compressed: false, .. } => {}
             Page::DataPageV2 { buf, def_levels_byte_len, rep_levels_byte_len, .. } => {
                 // Levels are never compressed.
@@ -106,7 +108,7 @@ impl<R: ChunkReader> Pages<R> {
                 if levels > buf.len() {
                     return Err(general("the levels of a page are longer than the page"));
                 }
-                let values = unpack(self.codec, &buf.slice(levels..))?;
+                let values = decompress(self.codec, &buf.slice(levels..))?;
                 *buf = [&buf[..levels], &values].concat().into();
             }
         }
@@ -116,7 +118,7 @@ impl<R: ChunkReader> Pages<R> {
     fn check(&self, page: &Page) -> Result<()> {
         let values = page.num_values() as usize;
         if let Page::DictionaryPage { buf, .. } = page {
-            // The shortest values take a byte, and texts four for their length.
+            // Every value takes at least a byte.
             if values > MOST_VALUES || values > buf.len() {
                 return Err(general("a dictionary holds fewer values than it says"));
             }
@@ -136,12 +138,12 @@ impl<R: ChunkReader> Pages<R> {
         }
     }
 
-    /// Checks texts that are written as how much of the one before is kept and what is added.
+    /// Checks texts encoded as the length of the prefix shared with the previous text, and a suffix.
     fn check_shared(&self, bytes: &[u8], values: usize) -> Result<()> {
         let (kept, end) = delta::measure(bytes, values).ok_or_else(wrong_lengths)?;
         let rest = bytes.get(end..).ok_or_else(wrong_lengths)?;
         let (added, _) = delta::measure(rest, values).ok_or_else(wrong_lengths)?;
-        // Other columns give a row one text at a time, which is at most as long as the page.
+        // Other columns have one text per row, which is at most as long as the page.
         if self.column.max_rep_level() > 0 && kept.saturating_add(added) > LARGEST_SHARED {
             let what = format!("it has lists that take more than {LARGEST_SHARED} bytes");
             return Err(ParquetError::NYI(what));
@@ -171,9 +173,9 @@ impl<R: ChunkReader> Pages<R> {
     }
 }
 
-/// Unpacks bytes, up to [`LARGEST`] of them.
-fn unpack(codec: Compression, packed: &Bytes) -> Result<Bytes> {
-    // A page without values may be written as no bytes at all, which no compression knows.
+/// Decompresses at most [`LARGEST`] bytes.
+fn decompress(codec: Compression, packed: &Bytes) -> Result<Bytes> {
+    // A page without values may have no bytes at all, which no codec accepts.
     if packed.is_empty() {
         return Ok(packed.clone());
     }
@@ -205,8 +207,7 @@ fn read_all(decoder: impl Read) -> Result<Vec<u8>> {
     if bytes.len() > LARGEST { Err(too_large()) } else { Ok(bytes) }
 }
 
-/// LZ4 as it was written before the format said how: in blocks with Hadoop's headers, as a frame, or as
-/// one block.
+/// The deprecated LZ4 codec, whose framing was unspecified: Hadoop blocks, a frame, or one block.
 fn lz4(packed: &[u8]) -> Result<Vec<u8>> {
     if let Some(bytes) = hadoop(packed) {
         return Ok(bytes);
@@ -217,7 +218,7 @@ fn lz4(packed: &[u8]) -> Result<Vec<u8>> {
     }
 }
 
-/// Blocks with their unpacked and packed sizes in front.
+/// Hadoop blocks, each preceded by its decompressed and compressed size.
 fn hadoop(mut packed: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     while !packed.is_empty() {
@@ -234,11 +235,11 @@ fn hadoop(mut packed: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// One block, which says nowhere how many bytes it gives.
+/// One block, which does not store its decompressed size.
 fn lz4_block(packed: &[u8]) -> Result<Vec<u8>> {
-    /// No byte of a block stands for more.
-    const MOST: usize = 255;
-    let mut bytes = vec![0; packed.len().saturating_mul(MOST).min(LARGEST)];
+    /// The largest expansion of a byte of a block.
+    const MAX_EXPANSION: usize = 255;
+    let mut bytes = vec![0; packed.len().saturating_mul(MAX_EXPANSION).min(LARGEST)];
     let size = lz4_flex::block::decompress_into(packed, &mut bytes).map_err(|_| wrong_bytes())?;
     bytes.truncate(size);
     Ok(bytes)
@@ -266,25 +267,25 @@ mod tests {
 
     use super::*;
 
-    /// Bytes that expand to more than the greatest page.
+    /// Bytes that expand to more than the largest page.
     #[test]
-    fn what_expands_too_far_is_refused() {
+    fn decompression_bombs_are_refused() {
         let zeros = vec![0; 1 << 20];
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
         (0..=LARGEST >> 20).for_each(|_| gzip.write_all(&zeros).unwrap());
         let gzip = gzip.finish().unwrap();
         assert!(gzip.len() < 1 << 20);
-        let refused = |codec, bytes: Vec<u8>| match unpack(codec, &bytes.into()) {
+        let refused = |codec, bytes: Vec<u8>| match decompress(codec, &bytes.into()) {
             Err(ParquetError::NYI(what)) => assert!(what.contains("more than 67108864 bytes"), "{what}"),
             other => panic!("{other:?}"),
         };
         refused(Compression::GZIP(Default::default()), gzip);
-        // The size that stands at the front of Snappy's bytes: 4 GiB less a byte.
+        // Snappy starts with the decompressed size, here 4 GiB - 1.
         refused(Compression::SNAPPY, vec![0xff, 0xff, 0xff, 0xff, 0x0f, 0]);
     }
 
     #[test]
-    fn old_forms_of_lz4_are_known() {
+    fn deprecated_lz4_framings_are_read() {
         let text = b"as it was before the format said how, as it was before".repeat(9);
         let block = lz4_flex::block::compress(&text);
         let sizes = [(text.len() as u32).to_be_bytes(), (block.len() as u32).to_be_bytes()].concat();

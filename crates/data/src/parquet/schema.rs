@@ -1,7 +1,7 @@
-//! The columns of a Parquet file, and what they hold.
+//! The columns of a Parquet file and their types.
 //!
-//! The library builds its schema by unbounded recursion and reserves as much memory as the file says,
-//! neither of which can be caught when it fails. So the schema is read here and handed to the library.
+//! The library builds the schema by unbounded recursion and reserves as much memory as the file announces;
+//! neither failure can be caught. So the schema is parsed here and passed to the library.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,28 +9,28 @@ use std::sync::Arc;
 use parquet::basic::{Repetition, Type as Physical};
 use parquet::schema::types::{SchemaDescriptor, Type};
 
-use super::Fault;
+use super::error::TableError;
 use super::thrift::{BINARY, FALSE, I32, LIST, STRUCT, TRUE, Thrift};
 
-/// Columns that are nested more deeply than this are not read.
+/// The deepest accepted nesting of columns.
 const DEEPEST: usize = 32;
 
-/// What a column holds.
+/// The type of a column.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Shape {
+pub(crate) enum ColumnType {
     Text,
     Integer {
         unsigned: bool,
     },
     Float,
     Boolean,
-    List(Box<Shape>),
+    List(Box<ColumnType>),
     Struct,
-    /// What prompts are not read from.
+    /// A type that prompts cannot have.
     Other(&'static str),
 }
 
-impl fmt::Display for Shape {
+impl fmt::Display for ColumnType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self {
             Self::Text => "text",
@@ -45,35 +45,35 @@ impl fmt::Display for Shape {
     }
 }
 
-/// A column of a table: a value or a list for each row.
+/// A top-level column: a value or a list per row.
 #[derive(Debug, Clone)]
 pub(crate) struct Field {
     pub(crate) name: String,
-    pub(crate) shape: Shape,
-    /// The first column of values below it, among all columns of values.
+    pub(crate) column_type: ColumnType,
+    /// The index of its first leaf column.
     pub(super) leaf: usize,
-    /// For lists: the definition level from which on there is an element.
-    pub(super) listed: i16,
+    /// For lists: the smallest definition level at which an element exists.
+    pub(super) element_level: i16,
 }
 
 /// The columns of a file.
 #[derive(Debug)]
 pub(super) struct Schema {
     pub(super) fields: Vec<Field>,
-    /// The same for the library.
+    /// The same schema for the library.
     pub(super) descriptor: Arc<SchemaDescriptor>,
 }
 
-/// A node of the tree of columns; the tree is written down from the top, parents first.
+/// A node of the schema tree, which is stored in depth-first order.
 #[derive(Debug, Default)]
 struct Node {
     name: String,
     physical: Option<i64>,
     length: i64,
     repetition: i64,
-    children_listed: i64,
+    num_children: i64,
     converted: Option<i64>,
-    /// Which of the logical types it has.
+    /// The field number of its logical type.
     logical: Option<i64>,
     unsigned: bool,
     children: Vec<Node>,
@@ -82,22 +82,27 @@ struct Node {
 const REPEATED: i64 = 2;
 
 impl Schema {
-    /// Reads the schema out of a footer.
-    pub(super) fn read(footer: &[u8]) -> Result<Self, Fault> {
+    /// Parses the schema in a footer.
+    pub(super) fn read(footer: &[u8]) -> Result<Self, TableError> {
         let mut nodes = Vec::new();
         Thrift::new(footer).fields(|thrift, id, kind| match (id, kind) {
             (2, LIST) => thrift.structs(|thrift| node(thrift).map(|node| nodes.push(node))).map(|()| true),
             _ => Ok(false),
         })?;
         let mut nodes = nodes.into_iter();
-        let root = nodes.next().ok_or(Fault::damaged("it has no schema"))?;
+        let root = nodes.next().ok_or(TableError::damaged("it has no schema"))?;
         let root = root.with_children(&mut nodes, 0)?;
         if nodes.next().is_some() {
-            return Err(Fault::damaged("its schema has loose ends"));
+            return Err(TableError::damaged("its schema has loose ends"));
         }
         let mut leaf = 0;
         let field = |node: &Node| {
-            let field = Field { name: node.name.clone(), shape: node.shape(), leaf, listed: node.listed(0) };
+            let field = Field {
+                name: node.name.clone(),
+                column_type: node.column_type(),
+                leaf,
+                element_level: node.element_level(0),
+            };
             leaf += node.leaves();
             field
         };
@@ -108,7 +113,7 @@ impl Schema {
     }
 }
 
-fn node(thrift: &mut Thrift<'_>) -> Result<Node, Fault> {
+fn node(thrift: &mut Thrift<'_>) -> Result<Node, TableError> {
     let mut node = Node::default();
     thrift.fields(|thrift, id, kind| {
         match (id, kind) {
@@ -116,7 +121,7 @@ fn node(thrift: &mut Thrift<'_>) -> Result<Node, Fault> {
             (2, I32) => node.length = thrift.int()?,
             (3, I32) => node.repetition = thrift.int()?,
             (4, BINARY) => node.name = String::from_utf8_lossy(thrift.binary()?).into_owned(),
-            (5, I32) => node.children_listed = thrift.int()?,
+            (5, I32) => node.num_children = thrift.int()?,
             (6, I32) => node.converted = Some(thrift.int()?),
             (10, STRUCT) => thrift.fields(|thrift, which, kind| {
                 node.logical = Some(which);
@@ -163,13 +168,17 @@ mod logical {
 }
 
 impl Node {
-    /// Takes the children of the node, and theirs, from the nodes that follow it.
-    fn with_children(mut self, rest: &mut impl Iterator<Item = Self>, depth: usize) -> Result<Self, Fault> {
+    /// Takes the descendants of the node from the nodes that follow it.
+    fn with_children(
+        mut self,
+        rest: &mut impl Iterator<Item = Self>,
+        depth: usize,
+    ) -> Result<Self, TableError> {
         if depth > DEEPEST {
-            return Err(Fault::unsupported("its columns are nested too deeply"));
+            return Err(TableError::unsupported("its columns are nested too deeply"));
         }
-        for _ in 0..self.children_listed {
-            let child = rest.next().ok_or(Fault::damaged("its schema has loose ends"))?;
+        for _ in 0..self.num_children {
+            let child = rest.next().ok_or(TableError::damaged("its schema has loose ends"))?;
             self.children.push(child.with_children(rest, depth + 1)?);
         }
         Ok(self)
@@ -179,77 +188,77 @@ impl Node {
         if self.children.is_empty() { 1 } else { self.children.iter().map(Self::leaves).sum() }
     }
 
-    /// The definition level from which on a list has an element, given that of the parent.
-    fn listed(&self, level: i16) -> i16 {
+    /// The smallest definition level at which a list has an element, given the level of the parent.
+    fn element_level(&self, level: i16) -> i16 {
         let level = level + i16::from(self.repetition != 0);
         match self.children.first() {
-            Some(child) if self.repetition != REPEATED => child.listed(level),
+            Some(child) if self.repetition != REPEATED => child.element_level(level),
             _ => level,
         }
     }
 
-    fn shape(&self) -> Shape {
+    fn column_type(&self) -> ColumnType {
         let is_map = matches!(self.converted, Some(converted::MAP | converted::MAP_KEY_VALUE))
             || self.logical == Some(logical::MAP);
-        let shape = match self.children.as_slice() {
+        let column_type = match self.children.as_slice() {
             [] => self.primitive(),
-            _ if is_map => Shape::Other("map"),
-            [only] if only.repetition == REPEATED => return Shape::List(Box::new(only.element())),
-            _ => Shape::Struct,
+            _ if is_map => ColumnType::Other("map"),
+            [only] if only.repetition == REPEATED => return ColumnType::List(Box::new(only.element())),
+            _ => ColumnType::Struct,
         };
-        if self.repetition == REPEATED { Shape::List(Box::new(shape)) } else { shape }
+        if self.repetition == REPEATED { ColumnType::List(Box::new(column_type)) } else { column_type }
     }
 
-    /// What a list holds whose repeated node this is.
-    fn element(&self) -> Shape {
+    /// The element type of a list of which this is the repeated node.
+    fn element(&self) -> ColumnType {
         match self.children.as_slice() {
             [] => self.primitive(),
-            [only] => only.shape(),
-            _ => Shape::Struct,
+            [only] => only.column_type(),
+            _ => ColumnType::Struct,
         }
     }
 
-    fn primitive(&self) -> Shape {
+    fn primitive(&self) -> ColumnType {
         let either = |converted, logical| self.converted == Some(converted) || self.logical == Some(logical);
         let times = self.converted.is_some_and(|c| converted::TIMES.contains(&c))
             || self.logical.is_some_and(|l| logical::TIMES.contains(&l));
         if either(converted::DECIMAL, logical::DECIMAL) {
-            return Shape::Other("decimal");
+            return ColumnType::Other("decimal");
         }
         if either(converted::DATE, logical::DATE) {
-            return Shape::Other("date");
+            return ColumnType::Other("date");
         }
         if times || self.converted == Some(converted::INTERVAL) {
-            return Shape::Other("time");
+            return ColumnType::Other("time");
         }
         match self.physical {
-            Some(0) => Shape::Boolean,
+            Some(0) => ColumnType::Boolean,
             Some(1 | 2) => {
                 let unsigned = self.converted.is_some_and(|c| converted::UNSIGNED.contains(&c));
-                Shape::Integer { unsigned: unsigned || self.unsigned }
+                ColumnType::Integer { unsigned: unsigned || self.unsigned }
             }
-            Some(3) => Shape::Other("time"),
-            Some(4 | 5) => Shape::Float,
-            Some(6) if self.is_text() => Shape::Text,
-            Some(6 | 7) => Shape::Other("binary"),
-            // A group without columns.
-            _ => Shape::Struct,
+            Some(3) => ColumnType::Other("time"),
+            Some(4 | 5) => ColumnType::Float,
+            Some(6) if self.is_text() => ColumnType::Text,
+            Some(6 | 7) => ColumnType::Other("binary"),
+            // A group without children.
+            _ => ColumnType::Struct,
         }
     }
 
-    /// Whether bytes are text, or may be, because nothing is said about them.
+    /// Whether bytes are text, or possibly text because no type is given.
     fn is_text(&self) -> bool {
         matches!(self.converted, None | Some(converted::UTF8 | converted::ENUM | converted::JSON))
             && matches!(self.logical, None | Some(logical::STRING | logical::ENUM | logical::JSON))
     }
 
-    /// The same for the library, as far as it is needed to find values.
-    fn for_library(&self) -> Result<Arc<Type>, Fault> {
+    /// The node for the library, as far as decoding needs it.
+    fn for_library(&self) -> Result<Arc<Type>, TableError> {
         let repetition = match self.repetition {
             0 => Repetition::REQUIRED,
             1 => Repetition::OPTIONAL,
             REPEATED => Repetition::REPEATED,
-            _ => return Err(Fault::damaged("a column of its schema is of no known kind")),
+            _ => return Err(TableError::damaged("a column of its schema has an unknown repetition")),
         };
         if !self.children.is_empty() {
             let children: Result<_, _> = self.children.iter().map(Self::for_library).collect();
@@ -265,7 +274,7 @@ impl Node {
             Some(5) => Physical::DOUBLE,
             Some(6) => Physical::BYTE_ARRAY,
             Some(7) => Physical::FIXED_LEN_BYTE_ARRAY,
-            _ => return Err(Fault::damaged("a column of its schema is of no known type")),
+            _ => return Err(TableError::damaged("a column of its schema has an unknown type")),
         };
         let length = i32::try_from(self.length).unwrap_or(-1);
         let column = Type::primitive_type_builder(&self.name, physical).with_repetition(repetition);

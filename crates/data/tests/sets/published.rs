@@ -1,4 +1,4 @@
-//! Published sets: their forms, filters and splits, with invented rows.
+//! Published sets: schemas, templates, filters and splits, with invented rows.
 
 use std::cell::RefCell;
 use std::error::Error;
@@ -24,7 +24,7 @@ fn named(spec: &str, content: &str) -> Result<PromptSet, DataError> {
     load(&spec.replace('@', &path), &Options::default())
 }
 
-/// The same rows, with the set named and left to be recognised.
+/// The same rows, with the set named and with the schema detected.
 #[track_caller]
 fn both(set: &str, content: &str) -> PromptSet {
     let set = named(&format!("{set}:file=@"), content).unwrap();
@@ -115,7 +115,7 @@ fn math() {
     assert_eq!(ids, ["math-2", "math-4"]);
     let message = named("math:level=1,file=@", MATH).unwrap_err().to_string();
     assert!(
-        message.starts_with("none of the 4 rows of ") && message.ends_with("is of level 1; ask for another")
+        message.starts_with("none of the 4 rows of ") && message.ends_with("has level 1; choose another")
     );
     let message = named("math:level=6,file=@", MATH).unwrap_err().to_string();
     assert_eq!(message, "`level` of `math` must be a whole number from 1 to 5, not `6`");
@@ -150,18 +150,18 @@ fn mquake() {
     assert_eq!(set.prompts[0].text, "Question: Whose?\nAnswer: Ann");
     assert_eq!(
         load("mquake", &Options::default()).unwrap_err().to_string(),
-        "`mquake` is not on the Hugging Face hub in a form that is read; give a file in its own fields: \
+        "`mquake` is not on the Hugging Face hub in a supported format; give a file with its fields: \
          `mquake:file=PATH.jsonl`"
     );
 }
 
 #[test]
-fn plain_rows_stay_plain() {
+fn plain_rows_are_not_taken_for_a_published_set() {
     let rows = r#"{"module": "algebra", "regime": "interpolate", "question": "Solve x = 1.", "answer": "1"}"#;
     let set = named("@", rows).unwrap();
     assert_eq!(set.prompts[0].text, "Solve x = 1.1");
     assert_eq!(set.prompts[0].group.as_deref(), Some("interpolate"));
-    // What could be AIME or MATH without its level is not guessed.
+    // Rows that could be AIME, or MATH without its level, are not guessed.
     let row = r#"{"problem": "P", "solution": "S", "answer": "1"}"#;
     assert!(named("@", row).unwrap_err().to_string().contains("but a row needs \"text\""));
     let marked = "{\"text\": \"#### 1\", \"question\": \"Q\", \"answer\": \"#### 1 \"}";
@@ -181,7 +181,7 @@ fn missing_fields_name_the_set() {
 }
 
 #[test]
-fn paths_may_hold_commas() {
+fn paths_may_contain_commas() {
     let (_folder, path) = file("a,b=c,d.jsonl", MATH);
     let set = load(&format!("math:file={path},level=2"), &Options::default()).unwrap();
     assert_eq!(set.prompts.len(), 1);
@@ -189,7 +189,7 @@ fn paths_may_hold_commas() {
     assert_eq!(set.id, "math-a_b_c_d-level2");
 }
 
-/// A hub that holds what a test gives it and notes what it was asked.
+/// A hub with the files of a test, which records its requests.
 struct Shelf {
     folder: TempDir,
     names: Vec<&'static str>,
@@ -235,7 +235,7 @@ fn problems(names: &[&str]) -> Vec<u8> {
 }
 
 #[test]
-fn subjects_come_in_turn_and_parts_one_after_another() {
+fn subjects_are_interleaved_and_parts_are_concatenated() {
     let shelf = Shelf::new(&[
         ("README.md", vec![]),
         ("algebra/test-00000-of-00002.parquet", problems(&["a1", "a2"])),
@@ -287,7 +287,7 @@ fn only_the_main_folder_of_gsm8k() {
 }
 
 #[test]
-fn what_the_hub_cannot_give() {
+fn errors_of_the_hub() {
     let shelf = Shelf::new(&[]);
     let access = Access { split: None, hub: Some(&shelf) };
     let message = |spec: &str, access: &Access<'_>| {
@@ -300,7 +300,7 @@ fn what_the_hub_cannot_give() {
     );
     assert_eq!(
         message("hellaswag:revision=gone", &access),
-        "cannot get `hellaswag` from Rowan/hellaswag: there is no such revision; a file in its own fields works \
+        "cannot get `hellaswag` from Rowan/hellaswag: there is no such revision; a file with its fields works \
          too: `hellaswag:file=PATH`"
     );
     assert_eq!(
@@ -326,7 +326,7 @@ fn what_the_hub_cannot_give() {
 }
 
 #[test]
-fn the_catalogue_says_where_sets_come_from() {
+fn the_catalogue_names_hub_data_sets() {
     let entry = |id: &str| catalogue().iter().find(|entry| entry.id == id).unwrap();
     assert_eq!(entry("math").splits, ["test", "train"]);
     assert_eq!(entry("aime24").max_tokens, Some(400));

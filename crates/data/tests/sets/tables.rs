@@ -1,4 +1,4 @@
-//! Parquet files, against those that another implementation writes.
+//! Parquet files written by another implementation.
 
 use std::fs;
 
@@ -42,7 +42,7 @@ fn styles() -> Vec<Style> {
     styles
 }
 
-/// Two row groups of rows whose texts repeat now and then, so that dictionaries are of use.
+/// Two row groups whose texts repeat now and then, so that dictionaries are used.
 fn scenes() -> (Vec<Vec<Cells>>, Vec<String>) {
     let (mut groups, mut wanted) = (Vec::new(), Vec::new());
     for group in 0..2 {
@@ -62,7 +62,7 @@ fn scenes() -> (Vec<Vec<Cells>>, Vec<String>) {
 }
 
 #[test]
-fn every_way_of_writing_gives_the_same_rows() {
+fn every_encoding_gives_the_same_rows() {
     let (groups, wanted) = scenes();
     for style in styles() {
         let bytes = table(&["ctx", "endings", "label"], &groups, style);
@@ -74,7 +74,7 @@ fn every_way_of_writing_gives_the_same_rows() {
     }
 }
 
-/// The file was written by pyarrow 26 with its defaults from rows that Python put together.
+/// A file written by pyarrow 26 with its defaults.
 #[test]
 fn a_file_of_pyarrow() {
     let prompts = read(include_bytes!("fixtures/scenes.parquet"), "@").unwrap();
@@ -91,7 +91,7 @@ fn a_file_of_pyarrow() {
 }
 
 #[test]
-fn nulls_numbers_and_columns_of_no_interest() {
+fn nulls_numbers_and_unused_columns() {
     let columns = vec![
         Cells::Lists(vec![vec!["x".into()], vec![], vec!["y".into(), "z".into()]]),
         Cells::Texts(vec![None, Some("b".into()), None]),
@@ -150,7 +150,7 @@ fn a_limit_stops_reading() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
-    /// Bytes that are changed, cut out or put in lead to an error or to other rows, never to a panic.
+    /// Changed, removed or inserted bytes give an error or other rows, never a panic.
     #[test]
     fn damaged_files_never_panic(
         style in prop::sample::select(styles()),
@@ -160,7 +160,7 @@ proptest! {
         let (groups, _) = scenes();
         let mut bytes = table(&["ctx", "endings", "label"], &groups, style);
         for (place, byte, what) in changes {
-            // Headers and the footer are where numbers decide.
+            // Headers and the footer hold the sizes and counts.
             let from = if at_end { bytes.len().saturating_sub(600) } else { 0 };
             let at = from + place.index(bytes.len() - from);
             match what {
@@ -255,11 +255,11 @@ fn data_parquet_struct_answer() {
             .unwrap_err()
             .to_string();
     assert!(message.contains("found the columns \"question\" (text), \"answer\" (struct), but"), "{message}");
-    // Beside a text, an answer is not needed.
+    // Beside a text, no answer is needed.
     let set =
         load_table(&["text", "answer"], vec![texts(&["t"]), Cells::Structures(vec!["a".into()])]).unwrap();
     assert_eq!((&*set.prompts[0].text, set.ignored), ("t", vec!["\"answer\" (struct)".to_owned()]));
-    // A set that is named says what it needs.
+    // A named set lists its required fields.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rows.parquet");
     let bytes = table(&["question", "level"], &[vec![texts(&["q"]), Cells::Ints(vec![1])]], Style::default());
@@ -285,7 +285,7 @@ fn data_parquet_empty_text() {
     assert!(message.ends_with("holds no prompts; write at least one into it"), "{message}");
 }
 
-/// Nobody reads a column that no prompt is made of, so it may be damaged.
+/// Columns that are not part of a prompt are not read, so they may be damaged.
 #[test]
 fn only_columns_that_are_used_are_decoded() {
     let columns = vec![texts(&["a", "b"]), texts(&["c", "d"]), texts(&["e", "f"])];

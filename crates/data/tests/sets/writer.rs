@@ -8,7 +8,7 @@ use parquet::file::properties::{WriterProperties, WriterVersion};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 
-/// The values of a column in one row group. Lists and structures are of texts that are there.
+/// The values of a column in one row group. Texts in lists and structures are not null.
 #[derive(Debug, Clone)]
 pub(crate) enum Cells {
     Texts(Vec<Option<String>>),
@@ -24,15 +24,15 @@ pub(crate) enum Cells {
     Messages(Vec<Vec<String>>),
 }
 
-/// How a file is written.
+/// Options of writing a file.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Style {
     pub(crate) compression: Compression,
     pub(crate) dictionary: bool,
     pub(crate) second_version: bool,
-    /// Values in a page at most.
+    /// The largest number of values per page.
     pub(crate) page: usize,
-    /// How texts are written where there is no dictionary; integers are written alike where they can be.
+    /// The encoding of texts without a dictionary, and of integers if it supports them.
     pub(crate) encoding: Encoding,
 }
 
@@ -145,7 +145,7 @@ pub(crate) fn table(names: &[&str], groups: &[Vec<Cells>], style: Style) -> Vec<
     bytes
 }
 
-/// Texts that are all there.
+/// A column of texts without nulls.
 pub(crate) fn texts(texts: &[&str]) -> Cells {
     Cells::Texts(texts.iter().map(|text| Some((*text).to_owned())).collect())
 }

@@ -120,7 +120,7 @@ fn data(data: &fathom_analysis::study::StudyData) -> StudyData {
     }
 }
 
-fn answer(answer: &fathom_analysis::tables::Answer) -> StudyAnswer {
+fn answer(answer: &fathom_analysis::answers::Answer) -> StudyAnswer {
     StudyAnswer {
         question: answer.about.clone(),
         summary: answer.summary.clone(),

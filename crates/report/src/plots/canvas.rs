@@ -194,6 +194,6 @@ impl Canvas {
 }
 
 fn label(at: Point, anchor: Anchor, color: Color, text: &str) -> Label {
-    let text = text.chars().filter(|c| !crate::text::hidden(*c)).collect();
+    let text = text.chars().filter(|c| !fathom_results::text::is_hidden(*c)).collect();
     Label { at, anchor, color, size: TEXT, weight: Weight::Regular, upward: false, text }
 }

@@ -196,7 +196,7 @@ impl Writer {
         for c in text.chars() {
             match c {
                 // XML forbids most control characters; line breaks separate the values of a hover text.
-                c if c != '\n' && crate::text::hidden(c) => {}
+                c if c != '\n' && fathom_results::text::is_hidden(c) => {}
                 '&' => self.out += "&amp;",
                 '<' => self.out += "&lt;",
                 '>' => self.out += "&gt;",

@@ -1,8 +1,7 @@
 //! Lines of terminal text, no wider than asked for and safe to print.
 
+use fathom_results::text::is_harmful;
 use unicode_width::UnicodeWidthStr;
-
-use crate::text::hidden;
 
 /// How text is printed on a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +83,7 @@ fn fit(line: &str, style: Style) -> String {
     let most = 4 * style.width + 16;
     let mut out = String::new();
     for c in line.chars().take(most) {
-        let c = if harmful(c) || (!style.unicode && !c.is_ascii()) { '?' } else { c };
+        let c = if is_harmful(c) || (!style.unicode && !c.is_ascii()) { '?' } else { c };
         out.push(c);
         // The width is that of the whole text: a joined emoji is narrower than its parts.
         if out.width() > style.width {
@@ -93,11 +92,6 @@ fn fit(line: &str, style: Style) -> String {
         }
     }
     out
-}
-
-/// Characters that are invisible or change what surrounds them. The joiners U+200C and U+200D only shape their neighbours.
-fn harmful(c: char) -> bool {
-    hidden(c) && !matches!(c, '\u{200c}' | '\u{200d}')
 }
 
 /// Breaks text between words into lines of at most `width` columns; a longer word has a line of its own.

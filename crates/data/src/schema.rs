@@ -1,13 +1,13 @@
-//! The rows of published data sets, and the prompts that are made of them.
+//! Schemas of data sets: their fields, and the prompts made from them.
 
-use crate::parquet::Shape;
+use crate::parquet::ColumnType;
 use crate::rows::{self, Fields, Row};
-use crate::{RowProblem, format};
+use crate::{RowProblem, templates};
 
-/// What the fields of a row are.
+/// The schema of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
-    /// Those of Fathom's own files.
+pub(crate) enum DatasetSchema {
+    /// Fathom's own files.
     Own,
     Gsm8k,
     HellaSwag,
@@ -16,7 +16,7 @@ pub(crate) enum Form {
     Mquake,
 }
 
-/// Which rows are taken; the others are passed over.
+/// Selects rows; the others are skipped.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Filter {
     /// Only problems of this level.
@@ -25,22 +25,22 @@ pub(crate) struct Filter {
     pub(crate) hops: Option<u64>,
 }
 
-/// In front of the final answer of GSM8K.
+/// The mark before the final answer in GSM8K.
 const MARK: &str = "####";
 
-/// What a row gives.
+/// The result of reading a row.
 #[derive(Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum RowOutcome {
     Prompt(Row),
-    /// Nothing, because its text is empty or null.
+    /// No prompt: the text is empty or null.
     Empty,
-    /// Nothing, because the filter leaves it out.
+    /// No prompt: the filter excludes the row.
     Filtered,
 }
 
-/// What is read from a column of a table.
+/// The type that a schema expects of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum FieldType {
     Text,
     /// Text or a number.
     Label,
@@ -50,22 +50,25 @@ pub(crate) enum Wanted {
     Length,
 }
 
-impl Wanted {
-    pub(crate) fn takes(self, shape: &Shape) -> bool {
-        match (self, shape) {
-            (Self::Text, shape) => *shape == Shape::Text,
-            (Self::Label, shape) => matches!(shape, Shape::Text | Shape::Integer { .. } | Shape::Float),
-            (Self::Texts, Shape::List(element)) => **element == Shape::Text,
-            (Self::Numbers, Shape::List(element)) => matches!(**element, Shape::Integer { .. }),
-            (Self::Length, Shape::List(_)) => true,
+impl FieldType {
+    /// Whether a column of this type can be read.
+    pub(crate) fn accepts(self, column_type: &ColumnType) -> bool {
+        match (self, column_type) {
+            (Self::Text, column_type) => *column_type == ColumnType::Text,
+            (Self::Label, column_type) => {
+                matches!(column_type, ColumnType::Text | ColumnType::Integer { .. } | ColumnType::Float)
+            }
+            (Self::Texts, ColumnType::List(element)) => **element == ColumnType::Text,
+            (Self::Numbers, ColumnType::List(element)) => matches!(**element, ColumnType::Integer { .. }),
+            (Self::Length, ColumnType::List(_)) => true,
             _ => false,
         }
     }
 }
 
-impl Form {
-    /// The form of rows that have these fields. Only what can be nothing else is recognised. `marked` tells
-    /// whether the answer holds the mark of GSM8K.
+impl DatasetSchema {
+    /// Detects the schema of rows with these fields; ambiguous rows are [`Self::Own`]. `marked` tells whether the
+    /// answer contains the mark of GSM8K.
     pub(crate) fn of(has: impl Fn(&str) -> bool, marked: impl FnOnce() -> bool) -> Self {
         let all = |names: &[&str]| names.iter().all(|name| has(name));
         if has("text") {
@@ -85,14 +88,14 @@ impl Form {
         }
     }
 
-    /// The form of a file whose first row has these fields.
+    /// Detects the schema from the first row.
     pub(crate) fn of_row(fields: &Fields) -> Self {
         Self::of(|name| fields.has(name), || is_marked(fields))
     }
 
-    /// The columns of a table that rows are made of.
-    pub(crate) fn columns(self) -> &'static [(&'static str, Wanted)] {
-        use Wanted::{Label, Length, Numbers, Text, Texts};
+    /// The fields that are read, with their types.
+    pub(crate) fn columns(self) -> &'static [(&'static str, FieldType)] {
+        use FieldType::{Label, Length, Numbers, Text, Texts};
         match self {
             Self::Own => &[
                 ("id", Label),
@@ -117,7 +120,7 @@ impl Form {
         }
     }
 
-    /// Whether these columns are enough to make rows of.
+    /// Whether the columns that `has` reports are sufficient.
     pub(crate) fn is_complete(self, has: impl Fn(&str) -> bool) -> bool {
         match self {
             Self::Own => has("text") || has("question") && has("answer"),
@@ -155,13 +158,13 @@ impl Form {
         }
     }
 
-    /// How many tokens a prompt has at most in arXiv 2512.14064; longer ones are left out there.
+    /// The largest number of tokens of a prompt in arXiv 2512.14064, which skips longer ones.
     pub(crate) fn max_tokens(self) -> Option<usize> {
         (self == Self::Aime).then_some(400)
     }
 
-    /// What a row gives.
-    pub(crate) fn row(self, fields: &Fields, filter: Filter) -> Result<Outcome, RowProblem> {
+    /// Reads a row.
+    pub(crate) fn row(self, fields: &Fields, filter: Filter) -> Result<RowOutcome, RowProblem> {
         let row = match self {
             Self::Own => rows::own(fields)?,
             Self::Gsm8k => self.gsm8k(fields)?,
@@ -170,7 +173,7 @@ impl Form {
             Self::Math => return self.math(fields, filter.level),
             Self::Mquake => return self.mquake(fields, filter.hops),
         };
-        Ok(Outcome::of(row))
+        Ok(RowOutcome::of(row))
     }
 
     fn gsm8k(self, fields: &Fields) -> Result<Option<Row>, RowProblem> {
@@ -181,7 +184,7 @@ impl Form {
         if answer.is_empty() {
             return Err(RowProblem::Empty { field: "answer" });
         }
-        let text = format::gsm8k(&question, rationale, answer);
+        let text = templates::gsm8k(&question, rationale, answer);
         Ok(Some(Row { text, answer: Some(answer.to_owned()), ..Row::default() }))
     }
 
@@ -194,7 +197,7 @@ impl Form {
         if ending.trim().is_empty() {
             return Ok(None);
         }
-        let text = format::hellaswag(&context, ending);
+        let text = templates::hellaswag(&context, ending);
         let answer = text[context.len()..].to_owned();
         Ok(Some(Row { text, answer: Some(answer), ..Row::default() }))
     }
@@ -203,49 +206,49 @@ impl Form {
         let problem = self.text(fields, &["Problem", "problem"])?;
         let solution = self.text(fields, &["Solution", "solution"])?;
         let Some((problem, solution)) = problem.zip(solution) else { return Ok(None) };
-        let text = format::aime(&problem, &solution);
+        let text = templates::aime(&problem, &solution);
         Ok(Some(Row { text, answer: boxed_end(&solution).map(str::to_owned), ..Row::default() }))
     }
 
-    fn math(self, fields: &Fields, wanted: Option<u64>) -> Result<Outcome, RowProblem> {
+    fn math(self, fields: &Fields, wanted: Option<u64>) -> Result<RowOutcome, RowProblem> {
         let label = fields.label("level")?.ok_or_else(|| self.missing(fields))?;
-        // A few rows of the set are of "Level ?".
+        // A few rows of MATH have "Level ?".
         let level: Option<u64> = label.trim_start_matches("Level").trim().parse().ok();
         if wanted.is_some() && wanted != level {
-            return Ok(Outcome::Filtered);
+            return Ok(RowOutcome::Filtered);
         }
         let (problem, solution) = (self.text(fields, &["problem"])?, self.text(fields, &["solution"])?);
-        let Some((problem, solution)) = problem.zip(solution) else { return Ok(Outcome::Empty) };
+        let Some((problem, solution)) = problem.zip(solution) else { return Ok(RowOutcome::Empty) };
         let group = level.map_or_else(|| "level-unknown".to_owned(), |level| format!("level-{level}"));
-        let (text, answer) = (format::math(&problem, &solution), Some(format!(" {solution}")));
-        Ok(Outcome::Prompt(Row { text, answer, group: Some(group), ..Row::default() }))
+        let (text, answer) = (templates::math(&problem, &solution), Some(format!(" {solution}")));
+        Ok(RowOutcome::Prompt(Row { text, answer, group: Some(group), ..Row::default() }))
     }
 
-    fn mquake(self, fields: &Fields, wanted: Option<u64>) -> Result<Outcome, RowProblem> {
+    fn mquake(self, fields: &Fields, wanted: Option<u64>) -> Result<RowOutcome, RowProblem> {
         let hops = match fields.length("single_hops")? {
             Some(hops) => hops,
             None => fields.length("new_single_hops")?.ok_or_else(|| self.missing(fields))?,
         };
         if wanted.is_some_and(|wanted| usize::try_from(wanted) != Ok(hops)) {
-            return Ok(Outcome::Filtered);
+            return Ok(RowOutcome::Filtered);
         }
         let questions = fields.strings("questions")?.ok_or_else(|| self.missing(fields))?;
-        // The others say the same in other words.
+        // The other questions are paraphrases.
         let question = questions.first().filter(|question| !question.trim().is_empty());
         let answer = self.text(fields, &["answer"])?;
-        let Some((question, answer)) = question.zip(answer) else { return Ok(Outcome::Empty) };
-        let (text, answer) = (format::mquake(question, &answer), Some(format!(" {answer}")));
-        Ok(Outcome::Prompt(Row { text, answer, group: Some(format!("hops-{hops}")), ..Row::default() }))
+        let Some((question, answer)) = question.zip(answer) else { return Ok(RowOutcome::Empty) };
+        let (text, answer) = (templates::mquake(question, &answer), Some(format!(" {answer}")));
+        Ok(RowOutcome::Prompt(Row { text, answer, group: Some(format!("hops-{hops}")), ..Row::default() }))
     }
 
-    /// The text in the first of the fields that says something; `None` if one is there and none does.
+    /// The first of these fields that is not blank; `None` if all present ones are blank.
     fn text(self, fields: &Fields, names: &[&'static str]) -> Result<Option<String>, RowProblem> {
         for name in names {
-            if let Some(text) = fields.said(name)? {
+            if let Some(text) = fields.non_blank(name)? {
                 return Ok(Some(text));
             }
         }
-        match names.iter().any(|name| fields.names(name)) {
+        match names.iter().any(|name| fields.contains(name)) {
             true => Ok(None),
             false => Err(self.missing(fields)),
         }
@@ -256,18 +259,18 @@ impl Form {
     }
 }
 
-impl Outcome {
+impl RowOutcome {
     fn of(row: Option<Row>) -> Self {
         row.map_or(Self::Empty, Self::Prompt)
     }
 }
 
-/// Whether the answer of a row holds the mark of GSM8K.
+/// Whether the answer of a row contains the mark of GSM8K.
 pub(crate) fn is_marked(fields: &Fields) -> bool {
     fields.string("answer").is_ok_and(|answer| answer.is_some_and(|answer| answer.contains(MARK)))
 }
 
-/// The last box of a solution and what follows it, if nothing that says anything does.
+/// The last `\boxed{}` of a solution and what follows it, unless letters or digits follow.
 fn boxed_end(solution: &str) -> Option<&str> {
     let end = &solution[solution.rfind(r"\boxed{")?..];
     let mut depth = 0usize;

@@ -1,11 +1,10 @@
-//! The forms in which questions are put to a model, as in arXiv 2512.14064.
+//! Prompt templates of arXiv 2512.14064.
 //!
-//! Every function gives the part before the answer, or the whole text where the answer is written
-//! into the middle of a sentence; nothing is trimmed or added beyond the stated form.
+//! Fields are inserted as they are, without trimming.
 
 /// A GSM8K prompt: the problem, the rationale and the final answer.
 ///
-/// The rationale is everything in front of the mark of the final answer and keeps its line feed.
+/// The rationale is everything before the mark of the final answer, including its line feed.
 pub fn gsm8k(problem: &str, rationale: &str, answer: &str) -> String {
     let ending = "The final answer is [answer]";
     format!("{}{rationale}The final answer is {answer}", task(problem, ending))
@@ -16,7 +15,7 @@ pub fn aime(problem: &str, solution: &str) -> String {
     format!("{}{solution}", task(problem, r"\boxed{[answer]}"))
 }
 
-/// A sum, product or the like without its result, which follows the final space.
+/// An arithmetic task without its result, which follows the final space.
 pub fn arithmetic(left: i64, operator: char, right: i64) -> String {
     format!("Give the answer directly: {left} {operator} {right} = ")
 }
@@ -52,30 +51,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gsm8k_form() {
+    fn gsm8k_template() {
         let wanted = "Given the following problem, reason and give a final answer to the problem.\nProblem: Q?\nYour response should end with \"The final answer is [answer]\" where [answer] is the response to the problem.\n\nR.\nThe final answer is 7";
         assert_eq!(gsm8k("Q?", "R.\n", "7"), wanted);
     }
 
     #[test]
-    fn aime_form() {
+    fn aime_template() {
         let wanted = "Given the following problem, reason and give a final answer to the problem.\nProblem: Q?\nYour response should end with \"\\boxed{[answer]}\" where [answer] is the response to the problem.\n\nS \\boxed{7}";
         assert_eq!(aime("Q?", r"S \boxed{7}"), wanted);
     }
 
     #[test]
-    fn arithmetic_form() {
+    fn arithmetic_template() {
         assert_eq!(arithmetic(12, '+', 3), "Give the answer directly: 12 + 3 = ");
     }
 
     #[test]
-    fn hellaswag_form() {
+    fn hellaswag_template() {
         assert_eq!(hellaswag("A man sits. he", "stands up."), "A man sits. he stands up.");
         assert_eq!(hellaswag("A man sits", ", then stands."), "A man sits, then stands.");
     }
 
     #[test]
-    fn math_and_mquake_forms() {
+    fn math_and_mquake_templates() {
         assert_eq!(math("P?", "S $1$."), "Problem: P?\nAnswer: S $1$.");
         assert_eq!(mquake("Q?", "A"), "Question: Q?\nAnswer: A");
     }

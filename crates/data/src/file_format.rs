@@ -1,0 +1,36 @@
+//! File formats, recognised by file name extension.
+
+use std::path::Path;
+
+/// The format of a file of prompts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileFormat {
+    /// One JSON object per line.
+    Jsonl,
+    /// A Parquet table.
+    Parquet,
+    /// Paragraphs of text.
+    Text,
+}
+
+impl FileFormat {
+    /// The format of a path, if its extension is known.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "jsonl" | "ndjson" => Some(Self::Jsonl),
+            "parquet" => Some(Self::Parquet),
+            "txt" | "md" => Some(Self::Text),
+            _ => None,
+        }
+    }
+}
+
+/// The name of a file without its extension.
+pub(crate) fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The noun for a row of a file in messages.
+pub(crate) fn unit(path: &Path) -> &'static str {
+    if FileFormat::of(path) == Some(FileFormat::Parquet) { "row" } else { "line" }
+}

@@ -1,0 +1,133 @@
+//! Prompts from files: JSON lines, Parquet, and paragraphs of text.
+
+mod checks;
+mod lines;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use crate::file_format::{self, FileFormat};
+use crate::rows::RowReader;
+use crate::schema::{DatasetSchema, Filter, RowOutcome};
+use crate::stream::{PromptSource, PromptStream};
+use crate::{DataError, Prompt};
+
+use checks::Bounds;
+pub(crate) use checks::{BOUNDS, PromptChecks};
+use lines::{Lines, Paragraphs};
+
+/// Opens a file given by its path; the schema of its rows is detected.
+pub(crate) fn open(path: &Path, format: FileFormat) -> Result<PromptStream, DataError> {
+    if format == FileFormat::Text {
+        return of_text(reader(path)?, path, BOUNDS);
+    }
+    let OpenedRows { rows, schema, ignored } = rows_of(path, format, None)?;
+    Ok(of_rows(rows, schema, path, BOUNDS)?.ignoring(ignored))
+}
+
+/// The paragraphs of a text.
+fn of_text(reader: impl BufRead + 'static, path: &Path, bounds: Bounds) -> Result<PromptStream, DataError> {
+    let mut paragraphs = Paragraphs::new(reader, path, bounds);
+    let first = paragraphs.pull()?.ok_or_else(|| DataError::NoPrompts { path: path.to_owned() })?;
+    Ok(PromptStream::new(&file_format::stem(path), path.display().to_string(), paragraphs)
+        .starting_with(first))
+}
+
+/// The rows of a file. Unless the schema is given, it is detected from the first row.
+fn of_rows(
+    rows: Box<dyn RowReader>,
+    schema: Option<DatasetSchema>,
+    path: &Path,
+    bounds: Bounds,
+) -> Result<PromptStream, DataError> {
+    let mut rows = FileRows::new(rows, schema, path, bounds);
+    let first = rows.pull()?.ok_or_else(|| rows.none())?;
+    let schema = rows.schema.unwrap_or(DatasetSchema::Own);
+    let source = match schema {
+        DatasetSchema::Own => path.display().to_string(),
+        schema => format!("{}, in the form of {}", path.display(), schema.name()),
+    };
+    Ok(PromptStream::new(&file_format::stem(path), source, rows)
+        .with_max_tokens(schema.max_tokens())
+        .starting_with(first))
+}
+
+fn reader(path: &Path) -> Result<BufReader<File>, DataError> {
+    Ok(BufReader::new(File::open(path).map_err(DataError::io(path))?))
+}
+
+/// The rows of an open file of JSON lines or a Parquet file.
+pub(crate) struct OpenedRows {
+    pub(crate) rows: Box<dyn RowReader>,
+    /// The schema, if it was given or the columns determine it.
+    schema: Option<DatasetSchema>,
+    /// Columns with a known name and an unusable type, described.
+    ignored: Vec<String>,
+}
+
+/// Opens the rows of a file.
+pub(crate) fn rows_of(
+    path: &Path,
+    format: FileFormat,
+    schema: Option<DatasetSchema>,
+) -> Result<OpenedRows, DataError> {
+    if format != FileFormat::Parquet {
+        let rows = Box::new(Lines::new(reader(path)?, path, BOUNDS));
+        return Ok(OpenedRows { rows, schema, ignored: Vec::new() });
+    }
+    let (rows, schema, ignored) = tables::open(path, schema)?;
+    Ok(OpenedRows { rows, schema: Some(schema), ignored })
+}
+
+/// The prompts of a file of rows.
+struct FileRows {
+    rows: Box<dyn RowReader>,
+    /// The schema; unless given, that of the first row that is not empty.
+    schema: Option<DatasetSchema>,
+    path: PathBuf,
+    checks: PromptChecks,
+    empty: usize,
+}
+
+impl FileRows {
+    fn new(rows: Box<dyn RowReader>, schema: Option<DatasetSchema>, path: &Path, bounds: Bounds) -> Self {
+        Self { rows, schema, path: path.to_owned(), checks: PromptChecks::new(bounds), empty: 0 }
+    }
+
+    /// The error for a file without prompts.
+    fn none(&self) -> DataError {
+        let (path, rows) = (self.path.clone(), self.empty);
+        match rows {
+            0 => DataError::NoPrompts { path },
+            _ => DataError::AllEmpty { unit: file_format::unit(&path), path, rows },
+        }
+    }
+}
+
+impl PromptSource for FileRows {
+    fn pull(&mut self) -> Result<Option<Prompt>, DataError> {
+        while let Some((line, fields)) = self.rows.next()? {
+            let schema = self.schema.unwrap_or_else(|| DatasetSchema::of_row(&fields));
+            match schema
+                .row(&fields, Filter::default())
+                .map_err(|problem| DataError::row(&self.path, line, problem))?
+            {
+                RowOutcome::Prompt(row) => {
+                    self.schema = Some(schema);
+                    return self.checks.prompt(&self.path, line, row).map(Some);
+                }
+                RowOutcome::Empty => self.empty += 1,
+                RowOutcome::Filtered => {}
+            }
+        }
+        Ok(None)
+    }
+
+    fn empty(&self) -> usize {
+        self.empty
+    }
+}

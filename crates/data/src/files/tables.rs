@@ -1,0 +1,113 @@
+//! Parquet files: their schema, the columns that are read, and their rows.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use super::checks::BOUNDS;
+use crate::DataError;
+use crate::parquet::{self, Field, Table, TableError};
+use crate::rows::{Fields, RowReader};
+use crate::schema::{self, DatasetSchema, FieldType};
+
+/// Opens a Parquet file: its rows, their schema, which is detected unless given, and columns with a known name and an
+/// unusable type.
+pub(super) fn open(
+    path: &Path,
+    schema: Option<DatasetSchema>,
+) -> Result<(Box<dyn RowReader>, DatasetSchema, Vec<String>), DataError> {
+    let file = File::open(path).map_err(DataError::io(path))?;
+    if file.metadata().map_err(DataError::io(path))?.is_dir() {
+        return Err(DataError::io(path)(std::io::ErrorKind::IsADirectory.into()));
+    }
+    let table = Table::open(file).map_err(|error| table_error(path, None, error))?;
+    let schema = schema.map_or_else(|| detect_schema(&table, path), Ok)?;
+    let columns = columns(table.fields(), schema, path)?;
+    let is_read = |name: &str| columns.iter().any(|column| column.name == name);
+    let known = |name: &str| schema.columns().iter().any(|(known, _)| *known == name);
+    let ignored = table.fields().iter().filter(|field| known(&field.name) && !is_read(&field.name));
+    let ignored = ignored.map(described).collect();
+    let rows = Box::new(TableRows { rows: table.rows(columns, BOUNDS.line), path: path.to_owned() });
+    Ok((rows, schema, ignored))
+}
+
+/// Detects the schema from the columns and, if they are ambiguous, from the first answer.
+fn detect_schema(table: &Table<File>, path: &Path) -> Result<DatasetSchema, DataError> {
+    let has = |name: &str| table.fields().iter().any(|field| field.name == name);
+    if DatasetSchema::of(has, || true) != DatasetSchema::Gsm8k {
+        return Ok(DatasetSchema::of(has, || false));
+    }
+    let columns = columns(table.fields(), DatasetSchema::Gsm8k, path)?;
+    let mut rows = TableRows { rows: table.rows(columns, BOUNDS.line), path: path.to_owned() };
+    while let Some((_, fields)) = rows.next()? {
+        if fields.has("answer") {
+            return Ok(DatasetSchema::of(has, || schema::is_marked(&fields)));
+        }
+    }
+    Ok(DatasetSchema::Own)
+}
+
+/// The columns of a table that a schema reads. Columns that only name or group rows may be missing.
+fn columns(fields: &[Field], schema: DatasetSchema, path: &Path) -> Result<Vec<Field>, DataError> {
+    let mut columns: Vec<Field> = Vec::new();
+    for (name, field_type) in schema.columns() {
+        match fields.iter().find(|field| field.name == *name) {
+            Some(field) if field_type.accepts(&field.column_type) => columns.push(field.clone()),
+            Some(field) if *field_type == FieldType::Numbers => {
+                let (path, column, found) =
+                    (path.to_owned(), field.name.clone(), field.column_type.to_string());
+                return Err(DataError::WrongColumn { path, column, found });
+            }
+            _ => {}
+        }
+    }
+    if schema.is_complete(|name| columns.iter().any(|column| column.name == name)) {
+        return Ok(columns);
+    }
+    let set = (schema != DatasetSchema::Own).then(|| schema.name());
+    Err(DataError::MissingColumns { path: path.to_owned(), found: found(fields), set, needs: schema.needs() })
+}
+
+/// The quoted name of a column and its type.
+fn described(field: &Field) -> String {
+    let name: String = field.name.chars().take(40).collect();
+    format!("{name:?} ({})", field.column_type)
+}
+
+/// Columns and their types, in words; long names and long lists are cut.
+fn found(fields: &[Field]) -> String {
+    const MAX_NAMES: usize = 10;
+    let mut names: Vec<String> = fields.iter().take(MAX_NAMES).map(described).collect();
+    match fields.len() {
+        0 => return "no columns".to_owned(),
+        1 => return format!("only the column {}", names[0]),
+        more if more > MAX_NAMES => names.push(format!("{} more", more - MAX_NAMES)),
+        _ => {}
+    }
+    format!("the columns {}", names.join(", "))
+}
+
+/// The rows of a Parquet file.
+struct TableRows {
+    rows: parquet::Rows<File>,
+    path: PathBuf,
+}
+
+impl RowReader for TableRows {
+    fn next(&mut self) -> Result<Option<(usize, Fields)>, DataError> {
+        let number = self.rows.number();
+        let failed = |error| table_error(&self.path, Some(number), error);
+        let Some(row) = self.rows.next().map_err(failed)? else { return Ok(None) };
+        let fields =
+            Fields::from_table_row(row).map_err(|error| failed(TableError::Damaged(error.to_string())))?;
+        Ok(Some((number, fields)))
+    }
+}
+
+fn table_error(path: &Path, row: Option<usize>, error: TableError) -> DataError {
+    let path = path.to_owned();
+    match error {
+        TableError::Io(cause) => DataError::Io { path, cause },
+        TableError::Damaged(problem) => DataError::DamagedTable { path, row, problem },
+        TableError::Unsupported(problem) => DataError::UnsupportedTable { path, row, problem },
+    }
+}
