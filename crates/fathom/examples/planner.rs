@@ -54,9 +54,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     execute(model, &trace, &requests, &ExecOptions { naive: true, ..exec }, &mut naive);
     planned.0.sort_by_key(|(request, ..)| *request);
     naive.0.sort_by_key(|(request, ..)| *request);
-    println!("done    {:>8.2} GMAC; the logits are {}", done.macs as f64 / 1e9, match planned == naive {
-        true => "the same to the bit",
-        false => "DIFFERENT",
-    });
+    println!(
+        "done    {:>8.2} GMAC; the logits are {}",
+        done.macs as f64 / 1e9,
+        match planned == naive {
+            true => "the same to the bit",
+            false => "DIFFERENT",
+        }
+    );
     Ok(())
 }

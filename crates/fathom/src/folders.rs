@@ -235,5 +235,5 @@ fn read(path: &Path) -> Result<(Results, Vec<Sample>)> {
 
 fn curves(path: &Path, results: &Results, samples: &[Sample]) -> Result<PromptCurves> {
     let curves = PromptCurves::of(samples, results.model.layers);
-    Ok(curves.map_err(|e| crate::Error::from(e).context(format!("{} cannot be used", path.display())))?)
+    curves.map_err(|e| crate::Error::from(e).context(format!("{} cannot be used", path.display())))
 }

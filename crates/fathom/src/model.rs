@@ -125,6 +125,6 @@ pub struct ShortName {
 
 /// The models with short names.
 pub fn short_names() -> Vec<ShortName> {
-    let all = fathom_hub::wheel::BUILT_IN.iter();
-    all.map(|m| ShortName { name: m.name, title: m.title, bytes: m.size_hint }).collect()
+    let all = fathom_hub::built_in::BUILT_IN.iter();
+    all.map(|m| ShortName { name: m.name, title: m.title, bytes: m.size }).collect()
 }

@@ -115,4 +115,10 @@ impl Progress for Downloads<'_> {
     fn finish(&self) {
         self.0.end();
     }
+
+    fn note(&self, text: &str) {
+        // The note replaces what is left of a failed download.
+        self.0.end();
+        self.0.note(text);
+    }
 }

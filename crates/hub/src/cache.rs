@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 use crate::names::{Repo, is_commit, is_plain_component};
 use crate::{HubError, Progress};
 
-/// A commit hash has 40 characters; whatever is much longer is no ref.
+/// Maximum bytes of a ref; a commit hash has 40 characters.
 const LONGEST_REF: u64 = 256;
-/// How deep the folders of a snapshot are listed.
+/// Maximum depth of folders that are listed.
 const DEEPEST_FOLDER: usize = 32;
 
 /// The folder of one repository in the cache.
@@ -43,7 +43,7 @@ impl RepoFolder {
         self.root.join("snapshots").join(commit)
     }
 
-    /// The commit that a checked revision leads to in the cache. A ref whose contents are no commit counts as absent.
+    /// The commit of a checked revision in the cache. A ref that does not contain a commit counts as absent.
     pub(crate) fn commit(&self, revision: &str) -> Option<String> {
         if is_commit(revision) {
             return Some(revision.to_owned());
@@ -55,7 +55,7 @@ impl RepoFolder {
         is_plain_component(commit).then(|| commit.to_owned())
     }
 
-    /// Remembers that `revision` is `commit`, so that the next start needs no network.
+    /// Records that `revision` is `commit`, so that the next run needs no network.
     pub(crate) fn remember(&self, revision: &str, commit: &str) -> Result<(), HubError> {
         if revision == commit || self.commit(revision).as_deref() == Some(commit) {
             return Ok(());
@@ -64,13 +64,13 @@ impl RepoFolder {
         write_atomically(&path, commit.as_bytes())
     }
 
-    /// Shows `blob` under the name `file` in the snapshot `commit`, and returns that path.
+    /// Links a blob as `file` into the snapshot `commit`, and returns its path.
     pub(crate) fn link(&self, commit: &str, file: &str, blob_name: &str) -> Result<PathBuf, HubError> {
         let pointer = self.snapshot(commit).join(file);
         let folder = pointer.parent().unwrap_or(&pointer);
         fs::create_dir_all(folder).map_err(HubError::io("create the folder", folder))?;
         if pointer.is_symlink() {
-            // The link is broken, or the caller would have used the file behind it.
+            // The link is broken; otherwise the caller would have used its file.
             fs::remove_file(&pointer).map_err(HubError::io("replace", &pointer))?;
         }
         let up = "../".repeat(file.matches('/').count() + 2);
@@ -78,14 +78,14 @@ impl RepoFolder {
             return Ok(pointer);
         }
         let blob = self.blob(blob_name);
-        // A hard link costs no space where the file system has them; otherwise the file is there twice.
+        // A hard link takes no space; a copy is for file systems without them.
         if fs::hard_link(&blob, &pointer).is_err() {
             copy_atomically(&blob, &pointer)?;
         }
         Ok(pointer)
     }
 
-    /// Waits until no other process fetches the blob, and keeps others out until the guard is dropped.
+    /// Locks a blob against other processes until the guard is dropped.
     pub(crate) fn lock(
         &self,
         blob_name: &str,
@@ -118,10 +118,10 @@ fn collect_files(folder: &Path, prefix: &str, depth: usize, names: &mut Vec<Stri
     }
 }
 
-/// An exclusive lock on a file, let go when dropped.
+/// An exclusive lock on a file, released when dropped.
 ///
-/// It is taken with the same system call as in Python's filelock. File systems without locks are used without: the
-/// worst case there is a partial file written twice at once, which the size and the digest give away.
+/// It uses the same system call as Python's filelock. On file systems without locks there is none: at worst, two
+/// processes write one partial file, which the check of size and digest detects.
 #[derive(Debug)]
 pub(crate) struct LockFile {
     _file: File,
@@ -145,7 +145,7 @@ impl LockFile {
     }
 }
 
-/// Writes a small file so that a reader sees the old or the new contents, nothing between.
+/// Writes a small file atomically: a reader sees the old contents or the new ones.
 pub(crate) fn write_atomically(path: &Path, contents: &[u8]) -> Result<(), HubError> {
     let folder = path.parent().unwrap_or(path);
     fs::create_dir_all(folder).map_err(HubError::io("create the folder", folder))?;
@@ -155,7 +155,7 @@ pub(crate) fn write_atomically(path: &Path, contents: &[u8]) -> Result<(), HubEr
     Ok(())
 }
 
-/// A temporary file that others may read once it has its name, as the umask allows: caches are shared between users.
+/// A temporary file with the permissions of the umask, because caches are shared between users.
 pub(crate) fn temporary_in(folder: &Path) -> Result<tempfile::NamedTempFile, HubError> {
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
@@ -163,7 +163,8 @@ pub(crate) fn temporary_in(folder: &Path) -> Result<tempfile::NamedTempFile, Hub
     builder.prefix(".fathom-").tempfile_in(folder).map_err(HubError::io("write in", folder))
 }
 
-fn copy_atomically(from: &Path, to: &Path) -> Result<(), HubError> {
+/// Copies a file atomically: a reader sees all of it or nothing.
+pub(crate) fn copy_atomically(from: &Path, to: &Path) -> Result<(), HubError> {
     let folder = to.parent().unwrap_or(to);
     let mut source = File::open(from).map_err(HubError::io("read", from))?;
     let mut copy = temporary_in(folder)?;
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn refs_lead_to_commits_and_odd_refs_to_nothing() {
+    fn refs_lead_to_commits_and_invalid_refs_to_none() {
         let cache = tempfile::tempdir().unwrap();
         let repo = folder(cache.path(), true);
         assert_eq!(repo.commit("main"), None);
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn copies_are_whole() {
+    fn copies_are_complete() {
         let folder = tempfile::tempdir().unwrap();
         let (from, to) = (folder.path().join("from"), folder.path().join("to"));
         fs::write(&from, "text").unwrap();

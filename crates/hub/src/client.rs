@@ -1,5 +1,5 @@
-//! HTTP as the hub needs it: redirects followed by hand so that the token stays with the hub, errors told apart into
-//! those worth another try and those to explain.
+//! HTTP requests to the hub. Redirects are followed here so that the token is only sent to the hub, and errors are
+//! either retried or explained.
 
 use std::fs::File;
 use std::io::Read;
@@ -15,12 +15,12 @@ use ureq::{Agent, Body};
 use crate::names::{Repo, bare_etag, is_plain_component, printable};
 use crate::{HubError, HubSettings};
 
-const MOST_REDIRECTS: usize = 10;
-/// A listing of a hundred thousand files has about 10 MB.
-const LONGEST_LISTING: u64 = 128 << 20;
-const LONGEST_MESSAGE: usize = 300;
-const LARGEST_CERTIFICATES: u64 = 16 << 20;
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const MAX_REDIRECTS: usize = 10;
+/// Bytes of a listing; one of 100,000 files has about 10 MB.
+const MAX_LISTING: u64 = 128 << 20;
+const MAX_MESSAGE: usize = 300;
+const MAX_CERTIFICATES: u64 = 16 << 20;
+const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// Sends requests to one hub.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(crate) struct Client {
     backoff: Duration,
 }
 
-/// What a request is about, for error messages.
+/// The subject of a request, for error messages.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Subject<'a> {
     pub(crate) repo: &'a Repo<'a>,
@@ -41,12 +41,12 @@ pub(crate) struct Subject<'a> {
     pub(crate) file: Option<&'a str>,
 }
 
-/// A failed request, and whether it may work the next time.
+/// A failed request, and whether a retry may succeed.
 #[derive(Debug)]
 pub(crate) struct Failure {
     error: Box<HubError>,
     transient: bool,
-    /// How long the server asks to wait.
+    /// The pause that the server requested.
     pause: Option<Duration>,
 }
 
@@ -59,7 +59,7 @@ impl Failure {
         Failure { error: Box::new(error), transient: true, pause: None }
     }
 
-    /// For a file that has begun to arrive: the network was there, so whatever broke it may pass.
+    /// Network errors in the middle of a file count as transient, because the network worked before.
     pub(crate) fn passing_if_network(self) -> Self {
         let transient = self.transient || matches!(*self.error, HubError::Network { .. });
         Failure { transient, ..self }
@@ -85,7 +85,7 @@ impl RepoInfo {
     }
 }
 
-/// What the hub says of one file before it is fetched.
+/// Metadata of a file.
 #[derive(Debug)]
 pub(crate) struct FileInfo {
     pub(crate) etag: String,
@@ -93,7 +93,7 @@ pub(crate) struct FileInfo {
     pub(crate) commit: Option<String>,
 }
 
-/// Scheme, host and port: what must agree for a token to be sent along.
+/// Scheme, host and port. The token is only sent to the hub's own origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Origin {
     scheme: String,
@@ -129,7 +129,7 @@ impl Client {
             .http_status_as_error(false)
             .max_redirects(0)
             .user_agent(concat!("fathom/", env!("CARGO_PKG_VERSION")))
-            .timeout_connect(Some(Duration::from_secs(20)))
+            .timeout_connect(Some(settings.connect_timeout))
             .timeout_recv_response(Some(Duration::from_secs(60)))
             .timeout_per_read(Some(Duration::from_secs(60)));
         if origin.as_ref().is_some_and(Origin::is_this_machine) {
@@ -148,19 +148,19 @@ impl Client {
         })
     }
 
-    /// Asks for the commit and the file names of a revision.
+    /// Requests the commit and the file names of a revision.
     pub(crate) fn repo_info(&self, subject: Subject<'_>) -> Result<RepoInfo, HubError> {
         let url = subject.repo.api_url(&self.endpoint, subject.revision);
         let bytes = self.retrying(|| {
             let mut response = self.get(&url, None, subject)?;
             let mut bytes = Vec::new();
-            let mut body = response.body_mut().as_reader().take(LONGEST_LISTING);
+            let mut body = response.body_mut().as_reader().take(MAX_LISTING);
             body.read_to_end(&mut bytes).map_err(|e| Failure::transient(network(&url, &e)))?;
             Ok(bytes)
         })?;
         let bad = |reason| HubError::BadAnswer { url: shown(&url), reason };
-        if bytes.len() as u64 == LONGEST_LISTING {
-            return Err(bad(format!("the listing is longer than {} MiB", LONGEST_LISTING >> 20)));
+        if bytes.len() as u64 == MAX_LISTING {
+            return Err(bad(format!("the listing is longer than {} MiB", MAX_LISTING >> 20)));
         }
         let info: RepoInfo = serde_json::from_slice(&bytes)
             .map_err(|e| bad(format!("it is not the listing of a repository ({e})")))?;
@@ -170,7 +170,7 @@ impl Client {
         Ok(info)
     }
 
-    /// Asks for the entity tag and the size of a file.
+    /// Requests the entity tag and the size of a file.
     pub(crate) fn file_info(&self, url: &str, subject: Subject<'_>) -> Result<FileInfo, HubError> {
         let headers = self.retrying(|| {
             let (response, at) = self.follow(Verb::Head, url, None)?;
@@ -184,8 +184,8 @@ impl Client {
         let bad = |reason: &str| HubError::BadAnswer { url: shown(url), reason: reason.to_owned() };
         let etag = text(&headers, "x-linked-etag").or_else(|| text(&headers, "etag")).map(bare_etag);
         let etag =
-            etag.filter(|etag| !etag.is_empty()).ok_or_else(|| bad("it gives no entity tag for a file"))?;
-        // The length of a redirect's own body says nothing about the file.
+            etag.filter(|etag| !etag.is_empty()).ok_or_else(|| bad("it has no entity tag for a file"))?;
+        // The length of a redirect's body is not that of the file.
         let length = if is_file { text(&headers, "content-length") } else { None };
         let size = text(&headers, "x-linked-size").or(length).and_then(|size| size.parse().ok());
         let commit =
@@ -193,7 +193,7 @@ impl Client {
         Ok(FileInfo { etag: etag.to_owned(), size, commit })
     }
 
-    /// Fetches a file, from byte `from` on when that is given. The status is 200, 206 or 416.
+    /// Fetches a file, optionally from byte `from` on. The status is 200, 206 or 416.
     pub(crate) fn get(
         &self,
         url: &str,
@@ -211,7 +211,7 @@ impl Client {
         }
     }
 
-    /// Runs `attempt` until it succeeds, fails for good, or has failed too often.
+    /// Runs `attempt` until it succeeds, fails permanently, or has failed too often.
     fn retrying<T>(&self, mut attempt: impl FnMut() -> Result<T, Failure>) -> Result<T, HubError> {
         let mut failures = 0;
         loop {
@@ -222,22 +222,22 @@ impl Client {
         }
     }
 
-    /// Waits before the next try; gives the error back when there should be none.
+    /// Waits before a retry; returns the error if there should be none.
     pub(crate) fn pause_or_give_up(&self, failure: Failure, failures: &mut u32) -> Result<(), HubError> {
         if !failure.transient || *failures >= self.retries {
             return Err(*failure.error);
         }
         let pause = failure.pause.unwrap_or(self.backoff.saturating_mul(1 << (*failures).min(5)));
         *failures += 1;
-        thread::sleep(pause.min(LONGEST_PAUSE));
+        thread::sleep(pause.min(MAX_PAUSE));
         Ok(())
     }
 
-    /// Sends a request along its redirects. A HEAD request stops where a redirect tells the tag of the file.
-    /// Returns the last response and its address.
+    /// Sends a request and follows redirects. A HEAD request stops at a redirect with the entity tag of the file. Returns
+    /// the last response and its address.
     fn follow(&self, verb: Verb, url: &str, from: Option<u64>) -> Result<(Response<Body>, Uri), Failure> {
         let mut at: Uri = url.parse().map_err(|_| Failure::fatal(bad_redirect(url, url)))?;
-        for _ in 0..=MOST_REDIRECTS {
+        for _ in 0..=MAX_REDIRECTS {
             let response = self.send(verb, &at, from)?;
             let location = text(response.headers(), "location");
             let is_known = verb == Verb::Head && response.headers().contains_key("x-linked-etag");
@@ -249,7 +249,7 @@ impl Client {
         }
         Err(Failure::fatal(HubError::BadAnswer {
             url: shown(url),
-            reason: "it redirects without end".to_owned(),
+            reason: "it redirects endlessly".to_owned(),
         }))
     }
 
@@ -258,7 +258,7 @@ impl Client {
             Verb::Head => self.agent.head(uri.clone()),
             Verb::Get => self.agent.get(uri.clone()),
         };
-        // Sizes and ranges are about the file itself, so it must not come compressed.
+        // Sizes and ranges refer to the uncompressed file.
         request = request.header("accept-encoding", "identity");
         if let Some(bearer) = &self.bearer
             && Origin::of(uri) == self.origin
@@ -274,7 +274,7 @@ impl Client {
         })
     }
 
-    /// Turns a status into an error that says what to do.
+    /// Turns a status into an error with a way out.
     fn explain(&self, response: &Response<Body>, at: &Uri, subject: Subject<'_>, message: String) -> Failure {
         let headers = response.headers();
         let status = response.status().as_u16();
@@ -295,7 +295,7 @@ impl Client {
             }
             (404, "EntryNotFound", Some(file)) => file_not_found(id, subject, file),
             (404 | 401, "RepoNotFound", _) => HubError::RepoNotFound { id, endpoint, token_sent },
-            // Without a token the hub does not tell a private repository from one that does not exist.
+            // Without a token, private repositories look like missing ones.
             (401, "", _) if !token_sent => HubError::RepoNotFound { id, endpoint, token_sent },
             (404, _, Some(file)) => file_not_found(id, subject, file),
             (404, _, None) => HubError::RepoNotFound { id, endpoint, token_sent },
@@ -316,7 +316,7 @@ fn bad_redirect(url: &str, to: &str) -> HubError {
     HubError::BadAnswer { url: shown(url), reason: format!("it redirects to `{}`", shown(&printable(to))) }
 }
 
-/// The header that carries the token, marked so that it is never logged.
+/// The header with the token, marked as sensitive so that it is never logged.
 fn bearer(token: &str) -> Result<HeaderValue, HubError> {
     let mut value =
         HeaderValue::from_str(&format!("Bearer {}", token.trim())).map_err(|_| HubError::Setting {
@@ -331,9 +331,7 @@ fn bearer(token: &str) -> Result<HeaderValue, HubError> {
 fn read_certificates(path: &Path) -> Result<RootCerts, HubError> {
     let file = File::open(path).map_err(HubError::io("read the certificates", path))?;
     let mut pem = Vec::new();
-    file.take(LARGEST_CERTIFICATES)
-        .read_to_end(&mut pem)
-        .map_err(HubError::io("read the certificates", path))?;
+    file.take(MAX_CERTIFICATES).read_to_end(&mut pem).map_err(HubError::io("read the certificates", path))?;
     let items = ureq::tls::parse_pem(&pem).flatten();
     let certificates: Vec<Certificate<'static>> = items
         .filter_map(|item| match item {
@@ -348,7 +346,7 @@ fn read_certificates(path: &Path) -> Result<RootCerts, HubError> {
     Ok(RootCerts::new_with_certs(&certificates))
 }
 
-/// Follows a `Location` header from `base`. A step from https to http, or to another scheme, is refused.
+/// Resolves a `Location` header against `base`. A downgrade to http, or another scheme, is refused.
 fn resolve(base: &Uri, location: &str) -> Option<Uri> {
     let scheme = base.scheme_str()?;
     let authority = base.authority()?.as_str();
@@ -364,7 +362,7 @@ fn resolve(base: &Uri, location: &str) -> Option<Uri> {
         let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
         format!("{scheme}://{authority}{folder}/{location}")
     };
-    // A fragment is for browsers and no part of a request.
+    // Fragments are not part of a request.
     let absolute = absolute.split('#').next().unwrap_or_default();
     let next: Uri = absolute.parse().ok()?;
     let downgrade = scheme == "https" && next.scheme_str() != Some("https");
@@ -375,7 +373,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// The `error` field of the hub's JSON, or nothing.
+/// The `error` field of the hub's JSON, or an empty string.
 fn error_message(response: &mut Response<Body>) -> String {
     #[derive(Deserialize)]
     struct Answer {
@@ -385,17 +383,12 @@ fn error_message(response: &mut Response<Body>) -> String {
     let read = response.body_mut().as_reader().take(64 * 1024).read_to_end(&mut bytes);
     let answer = read.ok().and_then(|_| serde_json::from_slice::<Answer>(&bytes).ok());
     printable(
-        &answer
-            .map(|answer| answer.error)
-            .unwrap_or_default()
-            .chars()
-            .take(LONGEST_MESSAGE)
-            .collect::<String>(),
+        &answer.map(|answer| answer.error).unwrap_or_default().chars().take(MAX_MESSAGE).collect::<String>(),
     )
 }
 
-/// Whether another try may help. A refused connection, an unknown host or a strange certificate usually stays so, and
-/// the user should not have to wait for the news.
+/// Whether a retry may help. Refused connections, unknown hosts and bad certificates are usually permanent, so the user
+/// should not have to wait.
 fn is_transient(error: &ureq::Error) -> bool {
     use std::io::ErrorKind;
     match error {
@@ -414,17 +407,17 @@ fn is_transient(error: &ureq::Error) -> bool {
     }
 }
 
-/// The error for a connection that fails; the reason is the system's or the TLS library's.
+/// The error of a failed connection, with the reason of the system or the TLS library.
 pub(crate) fn network(url: &str, reason: &dyn std::fmt::Display) -> HubError {
     let mut reason = printable(&reason.to_string());
     if reason.contains("certificate") {
-        // The usual cause is a proxy that signs for every site with a certificate of its own.
+        // The usual cause is a proxy that replaces certificates.
         reason.push_str(" (set SSL_CERT_FILE to a PEM file with the certificate of your proxy)");
     }
     HubError::Network { url: shown(url), reason }
 }
 
-/// An address for a message: without the query, which may be a signature, and without a password.
+/// An address for messages: without query, which may hold a signature, and without password.
 pub(crate) fn shown(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or_default();
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
@@ -472,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn only_passing_faults_are_tried_again() {
+    fn only_transient_errors_are_retried() {
         use std::io::ErrorKind;
         let transient = |kind: ErrorKind| is_transient(&ureq::Error::Io(kind.into()));
         assert!(transient(ErrorKind::ConnectionReset) && transient(ErrorKind::TimedOut));

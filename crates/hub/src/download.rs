@@ -1,4 +1,4 @@
-//! Fetching one file into a blob, going on where an earlier attempt stopped.
+//! Fetching one file into a blob, resuming earlier attempts.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -9,25 +9,24 @@ use ureq::Body;
 use ureq::http::{Response, StatusCode};
 
 use crate::client::{Client, Failure, Subject, network};
-use crate::names::hex;
 use crate::{HubError, Progress};
 
 const CHUNK: usize = 256 * 1024;
-/// Interruptions after which even a download that crawls on is given up.
-const MOST_INTERRUPTIONS: u32 = 1000;
+/// Maximum number of interruptions, even if each brings new bytes.
+const MAX_INTERRUPTIONS: u32 = 1000;
 
 /// One file to fetch.
 #[derive(Debug)]
 pub(crate) struct Wanted<'a> {
     pub(crate) url: &'a str,
-    /// The name shown to people.
+    /// The name for progress and messages.
     pub(crate) name: &'a str,
     pub(crate) size: Option<u64>,
     pub(crate) sha256: Option<&'a str>,
     pub(crate) subject: Subject<'a>,
 }
 
-/// Fetches `wanted` to the path `blob`, by way of `blob.incomplete`, which stays for the next run if this one fails.
+/// Fetches `wanted` to the path `blob` through `blob.incomplete`, which the next run resumes if this one fails.
 pub(crate) fn fetch(
     client: &Client,
     wanted: &Wanted<'_>,
@@ -42,7 +41,7 @@ pub(crate) fn fetch(
         receive_all(client, wanted, &mut partial, progress)?;
         match partial.verify(wanted) {
             Ok(()) => break,
-            // The bytes of an earlier run may be the wrong ones, so the file gets one chance from zero.
+            // The bytes of an earlier run may be wrong, so the download restarts once from zero.
             Err(_) if kept_from_before => kept_from_before = false,
             Err(error) => {
                 partial.discard();
@@ -56,7 +55,7 @@ pub(crate) fn fetch(
     Ok(())
 }
 
-/// Asks for the missing bytes until there are none, with a bounded number of tries that bring nothing new.
+/// Requests the missing bytes until there are none, with a limited number of attempts without new bytes.
 fn receive_all(
     client: &Client,
     wanted: &Wanted<'_>,
@@ -65,7 +64,7 @@ fn receive_all(
 ) -> Result<(), HubError> {
     let mut failures = 0;
     let mut has_arrived = false;
-    for _ in 0..MOST_INTERRUPTIONS {
+    for _ in 0..MAX_INTERRUPTIONS {
         if wanted.size == Some(partial.len) {
             return Ok(());
         }
@@ -94,7 +93,7 @@ fn receive(
     let from = (partial.len > 0).then_some(partial.len);
     let mut response = client.get(wanted.url, from, wanted.subject)?;
     if from.is_some() && !continues_at(&response, partial.len, wanted.size) {
-        // The server sends the whole file, or cannot send this range: what is here is of no use.
+        // The server sends the whole file, or cannot send this range, so the partial file is discarded.
         partial.reset().map_err(Failure::fatal)?;
         progress.start(wanted.name, wanted.size);
         if response.status() != StatusCode::OK {
@@ -110,7 +109,7 @@ fn receive(
     }
 }
 
-/// Whether the response holds the bytes from `from` on, of a file that has the expected size.
+/// Whether the response starts at byte `from` of a file of the expected size.
 fn continues_at(response: &Response<Body>, from: u64, size: Option<u64>) -> bool {
     let range = response.headers().get("content-range").and_then(|value| value.to_str().ok());
     let Some((range, total)) = range.and_then(|r| r.strip_prefix("bytes ")).and_then(|r| r.split_once('/'))
@@ -147,7 +146,7 @@ fn copy_body(
     }
 }
 
-/// The bytes that have arrived so far, and their digest.
+/// The bytes received so far, and their digest.
 struct Partial {
     file: File,
     path: PathBuf,
@@ -166,14 +165,14 @@ impl Partial {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(HubError::io("write", &path))?;
         let mut partial = Partial { file, path, len: 0, digest: Sha256::new() };
-        partial.digest_what_is_there()?;
+        partial.digest_existing()?;
         if size.is_some_and(|size| partial.len > size) {
             partial.reset()?;
         }
         Ok(partial)
     }
 
-    fn digest_what_is_there(&mut self) -> Result<(), HubError> {
+    fn digest_existing(&mut self) -> Result<(), HubError> {
         let mut buffer = vec![0; CHUNK];
         loop {
             let n = self.file.read(&mut buffer).map_err(HubError::io("read", &self.path))?;
@@ -207,7 +206,7 @@ impl Partial {
         {
             return Err(HubError::WrongSize { file: file(), expected, got: self.len });
         }
-        let got = hex(&self.digest.clone().finalize());
+        let got = hex::encode(self.digest.clone().finalize());
         match wanted.sha256 {
             Some(expected) if expected != got => {
                 Err(HubError::WrongHash { file: file(), expected: expected.to_owned(), got })
@@ -216,13 +215,13 @@ impl Partial {
         }
     }
 
-    /// Removes the file; that it may stay behind is no reason to hide the error that led here.
+    /// Removes the file. A failure must not hide the error that led here.
     fn discard(&self) {
         let _ = fs::remove_file(&self.path);
     }
 
     fn keep_as(self, blob: &Path) -> Result<(), HubError> {
-        // Closed first, because Windows does not rename open files everywhere.
+        // Closed first, because Windows may not rename open files.
         drop(self.file);
         fs::rename(&self.path, blob).map_err(HubError::io("write", blob))
     }

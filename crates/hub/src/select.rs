@@ -1,4 +1,4 @@
-//! Which files make a model: what to fetch from a listing, and what a folder still lacks.
+//! The files of a model: which ones to fetch from a listing, and which ones a folder lacks.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use crate::names::{check_file_name, path_fault};
 
 pub(crate) const CONFIG: &str = "config.json";
 
-/// Files beside the weights that are fetched where they exist.
+/// Files beside the weights that are fetched if they exist.
 const COMPANIONS: &[&str] = &[
     CONFIG,
     "adapter_config.json",
@@ -30,25 +30,25 @@ const COMPANIONS: &[&str] = &[
     "merges.txt",
 ];
 
-/// Any one of these is a tokenizer.
+/// Files that contain a tokenizer; one suffices.
 const TOKENIZERS: &[&str] = &["tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"];
 
-/// Whole weights in one file, and the index of sharded ones, the preferred format first.
+/// Weights in a single file, and the index of sharded ones, the preferred format first.
 const FORMATS: &[(&str, &str)] = &[
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
 ];
 
-/// Of several GGUF files the most exact is taken, because depth is measured on the weights as they were trained.
+/// Of several GGUF files the most precise is chosen, because depth is a property of the trained weights.
 const GGUF_PREFERENCE: &[&str] = &[
     "bf16", "f16", "fp16", "f32", "fp32", "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1", "q4_0",
 ];
 
-/// The index of the largest models has about 10 MB.
+/// Maximum bytes of an index; the largest models have about 10 MB.
 const LARGEST_INDEX: u64 = 64 << 20;
 const MOST_SHARDS: usize = 10_000;
 
-/// Where the weights of a listing are.
+/// The weight files of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Weights<'a> {
     File(&'a str),
@@ -58,21 +58,21 @@ pub(crate) enum Weights<'a> {
 }
 
 impl Weights<'_> {
-    /// Whether the file brings its own configuration and tokenizer.
+    /// Whether the file contains its own configuration and tokenizer.
     pub(crate) fn is_gguf(&self) -> bool {
         matches!(self, Weights::Parts(_)) || matches!(self, Weights::File(name) if is_gguf(name))
     }
 }
 
-/// Whether a name, as a server or folder lists it, ends in `.gguf` and may be the weights of a text model.
+/// Whether a name ends in `.gguf` and may hold the weights of a text model.
 fn is_gguf(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    // A projector belongs to a model for images; an importance matrix is not a model.
+    // Neither the projector of a multimodal model nor an importance matrix is a model.
     name.ends_with(".gguf") && !name.contains("mmproj") && !name.contains("imatrix")
 }
 
-/// The parts of the split file that a name such as `model-00001-of-00002.gguf` belongs to, in order, or the name alone
-/// if it is not one of these. Nothing, if parts are missing.
+/// The parts of the split file that a name such as `model-00001-of-00002.gguf` belongs to, in order, or the name itself
+/// if the file is not split. `None` if parts are missing.
 fn parts<'a>(name: &'a str, names: &[&'a str]) -> Option<Vec<&'a str>> {
     let is_number = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
     let split = name.strip_suffix(".gguf").and_then(|stem| {
@@ -91,7 +91,7 @@ pub(crate) fn companions<'a>(names: &'a [&'a str]) -> impl Iterator<Item = &'a s
     COMPANIONS.iter().copied().filter(|name| names.contains(name))
 }
 
-/// The weights to fetch: safetensors before bin before one GGUF file, never two of them.
+/// The weights to fetch: safetensors, else bin, else one GGUF file.
 pub(crate) fn weights<'a>(names: &[&'a str]) -> Option<Weights<'a>> {
     let listed = |wanted: &str| names.iter().copied().find(|name| *name == wanted);
     for (whole, index) in FORMATS {
@@ -148,7 +148,7 @@ struct Index {
     weight_map: FileNames,
 }
 
-/// The distinct values of a `weight_map`; the names of the tensors, its keys, are not kept.
+/// The distinct values of a `weight_map`, without the names of the tensors.
 struct FileNames(BTreeSet<String>);
 
 impl<'de> Deserialize<'de> for FileNames {
@@ -173,16 +173,16 @@ impl<'de> Deserialize<'de> for FileNames {
     }
 }
 
-/// What a snapshot folder holds.
+/// The contents of a snapshot folder.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Held {
-    /// A whole model, with or without a tokenizer.
+    /// A complete model, with or without a tokenizer.
     Model { weights: Vec<PathBuf>, has_tokenizer: bool },
-    /// Not a whole model; the words say what is missing.
+    /// An incomplete model, with a description of what is missing.
     Missing(String),
 }
 
-/// Looks into a snapshot folder.
+/// Reads a snapshot folder.
 pub(crate) fn held(folder: &Path) -> Result<Held, HubError> {
     let has = |name: &str| folder.join(name).is_file();
     let mut missing = None;
@@ -208,7 +208,7 @@ pub(crate) fn held(folder: &Path) -> Result<Held, HubError> {
     })))
 }
 
-/// The weights in one format: none begun, all there, or the words for what is missing.
+/// The weights in one format: absent, complete, or a description of what is missing.
 fn held_format(
     folder: &Path,
     whole: &str,
@@ -285,7 +285,7 @@ mod tests {
         let parts = ["m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf"];
         check_weights(&parts, Some(Weights::Parts(parts.to_vec())));
         check_weights(&[parts[1], "m-Q4_0.gguf", parts[0]], Some(Weights::Parts(parts.to_vec())));
-        // Parts are worth nothing without the others.
+        // A part is useless without the others.
         check_weights(&[parts[1], "m-Q4_0.gguf"], Some(Weights::File("m-Q4_0.gguf")));
         check_weights(&["m-00001-of-99999.gguf"], None);
     }
@@ -349,7 +349,7 @@ mod tests {
         let folder = folder_with(&[("m.gguf", "")]);
         let weights = vec![folder.path().join("m.gguf")];
         assert_eq!(held(folder.path()).unwrap(), Held::Model { weights, has_tokenizer: true });
-        // A half-fetched index does not stand in the way of weights in another format.
+        // An incomplete index does not prevent the use of weights in another format.
         let files =
             [("config.json", "{}"), ("model.safetensors.index.json", INDEX), ("pytorch_model.bin", "")];
         let folder = folder_with(&files);

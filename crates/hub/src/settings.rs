@@ -1,4 +1,4 @@
-//! Where the cache is, which hub to ask, with which token: from explicit values or from the environment.
+//! The cache folder, the endpoint and the token: explicit, or from the environment.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::HubError;
 
-/// Everything a [`Hub`](crate::Hub) needs to know about its surroundings.
+/// The settings of a [`Hub`](crate::Hub).
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct HubSettings {
@@ -21,17 +21,19 @@ pub struct HubSettings {
     pub token: Option<String>,
     /// Never touch the network.
     pub offline: bool,
-    /// Whether a snapshot may consist of symbolic links; if not, of hard links or copies.
+    /// Whether snapshots use symbolic links; otherwise they use hard links or copies.
     pub symlinks: bool,
     /// A PEM file of certificates to trust instead of the built-in ones.
     pub certificates: Option<PathBuf>,
-    /// How often a transient failure in a row, with no new bytes between, is tried again.
+    /// Maximum number of retries after consecutive transient failures without new bytes.
     pub retries: u32,
-    /// The first pause before trying again; each further one is twice as long.
+    /// The pause before the first retry; each further one is twice as long.
     pub backoff: Duration,
+    /// How long to wait for a connection.
+    pub connect_timeout: Duration,
 }
 
-/// Asks for one environment variable.
+/// Looks up an environment variable.
 type Lookup<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 const PUBLIC_HUB: &str = "https://huggingface.co";
@@ -49,6 +51,7 @@ impl HubSettings {
             certificates: None,
             retries: 4,
             backoff: Duration::from_secs(1),
+            connect_timeout: Duration::from_secs(20),
         }
     }
 
@@ -60,7 +63,7 @@ impl HubSettings {
         HubSettings::from_lookup(&|name| std::env::var_os(name), std::env::home_dir().as_deref())
     }
 
-    /// The settings that huggingface_hub would take from these variables.
+    /// The settings that huggingface_hub would read from these variables.
     ///
     /// Honoured, each ignored when empty: `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`, `HF_HOME`, `XDG_CACHE_HOME`,
     /// `HF_ENDPOINT`, `HF_TOKEN`, `HUGGING_FACE_HUB_TOKEN`, `HF_TOKEN_PATH`, `HF_HUB_DISABLE_IMPLICIT_TOKEN`,
@@ -68,7 +71,7 @@ impl HubSettings {
     /// `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE`. Folders may begin with `~` and contain `$NAME` or `${NAME}`.
     ///
     /// # Errors
-    /// [`HubError::NoHome`] when nothing says where the cache is, [`HubError::Setting`] for an unusable value and
+    /// [`HubError::NoHome`] when no variable names the cache, [`HubError::Setting`] for an unusable value and
     /// [`HubError::Io`] for a token file that exists but cannot be read.
     pub fn from_lookup(lookup: Lookup<'_>, home: Option<&Path>) -> Result<Self, HubError> {
         let env = Env { lookup, home };
@@ -99,20 +102,21 @@ impl fmt::Debug for HubSettings {
             .field("certificates", &self.certificates)
             .field("retries", &self.retries)
             .field("backoff", &self.backoff)
+            .field("connect_timeout", &self.connect_timeout)
             .finish()
     }
 }
 
-/// The folder for what Fathom keeps itself: `FATHOM_CACHE`, else `XDG_CACHE_HOME/fathom`, else the system's own place
-/// for caches (`~/.cache`, `~/Library/Caches`, `%LOCALAPPDATA%`).
+/// Fathom's own cache folder: `FATHOM_CACHE`, else `XDG_CACHE_HOME/fathom`, else `fathom` in the system's cache folder
+/// (`~/.cache`, `~/Library/Caches`, `%LOCALAPPDATA%`).
 ///
 /// # Errors
-/// [`HubError::NoHome`] when nothing says where.
+/// [`HubError::NoHome`] when no variable names it.
 pub fn default_folder() -> Result<PathBuf, HubError> {
     folder_from(&|name| std::env::var_os(name), std::env::home_dir().as_deref())
 }
 
-/// [`default_folder`] with explicit surroundings.
+/// [`default_folder`] with an explicit environment.
 fn folder_from(lookup: Lookup<'_>, home: Option<&Path>) -> Result<PathBuf, HubError> {
     let env = Env { lookup, home };
     if let Some(folder) = env.path("FATHOM_CACHE") {
@@ -153,7 +157,7 @@ impl Env<'_> {
         self.raw(name).map(|value| self.expand(&value))
     }
 
-    /// `HF_HOME`, by default `huggingface` in the folder for caches.
+    /// `HF_HOME`, by default `huggingface` in the cache folder.
     fn hf_home(&self) -> Result<PathBuf, HubError> {
         if let Some(folder) = self.path("HF_HOME") {
             return Ok(folder);
@@ -178,7 +182,7 @@ impl Env<'_> {
         }
         let path = match self.path("HF_TOKEN_PATH") {
             Some(path) => path,
-            // A cache given explicitly needs no home folder, and without one there is no token file either.
+            // With an explicit cache the home folder may be missing, and then there is no token file.
             None => match self.hf_home() {
                 Ok(folder) => folder.join("token"),
                 Err(_) => return Ok(None),
@@ -217,7 +221,7 @@ impl Env<'_> {
     }
 }
 
-/// The variable that `text`, which begins with `$`, names, and how many bytes the reference takes.
+/// The variable that `text`, which begins with `$`, refers to, and the bytes of the reference.
 fn variable_name(text: &str) -> (Option<&str>, usize) {
     let body = &text[1..];
     if let Some(braced) = body.strip_prefix('{') {
@@ -230,12 +234,12 @@ fn variable_name(text: &str) -> (Option<&str>, usize) {
     ((end > 0).then(|| &body[..end]), end + 1)
 }
 
-/// What huggingface_hub takes for true.
+/// Whether huggingface_hub reads the value as true.
 fn is_true(value: &str) -> bool {
     ["1", "on", "yes", "true"].iter().any(|word| value.eq_ignore_ascii_case(word))
 }
 
-/// Checks an endpoint and takes off trailing slashes.
+/// Checks an endpoint and removes trailing slashes.
 pub(crate) fn checked_endpoint(endpoint: &str) -> Result<String, HubError> {
     let endpoint = endpoint.trim_end_matches('/');
     let parsed = endpoint.parse::<ureq::http::Uri>().ok();
@@ -248,13 +252,13 @@ pub(crate) fn checked_endpoint(endpoint: &str) -> Result<String, HubError> {
     Err(HubError::Setting {
         name: "HF_ENDPOINT",
         reason: format!(
-            "`{}` is no address of a hub; write it as `https://host`, or unset it",
+            "`{}` is not the address of a hub; write it as `https://host`, or unset it",
             crate::names::printable(endpoint)
         ),
     })
 }
 
-/// The token in this file, or `None` when there is no such file or nothing in it.
+/// The token in this file, or `None` when the file is missing or empty.
 fn read_token(path: &Path) -> Result<Option<String>, HubError> {
     let file = match File::open(path) {
         Ok(file) => file,

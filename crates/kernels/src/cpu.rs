@@ -85,7 +85,7 @@ impl Isa {
     }
 }
 
-/// Detection of AMX, for which Rust has no stable macro, and the permission Linux wants for it.
+/// Detection of AMX, for which Rust has no stable macro, and the permission that Linux requires.
 #[cfg(target_arch = "x86_64")]
 mod amx {
     use std::arch::x86_64::{__cpuid_count, _xgetbv};

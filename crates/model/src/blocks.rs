@@ -1,10 +1,9 @@
-//! ggml's block formats: small whole numbers with a scale, and in some formats an offset, for every
-//! 16 or 32 of them.
+//! ggml's block formats: small integers with one scale, and in some formats one offset, per 16 or 32 of
+//! them.
 //!
-//! The formats whose names end in K put 256 numbers into a block, whose sub-blocks have small scales of
-//! their own; the scale of a sub-block is the product of both. Every weight is `value * scale +
-//! offset`, where a format that has offsets keeps values and scales so short that only the sum is
-//! rounded.
+//! The K formats have blocks of 256 numbers, whose sub-blocks have small scales of their own; the effective
+//! scale is the product of both. Every weight is `value * scale + offset`. In formats with offsets, values
+//! and scales are so short that their product is exact and only the sum is rounded.
 
 use fathom_kernels::QuantBlocks;
 use half::f16;
@@ -27,11 +26,11 @@ pub(crate) enum Format {
     Mxfp4,
 }
 
-/// The types of tensors in GGUF files that are read.
+/// The supported tensor types of GGUF files.
 pub const GGML_TYPES: &str =
     "F32, F16, BF16, F64, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL, IQ4_XS and MXFP4";
 
-/// What ggml calls the type of this number.
+/// ggml's name of a type number.
 pub(crate) fn ggml_name(kind: u32) -> String {
     let name = match kind {
         9 => "Q8_1",
@@ -55,20 +54,20 @@ pub(crate) fn ggml_name(kind: u32) -> String {
     name.to_owned()
 }
 
-/// The values of IQ4_NL and IQ4_XS: four bits choose one.
+/// The values of IQ4_NL and IQ4_XS, indexed by four bits.
 const IQ4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// Twice the values of the 4-bit floats of MXFP4.
 const E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
-/// Numbers in a block of the formats without a K.
+/// Numbers per block of the formats without a K.
 const SMALL: usize = 32;
 
-/// Numbers in a block of the formats with a K.
+/// Numbers per block of the K formats.
 const LARGE: usize = 256;
 
 impl Format {
-    /// The format that ggml gives this number.
+    /// The format of ggml's type number.
     pub(crate) fn from_ggml(kind: u32) -> Option<Self> {
         Some(match kind {
             2 => Self::Q4_0,
@@ -88,7 +87,7 @@ impl Format {
         })
     }
 
-    /// Numbers in a block.
+    /// Numbers per block.
     pub(crate) fn numbers(self) -> usize {
         match self {
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::Iq4Nl | Self::Mxfp4 => {
@@ -98,7 +97,7 @@ impl Format {
         }
     }
 
-    /// Bytes of a block.
+    /// Bytes per block.
     pub(crate) fn bytes(self) -> usize {
         match self {
             Self::Q4_0 => 18,
@@ -125,11 +124,11 @@ impl Format {
         }
     }
 
-    /// Takes whole blocks apart.
+    /// Decodes whole blocks.
     ///
     /// # Panics
-    /// When `to` has not one value for each number of the blocks and one scale and offset for each
-    /// [`Self::numbers_per_scale`] of them.
+    /// When `to` does not have one value per number and one scale and offset per
+    /// [`Self::numbers_per_scale`] numbers.
     pub(crate) fn read(self, blocks: &[u8], to: QuantBlocks<'_>) {
         let numbers = blocks.len() / self.bytes() * self.numbers();
         assert_eq!([to.values.len(), to.scales.len()], [numbers, numbers / self.numbers_per_scale()]);
@@ -166,13 +165,13 @@ impl Format {
     }
 }
 
-/// A 16-bit float at this place of a block.
+/// The half-precision float at an offset of a block.
 fn float(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
-/// Blocks of 32 numbers of 4 bits, the first half in the lower halves of bytes from `low` on; a fifth
-/// bit of each from `high` on; a scale, and an offset where there is room for one.
+/// Blocks of 32 numbers of 4 bits, the first 16 in the lower nibbles of the bytes from `low` on; optionally a
+/// fifth bit each from `high` on; a scale, and an offset in the formats that have one.
 fn small(block: &[u8], low: usize, high: Option<usize>, zero: i8, to: QuantBlocks<'_>) {
     to.scales[0] = float(block, 0);
     if zero == 0 {
@@ -253,7 +252,7 @@ fn q6_k(block: &[u8], to: QuantBlocks<'_>) {
     }
 }
 
-/// 32 values chosen by 4 bits each, the first half by the lower halves of bytes.
+/// 32 values selected by 4 bits each, the first 16 by lower nibbles.
 fn chosen(values: &[i8; 16], bytes: &[u8], to: &mut [i8]) {
     let (first, second) = to.split_at_mut(SMALL / 2);
     for ((byte, first), second) in bytes.iter().zip(first).zip(second) {
@@ -273,10 +272,10 @@ fn iq4_xs(block: &[u8], to: QuantBlocks<'_>) {
     }
 }
 
-/// Half of the power of two that a biased exponent of 8 bits stands for.
+/// Half the power of two of a biased 8-bit exponent.
 fn half_power_of_two(exponent: u8) -> f32 {
     match exponent {
-        // Below the least normal number.
+        // Below the smallest normal number.
         0 | 1 => f32::from_bits(0x0020_0000 << exponent),
         _ => f32::from_bits(u32::from(exponent - 1) << 23),
     }

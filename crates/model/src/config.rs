@@ -1,5 +1,4 @@
-//! The description of a decoder: everything in which the supported
-//! architectures differ, as data.
+//! The description of a decoder: every difference between the supported architectures, as data.
 
 use crate::error::{Error, Result};
 use crate::rope;
@@ -10,9 +9,9 @@ use std::path::Path;
 /// How rows are normalised.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum NormKind {
-    /// By the root mean square.
+    /// RMSNorm.
     Rms,
-    /// To mean zero and variance one, with a bias.
+    /// LayerNorm, with a bias.
     Layer,
 }
 
@@ -21,25 +20,25 @@ pub enum NormKind {
 pub enum QkNorm {
     /// None.
     None,
-    /// Each head by itself (Qwen3, Gemma 3).
+    /// Each head separately (Qwen3, Gemma 3).
     Head,
     /// All heads together (OLMo 2).
     Full,
 }
 
-/// How positions enter.
+/// How positions are encoded.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Positions {
-    /// A learned vector a position, added to the embedding (GPT-2).
+    /// A learned vector per position, added to the embedding (GPT-2).
     Learned,
-    /// Rotation of queries and keys; [`Layer::rope`] indexes the list.
+    /// Rotary embeddings of queries and keys; [`Layer::rope`] indexes the list.
     Rotary(Vec<Rope>),
 }
 
-/// What one layer has of its own.
+/// The settings of one layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Layer {
-    /// Positions that a position sees, itself included; `None` is all before it.
+    /// Sliding window: positions that a position sees, including itself; `None` for all before it.
     pub window: Option<usize>,
     /// Index into [`Positions::Rotary`].
     pub rope: usize,
@@ -62,27 +61,27 @@ pub struct Config {
     pub intermediate: usize,
     /// Rows of the embedding, V.
     pub vocab: usize,
-    /// Longest text the model was made for.
+    /// Maximum context length.
     pub context: usize,
-    /// What each layer has of its own; as many as there are layers, L.
+    /// The settings of each of the L layers.
     pub layers: Vec<Layer>,
-    /// How positions enter.
+    /// How positions are encoded.
     pub positions: Positions,
     /// Kind of norm.
     pub norm: NormKind,
-    /// Added to the variance in norms.
+    /// Epsilon of the norms.
     pub norm_eps: f32,
     /// Norms before the sublayers.
     pub pre_norm: bool,
-    /// Norms on what the sublayers return, before it is added to the stream.
+    /// Norms on the outputs of the sublayers, before they are added to the residual stream.
     pub post_norm: bool,
-    /// Attention and MLP both read the stream as it enters the layer.
+    /// Attention and MLP are parallel: both read the residual stream before the layer.
     pub parallel: bool,
     /// Norms on queries and keys.
     pub qk_norm: QkNorm,
     /// Activation of the MLP.
     pub activation: Activation,
-    /// Whether the MLP multiplies the activation with a second projection.
+    /// Whether the MLP is gated: the activation is multiplied by a second projection.
     pub gated: bool,
     /// Factor on attention scores.
     pub attention_scale: f32,
@@ -92,7 +91,7 @@ pub struct Config {
     pub final_softcap: Option<f32>,
     /// Factor on the embedding.
     pub embedding_scale: f32,
-    /// The head uses the embedding's matrix.
+    /// Whether the head is tied to the embedding.
     pub tied: bool,
 }
 
@@ -112,11 +111,11 @@ impl Config {
         self.kv_heads * self.head_dim
     }
 
-    /// Checks what the forward pass relies on, so that a wrong configuration
-    /// ends in a sentence instead of an overflow or a panic.
+    /// Checks the assumptions of the forward pass, so that a wrong configuration causes an error instead of an
+    /// overflow or a panic.
     ///
     /// # Errors
-    /// Names the first field that cannot be.
+    /// Names the first impossible field.
     pub fn check(&self, path: &Path) -> Result<()> {
         let bad = |what: String| Err(Error::config(path, what));
         for (name, value, most) in [
@@ -149,7 +148,7 @@ impl Config {
                 rope.check(path, self.head_dim)?;
             }
             if self.layers.iter().any(|l| l.rope >= ropes.len()) {
-                return bad("a layer names rotary frequencies that do not exist".into());
+                return bad("a layer refers to a rotary embedding that does not exist".into());
             }
         }
         if self.layers.iter().any(|l| l.window == Some(0)) {

@@ -1,9 +1,9 @@
-//! What can go wrong while a model is found, read or run.
+//! Errors of finding, reading and running a model.
 
 use fathom_kernels::OutOfMemory;
 use std::path::{Path, PathBuf};
 
-/// An error of this crate: one sentence that names the file or tensor and the way out.
+/// An error of this crate: one sentence that names the file or tensor and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -15,7 +15,7 @@ pub enum Error {
         /// What the operating system said.
         source: std::io::Error,
     },
-    /// A file is not what its name or header says.
+    /// A file does not match its name or header.
     #[error("{path} is damaged or not supported: {what}")]
     File {
         /// The file.
@@ -23,7 +23,7 @@ pub enum Error {
         /// What is wrong and, where known, what to do.
         what: String,
     },
-    /// The configuration lacks something or says something impossible.
+    /// The configuration is incomplete or impossible.
     #[error("{path}: {what}")]
     Config {
         /// The file that holds the configuration.
@@ -31,29 +31,29 @@ pub enum Error {
         /// The field and what is wrong with it.
         what: String,
     },
-    /// No description exists of this architecture.
+    /// The architecture is not supported.
     #[error("{path}: the architecture '{name}' is not supported; supported are {supported}")]
     Architecture {
         /// The file that names the architecture.
         path: PathBuf,
         /// Its name there.
         name: String,
-        /// All that are supported.
+        /// The supported architectures.
         supported: String,
     },
-    /// A tensor that the architecture needs is not there.
+    /// A tensor that the architecture needs is missing.
     #[error("{path}: there is no tensor '{name}'{}; the weights and the configuration do not belong together", beside(.nearest))]
     MissingTensor {
         /// The file or folder of weights.
         path: PathBuf,
         /// The tensor.
         name: String,
-        /// Names of tensors that are there and most like it.
+        /// The most similar names of tensors in the file.
         nearest: Vec<String>,
     },
-    /// A tensor is there with another shape than the configuration asks for.
+    /// A tensor has another shape than the configuration requires.
     #[error(
-        "{path}: tensor '{name}' has shape {found:?} where the configuration asks for {wanted:?}; the weights and the configuration do not belong together"
+        "{path}: tensor '{name}' has shape {found:?}, but the configuration requires {wanted:?}; the weights and the configuration do not belong together"
     )]
     Shape {
         /// The file that holds the tensor.
@@ -74,7 +74,7 @@ pub enum Error {
         path: PathBuf,
         /// The tensor.
         name: String,
-        /// Where.
+        /// Its row.
         row: usize,
         /// NaN or infinity.
         value: f32,
@@ -92,9 +92,9 @@ pub enum Error {
     Hook {
         /// The name given.
         name: String,
-        /// The nearest that exists, as ", did you mean ...", or nothing.
+        /// The most similar hook, as ", did you mean ...", or an empty string.
         suggestion: String,
-        /// All forms.
+        /// All hooks.
         known: String,
     },
     /// A model argument that names nothing.
@@ -161,7 +161,7 @@ impl Error {
     }
 }
 
-/// Names of tensors that are there, for a message on one that is not.
+/// The names of existing tensors, for a message about a missing one.
 fn beside(names: &[String]) -> String {
     match names {
         [] => " (the file holds none)".into(),

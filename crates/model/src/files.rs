@@ -1,26 +1,26 @@
-//! Opening the files of a checkpoint, and telling by their first bytes what they are.
+//! Opening the files of a checkpoint, and detecting their format by their first bytes.
 
 use crate::error::{Error, Result};
 use fathom_kernels::mapped::Mapped;
 use std::path::Path;
 
-/// What a file is, by its first bytes.
+/// File formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FileKind {
     Gguf,
     Safetensors,
-    /// A zip archive, which is what PyTorch writes.
+    /// A zip archive, as written by PyTorch.
     Zip,
     Other,
 }
 
-/// How every Git LFS pointer begins.
+/// The start of every Git LFS pointer.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
-/// Maps a file that must hold content.
+/// Maps a file.
 ///
 /// # Errors
-/// When it cannot be opened, or is the pointer that Git LFS leaves in place of a file.
+/// When it cannot be opened or is a Git LFS pointer.
 pub(crate) fn map(path: &Path) -> Result<Mapped> {
     let map = Mapped::open(path).map_err(Error::io(path))?;
     refuse_pointer(path, &map)?;
@@ -52,10 +52,10 @@ pub(crate) fn json(path: &Path) -> Result<serde_json::Value> {
 pub(crate) fn sha256(path: &Path) -> Result<String> {
     use sha2::{Digest, Sha256};
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    Ok(Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect())
+    Ok(hex::encode(Sha256::digest(bytes)))
 }
 
-/// Tells a file by its first bytes.
+/// Detects the format of a file by its first bytes.
 ///
 /// # Errors
 /// As [`map`].
@@ -71,7 +71,7 @@ pub(crate) fn kind(path: &Path) -> Result<FileKind> {
     })
 }
 
-/// Refuses the few lines that a clone without Git LFS leaves in place of a large file.
+/// Refuses a Git LFS pointer, which a clone without Git LFS leaves in place of a large file.
 pub(crate) fn refuse_pointer(path: &Path, bytes: &[u8]) -> Result<()> {
     if !bytes.starts_with(LFS_POINTER) {
         return Ok(());

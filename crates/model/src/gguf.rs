@@ -1,7 +1,7 @@
 //! The GGUF header: metadata and the list of tensors.
 //!
-//! The file is untrusted: every length is checked against the bytes that are
-//! really there before anything is allocated for it.
+//! The file is untrusted: every length is checked against the bytes in the file before anything is
+//! allocated for it.
 
 use crate::error::{Error, Result};
 use std::collections::HashMap;
@@ -16,18 +16,18 @@ pub enum Value {
     Signed(i64),
     /// Either float type.
     Float(f64),
-    /// A truth value.
+    /// A boolean.
     Bool(bool),
     /// A string.
     String(String),
     /// An array of strings.
     Strings(Vec<String>),
-    /// An array of numbers or truth values.
+    /// An array of numbers or booleans.
     Numbers(Numbers),
 }
 
-/// Numbers or truth values as the file has them. A [`Value`] for each would take
-/// many times the size of the file.
+/// Numbers or booleans, encoded as in the file. One [`Value`] each would take many times the size of the
+/// file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Numbers {
     kind: u32,
@@ -36,29 +36,29 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// Numbers of one of GGUF's types, which `bytes` must hold whole.
+    /// Numbers of one of GGUF's types; `None` unless `bytes` holds whole numbers.
     pub fn new(kind: u32, bytes: Vec<u8>) -> Option<Self> {
         let width = width(kind).filter(|width| bytes.len().is_multiple_of(*width))?;
         Some(Self { kind, width, bytes })
     }
 
-    /// How many there are.
+    /// The number of elements.
     pub fn len(&self) -> usize {
         self.bytes.len() / self.width
     }
 
-    /// Whether there are none.
+    /// Whether the array is empty.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// One after the other.
+    /// The elements, in order.
     pub fn iter(&self) -> impl Iterator<Item = Value> {
         self.bytes.chunks_exact(self.width).map(|raw| number(self.kind, raw))
     }
 }
 
-/// Bytes of a number or truth value of one of GGUF's types.
+/// Bytes of a number or boolean of one of GGUF's types.
 fn width(kind: u32) -> Option<usize> {
     match kind {
         0 | 1 | 7 => Some(1),
@@ -69,7 +69,7 @@ fn width(kind: u32) -> Option<usize> {
     }
 }
 
-/// The number that [`width`] bytes mean.
+/// Decodes a number from [`width`] bytes.
 fn number(kind: u32, raw: &[u8]) -> Value {
     let mut wide = [0; 8];
     wide[..raw.len()].copy_from_slice(raw);
@@ -106,7 +106,7 @@ impl Value {
         }
     }
 
-    /// The value as a truth value.
+    /// The value as a boolean.
     pub fn as_bool(&self) -> Option<bool> {
         match self {
             Self::Bool(v) => Some(*v),
@@ -123,14 +123,14 @@ impl Value {
     }
 }
 
-/// A tensor as the header describes it.
+/// The header entry of a tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorInfo {
     /// Name.
     pub name: String,
     /// Shape, slowest axis first (the reverse of the order in the file).
     pub shape: Vec<usize>,
-    /// ggml's number of the element type.
+    /// ggml's type number.
     pub kind: u32,
     /// Offset from the start of the file.
     pub offset: usize,
@@ -159,7 +159,7 @@ impl Header {
         self.metadata.get(key)
     }
 
-    /// The metadata value of a key, where it is a count.
+    /// The metadata value of a key, if it is a count.
     pub(crate) fn count(&self, key: &str) -> Option<usize> {
         self.get(key).and_then(Value::as_usize)
     }
@@ -206,7 +206,7 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes(self.number()?))
     }
 
-    /// A count of things that take at least `least` bytes each.
+    /// A count of items of at least `least` bytes each.
     fn count(&mut self, least: usize, of: &str) -> Result<usize> {
         let count = self.u64()?;
         match usize::try_from(count) {
@@ -306,7 +306,7 @@ impl<'a> Reader<'a> {
         let alignment = metadata.get("general.alignment").and_then(Value::as_usize).unwrap_or(32);
         if !alignment.is_power_of_two() || !(4..=1 << 20).contains(&alignment) {
             return self
-                .fail(format!("general.alignment is {alignment}, which is no power of two of at least 4"));
+                .fail(format!("general.alignment is {alignment}; it must be a power of two of at least 4"));
         }
         let data = self.at.next_multiple_of(alignment);
         for tensor in &mut tensors {

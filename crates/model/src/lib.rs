@@ -1,12 +1,11 @@
 //! Open language models with every layer in view.
 //!
-//! [`source::locate`] finds a model, [`source::Checkpoint`] reads its files into
-//! a [`Model`] and a [`tokenizer::Tokenizer`]. The forward pass comes in steps
-//! ([`Model::embed`], [`Model::attention`], [`Model::mlp`], [`Model::head`]) that
-//! take runs of rows with keys and values from wherever they are kept;
+//! [`source::locate`] finds a model; [`source::Checkpoint`] reads its files into a [`Model`] and a
+//! [`tokenizer::Tokenizer`]. The forward pass consists of steps ([`Model::embed`], [`Model::attention`],
+//! [`Model::mlp`], [`Model::head`]) over batches of runs, whose keys and values may be stored anywhere;
 //! [`Model::run`] is the whole pass, kept as a [`Trace`].
 //!
-//! This crate knows nothing of probes.
+//! Work runs on the rayon pool of the calling thread. This crate knows nothing about probes.
 
 #![deny(missing_docs)]
 

@@ -1,4 +1,4 @@
-//! Packing a checkpoint's tensors into the form that the forward pass uses.
+//! Packing the tensors of a checkpoint for the forward pass.
 
 use crate::architecture::{Description, Layout, RowOrder, TensorRef};
 use crate::config::{Config, NormKind, Positions, QkNorm};
@@ -8,7 +8,7 @@ use fathom_kernels::norm::{layer_row, rms_row};
 use fathom_kernels::{Dtype, Linear, backward};
 use std::ops::Range;
 
-/// A norm over rows of the stream.
+/// A norm over rows of the residual stream.
 pub(crate) struct Norm {
     weight: Vec<f32>,
     bias: Option<Vec<f32>>,
@@ -29,7 +29,7 @@ impl Norm {
         }
     }
 
-    /// Turns the gradient of a normalised row into that of the row before, `x`.
+    /// Turns the gradient of a normalised row into that of the row before the norm, `x`.
     pub(crate) fn row_backward(&self, x: &[f32], d: &mut [f32]) {
         match self.kind {
             NormKind::Rms => backward::rms_row(x, &self.weight, self.eps, d),
@@ -67,11 +67,11 @@ impl LayerWeights {
     }
 }
 
-/// Where the rows of the embedding come from.
+/// The source of the embedding's rows.
 pub(crate) enum Embedding {
-    /// From the head's matrix.
+    /// The matrix of the head.
     Tied,
-    /// From the checkpoint, as they are needed: few rows are, so none are kept.
+    /// The memory-mapped checkpoint: few rows are needed, so none are kept.
     Stored(Weights, String),
 }
 
@@ -86,7 +86,7 @@ pub(crate) struct PackedWeights {
     pub(crate) head: Linear,
 }
 
-/// Packs everything; `tick` is called after each layer and after the head.
+/// Packs all weights; the progress callback `tick` is called after each layer and after the head.
 pub(crate) fn pack(
     d: &Description,
     weights: &Weights,
@@ -188,7 +188,7 @@ impl Loader<'_> {
         Ok(Some([self.norm(q_tensor_ref, layer, q)?, self.norm(k_tensor_ref, layer, k)?]))
     }
 
-    /// Stacks the rows of some stored matrices into one linear layer.
+    /// Stacks the rows of stored matrices into one linear layer.
     fn linear(&self, refs: &[TensorRef], rows: &[usize], k: usize, layer: usize) -> Result<Linear> {
         let mut parts = Vec::with_capacity(refs.len());
         let mut bias = Vec::new();
@@ -213,7 +213,7 @@ impl Loader<'_> {
             None => Linear::pack(n, k, self.dtype, bias, |wanted, block| {
                 in_parts(&parts, &wanted, |part, rows, at| match &part.columns {
                     Some(all) => {
-                        part.turn(all, rows, k, &mut block[at * k..]);
+                        part.transpose(all, rows, k, &mut block[at * k..]);
                         Ok(())
                     }
                     None => self.read(part, rows, |rows, i| {
@@ -223,7 +223,7 @@ impl Loader<'_> {
                 })
             }),
         }?;
-        // What is packed will not be read again.
+        // Packed weights are not read again.
         self.weights.release();
         Ok(packed)
     }
@@ -243,8 +243,7 @@ impl Loader<'_> {
         Ok(StoredPart { tensor, columns, n, order: tensor_ref.order })
     }
 
-    /// The columns that share a scale where all parts are quantised and the numbers are taken as they
-    /// are.
+    /// Columns per scale, if all parts are quantised and can be packed without dequantising.
     fn columns_per_scale(&self, parts: &[StoredPart<'_>], k: usize) -> Option<usize> {
         if !Linear::supports_quantised(k, self.dtype) || parts.iter().any(|part| part.columns.is_some()) {
             return None;
@@ -253,8 +252,8 @@ impl Loader<'_> {
         columns?.into_iter().min()
     }
 
-    /// Calls `read` with ranges of stored rows that together are some rows of a part in our order,
-    /// and with the place of the first of each among them.
+    /// Calls `read` with ranges of stored rows that together are rows `rows` of a part in the order of the
+    /// forward pass, and with the offset of each range in them.
     fn read(
         &self,
         part: &StoredPart<'_>,
@@ -270,7 +269,7 @@ impl Loader<'_> {
         })
     }
 
-    /// The row of the stored matrix that holds row `r` of ours.
+    /// The row of the stored matrix that holds row `r` of the layer.
     fn stored_row(&self, order: RowOrder, r: usize) -> usize {
         let c = self.config;
         let (head, i) = (r / c.head_dim, r % c.head_dim);
@@ -285,10 +284,10 @@ impl Loader<'_> {
     }
 }
 
-/// A stored matrix that gives some rows of a linear layer.
+/// A stored matrix with some rows of a linear layer.
 struct StoredPart<'a> {
     tensor: Tensor<'a>,
-    /// The whole matrix `[k, n]`, where the layer's rows are its columns.
+    /// The whole matrix `[k, n]`, if the rows of the layer are its columns.
     columns: Option<Vec<f32>>,
     n: usize,
     order: RowOrder,
@@ -296,15 +295,15 @@ struct StoredPart<'a> {
 
 impl StoredPart<'_> {
     /// Writes columns of the matrix as rows.
-    fn turn(&self, all: &[f32], rows: Range<usize>, k: usize, out: &mut [f32]) {
+    fn transpose(&self, all: &[f32], rows: Range<usize>, k: usize, out: &mut [f32]) {
         for (r, out) in rows.zip(out.chunks_exact_mut(k)) {
             out.iter_mut().zip(all[r..].iter().step_by(self.n)).for_each(|(o, w)| *o = *w);
         }
     }
 }
 
-/// Calls `read` for each part that holds some of the wanted rows of a layer, with their range in that
-/// part and the place of their first among the wanted.
+/// Calls `read` for each part that holds some of the wanted rows of a layer, with their range in the part
+/// and the offset of the first among the wanted.
 fn in_parts(
     parts: &[StoredPart<'_>],
     wanted: &Range<usize>,

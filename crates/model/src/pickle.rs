@@ -1,44 +1,43 @@
-//! The state dictionary in a PyTorch file: the few of pickle's operations that
-//! `torch.save` writes, of which none runs anything.
+//! The state dictionary in a PyTorch file: the few pickle operations that `torch.save` writes. None of them
+//! runs code.
 //!
-//! The file is untrusted, and a general reader of pickles is easily led to use all
-//! memory or stack: a value of a few bytes may be fetched from the memo a million
-//! times or nested a million deep. Here every operation makes at most one node of
-//! fixed size that names others by their number, so nothing is ever copied, nothing
-//! is walked recursively, and memory is a fixed multiple of a pickle of limited size.
+//! The file is untrusted, and a general pickle reader can easily be made to use up all memory or stack: a
+//! few bytes can fetch a value from the memo a million times or nest it a million deep. Here every operation
+//! creates at most one node of fixed size that refers to others by index. Nothing is copied or walked
+//! recursively, and memory is a fixed multiple of the size of the pickle, which is limited.
 
 use std::collections::HashMap;
 
-/// The longest pickle that is read: names and shapes of some 25,000 tensors.
-const MOST_BYTES: usize = 4 << 20;
+/// Maximum size of a pickle: enough for the names and shapes of some 25,000 tensors.
+const MAX_BYTES: usize = 4 << 20;
 
-/// The most axes of a tensor.
-const MOST_AXES: usize = 8;
+/// Maximum number of axes of a tensor.
+const MAX_AXES: usize = 8;
 
 /// A tensor of the dictionary.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Stored<'a> {
     /// Its name.
     pub(crate) name: &'a str,
-    /// PyTorch's class of its storage: `FloatStorage`, ...
+    /// The PyTorch class of its storage: `FloatStorage`, ...
     pub(crate) class: &'a str,
     /// The name of its storage in the archive.
     pub(crate) storage: &'a str,
-    /// Its first element there.
+    /// The index of its first element in the storage.
     pub(crate) offset: usize,
     /// Its shape.
     pub(crate) shape: Vec<usize>,
-    /// Elements from one to the next along each axis.
+    /// The stride of each axis, in elements.
     pub(crate) strides: Vec<usize>,
 }
 
 /// Reads the tensors of a state dictionary.
 ///
 /// # Errors
-/// Says what is wrong with the pickle.
+/// Describes what is wrong with the pickle.
 pub(crate) fn read(bytes: &[u8]) -> Result<Vec<Stored<'_>>, String> {
-    if bytes.len() > MOST_BYTES {
-        return Err(format!("its pickle of {} bytes is longer than the {MOST_BYTES} allowed", bytes.len()));
+    if bytes.len() > MAX_BYTES {
+        return Err(format!("its pickle of {} bytes is longer than the {MAX_BYTES} allowed", bytes.len()));
     }
     let mut reader = Reader { bytes, ..Reader::default() };
     let root = loop {
@@ -52,22 +51,22 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Vec<Stored<'_>>, String> {
         }
     };
     if !matches!(reader.node(root), Node::Dict) {
-        return Err("it holds no state dictionary".into());
+        return Err("it does not hold a state dictionary".into());
     }
     let items = reader.items.iter().filter(|item| item.0 == root);
     Ok(items.filter_map(|(_, name, value)| reader.tensor(*name, *value)).collect())
 }
 
-/// A value; others are named by their place among the nodes, which is before its own.
+/// A value. It refers to others by their index among the nodes, which is always lower than its own.
 #[derive(Clone, Copy)]
 enum Node<'a> {
-    /// What tensors do not consist of: `None`, floats, lists, ...
+    /// Anything that tensors do not consist of: `None`, floats, lists, ...
     Other,
     Int(i64),
     Text(&'a str),
-    /// Module and name, with a line break between.
+    /// Module and name, separated by a line break.
     Global(&'a str),
-    /// From and to which place among the parts.
+    /// Start and end among the parts.
     Tuple(u32, u32),
     Dict,
     Persistent(u32),
@@ -77,7 +76,7 @@ enum Node<'a> {
 
 #[derive(Default)]
 struct Reader<'a> {
-    /// What is left of the pickle.
+    /// The rest of the pickle.
     bytes: &'a [u8],
     nodes: Vec<Node<'a>>,
     /// The parts of all tuples.
@@ -85,14 +84,13 @@ struct Reader<'a> {
     /// Dictionary, key and value of all items.
     items: Vec<(u32, u32, u32)>,
     stack: Vec<u32>,
-    /// Heights of the stack.
+    /// Stack heights.
     marks: Vec<usize>,
     memo: HashMap<u32, u32>,
 }
 
 impl<'a> Reader<'a> {
-    /// Does one operation; gives the place of the whole value at the end, and nothing
-    /// at all where the pickle is damaged.
+    /// Executes one operation. Returns the root node at the end, and `None` if the pickle is damaged.
     fn step(&mut self) -> Option<Option<u32>> {
         let [op] = self.take()?;
         match op {
@@ -157,7 +155,7 @@ impl<'a> Reader<'a> {
                     _ => Node::Call(callable, args),
                 });
             }
-            // The state of an object and the members of a list are no part of a tensor.
+            // Tensors use neither the state of an object nor the members of a list.
             b'b' | b'a' => {
                 self.pop()?;
             }
@@ -203,7 +201,7 @@ impl<'a> Reader<'a> {
         Some(())
     }
 
-    /// The pickle's limited length keeps all places within `u32`.
+    /// Indices fit into `u32` because the pickle's size is limited.
     fn push(&mut self, node: Node<'a>) {
         self.stack.push(self.nodes.len() as u32);
         self.nodes.push(node);
@@ -213,7 +211,7 @@ impl<'a> Reader<'a> {
         self.stack.pop()
     }
 
-    /// Takes the last mark away and counts the values above it.
+    /// Pops the last mark and returns the number of values above it.
     fn count(&mut self) -> Option<usize> {
         self.stack.len().checked_sub(self.marks.pop()?)
     }
@@ -225,7 +223,7 @@ impl<'a> Reader<'a> {
         Some(())
     }
 
-    /// Puts the last `count` values, keys and values in turn, into what lies below them.
+    /// Adds the last `count` values, alternating keys and values, to the dictionary below them.
     fn set(&mut self, count: usize) -> Option<()> {
         let first = self.stack.len().checked_sub(count)?;
         let below = *self.stack.get(first.checked_sub(1)?)?;
@@ -259,17 +257,17 @@ impl<'a> Reader<'a> {
     }
 
     fn numbers(&self, place: u32) -> Option<Vec<usize>> {
-        let parts = self.parts(place).filter(|parts| parts.len() <= MOST_AXES)?;
+        let parts = self.parts(place).filter(|parts| parts.len() <= MAX_AXES)?;
         parts.iter().map(|part| self.number(*part)).collect()
     }
 
-    /// The tensor that an item of the dictionary describes, if it does.
+    /// The tensor that an item of the dictionary describes, if any.
     fn tensor(&self, name: u32, value: u32) -> Option<Stored<'a>> {
         let (Node::Text(name), Node::Call(mut callable, mut args)) = (self.node(name), self.node(value))
         else {
             return None;
         };
-        // Parameters and subclasses of tensors wrap the call that rebuilds the tensor.
+        // Parameters and tensor subclasses wrap the call that rebuilds the tensor.
         match (self.node(callable), self.parts(args)?) {
             (Node::Global("torch._utils\n_rebuild_parameter"), [tensor, ..]) => {
                 let Node::Call(inner, of) = self.node(*tensor) else { return None };
@@ -299,7 +297,7 @@ impl<'a> Reader<'a> {
 }
 
 impl Stored<'_> {
-    /// Whether the elements lie one behind the other, slowest axis first.
+    /// Whether the elements are contiguous, slowest axis first.
     pub(crate) fn is_contiguous(&self) -> bool {
         let mut step = Some(1usize);
         let axes = self.shape.iter().zip(&self.strides).rev();
@@ -318,7 +316,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// `{'w': _rebuild_tensor_v2(('storage', FloatStorage, '0', 'cpu', 9), 2, (3,), (1,))}`,
-    /// as `torch.save` has it, but for the two arguments that are of no use here.
+    /// as written by `torch.save`, without the last two arguments, which are not used.
     const SMALL: &[u8] = b"\x80\x02}q\x00X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\n\
         ((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x09tQ\
         K\x02K\x03\x85K\x01\x85tRs.";
@@ -330,20 +328,20 @@ mod tests {
         assert_eq!((&w.shape[..], &w.strides[..], w.is_contiguous()), (&[3][..], &[1][..], true));
     }
 
-    /// A million nested tuples ended the process: their destructor recursed.
+    /// With a recursive destructor, a million nested tuples would overflow the stack.
     #[test]
     fn nesting_does_not_use_up_the_stack() {
         let mut nested = b"N".to_vec();
-        nested.resize(MOST_BYTES - 1, 0x85);
+        nested.resize(MAX_BYTES - 1, 0x85);
         nested.push(b'.');
-        assert!(read(&nested).unwrap_err().contains("no state dictionary"));
+        assert!(read(&nested).unwrap_err().contains("not hold a state dictionary"));
     }
 
-    /// Each round fetches the last value twice, which doubled its size where it was copied.
+    /// Each round fetches the last value twice, which would double its size if it were copied.
     #[test]
     fn doubling_through_the_memo_does_not_use_up_memory() {
         let pickle = [b"N".as_slice(), &b"q\0h\0\x86".repeat(1000), b"."].concat();
-        assert!(read(&pickle).unwrap_err().contains("no state dictionary"));
+        assert!(read(&pickle).unwrap_err().contains("not hold a state dictionary"));
     }
 
     #[test]
@@ -351,9 +349,9 @@ mod tests {
         assert!(read(b"X\xff\xff\xff\xffabc").unwrap_err().contains("near byte 5"));
     }
 
-    /// Calls with fewer arguments than they need panicked.
+    /// Calls with fewer arguments than they need.
     #[test]
-    fn calls_without_arguments_are_no_tensors() {
+    fn calls_without_arguments_are_not_tensors() {
         for call in ["torch._utils\n_rebuild_tensor_v2", "torch._utils\n_rebuild_parameter"] {
             let pickle = format!("}}X\x01\0\0\0wc{call}\n)Rs.");
             assert_eq!(read(pickle.as_bytes()), Ok(vec![]));
@@ -366,7 +364,7 @@ mod tests {
         for len in 0..SMALL.len() {
             assert!(read(&SMALL[..len]).is_err());
         }
-        assert!(read(&vec![b'N'; MOST_BYTES + 1]).unwrap_err().contains("longer"));
+        assert!(read(&vec![b'N'; MAX_BYTES + 1]).unwrap_err().contains("longer"));
     }
 
     proptest! {

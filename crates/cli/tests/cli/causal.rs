@@ -109,7 +109,7 @@ fn prompts_too_short_for_any_position_are_refused() {
     let data = write(&place, "short.jsonl", "{\"text\": \"hi\"}\n");
     fail(
         measure(&fixture("qwen3"), data, &place.out()).args(["--probes", "skip"]),
-        &["no prompt", "longer prompts"],
+        &["at least 13 tokens", "none has that many", "longer prompts"],
     );
 }
 

@@ -11,6 +11,7 @@ mod interrupt;
 mod lists;
 mod measure;
 mod resume;
+mod snapshots;
 mod study;
 mod support;
 mod verify;

@@ -76,7 +76,7 @@ fn thresholds_are_checked() {
     };
     wrong("kl", "kl=0.4");
     wrong("kll=0.4", "kl");
-    wrong("kl=x", "'x' is no number");
+    wrong("kl=x", "'x' is not a number");
     wrong("kl=1.5", "(0, 1]");
     wrong("cosine=1", "no threshold");
 }

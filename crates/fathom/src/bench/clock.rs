@@ -1,6 +1,6 @@
 //! Timing that is robust to other work on the machine.
 
-use super::kernels::ROWS;
+use super::effort::Effort;
 use crate::Result;
 use fathom_kernels::{Dtype, Isa, peak};
 use serde::Serialize;
@@ -9,60 +9,6 @@ use std::time::{Duration, Instant};
 /// Which of the repeated times counts: other work only ever makes times longer, so the
 /// shorter ones say more, and the shortest of all may be luck.
 pub(super) const STATISTIC: &str = "lower quartile of repeated times, of the work and of the peak in turn";
-
-/// How long and how often.
-pub(super) struct Effort {
-    /// Numbers of rows of the kernels.
-    pub(super) rows: &'static [usize],
-    /// Weights are taken in turn from copies that fill so many bytes together.
-    pub(super) weights: usize,
-    /// Rounds of the machine's peak at the beginning.
-    pub(super) peak_rounds: usize,
-    /// How often peak and work are timed in turn.
-    rounds: usize,
-    /// How long the work is repeated in one round.
-    round: Duration,
-    /// After how long no other round begins.
-    most: Duration,
-    /// Prompts for the probes.
-    pub(super) prompts: usize,
-    /// Tokens of these prompts, at most.
-    pub(super) tokens: usize,
-    /// Pairs for the probes.
-    pub(super) pairs: usize,
-    /// Steps on the paths of gradients; a fixed number, so that the work is the same
-    /// whatever the path is like.
-    pub(super) steps: u32,
-}
-
-impl Effort {
-    /// What gives numbers to keep.
-    pub(super) const FULL: Self = Self {
-        rows: &ROWS,
-        weights: 128 << 20,
-        peak_rounds: 50,
-        rounds: 9,
-        round: Duration::from_millis(25),
-        most: Duration::from_millis(1500),
-        prompts: 1,
-        tokens: super::model::PREFILL,
-        pairs: 2,
-        steps: 32,
-    };
-    /// What shows in seconds that all is well.
-    pub(super) const QUICK: Self = Self {
-        rows: &[1, 64],
-        weights: 0,
-        peak_rounds: 5,
-        rounds: 3,
-        round: Duration::from_millis(2),
-        most: Duration::from_millis(100),
-        prompts: 1,
-        tokens: 24,
-        pairs: 1,
-        steps: 4,
-    };
-}
 
 /// A peak over a longer time would say no more.
 const LONGEST_PEAK: Duration = Duration::from_millis(500);

@@ -1,14 +1,12 @@
 //! The speed of linear layers, forward and backward.
 
-use super::clock::{self, Effort, Speed};
+use super::clock::{self, Speed};
+use super::effort::Effort;
 use crate::Result;
 use fathom_kernels::{Dtype, Linear, OutOfMemory, QuantBlocks};
 use fathom_model::Config;
 use serde::Serialize;
 use std::ops::Range;
-
-/// Numbers of rows: a token, a few edits, a prompt, a batch of edited runs.
-pub(super) const ROWS: [usize; 5] = [1, 16, 64, 200, 800];
 
 /// Inputs and outputs that every machine is measured at, so that lines of the history can
 /// be compared: the MLP of Qwen2.5-1.5B, both ways.

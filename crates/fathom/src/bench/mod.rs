@@ -1,6 +1,7 @@
 //! How fast this machine is, and how much of that speed Fathom uses.
 
 mod clock;
+mod effort;
 mod history;
 mod kernels;
 mod machine;
@@ -13,7 +14,7 @@ pub use model::{ModelSpeed, PrefillSpeed, ProbeSpeed};
 
 use crate::observer::{counted, uncounted};
 use crate::{ModelSpec, Observer, Result, Unit, run, threads};
-use clock::Effort;
+use effort::Effort;
 use fathom_kernels::{Dtype, Isa, peak};
 use fathom_model::source::Checkpoint;
 use serde::Serialize;

@@ -1,6 +1,7 @@
 //! The speed of a model: its way through a prompt, and each probe.
 
-use super::clock::{self, Effort, Speed};
+use super::clock::{self, Speed};
+use super::effort::{Effort, PREFILL};
 use crate::{Error, Observer, Result, tokenise};
 use fathom_data::{Options, Prompt, PromptSet};
 use fathom_model::source::{Loaded, Located};
@@ -10,9 +11,6 @@ use fathom_probes::{
 use fathom_results::{Probe, Quadrature};
 use serde::Serialize;
 use std::convert::Infallible;
-
-/// Tokens of the prompt that is timed, as most built-in prompts have about.
-pub(super) const PREFILL: usize = 150;
 
 /// Timings of a model: the prompt and each probe.
 pub(super) const STEPS: usize = 1 + Probe::ALL.len();

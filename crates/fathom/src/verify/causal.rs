@@ -1,7 +1,8 @@
 //! Reference values of the causal probes: layer skip, residual erasure, integrated
 //! gradients.
 
-use super::golden::{EXEC, Golden, GoldenRow, Limit};
+use super::file::{Effects, Golden};
+use super::row::{EXEC, GoldenRow, Limit};
 use crate::Result;
 use crate::error::invalid;
 use fathom_model::Trace;
@@ -9,39 +10,6 @@ use fathom_model::source::Loaded;
 use fathom_probes::erasure::{self, MeanResiduals};
 use fathom_probes::{GradientOptions, gradients, skip};
 use fathom_results::{GradientSite, PathBaseline, Quadrature, SkipMode, SkipPart};
-use serde::Deserialize;
-
-/// Effects of skipping layers, maxima over positions and prompts.
-#[derive(Deserialize)]
-pub(super) struct Effects {
-    /// `[L][L]`, skipped layer first.
-    layer: Vec<Vec<f64>>,
-    /// `[L]`.
-    out: Vec<f64>,
-}
-
-/// Erasure of one question-answer pair.
-#[derive(Deserialize)]
-pub(super) struct Erasure {
-    tokens: Vec<u32>,
-    /// Tokens of the answer.
-    alen: usize,
-    /// `[L + 1][T]`.
-    map: Vec<Vec<f64>>,
-}
-
-/// Integrated gradients of one question-answer pair at the stream that leaves each
-/// layer, from the mean of the positions.
-#[derive(Deserialize)]
-pub(super) struct Gradients {
-    tokens: Vec<u32>,
-    /// Tokens of the answer.
-    alen: usize,
-    /// Steps of the left sum.
-    steps: u32,
-    /// `[L][T]`.
-    map: Vec<Vec<f64>>,
-}
 
 /// Two thousandths, or two ten-thousandths for effects below a tenth.
 const LIMIT: Limit = Limit::Relative { share: 2e-3, floor: 0.1 };

@@ -1,11 +1,13 @@
 //! A model's numbers against reference values, and bfloat16 against f32.
 
 mod causal;
+mod file;
 mod golden;
 mod precision;
+mod row;
 
-pub use golden::{GoldenRow, Limit};
 pub use precision::{CurveShift, DepthShift, PrecisionReport};
+pub use row::{GoldenRow, Limit};
 
 use crate::{ModelSpec, Observer, Result, threads};
 use fathom_model::Dtype;

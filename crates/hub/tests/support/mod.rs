@@ -24,7 +24,7 @@ impl Request {
     }
 }
 
-/// An answer; `cut` breaks the connection after so many bytes of the body.
+/// An answer; `cut` closes the connection after that many bytes of the body.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -290,7 +290,7 @@ impl World {
         Hub::new(settings).unwrap()
     }
 
-    /// Whether anything was asked of a file.
+    /// Whether any request was about a file.
     pub(crate) fn requested(&self, file: &str) -> bool {
         self.hub.requests().iter().chain(&self.cdn.requests()).any(|request| request.path.contains(file))
     }
@@ -300,7 +300,7 @@ impl World {
     }
 }
 
-/// Remembers what it is told.
+/// Records progress.
 #[derive(Default)]
 pub(crate) struct Recorder {
     pub(crate) events: Mutex<Vec<Event>>,

@@ -1,14 +1,14 @@
-//! Settings that the forward pass would not honour: refused where they are known to change it, named
-//! in a warning where nobody knows them.
+//! Settings that the forward pass does not honour: refused if they are known to change it, named in a
+//! warning if they are unknown.
 
 use super::Fields;
 use crate::error::{Error, Result};
 use serde_json::Value;
 use std::path::Path;
 
-/// Fields of config.json that change nothing that is measured: training, generation, bookkeeping.
+/// Fields of config.json that do not affect measurements: training, generation, bookkeeping.
 const HARMLESS: &[&str] = &[
-    // What transformers writes into every configuration.
+    // Written by transformers into every configuration.
     "_attn_implementation",
     "_attn_implementation_autoset",
     "_commit_hash",
@@ -103,22 +103,22 @@ const HARMLESS: &[&str] = &[
     "unsloth_fixed",
     "unsloth_version",
     "use_flash_attention_2",
-    // The order of the same sums.
+    // Only the order of sums.
     "n_ctx",
     "pretraining_tp",
     "reorder_and_upcast_attn",
     "tie_encoder_decoder",
-    // Parts of models of several modalities that a text does not reach.
+    // Parts of multimodal models that text does not reach.
     "audio_config",
     "mm_tokens_per_image",
     "vision_config",
 ];
 
-/// Fields that say how many experts a layer has.
+/// Fields with the number of experts per layer.
 const EXPERTS: &[&str] = &["num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"];
 
-/// Refuses what is known to change the forward pass and is not supported, before anything else is
-/// looked at: these explain what would look like missing tensors. `json` is the whole configuration.
+/// Refuses unsupported settings that change the forward pass. They are checked first, because they would
+/// otherwise show as missing tensors. `json` is the whole configuration.
 pub(super) fn refuse(path: &Path, json: &Value) -> Result<()> {
     for part in [json].into_iter().chain(json.get("text_config")) {
         refuse_quantised(path, part)?;
@@ -151,7 +151,7 @@ pub(super) fn refuse(path: &Path, json: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Refuses weights in a quantised form that is not read.
+/// Refuses weights in an unsupported quantised format.
 fn refuse_quantised(path: &Path, json: &Value) -> Result<()> {
     let Some((name, settings)) = ["quantization_config", "compression_config"]
         .into_iter()
@@ -167,7 +167,7 @@ fn refuse_quantised(path: &Path, json: &Value) -> Result<()> {
     };
     match method {
         "fp8" => fp8_block(path, json).map(|_| ()),
-        // Floats of 8 bits with a scale for each row or matrix.
+        // 8-bit floats with a scale per row or matrix.
         "compressed-tensors"
             if settings.get("format").is_some_and(|f| f == "float-quantized" || f == "naive-quantized") =>
         {
@@ -189,10 +189,10 @@ fn refuse_quantised(path: &Path, json: &Value) -> Result<()> {
     }
 }
 
-/// The rows and columns that share a scale in matrices of 8-bit floats, where a configuration says.
+/// The rows and columns that share a scale in matrices of 8-bit floats, if a configuration has them.
 ///
 /// # Errors
-/// When it says something impossible.
+/// When the value is impossible.
 pub(super) fn fp8_block(path: &Path, json: &Value) -> Result<Option<[usize; 2]>> {
     let Some(block) = json.pointer("/quantization_config/weight_block_size").filter(|v| !v.is_null()) else {
         return Ok(None);
@@ -209,7 +209,7 @@ pub(super) fn fp8_block(path: &Path, json: &Value) -> Result<Option<[usize; 2]>>
     }
 }
 
-/// Whether a value switches nothing on.
+/// Whether a value leaves a setting off.
 fn is_off(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
@@ -219,7 +219,7 @@ fn is_off(value: &Value) -> bool {
     }
 }
 
-/// The fields that are set and that nobody has read or knows to be harmless, sorted.
+/// The fields that are set, were not read, and are not known to be harmless, sorted.
 pub(super) fn unknown(fields: &Fields<'_>) -> Vec<String> {
     let mut names = Vec::new();
     gather(fields, fields.all(), "", &mut names);
@@ -247,7 +247,7 @@ fn gather<'a>(
     }
 }
 
-/// Fields that [`refuse`] has looked at.
+/// Fields that [`refuse`] checks.
 const KNOWN_ELSEWHERE: &[&str] = &[
     "compression_config",
     "is_causal",

@@ -9,20 +9,20 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::rc::Rc;
 
-/// The fields of a configuration (or of an object inside it). They keep in mind which of them were
-/// read, so that a field that nobody knows is noticed.
+/// The fields of a configuration (or of an object inside it). Records which of them were read, so that
+/// unknown fields are noticed.
 #[derive(Clone)]
 pub(crate) struct Fields<'a> {
     pub(crate) path: &'a Path,
     json: &'a Value,
-    /// What absent fields mean.
+    /// Defaults of absent fields.
     defaults: &'a Value,
-    /// What stands before a name: `rope_scaling.` for the fields of that object.
+    /// The prefix of names in messages: `rope_scaling.` for the fields of that object.
     scope: String,
     log: Rc<RefCell<Log>>,
 }
 
-/// What happened to the fields of a configuration.
+/// Which fields were read, and warnings about them.
 #[derive(Default)]
 struct Log {
     read: BTreeSet<String>,
@@ -38,12 +38,12 @@ impl<'a> Fields<'a> {
         Err(Error::config(self.path, what))
     }
 
-    /// Whether a field is there, without reading it.
+    /// Whether a field is present, without reading it.
     pub(super) fn has(&self, name: &str) -> bool {
         self.json.get(name).is_some_and(|v| !v.is_null())
     }
 
-    /// All that is there.
+    /// All fields.
     pub(super) fn all(&self) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
         self.json.as_object().into_iter().flatten()
     }
@@ -53,12 +53,12 @@ impl<'a> Fields<'a> {
         self.log.borrow().read.contains(name)
     }
 
-    /// What a user should know, a sentence each.
+    /// Warnings for the user, one sentence each.
     pub(super) fn warnings(&self) -> Vec<String> {
         self.log.borrow().warnings.iter().cloned().collect()
     }
 
-    /// Marks an object and all in it as read.
+    /// Marks an object and everything in it as read.
     fn ignore_object(&self, name: &str) {
         self.ignore(&[name]);
         for (inner, value) in self.json.get(name).and_then(Value::as_object).into_iter().flatten() {
@@ -67,12 +67,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Marks fields as read that mean nothing beside others.
+    /// Marks fields as read that have no effect beside others.
     pub(super) fn ignore(&self, names: &[&str]) {
         self.log.borrow_mut().read.extend(names.iter().map(|name| format!("{}{name}", self.scope)));
     }
 
-    /// The value of a field. An absent one has its default, `null` says that there is nothing.
+    /// The value of a field: its default if it is absent, nothing if it is `null`.
     fn get(&self, name: &str) -> Option<&'a Value> {
         self.ignore(&[name]);
         self.json.get(name).or_else(|| self.defaults.get(name)).filter(|v| !v.is_null())
@@ -92,7 +92,7 @@ impl<'a> Fields<'a> {
         value.map_or_else(|| self.fail(format!("the field '{}{name}' is missing", self.scope)), Ok)
     }
 
-    /// A count. A list with one for each layer is one as well where all are the same.
+    /// A count, or a list of equal counts, one per layer.
     pub(crate) fn opt_usize(&self, name: &str) -> Result<Option<usize>> {
         let count = |v: &Value| v.as_u64().and_then(|v| usize::try_from(v).ok());
         match self.get(name).and_then(Value::as_array).map(Vec::as_slice) {
@@ -161,18 +161,18 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// That many layers, which see the whole text.
+    /// As many layers with full attention.
     pub(crate) fn plain_layers(&self, name: &str) -> Result<Vec<Layer>> {
         let count = self.usize(name)?;
-        // The count is checked before anything of that size is made.
+        // Checked before anything of that size is allocated.
         if count > 1 << 14 {
             return self.fail(format!("'{name}' is {count}, more than any model has"));
         }
         Ok(vec![Layer { window: None, rope: 0 }; count])
     }
 
-    /// The layers, of which those that `layer_types` (or `is_local`, where the
-    /// field is absent) calls sliding see `window` positions and use `local_rope`.
+    /// The layers. Those that are sliding by `layer_types` (or by `is_local`, if the field is absent) see
+    /// `window` positions and use `local_rope`.
     pub(crate) fn layers(
         &self,
         count: usize,
@@ -189,8 +189,7 @@ impl<'a> Fields<'a> {
             let local = match types.as_ref().map(|t| t[l]) {
                 None => is_local(l),
                 Some("sliding_attention") if window.is_none() => {
-                    return self
-                        .fail("'layer_types' names sliding layers, and no 'sliding_window' is in use");
+                    return self.fail("'layer_types' names sliding layers, but there is no 'sliding_window'");
                 }
                 Some("sliding_attention") => true,
                 Some("full_attention") => false,
@@ -205,10 +204,9 @@ impl<'a> Fields<'a> {
         Ok(layers)
     }
 
-    /// The rotary embedding of the layers that `place` tells of. transformers 5 keeps it in
-    /// `rope_parameters` (nested by the kind of layer where `place` names one), transformers 4 in
-    /// `rope_scaling` and fields beside it. Where both are there, `rope_scaling` wins, as in
-    /// transformers.
+    /// The rotary embedding described at `place`. transformers 5 stores it in `rope_parameters` (nested by the
+    /// kind of layer if `place` names one), transformers 4 in `rope_scaling` and fields beside it. If both are
+    /// present, `rope_scaling` wins, as in transformers.
     pub(crate) fn rope(&self, place: &RopePlace, head_dim: usize) -> Result<Rope> {
         let scaling =
             self.object("rope_scaling")?.filter(|s| s.json.as_object().is_some_and(|o| !o.is_empty()));
@@ -218,14 +216,14 @@ impl<'a> Fields<'a> {
                 if scaling.is_some() && parameters.is_some() {
                     self.ignore_object("rope_parameters");
                     self.log.borrow_mut().warnings.insert(
-                        "both 'rope_scaling' and 'rope_parameters' are set; the first is used alone, as in transformers".into(),
+                        "both 'rope_scaling' and 'rope_parameters' are set; only the first is used, as in transformers".into(),
                     );
                 }
                 scaling.or(parameters).into_iter().collect()
             }
             Some(kind) => {
                 let nested = parameters.map(|p| p.object(kind)).transpose()?.flatten();
-                // The old field is about the layers that see the whole text.
+                // The old field is about the layers with full attention.
                 let scaling = scaling.filter(|_| kind == FULL_ATTENTION);
                 scaling.into_iter().chain(nested).collect()
             }
@@ -240,7 +238,7 @@ impl<'a> Fields<'a> {
         Ok(Rope { dim: (head_dim as f64 * share) as usize, theta, scaling: rotary.scaling()? })
     }
 
-    /// The first of some numbers that is there.
+    /// The first of some fields that is present.
     fn first_of(&self, names: &[&str], default: f64) -> Result<f64> {
         names
             .iter()
@@ -249,29 +247,29 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// What transformers calls the layers that see the whole text.
+/// The name in transformers of layers with full attention.
 pub(super) const FULL_ATTENTION: &str = "full_attention";
 
-/// Where a configuration describes a rotary embedding, and what absent fields mean.
+/// Where a configuration describes a rotary embedding, and the defaults.
 pub(crate) struct RopePlace {
-    /// The kind of layer, for models that rotate some otherwise than others.
+    /// The kind of layer, for models with several rotary embeddings.
     pub(super) kind: Option<&'static str>,
-    /// Fields beside the objects that give the base.
+    /// Fields beside the objects with the base.
     pub(super) theta: (&'static [&'static str], f64),
-    /// Fields beside the objects that give the share of a head that is rotated; nothing for families
-    /// that rotate whole heads whatever a configuration says.
+    /// Fields beside the objects with the rotated share of a head; `None` for families that always rotate
+    /// whole heads.
     pub(super) share: Option<(&'static [&'static str], f64)>,
 }
 
 impl RopePlace {
-    /// As most families have it.
+    /// As in most families.
     pub(super) const USUAL: Self = Self { kind: None, theta: (&["rope_theta"], 10_000.0), share: None };
 
-    /// As Phi-3 has it.
+    /// As in Phi-3.
     pub(super) const PARTIAL: Self = Self { share: Some((&["partial_rotary_factor"], 1.0)), ..Self::USUAL };
 }
 
-/// The objects that describe a rotary embedding; the first that has a field gives it.
+/// The objects that describe a rotary embedding; the first with a field takes precedence.
 struct Rotary<'a> {
     sources: Vec<Fields<'a>>,
     top: &'a Fields<'a>,
@@ -279,7 +277,7 @@ struct Rotary<'a> {
 
 impl Rotary<'_> {
     fn first<T>(&self, read: impl Fn(&Fields<'_>) -> Result<Option<T>>) -> Result<Option<T>> {
-        // All are asked, so that none counts as unread.
+        // All are read, so that none is reported as unknown.
         self.sources.iter().map(read).try_fold(None, |found, value| Ok(found.or(value?)))
     }
 
@@ -287,11 +285,11 @@ impl Rotary<'_> {
         self.first(|s| s.opt_f64(name))
     }
 
-    /// The share of a head that is rotated.
+    /// The rotated share of a head.
     fn share(&self, place: &RopePlace) -> Result<f64> {
         const INSIDE: &str = "partial_rotary_factor";
         let Some((names, default)) = place.share else {
-            // All of a head is what is rotated anyway.
+            // The whole head is rotated anyway.
             let whole = |f: &&Fields<'_>| f.json.get(INSIDE).and_then(Value::as_f64) == Some(1.0);
             self.sources.iter().chain([self.top]).filter(whole).for_each(|f| f.ignore(&[INSIDE]));
             return Ok(1.0);
@@ -339,7 +337,7 @@ impl Rotary<'_> {
                 high: self.number_or("high_freq_factor", 4.0)?,
                 original,
             },
-            // Phi-3's first files call LongRoPE by other names.
+            // The first Phi-3 files use other names for LongRoPE.
             "longrope" | "su" => self.long(context, original)?,
             "yarn" if self.top.json.get("model_type").is_some_and(|t| t == "phi3") => {
                 self.long(context, original)?

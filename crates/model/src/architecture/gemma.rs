@@ -1,5 +1,5 @@
-//! Gemma 2 and 3: norms before and after each sublayer, local and global layers
-//! in turn, a scaled embedding, norm weights stored around zero. Gemma 2 caps
+//! Gemma 2 and 3: norms before and after each sublayer, alternating local and global layers, a scaled
+//! embedding, norm weights stored around zero. Gemma 2 caps
 //! attention scores and logits; Gemma 3 normalises q and k and rotates local and
 //! global layers differently.
 
@@ -9,25 +9,25 @@ use crate::config::{Positions, QkNorm};
 use crate::error::Result;
 use crate::weights::Weights;
 
-/// What transformers takes absent fields for; the caps are there unless they are `null`.
+/// Defaults of transformers; the caps apply unless they are `null`.
 pub(super) const GEMMA2: &str = r#"{
     "vocab_size": 256000, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
     "max_position_embeddings": 8192, "tie_word_embeddings": true, "sliding_window": 4096,
     "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0
 }"#;
 
-/// As [`GEMMA2`]. Published models of text and images leave out whatever equals these.
+/// As [`GEMMA2`]. Published multimodal models omit fields that equal these.
 pub(super) const GEMMA3: &str = r#"{
     "model_type": "gemma3_text", "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216,
     "num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
     "max_position_embeddings": 131072, "tie_word_embeddings": true, "sliding_window": 4096
 }"#;
 
-/// The rotation of Gemma 3's layers that see the whole text.
+/// The rotary embedding of Gemma 3's global layers.
 const GLOBAL: RopePlace =
     RopePlace { kind: Some(FULL_ATTENTION), theta: (&["rope_theta"], 1_000_000.0), ..RopePlace::USUAL };
 
-/// The rotation of Gemma 3's other layers.
+/// The rotary embedding of Gemma 3's local layers.
 const LOCAL: RopePlace = RopePlace {
     kind: Some("sliding_attention"),
     theta: (&["rope_local_base_freq"], 10_000.0),
@@ -45,12 +45,12 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
     c.attention_scale = 1.0 / f.f64_or("query_pre_attn_scalar", 256.0)?.sqrt() as f32;
     let cap = |name| f.opt_f64(name).map(|cap| cap.map(|cap| cap as f32));
     c.final_softcap = cap("final_logit_softcapping")?;
-    // transformers' Gemma 3 has the field and does not cap scores.
+    // transformers' Gemma 3 has the field but does not cap scores.
     c.attention_softcap = if third { None } else { cap("attn_logit_softcapping")? };
     let window = f.opt_usize("sliding_window")?;
     if third {
         let pattern = f.opt_usize("sliding_window_pattern")?.unwrap_or(6);
-        // transformers writes the other name beside 'layer_types', and does not read it.
+        // transformers writes the other name beside 'layer_types' but does not read it.
         if f.has("layer_types") {
             f.ignore(&["_sliding_window_pattern"]);
         }

@@ -1,7 +1,7 @@
 //! GGUF files: all families under llama.cpp's uniform keys and tensor names.
 //!
-//! What these files do not say follows llama.cpp: Gemma's attention scale and
-//! its pattern of local layers, the base of Gemma 3's local rotation.
+//! Settings missing from these files follow llama.cpp: Gemma's attention scale and pattern of local layers,
+//! and the base of Gemma 3's local rotation.
 
 use super::{Description, Layout, RowOrder, TensorRef, unknown};
 use crate::config::{Config, Layer, NormKind, Positions, QkNorm, Rope, RopeScaling};
@@ -26,7 +26,7 @@ const NAMES: &[(&str, &str)] = &[
     ("gpt2", "gpt2"),
 ];
 
-/// Keys of an architecture that change nothing that is measured.
+/// Keys of an architecture that do not affect measurements.
 const HARMLESS: &[&str] = &[
     "expert_count",
     "expert_used_count",
@@ -36,11 +36,10 @@ const HARMLESS: &[&str] = &[
     "vocab_size",
 ];
 
-/// Beginnings of keys that are about the file, its tokenizer (which has a reader of its own) or how it
-/// was made.
+/// Prefixes of keys about the file, its tokenizer (which has its own reader) or its origin.
 const OTHER_KEYS: [&str; 6] = ["general.", "tokenizer.", "split.", "quantize.", "imatrix.", "training."];
 
-/// Keys that make a model another one unless they have this value.
+/// Keys that change the forward pass unless they have this value.
 const ONLY: &[(&str, f64)] = &[
     ("attention.clamp_kqv", 0.0),
     ("attention.max_alibi_bias", 0.0),
@@ -52,7 +51,7 @@ const ONLY: &[(&str, f64)] = &[
     ("rope.scaling.yarn_log_multiplier", 0.0),
 ];
 
-/// The metadata of one architecture. It keeps in mind which keys were read.
+/// The metadata of one architecture. Records which keys were read.
 struct Keys<'a> {
     path: &'a Path,
     arch: &'a str,
@@ -82,7 +81,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// A count. An array with one for each layer is one as well where all are the same.
+    /// A count, or an array of equal counts, one per layer.
     fn count(&self, key: &str) -> Result<Option<usize>> {
         let (name, value) = self.value(key);
         let Some(Value::Numbers(numbers)) = value else { return self.get(key, Value::as_usize) };
@@ -119,7 +118,7 @@ impl<'a> Keys<'a> {
         self.get(key, Value::as_bool)
     }
 
-    /// Refuses what is known to change the forward pass and is not supported.
+    /// Refuses unsupported settings that change the forward pass.
     fn refuse(&self) -> Result<()> {
         if let Some(count) = self.count("expert_count")?.filter(|count| *count > 1) {
             return self.fail(format!(
@@ -144,7 +143,7 @@ impl<'a> Keys<'a> {
         Ok(())
     }
 
-    /// The keys that nobody has read or knows to be harmless, sorted.
+    /// The keys that were not read and are not known to be harmless, sorted.
     fn unknown(&self) -> Vec<&str> {
         let read = self.read.borrow();
         let harmless = |key: &str| {
@@ -161,7 +160,7 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// Refuses files that hold something else than a model, by what they say they are.
+/// Refuses files that say they are something other than a model.
 fn check_type(path: &Path, header: &Header) -> Result<()> {
     match header.get("general.type").and_then(Value::as_str) {
         None | Some("model") => Ok(()),
@@ -257,12 +256,12 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
     Ok(description)
 }
 
-/// Tensors of factors on rotary frequencies.
+/// Tensors with divisors of rotary frequencies.
 const ROPE_FACTORS: [&str; 3] =
     ["rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"];
 
-/// One over the root of the head's width, but for the two largest Gemmas, whose
-/// scale comes from the width of the stream.
+/// One over the square root of the head's width, except for the two largest Gemmas, whose scale depends on
+/// the width of the residual stream.
 fn attention_scale(
     keys: &Keys<'_>,
     hidden: usize,
@@ -280,7 +279,7 @@ fn attention_scale(
 
 fn layers(keys: &Keys<'_>, depth: usize) -> Result<Vec<Layer>> {
     let windowed = ["llama", "gemma2", "gemma3", "phi3"].contains(&keys.arch);
-    // Elsewhere the key stays unread, and is named in a warning.
+    // Otherwise the key stays unread and is named in a warning.
     let window = if windowed { keys.count("attention.sliding_window")?.filter(|w| *w > 0) } else { None };
     let local_rope = usize::from(keys.arch == "gemma3");
     let local = local_layers(keys, depth)?;
@@ -291,8 +290,8 @@ fn layers(keys: &Keys<'_>, depth: usize) -> Result<Vec<Layer>> {
     Ok(local.into_iter().map(layer).collect())
 }
 
-/// Which layers see a window only, where there is one: some in each group of as many as the pattern
-/// says, or those that it marks. Without a pattern, as in Mistral and Phi-3, all do.
+/// Which layers have a sliding window, if there is one: all but the last in each group of the length that
+/// the pattern gives, or those that it marks. Without a pattern, as in Mistral and Phi-3, all do.
 fn local_layers(keys: &Keys<'_>, depth: usize) -> Result<Vec<bool>> {
     const PATTERN: &str = "attention.sliding_window_pattern";
     let in_groups =
@@ -317,7 +316,7 @@ fn positions(keys: &Keys<'_>, weights: &Weights, head_dim: usize) -> Result<Posi
         return Ok(Positions::Learned);
     }
     let dim = keys.count("rope.dimension_count")?.unwrap_or(head_dim);
-    // llama.cpp's order of the Llama family's rows pairs all dimensions of a head.
+    // llama.cpp's row order in the Llama family pairs all dimensions of a head.
     if keys.arch == "llama" && (dim != head_dim || !dim.is_multiple_of(2)) {
         return Err(Error::config(
             keys.path,
@@ -338,7 +337,7 @@ fn positions(keys: &Keys<'_>, weights: &Weights, head_dim: usize) -> Result<Posi
 fn rope_scaling(keys: &Keys<'_>, weights: &Weights, dim: usize) -> Result<RopeScaling> {
     let context = keys.needed("context_length")?;
     let original = keys.count("rope.scaling.original_context_length")?.unwrap_or(context);
-    // As in llama.cpp: an older key gives the factor too, zero means none, and a factor without a type is
+    // As in llama.cpp: an older key may hold the factor, zero means none, and a factor without a type is
     // a linear one.
     let old = keys.number("rope.scale_linear")?;
     let factor = keys.number("rope.scaling.factor")?.or(old).filter(|f| *f != 0.0).unwrap_or(1.0);
@@ -397,7 +396,7 @@ fn rope_scaling(keys: &Keys<'_>, weights: &Weights, dim: usize) -> Result<RopeSc
 
 fn layout(arch: &str, config: &Config, weights: &Weights) -> Layout {
     let plain = |name: &str| TensorRef::new(format!("blk.{{}}.{name}"));
-    // Whether a matrix has a bias is the same in every layer, so the first one tells.
+    // Every layer has the same biases, so the first one decides.
     let tensor_ref = |name: &str| {
         let tensor_ref = plain(name);
         let bias = weights.has(&tensor_ref.bias(0));

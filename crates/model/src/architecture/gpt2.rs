@@ -37,7 +37,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         embedding_scale: 1.0,
         tied: f.bool_or("tie_word_embeddings", true)?,
     };
-    // The first published files leave the prefix out.
+    // The first published files omit the prefix.
     let prefix = llama::prefix(weights, "wte", "transformer.");
     let tensor_ref = |name: &str| TensorRef::new(format!("{prefix}h.{{}}.{name}")).biased(true);
     let matrix = |name: &str| tensor_ref(name).ordered(RowOrder::Transposed);

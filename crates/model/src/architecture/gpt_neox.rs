@@ -1,5 +1,5 @@
-//! GPT-NeoX and Pythia: layer norms with bias, attention and MLP side by side
-//! (or one after the other), part of each head rotated, q, k, v head by head.
+//! GPT-NeoX and Pythia: layer norms with bias, attention and MLP in parallel (or in sequence), part of each
+//! head rotated, q, k, v stored head by head.
 
 use super::fields::RopePlace;
 use super::{Description, Fields, Layout, RowOrder, TensorRef, llama};
@@ -7,7 +7,7 @@ use crate::config::{Config, NormKind, Positions, QkNorm};
 use crate::error::Result;
 use crate::weights::Weights;
 
-/// The old names of the base and of the rotated share.
+/// Old names of the base and the rotated share.
 const ROPE: RopePlace = RopePlace {
     kind: None,
     theta: (&["rotary_emb_base", "rope_theta"], 10_000.0),

@@ -1,4 +1,4 @@
-//! What of a checkpoint's tensors a model reads: which it lacks, and which nobody reads.
+//! Missing and unread tensors of a checkpoint.
 
 use super::{Description, Layout, TensorRef, is_other_modality};
 use crate::config::{Config, Positions};
@@ -6,11 +6,11 @@ use crate::error::Result;
 use crate::weights::Weights;
 use std::collections::BTreeSet;
 
-/// Tensors that a warning names, at most.
+/// Maximum number of tensors that a warning names.
 const NAMED: usize = 3;
 
-/// Ends of names of buffers that follow from the configuration: masks, frequencies, and scales of
-/// activations, which are not quantised here.
+/// Suffixes of buffers that follow from the configuration: masks, frequencies, and scales of activations,
+/// which are not quantised here.
 const BUFFERS: [&str; 6] = [
     "inv_freq",
     ".attn.bias",
@@ -21,8 +21,8 @@ const BUFFERS: [&str; 6] = [
 ];
 
 impl Description {
-    /// Decides by the tensors that are there whether the head is the embedding's matrix, checks that
-    /// nothing is missing, and warns of what nobody reads.
+    /// Decides from the tensors whether the head is tied to the embedding, checks that no tensor is missing,
+    /// and warns about unread ones.
     ///
     /// # Errors
     /// Names the first tensor that is missing.
@@ -31,7 +31,7 @@ impl Description {
         let (head, embedding) = (d.layout.head.weight(0), d.layout.embedding.weight(0));
         let mut read = d.read.clone();
         if d.config.tied && weights.has(&head) {
-            // transformers ties only what the file leaves out.
+            // transformers ties the head only if the file has none.
             d.config.tied = weights.same(&head, &embedding);
             match d.config.tied {
                 true => read.push(head),
@@ -58,7 +58,7 @@ impl Description {
     }
 }
 
-/// Says which tensors nobody reads, and why where that is plain.
+/// A warning about unread tensors, with the reason if it is obvious.
 fn sentence(unread: &[&str], d: &Description) -> String {
     let named: Vec<String> = unread.iter().take(NAMED).map(|name| format!("'{name}'")).collect();
     let more = match unread.len() - named.len() {

@@ -10,16 +10,16 @@ use crate::config::{Config, NormKind, Positions, QkNorm, Rope, RopeScaling};
 use crate::error::Result;
 use crate::weights::Weights;
 
-/// What transformers takes absent fields for.
+/// Defaults of transformers.
 pub(super) const MISTRAL: &str =
     r#"{"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}"#;
 
 pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     let mut d = base(f, weights)?;
-    // Mistral's window holds in every layer; Llama has none, whatever the field says.
+    // Mistral's window applies to every layer; Llama has none, even if the field is set.
     let window = if d.config.architecture == "mistral" { f.opt_usize("sliding_window")? } else { None };
     d.config.layers = f.layers(d.config.depth(), window, 0, |_| true)?;
-    // transformers' Mistral has no biases, whatever these fields say.
+    // transformers' Mistral has no biases, even if these fields are set.
     if d.config.architecture == "llama" {
         attention_bias(f, &mut d)?;
         let mlp = f.bool_or("mlp_bias", false)?;
@@ -39,7 +39,7 @@ pub(super) fn attention_bias(f: &Fields<'_>, d: &mut Description) -> Result<()> 
     Ok(())
 }
 
-/// The description that most families share.
+/// The description shared by most families.
 pub(super) fn base(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     let (hidden, heads) = (f.usize("hidden_size")?, f.usize("num_attention_heads")?);
     let head_dim = f.opt_usize("head_dim")?.unwrap_or(hidden / heads.max(1));
@@ -72,7 +72,7 @@ pub(super) fn base(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
         tied: f.bool_or("tie_word_embeddings", false)?,
     };
     let mut config = config;
-    // Dynamic scaling is there for texts beyond what the field says.
+    // Dynamic scaling extends the context beyond this field.
     if let Positions::Rotary(ropes) = &config.positions
         && let [Rope { scaling: RopeScaling::Dynamic { factor, .. }, .. }] = ropes[..]
     {
@@ -82,9 +82,8 @@ pub(super) fn base(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     Ok(Description::new(config, layout))
 }
 
-/// What stands before a module's name in the weights, `usual` where they lack the module. Checkpoints
-/// of the bare decoder have nothing there, models of several modalities name the language part, and
-/// some wrappers leave a name of their own.
+/// The prefix of a module's name in the weights, or `usual` if they lack the module. Checkpoints of the bare
+/// decoder have no prefix, multimodal models name the language part, and some wrappers add their own name.
 pub(super) fn prefix(weights: &Weights, module: &str, usual: &str) -> String {
     let end = format!("{module}.weight");
     let names = weights.names();
@@ -119,7 +118,7 @@ pub(super) fn qk_norms(layout: &Layout) -> [TensorRef; 2] {
     ["q_norm", "k_norm"].map(|n| TensorRef::new(format!("{attention}{n}")))
 }
 
-/// A tensor_ref of the layer by its name there.
+/// The tensor of a layer by its name in the layer.
 pub(super) fn tensor_ref(layout: &Layout, name: &str) -> TensorRef {
     let layer = layout.attn_out.name.trim_end_matches("self_attn.o_proj");
     TensorRef::new(format!("{layer}{name}"))

@@ -1,5 +1,5 @@
-//! The supported architectures: one file a family, each turning a checkpoint's
-//! configuration into a [`Config`] and saying under which names its tensors lie.
+//! The supported architectures: one file per family. Each turns the configuration of a checkpoint into a
+//! [`Config`] and the names of its tensors into a [`Layout`].
 
 mod audit;
 mod fields;
@@ -23,13 +23,13 @@ use crate::weights::Weights;
 pub(crate) use fields::Fields;
 use std::path::{Path, PathBuf};
 
-/// A decoder and where its tensors are.
+/// A decoder and the names of its tensors.
 pub(crate) struct Description {
     pub(crate) config: Config,
     pub(crate) layout: Layout,
-    /// Tensors that the configuration was made of.
+    /// Tensors that the configuration was read from.
     pub(crate) read: Vec<String>,
-    /// What a user should know of settings and tensors that are not honoured, a sentence each.
+    /// Warnings about settings and tensors that are not honoured, one sentence each.
     pub(crate) warnings: Vec<String>,
 }
 
@@ -39,22 +39,21 @@ impl Description {
     }
 }
 
-/// How the rows of a stored matrix are to be taken.
+/// How the rows of a stored matrix are ordered.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum RowOrder {
-    /// As they are.
+    /// As the forward pass uses them.
     AsStored,
     /// The matrix is stored `[k, n]` (GPT-2's Conv1D).
     Transposed,
-    /// llama.cpp stores q and k of the Llama family with the two halves of a
-    /// head interleaved; undo it, so that one rotation serves all.
+    /// llama.cpp interleaves the two halves of each head of q and k in the Llama family. Packing undoes it,
+    /// so that all families share one rotation.
     InterleavedHalves,
-    /// GPT-NeoX stores q, k and v head by head; gather all q, then all k, then all v.
+    /// GPT-NeoX stores q, k and v head by head. Packing gathers all q, then all k, then all v.
     PerHeadQkv,
 }
 
-/// Where one matrix or norm lies: a name with `{}` for the layer, to which
-/// `.weight` and `.bias` are added.
+/// The name of a matrix or norm, with `{}` for the layer and without `.weight` or `.bias`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct TensorRef {
     pub(crate) name: String,
@@ -108,7 +107,7 @@ pub(crate) struct Layout {
     pub(crate) norm_offset: f32,
 }
 
-/// Whether a prefix of names belongs to images or sound.
+/// Whether a prefix of names belongs to the image or audio part of a model.
 fn is_other_modality(prefix: &str) -> bool {
     const OTHERS: [&str; 8] = [
         "vision_tower",
@@ -127,8 +126,7 @@ type Family = (&'static str, FromConfig, &'static str);
 
 type FromConfig = fn(&Fields<'_>, &Weights) -> Result<Description>;
 
-/// `model_type` of config.json, the function that reads it, and what transformers
-/// takes fields for that are absent.
+/// `model_type` of config.json, the function that reads it, and the defaults of transformers.
 const FAMILIES: &[Family] = &[
     ("llama", llama::describe, "{}"),
     ("mistral", llama::describe, llama::MISTRAL),
@@ -152,18 +150,18 @@ fn unknown(path: &Path, name: &str) -> Error {
     Error::Architecture { path: path.to_owned(), name: name.to_owned(), supported: supported().join(", ") }
 }
 
-/// A Hugging Face `config.json` that has been read and does not ask for what is not supported.
+/// A Hugging Face `config.json` without unsupported settings.
 pub(crate) struct HfConfig {
     path: PathBuf,
     json: serde_json::Value,
 }
 
 impl HfConfig {
-    /// Reads the file and refuses what no weights could make up for, so that a model need not be
-    /// fetched to be refused.
+    /// Reads the file and refuses unsupported settings, so that a model can be refused before its weights are
+    /// fetched.
     ///
     /// # Errors
-    /// When the file is broken, or asks for something that is not supported.
+    /// When the file is damaged or has an unsupported setting.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let json = files::json(path)?;
         audit::refuse(path, &json)?;
@@ -175,22 +173,19 @@ impl HfConfig {
     fn family(&self) -> Result<&'static Family> {
         match self.json.get("model_type").and_then(|t| t.as_str()) {
             Some(name) => FAMILIES.iter().find(|f| f.0 == name).ok_or_else(|| unknown(&self.path, name)),
-            None => Err(Error::config(
-                &self.path,
-                "it has no 'model_type', which says what kind of model this is",
-            )),
+            None => Err(Error::config(&self.path, "it has no 'model_type', which names the architecture")),
         }
     }
 
     /// Rows and columns that share a scale in matrices of 8-bit floats.
     ///
     /// # Errors
-    /// When the file says something impossible.
+    /// When the value is impossible.
     pub(crate) fn fp8_block(&self) -> Result<Option<[usize; 2]>> {
         audit::fp8_block(&self.path, &self.json)
     }
 
-    /// Describes the decoder that lies in some weights.
+    /// Describes the decoder in `weights`.
     ///
     /// # Errors
     /// When a field is missing or impossible.
@@ -225,8 +220,7 @@ impl HfConfig {
 /// Reads the metadata of a GGUF file.
 ///
 /// # Errors
-/// When it is not a model, the architecture is unknown, or a key is missing, impossible or asks for
-/// something that is not supported.
+/// When it is not a model, the architecture is unknown, or a key is missing, impossible or unsupported.
 pub(crate) fn from_gguf(path: &Path, header: &Header, weights: &Weights) -> Result<Description> {
     let description = gguf_names::describe(path, header, weights)?;
     description.config.check(path)?;

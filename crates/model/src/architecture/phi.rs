@@ -1,11 +1,10 @@
-//! Phi-3: Llama with q, k, v in one matrix, gate and up in another, and LongRoPE
-//! in the long-context variants.
+//! Phi-3: Llama with fused q, k, v, fused gate and up, and LongRoPE in the long-context variants.
 
 use super::{Description, Fields, llama};
 use crate::error::Result;
 use crate::weights::Weights;
 
-/// What transformers takes absent fields for.
+/// Defaults of transformers.
 pub(super) const DEFAULTS: &str = r#"{
     "rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "original_max_position_embeddings": 4096
 }"#;

@@ -6,7 +6,7 @@ use crate::config::QkNorm;
 use crate::error::Result;
 use crate::weights::Weights;
 
-/// What transformers takes absent fields for.
+/// Defaults of transformers.
 pub(super) const QWEN2: &str = r#"{
     "num_key_value_heads": 32, "max_position_embeddings": 32768, "sliding_window": 4096, "max_window_layers": 28
 }"#;

@@ -17,7 +17,7 @@ pub(super) fn build(vocabulary: &Vocabulary<'_>) -> Result<Built> {
         .build()
         .map_err(|e| vocabulary.bad("merges", e))?;
     let mut inner = tokenizers::Tokenizer::new(model);
-    // Kept apart from the patterns: NeoX's own files may go by GPT-2's name.
+    // Separate from the patterns: files of NeoX may use GPT-2's name.
     if split.nfc || vocabulary.architecture() == "gptneox" {
         inner.with_normalizer(Some(NFC)).map_err(|e| vocabulary.bad("pre", e))?;
     }
@@ -36,9 +36,9 @@ pub(super) fn build(vocabulary: &Vocabulary<'_>) -> Result<Built> {
     })
 }
 
-/// How the text is cut before the merges, with the name it goes by.
+/// The pre-tokenizer and its name.
 fn split<'a>(vocabulary: &Vocabulary<'a>) -> Result<(&'a str, &'static Split)> {
-    // Old files lack the name, and some converters write "default" for want of
+    // Old files lack the name, and some converters write "default" instead of
     // one. These architectures leave no doubt what is meant.
     let implied = match vocabulary.architecture() {
         "gpt2" => Some("gpt-2"),
@@ -49,19 +49,21 @@ fn split<'a>(vocabulary: &Vocabulary<'a>) -> Result<(&'a str, &'static Split)> {
     };
     let name = match (vocabulary.string("pre")?, implied) {
         (None | Some("default"), Some(name)) => name,
-        // A guess would give wrong ids without a sign of it.
+        // A guess could silently give wrong ids.
         (None | Some("default"), None) => {
             let says = vocabulary.string("pre")?.map_or("is missing", |_| "is 'default'");
             return Err(vocabulary.bad(
                 "pre",
-                format!("it {says}, so that the file does not say how texts are cut, and the model does not imply it"),
+                format!(
+                    "it {says}, so that the pre-tokenizer is unknown, and the architecture does not imply one"
+                ),
             ));
         }
         (Some(name), _) => name,
     };
     match pretokenizers::find(name) {
         Some(split) => Ok((name, split)),
-        // Cutting in another way gives ids the model was never trained on, so
+        // Another pre-tokenizer gives ids that the model was not trained on, so
         // there is no fallback.
         None => {
             let known = pretokenizers::names().collect::<Vec<_>>().join(", ");
@@ -81,12 +83,12 @@ fn merges(vocabulary: &Vocabulary<'_>) -> Result<Merges> {
     for (at, line) in lines.into_iter().enumerate() {
         let bad = |what: &str| vocabulary.bad("merges", format!("entry {at}, {}, {what}", brief(line)));
         let Some((left, right)) = line.split_once(' ') else {
-            return Err(bad("is not two tokens with a space between"));
+            return Err(bad("is not two tokens separated by a space"));
         };
         joined.clear();
         joined.push_str(left);
         joined.push_str(right);
-        // The whole is looked up as well: the model would index out of bounds without it.
+        // The merged token must exist too: the model would index out of bounds otherwise.
         if [left, right, &joined].iter().any(|part| part.is_empty() || vocabulary.find(part).is_none()) {
             return Err(bad("refers to a token that does not exist"));
         }
@@ -98,8 +100,8 @@ fn merges(vocabulary: &Vocabulary<'_>) -> Result<Merges> {
     Ok(merges)
 }
 
-/// The byte that a character stands for. Printable bytes of Latin-1 stand for
-/// themselves; the other 68 follow from U+0100 on, in order.
+/// The byte that a character encodes. Printable bytes of Latin-1 encode themselves; the other 68 are
+/// U+0100 and following, in order.
 pub(super) fn byte_of(letter: char) -> Option<u8> {
     let code = u32::from(letter);
     let byte = match code {

@@ -1,5 +1,4 @@
-//! `tokenizer.json`, and what `tokenizer_config.json` beside it adds, as transformers' AutoTokenizer
-//! takes them.
+//! `tokenizer.json` and the `tokenizer_config.json` beside it, read as transformers' AutoTokenizer does.
 
 use super::guarded;
 use serde::Deserialize;
@@ -8,25 +7,25 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use tokenizers::AddedToken;
 
-/// The tokens with a name in `tokenizer_config.json`.
+/// The named tokens of `tokenizer_config.json`.
 const NAMED: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// A tokenizer and what is put around a text.
+/// A tokenizer and the tokens it adds around a text.
 pub(super) struct Loaded {
     pub(super) inner: tokenizers::Tokenizer,
-    /// What the post-processor puts around a text. As in transformers, it wins over `add_bos_token`
-    /// and `add_eos_token` of `tokenizer_config.json`.
+    /// The tokens that the post-processor adds around a text. As in transformers, it takes precedence over
+    /// `add_bos_token` and `add_eos_token` of `tokenizer_config.json`.
     pub(super) around: Surroundings,
-    /// What a user should know.
+    /// Warnings for the user.
     pub(super) warnings: Vec<String>,
 }
 
-/// Builds the tokenizer of the bytes of a `tokenizer.json` and the content of a
-/// `tokenizer_config.json`, `null` where there is none. Padding and truncation are switched off.
+/// Builds the tokenizer from the bytes of a `tokenizer.json` and the content of a `tokenizer_config.json`,
+/// `null` if there is none. Padding and truncation are off.
 ///
 /// # Errors
-/// Says what is wrong with the files.
+/// Describes what is wrong with the files.
 pub(super) fn load(bytes: &[u8], config: &Value) -> Result<Loaded, String> {
     let (bytes, listed) = with_tokens_of(config, bytes)?;
     let built = guarded(|| {
@@ -52,7 +51,7 @@ struct Listed {
     model: Option<ModelPart>,
 }
 
-/// The part of its model that makes tokens random, as in training.
+/// The part of its model that makes tokenisation random, as in training.
 #[derive(Deserialize)]
 struct ModelPart {
     #[serde(default)]
@@ -62,8 +61,8 @@ struct ModelPart {
 /// Added tokens by id, as `tokenizer.json` lists them.
 type ById = BTreeMap<u64, Value>;
 
-/// The bytes of a `tokenizer.json` whose list of added tokens has those of the configuration as well,
-/// each at its id, and that list by id.
+/// The bytes of a `tokenizer.json` with the added tokens of the configuration merged in, and all added
+/// tokens by id.
 fn with_tokens_of<'a>(config: &Value, bytes: &'a [u8]) -> Result<(Cow<'a, [u8]>, ById), String> {
     let Listed { added_tokens, model } = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     let own: ById =
@@ -89,13 +88,13 @@ fn with_tokens_of<'a>(config: &Value, bytes: &'a [u8]) -> Result<(Cow<'a, [u8]>,
     let mut file: Value = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     file["added_tokens"] = all.values().cloned().collect();
     if drops {
-        // A text has one list of tokens, so what drops merges at random is switched off.
+        // Tokenisation must be deterministic, so BPE dropout is off.
         file["model"]["dropout"] = Value::Null;
     }
     Ok((Cow::Owned(file.to_string().into_bytes()), all))
 }
 
-/// Says which tokens have another id than the files give them.
+/// Warnings about tokens whose id differs from the files.
 fn moved(inner: &tokenizers::Tokenizer, listed: &ById) -> Vec<String> {
     let moved = listed.iter().filter_map(|(id, token)| {
         let text = token.get("content")?.as_str()?;
@@ -107,7 +106,7 @@ fn moved(inner: &tokenizers::Tokenizer, listed: &ById) -> Vec<String> {
     moved.collect()
 }
 
-/// Settings of the configuration that would give other tokens, and are not honoured.
+/// Warnings about settings of the configuration that would change tokens, but are not honoured.
 fn not_honoured(inner: &tokenizers::Tokenizer, config: &Value) -> Vec<String> {
     let set = |name: &str| config.get(name) == Some(&Value::Bool(true));
     let cut = inner.get_pre_tokenizer().and_then(|p| serde_json::to_string(p).ok()).unwrap_or_default();
@@ -121,7 +120,7 @@ fn not_honoured(inner: &tokenizers::Tokenizer, config: &Value) -> Vec<String> {
         .collect()
 }
 
-/// The tokens with a name in the configuration that are not added tokens yet.
+/// The named tokens of the configuration that are not added tokens yet.
 fn named_tokens(inner: &tokenizers::Tokenizer, config: &Value) -> Vec<AddedToken> {
     let named = NAMED.iter().filter_map(|name| config.get(name));
     let extra =
@@ -141,7 +140,7 @@ fn named_tokens(inner: &tokenizers::Tokenizer, config: &Value) -> Vec<AddedToken
     tokens
 }
 
-/// A token as `tokenizer_config.json` describes it: a text, or an object with one.
+/// A token as written in `tokenizer_config.json`: a text, or an object with one.
 fn added_token(value: &Value) -> Option<AddedToken> {
     if let Some(text) = value.as_str() {
         return Some(AddedToken::from(text, true));
@@ -158,7 +157,7 @@ fn added_token(value: &Value) -> Option<AddedToken> {
     })
 }
 
-/// The text of a token with a name.
+/// The text of a named token.
 pub(super) fn named(config: &Value, name: &str) -> Option<String> {
     added_token(config.get(name)?).map(|token| token.content)
 }
@@ -166,7 +165,7 @@ pub(super) fn named(config: &Value, name: &str) -> Option<String> {
 /// The first id before a text, and the last after it.
 pub(super) type Surroundings = (Option<u32>, Option<u32>);
 
-/// What the post-processor puts around a text, found by trying.
+/// The tokens that the post-processor adds around a text, determined by encoding one.
 fn surroundings(inner: &tokenizers::Tokenizer) -> tokenizers::Result<Surroundings> {
     let bare = inner.encode_fast("a", false)?.get_ids().to_vec();
     let full = inner.encode_fast("a", true)?.get_ids().to_vec();

@@ -1,11 +1,11 @@
-//! The vocabulary in the metadata of a GGUF file, checked.
+//! The vocabulary in the metadata of a GGUF file, validated.
 
 use crate::error::{Error, Result};
 use crate::gguf::{Header, Numbers, Value};
 use std::path::Path;
 use tokenizers::models::bpe::Vocab;
 
-/// What a token is for.
+/// The purpose of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TokenKind {
     Normal,
@@ -76,7 +76,7 @@ impl<'a> Vocabulary<'a> {
         match self.get(key) {
             None => Ok(None),
             Some(Value::Numbers(values)) => Ok(Some(values)),
-            Some(_) => Err(self.bad(key, "it is no array of numbers")),
+            Some(_) => Err(self.bad(key, "it is not an array of numbers")),
         }
     }
 
@@ -88,12 +88,12 @@ impl<'a> Vocabulary<'a> {
         Err(self.bad(key, format!("it has {found} entries for {wanted} tokens")))
     }
 
-    /// An array of strings that must be there.
+    /// A required array of strings.
     pub(super) fn strings(&self, key: &str) -> Result<Vec<&'a str>> {
         match self.get(key) {
             None => Err(self.bad(key, "it is missing")),
             Some(Value::Strings(values)) => Ok(values.iter().map(String::as_str).collect()),
-            Some(_) => Err(self.bad(key, "it is no array of strings")),
+            Some(_) => Err(self.bad(key, "it is not an array of strings")),
         }
     }
 
@@ -108,46 +108,49 @@ impl<'a> Vocabulary<'a> {
         values.iter().enumerate().map(score).collect()
     }
 
-    /// A truth value, where it is there.
+    /// A boolean, if it is present.
     pub(super) fn flag(&self, key: &str) -> Result<Option<bool>> {
         match self.get(key) {
             None => Ok(None),
             Some(Value::Bool(flag)) => Ok(Some(*flag)),
-            Some(other) => Err(self.bad(key, format!("{} is no truth value", brief(other)))),
+            Some(other) => Err(self.bad(key, format!("{} is not a boolean", brief(other)))),
         }
     }
 
-    /// The id of a token, where it is there.
+    /// The id of a token, if it is present.
     pub(super) fn id(&self, key: &str) -> Result<Option<u32>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         match value.as_usize().and_then(|id| u32::try_from(id).ok()) {
             Some(id) if self.token(id).is_some() => Ok(Some(id)),
-            _ => Err(self.bad(key, format!("{} is no id of the {} tokens", brief(value), self.tokens.len()))),
+            _ => Err(self.bad(
+                key,
+                format!("{} is not the id of one of the {} tokens", brief(value), self.tokens.len()),
+            )),
         }
     }
 
-    /// A string, where it is there.
+    /// A string, if it is present.
     pub(super) fn string(&self, key: &str) -> Result<Option<&'a str>> {
         match self.get(key) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(self.bad(key, format!("{} is no string", brief(other)))),
+            Some(other) => Err(self.bad(key, format!("{} is not a string", brief(other)))),
         }
     }
 
-    /// Which kind of tokenizer this is the vocabulary of.
+    /// The kind of tokenizer.
     pub(super) fn model(&self) -> Result<&'a str> {
         self.string("model")?.ok_or_else(|| self.bad("model", "it is missing"))
     }
 
-    /// The architecture of the model, or nothing.
+    /// The architecture of the model, or an empty string.
     pub(super) fn architecture(&self) -> &'a str {
         self.header.get("general.architecture").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// Phi-3's marks swallow the spaces after them, which no key says;
-    /// llama.cpp goes by the model's name, and the architecture says it too.
-    /// Phi-4 has the same architecture with another vocabulary and no such rule.
+    /// Whether control tokens strip the spaces after them, as in Phi-3. No key says so; llama.cpp looks at
+    /// the model's name, which implies the architecture. Phi-4 has the same architecture with another
+    /// vocabulary, and does not strip.
     pub(super) fn strips_after_marks(&self) -> bool {
         self.architecture() == "phi3" && matches!(self.model(), Ok("llama"))
     }
@@ -166,7 +169,7 @@ impl<'a> Vocabulary<'a> {
         self.ids.get(text).copied()
     }
 
-    /// The kind of a text that is a token.
+    /// The kind of the token with this text.
     pub(super) fn kind_of(&self, text: &str) -> Option<TokenKind> {
         self.kinds.get(usize::try_from(self.find(text)?).ok()?).copied()
     }
@@ -176,13 +179,13 @@ impl<'a> Vocabulary<'a> {
         (0u32..).zip(self.tokens.iter().zip(&self.kinds)).map(|(id, (token, kind))| (id, *token, *kind))
     }
 
-    /// The ids by text, as the model wants them.
+    /// The ids by text.
     pub(super) fn vocab(&self) -> Vocab {
         self.ids.clone()
     }
 }
 
-/// A value from the file in a message, cut so that the message stays readable.
+/// A value from the file for a message, shortened to stay readable.
 pub(super) fn brief(value: impl std::fmt::Debug) -> String {
     const MOST: usize = 60;
     let text = format!("{value:?}");

@@ -1,7 +1,6 @@
 //! Tokenizers: `tokenizer.json`, or the metadata of a GGUF file.
 //!
-//! Both become the same thing, a pipeline of the `tokenizers` crate, so that a
-//! model gives the same ids whichever file it comes from.
+//! Both become a pipeline of the `tokenizers` crate, so that a model gives the same ids from either file.
 
 mod bpe;
 mod json;
@@ -29,48 +28,48 @@ pub struct Tokenizer {
     warnings: Vec<String>,
 }
 
-/// What a tokenizer is, for reports and `run.json`.
+/// A description of a tokenizer, for reports and `run.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Description {
-    /// Where it comes from and how it works: "tokenizer.json (BPE)", "gguf gpt2/qwen2".
+    /// Its source and algorithm: "tokenizer.json (BPE)", "gguf gpt2/qwen2".
     pub kind: String,
     /// Number of tokens, added ones included.
     pub vocab: usize,
-    /// Number of tokens that are marks rather than text (BOS, turns of a chat, ...).
+    /// Number of control tokens (BOS, chat turns, ...).
     pub specials: usize,
-    /// Whether [`Tokenizer::encode`] puts something before the text.
+    /// Whether [`Tokenizer::encode`] adds a token before the text.
     pub adds_bos: bool,
-    /// Whether [`Tokenizer::encode`] puts something after the text.
+    /// Whether [`Tokenizer::encode`] adds a token after the text.
     pub adds_eos: bool,
-    /// The token that begins a text, where the files name one.
+    /// The BOS token, if the files name one.
     pub bos: Option<String>,
-    /// The token that ends a text, where the files name one.
+    /// The EOS token, if the files name one.
     pub eos: Option<String>,
 }
 
-/// How the bytes of a text are spelt in the vocabulary.
+/// How the vocabulary encodes the bytes of a text.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Style {
-    /// One printable character per byte, as GPT-2 has it.
+    /// One printable character per byte, as in GPT-2.
     ByteLevel,
     /// "▁" for a space, `<0xNN>` for bytes that no piece covers.
     SentencePiece,
-    /// As it is.
+    /// As plain text.
     Plain,
 }
 
-/// Who adds the tokens around a text.
+/// What adds tokens around a text.
 enum Policy {
     /// The post-processor of `tokenizer.json`.
     PostProcessor,
-    /// These ids go before and after it.
+    /// These ids, before and after it.
     Around(Option<u32>, Option<u32>),
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`, and the `tokenizer_config.json` beside it. Special tokens
-    /// and what is put around a text are as the files say; padding and truncation are
-    /// switched off, since every statistic is about the text as given.
+    /// Reads a `tokenizer.json` and the `tokenizer_config.json` beside it. Special tokens and tokens around a
+    /// text follow the files; padding and truncation are off, because every statistic is about the text as
+    /// given.
     ///
     /// # Errors
     /// When a file cannot be read or is not a tokenizer.
@@ -83,7 +82,7 @@ impl Tokenizer {
             json::load(&bytes, &config).map_err(|e| {
                 Error::tokenizer(
                     path,
-                    format!("it is not a tokenizer that can be used ({e}); save it again with transformers"),
+                    format!("not a valid tokenizer file ({e}); save it again with transformers"),
                 )
             })?;
         let token = |id: Option<u32>| id.and_then(|id| inner.id_to_token(id));
@@ -106,12 +105,10 @@ impl Tokenizer {
         Ok(Self { path: path.to_owned(), inner, style, policy: Policy::PostProcessor, description, warnings })
     }
 
-    /// Builds the tokenizer that the metadata of a GGUF file describes; `path`
-    /// is for messages.
+    /// Builds the tokenizer described by the metadata of a GGUF file; `path` is for messages.
     ///
     /// # Errors
-    /// When the metadata lacks a key, contradicts itself, or names a kind of
-    /// tokenizer that is not supported.
+    /// When the metadata lacks a key, contradicts itself, or names an unsupported kind of tokenizer.
     pub fn from_gguf(path: &Path, header: &gguf::Header) -> Result<Self> {
         let vocabulary = Vocabulary::read(path, header)?;
         let built = match vocabulary.model()? {
@@ -126,14 +123,14 @@ impl Tokenizer {
             }
         };
         let Built { mut inner, kind, style, bos, eos, adds_bos, adds_eos } = built;
-        inner.add_tokens(added_tokens(&vocabulary)).map_err(|e| {
-            vocabulary.bad("tokens", format!("the special tokens cannot be searched for ({e})"))
-        })?;
+        inner
+            .add_tokens(added_tokens(&vocabulary))
+            .map_err(|e| vocabulary.bad("tokens", format!("its special tokens cannot be used ({e})")))?;
         let around = |adds: bool, id: Option<u32>, key: &str| match (adds, id) {
             (false, _) => Ok(None),
             (true, Some(id)) => Ok(Some(id)),
             (true, None) => {
-                Err(vocabulary.bad(key, "it is missing although the file asks to add that token"))
+                Err(vocabulary.bad(key, "it is missing, although the file says to add this token"))
             }
         };
         let policy =
@@ -151,7 +148,7 @@ impl Tokenizer {
         Ok(Self { path: path.to_owned(), inner, style, policy, description, warnings: Vec::new() })
     }
 
-    /// What this tokenizer is.
+    /// A description of the tokenizer.
     pub fn describe(&self) -> &Description {
         &self.description
     }
@@ -188,13 +185,13 @@ impl Tokenizer {
         }
     }
 
-    /// What a user should know of the files, a sentence each.
+    /// Warnings for the user about the files, one sentence each.
     pub(crate) fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// One token as people read it: its bytes as text, with U+FFFD where they
-    /// are a part of a character only. An id without a token gives `[id]`.
+    /// One token as readable text, with U+FFFD for bytes that are only part of a character. An id without a
+    /// token is shown as `[id]`.
     pub fn piece(&self, id: u32) -> String {
         if let Some(added) = self.inner.get_added_vocabulary().get_added_tokens_decoder().get(&id) {
             return added.content.clone();
@@ -215,9 +212,9 @@ impl Tokenizer {
         }
     }
 
-    /// The text of ids, special tokens included. Ids without a token give nothing.
+    /// The text of ids, including special tokens. Ids without a token are skipped.
     pub fn decode(&self, ids: &[u32]) -> String {
-        // Decoders fail only on tokens they cannot read; the pieces are the best that is left then.
+        // Decoders fail only on tokens they cannot decode; the single pieces are the best approximation then.
         guarded(|| self.inner.decode(ids, false))
             .unwrap_or_else(|_| ids.iter().map(|id| self.piece(*id)).collect())
     }
@@ -229,7 +226,7 @@ impl std::fmt::Debug for Tokenizer {
     }
 }
 
-/// What the two kinds of GGUF vocabulary have in common once built.
+/// A tokenizer built from a GGUF vocabulary of either kind.
 struct Built {
     inner: tokenizers::Tokenizer,
     kind: String,
@@ -240,7 +237,7 @@ struct Built {
     adds_eos: bool,
 }
 
-/// Tokens that are looked for in the text before anything else.
+/// Tokens that are matched in the text before anything else.
 fn added_tokens(vocabulary: &Vocabulary<'_>) -> Vec<AddedToken> {
     let strips = vocabulary.strips_after_marks();
     let added = vocabulary.entries().filter_map(|(_, text, kind)| {
@@ -259,27 +256,27 @@ fn specials(inner: &tokenizers::Tokenizer) -> usize {
     inner.get_added_vocabulary().get_added_tokens_decoder().values().filter(|t| t.special).count()
 }
 
-/// Calls the library, which slices and indexes by what the file says in a few places:
-/// what panics there for a crafted file must stay an error of that file. A tokenizer
-/// has no state that a panic could leave half changed but a cache, which checks itself.
+/// Calls the `tokenizers` crate and turns a panic into an error. In a few places the crate indexes by
+/// values from the file, so that a crafted file can make it panic. The only state that a panic could leave
+/// inconsistent is a cache, which checks itself.
 fn guarded<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
     let before = GUARDED.replace(true);
     let result = std::panic::catch_unwind(AssertUnwindSafe(f));
     GUARDED.set(before);
-    result.unwrap_or_else(|_| Err("its parts do not fit each other".into()))
+    result.unwrap_or_else(|_| Err("its parts are inconsistent".into()))
 }
 
 thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether a panic on this thread will become an error of a file, so that a panic hook has nothing to
-/// report.
+/// Whether a panic on this thread will become an error about a file, so that a panic hook need not report
+/// it.
 pub fn is_guarded() -> bool {
     GUARDED.get()
 }
 
-/// The decoder of a `tokenizer.json` tells how its tokens are spelt.
+/// The style of a `tokenizer.json`, derived from its decoder.
 fn style_of(inner: &tokenizers::Tokenizer) -> Style {
     let decoder = inner.get_decoder().and_then(|d| serde_json::to_string(d).ok()).unwrap_or_default();
     if decoder.contains("\"ByteLevel\"") {

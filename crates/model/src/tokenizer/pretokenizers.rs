@@ -1,24 +1,22 @@
-//! How byte-level tokenizers cut a text before they merge.
+//! Pre-tokenizers of byte-level BPE: how a text is split before merging.
 //!
-//! GGUF files give only a name for it; the patterns are those of the
-//! `tokenizer.json` files that the names were given for.
+//! GGUF files hold only a name; the patterns are those of the `tokenizer.json` files behind the names.
 
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::split::{Split as Step, SplitPattern};
 use tokenizers::tokenizer::SplitDelimiterBehavior;
 
-/// One way to cut, and what else goes by the same name.
+/// A pre-tokenizer, and other settings that its name implies.
 pub(super) struct Split {
-    /// What `tokenizer.ggml.pre` calls it.
+    /// The names of it in `tokenizer.ggml.pre`.
     names: &'static [&'static str],
-    /// Each cuts the pieces that the one before has left.
+    /// Patterns, each of which splits the pieces left by the one before.
     patterns: &'static [&'static str],
-    /// Whether the text is normalised to NFC before. llama.cpp leaves that out;
-    /// the models were trained with it.
+    /// Whether the text is first normalised to NFC. llama.cpp omits it, but the models were trained with it.
     pub(super) nfc: bool,
-    /// Whether a piece that is a token is taken whole, whatever the merges say.
+    /// Whether a piece that is a token is kept whole, regardless of merges.
     pub(super) whole_words: bool,
-    /// Whether BOS is added when the file does not say.
+    /// Whether BOS is added by default.
     pub(super) adds_bos: bool,
 }
 
@@ -108,7 +106,7 @@ const SPLITS: &[Split] = &[
         nfc: true,
         ..PLAIN
     },
-    // The last pattern is llama.cpp's; the original may take digits one by one.
+    // The last pattern is llama.cpp's; the original may split off single digits.
     Split {
         names: &["deepseek-llm"],
         patterns: &[
@@ -136,7 +134,7 @@ const SPLITS: &[Split] = &[
     Split { names: &["seed-coder"], patterns: &[SEED], ..PLAIN },
 ];
 
-/// The way to cut that goes by a name.
+/// The pre-tokenizer of a name.
 pub(super) fn find(name: &str) -> Option<&'static Split> {
     SPLITS.iter().find(|split| split.names.contains(&name))
 }
@@ -146,7 +144,7 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
     SPLITS.iter().flat_map(|split| split.names.iter().copied())
 }
 
-/// The cuts, in order.
+/// The steps, in order.
 pub(super) fn steps(split: &Split) -> tokenizers::Result<Vec<PreTokenizerWrapper>> {
     let step = |pattern: &&str| {
         let pattern = SplitPattern::Regex((*pattern).to_owned());

@@ -1,8 +1,8 @@
 //! SentencePiece's BPE (`tokenizer.ggml.model` is "llama").
 //!
-//! SentencePiece joins, again and again, the neighbours whose union is the
-//! piece with the highest score. A vocabulary with scores therefore is a list of
-//! merges: every way to split a piece into two pieces, best score first.
+//! SentencePiece repeatedly merges the neighbours whose union is the piece with the highest score. A
+//! vocabulary with scores is therefore a list of merges: every split of a piece into two pieces, best score
+//! first.
 
 use super::metadata::{TokenKind, Vocabulary};
 use super::{Built, Style};
@@ -16,14 +16,14 @@ use tokenizers::models::bpe::{BPE, Merges};
 use tokenizers::normalizers::replace::Replace;
 use tokenizers::normalizers::{Prepend, Sequence as Normalizers};
 
-/// What stands for a space in pieces.
+/// The character that encodes a space in pieces.
 pub(super) const SPACE: char = '▁';
 
-/// The longest piece that is split into merges. Real ones stay below 100 bytes;
-/// without a limit a hostile file costs time quadratic in its length.
+/// Maximum length of a piece in bytes. Real ones are shorter than 100; without a limit a hostile file takes
+/// time quadratic in its length.
 const MAX_PIECE: usize = 256;
 
-/// Merges a piece on average. Real vocabularies have about two.
+/// Maximum average number of merges per piece. Real vocabularies have about two.
 const MAX_MERGES: usize = 16;
 
 pub(super) fn build(vocabulary: &Vocabulary<'_>) -> Result<Built> {
@@ -68,7 +68,7 @@ fn spaces(inner: &mut tokenizers::Tokenizer, prefix: bool) -> tokenizers::Result
     Ok(())
 }
 
-/// The token for what no piece and no byte covers.
+/// The token for text that no piece and no byte covers.
 fn unknown<'a>(vocabulary: &Vocabulary<'a>) -> Result<&'a str> {
     let marked = || vocabulary.entries().find(|(_, _, kind)| *kind == TokenKind::Unknown).map(|(id, ..)| id);
     let id = vocabulary.id("unknown_token_id")?.or_else(marked).unwrap_or(0);
@@ -112,12 +112,12 @@ fn merges(vocabulary: &Vocabulary<'_>) -> Result<Merges> {
     Ok(found.into_iter().map(|m| (m.left.to_owned(), m.right.to_owned())).collect())
 }
 
-/// Whether a token takes part in merges: marks and bytes do not.
+/// Whether a token takes part in merges: control tokens and bytes do not.
 fn joins(kind: TokenKind) -> bool {
     matches!(kind, TokenKind::Normal | TokenKind::UserDefined | TokenKind::Unused)
 }
 
-/// A finite score, with one zero.
+/// A finite score, with -0 mapped to 0.
 #[derive(PartialEq)]
 struct Ordered(f64);
 

@@ -55,7 +55,7 @@ impl Weights {
     /// Opens one file written by `torch.save`.
     ///
     /// # Errors
-    /// When it cannot be read or holds no state dictionary.
+    /// When it cannot be read or does not hold a state dictionary.
     pub fn open_pickle(path: &Path) -> Result<Self> {
         let mut builder = Builder::default();
         read_pickle::add(&mut builder, path)?;
@@ -118,7 +118,7 @@ impl Weights {
                 hash.update(part);
                 file.map.release();
             }
-            hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+            hex::encode(hash.finalize())
         };
         self.0.files.par_iter().map(hash).collect()
     }

@@ -1,13 +1,13 @@
-//! Names of tensors: without what wrappers put before them, and the nearest to one that is missing.
+//! Names of tensors: without the prefixes of wrappers, and the most similar to a missing one.
 
-/// Parts of a name that torch.compile, FSDP and activation checkpointing put between a module and its
+/// Parts of a name that torch.compile, FSDP and activation checkpointing insert between a module and its
 /// child.
 const WRAPPERS: [&str; 3] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
 
-/// What DataParallel and its kin put before all names.
+/// The prefix that DataParallel and similar wrappers add to all names.
 const PARALLEL: &str = "module.";
 
-/// A name without what wrappers of the model put into it.
+/// A name without the parts that wrappers of the model add.
 pub(super) fn canonical(name: &str) -> String {
     let mut name = name;
     while let Some(rest) = name
@@ -20,10 +20,10 @@ pub(super) fn canonical(name: &str) -> String {
     kept.join(".")
 }
 
-/// Names that a message shows in place of a missing one, at most.
+/// Maximum number of names that a message suggests.
 const SHOWN: usize = 3;
 
-/// The names that share the longest ending with a missing one.
+/// The names that share the longest suffix with a missing one.
 pub(super) fn nearest<'a>(missing: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
     let shared = |name: &str| name.rsplit('.').zip(missing.rsplit('.')).take_while(|(a, b)| a == b).count();
     let mut names: Vec<(usize, &str)> = names.map(|name| (shared(name), name)).collect();
@@ -44,7 +44,7 @@ mod tests {
             ("model.layers.0._orig_mod.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"),
             ("_fsdp_wrapped_module.model.layers.1._checkpoint_wrapped_module.x", "model.layers.1.x"),
             ("transformer.h.0.attn.c_attn.bias", "transformer.h.0.attn.c_attn.bias"),
-            // A name like a wrapper's is none.
+            // Similar to a wrapper's name, but not one.
             ("modules.0.weight", "modules.0.weight"),
         ] {
             assert_eq!(canonical(name), bare);

@@ -5,6 +5,7 @@ use super::builder::Builder;
 use super::store::{ElementType, File, TensorEntry};
 use crate::error::{Error, Result};
 use crate::{files, pickle};
+use std::ops::Range;
 use std::path::Path;
 
 /// Adds the tensors of a file written by `torch.save`.
@@ -42,34 +43,50 @@ pub(super) fn add(builder: &mut Builder, path: &Path) -> Result<()> {
         .map_err(|e| bad(format!("{e}; fetch the file again or convert it to safetensors")))?;
     let file = builder.files.len();
     for tensor in tensors {
-        let name = tensor.name;
-        let element = match tensor.class {
-            "DoubleStorage" => ElementType::F64,
-            "FloatStorage" => ElementType::F32,
-            "HalfStorage" => ElementType::F16,
-            "BFloat16Storage" => ElementType::Bf16,
-            other => {
-                let supported = "DoubleStorage, FloatStorage, HalfStorage and BFloat16Storage";
-                builder.insert_unsupported(path, tensor.name, other.to_owned(), supported)?;
-                continue;
-            }
+        let Some(element) = element_of(tensor.class) else {
+            let supported = "DoubleStorage, FloatStorage, HalfStorage and BFloat16Storage";
+            builder.insert_unsupported(path, tensor.name, tensor.class.to_owned(), supported)?;
+            continue;
         };
         if !tensor.is_contiguous() {
-            return Err(bad(format!("tensor '{name}' is not contiguous; save it with .contiguous()")));
+            return Err(bad(format!(
+                "tensor '{}' is not contiguous; save it with .contiguous()",
+                tensor.name
+            )));
         }
         let data = stored(&format!("{folder}/{}", tensor.storage))?;
-        let shape = tensor.shape;
-        let elements = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
-        let (Some(len), Some(skip)) = (elements.and_then(|n| element.bytes(n)), element.bytes(tensor.offset))
-        else {
-            return Err(bad(format!("tensor '{name}' has an impossible shape")));
-        };
-        if skip.checked_add(len).is_none_or(|end| end > data.len()) {
-            return Err(bad(format!("tensor '{name}' is larger than its data; fetch the file again")));
-        }
-        let bytes = data.start + skip..data.start + skip + len;
-        builder.insert(path, name, TensorEntry { file, element, shape, bytes })?;
+        let bytes = bytes_of(&tensor, element, &data)
+            .map_err(|what| bad(format!("tensor '{}' {what}", tensor.name)))?;
+        builder.insert(path, tensor.name, TensorEntry { file, element, shape: tensor.shape, bytes })?;
     }
     builder.files.push(File { path: path.to_owned(), map });
     Ok(())
+}
+
+/// The element type of a PyTorch storage class, if it is supported.
+fn element_of(class: &str) -> Option<ElementType> {
+    Some(match class {
+        "DoubleStorage" => ElementType::F64,
+        "FloatStorage" => ElementType::F32,
+        "HalfStorage" => ElementType::F16,
+        "BFloat16Storage" => ElementType::Bf16,
+        _ => return None,
+    })
+}
+
+/// The bytes of a tensor in the file, given those of its storage.
+fn bytes_of(
+    tensor: &pickle::Stored<'_>,
+    element: ElementType,
+    data: &Range<usize>,
+) -> std::result::Result<Range<usize>, &'static str> {
+    let elements = tensor.shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
+    let (Some(len), Some(skip)) = (elements.and_then(|n| element.bytes(n)), element.bytes(tensor.offset))
+    else {
+        return Err("has an impossible shape");
+    };
+    if skip.checked_add(len).is_none_or(|end| end > data.len()) {
+        return Err("is larger than its data; fetch the file again");
+    }
+    Ok(data.start + skip..data.start + skip + len)
 }

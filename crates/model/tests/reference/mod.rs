@@ -300,7 +300,7 @@ fn frequencies(rope: &Rope, length: usize) -> (Row, f64) {
     }
 }
 
-/// Takes a checkpoint's tensors under the names that each family gives them.
+/// Reads the tensors of a checkpoint by the names of each family.
 struct Reader<'a> {
     config: &'a Config,
     weights: &'a Weights,

@@ -1,0 +1,63 @@
+//! How thoroughly a benchmark measures.
+
+use std::time::Duration;
+
+/// Numbers of rows: a token, a few edits, a prompt, a batch of edited runs.
+const ROWS: [usize; 5] = [1, 16, 64, 200, 800];
+
+/// Tokens of the prompt that is timed, as most built-in prompts have about.
+pub(super) const PREFILL: usize = 150;
+
+/// How long and how often.
+pub(super) struct Effort {
+    /// Numbers of rows of the kernels.
+    pub(super) rows: &'static [usize],
+    /// Weights are taken in turn from copies that fill so many bytes together.
+    pub(super) weights: usize,
+    /// Rounds of the machine's peak at the beginning.
+    pub(super) peak_rounds: usize,
+    /// How often peak and work are timed in turn.
+    pub(super) rounds: usize,
+    /// How long the work is repeated in one round.
+    pub(super) round: Duration,
+    /// After how long no other round begins.
+    pub(super) most: Duration,
+    /// Prompts for the probes.
+    pub(super) prompts: usize,
+    /// Tokens of these prompts, at most.
+    pub(super) tokens: usize,
+    /// Pairs for the probes.
+    pub(super) pairs: usize,
+    /// Steps on the paths of gradients; a fixed number, so that the work is the same
+    /// whatever the path is like.
+    pub(super) steps: u32,
+}
+
+impl Effort {
+    /// What gives numbers to keep.
+    pub(super) const FULL: Self = Self {
+        rows: &ROWS,
+        weights: 128 << 20,
+        peak_rounds: 50,
+        rounds: 9,
+        round: Duration::from_millis(25),
+        most: Duration::from_millis(1500),
+        prompts: 1,
+        tokens: PREFILL,
+        pairs: 2,
+        steps: 32,
+    };
+    /// What shows in seconds that all is well.
+    pub(super) const QUICK: Self = Self {
+        rows: &[1, 64],
+        weights: 0,
+        peak_rounds: 5,
+        rounds: 3,
+        round: Duration::from_millis(2),
+        most: Duration::from_millis(100),
+        prompts: 1,
+        tokens: 24,
+        pairs: 1,
+        steps: 4,
+    };
+}
