@@ -1,10 +1,10 @@
 //! The answers to a study's questions: cells compared by every rule, and verdicts by the primary one.
 
+use crate::cell::FinishedCell;
 use crate::compare::{Difference, MOST_NONE, PairedRuns, Pairing, RunCurves};
 use crate::curves::BootstrapOptions;
 use crate::format;
 use crate::study::{Cell, ComparedPair, Question, StudyDescription};
-use crate::tables::FinishedCell;
 use fathom_depth::Rule;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -325,13 +325,9 @@ fn summary(answer: &Answer) -> String {
     let Answer { question, primary, tested, exclude_zero, .. } = answer;
     let comparisons: Vec<&CellComparison> = answer.comparisons.iter().filter(|one| one.primary).collect();
     let count = |verdict| comparisons.iter().filter(|one| one.verdict == verdict).count();
-    if comparisons.is_empty() {
-        let needs = match question {
-            Question::Scale => "two models of one family and type with different sizes",
-            Question::Training => "two models of one family and size with different types",
-            Question::Difficulty => "two data sets of different difficulty",
-        };
-        return format!("Not asked: the study has no {needs}, and declares no such pair.");
+    let all = comparisons.len();
+    if all == 0 {
+        return not_asked(*question);
     }
     let counts: Vec<String> = [
         (Verdict::More, "more"),
@@ -344,19 +340,9 @@ fn summary(answer: &Answer) -> String {
     .filter(|(verdict, _)| count(*verdict) > 0)
     .map(|(verdict, name)| format!("{name} in {}", count(verdict)))
     .collect();
-    let (more, less, unchanged) = (count(Verdict::More), count(Verdict::Less), count(Verdict::NoEvidence));
-    let verdict = match (more, less) {
-        (0, 0) if unchanged == 0 => "Not known",
-        (0, 0) => "No evidence",
-        (_, 0) if more == comparisons.len() => "More",
-        (0, _) if less == comparisons.len() => "Less",
-        (_, 0) => "More in some comparisons",
-        (0, _) => "Less in some comparisons",
-        _ => "More in some comparisons and less in others",
-    };
-    let all = comparisons.len();
-    let many = if all == 1 { "comparison" } else { "comparisons" };
-    let mut text = format!("{verdict}: of {all} {many} by {primary}, {}", counts.join(", "));
+    let verdict = overall(count(Verdict::More), count(Verdict::Less), count(Verdict::NoEvidence), all);
+    let noun = if all == 1 { "comparison" } else { "comparisons" };
+    let mut text = format!("{verdict}: of {all} {noun} by {primary}, {}", counts.join(", "));
     if *tested > 0 {
         let chance = format::count(answer.expected_by_chance);
         text += &format!(
@@ -369,6 +355,29 @@ fn summary(answer: &Answer) -> String {
         text += &format!(" In {apart} the prompts differ, and each side was resampled on its own.");
     }
     text
+}
+
+/// The summary of a question without comparisons.
+fn not_asked(question: Question) -> String {
+    let needs = match question {
+        Question::Scale => "two models of one family and type with different sizes",
+        Question::Training => "two models of one family and size with different types",
+        Question::Difficulty => "two data sets of different difficulty",
+    };
+    format!("Not asked: the study has no {needs}, and declares no such pair.")
+}
+
+/// The overall verdict of `all` comparisons.
+fn overall(more: usize, less: usize, unchanged: usize, all: usize) -> &'static str {
+    match (more, less) {
+        (0, 0) if unchanged == 0 => "Not known",
+        (0, 0) => "No evidence",
+        (_, 0) if more == all => "More",
+        (0, _) if less == all => "Less",
+        (_, 0) => "More in some comparisons",
+        (0, _) => "Less in some comparisons",
+        _ => "More in some comparisons and less in others",
+    }
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@
 #![deny(missing_docs)]
 
 pub mod answers;
+mod cell;
 pub mod compare;
 pub mod curves;
 mod error;
@@ -50,9 +51,10 @@ pub mod stability;
 pub mod study;
 pub mod tables;
 
+pub use cell::FinishedCell;
 pub use compare::{Comparison, Pairing, RunCurves, compare};
 pub use curves::{BootstrapOptions, Curve, PromptCurves, rows};
 pub use error::Error;
 pub use stability::uncertainty;
 pub use study::{StudyDescription, StudyError};
-pub use tables::{FinishedCell, Tables};
+pub use tables::Tables;

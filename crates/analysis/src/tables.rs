@@ -1,35 +1,12 @@
 //! The finished cells of a study as one table of effective depth, and grouped by question.
 
-use crate::Error;
 use crate::answers::{Answer, FinishedCells};
-use crate::curves::{BootstrapOptions, PromptCurves, rows_of};
-use crate::study::{Cell, Question, StudyData, StudyDescription, StudyModel, grouped};
+use crate::cell::FinishedCell;
+use crate::curves::BootstrapOptions;
+use crate::study::{Cell, Question, StudyDescription, StudyModel, grouped, series};
 use fathom_depth::{Depth, Rule};
-use fathom_results::Sample;
 use serde::Serialize;
 use std::collections::BTreeMap;
-
-/// A finished cell, without per-token values.
-#[derive(Clone, Debug, PartialEq)]
-pub struct FinishedCell {
-    /// The curves of its prompts.
-    pub curves: PromptCurves,
-    /// Its depth table.
-    pub depth: Vec<Depth>,
-}
-
-impl FinishedCell {
-    /// A cell from its samples and its model's number of layers. With the options of the
-    /// measurement, its depth table is that of results.json.
-    ///
-    /// # Errors
-    /// As [`PromptCurves::of`].
-    pub fn of(samples: &[Sample], layers: usize, options: &BootstrapOptions) -> Result<Self, Error> {
-        let curves = PromptCurves::of(samples, layers)?;
-        let depth = rows_of(&curves, options);
-        Ok(Self { curves, depth })
-    }
-}
 
 /// The results of a study.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -146,28 +123,36 @@ fn row(study: &StudyDescription, cell: Cell, finished: Option<&FinishedCell>) ->
 
 /// The groups of a question that have something to compare, each with its rows in order.
 fn groups(study: &StudyDescription, question: Question) -> Vec<Group> {
-    let row = |model: usize, data: usize| model * study.data.len() + data;
-    let all_data = 0..study.data.len();
-    if question == Question::Difficulty {
-        let key =
-            |data: &StudyData| data.difficulty.as_ref().map(|_| data.series.clone().unwrap_or_default());
-        let difficulty = |i: &usize| study.data[*i].difficulty.as_ref().map_or(0.0, |known| known.order);
-        let mut series = grouped(&study.data, key);
-        series.iter_mut().for_each(|order| order.sort_by(|i, j| difficulty(i).total_cmp(&difficulty(j))));
-        series.retain(|order| order.len() > 1);
-        let group = |m: usize, order: &Vec<usize>| Group {
-            title: match &study.data[order[0]].series {
-                Some(series) => format!("{}, {series}", study.models[m].name),
-                None => study.models[m].name.clone(),
-            },
-            rows: order.iter().map(|data| row(m, *data)).collect(),
-        };
-        let models = 0..study.models.len();
-        return models
-            .flat_map(|m| series.iter().map(move |order| (m, order)))
-            .map(|(m, o)| group(m, o))
-            .collect();
+    match question {
+        Question::Difficulty => difficulty_groups(study),
+        Question::Scale | Question::Training => model_groups(study, question),
     }
+}
+
+/// The index of the row of a model on a data set.
+fn row_index(study: &StudyDescription, model: usize, data: usize) -> usize {
+    model * study.data.len() + data
+}
+
+/// Each model on the data sets of each series, from easy to hard.
+fn difficulty_groups(study: &StudyDescription) -> Vec<Group> {
+    let difficulty = |i: &usize| study.data[*i].difficulty.as_ref().map_or(0.0, |known| known.order);
+    let mut all_series = series(&study.data);
+    all_series.iter_mut().for_each(|order| order.sort_by(|i, j| difficulty(i).total_cmp(&difficulty(j))));
+    all_series.retain(|order| order.len() > 1);
+    let group = |m: usize, order: &Vec<usize>| Group {
+        title: match &study.data[order[0]].series {
+            Some(series) => format!("{}, {series}", study.models[m].name),
+            None => study.models[m].name.clone(),
+        },
+        rows: order.iter().map(|data| row_index(study, m, *data)).collect(),
+    };
+    let of_model = |m| all_series.iter().map(move |order| group(m, order));
+    (0..study.models.len()).flat_map(of_model).collect()
+}
+
+/// The models of each family, by size or by type, on each data set.
+fn model_groups(study: &StudyDescription, question: Question) -> Vec<Group> {
     let title = |model: &StudyModel| {
         let family = model.family.as_ref()?;
         Some(match question {
@@ -185,9 +170,9 @@ fn groups(study: &StudyDescription, question: Question) -> Vec<Group> {
             let size = |i: &usize| study.models[*i].size.unwrap_or_default();
             models.sort_by(|i, j| size(i).total_cmp(&size(j)));
         }
-        let rows = all_data.clone().flat_map(|data| models.iter().map(move |model| row(*model, data)));
-        groups
-            .push(Group { title: title(&study.models[models[0]]).unwrap_or_default(), rows: rows.collect() });
+        let on_data = |data| models.iter().map(move |model| row_index(study, *model, data));
+        let rows = (0..study.data.len()).flat_map(on_data).collect();
+        groups.push(Group { title: title(&study.models[models[0]]).unwrap_or_default(), rows });
     }
     groups
 }

@@ -1,4 +1,4 @@
-//! What each sublayer adds to the stream (arXiv 2505.13898): relative norms
+//! Contributions of the sublayers to the residual stream (arXiv 2505.13898): relative norms
 //! |a|/|h|, |m|/|h+a|, |D|/|h| and cosines cos(a,h), cos(m,h+a), cos(D,h).
 
 use crate::number::{median, short};
@@ -7,10 +7,10 @@ use fathom_model::Trace;
 use fathom_results::{Contributions, ContributionsSample, MeanMedian, Parts, PerToken};
 use rayon::prelude::*;
 
-/// Relative norms of attn, mlp, layer, then their cosines.
+/// Relative norms of attention, MLP and layer, then their cosines.
 type Values = [f64; 6];
 
-/// The work of [`measure`]: products of vectors of the stream.
+/// The work of [`measure`]: dot products of residual vectors.
 pub(crate) fn plan(depth: usize, tokens: usize, hidden: usize) -> crate::Work {
     crate::Work::plain(0, (8 * depth * tokens * hidden) as u64)
 }
@@ -57,7 +57,7 @@ fn values(h: &[f32], a: &[f32], m: &[f32]) -> Values {
     ]
 }
 
-/// Puts prompts together: means weighted by tokens, medians over all tokens.
+/// Combines prompts: means weighted by tokens, medians over all tokens.
 pub fn summarise(samples: &[&ContributionsSample]) -> Contributions {
     let parts = |pick: &dyn Fn(&ContributionsSample) -> &Parts<PerToken>| Parts {
         attn: average(samples, |s| &pick(s).attn),
@@ -102,9 +102,9 @@ mod tests {
     use super::*;
     use approx::assert_relative_eq;
 
-    /// Two tokens, two dimensions, one layer, worked out by hand.
+    /// Two tokens, two dimensions, one layer, computed by hand.
     #[test]
-    fn a_layer_worked_out_by_hand() {
+    fn a_layer_computed_by_hand() {
         let trace = Trace {
             tokens: vec![1, 2],
             hidden: 2,
@@ -121,13 +121,13 @@ mod tests {
         let c = &s.cosine;
         assert_relative_eq!(c.attn.mean[0], (0.8 + 0.0) / 2.0, epsilon = 1e-12);
         assert_relative_eq!(c.mlp.tokens[0][0], -1.0);
-        // Nothing added has no direction.
+        // A zero contribution has no direction.
         assert_eq!(c.layer.tokens[0], [-1.0, 0.0]);
     }
 
-    /// A token whose stream is zero has no ratio and no direction, and is not counted.
+    /// A token with a zero residual vector has no ratio and no direction, and is not counted.
     #[test]
-    fn tokens_without_a_stream_are_left_out_and_counted() {
+    fn tokens_with_a_zero_stream_are_skipped_and_counted() {
         let trace = Trace {
             tokens: vec![1, 2],
             hidden: 2,
@@ -139,7 +139,7 @@ mod tests {
         let sample = measure(&trace);
         assert!(sample.relative_norm.attn.tokens[0][0].is_nan() && sample.cosine.layer.tokens[0][0].is_nan());
         assert_eq!((sample.relative_norm.attn.mean[0], sample.cosine.attn.mean[0]), (2.0, 1.0));
-        // Once attention has written, there is something to be relative to.
+        // After attention, the stream is not zero.
         assert_eq!(sample.relative_norm.mlp.tokens[0], [3.0, 0.5]);
         let back: ContributionsSample =
             serde_json::from_str(&serde_json::to_string(&sample).unwrap()).unwrap();
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn means_weigh_tokens_and_medians_count_them() {
+    fn means_are_weighted_by_tokens_and_medians_pool_tokens() {
         let sample = |values: &[f64]| ContributionsSample {
             relative_norm: Parts {
                 attn: PerToken {

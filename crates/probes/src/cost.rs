@@ -33,7 +33,7 @@ pub(crate) fn spend(costs: &mut Costs, name: &str, work: Work, start: Instant) {
     add(costs, Costs::from([(name.to_owned(), now)]));
 }
 
-/// Peak resident memory of this process, where the system reports it.
+/// Peak resident memory of this process in bytes; 0 if the system does not report it.
 fn peak_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));

@@ -1,5 +1,4 @@
-//! What the answer loses when one token's residual is replaced by a mean
-//! (arXiv 2505.13898).
+//! The effect on the answer of replacing the residual vector of one token by a mean (arXiv 2505.13898).
 
 use crate::planner::{Action, Edit, EditSink, Request, Site, count, execute};
 use crate::skip::{distances, larger};
@@ -9,10 +8,10 @@ use fathom_model::{Model, Trace};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The mean residuals b_l that erase, `[L + 1][d]`.
+/// The mean residuals b_l, `[L + 1][d]`.
 pub type Means = Vec<Arc<[f32]>>;
 
-/// Sums of the stream over tokens, from which the baseline b_l comes.
+/// Accumulates the mean residuals b_l over tokens.
 pub struct MeanResiduals {
     /// `[L + 1][d]`.
     sums: Vec<Vec<f64>>,
@@ -20,13 +19,13 @@ pub struct MeanResiduals {
 }
 
 impl MeanResiduals {
-    /// Nothing seen yet.
+    /// No tokens yet.
     pub fn new(model: &Model) -> Self {
         let c = model.config();
         Self { sums: vec![vec![0.0; c.hidden]; c.depth() + 1], tokens: 0 }
     }
 
-    /// Takes the tokens of a prompt in.
+    /// Adds the tokens of a prompt.
     pub fn add(&mut self, trace: &Trace) {
         for (sum, h) in self.sums.iter_mut().zip(&trace.resid) {
             for row in h.chunks_exact(trace.hidden) {
@@ -43,8 +42,8 @@ impl MeanResiduals {
     }
 }
 
-/// Measures one question-answer pair: `[L + 1][T]`, for every level and token the
-/// largest |p - p'|_2 over the positions that predict the answer.
+/// Measures one question-answer pair: for every level and token, `[L + 1][T]`, the largest |p - p'|_2
+/// over the positions that predict the answer.
 pub fn measure(
     model: &Model,
     trace: &Trace,
@@ -61,17 +60,17 @@ pub fn measure(
 }
 
 /// The work of [`measure`] on a pair of `tokens` tokens.
-pub fn plan(model: &Model, tokens: usize, answer: usize, limits: MemoryPlan) -> Work {
+pub fn plan(model: &Model, tokens: usize, answer: usize, memory: MemoryPlan) -> Work {
     let baseline = vec![Arc::from([0.0]); model.config().depth() + 1];
-    count(model, tokens, &requests(tokens, answer, &baseline).1, limits)
+    count(model, tokens, &requests(tokens, answer, &baseline).1, memory)
 }
 
-/// The edited runs, and level and token of each.
+/// The edited runs, and the level and token of each.
 fn requests(tokens: usize, answer: usize, baseline: &[Arc<[f32]>]) -> (Vec<(usize, usize)>, Vec<Request>) {
     let read = predicting(tokens, answer);
     let (mut keys, mut requests) = (Vec::new(), Vec::new());
     for (level, mean) in baseline.iter().enumerate() {
-        // A token after the last prediction changes none.
+        // A token after the last prediction cannot change any.
         for t in 0..read.end {
             keys.push((level, t));
             requests.push(Request {
@@ -103,8 +102,8 @@ impl EditSink for Reader {
     fn logits(&mut self, _: usize, clean: &[f32], requests: &[usize], edited: &[f32]) {
         for (request, distance) in requests.iter().zip(distances(clean, edited, self.vocab)) {
             let (level, t) = self.keys[*request];
-            let worst = &mut self.effect[level][t];
-            *worst = larger(*worst, distance);
+            let largest = &mut self.effect[level][t];
+            *largest = larger(*largest, distance);
         }
     }
 }

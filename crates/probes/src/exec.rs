@@ -2,62 +2,62 @@
 
 use fathom_model::Model;
 
-/// How working memory is divided: what may be held at the same time.
+/// The division of working memory: how much of each kind of data may be held at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// Tokens whose clean runs are kept together, approximately; at least those of one text.
+    /// Tokens whose clean runs are kept together, approximately; at least those of one prompt.
     pub clean: usize,
-    /// Rows that go through a layer together, approximately; at least those of one text or edit.
+    /// Rows that run through a layer together, approximately; at least those of one prompt or edit.
     pub rows: usize,
     /// Bytes of logits held at a time, approximately.
     pub bytes: usize,
-    /// Bytes that layers may keep for the backward pass, approximately; at least those of one text.
+    /// Bytes of activations kept for the backward pass, approximately; at least those of one pair.
     pub saved: usize,
 }
 
-/// Rows of clean runs that keep the matrix products busy.
+/// Rows of clean runs that make matrix products efficient.
 const CLEAN_ROWS: usize = 256;
 
-/// More rows at a time would not make the matrix products faster.
+/// More rows at a time do not make the matrix products faster.
 const MAX_ROWS: usize = 2048;
 
-/// More logits at a time would not make the head faster, and would leave the caches before they are compared.
+/// More logits at a time do not make the head faster, and are evicted from the caches before they are compared.
 const MAX_LOGIT_BYTES: u64 = 64 << 20;
 
-/// As [`MAX_LOGIT_BYTES`], in rows of a small vocabulary.
+/// As [`MAX_LOGIT_BYTES`], in rows, for small vocabularies.
 const MAX_LOGIT_ROWS: u64 = 128;
 
-/// More rows at a time would not make the backward pass faster.
+/// More rows at a time do not make the backward pass faster.
 const SAVED_ROWS: usize = 256;
 
-/// The memory allowed is less than a text needs.
+/// The allowed memory is less than a prompt needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a text of {tokens} tokens needs {needed} bytes of working memory beside the weights")]
 pub struct InsufficientMemory {
-    /// Tokens of the text.
+    /// Tokens of the prompt.
     pub tokens: usize,
-    /// Bytes that suffice.
+    /// Bytes that are sufficient.
     pub needed: u64,
 }
 
 impl MemoryPlan {
-    /// Divides `memory` bytes of working memory, beside the weights, for texts of at most `tokens` tokens. The clean
-    /// run of one text comes first, then rows of edited runs and logits.
+    /// Divides `memory` bytes of working memory, beside the weights, for prompts of at most `tokens` tokens. The clean
+    /// run of one prompt comes first, then rows of edited runs and logits.
     ///
     /// # Errors
-    /// [`InsufficientMemory`] when not even one edited run of such a text fits.
+    /// [`InsufficientMemory`] if not even one edited run of such a prompt fits.
     pub fn fit(model: &Model, tokens: usize, memory: u64) -> Result<Self, InsufficientMemory> {
-        let kept_a_token = model.trace_bytes_per_token() as u64;
+        let kept_per_token = model.trace_bytes_per_token() as u64;
         let row = model.row_bytes() as u64;
         let logits = 4 * model.config().vocab as u64;
-        let text = kept_a_token * tokens as u64;
-        // One run, and the logits of a position beside the clean ones with their gradients.
-        let least = text + row * tokens as u64 + 4 * logits;
+        let trace = kept_per_token * tokens as u64;
+        // One run, and edited and clean logits of a position with their gradients.
+        let least = trace + row * tokens as u64 + 4 * logits;
         if memory < least {
             return Err(InsufficientMemory { tokens, needed: least });
         }
-        let clean = (memory / 4 / kept_a_token.max(1)).clamp(1, CLEAN_ROWS as u64);
-        let free = memory - text.max(clean * kept_a_token);
+        let clean = (memory / 4 / kept_per_token.max(1)).clamp(1, CLEAN_ROWS as u64);
+        let free = memory - trace.max(clean * kept_per_token);
         let most = MAX_LOGIT_BYTES.min(MAX_LOGIT_ROWS * logits).max(2 * logits);
         let bytes = (free / 4).clamp(2 * logits, most);
         let saved = model.saved_bytes_per_row() * model.config().depth() * SAVED_ROWS;
@@ -73,14 +73,14 @@ impl MemoryPlan {
 pub struct ExecOptions<'a> {
     /// The division of working memory.
     pub memory: MemoryPlan,
-    /// Runs every edit as a full forward pass of its own, for checking.
+    /// Run every edit as a full forward pass, for checking.
     pub naive: bool,
     /// Progress callback: receives multiply-adds as they are done.
     pub on_progress: &'a dyn Fn(u64),
 }
 
 impl ExecOptions<'_> {
-    /// Shared work within a memory plan, without a progress callback.
+    /// Default options with a memory plan, without a progress callback.
     pub fn planned(memory: MemoryPlan) -> Self {
         Self { memory, naive: false, on_progress: &|_| () }
     }

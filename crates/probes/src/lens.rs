@@ -1,9 +1,9 @@
-//! The logit lens: what the final norm and the unembedding would predict from
-//! the stream at each layer, against what the model predicts.
+//! The logit lens: the prediction of the final norm and the unembedding from the residual stream at each
+//! layer, compared with the prediction of the model.
 //!
-//! The vocabulary is swept once for a few tokens at a time, all layers of a
-//! token together: the Jensen-Shannon divergence needs both normalisers before
-//! its first term, so tiles of the vocabulary would cost every product twice.
+//! The logits of a few tokens at a time are computed for all layers and the whole vocabulary: the
+//! Jensen-Shannon divergence needs both normalisers before its first term, so tiles of the vocabulary would
+//! compute every product twice.
 
 use crate::number::add_weighted;
 use crate::{ExecOptions, MemoryPlan, Work};
@@ -13,17 +13,17 @@ use fathom_model::{Model, Trace};
 use fathom_results::LensCurves;
 use rayon::prelude::*;
 
-/// Tokens whose logits are most likely, compared by the overlap.
+/// The number of most likely tokens that the overlap compares.
 pub const TOP: usize = 5;
 
-/// What the lens sees at one layer for one token.
+/// The lens at one level for one token.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Point {
     /// Divergences of p_l from p.
     pub divergence: Divergence,
-    /// Common tokens among the five most likely, 0 to 5.
+    /// Common tokens among the [`TOP`] most likely, 0 to 5.
     pub common: usize,
-    /// Whether the most likely token is the same.
+    /// Whether the most likely tokens agree.
     pub agrees: bool,
 }
 
@@ -31,19 +31,19 @@ pub struct Point {
 pub type Points = Vec<Vec<Point>>;
 
 /// The work of [`sweep`] on a prompt of `tokens` tokens, and the bytes of its logits.
-pub(crate) fn plan(model: &Model, tokens: usize, limits: MemoryPlan) -> (Work, u64) {
+pub(crate) fn plan(model: &Model, tokens: usize, memory: MemoryPlan) -> (Work, u64) {
     let levels = model.config().depth() + 1;
     let work = Work::plain(0, model.head_macs_per_row() * (levels * tokens) as u64);
-    (work, (at_once(model, tokens, limits) * levels * model.config().vocab * 4) as u64)
+    (work, (at_once(model, tokens, memory) * levels * model.config().vocab * 4) as u64)
 }
 
-/// Tokens whose logits are held at once.
-fn at_once(model: &Model, tokens: usize, limits: MemoryPlan) -> usize {
+/// Number of tokens whose logits are held at a time.
+fn at_once(model: &Model, tokens: usize, memory: MemoryPlan) -> usize {
     let token = (model.config().depth() + 1) * model.config().vocab * 4;
-    (limits.bytes / token.max(1)).clamp(1, tokens.max(1))
+    (memory.bytes / token.max(1)).clamp(1, tokens.max(1))
 }
 
-/// Sweeps the vocabulary for every token and layer of one prompt.
+/// Applies the lens to every token and level of one prompt.
 pub fn sweep(model: &Model, trace: &Trace, exec: &ExecOptions<'_>) -> Points {
     let (d, vocab) = (trace.hidden, model.config().vocab);
     let levels = trace.resid.len();
@@ -67,7 +67,7 @@ pub fn sweep(model: &Model, trace: &Trace, exec: &ExecOptions<'_>) -> Points {
     points
 }
 
-/// Compares each level of one token with the last.
+/// Compares each level of one token with the last level.
 ///
 /// # Shapes
 /// `logits [L + 1, V]`.
@@ -88,7 +88,7 @@ fn compare(logits: &[f32], vocab: usize) -> Vec<Point> {
     logits.par_chunks_exact(vocab).map(level).collect()
 }
 
-/// The curves of one prompt: means over its tokens.
+/// The curves of one prompt, means over its tokens.
 pub fn curves(points: &Points) -> LensCurves {
     let mut curves = LensCurves::default();
     let share = 1.0 / points.len() as f64;
@@ -109,7 +109,7 @@ pub fn curves(points: &Points) -> LensCurves {
     curves
 }
 
-/// Puts prompts together, weighted by their tokens.
+/// Combines prompts, weighted by their tokens.
 pub fn summarise(samples: &[(&LensCurves, usize)]) -> LensCurves {
     let total: usize = samples.iter().map(|s| s.1).sum();
     let mut all = LensCurves::default();
@@ -122,7 +122,8 @@ pub fn summarise(samples: &[(&LensCurves, usize)]) -> LensCurves {
     all
 }
 
-/// Negative log-likelihood of each token but the first, given those before it, in nats.
+/// Negative log-likelihood of each token but the first, given the previous ones, in nats. `memory` bounds the
+/// bytes of logits.
 pub fn negative_log_likelihoods(model: &Model, trace: &Trace, memory: usize) -> Vec<f64> {
     let (d, vocab) = (trace.hidden, model.config().vocab);
     let Some(last) = trace.resid.last() else { return Vec::new() };
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn prompts_are_weighed_by_tokens() {
+    fn prompts_are_weighted_by_tokens() {
         let curves = |x: f64| LensCurves { overlap: vec![x, 1.0], ..LensCurves::default() };
         let all = summarise(&[(&curves(0.0), 3), (&curves(1.0), 1)]);
         assert_eq!(all.overlap, [0.25, 1.0]);

@@ -1,8 +1,8 @@
-//! The probes: what is measured on each prompt, and the summary over all prompts.
+//! The probes, which measure each prompt, and the summary over all prompts.
 //!
-//! [`measure`] runs a model over prompts and passes on one [`Sample`] a prompt; [`summarise`] puts samples together.
-//! The summary is a pure function of the samples, so a resumed run gives what an uninterrupted one gives. Probes that
-//! edit runs are lists of requests to the [`planner`], which shares the work that edits have in common.
+//! [`measure`] runs a model over prompts and passes on one [`Sample`] per prompt; [`summarise`] combines samples. The
+//! summary is a pure function of the samples, so a resumed run gives the results of an uninterrupted one. Probes that
+//! edit runs state requests to the [`planner`], which shares common work.
 
 #![deny(missing_docs)]
 

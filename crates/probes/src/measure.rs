@@ -1,4 +1,4 @@
-//! Runs a model over prompts and measures each of them.
+//! Measures prompts and question-answer pairs.
 
 use crate::cost::{Costs, add, spend};
 use crate::erasure::{self, MeanResiduals, Means};
@@ -15,11 +15,11 @@ use std::time::Instant;
 /// Callbacks of a measurement.
 #[derive(Clone, Copy)]
 pub struct Observer<'a> {
-    /// Polled before every prompt; the measurement ends early once it returns true. Samples passed on so far stay valid.
+    /// Polled before every prompt; the measurement stops once it returns true. Samples passed on so far remain valid.
     pub is_cancelled: &'a dyn Fn() -> bool,
     /// Receives multiply-adds as they are done.
     pub on_progress: &'a dyn Fn(u64),
-    /// Receives warnings, a sentence each.
+    /// Receives warnings, one sentence each.
     pub on_warning: &'a dyn Fn(&str),
 }
 
@@ -37,7 +37,7 @@ pub enum Error<E: std::error::Error + 'static> {
     Model {
         /// The prompt.
         id: String,
-        /// Why.
+        /// The reason.
         source: Box<fathom_model::Error>,
     },
     /// A prompt has no tokens.
@@ -46,18 +46,18 @@ pub enum Error<E: std::error::Error + 'static> {
         /// The prompt.
         id: String,
     },
-    /// The model overflows on every prompt that the mean residual of erasure is taken over.
-    #[error("no prompt gives a mean residual: the model overflows on all of them, try another dtype")]
+    /// The model overflows on every baseline prompt of erasure.
+    #[error("no prompt gives a mean residual, because the model overflows on all of them; try another dtype")]
     NoMean,
     /// A prompt does not fit into the working memory.
     #[error(transparent)]
     InsufficientMemory(InsufficientMemory),
-    /// The sink failed to keep a sample.
+    /// The sink failed to store a sample.
     #[error(transparent)]
     Sink(E),
 }
 
-/// A quantity is not a number on a prompt.
+/// A quantity of a prompt is not finite.
 struct Overflow(&'static str);
 
 impl Overflow {
@@ -72,22 +72,22 @@ impl Overflow {
 }
 
 /// Measures prompts in order and passes each sample to `sink` as soon as it is complete. A prompt on which the model
-/// overflows gives a sample that says so.
+/// overflows gives a sample with the reason.
 ///
 /// # Errors
-/// When a prompt is empty, does not fit into the memory or is refused by the model, or `sink` fails. Samples of earlier
+/// If a prompt is empty, does not fit into memory or is refused by the model, or if `sink` fails. Samples of earlier
 /// prompts have been passed on.
 pub fn measure<E: std::error::Error + 'static>(
     model: &Model,
-    texts: &[TokenizedPrompt],
+    prompts: &[TokenizedPrompt],
     options: &ProbeOptions,
     observer: Observer<'_>,
     sink: &mut dyn FnMut(Sample) -> Result<(), E>,
 ) -> Result<Costs, Error<E>> {
     let mut costs = Costs::new();
-    let memory = memory_plan(model, texts, &[], options).map_err(Error::InsufficientMemory)?;
+    let memory = memory_plan(model, prompts, &[], options).map_err(Error::InsufficientMemory)?;
     let exec = ExecOptions { memory, naive: options.naive, on_progress: observer.on_progress };
-    let (mut rest, mut rows) = (texts, memory.clean);
+    let (mut rest, mut rows) = (prompts, memory.clean);
     while let Some(first) = rest.first() {
         if (observer.is_cancelled)() {
             break;
@@ -95,12 +95,12 @@ pub fn measure<E: std::error::Error + 'static>(
         if first.tokens.is_empty() {
             return Err(Error::Empty { id: first.id.clone() });
         }
-        let (group, later) = rest.split_at(together(rest, rows));
+        let (group, later) = rest.split_at(group_size(rest, rows));
         let tokens: Vec<&[u32]> = group.iter().map(|t| &t.tokens[..]).collect();
         let start = Instant::now();
         let traces = match model.run(&tokens) {
             Ok(traces) => traces,
-            // One by one, the prompt that is refused can be named and those before it are kept.
+            // One by one, the refused prompt can be named, and earlier ones are kept.
             Err(_) if group.len() > 1 => {
                 rows = 1;
                 continue;
@@ -111,29 +111,29 @@ pub fn measure<E: std::error::Error + 'static>(
         spend(&mut costs, "forward", Work::plain(group.len() as u64, macs), start);
         (observer.on_progress)(macs);
         rest = later;
-        for (text, trace) in group.iter().zip(&traces) {
+        for (prompt, trace) in group.iter().zip(&traces) {
             if (observer.is_cancelled)() {
                 return Ok(costs);
             }
-            sink(one(model, text, trace, options, &exec, &mut costs)).map_err(Error::Sink)?;
+            sink(measure_prompt(model, prompt, trace, options, &exec, &mut costs)).map_err(Error::Sink)?;
         }
     }
     Ok(costs)
 }
 
-/// How many of the texts go through the model together: as many as fit into
-/// `rows`, but at least one; an empty one ends the group.
-fn together(texts: &[TokenizedPrompt], rows: usize) -> usize {
+/// The number of prompts that run through the model together: as many as fit into `rows`, but at
+/// least one. An empty prompt ends the group.
+fn group_size(prompts: &[TokenizedPrompt], rows: usize) -> usize {
     let mut taken = 0;
     let fits = |t: &&TokenizedPrompt| {
         taken += t.tokens.len();
         taken <= rows && !t.tokens.is_empty()
     };
-    texts.iter().take_while(fits).count().max(1)
+    prompts.iter().take_while(fits).count().max(1)
 }
 
-/// Measures question-answer pairs; erases with the mean residuals over all tokens of
-/// `baseline`. Otherwise as [`measure`].
+/// Measures question-answer pairs, as [`measure`]. Erasure uses the mean residuals over all tokens of
+/// `baseline`.
 ///
 /// # Errors
 /// As [`measure`].
@@ -167,13 +167,13 @@ pub fn measure_pairs<E: std::error::Error + 'static>(
     Ok(costs)
 }
 
-/// What is measured on one prompt, and what that costs.
+/// The sample of one prompt and its costs.
 struct Record {
     sample: Sample,
     costs: Costs,
 }
 
-/// The mean residuals over all tokens of some prompts; none where the user stopped.
+/// The mean residuals over all tokens of some prompts; `None` if cancelled.
 fn means<E: std::error::Error + 'static>(
     model: &Model,
     baseline: &[TokenizedPrompt],
@@ -182,17 +182,17 @@ fn means<E: std::error::Error + 'static>(
 ) -> Result<Option<Means>, Error<E>> {
     let mut means = MeanResiduals::new(model);
     let mut overflows = Vec::new();
-    for text in baseline {
+    for prompt in baseline {
         if (observer.is_cancelled)() {
             return Ok(None);
         }
         let start = Instant::now();
-        let trace = clean(model, &text.id, &text.tokens)?;
+        let trace = clean(model, &prompt.id, &prompt.tokens)?;
         match finite(&trace) {
             Ok(()) => means.add(&trace),
-            Err(_) => overflows.push(format!("'{}'", text.id)),
+            Err(_) => overflows.push(format!("'{}'", prompt.id)),
         }
-        let work = baseline_work(model, std::slice::from_ref(text));
+        let work = baseline_work(model, std::slice::from_ref(prompt));
         spend(costs, "erasure", work, start);
         (observer.on_progress)(work.macs);
     }
@@ -201,7 +201,7 @@ fn means<E: std::error::Error + 'static>(
             return Err(Error::NoMean);
         }
         (observer.on_warning)(&format!(
-            "the model overflows on {}; the mean residual of erasure leaves such prompts out",
+            "the model overflows on {}; the mean residual of erasure skips such prompts",
             overflows.join(", ")
         ));
     }
@@ -210,11 +210,11 @@ fn means<E: std::error::Error + 'static>(
 
 /// The work of the mean residuals over some prompts, which [`measure_pairs`] needs for erasure.
 pub fn baseline_work(model: &Model, baseline: &[TokenizedPrompt]) -> Work {
-    let macs = baseline.iter().map(|text| model.layers_macs(text.tokens.len())).sum();
+    let macs = baseline.iter().map(|prompt| model.layers_macs(prompt.tokens.len())).sum();
     Work::plain(baseline.len() as u64, macs)
 }
 
-/// The clean run of one text.
+/// The clean run of one prompt.
 fn clean<E: std::error::Error + 'static>(model: &Model, id: &str, tokens: &[u32]) -> Result<Trace, Error<E>> {
     let failed = |source| Error::Model { id: id.to_owned(), source: Box::new(source) };
     Ok(model.run(&[tokens]).map_err(failed)?.remove(0))
@@ -227,19 +227,19 @@ fn finite(trace: &Trace) -> Result<(), Overflow> {
     }
 }
 
-/// All probes of prompts on one prompt.
-fn one(
+/// Runs the probes of prompts on one prompt.
+fn measure_prompt(
     model: &Model,
-    text: &TokenizedPrompt,
+    prompt: &TokenizedPrompt,
     trace: &Trace,
     options: &ProbeOptions,
     exec: &ExecOptions<'_>,
     costs: &mut Costs,
 ) -> Sample {
-    let mut record = Record::of(&text.id, &text.group, &text.tokens, &text.pieces);
-    record.sample.text_sha256 = text.text_sha256.clone();
-    let measured = record.probe_text(model, text, trace, options, exec);
-    let forward = Work::plain(1, model.layers_macs(text.tokens.len()));
+    let mut record = Record::of(&prompt.id, &prompt.group, &prompt.tokens, &prompt.pieces);
+    record.sample.text_sha256 = prompt.text_sha256.clone();
+    let measured = record.probe_prompt(model, prompt, trace, options, exec);
+    let forward = Work::plain(1, model.layers_macs(prompt.tokens.len()));
     record.finish(measured, forward, costs)
 }
 
@@ -255,7 +255,7 @@ impl Record {
         Self { sample, costs: Costs::new() }
     }
 
-    /// The sample with what was done for it, or with the reason why it failed and no probes.
+    /// The sample with its work; after an overflow, with the reason instead of results.
     fn finish(self, measured: Result<(), Overflow>, forward: Work, costs: &mut Costs) -> Sample {
         let mut sample = self.sample;
         if let Err(overflow) = measured {
@@ -269,11 +269,11 @@ impl Record {
         sample
     }
 
-    /// All probes of prompts.
-    fn probe_text(
+    /// Runs the probes of prompts.
+    fn probe_prompt(
         &mut self,
         model: &Model,
-        text: &TokenizedPrompt,
+        prompt: &TokenizedPrompt,
         trace: &Trace,
         options: &ProbeOptions,
         exec: &ExecOptions<'_>,
@@ -288,7 +288,7 @@ impl Record {
                 Some(timed(costs, "contributions", work, || contributions::measure(trace)));
         }
         if has(Probe::Lens) || has(Probe::Settling) {
-            // One sweep serves both probes; its cost stands under the first that asked for it.
+            // One sweep serves both probes; its cost is that of the lens if both run.
             let name = if has(Probe::Lens) { "lens" } else { "settling" };
             let points = timed(costs, name, lens::plan(model, tokens, exec.memory).0, || {
                 lens::sweep(model, trace, exec)
@@ -303,7 +303,7 @@ impl Record {
         }
         if has(Probe::Skip) {
             let start = Instant::now();
-            let (skips, work) = skip::sample(model, trace, &options.skip, &text.positions, exec);
+            let (skips, work) = skip::sample(model, trace, &options.skip, &prompt.positions, exec);
             spend(costs, "skip", work, start);
             if !skips.is_finite() {
                 return Err(Overflow("the effect of a skip"));
@@ -313,7 +313,7 @@ impl Record {
         Ok(())
     }
 
-    /// All probes of question-answer pairs.
+    /// Runs the probes of question-answer pairs.
     fn probe_pair(
         &mut self,
         model: &Model,

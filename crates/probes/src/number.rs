@@ -1,16 +1,16 @@
-//! Numbers as they are written to files.
+//! Rounding, medians and weighted sums.
 
-/// Rounds to five significant digits: what a value of one token is worth.
+/// Rounds to five significant digits, enough for a value of one token.
 pub(crate) fn short(x: f64) -> f64 {
     if x == 0.0 || !x.is_finite() {
         return x;
     }
     let scale = 10f64.powi(4 - x.abs().log10().floor() as i32);
-    // Very small numbers overflow the scale; they are as good as zero here.
+    // Very small numbers overflow the scale and count as zero.
     if scale.is_finite() { (x * scale).round() / scale } else { 0.0 }
 }
 
-/// The median; the mean of the middle two when their number is even.
+/// The median; the mean of the middle two for an even number of values.
 pub(crate) fn median(values: &mut [f64]) -> f64 {
     if values.is_empty() {
         return f64::NAN;
@@ -25,7 +25,7 @@ pub(crate) fn median(values: &mut [f64]) -> f64 {
     0.5 * (low + *high)
 }
 
-/// Adds `weight * row` to `sum`, which grows to the row's length.
+/// Adds `weight * row` to `sum`, which grows to the length of the row.
 pub(crate) fn add_weighted(sum: &mut Vec<f64>, row: &[f64], weight: f64) {
     sum.resize(sum.len().max(row.len()), 0.0);
     sum.iter_mut().zip(row).for_each(|(s, x)| *s += weight * x);
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn five_digits_are_kept() {
+    fn five_digits_remain() {
         assert_eq!(short(0.123_456_789), 0.12346);
         assert_eq!(short(-98_765.432), -98_765.0);
         assert_eq!(short(1.0), 1.0);

@@ -2,17 +2,17 @@
 
 use crate::{GradientOptions, Probe, SkipOptions};
 
-/// What to measure, and in how much memory.
+/// The probes to run, their options and the memory.
 #[derive(Clone, Debug)]
 pub struct ProbeOptions {
     /// The probes.
     pub probes: Vec<Probe>,
     /// Bytes of working memory beside the weights.
     pub memory: u64,
-    /// Runs every edit as a full forward pass of its own, for checking.
+    /// Run every edit as a full forward pass, for checking.
     pub naive: bool,
-    /// Tokens of the longest text of the whole measurement. Memory is divided for it even where only a part is
-    /// measured now, so that counted work does not depend on interruptions.
+    /// Tokens of the longest prompt of the whole measurement. Memory is always divided for it, so that the counted work
+    /// of a resumed run does not change.
     pub longest_text: usize,
     /// Tokens of the longest question-answer pair of the whole measurement.
     pub longest_pair: usize,

@@ -1,4 +1,4 @@
-//! What a measurement will take, counted before it is done.
+//! The cost of a measurement, counted in advance.
 
 use crate::exec::{InsufficientMemory, MemoryPlan};
 use crate::options::ProbeOptions;
@@ -8,110 +8,110 @@ use fathom_model::Model;
 use fathom_results::{Probe, Work};
 use std::collections::BTreeMap;
 
-/// What a probe will take.
+/// The planned cost of a probe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Edits, runs and multiply-adds.
     pub work: Work,
-    /// Bytes of working memory beside the weights, at most about.
+    /// Peak working memory beside the weights in bytes, approximately.
     pub bytes: u64,
 }
 
-/// Plans by probe; `forward` is the clean run that all share.
+/// Plans by probe; `forward` is the clean run that all probes share.
 pub type Plans = BTreeMap<String, Plan>;
 
-/// The limits within which texts and pairs are measured in the memory of the settings.
+/// The division of the memory of the options for some prompts and pairs.
 ///
 /// # Errors
-/// When the longest does not fit.
+/// If the longest prompt or pair does not fit.
 pub fn memory_plan(
     model: &Model,
-    texts: &[TokenizedPrompt],
+    prompts: &[TokenizedPrompt],
     pairs: &[TokenizedPair],
-    settings: &ProbeOptions,
+    options: &ProbeOptions,
 ) -> Result<MemoryPlan, InsufficientMemory> {
-    let longest_pair = pairs.iter().map(|p| p.tokens.len()).max().unwrap_or(0).max(settings.longest_pair);
-    let longest_text = texts.iter().map(|t| t.tokens.len()).max().unwrap_or(0).max(settings.longest_text);
+    let longest_pair = pairs.iter().map(|p| p.tokens.len()).max().unwrap_or(0).max(options.longest_pair);
+    let longest_text = prompts.iter().map(|t| t.tokens.len()).max().unwrap_or(0).max(options.longest_text);
     let longest = longest_text.max(longest_pair);
-    let saved = saved(model, longest_pair, settings);
-    let within = MemoryPlan::fit(model, longest, settings.memory.saturating_sub(saved));
+    let saved = saved(model, longest_pair, options);
+    let within = MemoryPlan::fit(model, longest, options.memory.saturating_sub(saved));
     within.map_err(|e| InsufficientMemory { needed: e.needed + saved, ..e })
 }
 
-/// Bytes that the way back keeps of one text, at most.
-fn saved(model: &Model, tokens: usize, settings: &ProbeOptions) -> u64 {
-    let layers = if settings.has(Probe::Gradients) { model.config().depth() } else { 0 };
+/// Bytes of activations that the backward pass of one pair needs at most.
+fn saved(model: &Model, tokens: usize, options: &ProbeOptions) -> u64 {
+    let layers = if options.has(Probe::Gradients) { model.config().depth() } else { 0 };
     (model.saved_bytes_per_row() * layers * tokens) as u64
 }
 
-/// Plans what [`measure`](crate::measure()) does on the texts.
+/// Plans [`measure`](crate::measure()).
 ///
 /// # Errors
-/// When the memory is too little.
+/// If the longest prompt or pair does not fit.
 pub fn plan(
     model: &Model,
-    texts: &[TokenizedPrompt],
-    settings: &ProbeOptions,
+    prompts: &[TokenizedPrompt],
+    options: &ProbeOptions,
 ) -> Result<Plans, InsufficientMemory> {
-    let limits = memory_plan(model, texts, &[], settings)?;
-    let mut plans = Counter::new(model, limits, texts.iter().map(|t| t.tokens.len()).max().unwrap_or(0));
+    let memory = memory_plan(model, prompts, &[], options)?;
+    let mut plans = Counter::new(model, memory, prompts.iter().map(|t| t.tokens.len()).max().unwrap_or(0));
     let (depth, hidden) = (model.config().depth(), model.config().hidden);
-    for text in texts {
-        let tokens = text.tokens.len();
+    for prompt in prompts {
+        let tokens = prompt.tokens.len();
         plans.clean("forward", tokens);
-        if settings.has(Probe::Contributions) {
+        if options.has(Probe::Contributions) {
             plans.add("contributions", contributions::plan(depth, tokens, hidden), 0);
         }
-        if settings.has(Probe::Lens) || settings.has(Probe::Settling) {
-            let name = if settings.has(Probe::Lens) { "lens" } else { "settling" };
-            let (work, bytes) = lens::plan(model, tokens, limits);
+        if options.has(Probe::Lens) || options.has(Probe::Settling) {
+            let name = if options.has(Probe::Lens) { "lens" } else { "settling" };
+            let (work, bytes) = lens::plan(model, tokens, memory);
             plans.add(name, work, bytes);
         }
-        if settings.has(Probe::Similarity) {
+        if options.has(Probe::Similarity) {
             plans.add("similarity", similarity::plan(depth, tokens, hidden), 0);
         }
-        if settings.has(Probe::Skip) {
-            let work = skip::plan(model, tokens, &settings.skip, &text.positions, limits);
-            plans.edited("skip", settings.naive, work);
+        if options.has(Probe::Skip) {
+            let work = skip::plan(model, tokens, &options.skip, &prompt.positions, memory);
+            plans.edited("skip", options.naive, work);
         }
     }
     Ok(plans.plans)
 }
 
-/// Plans what [`measure_pairs`](crate::measure_pairs) does on the pairs.
+/// Plans [`measure_pairs`](crate::measure_pairs).
 ///
 /// # Errors
-/// When the memory is too little.
+/// If the longest prompt or pair does not fit.
 pub fn plan_pairs(
     model: &Model,
     baseline: &[TokenizedPrompt],
     pairs: &[TokenizedPair],
-    settings: &ProbeOptions,
+    options: &ProbeOptions,
 ) -> Result<Plans, InsufficientMemory> {
-    let baseline = if settings.has(Probe::Erasure) && !pairs.is_empty() { baseline } else { &[] };
-    let limits = memory_plan(model, baseline, pairs, settings)?;
+    let baseline = if options.has(Probe::Erasure) && !pairs.is_empty() { baseline } else { &[] };
+    let memory = memory_plan(model, baseline, pairs, options)?;
     let lengths = baseline.iter().map(|t| t.tokens.len()).chain(pairs.iter().map(|p| p.tokens.len()));
-    let mut plans = Counter::new(model, limits, lengths.max().unwrap_or(0));
-    for text in baseline {
-        plans.clean("erasure", text.tokens.len());
+    let mut plans = Counter::new(model, memory, lengths.max().unwrap_or(0));
+    for prompt in baseline {
+        plans.clean("erasure", prompt.tokens.len());
     }
     for TokenizedPair { tokens, qa, .. } in pairs {
         plans.clean("forward", tokens.len());
-        if settings.has(Probe::Erasure) {
-            let work = erasure::plan(model, tokens.len(), qa.answer_tokens, limits);
-            plans.edited("erasure", settings.naive, work);
+        if options.has(Probe::Erasure) {
+            let work = erasure::plan(model, tokens.len(), qa.answer_tokens, memory);
+            plans.edited("erasure", options.naive, work);
         }
-        if settings.has(Probe::Gradients) {
-            let work = gradients::plan(model, tokens.len(), qa.answer_tokens, &settings.gradients);
-            let rows = limits.rows as u64 * model.row_bytes() as u64;
-            let saved = saved(model, tokens.len(), settings).max(limits.saved as u64);
-            plans.add("gradients", work, rows + saved + limits.bytes as u64);
+        if options.has(Probe::Gradients) {
+            let work = gradients::plan(model, tokens.len(), qa.answer_tokens, &options.gradients);
+            let rows = memory.rows as u64 * model.row_bytes() as u64;
+            let saved = saved(model, tokens.len(), options).max(memory.saved as u64);
+            plans.add("gradients", work, rows + saved + memory.bytes as u64);
         }
     }
     Ok(plans.plans)
 }
 
-/// Adds one measurement's plans to another's.
+/// Adds the plans of one measurement to those of another.
 pub fn join(plans: &mut Plans, more: Plans) {
     for (name, Plan { work, bytes }) in more {
         let plan = plans.entry(name).or_default();
@@ -122,16 +122,16 @@ pub fn join(plans: &mut Plans, more: Plans) {
 
 struct Counter<'a> {
     model: &'a Model,
-    limits: MemoryPlan,
-    /// Bytes that are kept of clean runs.
+    memory: MemoryPlan,
+    /// Bytes of the traces of clean runs.
     kept: u64,
     plans: Plans,
 }
 
 impl<'a> Counter<'a> {
-    fn new(model: &'a Model, limits: MemoryPlan, longest: usize) -> Self {
-        let kept = (model.trace_bytes_per_token() * limits.clean.max(longest)) as u64;
-        Self { model, limits, kept, plans: Plans::new() }
+    fn new(model: &'a Model, memory: MemoryPlan, longest: usize) -> Self {
+        let kept = (model.trace_bytes_per_token() * memory.clean.max(longest)) as u64;
+        Self { model, memory, kept, plans: Plans::new() }
     }
 
     fn add(&mut self, name: &str, work: Work, bytes: u64) {
@@ -139,19 +139,19 @@ impl<'a> Counter<'a> {
         join(&mut self.plans, Plans::from([(name.to_owned(), more)]));
     }
 
-    /// The clean run of a text.
+    /// Adds a clean run.
     fn clean(&mut self, name: &str, tokens: usize) {
-        let rows = self.limits.clean.max(tokens) * self.model.row_bytes();
+        let rows = self.memory.clean.max(tokens) * self.model.row_bytes();
         self.add(name, Work::plain(1, self.model.layers_macs(tokens)), rows as u64);
     }
 
-    /// Edited runs.
+    /// Adds edited runs.
     fn edited(&mut self, name: &str, naive: bool, work: Work) {
         let work = match naive {
             true => Work { runs: work.edits, macs: work.macs_naive, ..work },
             false => work,
         };
-        let rows = self.limits.rows * self.model.row_bytes();
-        self.add(name, work, (rows + self.limits.bytes) as u64);
+        let rows = self.memory.rows * self.model.row_bytes();
+        self.add(name, work, (rows + self.memory.bytes) as u64);
     }
 }

@@ -1,10 +1,9 @@
-//! At which layer each token's prediction settles, and the deep-thinking ratio
-//! (arXiv 2602.13517).
+//! The layer at which the prediction of each token settles, and the deep-thinking ratio (arXiv 2602.13517).
 
 use crate::lens::Points;
 use fathom_results::{SETTLING_THRESHOLD_BITS, Settling, SettlingSample};
 
-/// Share of the depth from which a settling layer counts as deep.
+/// The share of the depth from which a settle layer counts as deep.
 pub const DEEP_SHARE: f64 = 0.85;
 
 /// Measures one prompt.
@@ -15,7 +14,7 @@ pub fn measure(points: &Points) -> SettlingSample {
     SettlingSample { layers: points.iter().map(settles).collect() }
 }
 
-/// Puts prompts of a model with `depth` layers together.
+/// Combines prompts of a model with `depth` layers.
 pub fn summarise(samples: &[&SettlingSample], depth: usize) -> Settling {
     let deep_layer = (DEEP_SHARE * depth as f64).ceil() as usize;
     let mut histogram = vec![0; depth + 1];
@@ -42,7 +41,7 @@ mod tests {
     use fathom_kernels::distribution::Divergence;
 
     #[test]
-    fn tokens_settle_where_the_divergence_first_falls() {
+    fn tokens_settle_at_the_first_fall_of_the_divergence() {
         let token = |jsd: &[f64]| {
             let point = |j: &f64| Point {
                 divergence: Divergence { jsd_bits: *j, ..Divergence::default() },
@@ -50,7 +49,7 @@ mod tests {
             };
             jsd.iter().map(point).collect::<Vec<_>>()
         };
-        // A later rise does not unsettle: the running minimum counts.
+        // The first fall counts, even if the divergence rises later.
         let sample = measure(&vec![token(&[0.9, 0.4, 0.8, 0.0]), token(&[0.9, 0.9, 0.51, 0.0])]);
         assert_eq!(sample.layers, [1, 3]);
         let s = summarise(&[&sample], 3);

@@ -1,12 +1,12 @@
-//! How the streams at different depths resemble each other: block influence
-//! (arXiv 2403.03853) and angular distance of blocks (arXiv 2403.17887).
+//! Similarity of the residual stream at different depths: block influence (arXiv 2403.03853) and angular
+//! distance of blocks (arXiv 2403.17887).
 
 use crate::vector::{cosine, dot};
 use fathom_model::Trace;
 use fathom_results::Similarity;
 use rayon::prelude::*;
 
-/// The work of [`measure`]: products of vectors of the stream.
+/// The work of [`measure`]: dot products of residual vectors.
 pub(crate) fn plan(depth: usize, tokens: usize, hidden: usize) -> crate::Work {
     crate::Work::plain(0, ((depth + 1) * (depth + 2) / 2 * tokens * hidden) as u64)
 }
@@ -57,8 +57,8 @@ fn triangle<T>(levels: usize, value: impl Fn(usize, usize) -> T) -> Vec<Vec<T>> 
     (1..levels).map(|n| (0..levels - n).map(|l| value(n, l)).collect()).collect()
 }
 
-/// cos(h_l, h_{l+n}) of one token, for n from 1 and l from 0, row after row; not a number where a
-/// stream has no direction.
+/// cos(h_l, h_{l+n}) of one token, for n from 1 and l from 0, row by row; NaN where a residual vector
+/// is zero.
 fn cosines(trace: &Trace, t: usize) -> Vec<f64> {
     let d = trace.hidden;
     let rows: Vec<&[f32]> = trace.resid.iter().map(|h| &h[t * d..(t + 1) * d]).collect();
@@ -70,14 +70,13 @@ fn cosines(trace: &Trace, t: usize) -> Vec<f64> {
     triangle(rows.len(), cos).concat()
 }
 
-/// Puts prompts together: token-weighted, but for `angular_last`, which has one
-/// token a prompt.
+/// Combines prompts, weighted by tokens; `angular_last` has one token per prompt.
 pub fn summarise(samples: &[(&Similarity, usize)]) -> Similarity {
     let levels = samples.iter().map(|(s, _)| s.block_influence.len() + 1).max().unwrap_or(1);
     let left_out = |s: &Similarity, n: usize, l: usize| {
         s.left_out.get(n - 1).and_then(|row| row.get(l)).copied().unwrap_or(0)
     };
-    // A mean of what is there, by the number of tokens that it stands for.
+    // The mean of the present values, weighted by their number of tokens.
     let mean = |n: usize, l: usize, value: &dyn Fn(&Similarity) -> Option<f64>| {
         let of = |(s, tokens): &(&Similarity, usize)| Some((value(s)?, (tokens - left_out(s, n, l)) as f64));
         let parts: Vec<(f64, f64)> = samples.iter().filter_map(of).collect();
@@ -107,7 +106,7 @@ mod tests {
     use approx::assert_relative_eq;
 
     #[test]
-    fn angles_worked_out_by_hand() {
+    fn angles_computed_by_hand() {
         let trace = Trace {
             tokens: vec![1, 2],
             hidden: 2,

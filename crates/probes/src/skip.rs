@@ -1,4 +1,4 @@
-//! What later layers and the output lose when a layer is bypassed (arXiv 2505.13898).
+//! The effect of bypassing a layer on later layers and on the output (arXiv 2505.13898).
 
 use crate::number::add_weighted;
 use crate::planner::{Action, Edit, EditSink, Request, Site, count, execute};
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Where in the planner's terms a part is bypassed.
+/// The planner site at which a part is bypassed.
 fn site(part: SkipPart) -> Site {
     match part {
         SkipPart::Layer => Site::Layer,
@@ -24,7 +24,7 @@ fn site(part: SkipPart) -> Site {
     }
 }
 
-/// What to skip and how.
+/// Options of the skip probe.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SkipOptions {
     /// The modes.
@@ -34,8 +34,8 @@ pub struct SkipOptions {
 }
 
 impl SkipOptions {
-    /// The modes and parts that a prompt of this many tokens with these positions allows. What
-    /// is not allowed is absent from the sample: zeros would count as a prompt without effect.
+    /// The modes and parts that a prompt of `tokens` tokens with these positions allows. Others are absent
+    /// from the sample, because zeros would count as a prompt without effect.
     fn kinds(&self, tokens: usize, positions: &[usize]) -> impl Iterator<Item = (SkipMode, SkipPart)> {
         let allowed = move |m: &&SkipMode| match m {
             SkipMode::Current => tokens > 1,
@@ -58,13 +58,13 @@ impl Default for SkipOptions {
 pub fn sample(
     model: &Model,
     trace: &Trace,
-    settings: &SkipOptions,
+    options: &SkipOptions,
     positions: &[usize],
     exec: &ExecOptions<'_>,
 ) -> (SkipSample, Work) {
     let mut sample = SkipSample { positions: positions.to_vec(), ..SkipSample::default() };
     let mut work = Work::default();
-    for (mode, part) in settings.kinds(trace.tokens.len(), positions) {
+    for (mode, part) in options.kinds(trace.tokens.len(), positions) {
         let (effects, done) = measure(model, trace, mode, part, positions, exec);
         sample.effects.entry(mode).or_default().insert(part, effects);
         work += done;
@@ -76,21 +76,21 @@ pub fn sample(
 pub fn plan(
     model: &Model,
     tokens: usize,
-    settings: &SkipOptions,
+    options: &SkipOptions,
     positions: &[usize],
-    limits: MemoryPlan,
+    memory: MemoryPlan,
 ) -> Work {
     let mut work = Work::default();
-    for (mode, part) in settings.kinds(tokens, positions) {
-        // Edits of different layers must differ, which is all that counting asks of values.
-        let lost = |s: usize| Arc::from([s as f32]);
-        let (_, requests) = requests(model.config().depth(), tokens, mode, part, positions, &lost);
-        work += count(model, tokens, &requests, limits);
+    for (mode, part) in options.kinds(tokens, positions) {
+        // Counting only compares values, so those of different layers just have to differ.
+        let removed = |s: usize| Arc::from([s as f32]);
+        let (_, requests) = requests(model.config().depth(), tokens, mode, part, positions, &removed);
+        work += count(model, tokens, &requests, memory);
     }
     work
 }
 
-/// Puts prompts together: the maximum and the mean, every prompt counting the same.
+/// Combines prompts: the maximum and the mean, each prompt with equal weight.
 pub fn summarise(samples: &[&SkipSample]) -> SkipSummary {
     let mut all: ByMode<Vec<&SkipEffects>> = BTreeMap::new();
     for (mode, parts) in samples.iter().flat_map(|s| &s.effects) {
@@ -106,24 +106,24 @@ pub fn summarise(samples: &[&SkipSample]) -> SkipSummary {
 
 fn average(effects: &[&SkipEffects]) -> SkipAverage {
     let share = 1.0 / effects.len() as f64;
-    let over = |rows: &mut dyn Iterator<Item = &Vec<f64>>| {
-        let mut both = OverPrompts::<Vec<f64>>::default();
+    let average_rows = |rows: &mut dyn Iterator<Item = &Vec<f64>>| {
+        let mut over = OverPrompts::<Vec<f64>>::default();
         for row in rows {
-            add_weighted(&mut both.mean, row, share);
-            both.max.resize(row.len(), 0.0);
-            both.max.iter_mut().zip(row).for_each(|(m, x)| *m = m.max(*x));
+            add_weighted(&mut over.mean, row, share);
+            over.max.resize(row.len(), 0.0);
+            over.max.iter_mut().zip(row).for_each(|(m, x)| *m = m.max(*x));
         }
-        both
+        over
     };
     let depth = effects.first().map_or(0, |e| e.layer_effect.len());
     let mut layer_effect = OverPrompts::<Vec<Vec<f64>>>::default();
     for s in 0..depth {
-        let row = over(&mut effects.iter().filter_map(|e| e.layer_effect.get(s)));
+        let row = average_rows(&mut effects.iter().filter_map(|e| e.layer_effect.get(s)));
         layer_effect.max.push(row.max);
         layer_effect.mean.push(row.mean);
     }
     let outputs: Vec<&Vec<f64>> = effects.iter().filter_map(|e| e.output_effect.as_ref()).collect();
-    let output_effect = (!outputs.is_empty()).then(|| over(&mut outputs.into_iter()));
+    let output_effect = (!outputs.is_empty()).then(|| average_rows(&mut outputs.into_iter()));
     SkipAverage { layer_effect, output_effect }
 }
 
@@ -136,22 +136,23 @@ pub fn measure(
     positions: &[usize],
     exec: &ExecOptions<'_>,
 ) -> (SkipEffects, Work) {
-    let lost = |s| negated(trace, s, part);
-    let (keys, requests) = requests(model.config().depth(), trace.tokens.len(), mode, part, positions, &lost);
+    let removed = |s| negated(trace, s, part);
+    let (keys, requests) =
+        requests(model.config().depth(), trace.tokens.len(), mode, part, positions, &removed);
     let mut reader = Reader::new(model, trace, &keys);
     let work = execute(model, trace, &requests, exec, &mut reader);
     (reader.effects(mode), work)
 }
 
-/// The edited runs, and the skipped layer of each; `lost` gives minus what a part of a
-/// layer adds, from position 1 on.
+/// The edited runs and the skipped layer of each. `removed` gives the negated contribution of a part
+/// of a layer, from position 1 on.
 fn requests(
     depth: usize,
     tokens: usize,
     mode: SkipMode,
     part: SkipPart,
     positions: &[usize],
-    lost: &dyn Fn(usize) -> Arc<[f32]>,
+    removed: &dyn Fn(usize) -> Arc<[f32]>,
 ) -> (Vec<usize>, Vec<Request>) {
     let (mut keys, mut requests) = (Vec::new(), Vec::new());
     let skip = |layer: usize, edited: Range<usize>, read: Range<usize>| Request {
@@ -174,11 +175,11 @@ fn requests(
                 }
             }
             SkipMode::Local => {
-                let lost = lost(s);
+                let removed = removed(s);
                 for (l, &t) in (s + 1..depth).flat_map(|l| positions.iter().map(move |t| (l, t))) {
                     if (2..tokens).contains(&t) {
                         keys.push(s);
-                        requests.push(without(&lost, l, t, tokens));
+                        requests.push(without(&removed, l, t, tokens));
                     }
                 }
             }
@@ -187,14 +188,14 @@ fn requests(
     (keys, requests)
 }
 
-/// Layer `l` on the clean stream less what was lost at positions 1..t.
-fn without(lost: &Arc<[f32]>, l: usize, t: usize, tokens: usize) -> Request {
+/// Runs layer `l` on the clean stream without a contribution at positions 1..t.
+fn without(removed: &Arc<[f32]>, l: usize, t: usize, tokens: usize) -> Request {
     Request {
         edits: vec![Edit {
             layer: l,
             site: Site::Resid,
             positions: 1..t,
-            action: Action::Add(Arc::clone(lost)),
+            action: Action::Add(Arc::clone(removed)),
         }],
         added: t..tokens,
         logits: 0..0,
@@ -202,7 +203,7 @@ fn without(lost: &Arc<[f32]>, l: usize, t: usize, tokens: usize) -> Request {
     }
 }
 
-/// Minus what a part of layer `s` adds, from position 1 on.
+/// The negated contribution of a part of layer `s`, from position 1 on.
 fn negated(trace: &Trace, s: usize, part: SkipPart) -> Arc<[f32]> {
     let pairs = trace.attn_out[s].iter().zip(&trace.mlp_out[s]).skip(trace.hidden);
     pairs
@@ -254,21 +255,20 @@ impl EditSink for Reader<'_> {
             let gap: Vec<f32> = clean.iter().zip(edited).map(|(c, e)| c - e).collect();
             dot(&gap, &gap).sqrt() / dot(&clean, &clean).sqrt().max(SMALLEST)
         });
-        let worst = &mut self.layer_effect[self.keys[request]][layer];
-        *worst = effect.fold(*worst, larger);
+        let largest = &mut self.layer_effect[self.keys[request]][layer];
+        *largest = effect.fold(*largest, larger);
     }
 
     fn logits(&mut self, _: usize, clean: &[f32], requests: &[usize], edited: &[f32]) {
         let distances = distances(clean, edited, self.vocab);
         for (request, distance) in requests.iter().zip(distances) {
-            let worst = &mut self.output_effect[self.keys[*request]];
-            *worst = larger(*worst, distance);
+            let largest = &mut self.output_effect[self.keys[*request]];
+            *largest = larger(*largest, distance);
         }
     }
 }
 
-/// The larger of two numbers; unlike [`f64::max`], not a number where the second is
-/// none, so that an overflow is seen.
+/// The larger of two numbers. Unlike [`f64::max`], NaN if `b` is NaN, so that overflows are noticed.
 pub(crate) fn larger(a: f64, b: f64) -> f64 {
     if b.is_nan() || b > a { b } else { a }
 }

@@ -3,16 +3,16 @@
 use crate::{contributions, lens, settling, similarity, skip};
 use fathom_results::{ErasurePair, Gradients, GradientsPair, ProbeResults, QaPair, Sample};
 
-/// Puts the samples of a model with `depth` layers together, of prompts and of pairs: `probes` of results.json. A
-/// probe that no sample has is absent.
+/// Combines the samples of prompts and pairs of a model with `depth` layers: `probes` of results.json. A probe
+/// without samples is absent.
 pub fn summarise(samples: &[Sample], depth: usize) -> ProbeResults {
     fn some<T>(parts: Vec<T>) -> Option<Vec<T>> {
         (!parts.is_empty()).then_some(parts)
     }
     let of = samples.iter();
-    let weighed = |s: &'_ Sample| s.tokens.len();
-    let lens = some(of.clone().filter_map(|s| Some((s.lens.as_ref()?, weighed(s)))).collect());
-    let similar = some(of.clone().filter_map(|s| Some((s.similarity.as_ref()?, weighed(s)))).collect());
+    let weight = |s: &'_ Sample| s.tokens.len();
+    let lens = some(of.clone().filter_map(|s| Some((s.lens.as_ref()?, weight(s)))).collect());
+    let similar = some(of.clone().filter_map(|s| Some((s.similarity.as_ref()?, weight(s)))).collect());
     ProbeResults {
         contributions: some(of.clone().filter_map(|s| s.contributions.as_ref()).collect())
             .map(|s| contributions::summarise(&s)),

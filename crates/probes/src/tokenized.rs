@@ -8,10 +8,10 @@ use std::ops::Range;
 pub struct TokenizedPrompt {
     /// Id of the prompt.
     pub id: String,
-    /// Its group within the data set: a difficulty, a level.
+    /// Its group in the data set, such as a difficulty or a level.
     pub group: Option<String>,
-    /// The first 16 hexadecimal digits of the SHA-256 of the prompt's text, by which runs of
-    /// models with different tokenizers are paired; `None` where the text is not known.
+    /// The first 16 hexadecimal digits of the SHA-256 of the text, by which runs with different
+    /// tokenizers are paired; `None` if the text is unknown.
     pub text_sha256: Option<String>,
     /// Token ids.
     pub tokens: Vec<u32>,
@@ -26,17 +26,17 @@ pub struct TokenizedPrompt {
 pub struct TokenizedPair {
     /// Id of the pair.
     pub id: String,
-    /// Its group within the data set: a difficulty, a level.
+    /// Its group in the data set, such as a difficulty or a level.
     pub group: Option<String>,
     /// The question and its answer.
     pub qa: QaPair,
-    /// Tokens of question and answer together.
+    /// Tokens of the question followed by the answer.
     pub tokens: Vec<u32>,
     /// The text of each token.
     pub pieces: Vec<String>,
 }
 
-/// The positions that predict an answer of `answer` tokens at the end of a text of `tokens` tokens.
+/// The positions that predict the last `answer` of `tokens` tokens.
 pub fn predicting(tokens: usize, answer: usize) -> Range<usize> {
     tokens.saturating_sub(answer.saturating_add(1))..tokens.saturating_sub(1)
 }

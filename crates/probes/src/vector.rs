@@ -1,7 +1,7 @@
 //! Products of vectors in `f64`.
 
-/// Partial sums, so that the loop can be vectorised; their number is fixed, so
-/// that the result is the same on every machine.
+/// Number of partial sums, so that the loop can be vectorised; fixed, so that results are the same on
+/// every machine.
 const LANES: usize = 8;
 
 /// `a . b`, summed in `f64`.
@@ -18,10 +18,10 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f64 {
     lanes.iter().sum::<f64>() + rest
 }
 
-/// Smallest norm that a denominator may have, as in the papers' code.
+/// The smallest norm in a denominator, as in the papers' code.
 pub(crate) const SMALLEST: f64 = 1e-6;
 
-/// Cosine from a product and two norms; 0 where a vector is zero.
+/// Cosine from a dot product and two norms; 0 if a vector is zero.
 pub(crate) fn cosine(product: f64, a: f64, b: f64) -> f64 {
     product / (a * b).max(1e-30)
 }

@@ -1,6 +1,6 @@
 //! The pairs that follow from a study's models and data where the description declares none.
 
-use super::{ComparedPair, Question, StudyData, StudyModel};
+use super::description::{ComparedPair, Question, StudyData, StudyModel};
 use std::collections::HashMap;
 
 /// The pairs of a question: neighbours in size or difficulty, or the base model with each other type.
@@ -18,14 +18,17 @@ pub(super) fn derived(models: &[StudyModel], data: &[StudyData], question: Quest
             groups.iter().flat_map(|group| from_base(models, group)).collect()
         }
         Question::Difficulty => {
-            let groups = grouped(data, |data| {
-                data.difficulty.as_ref().map(|_| data.series.clone().unwrap_or_default())
-            });
+            let groups = series(data);
             let order = |i: usize| data[i].difficulty.as_ref().map_or(0.0, |difficulty| difficulty.order);
             groups.iter().flat_map(|group| steps(group, order)).collect::<Vec<_>>()
         }
     };
     pairs.into_iter().map(pair).collect()
+}
+
+/// The data sets with a difficulty, grouped by series.
+pub(crate) fn series(data: &[StudyData]) -> Vec<Vec<usize>> {
+    grouped(data, |data| data.difficulty.as_ref().map(|_| data.series.clone().unwrap_or_default()))
 }
 
 /// Groups indices by key, in the order in which keys first occur. Items without a key are left out.

@@ -1,9 +1,10 @@
 //! From `STUDY.toml` to a [`StudyDescription`].
 
+use super::description::{ComparedPair, Difficulty, OPTIONS, Question};
+use super::description::{StudyData, StudyDescription, StudyModel, folder, short};
+use super::error::{Problem, StudyError};
 use super::pairs::derived;
 use super::reader::{At, Field, Reader, Table, instead, number, texts};
-use super::{ComparedPair, Difficulty, OPTIONS, Problem, Question, StudyData, StudyDescription, StudyModel};
-use super::{folder, short};
 use fathom_results::text::did_you_mean;
 use fathom_results::{Probe, Rule, UnknownRule};
 use std::collections::{BTreeMap, HashMap};
@@ -123,14 +124,19 @@ struct Named<T> {
     lines: Vec<Option<usize>>,
 }
 
-/// Parses a description.
-pub(super) fn parse(text: &str) -> Result<StudyDescription, Vec<Problem>> {
-    let mut reader = Reader::new(text);
-    let study = reader.study();
-    let problems = reader.into_problems();
-    match study {
-        Some(study) if problems.is_empty() => Ok(study),
-        _ => Err(problems),
+impl StudyDescription {
+    /// Parses a description; `file` is its name in error messages.
+    ///
+    /// # Errors
+    /// All errors of the description at once, each with its line.
+    pub fn parse(text: &str, file: &str) -> Result<Self, StudyError> {
+        let mut reader = Reader::new(text);
+        let study = reader.study();
+        let problems: Vec<Problem> = reader.into_problems();
+        match study {
+            Some(study) if problems.is_empty() => Ok(study),
+            _ => Err(StudyError { file: file.to_owned(), problems }),
+        }
     }
 }
 

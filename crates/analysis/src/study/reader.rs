@@ -1,7 +1,7 @@
 //! Typed fields of TOML tables. Errors are collected, so that one run of the parser reports all of them; serde stops at
 //! the first.
 
-use super::Problem;
+use super::error::Problem;
 use fathom_results::text::{did_you_mean, nearest};
 use std::borrow::Cow;
 use std::collections::BTreeMap;

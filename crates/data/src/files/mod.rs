@@ -2,6 +2,7 @@
 
 mod checks;
 mod lines;
+mod opened;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use crate::{DataError, Prompt};
 use checks::Bounds;
 pub(crate) use checks::{BOUNDS, PromptChecks};
 use lines::{Lines, Paragraphs};
+use opened::OpenedRows;
 
 /// Opens a file given by its path; the schema of its rows is detected.
 pub(crate) fn open(path: &Path, format: FileFormat) -> Result<PromptStream, DataError> {
@@ -60,15 +62,6 @@ fn reader(path: &Path) -> Result<BufReader<File>, DataError> {
     Ok(BufReader::new(File::open(path).map_err(DataError::io(path))?))
 }
 
-/// The rows of an open file of JSON lines or a Parquet file.
-pub(crate) struct OpenedRows {
-    pub(crate) rows: Box<dyn RowReader>,
-    /// The schema, if it was given or the columns determine it.
-    schema: Option<DatasetSchema>,
-    /// Columns with a known name and an unusable type, described.
-    ignored: Vec<String>,
-}
-
 /// Opens the rows of a file.
 pub(crate) fn rows_of(
     path: &Path,
@@ -79,8 +72,7 @@ pub(crate) fn rows_of(
         let rows = Box::new(Lines::new(reader(path)?, path, BOUNDS));
         return Ok(OpenedRows { rows, schema, ignored: Vec::new() });
     }
-    let (rows, schema, ignored) = tables::open(path, schema)?;
-    Ok(OpenedRows { rows, schema: Some(schema), ignored })
+    tables::open(path, schema)
 }
 
 /// The prompts of a file of rows.

@@ -4,17 +4,14 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::checks::BOUNDS;
+use super::opened::OpenedRows;
 use crate::DataError;
 use crate::parquet::{self, Field, Table, TableError};
 use crate::rows::{Fields, RowReader};
 use crate::schema::{self, DatasetSchema, FieldType};
 
-/// Opens a Parquet file: its rows, their schema, which is detected unless given, and columns with a known name and an
-/// unusable type.
-pub(super) fn open(
-    path: &Path,
-    schema: Option<DatasetSchema>,
-) -> Result<(Box<dyn RowReader>, DatasetSchema, Vec<String>), DataError> {
+/// Opens a Parquet file; its schema is detected unless given.
+pub(super) fn open(path: &Path, schema: Option<DatasetSchema>) -> Result<OpenedRows, DataError> {
     let file = File::open(path).map_err(DataError::io(path))?;
     if file.metadata().map_err(DataError::io(path))?.is_dir() {
         return Err(DataError::io(path)(std::io::ErrorKind::IsADirectory.into()));
@@ -27,7 +24,7 @@ pub(super) fn open(
     let ignored = table.fields().iter().filter(|field| known(&field.name) && !is_read(&field.name));
     let ignored = ignored.map(described).collect();
     let rows = Box::new(TableRows { rows: table.rows(columns, BOUNDS.line), path: path.to_owned() });
-    Ok((rows, schema, ignored))
+    Ok(OpenedRows { rows, schema: Some(schema), ignored })
 }
 
 /// Detects the schema from the columns and, if they are ambiguous, from the first answer.

@@ -54,8 +54,7 @@ fn gsm8k() {
     assert_eq!(set.max_tokens, None);
     let message = named("gsm8k:file=@", r#"{"question": "?", "answer": "4"}"#).unwrap_err().to_string();
     assert!(message.ends_with(
-        "rows.jsonl, line 1: \"answer\" has no `####` in front of the final answer, as answers of gsm8k have; put \
-         it there"
+        "rows.jsonl, line 1: \"answer\" has no `####` before the final answer, as answers of gsm8k have; add it"
     ));
 }
 
@@ -305,7 +304,7 @@ fn errors_of_the_hub() {
     );
     assert_eq!(
         message("gsm8k", &Access::default()),
-        "`gsm8k` is read from openai/gsm8k on the Hugging Face hub, which is not used here; give a file in its own \
+        "`gsm8k` is read from openai/gsm8k on the Hugging Face hub, which is not used here; give a file with its \
          fields: `gsm8k:file=PATH`"
     );
     assert_eq!(
@@ -318,7 +317,9 @@ fn errors_of_the_hub() {
     }
     assert_eq!(message("gsm8k:file=x.jsonl", &test), "x.jsonl has no splits; leave the split out");
     assert!(message("gsm8k:file=x.jsonl,revision=y", &access).starts_with("a file has no revisions"));
-    assert!(message("mquake:file=x.json", &access).contains("becomes lines with `jq -c '.[]'`"));
+    assert!(
+        message("mquake:file=x.json", &access).contains("convert a list in a .json file with `jq -c '.[]'`")
+    );
     assert_eq!(
         message("gsm8k:level=1", &access),
         "`gsm8k` has no parameter `level`; it has split, revision, file"

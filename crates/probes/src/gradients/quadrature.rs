@@ -1,42 +1,42 @@
-//! The integral along a path.
+//! Quadrature along a path.
 
 use fathom_results::Quadrature;
 use std::f64::consts::PI;
 
-/// The target at a point of the path and its derivative along the path there.
+/// The target and its derivative along the path, at a point of the path.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Node {
-    /// Where, from 0 at the baseline to 1.
+    /// The point, from 0 (baseline) to 1.
     pub(super) at: f64,
     /// The target.
     pub(super) value: f64,
-    /// What each position has to do with the derivative.
+    /// The contribution of each position to the derivative.
     pub(super) slopes: Vec<f64>,
 }
 
-/// What is too little to matter.
+/// The resolution of targets and of points of the path.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Resolution {
     /// The smallest change of the target that counts.
     pub(super) change: f64,
-    /// The unit roundoff of the model's weights and inputs. Points of the path nearer to each
-    /// other than this share of it cannot be told apart, nor targets that differ by little more.
+    /// The unit roundoff of the model's weights and inputs. Points of the path that are closer than
+    /// this are indistinguishable, and so are targets that differ by little more.
     pub(super) rounding: f64,
 }
 
-/// The integral of the derivative, and what it cost.
+/// The integral of the derivative, its cost and its error.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Integral {
-    /// What each position has to do with it.
+    /// The contribution of each position.
     pub(super) parts: Vec<f64>,
-    /// Nodes at which slopes were taken.
+    /// The number of nodes.
     pub(super) nodes: usize,
-    /// By how much the rule misses the change of the target, interval by interval, the
-    /// absolute values added up; only a rule of intervals that end at nodes can tell.
-    pub(super) missed: Option<f64>,
+    /// The sum over intervals of the absolute difference between the integral and the change of the
+    /// target; only for rules whose intervals end at nodes.
+    pub(super) absolute_error: Option<f64>,
 }
 
-/// Nodes of one integral; for the adaptive rule, the number it takes on average.
+/// The number of nodes of an integral; for the adaptive rule, on average.
 pub(super) fn expected_nodes(quadrature: Quadrature) -> u64 {
     match quadrature {
         Quadrature::Adaptive => 40,
@@ -44,16 +44,16 @@ pub(super) fn expected_nodes(quadrature: Quadrature) -> u64 {
     }
 }
 
-/// Integrates along a path whose nodes `evaluate` computes; `ends` are the targets at 0 and 1.
+/// Integrates along a path; `evaluate` computes nodes, `ends` are the targets at 0 and 1.
 pub(super) fn integrate(
     quadrature: Quadrature,
     ends: [f64; 2],
-    limits: Resolution,
+    resolution: Resolution,
     mut evaluate: impl FnMut(&[f64]) -> Vec<Node>,
 ) -> Integral {
     let fixed = match quadrature {
-        Quadrature::Adaptive => return adaptive(ends, limits, &mut evaluate),
-        Quadrature::GaussLegendre(count) => rule(count as usize),
+        Quadrature::Adaptive => return adaptive(ends, resolution, &mut evaluate),
+        Quadrature::GaussLegendre(count) => gauss_legendre(count as usize),
         Quadrature::Riemann(steps) => {
             let n = f64::from(steps);
             (0..steps).map(|k| (f64::from(k) / n, 1.0 / n)).collect()
@@ -63,37 +63,37 @@ pub(super) fn integrate(
     let mut parts = Vec::new();
     let nodes = evaluate(&at);
     nodes.iter().zip(weights).for_each(|(node, weight)| add(&mut parts, &node.slopes, weight));
-    Integral { parts, nodes: nodes.len(), missed: None }
+    Integral { parts, nodes: nodes.len(), absolute_error: None }
 }
 
-/// Intervals at the beginning.
+/// Number of intervals at the start.
 const INTERVALS: usize = 4;
 
-/// Share of the errors for which intervals are halved at once.
+/// The share of the errors whose intervals are halved in one round.
 const SHARE: f64 = 0.3;
 
-/// Completeness error that is good enough.
+/// The tolerated completeness error, as a share of the change of the target.
 const COMPLETE: f64 = 0.01;
 
-/// What the intervals may miss if no errors cancel, as a share of all that the target moves up and
-/// down: errors of opposite sign may belong to different positions, so the completeness error says
-/// nothing of a single position.
+/// The tolerated sum of absolute errors, as a share of the total variation of the target. Errors of
+/// opposite sign cancel in the completeness error although they may belong to different positions.
 const APART: f64 = 0.02;
 
-/// No more nodes than this are taken.
-const MOST_NODES: usize = 512;
+/// The largest number of nodes.
+const MAX_NODES: usize = 512;
 
-/// A part of the path: its ends and its middle, as places in the list of nodes.
+/// An interval of the path.
 #[derive(Clone, Copy)]
 struct Interval {
+    /// Indices of the nodes at its start, middle and end.
     nodes: [usize; 3],
     /// The change of the target.
     change: f64,
-    /// By how much Simpson's rule exceeds it.
+    /// Simpson's rule minus the change.
     excess: f64,
-    /// The larger target of its ends.
+    /// The larger absolute target at its ends.
     value: f64,
-    /// Its share of the path.
+    /// Its width.
     width: f64,
 }
 
@@ -107,69 +107,110 @@ impl Interval {
         Self { nodes, change, excess: integral - change, value, width: to.at - from.at }
     }
 
-    /// Whether halves would say more.
-    fn shows(&self, rounding: f64) -> bool {
+    /// Whether its error exceeds rounding, so that halving it can help.
+    fn exceeds_rounding(&self, rounding: f64) -> bool {
         self.excess.abs() > 4.0 * rounding * self.value && self.width > rounding
     }
 }
 
-/// Simpson's rule on intervals that are halved where needed.
-fn adaptive(ends: [f64; 2], limits: Resolution, evaluate: &mut impl FnMut(&[f64]) -> Vec<Node>) -> Integral {
-    let enough = COMPLETE * (ends[1] - ends[0]).abs().max(limits.change);
-    let first: Vec<f64> = (0..=2 * INTERVALS).map(|i| i as f64 / (2 * INTERVALS) as f64).collect();
-    let mut all = evaluate(&first);
-    let mut intervals: Vec<Interval> =
-        (0..INTERVALS).map(|i| Interval::new([2 * i, 2 * i + 1, 2 * i + 2], &all)).collect();
-    let missed = |intervals: &[Interval]| intervals.iter().map(|i| i.excess.abs()).sum::<f64>();
-    loop {
-        let excess: f64 = intervals.iter().map(|i| i.excess).sum();
-        let moved: f64 = intervals.iter().map(|i| i.change.abs()).sum();
-        let complete = excess.abs() < enough && missed(&intervals) < (APART * moved).max(enough);
-        // A half takes one node more.
-        let room = MOST_NODES.saturating_sub(all.len()) / 2;
-        if complete || room == 0 {
+/// Adaptive Simpson's rule: halves the intervals with the largest errors until the errors are small.
+fn adaptive(
+    ends: [f64; 2],
+    resolution: Resolution,
+    evaluate: &mut impl FnMut(&[f64]) -> Vec<Node>,
+) -> Integral {
+    let tolerance = COMPLETE * (ends[1] - ends[0]).abs().max(resolution.change);
+    let mut partition = Partition::new(evaluate);
+    while !partition.is_accurate(tolerance) {
+        let worst = partition.take_worst(resolution.rounding);
+        if worst.is_empty() {
             break;
         }
-        // The worst ones, which have this share of the errors together; halves of those within
-        // rounding would be no better.
-        intervals.sort_by(|a, b| b.excess.abs().total_cmp(&a.excess.abs()));
+        partition.halve(&worst, evaluate);
+    }
+    partition.integral()
+}
+
+/// A partition of the path into intervals, and the nodes evaluated so far.
+struct Partition {
+    nodes: Vec<Node>,
+    intervals: Vec<Interval>,
+}
+
+impl Partition {
+    /// Intervals of equal width.
+    fn new(evaluate: &mut impl FnMut(&[f64]) -> Vec<Node>) -> Self {
+        let at: Vec<f64> = (0..=2 * INTERVALS).map(|i| i as f64 / (2 * INTERVALS) as f64).collect();
+        let nodes = evaluate(&at);
+        let interval = |i: usize| Interval::new([2 * i, 2 * i + 1, 2 * i + 2], &nodes);
+        let intervals = (0..INTERVALS).map(interval).collect();
+        Self { nodes, intervals }
+    }
+
+    /// The sum of the absolute errors.
+    fn absolute_error(&self) -> f64 {
+        self.intervals.iter().map(|i| i.excess.abs()).sum()
+    }
+
+    fn is_accurate(&self, tolerance: f64) -> bool {
+        let excess: f64 = self.intervals.iter().map(|i| i.excess).sum();
+        let moved: f64 = self.intervals.iter().map(|i| i.change.abs()).sum();
+        excess.abs() < tolerance && self.absolute_error() < (APART * moved).max(tolerance)
+    }
+
+    /// Removes and returns the intervals to halve: those with the largest errors, which together have the share
+    /// [`SHARE`] of the errors. Empty if no more nodes are allowed or all errors are within rounding.
+    fn take_worst(&mut self, rounding: f64) -> Vec<Interval> {
+        // Halving an interval takes two nodes.
+        let most = MAX_NODES.saturating_sub(self.nodes.len()) / 2;
+        if most == 0 {
+            return Vec::new();
+        }
+        self.intervals.sort_by(|a, b| b.excess.abs().total_cmp(&a.excess.abs()));
         let (mut bad, mut good): (Vec<Interval>, Vec<Interval>) =
-            intervals.iter().partition(|i| i.shows(limits.rounding));
-        if bad.is_empty() {
-            break;
-        }
+            self.intervals.iter().partition(|i| i.exceeds_rounding(rounding));
         let mut left = SHARE * bad.iter().map(|i| i.excess.abs()).sum::<f64>();
         let worst = bad.iter().take_while(|i| {
             let halve = left > 0.0;
             left -= i.excess.abs();
             halve
         });
-        let worst = worst.count().min(room);
+        let worst = worst.count().min(most);
         good.extend(bad.split_off(worst));
+        self.intervals = good;
+        bad
+    }
+
+    /// Adds the halves of some intervals.
+    fn halve(&mut self, intervals: &[Interval], evaluate: &mut impl FnMut(&[f64]) -> Vec<Node>) {
         let quarters = |i: &Interval| {
-            let [from, middle, to] = i.nodes.map(|n| all[n].at);
+            let [from, middle, to] = i.nodes.map(|n| self.nodes[n].at);
             [0.5 * (from + middle), 0.5 * (middle + to)]
         };
-        let more = evaluate(&bad.iter().flat_map(quarters).collect::<Vec<f64>>());
-        let next = all.len();
-        all.extend(more);
-        let halves = bad.iter().enumerate().flat_map(|(k, i)| {
+        let more = evaluate(&intervals.iter().flat_map(quarters).collect::<Vec<f64>>());
+        let next = self.nodes.len();
+        self.nodes.extend(more);
+        let halves = intervals.iter().enumerate().flat_map(|(k, i)| {
             let [from, middle, to] = i.nodes;
             let [left, right] = [next + 2 * k, next + 2 * k + 1];
             [[from, left, middle], [middle, right, to]]
         });
-        intervals = halves.map(|nodes| Interval::new(nodes, &all)).chain(good).collect();
+        let halves = halves.map(|nodes| Interval::new(nodes, &self.nodes));
+        self.intervals = halves.chain(self.intervals.iter().copied()).collect();
     }
-    // In the order of the path, whatever the order of the errors.
-    intervals.sort_by(|a, b| all[a.nodes[0]].at.total_cmp(&all[b.nodes[0]].at));
-    let mut parts = Vec::new();
-    for Interval { nodes, .. } in &intervals {
-        let width = all[nodes[2]].at - all[nodes[0]].at;
-        for (node, share) in nodes.iter().zip([1.0, 4.0, 1.0]) {
-            add(&mut parts, &all[*node].slopes, share * width / 6.0);
+
+    /// Simpson's rule on all intervals, summed in the order of the path whatever the order of the errors.
+    fn integral(mut self) -> Integral {
+        self.intervals.sort_by(|a, b| self.nodes[a.nodes[0]].at.total_cmp(&self.nodes[b.nodes[0]].at));
+        let mut parts = Vec::new();
+        for Interval { nodes, .. } in &self.intervals {
+            let width = self.nodes[nodes[2]].at - self.nodes[nodes[0]].at;
+            for (node, share) in nodes.iter().zip([1.0, 4.0, 1.0]) {
+                add(&mut parts, &self.nodes[*node].slopes, share * width / 6.0);
+            }
         }
+        Integral { parts, nodes: self.nodes.len(), absolute_error: Some(self.absolute_error()) }
     }
-    Integral { parts, nodes: all.len(), missed: Some(missed(&intervals)) }
 }
 
 /// `sum += weight x`, where an empty sum is zero.
@@ -178,8 +219,8 @@ fn add(sum: &mut Vec<f64>, x: &[f64], weight: f64) {
     sum.iter_mut().zip(x).for_each(|(s, x)| *s += weight * x);
 }
 
-/// Nodes and weights of Gauss and Legendre on [0, 1].
-fn rule(count: usize) -> Vec<(f64, f64)> {
+/// Nodes and weights of Gauss-Legendre quadrature on [0, 1].
+fn gauss_legendre(count: usize) -> Vec<(f64, f64)> {
     let n = count as f64;
     let node = |i: usize| {
         // Newton's method from the usual asymptotic guess converges in a few steps.
@@ -210,7 +251,7 @@ mod tests {
     #[test]
     fn the_rule_is_exact_for_polynomials() {
         for count in [1, 2, 5, 32] {
-            let nodes = rule(count);
+            let nodes = gauss_legendre(count);
             assert!(nodes.iter().all(|(r, w)| (0.0..1.0).contains(r) && *w > 0.0));
             for power in 0..2 * count {
                 let sum: f64 = nodes.iter().map(|(r, w)| w * r.powi(power as i32)).sum();
@@ -221,7 +262,7 @@ mod tests {
 
     const EXACT: Resolution = Resolution { change: 1e-6, rounding: 0.0 };
 
-    /// Targets that are off by up to a hundredth here and there, as in bfloat16.
+    /// Targets with errors of up to a hundredth, as in bfloat16.
     #[test]
     fn rounding_is_not_followed() {
         let path = |at: &[f64]| {
@@ -232,14 +273,14 @@ mod tests {
             at.iter().map(node).collect()
         };
         let nodes = |rounding| {
-            let limits = Resolution { rounding, ..EXACT };
-            integrate(Quadrature::Adaptive, [1.0, 1.3], limits, path).nodes
+            let resolution = Resolution { rounding, ..EXACT };
+            integrate(Quadrature::Adaptive, [1.0, 1.3], resolution, path).nodes
         };
         assert!(nodes(0.005) <= 9, "{} nodes", nodes(0.005));
         assert!(nodes(0.0) > 9, "{} nodes without it", nodes(0.0));
     }
 
-    /// A parabola and a step at `place`, `width` wide, in which two positions share.
+    /// A parabola and a step at `place` of width `width`, shared by two positions.
     fn step(place: f64, width: f64) -> impl Fn(&[f64]) -> Vec<Node> {
         move |at| {
             let node = |&at: &f64| {
@@ -273,8 +314,8 @@ mod tests {
         check(Quadrature::Adaptive, 0.001, 1e-3, 0.03, 40);
     }
 
-    /// A slow rise, and a step up and one down of equal height, each of which the first
-    /// intervals miss: the errors cancel in the sum, but each step has a position of its own.
+    /// A slow rise, and a step up and one down of equal height, both missed by the first intervals:
+    /// the errors cancel in the sum, but the steps belong to different positions.
     #[test]
     fn errors_of_opposite_sign_do_not_cancel() {
         let places = [0.19, 0.69];
@@ -296,16 +337,13 @@ mod tests {
             assert!((got - want).abs() < 0.03, "{got} against {want}");
         }
         // The target moves by 5, up and down.
-        let missed = found.missed.unwrap();
+        let error = found.absolute_error.unwrap();
         let signed: f64 = found.parts.iter().sum::<f64>() - (ends[1].value - ends[0].value);
-        assert!(
-            signed.abs() < COMPLETE && signed.abs() <= missed && missed < APART * 5.0,
-            "{signed}, {missed}"
-        );
+        assert!(signed.abs() < COMPLETE && signed.abs() <= error && error < APART * 5.0, "{signed}, {error}");
     }
 
     #[test]
-    fn fixed_rules_take_their_nodes() {
+    fn fixed_rules_use_their_nodes() {
         check(Quadrature::GaussLegendre(32), 0.2, 0.5, 1e-9, 32);
         check(Quadrature::Riemann(1000), 0.5, 0.5, 2e-3, 1000);
         let left = integrate(Quadrature::Riemann(4), [0.0, 1.0], EXACT, step(-9.0, 1.0));
@@ -313,13 +351,13 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_never_settles_ends() {
+    fn a_noisy_path_stops_at_the_node_limit() {
         let noise = |at: &[f64]| {
             let node = |&at: &f64| Node { at, value: at, slopes: vec![(at * 1e7).sin() * 50.0] };
             at.iter().map(node).collect()
         };
         let found = integrate(Quadrature::Adaptive, [0.0, 1.0], EXACT, noise);
-        assert!((MOST_NODES - 1..=MOST_NODES).contains(&found.nodes), "{}", found.nodes);
-        assert!(found.missed.unwrap() > COMPLETE);
+        assert!((MAX_NODES - 1..=MAX_NODES).contains(&found.nodes), "{}", found.nodes);
+        assert!(found.absolute_error.unwrap() > COMPLETE);
     }
 }

@@ -1,4 +1,4 @@
-//! What probes ask for: edits of the stream, and what is read of their effect.
+//! Requests of probes: edits of the residual stream, and what to read of their effect.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,36 +6,35 @@ use std::sync::Arc;
 /// Where an edit acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Site {
-    /// The stream that enters layer l (l = L: the final norm), h_l.
+    /// The residual stream that enters layer l (l = L: the final norm), h_l.
     Resid,
-    /// What the attention of layer l adds, a_l; the MLP of the layer sees the change.
+    /// The attention output of layer l, a_l; the MLP of the layer sees the change.
     Attn,
-    /// What the MLP of layer l adds, m_l.
+    /// The MLP output of layer l, m_l.
     Mlp,
-    /// What the whole layer l adds, D_l = a_l + m_l.
+    /// The contribution of layer l, D_l = a_l + m_l.
     Layer,
 }
 
-/// What an edit does to a row. Rows of an action are either one for all
-/// positions, `[d]`, or one for each position of the edit, `[positions, d]`.
+/// What an edit does to a row. The values of an action are one row for all positions, `[d]`, or
+/// one for each position of the edit, `[positions, d]`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Nothing is added: the stream passes the part by. At [`Site::Layer`],
-    /// [`Site::Attn`] and [`Site::Mlp`] the same as [`Action::Zero`]; at
-    /// [`Site::Resid`] it changes nothing.
+    /// Bypasses the part. At [`Site::Layer`], [`Site::Attn`] and [`Site::Mlp`] the same as
+    /// [`Action::Zero`]; no effect at [`Site::Resid`].
     Skip,
     /// Sets the row to zero.
     Zero,
-    /// Puts other values in its place.
+    /// Replaces the row.
     Replace(Arc<[f32]>),
-    /// Multiplies it.
+    /// Multiplies the row.
     Scale(f32),
-    /// Adds to it.
+    /// Adds to the row.
     Add(Arc<[f32]>),
 }
 
 impl Action {
-    /// Whether two actions are equal. Most that are share their rows, which then need not be compared.
+    /// Whether two actions are equal. Equal actions usually share their values, which makes this cheap.
     fn same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Replace(a), Self::Replace(b)) | (Self::Add(a), Self::Add(b)) if Arc::ptr_eq(a, b) => true,
@@ -49,16 +48,16 @@ impl Action {
 pub struct Edit {
     /// Layer, 0 to L - 1; to L for [`Site::Resid`].
     pub layer: usize,
-    /// Where it acts.
+    /// The site.
     pub site: Site,
-    /// The positions it acts on.
+    /// The positions.
     pub positions: Range<usize>,
-    /// What it does.
+    /// The action.
     pub action: Action,
 }
 
 impl Edit {
-    /// The first level of the stream that the edit changes.
+    /// The first level of the residual stream that the edit changes.
     pub(super) fn level(&self) -> usize {
         match self.site {
             Site::Resid => self.layer,
@@ -85,7 +84,7 @@ impl Edit {
         }
     }
 
-    /// Whether nothing is left of the row that was there.
+    /// Whether the result does not depend on the previous row.
     pub(super) fn replaces(&self) -> bool {
         match self.action {
             Action::Skip => self.site != Site::Resid,
@@ -94,7 +93,7 @@ impl Edit {
         }
     }
 
-    /// Whether two edits do the same to a position that both act on.
+    /// Whether two edits do the same at positions that both act on.
     pub(super) fn same(&self, other: &Self) -> bool {
         self.layer == other.layer
             && self.site == other.site
@@ -103,26 +102,26 @@ impl Edit {
     }
 }
 
-/// One edited run: its edits and what is read of it.
+/// One edited run: its edits, and what to read of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
-    /// The edits; those at one place are applied in this order.
+    /// The edits, in order of application.
     pub edits: Vec<Edit>,
-    /// Positions at which D of every layer from the first edited one on is read.
+    /// Positions at which D is read, for every layer from the first edited one on.
     pub added: Range<usize>,
     /// Positions at which the logits are read.
     pub logits: Range<usize>,
-    /// Layers from here on are not run; L when logits are read.
+    /// The first layer that is not run; L if logits are read.
     pub until: usize,
 }
 
 impl Request {
-    /// The first level of the stream that the edits change.
+    /// The first level of the residual stream that the edits change.
     pub(super) fn level(&self) -> usize {
         self.edits.iter().map(Edit::level).min().unwrap_or(0)
     }
 
-    /// The positions that must be run: from the first edit to the last read.
+    /// The positions to run: from the first edit to the last read.
     pub(super) fn positions(&self) -> Range<usize> {
         let start = self.edits.iter().map(|e| e.positions.start).min().unwrap_or(0);
         let read = |r: &Range<usize>| if r.is_empty() { 0 } else { r.end };
@@ -130,7 +129,7 @@ impl Request {
     }
 }
 
-/// Takes what is read while the plan is carried out.
+/// Receives the values that requests read.
 pub trait EditSink {
     /// D' of layer `layer` for consecutive positions of a request.
     ///
@@ -138,7 +137,7 @@ pub trait EditSink {
     /// `added [positions, d]`.
     fn added(&mut self, request: usize, layer: usize, positions: Range<usize>, added: &[f32]);
 
-    /// The logits of some requests at one position, beside those of the clean run.
+    /// The logits of some requests at one position, and those of the clean run.
     ///
     /// # Shapes
     /// `clean [V]`, `edited [requests, V]`.

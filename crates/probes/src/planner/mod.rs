@@ -1,14 +1,15 @@
-//! The planner of edited runs: never compute what an edit cannot change.
+//! The planner of edited runs, which never computes what an edit cannot change.
 //!
-//! A probe states [`Request`]s: edits, and what is read of their effect.
-//! [`execute()`] starts each at the edited level from the saved clean stream, takes
-//! keys and values of earlier positions from the clean run, runs prefixes on which
-//! requests agree once, puts all that is alive at a layer through it as one batch,
-//! and makes logits only where they are read. [`naive`] does the same work as full
-//! forward passes, for checking.
+//! A probe states [`Request`]s: edits, and what to read of their effect. [`execute()`] starts
+//! each at the edited level from the saved clean stream, takes keys and values of earlier
+//! positions from the clean run, runs shared prefixes once, runs each layer as one batch, and
+//! computes logits only where they are read. [`naive`] runs every request as a full forward
+//! pass, for checking.
 
 mod edit;
 mod execute;
+mod group;
+mod logits;
 pub mod naive;
 mod tree;
 

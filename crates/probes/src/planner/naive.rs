@@ -1,20 +1,20 @@
-//! Every request as a full forward pass of its own: what the planner is checked against.
+//! Every request as a full forward pass, as a reference for the planner.
 
 use super::edit::{Edit, EditSink, Request, Site};
 use fathom_kernels::elementwise::add;
 use fathom_model::{Buffers, Model, Run, Trace};
 
-/// Carries out the requests without sharing anything; `done` is told of multiply-adds.
+/// Executes the requests without sharing; `on_progress` receives multiply-adds.
 pub fn execute(
     model: &Model,
     trace: &Trace,
     requests: &[Request],
-    done: &dyn Fn(u64),
-    visitor: &mut dyn EditSink,
+    on_progress: &dyn Fn(u64),
+    sink: &mut dyn EditSink,
 ) {
     for (index, request) in requests.iter().enumerate() {
-        one(model, trace, index, request, visitor);
-        done(macs_of(model, trace.tokens.len(), request));
+        one(model, trace, index, request, sink);
+        on_progress(macs_of(model, trace.tokens.len(), request));
     }
 }
 
@@ -23,14 +23,14 @@ pub fn macs(model: &Model, tokens: usize) -> u64 {
     model.layers_macs(tokens) + model.head_macs_per_row() * tokens as u64
 }
 
-/// Multiply-adds of one request: all layers that it needs from the first on, with the
-/// logits of every position where it reads any.
+/// Multiply-adds of one request: its layers from the first on, and the logits of every position if it
+/// reads any.
 pub(super) fn macs_of(model: &Model, tokens: usize, request: &Request) -> u64 {
     let head = if request.logits.is_empty() { 0 } else { model.head_macs_per_row() * tokens as u64 };
     model.first_layers_macs(request.until, tokens) + head
 }
 
-fn one(model: &Model, trace: &Trace, index: usize, request: &Request, visitor: &mut dyn EditSink) {
+fn one(model: &Model, trace: &Trace, index: usize, request: &Request, sink: &mut dyn EditSink) {
     let (d, tokens) = (trace.hidden, trace.tokens.len());
     let depth = model.config().depth();
     let edit = |l: usize, site: Site, rows: &mut [f32]| {
@@ -55,7 +55,7 @@ fn one(model: &Model, trace: &Trace, index: usize, request: &Request, visitor: &
         edit(l, Site::Layer, &mut added);
         if l >= reads_from && !request.added.is_empty() {
             let part = request.added.start * d..request.added.end * d;
-            visitor.added(index, l, request.added.clone(), &added[part]);
+            sink.added(index, l, request.added.clone(), &added[part]);
         }
         h.iter_mut().zip(&added).for_each(|(h, x)| *h += x);
     }
@@ -66,7 +66,7 @@ fn one(model: &Model, trace: &Trace, index: usize, request: &Request, visitor: &
         let (mut clean, mut edited) = (vec![0.0; vocab], vec![0.0; vocab]);
         model.head(&trace.resid[depth][row.clone()], &mut clean);
         model.head(&h[row], &mut edited);
-        visitor.logits(position, &clean, &[index], &edited);
+        sink.logits(position, &clean, &[index], &edited);
     }
 }
 

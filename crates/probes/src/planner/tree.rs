@@ -1,27 +1,27 @@
-//! Requests that agree on a prefix of positions share that prefix's run: a tree
-//! whose paths from a root to a node are the runs.
+//! Prefix sharing: requests that agree on a prefix of positions share its run. The runs are the
+//! paths of a tree from a root to a node.
 
-use super::edit::{Edit, Request};
+use super::edit::{Edit, Request, Site};
+use fathom_model::Model;
 use std::ops::Range;
 
 /// Consecutive positions that go through the layers as one run.
 #[derive(Debug)]
 pub(super) struct Node {
-    /// The run it continues; its positions end where this one's begin.
+    /// The node that it continues, whose positions end where its own begin.
     pub(super) parent: Option<usize>,
     /// Positions.
     pub(super) positions: Range<usize>,
-    /// The edits that act on some of the positions, in the order in which they
-    /// are applied to each.
+    /// The edits that act on some of its positions, in order of application.
     pub(super) edits: Vec<Acting>,
-    /// Level of the stream at which it starts.
+    /// The level of the stream at which it starts.
     pub(super) level: usize,
-    /// Layers from here on are not run.
+    /// The first layer that is not run.
     pub(super) until: usize,
 }
 
-/// An edit where it acts in a node. The rest of its positions belongs to other
-/// nodes, or to a request that shares no more than the beginning.
+/// The part of an edit that acts in a node. Its other positions are in other nodes, or belong to
+/// a request that only shares a prefix.
 #[derive(Debug)]
 pub(super) struct Acting {
     /// Positions of the node.
@@ -30,7 +30,7 @@ pub(super) struct Acting {
     pub(super) edit: Edit,
 }
 
-/// A stretch of positions on which the same edits act.
+/// Consecutive positions with the same edits.
 struct Stretch<'a> {
     positions: Range<usize>,
     edits: Vec<&'a Edit>,
@@ -38,14 +38,27 @@ struct Stretch<'a> {
     until: usize,
 }
 
-/// The tree of requests that start at one level, and for each request the node
-/// in which its last position lies.
+impl Node {
+    /// Whether the MLP of the layer before the node must run again at a position: the attention output is
+    /// edited, and no edit replaces the MLP output.
+    pub(super) fn recomputes_mlp(&self, model: &Model, position: usize) -> bool {
+        let here = || {
+            let acting = self.edits.iter().filter(|e| e.positions.contains(&position)).map(|e| &e.edit);
+            acting.filter(|e| e.level() == self.level)
+        };
+        let replaced = here().any(|e| matches!(e.site, Site::Mlp | Site::Layer) && e.replaces());
+        here().any(|e| e.site == Site::Attn) && !model.config().parallel && !replaced
+    }
+}
+
+/// The trees of requests that start at one level, and the node of the last position of each
+/// request.
 pub(super) struct Forest {
     pub(super) nodes: Vec<Node>,
     pub(super) leaves: Vec<Option<usize>>,
 }
 
-/// Builds the tree of some requests that start at `level`.
+/// Builds the trees of requests that start at `level`.
 pub(super) fn build(requests: &[&Request], level: usize) -> Forest {
     let mut stretches: Vec<Stretch<'_>> = Vec::new();
     let mut roots: Vec<usize> = Vec::new();
@@ -65,9 +78,8 @@ pub(super) fn build(requests: &[&Request], level: usize) -> Forest {
     forest
 }
 
-/// Walks down along the stretches that agree, splitting the one in which the
-/// request leaves, and adds the rest. Gives the stretch of the last position;
-/// `ends` holds those of the requests before it.
+/// Follows the stretches that agree with a request, splits the one where it diverges, and adds
+/// the rest. Returns the stretch of its last position; `ends` holds those of earlier requests.
 fn insert<'a>(
     request: &'a Request,
     all: &mut Vec<Stretch<'a>>,
@@ -115,7 +127,7 @@ fn insert<'a>(
     at
 }
 
-/// Cuts a stretch in two; the second part, which is given back, takes over its children.
+/// Splits a stretch in two and returns the second part, which gets the children.
 fn split(stretch: usize, at: usize, all: &mut Vec<Stretch<'_>>) -> usize {
     let new = all.len();
     let tail = Stretch {
@@ -129,7 +141,7 @@ fn split(stretch: usize, at: usize, all: &mut Vec<Stretch<'_>>) -> usize {
     new
 }
 
-/// The positions of a request, cut where the set of acting edits changes.
+/// The positions of a request, split where the set of edits changes.
 fn stretches(request: &Request) -> Vec<(Range<usize>, Vec<&Edit>)> {
     let whole = request.positions();
     let mut cuts: Vec<usize> = vec![whole.start, whole.end];
@@ -146,7 +158,7 @@ fn stretches(request: &Request) -> Vec<(Range<usize>, Vec<&Edit>)> {
         .collect()
 }
 
-/// Turns stretches without branches between them, and run equally far, into one node each.
+/// Merges chains of stretches without branches and with equal `until` into one node each.
 fn flatten(
     first: usize,
     parent: Option<usize>,
@@ -168,8 +180,7 @@ fn flatten(
         let stretch = &all[at];
         place[at] = index;
         node.positions.end = stretch.positions.end;
-        // Stretches do not overlap, so each position keeps its edits, their order
-        // and their number.
+        // Stretches do not overlap, so every position keeps its edits in order.
         let acting = |edit: &&Edit| Acting { positions: stretch.positions.clone(), edit: (*edit).clone() };
         node.edits.extend(stretch.edits.iter().map(acting));
         match stretch.children[..] {

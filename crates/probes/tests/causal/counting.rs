@@ -1,4 +1,4 @@
-//! Planned multiply-adds as a share of those of full passes, counted, not timed.
+//! Planned multiply-adds as a share of those of full passes.
 
 use crate::support::{MODELS, PLENTY, noise, run};
 use fathom_model::Model;
@@ -7,7 +7,7 @@ use fathom_probes::erasure::measure as erase;
 use fathom_probes::skip::measure;
 use fathom_results::{SkipMode, SkipPart};
 
-/// All that the counts depend on.
+/// The shapes that the counts depend on.
 struct Shape {
     depth: u64,
     d: u64,
@@ -70,8 +70,8 @@ impl Shape {
         (0..self.depth).map(|l| self.rows(l, 0..tokens)).sum::<u64>() + self.head() * tokens
     }
 
-    /// Planned and naive count of a future skip: one run without the part up to the
-    /// last t, and from each t on one that has it back.
+    /// Planned and naive count of a future skip: one run that skips the part up to the last t, and
+    /// one from each t on that no longer skips it.
     fn future(&self, tokens: u64, positions: &[u64], part: SkipPart) -> (u64, u64) {
         let (first, last) = (*positions.iter().min().unwrap(), *positions.iter().max().unwrap());
         let (mut planned, runs) = (0, positions.len() as u64 * self.depth);
@@ -88,8 +88,8 @@ impl Shape {
         (planned + self.head() * (tokens - first), self.pass(tokens) * runs)
     }
 
-    /// Planned and naive count of an erasure: a run from each token to the last
-    /// prediction, from each level on.
+    /// Planned and naive count of an erasure: for each level, a run from each token to the last
+    /// prediction.
     fn erasure(&self, tokens: u64, answer: u64) -> (u64, u64) {
         let read = tokens - answer - 1..tokens - 1;
         let mut planned = self.head() * answer;
@@ -107,7 +107,7 @@ fn share((planned, naive): (u64, u64)) -> f64 {
     planned as f64 / naive as f64
 }
 
-/// Shares that the planner must stay below.
+/// Upper bounds on the planner's share.
 const SKIP_AT_MOST: f64 = 0.45;
 const ERASURE_AT_MOST: f64 = 0.30;
 
@@ -116,7 +116,7 @@ const SHORT: (u64, [u64; 3]) = (34, [16, 8, 24]);
 const PAIR: (u64, u64) = (26, 6);
 
 #[test]
-fn the_count_of_a_skip_is_that_of_the_rows_alive() {
+fn a_skip_counts_the_rows_that_run() {
     for (name, model) in MODELS.iter() {
         let shape = Shape::of(model);
         for (tokens, positions) in [(LONG.0, &LONG.1[..]), (SHORT.0, &SHORT.1[..])] {
@@ -134,7 +134,7 @@ fn the_count_of_a_skip_is_that_of_the_rows_alive() {
 }
 
 #[test]
-fn the_count_of_an_erasure_is_that_of_the_rows_alive() {
+fn an_erasure_counts_the_rows_that_run() {
     for (name, model) in MODELS.iter() {
         let trace = run(model, PAIR.0 as usize);
         let baseline: Vec<_> =
@@ -146,10 +146,10 @@ fn the_count_of_an_erasure_is_that_of_the_rows_alive() {
     }
 }
 
-/// At the shapes of a real model: with the fixtures' few layers, a larger share of the
-/// layers lies before the edited one and is never run.
+/// At the shapes of a real model; with the few layers of the fixtures, a larger share of the layers
+/// lies before the edited one and never runs.
 #[test]
-fn most_of_the_work_is_never_done() {
+fn the_planner_saves_most_of_the_work() {
     let shape = Shape::smollm2();
     let of = [
         ("149 tokens", share(shape.future(LONG.0, &LONG.1, SkipPart::Layer)), SKIP_AT_MOST),

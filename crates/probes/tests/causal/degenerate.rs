@@ -25,7 +25,7 @@ fn positions_without_a_future_or_a_past_give_no_effect() {
 }
 
 #[test]
-fn the_shortest_texts() {
+fn the_shortest_prompts() {
     for tokens in [1, 2, 3] {
         everywhere(tokens, |name, model, trace| {
             for mode in MODES {
@@ -43,27 +43,27 @@ fn the_shortest_texts() {
     }
 }
 
-/// A text of one token has nothing to skip: it counts in no mean, and nothing is run for it.
+/// A prompt of one token has nothing to skip: it counts in no mean, and nothing runs.
 #[test]
-fn a_text_of_one_token_does_not_count_in_means() {
+fn a_prompt_of_one_token_does_not_count_in_means() {
     let (_, model) = &MODELS[0];
-    let settings = SkipOptions::default();
-    let of = |tokens| sample(model, &run(model, tokens), &settings, &[], &ExecOptions::planned(PLENTY));
+    let options = SkipOptions::default();
+    let of = |tokens| sample(model, &run(model, tokens), &options, &[], &ExecOptions::planned(PLENTY));
     let (short, work) = of(1);
     assert!(short.effects.is_empty());
-    assert_eq!((work, plan(model, 1, &settings, &[], PLENTY)), Default::default());
+    assert_eq!((work, plan(model, 1, &options, &[], PLENTY)), Default::default());
     let (long, _) = of(9);
     assert_eq!(long.effects.keys().collect::<Vec<_>>(), [&SkipMode::Current]);
     assert_eq!(summarise(&[&short, &long]), summarise(&[&long]));
 }
 
 #[test]
-fn answers_as_long_as_the_text_and_longer() {
+fn answers_as_long_as_the_prompt_and_longer() {
     everywhere(6, |name, model, trace| {
         let baseline: Vec<_> =
             (0..=model.config().depth()).map(|_| noise(model.config().hidden, 3)).collect();
         let of = |answer| erase(model, trace, answer, &baseline, &ExecOptions::planned(PLENTY)).0;
-        // All that is predicted belongs to the answer then.
+        // Every predicted token then belongs to the answer.
         let all = of(5);
         assert!(all[0][..5].iter().all(|e| *e > 0.0), "{name}");
         for answer in [6, 7, 1000, usize::MAX] {

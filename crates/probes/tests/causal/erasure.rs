@@ -1,4 +1,4 @@
-//! Erasure of tokens: what must hold of it, and its definition on full passes.
+//! Erasure of tokens: properties, and its definition on full passes.
 
 use crate::support::{PLENTY, close, edit, everywhere, full, noise, output_gap, planned, request, run};
 use fathom_model::{Model, Trace};
@@ -16,7 +16,7 @@ fn baseline(model: &Model) -> Vec<Arc<[f32]>> {
 }
 
 #[test]
-fn the_map_is_what_full_passes_give() {
+fn the_effects_equal_those_of_full_passes() {
     everywhere(17, |name, model, trace| {
         let baseline = baseline(model);
         let (got, _) = measure(model, trace, 4, &baseline, &ExecOptions::planned(PLENTY));
@@ -36,7 +36,7 @@ fn the_map_is_what_full_passes_give() {
 }
 
 #[test]
-fn a_token_replaced_by_itself_loses_nothing() {
+fn replacing_a_token_by_itself_has_no_effect() {
     everywhere(20, |name, model, trace| {
         let depth = model.config().depth();
         for t in [0, 1, 7, 15, 18] {
@@ -50,9 +50,9 @@ fn a_token_replaced_by_itself_loses_nothing() {
     });
 }
 
-/// At the last level a token reaches its own prediction only, and only the head runs.
+/// At the last level a token only affects its own prediction, and only the head runs.
 #[test]
-fn the_last_level_reads_the_head_only() {
+fn the_last_level_only_runs_the_head() {
     everywhere(20, |name, model, trace| {
         let depth = model.config().depth();
         let (effect, _) = measure(model, trace, 5, &baseline(model), &ExecOptions::planned(PLENTY));
@@ -71,7 +71,7 @@ fn the_last_level_reads_the_head_only() {
 }
 
 #[test]
-fn batches_of_any_size_give_the_same_bits() {
+fn batch_size_changes_no_bit() {
     everywhere(20, |name, model, trace| {
         let of = |rows, bytes| {
             measure(
@@ -90,14 +90,14 @@ fn batches_of_any_size_give_the_same_bits() {
 }
 
 #[test]
-fn predictions_stand_one_before_the_answer() {
+fn predictions_are_one_position_before_the_answer() {
     assert_eq!(predicting(26, 6), 19..25);
     assert_eq!(predicting(2, 1), 0..1);
     assert!(predicting(26, 0).is_empty());
 }
 
 #[test]
-fn means_are_over_all_tokens_of_all_texts() {
+fn means_are_over_all_tokens_of_all_prompts() {
     everywhere(12, |name, model, trace| {
         let other = run(model, 30);
         let mut means = MeanResiduals::new(model);

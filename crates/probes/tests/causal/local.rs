@@ -1,4 +1,4 @@
-//! Local mode: each later layer alone, on the clean stream less what was skipped.
+//! Local mode: each later layer alone, on the clean stream minus the skipped contribution.
 
 use crate::support::{PLENTY, clean_added, close, everywhere, gap, norm};
 use fathom_model::{Buffers, Model, Run, Trace};
@@ -6,7 +6,7 @@ use fathom_probes::ExecOptions;
 use fathom_probes::skip::measure;
 use fathom_results::{SkipMode, SkipPart};
 
-/// What the part of layer `s` adds, `[T, d]`.
+/// The contribution of the part of layer `s`, `[T, d]`.
 fn part_of(trace: &Trace, s: usize, part: SkipPart) -> Vec<f32> {
     match part {
         SkipPart::Layer => (0..trace.tokens.len()).flat_map(|p| clean_added(trace, s, p)).collect(),
@@ -24,7 +24,7 @@ fn alone(model: &Model, trace: &Trace, l: usize, h: &[f32]) -> Vec<f32> {
     b.attn_out.iter().zip(&*b.mlp_out).map(|(a, m)| a + m).collect()
 }
 
-/// E by its definition.
+/// The effect by its definition.
 fn defined(model: &Model, trace: &Trace, part: SkipPart, positions: &[usize]) -> Vec<Vec<f64>> {
     let (depth, d, tokens) = (model.config().depth(), trace.hidden, trace.tokens.len());
     let mut effect = vec![vec![0.0f64; depth]; depth];
@@ -46,7 +46,7 @@ fn defined(model: &Model, trace: &Trace, part: SkipPart, positions: &[usize]) ->
 }
 
 #[test]
-fn each_layer_alone_sees_the_stream_without_the_part() {
+fn each_layer_runs_on_the_stream_without_the_part() {
     everywhere(37, |name, model, trace| {
         for part in [SkipPart::Layer, SkipPart::Attn, SkipPart::Mlp] {
             let positions = [24, 8, 16, 2, 36];

@@ -1,5 +1,5 @@
-//! The planner of edited runs against full forward passes, and the probes that
-//! rest on it, on the fixture of every architecture.
+//! The planner of edited runs and the probes built on it, against full forward passes, on the fixture of
+//! every architecture.
 
 mod counting;
 mod degenerate;

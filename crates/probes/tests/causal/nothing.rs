@@ -1,4 +1,4 @@
-//! Edits of nothing leave the clean run.
+//! Edits that change nothing give the clean run.
 
 use crate::support::{PLENTY, clean_added, clean_logits, edit, everywhere, near, planned, request};
 use fathom_model::{Model, Trace};
@@ -18,7 +18,7 @@ fn own(trace: &Trace, site: Site, layer: usize) -> Vec<f32> {
     all[AT.start * trace.hidden..AT.end * trace.hidden].to_vec()
 }
 
-/// Edits of nothing at a place.
+/// Edits that change nothing at a site.
 fn nothings(trace: &Trace, site: Site, layer: usize) -> Vec<Edit> {
     let mut actions = vec![
         Action::Scale(1.0),
@@ -32,8 +32,8 @@ fn nothings(trace: &Trace, site: Site, layer: usize) -> Vec<Edit> {
     actions.into_iter().map(|action| edit(site, layer, AT, action)).collect()
 }
 
-/// Requests of nothing at a place: by themselves, and in a run that began at
-/// layer 0 already, which takes another way through the planner.
+/// Requests that change nothing at a site: alone, and in a run that already began at layer 0, which
+/// takes another path through the planner.
 fn requests(model: &Model, trace: &Trace, site: Site, layer: usize) -> Vec<Request> {
     let begun = edit(Site::Resid, 0, 1..2, Action::Skip);
     let nothings = nothings(trace, site, layer).into_iter();
@@ -44,7 +44,7 @@ fn requests(model: &Model, trace: &Trace, site: Site, layer: usize) -> Vec<Reque
         .collect()
 }
 
-/// Everything read of edits of nothing at a site passes `same`.
+/// Checks everything read from edits that change nothing with `same`.
 #[track_caller]
 fn check(site: Site, same: impl Fn(&[f32], &[f32]) -> bool) {
     everywhere(43, |name, model, trace| {
@@ -67,24 +67,24 @@ fn check(site: Site, same: impl Fn(&[f32], &[f32]) -> bool) {
 }
 
 #[test]
-fn nothing_at_the_stream_changes_no_bit() {
+fn an_empty_edit_of_the_stream_changes_no_bit() {
     check(Site::Resid, |a, b| a == b);
 }
 
 #[test]
-fn nothing_at_a_sublayer_changes_no_bit() {
+fn an_empty_edit_of_a_sublayer_changes_no_bit() {
     check(Site::Attn, |a, b| a == b);
     check(Site::Mlp, |a, b| a == b);
 }
 
 /// The clean stream is (h + a) + m; an edit of D gives h + (a + m).
 #[test]
-fn nothing_at_a_layer_changes_rounding_only() {
+fn an_empty_edit_of_a_layer_only_changes_rounding() {
     check(Site::Layer, |a, b| near(a, b, 2e-5));
 }
 
 #[test]
-fn the_skip_of_a_part_is_the_part_set_to_zero() {
+fn skipping_a_part_equals_setting_it_to_zero() {
     everywhere(30, |name, model, trace| {
         for site in [Site::Attn, Site::Mlp, Site::Layer] {
             for layer in 0..model.config().depth() {

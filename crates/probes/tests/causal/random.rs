@@ -1,5 +1,4 @@
-//! Random requests: planned against full passes, and whatever the planner may
-//! share or cut without changing a bit.
+//! Random requests: the planner against full passes, and bit equality for any grouping and sharing.
 
 use crate::support::{
     MODELS, PLENTY, Seen, clean_added, clean_logits, edit, full, near, noise, planned, request, run,
@@ -11,8 +10,8 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-/// An edit before the model and the text are known. Few different values, so that
-/// requests often agree on prefixes.
+/// An edit, independent of model and prompt. It has few different values, so that requests often share
+/// prefixes.
 #[derive(Clone, Debug)]
 struct Draft {
     layer: usize,
@@ -53,12 +52,12 @@ fn drafts() -> impl Strategy<Value = Drafts> {
     })
 }
 
-/// Some lists share whole edits between their requests.
+/// In some lists, requests share whole edits.
 fn lists() -> impl Strategy<Value = Vec<Drafts>> {
     let own = prop::collection::vec(drafts(), 1..=6);
     let shared = (draft(), prop::collection::vec((drafts(), 1..30usize), 2..=6)).prop_map(|(first, all)| {
         let with_first = |(mut one, count): (Drafts, usize)| {
-            // The same but for where it ends, in every other request.
+            // In every other request, equal except for its end.
             let count = if count % 2 == 0 { first.count } else { count };
             one.edits.insert(0, Draft { count, ..first.clone() });
             one.edits.truncate(1 + count % 3);
@@ -120,7 +119,7 @@ fn agree(model: &Model, trace: &Trace, requests: &[Request], got: &Seen, want: &
             return Err(format!("logits {key:?} are off"));
         }
     }
-    // What the planner leaves out is clean.
+    // Values that the planner does not compute are clean.
     for (key, full) in want.added.iter().filter(|(k, _)| !got.added.contains_key(k)) {
         if !near(full, &clean_added(trace, key.1, key.2), ROUNDING) {
             return Err(format!("D {key:?} changed and was left out"));
@@ -131,7 +130,7 @@ fn agree(model: &Model, trace: &Trace, requests: &[Request], got: &Seen, want: &
             return Err(format!("logits {key:?} changed and were left out"));
         }
     }
-    // Nothing is run before the first edit.
+    // Nothing runs before the first edit.
     let first = |r: usize| requests[r].edits.iter().map(|e| e.positions.start).min();
     let early = |r: usize, p: usize| first(r).is_none_or(|f| p < f);
     if got.added.keys().any(|k| early(k.0, k.2)) || got.logits.keys().any(|k| early(k.0, k.1)) {
@@ -140,10 +139,10 @@ fn agree(model: &Model, trace: &Trace, requests: &[Request], got: &Seen, want: &
     Ok(())
 }
 
-/// Request, layer and position, and the row that was read there.
+/// Request, layer and position, and the row read there.
 type Read = ((usize, usize, usize), Vec<f32>);
 
-/// What request `from` gave, as if it were request `to`.
+/// The rows of request `from`, relabelled as request `to`.
 fn only(seen: &Seen, from: usize, to: usize) -> [Vec<Read>; 2] {
     let added = seen.added.iter().filter(|(k, _)| k.0 == from);
     let logits = seen.logits.iter().filter(|(k, _)| k.0 == from);
@@ -153,9 +152,9 @@ fn only(seen: &Seen, from: usize, to: usize) -> [Vec<Read>; 2] {
     ]
 }
 
-/// Multiply-adds when everything goes through as one batch, counted from the
-/// shapes: a row is the text of edits from a request's start up to a position, and
-/// each different one goes once through the layers that a request wants.
+/// Multiply-adds if everything runs as one batch, counted from the shapes: a row is identified by the
+/// edits from the start of a request up to a position, and each distinct row runs once through the layers
+/// that a request needs.
 fn counted(model: &Model, requests: &[Request]) -> u64 {
     let c = model.config();
     let d = c.hidden as u64;
@@ -232,7 +231,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn planned_is_naive_however_it_is_cut(
+    fn planned_equals_naive_for_any_grouping(
         which in 0..13usize,
         tokens in 12..=60usize,
         drafts in lists(),
@@ -244,9 +243,9 @@ proptest! {
     }
 }
 
-/// Requests that agree but for where an edit ends, read only as far as their edits.
+/// Requests that only differ in where an edit ends, and read no further than their edits.
 #[test]
-fn edits_that_differ_in_their_end_share_what_they_have_in_common() {
+fn edits_that_differ_in_their_end_share_their_prefix() {
     for (name, model) in MODELS.iter() {
         let trace = run(model, 40);
         for action in [Action::Scale(2.0), Action::Add(noise(model.config().hidden, 1))] {
@@ -262,9 +261,9 @@ fn edits_that_differ_in_their_end_share_what_they_have_in_common() {
     }
 }
 
-/// Edits at one place are applied in the order of the request, also twice.
+/// Edits at one site are applied in the order of the request, duplicates included.
 #[test]
-fn edits_at_one_place_keep_their_order_and_number() {
+fn edits_at_one_site_keep_their_order_and_number() {
     for (name, model) in MODELS.iter() {
         let trace = run(model, 40);
         for site in [Site::Resid, Site::Attn, Site::Mlp, Site::Layer] {
@@ -280,9 +279,8 @@ fn edits_at_one_place_keep_their_order_and_number() {
     }
 }
 
-/// Texts longer than two chains of attention's sums: a run that starts at the edit has the bits of
-/// one that starts at the first token, however requests are grouped, and an edit that changes
-/// nothing has exactly no effect.
+/// Prompts longer than two chains of attention sums: a run that starts at the edit has the bits of one that
+/// starts at the first token, for any grouping, and an edit that changes nothing has an effect of exactly 0.
 #[test]
 fn at_700_tokens_no_bit_depends_on_where_a_run_starts() {
     const TOKENS: usize = 700;

@@ -1,4 +1,4 @@
-//! Layer skip: what must hold of it, and its definition on full forward passes.
+//! Layer skip: properties, and its definition on full forward passes.
 
 use crate::support::{PLENTY, clean_added, close, edit, everywhere, full, gap, norm, output_gap, request};
 use fathom_model::{Model, Trace};
@@ -11,8 +11,8 @@ use std::ops::Range;
 const PARTS: [(SkipPart, Site); 3] =
     [(SkipPart::Layer, Site::Layer), (SkipPart::Attn, Site::Attn), (SkipPart::Mlp, Site::Mlp)];
 
-/// The effects by their definition, from full passes with a part of each layer
-/// left out at positions from 1 to before each of the ends.
+/// The effects by their definition, from full passes that skip a part of each layer at positions from 1
+/// to each of the ends.
 fn defined(model: &Model, trace: &Trace, site: Site, spans: &[(Range<usize>, Range<usize>)]) -> SkipEffects {
     let depth = model.config().depth();
     let mut layer_effect = vec![vec![0.0f64; depth]; depth];
@@ -42,7 +42,7 @@ fn agree(what: &str, got: &SkipEffects, want: &SkipEffects) {
 }
 
 #[test]
-fn future_is_what_full_passes_give() {
+fn future_equals_full_passes() {
     everywhere(41, |name, model, trace| {
         for (part, site) in PARTS {
             let positions = [16, 8, 32, 2, 40];
@@ -55,7 +55,7 @@ fn future_is_what_full_passes_give() {
 }
 
 #[test]
-fn current_is_what_full_passes_give() {
+fn current_equals_full_passes() {
     everywhere(41, |name, model, trace| {
         for (part, site) in PARTS {
             let (got, _) = measure(model, trace, SkipMode::Current, part, &[], &ExecOptions::planned(PLENTY));
@@ -65,7 +65,7 @@ fn current_is_what_full_passes_give() {
 }
 
 #[test]
-fn the_future_feels_later_layers_only() {
+fn future_only_affects_later_layers() {
     everywhere(41, |name, model, trace| {
         let (got, _) =
             measure(model, trace, SkipMode::Future, SkipPart::Layer, &[8, 24], &ExecOptions::planned(PLENTY));
@@ -74,7 +74,7 @@ fn the_future_feels_later_layers_only() {
             assert!(effect[..=s].iter().all(|e| *e == 0.0), "{name}: layer {s} acts on {effect:?}");
             assert!(effect[s + 1..].iter().all(|e| *e > 0.0), "{name}: layer {s} acts on {effect:?}");
         }
-        // No layer is left that could carry the last one's change to later positions.
+        // No later layer can carry the change of the last one to later positions.
         let output = got.output_effect.unwrap();
         assert_eq!(output[last], 0.0, "{name}");
         assert!(output[..last].iter().all(|e| *e > 0.0), "{name}: {output:?}");
@@ -82,7 +82,7 @@ fn the_future_feels_later_layers_only() {
 }
 
 #[test]
-fn a_layer_loses_all_of_itself_where_it_is_skipped() {
+fn a_skipped_layer_loses_its_whole_contribution() {
     everywhere(41, |name, model, trace| {
         let (got, _) =
             measure(model, trace, SkipMode::Current, SkipPart::Layer, &[], &ExecOptions::planned(PLENTY));
@@ -95,7 +95,7 @@ fn a_layer_loses_all_of_itself_where_it_is_skipped() {
 }
 
 #[test]
-fn batches_of_any_size_give_the_same_bits() {
+fn batch_size_changes_no_bit() {
     everywhere(41, |name, model, trace| {
         for mode in [SkipMode::Future, SkipMode::Current, SkipMode::Local] {
             let of = |rows, bytes| {

@@ -1,4 +1,4 @@
-//! Fixtures, what a run handed out, and comparisons of it.
+//! Fixtures, recorded values of runs, and comparisons.
 
 use fathom_model::source::Checkpoint;
 use fathom_model::{Dtype, Model, Trace};
@@ -35,16 +35,16 @@ pub(crate) static MODELS: LazyLock<Vec<(&str, Model)>> = LazyLock::new(|| {
     NAMES.iter().map(|name| (*name, load(name))).collect()
 });
 
-/// Everything in one batch.
+/// A memory plan that puts everything into one batch.
 pub(crate) const PLENTY: MemoryPlan = MemoryPlan { clean: 1, rows: 1 << 20, bytes: 1 << 28, saved: 1 << 28 };
 
-/// The trace of a text that every fixture knows.
+/// The trace of a prompt in the vocabulary of every fixture.
 pub(crate) fn run(model: &Model, tokens: usize) -> Trace {
     let text: Vec<u32> = (0..tokens as u32).map(|i| (i * i * 5 + i * 37 + 7) % 300).collect();
     model.run(&[&text]).unwrap().remove(0)
 }
 
-/// Calls `check` with the name, the model and the trace of a text for every architecture.
+/// Calls `check` with the name, the model and the trace of a prompt for every architecture.
 pub(crate) fn everywhere(tokens: usize, check: impl Fn(&str, &Model, &Trace)) {
     for (name, model) in MODELS.iter() {
         check(name, model, &run(model, tokens));
@@ -66,12 +66,12 @@ pub(crate) fn edit(site: Site, layer: usize, positions: Range<usize>, action: Ac
     Edit { layer, site, positions, action }
 }
 
-/// A request that reads all there is at some positions.
+/// A request that reads everything at some positions.
 pub(crate) fn request(model: &Model, edits: Vec<Edit>, read: Range<usize>) -> Request {
     Request { edits, added: read.clone(), logits: read, until: model.config().depth() }
 }
 
-/// All that a run handed out.
+/// The values of a run.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Seen {
     width: usize,
@@ -99,7 +99,7 @@ impl EditSink for Seen {
     }
 }
 
-/// What the planner hands out, and the multiply-adds that it counts.
+/// The values of the planner, and the multiply-adds it counts.
 pub(crate) fn planned(model: &Model, trace: &Trace, requests: &[Request], limits: MemoryPlan) -> (Seen, u64) {
     let mut seen = Seen { width: trace.hidden, ..Seen::default() };
     let work = execute(model, trace, requests, &ExecOptions::planned(limits), &mut seen);
@@ -108,7 +108,7 @@ pub(crate) fn planned(model: &Model, trace: &Trace, requests: &[Request], limits
     (seen, work.macs)
 }
 
-/// What full forward passes hand out.
+/// The values of full forward passes.
 pub(crate) fn full(model: &Model, trace: &Trace, requests: &[Request]) -> Seen {
     let mut seen = Seen { width: trace.hidden, ..Seen::default() };
     naive::execute(model, trace, requests, &|_| (), &mut seen);
@@ -158,7 +158,7 @@ pub(crate) fn output_gap(a: &[f32], b: &[f32]) -> f64 {
     pairs.map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt()
 }
 
-/// Fails where two effects are apart by more than rounding.
+/// Fails if two effects differ by more than rounding.
 #[track_caller]
 pub(crate) fn close(what: &str, got: f64, want: f64) {
     assert!((got - want).abs() <= 2e-5 + 2e-4 * want, "{what}: {got} against {want}");

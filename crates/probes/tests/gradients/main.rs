@@ -1,5 +1,5 @@
-//! Integrated gradients: completeness, agreement of the quadratures, and a path
-//! followed by forward passes alone, on the fixture of every architecture.
+//! Integrated gradients: completeness, agreement of the quadrature rules, and a path evaluated only by forward
+//! passes, on the fixture of every architecture.
 
 use fathom_model::source::Checkpoint;
 use fathom_model::{Buffers, Dtype, Model, Run, Trace};
@@ -28,7 +28,7 @@ const ARCHITECTURES: [&str; 13] = [
 const SITES: [GradientSite; 3] = [GradientSite::Resid, GradientSite::Attn, GradientSite::Mlp];
 const BASELINES: [PathBaseline; 2] = [PathBaseline::Sequence, PathBaseline::Feature];
 const ANSWER: usize = 3;
-/// Few rows a batch, so that nodes are split over several.
+/// Few rows per batch, so that nodes are split over several batches.
 const LIMITS: MemoryPlan = MemoryPlan { clean: 1, rows: 150, bytes: 1 << 24, saved: 1 << 24 };
 
 fn load(path: &Path) -> Model {
@@ -51,11 +51,11 @@ fn gradients(
     baseline: PathBaseline,
     by: Quadrature,
 ) -> Gradients {
-    let settings = GradientOptions { sites: vec![site], baseline, quadrature: by };
-    measure(model, trace, ANSWER, &settings, &ExecOptions::planned(LIMITS)).0.remove(0)
+    let options = GradientOptions { sites: vec![site], baseline, quadrature: by };
+    measure(model, trace, ANSWER, &options, &ExecOptions::planned(LIMITS)).0.remove(0)
 }
 
-/// F where the values at a site are `base + r (values - base)`, by forward passes alone.
+/// F with values `base + r (values - base)` at a site, by forward passes.
 fn target(
     model: &Model,
     trace: &Trace,
@@ -149,8 +149,7 @@ fn the_quadratures_agree() {
             let by = |q| gradients(&model, &trace, site, PathBaseline::Sequence, q);
             let fine = by(Quadrature::GaussLegendre(32));
             let adaptive = by(Quadrature::Adaptive);
-            // The mean of two left sums of a shifted pair is hard to come by; a left
-            // sum's error falls with 1 / steps, so two of them are extrapolated.
+            // The error of a left sum falls with 1 / steps, so two of them are extrapolated.
             let (few, many) = (by(Quadrature::Riemann(128)), by(Quadrature::Riemann(256)));
             assert_eq!(many.nodes, vec![256; model.config().depth()]);
             for l in 0..model.config().depth() {
@@ -168,13 +167,12 @@ fn the_quadratures_agree() {
 }
 
 #[test]
-fn batches_change_no_bit() {
+fn batch_size_changes_no_bit() {
     let model = fixture("gemma3");
     let trace = trace(&model, 31);
     for quadrature in [Quadrature::Riemann(9), Quadrature::Adaptive] {
-        let settings =
-            GradientOptions { sites: SITES.to_vec(), baseline: PathBaseline::Sequence, quadrature };
-        let with = |exec: ExecOptions<'_>| measure(&model, &trace, ANSWER, &settings, &exec);
+        let options = GradientOptions { sites: SITES.to_vec(), baseline: PathBaseline::Sequence, quadrature };
+        let with = |exec: ExecOptions<'_>| measure(&model, &trace, ANSWER, &options, &exec);
         let whole = with(ExecOptions::planned(MemoryPlan {
             clean: 1,
             rows: 1 << 20,
@@ -186,10 +184,10 @@ fn batches_change_no_bit() {
     }
 }
 
-/// The count of a fixed rule, by the rows alive: forward and back above the cut, and
-/// from the baseline to the target once forward.
+/// The count of a fixed rule from the rows that run: forward and backward above the cut for each node, and
+/// forward once for the baseline.
 #[test]
-fn the_count_is_that_of_the_rows_alive() {
+fn the_count_is_that_of_the_rows_that_run() {
     for name in ARCHITECTURES {
         let model = fixture(name);
         let trace = trace(&model, 26);
@@ -218,21 +216,21 @@ fn the_count_is_that_of_the_rows_alive() {
                 want.edits += u64::from(PAPER_STEPS);
             }
         }
-        let settings = GradientOptions {
+        let options = GradientOptions {
             sites: SITES.to_vec(),
             baseline: PathBaseline::Sequence,
             quadrature: Quadrature::Riemann(steps as u32),
         };
-        let (_, done) = measure(&model, &trace, ANSWER, &settings, &ExecOptions::planned(LIMITS));
+        let (_, done) = measure(&model, &trace, ANSWER, &options, &ExecOptions::planned(LIMITS));
         assert_eq!((done.macs, done.runs, done.edits), (want.macs, want.runs, want.edits), "{name}");
-        assert_eq!(done, plan(&model, trace.tokens.len(), ANSWER, &settings), "{name}");
+        assert_eq!(done, plan(&model, trace.tokens.len(), ANSWER, &options), "{name}");
     }
 }
 
-/// How well the adaptive rule must do.
+/// The completeness error that the adaptive rule must reach.
 const COMPLETE: f64 = 0.01;
 
-/// `at_most` is what the adaptive rule may take of the papers' sum.
+/// Checks that the adaptive rule takes at most the share `at_most` of the papers' work.
 #[track_caller]
 fn check_share(what: &str, model: &Model, trace: &Trace, answer: usize, at_most: f64) {
     let (found, work) =
@@ -253,9 +251,8 @@ fn a_twelfth_of_the_work_is_enough() {
     }
 }
 
-/// On a real model, whose paths are far rougher than a fixture's: the target jumps at several places,
-/// up and down, and each jump is followed. Give the file of one in `FATHOM_TEST_MODEL`, such as the
-/// cache's SmolLM2-135M.
+/// On a real model, whose paths are far rougher than those of a fixture: the target jumps up and down at several
+/// points, and every jump is resolved. `FATHOM_TEST_MODEL` names the file of a model such as SmolLM2-135M.
 #[test]
 fn a_fifth_of_the_work_is_enough_on_a_real_model() {
     let Some(path) = std::env::var_os("FATHOM_TEST_MODEL") else {
@@ -283,18 +280,18 @@ fn progress_adds_up_to_the_work() {
 }
 
 #[test]
-fn a_text_without_an_answer_has_no_attributions() {
+fn a_pair_without_an_answer_has_no_attributions() {
     let model = fixture("llama2");
     for (tokens, answer) in [(1, 1), (5, 0)] {
         let trace = trace(&model, tokens);
-        let settings = GradientOptions { sites: vec![GradientSite::Attn], ..GradientOptions::default() };
-        let (found, _) = measure(&model, &trace, answer, &settings, &ExecOptions::planned(LIMITS));
+        let options = GradientOptions { sites: vec![GradientSite::Attn], ..GradientOptions::default() };
+        let (found, _) = measure(&model, &trace, answer, &options, &ExecOptions::planned(LIMITS));
         assert_eq!(found[0].attribution, vec![vec![0.0; tokens as usize]; model.config().depth()]);
     }
 }
 
 #[test]
-fn results_are_read_back() {
+fn results_round_trip() {
     let model = fixture("llama2");
     let found = gradients(
         &model,

@@ -1,4 +1,4 @@
-//! What sublayers add, against the hooks of our own run and of transformers'.
+//! Contributions of sublayers, against the hooks of Fathom's run and of transformers.
 
 use crate::support::{
     ARCHITECTURES, Golden, close, cosine, hook, load, mean, norm, on_every_architecture, run, sum,
@@ -7,7 +7,7 @@ use fathom_model::Trace;
 use fathom_probes::contributions;
 use fathom_results::{ContributionsSample, PerToken};
 
-/// The streams around one layer, `[T][d]` each.
+/// The residual streams around one layer, `[T][d]` each.
 struct Around {
     pre: Vec<Vec<f64>>,
     attn: Vec<Vec<f64>>,
@@ -49,7 +49,7 @@ fn quantities(sample: &ContributionsSample) -> [&PerToken; 6] {
     [&n.attn, &n.mlp, &n.layer, &c.attn, &c.mlp, &c.layer]
 }
 
-/// Compares every token's value and the means with those of the streams.
+/// Compares the value of every token and the means with those computed from the streams.
 #[track_caller]
 fn check(name: &str, sample: &ContributionsSample, layers: &[Around], of_tokens: f64, of_means: f64) {
     for (q, (quantity, what)) in quantities(sample).into_iter().zip(NAMES).enumerate() {
@@ -67,17 +67,17 @@ fn check(name: &str, sample: &ContributionsSample, layers: &[Around], of_tokens:
 }
 
 #[test]
-fn contributions_are_those_of_the_hooks() {
+fn contributions_agree_with_the_hooks() {
     on_every_architecture(|name, model, trace| {
         let layers: Vec<Around> =
             (0..model.config().depth()).map(|l| Around::new(|h| hook(trace, l, h))).collect();
-        // Five digits are kept of a token's value, all of a mean.
+        // Values of tokens have five digits; means have all.
         check(name, &contributions::measure(trace), &layers, 5.1e-5, 2e-6);
     });
 }
 
 #[test]
-fn contributions_are_those_of_the_reference() {
+fn contributions_agree_with_the_reference() {
     for name in ARCHITECTURES {
         let (model, golden) = (load(name), Golden::open(name, "short"));
         let trace = run(&model, &golden.tokens());
@@ -88,7 +88,7 @@ fn contributions_are_those_of_the_reference() {
 }
 
 #[test]
-fn a_layer_adds_what_its_sublayers_add() {
+fn a_layer_adds_the_sum_of_its_sublayers() {
     on_every_architecture(|name, model, trace| {
         for l in 0..model.config().depth() {
             let around = Around::new(|h| hook(trace, l, h));
@@ -101,10 +101,10 @@ fn a_layer_adds_what_its_sublayers_add() {
     });
 }
 
-/// The cosines and norms of the parts are tied to each other by the law of cosines:
-/// |h + a|^2 = |h|^2 (1 + r^2 + 2 r cos), and likewise one sublayer further.
+/// The law of cosines relates the cosines and norms of the parts:
+/// |h + a|^2 = |h|^2 (1 + r^2 + 2 r cos), and likewise for the next sublayer.
 #[test]
-fn norms_and_cosines_belong_together() {
+fn norms_and_cosines_obey_the_law_of_cosines() {
     on_every_architecture(|name, _, trace| {
         let sample = contributions::measure(trace);
         let (n, c) = (&sample.relative_norm, &sample.cosine);

@@ -1,17 +1,17 @@
 //! Multiply-adds and parameters, counted by hand from the fixtures' `config.json`.
 
-use crate::support::{ARCHITECTURES, folder, load, settings, texts, watch};
+use crate::support::{ARCHITECTURES, folder, load, options, texts, watch};
 use fathom_probes::{Probe, measure};
 use safetensors::SafeTensors;
 
-/// What a fixture's `config.json` comes to.
+/// Counts that follow from the `config.json` of a fixture.
 struct Hand {
     layers: u64,
-    /// Of the matrices of one layer for one row.
+    /// Multiply-adds of the matrices of one layer for one row.
     a_row: u64,
     /// Width of all query heads.
     queries: u64,
-    /// Window of each layer; `u64::MAX` where there is none.
+    /// Window of each layer; `u64::MAX` for none.
     windows: Vec<u64>,
     head: u64,
     parameters: u64,
@@ -46,14 +46,14 @@ fn gemma3() -> Hand {
 }
 
 #[test]
-fn counts_are_those_made_by_hand() {
+fn counts_agree_with_those_by_hand() {
     for (name, hand) in [("llama2", llama2()), ("gpt2", gpt2()), ("gemma3", gemma3())] {
         let model = load(name);
         assert_eq!(model.parameters(), hand.parameters, "{name}");
         assert_eq!(model.head_macs_per_row(), hand.head, "{name}");
         assert_eq!(model.layer_macs_per_row(), hand.a_row, "{name}");
         for tokens in [0, 1, 23, 24, 25, 100] {
-            // A query meets every position it sees once for its score, once for its value.
+            // A query multiplies every visible position once for the score and once for the value.
             let seen = |window: &u64| (1..=tokens).map(|p| p.min(*window)).sum::<u64>();
             let attention: u64 = hand.windows.iter().map(|w| 2 * hand.queries * seen(w)).sum();
             let want = hand.layers * tokens * hand.a_row + attention;
@@ -78,11 +78,11 @@ fn costs_of_a_run_add_up() {
     let (hand, model) = (gemma3(), load("gemma3"));
     let mut ignore = |_| Ok::<_, std::fmt::Error>(());
     let costs =
-        measure(&model, &texts(&lengths), &settings(&Probe::CLEAN), watch(&|| false), &mut ignore).unwrap();
+        measure(&model, &texts(&lengths), &options(&Probe::CLEAN), watch(&|| false), &mut ignore).unwrap();
     let tokens: u64 = lengths.iter().map(|n| *n as u64).sum();
     let (levels, width) = (hand.layers + 1, 32);
     let forward: u64 = lengths.iter().map(|n| model.layers_macs(*n)).sum();
-    // Five norms and three products a layer; a norm a level and a product a pair of levels.
+    // Five norms and three dot products per layer; one norm per level and one dot product per pair of levels.
     let contributions = 8 * hand.layers * tokens * width;
     let similarity = (levels + levels * (levels - 1) / 2) * tokens * width;
     let want = [

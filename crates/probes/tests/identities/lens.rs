@@ -1,4 +1,4 @@
-//! The logit lens, its sweep and what it says at the last level.
+//! The logit lens: definitions, batches and the last level.
 
 use crate::support::{PLENTY, close, exec, load, log_softmax, mean, on_every_architecture, run, tokens};
 use fathom_kernels::distribution::{Divergence, Logits, Reference};
@@ -6,7 +6,7 @@ use fathom_model::{Model, Trace};
 use fathom_probes::lens::{self, Point};
 use fathom_results::LensCurves;
 
-/// What the lens has to say of one row of the stream against another.
+/// The lens of one row of the stream against another, by definition.
 pub(crate) struct Plain {
     pub(crate) divergence: Divergence,
     common: usize,
@@ -20,7 +20,7 @@ fn ranking(logits: &[f64]) -> Vec<usize> {
     order
 }
 
-/// Logits of one row of the stream, through the head by itself.
+/// Logits of one row of the stream, computed alone.
 pub(crate) fn logits(model: &Model, row: &[f32]) -> Vec<f64> {
     let mut logits = vec![0.0f32; model.config().vocab];
     model.head(row, &mut logits);
@@ -55,8 +55,8 @@ pub(crate) fn plain_points(model: &Model, trace: &Trace) -> Vec<Vec<Plain>> {
         .collect()
 }
 
-/// Terms over the vocabulary are taken in `f32`, which leaves a few millionths where
-/// large logits make a small entropy or divergence.
+/// Terms over the vocabulary are `f32`, which leaves errors of a few millionths if large logits give a small
+/// entropy or divergence.
 #[track_caller]
 fn same(what: &str, got: f64, want: f64) {
     close(what, got, want, 1e-5, 2e-6);
@@ -89,7 +89,7 @@ fn check_curves(at: &str, got: &LensCurves, points: &[Vec<Plain>]) {
 }
 
 #[test]
-fn every_level_of_every_token_is_what_the_definitions_say() {
+fn every_point_agrees_with_the_definitions() {
     on_every_architecture(|name, model, trace| {
         let points = lens::sweep(model, trace, &exec(PLENTY));
         let want = plain_points(model, trace);
@@ -100,7 +100,7 @@ fn every_level_of_every_token_is_what_the_definitions_say() {
                 check_point(&format!("{name}, token {t}, level {l}"), point, want);
             }
         }
-        // The two directions must differ, or a mix-up of them could not be seen.
+        // The two directions must differ, so that swapping them would be noticed.
         let apart = |p: &Plain| (p.divergence.kl - p.divergence.kl_reverse).abs() > 1e-2;
         assert!(want.iter().any(|t| apart(&t[0])), "{name}: the directions of KL are not told apart");
         check_curves(name, &lens::curves(&points), &want);
@@ -160,10 +160,10 @@ fn points_keep_the_order_of_tokens_and_levels() {
     }
 }
 
-/// Softmax does not see what is added to all logits; those of real models may stand
-/// far from zero, and at another place at every level.
+/// Softmax is invariant to a constant added to all logits. Logits of real models may be far from zero, by a
+/// different constant at every level.
 #[test]
-fn logits_far_from_zero_lose_little() {
+fn logits_far_from_zero_lose_little_precision() {
     let row = |step: f32, shift: f32| -> Vec<f32> {
         (0..4000).map(|i| (i as f32 * step).sin() * 4.0 + shift).collect()
     };

@@ -1,11 +1,11 @@
-//! Negative log-likelihoods of a prompt's own tokens.
+//! Negative log-likelihoods of the tokens of a prompt.
 
 use crate::lens::logits;
 use crate::support::{ARCHITECTURES, Golden, PLENTY, close, load, log_softmax, on_every_architecture, run};
 use fathom_probes::lens::negative_log_likelihoods;
 
 #[test]
-fn likelihoods_are_those_of_the_output() {
+fn likelihoods_agree_with_the_output() {
     on_every_architecture(|name, model, trace| {
         let got = negative_log_likelihoods(model, trace, PLENTY);
         assert_eq!(got.len(), trace.tokens.len() - 1, "{name}");
@@ -23,7 +23,7 @@ fn likelihoods_are_those_of_the_output() {
 }
 
 #[test]
-fn likelihoods_are_those_of_the_reference() {
+fn likelihoods_agree_with_the_reference() {
     for name in ARCHITECTURES {
         let (model, golden) = (load(name), Golden::open(name, "short"));
         let tokens = golden.tokens();

@@ -1,5 +1,5 @@
-//! The probes against definitions computed in the plainest way, in `f64`, on the
-//! fixture of every architecture.
+//! The probes against straightforward `f64` implementations of their definitions, on the fixture of every
+//! architecture.
 
 mod contributions;
 mod counting;

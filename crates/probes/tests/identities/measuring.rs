@@ -1,22 +1,21 @@
-//! Running over a list of texts: nothing but the text itself may matter.
+//! Measuring a list of prompts: a sample depends only on its prompt.
 
-use crate::support::{load, samples, settings, text, texts, tokens, watch};
+use crate::support::{load, options, samples, text, texts, tokens, watch};
 use fathom_model::Model;
 use fathom_probes::{Costs, Error, Probe, Sample, TokenizedPrompt, measure};
 use std::cell::Cell;
 
-/// Lengths that make one group, that fill one to the row, that overflow one, and
-/// one text longer than a whole group.
+/// Lengths that make one group, fill one exactly, overflow one, and a prompt longer than a whole group.
 const LENGTHS: [usize; 9] = [40, 1, 9, 206, 2, 300, 130, 127, 12];
 
-/// Lengths beyond one chain of attention's sums, for models without a learned position each.
+/// Lengths beyond one chain of attention sums, for models without learned positions.
 const LONG: [usize; 3] = [40, 700, 333];
 
 #[derive(Debug, PartialEq, thiserror::Error)]
 #[error("the disk is full after {0}")]
 struct Full(usize);
 
-/// Measures until `sink` has taken `room` samples, then fails.
+/// Measures with a sink that fails after `room` samples.
 fn until_full(
     model: &Model,
     texts: &[TokenizedPrompt],
@@ -32,7 +31,7 @@ fn until_full(
         taken.set(kept.len());
         Ok(())
     };
-    let all = settings(&Probe::CLEAN);
+    let all = options(&Probe::CLEAN);
     let result = measure(model, texts, &all, watch(&|| stop(taken.get())), &mut sink);
     (kept, result)
 }
@@ -71,7 +70,7 @@ fn threads_change_no_bit() {
 }
 
 #[test]
-fn samples_carry_their_text() {
+fn samples_carry_their_prompt() {
     let mut texts = texts(&[4, 6]);
     texts[1].group = Some("hard".to_owned());
     texts[1].text_sha256 = Some("0123456789abcdef".to_owned());
@@ -90,7 +89,7 @@ fn samples_carry_their_text() {
 }
 
 #[test]
-fn a_stop_leaves_exactly_the_first_samples() {
+fn cancellation_leaves_exactly_the_first_samples() {
     let (model, texts) = (load("llama2"), texts(&LENGTHS));
     let all = samples(&model, &texts);
     for k in 0..=texts.len() {
@@ -100,9 +99,9 @@ fn a_stop_leaves_exactly_the_first_samples() {
     }
 }
 
-/// The samples are the first ones even when `stop` says yes only once.
+/// A measurement stays cancelled even if the callback returns true only once.
 #[test]
-fn a_stop_is_final() {
+fn cancellation_is_final() {
     let (model, texts) = (load("llama2"), texts(&LENGTHS));
     let said = Cell::new(false);
     let once = |taken| taken == 2 && !said.replace(true);
@@ -112,7 +111,7 @@ fn a_stop_is_final() {
 }
 
 #[test]
-fn errors_of_the_sink_come_through() {
+fn errors_of_the_sink_are_returned() {
     let (model, texts) = (load("llama2"), texts(&LENGTHS));
     for room in [0, 3, 8] {
         let (kept, result) = until_full(&model, &texts, room, &|_| false);
@@ -124,10 +123,10 @@ fn errors_of_the_sink_come_through() {
     }
 }
 
-/// Prompts go through the model in groups; one that it refuses must be named
-/// itself, and those before it must not be lost with it.
+/// Prompts run through the model in groups; the error must name the refused prompt, and earlier prompts of its
+/// group must not be lost.
 #[test]
-fn a_refused_prompt_is_named_and_costs_no_other() {
+fn a_refused_prompt_is_named_and_earlier_ones_are_kept() {
     let model = load("llama2");
     let mut texts = texts(&[5, 6, 7]);
     texts.insert(2, text("bad", vec![1, 100_000]));
@@ -137,7 +136,7 @@ fn a_refused_prompt_is_named_and_costs_no_other() {
     assert_eq!(kept, samples(&model, &texts[..2]));
 }
 
-/// A mean over no tokens is no number.
+/// A mean over no tokens is not a number.
 #[test]
 fn an_empty_prompt_is_refused() {
     let (kept, result) =
@@ -154,7 +153,7 @@ fn no_prompts_give_no_samples() {
 }
 
 #[test]
-fn probes_one_by_one_give_what_they_give_together() {
+fn probes_give_the_same_alone_and_together() {
     let (model, texts) = (load("olmo2"), texts(&[12, 30]));
     let mut merged: Vec<Sample> = Vec::new();
     for probe in Probe::CLEAN {
@@ -163,7 +162,7 @@ fn probes_one_by_one_give_what_they_give_together() {
             some.push(sample);
             Ok::<_, Full>(())
         };
-        let costs = measure(&model, &texts, &settings(&[probe]), watch(&|| false), &mut keep).unwrap();
+        let costs = measure(&model, &texts, &options(&[probe]), watch(&|| false), &mut keep).unwrap();
         let mut names = ["forward", probe.name()];
         names.sort_unstable();
         assert!(costs.keys().eq(names.iter()), "{costs:?}");
@@ -177,7 +176,7 @@ fn probes_one_by_one_give_what_they_give_together() {
             merged.iter_mut().zip(some).for_each(|(m, s)| m.merge(s));
         }
     }
-    // The clean run and the sweep that two probes share are done again for each.
+    // The clean run and the lens that two probes share are repeated for each.
     merged.iter_mut().for_each(|sample| sample.work.clear());
     let mut together = samples(&model, &texts);
     together.iter_mut().for_each(|sample| sample.work.clear());

@@ -5,8 +5,8 @@ use crate::support::{PLENTY, close, exec, mean, on_every_architecture};
 use fathom_probes::{lens, settling};
 use fathom_results::SettlingSample;
 
-/// The first layer whose running minimum is at most half a bit; `None` where a
-/// divergence lies too near to half a bit to say.
+/// The first layer whose running minimum is at most half a bit; `None` if a divergence is too close to half
+/// a bit to decide.
 fn settles(jsd: &[f64]) -> Option<usize> {
     let mut running = f64::INFINITY;
     for (l, d) in jsd.iter().enumerate() {
@@ -22,7 +22,7 @@ fn settles(jsd: &[f64]) -> Option<usize> {
 }
 
 #[test]
-fn tokens_settle_where_the_plain_divergence_says() {
+fn tokens_settle_by_the_reference_divergence() {
     on_every_architecture(|name, model, trace| {
         let depth = model.config().depth();
         let sample = settling::measure(&lens::sweep(model, trace, &exec(PLENTY)));
@@ -38,7 +38,7 @@ fn tokens_settle_where_the_plain_divergence_says() {
         assert!(want.iter().flatten().count() > 40, "{name}: too many tokens near the threshold");
 
         let s = settling::summarise(&[&sample], depth);
-        // ceil(0.85 L) in whole numbers.
+        // ceil(0.85 L) in integers.
         let deep = (85 * depth).div_ceil(100);
         assert_eq!((s.deep_layer, s.threshold_bits), (deep, 0.5), "{name}");
         let late = sample.layers.iter().map(|l| f64::from(u8::from(*l >= deep)));

@@ -1,11 +1,11 @@
-//! How streams at different depths resemble each other.
+//! Similarity of residual streams at different depths.
 
 use crate::support::{close, cosine, load, mean, on_every_architecture, rows, run, tokens};
 use fathom_probes::similarity;
 use std::f64::consts::PI;
 
 #[test]
-fn every_pair_of_depths_is_what_the_definitions_say() {
+fn every_pair_of_depths_agrees_with_the_definitions() {
     on_every_architecture(|name, model, trace| {
         let depth = model.config().depth();
         let s = similarity::measure(trace);
@@ -33,13 +33,13 @@ fn every_pair_of_depths_is_what_the_definitions_say() {
 }
 
 #[test]
-fn distances_are_those_of_a_metric() {
+fn distances_are_a_metric() {
     on_every_architecture(|name, _, trace| {
         let s = similarity::measure(trace);
         let rows = || s.angular_last.iter().chain(&s.angular_mean);
         assert!(rows().flatten().all(|d| (0.0..=1.0).contains(d)), "{name}");
         assert!(s.block_influence.iter().all(|b| (0.0..=2.0).contains(b)), "{name}");
-        // The way over the layers between is never shorter.
+        // The triangle inequality.
         for distances in [&s.angular_last, &s.angular_mean] {
             for (n, row) in distances.iter().enumerate() {
                 for (l, far) in row.iter().enumerate() {
@@ -52,7 +52,7 @@ fn distances_are_those_of_a_metric() {
 }
 
 #[test]
-fn with_one_token_distance_and_influence_say_the_same() {
+fn with_one_token_distance_and_influence_are_equivalent() {
     on_every_architecture(|name, model, _| {
         let s = similarity::measure(&run(model, &[5]));
         assert_eq!(s.angular_last, s.angular_mean, "{name}");

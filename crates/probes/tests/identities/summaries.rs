@@ -1,4 +1,4 @@
-//! Samples put together: weights, order, and the way through a file.
+//! Summaries of samples: weights, order, and round trips through files.
 
 use crate::support::{PLENTY, close, exec, load, mean, run, samples, texts};
 use fathom_model::Trace;
@@ -6,7 +6,7 @@ use fathom_probes::{Sample, contributions, lens, settling, similarity, summarise
 use fathom_results::{LensCurves, MeanMedian, PerToken, ProbeResults};
 use serde_json::Value;
 
-/// Compares numbers anywhere in two trees of the same shape.
+/// Compares all numbers in two JSON values of the same shape.
 #[track_caller]
 fn same_tree(at: &str, a: &Value, b: &Value, relative: f64) {
     match (a, b) {
@@ -45,11 +45,10 @@ fn order_does_not_matter() {
     }
 }
 
-/// Written to a line of JSON and read back, samples say the same to the bit: a
-/// resumed run must give what an uninterrupted one gives. This needs the feature
-/// `float_roundtrip` of `serde_json` wherever samples are read.
+/// Samples written to JSON and read back give the same bits, so that a resumed run gives the results of an
+/// uninterrupted one. This needs the feature `float_roundtrip` of `serde_json` wherever samples are read.
 #[test]
-fn samples_survive_a_file() {
+fn samples_round_trip() {
     for name in ["llama2", "gemma2", "gpt2"] {
         let model = load(name);
         let all = samples(&model, &texts(&[3, 80, 17, 1, 44]));
@@ -63,7 +62,7 @@ fn samples_survive_a_file() {
     }
 }
 
-/// The streams of several texts behind each other, as if they were one.
+/// The streams of several prompts, concatenated as if they were one.
 fn concatenated(traces: &[Trace]) -> Trace {
     let mut all = traces[0].clone();
     for trace in &traces[1..] {
@@ -91,10 +90,9 @@ fn check_average(what: &str, got: &MeanMedian, tokens: &PerToken) {
     }
 }
 
-/// Every token weighs the same, whatever prompt it stands in: two prompts give what
-/// their tokens in one prompt would give.
+/// All tokens have equal weight: two prompts give the summary of one prompt with the tokens of both.
 #[test]
-fn every_token_weighs_the_same() {
+fn all_tokens_have_equal_weight() {
     for (name, lengths) in [("llama3", [5, 40]), ("gemma3", [31, 2]), ("gpt2", [1, 26])] {
         let (model, texts) = (load(name), texts(&lengths));
         let depth = model.config().depth();
@@ -126,7 +124,7 @@ fn every_token_weighs_the_same() {
         for n in 0..depth {
             for l in 0..depth - n {
                 close(name, got.angular_mean[n][l], want.angular_mean[n][l], 0.0, 1e-12);
-                // One last token a prompt, so prompts weigh the same here.
+                // One last token per prompt, so prompts have equal weight here.
                 let last = mean(of_prompts.iter().map(|s| s.angular_last[n][l]));
                 close(name, got.angular_last[n][l], last, 0.0, 1e-12);
             }
@@ -134,9 +132,9 @@ fn every_token_weighs_the_same() {
     }
 }
 
-/// Prompts that a probe has not been measured on do not dilute it.
+/// Prompts without a probe do not dilute its summary.
 #[test]
-fn a_probe_is_summed_up_over_the_prompts_that_have_it() {
+fn a_probe_is_summarised_over_the_prompts_that_have_it() {
     let model = load("llama2");
     let depth = model.config().depth();
     let all = samples(&model, &texts(&[20, 9]));

@@ -6,8 +6,7 @@ use fathom_probes::{ExecOptions, MemoryPlan, Observer, Probe, ProbeOptions, Samp
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 
-/// One folder of fixtures for every architecture and each of its variants that
-/// changes how the stream is put together.
+/// A fixture for every architecture and each variant that changes how the residual stream is composed.
 pub(crate) const ARCHITECTURES: [&str; 13] = [
     "llama2",
     "llama3",
@@ -24,7 +23,7 @@ pub(crate) const ARCHITECTURES: [&str; 13] = [
     "gpt2",
 ];
 
-/// More memory than any fixture needs: a sweep in one go.
+/// More memory than any fixture needs, for a single batch.
 pub(crate) const PLENTY: usize = 1 << 28;
 
 pub(crate) fn folder(name: &str) -> PathBuf {
@@ -36,7 +35,7 @@ pub(crate) fn load(name: &str) -> Model {
     checkpoint.load(Dtype::F32, &|| ()).unwrap_or_else(|e| panic!("{e}")).model
 }
 
-/// Tokens that every fixture knows, different for every `seed`.
+/// Tokens in the vocabulary of every fixture, different for every `seed`.
 pub(crate) fn tokens(count: usize, seed: u32) -> Vec<u32> {
     (0..count as u32).map(|i| (i * i * 5 + i * 37 + seed * 101 + 3) % 300).collect()
 }
@@ -45,7 +44,7 @@ pub(crate) fn run(model: &Model, tokens: &[u32]) -> Trace {
     model.run(&[tokens]).unwrap().remove(0)
 }
 
-/// Calls `check` with the name, the model and the trace of a text of 45 tokens,
+/// Calls `check` with the name, the model and the trace of a prompt of 45 tokens,
 /// longer than any window of the fixtures, for every architecture.
 pub(crate) fn on_every_architecture(check: impl Fn(&str, &Model, &Trace)) {
     for name in ARCHITECTURES {
@@ -66,13 +65,13 @@ pub(crate) fn text(id: &str, tokens: Vec<u32>) -> TokenizedPrompt {
     }
 }
 
-/// One text for each length, all different.
+/// One prompt per length, all different.
 pub(crate) fn texts(lengths: &[usize]) -> Vec<TokenizedPrompt> {
     let of = |(i, n): (usize, &usize)| text(&format!("p{i}"), tokens(*n, i as u32));
     lengths.iter().enumerate().map(of).collect()
 }
 
-pub(crate) fn settings(probes: &[Probe]) -> ProbeOptions {
+pub(crate) fn options(probes: &[Probe]) -> ProbeOptions {
     ProbeOptions {
         probes: probes.to_vec(),
         memory: 1 << 26,
@@ -84,28 +83,28 @@ pub(crate) fn settings(probes: &[Probe]) -> ProbeOptions {
     }
 }
 
-/// A run that is told to nobody.
+/// A measurement without callbacks.
 pub(crate) fn watch(stop: &dyn Fn() -> bool) -> Observer<'_> {
     Observer { is_cancelled: stop, ..Observer::NONE }
 }
 
-/// The planned way with so many bytes of logits.
+/// Default options with a bound on the bytes of logits.
 pub(crate) fn exec(bytes: usize) -> ExecOptions<'static> {
     ExecOptions::planned(MemoryPlan { clean: 1, rows: 1 << 20, bytes, saved: bytes })
 }
 
-/// All probes on some texts, to the end.
+/// All probes on some prompts.
 pub(crate) fn samples(model: &Model, texts: &[TokenizedPrompt]) -> Vec<Sample> {
     let mut samples = Vec::new();
     let mut keep = |sample| {
         samples.push(sample);
         Ok::<_, std::fmt::Error>(())
     };
-    fathom_probes::measure(model, texts, &settings(&Probe::CLEAN), watch(&|| false), &mut keep).unwrap();
+    fathom_probes::measure(model, texts, &options(&Probe::CLEAN), watch(&|| false), &mut keep).unwrap();
     samples
 }
 
-/// The values at a hook of layer `l` as rows in `f64`.
+/// The values at a hook of layer `l`, as rows of `f64`.
 pub(crate) fn hook(trace: &Trace, l: usize, name: &str) -> Vec<Vec<f64>> {
     let hook = Hook::parse(&format!("blocks.{l}.{name}"), trace.attn_out.len()).unwrap();
     rows(&trace.hook(hook), trace.hidden)
@@ -115,7 +114,7 @@ pub(crate) fn rows(x: &[f32], width: usize) -> Vec<Vec<f64>> {
     x.chunks_exact(width).map(|row| row.iter().map(|x| f64::from(*x)).collect()).collect()
 }
 
-/// Tensors of `golden.safetensors`, what Hugging Face transformers computed.
+/// Tensors of `golden.safetensors`, computed by Hugging Face transformers.
 pub(crate) struct Golden {
     bytes: Vec<u8>,
     case: &'static str,
@@ -142,7 +141,7 @@ impl Golden {
         self.rows(&format!("blocks.{l}.{name}"))
     }
 
-    /// The tokens of a case that keeps all its positions.
+    /// The tokens of a case with all of its positions.
     pub(crate) fn tokens(&self) -> Vec<u32> {
         let integers = |name| {
             let (data, _) = self.data(name);
@@ -182,7 +181,7 @@ pub(crate) fn log_softmax(logits: &[f64]) -> Vec<f64> {
     logits.iter().map(|x| x - normaliser).collect()
 }
 
-/// Fails where `got` is further from `want` than both the share and the step allow.
+/// Fails if `got` differs from `want` by more than both tolerances.
 #[track_caller]
 pub(crate) fn close(what: &str, got: f64, want: f64, relative: f64, absolute: f64) {
     let gap = (got - want).abs();
