@@ -3,7 +3,7 @@
 
     pip install matplotlib
     cargo build --release
-    python benches/growth.py --model model.gguf --out docs/growth.svg
+    python benches/growth.py --model model.gguf --out docs/src/images/growth.svg
 
 Prompts of one length are measured 1, 2, 4 and 8 at a time, and one prompt of 40 to 310 tokens. Every point is
 the shortest of --repeats runs. The dashed lines are what the multiply-adds say, through the first point.
@@ -58,7 +58,7 @@ def main():
     parser.add_argument("--model", required=True)
     parser.add_argument("--fathom", default=str(here / "target/release/fathom"))
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=here / "docs/growth.svg")
+    parser.add_argument("--out", type=Path, default=here / "docs/src/images/growth.svg")
     args = parser.parse_args()
     plt.rcParams.update({"svg.hashsalt": "fathom", "svg.fonttype": "none"})
     figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.6), layout="constrained")
