@@ -1,5 +1,9 @@
 //! Fixtures, recorded values of runs, and comparisons.
 
+#[path = "../common/mod.rs"]
+mod common;
+
+use common::ARCHITECTURES;
 use fathom_model::source::Checkpoint;
 use fathom_model::{Dtype, Model, Trace};
 use fathom_probes::planner::{Action, Edit, EditSink, Request, Site, count, execute, naive};
@@ -9,22 +13,6 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-const NAMES: [&str; 13] = [
-    "llama2",
-    "llama3",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "gemma3",
-    "olmo2",
-    "phi3",
-    "phi3-longrope",
-    "gpt_neox",
-    "gpt_neox-serial",
-    "gpt2",
-];
-
 /// The fixture of every architecture, loaded once.
 pub(crate) static MODELS: LazyLock<Vec<(&str, Model)>> = LazyLock::new(|| {
     let load = |name: &str| {
@@ -32,7 +20,7 @@ pub(crate) static MODELS: LazyLock<Vec<(&str, Model)>> = LazyLock::new(|| {
         let checkpoint = Checkpoint::open(&folder).unwrap_or_else(|e| panic!("{e}"));
         checkpoint.load(Dtype::F32, &|| ()).unwrap_or_else(|e| panic!("{e}")).model
     };
-    NAMES.iter().map(|name| (*name, load(name))).collect()
+    ARCHITECTURES.iter().map(|name| (*name, load(name))).collect()
 });
 
 /// A memory plan that puts everything into one batch.

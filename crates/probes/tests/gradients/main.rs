@@ -1,6 +1,10 @@
 //! Integrated gradients: completeness, agreement of the quadrature rules, and a path evaluated only by forward
 //! passes, on the fixture of every architecture.
 
+#[path = "../common/mod.rs"]
+mod common;
+
+use common::ARCHITECTURES;
 use fathom_model::source::Checkpoint;
 use fathom_model::{Buffers, Dtype, Model, Run, Trace};
 use fathom_probes::GradientOptions;
@@ -8,22 +12,6 @@ use fathom_probes::gradients::{measure, plan};
 use fathom_probes::{ExecOptions, MemoryPlan, Work};
 use fathom_results::{GradientSite, Gradients, PAPER_STEPS, PathBaseline, Quadrature};
 use std::path::Path;
-
-const ARCHITECTURES: [&str; 13] = [
-    "llama2",
-    "llama3",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "gemma3",
-    "olmo2",
-    "phi3",
-    "phi3-longrope",
-    "gpt_neox",
-    "gpt_neox-serial",
-    "gpt2",
-];
 
 const SITES: [GradientSite; 3] = [GradientSite::Resid, GradientSite::Attn, GradientSite::Mlp];
 const BASELINES: [PathBaseline; 2] = [PathBaseline::Sequence, PathBaseline::Feature];

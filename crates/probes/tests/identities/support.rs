@@ -1,27 +1,15 @@
 //! Fixtures, reference tensors and plain `f64` arithmetic.
 
+#[path = "../common/mod.rs"]
+mod common;
+
+pub(crate) use common::ARCHITECTURES;
+
 use fathom_model::source::Checkpoint;
 use fathom_model::{Dtype, Hook, Model, Trace};
 use fathom_probes::{ExecOptions, MemoryPlan, Observer, Probe, ProbeOptions, Sample, TokenizedPrompt};
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
-
-/// A fixture for every architecture and each variant that changes how the residual stream is composed.
-pub(crate) const ARCHITECTURES: [&str; 13] = [
-    "llama2",
-    "llama3",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "gemma3",
-    "olmo2",
-    "phi3",
-    "phi3-longrope",
-    "gpt_neox",
-    "gpt_neox-serial",
-    "gpt2",
-];
 
 /// More memory than any fixture needs, for a single batch.
 pub(crate) const PLENTY: usize = 1 << 28;

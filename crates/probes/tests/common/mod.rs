@@ -1,0 +1,19 @@
+//! The fixtures of all architectures, for the test binaries of this crate.
+
+/// A fixture for every architecture and each variant that changes how the residual stream is composed. A new
+/// architecture is tested by every probe once it is in this list.
+pub(crate) const ARCHITECTURES: [&str; 13] = [
+    "llama2",
+    "llama3",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "olmo2",
+    "phi3",
+    "phi3-longrope",
+    "gpt_neox",
+    "gpt_neox-serial",
+    "gpt2",
+];
