@@ -1,5 +1,5 @@
 //! The planner alone: what a set of edited runs costs, shared and unshared, before and after it is carried out; and
-//! that sharing changes no bit.
+//! how far the results of both are apart.
 //!
 //!     cargo run --release -p fathom --example planner -- [MODEL]
 
@@ -14,7 +14,7 @@ use std::error::Error;
 use std::ops::Range;
 
 /// Keeps the logits of every request.
-#[derive(Default, PartialEq)]
+#[derive(Default)]
 struct Logits(Vec<(usize, usize, Vec<f32>)>);
 
 impl EditSink for Logits {
@@ -54,13 +54,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     execute(model, &trace, &requests, &ExecOptions { naive: true, ..exec }, &mut naive);
     planned.0.sort_by_key(|(request, ..)| *request);
     naive.0.sort_by_key(|(request, ..)| *request);
+    let pairs = planned.0.iter().zip(&naive.0).flat_map(|((.., a), (.., b))| a.iter().zip(b));
+    let apart = pairs.fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
     println!(
-        "done    {:>8.2} GMAC; the logits are {}",
-        done.macs as f64 / 1e9,
-        match planned == naive {
-            true => "the same to the bit",
-            false => "DIFFERENT",
-        }
+        "done    {:>8.2} GMAC; the logits differ from the naive ones by {apart:.0e} at most",
+        done.macs as f64 / 1e9
     );
     Ok(())
 }
