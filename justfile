@@ -11,7 +11,7 @@ check:
 test:
     .ci/test
 
-# Everything that CI runs
+# What must pass on every commit
 ci:
     .ci/run
 
@@ -22,7 +22,7 @@ docs:
 
 # Look at snapshots that changed (cargo install cargo-insta)
 snapshots:
-    cargo insta test --release -p fathom-report --review
+    cargo insta test --release -p fathom-report -p fathom-cli --review
 
 # Fuzz every reader of untrusted files, each for some seconds
 fuzz seconds="60":

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 /// Measures how much of a language model's depth does useful work.
 #[derive(Parser)]
-#[command(name = "fathom", version, about, long_about = LONG, propagate_version = true, max_term_width = 100)]
+#[command(name = "fathom", version, long_about = LONG, propagate_version = true, max_term_width = 100)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -554,7 +554,7 @@ impl Measure {
             .resamples(self.bootstrap.resamples as usize)
             .naive(self.naive)
             .overwrite(self.overwrite)
-            .command(std::env::args().collect());
+            .command(command_line());
         let m = optional(m, &model.revision, |m, revision| m.revision(revision.as_str()));
         let m = optional(m, &prompts.limit, |m, limit| m.limit(*limit));
         let m = optional(m, &prompts.split, |m, split| m.split(split.as_str()));
@@ -565,6 +565,11 @@ impl Measure {
         let m = optional(m, &threads, |m, threads| m.threads((*threads).into()));
         self.bootstrap.threshold.iter().fold(m, |m, (rule, value)| m.threshold(*rule, *value))
     }
+}
+
+/// The command line, for run.json. Arguments that are not UTF-8 are shown as far as they can be.
+pub(crate) fn command_line() -> Vec<String> {
+    std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect()
 }
 
 /// Applies a setter where an option was given.

@@ -19,8 +19,11 @@ pub(crate) fn run(args: &DepthArgs, threads: Option<u16>) -> Result<()> {
         let analysis = optional(analysis, &threads, |a, threads| a.threads((*threads).into()));
         let thresholds = args.bootstrap.threshold.iter();
         let analysis = thresholds.fold(analysis, |a, (rule, value)| a.threshold(*rule, *value));
-        for GroupDepth { group, results, uncertainty } in analysis.run(&terminal)? {
+        for GroupDepth { group, mut results, uncertainty } in analysis.run(&terminal)? {
             if !args.json {
+                if let Some(group) = &group {
+                    results.data.id = format!("{} [{group}]", results.data.id);
+                }
                 output::print(&table::depths(&results, output::style()))?;
                 output::print(&format!("{}\n", certainty(&uncertainty)))?;
                 continue;

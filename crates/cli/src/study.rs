@@ -1,6 +1,6 @@
 //! `fathom study`: models on data sets as a file describes, cell by cell.
 
-use crate::args::{StudyArgs, optional};
+use crate::args::{StudyArgs, command_line, optional};
 use crate::observer::Terminal;
 use crate::output;
 use anyhow::{Result, bail};
@@ -11,7 +11,7 @@ pub(crate) fn run(args: &StudyArgs, threads: Option<u16>) -> Result<()> {
         .overwrite(args.overwrite)
         .tables_only(args.tables_only)
         .resamples(args.bootstrap.resamples as usize)
-        .command(std::env::args().collect());
+        .command(command_line());
     let study = optional(study, &threads, |s, threads| s.threads((*threads).into()));
     let thresholds = args.bootstrap.threshold.iter();
     let study = thresholds.fold(study, |s, (rule, value)| s.threshold(*rule, *value));
@@ -83,7 +83,7 @@ mod tests {
              quadrature = 'riemann:8', memory = '1GiB', rng = 'python' }\n\
              [[model]]\nid = 'smollm2-135m'\ndtype = 'bf16'\nrevision = 'main'\n[[data]]\nid = 'builtin'\n";
         std::fs::write(&file, text).unwrap();
-        let study = Study::read(&file).unwrap().command(std::env::args().collect());
+        let study = Study::read(&file).unwrap().command(command_line());
         for option in fathom::STUDY_OPTIONS {
             assert!(text.contains(&format!("{option} =")), "{option} is not tried here");
         }

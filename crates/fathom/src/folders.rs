@@ -122,7 +122,7 @@ impl DepthAnalysis {
                 let depth = rows_of(&curves, &options);
                 let uncertainty = uncertainty(&curves, &options);
                 drop(working);
-                let results = of_group(&results, group.as_deref(), &samples, depth, uncertainty.prompts);
+                let results = of_some(&results, &samples, depth, uncertainty.prompts);
                 Ok(GroupDepth { group, results, uncertainty })
             };
             groups(samples, self.by_group).into_iter().map(of_group).collect()
@@ -131,17 +131,8 @@ impl DepthAnalysis {
 }
 
 /// The results of a run with the depth table of some of its prompts.
-fn of_group(
-    results: &Results,
-    group: Option<&str>,
-    samples: &[Sample],
-    depth: Vec<Depth>,
-    prompts: usize,
-) -> Results {
+fn of_some(results: &Results, samples: &[Sample], depth: Vec<Depth>, prompts: usize) -> Results {
     let mut results = Results { depth, ..results.clone() };
-    if let Some(group) = group {
-        results.data.id = format!("{} [{group}]", results.data.id);
-    }
     (results.data.prompts, results.data.pairs) = (prompts, 0);
     // A resumed run has several lines of one prompt.
     let lengths: HashMap<&str, usize> = samples.iter().map(|s| (s.id.as_str(), s.tokens.len())).collect();

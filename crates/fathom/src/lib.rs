@@ -8,14 +8,14 @@
 //!   that takes.
 //! - [`DepthAnalysis`] reads depths off a finished run with other thresholds or by groups of prompts, and
 //!   [`RunComparison`] compares two runs.
-//! - [`Study`] measures models on data sets as a file describes, and answers what it asks.
-//! - [`Verification`] holds a model's numbers against reference values, and bf16 against f32.
+//! - [`Study`] measures models on data sets as a file describes, and answers its questions.
+//! - [`Verification`] compares a model's numbers with reference values, and bf16 with f32.
 //! - [`Bench`] times kernels and probes on this machine.
 //! - [`read_prompts`], [`catalogue`], [`describe_model`] and [`short_names`] say what can be measured, and [`report`] draws
 //!   the figures and the page of a results folder again.
 //!
 //! Long operations report to an [`Observer`], which can cancel them, and run on a thread pool of their own. Results are
-//! [`Results`], the type of `results.json`; no result depends on the number of threads, on the memory allowed or on how
+//! [`Results`], the type of `results.json` (its parts and the samples are in [`results`]); no result depends on the number of threads, on the memory allowed or on how
 //! often a run was interrupted.
 //!
 //! ```no_run
@@ -63,6 +63,7 @@ pub use fathom_data::{DEFAULT as DEFAULT_DATA, Entry, Options, Prompt, PromptSet
 pub use fathom_model::source::DEFAULT as DEFAULT_MODEL;
 pub use fathom_model::{Dtype, GGML_TYPES, supported as architectures};
 pub use fathom_report::{Style, answer::headline, table};
+pub use fathom_results as results;
 pub use fathom_results::{
     Depth, GradientSite, PathBaseline, Probe, Quadrature, Results, Rule, SkipMode, SkipPart, Uncertainty,
     UnknownRule,

@@ -264,10 +264,11 @@ impl Measurement {
         self
     }
 
-    /// Sets an option by its name on the command line, without the dashes, as studies do.
+    /// Sets an option that a study may have, by its name on the command line without the dashes: `limit`, `seed`, `qa`,
+    /// `dtype`, `revision`, `probes` and those of [`STUDY_OPTIONS`](crate::STUDY_OPTIONS).
     ///
     /// # Errors
-    /// When there is no such option, or the value is not one of it.
+    /// When there is no such option, or the value is invalid.
     pub fn set(self, name: &str, value: &str) -> Result<Self> {
         fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T> {
             match value.parse() {
@@ -296,7 +297,7 @@ impl Measurement {
             "baseline" => self.baseline(choice(name, value, &PathBaseline::ALL.map(|b| (b.name(), b)))?),
             "quadrature" => self.quadrature(parsed(name, value)?),
             "memory" => self.memory(parsed::<ByteSize>(name, value)?.as_u64()),
-            _ => invalid!("there is no option '{name}'; see `fathom measure --help`"),
+            _ => invalid!("there is no option '{name}' that a study can set"),
         })
     }
 
@@ -306,7 +307,7 @@ impl Measurement {
     /// When the model or prompts cannot be read, the folder belongs to another measurement or process or cannot be
     /// written, or the observer cancels before the first prompt is finished.
     pub fn run(&self, observer: &dyn Observer) -> Result<Measured> {
-        self.bootstrap()?;
+        self.check()?;
         threads::run(self.threads, || execute::measure(self, observer))
     }
 
@@ -315,8 +316,21 @@ impl Measurement {
     /// # Errors
     /// As [`run`](Self::run), apart from the folder.
     pub fn estimate(&self, observer: &dyn Observer) -> Result<Estimate> {
-        self.bootstrap()?;
+        self.check()?;
         threads::run(self.threads, || estimate::estimate(self, observer))
+    }
+
+    /// Refuses options that no command line can give.
+    fn check(&self) -> Result<()> {
+        self.bootstrap()?;
+        checked_quadrature(self.gradients.quadrature)?;
+        if self.probes.is_empty() {
+            invalid!("give at least one probe");
+        }
+        if self.skip.modes.is_empty() || self.skip.parts.is_empty() || self.gradients.sites.is_empty() {
+            invalid!("give at least one mode and part of skip, and one site of gradients");
+        }
+        Ok(())
     }
 
     /// The options of the bootstrap and the rules.
@@ -336,6 +350,11 @@ impl Measurement {
             gradients: self.gradients.clone(),
         }
     }
+}
+
+/// A quadrature whose number of nodes is within bounds: the parser of its name is what checks them.
+pub(crate) fn checked_quadrature(quadrature: Quadrature) -> Result<Quadrature> {
+    parsed("quadrature", &quadrature.to_string())
 }
 
 /// Options of the bootstrap with other thresholds.

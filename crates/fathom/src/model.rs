@@ -45,7 +45,7 @@ impl ModelSpec {
 /// What is known of a model without loading its weights.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ModelDescription {
-    /// Its id or path.
+    /// The Hugging Face id or short name, or the name of the file or folder.
     pub id: String,
     /// Where its files are.
     pub path: PathBuf,

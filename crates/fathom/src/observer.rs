@@ -28,7 +28,8 @@ pub enum Unit {
 
 /// Receives what happens during an operation, and can end it. Every method has a default that ignores the event.
 ///
-/// Methods are called from a thread of the operation's pool, one task after the other.
+/// Methods are called from one thread at a time, one task after the other: a thread of the operation's pool, or the caller's
+/// where nothing is computed.
 pub trait Observer: Sync {
     /// A task begins; the one before it has ended.
     fn begin(&self, _task: Task<'_>) {}

@@ -1,4 +1,4 @@
-//! Prompt sets, with the Hugging Face hub at hand.
+//! Prompt sets, from the Hugging Face hub where needed.
 
 use crate::observer::Downloads;
 use crate::{Observer, Result};

@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// What is known of the prompts, by id, and what it took.
+/// The samples by id, and their costs.
 pub(crate) type Earlier = (HashMap<String, Sample>, Costs);
 
 /// The samples that an earlier run of the same kind left in the folder.
@@ -30,7 +30,7 @@ pub(crate) fn resume(folder: &Folder, run: &mut Value) -> Result<Earlier> {
     Ok((merged(samples), resources.into_iter().map(|(name, r)| (name, cost(r))).collect()))
 }
 
-/// Refuses samples that no run.json says to be ours: they may be somebody's data.
+/// Refuses samples without a run.json: they may not be Fathom's.
 fn refuse_foreign(folder: &Folder) -> Result<()> {
     match std::fs::metadata(folder.path().join(folder::SAMPLES)) {
         Ok(file) if file.is_file() && file.len() > 0 => invalid!(

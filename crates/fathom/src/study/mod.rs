@@ -37,7 +37,7 @@ pub struct Study {
     command: Vec<String>,
 }
 
-/// What became of a study.
+/// The outcome of a study.
 #[derive(Clone, Debug)]
 pub struct StudyOutcome {
     /// Depths, comparisons and answers.
@@ -74,14 +74,14 @@ impl Study {
         })
     }
 
-    /// Measures cells anew that were measured with other options or prompts, deleting what is there.
+    /// Deletes cells that were measured with other options or prompts, and measures them again.
     #[must_use]
     pub fn overwrite(mut self, overwrite: bool) -> Self {
         self.overwrite = overwrite;
         self
     }
 
-    /// Puts together what is there, without measuring.
+    /// Makes tables and page of finished cells, without measuring.
     #[must_use]
     pub fn tables_only(mut self, tables_only: bool) -> Self {
         self.tables_only = tables_only;

@@ -5,6 +5,7 @@ use super::file::{Effects, Golden};
 use super::row::{EXEC, GoldenRow, Limit};
 use crate::Result;
 use crate::error::invalid;
+use crate::measurement::checked_quadrature;
 use fathom_model::Trace;
 use fathom_model::source::Loaded;
 use fathom_probes::erasure::{self, MeanResiduals};
@@ -53,7 +54,7 @@ pub(super) fn compare(
         let options = GradientOptions {
             sites: vec![GradientSite::Resid],
             baseline: PathBaseline::Sequence,
-            quadrature: Quadrature::Riemann(want.steps.max(1)),
+            quadrature: checked_quadrature(Quadrature::Riemann(want.steps))?,
         };
         let (got, _) = gradients::measure(&loaded.model, &trace, want.alen, &options, &EXEC);
         let got = got[0].attribution.concat();

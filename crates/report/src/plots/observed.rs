@@ -252,7 +252,7 @@ pub(super) fn similarity_figures(results: &Results, similarity: &Similarity) -> 
         "similarity_block_influence",
         "How much each layer turns the stream",
         "One minus the cosine between the residual stream entering a layer and the stream leaving it (log scale). The \
-         lowest layers change its direction least and are the first candidates for pruning.",
+         layers with the lowest bars change its direction least and are the first candidates for pruning.",
         (Body::Panels(Grid::one(panel, Vec::new())), numbers("layer", &series)),
     ));
     all
