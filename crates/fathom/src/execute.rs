@@ -24,7 +24,7 @@ pub(crate) fn measure(m: &Measurement, observer: &dyn Observer) -> Result<Measur
     let data = OpenSet::open(&m.prompts, observer)?;
     let (located, checkpoint) = m.model.open(observer)?;
     let out = m.out.clone().unwrap_or_else(|| default_folder(&located, data.rest.id()));
-    // A folder that cannot be written is better known of before the weights are loaded.
+    // Fail before the weights are loaded if the folder cannot be written.
     let folder = Folder::create(&out)?;
     let _lock = folder.lock(&run::process())?;
     let loaded = m.model.load(checkpoint, observer)?;

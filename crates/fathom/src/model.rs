@@ -42,7 +42,7 @@ impl ModelSpec {
     }
 }
 
-/// What is known of a model without loading its weights.
+/// A model as described by its files, without its weights.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ModelDescription {
     /// The Hugging Face id or short name, or the name of the file or folder.

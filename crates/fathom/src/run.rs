@@ -104,7 +104,7 @@ pub(crate) fn now() -> String {
 }
 
 /// Refuses to go on with a folder whose samples another program, model, set of prompts or number
-/// format has made: theirs and ours may not be mixed.
+/// format has made: they must not be mixed.
 pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &Path) -> Result<()> {
     let differs = |place: &str| earlier.pointer(place) != now.pointer(place);
     let compared = [

@@ -26,7 +26,7 @@ pub struct Depth {
     /// ([`Rule::reads_largest`]).
     #[serde(default)]
     pub mean: Option<f64>,
-    /// The 95 % bootstrap interval over prompts of what `interval_of` names; nothing where an end of it is not a
+    /// The 95 % bootstrap interval over prompts of what `interval_of` names; `None` if an end of it is not a
     /// number.
     #[serde(default, deserialize_with = "null::interval")]
     pub interval: Option<[f64; 2]>,

@@ -138,7 +138,7 @@ impl Folder {
         Results::read(&path)
     }
 
-    /// Reads `run.json` as it is; nothing when there is none.
+    /// Reads `run.json` as it is; `None` if there is none.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Counted work, and what it took of the machine.
+//! Counted work, time and memory.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -28,7 +28,7 @@ pub struct Speed {
     pub share_of_peak: f64,
 }
 
-/// Times work of so many multiply-adds on weights of `dtype`, which gives its own seconds,
+/// Times work of `macs` multiply-adds on weights of `dtype`, which gives its own seconds,
 /// in turn with the peak of the machine: a load that comes and goes slows both.
 pub(super) fn time(
     effort: &Effort,
@@ -78,7 +78,7 @@ pub(super) fn seconds<T>(work: impl FnOnce() -> T) -> (f64, T) {
     (start.elapsed().as_secs_f64().max(1e-9), result)
 }
 
-/// GFLOP/s of so many multiply-adds a second.
+/// Multiply-adds per second as GFLOP/s.
 pub(super) fn gflops(macs_per_second: f64) -> f64 {
     2e-9 * macs_per_second
 }

@@ -12,7 +12,7 @@ pub(super) const PREFILL: usize = 150;
 pub(super) struct Effort {
     /// Numbers of rows of the kernels.
     pub(super) rows: &'static [usize],
-    /// Weights are taken in turn from copies that fill so many bytes together.
+    /// Bytes of the copies that weights are taken from in turn.
     pub(super) weights: usize,
     /// Rounds of the machine's peak at the beginning.
     pub(super) peak_rounds: usize,

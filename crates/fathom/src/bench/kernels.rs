@@ -62,7 +62,7 @@ impl Direction {
     }
 }
 
-/// How fast one layer is with so many rows.
+/// The speed of one layer with a number of rows.
 #[derive(Clone, Debug, Serialize)]
 pub struct KernelSpeed {
     /// What it is in a model.
@@ -119,7 +119,7 @@ pub(super) fn count(shapes: &[Shape], effort: &Effort) -> usize {
     shapes.iter().map(|shape| forms(shape).count() * effort.rows.len() * 2).sum()
 }
 
-/// Measures all and hands out each as soon as it is there.
+/// Measures all, and reports each as soon as it is ready.
 pub(super) fn measure(
     shapes: &[Shape],
     effort: &Effort,
@@ -141,7 +141,7 @@ pub(super) fn measure(
     Ok(kernels)
 }
 
-/// As many copies as fill so many bytes: taken in turn, their weights come from memory, as
+/// Copies of a layer that fill `bytes` together: taken in turn, their weights come from memory, as
 /// those of a model do, and not from a cache.
 fn copies(shape: &Shape, form: Form, bytes: usize) -> Vec<Linear> {
     let (n, k) = (shape.outputs, shape.inputs);

@@ -137,7 +137,7 @@ impl Bench {
     ) -> Result<BenchReport> {
         let effort = if self.quick { Effort::QUICK } else { Effort::FULL };
         let machine = machine::describe();
-        // A folder that cannot be written is better known of before anything is measured.
+        // Fail before measuring if the folder cannot be written.
         let history = self.history.as_ref().map(|folder| history::open(folder, &machine.name)).transpose()?;
         let model = self.model.as_ref().map(|spec| Ok((spec, spec.open(observer)?)));
         let model = model.transpose().map_err(|e: crate::Error| e)?;

@@ -39,7 +39,7 @@ pub struct ModelSpeed {
     pub dtype: &'static str,
     /// One prompt through all layers.
     pub prefill: PrefillSpeed,
-    /// Prompts of the probes, with so many tokens in all.
+    /// Prompts of the probes.
     pub prompts: usize,
     /// Tokens of the prompt.
     pub tokens: usize,

@@ -54,7 +54,7 @@ impl PrecisionReport {
 }
 
 impl DepthShift {
-    /// By how many layers the depth moves; nothing where one of the types finds no depth.
+    /// By how many layers the depth moves; `None` if one of the types finds no depth.
     pub fn by(&self) -> Option<f64> {
         Some(self.rounded.value? - self.exact.value?)
     }
@@ -131,7 +131,7 @@ fn measured(
     Ok(PromptCurves::of(&samples, loaded.model.config().depth())?)
 }
 
-/// Where a curve moves most; nothing where it was not measured.
+/// Where a curve moves most; `None` if it was not measured.
 fn shift(curve: Curve, exact: &PromptCurves, rounded: &PromptCurves) -> Option<CurveShift> {
     let once = exact.once();
     let (a, b) = (exact.curve(curve, &once)?, rounded.curve(curve, &once)?);

@@ -67,9 +67,9 @@ pub enum Quadrature {
     /// and no node is spent where the target is flat: along such a path it often jumps
     /// within a thousandth of the way, which no fixed rule sees.
     Adaptive,
-    /// The rule of Gauss and Legendre with so many nodes.
+    /// Gauss-Legendre quadrature with this number of nodes.
     GaussLegendre(u32),
-    /// The left sum over so many steps: nodes k / steps (the papers: 256).
+    /// The left Riemann sum with this number of steps, at nodes k / steps (the papers: 256).
     Riemann(u32),
 }
 
