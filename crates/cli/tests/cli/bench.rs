@@ -14,7 +14,7 @@ fn quick() -> assert_cmd::Command {
     command
 }
 
-/// Every one of these is a number above nothing; what is no number is null in JSON.
+/// Every one of these is a positive number; NaN would be null in JSON.
 #[track_caller]
 fn check_speed(of: &Value) {
     for field in ["repetitions", "seconds", "gflops", "peak_gflops", "share_of_peak"] {

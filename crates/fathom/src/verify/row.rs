@@ -44,7 +44,7 @@ impl GoldenRow {
             let gap = (got - want).abs();
             let gap =
                 if let Limit::Relative { floor, .. } = limit { gap / want.abs().max(floor) } else { gap };
-            // A difference that is no number is the worst there can be.
+            // A difference that is not a number is the worst there can be.
             let gap = if gap.is_nan() { f64::INFINITY } else { gap };
             if gap > row.worst {
                 (row.worst, row.place) = (gap, place);
