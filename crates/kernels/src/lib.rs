@@ -17,6 +17,7 @@
 #![deny(missing_docs)]
 
 pub mod attention;
+pub mod backend;
 pub mod backward;
 mod cpu;
 pub mod distribution;

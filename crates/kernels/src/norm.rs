@@ -3,6 +3,15 @@
 use crate::cpu::multiversion;
 use rayon::prelude::*;
 
+/// How rows are normalised.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum NormKind {
+    /// RMSNorm.
+    Rms,
+    /// LayerNorm, with a bias.
+    Layer,
+}
+
 /// Partial sums of a reduction; fixed, so that results do not depend on the register width.
 const LANES: usize = 16;
 

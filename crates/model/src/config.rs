@@ -4,16 +4,8 @@ use crate::error::{Error, Result};
 use crate::rope;
 pub use crate::rope::{Rope, RopeScaling};
 use fathom_kernels::elementwise::Activation;
+pub use fathom_kernels::norm::NormKind;
 use std::path::Path;
-
-/// How rows are normalised.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum NormKind {
-    /// RMSNorm.
-    Rms,
-    /// LayerNorm, with a bias.
-    Layer,
-}
 
 /// Norms on queries and keys before the rotation.
 #[derive(Clone, Copy, Debug, PartialEq)]
