@@ -165,6 +165,16 @@ pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
         });
 }
 
+/// `to += from`.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn add_assign(to: &mut [f32], from: &[f32]) {
+    assert_eq!(to.len(), from.len(), "sums need equal lengths");
+    let parts = to.par_chunks_mut(ELEMENTS_PER_JOB).zip(from.par_chunks(ELEMENTS_PER_JOB));
+    parts.for_each(|(to, from)| to.iter_mut().zip(from).for_each(|(t, f)| *t += f));
+}
+
 /// `out = cap * tanh(x / cap)` in place: soft-capping of logits.
 pub fn softcap(cap: f32, x: &mut [f32]) {
     x.par_chunks_mut(ELEMENTS_PER_JOB).for_each(|x| softcap_row(cap, x));

@@ -9,11 +9,14 @@
 //! first. Operations panic when lengths do not fit, and with [`OutOfMemory`] as the payload when the
 //! device refuses memory.
 
+mod cpu;
+
 use crate::attention::AttentionShape;
 use crate::elementwise::{Activation, Rotation};
 use crate::memory::OutOfMemory;
 use crate::norm::NormKind;
 use crate::{Dtype, QuantBlocks};
+pub use cpu::{Cpu, CpuBatch};
 use std::ops::Range;
 
 /// Where the keys and values of positions before a run are stored.
@@ -365,13 +368,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     ///
     /// # Shapes
     /// `base`, `direction [n]`, `out [points, n]`.
-    fn interpolate(
-        &self,
-        base: &Self::Buffer,
-        direction: &Self::Buffer,
-        at: &[f32],
-        out: &mut Self::Buffer,
-    );
+    fn interpolate(&self, base: &Self::Buffer, direction: &Self::Buffer, at: &[f32], out: &mut Self::Buffer);
 
     /// Applies edits to rows of `x [_, width]`, in order.
     fn edit(&self, width: usize, edits: &[RowEdit<'_, Self::Buffer>], x: &mut Self::Buffer);
