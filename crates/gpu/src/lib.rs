@@ -12,9 +12,13 @@
 
 #![deny(missing_docs)]
 
+mod cuda;
 mod device;
 mod wgpu;
 
+#[doc(hidden)]
+pub use cuda::{CompiledUnit, compile_for};
+pub use cuda::{Cuda, CudaError};
 pub use device::{Class, Device, Format, Kernel, ROW_ALIGNMENT, TILE_ROWS, Weights};
 
 /// A back end on a device.
