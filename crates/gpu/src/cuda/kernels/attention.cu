@@ -14,7 +14,8 @@
 #define PITCH (HEAD + 4)
 // Columns of a head per lane.
 #define LANE_COLUMNS (HEAD / WARP)
-#define ATTENTION(name) extern "C" __global__ void __launch_bounds__(GROUP_THREADS) fathom_##name
+// GROUPS groups at least run on a multiprocessor at a time: a limit on registers that needs no spills.
+#define ATTENTION(name, GROUPS) extern "C" __global__ void __launch_bounds__(GROUP_THREADS, GROUPS) fathom_##name
 
 // Where the rows of a tile lie; null for rows that do not exist.
 struct Contiguous {
@@ -143,7 +144,7 @@ __device__ __forceinline__ float finite_or_zero(float max) { return max == -infi
 #endif
 #define LANE_KEYS (KEYS / WARP)
 
-ATTENTION(attention)(const float* qkv, const float* cache, const u32* tiles, const u32* segments, float* out,
+ATTENTION(attention, 4)(const float* qkv, const float* cache, const u32* tiles, const u32* segments, float* out,
                     Params p) {
     extern __shared__ float4 shared[];
     __shared__ const float* places[KEYS];
@@ -288,7 +289,7 @@ struct Backward {
 };
 
 // Per row and head: the largest score m, the sum of e^(score - m), and the mean gradient of the weights.
-ATTENTION(attention_stats)(const float* qkv, const float* d_out, const u32* tiles, float* stats, Params p) {
+ATTENTION(attention_stats, 3)(const float* qkv, const float* d_out, const u32* tiles, float* stats, Params p) {
     extern __shared__ float4 shared[];
     float* queries = (float*)shared;
     float* d_rows = queries + OWN_ROWS * HEAD;
@@ -355,7 +356,7 @@ __device__ __forceinline__ void store_rows(float* to, size_t stride, u32 own_row
     }
 }
 
-ATTENTION(attention_dq)(const float* qkv, const float* d_out, const u32* tiles, const float* stats, float* d_qkv,
+ATTENTION(attention_dq, 3)(const float* qkv, const float* d_out, const u32* tiles, const float* stats, float* d_qkv,
                        Params p) {
     extern __shared__ float4 shared[];
     float* queries = (float*)shared;
@@ -394,7 +395,7 @@ ATTENTION(attention_dq)(const float* qkv, const float* d_out, const u32* tiles, 
     store_rows(d_qkv + b.row * b.stride + head * b.head_dim, b.stride, own_row, b.rows, b.head_dim, sums);
 }
 
-ATTENTION(attention_dkv)(const float* qkv, const float* d_out, const u32* tiles, const float* stats, float* d_qkv,
+ATTENTION(attention_dkv, 3)(const float* qkv, const float* d_out, const u32* tiles, const float* stats, float* d_qkv,
                         Params p) {
     extern __shared__ float4 shared[];
     float* keys = (float*)shared;
