@@ -7,6 +7,7 @@ mod cache;
 mod driver;
 mod memory;
 mod nvrtc;
+mod peak;
 mod product;
 mod source;
 
@@ -14,7 +15,7 @@ use crate::device::{Class, Device, Kernel, Weights};
 use crate::{DeviceInfo, DeviceKind, Interface};
 use cache::Cache;
 use driver::{Driver, Function, check};
-use fathom_kernels::OutOfMemory;
+use fathom_kernels::{Dtype, OutOfMemory};
 use memory::{Memory, Pool, Staging};
 use nvrtc::Nvrtc;
 use product::Direction;
@@ -223,6 +224,10 @@ impl Device for Cuda {
         self.memory_bytes
     }
 
+    fn peak(&self, dtype: Dtype, rounds: usize) -> f64 {
+        peak::measure(self, dtype, rounds)
+    }
+
     fn allocate(&self, words: usize) -> Result<Memory, OutOfMemory> {
         self.pool.allocate(words)
     }
@@ -279,6 +284,7 @@ pub struct CompiledUnit {
 pub fn compile_for(architecture: &str) -> Result<Vec<CompiledUnit>, CudaError> {
     let nvrtc = Nvrtc::get().map_err(CudaError)?;
     let mut entries: Vec<Entry> = product::entries();
+    entries.extend([Dtype::F32, Dtype::Bf16].map(|dtype| peak::entry(dtype).0));
     for head in Unit::HEADS {
         entries.extend(Kernel::ALL.map(|kernel| Entry::of(kernel, &[0, 0, 0, head as u32])));
     }

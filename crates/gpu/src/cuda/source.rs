@@ -16,6 +16,8 @@ pub(super) enum Unit {
     /// Products in single precision with weights of one format.
     ProductF32(Stored),
     ProductBf16,
+    /// What a device can do at most.
+    Peak,
 }
 
 /// How weights are stored, as the kernels number it.
@@ -50,7 +52,7 @@ impl Unit {
     /// All units.
     pub(super) fn all() -> Vec<Self> {
         let formats = [Stored::F32, Stored::Bf16, Stored::F16, Stored::Int8, Stored::Int4];
-        let mut units = vec![Self::Elementwise, Self::Rows, Self::Distribution, Self::ProductBf16];
+        let mut units = vec![Self::Elementwise, Self::Rows, Self::Distribution, Self::ProductBf16, Self::Peak];
         units.extend(Self::HEADS.map(Self::Attention));
         units.extend(formats.map(Self::ProductF32));
         units
@@ -64,6 +66,7 @@ impl Unit {
             Self::Attention(_) => &[PRELUDE, include_str!("kernels/attention.cu")],
             Self::ProductF32(_) => &[PRELUDE, WEIGHTS, include_str!("kernels/product_f32.cu")],
             Self::ProductBf16 => &[PRELUDE, WEIGHTS, include_str!("kernels/product_bf16.cu")],
+            Self::Peak => &[PRELUDE, include_str!("kernels/peak.cu")],
         };
         parts.join("\n")
     }
@@ -74,7 +77,7 @@ impl Unit {
         match self {
             Self::Attention(head) => options.push(format!("-DHEAD={head}")),
             Self::ProductF32(stored) => options.push(format!("-DSTORED={}", stored as usize)),
-            Self::Elementwise | Self::Rows | Self::Distribution | Self::ProductBf16 => {}
+            Self::Elementwise | Self::Rows | Self::Distribution | Self::ProductBf16 | Self::Peak => {}
         }
         options
     }
