@@ -108,13 +108,19 @@ impl Backend for Cpu {
         from[part].to_vec()
     }
 
+    fn buffer_of(&self, values: &[f32]) -> Buffer {
+        values.to_vec().into()
+    }
+
     fn copy(&self, from: &Buffer, part: Range<usize>) -> Buffer {
-        let mut to = Buffer::default();
-        to.resize(part.len());
-        to.par_chunks_mut(ELEMENTS_PER_JOB)
-            .zip(from[part].par_chunks(ELEMENTS_PER_JOB))
-            .for_each(|(to, from)| to.copy_from_slice(from));
-        to
+        let from = &from[part];
+        let mut copy = Vec::with_capacity(from.len());
+        copy.par_extend(from.par_iter().copied().with_min_len(ELEMENTS_PER_JOB));
+        copy.into()
+    }
+
+    fn assign(&self, from: &Buffer, to: &mut Buffer) {
+        to.copy(from);
     }
 
     fn gather(&self, width: usize, from: &Buffer, rows: &[u32], to: &mut Buffer) {

@@ -201,6 +201,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// A new buffer with a part of another, of exactly that size.
     fn copy(&self, from: &Self::Buffer, part: Range<usize>) -> Self::Buffer;
 
+    /// Makes `to` a copy of `from`.
+    fn assign(&self, from: &Self::Buffer, to: &mut Self::Buffer);
+
     /// Rows `rows` of `from [_, width]`: `to[i] = from[rows[i]]`.
     ///
     /// # Shapes
@@ -269,6 +272,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// Normalises vectors in place.
     fn norm(&self, norm: &Norm<Self>, columns: Columns, x: &mut Self::Buffer);
+
+    /// Fills `out` with the normalised rows of `x [_, width]`.
+    fn norm_copy(&self, norm: &Norm<Self>, width: usize, x: &Self::Buffer, out: &mut Self::Buffer) {
+        self.assign(x, out);
+        self.norm(norm, Columns::whole(width), out);
+    }
 
     /// Backward of [`Self::norm`]: `x` holds the vectors before the norm, `d` the gradient of the
     /// normalised vectors, and receives that of `x`.
