@@ -9,8 +9,9 @@ use crate::distribution::{Logits, Reference, log_sum_exp, scaled_softmax};
 use crate::elementwise::{self as ops, Activation, Rotation};
 use crate::memory::{Buffer, OutOfMemory};
 use crate::norm::{self, NormKind};
+use crate::peak::macs_per_second;
 use crate::reduction::dot;
-use crate::{Dtype, Linear, QuantBlocks, backward};
+use crate::{Dtype, Isa, Linear, QuantBlocks, backward};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -80,12 +81,18 @@ impl Backend for Cpu {
     const READS_ROWS: bool = true;
 
     fn name(&self) -> String {
-        "CPU".to_owned()
+        "cpu".to_owned()
     }
 
     fn limits(&self) -> BatchLimits {
         // Logits beyond this are evicted from the caches before they are compared.
         BatchLimits { clean_rows: 256, rows: 2048, logit_bytes: 64 << 20, logit_rows: 128, saved_rows: 256 }
+    }
+
+    fn wait(&self) {}
+
+    fn peak(&self, dtype: Dtype, rounds: usize) -> f64 {
+        macs_per_second(Isa::get(), dtype, rounds)
     }
 
     fn empty(&self) -> Buffer {

@@ -159,8 +159,20 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// The name of the device, as results give it.
     fn name(&self) -> String;
 
+    /// Bytes of memory of the device; `None` where it is the host's or unknown.
+    fn memory(&self) -> Option<u64> {
+        None
+    }
+
     /// How much work pays at a time.
     fn limits(&self) -> BatchLimits;
+
+    /// Waits for all operations.
+    fn wait(&self);
+
+    /// Multiply-adds per second on registers alone, for products of weights of `dtype`: the best of some
+    /// rounds of about 10 ms.
+    fn peak(&self, dtype: Dtype, rounds: usize) -> f64;
 
     // Buffers
 
