@@ -1,6 +1,7 @@
 //! Devices that models run on.
 
 use crate::Result;
+use bytesize::ByteSize;
 use fathom_model::{Backend, Cpu};
 use std::fmt;
 use std::str::FromStr;
@@ -56,6 +57,36 @@ impl FromStr for Device {
             _ => Err(unknown()),
         }
     }
+}
+
+/// A device that models can run on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// What selects it.
+    pub device: Device,
+    /// Its name.
+    pub name: String,
+    /// What it is, and what it is used through.
+    pub kind: String,
+    /// Bytes of its own memory, if known.
+    pub memory_bytes: Option<u64>,
+}
+
+impl fmt::Display for DeviceInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<8} {} ({}", self.device.to_string(), self.name, self.kind)?;
+        if let Some(bytes) = self.memory_bytes {
+            write!(f, ", {}", ByteSize(bytes).display().iec())?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// The devices of this machine, the processor first.
+pub fn devices() -> Vec<DeviceInfo> {
+    let machine = crate::bench::machine();
+    let kind = format!("processor, {}", fathom_kernels::Isa::get().name());
+    vec![DeviceInfo { device: Device::Cpu, name: machine.processor, kind, memory_bytes: None }]
 }
 
 /// Work that any device can do.

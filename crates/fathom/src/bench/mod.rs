@@ -148,6 +148,11 @@ impl Bench {
     }
 }
 
+/// This machine.
+pub(crate) fn machine() -> Machine {
+    machine::describe()
+}
+
 /// A benchmark on its way.
 struct Benching<'a, 'b> {
     bench: &'a Bench,
