@@ -12,20 +12,31 @@
 
 #![deny(missing_docs)]
 
+mod backend;
 mod device;
 mod wgpu;
 
+pub use backend::{Batch, Buffer, Linear, Numbers};
 pub use device::{Class, Device, Format, Kernel, ROW_ALIGNMENT, TILE_ROWS, Weights};
+pub use self::wgpu::{Memory as WgpuMemory, Wgpu};
+
+use fathom_kernels::OutOfMemory;
 
 /// A back end on a device.
-pub struct Gpu<D> {
+pub struct Gpu<D: Device> {
     device: D,
+    /// Stands in where a kernel takes memory that it will not touch.
+    nothing: D::Memory,
 }
 
 impl<D: Device> Gpu<D> {
     /// A back end on the given device.
-    pub fn new(device: D) -> Self {
-        Self { device }
+    ///
+    /// # Errors
+    /// When the device refuses its first memory.
+    pub fn new(device: D) -> Result<Self, OutOfMemory> {
+        let nothing = device.allocate(1)?;
+        Ok(Self { device, nothing })
     }
 
     /// The device.
@@ -73,4 +84,39 @@ pub enum DeviceKind {
     Software,
     /// Unknown.
     Other,
+}
+
+/// Why a device could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No device has the index.
+    #[error("there is no device with index {index}")]
+    Missing {
+        /// The index.
+        index: usize,
+    },
+    /// The system refused the device.
+    #[error("{name} cannot be opened: {reason}")]
+    Refused {
+        /// The device.
+        name: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// The device has no memory.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
+}
+
+/// The devices of this machine.
+pub fn devices() -> Vec<DeviceInfo> {
+    wgpu::adapters()
+}
+
+/// Opens a device of [`Interface::Wgpu`].
+///
+/// # Errors
+/// When there is no such device, or the system refuses it.
+pub fn open_wgpu(index: usize) -> Result<Gpu<Wgpu>, OpenError> {
+    Ok(Gpu::new(wgpu::open(index)?)?)
 }
