@@ -16,9 +16,9 @@ mod backend;
 mod device;
 mod wgpu;
 
+pub use self::wgpu::{Memory as WgpuMemory, Wgpu};
 pub use backend::{Batch, Buffer, Linear, Numbers};
 pub use device::{Class, Device, Format, Kernel, ROW_ALIGNMENT, TILE_ROWS, Weights};
-pub use self::wgpu::{Memory as WgpuMemory, Wgpu};
 
 use fathom_kernels::OutOfMemory;
 

@@ -9,8 +9,8 @@ pub use batch::Batch;
 pub use numbers::Numbers;
 pub use pack::Linear;
 
-use crate::device::{Device, Kernel};
 use crate::Gpu;
+use crate::device::{Device, Kernel};
 use batch::word;
 use fathom_kernels::attention::AttentionShape;
 use fathom_kernels::backend::{Backend, BatchLimits, Columns, LinearLayer, Norm, RowAction, RowEdit, Run};
@@ -96,7 +96,10 @@ impl<D: Device> Gpu<D> {
 
     fn check_norm(norm: &Norm<Self>, columns: Columns) {
         let lens = [Some(norm.weight.len), norm.bias.as_ref().map(|b| b.len)];
-        assert!(lens.iter().flatten().all(|len| *len == columns.width), "a norm must be as wide as its vectors");
+        assert!(
+            lens.iter().flatten().all(|len| *len == columns.width),
+            "a norm must be as wide as its vectors"
+        );
     }
 
     /// Heads, dimensions, scale, soft-capping and window, as the attention kernels take them.
@@ -469,13 +472,7 @@ impl<D: Device> Backend for Gpu<D> {
         self.launch(Kernel::Subtract, &[self.memory(a), self.memory(b), self.memory(out)], a.len, &[]);
     }
 
-    fn interpolate(
-        &self,
-        base: &Self::Buffer,
-        direction: &Self::Buffer,
-        at: &[f32],
-        out: &mut Self::Buffer,
-    ) {
+    fn interpolate(&self, base: &Self::Buffer, direction: &Self::Buffer, at: &[f32], out: &mut Self::Buffer) {
         assert_eq!(base.len, direction.len, "a line needs a direction of its own length");
         let points = upload(&self.device, &at.iter().map(|t| t.to_bits()).collect::<Vec<_>>());
         self.resize(out, at.len() * base.len);

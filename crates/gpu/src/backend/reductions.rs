@@ -67,12 +67,7 @@ impl<D: Device> Gpu<D> {
     }
 
     /// Some rows of all levels, those of one row next to each other.
-    fn stack(
-        &self,
-        width: usize,
-        levels: &[&Buffer<D::Memory>],
-        rows: std::ops::Range<usize>,
-    ) -> D::Memory {
+    fn stack(&self, width: usize, levels: &[&Buffer<D::Memory>], rows: std::ops::Range<usize>) -> D::Memory {
         let (n, count) = (levels.len(), rows.len());
         let stacked = allocate(&self.device, count * n * width);
         let part = allocate(&self.device, count * width);

@@ -25,6 +25,16 @@ fn all() -> Vec<wgpu::Adapter> {
     adapters.into_iter().filter(is_usable).collect()
 }
 
+/// The name of a system interface.
+pub(super) fn system(backend: wgpu::Backend) -> &'static str {
+    match backend {
+        wgpu::Backend::Vulkan => "Vulkan",
+        wgpu::Backend::Metal => "Metal",
+        wgpu::Backend::Dx12 => "DirectX 12",
+        other => other.to_str(),
+    }
+}
+
 /// Parameters are passed as immediates.
 fn is_usable(adapter: &wgpu::Adapter) -> bool {
     adapter.features().contains(wgpu::Features::IMMEDIATES)
@@ -39,7 +49,7 @@ pub(crate) fn adapters() -> Vec<DeviceInfo> {
             interface: Interface::Wgpu,
             index,
             name: info.name,
-            system: info.backend.to_string(),
+            system: system(info.backend).to_owned(),
             kind: match info.device_type {
                 wgpu::DeviceType::DiscreteGpu => DeviceKind::Discrete,
                 wgpu::DeviceType::IntegratedGpu => DeviceKind::Integrated,

@@ -66,7 +66,7 @@ impl Wgpu {
             mapped_at_creation: false,
         });
         Self {
-            name: format!("{} ({})", info.name, info.backend),
+            name: format!("{} ({})", info.name, adapters::system(info.backend)),
             limits: device.limits(),
             pipelines: Pipelines::default(),
             pool: Arc::default(),
@@ -205,7 +205,8 @@ fn bytes(words: &[u32]) -> Vec<u8> {
 impl Recorder {
     fn encoder(&mut self, device: &wgpu::Device) -> &mut wgpu::CommandEncoder {
         self.pass = None;
-        self.encoder.get_or_insert_with(|| device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()))
+        self.encoder
+            .get_or_insert_with(|| device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()))
     }
 
     fn pass(&mut self, device: &wgpu::Device) -> &mut wgpu::ComputePass<'static> {

@@ -28,7 +28,11 @@ impl Key {
             }
             _ => 0,
         };
-        assert!(chunks <= 8, "heads of {} dimensions are too wide for this device: 512 at most", parameters[3]);
+        assert!(
+            chunks <= 8,
+            "heads of {} dimensions are too wide for this device: 512 at most",
+            parameters[3]
+        );
         Self::Kernel(kernel, chunks)
     }
 
@@ -78,17 +82,15 @@ fn make(device: &wgpu::Device, key: Key) -> Pipeline {
             count: None,
         })
         .collect();
-    let layout = device
-        .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
+    let layout =
+        device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
     let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
         label: None,
         bind_group_layouts: &[Some(&layout)],
         immediate_size: PARAMETER_BYTES,
     });
-    let descriptor = wgpu::ShaderModuleDescriptor {
-        label: None,
-        source: wgpu::ShaderSource::Wgsl(key.source().into()),
-    };
+    let descriptor =
+        wgpu::ShaderModuleDescriptor { label: None, source: wgpu::ShaderSource::Wgsl(key.source().into()) };
     // SAFETY: every loop of the kernels ends, divisors are positive sizes, and indices follow from lengths
     // that the host compares with those of the buffers before a launch.
     let module =
