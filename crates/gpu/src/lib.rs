@@ -1,0 +1,122 @@
+//! GPU back ends of [`fathom_kernels::backend::Backend`].
+//!
+//! [`Gpu`] holds the host side of every operation: shapes, tables, packing of weights, the finishing of
+//! statistics. It is generic over [`Device`], of which there are two: [`Wgpu`], with kernels in WGSL that run
+//! on Vulkan, Metal and DirectX 12, and `Cuda`, with kernels in CUDA C.
+//!
+//! **Row invariance.** On one device, the bits of an output row do not depend on the other rows of its batch:
+//! every kernel has one shape for all batch heights and sums in one order.
+//!
+//! **NaN.** A row that contains NaN gives NaN. Kernels test for it by its bits, because compilers of shaders
+//! may assume that there is none.
+
+#![deny(missing_docs)]
+
+mod backend;
+mod device;
+mod wgpu;
+
+pub use self::wgpu::{Memory as WgpuMemory, Wgpu};
+pub use backend::{Batch, Buffer, Linear, Numbers};
+pub use device::{Class, Device, Format, Kernel, ROW_ALIGNMENT, TILE_ROWS, Weights};
+
+use fathom_kernels::OutOfMemory;
+
+/// A back end on a device.
+pub struct Gpu<D: Device> {
+    device: D,
+    /// Stands in where a kernel takes memory that it will not touch.
+    nothing: D::Memory,
+}
+
+impl<D: Device> Gpu<D> {
+    /// A back end on the given device.
+    ///
+    /// # Errors
+    /// When the device refuses its first memory.
+    pub fn new(device: D) -> Result<Self, OutOfMemory> {
+        let nothing = device.allocate(1)?;
+        Ok(Self { device, nothing })
+    }
+
+    /// The device.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+}
+
+/// A device that [`devices`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// The interface it is opened with.
+    pub interface: Interface,
+    /// Its number among those of the interface.
+    pub index: usize,
+    /// Its name.
+    pub name: String,
+    /// The system interface behind it, such as `Vulkan` or `CUDA`.
+    pub system: String,
+    /// What it is.
+    pub kind: DeviceKind,
+    /// Bytes of memory, if known.
+    pub memory_bytes: Option<u64>,
+}
+
+/// How a device is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interface {
+    /// CUDA.
+    Cuda,
+    /// Vulkan, Metal or DirectX 12.
+    Wgpu,
+}
+
+/// What a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// A GPU with its own memory.
+    Discrete,
+    /// A GPU that shares the memory of the processor.
+    Integrated,
+    /// A GPU of a virtual machine.
+    Virtual,
+    /// An emulation on the processor, for tests. It is never chosen automatically.
+    Software,
+    /// Unknown.
+    Other,
+}
+
+/// Why a device could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No device has the index.
+    #[error("there is no device with index {index}")]
+    Missing {
+        /// The index.
+        index: usize,
+    },
+    /// The system refused the device.
+    #[error("{name} cannot be opened: {reason}")]
+    Refused {
+        /// The device.
+        name: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// The device has no memory.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
+}
+
+/// The devices of this machine.
+pub fn devices() -> Vec<DeviceInfo> {
+    wgpu::adapters()
+}
+
+/// Opens a device of [`Interface::Wgpu`].
+///
+/// # Errors
+/// When there is no such device, or the system refuses it.
+pub fn open_wgpu(index: usize) -> Result<Gpu<Wgpu>, OpenError> {
+    Ok(Gpu::new(wgpu::open(index)?)?)
+}
