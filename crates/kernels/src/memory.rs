@@ -144,6 +144,12 @@ impl Words {
     }
 }
 
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self[..].fmt(f)
+    }
+}
+
 impl From<Vec<f32>> for Buffer {
     fn from(floats: Vec<f32>) -> Self {
         Self { len: floats.len(), words: Words::Small(floats) }
