@@ -83,7 +83,7 @@ impl<D: Device> Gpu<D> {
     }
 
     /// The memory of a buffer; some memory when it is empty.
-    fn memory<'a>(&'a self, buffer: &'a Buffer<D::Memory>) -> &'a D::Memory {
+    fn of<'a>(&'a self, buffer: &'a Buffer<D::Memory>) -> &'a D::Memory {
         buffer.memory.as_ref().unwrap_or(&self.nothing)
     }
 
@@ -136,7 +136,7 @@ impl<D: Device> Gpu<D> {
         assert_eq!(x.len, batch.rows * stride, "each row needs a place in the tables");
         let half = table.half;
         let parameters = [word(stride), word(heads), word(head_dim), word(half), u32::from(inverse)];
-        let buffers = [&table.cos, &table.sin, &table.places, self.memory(x)];
+        let buffers = [&table.cos, &table.sin, &table.places, self.of(x)];
         self.launch(Kernel::Rotate, &buffers, batch.rows * heads * half, &parameters);
     }
 
@@ -154,12 +154,12 @@ impl<D: Device> Gpu<D> {
             };
             if let Some((buffer, row)) = from {
                 assert!((row + 1) * width <= buffer.len, "an edit's values must have the row");
-                values = self.memory(buffer);
+                values = self.of(buffer);
             }
             table.extend([word(edit.row), operation, factor, word(from.map_or(0, |f| f.1))]);
         }
         let table = upload(&self.device, &table);
-        let buffers = [&table, values, self.memory(x)];
+        let buffers = [&table, values, self.of(x)];
         self.launch(Kernel::EditRows, &buffers, edits.len() * width, &[word(width)]);
     }
 
@@ -204,6 +204,18 @@ impl<D: Device> Backend for Gpu<D> {
         self.device.limits()
     }
 
+    fn memory(&self) -> Option<u64> {
+        self.device.memory_bytes()
+    }
+
+    fn wait(&self) {
+        self.device.read(&self.nothing, 0..1);
+    }
+
+    fn peak(&self, dtype: Dtype, rounds: usize) -> f64 {
+        self.device.peak(dtype, rounds)
+    }
+
     fn empty(&self) -> Self::Buffer {
         Buffer { memory: None, len: 0, capacity: 0 }
     }
@@ -230,7 +242,7 @@ impl<D: Device> Backend for Gpu<D> {
         self.resize(to, values.len());
         if !values.is_empty() {
             let words: Vec<u32> = values.iter().map(|x| x.to_bits()).collect();
-            self.device.write(self.memory(to), 0, &words);
+            self.device.write(self.of(to), 0, &words);
         }
     }
 
@@ -239,7 +251,7 @@ impl<D: Device> Backend for Gpu<D> {
         if part.is_empty() {
             return Vec::new();
         }
-        self.device.read(self.memory(from), part).into_iter().map(f32::from_bits).collect()
+        self.device.read(self.of(from), part).into_iter().map(f32::from_bits).collect()
     }
 
     fn copy(&self, from: &Self::Buffer, part: Range<usize>) -> Self::Buffer {
@@ -247,22 +259,29 @@ impl<D: Device> Backend for Gpu<D> {
         let mut to = self.empty();
         self.resize(&mut to, part.len());
         if !part.is_empty() {
-            self.device.copy(self.memory(from), part, self.memory(&to), 0);
+            self.device.copy(self.of(from), part, self.of(&to), 0);
         }
         to
+    }
+
+    fn assign(&self, from: &Self::Buffer, to: &mut Self::Buffer) {
+        self.resize(to, from.len);
+        if from.len > 0 {
+            self.device.copy(self.of(from), 0..from.len, self.of(to), 0);
+        }
     }
 
     fn gather(&self, width: usize, from: &Self::Buffer, rows: &[u32], to: &mut Self::Buffer) {
         let indices = self.indices(rows, from.len / width);
         self.resize(to, rows.len() * width);
-        let buffers = [self.memory(from), &indices, self.memory(to)];
+        let buffers = [self.of(from), &indices, self.of(to)];
         self.launch(Kernel::GatherRows, &buffers, rows.len() * width, &[word(width)]);
     }
 
     fn scatter(&self, width: usize, from: &Self::Buffer, rows: &[u32], to: &mut Self::Buffer) {
         assert_eq!(from.len, rows.len() * width, "each row needs a place");
         let indices = self.indices(rows, to.len / width);
-        let buffers = [self.memory(from), &indices, self.memory(to)];
+        let buffers = [self.of(from), &indices, self.of(to)];
         self.launch(Kernel::ScatterRows, &buffers, rows.len() * width, &[word(width)]);
     }
 
@@ -272,7 +291,7 @@ impl<D: Device> Backend for Gpu<D> {
         let mut to = self.empty();
         self.resize(&mut to, rows.len() * total);
         let parameters = [word(rows.start), word(columns.stride), word(columns.start), word(total)];
-        let buffers = [self.memory(from), self.memory(&to)];
+        let buffers = [self.of(from), self.of(&to)];
         self.launch(Kernel::CopyColumns, &buffers, rows.len() * total, &parameters);
         to
     }
@@ -314,7 +333,7 @@ impl<D: Device> Backend for Gpu<D> {
         let m = x.len / k;
         self.resize(y, m * n);
         if m > 0 {
-            self.device.linear(&layer.weights, self.memory(x), m, self.memory(y));
+            self.device.linear(&layer.weights, self.of(x), m, self.of(y));
         }
     }
 
@@ -324,7 +343,7 @@ impl<D: Device> Backend for Gpu<D> {
         let m = dy.len / n;
         self.resize(dx, m * k);
         if m > 0 {
-            self.device.linear_backward(&layer.weights, self.memory(dy), m, self.memory(dx));
+            self.device.linear_backward(&layer.weights, self.of(dy), m, self.of(dx));
         }
     }
 
@@ -335,17 +354,17 @@ impl<D: Device> Backend for Gpu<D> {
     fn norm(&self, norm: &Norm<Self>, columns: Columns, x: &mut Self::Buffer) {
         let rows = check_columns(columns, x.len);
         Self::check_norm(norm, columns);
-        let weight = self.memory(&norm.weight);
-        let bias = norm.bias.as_ref().map_or(weight, |bias| self.memory(bias));
+        let weight = self.of(&norm.weight);
+        let bias = norm.bias.as_ref().map_or(weight, |bias| self.of(bias));
         let parameters = Self::norm_parameters(norm, columns);
-        self.launch(Kernel::Norm, &[weight, bias, self.memory(x)], rows * columns.count, &parameters);
+        self.launch(Kernel::Norm, &[weight, bias, self.of(x)], rows * columns.count, &parameters);
     }
 
     fn norm_backward(&self, norm: &Norm<Self>, columns: Columns, x: &Self::Buffer, d: &mut Self::Buffer) {
         let rows = check_columns(columns, x.len);
         Self::check_norm(norm, columns);
         assert_eq!(x.len, d.len, "a gradient must be as long as its vector");
-        let buffers = [self.memory(x), self.memory(&norm.weight), self.memory(d)];
+        let buffers = [self.of(x), self.of(&norm.weight), self.of(d)];
         let parameters = Self::norm_parameters(norm, columns);
         self.launch(Kernel::NormBackward, &buffers, rows * columns.count, &parameters);
     }
@@ -389,8 +408,8 @@ impl<D: Device> Backend for Gpu<D> {
         assert!(batch.cache_rows <= cached, "the cache lacks positions that a run refers to");
         self.resize(out, batch.rows * width);
         let (tiles, count) = &batch.tiles;
-        let cache = past.map_or(self.memory(qkv), |past| self.memory(past));
-        let buffers = [self.memory(qkv), cache, tiles, &batch.segments, self.memory(out)];
+        let cache = past.map_or(self.of(qkv), |past| self.of(past));
+        let buffers = [self.of(qkv), cache, tiles, &batch.segments, self.of(out)];
         let mut all = parameters.to_vec();
         all.push(word(cache_stride));
         self.launch(Kernel::Attention, &buffers, count * shape.heads, &all);
@@ -410,7 +429,7 @@ impl<D: Device> Backend for Gpu<D> {
         let (tiles, count) = batch.texts.as_ref().expect("gradients need whole texts");
         self.resize(d_qkv, qkv.len);
         let stats = allocate(&self.device, batch.rows * shape.heads * 3);
-        let (qkv, d_out, d_qkv) = (self.memory(qkv), self.memory(d_out), self.memory(d_qkv));
+        let (qkv, d_out, d_qkv) = (self.of(qkv), self.of(d_out), self.of(d_qkv));
         let work = count * shape.heads;
         self.launch(Kernel::AttentionStats, &[qkv, d_out, tiles, &stats], work, &parameters);
         self.launch(Kernel::AttentionDq, &[qkv, d_out, tiles, &stats, d_qkv], work, &parameters);
@@ -422,7 +441,7 @@ impl<D: Device> Backend for Gpu<D> {
         assert!(width > 0 && wide.len.is_multiple_of(2 * width), "wide must hold whole rows");
         self.resize(out, wide.len / 2);
         let parameters = [word(width), activation_word(activation)];
-        self.launch(Kernel::Gate, &[self.memory(wide), self.memory(out)], out.len, &parameters);
+        self.launch(Kernel::Gate, &[self.of(wide), self.of(out)], out.len, &parameters);
     }
 
     fn gated_backward(
@@ -437,46 +456,46 @@ impl<D: Device> Backend for Gpu<D> {
         assert_eq!(wide.len, 2 * d_out.len, "wide must be twice as wide as d_out");
         self.resize(d_wide, wide.len);
         let parameters = [word(width), activation_word(activation)];
-        let buffers = [self.memory(wide), self.memory(d_out), self.memory(d_wide)];
+        let buffers = [self.of(wide), self.of(d_out), self.of(d_wide)];
         self.launch(Kernel::GateBackward, &buffers, d_out.len, &parameters);
     }
 
     fn activate(&self, activation: Activation, x: &mut Self::Buffer) {
-        self.launch(Kernel::Activate, &[self.memory(x)], x.len, &[activation_word(activation)]);
+        self.launch(Kernel::Activate, &[self.of(x)], x.len, &[activation_word(activation)]);
     }
 
     fn activate_backward(&self, activation: Activation, x: &Self::Buffer, d: &mut Self::Buffer) {
         assert_eq!(x.len, d.len, "an activation keeps the length");
-        let buffers = [self.memory(x), self.memory(d)];
+        let buffers = [self.of(x), self.of(d)];
         self.launch(Kernel::ActivateBackward, &buffers, d.len, &[activation_word(activation)]);
     }
 
     fn softcap(&self, cap: f32, x: &mut Self::Buffer) {
-        self.launch(Kernel::Softcap, &[self.memory(x)], x.len, &[cap.to_bits()]);
+        self.launch(Kernel::Softcap, &[self.of(x)], x.len, &[cap.to_bits()]);
     }
 
     fn add(&self, a: &Self::Buffer, b: &Self::Buffer, out: &mut Self::Buffer) {
         assert_eq!(a.len, b.len, "sums need equal lengths");
         self.resize(out, a.len);
-        self.launch(Kernel::Add, &[self.memory(a), self.memory(b), self.memory(out)], a.len, &[]);
+        self.launch(Kernel::Add, &[self.of(a), self.of(b), self.of(out)], a.len, &[]);
     }
 
     fn add_assign(&self, to: &mut Self::Buffer, from: &Self::Buffer) {
         assert!(to.len == 0 || (from.len > 0 && to.len.is_multiple_of(from.len)), "from must repeat whole");
-        self.launch(Kernel::AddAssign, &[self.memory(from), self.memory(to)], to.len, &[word(from.len)]);
+        self.launch(Kernel::AddAssign, &[self.of(from), self.of(to)], to.len, &[word(from.len)]);
     }
 
     fn subtract(&self, a: &Self::Buffer, b: &Self::Buffer, out: &mut Self::Buffer) {
         assert_eq!(a.len, b.len, "differences need equal lengths");
         self.resize(out, a.len);
-        self.launch(Kernel::Subtract, &[self.memory(a), self.memory(b), self.memory(out)], a.len, &[]);
+        self.launch(Kernel::Subtract, &[self.of(a), self.of(b), self.of(out)], a.len, &[]);
     }
 
     fn interpolate(&self, base: &Self::Buffer, direction: &Self::Buffer, at: &[f32], out: &mut Self::Buffer) {
         assert_eq!(base.len, direction.len, "a line needs a direction of its own length");
         let points = upload(&self.device, &at.iter().map(|t| t.to_bits()).collect::<Vec<_>>());
         self.resize(out, at.len() * base.len);
-        let buffers = [self.memory(base), self.memory(direction), &points, self.memory(out)];
+        let buffers = [self.of(base), self.of(direction), &points, self.of(out)];
         self.launch(Kernel::Interpolate, &buffers, out.len, &[word(base.len)]);
     }
 
@@ -527,17 +546,17 @@ impl<D: Device> Backend for Gpu<D> {
         let (rows, b_rows) = (a.len / width, b.len / width);
         assert!(rows == 0 || b_rows > 0, "rows need others to be multiplied with");
         let parameters = [word(width), word(b_rows)];
-        self.reduce(Kernel::RowDots, &[self.memory(a), self.memory(b)], rows, rows, &parameters)
+        self.reduce(Kernel::RowDots, &[self.of(a), self.of(b)], rows, rows, &parameters)
     }
 
     fn row_sums(&self, width: usize, x: &Self::Buffer) -> Self::Numbers {
         let rows = x.len / width;
-        self.reduce(Kernel::RowSums, &[self.memory(x)], rows, rows, &[word(width)])
+        self.reduce(Kernel::RowSums, &[self.of(x)], rows, rows, &[word(width)])
     }
 
     fn column_sums(&self, width: usize, x: &Self::Buffer) -> Self::Numbers {
         let rows = [word(x.len / width)];
-        self.reduce(Kernel::ColumnSums, &[self.memory(x)], width, width, &rows)
+        self.reduce(Kernel::ColumnSums, &[self.of(x)], width, width, &rows)
     }
 
     fn lens(&self, vocab: usize, levels: usize, logits: &Self::Buffer) -> Self::Numbers {
@@ -549,7 +568,7 @@ impl<D: Device> Backend for Gpu<D> {
         assert_eq!(rows, references.len(), "each row needs a reference");
         let references = self.indices(references, rows);
         let stats = self.log_sum_exp(vocab, logits);
-        let buffers = [self.memory(logits), &stats, &references];
+        let buffers = [self.of(logits), &stats, &references];
         self.reduce(Kernel::Distances, &buffers, rows, rows, &[word(vocab)])
     }
 

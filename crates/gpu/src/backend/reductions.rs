@@ -30,7 +30,7 @@ impl<D: Device> Gpu<D> {
     pub(super) fn are_finite(&self, buffers: &[&Buffer<D::Memory>]) -> bool {
         let flag = upload(&self.device, &[0]);
         for buffer in buffers {
-            self.launch(Kernel::FindNotFinite, &[self.memory(buffer), &flag], buffer.len, &[]);
+            self.launch(Kernel::FindNotFinite, &[self.of(buffer), &flag], buffer.len, &[]);
         }
         self.device.read(&flag, 0..1) == [0]
     }
@@ -42,7 +42,7 @@ impl<D: Device> Gpu<D> {
     ) -> Numbers<D::Memory> {
         assert!(parts.iter().all(|part| part.len == parts[0].len), "contributions need equal lengths");
         let rows = parts[0].len / width;
-        let buffers = parts.map(|part| self.memory(part));
+        let buffers = parts.map(|part| self.of(part));
         self.reduce(Kernel::ContributionSums, &buffers, rows, rows * CONTRIBUTION_SUMS, &[word(width)])
     }
 
@@ -74,7 +74,7 @@ impl<D: Device> Gpu<D> {
         for (i, level) in levels.iter().enumerate() {
             let places: Vec<u32> = (0..count).map(|row| word(row * n + i)).collect();
             let places = upload(&self.device, &places);
-            self.device.copy(self.memory(level), words(rows.clone(), width), &part, 0);
+            self.device.copy(self.of(level), words(rows.clone(), width), &part, 0);
             self.launch(Kernel::ScatterRows, &[&part, &places, &stacked], count * width, &[word(width)]);
         }
         stacked
@@ -91,8 +91,8 @@ impl<D: Device> Gpu<D> {
         let clean_rows = clean[0].len.min(clean[1].len) / width;
         let rows_of_added = self.indices(rows, added.len / width);
         let positions = self.indices(positions, clean_rows);
-        let [attn, mlp] = clean.map(|part| self.memory(part));
-        let buffers = [self.memory(added), &rows_of_added, attn, mlp, &positions];
+        let [attn, mlp] = clean.map(|part| self.of(part));
+        let buffers = [self.of(added), &rows_of_added, attn, mlp, &positions];
         self.reduce(Kernel::ChangeSums, &buffers, rows.len(), rows.len() * 2, &[word(width)])
     }
 
@@ -101,7 +101,7 @@ impl<D: Device> Gpu<D> {
         assert_eq!(logits.len % vocab, 0, "logits must hold whole rows of {vocab}");
         let rows = logits.len / vocab;
         let stats = allocate(&self.device, rows * 2);
-        self.launch(Kernel::LogSumExp, &[self.memory(logits), &stats], rows, &[word(vocab)]);
+        self.launch(Kernel::LogSumExp, &[self.of(logits), &stats], rows, &[word(vocab)]);
         stats
     }
 
@@ -114,7 +114,7 @@ impl<D: Device> Gpu<D> {
         let rows = logits.len / vocab;
         assert!(levels > 0 && rows.is_multiple_of(levels), "logits must hold whole groups of {levels} rows");
         let stats = self.log_sum_exp(vocab, logits);
-        let logits = self.memory(logits);
+        let logits = self.of(logits);
         let (divergences, top) = (allocate(&self.device, rows * 4), allocate(&self.device, rows * TOP));
         let parameters = [word(vocab), word(levels)];
         self.launch(Kernel::Divergences, &[logits, &stats, &divergences], rows, &parameters);
@@ -133,7 +133,7 @@ impl<D: Device> Gpu<D> {
         let stats = self.log_sum_exp(vocab, logits);
         let rows = tokens.len();
         let tokens = self.indices(tokens, vocab);
-        let buffers = [self.memory(logits), &stats, &tokens];
+        let buffers = [self.of(logits), &stats, &tokens];
         let picked = self.reduce(Kernel::Pick, &buffers, rows, rows, &[word(vocab)]);
         (picked, stats, tokens)
     }
@@ -148,7 +148,7 @@ impl<D: Device> Gpu<D> {
         let (mut picked, stats, device_tokens) = self.pick(vocab, logits, tokens);
         picked.finish = Finish::Exponentials;
         let parameters = [word(vocab), u32::from(cap.is_some()), cap.unwrap_or(1.0).to_bits()];
-        let buffers = [&stats, &device_tokens, self.memory(logits)];
+        let buffers = [&stats, &device_tokens, self.of(logits)];
         self.launch(Kernel::ProbabilityBackward, &buffers, tokens.len(), &parameters);
         picked
     }

@@ -53,6 +53,10 @@ const TILE: usize = 64;
 
 const WORD: u64 = size_of::<u32>() as u64;
 
+/// Groups of the kernel that measures the peak, and the sums of each of its threads.
+const PEAK_GROUPS: u32 = 2048;
+const PEAK_SUMS: usize = 64;
+
 /// The smallest buffers, so that few sizes are distinct.
 const SMALLEST: u64 = 256;
 
@@ -267,6 +271,21 @@ impl Device for Wgpu {
         }
     }
 
+    fn peak(&self, _: Dtype, rounds: usize) -> f64 {
+        // Both types are multiplied in 32 bits. The first run compiles the kernel.
+        let out = self.allocate(SMALLEST as usize).unwrap_or_else(|error| std::panic::panic_any(error));
+        let mut steps = 64;
+        self.time_peak(&out, steps);
+        let mut seconds = self.time_peak(&out, steps);
+        while seconds < 0.008 {
+            steps *= 2;
+            seconds = self.time_peak(&out, steps);
+        }
+        let times = (0..rounds.max(1)).map(|_| self.time_peak(&out, steps));
+        let best = times.fold(seconds, f64::min);
+        (PEAK_GROUPS as usize * pipelines::THREADS * PEAK_SUMS) as f64 * f64::from(steps) / best
+    }
+
     fn allocate(&self, words: usize) -> Result<Memory, OutOfMemory> {
         let refused = OutOfMemory { bytes: words.saturating_mul(size_of::<u32>()) };
         // Bindings are multiples of four words.
@@ -340,6 +359,17 @@ impl Wgpu {
         self.device.poll(wgpu::PollType::wait_indefinitely()).expect("the device must finish its work");
     }
 
+    /// Seconds of `steps` multiply-adds on every sum of every thread.
+    fn time_peak(&self, out: &Memory, steps: u32) -> f64 {
+        self.wait();
+        let start = std::time::Instant::now();
+        let parameters = [steps, 0.999f32.to_bits()];
+        let binding = [out.buffer.as_entire_buffer_binding()];
+        self.record(Key::Peak, &binding, &[out], &parameters, [PEAK_GROUPS, 1]);
+        self.wait();
+        start.elapsed().as_secs_f64()
+    }
+
     fn read_some(&self, memory: &Memory, part: Range<usize>, words: &mut Vec<u32>) {
         let (start, size) = (part.start as u64 * WORD, part.len() as u64 * WORD);
         let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
@@ -359,5 +389,39 @@ impl Wgpu {
         let mapped = slice.get_mapped_range().expect("the device must have finished the copy");
         let (chunks, _) = mapped.as_chunks::<4>();
         words.extend(chunks.iter().map(|b| u32::from_ne_bytes(*b)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Gpu;
+    use fathom_kernels::backend::Backend;
+
+    /// Weights that one binding cannot hold are multiplied part by part.
+    #[test]
+    fn large_weights_are_cut_by_rows() {
+        let Some(info) = adapters().pop() else { return };
+        let (n, k, m) = (200, 44, 5);
+        let run = |bytes: Option<u64>| {
+            let mut device = open(info.index).unwrap();
+            if let Some(bytes) = bytes {
+                device.limits.max_storage_buffer_binding_size = bytes;
+            }
+            let gpu = Gpu::new(device).unwrap();
+            let fill = |rows: Range<usize>, to: &mut [f32]| {
+                to.iter_mut().zip(rows.start * k..).for_each(|(w, i)| *w = (i as f32 * 0.37).sin());
+                Ok::<(), OutOfMemory>(())
+            };
+            let layer = gpu.pack(n, k, Dtype::F32, Some(vec![0.5; n]), fill).unwrap();
+            let values: Vec<f32> = (0..m * n).map(|i| (i as f32 * 0.73).cos()).collect();
+            let (x, dy) = (gpu.buffer_of(&values[..m * k]), gpu.buffer_of(&values));
+            let (mut y, mut dx) = (gpu.empty(), gpu.empty());
+            gpu.linear(&layer, &x, &mut y);
+            gpu.linear_backward(&layer, &dy, &mut dx);
+            [gpu.download(&y, 0..m * n), gpu.download(&dx, 0..m * k)]
+        };
+        // 64 rows of 64 floats at a time.
+        assert_eq!(run(Some(64 * 64 * 4)), run(None));
     }
 }

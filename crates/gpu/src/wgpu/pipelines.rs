@@ -18,6 +18,8 @@ pub(super) enum Key {
     Kernel(Kernel, usize),
     /// A product.
     Product(Product),
+    /// Multiply-adds on registers.
+    Peak,
 }
 
 impl Key {
@@ -40,6 +42,7 @@ impl Key {
         match self {
             Self::Kernel(kernel, chunks) => source::kernel(kernel, chunks),
             Self::Product(product) => product.source(),
+            Self::Peak => source::PEAK.to_owned(),
         }
     }
 
@@ -48,6 +51,7 @@ impl Key {
         match self {
             Self::Kernel(kernel, _) => kernel.reads(),
             Self::Product(_) => 4,
+            Self::Peak => 0,
         }
     }
 }
