@@ -2,8 +2,8 @@
 
 use clap::{Args as Arguments, Parser, Subcommand, ValueEnum};
 use fathom::{
-    Dtype, GradientSite, Measurement, Options, PathBaseline, Probe, PromptSpec, Quadrature, Rng, Rule,
-    SkipMode, SkipPart,
+    Device, Dtype, GradientSite, Measurement, Options, PathBaseline, Probe, PromptSpec, Quadrature, Rng,
+    Rule, SkipMode, SkipPart,
 };
 use std::path::PathBuf;
 
@@ -31,6 +31,7 @@ the depths are, and turns the curves into effective depths with intervals.
   fathom study study.toml                 models and data sets as a file describes
   fathom models                           models that can be loaded
   fathom data                             prompt sets
+  fathom devices                          processor and GPUs that models can run on
   fathom bench                            the speed of this machine
 
 Results go to stdout and to a folder; progress goes to stderr. \
@@ -47,6 +48,8 @@ pub(crate) enum Command {
     Models(Models),
     /// List the prompt sets, or show one
     Data(Data),
+    /// List the devices that models can run on
+    Devices,
     /// Draw the figures and reports of results folders again
     Report(Report),
     /// Effective depth of finished runs, with other thresholds, intervals and numbers of prompts
@@ -128,13 +131,6 @@ impl From<DtypeArg> for Dtype {
     }
 }
 
-/// Where the model runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Device {
-    /// The processor
-    Cpu,
-}
-
 /// Which prompts.
 #[derive(Arguments, Clone)]
 pub(crate) struct Prompts {
@@ -171,8 +167,9 @@ pub(crate) struct ModelArgs {
     /// The type in which weights are multiplied
     #[arg(long, value_enum, default_value = "f32")]
     pub(crate) dtype: DtypeArg,
-    /// Where the model runs
-    #[arg(long, value_enum, default_value = "cpu")]
+    /// Where the model runs: cpu, auto (the best GPU, or cpu where there is none), gpu or gpu:N (Vulkan,
+    /// Metal or DirectX 12), cuda or cuda:N; see `fathom devices`
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub(crate) device: Device,
 }
 
@@ -194,7 +191,8 @@ pub(crate) struct Measure {
     pub(crate) causal: Causal,
     #[command(flatten)]
     pub(crate) bootstrap: Bootstrap,
-    /// Working memory beside the weights, such as 4GiB [default: a fifth of the machine's memory]
+    /// Working memory beside the weights, such as 4GiB [default: a fifth of the machine's memory; on a GPU
+    /// with its own memory most of what the weights leave free]
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory: Option<bytesize::ByteSize>,
     /// Print the cost of each probe (edits, multiply-adds, memory, time) without measuring
@@ -465,6 +463,9 @@ pub(crate) struct Bench {
     /// The type in which the model's weights are multiplied; kernels are timed in both
     #[arg(long, value_enum, default_value = "f32", requires = "model")]
     pub(crate) dtype: DtypeArg,
+    /// The device that is timed: cpu, auto, gpu, gpu:N, cuda or cuda:N; see `fathom devices`
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub(crate) device: Device,
     /// Fewer sizes, prompts and repetitions: rough numbers in seconds
     #[arg(long)]
     pub(crate) quick: bool,
@@ -540,6 +541,7 @@ impl Measure {
         let Self { model, prompts, causal, .. } = self;
         let m = Measurement::new(model.model.as_str())
             .dtype(model.dtype.into())
+            .device(model.device)
             .data(prompts.data.as_str())
             .seed(prompts.seed)
             .rng(prompts.rng)

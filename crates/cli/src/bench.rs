@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 const HISTORY: &str = "benches/results";
 
 pub(crate) fn run(args: &Bench, threads: Option<u16>) -> Result<()> {
-    let bench = fathom::Bench::new().quick(args.quick);
+    let bench = fathom::Bench::new().quick(args.quick).device(args.device);
     let bench = optional(bench, &args.model, |b, id| {
-        b.model(ModelSpec { id: id.clone(), revision: args.revision.clone(), dtype: args.dtype.into() })
+        let (revision, dtype, device) = (args.revision.clone(), args.dtype.into(), args.device);
+        b.model(ModelSpec { id: id.clone(), revision, dtype, device })
     });
     let bench = optional(bench, &threads, |b, threads| b.threads((*threads).into()));
     // Rough numbers are kept only where that was asked for.
@@ -57,14 +58,17 @@ fn show(event: BenchEvent<'_>, args: &Bench) -> Result<()> {
 /// The machine and its peak.
 fn head(report: &BenchReport) -> String {
     let machine = &report.machine;
+    let processor = format!("{} ({})", machine.processor, some(machine.cores, "core"));
+    let device = match &report.device[..] {
+        "cpu" => format!("{}, {}", some(report.threads, "thread"), report.instructions),
+        gpu => gpu.to_owned(),
+    };
     format!(
-        "{} ({}), {}, {}, fathom {}, {}\n\
+        "{}, {}, fathom {}, {}\n\
          peak by multiply-adds on registers alone: {:.0} GFLOP/s in f32, {:.0} in bf16\n\
          times: {}\n",
-        machine.processor,
-        some(machine.cores, "core"),
-        some(report.threads, "thread"),
-        report.instructions,
+        processor,
+        device,
         report.fathom,
         report.date,
         report.peak_gflops.f32,

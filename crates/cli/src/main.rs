@@ -7,6 +7,7 @@ mod bench;
 mod compare;
 mod data;
 mod depth;
+mod devices;
 mod generate;
 mod interrupt;
 mod measure;
@@ -47,6 +48,7 @@ fn run() -> ExitCode {
         Command::Verify(args) => verify::run(&args, threads),
         Command::Models(args) => models::run(&args),
         Command::Data(args) => data::run(&args),
+        Command::Devices => devices::run(),
         Command::Report(args) => report::run(&args),
         Command::Depth(args) => depth::run(&args, threads),
         Command::Compare(args) => compare::run(&args, threads),

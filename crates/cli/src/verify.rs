@@ -8,7 +8,8 @@ use fathom::{GoldenRow, Limit, PrecisionReport, Verification};
 use std::fmt::Write;
 
 pub(crate) fn run(args: &Verify, threads: Option<u16>) -> Result<()> {
-    let verification = Verification::of(args.model.model.as_str()).dtype(args.model.dtype.into());
+    let verification =
+        Verification::of(args.model.model.as_str()).dtype(args.model.dtype.into()).device(args.model.device);
     let verification =
         optional(verification, &args.model.revision, |v, revision| v.revision(revision.as_str()));
     let verification = optional(verification, &threads, |v, threads| v.threads((*threads).into()));

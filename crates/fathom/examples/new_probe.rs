@@ -6,9 +6,10 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use fathom_hub::Quiet;
+use fathom_kernels::Buffer;
 use fathom_model::source::{self, Checkpoint};
 use fathom_model::{Dtype, Model, Trace};
-use fathom_probes::planner::{Action, Edit, EditSink, Request, Site, execute};
+use fathom_probes::planner::{Action, Edit, EditSink, LogitReading, Request, Site, execute};
 use fathom_probes::{ExecOptions, MemoryPlan};
 use std::error::Error;
 use std::ops::Range;
@@ -24,8 +25,8 @@ fn attention_knockout(model: &Model, trace: &Trace, from: usize, exec: &ExecOpti
         logits: tokens - 1..tokens,
         until: depth,
     };
-    let requests: Vec<Request> = (0..depth).map(request).collect();
-    let mut sink = TotalVariation { by_layer: vec![0.0; depth], vocab: model.config().vocab };
+    let requests: Vec<Request<'_, Buffer>> = (0..depth).map(request).collect();
+    let mut sink = TotalVariation { by_layer: vec![0.0; depth] };
     execute(model, trace, &requests, exec, &mut sink);
     sink.by_layer
 }
@@ -33,24 +34,26 @@ fn attention_knockout(model: &Model, trace: &Trace, from: usize, exec: &ExecOpti
 /// Receives the logits of the edited runs beside those of the clean one.
 struct TotalVariation {
     by_layer: Vec<f64>,
-    vocab: usize,
 }
 
 impl EditSink for TotalVariation {
-    fn added(&mut self, _request: usize, _layer: usize, _positions: Range<usize>, _added: &[f32]) {}
+    // The default is the Euclidean distance of the distributions, which is computed where the model runs.
+    fn reading(&self) -> LogitReading {
+        LogitReading::Rows
+    }
 
-    fn logits(&mut self, _position: usize, clean: &[f32], requests: &[usize], edited: &[f32]) {
-        let clean = softmax(clean);
-        for (request, logits) in requests.iter().zip(edited.chunks_exact(self.vocab)) {
-            let gaps = softmax(logits).iter().zip(&clean).map(|(p, q)| (p - q).abs()).sum::<f64>();
-            self.by_layer[*request] = gaps / 2.0;
-        }
+    fn added(&mut self, _request: usize, _layer: usize, _positions: Range<usize>, _changes: &[f64]) {}
+
+    fn logits(&mut self, request: usize, _position: usize, numbers: &[f64]) {
+        let (clean, edited) = numbers.split_at(numbers.len() / 2);
+        let gaps = softmax(edited).iter().zip(softmax(clean)).map(|(p, q)| (p - q).abs()).sum::<f64>();
+        self.by_layer[request] = gaps / 2.0;
     }
 }
 
-fn softmax(logits: &[f32]) -> Vec<f64> {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let exponentials: Vec<f64> = logits.iter().map(|x| f64::from(x - most).exp()).collect();
+fn softmax(logits: &[f64]) -> Vec<f64> {
+    let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let exponentials: Vec<f64> = logits.iter().map(|x| (x - most).exp()).collect();
     let sum: f64 = exponentials.iter().sum();
     exponentials.iter().map(|x| x / sum).collect()
 }

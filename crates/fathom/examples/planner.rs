@@ -6,23 +6,28 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use fathom_hub::Quiet;
+use fathom_kernels::Buffer;
 use fathom_model::Dtype;
 use fathom_model::source::{self, Checkpoint};
-use fathom_probes::planner::{Action, Edit, EditSink, Request, Site, count, execute};
+use fathom_probes::planner::{Action, Edit, EditSink, LogitReading, Request, Site, count, execute};
 use fathom_probes::{ExecOptions, MemoryPlan};
 use std::error::Error;
 use std::ops::Range;
 
-/// Keeps the logits of every request.
+/// Keeps the edited logits of every request.
 #[derive(Default)]
-struct Logits(Vec<(usize, usize, Vec<f32>)>);
+struct Logits(Vec<(usize, usize, Vec<f64>)>);
 
 impl EditSink for Logits {
-    fn added(&mut self, _request: usize, _layer: usize, _positions: Range<usize>, _added: &[f32]) {}
+    fn reading(&self) -> LogitReading {
+        LogitReading::Rows
+    }
 
-    fn logits(&mut self, position: usize, clean: &[f32], requests: &[usize], edited: &[f32]) {
-        let rows = edited.chunks_exact(clean.len());
-        self.0.extend(requests.iter().zip(rows).map(|(request, row)| (*request, position, row.to_vec())));
+    fn added(&mut self, _request: usize, _layer: usize, _positions: Range<usize>, _changes: &[f64]) {}
+
+    fn logits(&mut self, request: usize, position: usize, numbers: &[f64]) {
+        let (_clean, edited) = numbers.split_at(numbers.len() / 2);
+        self.0.push((request, position, edited.to_vec()));
     }
 }
 
@@ -40,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let request = |edits| Request { edits, added: 0..0, logits: last..last + 1, until: depth };
     let alone = (1..depth).map(|layer| request(vec![skip(layer)]));
     let both = (1..depth).map(|layer| request(vec![skip(0), skip(layer)]));
-    let requests: Vec<Request> = alone.chain(both).collect();
+    let requests: Vec<Request<'_, Buffer>> = alone.chain(both).collect();
 
     let plan = MemoryPlan::fit(model, tokens.len(), 1 << 30)?;
     let counted = count(model, tokens.len(), &requests, plan);
@@ -55,7 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     planned.0.sort_by_key(|(request, ..)| *request);
     naive.0.sort_by_key(|(request, ..)| *request);
     let pairs = planned.0.iter().zip(&naive.0).flat_map(|((.., a), (.., b))| a.iter().zip(b));
-    let apart = pairs.fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
+    let apart = pairs.fold(0.0f64, |most, (a, b)| most.max((a - b).abs()));
     println!(
         "done    {:>8.2} GMAC; the logits differ from the naive ones by {apart:.0e} at most",
         done.macs as f64 / 1e9

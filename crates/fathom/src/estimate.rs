@@ -1,10 +1,11 @@
 //! What a measurement will take, counted and timed before it is made.
 
+use crate::device::OnDevice;
 use crate::job::Job;
 use crate::observer::uncounted;
 use crate::prompts::OpenSet;
 use crate::{Measurement, Observer, Result, execute};
-use fathom_model::Model;
+use fathom_model::{Backend, Model};
 use fathom_probes::{Costs, Plans, ProbeOptions, TokenizedPair, TokenizedPrompt};
 use fathom_results::Quadrature;
 use serde::Serialize;
@@ -56,19 +57,34 @@ impl Estimate {
 
 pub(crate) fn estimate(m: &Measurement, observer: &dyn Observer) -> Result<Estimate> {
     let data = OpenSet::open(&m.prompts, observer)?;
-    let (located, checkpoint) = m.model.open(observer)?;
-    let loaded = m.model.load(checkpoint, observer)?;
-    let job = Job::new(m, data, &loaded, observer)?;
-    execute::introduce(&located, &loaded, &job, observer);
-    let plans = job.plans(&loaded.model)?;
-    let calibrating = uncounted(observer, "calibrating");
-    let costs = calibrate(&loaded.model, &job.prompts, &job.pairs, &job.options)?;
-    drop(calibrating);
-    Ok(Estimate {
-        probes: entries(&plans, &costs),
-        weight_bytes: loaded.model.bytes(),
-        memory_bytes: job.options.memory,
-    })
+    m.model.device.run(Estimating { m, data, observer })
+}
+
+struct Estimating<'a> {
+    m: &'a Measurement,
+    data: OpenSet,
+    observer: &'a dyn Observer,
+}
+
+impl OnDevice for Estimating<'_> {
+    type Output = Estimate;
+
+    fn run<B: Backend>(self, backend: B) -> Result<Estimate> {
+        let Self { m, data, observer } = self;
+        let (located, checkpoint) = m.model.open(observer)?;
+        let loaded = m.model.load(checkpoint, backend, observer)?;
+        let job = Job::new(m, data, &loaded, observer)?;
+        execute::introduce(&located, &loaded, &job, observer);
+        let plans = job.plans(&loaded.model)?;
+        let calibrating = uncounted(observer, "calibrating");
+        let costs = calibrate(&loaded.model, &job.prompts, &job.pairs, &job.options)?;
+        drop(calibrating);
+        Ok(Estimate {
+            probes: entries(&plans, &costs),
+            weight_bytes: loaded.model.bytes(),
+            memory_bytes: job.options.memory,
+        })
+    }
 }
 
 fn entries(plans: &Plans, costs: &Costs) -> Vec<ProbeEstimate> {
@@ -90,8 +106,8 @@ fn entries(plans: &Plans, costs: &Costs) -> Vec<ProbeEstimate> {
 }
 
 /// What the probes cost on short beginnings of a prompt and a pair.
-fn calibrate(
-    model: &Model,
+fn calibrate<B: Backend>(
+    model: &Model<B>,
     prompts: &[TokenizedPrompt],
     pairs: &[TokenizedPair],
     options: &ProbeOptions,

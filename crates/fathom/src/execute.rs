@@ -1,5 +1,6 @@
 //! Carrying out a measurement: from the open checkpoint to the results folder.
 
+use crate::device::OnDevice;
 use crate::error::invalid;
 use crate::job::Job;
 use crate::observer::{Cancellable, uncounted};
@@ -7,7 +8,8 @@ use crate::prompts::OpenSet;
 use crate::resume::{merged, resume, start_anew};
 use crate::{Error, Measured, Measurement, Observer, Result, run};
 use fathom_analysis::{BootstrapOptions, PromptCurves, curves::rows_of, uncertainty};
-use fathom_model::source::{Loaded, Located};
+use fathom_model::Backend;
+use fathom_model::source::{Checkpoint, Loaded, Located};
 use fathom_probes::{Costs, summarise as summarise_probes};
 use fathom_results::{
     DataInfo, FailedPrompt, Folder, ModelInfo, Probe, Results, SCHEMA_VERSION, Sample, WorkByProbe, folder,
@@ -27,30 +29,53 @@ pub(crate) fn measure(m: &Measurement, observer: &dyn Observer) -> Result<Measur
     // Fail before the weights are loaded if the folder cannot be written.
     let folder = Folder::create(&out)?;
     let _lock = folder.lock(&run::process())?;
-    let loaded = m.model.load(checkpoint, observer)?;
-    let job = Job::new(m, data, &loaded, observer)?;
-    introduce(&located, &loaded, &job, observer);
-
-    let hashing = uncounted(observer, "hashing the weights");
-    let hashes = loaded.weights.sha256();
-    drop(hashing);
-    let mut run = run::describe(m, &bootstrap, &job, &located, &loaded, &hashes);
-    let (done, mut costs) = if m.overwrite { start_anew(&folder)? } else { resume(&folder, &mut run)? };
-    folder.write_json_atomic(folder::RUN, &run)?;
-    let _cancellable = Cancellable::begin(observer);
-    fathom_probes::add(&mut costs, job.measure(&loaded, &done, &folder, observer)?);
-
-    let lines: Vec<Sample> = folder.samples()?;
-    let order: Vec<String> = lines.iter().map(|sample| sample.id.clone()).collect();
-    let known = merged(lines);
-    let progress = Progress::of(&job, &known);
-    let measured = Samples::of(&job, &order, known);
-    measured.check()?;
-    let results = summarise(&bootstrap, &located, &loaded, &job, &measured, &costs, observer)?;
-    finish(&mut run, progress.is_complete(), &measured, started.elapsed(), &costs);
-    fathom_report::write_all(&folder, &results, &run)?;
-    let cancelled = (!progress.is_complete()).then(|| progress.sentence(&job, folder.path()));
+    let task = Measuring { m, bootstrap, data, located, checkpoint, folder: &folder, started, observer };
+    let (results, cancelled) = m.model.device.run(task)?;
     Ok(Measured { folder: out, results, cancelled, elapsed: started.elapsed() })
+}
+
+/// A measurement whose model and prompts have been opened.
+struct Measuring<'a> {
+    m: &'a Measurement,
+    bootstrap: BootstrapOptions,
+    data: OpenSet,
+    located: Located,
+    checkpoint: Checkpoint,
+    folder: &'a Folder,
+    started: Instant,
+    observer: &'a dyn Observer,
+}
+
+impl OnDevice for Measuring<'_> {
+    type Output = (Results, Option<String>);
+
+    fn run<B: Backend>(self, backend: B) -> Result<Self::Output> {
+        let Self { m, bootstrap, data, located, checkpoint, folder, started, observer } = self;
+        let loaded = m.model.load(checkpoint, backend, observer)?;
+        let job = Job::new(m, data, &loaded, observer)?;
+        introduce(&located, &loaded, &job, observer);
+
+        let hashing = uncounted(observer, "hashing the weights");
+        let hashes = loaded.weights.sha256();
+        drop(hashing);
+        let mut run = run::describe(m, &bootstrap, &job, &located, &loaded, &hashes);
+        let (done, mut costs) = if m.overwrite { start_anew(folder)? } else { resume(folder, &mut run)? };
+        folder.write_json_atomic(folder::RUN, &run)?;
+        let _cancellable = Cancellable::begin(observer);
+        fathom_probes::add(&mut costs, job.measure(&loaded, &done, folder, observer)?);
+
+        let lines: Vec<Sample> = folder.samples()?;
+        let order: Vec<String> = lines.iter().map(|sample| sample.id.clone()).collect();
+        let known = merged(lines);
+        let progress = Progress::of(&job, &known);
+        let measured = Samples::of(&job, &order, known);
+        measured.check()?;
+        let results = summarise(&bootstrap, &located, &loaded, &job, &measured, &costs, observer)?;
+        finish(&mut run, progress.is_complete(), &measured, started.elapsed(), &costs);
+        fathom_report::write_all(folder, &results, &run)?;
+        let cancelled = (!progress.is_complete()).then(|| progress.sentence(&job, folder.path()));
+        Ok((results, cancelled))
+    }
 }
 
 /// How much of a job is finished.
@@ -96,7 +121,12 @@ fn default_folder(located: &Located, data: &str) -> PathBuf {
 }
 
 /// Says what is measured on what.
-pub(crate) fn introduce(located: &Located, loaded: &Loaded, job: &Job, observer: &dyn Observer) {
+pub(crate) fn introduce<B: Backend>(
+    located: &Located,
+    loaded: &Loaded<B>,
+    job: &Job,
+    observer: &dyn Observer,
+) {
     let (config, tokenizer) = (loaded.model.config(), loaded.tokenizer.describe());
     observer.note(&format!(
         "{}: {}, {} layers, {:.0} M parameters in {}; tokenizer {}, {}; {}: {} prompts, {} tokens",
@@ -148,7 +178,7 @@ impl Samples {
     }
 
     /// The work by probe: a function of the samples and of the prompts that erasure takes its mean from.
-    fn work(&self, loaded: &Loaded, job: &Job) -> WorkByProbe {
+    fn work<B: Backend>(&self, loaded: &Loaded<B>, job: &Job) -> WorkByProbe {
         let mut all = WorkByProbe::new();
         for sample in self.all.iter().chain(&self.failed) {
             sample.work.iter().for_each(|(name, work)| work.add_to(&mut all, name));
@@ -172,10 +202,10 @@ impl Samples {
     }
 }
 
-fn summarise(
+fn summarise<B: Backend>(
     bootstrap: &BootstrapOptions,
     located: &Located,
-    loaded: &Loaded,
+    loaded: &Loaded<B>,
     job: &Job,
     measured: &Samples,
     costs: &Costs,

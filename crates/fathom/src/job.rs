@@ -6,8 +6,8 @@ use crate::prompts::{OpenSet, warn_of_unread};
 use crate::tokenise::{self, PromptTokenizer, Remarks};
 use crate::{Measurement, Observer, Result, Unit, memory};
 use fathom_data::PromptSet;
-use fathom_model::Model;
 use fathom_model::source::Loaded;
+use fathom_model::{Backend, Model};
 use fathom_probes::{Costs, Plans, ProbeOptions, TokenizedPair, TokenizedPrompt};
 use fathom_results::{Folder, Probe, Sample, SkipMode};
 use std::collections::{BTreeMap, HashMap};
@@ -34,10 +34,10 @@ pub(crate) struct BaselineSet {
 }
 
 impl Job {
-    pub(crate) fn new(
+    pub(crate) fn new<B: Backend>(
         m: &Measurement,
         data: OpenSet,
-        loaded: &Loaded,
+        loaded: &Loaded<B>,
         observer: &dyn Observer,
     ) -> Result<Self> {
         let (tokenizer, config) = (&loaded.tokenizer, loaded.model.config());
@@ -67,7 +67,7 @@ impl Job {
             }
             None => None,
         };
-        let (options, qa_sha256) = (m.probe_options(), qa.map(|set| set.sha256));
+        let (options, qa_sha256) = (m.probe_options(&loaded.model), qa.map(|set| set.sha256));
         let mut job = Self { options, set, prompts, remarks, pairs, qa_sha256, baseline_set };
         let longest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
         let texts = job.prompts.iter().chain(job.baseline());
@@ -95,14 +95,14 @@ impl Job {
     }
 
     /// The plans of all prompts and pairs.
-    pub(crate) fn plans(&self, model: &Model) -> Result<Plans> {
+    pub(crate) fn plans<B: Backend>(&self, model: &Model<B>) -> Result<Plans> {
         plans(model, &self.prompts, self.baseline(), &self.pairs, &self.options)
     }
 
     /// Measures what is missing, keeping each prompt as soon as it is done.
-    pub(crate) fn measure(
+    pub(crate) fn measure<B: Backend>(
         &self,
-        loaded: &Loaded,
+        loaded: &Loaded<B>,
         done: &HashMap<String, Sample>,
         folder: &Folder,
         observer: &dyn Observer,
@@ -134,9 +134,9 @@ impl Job {
         self.measure_open(loaded, &prompts, &pairs, folder, observer)
     }
 
-    fn measure_open(
+    fn measure_open<B: Backend>(
         &self,
-        loaded: &Loaded,
+        loaded: &Loaded<B>,
         prompts: &[(Vec<Probe>, Vec<TokenizedPrompt>)],
         pairs: &[(Vec<Probe>, Vec<TokenizedPair>)],
         folder: &Folder,
@@ -174,8 +174,8 @@ impl Job {
 }
 
 /// The plans of prompts and pairs together.
-pub(crate) fn plans(
-    model: &Model,
+pub(crate) fn plans<B: Backend>(
+    model: &Model<B>,
     prompts: &[TokenizedPrompt],
     baseline: &[TokenizedPrompt],
     pairs: &[TokenizedPair],

@@ -33,6 +33,7 @@
 #![deny(missing_docs)]
 
 mod bench;
+mod device;
 mod error;
 mod estimate;
 mod execute;
@@ -55,6 +56,7 @@ pub use bench::{
     Bench, BenchEvent, BenchReport, Direction, KernelSpeed, Machine, ModelSpeed, Peak, PrefillSpeed,
     ProbeSpeed, Speed,
 };
+pub use device::{Device, DeviceInfo, devices};
 pub use error::{Error, Result};
 pub use estimate::{Estimate, ProbeEstimate};
 pub use fathom_analysis::study::OPTIONS as STUDY_OPTIONS;

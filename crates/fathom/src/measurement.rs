@@ -1,11 +1,11 @@
 //! Measuring one model on one set of prompts.
 
 use crate::error::invalid;
-use crate::{Estimate, ModelSpec, Observer, PromptSpec, Result, estimate, execute, memory, threads};
+use crate::{Device, Estimate, ModelSpec, Observer, PromptSpec, Result, estimate, execute, memory, threads};
 use bytesize::ByteSize;
 use fathom_analysis::BootstrapOptions;
 use fathom_data::Rng;
-use fathom_model::Dtype;
+use fathom_model::{Backend, Dtype, Model};
 use fathom_probes::{GradientOptions, ProbeOptions, SkipOptions};
 use fathom_results::{GradientSite, PathBaseline, Probe, Quadrature, Results, Rule, SkipMode, SkipPart};
 use std::path::PathBuf;
@@ -100,6 +100,13 @@ impl Measurement {
     #[must_use]
     pub fn dtype(mut self, dtype: Dtype) -> Self {
         self.model.dtype = dtype;
+        self
+    }
+
+    /// The device that the model runs on; the processor unless set otherwise.
+    #[must_use]
+    pub fn device(mut self, device: Device) -> Self {
+        self.model.device = device;
         self
     }
 
@@ -222,7 +229,8 @@ impl Measurement {
         self
     }
 
-    /// Bytes of working memory beside the weights; a fifth of the machine's unless set otherwise.
+    /// Bytes of working memory beside the weights; unless set otherwise a fifth of the machine's, or most of what the
+    /// weights leave free on a device with its own memory.
     #[must_use]
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = Some(bytes);
@@ -285,6 +293,7 @@ impl Measurement {
             "qa" => self.qa(value),
             "dtype" => self.dtype(choice(name, value, &[("f32", Dtype::F32), ("bf16", Dtype::Bf16)])?),
             "revision" => self.revision(value),
+            "device" => self.device(parsed(name, value)?),
             "probes" => self.probes(&Probe::list(value).map_err(|e| invalid_option(name, &e))?),
             "skip-modes" => self.skip_modes(&choices(name, value, &SkipMode::ALL.map(|m| (m.name(), m)))?),
             "skip-parts" => self.skip_parts(&choices(name, value, &SkipPart::ALL.map(|p| (p.name(), p)))?),
@@ -339,10 +348,10 @@ impl Measurement {
     }
 
     /// The options of the probes; the longest texts are not known yet.
-    pub(crate) fn probe_options(&self) -> ProbeOptions {
+    pub(crate) fn probe_options<B: Backend>(&self, model: &Model<B>) -> ProbeOptions {
         ProbeOptions {
             probes: self.probes.clone(),
-            memory: self.memory.unwrap_or_else(memory::default_memory),
+            memory: self.memory.unwrap_or_else(|| memory::default_for(model)),
             naive: self.naive,
             longest_text: 0,
             longest_pair: 0,

@@ -3,23 +3,32 @@
 use crate::Result;
 use crate::error::invalid;
 use bytesize::ByteSize;
-use fathom_model::Model;
+use fathom_model::{Backend, Model};
 use fathom_probes::{ProbeOptions, TokenizedPair, TokenizedPrompt};
 
 /// The share of the machine's memory that may be used beside the weights: one over this.
 const SHARE: u64 = 5;
 
 /// A fifth of the memory of the machine, or of the container in which this runs.
-pub(crate) fn default_memory() -> u64 {
+fn default_memory() -> u64 {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
     let contained = system.cgroup_limits().map(|limits| limits.total_memory);
     contained.unwrap_or(u64::MAX).min(system.total_memory()) / SHARE
 }
 
+/// What a model may use beside its weights, unless set otherwise: most of what they leave free on a device with its own
+/// memory.
+pub(crate) fn default_for<B: Backend>(model: &Model<B>) -> u64 {
+    match model.backend().memory() {
+        Some(all) => all.saturating_sub(model.bytes()) / 4 * 3,
+        None => default_memory(),
+    }
+}
+
 /// Refuses texts that do not fit into the memory, before anything is measured.
-pub(crate) fn check(
-    model: &Model,
+pub(crate) fn check<B: Backend>(
+    model: &Model<B>,
     texts: &[TokenizedPrompt],
     pairs: &[TokenizedPair],
     options: &ProbeOptions,

@@ -1,9 +1,9 @@
 //! Finding and loading models.
 
 use crate::observer::{Downloads, counted, uncounted};
-use crate::{Observer, Result, Unit, threads};
-use fathom_model::Dtype;
+use crate::{Device, Observer, Result, Unit, threads};
 use fathom_model::source::{self, Checkpoint, Loaded, Located};
+use fathom_model::{Backend, Dtype};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -16,12 +16,14 @@ pub struct ModelSpec {
     pub revision: Option<String>,
     /// The type in which weights are multiplied.
     pub dtype: Dtype,
+    /// The device that it runs on.
+    pub device: Device,
 }
 
 impl ModelSpec {
-    /// A model in f32.
+    /// A model in f32 on the processor.
     pub fn new(id: impl Into<String>) -> Self {
-        Self { id: id.into(), revision: None, dtype: Dtype::F32 }
+        Self { id: id.into(), revision: None, dtype: Dtype::F32, device: Device::Cpu }
     }
 
     /// Finds the model, downloading it where needed, and opens its files.
@@ -35,10 +37,15 @@ impl ModelSpec {
         Ok((located, checkpoint))
     }
 
-    /// Loads the weights.
-    pub(crate) fn load(&self, checkpoint: Checkpoint, observer: &dyn Observer) -> Result<Loaded> {
+    /// Loads the weights onto a device.
+    pub(crate) fn load<B: Backend>(
+        &self,
+        checkpoint: Checkpoint,
+        backend: B,
+        observer: &dyn Observer,
+    ) -> Result<Loaded<B>> {
         let loading = counted(observer, "loading", Unit::Items("layers"), checkpoint.steps() as u64);
-        Ok(checkpoint.load(self.dtype, &|| loading.advance(1))?)
+        Ok(checkpoint.load_on(backend, self.dtype, &|| loading.advance(1))?)
     }
 }
 

@@ -5,6 +5,7 @@ use crate::job::Job;
 use crate::{Measurement, Result};
 use fathom_analysis::BootstrapOptions;
 use fathom_kernels::Isa;
+use fathom_model::Backend;
 use fathom_model::source::{Loaded, Located};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -16,12 +17,12 @@ fn file(path: &Path, sha256: &str) -> Value {
 }
 
 /// Everything known before the first prompt is measured.
-pub(crate) fn describe(
+pub(crate) fn describe<B: Backend>(
     m: &Measurement,
     bootstrap: &BootstrapOptions,
     job: &Job,
     located: &Located,
-    loaded: &Loaded,
+    loaded: &Loaded<B>,
     hashes: &[String],
 ) -> Value {
     let files: Vec<Value> = loaded
@@ -49,7 +50,7 @@ pub(crate) fn describe(
         },
         "tokenizer": loaded.tokenizer.describe(),
         "dtype": loaded.model.dtype().name(),
-        "device": "cpu",
+        "device": loaded.model.backend().name(),
         "instructions": Isa::get().name(),
         "threads": rayon::current_num_threads(),
         "data": {
@@ -110,6 +111,7 @@ pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &Path) -> Result<
     let compared = [
         ("another version of fathom", "/fathom"),
         ("another format of samples", "/samples_version"),
+        ("another device", "/device"),
         ("other instructions of the processor", "/instructions"),
         ("other model files", "/model/files"),
         ("other prompts", "/data/sha256"),

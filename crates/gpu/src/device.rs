@@ -29,6 +29,10 @@ pub trait Device: Send + Sync + Sized + 'static {
         BatchLimits { clean_rows: 4096, rows: 4096, logit_bytes: 1 << 30, logit_rows: 8192, saved_rows: 4096 }
     }
 
+    /// Multiply-adds per second on registers alone, for products of weights of `dtype`: the best of some
+    /// rounds of about 10 ms.
+    fn peak(&self, dtype: Dtype, rounds: usize) -> f64;
+
     /// Memory of at least `words` words with unspecified contents. `words` may be 0.
     ///
     /// # Errors

@@ -12,24 +12,35 @@
 
 #![deny(missing_docs)]
 
+mod backend;
 mod cuda;
 mod device;
 mod wgpu;
 
+pub use self::wgpu::{Memory as WgpuMemory, Wgpu};
+pub use backend::{Batch, Buffer, Linear, Numbers};
 #[doc(hidden)]
 pub use cuda::{CompiledUnit, compile_for};
-pub use cuda::{Cuda, CudaError};
+pub use cuda::{Cuda, CudaError, Memory as CudaMemory};
 pub use device::{Class, Device, Format, Kernel, ROW_ALIGNMENT, TILE_ROWS, Weights};
 
+use fathom_kernels::OutOfMemory;
+
 /// A back end on a device.
-pub struct Gpu<D> {
+pub struct Gpu<D: Device> {
     device: D,
+    /// Stands in where a kernel takes memory that it will not touch.
+    nothing: D::Memory,
 }
 
 impl<D: Device> Gpu<D> {
     /// A back end on the given device.
-    pub fn new(device: D) -> Self {
-        Self { device }
+    ///
+    /// # Errors
+    /// When the device refuses its first memory.
+    pub fn new(device: D) -> Result<Self, OutOfMemory> {
+        let nothing = device.allocate(1)?;
+        Ok(Self { device, nothing })
     }
 
     /// The device.
@@ -77,4 +88,53 @@ pub enum DeviceKind {
     Software,
     /// Unknown.
     Other,
+}
+
+/// Why a device could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No device has the index.
+    #[error("there is no device with index {index}")]
+    Missing {
+        /// The index.
+        index: usize,
+    },
+    /// The system refused the device.
+    #[error("{name} cannot be opened: {reason}")]
+    Refused {
+        /// The device.
+        name: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// The device has no memory.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
+}
+
+/// The devices of this machine, those of CUDA first. A device may be there once per interface.
+pub fn devices() -> Vec<DeviceInfo> {
+    let mut devices = cuda::devices();
+    devices.extend(wgpu::adapters());
+    devices
+}
+
+/// Opens a device of [`Interface::Cuda`].
+///
+/// # Errors
+/// When there is no such device, it is too old, or the compiler of its kernels is missing.
+pub fn open_cuda(index: usize) -> Result<Gpu<Cuda>, OpenError> {
+    let refused = |error: CudaError| OpenError::Refused {
+        name: format!("CUDA device {index}"),
+        reason: error.to_string(),
+    };
+    Ok(Gpu::new(Cuda::open(index).map_err(refused)?)?)
+}
+
+/// Opens a device of [`Interface::Wgpu`].
+///
+/// # Errors
+/// When there is no such device, or the system refuses it.
+pub fn open_wgpu(index: usize) -> Result<Gpu<Wgpu>, OpenError> {
+    Ok(Gpu::new(wgpu::open(index)?)?)
 }

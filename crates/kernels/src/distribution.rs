@@ -159,7 +159,7 @@ impl<'a> Reference<'a> {
         Divergence {
             kl: least_zero(p_gap / p - shift),
             kl_reverse: least_zero(shift - q_gap / self.sum),
-            jsd_bits: (0.5 * jsd / std::f64::consts::LN_2).max(0.0),
+            jsd_bits: least_zero(0.5 * jsd / std::f64::consts::LN_2),
             entropy: x_rest - p_x / p,
         }
     }

@@ -100,12 +100,60 @@ impl DerefMut for Memory {
     }
 }
 
-/// A reusable buffer of floats in large pages, for matrices that are rewritten again and again, such
-/// as logits.
+/// A reusable buffer of floats for activations. Large ones, which are rewritten again and again, such as
+/// logits, lie in large pages; small ones come from the allocator, which keeps freed memory.
 #[derive(Default)]
 pub struct Buffer {
-    memory: Memory,
+    words: Words,
     len: usize,
+}
+
+/// At least as many floats as a buffer has.
+enum Words {
+    Small(Vec<f32>),
+    Large(Memory),
+}
+
+impl Default for Words {
+    fn default() -> Self {
+        Self::Small(Vec::new())
+    }
+}
+
+impl Words {
+    /// Floats from which on a map pays.
+    const LARGE: usize = 1 << 20;
+
+    fn capacity(&self) -> usize {
+        match self {
+            Self::Small(floats) => floats.len(),
+            Self::Large(memory) => memory.len,
+        }
+    }
+
+    fn zeroed(len: usize) -> Result<Self, OutOfMemory> {
+        if len >= Self::LARGE {
+            // Memory that is never touched costs nothing, so the map may be larger than needed.
+            let memory = Memory::zeroed(len.checked_next_power_of_two().unwrap_or(len))?;
+            return Ok(Self::Large(memory));
+        }
+        let mut floats = Vec::new();
+        floats.try_reserve_exact(len).map_err(|_| OutOfMemory { bytes: len * size_of::<f32>() })?;
+        floats.resize(len, 0.0);
+        Ok(Self::Small(floats))
+    }
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self[..].fmt(f)
+    }
+}
+
+impl From<Vec<f32>> for Buffer {
+    fn from(floats: Vec<f32>) -> Self {
+        Self { len: floats.len(), words: Words::Small(floats) }
+    }
 }
 
 impl Buffer {
@@ -114,11 +162,9 @@ impl Buffer {
     /// # Errors
     /// When the system refuses the memory. The buffer is then empty.
     pub fn try_resize(&mut self, len: usize) -> Result<(), OutOfMemory> {
-        if len > self.memory.len {
-            self.len = 0;
-            self.memory = Memory::default();
-            // Memory that is never touched costs nothing, so the map may be larger than needed.
-            self.memory = Memory::zeroed(len.checked_next_power_of_two().unwrap_or(len))?;
+        if len > self.words.capacity() {
+            *self = Self::default();
+            self.words = Words::zeroed(len)?;
         }
         self.len = len;
         Ok(())
@@ -145,13 +191,19 @@ impl Buffer {
 impl Deref for Buffer {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
-        view(&self.memory[..self.len])
+        match &self.words {
+            Words::Small(floats) => &floats[..self.len],
+            Words::Large(memory) => view(&memory[..self.len]),
+        }
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        view_mut(&mut self.memory[..self.len])
+        match &mut self.words {
+            Words::Small(floats) => &mut floats[..self.len],
+            Words::Large(memory) => view_mut(&mut memory[..self.len]),
+        }
     }
 }
 

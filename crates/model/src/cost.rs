@@ -1,8 +1,10 @@
 //! Multiply-adds (MACs) and bytes, counted from shapes.
 
 use crate::forward::Model;
+use crate::load::{LayerWeights, norm_parameters};
+use fathom_kernels::backend::{Backend, LinearLayer};
 
-impl Model {
+impl<B: Backend> Model<B> {
     /// MACs of the matrix products of one layer, per row.
     pub fn layer_macs_per_row(&self) -> u64 {
         let b = match self.packed.layers.first() {
@@ -14,9 +16,8 @@ impl Model {
 
     /// MACs of the MLP of one layer, per row.
     pub fn mlp_macs_per_row(&self) -> u64 {
-        let products = |b: &crate::load::LayerWeights| {
-            [&b.up, &b.down].iter().map(|l| (l.inputs() * l.outputs()) as u64).sum()
-        };
+        let products =
+            |b: &LayerWeights<B>| [&b.up, &b.down].iter().map(|l| (l.inputs() * l.outputs()) as u64).sum();
         self.packed.layers.first().map_or(0, products)
     }
 
@@ -57,8 +58,8 @@ impl Model {
         let head = self.head_macs_per_row();
         let embedding = if c.tied { head } else { 2 * head };
         let position = self.packed.position.as_ref().map_or(0, |p| p.len() as u64);
-        let blocks: u64 = self.packed.layers.iter().map(|b| b.parameters()).sum();
-        embedding + position + blocks + self.packed.final_norm.parameters()
+        let blocks: u64 = self.packed.layers.iter().map(|b| b.parameters(&self.backend)).sum();
+        embedding + position + blocks + norm_parameters(&self.backend, &self.packed.final_norm)
     }
 
     /// Bytes of a [`Trace`](crate::Trace) per token.

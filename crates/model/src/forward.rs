@@ -1,53 +1,33 @@
 //! The forward pass in steps: [`Model::embed`], then [`Model::attention`] and [`Model::mlp`] layer by
 //! layer, then [`Model::head`] on the rows whose logits are needed.
 
-use crate::cache::KvCache;
 use crate::config::{Config, Positions, QkNorm};
 use crate::error::{Error, Result};
-use crate::load::{Embedding, Norm, PackedWeights};
+use crate::load::{Embedding, PackedWeights};
 use crate::rope;
-use crate::saved::{SavedActivations, keep};
-use fathom_kernels::attention::{AttentionRun, AttentionShape, KvSegment, attend};
-use fathom_kernels::{Buffer, Dtype, elementwise as ops, norm};
+use crate::saved::SavedActivations;
+use fathom_kernels::Dtype;
+use fathom_kernels::attention::AttentionShape;
+use fathom_kernels::backend::{Backend, Columns, Cpu, LinearLayer, Norm, Run};
+use half::bf16;
 use std::ops::Range;
 
-/// A model, ready to run.
-pub struct Model {
+/// A model, ready to run on a device.
+pub struct Model<B: Backend = Cpu> {
+    pub(crate) backend: B,
     pub(crate) config: Config,
-    pub(crate) packed: PackedWeights,
+    pub(crate) packed: PackedWeights<B>,
     pub(crate) dtype: Dtype,
 }
 
-/// Where the keys and values of positions before a run are stored.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Span {
-    /// In a KV cache: its index in the list passed to the step, and positions in it.
-    Cache(usize, Range<usize>),
-    /// In other rows of the same batch.
-    Rows(Range<usize>),
-}
-
-/// Rows of consecutive positions of one text.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Run {
-    /// Rows of the batch.
-    pub rows: Range<usize>,
-    /// Position of the first row.
-    pub first: usize,
-    /// Length of the whole text, which some rotary scalings depend on.
-    pub length: usize,
-    /// Keys and values of positions `0..first`, in order.
-    pub past: Vec<Span>,
-}
-
 /// Runs that pass through a layer together, in one matrix product.
-pub struct Batch {
+pub struct Batch<B: Backend = Cpu> {
     pub(crate) runs: Vec<Run>,
-    pub(crate) tables: Vec<ops::Rotation>,
+    pub(crate) on_device: B::Batch,
     rows: usize,
 }
 
-impl Batch {
+impl<B: Backend> Batch<B> {
     /// Number of rows of all runs.
     pub fn rows(&self) -> usize {
         self.rows
@@ -55,30 +35,45 @@ impl Batch {
 }
 
 /// Scratch buffers of a batch, reused from layer to layer.
-#[derive(Default)]
-pub struct Buffers {
+pub struct Buffers<B: Backend = Cpu> {
     /// `h + attn_out`, `[rows, d]`.
-    mid: Buffer,
-    normed: Buffer,
+    mid: B::Buffer,
+    normed: B::Buffer,
     /// Queries, keys and values, `[rows, q + 2 kv]`.
-    qkv: Buffer,
-    mixed: Buffer,
-    wide: Buffer,
-    gated: Buffer,
+    qkv: B::Buffer,
+    mixed: B::Buffer,
+    wide: B::Buffer,
+    gated: B::Buffer,
     /// Output of attention, which is added to the residual stream, `[rows, d]`.
-    pub attn_out: Buffer,
+    pub attn_out: B::Buffer,
     /// Output of the MLP, which is added to the residual stream, `[rows, d]`.
-    pub mlp_out: Buffer,
+    pub mlp_out: B::Buffer,
     /// Activations for the backward pass, when they are requested.
-    pub(crate) saved: Option<SavedActivations>,
+    pub(crate) saved: Option<SavedActivations<B>>,
 }
 
-impl Buffers {
+impl<B: Backend> Buffers<B> {
+    /// Empty buffers of a model.
+    pub fn new(model: &Model<B>) -> Self {
+        let empty = || model.backend.empty();
+        Self {
+            mid: empty(),
+            normed: empty(),
+            qkv: empty(),
+            mixed: empty(),
+            wide: empty(),
+            gated: empty(),
+            attn_out: empty(),
+            mlp_out: empty(),
+            saved: None,
+        }
+    }
+
     /// Reserves the memory that `rows` rows of a model take, so that no step needs more.
     ///
     /// # Errors
-    /// When the system refuses it.
-    pub fn reserve(&mut self, model: &Model, rows: usize) -> Result<()> {
+    /// When the device refuses it.
+    pub fn reserve(&mut self, model: &Model<B>, rows: usize) -> Result<()> {
         let c = &model.config;
         let wide = model.packed.layers.first().map_or(0, |layer| layer.up.outputs());
         let sizes = [
@@ -92,13 +87,18 @@ impl Buffers {
             (&mut self.mlp_out, c.hidden),
         ];
         for (buffer, width) in sizes {
-            buffer.try_resize(rows * width).map_err(Error::activations)?;
+            model.backend.try_resize(buffer, rows * width).map_err(Error::activations)?;
         }
         Ok(())
     }
 }
 
-impl Model {
+impl<B: Backend> Model<B> {
+    /// The device.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
     /// The description of the model.
     pub fn config(&self) -> &Config {
         &self.config
@@ -113,17 +113,17 @@ impl Model {
     ///
     /// # Panics
     /// When the runs do not follow each other in the batch's rows.
-    pub fn batch(&self, runs: Vec<Run>) -> Batch {
+    pub fn batch(&self, runs: Vec<Run>) -> Batch<B> {
         let mut places = Vec::new();
         for run in &runs {
             assert_eq!(run.rows.start, places.len(), "runs must follow each other");
             places.extend((0..run.rows.len()).map(|i| (run.first + i, run.length)));
         }
-        let tables = match &self.config.positions {
+        let rotations = match &self.config.positions {
             Positions::Learned => Vec::new(),
             Positions::Rotary(ropes) => ropes.iter().map(|r| rope::table(r, &places)).collect(),
         };
-        Batch { rows: places.len(), runs, tables }
+        Batch { rows: places.len(), on_device: self.backend.batch(&runs, rotations), runs }
     }
 
     /// The residual stream before layer 0.
@@ -144,12 +144,7 @@ impl Model {
                     self.config.vocab
                 )));
             }
-            match &self.packed.embedding {
-                Embedding::Tied => self.packed.head.row(token, row),
-                Embedding::Stored(weights, name) => {
-                    weights.tensor(name, &[self.config.vocab, d])?.read(token..token + 1, row)?;
-                }
-            }
+            self.embedding_row(token, row)?;
             row.iter_mut().for_each(|x| *x *= self.config.embedding_scale);
             if let Some(learned) = &self.packed.position {
                 let Some(position) = learned.chunks_exact(d).nth(first + i) else {
@@ -165,30 +160,44 @@ impl Model {
         Ok(h)
     }
 
-    /// The attention of layer `l`: fills `b.attn_out` from the residual stream `h [rows, d]`. `past`
-    /// holds the KV caches of this layer that the spans of the runs refer to.
+    fn embedding_row(&self, token: usize, row: &mut [f32]) -> Result<()> {
+        match &self.packed.embedding {
+            Embedding::Tied => self.backend.row(&self.packed.head, token, row),
+            Embedding::Stored(weights, name) => {
+                weights.tensor(name, &[self.config.vocab, row.len()])?.read(token..token + 1, row)?;
+                if self.config.tied && self.dtype == Dtype::Bf16 {
+                    // The weights of the head, which a tied embedding shares, are rounded.
+                    row.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The attention of layer `l`: fills `b.attn_out` from the residual stream `h [rows, d]`. `past` is the
+    /// KV cache of this layer that the spans of the runs refer to, `[positions, 2 kv]`.
     ///
     /// # Panics
-    /// When the lengths do not fit, and with `OutOfMemory` when the system refuses memory for the
+    /// When the lengths do not fit, and with `OutOfMemory` when the device refuses memory for the
     /// buffers; [`Buffers::reserve`] returns an error instead.
-    pub fn attention(&self, l: usize, batch: &Batch, past: &[&KvCache], h: &[f32], b: &mut Buffers) {
-        let (c, block) = (&self.config, &self.packed.layers[l]);
-        let (q, kv) = (c.q_width(), c.kv_width());
-        let stride = q + 2 * kv;
-        keep(b.saved.as_mut().map(|s| &mut s.attn_in), block.attn_norm.is_some(), h);
-        self.normalised(block.attn_norm.as_ref(), h, &mut b.normed); // [rows, d]
-        b.qkv.resize(batch.rows * stride);
-        block.qkv.forward(&b.normed, &mut b.qkv); // [rows, q + 2 kv]
-        keep(b.saved.as_mut().map(|s| &mut s.raw_qkv), block.qk_norms.is_some(), &b.qkv);
+    pub fn attention(
+        &self,
+        l: usize,
+        batch: &Batch<B>,
+        past: Option<&B::Buffer>,
+        h: &B::Buffer,
+        b: &mut Buffers<B>,
+    ) {
+        let (on, block) = (&self.backend, &self.packed.layers[l]);
+        self.keep(b.saved.as_mut().map(|s| &mut s.attn_in), block.attn_norm.is_some(), h);
+        let input = self.normalised(block.attn_norm.as_ref(), h, &mut b.normed); // [rows, d]
+        on.linear(&block.qkv, input, &mut b.qkv); // [rows, q + 2 kv]
+        self.keep(b.saved.as_mut().map(|s| &mut s.raw_qkv), block.qk_norms.is_some(), &b.qkv);
         self.norm_and_rotate(l, batch, &mut b.qkv);
-        keep(b.saved.as_mut().map(|s| &mut s.qkv), true, &b.qkv);
-
-        let runs: Vec<_> = batch.runs.iter().map(|run| self.gather(run, past, &b.qkv)).collect();
-        b.mixed.resize(batch.rows * q);
-        attend(&self.shape(l), &b.qkv, stride, &runs, &mut b.mixed); // [rows, q]
-        b.attn_out.resize(batch.rows * c.hidden);
-        block.attn_out.forward(&b.mixed, &mut b.attn_out); // [rows, d]
-        keep(b.saved.as_mut().map(|s| &mut s.raw_attn), block.post_attn_norm.is_some(), &b.attn_out);
+        self.keep(b.saved.as_mut().map(|s| &mut s.qkv), true, &b.qkv);
+        on.attend(&self.shape(l), &batch.on_device, past, &b.qkv, &mut b.mixed); // [rows, q]
+        on.linear(&block.attn_out, &b.mixed, &mut b.attn_out); // [rows, d]
+        self.keep(b.saved.as_mut().map(|s| &mut s.raw_attn), block.post_attn_norm.is_some(), &b.attn_out);
         self.post_norm(block.post_attn_norm.as_ref(), &mut b.attn_out);
     }
 
@@ -210,24 +219,20 @@ impl Model {
     ///
     /// # Panics
     /// As [`Self::attention`].
-    pub fn mlp(&self, l: usize, x: &[f32], b: &mut Buffers) {
-        let (c, block) = (&self.config, &self.packed.layers[l]);
-        let rows = x.len() / c.hidden;
-        keep(b.saved.as_mut().map(|s| &mut s.mlp_in), block.mlp_norm.is_some(), x);
-        self.normalised(block.mlp_norm.as_ref(), x, &mut b.normed); // [rows, d]
-        b.wide.resize(rows * block.up.outputs());
-        block.up.forward(&b.normed, &mut b.wide); // [rows, 2 f] or [rows, f]
-        keep(b.saved.as_mut().map(|s| &mut s.wide), true, &b.wide);
-        b.mlp_out.resize(x.len());
+    pub fn mlp(&self, l: usize, x: &B::Buffer, b: &mut Buffers<B>) {
+        let (c, on, block) = (&self.config, &self.backend, &self.packed.layers[l]);
+        self.keep(b.saved.as_mut().map(|s| &mut s.mlp_in), block.mlp_norm.is_some(), x);
+        let input = self.normalised(block.mlp_norm.as_ref(), x, &mut b.normed); // [rows, d]
+        on.linear(&block.up, input, &mut b.wide); // [rows, 2 f] or [rows, f]
+        self.keep(b.saved.as_mut().map(|s| &mut s.wide), true, &b.wide);
         if c.gated {
-            b.gated.resize(rows * c.intermediate);
-            ops::gated(c.activation, &b.wide, c.intermediate, &mut b.gated); // [rows, f]
-            block.down.forward(&b.gated, &mut b.mlp_out); // [rows, d]
+            on.gated(c.activation, c.intermediate, &b.wide, &mut b.gated); // [rows, f]
+            on.linear(&block.down, &b.gated, &mut b.mlp_out); // [rows, d]
         } else {
-            ops::activate(c.activation, &mut b.wide);
-            block.down.forward(&b.wide, &mut b.mlp_out); // [rows, d]
+            on.activate(c.activation, &mut b.wide);
+            on.linear(&block.down, &b.wide, &mut b.mlp_out); // [rows, d]
         }
-        keep(b.saved.as_mut().map(|s| &mut s.raw_mlp), block.post_mlp_norm.is_some(), &b.mlp_out);
+        self.keep(b.saved.as_mut().map(|s| &mut s.raw_mlp), block.post_mlp_norm.is_some(), &b.mlp_out);
         self.post_norm(block.post_mlp_norm.as_ref(), &mut b.mlp_out);
     }
 
@@ -239,34 +244,21 @@ impl Model {
     ///
     /// # Panics
     /// As [`Self::attention`].
-    pub fn layer(
-        &self,
-        l: usize,
-        batch: &Batch,
-        past: &[&KvCache],
-        h: &[f32],
-        b: &mut Buffers,
-        out: &mut [f32],
-    ) {
-        let mut mid = std::mem::take(&mut b.mid);
-        mid.resize(h.len());
-        self.attention(l, batch, past, h, b);
-        ops::add(h, &b.attn_out, &mut mid);
+    pub fn layer(&self, l: usize, batch: &Batch<B>, h: &B::Buffer, b: &mut Buffers<B>, out: &mut B::Buffer) {
+        let on = &self.backend;
+        let mut mid = std::mem::replace(&mut b.mid, on.empty());
+        self.attention(l, batch, None, h, b);
+        on.add(h, &b.attn_out, &mut mid);
         self.mlp(l, if self.config.parallel { h } else { &mid }, b);
-        ops::add(&mid, &b.mlp_out, out);
+        on.add(&mid, &b.mlp_out, out);
         b.mid = mid;
     }
 
-    /// Copies the keys and values of some rows of the last attention step.
-    pub fn kv_cache(&self, rows: Range<usize>, b: &Buffers) -> KvCache {
+    /// Copies the keys and values of some rows of the last attention step, `[rows, 2 kv]`.
+    pub fn kv_cache(&self, rows: Range<usize>, b: &Buffers<B>) -> B::Buffer {
         let (q, kv) = (self.config.q_width(), self.config.kv_width());
-        let take = |from: usize| {
-            let mut taken = Vec::with_capacity(rows.len() * kv);
-            let of_rows = b.qkv.chunks_exact(q + 2 * kv).skip(rows.start).take(rows.len());
-            of_rows.for_each(|row| taken.extend_from_slice(&row[from..from + kv]));
-            taken
-        };
-        KvCache { keys: take(q), values: take(q + kv) }
+        let columns = Columns { stride: q + 2 * kv, start: q, width: 2 * kv, count: 1 };
+        self.backend.copy_columns(columns, &b.qkv, rows)
     }
 
     /// The logits of some rows: final norm and unembedding.
@@ -276,70 +268,74 @@ impl Model {
     ///
     /// # Panics
     /// When the lengths do not fit.
-    pub fn head(&self, h: &[f32], logits: &mut [f32]) {
-        let mut normed = Buffer::default();
-        self.normalised(Some(&self.packed.final_norm), h, &mut normed);
-        self.packed.head.forward(&normed, logits);
+    pub fn head(&self, h: &B::Buffer, logits: &mut B::Buffer) {
+        let mut normed = self.backend.empty();
+        let normed = self.normalised(Some(&self.packed.final_norm), h, &mut normed);
+        self.backend.linear(&self.packed.head, normed, logits);
         if let Some(cap) = self.config.final_softcap {
-            ops::softcap(cap, logits);
+            self.backend.softcap(cap, logits);
         }
     }
 
-    /// Copies `x` and applies the norm, if there is one.
-    fn normalised(&self, norm: Option<&Norm>, x: &[f32], out: &mut Buffer) {
-        out.copy(x);
-        self.post_norm(norm, out);
+    /// A normalised copy of `x` in `scratch`, or `x` itself where there is no norm.
+    fn normalised<'a>(
+        &self,
+        norm: Option<&Norm<B>>,
+        x: &'a B::Buffer,
+        scratch: &'a mut B::Buffer,
+    ) -> &'a B::Buffer {
+        let Some(norm) = norm else { return x };
+        self.backend.norm_copy(norm, self.config.hidden, x, scratch);
+        scratch
     }
 
-    fn post_norm(&self, norm: Option<&Norm>, x: &mut [f32]) {
+    fn post_norm(&self, norm: Option<&Norm<B>>, x: &mut B::Buffer) {
         if let Some(norm) = norm {
-            norm::rows(x, self.config.hidden, |row| norm.row(row));
+            self.backend.norm(norm, Columns::whole(self.config.hidden), x);
         }
     }
 
-    fn norm_and_rotate(&self, l: usize, batch: &Batch, qkv: &mut [f32]) {
+    /// Keeps a copy of activations, if the backward pass needs them.
+    fn keep(&self, place: Option<&mut Option<B::Buffer>>, needed: bool, activations: &B::Buffer) {
+        if let (true, Some(place)) = (needed, place) {
+            *place = Some(self.backend.copy(activations, 0..self.backend.len(activations)));
+        }
+    }
+
+    /// The columns of queries and of keys in a row of queries, keys and values that norms apply to.
+    pub(crate) fn qk_columns(&self) -> [Columns; 2] {
         let c = &self.config;
         let (q, kv) = (c.q_width(), c.kv_width());
         let stride = q + 2 * kv;
-        if let Some([q_norm, k_norm]) = &self.packed.layers[l].qk_norms {
-            norm::rows(qkv, stride, |row| {
-                let (queries, keys) = row[..q + kv].split_at_mut(q);
-                if c.qk_norm == QkNorm::Full {
-                    q_norm.row(queries);
-                    k_norm.row(keys);
-                } else {
-                    queries.chunks_exact_mut(c.head_dim).for_each(|head| q_norm.row(head));
-                    keys.chunks_exact_mut(c.head_dim).for_each(|head| k_norm.row(head));
-                }
-            });
-        }
-        // Keys follow queries in each row, so one call rotates both.
-        if let Some(t) = batch.tables.get(c.layers[l].rope) {
-            let heads = c.heads + c.kv_heads;
-            ops::rotate(qkv, stride, heads, c.head_dim, t);
+        match c.qk_norm {
+            QkNorm::Full => [
+                Columns { stride, start: 0, width: q, count: 1 },
+                Columns { stride, start: q, width: kv, count: 1 },
+            ],
+            _ => [
+                Columns { stride, start: 0, width: c.head_dim, count: c.heads },
+                Columns { stride, start: q, width: c.head_dim, count: c.kv_heads },
+            ],
         }
     }
 
-    /// The keys and values that a run attends to: its past, then its own rows.
-    fn gather<'a>(&self, run: &Run, past: &[&'a KvCache], qkv: &'a [f32]) -> AttentionRun<'a> {
-        let (q, kv) = (self.config.q_width(), self.config.kv_width());
-        let stride = q + 2 * kv;
-        let of_rows = |rows: &Range<usize>| KvSegment {
-            keys: &qkv[rows.start * stride + q..],
-            values: &qkv[rows.start * stride + q + kv..],
-            stride,
-            count: rows.len(),
-        };
-        let of_span = |span: &Span| match span {
-            Span::Rows(rows) => of_rows(rows),
-            Span::Cache(cache, positions) => KvSegment {
-                keys: &past[*cache].keys[positions.start * kv..],
-                values: &past[*cache].values[positions.start * kv..],
-                stride: kv,
-                count: positions.len(),
-            },
-        };
-        let segments = run.past.iter().map(of_span).chain([of_rows(&run.rows)]).collect();
-        AttentionRun { rows: run.rows.clone(), first: run.first, segments }
+    fn norm_and_rotate(&self, l: usize, batch: &Batch<B>, qkv: &mut B::Buffer) {
+        let c = &self.config;
+        if let Some(norms) = &self.packed.layers[l].qk_norms {
+            norms.iter().zip(self.qk_columns()).for_each(|(norm, at)| self.backend.norm(norm, at, qkv));
+        }
+        // Keys follow queries in each row, so one call rotates both.
+        if let Some(table) = self.rotary_table(l) {
+            let (stride, heads) = (c.q_width() + 2 * c.kv_width(), c.heads + c.kv_heads);
+            self.backend.rotate(&batch.on_device, table, stride, heads, c.head_dim, qkv);
+        }
+    }
+
+    /// The rotary table of a layer.
+    pub(crate) fn rotary_table(&self, l: usize) -> Option<usize> {
+        match &self.config.positions {
+            Positions::Learned => None,
+            Positions::Rotary(_) => Some(self.config.layers[l].rope),
+        }
     }
 }

@@ -12,7 +12,6 @@
 mod architecture;
 mod backward;
 mod blocks;
-mod cache;
 pub mod config;
 mod cost;
 mod error;
@@ -30,10 +29,10 @@ pub mod weights;
 
 pub use architecture::supported;
 pub use blocks::GGML_TYPES;
-pub use cache::KvCache;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use fathom_kernels::Dtype;
-pub use forward::{Batch, Buffers, Model, Run, Span};
+pub use fathom_kernels::backend::{Backend, Cpu, Run, Span};
+pub use forward::{Batch, Buffers, Model};
 pub use saved::SavedActivations;
 pub use trace::{Hook, Trace};

@@ -1,70 +1,45 @@
 //! Packing the tensors of a checkpoint for the forward pass.
 
 use crate::architecture::{Description, Layout, RowOrder, TensorRef};
-use crate::config::{Config, NormKind, Positions, QkNorm};
+use crate::config::{Config, Positions, QkNorm};
 use crate::error::Result;
 use crate::weights::{Tensor, Weights};
-use fathom_kernels::norm::{layer_row, rms_row};
-use fathom_kernels::{Dtype, Linear, backward};
+use fathom_kernels::Dtype;
+use fathom_kernels::backend::{Backend, LinearLayer, Norm};
 use std::ops::Range;
 
-/// A norm over rows of the residual stream.
-pub(crate) struct Norm {
-    weight: Vec<f32>,
-    bias: Option<Vec<f32>>,
-    eps: f32,
-    kind: NormKind,
-}
-
-impl Norm {
-    pub(crate) fn parameters(&self) -> u64 {
-        (self.weight.len() + self.bias.as_ref().map_or(0, Vec::len)) as u64
-    }
-
-    /// Normalises one row in place.
-    pub(crate) fn row(&self, x: &mut [f32]) {
-        match self.kind {
-            NormKind::Rms => rms_row(x, &self.weight, self.eps),
-            NormKind::Layer => layer_row(x, &self.weight, self.bias.as_deref(), self.eps),
-        }
-    }
-
-    /// Turns the gradient of a normalised row into that of the row before the norm, `x`.
-    pub(crate) fn row_backward(&self, x: &[f32], d: &mut [f32]) {
-        match self.kind {
-            NormKind::Rms => backward::rms_row(x, &self.weight, self.eps, d),
-            NormKind::Layer => backward::layer_row(x, &self.weight, self.eps, d),
-        }
-    }
-}
-
 /// The weights of one layer.
-pub(crate) struct LayerWeights {
-    pub(crate) attn_norm: Option<Norm>,
+pub(crate) struct LayerWeights<B: Backend> {
+    pub(crate) attn_norm: Option<Norm<B>>,
     /// `[q + 2 kv, d]`: queries, keys, values.
-    pub(crate) qkv: Linear,
+    pub(crate) qkv: B::Linear,
     /// Norms on queries and keys.
-    pub(crate) qk_norms: Option<[Norm; 2]>,
+    pub(crate) qk_norms: Option<[Norm<B>; 2]>,
     /// `[d, q]`.
-    pub(crate) attn_out: Linear,
-    pub(crate) post_attn_norm: Option<Norm>,
-    pub(crate) mlp_norm: Option<Norm>,
+    pub(crate) attn_out: B::Linear,
+    pub(crate) post_attn_norm: Option<Norm<B>>,
+    pub(crate) mlp_norm: Option<Norm<B>>,
     /// `[2 f, d]`, gate first, or `[f, d]`.
-    pub(crate) up: Linear,
+    pub(crate) up: B::Linear,
     /// `[d, f]`.
-    pub(crate) down: Linear,
-    pub(crate) post_mlp_norm: Option<Norm>,
+    pub(crate) down: B::Linear,
+    pub(crate) post_mlp_norm: Option<Norm<B>>,
 }
 
-impl LayerWeights {
+impl<B: Backend> LayerWeights<B> {
     /// Weights and biases of the layer.
-    pub(crate) fn parameters(&self) -> u64 {
+    pub(crate) fn parameters(&self, on: &B) -> u64 {
         let linear: usize =
             [&self.qkv, &self.attn_out, &self.up, &self.down].iter().map(|l| l.parameters()).sum();
         let norms = [&self.attn_norm, &self.post_attn_norm, &self.mlp_norm, &self.post_mlp_norm];
         let norms = norms.into_iter().flatten().chain(self.qk_norms.iter().flatten());
-        linear as u64 + norms.map(Norm::parameters).sum::<u64>()
+        linear as u64 + norms.map(|norm| norm_parameters(on, norm)).sum::<u64>()
     }
+}
+
+/// Weights and biases of a norm.
+pub(crate) fn norm_parameters<B: Backend>(on: &B, norm: &Norm<B>) -> u64 {
+    (on.len(&norm.weight) + norm.bias.as_ref().map_or(0, |bias| on.len(bias))) as u64
 }
 
 /// The source of the embedding's rows.
@@ -76,24 +51,25 @@ pub(crate) enum Embedding {
 }
 
 /// All weights of a model.
-pub(crate) struct PackedWeights {
-    pub(crate) layers: Vec<LayerWeights>,
+pub(crate) struct PackedWeights<B: Backend> {
+    pub(crate) layers: Vec<LayerWeights<B>>,
     pub(crate) embedding: Embedding,
     /// `[context, d]` for learned positions.
     pub(crate) position: Option<Vec<f32>>,
-    pub(crate) final_norm: Norm,
+    pub(crate) final_norm: Norm<B>,
     /// `[V, d]`.
-    pub(crate) head: Linear,
+    pub(crate) head: B::Linear,
 }
 
 /// Packs all weights; the progress callback `tick` is called after each layer and after the head.
-pub(crate) fn pack(
+pub(crate) fn pack<B: Backend>(
+    on: &B,
     d: &Description,
     weights: &Weights,
     dtype: Dtype,
     tick: &dyn Fn(),
-) -> Result<PackedWeights> {
-    let loader = Loader { config: &d.config, layout: &d.layout, weights, dtype };
+) -> Result<PackedWeights<B>> {
+    let loader = Loader { on, config: &d.config, layout: &d.layout, weights, dtype };
     let mut layers = Vec::with_capacity(d.config.depth());
     for layer in 0..d.config.depth() {
         layers.push(loader.block(layer)?);
@@ -104,15 +80,16 @@ pub(crate) fn pack(
     packed
 }
 
-struct Loader<'a> {
+struct Loader<'a, B> {
+    on: &'a B,
     config: &'a Config,
     layout: &'a Layout,
     weights: &'a Weights,
     dtype: Dtype,
 }
 
-impl Loader<'_> {
-    fn block(&self, layer: usize) -> Result<LayerWeights> {
+impl<B: Backend> Loader<'_, B> {
+    fn block(&self, layer: usize) -> Result<LayerWeights<B>> {
         let (c, at) = (self.config, self.layout);
         let (d, f) = (c.hidden, c.intermediate);
         let qkv = match at.qkv.len() {
@@ -140,14 +117,15 @@ impl Loader<'_> {
     }
 
     /// Embedding, positions, final norm and head.
-    fn ends(&self, layers: Vec<LayerWeights>) -> Result<PackedWeights> {
+    fn ends(&self, layers: Vec<LayerWeights<B>>) -> Result<PackedWeights<B>> {
         let (c, at) = (self.config, self.layout);
         let shape = [c.vocab, c.hidden];
         self.weights.tensor(&at.embedding.weight(0), &shape)?;
-        let (embedding, head) = if c.tied {
-            (Embedding::Tied, &at.embedding)
+        let head = if c.tied { &at.embedding } else { &at.head };
+        let embedding = if c.tied && B::READS_ROWS {
+            Embedding::Tied
         } else {
-            (Embedding::Stored(self.weights.clone(), at.embedding.weight(0)), &at.head)
+            Embedding::Stored(self.weights.clone(), at.embedding.weight(0))
         };
         let position = match (&c.positions, &at.position) {
             (Positions::Learned, Some(tensor_ref)) => Some(self.matrix(tensor_ref, c.context, c.hidden)?),
@@ -169,15 +147,20 @@ impl Loader<'_> {
         Ok(all)
     }
 
-    fn norm(&self, tensor_ref: &TensorRef, layer: usize, width: usize) -> Result<Norm> {
+    fn norm(&self, tensor_ref: &TensorRef, layer: usize, width: usize) -> Result<Norm<B>> {
         let mut weight = self.weights.vector(&tensor_ref.weight(layer), width)?;
         weight.iter_mut().for_each(|w| *w += self.layout.norm_offset);
         let bias =
             tensor_ref.bias.then(|| self.weights.vector(&tensor_ref.bias(layer), width)).transpose()?;
-        Ok(Norm { weight, bias, eps: self.config.norm_eps, kind: self.config.norm })
+        Ok(Norm {
+            weight: self.on.buffer_of(&weight),
+            bias: bias.map(|bias| self.on.buffer_of(&bias)),
+            eps: self.config.norm_eps,
+            kind: self.config.norm,
+        })
     }
 
-    fn qk_norms(&self, layer: usize) -> Result<Option<[Norm; 2]>> {
+    fn qk_norms(&self, layer: usize) -> Result<Option<[Norm<B>; 2]>> {
         let c = self.config;
         let (q, k) = match c.qk_norm {
             QkNorm::None => return Ok(None),
@@ -189,7 +172,7 @@ impl Loader<'_> {
     }
 
     /// Stacks the rows of stored matrices into one linear layer.
-    fn linear(&self, refs: &[TensorRef], rows: &[usize], k: usize, layer: usize) -> Result<Linear> {
+    fn linear(&self, refs: &[TensorRef], rows: &[usize], k: usize, layer: usize) -> Result<B::Linear> {
         let mut parts = Vec::with_capacity(refs.len());
         let mut bias = Vec::new();
         for (tensor_ref, &n) in refs.iter().zip(rows) {
@@ -202,7 +185,7 @@ impl Loader<'_> {
         let n = rows.iter().sum();
         let bias = (bias.len() == n).then_some(bias);
         let packed = match self.columns_per_scale(&parts, k) {
-            Some(columns) => Linear::pack_quantised(n, k, columns, self.dtype, bias, |wanted, mut block| {
+            Some(columns) => self.on.pack_quantised(n, k, columns, self.dtype, bias, |wanted, mut block| {
                 in_parts(&parts, &wanted, |part, rows, at| {
                     self.read(part, rows, |rows, i| {
                         let at = at + i..at + i + rows.len();
@@ -210,7 +193,7 @@ impl Loader<'_> {
                     })
                 })
             }),
-            None => Linear::pack(n, k, self.dtype, bias, |wanted, block| {
+            None => self.on.pack(n, k, self.dtype, bias, |wanted, block| {
                 in_parts(&parts, &wanted, |part, rows, at| match &part.columns {
                     Some(all) => {
                         part.transpose(all, rows, k, &mut block[at * k..]);
@@ -245,7 +228,7 @@ impl Loader<'_> {
 
     /// Columns per scale, if all parts are quantised and can be packed without dequantising.
     fn columns_per_scale(&self, parts: &[StoredPart<'_>], k: usize) -> Option<usize> {
-        if !Linear::supports_quantised(k, self.dtype) || parts.iter().any(|part| part.columns.is_some()) {
+        if !self.on.supports_quantised(k, self.dtype) || parts.iter().any(|part| part.columns.is_some()) {
             return None;
         }
         let columns: Option<Vec<usize>> = parts.iter().map(|part| part.tensor.columns_per_scale()).collect();

@@ -1,28 +1,36 @@
 //! Activations kept for the backward pass.
 
-/// Activations of the forward pass that the backward pass of a layer needs. Fields that the architecture
-/// does not use stay empty.
-#[derive(Clone, Debug, Default)]
-pub struct SavedActivations {
+use fathom_kernels::backend::{Backend, Cpu};
+
+/// Activations of the forward pass that the backward pass of a layer needs. Those that the architecture
+/// does not use are absent.
+pub struct SavedActivations<B: Backend = Cpu> {
     /// Input of the norm before attention, `[rows, d]`.
-    pub(crate) attn_in: Vec<f32>,
+    pub(crate) attn_in: Option<B::Buffer>,
     /// Queries, keys and values before their norms, `[rows, q + 2 kv]`.
-    pub(crate) raw_qkv: Vec<f32>,
+    pub(crate) raw_qkv: Option<B::Buffer>,
     /// Queries, keys and values as attention reads them, `[rows, q + 2 kv]`.
-    pub(crate) qkv: Vec<f32>,
+    pub(crate) qkv: Option<B::Buffer>,
     /// Output of attention before its norm, `[rows, d]`.
-    pub(crate) raw_attn: Vec<f32>,
+    pub(crate) raw_attn: Option<B::Buffer>,
     /// Input of the norm before the MLP, `[rows, d]`.
-    pub(crate) mlp_in: Vec<f32>,
+    pub(crate) mlp_in: Option<B::Buffer>,
     /// Input of the activation, `[rows, 2 f]` or `[rows, f]`.
-    pub(crate) wide: Vec<f32>,
+    pub(crate) wide: Option<B::Buffer>,
     /// Output of the MLP before its norm, `[rows, d]`.
-    pub(crate) raw_mlp: Vec<f32>,
+    pub(crate) raw_mlp: Option<B::Buffer>,
 }
 
-/// Appends `activations` to `place`, if the backward pass needs them.
-pub(crate) fn keep(place: Option<&mut Vec<f32>>, needed: bool, activations: &[f32]) {
-    if let (true, Some(place)) = (needed, place) {
-        place.extend_from_slice(activations);
+impl<B: Backend> Default for SavedActivations<B> {
+    fn default() -> Self {
+        Self {
+            attn_in: None,
+            raw_qkv: None,
+            qkv: None,
+            raw_attn: None,
+            mlp_in: None,
+            wide: None,
+            raw_mlp: None,
+        }
     }
 }

@@ -10,6 +10,7 @@ use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
 use fathom_hub::{Hub, Progress, built_in};
 use fathom_kernels::Dtype;
+use fathom_kernels::backend::{Backend, Cpu};
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "config.json";
@@ -118,9 +119,9 @@ fn refuse_adapter(folder: &Path) -> Result<()> {
 }
 
 /// A model with its tokenizer and files.
-pub struct Loaded {
+pub struct Loaded<B: Backend = Cpu> {
     /// The model.
-    pub model: Model,
+    pub model: Model<B>,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
     /// Its weights as stored.
@@ -229,14 +230,22 @@ impl Checkpoint {
         &self.tokenizer
     }
 
-    /// Packs the weights; `tick` is the progress callback.
+    /// Packs the weights for the CPU; `tick` is the progress callback.
+    ///
+    /// # Errors
+    /// As [`Self::load_on`].
+    pub fn load(self, dtype: Dtype, tick: &dyn Fn()) -> Result<Loaded> {
+        self.load_on(Cpu, dtype, tick)
+    }
+
+    /// Packs the weights for a device; `tick` is the progress callback.
     ///
     /// # Errors
     /// When a tensor is missing, has the wrong shape or holds NaN, or memory is refused.
-    pub fn load(self, dtype: Dtype, tick: &dyn Fn()) -> Result<Loaded> {
-        let packed = load::pack(&self.description, &self.weights, dtype, tick)?;
+    pub fn load_on<B: Backend>(self, backend: B, dtype: Dtype, tick: &dyn Fn()) -> Result<Loaded<B>> {
+        let packed = load::pack(&backend, &self.description, &self.weights, dtype, tick)?;
         let warnings = self.warnings().map(str::to_owned).collect();
-        let model = Model { config: self.description.config, packed, dtype };
+        let model = Model { backend, config: self.description.config, packed, dtype };
         let Self { tokenizer, weights, settings, .. } = self;
         Ok(Loaded { model, tokenizer, weights, settings, warnings })
     }

@@ -1,8 +1,8 @@
 //! The activations of a forward pass over one text, by hook name.
 
-use crate::cache::KvCache;
 use crate::error::{Error, Result};
-use crate::forward::{Buffers, Model, Run};
+use crate::forward::{Buffers, Model};
+use fathom_kernels::backend::{Backend, Cpu, Run};
 
 /// A place in the model, with its TransformerLens name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,101 +64,96 @@ impl Hook {
 ///
 /// # Shapes
 /// Every matrix is `[T, d]`, T tokens, d the width of the residual stream.
-#[derive(Clone, Debug, Default)]
-pub struct Trace {
+pub struct Trace<B: Backend = Cpu> {
     /// The tokens.
     pub tokens: Vec<u32>,
     /// Width of the residual stream, d.
     pub hidden: usize,
     /// h_0 ..= h_L: the residual stream before each layer, then before the final norm.
-    pub resid: Vec<Vec<f32>>,
+    pub resid: Vec<B::Buffer>,
     /// The output of attention in each layer.
-    pub attn_out: Vec<Vec<f32>>,
+    pub attn_out: Vec<B::Buffer>,
     /// The output of the MLP in each layer.
-    pub mlp_out: Vec<Vec<f32>>,
-    /// The KV cache of each layer.
-    pub kv_cache: Vec<KvCache>,
+    pub mlp_out: Vec<B::Buffer>,
+    /// The KV cache of each layer, `[T, 2 kv]`: keys after the rotation, then values.
+    pub kv_cache: Vec<B::Buffer>,
 }
 
-impl Trace {
-    pub(crate) fn new(tokens: &[u32], hidden: usize) -> Self {
-        Self { tokens: tokens.to_vec(), hidden, ..Self::default() }
+impl<B: Backend> Trace<B> {
+    /// Number of layers, L.
+    pub fn depth(&self) -> usize {
+        self.attn_out.len()
     }
 
-    pub(crate) fn push_layer(
-        &mut self,
-        h: &[f32],
-        attn: &[f32],
-        mlp: &[f32],
-        kv_cache: impl Fn() -> KvCache + Sync,
-    ) {
-        // Copies into fresh memory take as long as a small product, so threads share them.
-        let ((h, attn), (mlp, kv_cache)) = rayon::join(
-            || rayon::join(|| h.to_vec(), || attn.to_vec()),
-            || rayon::join(|| mlp.to_vec(), &kv_cache),
-        );
-        self.resid.push(h);
-        self.attn_out.push(attn);
-        self.mlp_out.push(mlp);
-        self.kv_cache.push(kv_cache);
-    }
-
-    pub(crate) fn finish(&mut self, h: &[f32]) {
-        self.resid.push(h.to_vec());
-    }
-
-    /// The values at a hook, `[T, d]`.
-    ///
-    /// # Panics
-    /// When the model has no such layer; [`Hook::parse`] checks it.
-    pub fn hook(&self, hook: Hook) -> Vec<f32> {
-        match hook {
-            Hook::ResidPre(l) => self.resid[l].clone(),
-            Hook::AttnOut(l) => self.attn_out[l].clone(),
-            Hook::ResidMid(l) => self.resid[l].iter().zip(&self.attn_out[l]).map(|(h, a)| h + a).collect(),
-            Hook::MlpOut(l) => self.mlp_out[l].clone(),
-            Hook::ResidPost(l) => self.resid[l + 1].clone(),
+    fn new(tokens: &[u32], hidden: usize) -> Self {
+        Self {
+            tokens: tokens.to_vec(),
+            hidden,
+            resid: Vec::new(),
+            attn_out: Vec::new(),
+            mlp_out: Vec::new(),
+            kv_cache: Vec::new(),
         }
     }
 }
 
-impl Model {
+impl<B: Backend> Model<B> {
     /// Runs the whole forward pass over some texts and keeps all of it.
     ///
     /// # Errors
     /// When a text is empty, when there is too little memory, and as [`Self::embed`].
-    pub fn run(&self, texts: &[&[u32]]) -> Result<Vec<Trace>> {
+    pub fn run(&self, texts: &[&[u32]]) -> Result<Vec<Trace<B>>> {
         if let Some(empty) = texts.iter().position(|text| text.is_empty()) {
             return Err(Error::InvalidInput(format!(
                 "text {empty} has no tokens; give each text at least one, such as the one that begins a text"
             )));
         }
-        let d = self.config.hidden;
-        let mut h = Vec::new();
+        let (on, d) = (&self.backend, self.config.hidden);
+        let mut embedded = Vec::new();
         let (mut runs, mut traces) = (Vec::new(), Vec::new());
         for text in texts {
-            let rows = h.len() / d..h.len() / d + text.len();
-            h.extend(self.embed(text, 0)?);
+            let rows = embedded.len() / d..embedded.len() / d + text.len();
+            embedded.extend(self.embed(text, 0)?);
             runs.push(Run { rows, first: 0, length: text.len(), past: vec![] });
             traces.push(Trace::new(text, d));
         }
         let batch = self.batch(runs);
-        let mut buffers = Buffers::default();
+        let mut buffers = Buffers::new(self);
         buffers.reserve(self, batch.rows())?;
-        let mut out = vec![0.0; h.len()];
+        let (mut h, mut out) = (on.buffer_of(&embedded), on.empty());
         for l in 0..self.config.depth() {
-            self.layer(l, &batch, &[], &h, &mut buffers, &mut out);
+            self.layer(l, &batch, &h, &mut buffers, &mut out);
             for (run, trace) in batch.runs.iter().zip(&mut traces) {
                 let part = run.rows.start * d..run.rows.end * d;
-                let (attn, mlp) = (&buffers.attn_out[part.clone()], &buffers.mlp_out[part.clone()]);
-                trace.push_layer(&h[part], attn, mlp, || self.kv_cache(run.rows.clone(), &buffers));
+                trace.resid.push(on.copy(&h, part.clone()));
+                trace.attn_out.push(on.copy(&buffers.attn_out, part.clone()));
+                trace.mlp_out.push(on.copy(&buffers.mlp_out, part));
+                trace.kv_cache.push(self.kv_cache(run.rows.clone(), &buffers));
             }
             std::mem::swap(&mut h, &mut out);
         }
         for (run, trace) in batch.runs.iter().zip(&mut traces) {
-            trace.finish(&h[run.rows.start * d..run.rows.end * d]);
+            trace.resid.push(on.copy(&h, run.rows.start * d..run.rows.end * d));
         }
         Ok(traces)
+    }
+
+    /// The values at a hook of a trace, `[T, d]`.
+    ///
+    /// # Panics
+    /// When the model has no such layer; [`Hook::parse`] checks it.
+    pub fn hook(&self, trace: &Trace<B>, hook: Hook) -> Vec<f32> {
+        let all = |buffer: &B::Buffer| self.backend.download(buffer, 0..self.backend.len(buffer));
+        match hook {
+            Hook::ResidPre(l) => all(&trace.resid[l]),
+            Hook::AttnOut(l) => all(&trace.attn_out[l]),
+            Hook::ResidMid(l) => {
+                let attn = all(&trace.attn_out[l]);
+                all(&trace.resid[l]).iter().zip(&attn).map(|(h, a)| h + a).collect()
+            }
+            Hook::MlpOut(l) => all(&trace.mlp_out[l]),
+            Hook::ResidPost(l) => all(&trace.resid[l + 1]),
+        }
     }
 }
 

@@ -31,6 +31,10 @@ fn batch(model: &Model, tokens: usize) -> Batch {
     model.batch(vec![Run { rows: 0..tokens, first: 0, length: tokens, past: vec![] }])
 }
 
+fn copy(x: &[f32]) -> Buffer {
+    x.to_vec().into()
+}
+
 /// The rows of a matrix in f64.
 fn rows(x: &[f32], width: usize) -> Vec<Row> {
     x.chunks(width).map(|row| row.iter().map(|x| f64::from(*x)).collect()).collect()
@@ -62,6 +66,12 @@ fn answer(reference: &Reference, last: &[Row]) -> Answer {
     [0, 1, 2].map(|i| second(&last[from + i]))
 }
 
+/// The probabilities of an answer after the last rows of the stream.
+fn probabilities(model: &Model, last: &Buffer, answer: Answer) -> Vec<f64> {
+    let logs = model.answer(last, &answer, &mut Buffer::default());
+    logs.into_iter().map(f64::exp).collect()
+}
+
 /// The target when `x` stands at a place in layer `l`, or behind the last layer.
 fn target(
     reference: &Reference,
@@ -91,24 +101,27 @@ fn gradients(model: &Model, trace: &Trace, answer: Answer) -> Vec<Gradient> {
     let batch = batch(model, trace.tokens.len());
     let last = &trace.resid[c.depth()];
     let from = last.len() - answer.len() * d;
-    let mut gradient = vec![0.0; last.len()];
-    let p = model.answer_backward(&last[from..], &answer, &mut Buffer::default(), &mut gradient[from..]);
-    assert_eq!(p, model.answer(&last[from..], &answer, &mut Buffer::default()));
+    let answering = copy(&last[from..]);
+    let mut of_answer = Buffer::default();
+    let p = model.answer_backward(&answering, &answer, &mut Buffer::default(), &mut of_answer);
+    assert_eq!(p, probabilities(model, &answering, answer));
+    let mut gradient = copy(&vec![0.0; last.len()]);
+    gradient[from..].copy_from_slice(&of_answer);
     let mut all = vec![(c.depth(), Place::Stream, rows(last, d), rows(&gradient, d))];
     for l in (0..c.depth()).rev() {
         let (h, a, m) = (&trace.resid[l], &trace.attn_out[l], &trace.mlp_out[l]);
-        let mut out = vec![0.0; h.len()];
-        let saved = model.layer_saved(l, &batch, h, &mut Buffers::default(), &mut out);
-        assert_eq!(out, trace.resid[l + 1], "saving changes a result");
-        let mid: Vec<f32> = h.iter().zip(a).map(|(h, a)| h + a).collect();
+        let mut out = Buffer::default();
+        let saved = model.layer_saved(l, &batch, h, &mut Buffers::new(model), &mut out);
+        assert_eq!(out[..], trace.resid[l + 1][..], "saving changes a result");
+        let mid: Buffer = h.iter().zip(a.iter()).map(|(h, a)| h + a).collect::<Vec<_>>().into();
         let mlp_reads = if c.parallel { h } else { &mid };
         let of_mlp = model.mlp_backward(l, &saved, &gradient);
-        let mut of_mid = gradient.clone();
+        let mut of_mid = copy(&gradient);
         if !c.parallel {
-            of_mid.iter_mut().zip(&of_mlp).for_each(|(d, m)| *d += m);
+            of_mid.iter_mut().zip(of_mlp.iter()).for_each(|(d, m)| *d += m);
         }
         let of_attn = model.attention_backward(l, &batch, &saved, &of_mid);
-        let mut of_stream = gradient.clone();
+        let mut of_stream = copy(&gradient);
         model.layer_backward(l, &batch, &saved, &mut of_stream);
         for (place, x, d_x) in [
             (Place::MlpOut, m, &gradient),
@@ -161,9 +174,9 @@ fn check(name: &str, tokens: usize) {
     }
 
     let answer = answer(&reference, &h);
-    let last = &trace.resid[model.config().depth()][(tokens - answer.len()) * trace.hidden..];
-    let got = model.answer(last, &answer, &mut Buffer::default());
-    for ((got, h), token) in got.iter().zip(rows(last, trace.hidden)).zip(answer) {
+    let last = copy(&trace.resid[model.config().depth()][(tokens - answer.len()) * trace.hidden..]);
+    let got = probabilities(model, &last, answer);
+    for ((got, h), token) in got.iter().zip(rows(&last, trace.hidden)).zip(answer) {
         let want = reference.probabilities(&h)[token as usize];
         assert!((got - want).abs() < BACKWARD * want, "{name}: probability {got} against {want}");
     }
@@ -251,20 +264,20 @@ fn a_text_does_not_depend_on_its_batch() {
                 .map(|i| Run { rows: i * tokens..(i + 1) * tokens, first: 0, length: tokens, past: vec![] })
                 .collect(),
         );
-        let h = numbers(texts * tokens * d, 5);
-        let mut together = numbers(h.len(), 6);
-        let alone = together.clone();
-        let mut out = vec![0.0; h.len()];
-        let saved = model.layer_saved(1, &all, &h, &mut Buffers::default(), &mut out);
+        let h = Buffer::from(numbers(texts * tokens * d, 5));
+        let mut together = Buffer::from(numbers(h.len(), 6));
+        let alone = copy(&together);
+        let mut out = Buffer::default();
+        let saved = model.layer_saved(1, &all, &h, &mut Buffers::new(&model), &mut out);
         model.layer_backward(1, &all, &saved, &mut together);
         let one = batch(&model, tokens);
         for text in 0..texts {
             let part = text * tokens * d..(text + 1) * tokens * d;
-            let mut out = vec![0.0; tokens * d];
-            let saved = model.layer_saved(1, &one, &h[part.clone()], &mut Buffers::default(), &mut out);
-            let mut gradient = alone[part.clone()].to_vec();
+            let h = copy(&h[part.clone()]);
+            let saved = model.layer_saved(1, &one, &h, &mut Buffers::new(&model), &mut out);
+            let mut gradient = copy(&alone[part.clone()]);
             model.layer_backward(1, &one, &saved, &mut gradient);
-            assert_eq!(gradient, together[part], "{name}");
+            assert_eq!(gradient[..], together[part], "{name}");
         }
     }
 }

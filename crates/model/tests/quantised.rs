@@ -5,6 +5,7 @@ mod support;
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
+use fathom_kernels::Buffer;
 use fathom_model::source::Checkpoint;
 use fathom_model::{Dtype, Model};
 use std::path::Path;
@@ -104,10 +105,10 @@ fn write(formats: &Formats, quantised: &Path, plain: &Path) {
 fn run(model: &Model) -> Vec<u32> {
     let tokens: Vec<u32> = (0..VOCAB as u32).collect();
     let trace = model.run(&[&tokens]).unwrap().remove(0);
-    let mut logits = vec![0.0; VOCAB * VOCAB];
+    let mut logits = Buffer::default();
     model.head(&trace.resid[1], &mut logits);
     let parts = [&trace.resid[0], &trace.attn_out[0], &trace.mlp_out[0], &logits];
-    parts.into_iter().flatten().map(|x| x.to_bits()).collect()
+    parts.into_iter().flat_map(|part| part.iter()).map(|x| x.to_bits()).collect()
 }
 
 /// Loads both and compares them; returns the bytes of the weights.

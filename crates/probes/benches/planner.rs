@@ -1,6 +1,7 @@
 //! Time to plan edited runs, and to carry them out, on a tiny model: `cargo bench -p fathom-probes`.
 
 use divan::{Bencher, black_box};
+use fathom_kernels::Buffer;
 use fathom_model::source::{Checkpoint, Loaded};
 use fathom_model::{Dtype, Trace};
 use fathom_probes::planner::{Action, Edit, EditSink, Request, Site, count, execute};
@@ -26,7 +27,7 @@ fn clean_run(loaded: &Loaded, tokens: usize) -> Trace {
 }
 
 /// Every layer bypassed before each fourth position, read from there on: the requests of the skip probe.
-fn skips(depth: usize, tokens: usize) -> Vec<Request> {
+fn skips(depth: usize, tokens: usize) -> Vec<Request<'static, Buffer>> {
     let positions = (4..tokens).step_by(4);
     let request = |layer, t| Request {
         edits: vec![Edit { layer, site: Site::Layer, positions: 1..t, action: Action::Skip }],
@@ -41,12 +42,12 @@ fn skips(depth: usize, tokens: usize) -> Vec<Request> {
 struct Ignore;
 
 impl EditSink for Ignore {
-    fn added(&mut self, _request: usize, _layer: usize, _positions: Range<usize>, added: &[f32]) {
-        black_box(added);
+    fn added(&mut self, _request: usize, _layer: usize, _positions: Range<usize>, changes: &[f64]) {
+        black_box(changes);
     }
 
-    fn logits(&mut self, _position: usize, _clean: &[f32], _requests: &[usize], edited: &[f32]) {
-        black_box(edited);
+    fn logits(&mut self, _request: usize, _position: usize, numbers: &[f64]) {
+        black_box(numbers);
     }
 }
 

@@ -2,10 +2,10 @@
 //! |a|/|h|, |m|/|h+a|, |D|/|h| and cosines cos(a,h), cos(m,h+a), cos(D,h).
 
 use crate::number::{median, short};
-use crate::vector::{SMALLEST, cosine, dot};
-use fathom_model::Trace;
+use crate::vector::{SMALLEST, cosine};
+use fathom_kernels::backend::CONTRIBUTION_SUMS;
+use fathom_model::{Backend, Trace};
 use fathom_results::{Contributions, ContributionsSample, MeanMedian, Parts, PerToken};
-use rayon::prelude::*;
 
 /// Relative norms of attention, MLP and layer, then their cosines.
 type Values = [f64; 6];
@@ -16,17 +16,12 @@ pub(crate) fn plan(depth: usize, tokens: usize, hidden: usize) -> crate::Work {
 }
 
 /// Measures one prompt.
-pub fn measure(trace: &Trace) -> ContributionsSample {
-    let d = trace.hidden;
-    let layers: Vec<Vec<Values>> = (0..trace.attn_out.len())
-        .into_par_iter()
-        .map(|l| {
-            let h = trace.resid[l].chunks_exact(d);
-            let a = trace.attn_out[l].chunks_exact(d);
-            let m = trace.mlp_out[l].chunks_exact(d);
-            h.zip(a).zip(m).map(|((h, a), m)| values(h, a, m)).collect()
-        })
-        .collect();
+pub fn measure<B: Backend>(on: &B, trace: &Trace<B>) -> ContributionsSample {
+    let sums =
+        |l: usize| on.contribution_sums(trace.hidden, &trace.resid[l], &trace.attn_out[l], &trace.mlp_out[l]);
+    let layers = on.read((0..trace.depth()).map(sums).collect());
+    let layers: Vec<Vec<Values>> =
+        layers.iter().map(|tokens| tokens.as_chunks().0.iter().map(values).collect()).collect();
     let mean = |tokens: &Vec<Values>, which: usize| {
         let values = tokens.iter().map(|v| v[which]).filter(|x| !x.is_nan());
         let count = values.clone().count();
@@ -40,20 +35,17 @@ pub fn measure(trace: &Trace) -> ContributionsSample {
     ContributionsSample { relative_norm: parts(0), cosine: parts(3) }
 }
 
-fn values(h: &[f32], a: &[f32], m: &[f32]) -> Values {
-    let mid: Vec<f32> = h.iter().zip(a).map(|(h, a)| h + a).collect();
-    let added: Vec<f32> = a.iter().zip(m).map(|(a, m)| a + m).collect();
-    let norm = |x: &[f32]| dot(x, x).sqrt();
-    let (h_norm, mid_norm) = (norm(h), norm(&mid));
-    let (a_norm, m_norm, added_norm) = (norm(a), norm(m), norm(&added));
+fn values(sums: &[f64; CONTRIBUTION_SUMS]) -> Values {
+    let [h, mid, a, m, added, a_h, m_mid, added_h] = *sums;
+    let [h, mid, a, m, added] = [h, mid, a, m, added].map(f64::sqrt);
     let defined = |value: f64, stream: f64| if stream == 0.0 { f64::NAN } else { value };
     [
-        defined(a_norm / h_norm.max(SMALLEST), h_norm),
-        defined(m_norm / mid_norm.max(SMALLEST), mid_norm),
-        defined(added_norm / h_norm.max(SMALLEST), h_norm),
-        defined(cosine(dot(a, h), a_norm, h_norm), h_norm),
-        defined(cosine(dot(m, &mid), m_norm, mid_norm), mid_norm),
-        defined(cosine(dot(&added, h), added_norm, h_norm), h_norm),
+        defined(a / h.max(SMALLEST), h),
+        defined(m / mid.max(SMALLEST), mid),
+        defined(added / h.max(SMALLEST), h),
+        defined(cosine(a_h, a, h), h),
+        defined(cosine(m_mid, m, mid), mid),
+        defined(cosine(added_h, added, h), h),
     ]
 }
 
@@ -101,6 +93,7 @@ fn average(samples: &[&ContributionsSample], pick: impl Fn(&ContributionsSample)
 mod tests {
     use super::*;
     use approx::assert_relative_eq;
+    use fathom_model::Cpu;
 
     /// Two tokens, two dimensions, one layer, computed by hand.
     #[test]
@@ -108,12 +101,12 @@ mod tests {
         let trace = Trace {
             tokens: vec![1, 2],
             hidden: 2,
-            resid: vec![vec![3.0, 4.0, 1.0, 0.0], vec![0.0, 0.0, 1.0, 0.0]],
-            attn_out: vec![vec![0.0, 1.0, 0.0, 2.0]],
-            mlp_out: vec![vec![-3.0, -5.0, 0.0, -2.0]],
+            resid: vec![vec![3.0, 4.0, 1.0, 0.0].into(), vec![0.0, 0.0, 1.0, 0.0].into()],
+            attn_out: vec![vec![0.0, 1.0, 0.0, 2.0].into()],
+            mlp_out: vec![vec![-3.0, -5.0, 0.0, -2.0].into()],
             kv_cache: vec![],
         };
-        let s = measure(&trace);
+        let s = measure(&Cpu, &trace);
         let n = &s.relative_norm;
         assert_relative_eq!(n.attn.mean[0], (0.2 + 2.0) / 2.0, epsilon = 1e-12);
         assert_relative_eq!(n.mlp.mean[0], (1.0 + 2.0 / 5f64.sqrt()) / 2.0, epsilon = 1e-12);
@@ -131,12 +124,12 @@ mod tests {
         let trace = Trace {
             tokens: vec![1, 2],
             hidden: 2,
-            resid: vec![vec![0.0, 0.0, 2.0, 0.0], vec![0.0, 0.0, 1.0, 0.0]],
-            attn_out: vec![vec![0.0, 1.0, 4.0, 0.0]],
-            mlp_out: vec![vec![3.0, 0.0, 3.0, 0.0]],
+            resid: vec![vec![0.0, 0.0, 2.0, 0.0].into(), vec![0.0, 0.0, 1.0, 0.0].into()],
+            attn_out: vec![vec![0.0, 1.0, 4.0, 0.0].into()],
+            mlp_out: vec![vec![3.0, 0.0, 3.0, 0.0].into()],
             kv_cache: vec![],
         };
-        let sample = measure(&trace);
+        let sample = measure(&Cpu, &trace);
         assert!(sample.relative_norm.attn.tokens[0][0].is_nan() && sample.cosine.layer.tokens[0][0].is_nan());
         assert_eq!((sample.relative_norm.attn.mean[0], sample.cosine.attn.mean[0]), (2.0, 1.0));
         // After attention, the stream is not zero.
@@ -144,8 +137,8 @@ mod tests {
         let back: ContributionsSample =
             serde_json::from_str(&serde_json::to_string(&sample).unwrap()).unwrap();
         assert!(back.relative_norm.attn.tokens[0][0].is_nan());
-        let plain = Trace { resid: vec![vec![1.0, 0.0, 1.0, 0.0], vec![0.0; 4]], ..trace };
-        let summary = summarise(&[&sample, &measure(&plain)]);
+        let plain = Trace { resid: vec![vec![1.0, 0.0, 1.0, 0.0].into(), vec![0.0; 4].into()], ..trace };
+        let summary = summarise(&[&sample, &measure(&Cpu, &plain)]);
         assert_relative_eq!(summary.relative_norm.attn.mean[0], (2.0 + 1.0 + 4.0) / 3.0, epsilon = 1e-12);
         assert_relative_eq!(summary.relative_norm.attn.median[0], 2.0);
         let left_out = summary.left_out.unwrap();
@@ -153,7 +146,7 @@ mod tests {
             (&left_out.attn[..], &left_out.mlp[..], &left_out.layer[..]),
             (&[1][..], &[0][..], &[1][..])
         );
-        assert!(summarise(&[&measure(&plain)]).left_out.is_none());
+        assert!(summarise(&[&measure(&Cpu, &plain)]).left_out.is_none());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Execution options: the division of working memory, prefix sharing, progress.
 
-use fathom_model::Model;
+use fathom_model::{Backend, Model};
 
 /// The division of working memory: how much of each kind of data may be held at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,21 +14,6 @@ pub struct MemoryPlan {
     /// Bytes of activations kept for the backward pass, approximately; at least those of one pair.
     pub saved: usize,
 }
-
-/// Rows of clean runs that make matrix products efficient.
-const CLEAN_ROWS: usize = 256;
-
-/// More rows at a time do not make the matrix products faster.
-const MAX_ROWS: usize = 2048;
-
-/// More logits at a time do not make the head faster, and are evicted from the caches before they are compared.
-const MAX_LOGIT_BYTES: u64 = 64 << 20;
-
-/// As [`MAX_LOGIT_BYTES`], in rows, for small vocabularies.
-const MAX_LOGIT_ROWS: u64 = 128;
-
-/// More rows at a time do not make the backward pass faster.
-const SAVED_ROWS: usize = 256;
 
 /// The allowed memory is less than a prompt needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,7 +31,8 @@ impl MemoryPlan {
     ///
     /// # Errors
     /// [`InsufficientMemory`] if not even one edited run of such a prompt fits.
-    pub fn fit(model: &Model, tokens: usize, memory: u64) -> Result<Self, InsufficientMemory> {
+    pub fn fit<B: Backend>(model: &Model<B>, tokens: usize, memory: u64) -> Result<Self, InsufficientMemory> {
+        let limits = model.backend().limits();
         let kept_per_token = model.trace_bytes_per_token() as u64;
         let row = model.row_bytes() as u64;
         let logits = 4 * model.config().vocab as u64;
@@ -56,14 +42,14 @@ impl MemoryPlan {
         if memory < least {
             return Err(InsufficientMemory { tokens, needed: least });
         }
-        let clean = (memory / 4 / kept_per_token.max(1)).clamp(1, CLEAN_ROWS as u64);
+        let clean = (memory / 4 / kept_per_token.max(1)).clamp(1, limits.clean_rows as u64);
         let free = memory - trace.max(clean * kept_per_token);
-        let most = MAX_LOGIT_BYTES.min(MAX_LOGIT_ROWS * logits).max(2 * logits);
+        let most = limits.logit_bytes.min(limits.logit_rows * logits).max(2 * logits);
         let bytes = (free / 4).clamp(2 * logits, most);
-        let saved = model.saved_bytes_per_row() * model.config().depth() * SAVED_ROWS;
+        let saved = model.saved_bytes_per_row() * model.config().depth() * limits.saved_rows;
         let saved = (saved as u64).min(free / 4);
-        let rows =
-            ((free - (bytes + saved).min(free / 2)) / row).clamp(tokens as u64, MAX_ROWS.max(tokens) as u64);
+        let rows = ((free - (bytes + saved).min(free / 2)) / row)
+            .clamp(tokens as u64, limits.rows.max(tokens) as u64);
         Ok(Self { clean: clean as usize, rows: rows as usize, bytes: bytes as usize, saved: saved as usize })
     }
 }

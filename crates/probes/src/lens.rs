@@ -7,14 +7,11 @@
 
 use crate::number::add_weighted;
 use crate::{ExecOptions, MemoryPlan, Work};
-use fathom_kernels::Buffer;
-use fathom_kernels::distribution::{Divergence, Logits, Reference, log_sum_exp};
-use fathom_model::{Model, Trace};
+use fathom_kernels::backend::LENS_NUMBERS;
+pub use fathom_kernels::backend::TOP;
+use fathom_kernels::distribution::Divergence;
+use fathom_model::{Backend, Model, Trace};
 use fathom_results::LensCurves;
-use rayon::prelude::*;
-
-/// The number of most likely tokens that the overlap compares.
-pub const TOP: usize = 5;
 
 /// The lens at one level for one token.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -31,61 +28,51 @@ pub struct Point {
 pub type Points = Vec<Vec<Point>>;
 
 /// The work of [`sweep`] on a prompt of `tokens` tokens, and the bytes of its logits.
-pub(crate) fn plan(model: &Model, tokens: usize, memory: MemoryPlan) -> (Work, u64) {
+pub(crate) fn plan<B: Backend>(model: &Model<B>, tokens: usize, memory: MemoryPlan) -> (Work, u64) {
     let levels = model.config().depth() + 1;
     let work = Work::plain(0, model.head_macs_per_row() * (levels * tokens) as u64);
     (work, (at_once(model, tokens, memory) * levels * model.config().vocab * 4) as u64)
 }
 
 /// Number of tokens whose logits are held at a time.
-fn at_once(model: &Model, tokens: usize, memory: MemoryPlan) -> usize {
+fn at_once<B: Backend>(model: &Model<B>, tokens: usize, memory: MemoryPlan) -> usize {
     let token = (model.config().depth() + 1) * model.config().vocab * 4;
     (memory.bytes / token.max(1)).clamp(1, tokens.max(1))
 }
 
 /// Applies the lens to every token and level of one prompt.
-pub fn sweep(model: &Model, trace: &Trace, exec: &ExecOptions<'_>) -> Points {
-    let (d, vocab) = (trace.hidden, model.config().vocab);
-    let levels = trace.resid.len();
-    let tokens = trace.tokens.len();
-    let at_once = at_once(model, tokens, exec.memory);
-    let mut points = Vec::with_capacity(tokens);
-    let (mut rows, mut logits) = (Vec::new(), Buffer::default());
-    for first in (0..tokens).step_by(at_once) {
-        let some = first..(first + at_once).min(tokens);
-        rows.clear();
-        for t in some.clone() {
-            for resid in &trace.resid {
-                rows.extend_from_slice(&resid[t * d..(t + 1) * d]);
-            }
+pub fn sweep<B: Backend>(model: &Model<B>, trace: &Trace<B>, exec: &ExecOptions<'_>) -> Points {
+    let (on, d, vocab) = (model.backend(), trace.hidden, model.config().vocab);
+    let (levels, tokens) = (trace.resid.len(), trace.tokens.len());
+    let (mut part, mut rows, mut logits) = (on.empty(), on.empty(), on.empty());
+    let mut numbers = Vec::new();
+    let all: Vec<u32> = (0..tokens as u32).collect();
+    for some in all.chunks(at_once(model, tokens, exec.memory)) {
+        on.resize(&mut rows, some.len() * levels * d);
+        for (level, resid) in trace.resid.iter().enumerate() {
+            // The levels of a token follow each other.
+            let to: Vec<u32> = (0..some.len()).map(|i| (i * levels + level) as u32).collect();
+            on.gather(d, resid, some, &mut part);
+            on.scatter(d, &part, &to, &mut rows);
         }
-        logits.resize(some.len() * levels * vocab);
         model.head(&rows, &mut logits);
-        points.par_extend(logits.par_chunks(levels * vocab).map(|token| compare(token, vocab)));
+        numbers.push(on.lens(vocab, levels, &logits));
         (exec.on_progress)(model.head_macs_per_row() * (some.len() * levels) as u64);
     }
-    points
+    let numbers = on.read(numbers).concat();
+    let points: Vec<Point> = numbers.as_chunks().0.iter().map(Point::of).collect();
+    points.chunks(levels).map(<[Point]>::to_vec).collect()
 }
 
-/// Compares each level of one token with the last level.
-///
-/// # Shapes
-/// `logits [L + 1, V]`.
-fn compare(logits: &[f32], vocab: usize) -> Vec<Point> {
-    let Some(last) = logits.chunks_exact(vocab).next_back() else { return Vec::new() };
-    let last = Reference::new(Logits::new(last));
-    let k = TOP.min(vocab);
-    let best = last.logits().top::<TOP>();
-    let level = |lens: &[f32]| {
-        let lens = Logits::new(lens);
-        let mine = lens.top::<TOP>();
-        Point {
-            divergence: last.divergence_of(&lens),
-            common: mine[..k].iter().filter(|t| best[..k].contains(t)).count(),
-            agrees: mine[0] == best[0],
+impl Point {
+    fn of(numbers: &[f64; LENS_NUMBERS]) -> Self {
+        let [kl, kl_reverse, jsd_bits, entropy, common, agrees] = *numbers;
+        Self {
+            divergence: Divergence { kl, kl_reverse, jsd_bits, entropy },
+            common: common as usize,
+            agrees: agrees == 1.0,
         }
-    };
-    logits.par_chunks_exact(vocab).map(level).collect()
+    }
 }
 
 /// The curves of one prompt, means over its tokens.
@@ -124,37 +111,23 @@ pub fn summarise(samples: &[(&LensCurves, usize)]) -> LensCurves {
 
 /// Negative log-likelihood of each token but the first, given the previous ones, in nats. `memory` bounds the
 /// bytes of logits.
-pub fn negative_log_likelihoods(model: &Model, trace: &Trace, memory: usize) -> Vec<f64> {
-    let (d, vocab) = (trace.hidden, model.config().vocab);
+pub fn negative_log_likelihoods<B: Backend>(model: &Model<B>, trace: &Trace<B>, memory: usize) -> Vec<f64> {
+    let (on, d, vocab) = (model.backend(), trace.hidden, model.config().vocab);
     let Some(last) = trace.resid.last() else { return Vec::new() };
     let rows_at_once = (memory / (vocab * 4).max(1)).max(1);
-    let mut all = Vec::new();
     let predicting = trace.tokens.len().saturating_sub(1);
-    let mut logits = Buffer::default();
+    let (mut numbers, mut logits) = (Vec::new(), on.empty());
     for first in (0..predicting).step_by(rows_at_once) {
         let end = (first + rows_at_once).min(predicting);
-        logits.resize((end - first) * vocab);
-        model.head(&last[first * d..end * d], &mut logits);
-        for (row, next) in logits.chunks_exact(vocab).zip(&trace.tokens[first + 1..]) {
-            all.push(log_sum_exp(row) - f64::from(row[*next as usize]));
-        }
+        let rows = on.copy(last, first * d..end * d);
+        numbers.push(model.answer(&rows, &trace.tokens[first + 1..end + 1], &mut logits));
     }
-    all
+    on.read(numbers).into_iter().flatten().map(|log| -log).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_last_level_is_the_output() {
-        let logits: Vec<f32> = (0..60).map(|i| ((i * 37) % 17) as f32 / 3.0).collect();
-        let points = compare(&logits, 20);
-        let last = points[2];
-        assert_eq!((last.divergence.kl, last.divergence.jsd_bits), (0.0, 0.0));
-        assert_eq!((last.common, last.agrees), (5, true));
-        assert!(points[0].divergence.kl > 0.0);
-    }
 
     #[test]
     fn prompts_are_weighted_by_tokens() {

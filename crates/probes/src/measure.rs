@@ -1,15 +1,14 @@
 //! Measures prompts and question-answer pairs.
 
 use crate::cost::{Costs, add, spend};
-use crate::erasure::{self, MeanResiduals, Means};
+use crate::erasure::{self, MeanResiduals};
 use crate::exec::{ExecOptions, InsufficientMemory};
 use crate::options::ProbeOptions;
 use crate::plan::memory_plan;
 use crate::tokenized::{TokenizedPair, TokenizedPrompt};
 use crate::{contributions, gradients, lens, settling, similarity, skip};
-use fathom_model::{Model, Trace};
+use fathom_model::{Backend, Model, Trace};
 use fathom_results::{Probe, Sample, Work};
-use rayon::prelude::*;
 use std::time::Instant;
 
 /// Callbacks of a measurement.
@@ -77,8 +76,8 @@ impl Overflow {
 /// # Errors
 /// If a prompt is empty, does not fit into memory or is refused by the model, or if `sink` fails. Samples of earlier
 /// prompts have been passed on.
-pub fn measure<E: std::error::Error + 'static>(
-    model: &Model,
+pub fn measure<B: Backend, E: std::error::Error + 'static>(
+    model: &Model<B>,
     prompts: &[TokenizedPrompt],
     options: &ProbeOptions,
     observer: Observer<'_>,
@@ -137,8 +136,8 @@ fn group_size(prompts: &[TokenizedPrompt], rows: usize) -> usize {
 ///
 /// # Errors
 /// As [`measure`].
-pub fn measure_pairs<E: std::error::Error + 'static>(
-    model: &Model,
+pub fn measure_pairs<B: Backend, E: std::error::Error + 'static>(
+    model: &Model<B>,
     baseline: &[TokenizedPrompt],
     pairs: &[TokenizedPair],
     options: &ProbeOptions,
@@ -173,13 +172,13 @@ struct Record {
     costs: Costs,
 }
 
-/// The mean residuals over all tokens of some prompts; `None` if cancelled.
-fn means<E: std::error::Error + 'static>(
-    model: &Model,
+/// The mean residuals over all tokens of some prompts, `[L + 1, d]`; `None` if cancelled.
+fn means<B: Backend, E: std::error::Error + 'static>(
+    model: &Model<B>,
     baseline: &[TokenizedPrompt],
     observer: Observer<'_>,
     costs: &mut Costs,
-) -> Result<Option<Means>, Error<E>> {
+) -> Result<Option<B::Buffer>, Error<E>> {
     let mut means = MeanResiduals::new(model);
     let mut overflows = Vec::new();
     for prompt in baseline {
@@ -188,8 +187,8 @@ fn means<E: std::error::Error + 'static>(
         }
         let start = Instant::now();
         let trace = clean(model, &prompt.id, &prompt.tokens)?;
-        match finite(&trace) {
-            Ok(()) => means.add(&trace),
+        match finite(model, &trace) {
+            Ok(()) => means.add(model.backend(), &trace),
             Err(_) => overflows.push(format!("'{}'", prompt.id)),
         }
         let work = baseline_work(model, std::slice::from_ref(prompt));
@@ -205,33 +204,37 @@ fn means<E: std::error::Error + 'static>(
             overflows.join(", ")
         ));
     }
-    Ok(Some(means.means()))
+    Ok(Some(means.means(model.backend())))
 }
 
 /// The work of the mean residuals over some prompts, which [`measure_pairs`] needs for erasure.
-pub fn baseline_work(model: &Model, baseline: &[TokenizedPrompt]) -> Work {
+pub fn baseline_work<B: Backend>(model: &Model<B>, baseline: &[TokenizedPrompt]) -> Work {
     let macs = baseline.iter().map(|prompt| model.layers_macs(prompt.tokens.len())).sum();
     Work::plain(baseline.len() as u64, macs)
 }
 
 /// The clean run of one prompt.
-fn clean<E: std::error::Error + 'static>(model: &Model, id: &str, tokens: &[u32]) -> Result<Trace, Error<E>> {
+fn clean<B: Backend, E: std::error::Error + 'static>(
+    model: &Model<B>,
+    id: &str,
+    tokens: &[u32],
+) -> Result<Trace<B>, Error<E>> {
     let failed = |source| Error::Model { id: id.to_owned(), source: Box::new(source) };
     Ok(model.run(&[tokens]).map_err(failed)?.remove(0))
 }
 
-fn finite(trace: &Trace) -> Result<(), Overflow> {
-    match trace.resid.par_iter().all(|h| h.iter().all(|x| x.is_finite())) {
+fn finite<B: Backend>(model: &Model<B>, trace: &Trace<B>) -> Result<(), Overflow> {
+    match model.backend().all_finite(&trace.resid.iter().collect::<Vec<_>>()) {
         true => Ok(()),
         false => Err(Overflow("the residual stream")),
     }
 }
 
 /// Runs the probes of prompts on one prompt.
-fn measure_prompt(
-    model: &Model,
+fn measure_prompt<B: Backend>(
+    model: &Model<B>,
     prompt: &TokenizedPrompt,
-    trace: &Trace,
+    trace: &Trace<B>,
     options: &ProbeOptions,
     exec: &ExecOptions<'_>,
     costs: &mut Costs,
@@ -270,22 +273,22 @@ impl Record {
     }
 
     /// Runs the probes of prompts.
-    fn probe_prompt(
+    fn probe_prompt<B: Backend>(
         &mut self,
-        model: &Model,
+        model: &Model<B>,
         prompt: &TokenizedPrompt,
-        trace: &Trace,
+        trace: &Trace<B>,
         options: &ProbeOptions,
         exec: &ExecOptions<'_>,
     ) -> Result<(), Overflow> {
         let Self { sample, costs } = self;
-        finite(trace)?;
+        finite(model, trace)?;
         let has = |probe| options.has(probe);
         let (depth, tokens) = (trace.attn_out.len(), trace.tokens.len());
         if has(Probe::Contributions) {
             let work = contributions::plan(depth, tokens, trace.hidden);
-            sample.contributions =
-                Some(timed(costs, "contributions", work, || contributions::measure(trace)));
+            let measure = || contributions::measure(model.backend(), trace);
+            sample.contributions = Some(timed(costs, "contributions", work, measure));
         }
         if has(Probe::Lens) || has(Probe::Settling) {
             // One sweep serves both probes; its cost is that of the lens if both run.
@@ -299,7 +302,8 @@ impl Record {
         }
         if has(Probe::Similarity) {
             let work = similarity::plan(depth, tokens, trace.hidden);
-            sample.similarity = Some(timed(costs, "similarity", work, || similarity::measure(trace)));
+            let measure = || similarity::measure(model.backend(), trace);
+            sample.similarity = Some(timed(costs, "similarity", work, measure));
         }
         if has(Probe::Skip) {
             let start = Instant::now();
@@ -314,17 +318,17 @@ impl Record {
     }
 
     /// Runs the probes of question-answer pairs.
-    fn probe_pair(
+    fn probe_pair<B: Backend>(
         &mut self,
-        model: &Model,
+        model: &Model<B>,
         pair: &TokenizedPair,
-        trace: &Trace,
-        means: &Means,
+        trace: &Trace<B>,
+        means: &B::Buffer,
         options: &ProbeOptions,
         exec: &ExecOptions<'_>,
     ) -> Result<(), Overflow> {
         let Self { sample, costs } = self;
-        finite(trace)?;
+        finite(model, trace)?;
         let answer = pair.qa.answer_tokens;
         if options.has(Probe::Erasure) {
             let start = Instant::now();

@@ -4,7 +4,7 @@ use crate::exec::{InsufficientMemory, MemoryPlan};
 use crate::options::ProbeOptions;
 use crate::tokenized::{TokenizedPair, TokenizedPrompt};
 use crate::{contributions, erasure, gradients, lens, similarity, skip};
-use fathom_model::Model;
+use fathom_model::{Backend, Model};
 use fathom_results::{Probe, Work};
 use std::collections::BTreeMap;
 
@@ -24,8 +24,8 @@ pub type Plans = BTreeMap<String, Plan>;
 ///
 /// # Errors
 /// If the longest prompt or pair does not fit.
-pub fn memory_plan(
-    model: &Model,
+pub fn memory_plan<B: Backend>(
+    model: &Model<B>,
     prompts: &[TokenizedPrompt],
     pairs: &[TokenizedPair],
     options: &ProbeOptions,
@@ -39,7 +39,7 @@ pub fn memory_plan(
 }
 
 /// Bytes of activations that the backward pass of one pair needs at most.
-fn saved(model: &Model, tokens: usize, options: &ProbeOptions) -> u64 {
+fn saved<B: Backend>(model: &Model<B>, tokens: usize, options: &ProbeOptions) -> u64 {
     let layers = if options.has(Probe::Gradients) { model.config().depth() } else { 0 };
     (model.saved_bytes_per_row() * layers * tokens) as u64
 }
@@ -48,8 +48,8 @@ fn saved(model: &Model, tokens: usize, options: &ProbeOptions) -> u64 {
 ///
 /// # Errors
 /// If the longest prompt or pair does not fit.
-pub fn plan(
-    model: &Model,
+pub fn plan<B: Backend>(
+    model: &Model<B>,
     prompts: &[TokenizedPrompt],
     options: &ProbeOptions,
 ) -> Result<Plans, InsufficientMemory> {
@@ -82,8 +82,8 @@ pub fn plan(
 ///
 /// # Errors
 /// If the longest prompt or pair does not fit.
-pub fn plan_pairs(
-    model: &Model,
+pub fn plan_pairs<B: Backend>(
+    model: &Model<B>,
     baseline: &[TokenizedPrompt],
     pairs: &[TokenizedPair],
     options: &ProbeOptions,
@@ -120,16 +120,16 @@ pub fn join(plans: &mut Plans, more: Plans) {
     }
 }
 
-struct Counter<'a> {
-    model: &'a Model,
+struct Counter<'a, B: Backend> {
+    model: &'a Model<B>,
     memory: MemoryPlan,
     /// Bytes of the traces of clean runs.
     kept: u64,
     plans: Plans,
 }
 
-impl<'a> Counter<'a> {
-    fn new(model: &'a Model, memory: MemoryPlan, longest: usize) -> Self {
+impl<'a, B: Backend> Counter<'a, B> {
+    fn new(model: &'a Model<B>, memory: MemoryPlan, longest: usize) -> Self {
         let kept = (model.trace_bytes_per_token() * memory.clean.max(longest)) as u64;
         Self { model, memory, kept, plans: Plans::new() }
     }

@@ -1,10 +1,9 @@
 //! Similarity of the residual stream at different depths: block influence (arXiv 2403.03853) and angular
 //! distance of blocks (arXiv 2403.17887).
 
-use crate::vector::{cosine, dot};
-use fathom_model::Trace;
+use crate::vector::cosine;
+use fathom_model::{Backend, Trace};
 use fathom_results::Similarity;
-use rayon::prelude::*;
 
 /// The work of [`measure`]: dot products of residual vectors.
 pub(crate) fn plan(depth: usize, tokens: usize, hidden: usize) -> crate::Work {
@@ -12,10 +11,14 @@ pub(crate) fn plan(depth: usize, tokens: usize, hidden: usize) -> crate::Work {
 }
 
 /// Measures one prompt.
-pub fn measure(trace: &Trace) -> Similarity {
+pub fn measure<B: Backend>(on: &B, trace: &Trace<B>) -> Similarity {
     let levels = trace.resid.len();
     let tokens = trace.tokens.len();
-    let per_token: Vec<Vec<f64>> = (0..tokens).into_par_iter().map(|t| cosines(trace, t)).collect();
+    let products = on.gram(trace.hidden, &trace.resid.iter().collect::<Vec<_>>());
+    let products = on.read(vec![products]).concat();
+    let pairs = levels * (levels + 1) / 2;
+    let per_token: Vec<Vec<f64>> =
+        products.chunks_exact(pairs).map(|products| cosines(products, levels)).collect();
     let mut s = Similarity {
         angular_last: triangle(levels, |_, _| f64::NAN),
         angular_mean: triangle(levels, |_, _| 0.0),
@@ -57,17 +60,17 @@ fn triangle<T>(levels: usize, value: impl Fn(usize, usize) -> T) -> Vec<Vec<T>> 
     (1..levels).map(|n| (0..levels - n).map(|l| value(n, l)).collect()).collect()
 }
 
-/// cos(h_l, h_{l+n}) of one token, for n from 1 and l from 0, row by row; NaN where a residual vector
-/// is zero.
-fn cosines(trace: &Trace, t: usize) -> Vec<f64> {
-    let d = trace.hidden;
-    let rows: Vec<&[f32]> = trace.resid.iter().map(|h| &h[t * d..(t + 1) * d]).collect();
-    let norms: Vec<f64> = rows.iter().map(|h| dot(h, h).sqrt()).collect();
+/// cos(h_l, h_{l+n}) of one token, for n from 1 and l from 0, row by row, from the scalar products of all
+/// pairs of levels; NaN where a residual vector is zero.
+fn cosines(products: &[f64], levels: usize) -> Vec<f64> {
+    // Rows of the upper triangle, each from the diagonal on.
+    let product = |i: usize, j: usize| products[i * levels - i * (i + 1) / 2 + j];
+    let norms: Vec<f64> = (0..levels).map(|l| product(l, l).sqrt()).collect();
     let cos = |n: usize, l: usize| match norms[l] == 0.0 || norms[l + n] == 0.0 {
         true => f64::NAN,
-        false => cosine(dot(rows[l], rows[l + n]), norms[l], norms[l + n]),
+        false => cosine(product(l, l + n), norms[l], norms[l + n]),
     };
-    triangle(rows.len(), cos).concat()
+    triangle(levels, cos).concat()
 }
 
 /// Combines prompts, weighted by tokens; `angular_last` has one token per prompt.
@@ -104,16 +107,21 @@ pub fn summarise(samples: &[(&Similarity, usize)]) -> Similarity {
 mod tests {
     use super::*;
     use approx::assert_relative_eq;
+    use fathom_model::Cpu;
 
     #[test]
     fn angles_computed_by_hand() {
         let trace = Trace {
             tokens: vec![1, 2],
             hidden: 2,
-            resid: vec![vec![1.0, 0.0, 2.0, 0.0], vec![0.0, 1.0, 1.0, 1.0], vec![-3.0, 0.0, 5.0, 0.0]],
-            ..Trace::default()
+            resid: [[1.0, 0.0, 2.0, 0.0], [0.0, 1.0, 1.0, 1.0], [-3.0, 0.0, 5.0, 0.0]]
+                .map(|level| level.to_vec().into())
+                .into(),
+            attn_out: vec![],
+            mlp_out: vec![],
+            kv_cache: vec![],
         };
-        let s = measure(&trace);
+        let s = measure(&Cpu, &trace);
         let half = 1.0 / 2f64.sqrt();
         assert_relative_eq!(s.block_influence[0], 1.0 - half / 2.0, epsilon = 1e-12);
         assert_relative_eq!(s.angular_last[0][0], 0.25, epsilon = 1e-12);

@@ -1,19 +1,15 @@
 //! The effect of bypassing a layer on later layers and on the output (arXiv 2505.13898).
 
 use crate::number::add_weighted;
-use crate::planner::{Action, Edit, EditSink, Request, Site, count, execute};
-use crate::vector::{SMALLEST, dot};
+use crate::planner::{Action, Edit, EditSink, Request, Rows, Site, count, execute};
 use crate::{ExecOptions, MemoryPlan, Work};
-use fathom_kernels::distribution::{Logits, Reference};
-use fathom_model::{Model, Trace};
+use fathom_model::{Backend, Model, Trace};
 use fathom_results::{
     ByMode, OverPrompts, SkipAverage, SkipEffects, SkipMode, SkipPart, SkipSample, SkipSummary,
 };
-use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
 
 /// The planner site at which a part is bypassed.
 fn site(part: SkipPart) -> Site {
@@ -55,9 +51,9 @@ impl Default for SkipOptions {
 }
 
 /// Measures one prompt in all modes and parts.
-pub fn sample(
-    model: &Model,
-    trace: &Trace,
+pub fn sample<B: Backend>(
+    model: &Model<B>,
+    trace: &Trace<B>,
     options: &SkipOptions,
     positions: &[usize],
     exec: &ExecOptions<'_>,
@@ -73,18 +69,19 @@ pub fn sample(
 }
 
 /// The work of [`sample`] on a prompt of `tokens` tokens.
-pub fn plan(
-    model: &Model,
+pub fn plan<B: Backend>(
+    model: &Model<B>,
     tokens: usize,
     options: &SkipOptions,
     positions: &[usize],
     memory: MemoryPlan,
 ) -> Work {
     let mut work = Work::default();
+    // Counting only compares matrices, so those of different layers just have to differ.
+    let removed: Vec<B::Buffer> = (0..model.config().depth()).map(|_| model.backend().empty()).collect();
+    let removed: Vec<&B::Buffer> = removed.iter().collect();
     for (mode, part) in options.kinds(tokens, positions) {
-        // Counting only compares values, so those of different layers just have to differ.
-        let removed = |s: usize| Arc::from([s as f32]);
-        let (_, requests) = requests(model.config().depth(), tokens, mode, part, positions, &removed);
+        let (_, requests) = requests(tokens, mode, part, positions, &removed);
         work += count(model, tokens, &requests, memory);
     }
     work
@@ -128,32 +125,50 @@ fn average(effects: &[&SkipEffects]) -> SkipAverage {
 }
 
 /// Measures one prompt; `positions` are the t of `future` and `local`.
-pub fn measure(
-    model: &Model,
-    trace: &Trace,
+pub fn measure<B: Backend>(
+    model: &Model<B>,
+    trace: &Trace<B>,
     mode: SkipMode,
     part: SkipPart,
     positions: &[usize],
     exec: &ExecOptions<'_>,
 ) -> (SkipEffects, Work) {
-    let removed = |s| negated(trace, s, part);
-    let (keys, requests) =
-        requests(model.config().depth(), trace.tokens.len(), mode, part, positions, &removed);
-    let mut reader = Reader::new(model, trace, &keys);
+    let layers = match (mode, part) {
+        (SkipMode::Local, SkipPart::Layer) => contributions(model, trace),
+        _ => Vec::new(),
+    };
+    let removed: Vec<&B::Buffer> = match part {
+        SkipPart::Layer if mode == SkipMode::Local => layers.iter().collect(),
+        SkipPart::Mlp => trace.mlp_out.iter().collect(),
+        // The other modes bypass layers and need no values.
+        SkipPart::Attn | SkipPart::Layer => trace.attn_out.iter().collect(),
+    };
+    let (keys, requests) = requests(trace.tokens.len(), mode, part, positions, &removed);
+    let mut reader = Reader::new(model.config().depth(), &keys);
     let work = execute(model, trace, &requests, exec, &mut reader);
     (reader.effects(mode), work)
 }
 
-/// The edited runs and the skipped layer of each. `removed` gives the negated contribution of a part
-/// of a layer, from position 1 on.
-fn requests(
-    depth: usize,
+/// The contribution D of each layer, `[T, d]`.
+fn contributions<B: Backend>(model: &Model<B>, trace: &Trace<B>) -> Vec<B::Buffer> {
+    let of_layer = |(attn, mlp)| {
+        let mut added = model.backend().empty();
+        model.backend().add(attn, mlp, &mut added);
+        added
+    };
+    trace.attn_out.iter().zip(&trace.mlp_out).map(of_layer).collect()
+}
+
+/// The edited runs and the skipped layer of each. `removed` are the contributions of a part of each layer,
+/// `[T, d]`.
+fn requests<'a, T>(
     tokens: usize,
     mode: SkipMode,
     part: SkipPart,
     positions: &[usize],
-    removed: &dyn Fn(usize) -> Arc<[f32]>,
-) -> (Vec<usize>, Vec<Request>) {
+    removed: &[&'a T],
+) -> (Vec<usize>, Vec<Request<'a, T>>) {
+    let depth = removed.len();
     let (mut keys, mut requests) = (Vec::new(), Vec::new());
     let skip = |layer: usize, edited: Range<usize>, read: Range<usize>| Request {
         edits: vec![Edit { layer, site: site(part), positions: edited, action: Action::Skip }],
@@ -161,7 +176,7 @@ fn requests(
         logits: read,
         until: depth,
     };
-    for s in 0..depth {
+    for (s, &removed) in removed.iter().enumerate() {
         match mode {
             SkipMode::Current if tokens > 1 => {
                 keys.push(s);
@@ -175,11 +190,10 @@ fn requests(
                 }
             }
             SkipMode::Local => {
-                let removed = removed(s);
                 for (l, &t) in (s + 1..depth).flat_map(|l| positions.iter().map(move |t| (l, t))) {
                     if (2..tokens).contains(&t) {
                         keys.push(s);
-                        requests.push(without(&removed, l, t, tokens));
+                        requests.push(without(removed, l, t, tokens));
                     }
                 }
             }
@@ -188,52 +202,27 @@ fn requests(
     (keys, requests)
 }
 
-/// Runs layer `l` on the clean stream without a contribution at positions 1..t.
-fn without(removed: &Arc<[f32]>, l: usize, t: usize, tokens: usize) -> Request {
+/// Runs layer `l` on the clean stream without a contribution, `[T, d]`, at positions 1..t.
+fn without<T>(removed: &T, l: usize, t: usize, tokens: usize) -> Request<'_, T> {
+    let action = Action::Subtract(Rows::each(removed, 1));
     Request {
-        edits: vec![Edit {
-            layer: l,
-            site: Site::Resid,
-            positions: 1..t,
-            action: Action::Add(Arc::clone(removed)),
-        }],
+        edits: vec![Edit { layer: l, site: Site::Resid, positions: 1..t, action }],
         added: t..tokens,
         logits: 0..0,
         until: l + 1,
     }
 }
 
-/// The negated contribution of a part of layer `s`, from position 1 on.
-fn negated(trace: &Trace, s: usize, part: SkipPart) -> Arc<[f32]> {
-    let pairs = trace.attn_out[s].iter().zip(&trace.mlp_out[s]).skip(trace.hidden);
-    pairs
-        .map(|(a, m)| match part {
-            SkipPart::Layer => -(a + m),
-            SkipPart::Attn => -a,
-            SkipPart::Mlp => -m,
-        })
-        .collect()
-}
-
 struct Reader<'a> {
-    trace: &'a Trace,
     /// The skipped layer of each request.
     keys: &'a [usize],
     layer_effect: Vec<Vec<f64>>,
     output_effect: Vec<f64>,
-    vocab: usize,
 }
 
 impl<'a> Reader<'a> {
-    fn new(model: &Model, trace: &'a Trace, keys: &'a [usize]) -> Self {
-        let depth = model.config().depth();
-        Self {
-            trace,
-            keys,
-            layer_effect: vec![vec![0.0; depth]; depth],
-            output_effect: vec![0.0; depth],
-            vocab: model.config().vocab,
-        }
+    fn new(depth: usize, keys: &'a [usize]) -> Self {
+        Self { keys, layer_effect: vec![vec![0.0; depth]; depth], output_effect: vec![0.0; depth] }
     }
 
     fn effects(self, mode: SkipMode) -> SkipEffects {
@@ -245,36 +234,18 @@ impl<'a> Reader<'a> {
 }
 
 impl EditSink for Reader<'_> {
-    fn added(&mut self, request: usize, layer: usize, positions: Range<usize>, added: &[f32]) {
-        let d = self.trace.hidden;
-        let rows = positions.start * d..positions.end * d;
-        let attn = self.trace.attn_out[layer][rows.clone()].chunks_exact(d);
-        let clean = attn.zip(self.trace.mlp_out[layer][rows].chunks_exact(d));
-        let effect = clean.zip(added.chunks_exact(d)).map(|((a, m), edited)| {
-            let clean: Vec<f32> = a.iter().zip(m).map(|(a, m)| a + m).collect();
-            let gap: Vec<f32> = clean.iter().zip(edited).map(|(c, e)| c - e).collect();
-            dot(&gap, &gap).sqrt() / dot(&clean, &clean).sqrt().max(SMALLEST)
-        });
+    fn added(&mut self, request: usize, layer: usize, _: Range<usize>, changes: &[f64]) {
         let largest = &mut self.layer_effect[self.keys[request]][layer];
-        *largest = effect.fold(*largest, larger);
+        *largest = changes.iter().copied().fold(*largest, larger);
     }
 
-    fn logits(&mut self, _: usize, clean: &[f32], requests: &[usize], edited: &[f32]) {
-        let distances = distances(clean, edited, self.vocab);
-        for (request, distance) in requests.iter().zip(distances) {
-            let largest = &mut self.output_effect[self.keys[*request]];
-            *largest = larger(*largest, distance);
-        }
+    fn logits(&mut self, request: usize, _: usize, numbers: &[f64]) {
+        let largest = &mut self.output_effect[self.keys[request]];
+        *largest = numbers.iter().copied().fold(*largest, larger);
     }
 }
 
 /// The larger of two numbers. Unlike [`f64::max`], NaN if `b` is NaN, so that overflows are noticed.
 pub(crate) fn larger(a: f64, b: f64) -> f64 {
     if b.is_nan() || b > a { b } else { a }
-}
-
-/// |p - p'|_2 of each edited row.
-pub(crate) fn distances(clean: &[f32], edited: &[f32], vocab: usize) -> Vec<f64> {
-    let clean = Reference::new(Logits::new(clean));
-    edited.par_chunks_exact(vocab).map(|row| clean.distance_to(&Logits::new(row))).collect()
 }

@@ -134,7 +134,7 @@ impl Question {
 }
 
 /// Options of `fathom measure` that a study may set under `options`; others have fields of their own.
-pub const OPTIONS: [&str; 11] = [
+pub const OPTIONS: [&str; 12] = [
     "split",
     "max-tokens",
     "skip-modes",
@@ -146,6 +146,7 @@ pub const OPTIONS: [&str; 11] = [
     "quadrature",
     "memory",
     "rng",
+    "device",
 ];
 impl StudyDescription {
     /// All cells, model by model.

@@ -2,7 +2,7 @@
 
 use super::effort::Effort;
 use crate::Result;
-use fathom_kernels::{Dtype, Isa, peak};
+use fathom_model::{Backend, Dtype};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,8 @@ pub struct Speed {
 
 /// Times work of `macs` multiply-adds on weights of `dtype`, which gives its own seconds,
 /// in turn with the peak of the machine: a load that comes and goes slows both.
-pub(super) fn time(
+pub(super) fn time<B: Backend>(
+    on: &B,
     effort: &Effort,
     dtype: Dtype,
     macs: u64,
@@ -46,7 +47,7 @@ pub(super) fn time(
             last = work()?;
         }
         times.push(last);
-        peaks.push(seconds_a_madd(dtype, Duration::from_secs_f64(last)));
+        peaks.push(seconds_a_madd(on, dtype, Duration::from_secs_f64(last)));
         if started.elapsed() >= effort.most {
             break;
         }
@@ -58,11 +59,11 @@ pub(super) fn time(
 
 /// What a multiply-add on registers takes, over a time as long as the work takes: short
 /// times would find gaps in which nothing else runs, and long work has none.
-fn seconds_a_madd(dtype: Dtype, long: Duration) -> f64 {
+fn seconds_a_madd<B: Backend>(on: &B, dtype: Dtype, long: Duration) -> f64 {
     let long = long.min(LONGEST_PEAK);
     let (started, mut rounds, mut sum) = (Instant::now(), 0.0, 0.0);
     loop {
-        sum += 1.0 / peak::macs_per_second(Isa::get(), dtype, 1);
+        sum += 1.0 / on.peak(dtype, 1);
         rounds += 1.0;
         if started.elapsed() >= long {
             return sum / rounds;
@@ -70,10 +71,12 @@ fn seconds_a_madd(dtype: Dtype, long: Duration) -> f64 {
     }
 }
 
-/// Seconds that something takes.
-pub(super) fn seconds<T>(work: impl FnOnce() -> T) -> (f64, T) {
+/// Seconds that something takes on a device.
+pub(super) fn seconds<B: Backend, T>(on: &B, work: impl FnOnce() -> T) -> (f64, T) {
+    on.wait();
     let start = Instant::now();
     let result = work();
+    on.wait();
     // Clocks of some systems stand still for a while.
     (start.elapsed().as_secs_f64().max(1e-9), result)
 }
@@ -92,6 +95,7 @@ fn lower_quartile(mut times: Vec<f64>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fathom_model::Cpu;
 
     #[test]
     fn a_quarter_of_the_times_is_shorter() {
@@ -107,7 +111,7 @@ mod tests {
             calls += 1;
             Ok(0.5)
         };
-        let speed = time(&Effort::QUICK, Dtype::F32, 1_000_000_000, &mut work).unwrap();
+        let speed = time(&Cpu, &Effort::QUICK, Dtype::F32, 1_000_000_000, &mut work).unwrap();
         assert_eq!((speed.repetitions, speed.seconds, speed.gflops), (calls, 0.5, 4.0));
         assert_eq!(speed.share_of_peak, speed.gflops / speed.peak_gflops);
     }

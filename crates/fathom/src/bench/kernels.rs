@@ -3,8 +3,9 @@
 use super::clock::{self, Speed};
 use super::effort::Effort;
 use crate::Result;
-use fathom_kernels::{Dtype, Linear, OutOfMemory, QuantBlocks};
-use fathom_model::Config;
+use fathom_kernels::backend::LinearLayer;
+use fathom_kernels::{OutOfMemory, QuantBlocks};
+use fathom_model::{Backend, Config, Dtype};
 use serde::Serialize;
 use std::ops::Range;
 
@@ -120,7 +121,8 @@ pub(super) fn count(shapes: &[Shape], effort: &Effort) -> usize {
 }
 
 /// Measures all, and reports each as soon as it is ready.
-pub(super) fn measure(
+pub(super) fn measure<B: Backend>(
+    on: &B,
     shapes: &[Shape],
     effort: &Effort,
     each: &mut dyn FnMut(&KernelSpeed) -> Result<()>,
@@ -128,10 +130,10 @@ pub(super) fn measure(
     let mut kernels = Vec::new();
     for shape in shapes {
         for form in forms(shape) {
-            let layers = copies(shape, form, effort.weights);
+            let layers = copies(on, shape, form, effort.weights);
             for direction in [Direction::Forward, Direction::Backward] {
                 for &rows in effort.rows {
-                    let kernel = one(shape, &layers, form.dtype, direction, rows, effort)?;
+                    let kernel = one(on, shape, &layers, form.dtype, direction, rows, effort)?;
                     each(&kernel)?;
                     kernels.push(kernel);
                 }
@@ -143,7 +145,7 @@ pub(super) fn measure(
 
 /// Copies of a layer that fill `bytes` together: taken in turn, their weights come from memory, as
 /// those of a model do, and not from a cache.
-fn copies(shape: &Shape, form: Form, bytes: usize) -> Vec<Linear> {
+fn copies<B: Backend>(on: &B, shape: &Shape, form: Form, bytes: usize) -> Vec<B::Linear> {
     let (n, k) = (shape.outputs, shape.inputs);
     let floats = |rows: Range<usize>, block: &mut [f32]| {
         numbers(rows.start * k, block);
@@ -161,9 +163,9 @@ fn copies(shape: &Shape, form: Form, bytes: usize) -> Vec<Linear> {
     };
     let pack = || {
         let packed = if form.is_quantised {
-            Linear::pack_quantised(n, k, COLUMNS, form.dtype, None, blocks)
+            on.pack_quantised(n, k, COLUMNS, form.dtype, None, blocks)
         } else {
-            Linear::pack(n, k, form.dtype, None, floats)
+            on.pack(n, k, form.dtype, None, floats)
         };
         // The panic hook reports this payload as a shortage of memory.
         // The caller turns it into an error.
@@ -184,31 +186,33 @@ fn numbers(first: usize, into: &mut [f32]) {
     }
 }
 
-fn one(
+fn one<B: Backend>(
+    on: &B,
     shape: &Shape,
-    layers: &[Linear],
+    layers: &[B::Linear],
     dtype: Dtype,
     direction: Direction,
     rows: usize,
     effort: &Effort,
 ) -> Result<KernelSpeed> {
-    let (from, to) = match direction {
-        Direction::Forward => (shape.inputs, shape.outputs),
-        Direction::Backward => (shape.outputs, shape.inputs),
+    let from = match direction {
+        Direction::Forward => shape.inputs,
+        Direction::Backward => shape.outputs,
     };
-    let (mut x, mut y) = (vec![0.0; rows * from], vec![0.0; rows * to]);
+    let mut x = vec![0.0; rows * from];
     numbers(0, &mut x);
-    let multiply = |layer: &Linear, y: &mut [f32]| match direction {
-        Direction::Forward => layer.forward(&x, y),
-        Direction::Backward => layer.backward(&x, y),
+    let (x, mut y) = (on.buffer_of(&x), on.empty());
+    let multiply = |layer: &B::Linear, y: &mut B::Buffer| match direction {
+        Direction::Forward => on.linear(layer, &x, y),
+        Direction::Backward => on.linear_backward(layer, &x, y),
     };
     // The first time wakes threads and touches memory.
     multiply(&layers[0], &mut y);
     let mut turns = layers.iter().cycle();
     let macs = (rows * shape.inputs * shape.outputs) as u64;
-    let speed = clock::time(effort, dtype, macs, &mut || {
+    let speed = clock::time(on, effort, dtype, macs, &mut || {
         let layer = turns.next().unwrap_or(&layers[0]);
-        Ok(clock::seconds(|| multiply(layer, &mut y)).0)
+        Ok(clock::seconds(on, || multiply(layer, &mut y)).0)
     })?;
     Ok(KernelSpeed {
         layer: shape.of.join(", "),
@@ -226,6 +230,7 @@ fn one(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fathom_model::Cpu;
 
     #[test]
     fn weights_are_neither_tiny_nor_all_alike() {
@@ -240,7 +245,8 @@ mod tests {
     #[test]
     fn copies_fill_what_they_are_to_fill() {
         let shape = Shape { of: vec![], inputs: 100, outputs: 64 };
-        let bytes = |fill: usize| copies(&shape, FORMS[0], fill).iter().map(Linear::bytes).sum::<usize>();
+        let bytes =
+            |fill: usize| copies(&Cpu, &shape, FORMS[0], fill).iter().map(LinearLayer::bytes).sum::<usize>();
         assert_eq!(bytes(0), 25_600);
         assert!((1_000_000..1_025_600).contains(&bytes(1_000_000)));
     }

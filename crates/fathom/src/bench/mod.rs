@@ -12,11 +12,13 @@ pub use kernels::{Direction, KernelSpeed};
 pub use machine::Machine;
 pub use model::{ModelSpeed, PrefillSpeed, ProbeSpeed};
 
+use crate::device::OnDevice;
 use crate::observer::{counted, uncounted};
-use crate::{ModelSpec, Observer, Result, Unit, run, threads};
+use crate::{Device, ModelSpec, Observer, Result, Unit, run, threads};
 use effort::Effort;
-use fathom_kernels::{Dtype, Isa, peak};
+use fathom_kernels::Isa;
 use fathom_model::source::Checkpoint;
+use fathom_model::{Backend, Dtype};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -27,6 +29,7 @@ const SCHEMA_VERSION: u32 = 1;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Bench {
     model: Option<ModelSpec>,
+    device: Option<Device>,
     quick: bool,
     history: Option<PathBuf>,
     threads: Option<usize>,
@@ -43,7 +46,9 @@ pub struct BenchReport {
     pub fathom: &'static str,
     /// The machine.
     pub machine: Machine,
-    /// The instruction set that the kernels use.
+    /// The device that was measured.
+    pub device: String,
+    /// The instruction set that the kernels use on the processor.
     pub instructions: &'static str,
     /// Threads of the pool.
     pub threads: usize,
@@ -97,6 +102,13 @@ impl Bench {
         self
     }
 
+    /// The device; that of the model unless set otherwise.
+    #[must_use]
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = Some(device);
+        self
+    }
+
     /// Fewer sizes, prompts and repetitions: rough numbers in a few seconds.
     #[must_use]
     pub fn quick(mut self, quick: bool) -> Self {
@@ -127,37 +139,60 @@ impl Bench {
         observer: &dyn Observer,
         each: &mut (dyn FnMut(BenchEvent<'_>) -> Result<()> + Send),
     ) -> Result<BenchReport> {
-        threads::run(self.threads, || self.measure(observer, each))
+        threads::run(self.threads, || self.chosen_device().run(Benching { bench: self, observer, each }))
     }
 
-    fn measure(
-        &self,
-        observer: &dyn Observer,
-        each: &mut dyn FnMut(BenchEvent<'_>) -> Result<()>,
-    ) -> Result<BenchReport> {
-        let effort = if self.quick { Effort::QUICK } else { Effort::FULL };
+    /// The device: that of the model, where one is named.
+    fn chosen_device(&self) -> Device {
+        self.device.or(self.model.as_ref().map(|spec| spec.device)).unwrap_or_default()
+    }
+}
+
+/// This machine.
+pub(crate) fn machine() -> Machine {
+    machine::describe()
+}
+
+/// A benchmark on its way.
+struct Benching<'a, 'b> {
+    bench: &'a Bench,
+    observer: &'a dyn Observer,
+    each: &'a mut (dyn FnMut(BenchEvent<'_>) -> Result<()> + Send + 'b),
+}
+
+impl OnDevice for Benching<'_, '_> {
+    type Output = BenchReport;
+
+    fn run<B: Backend>(self, backend: B) -> Result<BenchReport> {
+        let Self { bench, observer, each } = self;
+        let effort = Effort::on(bench.quick, &backend);
         let machine = machine::describe();
         // Fail before measuring if the folder cannot be written.
-        let history = self.history.as_ref().map(|folder| history::open(folder, &machine.name)).transpose()?;
-        let model = self.model.as_ref().map(|spec| Ok((spec, spec.open(observer)?)));
-        let model = model.transpose().map_err(|e: crate::Error| e)?;
+        let history =
+            bench.history.as_ref().map(|folder| history::open(folder, &machine.name)).transpose()?;
+        let model = match &bench.model {
+            Some(spec) => Some((spec, spec.open(observer)?)),
+            None => None,
+        };
         let mut report = BenchReport {
             schema_version: SCHEMA_VERSION,
             date: run::now(),
             fathom: env!("CARGO_PKG_VERSION"),
             machine,
+            device: backend.name(),
             instructions: Isa::get().name(),
             threads: rayon::current_num_threads(),
-            quick: self.quick,
+            quick: bench.quick,
             statistic: clock::STATISTIC,
-            peak_gflops: peak(&effort, observer),
+            peak_gflops: peak(&backend, &effort, observer),
             kernels: Vec::new(),
             model: None,
         };
         each(BenchEvent::Machine(&report))?;
-        report.kernels = time_kernels(&effort, model.as_ref().map(|(_, (_, c))| c), observer, each)?;
+        report.kernels =
+            time_kernels(&backend, &effort, model.as_ref().map(|(_, (_, c))| c), observer, each)?;
         if let Some((spec, (located, checkpoint))) = model {
-            let loaded = spec.load(checkpoint, observer)?;
+            let loaded = spec.load(checkpoint, backend, observer)?;
             let timing = counted(observer, "model", Unit::Items("timings"), model::STEPS as u64);
             let mut speed = model::describe(&located, &loaded, &effort, observer)?;
             timing.advance(1);
@@ -176,13 +211,14 @@ impl Bench {
     }
 }
 
-fn peak(effort: &Effort, observer: &dyn Observer) -> Peak {
+fn peak<B: Backend>(on: &B, effort: &Effort, observer: &dyn Observer) -> Peak {
     let _working = uncounted(observer, "measuring the peak of this machine");
-    let of = |dtype| clock::gflops(peak::macs_per_second(Isa::get(), dtype, effort.peak_rounds));
+    let of = |dtype| clock::gflops(on.peak(dtype, effort.peak_rounds));
     Peak { f32: of(Dtype::F32), bf16: of(Dtype::Bf16) }
 }
 
-fn time_kernels(
+fn time_kernels<B: Backend>(
+    on: &B,
     effort: &Effort,
     checkpoint: Option<&Checkpoint>,
     observer: &dyn Observer,
@@ -190,7 +226,7 @@ fn time_kernels(
 ) -> Result<Vec<KernelSpeed>> {
     let shapes = kernels::shapes(checkpoint.map(Checkpoint::config));
     let timing = counted(observer, "kernels", Unit::Items("timings"), kernels::count(&shapes, effort) as u64);
-    kernels::measure(&shapes, effort, &mut |kernel| {
+    kernels::measure(on, &shapes, effort, &mut |kernel| {
         timing.advance(1);
         each(BenchEvent::Kernel(kernel))
     })

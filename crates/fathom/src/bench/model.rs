@@ -1,9 +1,10 @@
 //! The speed of a model: prefill, and each probe.
 
 use super::clock::{self, Speed};
-use super::effort::{Effort, PREFILL};
+use super::effort::Effort;
 use crate::{Error, Observer, Result, tokenise};
 use fathom_data::{Options, Prompt, PromptSet};
+use fathom_model::Backend;
 use fathom_model::source::{Loaded, Located};
 use fathom_probes::{
     Cost, Costs, GradientOptions, ProbeOptions, SkipOptions, TokenizedPair, TokenizedPrompt,
@@ -82,9 +83,9 @@ pub struct ProbeSpeed {
 }
 
 /// Describes a model and times its way through a prompt.
-pub(super) fn describe(
+pub(super) fn describe<B: Backend>(
     located: &Located,
-    loaded: &Loaded,
+    loaded: &Loaded<B>,
     effort: &Effort,
     observer: &dyn Observer,
 ) -> Result<ModelSpeed> {
@@ -106,19 +107,19 @@ pub(super) fn describe(
     })
 }
 
-fn prefill(loaded: &Loaded, effort: &Effort) -> Result<PrefillSpeed> {
+fn prefill<B: Backend>(loaded: &Loaded<B>, effort: &Effort) -> Result<PrefillSpeed> {
     let model = &loaded.model;
     let mut tokens = Vec::new();
     for prompt in builtin(fathom_data::DEFAULT)?.prompts {
         tokens.extend(loaded.tokenizer.encode(&prompt.text)?);
     }
-    tokens.truncate(PREFILL.min(model.config().context));
+    tokens.truncate(effort.prefill.min(model.config().context));
     let run = || model.run(&[&tokens]);
     // The first time touches memory.
     run()?;
     let macs = model.layers_macs(tokens.len());
-    let speed = clock::time(effort, model.dtype(), macs, &mut || {
-        let (seconds, traces) = clock::seconds(run);
+    let speed = clock::time(model.backend(), effort, model.dtype(), macs, &mut || {
+        let (seconds, traces) = clock::seconds(model.backend(), run);
         traces?;
         Ok(seconds)
     })?;
@@ -131,8 +132,8 @@ fn prefill(loaded: &Loaded, effort: &Effort) -> Result<PrefillSpeed> {
 }
 
 /// Measures each probe on its own and hands its speed out.
-pub(super) fn measure_probes(
-    loaded: &Loaded,
+pub(super) fn measure_probes<B: Backend>(
+    loaded: &Loaded<B>,
     effort: &Effort,
     of_model: &mut ModelSpeed,
     observer: &dyn Observer,
@@ -147,8 +148,8 @@ pub(super) fn measure_probes(
     Ok(())
 }
 
-fn one(
-    loaded: &Loaded,
+fn one<B: Backend>(
+    loaded: &Loaded<B>,
     probe: Probe,
     (prompts, pairs): (&[TokenizedPrompt], &[TokenizedPair]),
     effort: &Effort,
@@ -156,7 +157,7 @@ fn one(
 ) -> Result<ProbeSpeed> {
     let options = options(probe, effort);
     let mut last = Cost::default();
-    let mut speed = clock::time(effort, loaded.model.dtype(), 0, &mut || {
+    let mut speed = clock::time(loaded.model.backend(), effort, loaded.model.dtype(), 0, &mut || {
         last = cost(loaded, probe, (prompts, pairs), &options, observer)?;
         Ok(last.resources.seconds.max(1e-9))
     })?;
@@ -167,8 +168,8 @@ fn one(
 }
 
 /// What one probe costs, without the clean runs that it starts from.
-fn cost(
-    loaded: &Loaded,
+fn cost<B: Backend>(
+    loaded: &Loaded<B>,
     probe: Probe,
     (prompts, pairs): (&[TokenizedPrompt], &[TokenizedPair]),
     options: &ProbeOptions,
@@ -209,13 +210,13 @@ fn builtin(name: &str) -> Result<PromptSet> {
 }
 
 /// The first built-in prompts, cut to the tokens that the effort allows.
-fn prompts(loaded: &Loaded, effort: &Effort) -> Result<Vec<TokenizedPrompt>> {
+fn prompts<B: Backend>(loaded: &Loaded<B>, effort: &Effort) -> Result<Vec<TokenizedPrompt>> {
     let most = effort.tokens.min(loaded.model.config().context);
     let prompts = builtin(fathom_data::DEFAULT)?.prompts;
     prompts.into_iter().take(effort.prompts).map(|prompt| text(loaded, prompt, most)).collect()
 }
 
-fn text(loaded: &Loaded, prompt: Prompt, most: usize) -> Result<TokenizedPrompt> {
+fn text<B: Backend>(loaded: &Loaded<B>, prompt: Prompt, most: usize) -> Result<TokenizedPrompt> {
     let mut tokens = loaded.tokenizer.encode(&prompt.text)?;
     tokens.truncate(most);
     let spread = (1..=POSITIONS).map(|i| i * tokens.len() / (POSITIONS + 1));
@@ -225,7 +226,11 @@ fn text(loaded: &Loaded, prompt: Prompt, most: usize) -> Result<TokenizedPrompt>
 }
 
 /// The first built-in pairs.
-fn pairs(loaded: &Loaded, effort: &Effort, observer: &dyn Observer) -> Result<Vec<TokenizedPair>> {
+fn pairs<B: Backend>(
+    loaded: &Loaded<B>,
+    effort: &Effort,
+    observer: &dyn Observer,
+) -> Result<Vec<TokenizedPair>> {
     let mut set = builtin("qa")?;
     set.prompts.truncate(effort.pairs);
     tokenise::pairs(&set, &loaded.tokenizer, loaded.model.config(), observer)

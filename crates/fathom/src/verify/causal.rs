@@ -6,8 +6,8 @@ use super::row::{EXEC, GoldenRow, Limit};
 use crate::Result;
 use crate::error::invalid;
 use crate::measurement::checked_quadrature;
-use fathom_model::Trace;
 use fathom_model::source::Loaded;
+use fathom_model::{Backend, Trace};
 use fathom_probes::erasure::{self, MeanResiduals};
 use fathom_probes::{GradientOptions, gradients, skip};
 use fathom_results::{GradientSite, PathBaseline, Quadrature, SkipMode, SkipPart};
@@ -16,10 +16,10 @@ use fathom_results::{GradientSite, PathBaseline, Quadrature, SkipMode, SkipPart}
 const LIMIT: Limit = Limit::Relative { share: 2e-3, floor: 0.1 };
 
 /// Compares every causal probe that the file has.
-pub(super) fn compare(
+pub(super) fn compare<B: Backend>(
     golden: &Golden,
-    loaded: &Loaded,
-    traces: &[Trace],
+    loaded: &Loaded<B>,
+    traces: &[Trace<B>],
     tick: &dyn Fn(&str),
 ) -> Result<Vec<GoldenRow>> {
     let mut rows = Vec::new();
@@ -36,10 +36,12 @@ pub(super) fn compare(
     if let Some(pairs) = &golden.erasure {
         tick("erasure");
         let mut means = MeanResiduals::new(&loaded.model);
-        traces.iter().for_each(|t| means.add(t));
+        let on = loaded.model.backend();
+        traces.iter().for_each(|t| means.add(on, t));
+        let means = means.means(on);
         for (i, want) in pairs.iter().enumerate() {
             let trace = run_pair(loaded, &want.tokens, want.alen, "erasure", i)?;
-            let (got, _) = erasure::measure(&loaded.model, &trace, want.alen, &means.means(), &EXEC);
+            let (got, _) = erasure::measure(&loaded.model, &trace, want.alen, &means, &EXEC);
             rows.push(GoldenRow::compare(
                 format!("erasure of pair {i}"),
                 &got.concat(),
@@ -64,17 +66,23 @@ pub(super) fn compare(
 }
 
 /// The clean run of a pair.
-fn run_pair(loaded: &Loaded, tokens: &[u32], answer: usize, what: &str, i: usize) -> Result<Trace> {
+fn run_pair<B: Backend>(
+    loaded: &Loaded<B>,
+    tokens: &[u32],
+    answer: usize,
+    what: &str,
+    i: usize,
+) -> Result<Trace<B>> {
     if tokens.is_empty() || answer + 1 > tokens.len() {
         invalid!("pair {i} of {what} has an answer longer than its text");
     }
     Ok(loaded.model.run(&[tokens])?.remove(0))
 }
 
-fn skips(
+fn skips<B: Backend>(
     golden: &Golden,
-    loaded: &Loaded,
-    traces: &[Trace],
+    loaded: &Loaded<B>,
+    traces: &[Trace<B>],
     name: &str,
     mode: SkipMode,
     want: &Effects,

@@ -3,11 +3,12 @@
 use super::causal;
 use super::file::Golden;
 use super::row::{EXEC, GoldenRow, Limit, MEMORY};
+use crate::device::OnDevice;
 use crate::error::invalid;
 use crate::observer::counted;
 use crate::{Error, ModelSpec, Observer, Result, Unit, tokenise};
-use fathom_model::Trace;
 use fathom_model::source::Loaded;
+use fathom_model::{Backend, Trace};
 use fathom_probes::{contributions, lens, summarise};
 use fathom_results::{ProbeResults, Sample};
 use std::path::Path;
@@ -29,10 +30,7 @@ pub(super) fn compare_file(
             "{path} does not hold reference values ({e}); it must be a JSON object with \"prompts\""
         ))
     })?;
-    let (_, checkpoint) = model.open(observer)?;
-    let loaded = model.load(checkpoint, observer)?;
-    let _comparing = counted(observer, "comparing", Unit::Items("prompts"), golden.prompts.len() as u64);
-    let rows = compare(&golden, file, &loaded, observer)?;
+    let rows = model.device.run(Comparing { golden: &golden, file, model, observer })?;
     if rows.is_empty() {
         invalid!(
             "{path} holds nothing that can be compared; it needs \"tokens\", \"logits\", \"contributions\" or \"lens\""
@@ -41,7 +39,32 @@ pub(super) fn compare_file(
     Ok(rows)
 }
 
-fn compare(golden: &Golden, path: &Path, loaded: &Loaded, observer: &dyn Observer) -> Result<Vec<GoldenRow>> {
+/// A comparison with reference values.
+struct Comparing<'a> {
+    golden: &'a Golden,
+    file: &'a Path,
+    model: &'a ModelSpec,
+    observer: &'a dyn Observer,
+}
+
+impl OnDevice for Comparing<'_> {
+    type Output = Vec<GoldenRow>;
+
+    fn run<B: Backend>(self, backend: B) -> Result<Vec<GoldenRow>> {
+        let Self { golden, file, model, observer } = self;
+        let (_, checkpoint) = model.open(observer)?;
+        let loaded = model.load(checkpoint, backend, observer)?;
+        let _comparing = counted(observer, "comparing", Unit::Items("prompts"), golden.prompts.len() as u64);
+        compare(golden, file, &loaded, observer)
+    }
+}
+
+fn compare<B: Backend>(
+    golden: &Golden,
+    path: &Path,
+    loaded: &Loaded<B>,
+    observer: &dyn Observer,
+) -> Result<Vec<GoldenRow>> {
     let mut rows = Vec::new();
     let (mut samples, mut traces) = (Vec::new(), Vec::new());
     for (i, prompt) in golden.prompts.iter().enumerate() {
@@ -68,11 +91,14 @@ fn compare(golden: &Golden, path: &Path, loaded: &Loaded, observer: &dyn Observe
     Ok(rows)
 }
 
-fn sample(golden: &Golden, loaded: &Loaded, trace: &Trace) -> Sample {
+fn sample<B: Backend>(golden: &Golden, loaded: &Loaded<B>, trace: &Trace<B>) -> Sample {
     let sweep = || lens::curves(&lens::sweep(&loaded.model, trace, &EXEC));
     Sample {
         tokens: trace.tokens.clone(),
-        contributions: golden.contributions.is_some().then(|| contributions::measure(trace)),
+        contributions: golden
+            .contributions
+            .is_some()
+            .then(|| contributions::measure(loaded.model.backend(), trace)),
         lens: golden.lens.is_some().then(sweep),
         ..Sample::default()
     }

@@ -9,7 +9,7 @@ mod row;
 pub use precision::{CurveShift, DepthShift, PrecisionReport};
 pub use row::{GoldenRow, Limit};
 
-use crate::{ModelSpec, Observer, Result, threads};
+use crate::{Device, ModelSpec, Observer, Result, threads};
 use fathom_model::Dtype;
 use std::path::Path;
 
@@ -45,6 +45,13 @@ impl Verification {
     #[must_use]
     pub fn dtype(mut self, dtype: Dtype) -> Self {
         self.model.dtype = dtype;
+        self
+    }
+
+    /// The device that the model runs on; the processor unless set otherwise.
+    #[must_use]
+    pub fn device(mut self, device: Device) -> Self {
+        self.model.device = device;
         self
     }
 

@@ -1,5 +1,6 @@
 //! bfloat16 against f32: how far the same model's curves and depths are apart.
 
+use crate::device::OnDevice;
 use crate::observer::{Cancellable, counted};
 use crate::prompts::warn_of_unread;
 use crate::tokenise::{self, PromptTokenizer};
@@ -7,7 +8,8 @@ use crate::{Error, ModelSpec, Observer, PromptSpec, Result, Unit, memory};
 use fathom_analysis::curves::rows_of;
 use fathom_analysis::{BootstrapOptions, Curve, PromptCurves};
 use fathom_data::Options;
-use fathom_model::Dtype;
+use fathom_model::source::Loaded;
+use fathom_model::{Backend, Dtype};
 use fathom_probes::ProbeOptions;
 use fathom_results::{Depth, Probe, Sample};
 use std::convert::Infallible;
@@ -94,8 +96,33 @@ fn measured(
     observer: &dyn Observer,
 ) -> Result<PromptCurves> {
     let model = ModelSpec { dtype, ..model.clone() };
-    let (_, checkpoint) = model.open(observer)?;
-    let loaded = model.load(checkpoint, observer)?;
+    model.device.run(Measuring { model: &model, data, limit, observer })
+}
+
+/// A measurement with the weights kept in one type.
+struct Measuring<'a> {
+    model: &'a ModelSpec,
+    data: &'a str,
+    limit: usize,
+    observer: &'a dyn Observer,
+}
+
+impl OnDevice for Measuring<'_> {
+    type Output = PromptCurves;
+
+    fn run<B: Backend>(self, backend: B) -> Result<PromptCurves> {
+        let (_, checkpoint) = self.model.open(self.observer)?;
+        let loaded = self.model.load(checkpoint, backend, self.observer)?;
+        curves(&loaded, self.data, self.limit, self.observer)
+    }
+}
+
+fn curves<B: Backend>(
+    loaded: &Loaded<B>,
+    data: &str,
+    limit: usize,
+    observer: &dyn Observer,
+) -> Result<PromptCurves> {
     let spec = PromptSpec { limit: Some(limit), ..PromptSpec::new(data) };
     let set = spec.load(observer)?;
     warn_of_unread(&set, observer);
@@ -104,7 +131,7 @@ fn measured(
     let prompts = tokenise::tokenise(&set, tokenizer, observer)?;
     let options = ProbeOptions {
         probes: Probe::CLEAN.to_vec(),
-        memory: memory::default_memory(),
+        memory: memory::default_for(&loaded.model),
         naive: false,
         longest_text: 0,
         longest_pair: 0,

@@ -91,7 +91,9 @@ pub(crate) fn floats<D: Device, E: Send + From<OutOfMemory>>(
             let stride = shape.stride() / format.per_word();
             let rows = values.chunks_exact(shape.k).zip(to.chunks_exact_mut(stride));
             let lossless = shape.dtype == Dtype::F32;
-            rows.map(|(row, to)| pack_floats(*format, lossless, row, to)).collect::<Option<()>>().ok_or(Stop::Lossy)
+            rows.map(|(row, to)| pack_floats(*format, lossless, row, to))
+                .collect::<Option<()>>()
+                .ok_or(Stop::Lossy)
         };
         match upload_rows(device, shape, *format, pack) {
             Ok(words) => return layer(device, shape, *format, words, None, bias),
@@ -176,7 +178,11 @@ struct Blocks {
 
 impl Blocks {
     fn new(rows: usize, k: usize, blocks: usize) -> Self {
-        Self { values: vec![0; rows * k], scales: vec![0.0; rows * blocks], offsets: vec![0.0; rows * blocks] }
+        Self {
+            values: vec![0; rows * k],
+            scales: vec![0.0; rows * blocks],
+            offsets: vec![0.0; rows * blocks],
+        }
     }
 
     /// Scales and offsets in turn.

@@ -26,7 +26,8 @@ pub(super) fn measure(cuda: &Cuda, dtype: Dtype, rounds: usize) -> f64 {
     // Small numbers in either type, which sums of any length keep finite.
     cuda.write(&seeds, 0, &[0x3e80_3e80; 2]);
     let time = |count: u32| {
-        let launch = || cuda.launch_elements(entry, threads, &[Some(&seeds), Some(&out)], &[threads as u32, count]);
+        let launch =
+            || cuda.launch_elements(entry, threads, &[Some(&seeds), Some(&out)], &[threads as u32, count]);
         cuda.time(launch).as_secs_f64()
     };
     let rate = |count: u32| f64::from(count) * per_thread * threads as f64 / time(count);

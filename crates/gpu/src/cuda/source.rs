@@ -52,7 +52,8 @@ impl Unit {
     /// All units.
     pub(super) fn all() -> Vec<Self> {
         let formats = [Stored::F32, Stored::Bf16, Stored::F16, Stored::Int8, Stored::Int4];
-        let mut units = vec![Self::Elementwise, Self::Rows, Self::Distribution, Self::ProductBf16, Self::Peak];
+        let mut units =
+            vec![Self::Elementwise, Self::Rows, Self::Distribution, Self::ProductBf16, Self::Peak];
         units.extend(Self::HEADS.map(Self::Attention));
         units.extend(formats.map(Self::ProductF32));
         units

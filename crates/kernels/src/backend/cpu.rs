@@ -9,8 +9,9 @@ use crate::distribution::{Logits, Reference, log_sum_exp, scaled_softmax};
 use crate::elementwise::{self as ops, Activation, Rotation};
 use crate::memory::{Buffer, OutOfMemory};
 use crate::norm::{self, NormKind};
+use crate::peak::macs_per_second;
 use crate::reduction::dot;
-use crate::{Dtype, Linear, QuantBlocks, backward};
+use crate::{Dtype, Isa, Linear, QuantBlocks, backward};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -80,12 +81,18 @@ impl Backend for Cpu {
     const READS_ROWS: bool = true;
 
     fn name(&self) -> String {
-        "CPU".to_owned()
+        "cpu".to_owned()
     }
 
     fn limits(&self) -> BatchLimits {
         // Logits beyond this are evicted from the caches before they are compared.
         BatchLimits { clean_rows: 256, rows: 2048, logit_bytes: 64 << 20, logit_rows: 128, saved_rows: 256 }
+    }
+
+    fn wait(&self) {}
+
+    fn peak(&self, dtype: Dtype, rounds: usize) -> f64 {
+        macs_per_second(Isa::get(), dtype, rounds)
     }
 
     fn empty(&self) -> Buffer {
@@ -108,13 +115,19 @@ impl Backend for Cpu {
         from[part].to_vec()
     }
 
+    fn buffer_of(&self, values: &[f32]) -> Buffer {
+        values.to_vec().into()
+    }
+
     fn copy(&self, from: &Buffer, part: Range<usize>) -> Buffer {
-        let mut to = Buffer::default();
-        to.resize(part.len());
-        to.par_chunks_mut(ELEMENTS_PER_JOB)
-            .zip(from[part].par_chunks(ELEMENTS_PER_JOB))
-            .for_each(|(to, from)| to.copy_from_slice(from));
-        to
+        let from = &from[part];
+        let mut copy = Vec::with_capacity(from.len());
+        copy.par_extend(from.par_iter().copied().with_min_len(ELEMENTS_PER_JOB));
+        copy.into()
+    }
+
+    fn assign(&self, from: &Buffer, to: &mut Buffer) {
+        to.copy(from);
     }
 
     fn gather(&self, width: usize, from: &Buffer, rows: &[u32], to: &mut Buffer) {

@@ -159,8 +159,20 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// The name of the device, as results give it.
     fn name(&self) -> String;
 
+    /// Bytes of memory of the device; `None` where it is the host's or unknown.
+    fn memory(&self) -> Option<u64> {
+        None
+    }
+
     /// How much work pays at a time.
     fn limits(&self) -> BatchLimits;
+
+    /// Waits for all operations.
+    fn wait(&self);
+
+    /// Multiply-adds per second on registers alone, for products of weights of `dtype`: the best of some
+    /// rounds of about 10 ms.
+    fn peak(&self, dtype: Dtype, rounds: usize) -> f64;
 
     // Buffers
 
@@ -200,6 +212,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// A new buffer with a part of another, of exactly that size.
     fn copy(&self, from: &Self::Buffer, part: Range<usize>) -> Self::Buffer;
+
+    /// Makes `to` a copy of `from`.
+    fn assign(&self, from: &Self::Buffer, to: &mut Self::Buffer);
 
     /// Rows `rows` of `from [_, width]`: `to[i] = from[rows[i]]`.
     ///
@@ -269,6 +284,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// Normalises vectors in place.
     fn norm(&self, norm: &Norm<Self>, columns: Columns, x: &mut Self::Buffer);
+
+    /// Fills `out` with the normalised rows of `x [_, width]`.
+    fn norm_copy(&self, norm: &Norm<Self>, width: usize, x: &Self::Buffer, out: &mut Self::Buffer) {
+        self.assign(x, out);
+        self.norm(norm, Columns::whole(width), out);
+    }
 
     /// Backward of [`Self::norm`]: `x` holds the vectors before the norm, `d` the gradient of the
     /// normalised vectors, and receives that of `x`.

@@ -19,7 +19,7 @@ fn hf_tied_but_own_head() {
     folder.write_weights();
     let own = run(folder.path());
     warned(&own, &["'lm_head.weight'", "ties"]);
-    assert!(own.trace.resid == tied.trace.resid && !own.config.tied);
+    assert!(own.resid == tied.resid && !own.config.tied);
     assert!(own.logits.iter().zip(&tied.logits).all(|(a, b)| *a == b / 2.0));
 }
 
@@ -41,7 +41,7 @@ fn hf_rope_scaling_beside_rope_parameters() {
     let empty = run(folder.path());
     folder.set(json!({"rope_scaling": null}));
     same(&empty, &run(folder.path()));
-    assert!(empty.trace.resid != both.trace.resid);
+    assert!(empty.resid != both.resid);
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn hf_fields_that_a_family_does_not_use() {
     let plain = run(folder.path());
     folder.edit("config.json", |config| config["rope_parameters"]["partial_rotary_factor"] = json!(0.5));
     let ran = run(folder.path());
-    assert!(ran.trace.resid != plain.trace.resid && ran.warnings.is_empty(), "{:?}", ran.warnings);
+    assert!(ran.resid != plain.resid && ran.warnings.is_empty(), "{:?}", ran.warnings);
     // Without the layers' kinds, the pattern counts under one name only.
     let folder = Folder::of("gemma3");
     let ran = |pattern: serde_json::Value| {
@@ -142,7 +142,7 @@ fn hf_fields_that_a_family_does_not_use() {
         ran(json!({name: 3}))
     });
     same(&usual, &other);
-    assert!(usual.trace.resid != own.trace.resid);
+    assert!(usual.resid != own.resid);
     warned(&other, &["'_sliding_window_pattern'"]);
 }
 

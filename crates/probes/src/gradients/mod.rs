@@ -8,7 +8,7 @@ use crate::planner::naive;
 use crate::tokenized::predicting;
 use crate::vector::SMALLEST;
 use crate::{ExecOptions, MemoryPlan, Work};
-use fathom_model::{Dtype, Model, Trace};
+use fathom_model::{Backend, Dtype, Model, Trace};
 use fathom_results::{GradientSite, Gradients, PAPER_STEPS, PathBaseline, Quadrature};
 use path::{Path, Scratch, TracedPair};
 use quadrature::Resolution;
@@ -39,9 +39,9 @@ impl Default for GradientOptions {
 ///
 /// The naive multiply-adds are those of the papers' method: for each layer, 256 full forward passes with
 /// the logits of every position, and the backward passes to the layer.
-pub fn measure(
-    model: &Model,
-    trace: &Trace,
+pub fn measure<B: Backend>(
+    model: &Model<B>,
+    trace: &Trace<B>,
     answer: usize,
     options: &GradientOptions,
     exec: &ExecOptions<'_>,
@@ -66,8 +66,8 @@ fn rounding(dtype: Dtype) -> f64 {
     }
 }
 
-fn at_site(
-    pair: &TracedPair<'_>,
+fn at_site<B: Backend>(
+    pair: &TracedPair<'_, B>,
     site: GradientSite,
     options: &GradientOptions,
     on_progress: &dyn Fn(u64),
@@ -92,7 +92,7 @@ fn at_site(
         gradients.nodes = vec![0; depth];
         return (gradients, work);
     }
-    let mut scratch = Scratch::default();
+    let mut scratch = Scratch::new(pair.model);
     let clean = pair.clean(&mut scratch);
     let resolution = Resolution { change: SMALLEST, rounding: rounding(pair.model.dtype()) };
     for layer in 0..depth {
@@ -117,7 +117,7 @@ fn at_site(
 }
 
 /// Edits and naive multiply-adds of one layer, for the steps of the papers' sum.
-fn at_layer(model: &Model, tokens: usize, layer: usize) -> Work {
+fn at_layer<B: Backend>(model: &Model<B>, tokens: usize, layer: usize) -> Work {
     let backward = above(model, tokens, layer, Model::attention_backward_macs)
         + model.head_macs_per_row() * tokens as u64;
     let steps = u64::from(PAPER_STEPS);
@@ -125,7 +125,12 @@ fn at_layer(model: &Model, tokens: usize, layer: usize) -> Work {
 }
 
 /// Multiply-adds of `rows` rows of one pair in the layers above `layer`.
-fn above(model: &Model, rows: usize, layer: usize, attention: impl Fn(&Model, usize, usize) -> u64) -> u64 {
+fn above<B: Backend>(
+    model: &Model<B>,
+    rows: usize,
+    layer: usize,
+    attention: impl Fn(&Model<B>, usize, usize) -> u64,
+) -> u64 {
     let layers = layer + 1..model.config().depth();
     let products = model.layer_macs_per_row() * (rows * layers.len()) as u64;
     let of_layer = |l| (0..rows).map(|p| attention(model, l, p)).sum::<u64>();
@@ -133,7 +138,7 @@ fn above(model: &Model, rows: usize, layer: usize, attention: impl Fn(&Model, us
 }
 
 /// The work of [`measure`] on a pair of `tokens` tokens; approximate for the adaptive rule.
-pub fn plan(model: &Model, tokens: usize, answer: usize, options: &GradientOptions) -> Work {
+pub fn plan<B: Backend>(model: &Model<B>, tokens: usize, answer: usize, options: &GradientOptions) -> Work {
     let rows = tokens.saturating_sub(1);
     let head = model.head_macs_per_row() * predicting(tokens, answer).len() as u64;
     let nodes = quadrature::expected_nodes(options.quadrature);

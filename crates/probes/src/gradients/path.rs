@@ -7,24 +7,20 @@ use super::quadrature::Node;
 use super::{GradientSite, PathBaseline, above};
 use crate::MemoryPlan;
 use crate::tokenized::predicting;
-use crate::vector::dot;
-use fathom_kernels::Buffer;
-use fathom_kernels::elementwise::add;
-use fathom_model::{Buffers, Model, Run, SavedActivations, Trace};
+use fathom_model::{Backend, Buffers, Model, Run, SavedActivations, Trace};
 use std::ops::Range;
 
 /// A question-answer pair and its clean run.
-#[derive(Clone)]
-pub(super) struct TracedPair<'a> {
-    pub(super) model: &'a Model,
-    pub(super) trace: &'a Trace,
+pub(super) struct TracedPair<'a, B: Backend> {
+    pub(super) model: &'a Model<B>,
+    pub(super) trace: &'a Trace<B>,
     /// Positions that predict the answer.
     pub(super) read: Range<usize>,
     pub(super) memory: MemoryPlan,
 }
 
-impl<'a> TracedPair<'a> {
-    pub(super) fn new(model: &'a Model, trace: &'a Trace, answer: usize, memory: MemoryPlan) -> Self {
+impl<'a, B: Backend> TracedPair<'a, B> {
+    pub(super) fn new(model: &'a Model<B>, trace: &'a Trace<B>, answer: usize, memory: MemoryPlan) -> Self {
         Self { model, trace, read: predicting(trace.tokens.len(), answer), memory }
     }
 
@@ -34,30 +30,29 @@ impl<'a> TracedPair<'a> {
     }
 
     /// The target F of the clean run.
-    pub(super) fn clean(&self, scratch: &mut Scratch) -> f64 {
-        let last = &self.trace.resid[self.trace.attn_out.len()];
-        self.targets(last, self.trace.tokens.len(), &mut scratch.logits).iter().sum()
+    pub(super) fn clean(&self, scratch: &mut Scratch<B>) -> f64 {
+        let last = &self.trace.resid[self.trace.depth()];
+        self.targets(last, 1, self.trace.tokens.len(), scratch).iter().sum()
     }
 
     /// F of each point, from the stream that enters the final norm, `[points, rows, d]`.
-    fn targets(&self, h: &[f32], rows: usize, logits: &mut Buffer) -> Vec<f64> {
-        let (answer_rows, tokens) = self.answer_rows(h, rows);
-        let d = self.trace.hidden;
-        let parts = answer_rows.chunks(self.head_rows() * d).zip(tokens.chunks(self.head_rows()));
-        let found: Vec<f64> = parts.flat_map(|(h, tokens)| self.model.answer(h, tokens, logits)).collect();
+    fn targets(&self, h: &B::Buffer, points: usize, rows: usize, scratch: &mut Scratch<B>) -> Vec<f64> {
+        let on = self.model.backend();
+        let (answer_rows, tokens) = self.answer_rows(points, rows);
+        let mut numbers = Vec::new();
+        for (rows, tokens) in answer_rows.chunks(self.head_rows()).zip(tokens.chunks(self.head_rows())) {
+            on.gather(self.trace.hidden, h, rows, &mut scratch.rows);
+            numbers.push(self.model.answer(&scratch.rows, tokens, &mut scratch.logits));
+        }
+        let found: Vec<f64> = on.read(numbers).into_iter().flatten().map(f64::exp).collect();
         found.chunks(self.read.len().max(1)).map(|point| point.iter().sum()).collect()
     }
 
     /// The rows of all points that predict the answer, and the tokens they should predict.
-    fn answer_rows(&self, h: &[f32], rows: usize) -> (Vec<f32>, Vec<u32>) {
-        let d = self.trace.hidden;
-        let part = self.read.start * d..self.read.end * d;
-        let points = h.chunks_exact((rows * d).max(1));
+    fn answer_rows(&self, points: usize, rows: usize) -> (Vec<u32>, Vec<u32>) {
+        let of_point = |point: usize| self.read.clone().map(move |t| (point * rows + t) as u32);
         let tokens = &self.trace.tokens[self.read.start + 1..self.read.end + 1];
-        (
-            points.clone().flat_map(|point| &point[part.clone()]).copied().collect(),
-            tokens.repeat(points.len()),
-        )
+        ((0..points).flat_map(of_point).collect(), tokens.repeat(points))
     }
 
     /// Rows of logits that fit into memory beside their gradients.
@@ -67,56 +62,64 @@ impl<'a> TracedPair<'a> {
 }
 
 /// Scratch buffers, shared by the paths of all layers.
-#[derive(Default)]
-pub(super) struct Scratch {
-    b: Buffers,
-    logits: Buffer,
+pub(super) struct Scratch<B: Backend> {
+    b: Buffers<B>,
+    rows: B::Buffer,
+    logits: B::Buffer,
+}
+
+impl<B: Backend> Scratch<B> {
+    pub(super) fn new(model: &Model<B>) -> Self {
+        Self { b: Buffers::new(model), rows: model.backend().empty(), logits: model.backend().empty() }
+    }
 }
 
 /// The path at one layer. Counts its multiply-adds.
-pub(super) struct Path<'a> {
-    pair: TracedPair<'a>,
+pub(super) struct Path<'a, B: Backend> {
+    pair: &'a TracedPair<'a, B>,
     site: GradientSite,
     layer: usize,
     /// The baseline, `[rows, d]`.
-    base: Vec<f32>,
+    base: B::Buffer,
     /// Values minus baseline, `[rows, d]`.
-    direction: Vec<f32>,
+    direction: B::Buffer,
     /// The residual stream that the values are added to, `[rows, d]`; `None` at [`GradientSite::Resid`].
-    beside: Option<Vec<f32>>,
+    beside: Option<B::Buffer>,
     pub(super) macs: u64,
-    scratch: &'a mut Scratch,
+    scratch: &'a mut Scratch<B>,
 }
 
-impl<'a> Path<'a> {
+impl<'a, B: Backend> Path<'a, B> {
     pub(super) fn new(
-        pair: &TracedPair<'a>,
+        pair: &'a TracedPair<'a, B>,
         site: GradientSite,
         layer: usize,
         baseline: PathBaseline,
-        scratch: &'a mut Scratch,
+        scratch: &'a mut Scratch<B>,
     ) -> Self {
-        let TracedPair { trace, .. } = pair;
-        let d = trace.hidden;
-        let rows = pair.rows();
+        let TracedPair { trace, model, .. } = pair;
+        let (on, d) = (model.backend(), trace.hidden);
+        let part = 0..pair.rows() * d;
         let (values, beside) = match site {
             GradientSite::Resid => (&trace.resid[layer + 1], None),
-            GradientSite::Attn => (&trace.attn_out[layer], Some(trace.resid[layer][..rows * d].to_vec())),
+            GradientSite::Attn => (&trace.attn_out[layer], Some(on.copy(&trace.resid[layer], part.clone()))),
             GradientSite::Mlp => {
-                let mut mid = vec![0.0; rows * d];
-                add(&trace.resid[layer][..rows * d], &trace.attn_out[layer][..rows * d], &mut mid);
+                let mut mid = on.copy(&trace.resid[layer], part.clone());
+                on.add_assign(&mut mid, &on.copy(&trace.attn_out[layer], part.clone()));
                 (&trace.mlp_out[layer], Some(mid))
             }
         };
-        let base = match baseline {
-            PathBaseline::Sequence => mean_row(values, d).repeat(rows),
+        let base = on.buffer_of(&match baseline {
+            PathBaseline::Sequence => mean_row(on, values, d, trace.tokens.len()).repeat(pair.rows()),
             PathBaseline::Feature => {
-                let mean = |row: &[f32]| (row.iter().map(|x| f64::from(*x)).sum::<f64>() / d as f64) as f32;
-                values[..rows * d].chunks_exact(d).flat_map(|row| vec![mean(row); d]).collect()
+                let sums = on.read(vec![on.row_sums(d, values)]).concat();
+                let means = sums[..pair.rows()].iter().map(|sum| (sum / d as f64) as f32);
+                means.flat_map(|mean| std::iter::repeat_n(mean, d)).collect()
             }
-        };
-        let direction = values.iter().zip(&base).map(|(x, b)| x - b).collect();
-        Self { pair: pair.clone(), site, layer, base, direction, beside, macs: 0, scratch }
+        });
+        let mut direction = on.empty();
+        on.subtract(&on.copy(values, part), &base, &mut direction);
+        Self { pair, site, layer, base, direction, beside, macs: 0, scratch }
     }
 
     /// Number of points of the path per batch.
@@ -131,7 +134,7 @@ impl<'a> Path<'a> {
     pub(super) fn baseline_target(&mut self) -> f64 {
         let (h, _) = self.enter(&[0.0], false);
         let (h, _) = self.forward(h, 1, false);
-        self.pair.targets(&h, self.pair.rows(), &mut self.scratch.logits).iter().sum()
+        self.pair.targets(&h, 1, self.pair.rows(), self.scratch).iter().sum()
     }
 
     /// F and its slopes at some points, in batches.
@@ -143,25 +146,31 @@ impl<'a> Path<'a> {
     /// Forward and backward pass through the layers above for some points, as one batch.
     fn evaluate(&mut self, at: &[f64]) -> Vec<Node> {
         let (model, d) = (self.pair.model, self.pair.trace.hidden);
+        let on = model.backend();
         let (h, entered) = self.enter(at, true);
         let (h, saved) = self.forward(h, at.len(), true);
-        let (targets, mut gradient) = self.head(&h);
+        let (targets, mut gradient) = self.head(&h, at.len());
         let batch = model.batch(self.runs(at.len()));
         for (l, saved) in self.above().zip(&saved).rev() {
             model.layer_backward(l, &batch, saved, &mut gradient);
         }
         if let Some(saved) = entered {
             let through_mlp = model.mlp_backward(self.layer, &saved, &gradient);
-            gradient.iter_mut().zip(through_mlp).for_each(|(g, m)| *g += m);
+            on.add_assign(&mut gradient, &through_mlp);
         }
         self.macs += self.backward_macs() * at.len() as u64;
-        let along = |(g, w): (&[f32], &[f32])| dot(g, w);
-        let points = gradient.chunks_exact(self.pair.rows() * d).zip(targets).zip(at);
-        let node = |((g, value), &at): ((&[f32], f64), &f64)| {
-            let slopes = g.chunks_exact(d).zip(self.direction.chunks_exact(d)).map(along).collect();
-            Node { at, value, slopes }
+        let mut numbers = targets;
+        numbers.push(on.row_dots(d, &gradient, &self.direction));
+        let mut numbers = on.read(numbers);
+        let slopes = numbers.pop().unwrap_or_default();
+        let targets = numbers.concat();
+        let points = slopes.chunks_exact(self.pair.rows()).zip(targets.chunks_exact(self.pair.read.len()));
+        let node = |((slopes, target), &at): ((&[f64], &[f64]), &f64)| Node {
+            at,
+            value: target.iter().sum(),
+            slopes: slopes.to_vec(),
         };
-        points.map(node).collect()
+        points.zip(at).map(node).collect()
     }
 
     fn above(&self) -> Range<usize> {
@@ -176,24 +185,21 @@ impl<'a> Path<'a> {
 
     /// The residual stream that leaves the layer at each point. With `save`, also the activations of the
     /// MLP, if it lies between the path and that stream.
-    fn enter(&mut self, at: &[f64], save: bool) -> (Vec<f32>, Option<SavedActivations>) {
-        let point = |r: &f64| {
-            let r = *r as f32;
-            self.base.iter().zip(&self.direction).map(move |(b, w)| b + r * w)
-        };
-        let mut h: Vec<f32> = at.iter().flat_map(point).collect();
-        let add_to_all = |h: &mut [f32], x: &[f32]| {
-            h.chunks_mut(x.len().max(1)).for_each(|h| h.iter_mut().zip(x).for_each(|(h, x)| *h += x));
-        };
+    fn enter(&mut self, at: &[f64], save: bool) -> (B::Buffer, Option<SavedActivations<B>>) {
+        let TracedPair { model, trace, .. } = self.pair;
+        let on = model.backend();
+        let points: Vec<f32> = at.iter().map(|r| *r as f32).collect();
+        let mut h = on.empty();
+        on.interpolate(&self.base, &self.direction, &points, &mut h);
         if let Some(beside) = &self.beside {
-            add_to_all(&mut h, beside);
+            on.add_assign(&mut h, beside);
         }
         if self.site != GradientSite::Attn {
             return (h, None);
         }
-        let TracedPair { model, trace, .. } = self.pair;
         if model.config().parallel {
-            add_to_all(&mut h, &trace.mlp_out[self.layer][..self.direction.len()]);
+            let rows = 0..self.pair.rows() * trace.hidden;
+            on.add_assign(&mut h, &on.copy(&trace.mlp_out[self.layer], rows));
             return (h, None);
         }
         let saved = if save {
@@ -203,21 +209,26 @@ impl<'a> Path<'a> {
             None
         };
         self.macs += model.mlp_macs_per_row() * (at.len() * self.pair.rows()) as u64;
-        h.iter_mut().zip(&*self.scratch.b.mlp_out).for_each(|(h, m)| *h += m);
+        on.add_assign(&mut h, &self.scratch.b.mlp_out);
         (h, saved)
     }
 
     /// Forward pass through the layers above the cut, `[points, rows, d]`.
-    fn forward(&mut self, mut h: Vec<f32>, points: usize, save: bool) -> (Vec<f32>, Vec<SavedActivations>) {
+    fn forward(
+        &mut self,
+        mut h: B::Buffer,
+        points: usize,
+        save: bool,
+    ) -> (B::Buffer, Vec<SavedActivations<B>>) {
         let model = self.pair.model;
         let batch = model.batch(self.runs(points));
-        let mut out = vec![0.0; h.len()];
+        let mut out = model.backend().empty();
         let mut saved = Vec::new();
         for l in self.above() {
             if save {
                 saved.push(model.layer_saved(l, &batch, &h, &mut self.scratch.b, &mut out));
             } else {
-                model.layer(l, &batch, &[], &h, &mut self.scratch.b, &mut out);
+                model.layer(l, &batch, &h, &mut self.scratch.b, &mut out);
             }
             std::mem::swap(&mut h, &mut out);
         }
@@ -227,26 +238,22 @@ impl<'a> Path<'a> {
         (h, saved)
     }
 
-    /// F of each point and its gradient with respect to the stream that enters the final norm.
-    fn head(&mut self, h: &[f32]) -> (Vec<f64>, Vec<f32>) {
-        let TracedPair { model, trace, read, .. } = &self.pair;
-        let (d, rows) = (trace.hidden, self.pair.rows());
-        let (answer_rows, tokens) = self.pair.answer_rows(h, rows);
-        let mut answer_gradient = vec![0.0; answer_rows.len()];
+    /// The probabilities that F of each point sums up, and the gradient of F with respect to the stream that
+    /// enters the final norm.
+    fn head(&mut self, h: &B::Buffer, points: usize) -> (Vec<B::Numbers>, B::Buffer) {
+        let TracedPair { model, trace, .. } = self.pair;
+        let (on, d, rows) = (model.backend(), trace.hidden, self.pair.rows());
+        let (answer_rows, tokens) = self.pair.answer_rows(points, rows);
+        let mut gradient = on.buffer_of(&vec![0.0; points * rows * d]);
+        let (mut of_rows, mut numbers) = (on.empty(), Vec::new());
         let at_once = self.pair.head_rows();
-        let parts = answer_rows
-            .chunks(at_once * d)
-            .zip(tokens.chunks(at_once))
-            .zip(answer_gradient.chunks_mut(at_once * d));
-        let logits = &mut self.scratch.logits;
-        let found: Vec<f64> = parts
-            .flat_map(|((h, tokens), gradient)| model.answer_backward(h, tokens, logits, gradient))
-            .collect();
-        let targets = found.chunks_exact(read.len()).map(|point| point.iter().sum()).collect();
-        let mut gradient = vec![0.0; h.len()];
-        let points = gradient.chunks_exact_mut(rows * d).zip(answer_gradient.chunks_exact(read.len() * d));
-        points.for_each(|(to, from)| to[read.start * d..read.end * d].copy_from_slice(from));
-        (targets, gradient)
+        for (rows, tokens) in answer_rows.chunks(at_once).zip(tokens.chunks(at_once)) {
+            on.gather(d, h, rows, &mut self.scratch.rows);
+            let Scratch { rows: h, logits, .. } = &mut *self.scratch;
+            numbers.push(model.answer_backward(h, tokens, logits, &mut of_rows));
+            on.scatter(d, &of_rows, rows, &mut gradient);
+        }
+        (numbers, gradient)
     }
 
     /// Multiply-adds of the backward pass of one point, including the head.
@@ -260,11 +267,7 @@ impl<'a> Path<'a> {
 }
 
 /// The mean of all rows.
-fn mean_row(x: &[f32], width: usize) -> Vec<f32> {
-    let mut sum = vec![0.0f64; width];
-    for row in x.chunks_exact(width) {
-        sum.iter_mut().zip(row).for_each(|(s, x)| *s += f64::from(*x));
-    }
-    let rows = (x.len() / width).max(1) as f64;
-    sum.iter().map(|s| (s / rows) as f32).collect()
+fn mean_row<B: Backend>(on: &B, x: &B::Buffer, width: usize, rows: usize) -> Vec<f32> {
+    let sums = on.read(vec![on.column_sums(width, x)]).concat();
+    sums.iter().map(|sum| (sum / rows.max(1) as f64) as f32).collect()
 }

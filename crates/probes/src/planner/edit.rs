@@ -1,7 +1,7 @@
 //! Requests of probes: edits of the residual stream, and what to read of their effect.
 
+use fathom_kernels::backend::RowAction;
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Where an edit acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,36 +16,93 @@ pub enum Site {
     Layer,
 }
 
-/// What an edit does to a row. The values of an action are one row for all positions, `[d]`, or
-/// one for each position of the edit, `[positions, d]`.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Action {
+/// Rows on the device that an edit takes its values from.
+#[derive(Debug)]
+pub struct Rows<'a, T> {
+    /// A matrix as wide as the residual stream.
+    of: &'a T,
+    /// The row for the first position of the edit.
+    first: usize,
+    /// Whether each position has a row of its own, one after the other.
+    per_position: bool,
+}
+
+impl<'a, T> Rows<'a, T> {
+    /// Row `row` of a matrix `[_, d]` for all positions.
+    pub fn one(of: &'a T, row: usize) -> Self {
+        Self { of, first: row, per_position: false }
+    }
+
+    /// Row `first` of a matrix `[_, d]` for the first position, the next row for the next position, and so
+    /// on.
+    pub fn each(of: &'a T, first: usize) -> Self {
+        Self { of, first, per_position: true }
+    }
+
+    /// The row of the `i`-th position.
+    fn at(&self, i: usize) -> usize {
+        if self.per_position { self.first + i } else { self.first }
+    }
+}
+
+impl<T> Clone for Rows<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Rows<'_, T> {}
+
+/// Rows are equal where they are the same rows of the same matrix.
+impl<T> PartialEq for Rows<'_, T> {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.of, other.of)
+            && (self.first, self.per_position) == (other.first, other.per_position)
+    }
+}
+
+/// What an edit does to a row.
+#[derive(Debug)]
+pub enum Action<'a, T> {
     /// Bypasses the part. At [`Site::Layer`], [`Site::Attn`] and [`Site::Mlp`] the same as
     /// [`Action::Zero`]; no effect at [`Site::Resid`].
     Skip,
     /// Sets the row to zero.
     Zero,
     /// Replaces the row.
-    Replace(Arc<[f32]>),
+    Replace(Rows<'a, T>),
     /// Multiplies the row.
     Scale(f32),
     /// Adds to the row.
-    Add(Arc<[f32]>),
+    Add(Rows<'a, T>),
+    /// Subtracts from the row.
+    Subtract(Rows<'a, T>),
 }
 
-impl Action {
-    /// Whether two actions are equal. Equal actions usually share their values, which makes this cheap.
-    fn same(&self, other: &Self) -> bool {
+impl<T> Clone for Action<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Action<'_, T> {}
+
+impl<T> PartialEq for Action<'_, T> {
+    fn eq(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Replace(a), Self::Replace(b)) | (Self::Add(a), Self::Add(b)) if Arc::ptr_eq(a, b) => true,
-            _ => self == other,
+            (Self::Skip, Self::Skip) | (Self::Zero, Self::Zero) => true,
+            (Self::Scale(a), Self::Scale(b)) => a == b,
+            (Self::Replace(a), Self::Replace(b))
+            | (Self::Add(a), Self::Add(b))
+            | (Self::Subtract(a), Self::Subtract(b)) => a == b,
+            _ => false,
         }
     }
 }
 
 /// One edit.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Edit {
+#[derive(Debug)]
+pub struct Edit<'a, T> {
     /// Layer, 0 to L - 1; to L for [`Site::Resid`].
     pub layer: usize,
     /// The site.
@@ -53,10 +110,16 @@ pub struct Edit {
     /// The positions.
     pub positions: Range<usize>,
     /// The action.
-    pub action: Action,
+    pub action: Action<'a, T>,
 }
 
-impl Edit {
+impl<T> Clone for Edit<'_, T> {
+    fn clone(&self) -> Self {
+        Self { positions: self.positions.clone(), ..*self }
+    }
+}
+
+impl<'a, T> Edit<'a, T> {
     /// The first level of the residual stream that the edit changes.
     pub(super) fn level(&self) -> usize {
         match self.site {
@@ -65,23 +128,17 @@ impl Edit {
         }
     }
 
-    /// Applies the edit to the row of `position`.
-    pub(super) fn apply(&self, position: usize, row: &mut [f32]) {
-        let part = |all: &Arc<[f32]>| {
-            let d = row.len();
-            let at = if all.len() == d { 0 } else { (position - self.positions.start) * d };
-            at..at + d
-        };
-        match &self.action {
-            Action::Skip if self.site == Site::Resid => {}
-            Action::Skip | Action::Zero => row.fill(0.0),
-            Action::Scale(by) => row.iter_mut().for_each(|x| *x *= by),
-            Action::Replace(all) => row.copy_from_slice(&all[part(all)]),
-            Action::Add(all) => {
-                let part = part(all);
-                row.iter_mut().zip(&all[part]).for_each(|(x, v)| *x += v);
-            }
-        }
+    /// What the edit does to the row of `position`; `None` for nothing.
+    pub(super) fn at(&self, position: usize) -> Option<RowAction<'a, T>> {
+        let i = position - self.positions.start;
+        Some(match &self.action {
+            Action::Skip if self.site == Site::Resid => return None,
+            Action::Skip | Action::Zero => RowAction::Zero,
+            Action::Scale(by) => RowAction::Scale(*by),
+            Action::Replace(rows) => RowAction::Replace(rows.of, rows.at(i)),
+            Action::Add(rows) => RowAction::Add(rows.of, rows.at(i)),
+            Action::Subtract(rows) => RowAction::Subtract(rows.of, rows.at(i)),
+        })
     }
 
     /// Whether the result does not depend on the previous row.
@@ -89,7 +146,7 @@ impl Edit {
         match self.action {
             Action::Skip => self.site != Site::Resid,
             Action::Zero | Action::Replace(_) => true,
-            Action::Scale(_) | Action::Add(_) => false,
+            Action::Scale(_) | Action::Add(_) | Action::Subtract(_) => false,
         }
     }
 
@@ -98,16 +155,26 @@ impl Edit {
         self.layer == other.layer
             && self.site == other.site
             && self.positions.start == other.positions.start
-            && self.action.same(&other.action)
+            && self.action == other.action
+    }
+
+    /// The matrix that the values come from, and the rows of it that are needed.
+    pub(super) fn values(&self) -> Option<(&'a T, usize)> {
+        match &self.action {
+            Action::Replace(rows) | Action::Add(rows) | Action::Subtract(rows) => {
+                Some((rows.of, rows.at(self.positions.len().saturating_sub(1)) + 1))
+            }
+            Action::Skip | Action::Zero | Action::Scale(_) => None,
+        }
     }
 }
 
 /// One edited run: its edits, and what to read of it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Request {
+#[derive(Debug)]
+pub struct Request<'a, T> {
     /// The edits, in order of application.
-    pub edits: Vec<Edit>,
-    /// Positions at which D is read, for every layer from the first edited one on.
+    pub edits: Vec<Edit<'a, T>>,
+    /// Positions at which the change of D is read, for every layer from the first edited one on.
     pub added: Range<usize>,
     /// Positions at which the logits are read.
     pub logits: Range<usize>,
@@ -115,7 +182,7 @@ pub struct Request {
     pub until: usize,
 }
 
-impl Request {
+impl<T> Request<'_, T> {
     /// The first level of the residual stream that the edits change.
     pub(super) fn level(&self) -> usize {
         self.edits.iter().map(Edit::level).min().unwrap_or(0)
@@ -129,17 +196,30 @@ impl Request {
     }
 }
 
-/// Receives the values that requests read.
-pub trait EditSink {
-    /// D' of layer `layer` for consecutive positions of a request.
-    ///
-    /// # Shapes
-    /// `added [positions, d]`.
-    fn added(&mut self, request: usize, layer: usize, positions: Range<usize>, added: &[f32]);
+/// What is read of the logits of an edited run. It is computed on the device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogitReading {
+    /// `|p - p'|_2` of the clean and the edited distribution: one number.
+    #[default]
+    Distance,
+    /// The clean logits, then the edited ones: `2 V` numbers.
+    Rows,
+}
 
-    /// The logits of some requests at one position, and those of the clean run.
+/// Receives the numbers that requests read.
+pub trait EditSink {
+    /// What is read of logits.
+    fn reading(&self) -> LogitReading {
+        LogitReading::default()
+    }
+
+    /// The relative change of the contribution of layer `layer`, `|D - D'| / |D|`, at consecutive positions
+    /// of a request.
     ///
     /// # Shapes
-    /// `clean [V]`, `edited [requests, V]`.
-    fn logits(&mut self, position: usize, clean: &[f32], requests: &[usize], edited: &[f32]);
+    /// `changes [positions]`.
+    fn added(&mut self, request: usize, layer: usize, positions: Range<usize>, changes: &[f64]);
+
+    /// The numbers of [`Self::reading`] for the logits of a request at one position.
+    fn logits(&mut self, request: usize, position: usize, numbers: &[f64]);
 }

@@ -1,23 +1,25 @@
 //! Executes requests on one prompt: starts from the saved clean residuals, reuses the clean
 //! keys and values of earlier positions, and runs each layer as one batch.
 
-use super::edit::{Action, Edit, EditSink, Request, Site};
+use super::edit::{EditSink, Request, Site};
 use super::group::Group;
 use super::naive;
-use super::tree::{Acting, Node};
+use super::reading::Readings;
 use crate::{ExecOptions, MemoryPlan, Work};
-use fathom_kernels::elementwise::add;
-use fathom_model::{Batch, Buffers, KvCache, Model, Run, Span, Trace};
+use fathom_kernels::backend::RowEdit;
+use fathom_model::{Backend, Batch, Buffers, Model, Run, Span, Trace};
+use std::collections::BTreeMap;
+use std::mem::{replace, swap};
 use std::ops::Range;
 
 /// Executes the requests, passes what they read to `sink`, and returns the work done.
 ///
 /// # Panics
 /// If an edit or a read lies outside the model or the prompt.
-pub fn execute(
-    model: &Model,
-    trace: &Trace,
-    requests: &[Request],
+pub fn execute<B: Backend>(
+    model: &Model<B>,
+    trace: &Trace<B>,
+    requests: &[Request<'_, B::Buffer>],
     exec: &ExecOptions<'_>,
     sink: &mut dyn EditSink,
 ) -> Work {
@@ -27,17 +29,22 @@ pub fn execute(
         naive::execute(model, trace, requests, exec.on_progress, sink);
         return Work { runs: work.edits, macs: work.macs_naive, ..work };
     }
-    let mut b = Buffers::default();
+    let mut scratch = Scratch::new(model);
     for group in Group::all(requests, exec.memory.rows) {
         work.runs += group.nodes.len() as u64;
-        work.macs += Running::run(model, trace, requests, &group, exec, &mut b, sink);
+        work.macs += Running::run(model, trace, requests, &group, exec, &mut scratch, sink);
     }
     work
 }
 
 /// The work of [`execute()`] on a prompt of `tokens` tokens, counted without running the model.
 /// The values of actions are only compared.
-pub fn count(model: &Model, tokens: usize, requests: &[Request], memory: MemoryPlan) -> Work {
+pub fn count<B: Backend>(
+    model: &Model<B>,
+    tokens: usize,
+    requests: &[Request<'_, B::Buffer>],
+    memory: MemoryPlan,
+) -> Work {
     let mut work = unshared(model, tokens, requests);
     for group in Group::all(requests, memory.rows) {
         work.runs += group.nodes.len() as u64;
@@ -47,12 +54,12 @@ pub fn count(model: &Model, tokens: usize, requests: &[Request], memory: MemoryP
 }
 
 /// The number of edits and the naive work, before anything is shared.
-fn unshared(model: &Model, tokens: usize, requests: &[Request]) -> Work {
+fn unshared<B: Backend>(model: &Model<B>, tokens: usize, requests: &[Request<'_, B::Buffer>]) -> Work {
     let macs_naive = requests.iter().map(|r| naive::macs_of(model, tokens, r)).sum();
     Work { edits: requests.len() as u64, macs_naive, ..Work::default() }
 }
 
-fn check(model: &Model, trace: &Trace, requests: &[Request]) {
+fn check<B: Backend>(model: &Model<B>, trace: &Trace<B>, requests: &[Request<'_, B::Buffer>]) {
     let (depth, tokens) = (model.config().depth(), trace.tokens.len());
     for request in requests {
         assert!(request.added.end <= tokens && request.logits.end <= tokens && request.until <= depth);
@@ -60,53 +67,82 @@ fn check(model: &Model, trace: &Trace, requests: &[Request]) {
         for edit in &request.edits {
             let last = if edit.site == Site::Resid { depth } else { depth - 1 };
             assert!(edit.layer <= last && edit.positions.end <= tokens && !edit.positions.is_empty());
-            if let Action::Replace(values) | Action::Add(values) = &edit.action {
-                let rows = [1, edit.positions.len()].map(|rows| rows * trace.hidden);
-                assert!(values.len() == rows[0] || values.len() >= rows[1], "values of an edit are missing");
+            if let Some((values, rows)) = edit.values() {
+                let enough = model.backend().len(values) >= rows * trace.hidden;
+                assert!(enough, "values of an edit are missing");
             }
         }
     }
 }
 
+/// Scratch buffers of groups, `[rows, d]`.
+struct Scratch<B: Backend> {
+    b: Buffers<B>,
+    h: B::Buffer,
+    mid: B::Buffer,
+    added: B::Buffer,
+    out: B::Buffer,
+    /// Some rows of another buffer.
+    part: B::Buffer,
+}
+
+impl<B: Backend> Scratch<B> {
+    fn new(model: &Model<B>) -> Self {
+        let empty = || model.backend().empty();
+        Self { b: Buffers::new(model), h: empty(), mid: empty(), added: empty(), out: empty(), part: empty() }
+    }
+}
+
+/// A row of a buffer: a position of a node.
+type NodeRow = (usize, usize);
+
 /// The execution of a group.
-pub(super) struct Running<'a> {
-    pub(super) model: &'a Model,
-    pub(super) trace: &'a Trace,
-    pub(super) requests: &'a [Request],
-    pub(super) group: &'a Group,
+pub(super) struct Running<'a, B: Backend> {
+    pub(super) model: &'a Model<B>,
+    pub(super) trace: &'a Trace<B>,
+    pub(super) requests: &'a [Request<'a, B::Buffer>],
+    pub(super) group: &'a Group<'a, B::Buffer>,
     pub(super) exec: &'a ExecOptions<'a>,
     pub(super) macs: u64,
     /// Multiply-adds already passed to the progress callback.
     reported: u64,
-    b: &'a mut Buffers,
+    /// The first row of each node in the streams of the group.
+    first_row: Vec<usize>,
+    pub(super) readings: Readings<B>,
 }
 
-impl<'a> Running<'a> {
+impl<'a, B: Backend> Running<'a, B> {
     /// Runs a group and returns its multiply-adds.
     fn run(
-        model: &'a Model,
-        trace: &'a Trace,
-        requests: &'a [Request],
-        group: &'a Group,
+        model: &'a Model<B>,
+        trace: &'a Trace<B>,
+        requests: &'a [Request<'a, B::Buffer>],
+        group: &'a Group<'a, B::Buffer>,
         exec: &'a ExecOptions<'a>,
-        b: &'a mut Buffers,
+        scratch: &mut Scratch<B>,
         sink: &mut dyn EditSink,
     ) -> u64 {
         if group.nodes.is_empty() {
             return 0;
         }
         let depth = model.config().depth();
-        let mut running = Self { model, trace, requests, group, macs: 0, reported: 0, exec, b };
-        let mut streams: Vec<Vec<f32>> = Vec::with_capacity(group.nodes.len());
-        for node in 0..group.nodes.len() {
-            streams.push(running.start(node, sink));
-        }
+        let first_row = group.nodes.iter().scan(0, |next, node| {
+            let first = *next;
+            *next += node.positions.len();
+            Some(first)
+        });
+        let first_row = first_row.collect();
+        let readings = Readings::default();
+        let mut running =
+            Self { model, trace, requests, group, exec, macs: 0, reported: 0, first_row, readings };
+        let mut streams = running.start(scratch);
         let first = group.nodes.iter().map(|n| n.level).min().unwrap_or(depth);
         for l in first..depth {
-            running.layer(l, &mut streams, sink);
+            running.layer(l, &mut streams, scratch);
             running.report_progress();
         }
         running.head(&streams, sink);
+        running.readings.deliver(model.backend(), sink);
         running.macs
     }
 
@@ -115,186 +151,233 @@ impl<'a> Running<'a> {
         self.reported = self.macs;
     }
 
-    /// The stream at the start of a node: the clean one with the edits that act on clean
-    /// values. It needs no attention, because keys and values of the previous layer are clean.
-    fn start(&mut self, node: usize, sink: &mut dyn EditSink) -> Vec<f32> {
-        let d = self.trace.hidden;
-        let group = self.group;
-        let Node { positions, edits, level, .. } = &group.nodes[node];
-        let rows = positions.start * d..positions.end * d;
-        let mut h = self.trace.resid[*level][rows].to_vec();
-        let here = || edits.iter().filter(|e| e.edit.level() == *level);
-        for position in positions.clone() {
-            let acting = here().filter(|e| e.positions.contains(&position)).map(|e| &e.edit);
-            let parts: Vec<&Edit> = acting.filter(|e| e.site != Site::Resid).collect();
-            if parts.is_empty() {
-                continue;
-            }
-            let at = (position - positions.start) * d;
-            let added = self.edited_layer(&group.nodes[node], position, &parts, &mut h[at..at + d]);
-            self.send_added(node, level - 1, position..position + 1, &added, sink);
-        }
-        edit_rows(here(), Site::Resid, positions, d, &mut h);
-        h
+    /// The row of a position of a node in the streams.
+    pub(super) fn stream_row(&self, (node, position): NodeRow) -> usize {
+        self.first_row[node] + position - self.group.nodes[node].positions.start
     }
 
-    /// The contribution of a layer to a clean row with edits of its parts. Writes the stream
-    /// that leaves the layer to `out`.
-    fn edited_layer(&mut self, node: &Node, position: usize, edits: &[&Edit], out: &mut [f32]) -> Vec<f32> {
-        let layer = node.level - 1;
-        let row = position * self.trace.hidden..(position + 1) * self.trace.hidden;
-        let h = &self.trace.resid[layer][row.clone()];
-        let mut attn = self.trace.attn_out[layer][row.clone()].to_vec();
-        let mut mlp = self.trace.mlp_out[layer][row].to_vec();
-        let of = |site: Site| edits.iter().filter(move |e| e.site == site);
-        of(Site::Attn).for_each(|e| e.apply(position, &mut attn));
-        let mid: Vec<f32> = h.iter().zip(&attn).map(|(h, a)| h + a).collect();
-        if node.recomputes_mlp(self.model, position) {
-            self.model.mlp(layer, &mid, self.b);
-            self.macs += self.model.mlp_macs_per_row();
-            mlp.copy_from_slice(&self.b.mlp_out);
+    fn rows_of(&self, nodes: &[usize]) -> Vec<NodeRow> {
+        let of_node = |&n: &usize| self.group.nodes[n].positions.clone().map(move |p| (n, p));
+        nodes.iter().flat_map(of_node).collect()
+    }
+
+    /// The streams of all nodes where each starts, `[rows, d]`: the clean ones with the edits that act on
+    /// clean values. They need no attention, because keys and values of the previous layer are clean.
+    fn start(&mut self, s: &mut Scratch<B>) -> B::Buffer {
+        let (on, d) = (self.model.backend(), self.trace.hidden);
+        let mut streams = on.empty();
+        let rows: usize = self.group.nodes.iter().map(|node| node.positions.len()).sum();
+        on.resize(&mut streams, rows * d);
+        let mut levels: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        self.group
+            .nodes
+            .iter()
+            .enumerate()
+            .for_each(|(n, node)| levels.entry(node.level).or_default().push(n));
+        for (level, nodes) in levels {
+            let at = self.rows_of(&nodes);
+            on.gather(d, &self.trace.resid[level], &positions(&at), &mut s.h);
+            let mut h = replace(&mut s.h, on.empty());
+            self.edited_layer(level, &at, &mut h, s);
+            self.edit(level, Site::Resid, &at, &mut h);
+            let rows: Vec<u32> = at.iter().map(|row| self.stream_row(*row) as u32).collect();
+            on.scatter(d, &h, &rows, &mut streams);
+            s.h = h;
         }
-        of(Site::Mlp).for_each(|e| e.apply(position, &mut mlp));
-        let mut added: Vec<f32> = attn.iter().zip(&mlp).map(|(a, m)| a + m).collect();
-        of(Site::Layer).for_each(|e| e.apply(position, &mut added));
-        if of(Site::Layer).next().is_some() {
-            add(h, &added, out);
-        } else {
-            // Same order of additions as in the clean run, so that an empty edit changes no bit.
-            add(&mid, &mlp, out);
+        streams
+    }
+
+    /// Replaces the rows of the stream `h` at a level where edits act on parts of the layer before it.
+    fn edited_layer(&mut self, level: usize, at: &[NodeRow], h: &mut B::Buffer, s: &mut Scratch<B>) {
+        let (model, on, d) = (self.model, self.model.backend(), self.trace.hidden);
+        let edited = |(_, (n, p)): &(usize, &NodeRow)| {
+            let mut acting = self.group.nodes[*n].edits.iter().filter(|e| e.positions.contains(p));
+            acting.any(|e| e.edit.site != Site::Resid && e.edit.level() == level)
+        };
+        let (index, at): (Vec<u32>, Vec<NodeRow>) =
+            at.iter().enumerate().filter(edited).map(|(i, row)| (i as u32, *row)).unzip();
+        if at.is_empty() {
+            return;
         }
-        added
+        let (layer, rows) = (level - 1, positions(&at));
+        let [mut before, mut attn, mut mlp] = [&self.trace.resid, &self.trace.attn_out, &self.trace.mlp_out]
+            .map(|of| {
+                let mut part = on.empty();
+                on.gather(d, &of[layer], &rows, &mut part);
+                part
+            });
+        self.edit(layer, Site::Attn, &at, &mut attn);
+        on.add(&before, &attn, &mut s.mid);
+        let again = |(_, (n, p)): &(usize, &NodeRow)| self.group.nodes[*n].recomputes_mlp(model, *p);
+        let again: Vec<u32> = at.iter().enumerate().filter(again).map(|(i, _)| i as u32).collect();
+        if !again.is_empty() {
+            on.gather(d, &s.mid, &again, &mut s.part);
+            model.mlp(layer, &s.part, &mut s.b);
+            self.macs += model.mlp_macs_per_row() * again.len() as u64;
+            on.scatter(d, &s.b.mlp_out, &again, &mut mlp);
+        }
+        self.edit(layer, Site::Mlp, &at, &mut mlp);
+        on.add(&attn, &mlp, &mut s.added);
+        self.edit(layer, Site::Layer, &at, &mut s.added);
+        self.read_added(layer, &at, &s.added);
+        self.leave_layer(layer, &at, &mut before, &mlp, s);
+        on.scatter(d, &s.out, &index, h);
+    }
+
+    /// Fills `s.out` with the stream after a layer, from the stream before it and the edited parts.
+    fn leave_layer(&self, l: usize, at: &[NodeRow], h: &mut B::Buffer, mlp: &B::Buffer, s: &mut Scratch<B>) {
+        let (on, d) = (self.model.backend(), self.trace.hidden);
+        // Same order of additions as in the clean run, so that an empty edit changes no bit, and bits do not
+        // depend on which positions share a node.
+        on.add(&s.mid, mlp, &mut s.out);
+        let whole = |(_, (n, p)): &(usize, &NodeRow)| {
+            let mut acting = self.group.nodes[*n].edits.iter().filter(|e| e.positions.contains(p));
+            acting.any(|e| e.edit.site == Site::Layer && e.edit.layer == l)
+        };
+        if !self.is_edited(l, Site::Layer, at) {
+            return;
+        }
+        let whole: Vec<u32> = at.iter().enumerate().filter(whole).map(|(i, _)| i as u32).collect();
+        on.add_assign(h, &s.added);
+        on.gather(d, h, &whole, &mut s.part);
+        on.scatter(d, &s.part, &whole, &mut s.out);
     }
 
     /// One layer of all nodes that run it.
-    fn layer(&mut self, l: usize, streams: &mut [Vec<f32>], sink: &mut dyn EditSink) {
-        let d = self.trace.hidden;
-        let active: Vec<usize> = (0..streams.len())
-            .filter(|n| (self.group.nodes[*n].level..self.group.nodes[*n].until).contains(&l))
-            .collect();
+    fn layer(&mut self, l: usize, streams: &mut B::Buffer, s: &mut Scratch<B>) {
+        let (model, on, d) = (self.model, self.model.backend(), self.trace.hidden);
+        let nodes = &self.group.nodes;
+        let active: Vec<usize> =
+            (0..nodes.len()).filter(|n| (nodes[*n].level..nodes[*n].until).contains(&l)).collect();
         if active.is_empty() {
             return;
         }
-        let (batch, rows) = self.batch(l, &active);
-        let mut h: Vec<f32> = Vec::with_capacity(batch.rows() * d);
-        active.iter().for_each(|n| h.extend_from_slice(&streams[*n]));
-        let past: [&KvCache; 1] = [&self.trace.kv_cache[l]];
-        self.model.attention(l, &batch, &past, &h, self.b);
-        let mut attn = std::mem::take(&mut self.b.attn_out);
-        self.edit(l, Site::Attn, &active, &rows, &mut attn);
-        let mut mid = vec![0.0; h.len()];
-        add(&h, &attn, &mut mid);
-        self.model.mlp(l, if self.model.config().parallel { &h } else { &mid }, self.b);
-        let mut mlp = std::mem::take(&mut self.b.mlp_out);
-        self.edit(l, Site::Mlp, &active, &rows, &mut mlp);
-        let mut added = vec![0.0; h.len()];
-        add(&attn, &mlp, &mut added);
-        self.edit(l, Site::Layer, &active, &rows, &mut added);
-        for (n, rows) in active.iter().zip(&rows) {
-            let positions = self.group.nodes[*n].positions.clone();
-            self.send_added(*n, l, positions.clone(), &added[rows.start * d..rows.end * d], sink);
-            let whole: Vec<&Acting> = self.group.nodes[*n]
-                .edits
-                .iter()
-                .filter(|e| e.edit.layer == l && e.edit.site == Site::Layer)
-                .collect();
-            for ((row, position), out) in rows.clone().zip(positions).zip(streams[*n].chunks_exact_mut(d)) {
-                let row = row * d..(row + 1) * d;
-                if whole.iter().any(|e| e.positions.contains(&position)) {
-                    add(&h[row.clone()], &added[row], out);
-                } else {
-                    // Same order of additions as in the clean run and in `edited_layer`, so that
-                    // bits do not depend on which positions share a node.
-                    add(&mid[row.clone()], &mlp[row], out);
-                }
-            }
+        let batch = self.batch(l, &active);
+        let at = self.rows_of(&active);
+        let rows: Vec<u32> = at.iter().map(|row| self.stream_row(*row) as u32).collect();
+        let all = active.len() == nodes.len();
+        let mut h = replace(&mut s.h, on.empty());
+        match all {
+            true => swap(&mut h, streams),
+            false => on.gather(d, streams, &rows, &mut h),
         }
-        (self.b.attn_out, self.b.mlp_out) = (attn, mlp);
-        for n in active {
-            let node = &self.group.nodes[n];
-            let next = node.edits.iter().filter(|e| e.edit.layer == l + 1);
-            edit_rows(next, Site::Resid, &node.positions, d, &mut streams[n]);
+        model.attention(l, &batch, Some(&self.trace.kv_cache[l]), &h, &mut s.b);
+        let mut attn = replace(&mut s.b.attn_out, on.empty());
+        self.edit(l, Site::Attn, &at, &mut attn);
+        on.add(&h, &attn, &mut s.mid);
+        model.mlp(l, if model.config().parallel { &h } else { &s.mid }, &mut s.b);
+        let mut mlp = replace(&mut s.b.mlp_out, on.empty());
+        self.edit(l, Site::Mlp, &at, &mut mlp);
+        if self.is_edited(l, Site::Layer, &at) || self.reads_added(l) {
+            on.add(&attn, &mlp, &mut s.added);
+            self.edit(l, Site::Layer, &at, &mut s.added);
+            self.read_added(l, &at, &s.added);
+        }
+        self.leave_layer(l, &at, &mut h, &mlp, s);
+        (s.b.attn_out, s.b.mlp_out, s.h) = (attn, mlp, h);
+        self.edit(l + 1, Site::Resid, &at, &mut s.out);
+        match all {
+            true => swap(&mut s.out, streams),
+            false => on.scatter(d, &s.out, &rows, streams),
         }
     }
 
-    /// The batch of the active nodes of a layer, and the rows of each.
-    fn batch(&mut self, l: usize, active: &[usize]) -> (Batch, Vec<Range<usize>>) {
+    /// The batch of the active nodes of a layer.
+    fn batch(&mut self, l: usize, active: &[usize]) -> Batch<B> {
         let mut rows_of = vec![0..0; self.group.nodes.len()];
         let (mut runs, mut next) = (Vec::with_capacity(active.len()), 0);
         for &n in active {
             let node = &self.group.nodes[n];
             rows_of[n] = next..next + node.positions.len();
             next += node.positions.len();
-            // Ancestors come before their descendants, so their rows are known.
-            let mut past = Vec::new();
-            let (mut at, mut start) = (node.parent, node.positions.start);
-            while let Some(ancestor) = at {
-                past.push(Span::Rows(rows_of[ancestor].clone()));
-                start = self.group.nodes[ancestor].positions.start;
-                at = self.group.nodes[ancestor].parent;
-            }
-            past.push(Span::Cache(0, 0..start));
-            past.reverse();
-            runs.push(Run {
-                rows: rows_of[n].clone(),
-                first: node.positions.start,
-                length: self.trace.tokens.len(),
-                past,
-            });
+            let past = self.past(n, &rows_of);
+            let (rows, first) = (rows_of[n].clone(), node.positions.start);
+            runs.push(Run { rows, first, length: self.trace.tokens.len(), past });
             self.macs += node.positions.clone().map(|p| self.model.attention_macs(l, p)).sum::<u64>();
         }
         self.macs += self.model.layer_macs_per_row() * next as u64;
-        (self.model.batch(runs), active.iter().map(|n| rows_of[*n].clone()).collect())
+        self.model.batch(runs)
     }
 
-    /// Applies the edits at a site of layer `l`.
-    fn edit(&self, l: usize, site: Site, active: &[usize], rows: &[Range<usize>], values: &mut [f32]) {
-        let d = self.trace.hidden;
-        for (n, rows) in active.iter().zip(rows) {
-            let node = &self.group.nodes[*n];
-            let here = node.edits.iter().filter(|e| e.edit.layer == l);
-            edit_rows(here, site, &node.positions, d, &mut values[rows.start * d..rows.end * d]);
+    /// Where the keys and values before a node are: the clean ones, then those of its ancestors, which come
+    /// before their descendants, so that their rows are known.
+    fn past(&self, node: usize, rows_of: &[Range<usize>]) -> Vec<Span> {
+        let nodes = &self.group.nodes;
+        let mut past = Vec::new();
+        let (mut at, mut start) = (nodes[node].parent, nodes[node].positions.start);
+        while let Some(ancestor) = at {
+            past.push(Span::Rows(rows_of[ancestor].clone()));
+            start = nodes[ancestor].positions.start;
+            at = nodes[ancestor].parent;
+        }
+        past.push(Span::Cache(0..start));
+        past.reverse();
+        past
+    }
+
+    /// Whether an edit acts at a site of layer `l` of one of the nodes.
+    fn is_edited(&self, l: usize, site: Site, at: &[NodeRow]) -> bool {
+        at.chunk_by(|a, b| a.0 == b.0).any(|rows| {
+            let edits = &self.group.nodes[rows[0].0].edits;
+            edits.iter().any(|e| e.edit.site == site && e.edit.layer == l)
+        })
+    }
+
+    /// Applies the edits at a site of layer `l` to rows of values.
+    fn edit(&self, l: usize, site: Site, at: &[NodeRow], values: &mut B::Buffer) {
+        let mut edits = Vec::new();
+        let mut row = 0;
+        for rows in at.chunk_by(|a, b| a.0 == b.0) {
+            let acting = self.group.nodes[rows[0].0].edits.iter();
+            for acting in acting.filter(|e| e.edit.site == site && e.edit.layer == l) {
+                for (i, (_, p)) in rows.iter().enumerate().filter(|(_, (_, p))| acting.positions.contains(p))
+                {
+                    let action = acting.edit.at(*p);
+                    edits.extend(action.map(|action| RowEdit { row: row + i, action }));
+                }
+            }
+            row += rows.len();
+        }
+        if !edits.is_empty() {
+            self.model.backend().edit(self.trace.hidden, &edits, values);
         }
     }
 
-    /// Passes the contribution of a layer at some positions of a node to all requests that read it.
-    fn send_added(
-        &self,
-        node: usize,
-        layer: usize,
-        positions: Range<usize>,
-        added: &[f32],
-        sink: &mut dyn EditSink,
-    ) {
-        let d = self.trace.hidden;
+    /// Whether a request reads the contribution of a layer.
+    fn reads_added(&self, layer: usize) -> bool {
+        let reads = |r: &Request<'_, B::Buffer>| layer < r.until && !r.added.is_empty();
+        self.group.leaves.iter().any(|(request, _)| reads(&self.requests[*request]))
+    }
+
+    /// Reads the changes of the contribution of a layer for all requests that ask for them.
+    fn read_added(&mut self, layer: usize, at: &[NodeRow], added: &B::Buffer) {
+        if !self.reads_added(layer) {
+            return;
+        }
+        let row_of: BTreeMap<NodeRow, usize> = at.iter().enumerate().map(|(i, row)| (*row, i)).collect();
+        let (mut rows, mut positions, mut of) = (Vec::new(), Vec::new(), Vec::new());
         for (request, leaf) in &self.group.leaves {
             let read = &self.requests[*request];
             if layer >= read.until || read.added.is_empty() {
                 continue;
             }
-            for (n, part) in self.group.pieces(*leaf, &read.added) {
-                let part = part.start.max(positions.start)..part.end.min(positions.end);
-                if n == node && !part.is_empty() {
-                    let from = (part.start - positions.start) * d;
-                    sink.added(*request, layer, part.clone(), &added[from..from + part.len() * d]);
+            for (node, part) in self.group.pieces(*leaf, &read.added) {
+                let found = part.filter_map(|p| Some((p, row_of.get(&(node, p))?)));
+                for (position, row) in found {
+                    rows.push(*row as u32);
+                    positions.push(position as u32);
+                    of.push((*request, position));
                 }
             }
+        }
+        if !rows.is_empty() {
+            let clean = [&self.trace.attn_out[layer], &self.trace.mlp_out[layer]];
+            let sums = self.model.backend().change_sums(self.trace.hidden, added, &rows, clean, &positions);
+            self.readings.push_added(layer, of, sums);
         }
     }
 }
 
-/// Applies the edits at a site to rows of consecutive positions.
-fn edit_rows<'a>(
-    edits: impl Iterator<Item = &'a Acting>,
-    site: Site,
-    positions: &Range<usize>,
-    d: usize,
-    rows: &mut [f32],
-) {
-    for Acting { positions: on, edit } in edits.filter(|e| e.edit.site == site) {
-        for position in on.clone() {
-            let at = (position - positions.start) * d;
-            edit.apply(position, &mut rows[at..at + d]);
-        }
-    }
+fn positions(at: &[NodeRow]) -> Vec<u32> {
+    at.iter().map(|(_, position)| *position as u32).collect()
 }

@@ -3,12 +3,12 @@
 use super::edit::Request;
 use super::tree::{self, Forest, Node};
 use crate::MemoryPlan;
-use fathom_model::Model;
+use fathom_model::{Backend, Model};
 use std::ops::Range;
 
 /// Splits requests of one level into parts of at most `rows` rows. Prefixes are shared only
 /// within a part.
-fn split<'a>(family: &'a [usize], requests: &[Request], rows: usize) -> Vec<&'a [usize]> {
+fn split<'f, T>(family: &'f [usize], requests: &[Request<'_, T>], rows: usize) -> Vec<&'f [usize]> {
     let mut parts = Vec::new();
     let mut rest = family;
     while !rest.is_empty() {
@@ -25,17 +25,22 @@ fn split<'a>(family: &'a [usize], requests: &[Request], rows: usize) -> Vec<&'a 
 }
 
 /// Requests whose runs go through the layers together.
-#[derive(Default)]
-pub(super) struct Group {
-    pub(super) nodes: Vec<Node>,
+pub(super) struct Group<'a, T> {
+    pub(super) nodes: Vec<Node<'a, T>>,
     /// Each request and the node of its last position.
     pub(super) leaves: Vec<(usize, usize)>,
     rows: usize,
 }
 
-impl Group {
+impl<T> Default for Group<'_, T> {
+    fn default() -> Self {
+        Self { nodes: Vec::new(), leaves: Vec::new(), rows: 0 }
+    }
+}
+
+impl<'a, T> Group<'a, T> {
     /// Groups requests by the level at which they start, about `rows` rows to a group.
-    pub(super) fn all(requests: &[Request], rows: usize) -> Vec<Self> {
+    pub(super) fn all(requests: &[Request<'a, T>], rows: usize) -> Vec<Self> {
         let mut by_level: Vec<usize> =
             (0..requests.len()).filter(|r| !requests[*r].edits.is_empty()).collect();
         by_level.sort_by_key(|r| requests[*r].level());
@@ -56,15 +61,15 @@ impl Group {
     }
 
     /// Multiply-adds of a run of the group.
-    pub(super) fn count(
+    pub(super) fn count<B: Backend>(
         &self,
-        model: &Model,
+        model: &Model<B>,
         tokens: usize,
-        requests: &[Request],
+        requests: &[Request<'_, T>],
         memory: MemoryPlan,
     ) -> u64 {
         let depth = model.config().depth();
-        let of_node = |n: &Node| {
+        let of_node = |n: &Node<'_, T>| {
             let rows = n.positions.len() as u64;
             let of_layer = |l| {
                 let attention: u64 = n.positions.clone().map(|p| model.attention_macs(l, p)).sum();
@@ -86,7 +91,7 @@ impl Group {
         self.nodes.iter().map(of_node).sum::<u64>() + head
     }
 
-    fn join(&mut self, part: &[usize], forest: Forest, rows: usize) {
+    fn join(&mut self, part: &[usize], forest: Forest<'a, T>, rows: usize) {
         let shift = self.nodes.len();
         self.nodes
             .extend(forest.nodes.into_iter().map(|n| Node { parent: n.parent.map(|p| p + shift), ..n }));
@@ -112,6 +117,6 @@ impl Group {
 }
 
 /// Rows of logits computed at once, without the clean row.
-pub(super) fn rows_at_once(model: &Model, memory: MemoryPlan) -> usize {
+pub(super) fn rows_at_once<B: Backend>(model: &Model<B>, memory: MemoryPlan) -> usize {
     (memory.bytes / (model.config().vocab * 4)).max(2) - 1
 }

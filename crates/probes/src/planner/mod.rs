@@ -11,7 +11,8 @@ mod execute;
 mod group;
 mod logits;
 pub mod naive;
+mod reading;
 mod tree;
 
-pub use edit::{Action, Edit, EditSink, Request, Site};
+pub use edit::{Action, Edit, EditSink, LogitReading, Request, Rows, Site};
 pub use execute::{count, execute};

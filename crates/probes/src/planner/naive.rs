@@ -1,14 +1,15 @@
 //! Every request as a full forward pass, as a reference for the planner.
 
-use super::edit::{Edit, EditSink, Request, Site};
-use fathom_kernels::elementwise::add;
-use fathom_model::{Buffers, Model, Run, Trace};
+use super::edit::{EditSink, LogitReading, Request, Site};
+use crate::vector::SMALLEST;
+use fathom_kernels::backend::RowEdit;
+use fathom_model::{Backend, Buffers, Model, Run, Trace};
 
 /// Executes the requests without sharing; `on_progress` receives multiply-adds.
-pub fn execute(
-    model: &Model,
-    trace: &Trace,
-    requests: &[Request],
+pub fn execute<B: Backend>(
+    model: &Model<B>,
+    trace: &Trace<B>,
+    requests: &[Request<'_, B::Buffer>],
     on_progress: &dyn Fn(u64),
     sink: &mut dyn EditSink,
 ) {
@@ -19,60 +20,99 @@ pub fn execute(
 }
 
 /// Multiply-adds of one full forward pass with the logits of every position.
-pub fn macs(model: &Model, tokens: usize) -> u64 {
+pub fn macs<B: Backend>(model: &Model<B>, tokens: usize) -> u64 {
     model.layers_macs(tokens) + model.head_macs_per_row() * tokens as u64
 }
 
 /// Multiply-adds of one request: its layers from the first on, and the logits of every position if it
 /// reads any.
-pub(super) fn macs_of(model: &Model, tokens: usize, request: &Request) -> u64 {
+pub(super) fn macs_of<B: Backend>(model: &Model<B>, tokens: usize, request: &Request<'_, B::Buffer>) -> u64 {
     let head = if request.logits.is_empty() { 0 } else { model.head_macs_per_row() * tokens as u64 };
     model.first_layers_macs(request.until, tokens) + head
 }
 
-fn one(model: &Model, trace: &Trace, index: usize, request: &Request, sink: &mut dyn EditSink) {
-    let (d, tokens) = (trace.hidden, trace.tokens.len());
+fn one<B: Backend>(
+    model: &Model<B>,
+    trace: &Trace<B>,
+    index: usize,
+    request: &Request<'_, B::Buffer>,
+    sink: &mut dyn EditSink,
+) {
+    let (on, d, tokens) = (model.backend(), trace.hidden, trace.tokens.len());
     let depth = model.config().depth();
-    let edit = |l: usize, site: Site, rows: &mut [f32]| {
+    let edit = |l: usize, site: Site, rows: &mut B::Buffer| {
         let here = request.edits.iter().filter(|e| e.layer == l && e.site == site);
-        here.for_each(|e| edit_rows(e, d, rows));
+        for e in here {
+            let edits = e.positions.clone().filter_map(|p| Some(RowEdit { row: p, action: e.at(p)? }));
+            on.edit(d, &edits.collect::<Vec<_>>(), rows);
+        }
     };
     let batch = model.batch(vec![Run { rows: 0..tokens, first: 0, length: tokens, past: vec![] }]);
-    let mut h = trace.resid[0].clone();
-    let mut b = Buffers::default();
+    let whole = 0..tokens * d;
+    let mut h = on.copy(&trace.resid[0], whole.clone());
+    let (mut b, mut mid) = (Buffers::new(model), on.empty());
     let reads_from = request.level().saturating_sub(1);
     for l in 0..request.until {
         edit(l, Site::Resid, &mut h);
-        model.attention(l, &batch, &[], &h, &mut b);
-        let mut attn = b.attn_out.to_vec();
+        model.attention(l, &batch, None, &h, &mut b);
+        let mut attn = on.copy(&b.attn_out, whole.clone());
         edit(l, Site::Attn, &mut attn);
-        let mut mid = vec![0.0; h.len()];
-        add(&h, &attn, &mut mid);
+        on.add(&h, &attn, &mut mid);
         model.mlp(l, if model.config().parallel { &h } else { &mid }, &mut b);
-        let mut added = b.mlp_out.to_vec();
+        let mut added = on.copy(&b.mlp_out, whole.clone());
         edit(l, Site::Mlp, &mut added);
-        added.iter_mut().zip(&attn).for_each(|(m, a)| *m += a);
+        on.add_assign(&mut added, &attn);
         edit(l, Site::Layer, &mut added);
         if l >= reads_from && !request.added.is_empty() {
-            let part = request.added.start * d..request.added.end * d;
-            sink.added(index, l, request.added.clone(), &added[part]);
+            read_added(model, trace, index, request, l, &added, sink);
         }
-        h.iter_mut().zip(&added).for_each(|(h, x)| *h += x);
+        on.add_assign(&mut h, &added);
     }
     edit(depth, Site::Resid, &mut h);
-    let vocab = model.config().vocab;
-    for position in request.logits.clone() {
-        let row = position * d..(position + 1) * d;
-        let (mut clean, mut edited) = (vec![0.0; vocab], vec![0.0; vocab]);
-        model.head(&trace.resid[depth][row.clone()], &mut clean);
-        model.head(&h[row], &mut edited);
-        sink.logits(position, &clean, &[index], &edited);
-    }
+    read_logits(model, trace, index, request, &h, sink);
 }
 
-/// Applies an edit to the rows of all positions.
-fn edit_rows(edit: &Edit, d: usize, rows: &mut [f32]) {
-    for position in edit.positions.clone() {
-        edit.apply(position, &mut rows[position * d..(position + 1) * d]);
+fn read_added<B: Backend>(
+    model: &Model<B>,
+    trace: &Trace<B>,
+    index: usize,
+    request: &Request<'_, B::Buffer>,
+    l: usize,
+    added: &B::Buffer,
+    sink: &mut dyn EditSink,
+) {
+    let rows: Vec<u32> = request.added.clone().map(|p| p as u32).collect();
+    let clean = [&trace.attn_out[l], &trace.mlp_out[l]];
+    let sums = model.backend().change_sums(trace.hidden, added, &rows, clean, &rows);
+    let sums = model.backend().read(vec![sums]).concat();
+    let changes = sums.as_chunks::<2>().0.iter().map(|[gap, clean]| gap.sqrt() / clean.sqrt().max(SMALLEST));
+    sink.added(index, l, request.added.clone(), &changes.collect::<Vec<_>>());
+}
+
+fn read_logits<B: Backend>(
+    model: &Model<B>,
+    trace: &Trace<B>,
+    index: usize,
+    request: &Request<'_, B::Buffer>,
+    h: &B::Buffer,
+    sink: &mut dyn EditSink,
+) {
+    let (on, d, vocab) = (model.backend(), trace.hidden, model.config().vocab);
+    let (mut rows, mut logits) = (on.empty(), on.empty());
+    for position in request.logits.clone() {
+        let row = position * d..(position + 1) * d;
+        let clean = on.copy(&trace.resid[model.config().depth()], row.clone());
+        let edited = on.copy(h, row);
+        on.resize(&mut rows, 2 * d);
+        on.scatter(d, &clean, &[0], &mut rows);
+        on.scatter(d, &edited, &[1], &mut rows);
+        model.head(&rows, &mut logits);
+        let numbers = match sink.reading() {
+            LogitReading::Distance => {
+                on.read(vec![on.distances(vocab, &logits, &[0, 0])]).concat().split_off(1)
+            }
+            LogitReading::Rows => on.download(&logits, 0..2 * vocab).into_iter().map(f64::from).collect(),
+        };
+        sink.logits(index, position, &numbers);
     }
 }

@@ -2,18 +2,17 @@
 //! paths of a tree from a root to a node.
 
 use super::edit::{Edit, Request, Site};
-use fathom_model::Model;
+use fathom_model::{Backend, Model};
 use std::ops::Range;
 
 /// Consecutive positions that go through the layers as one run.
-#[derive(Debug)]
-pub(super) struct Node {
+pub(super) struct Node<'a, T> {
     /// The node that it continues, whose positions end where its own begin.
     pub(super) parent: Option<usize>,
     /// Positions.
     pub(super) positions: Range<usize>,
     /// The edits that act on some of its positions, in order of application.
-    pub(super) edits: Vec<Acting>,
+    pub(super) edits: Vec<Acting<'a, T>>,
     /// The level of the stream at which it starts.
     pub(super) level: usize,
     /// The first layer that is not run.
@@ -22,26 +21,25 @@ pub(super) struct Node {
 
 /// The part of an edit that acts in a node. Its other positions are in other nodes, or belong to
 /// a request that only shares a prefix.
-#[derive(Debug)]
-pub(super) struct Acting {
+pub(super) struct Acting<'a, T> {
     /// Positions of the node.
     pub(super) positions: Range<usize>,
     /// The edit.
-    pub(super) edit: Edit,
+    pub(super) edit: Edit<'a, T>,
 }
 
 /// Consecutive positions with the same edits.
-struct Stretch<'a> {
+struct Stretch<'r, 'a, T> {
     positions: Range<usize>,
-    edits: Vec<&'a Edit>,
+    edits: Vec<&'r Edit<'a, T>>,
     children: Vec<usize>,
     until: usize,
 }
 
-impl Node {
+impl<T> Node<'_, T> {
     /// Whether the MLP of the layer before the node must run again at a position: the attention output is
     /// edited, and no edit replaces the MLP output.
-    pub(super) fn recomputes_mlp(&self, model: &Model, position: usize) -> bool {
+    pub(super) fn recomputes_mlp<B: Backend>(&self, model: &Model<B>, position: usize) -> bool {
         let here = || {
             let acting = self.edits.iter().filter(|e| e.positions.contains(&position)).map(|e| &e.edit);
             acting.filter(|e| e.level() == self.level)
@@ -53,14 +51,14 @@ impl Node {
 
 /// The trees of requests that start at one level, and the node of the last position of each
 /// request.
-pub(super) struct Forest {
-    pub(super) nodes: Vec<Node>,
+pub(super) struct Forest<'a, T> {
+    pub(super) nodes: Vec<Node<'a, T>>,
     pub(super) leaves: Vec<Option<usize>>,
 }
 
 /// Builds the trees of requests that start at `level`.
-pub(super) fn build(requests: &[&Request], level: usize) -> Forest {
-    let mut stretches: Vec<Stretch<'_>> = Vec::new();
+pub(super) fn build<'a, T>(requests: &[&Request<'a, T>], level: usize) -> Forest<'a, T> {
+    let mut stretches: Vec<Stretch<'_, 'a, T>> = Vec::new();
     let mut roots: Vec<usize> = Vec::new();
     let mut ends: Vec<Option<usize>> = Vec::with_capacity(requests.len());
     for request in requests {
@@ -80,9 +78,9 @@ pub(super) fn build(requests: &[&Request], level: usize) -> Forest {
 
 /// Follows the stretches that agree with a request, splits the one where it diverges, and adds
 /// the rest. Returns the stretch of its last position; `ends` holds those of earlier requests.
-fn insert<'a>(
-    request: &'a Request,
-    all: &mut Vec<Stretch<'a>>,
+fn insert<'r, 'a, T>(
+    request: &'r Request<'a, T>,
+    all: &mut Vec<Stretch<'r, 'a, T>>,
     roots: &mut Vec<usize>,
     ends: &mut [Option<usize>],
 ) -> Option<usize> {
@@ -128,7 +126,7 @@ fn insert<'a>(
 }
 
 /// Splits a stretch in two and returns the second part, which gets the children.
-fn split(stretch: usize, at: usize, all: &mut Vec<Stretch<'_>>) -> usize {
+fn split<T>(stretch: usize, at: usize, all: &mut Vec<Stretch<'_, '_, T>>) -> usize {
     let new = all.len();
     let tail = Stretch {
         positions: at..all[stretch].positions.end,
@@ -142,7 +140,7 @@ fn split(stretch: usize, at: usize, all: &mut Vec<Stretch<'_>>) -> usize {
 }
 
 /// The positions of a request, split where the set of edits changes.
-fn stretches(request: &Request) -> Vec<(Range<usize>, Vec<&Edit>)> {
+fn stretches<'r, 'a, T>(request: &'r Request<'a, T>) -> Vec<(Range<usize>, Vec<&'r Edit<'a, T>>)> {
     let whole = request.positions();
     let mut cuts: Vec<usize> = vec![whole.start, whole.end];
     for edit in &request.edits {
@@ -152,19 +150,19 @@ fn stretches(request: &Request) -> Vec<(Range<usize>, Vec<&Edit>)> {
     cuts.dedup();
     cuts.windows(2)
         .map(|w| {
-            let acts = |e: &&Edit| e.positions.start <= w[0] && w[1] <= e.positions.end;
+            let acts = |e: &&'r Edit<'a, T>| e.positions.start <= w[0] && w[1] <= e.positions.end;
             (w[0]..w[1], request.edits.iter().filter(acts).collect())
         })
         .collect()
 }
 
 /// Merges chains of stretches without branches and with equal `until` into one node each.
-fn flatten(
+fn flatten<'a, T>(
     first: usize,
     parent: Option<usize>,
     level: usize,
-    all: &[Stretch<'_>],
-    nodes: &mut Vec<Node>,
+    all: &[Stretch<'_, 'a, T>],
+    nodes: &mut Vec<Node<'a, T>>,
     place: &mut [usize],
 ) {
     let index = nodes.len();
@@ -181,7 +179,8 @@ fn flatten(
         place[at] = index;
         node.positions.end = stretch.positions.end;
         // Stretches do not overlap, so every position keeps its edits in order.
-        let acting = |edit: &&Edit| Acting { positions: stretch.positions.clone(), edit: (*edit).clone() };
+        let acting =
+            |edit: &&Edit<'a, T>| Acting { positions: stretch.positions.clone(), edit: (*edit).clone() };
         node.edits.extend(stretch.edits.iter().map(acting));
         match stretch.children[..] {
             [only] if all[only].until == stretch.until => at = only,

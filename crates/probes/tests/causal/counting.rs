@@ -1,6 +1,6 @@
 //! Planned multiply-adds as a share of those of full passes.
 
-use crate::support::{MODELS, PLENTY, noise, run};
+use crate::support::{MODELS, PLENTY, baseline, run};
 use fathom_model::Model;
 use fathom_probes::ExecOptions;
 use fathom_probes::erasure::measure as erase;
@@ -137,8 +137,7 @@ fn a_skip_counts_the_rows_that_run() {
 fn an_erasure_counts_the_rows_that_run() {
     for (name, model) in MODELS.iter() {
         let trace = run(model, PAIR.0 as usize);
-        let baseline: Vec<_> =
-            (0..=model.config().depth()).map(|_| noise(model.config().hidden, 3)).collect();
+        let baseline = baseline(model);
         let (_, work) = erase(model, &trace, PAIR.1 as usize, &baseline, &ExecOptions::planned(PLENTY));
         let got = (work.macs, work.macs_naive);
         assert_eq!(got, Shape::of(model).erasure(PAIR.0, PAIR.1), "{name}");

@@ -1,6 +1,7 @@
 //! Input with nothing to measure gives no effect and no panic.
 
-use crate::support::{MODELS, PLENTY, everywhere, noise, planned, request, run};
+use crate::support::{MODELS, PLENTY, baseline, everywhere, planned, request, run};
+use fathom_model::Cpu;
 use fathom_probes::SkipOptions;
 use fathom_probes::erasure::{MeanResiduals, measure as erase};
 use fathom_probes::skip::{measure, plan, sample, summarise};
@@ -60,8 +61,7 @@ fn a_prompt_of_one_token_does_not_count_in_means() {
 #[test]
 fn answers_as_long_as_the_prompt_and_longer() {
     everywhere(6, |name, model, trace| {
-        let baseline: Vec<_> =
-            (0..=model.config().depth()).map(|_| noise(model.config().hidden, 3)).collect();
+        let baseline = baseline(model);
         let of = |answer| erase(model, trace, answer, &baseline, &ExecOptions::planned(PLENTY)).0;
         // Every predicted token then belongs to the answer.
         let all = of(5);
@@ -91,7 +91,6 @@ fn no_requests_and_requests_without_edits_or_reads() {
 #[test]
 fn the_mean_of_nothing_is_zero() {
     let (_, model) = &MODELS[0];
-    let means = MeanResiduals::new(model).means();
-    assert_eq!(means.len(), model.config().depth() + 1);
-    assert!(means.iter().all(|m| m.len() == model.config().hidden && m.iter().all(|x| *x == 0.0)));
+    let means = MeanResiduals::new(model).means(&Cpu);
+    assert_eq!(means[..], vec![0.0; (model.config().depth() + 1) * model.config().hidden]);
 }

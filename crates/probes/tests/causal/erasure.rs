@@ -1,18 +1,15 @@
 //! Erasure of tokens: properties, and its definition on full passes.
 
-use crate::support::{PLENTY, close, edit, everywhere, full, noise, output_gap, planned, request, run};
-use fathom_model::{Model, Trace};
+use crate::support::{
+    Action, PLENTY, baseline, close, edit, everywhere, full, output_gap, planned, request, run,
+};
+use fathom_model::{Cpu, Trace};
 use fathom_probes::erasure::{MeanResiduals, measure};
-use fathom_probes::planner::{Action, Site};
+use fathom_probes::planner::{Rows, Site};
 use fathom_probes::{ExecOptions, MemoryPlan, predicting};
-use std::sync::Arc;
 
-fn row(trace: &Trace, level: usize, position: usize) -> Arc<[f32]> {
-    trace.resid[level][position * trace.hidden..(position + 1) * trace.hidden].into()
-}
-
-fn baseline(model: &Model) -> Vec<Arc<[f32]>> {
-    (0..=model.config().depth()).map(|l| noise(model.config().hidden, l as u64 + 5)).collect()
+fn row(trace: &Trace, level: usize, position: usize) -> &[f32] {
+    &trace.resid[level][position * trace.hidden..(position + 1) * trace.hidden]
 }
 
 #[test]
@@ -24,7 +21,7 @@ fn the_effects_equal_those_of_full_passes() {
         for (level, got) in got.iter().enumerate() {
             assert_eq!(got.len(), 17);
             for (t, got) in got.iter().enumerate() {
-                let action = Action::Replace(Arc::clone(&baseline[level]));
+                let action = Action::Replace(Rows::one(&baseline, level));
                 let one = request(model, vec![edit(Site::Resid, level, t..t + 1, action)], 12..16);
                 let seen = full(model, trace, &[one]);
                 let want = seen.logits.values().map(|[clean, edited]| output_gap(clean, edited));
@@ -40,7 +37,8 @@ fn replacing_a_token_by_itself_has_no_effect() {
     everywhere(20, |name, model, trace| {
         let depth = model.config().depth();
         for t in [0, 1, 7, 15, 18] {
-            let own: Vec<_> = (0..=depth).map(|level| row(trace, level, t)).collect();
+            let own: Vec<&[f32]> = (0..=depth).map(|level| row(trace, level, t)).collect();
+            let own = own.concat().into();
             let (effect, _) = measure(model, trace, 5, &own, &ExecOptions::planned(PLENTY));
             for (level, effect) in effect.iter().enumerate() {
                 assert_eq!(effect[t], 0.0, "{name}, level {level}, token {t}");
@@ -101,11 +99,13 @@ fn means_are_over_all_tokens_of_all_prompts() {
     everywhere(12, |name, model, trace| {
         let other = run(model, 30);
         let mut means = MeanResiduals::new(model);
-        means.add(trace);
-        means.add(&other);
-        for (level, mean) in means.means().iter().enumerate() {
+        means.add(&Cpu, trace);
+        means.add(&Cpu, &other);
+        let means = means.means(&Cpu);
+        assert_eq!(means.len(), trace.resid.len() * trace.hidden);
+        for (level, mean) in means.chunks_exact(trace.hidden).enumerate() {
             for (i, mean) in mean.iter().enumerate() {
-                let both = trace.resid[level].iter().chain(&other.resid[level]);
+                let both = trace.resid[level].iter().chain(other.resid[level].iter());
                 let want = both.skip(i).step_by(trace.hidden).map(|x| f64::from(*x)).sum::<f64>() / 42.0;
                 assert!((f64::from(*mean) - want).abs() <= 1e-6 * want.abs().max(1e-3), "{name}, {level}");
             }

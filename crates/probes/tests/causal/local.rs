@@ -1,6 +1,7 @@
 //! Local mode: each later layer alone, on the clean stream minus the skipped contribution.
 
 use crate::support::{PLENTY, clean_added, close, everywhere, gap, norm};
+use fathom_kernels::Buffer;
 use fathom_model::{Buffers, Model, Run, Trace};
 use fathom_probes::ExecOptions;
 use fathom_probes::skip::measure;
@@ -10,18 +11,18 @@ use fathom_results::{SkipMode, SkipPart};
 fn part_of(trace: &Trace, s: usize, part: SkipPart) -> Vec<f32> {
     match part {
         SkipPart::Layer => (0..trace.tokens.len()).flat_map(|p| clean_added(trace, s, p)).collect(),
-        SkipPart::Attn => trace.attn_out[s].clone(),
-        SkipPart::Mlp => trace.mlp_out[s].clone(),
+        SkipPart::Attn => trace.attn_out[s].to_vec(),
+        SkipPart::Mlp => trace.mlp_out[s].to_vec(),
     }
 }
 
 /// D of layer `l` alone on a stream, `[T, d]`.
-fn alone(model: &Model, trace: &Trace, l: usize, h: &[f32]) -> Vec<f32> {
+fn alone(model: &Model, trace: &Trace, l: usize, h: &Buffer) -> Vec<f32> {
     let tokens = trace.tokens.len();
     let batch = model.batch(vec![Run { rows: 0..tokens, first: 0, length: tokens, past: vec![] }]);
-    let (mut b, mut out) = (Buffers::default(), vec![0.0; h.len()]);
-    model.layer(l, &batch, &[], h, &mut b, &mut out);
-    b.attn_out.iter().zip(&*b.mlp_out).map(|(a, m)| a + m).collect()
+    let (mut b, mut out) = (Buffers::new(model), Buffer::default());
+    model.layer(l, &batch, h, &mut b, &mut out);
+    b.attn_out.iter().zip(b.mlp_out.iter()).map(|(a, m)| a + m).collect()
 }
 
 /// The effect by its definition.
@@ -32,7 +33,7 @@ fn defined(model: &Model, trace: &Trace, part: SkipPart, positions: &[usize]) ->
         let lost = part_of(trace, s, part);
         for (l, worst) in effect.iter_mut().enumerate().skip(s + 1) {
             for &t in positions {
-                let mut h = trace.resid[l].clone();
+                let mut h = Buffer::from(trace.resid[l].to_vec());
                 h[d..t * d].iter_mut().zip(&lost[d..]).for_each(|(h, lost)| *h -= lost);
                 let edited = alone(model, trace, l, &h);
                 for j in t..tokens {

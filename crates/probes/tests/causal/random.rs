@@ -1,11 +1,13 @@
 //! Random requests: the planner against full passes, and bit equality for any grouping and sharing.
 
 use crate::support::{
-    MODELS, PLENTY, Seen, clean_added, clean_logits, edit, full, near, noise, planned, request, run,
+    Action, Edit, MODELS, PLENTY, Request, Seen, clean_logits, edit, full, near, near_change, noise, planned,
+    request, run,
 };
+use fathom_kernels::Buffer;
 use fathom_model::{Model, Trace};
 use fathom_probes::MemoryPlan;
-use fathom_probes::planner::{Action, Edit, Request, Site};
+use fathom_probes::planner::{Rows, Site};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -68,7 +70,12 @@ fn lists() -> impl Strategy<Value = Vec<Drafts>> {
     prop_oneof![own, shared]
 }
 
-fn finish(model: &Model, tokens: usize, one: &Drafts) -> Request {
+/// Rows for the edits of drafts, two choices of them, enough for any prompt.
+fn values(model: &Model) -> [Buffer; 2] {
+    [0, 1].map(|seed| noise(60 * model.config().hidden, seed))
+}
+
+fn finish<'a>(model: &Model, tokens: usize, one: &Drafts, values: &'a [Buffer; 2]) -> Request<'a> {
     let depth = model.config().depth();
     let clip = |(start, end): (usize, usize)| -> Range<usize> {
         let end = end.min(tokens);
@@ -76,26 +83,26 @@ fn finish(model: &Model, tokens: usize, one: &Drafts) -> Request {
     };
     let logits = if one.until.is_some() { 0..0 } else { clip(one.logits) };
     Request {
-        edits: one.edits.iter().map(|e| finish_edit(model, tokens, e)).collect(),
+        edits: one.edits.iter().map(|e| finish_edit(model, tokens, e, values)).collect(),
         added: clip(one.added),
         logits,
         until: one.until.map_or(depth, |u| u.min(depth)),
     }
 }
 
-fn finish_edit(model: &Model, tokens: usize, draft: &Draft) -> Edit {
-    let (depth, d) = (model.config().depth(), model.config().hidden);
+fn finish_edit<'a>(model: &Model, tokens: usize, draft: &Draft, values: &'a [Buffer; 2]) -> Edit<'a> {
+    let depth = model.config().depth();
     let layer = draft.layer % if draft.site == Site::Resid { depth + 1 } else { depth };
     let start = draft.start % tokens;
     let positions = start..(start + draft.count).min(tokens);
-    let rows = positions.len();
+    let rows = &values[draft.values as usize];
     let action = match draft.action {
         0 => Action::Skip,
         1 => Action::Zero,
-        2 => Action::Replace(noise(d, draft.values)),
-        3 => Action::Replace(noise(d * rows, draft.values)),
-        4 => Action::Add(noise(d, draft.values)),
-        5 => Action::Add(noise(d * rows, draft.values)),
+        2 => Action::Replace(Rows::one(rows, 0)),
+        3 => Action::Replace(Rows::each(rows, 0)),
+        4 => Action::Add(Rows::one(rows, 0)),
+        5 => Action::Add(Rows::each(rows, 0)),
         6 => Action::Scale(0.5),
         7 => Action::Scale(1.0),
         _ => Action::Scale(-1.5),
@@ -106,11 +113,17 @@ fn finish_edit(model: &Model, tokens: usize, draft: &Draft) -> Edit {
 /// Rounding, relative to the row.
 const ROUNDING: f64 = 1e-4;
 
-fn agree(model: &Model, trace: &Trace, requests: &[Request], got: &Seen, want: &Seen) -> Result<(), String> {
-    for (key, row) in &got.added {
+fn agree(
+    model: &Model,
+    trace: &Trace,
+    requests: &[Request<'_>],
+    got: &Seen,
+    want: &Seen,
+) -> Result<(), String> {
+    for (key, change) in &got.added {
         let full = want.added.get(key).ok_or(format!("D {key:?} was not asked for"))?;
-        if !near(row, full, ROUNDING) {
-            return Err(format!("D {key:?} is {row:?} instead of {full:?}"));
+        if !near_change(*change, *full, ROUNDING) {
+            return Err(format!("D {key:?} changes by {change} instead of {full}"));
         }
     }
     for (key, [clean, edited]) in &got.logits {
@@ -121,7 +134,7 @@ fn agree(model: &Model, trace: &Trace, requests: &[Request], got: &Seen, want: &
     }
     // Values that the planner does not compute are clean.
     for (key, full) in want.added.iter().filter(|(k, _)| !got.added.contains_key(k)) {
-        if !near(full, &clean_added(trace, key.1, key.2), ROUNDING) {
+        if !near_change(*full, 0.0, ROUNDING) {
             return Err(format!("D {key:?} changed and was left out"));
         }
     }
@@ -139,31 +152,32 @@ fn agree(model: &Model, trace: &Trace, requests: &[Request], got: &Seen, want: &
     Ok(())
 }
 
-/// Request, layer and position, and the row read there.
-type Read = ((usize, usize, usize), Vec<f32>);
+/// What one request reads: the change of D by layer and position, and the edited logits by position.
+type Read<'a> = (Vec<((usize, usize), f64)>, Vec<(usize, &'a [f32])>);
 
-/// The rows of request `from`, relabelled as request `to`.
-fn only(seen: &Seen, from: usize, to: usize) -> [Vec<Read>; 2] {
-    let added = seen.added.iter().filter(|(k, _)| k.0 == from);
-    let logits = seen.logits.iter().filter(|(k, _)| k.0 == from);
-    [
-        added.map(|(k, row)| ((to, k.1, k.2), row.clone())).collect(),
-        logits.map(|(k, [_, edited])| ((to, 0, k.1), edited.clone())).collect(),
-    ]
+fn only(seen: &Seen, request: usize) -> Read<'_> {
+    let added = seen.added.iter().filter(|(k, _)| k.0 == request);
+    let logits = seen.logits.iter().filter(|(k, _)| k.0 == request);
+    (
+        added.map(|(k, change)| ((k.1, k.2), *change)).collect(),
+        logits.map(|(k, [_, edited])| (k.1, &edited[..])).collect(),
+    )
 }
 
 /// Multiply-adds if everything runs as one batch, counted from the shapes: a row is identified by the
 /// edits from the start of a request up to a position, and each distinct row runs once through the layers
 /// that a request needs.
-fn counted(model: &Model, requests: &[Request]) -> u64 {
+fn counted(model: &Model, requests: &[Request<'_>]) -> u64 {
     let c = model.config();
     let d = c.hidden as u64;
     let up = if c.gated { 2 } else { 1 };
     let mlp = (up + 1) * d * c.intermediate as u64;
     let a_row = d * (2 * c.q_width() + 2 * c.kv_width()) as u64 + mlp;
-    let level = |e: &Edit| if e.site == Site::Resid { e.layer } else { e.layer + 1 };
+    let level = |e: &Edit<'_>| if e.site == Site::Resid { e.layer } else { e.layer + 1 };
     let (mut rows, mut started) = (BTreeSet::new(), BTreeSet::new());
     let (mut heads, mut cleans) = (0, BTreeSet::new());
+    let actions: Vec<Action<'_>> = requests.iter().flat_map(|r| &r.edits).map(|e| e.action).collect();
+    let number = |action: &Action<'_>| actions.iter().position(|other| other == action);
     for r in requests.iter().filter(|r| !r.edits.is_empty()) {
         let start = r.edits.iter().map(|e| e.positions.start).min().unwrap();
         let first = r.edits.iter().map(level).min().unwrap();
@@ -172,7 +186,7 @@ fn counted(model: &Model, requests: &[Request]) -> u64 {
         for p in start..end(&r.added).max(end(&r.logits)) {
             let acting = || r.edits.iter().filter(|e| e.positions.contains(&p));
             acting().for_each(|e| {
-                text += &format!("|{} {:?} {} {:?}", e.layer, e.site, e.positions.start, e.action);
+                text += &format!("|{} {:?} {} {:?}", e.layer, e.site, e.positions.start, number(&e.action));
             });
             text += ";";
             rows.extend((first..r.until).map(|l| (l, p, text.clone())));
@@ -199,7 +213,8 @@ fn counted(model: &Model, requests: &[Request]) -> u64 {
 fn check(which: usize, tokens: usize, drafts: &[Drafts]) -> Result<(), String> {
     let (name, model) = &MODELS[which];
     let trace = run(model, tokens);
-    let mut requests: Vec<Request> = drafts.iter().map(|d| finish(model, tokens, d)).collect();
+    let values = values(model);
+    let mut requests: Vec<_> = drafts.iter().map(|d| finish(model, tokens, d, &values)).collect();
     let (seen, macs) = planned(model, &trace, &requests, PLENTY);
     agree(model, &trace, &requests, &seen, &full(model, &trace, &requests))
         .map_err(|e| format!("{name}: {e}"))?;
@@ -214,14 +229,14 @@ fn check(which: usize, tokens: usize, drafts: &[Drafts]) -> Result<(), String> {
     }
     for (r, one) in requests.iter().enumerate() {
         let (alone, _) = planned(model, &trace, std::slice::from_ref(one), PLENTY);
-        if only(&alone, 0, r) != only(&seen, r, r) {
+        if only(&alone, 0) != only(&seen, r) {
             return Err(format!("{name}: request {r} alone has other bits"));
         }
     }
     requests.reverse();
     let (reversed, again) = planned(model, &trace, &requests, PLENTY);
     let last = requests.len() - 1;
-    if again != macs || (0..=last).any(|r| only(&reversed, last - r, r) != only(&seen, r, r)) {
+    if again != macs || (0..=last).any(|r| only(&reversed, last - r) != only(&seen, r)) {
         return Err(format!("{name}: the order of requests matters"));
     }
     Ok(())
@@ -248,10 +263,10 @@ proptest! {
 fn edits_that_differ_in_their_end_share_their_prefix() {
     for (name, model) in MODELS.iter() {
         let trace = run(model, 40);
-        for action in [Action::Scale(2.0), Action::Add(noise(model.config().hidden, 1))] {
-            let to = |end: usize, read: usize| {
-                request(model, vec![edit(Site::Resid, 1, 3..end, action.clone())], 3..read)
-            };
+        let rows = noise(model.config().hidden, 1);
+        for action in [Action::Scale(2.0), Action::Add(Rows::one(&rows, 0))] {
+            let to =
+                |end: usize, read: usize| request(model, vec![edit(Site::Resid, 1, 3..end, action)], 3..read);
             for requests in [[to(6, 6), to(9, 9)], [to(9, 6), to(6, 20)], [to(9, 9), to(6, 20)]] {
                 let (seen, _) = planned(model, &trace, &requests, PLENTY);
                 let result = agree(model, &trace, &requests, &seen, &full(model, &trace, &requests));
@@ -265,10 +280,10 @@ fn edits_that_differ_in_their_end_share_their_prefix() {
 #[test]
 fn edits_at_one_site_keep_their_order_and_number() {
     for (name, model) in MODELS.iter() {
-        let trace = run(model, 40);
+        let (trace, rows) = (run(model, 40), noise(model.config().hidden, 1));
         for site in [Site::Resid, Site::Attn, Site::Mlp, Site::Layer] {
             let scale = |at| edit(site, 1, at, Action::Scale(2.0));
-            let add = |at| edit(site, 1, at, Action::Add(noise(model.config().hidden, 1)));
+            let add = |at| edit(site, 1, at, Action::Add(Rows::one(&rows, 0)));
             let lists =
                 [vec![scale(5..8), add(3..8)], vec![add(3..8), scale(5..8)], vec![scale(3..8), scale(3..8)]];
             let requests = lists.map(|edits| request(model, edits, 0..40));
@@ -287,12 +302,12 @@ fn at_700_tokens_no_bit_depends_on_where_a_run_starts() {
     let long = |(name, _): &&(&str, Model)| ["llama3", "gemma3", "mistral", "gpt_neox"].contains(name);
     for (name, model) in MODELS.iter().filter(long) {
         let trace = run(model, TOKENS);
-        let d = model.config().hidden;
-        let requests = |whole: bool| -> Vec<Request> {
+        let row = noise(model.config().hidden, 3);
+        let requests = |whole: bool| -> Vec<Request<'_>> {
             let of = |start: usize| {
                 let edits = [
                     edit(Site::Layer, 0, start..TOKENS - 40, Action::Skip),
-                    edit(Site::Resid, 1, start..start + 1, Action::Replace(noise(d, 3))),
+                    edit(Site::Resid, 1, start..start + 1, Action::Replace(Rows::one(&row, 0))),
                     edit(Site::Attn, 1, start..start + 7, Action::Scale(1.0)),
                 ];
                 let reads = [start..start + 2, TOKENS - 3..TOKENS];
@@ -311,10 +326,9 @@ fn at_700_tokens_no_bit_depends_on_where_a_run_starts() {
         agree(model, &trace, &short, &seen, &full(model, &trace, &short)).unwrap();
         let (whole, _) = planned(model, &trace, &requests(true), PLENTY);
         let nothing = |request: usize| short[request].edits[0].action == Action::Scale(1.0);
-        for (key, row) in &seen.added {
-            assert!(whole.added[key] == *row, "{name}: D {key:?} depends on where the run starts");
-            let clean = !nothing(key.0) || clean_added(&trace, key.1, key.2) == *row;
-            assert!(clean, "{name}: D {key:?} of an edit of nothing");
+        for (key, change) in &seen.added {
+            assert!(whole.added[key] == *change, "{name}: D {key:?} depends on where the run starts");
+            assert!(!nothing(key.0) || *change == 0.0, "{name}: D {key:?} of an edit of nothing");
         }
         for (key, [clean, edited]) in &seen.logits {
             assert!(whole.logits[key][1] == *edited, "{name}: logits {key:?} depend on where the run starts");

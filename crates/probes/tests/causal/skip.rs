@@ -1,8 +1,10 @@
 //! Layer skip: properties, and its definition on full forward passes.
 
-use crate::support::{PLENTY, clean_added, close, edit, everywhere, full, gap, norm, output_gap, request};
+use crate::support::{
+    PLENTY, clean_added, clean_logits, close, everywhere, gap, logits, norm, output_gap, skipping,
+};
 use fathom_model::{Model, Trace};
-use fathom_probes::planner::{Action, Request, Site};
+use fathom_probes::planner::Site;
 use fathom_probes::skip::measure;
 use fathom_probes::{ExecOptions, MemoryPlan};
 use fathom_results::{SkipEffects, SkipMode, SkipPart};
@@ -18,16 +20,18 @@ fn defined(model: &Model, trace: &Trace, site: Site, spans: &[(Range<usize>, Ran
     let mut layer_effect = vec![vec![0.0f64; depth]; depth];
     let mut output_effect = vec![0.0f64; depth];
     for (skipped, worst) in layer_effect.iter_mut().enumerate() {
-        let of = |(edited, read): &(Range<usize>, Range<usize>)| -> Request {
-            request(model, vec![edit(site, skipped, edited.clone(), Action::Zero)], read.clone())
-        };
-        let seen = full(model, trace, &spans.iter().map(of).collect::<Vec<_>>());
-        for ((_, layer, position), row) in &seen.added {
-            let clean = clean_added(trace, *layer, *position);
-            worst[*layer] = worst[*layer].max(gap(&clean, row) / norm(&clean).max(1e-6));
-        }
-        for [clean, edited] in seen.logits.values() {
-            output_effect[skipped] = output_effect[skipped].max(output_gap(clean, edited));
+        for (edited, read) in spans {
+            let (added, last) = skipping(model, trace, (site, skipped), edited.clone());
+            for position in read.clone() {
+                for layer in skipped..depth {
+                    let clean = clean_added(trace, layer, position);
+                    let row = &added[layer][position * trace.hidden..(position + 1) * trace.hidden];
+                    worst[layer] = worst[layer].max(gap(&clean, row) / norm(&clean).max(1e-6));
+                }
+                let clean = clean_logits(model, trace, position);
+                let moved = output_gap(&clean, &logits(model, &last, position));
+                output_effect[skipped] = output_effect[skipped].max(moved);
+            }
         }
     }
     SkipEffects { layer_effect, output_effect: Some(output_effect) }

@@ -5,6 +5,7 @@
 mod common;
 
 use common::ARCHITECTURES;
+use fathom_kernels::Buffer;
 use fathom_model::source::Checkpoint;
 use fathom_model::{Buffers, Dtype, Model, Run, Trace};
 use fathom_probes::GradientOptions;
@@ -70,8 +71,9 @@ fn target(
     };
     let moved: Vec<f32> =
         values.iter().enumerate().map(|(i, x)| (mean(i) + r * (f64::from(*x) - mean(i))) as f32).collect();
-    let sum = |a: &[f32], b: &[f32]| -> Vec<f32> { a.iter().zip(b).map(|(a, b)| a + b).collect() };
-    let mut b = Buffers::default();
+    let moved = Buffer::from(moved);
+    let sum = |a: &[f32], b: &[f32]| Buffer::from(a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<f32>>());
+    let mut b = Buffers::new(model);
     let mut h = match site {
         GradientSite::Resid => moved,
         GradientSite::Mlp => sum(&trace.resid[layer], &sum(&trace.attn_out[layer], &moved)),
@@ -82,13 +84,13 @@ fn target(
         }
     };
     let batch = model.batch(vec![Run { rows: 0..tokens, first: 0, length: tokens, past: vec![] }]);
-    let mut out = vec![0.0; h.len()];
+    let mut out = Buffer::default();
     for l in layer + 1..model.config().depth() {
-        model.layer(l, &batch, &[], &h, &mut b, &mut out);
+        model.layer(l, &batch, &h, &mut b, &mut out);
         std::mem::swap(&mut h, &mut out);
     }
     let vocab = model.config().vocab;
-    let mut logits = vec![0.0; tokens * vocab];
+    let mut logits = Buffer::default();
     model.head(&h, &mut logits);
     (tokens - ANSWER..tokens)
         .map(|t| {

@@ -3,7 +3,7 @@
 use crate::support::{
     ARCHITECTURES, Golden, close, cosine, hook, load, mean, norm, on_every_architecture, run, sum,
 };
-use fathom_model::Trace;
+use fathom_model::{Cpu, Trace};
 use fathom_probes::contributions;
 use fathom_results::{ContributionsSample, PerToken};
 
@@ -70,9 +70,9 @@ fn check(name: &str, sample: &ContributionsSample, layers: &[Around], of_tokens:
 fn contributions_agree_with_the_hooks() {
     on_every_architecture(|name, model, trace| {
         let layers: Vec<Around> =
-            (0..model.config().depth()).map(|l| Around::new(|h| hook(trace, l, h))).collect();
+            (0..model.config().depth()).map(|l| Around::new(|h| hook(model, trace, l, h))).collect();
         // Values of tokens have five digits; means have all.
-        check(name, &contributions::measure(trace), &layers, 5.1e-5, 2e-6);
+        check(name, &contributions::measure(&Cpu, trace), &layers, 5.1e-5, 2e-6);
     });
 }
 
@@ -83,7 +83,7 @@ fn contributions_agree_with_the_reference() {
         let trace = run(&model, &golden.tokens());
         let layers: Vec<Around> =
             (0..model.config().depth()).map(|l| Around::new(|h| golden.hook(l, h))).collect();
-        check(name, &contributions::measure(&trace), &layers, 1e-4, 1e-4);
+        check(name, &contributions::measure(&Cpu, &trace), &layers, 1e-4, 1e-4);
     }
 }
 
@@ -91,7 +91,7 @@ fn contributions_agree_with_the_reference() {
 fn a_layer_adds_the_sum_of_its_sublayers() {
     on_every_architecture(|name, model, trace| {
         for l in 0..model.config().depth() {
-            let around = Around::new(|h| hook(trace, l, h));
+            let around = Around::new(|h| hook(model, trace, l, h));
             for t in 0..trace.tokens.len() {
                 let ends = sum(&sum(&around.pre[t], &around.attn[t]), &around.mlp[t]);
                 let gap: Vec<f64> = ends.iter().zip(&around.post[t]).map(|(a, b)| a - b).collect();
@@ -106,7 +106,7 @@ fn a_layer_adds_the_sum_of_its_sublayers() {
 #[test]
 fn norms_and_cosines_obey_the_law_of_cosines() {
     on_every_architecture(|name, _, trace| {
-        let sample = contributions::measure(trace);
+        let sample = contributions::measure(&Cpu, trace);
         let (n, c) = (&sample.relative_norm, &sample.cosine);
         let grown = |r: f64, cos: f64| 1.0 + r * r + 2.0 * r * cos;
         for l in 0..n.attn.tokens.len() {
@@ -127,12 +127,12 @@ fn denominators_are_at_least_a_millionth_and_not_zero() {
     let trace = Trace {
         tokens: vec![1, 2],
         hidden: 2,
-        resid: vec![vec![1e-7, 0.0, 3.0, 4.0], vec![0.0; 4]],
-        attn_out: vec![vec![3e-6, 4e-6, -3.0, -4.0]],
-        mlp_out: vec![vec![0.0, 0.0, 0.0, 2e-6]],
+        resid: vec![vec![1e-7, 0.0, 3.0, 4.0].into(), vec![0.0; 4].into()],
+        attn_out: vec![vec![3e-6, 4e-6, -3.0, -4.0].into()],
+        mlp_out: vec![vec![0.0, 0.0, 0.0, 2e-6].into()],
         kv_cache: vec![],
     };
-    let norms = contributions::measure(&trace).relative_norm;
+    let norms = contributions::measure(&Cpu, &trace).relative_norm;
     assert!(norms.mlp.tokens[0][1].is_nan(), "m over a stream that a has cancelled");
     for (what, got, want) in [
         ("a over next to nothing", norms.attn.tokens[0][0], 5.0),

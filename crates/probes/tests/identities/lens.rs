@@ -1,6 +1,9 @@
 //! The logit lens: definitions, batches and the last level.
 
-use crate::support::{PLENTY, close, exec, load, log_softmax, mean, on_every_architecture, run, tokens};
+use crate::support::{
+    PLENTY, close, exec, load, log_softmax, mean, on_every_architecture, part, run, tokens,
+};
+use fathom_kernels::Buffer;
 use fathom_kernels::distribution::{Divergence, Logits, Reference};
 use fathom_model::{Model, Trace};
 use fathom_probes::lens::{self, Point};
@@ -22,8 +25,8 @@ fn ranking(logits: &[f64]) -> Vec<usize> {
 
 /// Logits of one row of the stream, computed alone.
 pub(crate) fn logits(model: &Model, row: &[f32]) -> Vec<f64> {
-    let mut logits = vec![0.0f32; model.config().vocab];
-    model.head(row, &mut logits);
+    let mut logits = Buffer::default();
+    model.head(&row.to_vec().into(), &mut logits);
     logits.iter().map(|x| f64::from(*x)).collect()
 }
 
@@ -149,14 +152,7 @@ fn points_keep_the_order_of_tokens_and_levels() {
     let trace = run(&model, &tokens(20, 4));
     let whole = lens::sweep(&model, &trace, &exec(PLENTY));
     for t in [0, 7, 19] {
-        let row = |x: &Vec<f32>| x[t * trace.hidden..(t + 1) * trace.hidden].to_vec();
-        let alone = Trace {
-            tokens: vec![trace.tokens[t]],
-            hidden: trace.hidden,
-            resid: trace.resid.iter().map(row).collect(),
-            ..Trace::default()
-        };
-        assert_eq!(lens::sweep(&model, &alone, &exec(PLENTY))[0], whole[t]);
+        assert_eq!(lens::sweep(&model, &part(&trace, t..t + 1), &exec(PLENTY))[0], whole[t]);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Similarity of residual streams at different depths.
 
-use crate::support::{close, cosine, load, mean, on_every_architecture, rows, run, tokens};
+use crate::support::{close, cosine, load, mean, on_every_architecture, part, rows, run, tokens};
+use fathom_model::Cpu;
 use fathom_probes::similarity;
 use std::f64::consts::PI;
 
@@ -8,7 +9,7 @@ use std::f64::consts::PI;
 fn every_pair_of_depths_agrees_with_the_definitions() {
     on_every_architecture(|name, model, trace| {
         let depth = model.config().depth();
-        let s = similarity::measure(trace);
+        let s = similarity::measure(&Cpu, trace);
         let levels: Vec<_> = trace.resid.iter().map(|x| rows(x, trace.hidden)).collect();
         assert_eq!(
             (s.block_influence.len(), s.angular_last.len(), s.angular_mean.len()),
@@ -35,7 +36,7 @@ fn every_pair_of_depths_agrees_with_the_definitions() {
 #[test]
 fn distances_are_a_metric() {
     on_every_architecture(|name, _, trace| {
-        let s = similarity::measure(trace);
+        let s = similarity::measure(&Cpu, trace);
         let rows = || s.angular_last.iter().chain(&s.angular_mean);
         assert!(rows().flatten().all(|d| (0.0..=1.0).contains(d)), "{name}");
         assert!(s.block_influence.iter().all(|b| (0.0..=2.0).contains(b)), "{name}");
@@ -54,7 +55,7 @@ fn distances_are_a_metric() {
 #[test]
 fn with_one_token_distance_and_influence_are_equivalent() {
     on_every_architecture(|name, model, _| {
-        let s = similarity::measure(&run(model, &[5]));
+        let s = similarity::measure(&Cpu, &run(model, &[5]));
         assert_eq!(s.angular_last, s.angular_mean, "{name}");
         for (distance, influence) in s.angular_last[0].iter().zip(&s.block_influence) {
             close(name, 1.0 - (PI * distance).cos(), *influence, 0.0, 1e-12);
@@ -66,8 +67,6 @@ fn with_one_token_distance_and_influence_are_equivalent() {
 fn only_the_last_token_counts_for_angular_last() {
     let model = load("gemma3");
     let whole = run(&model, &tokens(30, 2));
-    let mut last = whole.clone();
-    last.tokens = vec![whole.tokens[29]];
-    last.resid.iter_mut().for_each(|x| *x = x[29 * whole.hidden..].to_vec());
-    assert_eq!(similarity::measure(&whole).angular_last, similarity::measure(&last).angular_mean);
+    let last = similarity::measure(&Cpu, &part(&whole, 29..30));
+    assert_eq!(similarity::measure(&Cpu, &whole).angular_last, last.angular_mean);
 }

@@ -1,7 +1,8 @@
 //! Summaries of samples: weights, order, and round trips through files.
 
 use crate::support::{PLENTY, close, exec, load, mean, run, samples, texts};
-use fathom_model::Trace;
+use fathom_kernels::Buffer;
+use fathom_model::{Cpu, Trace};
 use fathom_probes::{Sample, contributions, lens, settling, similarity, summarise};
 use fathom_results::{LensCurves, MeanMedian, PerToken, ProbeResults};
 use serde_json::Value;
@@ -64,18 +65,18 @@ fn samples_round_trip() {
 
 /// The streams of several prompts, concatenated as if they were one.
 fn concatenated(traces: &[Trace]) -> Trace {
-    let mut all = traces[0].clone();
-    for trace in &traces[1..] {
-        all.tokens.extend(&trace.tokens);
-        for (a, b) in [
-            (&mut all.resid, &trace.resid),
-            (&mut all.attn_out, &trace.attn_out),
-            (&mut all.mlp_out, &trace.mlp_out),
-        ] {
-            a.iter_mut().zip(b).for_each(|(a, b)| a.extend(b));
-        }
+    let join = |of: fn(&Trace) -> &[Buffer]| -> Vec<Buffer> {
+        let level = |l: usize| traces.iter().map(|trace| &of(trace)[l][..]).collect::<Vec<_>>().concat();
+        (0..of(&traces[0]).len()).map(|l| level(l).into()).collect()
+    };
+    Trace {
+        tokens: traces.iter().flat_map(|trace| trace.tokens.clone()).collect(),
+        hidden: traces[0].hidden,
+        resid: join(|trace| &trace.resid),
+        attn_out: join(|trace| &trace.attn_out),
+        mlp_out: join(|trace| &trace.mlp_out),
+        kv_cache: vec![],
     }
-    all
 }
 
 #[track_caller]
@@ -100,7 +101,7 @@ fn all_tokens_have_equal_weight() {
         let traces: Vec<Trace> = texts.iter().map(|t| run(&model, &t.tokens)).collect();
         let whole = concatenated(&traces);
 
-        let (got, want) = (summary.contributions.unwrap(), contributions::measure(&whole));
+        let (got, want) = (summary.contributions.unwrap(), contributions::measure(&Cpu, &whole));
         for (what, got, want) in
             [("norm", &got.relative_norm, &want.relative_norm), ("cosine", &got.cosine, &want.cosine)]
         {
@@ -116,8 +117,8 @@ fn all_tokens_have_equal_weight() {
         let settled = settling::summarise(&[&settling::measure(&points)], depth);
         assert_eq!(summary.settling.unwrap(), settled, "{name}");
 
-        let (got, want) = (summary.similarity.unwrap(), similarity::measure(&whole));
-        let of_prompts: Vec<_> = traces.iter().map(similarity::measure).collect();
+        let (got, want) = (summary.similarity.unwrap(), similarity::measure(&Cpu, &whole));
+        let of_prompts: Vec<_> = traces.iter().map(|trace| similarity::measure(&Cpu, trace)).collect();
         for l in 0..depth {
             close(name, got.block_influence[l], want.block_influence[l], 0.0, 1e-12);
         }

@@ -5,10 +5,12 @@ mod common;
 
 pub(crate) use common::ARCHITECTURES;
 
+use fathom_kernels::Buffer;
 use fathom_model::source::Checkpoint;
 use fathom_model::{Dtype, Hook, Model, Trace};
 use fathom_probes::{ExecOptions, MemoryPlan, Observer, Probe, ProbeOptions, Sample, TokenizedPrompt};
 use safetensors::SafeTensors;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// More memory than any fixture needs, for a single batch.
@@ -92,10 +94,24 @@ pub(crate) fn samples(model: &Model, texts: &[TokenizedPrompt]) -> Vec<Sample> {
     samples
 }
 
+/// The trace of some tokens of another, without its KV cache.
+pub(crate) fn part(trace: &Trace, tokens: Range<usize>) -> Trace {
+    let rows = tokens.start * trace.hidden..tokens.end * trace.hidden;
+    let cut = |levels: &[Buffer]| levels.iter().map(|x| x[rows.clone()].to_vec().into()).collect();
+    Trace {
+        tokens: trace.tokens[tokens].to_vec(),
+        hidden: trace.hidden,
+        resid: cut(&trace.resid),
+        attn_out: cut(&trace.attn_out),
+        mlp_out: cut(&trace.mlp_out),
+        kv_cache: vec![],
+    }
+}
+
 /// The values at a hook of layer `l`, as rows of `f64`.
-pub(crate) fn hook(trace: &Trace, l: usize, name: &str) -> Vec<Vec<f64>> {
+pub(crate) fn hook(model: &Model, trace: &Trace, l: usize, name: &str) -> Vec<Vec<f64>> {
     let hook = Hook::parse(&format!("blocks.{l}.{name}"), trace.attn_out.len()).unwrap();
-    rows(&trace.hook(hook), trace.hidden)
+    rows(&model.hook(trace, hook), trace.hidden)
 }
 
 pub(crate) fn rows(x: &[f32], width: usize) -> Vec<Vec<f64>> {

@@ -1,0 +1,133 @@
+//! Devices that models run on.
+
+use crate::Result;
+use bytesize::ByteSize;
+use fathom_model::{Backend, Cpu};
+use std::fmt;
+use std::str::FromStr;
+
+/// The device that a model runs on.
+///
+/// Its name is `cpu`, `auto`, `gpu`, `gpu:N`, `cuda` or `cuda:N`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// The fastest GPU, or the processor where there is none: a CUDA device, else a discrete or an Apple GPU.
+    Auto,
+    /// A GPU by Vulkan, Metal or DirectX 12: the given one of [`devices`](crate::devices), or the best.
+    Gpu(Option<usize>),
+    /// A GPU by CUDA: the given one, or the first.
+    Cuda(Option<usize>),
+}
+
+impl Device {
+    /// What [`FromStr`] reads.
+    pub const NAMES: &'static str = "cpu, auto, gpu, gpu:N, cuda or cuda:N";
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Auto => f.write_str("auto"),
+            Self::Gpu(None) => f.write_str("gpu"),
+            Self::Gpu(Some(index)) => write!(f, "gpu:{index}"),
+            Self::Cuda(None) => f.write_str("cuda"),
+            Self::Cuda(Some(index)) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let unknown = || format!("unknown device '{text}'; give {}", Self::NAMES);
+        let (name, index) = match text.split_once(':') {
+            Some((name, index)) => (name, Some(index.parse().map_err(|_| unknown())?)),
+            None => (text, None),
+        };
+        match (name, index) {
+            ("cpu", None) => Ok(Self::Cpu),
+            ("auto", None) => Ok(Self::Auto),
+            ("gpu", index) => Ok(Self::Gpu(index)),
+            ("cuda", index) => Ok(Self::Cuda(index)),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+/// A device that models can run on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// What selects it.
+    pub device: Device,
+    /// Its name.
+    pub name: String,
+    /// What it is, and what it is used through.
+    pub kind: String,
+    /// Bytes of its own memory, if known.
+    pub memory_bytes: Option<u64>,
+}
+
+impl fmt::Display for DeviceInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<8} {} ({}", self.device.to_string(), self.name, self.kind)?;
+        if let Some(bytes) = self.memory_bytes {
+            write!(f, ", {}", ByteSize(bytes).display().iec())?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// The devices of this machine, the processor first.
+pub fn devices() -> Vec<DeviceInfo> {
+    let machine = crate::bench::machine();
+    let kind = format!("processor, {}", fathom_kernels::Isa::get().name());
+    vec![DeviceInfo { device: Device::Cpu, name: machine.processor, kind, memory_bytes: None }]
+}
+
+/// Work that any device can do.
+pub(crate) trait OnDevice {
+    type Output;
+
+    fn run<B: Backend>(self, backend: B) -> Result<Self::Output>;
+}
+
+impl Device {
+    /// Opens the device and does the work on it.
+    ///
+    /// # Errors
+    /// When there is no such device, or the work fails.
+    pub(crate) fn run<T: OnDevice>(self, task: T) -> Result<T::Output> {
+        match self {
+            Self::Cpu => task.run(Cpu),
+            _ => crate::error::invalid!("not yet"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_devices_are_read_back() {
+        for device in [
+            Device::Cpu,
+            Device::Auto,
+            Device::Gpu(None),
+            Device::Gpu(Some(2)),
+            Device::Cuda(None),
+            Device::Cuda(Some(7)),
+        ] {
+            assert_eq!(device.to_string().parse(), Ok(device));
+        }
+        for wrong in ["", "gpu:", "gpu:x", "cpu:1", "auto:0", "cuda:-1", "tpu"] {
+            let message = wrong.parse::<Device>().unwrap_err();
+            assert!(message.contains(Device::NAMES), "{message}");
+        }
+    }
+}
