@@ -5,7 +5,7 @@
 
 #![allow(clippy::print_stderr, reason = "tests say what they ran on and how large errors were")]
 
-use fathom_gpu::{Gpu, Interface, Wgpu, devices, open_wgpu};
+use fathom_gpu::{Cuda, Gpu, Interface, Wgpu, devices, open_cuda, open_wgpu};
 use fathom_kernels::attention::AttentionShape;
 use fathom_kernels::backend::{Backend, Columns, Cpu, Norm, RowAction, RowEdit, Run, Span};
 use fathom_kernels::elementwise::{Activation, Rotation};
@@ -14,17 +14,26 @@ use fathom_kernels::{Dtype, OutOfMemory, QuantBlocks};
 use std::ops::Range;
 use std::sync::OnceLock;
 
-fn wgpu_devices() -> &'static [Gpu<Wgpu>] {
-    static OPEN: OnceLock<Vec<Gpu<Wgpu>>> = OnceLock::new();
+struct Devices {
+    cuda: Vec<Gpu<Cuda>>,
+    wgpu: Vec<Gpu<Wgpu>>,
+}
+
+fn open_devices() -> &'static Devices {
+    static OPEN: OnceLock<Devices> = OnceLock::new();
     OPEN.get_or_init(|| {
-        let found = devices().into_iter().filter(|d| d.interface == Interface::Wgpu);
-        let open: Vec<_> = found.map(|d| open_wgpu(d.index).expect("a listed device opens")).collect();
-        if open.is_empty() {
+        let found = devices();
+        let of = |interface| found.iter().filter(move |d| d.interface == interface).map(|d| d.index);
+        let cuda: Vec<_> =
+            of(Interface::Cuda).map(|i| open_cuda(i).expect("a listed device opens")).collect();
+        let wgpu: Vec<_> =
+            of(Interface::Wgpu).map(|i| open_wgpu(i).expect("a listed device opens")).collect();
+        if cuda.is_empty() && wgpu.is_empty() {
             let required = std::env::var("FATHOM_TEST_REQUIRE").is_ok_and(|v| v == "1");
-            assert!(!required, "there is no device behind Vulkan, Metal or DirectX 12");
-            eprintln!("skipped: there is no device behind Vulkan, Metal or DirectX 12");
+            assert!(!required, "there is no device behind CUDA, Vulkan, Metal or DirectX 12");
+            eprintln!("skipped: there is no device behind CUDA, Vulkan, Metal or DirectX 12");
         }
-        open
+        Devices { cuda, wgpu }
     })
 }
 
@@ -75,7 +84,10 @@ macro_rules! as_on_the_cpu {
         fn $name() {
             fn operation<B: Backend>($b: &B) -> Vec<Vec<f32>> $body
             let want = operation(&Cpu);
-            for gpu in wgpu_devices() {
+            for gpu in &open_devices().cuda {
+                check_all(stringify!($name), &gpu.name(), &operation(gpu), &want, $tolerance);
+            }
+            for gpu in &open_devices().wgpu {
                 check_all(stringify!($name), &gpu.name(), &operation(gpu), &want, $tolerance);
             }
         }
@@ -89,7 +101,11 @@ macro_rules! on_every_device {
         #[test]
         fn $name() {
             fn operation<B: Backend>($b: &B) $body
-            for gpu in wgpu_devices() {
+            for gpu in &open_devices().cuda {
+                operation(gpu);
+                eprintln!("{} ran on {}", stringify!($name), gpu.name());
+            }
+            for gpu in &open_devices().wgpu {
                 operation(gpu);
                 eprintln!("{} ran on {}", stringify!($name), gpu.name());
             }
