@@ -3,6 +3,7 @@
 mod batch;
 mod numbers;
 mod pack;
+mod peak;
 mod reductions;
 
 pub use batch::Batch;
@@ -200,8 +201,20 @@ impl<D: Device> Backend for Gpu<D> {
         self.device.name()
     }
 
+    fn memory(&self) -> Option<u64> {
+        self.device.memory_bytes()
+    }
+
     fn limits(&self) -> BatchLimits {
         self.device.limits()
+    }
+
+    fn wait(&self) {
+        self.device.wait();
+    }
+
+    fn peak(&self, dtype: Dtype, rounds: usize) -> f64 {
+        self.best_rate(dtype, rounds)
     }
 
     fn empty(&self) -> Self::Buffer {
@@ -250,6 +263,13 @@ impl<D: Device> Backend for Gpu<D> {
             self.device.copy(self.memory(from), part, self.memory(&to), 0);
         }
         to
+    }
+
+    fn assign(&self, from: &Self::Buffer, to: &mut Self::Buffer) {
+        self.resize(to, from.len);
+        if from.len > 0 {
+            self.device.copy(self.memory(from), 0..from.len, self.memory(to), 0);
+        }
     }
 
     fn gather(&self, width: usize, from: &Self::Buffer, rows: &[u32], to: &mut Self::Buffer) {

@@ -249,6 +249,11 @@ impl Device for Wgpu {
         None
     }
 
+    fn wait(&self) {
+        self.recorder().submit(&self.queue);
+        self.device.poll(wgpu::PollType::wait_indefinitely()).expect("the device must finish its work");
+    }
+
     fn largest_argument(&self) -> usize {
         let bytes = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
         usize::try_from(bytes / WORD).unwrap_or(usize::MAX)
@@ -334,12 +339,6 @@ impl Device for Wgpu {
 }
 
 impl Wgpu {
-    /// Submits all commands and waits for them.
-    fn wait(&self) {
-        self.recorder().submit(&self.queue);
-        self.device.poll(wgpu::PollType::wait_indefinitely()).expect("the device must finish its work");
-    }
-
     fn read_some(&self, memory: &Memory, part: Range<usize>, words: &mut Vec<u32>) {
         let (start, size) = (part.start as u64 * WORD, part.len() as u64 * WORD);
         let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
