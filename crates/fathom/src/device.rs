@@ -168,7 +168,9 @@ impl Device {
             .map(|device| DeviceInfo::of(device.clone()).device.to_string())
             .collect();
         match there.is_empty() {
-            true => format!("there is no device '{self}': this machine does not have {needs}; use the device cpu"),
+            true => {
+                format!("there is no device '{self}': this machine does not have {needs}; use the device cpu")
+            }
             false => format!(
                 "there is no device '{self}'; this machine has {} (see `fathom devices`)",
                 there.join(", ")
