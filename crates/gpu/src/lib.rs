@@ -13,11 +13,15 @@
 #![deny(missing_docs)]
 
 mod backend;
+mod cuda;
 mod device;
 mod wgpu;
 
 pub use self::wgpu::{Memory as WgpuMemory, Wgpu};
 pub use backend::{Batch, Buffer, Linear, Numbers};
+#[doc(hidden)]
+pub use cuda::{CompiledUnit, compile_for};
+pub use cuda::{Cuda, CudaError};
 pub use device::{Class, Device, Format, Kernel, ROW_ALIGNMENT, TILE_ROWS, Weights};
 
 use fathom_kernels::OutOfMemory;
@@ -103,6 +107,9 @@ pub enum OpenError {
         /// What the system says.
         reason: String,
     },
+    /// CUDA cannot use the device.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
     /// The device has no memory.
     #[error(transparent)]
     Memory(#[from] OutOfMemory),
@@ -110,7 +117,15 @@ pub enum OpenError {
 
 /// The devices of this machine.
 pub fn devices() -> Vec<DeviceInfo> {
-    wgpu::adapters()
+    [cuda::devices(), wgpu::adapters()].concat()
+}
+
+/// Opens a device of [`Interface::Cuda`].
+///
+/// # Errors
+/// When there is no such device, or CUDA cannot use it.
+pub fn open_cuda(index: usize) -> Result<Gpu<Cuda>, OpenError> {
+    Ok(Gpu::new(Cuda::open(index)?)?)
 }
 
 /// Opens a device of [`Interface::Wgpu`].

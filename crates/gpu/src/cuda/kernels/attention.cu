@@ -1,0 +1,450 @@
+// Attention and its backward pass. A workgroup of four warps handles 16 rows of one head: each warp owns
+// four of them and keeps their sums in registers, while tiles of the other side (keys and values, or
+// queries and gradients) pass through shared memory, one or two rows of the tile per lane.
+//
+// Tiles start at multiples of their size counted from position 0. What lies outside of a row's view gets a
+// weight of exactly zero, so the bits of a row do not depend on the rows beside it.
+//
+// HEAD is the width of a head rounded up to a multiple of 32.
+
+#define GROUP_THREADS 128
+#define OWN_ROWS 16
+#define WARP_ROWS 4
+// One float4 more per row keeps the lanes of a warp, which read different rows, on different banks.
+#define PITCH (HEAD + 4)
+// Columns of a head per lane.
+#define LANE_COLUMNS (HEAD / WARP)
+// GROUPS groups at least run on a multiprocessor at a time: a limit on registers that needs no spills.
+#define ATTENTION(name, GROUPS) extern "C" __global__ void __launch_bounds__(GROUP_THREADS, GROUPS) fathom_##name
+
+// Where the rows of a tile lie; null for rows that do not exist.
+struct Contiguous {
+    const float* first;
+    size_t stride;
+    u32 count;
+    __device__ const float* operator()(u32 row) const { return row < count ? first + row * stride : nullptr; }
+};
+
+struct Scattered {
+    const float* const* places;
+    size_t shift;
+    __device__ const float* operator()(u32 row) const {
+        return places[row] ? places[row] + shift : nullptr;
+    }
+};
+
+// Copies `rows` rows of a head to shared memory, padded with zeros.
+template <typename Source>
+__device__ __forceinline__ void load_rows(float* to, u32 pitch, u32 rows, u32 head_dim, bool aligned, Source source) {
+    const u32 quads = HEAD / 4;
+    for (u32 i = threadIdx.x; i < rows * quads; i += GROUP_THREADS) {
+        const u32 row = i / quads, column = i % quads * 4;
+        const float* from = source(row);
+        float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (from && aligned && column < head_dim) {
+            x = *(const float4*)(from + column);
+        } else if (from) {
+            if (column < head_dim) x.x = from[column];
+            if (column + 1 < head_dim) x.y = from[column + 1];
+            if (column + 2 < head_dim) x.z = from[column + 2];
+            if (column + 3 < head_dim) x.w = from[column + 3];
+        }
+        *(float4*)(to + row * pitch + column) = x;
+    }
+}
+
+// Dot products of the warp's rows with those rows of a tile that belong to the lane.
+template <int ROWS>
+__device__ __forceinline__ void dots(const float* own, const float* tile, float (&s)[WARP_ROWS][ROWS]) {
+    const u32 lane = threadIdx.x % WARP;
+    own += threadIdx.x / WARP * WARP_ROWS * HEAD;
+    for (int r = 0; r < WARP_ROWS; r++) {
+        for (int j = 0; j < ROWS; j++) s[r][j] = 0.0f;
+    }
+#pragma unroll 4
+    for (int d = 0; d < HEAD; d += 4) {
+        float4 y[ROWS];
+#pragma unroll
+        for (int j = 0; j < ROWS; j++) y[j] = *(const float4*)(tile + (lane + j * WARP) * PITCH + d);
+#pragma unroll
+        for (int r = 0; r < WARP_ROWS; r++) {
+            const float4 x = *(const float4*)(own + r * HEAD + d);
+#pragma unroll
+            for (int j = 0; j < ROWS; j++) {
+                s[r][j] = fmaf(x.x, y[j].x, s[r][j]);
+                s[r][j] = fmaf(x.y, y[j].y, s[r][j]);
+                s[r][j] = fmaf(x.z, y[j].z, s[r][j]);
+                s[r][j] = fmaf(x.w, y[j].w, s[r][j]);
+            }
+        }
+    }
+}
+
+// The part of a tile that each of the warp's rows sees, as the range of rows of the tile.
+struct View {
+    int low[WARP_ROWS];
+    int high[WARP_ROWS];
+    __device__ bool sees(int r, int row) const { return row >= low[r] && row < high[r]; }
+    __device__ bool whole(int rows) const {
+        bool whole = true;
+        for (int r = 0; r < WARP_ROWS; r++) whole = whole && low[r] <= 0 && high[r] >= rows;
+        return whole;
+    }
+};
+
+// Adds the rows of a tile, weighted, to the sums of the warp's rows.
+template <int ROWS>
+__device__ __forceinline__ void mix(const float* weights, const float* tile, const View& view,
+                                    float (&sums)[WARP_ROWS][LANE_COLUMNS]) {
+    const u32 lane = threadIdx.x % WARP;
+    weights += threadIdx.x / WARP * WARP_ROWS * (ROWS + 4);
+    // Where all rows see the whole tile nothing needs to be compared. Elsewhere a weight of zero is not
+    // enough: zero times NaN is NaN.
+    const bool whole = view.whole(ROWS);
+#pragma unroll 1
+    for (int j = 0; j < ROWS; j += 4) {
+        float4 w[WARP_ROWS];
+#pragma unroll
+        for (int r = 0; r < WARP_ROWS; r++) w[r] = *(const float4*)(weights + r * (ROWS + 4) + j);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float* row = tile + (j + i) * PITCH + lane;
+#pragma unroll
+            for (int c = 0; c < LANE_COLUMNS; c++) {
+                const float v = row[c * WARP];
+#pragma unroll
+                for (int r = 0; r < WARP_ROWS; r++) {
+                    const float weight = i == 0 ? w[r].x : i == 1 ? w[r].y : i == 2 ? w[r].z : w[r].w;
+                    if (whole || view.sees(r, j + i)) sums[r][c] = fmaf(weight, v, sums[r][c]);
+                }
+            }
+        }
+    }
+}
+
+// The score of a dot product, and its slope with respect to it.
+__device__ __forceinline__ float2 score(float dot, float scale, bool has_cap, float cap) {
+    dot *= scale;
+    if (!has_cap) return make_float2(dot, scale);
+    const float t = tanhf(dot / cap);
+    return make_float2(cap * t, scale * ((1.0f - t) * (1.0f + t)));
+}
+
+__device__ __forceinline__ int first_seen(int position, u32 window) {
+    return window != 0 && position + 1 > (int)window ? position + 1 - (int)window : 0;
+}
+
+// What e^x is taken of minus the maximum; a maximum over nothing counts as zero.
+__device__ __forceinline__ float finite_or_zero(float max) { return max == -infinity() ? 0.0f : max; }
+
+#if HEAD <= 128
+#define KEYS 64
+#else
+#define KEYS 32
+#endif
+#define LANE_KEYS (KEYS / WARP)
+
+ATTENTION(attention, 4)(const float* qkv, const float* cache, const u32* tiles, const u32* segments, float* out,
+                    Params p) {
+    extern __shared__ float4 shared[];
+    __shared__ const float* places[KEYS];
+    float* own = (float*)shared;
+    float* tile = own + OWN_ROWS * HEAD;
+    float* weights = tile + KEYS * PITCH;
+
+    const u32 heads = p.v[1], kv_heads = p.v[2], head_dim = p.v[3], window = p.v[8];
+    const size_t stride = p.v[4], cache_stride = p.v[9];
+    const float scale = parameter_float(p.v[5]), cap = parameter_float(p.v[7]);
+    const bool has_cap = p.v[6];
+    const u32 head = blockIdx.x % heads, kv_head = head / (heads / kv_heads);
+    const u32* entry = tiles + (size_t)(blockIdx.x / heads) * 5;
+    const u32 row = entry[0], rows = entry[1], end_segment = entry[4];
+    const int first = entry[2];
+    u32 segment = entry[3];
+    const bool aligned = head_dim % 4 == 0 && stride % 4 == 0 && cache_stride % 4 == 0;
+    const u32 lane = threadIdx.x % WARP, own_row = threadIdx.x / WARP * WARP_ROWS;
+
+    Contiguous queries = {qkv + row * stride + head * head_dim, stride, rows};
+    load_rows(own, HEAD, OWN_ROWS, head_dim, aligned, queries);
+    float max[WARP_ROWS], sum[WARP_ROWS], mixed[WARP_ROWS][LANE_COLUMNS];
+    for (int r = 0; r < WARP_ROWS; r++) {
+        max[r] = -infinity();
+        sum[r] = 0.0f;
+        for (int c = 0; c < LANE_COLUMNS; c++) mixed[r][c] = 0.0f;
+    }
+
+    const int end = first + (int)rows;
+    for (int start = first_seen(first, window) / KEYS * KEYS; start < end; start += KEYS) {
+        __syncthreads();
+        if (threadIdx.x < KEYS) {
+            const u32 position = start + threadIdx.x;
+            while (segment + 1 < end_segment && segments[(segment + 1) * 3] <= position) segment++;
+            const u32* from = segments + (size_t)segment * 3;
+            const size_t at = (size_t)from[2] + (position - from[0]);
+            const float* key = from[1] ? cache + at * cache_stride + kv_head * head_dim
+                                       : qkv + at * stride + (heads + kv_head) * head_dim;
+            places[threadIdx.x] = position < (u32)end ? key : nullptr;
+        }
+        __syncthreads();
+        Scattered keys = {places, 0}, values = {places, (size_t)kv_heads * head_dim};
+        load_rows(tile, PITCH, KEYS, head_dim, aligned, keys);
+        __syncthreads();
+        float s[WARP_ROWS][LANE_KEYS];
+        dots(own, tile, s);
+        View view;
+        for (int r = 0; r < WARP_ROWS; r++) {
+            const int position = first + (int)own_row + r;
+            view.low[r] = first_seen(position, window) - start;
+            view.high[r] = own_row + r < rows ? position + 1 - start : 0;
+            float most = max[r];
+            for (int j = 0; j < LANE_KEYS; j++) {
+                const bool seen = view.sees(r, lane + j * WARP);
+                s[r][j] = seen ? score(s[r][j], scale, has_cap, cap).x : -infinity();
+                most = larger(most, s[r][j]);
+            }
+            most = warp_max(most);
+            const float shift = finite_or_zero(most), factor = expf(max[r] - shift);
+            max[r] = most;
+            sum[r] *= factor;
+            for (int j = 0; j < LANE_KEYS; j++) {
+                const float w = expf(s[r][j] - shift);
+                sum[r] += w;
+                weights[(own_row + r) * (KEYS + 4) + lane + j * WARP] = w;
+            }
+            for (int c = 0; c < LANE_COLUMNS; c++) mixed[r][c] *= factor;
+        }
+        __syncthreads();
+        load_rows(tile, PITCH, KEYS, head_dim, aligned, values);
+        __syncthreads();
+        mix<KEYS>(weights, tile, view, mixed);
+    }
+    for (int r = 0; r < WARP_ROWS; r++) {
+        const float total = warp_sum(sum[r]);
+        if (own_row + r >= rows) continue;
+        float* to = out + ((row + own_row + r) * (size_t)heads + head) * head_dim;
+        for (int c = 0; c < LANE_COLUMNS; c++) {
+            const u32 column = lane + c * WARP;
+            if (column < head_dim) to[column] = mixed[r][c] / total;
+        }
+    }
+}
+
+// The backward pass, over whole texts.
+
+#define TILE WARP
+
+// What the kernels of the backward pass have in common.
+struct Backward {
+    u32 heads, kv_heads, head_dim, window, row, rows, text, count, unit_head;
+    size_t stride;
+    float scale, cap;
+    bool has_cap, aligned;
+
+    __device__ Backward(const u32* tiles, u32 units, const Params& p) {
+        heads = p.v[1], kv_heads = p.v[2], head_dim = p.v[3], window = p.v[8];
+        stride = p.v[4];
+        scale = parameter_float(p.v[5]), cap = parameter_float(p.v[7]);
+        has_cap = p.v[6];
+        aligned = head_dim % 4 == 0 && stride % 4 == 0;
+        const u32* entry = tiles + (size_t)(blockIdx.x / units) * 4;
+        row = entry[0], rows = entry[1], text = entry[2], count = entry[3] - entry[2];
+        unit_head = blockIdx.x % units;
+    }
+
+    // Rows from `first` on of a head in qkv, of which `limit` at most are wanted.
+    __device__ Contiguous part(const float* qkv, u32 head, u32 first, u32 limit) const {
+        const u32 left = text + count - first;
+        return {qkv + first * stride + head * head_dim, stride, left < limit ? left : limit};
+    }
+
+    // The same in a matrix that has the query heads alone.
+    __device__ Contiguous output(const float* d_out, u32 head, u32 first, u32 limit) const {
+        const u32 left = text + count - first;
+        const size_t width = (size_t)heads * head_dim;
+        return {d_out + first * width + head * head_dim, width, left < limit ? left : limit};
+    }
+
+    // The keys from position `start` on that the warp's queries see.
+    __device__ View keys_seen(u32 own_row, int start) const {
+        View view;
+        for (int r = 0; r < WARP_ROWS; r++) {
+            const int position = (int)(row - text + own_row) + r;
+            view.low[r] = first_seen(position, window) - start;
+            view.high[r] = own_row + r < rows ? position + 1 - start : 0;
+        }
+        return view;
+    }
+
+    // The queries from position `start` on that see the warp's keys.
+    __device__ View queries_seeing(u32 own_row, int start) const {
+        View view;
+        for (int r = 0; r < WARP_ROWS; r++) {
+            const int position = (int)(row - text + own_row) + r;
+            const int end = window != 0 && window < count - position ? position + (int)window : (int)count;
+            view.low[r] = position - start;
+            view.high[r] = own_row + r < rows ? end - start : 0;
+        }
+        return view;
+    }
+};
+
+// Per row and head: the largest score m, the sum of e^(score - m), and the mean gradient of the weights.
+ATTENTION(attention_stats, 3)(const float* qkv, const float* d_out, const u32* tiles, float* stats, Params p) {
+    extern __shared__ float4 shared[];
+    float* queries = (float*)shared;
+    float* d_rows = queries + OWN_ROWS * HEAD;
+    float* tile = d_rows + OWN_ROWS * HEAD;
+    const Backward b(tiles, p.v[1], p);
+    const u32 head = b.unit_head, kv_head = head / (b.heads / b.kv_heads);
+    const u32 lane = threadIdx.x % WARP, own_row = threadIdx.x / WARP * WARP_ROWS;
+    load_rows(queries, HEAD, OWN_ROWS, b.head_dim, b.aligned, b.part(qkv, head, b.row, b.rows));
+    load_rows(d_rows, HEAD, OWN_ROWS, b.head_dim, b.aligned, b.output(d_out, head, b.row, b.rows));
+
+    float max[WARP_ROWS];
+    // Both sums use the same weights, so rounding of the weights hardly moves the mean.
+    double sum[WARP_ROWS] = {}, d_sum[WARP_ROWS] = {};
+    for (int r = 0; r < WARP_ROWS; r++) max[r] = -infinity();
+    const int first = b.row - b.text, end = first + (int)b.rows;
+    for (int start = first_seen(first, b.window) / TILE * TILE; start < end; start += TILE) {
+        float s[WARP_ROWS][1], d[WARP_ROWS][1];
+        __syncthreads();
+        load_rows(tile, PITCH, TILE, b.head_dim, b.aligned, b.part(qkv, b.heads + kv_head, b.text + start, TILE));
+        __syncthreads();
+        dots(queries, tile, s);
+        __syncthreads();
+        load_rows(tile, PITCH, TILE, b.head_dim, b.aligned,
+                  b.part(qkv, b.heads + b.kv_heads + kv_head, b.text + start, TILE));
+        __syncthreads();
+        dots(d_rows, tile, d);
+        const View view = b.keys_seen(own_row, start);
+        for (int r = 0; r < WARP_ROWS; r++) {
+            const bool seen = view.sees(r, lane);
+            const float x = seen ? score(s[r][0], b.scale, b.has_cap, b.cap).x : -infinity();
+            const float most = warp_max(larger(max[r], x));
+            const float shift = finite_or_zero(most), factor = expf(max[r] - shift), w = expf(x - shift);
+            max[r] = most;
+            sum[r] = fma(sum[r], (double)factor, (double)w);
+            d_sum[r] = d_sum[r] * (double)factor + (seen ? (double)w * (double)d[r][0] : 0.0);
+        }
+    }
+    for (int r = 0; r < WARP_ROWS; r++) {
+        const double total = warp_sum(sum[r]), d_total = warp_sum(d_sum[r]);
+        if (own_row + r >= b.rows || lane != 0) continue;
+        float* to = stats + ((b.row + own_row + r) * (size_t)b.heads + head) * 3;
+        to[0] = max[r];
+        to[1] = (float)total;
+        to[2] = (float)(d_total / total);
+    }
+}
+
+// The weight of a query and a key, and the gradient of their dot product.
+__device__ __forceinline__ float2 weigh(const Backward& b, const float* stats, float dot, float d_weight) {
+    const float2 s = score(dot, b.scale, b.has_cap, b.cap);
+    const float w = expf(s.x - stats[0]) / stats[1];
+    return make_float2(w, w * (d_weight - stats[2]) * s.y);
+}
+
+__device__ __forceinline__ void store_rows(float* to, size_t stride, u32 own_row, u32 rows, u32 head_dim,
+                                           const float (&sums)[WARP_ROWS][LANE_COLUMNS]) {
+    const u32 lane = threadIdx.x % WARP;
+    for (int r = 0; r < WARP_ROWS; r++) {
+        if (own_row + r >= rows) continue;
+        for (int c = 0; c < LANE_COLUMNS; c++) {
+            const u32 column = lane + c * WARP;
+            if (column < head_dim) to[(own_row + r) * stride + column] = sums[r][c];
+        }
+    }
+}
+
+ATTENTION(attention_dq, 3)(const float* qkv, const float* d_out, const u32* tiles, const float* stats, float* d_qkv,
+                       Params p) {
+    extern __shared__ float4 shared[];
+    float* queries = (float*)shared;
+    float* d_rows = queries + OWN_ROWS * HEAD;
+    float* tile = d_rows + OWN_ROWS * HEAD;
+    float* weights = tile + TILE * PITCH;
+    const Backward b(tiles, p.v[1], p);
+    const u32 head = b.unit_head, kv_head = head / (b.heads / b.kv_heads);
+    const u32 lane = threadIdx.x % WARP, own_row = threadIdx.x / WARP * WARP_ROWS;
+    load_rows(queries, HEAD, OWN_ROWS, b.head_dim, b.aligned, b.part(qkv, head, b.row, b.rows));
+    load_rows(d_rows, HEAD, OWN_ROWS, b.head_dim, b.aligned, b.output(d_out, head, b.row, b.rows));
+    stats += ((b.row + own_row) * (size_t)b.heads + head) * 3;
+
+    float sums[WARP_ROWS][LANE_COLUMNS] = {};
+    const int first = b.row - b.text, end = first + (int)b.rows;
+    for (int start = first_seen(first, b.window) / TILE * TILE; start < end; start += TILE) {
+        float s[WARP_ROWS][1], d[WARP_ROWS][1];
+        __syncthreads();
+        load_rows(tile, PITCH, TILE, b.head_dim, b.aligned,
+                  b.part(qkv, b.heads + b.kv_heads + kv_head, b.text + start, TILE));
+        __syncthreads();
+        dots(d_rows, tile, d);
+        __syncthreads();
+        load_rows(tile, PITCH, TILE, b.head_dim, b.aligned, b.part(qkv, b.heads + kv_head, b.text + start, TILE));
+        __syncthreads();
+        dots(queries, tile, s);
+        const View view = b.keys_seen(own_row, start);
+        for (int r = 0; r < WARP_ROWS; r++) {
+            float gradient = 0.0f;
+            if (view.sees(r, lane)) gradient = weigh(b, stats + r * b.heads * 3, s[r][0], d[r][0]).y;
+            weights[(own_row + r) * (TILE + 4) + lane] = gradient;
+        }
+        __syncwarp();
+        mix<TILE>(weights, tile, view, sums);
+    }
+    store_rows(d_qkv + b.row * b.stride + head * b.head_dim, b.stride, own_row, b.rows, b.head_dim, sums);
+}
+
+ATTENTION(attention_dkv, 3)(const float* qkv, const float* d_out, const u32* tiles, const float* stats, float* d_qkv,
+                        Params p) {
+    extern __shared__ float4 shared[];
+    float* keys = (float*)shared;
+    float* values = keys + OWN_ROWS * HEAD;
+    float* tile = values + OWN_ROWS * HEAD;
+    float* weights = tile + TILE * PITCH;
+    const Backward b(tiles, p.v[2], p);
+    const u32 kv_head = b.unit_head, group = b.heads / b.kv_heads;
+    const u32 lane = threadIdx.x % WARP, own_row = threadIdx.x / WARP * WARP_ROWS;
+    const u32 key_head = b.heads + kv_head, value_head = key_head + b.kv_heads;
+    load_rows(keys, HEAD, OWN_ROWS, b.head_dim, b.aligned, b.part(qkv, key_head, b.row, b.rows));
+    load_rows(values, HEAD, OWN_ROWS, b.head_dim, b.aligned, b.part(qkv, value_head, b.row, b.rows));
+
+    float d_keys[WARP_ROWS][LANE_COLUMNS] = {}, d_values[WARP_ROWS][LANE_COLUMNS] = {};
+    const u32 first = b.row - b.text;
+    // The last query that sees the last key.
+    u32 end = b.count;
+    if (b.window != 0 && first + b.rows - 1 + b.window < end) end = first + b.rows - 1 + b.window;
+    for (u32 head = kv_head * group; head < (kv_head + 1) * group; head++) {
+        for (u32 start = first / TILE * TILE; start < end; start += TILE) {
+            const Contiguous queries = b.part(qkv, head, b.text + start, TILE);
+            float s[WARP_ROWS][1], d[WARP_ROWS][1], gradient[WARP_ROWS];
+            __syncthreads();
+            load_rows(tile, PITCH, TILE, b.head_dim, b.aligned, queries);
+            __syncthreads();
+            dots(keys, tile, s);
+            __syncthreads();
+            load_rows(tile, PITCH, TILE, b.head_dim, b.aligned, b.output(d_out, head, b.text + start, TILE));
+            __syncthreads();
+            dots(values, tile, d);
+            const View view = b.queries_seeing(own_row, start);
+            const float* of_query = stats + ((b.text + start + lane) * (size_t)b.heads + head) * 3;
+            for (int r = 0; r < WARP_ROWS; r++) {
+                float2 w = make_float2(0.0f, 0.0f);
+                if (view.sees(r, lane)) w = weigh(b, of_query, s[r][0], d[r][0]);
+                gradient[r] = w.y;
+                weights[(own_row + r) * (TILE + 4) + lane] = w.x;
+            }
+            __syncwarp();
+            mix<TILE>(weights, tile, view, d_values);
+            __syncwarp();
+            for (int r = 0; r < WARP_ROWS; r++) weights[(own_row + r) * (TILE + 4) + lane] = gradient[r];
+            __syncthreads();
+            load_rows(tile, PITCH, TILE, b.head_dim, b.aligned, queries);
+            __syncthreads();
+            mix<TILE>(weights, tile, view, d_keys);
+        }
+    }
+    float* to = d_qkv + b.row * b.stride;
+    store_rows(to + key_head * b.head_dim, b.stride, own_row, b.rows, b.head_dim, d_keys);
+    store_rows(to + value_head * b.head_dim, b.stride, own_row, b.rows, b.head_dim, d_values);
+}

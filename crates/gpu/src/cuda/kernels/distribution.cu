@@ -1,0 +1,162 @@
+// Statistics of rows of logits, one workgroup per row. Exponentials are taken in single precision, sums
+// over the vocabulary in double precision.
+
+// The largest logit and ln sum e^x.
+KERNEL(log_sum_exp)(const float* logits, float* stats, Params p) {
+    ROW(row);
+    const size_t vocab = p.v[1];
+    logits += row * vocab;
+    float max = -infinity();
+    for (u32 i = threadIdx.x; i < vocab; i += THREADS) max = larger(max, logits[i]);
+    max = group_max(max);
+    double sum = 0.0;
+    for (u32 i = threadIdx.x; i < vocab; i += THREADS) sum += (double)expf(logits[i] - max);
+    sum = group_sum(sum);
+    if (threadIdx.x == 0) {
+        stats[row * 2] = max;
+        stats[row * 2 + 1] = (float)((double)max + log(sum));
+    }
+}
+
+KERNEL(distances)(const float* logits, const float* stats, const u32* references, float* out, Params p) {
+    ROW(row);
+    const size_t vocab = p.v[1], reference = references[row];
+    const float *x = logits + row * vocab, *y = logits + reference * vocab;
+    const float x_lse = stats[row * 2 + 1], y_lse = stats[reference * 2 + 1];
+    double sum = 0.0;
+    for (u32 i = threadIdx.x; i < vocab; i += THREADS) {
+        const double d = (double)(expf(x[i] - x_lse) - expf(y[i] - y_lse));
+        sum = fma(d, d, sum);
+    }
+    sum = group_sum(sum);
+    if (threadIdx.x == 0) out[row] = (float)sqrt(sum);
+}
+
+// 2 artanh v for v in [0, 1/3], which equals ln(1 + u) for v = u / (2 + u).
+__device__ __forceinline__ float twice_artanh(float v) {
+    const float w = v * v, w2 = w * w;
+    const float first = fmaf(w, 1.0f / 3.0f, 1.0f);
+    const float second = fmaf(w, 1.0f / 7.0f, 0.2f);
+    const float third = fmaf(w, 1.0f / 11.0f, 1.0f / 9.0f);
+    const float fourth = fmaf(w, 1.0f / 15.0f, 1.0f / 13.0f);
+    return 2.0f * v * fmaf(w2, fmaf(w2, fmaf(w2, fourth, third), second), first);
+}
+
+// p (ln p - ln m) + q (ln q - ln m) with m = (p + q) / 2: twice the term of the Jensen-Shannon divergence.
+// With u the smaller probability divided by the larger one it is
+// (p + q) (ln 2 - ln(1 + u)) - smaller |ln p - ln q|, in which nothing cancels where p and q are close.
+__device__ __forceinline__ float jsd_term(float p, float q, float gap) {
+    const float third = 1.0f / 3.0f;
+    const float less = p > q ? q : p, more = p > q ? p : q;
+    const float v = less == more ? third : less / fmaf(2.0f, more, less);
+    // ln 2 from the same function as the other logarithm, so that equal rows give exactly zero.
+    const float even = twice_artanh(third) - twice_artanh(v);
+    return fmaf(p + q, even, -(less * fabsf(gap)));
+}
+
+// Rounding may give a divergence below zero; NaN must stay NaN.
+__device__ __forceinline__ float least_zero(double x) { return x < 0.0 ? 0.0f : (float)x; }
+
+KERNEL(divergences)(const float* logits, const float* stats, float* out, Params p) {
+    ROW(row);
+    const size_t vocab = p.v[1], levels = p.v[2], reference = row / levels * levels + levels - 1;
+    const float *x = logits + row * vocab, *y = logits + reference * vocab;
+    const float x_lse = stats[row * 2 + 1], y_lse = stats[reference * 2 + 1];
+    // Sums of p, q, p (ln p - ln q), p ln p, q (ln p - ln q) and twice the JSD in nats.
+    double sums[6] = {};
+    for (u32 i = threadIdx.x; i < vocab; i += THREADS) {
+        const float log_p = x[i] - x_lse, log_q = y[i] - y_lse, gap = log_p - log_q;
+        const float p_i = expf(log_p), q_i = expf(log_q);
+        sums[0] += (double)p_i;
+        sums[1] += (double)q_i;
+        // Tokens whose probability is zero add nothing, even where the gap is infinite.
+        if (p_i != 0.0f) {
+            sums[2] = fma((double)p_i, (double)gap, sums[2]);
+            sums[3] = fma((double)p_i, (double)log_p, sums[3]);
+        }
+        if (q_i != 0.0f) sums[4] = fma((double)q_i, (double)gap, sums[4]);
+        if (p_i != q_i) sums[5] += (double)jsd_term(p_i, q_i, p_i == 0.0f || q_i == 0.0f ? 0.0f : gap);
+    }
+    group_sums(sums);
+    if (threadIdx.x != 0) return;
+    // The normalisers were rounded to single precision, so p and q sum to 1 only nearly; the logarithms
+    // of their sums are what was lost.
+    const double x_rest = log(sums[0]), y_rest = log(sums[1]), shift = x_rest - y_rest;
+    float* to = out + row * 4;
+    to[0] = least_zero(sums[2] / sums[0] - shift);
+    to[1] = least_zero(shift - sums[4] / sums[1]);
+    to[2] = least_zero(0.5 * sums[5] / 0.693147180559945309);
+    to[3] = least_zero(x_rest - sums[3] / sums[0]);
+}
+
+#define TOP 5
+
+// Orders logits as unsigned integers, ties by the lower index; NaN counts as the smallest. Zero is less
+// than every key, and its index is that of a missing token.
+__device__ __forceinline__ u64 top_key(float x, u32 index) {
+    if (x != x) x = -infinity();
+    const u32 bits = __float_as_uint(x + 0.0f);
+    const u32 order = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    return (u64)order << 32 | (u32)~index;
+}
+
+__device__ __forceinline__ u64 group_max_key(u64 x) {
+    __shared__ u64 parts[THREADS / WARP];
+    __syncthreads();
+    for (int step = WARP / 2; step > 0; step /= 2) {
+        const u64 other = __shfl_xor_sync(ALL_LANES, x, step);
+        x = other > x ? other : x;
+    }
+    if (threadIdx.x % WARP == 0) parts[threadIdx.x / WARP] = x;
+    __syncthreads();
+    x = parts[0];
+    for (int w = 1; w < THREADS / WARP; w++) x = parts[w] > x ? parts[w] : x;
+    return x;
+}
+
+KERNEL(top)(const float* logits, u32* out, Params p) {
+    ROW(row);
+    const size_t vocab = p.v[1];
+    logits += row * vocab;
+    // The largest of each thread, in order.
+    u64 best[TOP] = {};
+    for (u32 i = threadIdx.x; i < vocab; i += THREADS) {
+        u64 key = top_key(logits[i], i);
+        if (key < best[TOP - 1]) continue;
+        for (int t = 0; t < TOP; t++) {
+            const u64 less = key < best[t] ? key : best[t];
+            best[t] = key < best[t] ? best[t] : key;
+            key = less;
+        }
+    }
+    for (int t = 0; t < TOP; t++) {
+        const u64 key = group_max_key(best[0]);
+        if (threadIdx.x == 0) out[row * TOP + t] = ~(u32)key;
+        if (best[0] == key) {
+            for (int s = 1; s < TOP; s++) best[s - 1] = best[s];
+            best[TOP - 1] = 0;
+        }
+    }
+}
+
+KERNEL(probability_backward)(const float* stats, const u32* tokens, float* logits, Params p) {
+    ROW(row);
+    const size_t vocab = p.v[1];
+    const bool has_cap = p.v[2];
+    const float cap = parameter_float(p.v[3]), lse = stats[row * 2 + 1];
+    logits += row * vocab;
+    const u32 token = tokens[row];
+    const double log_probability = (double)logits[token] - (double)lse;
+    const double probability = exp(log_probability);
+    // Everyone has read the token's logit before anyone replaces it.
+    __syncthreads();
+    for (u32 i = threadIdx.x; i < vocab; i += THREADS) {
+        const float y = logits[i];
+        float d = (float)-probability * expf(y - lse);
+        // p (1 - p), accurate where p is close to 1.
+        if (i == token) d = (float)(probability * -expm1(log_probability));
+        // With t = y / cap the slope is 1 - t^2; this form stays accurate near t = 1.
+        const float t = y / cap;
+        logits[i] = has_cap ? d * ((1.0f - t) * (1.0f + t)) : d;
+    }
+}

@@ -1,0 +1,139 @@
+//! The sources of the kernels and how they are divided into modules, each compiled when it is first used.
+
+use crate::device::{Class, Format, Kernel, TILE_ROWS};
+
+const PRELUDE: &str = include_str!("kernels/prelude.cuh");
+const WEIGHTS: &str = include_str!("kernels/weights.cuh");
+
+/// What is compiled at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Unit {
+    Elementwise,
+    Rows,
+    Distribution,
+    /// For heads of this width at most, a multiple of 32.
+    Attention(usize),
+    /// Products in single precision with weights of one format.
+    ProductF32(Stored),
+    ProductBf16,
+}
+
+/// How weights are stored, as the kernels number it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Stored {
+    F32 = 0,
+    Bf16 = 1,
+    F16 = 2,
+    Int8 = 3,
+    Int4 = 4,
+}
+
+impl From<Format> for Stored {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::F32 => Self::F32,
+            Format::Bf16 => Self::Bf16,
+            Format::F16 => Self::F16,
+            Format::Int8 { .. } => Self::Int8,
+            Format::Int4 { .. } => Self::Int4,
+        }
+    }
+}
+
+/// The widest head.
+pub(super) const WIDEST_HEAD: usize = 256;
+
+impl Unit {
+    /// The widths of heads are rounded up to one of these.
+    pub(super) const HEADS: [usize; 6] = [32, 64, 96, 128, 192, WIDEST_HEAD];
+
+    /// All units.
+    pub(super) fn all() -> Vec<Self> {
+        let formats = [Stored::F32, Stored::Bf16, Stored::F16, Stored::Int8, Stored::Int4];
+        let mut units = vec![Self::Elementwise, Self::Rows, Self::Distribution, Self::ProductBf16];
+        units.extend(Self::HEADS.map(Self::Attention));
+        units.extend(formats.map(Self::ProductF32));
+        units
+    }
+
+    pub(super) fn source(self) -> String {
+        let parts: &[&str] = match self {
+            Self::Elementwise => &[PRELUDE, include_str!("kernels/elementwise.cu")],
+            Self::Rows => &[PRELUDE, include_str!("kernels/rows.cu")],
+            Self::Distribution => &[PRELUDE, include_str!("kernels/distribution.cu")],
+            Self::Attention(_) => &[PRELUDE, include_str!("kernels/attention.cu")],
+            Self::ProductF32(_) => &[PRELUDE, WEIGHTS, include_str!("kernels/product_f32.cu")],
+            Self::ProductBf16 => &[PRELUDE, WEIGHTS, include_str!("kernels/product_bf16.cu")],
+        };
+        parts.join("\n")
+    }
+
+    /// Options of the compiler for an architecture such as `sm_90`.
+    pub(super) fn options(self, architecture: &str) -> Vec<String> {
+        let mut options = vec![format!("--gpu-architecture={architecture}"), "--std=c++17".to_owned()];
+        match self {
+            Self::Attention(head) => options.push(format!("-DHEAD={head}")),
+            Self::ProductF32(stored) => options.push(format!("-DSTORED={}", stored as usize)),
+            Self::Elementwise | Self::Rows | Self::Distribution | Self::ProductBf16 => {}
+        }
+        options
+    }
+}
+
+/// A kernel in its unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Entry {
+    pub(super) unit: Unit,
+    /// Without its prefix.
+    pub(super) name: &'static str,
+    /// Threads per group.
+    pub(super) threads: usize,
+    /// Bytes of dynamic shared memory.
+    pub(super) shared_bytes: usize,
+}
+
+/// What precedes the names of kernels.
+pub(super) const PREFIX: &str = "fathom_";
+
+/// Threads per group of most kernels.
+pub(super) const THREADS: usize = 256;
+
+impl Entry {
+    pub(super) fn plain(unit: Unit, name: &'static str) -> Self {
+        Self { unit, name, threads: THREADS, shared_bytes: 0 }
+    }
+
+    /// The entry of a kernel of the table. Attention depends on the width of a head, its fourth parameter.
+    ///
+    /// # Panics
+    /// When heads are too wide.
+    pub(super) fn of(kernel: Kernel, parameters: &[u32]) -> Self {
+        let unit = match kernel {
+            Kernel::Attention | Kernel::AttentionStats | Kernel::AttentionDq | Kernel::AttentionDkv => {
+                return Self::attention(kernel, parameters[3] as usize);
+            }
+            Kernel::LogSumExp
+            | Kernel::Distances
+            | Kernel::Divergences
+            | Kernel::Top
+            | Kernel::ProbabilityBackward => Unit::Distribution,
+            _ if kernel.class() == Class::Row => Unit::Rows,
+            _ => Unit::Elementwise,
+        };
+        Self::plain(unit, kernel.name())
+    }
+
+    fn attention(kernel: Kernel, head_dim: usize) -> Self {
+        let head = Unit::HEADS.into_iter().find(|head| *head >= head_dim);
+        let head = head.unwrap_or_else(|| {
+            panic!("attention on CUDA supports heads of at most {WIDEST_HEAD} elements, not {head_dim}")
+        });
+        // As in attention.cu: rows of the group itself, a tile of the other side, and weights.
+        let (own, tile) = match kernel {
+            Kernel::Attention => (TILE_ROWS, if head <= 128 { 64 } else { 32 }),
+            _ => (2 * TILE_ROWS, 32),
+        };
+        let floats = own * head + tile * (head + 4) + TILE_ROWS * (tile + 4);
+        Self { unit: Unit::Attention(head), name: kernel.name(), threads: 128, shared_bytes: 4 * floats }
+    }
+}

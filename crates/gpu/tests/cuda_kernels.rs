@@ -1,0 +1,43 @@
+//! Compiles every CUDA kernel for several architectures. This needs NVRTC, but no device.
+
+#![allow(clippy::print_stderr, reason = "tests report what they skip and find")]
+
+use fathom_gpu::{CompiledUnit, compile_for};
+
+#[test]
+fn kernels_compile_without_spills() {
+    for architecture in ["sm_80", "sm_90", "sm_100"] {
+        let units = match compile_for(architecture) {
+            Ok(units) => units,
+            Err(error) if error.is_missing() && std::env::var_os("FATHOM_TEST_REQUIRE").is_none() => {
+                eprintln!("skipped: {error}");
+                return;
+            }
+            Err(error) => panic!("{architecture}: {error}"),
+        };
+        for unit in units {
+            assert!(unit.missing.is_empty(), "{architecture}, {}: no {:?}", unit.name, unit.missing);
+            check_spills(architecture, &unit);
+        }
+    }
+}
+
+/// Reads the report of the assembler: three lines per kernel, of which the second counts spills and the third
+/// registers.
+fn check_spills(architecture: &str, unit: &CompiledUnit) {
+    let (mut kernel, mut spills) = ("", "");
+    let mut seen = 0;
+    for line in unit.log.lines() {
+        if let Some((_, rest)) = line.split_once("Compiling entry function '") {
+            kernel = rest.split('\'').next().unwrap_or(rest);
+        } else if line.contains("bytes spill stores") {
+            spills = line.trim();
+        } else if let Some((_, used)) = line.split_once("Used ") {
+            eprintln!("{architecture} {:<20} {kernel:<28} {used}", unit.name);
+            let none = spills.contains(", 0 bytes spill stores, 0 bytes spill loads");
+            assert!(none, "{architecture}, {kernel}: {spills}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 0, "{}: no report in {}", unit.name, unit.log);
+}
