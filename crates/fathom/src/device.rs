@@ -2,6 +2,7 @@
 
 use crate::Result;
 use bytesize::ByteSize;
+use fathom_gpu::{DeviceKind, Interface};
 use fathom_model::{Backend, Cpu};
 use std::fmt;
 use std::str::FromStr;
@@ -86,7 +87,26 @@ impl fmt::Display for DeviceInfo {
 pub fn devices() -> Vec<DeviceInfo> {
     let machine = crate::bench::machine();
     let kind = format!("processor, {}", fathom_kernels::Isa::get().name());
-    vec![DeviceInfo { device: Device::Cpu, name: machine.processor, kind, memory_bytes: None }]
+    let cpu = DeviceInfo { device: Device::Cpu, name: machine.processor, kind, memory_bytes: None };
+    std::iter::once(cpu).chain(fathom_gpu::devices().into_iter().map(DeviceInfo::of)).collect()
+}
+
+impl DeviceInfo {
+    fn of(found: fathom_gpu::DeviceInfo) -> Self {
+        let what = match found.kind {
+            DeviceKind::Discrete => "discrete GPU",
+            DeviceKind::Integrated => "integrated GPU",
+            DeviceKind::Virtual => "virtual GPU",
+            DeviceKind::Software => "emulated on the processor",
+            DeviceKind::Other => "unknown kind",
+        };
+        let device = match found.interface {
+            Interface::Cuda => Device::Cuda(Some(found.index)),
+            Interface::Wgpu => Device::Gpu(Some(found.index)),
+        };
+        let kind = format!("{what}, {}", found.system);
+        Self { device, name: found.name, kind, memory_bytes: found.memory_bytes }
+    }
 }
 
 /// Work that any device can do.
@@ -102,10 +122,80 @@ impl Device {
     /// # Errors
     /// When there is no such device, or the work fails.
     pub(crate) fn run<T: OnDevice>(self, task: T) -> Result<T::Output> {
-        match self {
-            Self::Cpu => task.run(Cpu),
-            _ => crate::error::invalid!("not yet"),
+        match self.choose()? {
+            None => task.run(Cpu),
+            Some((Interface::Wgpu, index)) => task.run(opened(fathom_gpu::open_wgpu(index))?),
+            Some((Interface::Cuda, index)) => task.run(opened(fathom_gpu::open_cuda(index))?),
         }
+    }
+
+    /// The interface and index of the GPU; `None` for the processor.
+    fn choose(self) -> Result<Option<(Interface, usize)>> {
+        if self == Self::Cpu {
+            return Ok(None);
+        }
+        let all = fathom_gpu::devices();
+        let of = |interface| all.iter().filter(move |device| device.interface == interface);
+        let chosen = match self {
+            Self::Cpu => None,
+            Self::Auto => {
+                let best = of(Interface::Cuda).next().or_else(|| of(Interface::Wgpu).find(|d| is_fast(d)));
+                return Ok(best.map(|device| (device.interface, device.index)));
+            }
+            Self::Gpu(None) => of(Interface::Wgpu).min_by_key(|device| rank(device.kind)),
+            Self::Cuda(None) => of(Interface::Cuda).next(),
+            Self::Gpu(Some(index)) => of(Interface::Wgpu).find(|device| device.index == index),
+            Self::Cuda(Some(index)) => of(Interface::Cuda).find(|device| device.index == index),
+        };
+        match chosen {
+            Some(device) => Ok(Some((device.interface, device.index))),
+            None => Err(crate::Error::Invalid(self.missing(&all))),
+        }
+    }
+
+    /// Why the device is not there, and the way out.
+    fn missing(self, all: &[fathom_gpu::DeviceInfo]) -> String {
+        let (interface, needs) = match self {
+            Self::Cuda(_) => (Interface::Cuda, "a CUDA device; it needs NVIDIA's driver"),
+            _ => (
+                Interface::Wgpu,
+                "a GPU; it needs a driver for Vulkan (with its loader), Metal or DirectX 12",
+            ),
+        };
+        let there: Vec<String> = all
+            .iter()
+            .filter(|device| device.interface == interface)
+            .map(|device| DeviceInfo::of(device.clone()).device.to_string())
+            .collect();
+        match there.is_empty() {
+            true => {
+                format!("there is no device '{self}': this machine does not have {needs}; use the device cpu")
+            }
+            false => format!(
+                "there is no device '{self}'; this machine has {} (see `fathom devices`)",
+                there.join(", ")
+            ),
+        }
+    }
+}
+
+fn opened<T>(result: Result<T, fathom_gpu::OpenError>) -> Result<T> {
+    result.map_err(|error| crate::Error::Invalid(format!("{error}; use the device cpu")))
+}
+
+/// Whether a GPU is faster than the processor beside it: integrated ones are on Apple's machines alone.
+fn is_fast(device: &fathom_gpu::DeviceInfo) -> bool {
+    device.kind == DeviceKind::Discrete || device.kind == DeviceKind::Integrated && device.system == "Metal"
+}
+
+/// The order in which `gpu` prefers devices.
+fn rank(kind: DeviceKind) -> usize {
+    match kind {
+        DeviceKind::Discrete => 0,
+        DeviceKind::Integrated => 1,
+        DeviceKind::Virtual => 2,
+        DeviceKind::Other => 3,
+        DeviceKind::Software => 4,
     }
 }
 

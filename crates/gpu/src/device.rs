@@ -18,6 +18,14 @@ pub trait Device: Send + Sync + Sized + 'static {
     /// Bytes that the device can hold, if it says so.
     fn memory_bytes(&self) -> Option<u64>;
 
+    /// Waits for all work.
+    fn wait(&self);
+
+    /// Multiply-adds of a thread in one step of [`Kernel::Peak`].
+    fn peak_macs(&self, _dtype: Dtype) -> u64 {
+        32
+    }
+
     /// Words of the largest memory that a kernel may be given. Weights may be larger, because products cut
     /// them.
     fn largest_argument(&self) -> usize {
@@ -28,10 +36,6 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn limits(&self) -> BatchLimits {
         BatchLimits { clean_rows: 4096, rows: 4096, logit_bytes: 1 << 30, logit_rows: 8192, saved_rows: 4096 }
     }
-
-    /// Multiply-adds per second on registers alone, for products of weights of `dtype`: the best of some
-    /// rounds of about 10 ms.
-    fn peak(&self, dtype: Dtype, rounds: usize) -> f64;
 
     /// Memory of at least `words` words with unspecified contents. `words` may be 0.
     ///
@@ -229,6 +233,8 @@ pub enum Kernel {
     /// gradients of keys and values of the tile's rows. Unit `i` is head `i % kv_heads` of tile
     /// `i / kv_heads`.
     AttentionDkv,
+    /// `| out` `[n, steps, is_bf16]`: multiply-adds on registers, [`Device::peak_macs`] per thread and step
+    Peak,
 }
 
 /// Rows per tile of attention, at most.
@@ -236,7 +242,7 @@ pub const TILE_ROWS: usize = 16;
 
 impl Kernel {
     /// All kernels.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Add,
         Self::Subtract,
         Self::AddAssign,
@@ -270,6 +276,7 @@ impl Kernel {
         Self::AttentionStats,
         Self::AttentionDq,
         Self::AttentionDkv,
+        Self::Peak,
     ];
 
     /// The name of the kernel's function.
@@ -308,6 +315,7 @@ impl Kernel {
             Self::AttentionStats => "attention_stats",
             Self::AttentionDq => "attention_dq",
             Self::AttentionDkv => "attention_dkv",
+            Self::Peak => "peak",
         }
     }
 
@@ -337,7 +345,7 @@ impl Kernel {
     /// The number of arguments that are only read; they come first. One more is written.
     pub fn reads(self) -> usize {
         match self {
-            Self::Activate | Self::Softcap => 0,
+            Self::Activate | Self::Softcap | Self::Peak => 0,
             Self::AddAssign
             | Self::CopyColumns
             | Self::ActivateBackward

@@ -3,6 +3,7 @@
 mod batch;
 mod numbers;
 mod pack;
+mod peak;
 mod reductions;
 
 pub use batch::Batch;
@@ -209,11 +210,11 @@ impl<D: Device> Backend for Gpu<D> {
     }
 
     fn wait(&self) {
-        self.device.read(&self.nothing, 0..1);
+        self.device.wait();
     }
 
     fn peak(&self, dtype: Dtype, rounds: usize) -> f64 {
-        self.device.peak(dtype, rounds)
+        self.best_rate(dtype, rounds)
     }
 
     fn empty(&self) -> Self::Buffer {

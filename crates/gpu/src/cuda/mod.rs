@@ -7,7 +7,6 @@ mod cache;
 mod driver;
 mod memory;
 mod nvrtc;
-mod peak;
 mod product;
 mod source;
 
@@ -226,8 +225,17 @@ impl Device for Cuda {
         self.memory_bytes
     }
 
-    fn peak(&self, dtype: Dtype, rounds: usize) -> f64 {
-        peak::measure(self, dtype, rounds)
+    fn wait(&self) {
+        self.driver.bind();
+        check(self.driver.cuda_stream().synchronize(), "the device");
+    }
+
+    fn peak_macs(&self, dtype: Dtype) -> u64 {
+        match dtype {
+            Dtype::F32 => 32,
+            // Eight instructions of a warp, each 16 x 8 x 16.
+            Dtype::Bf16 => 8 * 16 * 8 * 16 / 32,
+        }
     }
 
     fn allocate(&self, words: usize) -> Result<Memory, OutOfMemory> {
@@ -286,7 +294,6 @@ pub struct CompiledUnit {
 pub fn compile_for(architecture: &str) -> Result<Vec<CompiledUnit>, CudaError> {
     let nvrtc = Nvrtc::get().map_err(CudaError)?;
     let mut entries: Vec<Entry> = product::entries();
-    entries.extend([Dtype::F32, Dtype::Bf16].map(|dtype| peak::entry(dtype).0));
     for head in Unit::HEADS {
         entries.extend(Kernel::ALL.map(|kernel| Entry::of(kernel, &[0, 0, 0, head as u32])));
     }

@@ -16,8 +16,6 @@ pub(super) enum Unit {
     /// Products in single precision with weights of one format.
     ProductF32(Stored),
     ProductBf16,
-    /// What a device can do at most.
-    Peak,
 }
 
 /// How weights are stored, as the kernels number it.
@@ -52,8 +50,7 @@ impl Unit {
     /// All units.
     pub(super) fn all() -> Vec<Self> {
         let formats = [Stored::F32, Stored::Bf16, Stored::F16, Stored::Int8, Stored::Int4];
-        let mut units =
-            vec![Self::Elementwise, Self::Rows, Self::Distribution, Self::ProductBf16, Self::Peak];
+        let mut units = vec![Self::Elementwise, Self::Rows, Self::Distribution, Self::ProductBf16];
         units.extend(Self::HEADS.map(Self::Attention));
         units.extend(formats.map(Self::ProductF32));
         units
@@ -67,7 +64,6 @@ impl Unit {
             Self::Attention(_) => &[PRELUDE, include_str!("kernels/attention.cu")],
             Self::ProductF32(_) => &[PRELUDE, WEIGHTS, include_str!("kernels/product_f32.cu")],
             Self::ProductBf16 => &[PRELUDE, WEIGHTS, include_str!("kernels/product_bf16.cu")],
-            Self::Peak => &[PRELUDE, include_str!("kernels/peak.cu")],
         };
         parts.join("\n")
     }
@@ -78,7 +74,7 @@ impl Unit {
         match self {
             Self::Attention(head) => options.push(format!("-DHEAD={head}")),
             Self::ProductF32(stored) => options.push(format!("-DSTORED={}", stored as usize)),
-            Self::Elementwise | Self::Rows | Self::Distribution | Self::ProductBf16 | Self::Peak => {}
+            Self::Elementwise | Self::Rows | Self::Distribution | Self::ProductBf16 => {}
         }
         options
     }

@@ -119,3 +119,30 @@ fn unit(i: u32) {
 fn unit(i: u32) {
     out[i] = logits[i * p.vocab + tokens[i]] - stats[2u * i + 1u];
 }
+
+//# peak: | out [n, steps, is_bf16]
+fn unit(i: u32) {
+    // Independent sums hide the latency of an instruction.
+    let start = vec4<f32>(f32(i) * 1e-9);
+    var a = start;
+    var b = start + 0.1;
+    var c = start + 0.2;
+    var d = start + 0.3;
+    var e = start + 0.4;
+    var f = start + 0.5;
+    var g = start + 0.6;
+    var h = start + 0.7;
+    let x = vec4<f32>(0.999999);
+    for (var step = 0u; step < p.steps; step++) {
+        a = fma(a, x, start);
+        b = fma(b, x, start);
+        c = fma(c, x, start);
+        d = fma(d, x, start);
+        e = fma(e, x, start);
+        f = fma(f, x, start);
+        g = fma(g, x, start);
+        h = fma(h, x, start);
+    }
+    let sum = (a + b) + (c + d) + (e + f) + (g + h);
+    out[i] = sum.x + sum.y + sum.z + sum.w;
+}

@@ -53,10 +53,6 @@ const TILE: usize = 64;
 
 const WORD: u64 = size_of::<u32>() as u64;
 
-/// Groups of the kernel that measures the peak, and the sums of each of its threads.
-const PEAK_GROUPS: u32 = 2048;
-const PEAK_SUMS: usize = 64;
-
 /// The smallest buffers, so that few sizes are distinct.
 const SMALLEST: u64 = 256;
 
@@ -253,6 +249,11 @@ impl Device for Wgpu {
         None
     }
 
+    fn wait(&self) {
+        self.recorder().submit(&self.queue);
+        self.device.poll(wgpu::PollType::wait_indefinitely()).expect("the device must finish its work");
+    }
+
     fn largest_argument(&self) -> usize {
         let bytes = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
         usize::try_from(bytes / WORD).unwrap_or(usize::MAX)
@@ -269,21 +270,6 @@ impl Device for Wgpu {
             logit_rows: 4096,
             saved_rows: rows,
         }
-    }
-
-    fn peak(&self, _: Dtype, rounds: usize) -> f64 {
-        // Both types are multiplied in 32 bits. The first run compiles the kernel.
-        let out = self.allocate(SMALLEST as usize).unwrap_or_else(|error| std::panic::panic_any(error));
-        let mut steps = 64;
-        self.time_peak(&out, steps);
-        let mut seconds = self.time_peak(&out, steps);
-        while seconds < 0.008 {
-            steps *= 2;
-            seconds = self.time_peak(&out, steps);
-        }
-        let times = (0..rounds.max(1)).map(|_| self.time_peak(&out, steps));
-        let best = times.fold(seconds, f64::min);
-        (PEAK_GROUPS as usize * pipelines::THREADS * PEAK_SUMS) as f64 * f64::from(steps) / best
     }
 
     fn allocate(&self, words: usize) -> Result<Memory, OutOfMemory> {
@@ -353,23 +339,6 @@ impl Device for Wgpu {
 }
 
 impl Wgpu {
-    /// Submits all commands and waits for them.
-    fn wait(&self) {
-        self.recorder().submit(&self.queue);
-        self.device.poll(wgpu::PollType::wait_indefinitely()).expect("the device must finish its work");
-    }
-
-    /// Seconds of `steps` multiply-adds on every sum of every thread.
-    fn time_peak(&self, out: &Memory, steps: u32) -> f64 {
-        self.wait();
-        let start = std::time::Instant::now();
-        let parameters = [steps, 0.999f32.to_bits()];
-        let binding = [out.buffer.as_entire_buffer_binding()];
-        self.record(Key::Peak, &binding, &[out], &parameters, [PEAK_GROUPS, 1]);
-        self.wait();
-        start.elapsed().as_secs_f64()
-    }
-
     fn read_some(&self, memory: &Memory, part: Range<usize>, words: &mut Vec<u32>) {
         let (start, size) = (part.start as u64 * WORD, part.len() as u64 * WORD);
         let staging = self.device.create_buffer(&wgpu::BufferDescriptor {

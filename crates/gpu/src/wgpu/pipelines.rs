@@ -18,8 +18,6 @@ pub(super) enum Key {
     Kernel(Kernel, usize),
     /// A product.
     Product(Product),
-    /// Multiply-adds on registers.
-    Peak,
 }
 
 impl Key {
@@ -42,7 +40,6 @@ impl Key {
         match self {
             Self::Kernel(kernel, chunks) => source::kernel(kernel, chunks),
             Self::Product(product) => product.source(),
-            Self::Peak => source::PEAK.to_owned(),
         }
     }
 
@@ -51,7 +48,6 @@ impl Key {
         match self {
             Self::Kernel(kernel, _) => kernel.reads(),
             Self::Product(_) => 4,
-            Self::Peak => 0,
         }
     }
 }

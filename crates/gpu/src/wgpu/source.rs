@@ -15,8 +15,6 @@ const DISTRIBUTIONS: &str = include_str!("distributions.wgsl");
 const ATTENTION: &str = include_str!("attention.wgsl");
 const ATTENTION_BACKWARD: &str = include_str!("attention_backward.wgsl");
 
-pub(super) const PEAK: &str = include_str!("peak.wgsl");
-
 const HEADER: &str = "//# ";
 
 /// Dimensions of a chunk of a head.

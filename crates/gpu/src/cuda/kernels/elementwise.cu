@@ -149,3 +149,36 @@ KERNEL(pick)(const float* logits, const float* stats, const u32* tokens, float* 
     ELEMENT(row);
     out[row] = logits[row * p.v[1] + tokens[row]] - stats[row * 2 + 1];
 }
+
+// Multiply-adds on registers: independent sums hide the latency of an instruction.
+KERNEL(peak)(float* out, Params p) {
+    ELEMENT(i);
+    const u32 steps = p.v[1];
+    float sum[32];
+    const float x = 0.999999f, start = i * 1e-9f;
+#pragma unroll
+    for (int j = 0; j < 32; ++j) sum[j] = start + j;
+    if (p.v[2]) {
+        const u32 lane = (u32)i;
+        u32 a[4] = {lane, lane + 1, lane + 2, lane + 3};
+#pragma unroll 1
+        for (u32 step = 0; step < steps; ++step) {
+#pragma unroll
+            for (int j = 0; j < 8; ++j)
+                asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+                             "{%8, %9}, {%0, %1, %2, %3};"
+                             : "+f"(sum[4 * j]), "+f"(sum[4 * j + 1]), "+f"(sum[4 * j + 2]), "+f"(sum[4 * j + 3])
+                             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(a[1]), "r"(a[2]));
+        }
+    } else {
+#pragma unroll 1
+        for (u32 step = 0; step < steps; ++step) {
+#pragma unroll
+            for (int j = 0; j < 32; ++j) sum[j] = fmaf(sum[j], x, start);
+        }
+    }
+    float total = 0.0f;
+#pragma unroll
+    for (int j = 0; j < 32; ++j) total += sum[j];
+    out[i] = total;
+}
