@@ -113,6 +113,7 @@ __device__ __forceinline__ void product(const Matrix& a, const Matrix& b, const 
     constexpr int COUNT = (BM / WM) * (BN / WN) * WARP;
     constexpr int A_BYTES = BM * STEP * 2, B_BYTES = BN * STEP * 2;
     constexpr int ROWS = WM / 16, PAIRS = WN / 16, PARTS = STEP / 16;
+    static_assert(PARTS % 2 == 0, "registers must alternate over steps");
     extern __shared__ uint4 shared[];
     const u32 tiles = shared_address(shared);
     const u32 m = p.v[0], columns = p.v[1], reduced = p.v[2], tiles_m = p.v[5], tiles_n = p.v[6];
@@ -157,30 +158,40 @@ __device__ __forceinline__ void product(const Matrix& a, const Matrix& b, const 
     float sums[ROWS][PAIRS * 2][4] = {};
     const u32 steps = (reduced + STEP - 1) / STEP;
     u32 from = tiles, to = tiles;
-    const u32 end = tiles + STAGES * (A_BYTES + B_BYTES);
+    auto next = [&](u32 tile) {
+        tile += A_BYTES + B_BYTES;
+        return tile == tiles + STAGES * (A_BYTES + B_BYTES) ? tiles : tile;
+    };
+    // Copies beyond the last step read nothing and write zeros.
 #pragma unroll 1
     for (u32 s = 0; s < STAGES - 1; s++) {
-        if (s < steps) {
-            left.template copy<1>(to, 0);
-            right.template copy<1>(to + A_BYTES, 0);
-        }
+        left.template copy<1>(to, 0);
+        right.template copy<1>(to + A_BYTES, 0);
         commit();
         advance();
-        to += A_BYTES + B_BYTES;
+        to = next(to);
     }
+    wait_for_all_but<STAGES - 2>();
+    __syncthreads();
+    load(from, 0, 0);
 #pragma unroll 1
     for (u32 step = 0; step < steps; step++) {
-        wait_for_all_but<STAGES - 2>();
-        __syncthreads();
-        load(from, 0, 0);
-        const bool more = step + STAGES - 1 < steps;
 #pragma unroll
         for (int k = 0; k < PARTS; k++) {
-            if (k + 1 < PARTS) load(from, k + 1, (k + 1) % 2);
-            // A part of the copies at a time, so that they do not hold up the matrix instructions.
-            if (more) {
-                left.template copy<PARTS>(to, k);
-                right.template copy<PARTS>(to + A_BYTES, k);
+            // What the next matrix instructions take is loaded before these start, across steps too. A part of
+            // the copies at a time does not hold them up.
+            if (k + 1 < PARTS) {
+                load(from, k + 1, (k + 1) % 2);
+                left.template copy<PARTS - 1>(to, k);
+                right.template copy<PARTS - 1>(to + A_BYTES, k);
+                if (k + 2 == PARTS) commit();
+            } else {
+                wait_for_all_but<STAGES - 2>();
+                __syncthreads();
+                from = next(from);
+                load(from, 0, 0);
+                advance();
+                to = next(to);
             }
 #pragma unroll
             for (int i = 0; i < ROWS; i++) {
@@ -191,11 +202,8 @@ __device__ __forceinline__ void product(const Matrix& a, const Matrix& b, const 
                 }
             }
         }
-        commit();
-        advance();
-        from = from + A_BYTES + B_BYTES == end ? tiles : from + A_BYTES + B_BYTES;
-        to = to + A_BYTES + B_BYTES == end ? tiles : to + A_BYTES + B_BYTES;
     }
+    wait_for_all_but<0>();
     const bool paired = columns % 2 == 0;
 #pragma unroll
     for (int i = 0; i < ROWS * 2; i++) {
