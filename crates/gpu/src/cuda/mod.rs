@@ -258,8 +258,8 @@ impl Device for Cuda {
         assert_eq!(buffers.len(), kernel.reads() + 1, "arguments of {}", kernel.name());
         let memories: Vec<Option<&Memory>> = buffers.iter().map(|memory| Some(*memory)).collect();
         let entry = Entry::of(kernel, parameters);
-        if kernel == Kernel::Attention {
-            let (groups, parameters) = attention_groups(parameters, work);
+        if entry.unit.is_attention() {
+            let (groups, parameters) = attention_groups(kernel, parameters, work);
             return self.launch_entry(entry, groups, &memories, &parameters);
         }
         let groups = match kernel.class() {
@@ -278,14 +278,22 @@ impl Device for Cuda {
     }
 }
 
-/// Groups of the forward pass of attention, each for two tiles and some heads, and its parameters: those of the
-/// table, tiles, and heads of a group.
-fn attention_groups(parameters: &[u32], work: usize) -> (usize, Vec<u32>) {
-    let (heads, shared) = (parameters[1] as usize, shared_heads(parameters));
-    let tiles = work / heads;
+/// Groups of a kernel of attention, each for two tiles and some heads, and its parameters: those of the table,
+/// tiles, and in the forward pass heads of a group.
+fn attention_groups(kernel: Kernel, parameters: &[u32], work: usize) -> (usize, Vec<u32>) {
+    let (heads, kv_heads) = (parameters[1] as usize, parameters[2] as usize);
+    let (units, shared) = match kernel {
+        Kernel::Attention => (heads, shared_heads(parameters)),
+        Kernel::AttentionDkv => (kv_heads, 1),
+        _ => (heads, 1),
+    };
+    let tiles = work / units;
     let mut all = parameters.to_vec();
-    all.extend([tiles as u32, shared as u32]);
-    (tiles.div_ceil(2) * (heads / shared), all)
+    all.push(tiles as u32);
+    if kernel == Kernel::Attention {
+        all.push(shared as u32);
+    }
+    (tiles.div_ceil(2) * (units / shared), all)
 }
 
 /// The result of compiling one unit for one architecture, for tests.

@@ -56,6 +56,11 @@ impl Unit {
         units
     }
 
+    /// Whether it holds the kernels of attention.
+    pub(super) fn is_attention(self) -> bool {
+        matches!(self, Self::Attention(_))
+    }
+
     pub(super) fn source(self) -> String {
         let parts: &[&str] = match self {
             Self::Elementwise => &[PRELUDE, include_str!("kernels/elementwise.cu")],
@@ -136,17 +141,20 @@ impl Entry {
         let head = head.unwrap_or_else(|| {
             panic!("attention on CUDA supports heads of at most {WIDEST_HEAD} elements, not {head_dim}")
         });
-        // As in attention.cu: rows of the group itself, a tile of the other side, and weights.
-        let (threads, own, tile, weighted) = match kernel {
+        // As in attention.cu: threads, rows of the group itself, and those of them that are weighted at a time.
+        let keys = if head <= 128 { 64 } else { 32 };
+        let (threads, own, weighted) = match kernel {
             Kernel::Attention => {
                 let slots = 2 * shared_heads(parameters);
                 let threads = if head <= 256 { 64 } else { 128 };
-                let keys = if head <= 128 { 64 } else { 32 };
-                (threads * slots, TILE_ROWS * slots, keys, TILE_ROWS * slots)
+                (threads * slots, TILE_ROWS * slots, TILE_ROWS * slots)
             }
-            _ => (128, 2 * TILE_ROWS, 32, TILE_ROWS),
+            _ => {
+                let rows = if head <= 128 { 2 * TILE_ROWS } else { TILE_ROWS };
+                (128, 2 * rows, rows)
+            }
         };
-        let floats = own * head + tile * (head + 4) + weighted * (tile + 4);
+        let floats = own * head + keys * (head + 4) + weighted * (keys + 4);
         Self { unit: Unit::Attention(head), name: kernel.name(), threads, shared_bytes: 4 * floats }
     }
 }

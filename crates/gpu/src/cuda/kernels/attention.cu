@@ -289,104 +289,178 @@ ATTENTION(attention, MOST_SLOTS * SLOT_THREADS, HEAD <= 128 ? 2 : 1)(const float
     }
 }
 
-// The backward pass, over whole texts.
+// The backward pass, over whole texts. A group takes two neighbouring tiles: together where one continues the
+// other, else one after the other. Parameters beyond those of the table: tiles.
 
-#define TILE WARP
-#define GROUP_THREADS 128
-#define WARP_ROWS 4
+#define GROUP_WARPS 4
+#define GROUP_THREADS (GROUP_WARPS * WARP)
+// Rows of a group.
+#if HEAD <= 128
+#define GROUP_ROWS (2 * OWN_ROWS)
+#else
+#define GROUP_ROWS OWN_ROWS
+#endif
+#define WARP_ROWS (GROUP_ROWS / GROUP_WARPS)
 
 // What the kernels of the backward pass have in common.
 struct Backward {
-    u32 heads, kv_heads, head_dim, window, row, rows, text, count, unit_head;
+    u32 heads, kv_heads, head_dim, window, row, rows, text, count, own_row, unit_head;
     size_t stride;
     float scale, cap;
     bool has_cap, aligned;
+    const u32 *left, *right;
 
-    __device__ Backward(const u32* tiles, u32 units, const Params& p) {
+    __device__ __forceinline__ Backward(const u32* tiles, u32 pair, u32 head, const Params& p) {
         heads = p.v[1], kv_heads = p.v[2], head_dim = p.v[3], window = p.v[8];
         stride = p.v[4];
         scale = parameter_float(p.v[5]), cap = parameter_float(p.v[7]);
         has_cap = p.v[6];
         aligned = head_dim % 4 == 0 && stride % 4 == 0;
-        const u32* entry = tiles + (size_t)(blockIdx.x / units) * 4;
+        unit_head = head;
+        own_row = threadIdx.x / WARP * WARP_ROWS;
+        left = tiles + (size_t)pair * 8;
+        right = pair * 2 + 1 < p.v[9] ? left + 4 : nullptr;
+        take(left);
+        if (GROUP_ROWS > OWN_ROWS && right && right[2] == text && right[0] == row + rows) {
+            rows += right[1];
+            right = nullptr;
+        }
+    }
+
+    __device__ __forceinline__ void take(const u32* entry) {
         row = entry[0], rows = entry[1], text = entry[2], count = entry[3] - entry[2];
-        unit_head = blockIdx.x % units;
+    }
+
+    // Goes on with the second tile, if it is still to be done.
+    __device__ __forceinline__ bool next() {
+        if (!right) return false;
+        take(right);
+        right = nullptr;
+        // The group is done with the rows of the first.
+        __syncthreads();
+        return true;
     }
 
     // Rows from `first` on of a head in qkv, of which `limit` at most are wanted.
-    __device__ Contiguous part(const float* qkv, u32 head, u32 first, u32 limit) const {
+    __device__ __forceinline__ Contiguous part(const float* qkv, u32 head, u32 first, u32 limit) const {
         const u32 left = text + count - first;
         return {qkv + first * stride + head * head_dim, stride, left < limit ? left : limit};
     }
 
     // The same in a matrix that has the query heads alone.
-    __device__ Contiguous output(const float* d_out, u32 head, u32 first, u32 limit) const {
+    __device__ __forceinline__ Contiguous output(const float* d_out, u32 head, u32 first, u32 limit) const {
         const u32 left = text + count - first;
         const size_t width = (size_t)heads * head_dim;
         return {d_out + first * width + head * head_dim, width, left < limit ? left : limit};
     }
 
+    __device__ __forceinline__ void load_own(float* to, Contiguous rows) const {
+        load_rows(to, HEAD, GROUP_ROWS, head_dim, aligned, rows);
+    }
+
+    // Dot products with the rows of a tile, which is loaded first.
+    __device__ __forceinline__ void dots_with(const float* own, float* tile, Contiguous rows,
+                                              float (&s)[WARP_ROWS][LANE_KEYS]) const {
+        __syncthreads();
+        load_rows(tile, PITCH, KEYS, head_dim, aligned, rows);
+        __syncthreads();
+        dots(own + own_row * HEAD, tile, s);
+    }
+
     // The keys from position `start` on that the warp's queries see.
-    __device__ View<WARP_ROWS> keys_seen(u32 own_row, int start) const {
+    __device__ __forceinline__ View<WARP_ROWS> keys_seen(int start) const {
         const int position = (int)(row - text + own_row) - start;
-        return {window && window < FAR ? position + 1 - (int)window : -FAR, position + 1, FAR, (int)rows - (int)own_row};
+        return {window && window < FAR ? position + 1 - (int)window : -FAR, position + 1, FAR,
+                (int)rows - (int)own_row};
     }
 
     // The queries from position `start` on that see the warp's keys.
-    __device__ View<WARP_ROWS> queries_seeing(u32 own_row, int start) const {
+    __device__ __forceinline__ View<WARP_ROWS> queries_seeing(int start) const {
         const int position = (int)(row - text + own_row) - start;
         return {position, window && window < FAR ? position + (int)window : FAR, (int)count - start,
                 (int)rows - (int)own_row};
     }
-};
 
-// Per row and head: the largest score m, the sum of e^(score - m), and the mean gradient of the weights.
-ATTENTION(attention_stats, GROUP_THREADS, 3)(const float* qkv, const float* d_out, const u32* tiles, float* stats, Params p) {
-    extern __shared__ float4 shared[];
-    float* queries = (float*)shared;
-    float* d_rows = queries + OWN_ROWS * HEAD;
-    float* tile = d_rows + OWN_ROWS * HEAD;
-    const Backward b(tiles, p.v[1], p);
-    const u32 head = b.unit_head, kv_head = head / (b.heads / b.kv_heads);
-    const u32 lane = threadIdx.x % WARP, own_row = threadIdx.x / WARP * WARP_ROWS;
-    load_rows(queries, HEAD, OWN_ROWS, b.head_dim, b.aligned, b.part(qkv, head, b.row, b.rows));
-    load_rows(d_rows, HEAD, OWN_ROWS, b.head_dim, b.aligned, b.output(d_out, head, b.row, b.rows));
+    // The first tile of keys that a query of the group sees.
+    __device__ __forceinline__ int first_tile() const {
+        return first_seen(row - text, window) / KEYS * KEYS;
+    }
 
-    float max[WARP_ROWS];
-    // Both sums use the same weights, so rounding of the weights hardly moves the mean.
-    double sum[WARP_ROWS] = {}, d_sum[WARP_ROWS] = {};
-    for (int r = 0; r < WARP_ROWS; r++) max[r] = -infinity();
-    const int first = b.row - b.text, end = first + (int)b.rows;
-    for (int start = first_seen(first, b.window) / TILE * TILE; start < end; start += TILE) {
-        float s[WARP_ROWS][1], d[WARP_ROWS][1];
-        __syncthreads();
-        load_rows(tile, PITCH, TILE, b.head_dim, b.aligned, b.part(qkv, b.heads + kv_head, b.text + start, TILE));
-        __syncthreads();
-        dots(queries + own_row * HEAD, tile, s);
-        __syncthreads();
-        load_rows(tile, PITCH, TILE, b.head_dim, b.aligned,
-                  b.part(qkv, b.heads + b.kv_heads + kv_head, b.text + start, TILE));
-        __syncthreads();
-        dots(d_rows + own_row * HEAD, tile, d);
-        const View<WARP_ROWS> view = b.keys_seen(own_row, start);
+    __device__ __forceinline__ void store(float* to, u32 head, const float (&sums)[WARP_ROWS][LANE_COLUMNS]) const {
+        const u32 lane = threadIdx.x % WARP;
+        to += row * stride + head * head_dim;
+#pragma unroll
         for (int r = 0; r < WARP_ROWS; r++) {
-            const bool seen = view.sees(r, lane);
-            const float x = seen ? score(s[r][0], b.scale, b.has_cap, b.cap).x : -infinity();
-            const float most = warp_max(larger(max[r], x));
-            const float shift = finite_or_zero(most), factor = expf(max[r] - shift), w = expf(x - shift);
-            max[r] = most;
-            sum[r] = fma(sum[r], (double)factor, (double)w);
-            d_sum[r] = d_sum[r] * (double)factor + (seen ? (double)w * (double)d[r][0] : 0.0);
+            if (own_row + r >= rows) continue;
+            for (int c = 0; c < LANE_COLUMNS; c++) {
+                const u32 column = lane + c * WARP;
+                if (column < head_dim) to[(own_row + r) * stride + column] = sums[r][c];
+            }
         }
     }
-    for (int r = 0; r < WARP_ROWS; r++) {
-        const double total = warp_sum(sum[r]), d_total = warp_sum(d_sum[r]);
-        if (own_row + r >= b.rows || lane != 0) continue;
-        float* to = stats + ((b.row + own_row + r) * (size_t)b.heads + head) * 3;
-        to[0] = max[r];
-        to[1] = (float)total;
-        to[2] = (float)(d_total / total);
-    }
+};
+
+// The pair of tiles of a group where the last take longest and start first.
+__device__ __forceinline__ u32 pair_from_the_end(u32 tiles, u32 units) {
+    return (tiles + 1) / 2 - 1 - blockIdx.x / units;
+}
+
+// Per row and head: the largest score m, the sum of e^(score - m), and the mean gradient of the weights.
+ATTENTION(attention_stats, GROUP_THREADS, 2)(const float* qkv, const float* d_out, const u32* tiles, float* stats,
+                                             Params p) {
+    extern __shared__ float4 shared[];
+    float* queries = (float*)shared;
+    float* d_rows = queries + GROUP_ROWS * HEAD;
+    float* tile = d_rows + GROUP_ROWS * HEAD;
+    Backward b(tiles, pair_from_the_end(p.v[9], p.v[1]), blockIdx.x % p.v[1], p);
+    const u32 head = b.unit_head, kv_head = head / (b.heads / b.kv_heads), lane = threadIdx.x % WARP;
+    do {
+        b.load_own(queries, b.part(qkv, head, b.row, b.rows));
+        b.load_own(d_rows, b.output(d_out, head, b.row, b.rows));
+        float max[WARP_ROWS];
+        // Both sums use the same weights, so rounding of the weights hardly moves the mean.
+        double sum[WARP_ROWS] = {}, d_sum[WARP_ROWS] = {};
+#pragma unroll
+        for (int r = 0; r < WARP_ROWS; r++) max[r] = -infinity();
+        const int end = b.row - b.text + b.rows;
+        for (int start = b.first_tile(); start < end; start += KEYS) {
+            float s[WARP_ROWS][LANE_KEYS], d[WARP_ROWS][LANE_KEYS];
+            b.dots_with(queries, tile, b.part(qkv, b.heads + kv_head, b.text + start, KEYS), s);
+            b.dots_with(d_rows, tile, b.part(qkv, b.heads + b.kv_heads + kv_head, b.text + start, KEYS), d);
+            const View<WARP_ROWS> view = b.keys_seen(start);
+#pragma unroll
+            for (int r = 0; r < WARP_ROWS; r++) {
+                float most = max[r];
+#pragma unroll
+                for (int j = 0; j < LANE_KEYS; j++) {
+                    const bool seen = view.sees(r, lane + j * WARP);
+                    s[r][j] = seen ? score(s[r][j], b.scale, b.has_cap, b.cap).x : -infinity();
+                    most = larger(most, s[r][j]);
+                }
+                most = warp_max(most);
+                const float shift = finite_or_zero(most), factor = expf(max[r] - shift);
+                max[r] = most;
+                sum[r] *= (double)factor;
+                d_sum[r] *= (double)factor;
+#pragma unroll
+                for (int j = 0; j < LANE_KEYS; j++) {
+                    if (!view.sees(r, lane + j * WARP)) continue;
+                    const double w = (double)expf(s[r][j] - shift);
+                    sum[r] += w;
+                    d_sum[r] = fma(w, (double)d[r][j], d_sum[r]);
+                }
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < WARP_ROWS; r++) {
+            const double total = warp_sum(sum[r]), d_total = warp_sum(d_sum[r]);
+            if (b.own_row + r >= b.rows || lane != 0) continue;
+            float* to = stats + ((b.row + b.own_row + r) * (size_t)b.heads + head) * 3;
+            to[0] = max[r];
+            to[1] = (float)total;
+            to[2] = (float)(d_total / total);
+        }
+    } while (b.next());
 }
 
 // The weight of a query and a key, and the gradient of their dot product.
@@ -396,107 +470,99 @@ __device__ __forceinline__ float2 weigh(const Backward& b, const float* stats, f
     return make_float2(w, w * (d_weight - stats[2]) * s.y);
 }
 
-__device__ __forceinline__ void store_rows(float* to, size_t stride, u32 own_row, u32 rows, u32 head_dim,
-                                           const float (&sums)[WARP_ROWS][LANE_COLUMNS]) {
-    const u32 lane = threadIdx.x % WARP;
-    for (int r = 0; r < WARP_ROWS; r++) {
-        if (own_row + r >= rows) continue;
-        for (int c = 0; c < LANE_COLUMNS; c++) {
-            const u32 column = lane + c * WARP;
-            if (column < head_dim) to[(own_row + r) * stride + column] = sums[r][c];
-        }
-    }
-}
-
-ATTENTION(attention_dq, GROUP_THREADS, 3)(const float* qkv, const float* d_out, const u32* tiles, const float* stats, float* d_qkv,
-                       Params p) {
+ATTENTION(attention_dq, GROUP_THREADS, 2)(const float* qkv, const float* d_out, const u32* tiles,
+                                          const float* stats, float* d_qkv, Params p) {
     extern __shared__ float4 shared[];
     float* queries = (float*)shared;
-    float* d_rows = queries + OWN_ROWS * HEAD;
-    float* tile = d_rows + OWN_ROWS * HEAD;
-    float* weights = tile + TILE * PITCH;
-    const Backward b(tiles, p.v[1], p);
-    const u32 head = b.unit_head, kv_head = head / (b.heads / b.kv_heads);
-    const u32 lane = threadIdx.x % WARP, own_row = threadIdx.x / WARP * WARP_ROWS;
-    load_rows(queries, HEAD, OWN_ROWS, b.head_dim, b.aligned, b.part(qkv, head, b.row, b.rows));
-    load_rows(d_rows, HEAD, OWN_ROWS, b.head_dim, b.aligned, b.output(d_out, head, b.row, b.rows));
-    stats += ((b.row + own_row) * (size_t)b.heads + head) * 3;
-
-    float sums[WARP_ROWS][LANE_COLUMNS] = {};
-    const int first = b.row - b.text, end = first + (int)b.rows;
-    for (int start = first_seen(first, b.window) / TILE * TILE; start < end; start += TILE) {
-        float s[WARP_ROWS][1], d[WARP_ROWS][1];
-        __syncthreads();
-        load_rows(tile, PITCH, TILE, b.head_dim, b.aligned,
-                  b.part(qkv, b.heads + b.kv_heads + kv_head, b.text + start, TILE));
-        __syncthreads();
-        dots(d_rows + own_row * HEAD, tile, d);
-        __syncthreads();
-        load_rows(tile, PITCH, TILE, b.head_dim, b.aligned, b.part(qkv, b.heads + kv_head, b.text + start, TILE));
-        __syncthreads();
-        dots(queries + own_row * HEAD, tile, s);
-        const View<WARP_ROWS> view = b.keys_seen(own_row, start);
-        for (int r = 0; r < WARP_ROWS; r++) {
-            float gradient = 0.0f;
-            if (view.sees(r, lane)) gradient = weigh(b, stats + r * b.heads * 3, s[r][0], d[r][0]).y;
-            weights[(own_row + r) * (TILE + 4) + lane] = gradient;
-        }
-        __syncwarp();
-        mix<TILE>(weights + own_row * (TILE + 4), tile, view, sums);
-    }
-    store_rows(d_qkv + b.row * b.stride + head * b.head_dim, b.stride, own_row, b.rows, b.head_dim, sums);
-}
-
-ATTENTION(attention_dkv, GROUP_THREADS, 2)(const float* qkv, const float* d_out, const u32* tiles, const float* stats, float* d_qkv,
-                        Params p) {
-    extern __shared__ float4 shared[];
-    float* keys = (float*)shared;
-    float* values = keys + OWN_ROWS * HEAD;
-    float* tile = values + OWN_ROWS * HEAD;
-    float* weights = tile + TILE * PITCH;
-    const Backward b(tiles, p.v[2], p);
-    const u32 kv_head = b.unit_head, group = b.heads / b.kv_heads;
-    const u32 lane = threadIdx.x % WARP, own_row = threadIdx.x / WARP * WARP_ROWS;
-    const u32 key_head = b.heads + kv_head, value_head = key_head + b.kv_heads;
-    load_rows(keys, HEAD, OWN_ROWS, b.head_dim, b.aligned, b.part(qkv, key_head, b.row, b.rows));
-    load_rows(values, HEAD, OWN_ROWS, b.head_dim, b.aligned, b.part(qkv, value_head, b.row, b.rows));
-
-    float d_keys[WARP_ROWS][LANE_COLUMNS] = {}, d_values[WARP_ROWS][LANE_COLUMNS] = {};
-    const u32 first = b.row - b.text;
-    // The last query that sees the last key.
-    u32 end = b.count;
-    if (b.window != 0 && first + b.rows - 1 + b.window < end) end = first + b.rows - 1 + b.window;
-    for (u32 head = kv_head * group; head < (kv_head + 1) * group; head++) {
-        for (u32 start = first / TILE * TILE; start < end; start += TILE) {
-            const Contiguous queries = b.part(qkv, head, b.text + start, TILE);
-            float s[WARP_ROWS][1], d[WARP_ROWS][1], gradient[WARP_ROWS];
-            __syncthreads();
-            load_rows(tile, PITCH, TILE, b.head_dim, b.aligned, queries);
-            __syncthreads();
-            dots(keys + own_row * HEAD, tile, s);
-            __syncthreads();
-            load_rows(tile, PITCH, TILE, b.head_dim, b.aligned, b.output(d_out, head, b.text + start, TILE));
-            __syncthreads();
-            dots(values + own_row * HEAD, tile, d);
-            const View<WARP_ROWS> view = b.queries_seeing(own_row, start);
-            const float* of_query = stats + ((b.text + start + lane) * (size_t)b.heads + head) * 3;
+    float* d_rows = queries + GROUP_ROWS * HEAD;
+    float* tile = d_rows + GROUP_ROWS * HEAD;
+    Backward b(tiles, pair_from_the_end(p.v[9], p.v[1]), blockIdx.x % p.v[1], p);
+    float* weights = tile + KEYS * PITCH + b.own_row * (KEYS + 4);
+    const u32 head = b.unit_head, kv_head = head / (b.heads / b.kv_heads), lane = threadIdx.x % WARP;
+    do {
+        b.load_own(queries, b.part(qkv, head, b.row, b.rows));
+        b.load_own(d_rows, b.output(d_out, head, b.row, b.rows));
+        const float* of_row = stats + ((b.row + b.own_row) * (size_t)b.heads + head) * 3;
+        float sums[WARP_ROWS][LANE_COLUMNS] = {};
+        const int end = b.row - b.text + b.rows;
+        for (int start = b.first_tile(); start < end; start += KEYS) {
+            float s[WARP_ROWS][LANE_KEYS], d[WARP_ROWS][LANE_KEYS];
+            b.dots_with(d_rows, tile, b.part(qkv, b.heads + b.kv_heads + kv_head, b.text + start, KEYS), d);
+            b.dots_with(queries, tile, b.part(qkv, b.heads + kv_head, b.text + start, KEYS), s);
+            const View<WARP_ROWS> view = b.keys_seen(start);
+#pragma unroll
             for (int r = 0; r < WARP_ROWS; r++) {
-                float2 w = make_float2(0.0f, 0.0f);
-                if (view.sees(r, lane)) w = weigh(b, of_query, s[r][0], d[r][0]);
-                gradient[r] = w.y;
-                weights[(own_row + r) * (TILE + 4) + lane] = w.x;
+#pragma unroll
+                for (int j = 0; j < LANE_KEYS; j++) {
+                    float gradient = 0.0f;
+                    if (view.sees(r, lane + j * WARP)) {
+                        gradient = weigh(b, of_row + (size_t)r * b.heads * 3, s[r][j], d[r][j]).y;
+                    }
+                    weights[r * (KEYS + 4) + lane + j * WARP] = gradient;
+                }
             }
             __syncwarp();
-            mix<TILE>(weights + own_row * (TILE + 4), tile, view, d_values);
-            __syncwarp();
-            for (int r = 0; r < WARP_ROWS; r++) weights[(own_row + r) * (TILE + 4) + lane] = gradient[r];
-            __syncthreads();
-            load_rows(tile, PITCH, TILE, b.head_dim, b.aligned, queries);
-            __syncthreads();
-            mix<TILE>(weights + own_row * (TILE + 4), tile, view, d_keys);
+            mix<KEYS>(weights, tile, view, sums);
         }
-    }
-    float* to = d_qkv + b.row * b.stride;
-    store_rows(to + key_head * b.head_dim, b.stride, own_row, b.rows, b.head_dim, d_keys);
-    store_rows(to + value_head * b.head_dim, b.stride, own_row, b.rows, b.head_dim, d_values);
+        b.store(d_qkv, head, sums);
+    } while (b.next());
+}
+
+ATTENTION(attention_dkv, GROUP_THREADS, 2)(const float* qkv, const float* d_out, const u32* tiles,
+                                           const float* stats, float* d_qkv, Params p) {
+    extern __shared__ float4 shared[];
+    float* keys = (float*)shared;
+    float* values = keys + GROUP_ROWS * HEAD;
+    float* tile = values + GROUP_ROWS * HEAD;
+    Backward b(tiles, blockIdx.x / p.v[2], blockIdx.x % p.v[2], p);
+    float* weights = tile + KEYS * PITCH + b.own_row * (KEYS + 4);
+    const u32 kv_head = b.unit_head, group = b.heads / b.kv_heads, lane = threadIdx.x % WARP;
+    const u32 key_head = b.heads + kv_head, value_head = key_head + b.kv_heads;
+    do {
+        b.load_own(keys, b.part(qkv, key_head, b.row, b.rows));
+        b.load_own(values, b.part(qkv, value_head, b.row, b.rows));
+        float d_keys[WARP_ROWS][LANE_COLUMNS] = {}, d_values[WARP_ROWS][LANE_COLUMNS] = {};
+        const u32 first = b.row - b.text;
+        // Beyond the last query that sees the last key.
+        u32 end = b.count;
+        if (b.window != 0 && b.window < end && first + b.rows - 1 + b.window < end) {
+            end = first + b.rows - 1 + b.window;
+        }
+        for (u32 head = kv_head * group; head < (kv_head + 1) * group; head++) {
+            for (u32 start = first / KEYS * KEYS; start < end; start += KEYS) {
+                const Contiguous queries = b.part(qkv, head, b.text + start, KEYS);
+                float s[WARP_ROWS][LANE_KEYS], d[WARP_ROWS][LANE_KEYS];
+                b.dots_with(keys, tile, queries, s);
+                b.dots_with(values, tile, b.output(d_out, head, b.text + start, KEYS), d);
+                const View<WARP_ROWS> view = b.queries_seeing(start);
+                const float* of_query = stats + ((b.text + start + lane) * (size_t)b.heads + head) * 3;
+#pragma unroll
+                for (int r = 0; r < WARP_ROWS; r++) {
+#pragma unroll
+                    for (int j = 0; j < LANE_KEYS; j++) {
+                        float2 w = make_float2(0.0f, 0.0f);
+                        if (view.sees(r, lane + j * WARP)) {
+                            w = weigh(b, of_query + (size_t)j * WARP * b.heads * 3, s[r][j], d[r][j]);
+                        }
+                        s[r][j] = w.y;
+                        weights[r * (KEYS + 4) + lane + j * WARP] = w.x;
+                    }
+                }
+                __syncwarp();
+                mix<KEYS>(weights, tile, view, d_values);
+                __syncwarp();
+#pragma unroll
+                for (int r = 0; r < WARP_ROWS; r++) {
+#pragma unroll
+                    for (int j = 0; j < LANE_KEYS; j++) weights[r * (KEYS + 4) + lane + j * WARP] = s[r][j];
+                }
+                __syncthreads();
+                load_rows(tile, PITCH, KEYS, b.head_dim, b.aligned, queries);
+                __syncthreads();
+                mix<KEYS>(weights, tile, view, d_keys);
+            }
+        }
+        b.store(d_qkv, key_head, d_keys);
+        b.store(d_qkv, value_head, d_values);
+    } while (b.next());
 }
