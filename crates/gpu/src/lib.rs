@@ -21,7 +21,7 @@ pub use self::wgpu::{Memory as WgpuMemory, Wgpu};
 pub use backend::{Batch, Buffer, Linear, Numbers};
 #[doc(hidden)]
 pub use cuda::{CompiledUnit, compile_for};
-pub use cuda::{Cuda, CudaError};
+pub use cuda::{Cuda, CudaError, Memory as CudaMemory};
 pub use device::{Class, Device, Format, Kernel, ROW_ALIGNMENT, TILE_ROWS, Weights};
 
 use fathom_kernels::OutOfMemory;
@@ -115,17 +115,23 @@ pub enum OpenError {
     Memory(#[from] OutOfMemory),
 }
 
-/// The devices of this machine.
+/// The devices of this machine, those of CUDA first. A device may be there once per interface.
 pub fn devices() -> Vec<DeviceInfo> {
-    [cuda::devices(), wgpu::adapters()].concat()
+    let mut devices = cuda::devices();
+    devices.extend(wgpu::adapters());
+    devices
 }
 
 /// Opens a device of [`Interface::Cuda`].
 ///
 /// # Errors
-/// When there is no such device, or CUDA cannot use it.
+/// When there is no such device, it is too old, or the compiler of its kernels is missing.
 pub fn open_cuda(index: usize) -> Result<Gpu<Cuda>, OpenError> {
-    Ok(Gpu::new(Cuda::open(index)?)?)
+    let refused = |error: CudaError| OpenError::Refused {
+        name: format!("CUDA device {index}"),
+        reason: error.to_string(),
+    };
+    Ok(Gpu::new(Cuda::open(index).map_err(refused)?)?)
 }
 
 /// Opens a device of [`Interface::Wgpu`].

@@ -58,10 +58,12 @@ fn size_class(words: usize) -> usize {
     const MEDIUM: usize = 1 << 24;
     /// 2 MiB: the driver allocates no less.
     const PAGE: usize = 1 << 19;
-    match words {
-        0..=SMALL => words.next_power_of_two().max(SMALLEST),
-        ..=MEDIUM => words.next_multiple_of(words.next_power_of_two() / 16),
-        _ => words.next_multiple_of(PAGE),
+    if words <= SMALL {
+        words.next_power_of_two().max(SMALLEST)
+    } else if words <= MEDIUM {
+        words.next_multiple_of(words.next_power_of_two() / 16)
+    } else {
+        words.next_multiple_of(PAGE)
     }
 }
 

@@ -10,12 +10,14 @@ mod nvrtc;
 mod product;
 mod source;
 
+pub use memory::Memory;
+
 use crate::device::{Class, Device, Kernel, Weights};
 use crate::{DeviceInfo, DeviceKind, Interface};
 use cache::Cache;
 use driver::{Driver, Function, check};
 use fathom_kernels::{Dtype, OutOfMemory};
-use memory::{Memory, Pool, Staging};
+use memory::{Pool, Staging};
 use nvrtc::Nvrtc;
 use product::Direction;
 use source::{Entry, PREFIX, THREADS, Unit};

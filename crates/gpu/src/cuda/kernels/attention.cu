@@ -395,7 +395,7 @@ ATTENTION(attention_dq, 3)(const float* qkv, const float* d_out, const u32* tile
     store_rows(d_qkv + b.row * b.stride + head * b.head_dim, b.stride, own_row, b.rows, b.head_dim, sums);
 }
 
-ATTENTION(attention_dkv, 3)(const float* qkv, const float* d_out, const u32* tiles, const float* stats, float* d_qkv,
+ATTENTION(attention_dkv, 2)(const float* qkv, const float* d_out, const u32* tiles, const float* stats, float* d_qkv,
                         Params p) {
     extern __shared__ float4 shared[];
     float* keys = (float*)shared;
