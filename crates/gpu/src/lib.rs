@@ -117,21 +117,15 @@ pub enum OpenError {
 
 /// The devices of this machine, those of CUDA first. A device may be there once per interface.
 pub fn devices() -> Vec<DeviceInfo> {
-    let mut devices = cuda::devices();
-    devices.extend(wgpu::adapters());
-    devices
+    [cuda::devices(), wgpu::adapters()].concat()
 }
 
 /// Opens a device of [`Interface::Cuda`].
 ///
 /// # Errors
-/// When there is no such device, it is too old, or the compiler of its kernels is missing.
+/// When there is no such device, or CUDA cannot use it.
 pub fn open_cuda(index: usize) -> Result<Gpu<Cuda>, OpenError> {
-    let refused = |error: CudaError| OpenError::Refused {
-        name: format!("CUDA device {index}"),
-        reason: error.to_string(),
-    };
-    Ok(Gpu::new(Cuda::open(index).map_err(refused)?)?)
+    Ok(Gpu::new(Cuda::open(index)?)?)
 }
 
 /// Opens a device of [`Interface::Wgpu`].

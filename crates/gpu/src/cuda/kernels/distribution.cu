@@ -43,15 +43,32 @@ __device__ __forceinline__ float twice_artanh(float v) {
 }
 
 // p (ln p - ln m) + q (ln q - ln m) with m = (p + q) / 2: twice the term of the Jensen-Shannon divergence.
-// With u the smaller probability divided by the larger one it is
-// (p + q) (ln 2 - ln(1 + u)) - smaller |ln p - ln q|, in which nothing cancels where p and q are close.
+// `gap` is ln p - ln q.
 __device__ __forceinline__ float jsd_term(float p, float q, float gap) {
-    const float third = 1.0f / 3.0f;
+    if (p == 0.0f || q == 0.0f) return (p + q) * 0.69314718f;
+    if (fabsf(gap) < 0.5f) {
+        // With t = (p - q) / (p + q) it is (p + q) ((1 + t) ln(1 + t) + (1 - t) ln(1 - t)) / 2, and nothing
+        // cancels in the series of that.
+        const float t = tanhf(0.5f * gap), w = t * t;
+        const float series = fmaf(w, fmaf(w, fmaf(w, fmaf(w, 1.0f / 90.0f, 1.0f / 56.0f), 1.0f / 30.0f), 1.0f / 12.0f), 0.5f);
+        return (p + q) * w * series;
+    }
+    // With u the smaller probability divided by the larger one it is
+    // (p + q) (ln 2 - ln(1 + u)) - smaller |ln p - ln q|.
     const float less = p > q ? q : p, more = p > q ? p : q;
-    const float v = less == more ? third : less / fmaf(2.0f, more, less);
-    // ln 2 from the same function as the other logarithm, so that equal rows give exactly zero.
-    const float even = twice_artanh(third) - twice_artanh(v);
+    const float even = 0.69314718f - twice_artanh(less / fmaf(2.0f, more, less));
     return fmaf(p + q, even, -(less * fabsf(gap)));
+}
+
+// p (ln p - ln q) - p + q, which is never negative and sums to KL(p || q). `gap` is ln p - ln q.
+__device__ __forceinline__ float kl_term(float p, float q, float gap) {
+    if (p == 0.0f) return q;
+    if (!(fabsf(gap) < 0.5f)) return fmaf(p, gap, q - p);
+    // q (e^g (g - 1) + 1), of which nothing cancels in the series.
+    const float g = gap;
+    const float high = fmaf(g, fmaf(g, fmaf(g, 1.0f / 45360.0f, 1.0f / 5760.0f), 1.0f / 840.0f), 1.0f / 144.0f);
+    const float low = fmaf(g, fmaf(g, fmaf(g, fmaf(g, high, 1.0f / 30.0f), 0.125f), 1.0f / 3.0f), 0.5f);
+    return q * (g * g) * low;
 }
 
 // Rounding may give a divergence below zero; NaN must stay NaN.
@@ -62,31 +79,33 @@ KERNEL(divergences)(const float* logits, const float* stats, float* out, Params 
     const size_t vocab = p.v[1], levels = p.v[2], reference = row / levels * levels + levels - 1;
     const float *x = logits + row * vocab, *y = logits + reference * vocab;
     const float x_lse = stats[row * 2 + 1], y_lse = stats[reference * 2 + 1];
-    // Sums of p, q, p (ln p - ln q), p ln p, q (ln p - ln q) and twice the JSD in nats.
+    // Sums of p, q, p ln p, the terms of both KL divergences, and twice the JSD in nats.
     double sums[6] = {};
     for (u32 i = threadIdx.x; i < vocab; i += THREADS) {
-        const float log_p = x[i] - x_lse, log_q = y[i] - y_lse, gap = log_p - log_q;
+        const float log_p = x[i] - x_lse, log_q = y[i] - y_lse;
+        // In this order the first difference is exact where the logits are close.
+        const float gap = (x[i] - y[i]) - (x_lse - y_lse);
         const float p_i = expf(log_p), q_i = expf(log_q);
+        // Tokens of probability zero in both rows add nothing, even where the gap is not a number.
+        if (p_i == 0.0f && q_i == 0.0f) continue;
         sums[0] += (double)p_i;
         sums[1] += (double)q_i;
-        // Tokens whose probability is zero add nothing, even where the gap is infinite.
-        if (p_i != 0.0f) {
-            sums[2] = fma((double)p_i, (double)gap, sums[2]);
-            sums[3] = fma((double)p_i, (double)log_p, sums[3]);
-        }
-        if (q_i != 0.0f) sums[4] = fma((double)q_i, (double)gap, sums[4]);
-        if (p_i != q_i) sums[5] += (double)jsd_term(p_i, q_i, p_i == 0.0f || q_i == 0.0f ? 0.0f : gap);
+        if (p_i != 0.0f) sums[2] = fma((double)p_i, (double)log_p, sums[2]);
+        sums[3] += (double)kl_term(p_i, q_i, gap);
+        sums[4] += (double)kl_term(q_i, p_i, -gap);
+        sums[5] += (double)jsd_term(p_i, q_i, gap);
     }
     group_sums(sums);
     if (threadIdx.x != 0) return;
-    // The normalisers were rounded to single precision, so p and q sum to 1 only nearly; the logarithms
-    // of their sums are what was lost.
+    // The normalisers were rounded to single precision, so p and q sum to 1 only nearly; the logarithms of their
+    // sums are what was lost. The gaps are wrong by their difference, to which the terms are corrected.
     const double x_rest = log(sums[0]), y_rest = log(sums[1]), shift = x_rest - y_rest;
+    const double kl = sums[3] / sums[1], reverse = sums[4] / sums[0];
     float* to = out + row * 4;
-    to[0] = least_zero(sums[2] / sums[0] - shift);
-    to[1] = least_zero(shift - sums[4] / sums[1]);
+    to[0] = least_zero(kl * (1.0 - shift) - 0.5 * shift * shift);
+    to[1] = least_zero(reverse * (1.0 + shift) - 0.5 * shift * shift);
     to[2] = least_zero(0.5 * sums[5] / 0.693147180559945309);
-    to[3] = least_zero(x_rest - sums[3] / sums[0]);
+    to[3] = least_zero(x_rest - sums[2] / sums[0]);
 }
 
 #define TOP 5
