@@ -54,13 +54,13 @@ SMALLEST = 1e-6
 class Decoder:
     """A causal language model of transformers, with names for what the probes need of it."""
 
-    def __init__(self, folder, dtype, attention):
+    def __init__(self, folder, dtype, attention, device):
         import torch
         from transformers import AutoModelForCausalLM
 
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, dtype), attn_implementation=attention
-        ).eval()
+        ).eval().to(device)
         # Weights are constants, so no gradient of theirs is ever computed.
         model.requires_grad_(False)
         self.body, self.head = model.model, model.lm_head
@@ -178,12 +178,12 @@ def skip(decoder, ids, job):
     added = [(a + m).float() for a, m in zip(attn, mlp)]
     sizes = [d.norm(dim=-1).clamp_min(SMALLEST) for d in added]
     clean = decoder.logits(normed).softmax(-1)
-    depth, place = len(added), torch.arange(ids.shape[1])
+    depth, place = len(added), torch.arange(ids.shape[1], device=ids.device)
     effects = [[0.0] * depth for _ in range(depth)]
     outputs = [0.0] * depth
     for s in range(depth):
         for some in chunks(job["positions"], job["batch"]):
-            t = torch.tensor(some)[:, None]
+            t = torch.tensor(some, device=ids.device)[:, None]
             bypassed, read = (place >= 1) & (place < t), place >= t
 
             def bypass(_module, args, kwargs, output, bypassed=bypassed):
@@ -237,7 +237,8 @@ def erasure(decoder, ids, job):
 
             def erase(_module, args, kwargs, some=some, mean=mean):
                 h = (args[0] if args else kwargs["hidden_states"]).clone()
-                h[torch.arange(len(some)), torch.tensor(some)] = mean
+                rows = torch.arange(len(some), device=h.device)
+                h[rows, torch.tensor(some, device=h.device)] = mean
                 return ((h, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": h})
 
             with removing([following.register_forward_pre_hook(erase, with_kwargs=True)]):
@@ -269,7 +270,7 @@ def gradients(decoder, ids, job):
         base = x.mean(0, keepdim=True)
         total, at_base = torch.zeros_like(x, dtype=torch.float64), None
         for some in chunks(range(steps), job["batch"]):
-            shares = torch.tensor([k / steps for k in some])[:, None, None]
+            shares = torch.tensor([k / steps for k in some], device=x.device)[:, None, None]
             point = (base + shares * (x - base)).to(stream[0].dtype).requires_grad_()
             replace = layer.register_forward_hook(lambda _m, _a, output, new=point: with_tensor(output, new))
             with removing([replace]):
@@ -298,12 +299,12 @@ def work(job):
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(job["threads"])
-    decoder = Decoder(job["folder"], job["dtype"], job["attention"])
+    decoder = Decoder(job["folder"], job["dtype"], job["attention"], job["device"])
     loaded_bytes = peak_bytes()
     probe = RUN[job["probe"]]
     # Gradients need tensors that autograd may save; everything else is spared the bookkeeping.
     mode = torch.inference_mode if job["probe"] != "gradients" else contextlib.nullcontext
-    as_ids = lambda tokens: torch.tensor([tokens])  # noqa: E731
+    as_ids = lambda tokens: torch.tensor([tokens], device=job["device"])  # noqa: E731
     with mode():
         warm_up(decoder, as_ids(job["texts"][0]["tokens"]), job["probe"])
         started = time.perf_counter()
@@ -390,11 +391,11 @@ def run_fathom(args, probe, dtype, folder):
     out = folder / f"fathom-{probe}-{dtype}"
     command = [args.fathom, "measure", args.model, "--probes", probe, "--dtype", dtype, "-o", out]
     command += ["--data", folder / "prompts.jsonl", "--qa", folder / "pairs.jsonl"]
-    command += ["--skip-modes", "future", "--quadrature", args.quadrature, "--threads", str(args.threads)]
+    command += ["--skip-modes", "future", "--quadrature", args.quadrature, "--threads", str(args.threads), "--device", args.device]
     started = time.perf_counter()
     call(command)
     seconds = time.perf_counter() - started
-    cost = json.loads((out / "results.json").read_text())["cost"]
+    cost = json.loads((out / "results.json").read_text())["resources"]
     samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     return {
         "seconds": sum(c["seconds"] for c in cost.values()),
@@ -449,6 +450,7 @@ def torch_job(args, probe, dtype, samples, folder):
         "dtype": TORCH_NAMES[dtype],
         "threads": args.threads,
         "attention": args.attention,
+        "device": "cuda" if args.device.startswith("cuda") else "cpu",
         "steps": args.steps,
         "batch": args.batch,
     }
@@ -600,7 +602,7 @@ def write_json(args, runs, rows):
         },
         "settings": {
             name: getattr(args, name)
-            for name in ("prompts", "pairs", "steps", "quadrature", "batch", "threads", "attention", "repeats")
+            for name in ("prompts", "pairs", "steps", "quadrature", "batch", "device", "threads", "attention", "repeats")
         },
         "rows": rows,
     }
@@ -667,6 +669,7 @@ def arguments():
     parser.add_argument("--quadrature", default="adaptive", help="Fathom's rule for gradients (default: adaptive)")
     parser.add_argument("--batch", type=positive, default=1, help="edits that PyTorch runs at once (default: 1)")
     parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa", help="PyTorch's (default: sdpa)")
+    parser.add_argument("--device", default="cpu", help="of both: cpu, or cuda (default: cpu)")
     parser.add_argument("--threads", type=positive, default=threads(), help="of both (default: all)")
     parser.add_argument("--fathom", default=str(here / "target/release/fathom"), help="the program to time")
     parser.add_argument("--out", type=Path, help="JSON file (default: benches/results/against_pytorch-MODEL.json)")

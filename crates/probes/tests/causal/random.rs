@@ -36,7 +36,7 @@ fn draft() -> impl Strategy<Value = Draft> {
     let site = prop::sample::select(vec![Site::Resid, Site::Attn, Site::Mlp, Site::Layer]);
     let start = prop_oneof![3 => prop::sample::select(vec![0, 3, 5]), 1 => 0..60usize];
     let count = prop_oneof![3 => prop::sample::select(vec![1, 3, 6]), 1 => 1..60usize];
-    (0..8usize, site, start, count, 0..9usize, 0..2u64).prop_map(
+    (0..8usize, site, start, count, 0..10usize, 0..2u64).prop_map(
         |(layer, site, start, count, action, values)| Draft { layer, site, start, count, action, values },
     )
 }
@@ -105,7 +105,8 @@ fn finish_edit<'a>(model: &Model, tokens: usize, draft: &Draft, values: &'a [Buf
         5 => Action::Add(Rows::each(rows, 0)),
         6 => Action::Scale(0.5),
         7 => Action::Scale(1.0),
-        _ => Action::Scale(-1.5),
+        8 => Action::Scale(-1.5),
+        _ => Action::Subtract(Rows::each(rows, 0)),
     };
     edit(draft.site, layer, positions, action)
 }
