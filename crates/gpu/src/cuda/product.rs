@@ -1,6 +1,6 @@
 //! Products with weights: the choice of tiles, and what happens around the kernels.
 
-use super::source::{Entry, Stored, Unit};
+use super::source::{Entry, Stored, Unit, huge_stages};
 use super::{Cuda, Memory};
 use crate::device::{Format, Weights};
 use fathom_kernels::Dtype;
@@ -15,104 +15,72 @@ struct Tile {
     shared_bytes: usize,
     /// Groups that a multiprocessor runs at a time.
     resident: usize,
-    /// Elements computed in a unit of time by a busy multiprocessor, compared with other tiles.
+    /// The reduced dimension is taken in steps of so many elements.
+    step: usize,
+    /// Cycles of a step at least, however small the tile.
+    latency: f64,
+    /// Multiply-adds per cycle of a busy multiprocessor.
     speed: f64,
 }
 
-const F32_TILES: [Tile; 3] = [
-    Tile {
-        forward: "forward_large",
-        backward: "backward_large",
-        rows: 128,
-        columns: 128,
-        threads: 256,
-        shared_bytes: 0,
-        resident: 2,
-        speed: 1.0,
-    },
-    Tile {
-        forward: "forward_medium",
-        backward: "backward_medium",
-        rows: 64,
-        columns: 64,
-        threads: 256,
-        shared_bytes: 0,
-        resident: 3,
-        speed: 0.6,
-    },
-    Tile {
-        forward: "forward_small",
-        backward: "backward_small",
-        rows: 32,
-        columns: 32,
-        threads: 128,
-        shared_bytes: 0,
-        resident: 4,
-        speed: 0.3,
-    },
-];
-
-/// Bytes of `stages` pairs of tiles, 64 steps deep, of two bytes per element.
-const fn stages(rows: usize, columns: usize, stages: usize) -> usize {
-    stages * (rows + columns) * 64 * 2
+/// Tiles of products in single precision, of `[rows, columns]`.
+fn f32_tiles() -> [Tile; 3] {
+    let tile = |forward, backward, [rows, columns]: [usize; 2], threads, resident, step, latency, speed| {
+        Tile { forward, backward, rows, columns, threads, shared_bytes: 0, resident, step, latency, speed }
+    };
+    [
+        tile("forward_large", "backward_large", [128, 128], 256, 2, 8, 1100.0, 85.0),
+        tile("forward_medium", "backward_medium", [64, 64], 256, 3, 32, 1600.0, 60.0),
+        tile("forward_small", "backward_small", [32, 32], 128, 4, 64, 2000.0, 35.0),
+    ]
 }
 
-const BF16_TILES: [Tile; 4] = [
-    Tile {
-        forward: "forward_huge",
-        backward: "backward_huge",
-        rows: 128,
-        columns: 256,
-        threads: 256,
-        shared_bytes: stages(128, 256, 3),
-        resident: 1,
-        speed: 1.0,
-    },
-    Tile {
-        forward: "forward_large",
-        backward: "backward_large",
-        rows: 128,
-        columns: 128,
-        threads: 256,
-        shared_bytes: stages(128, 128, 3),
-        resident: 1,
-        speed: 0.8,
-    },
-    Tile {
-        forward: "forward_medium",
-        backward: "backward_medium",
-        rows: 64,
-        columns: 64,
-        threads: 128,
-        shared_bytes: stages(64, 64, 4),
-        resident: 3,
-        speed: 0.5,
-    },
-    Tile {
-        forward: "forward_small",
-        backward: "backward_small",
-        rows: 32,
-        columns: 64,
-        threads: 128,
-        shared_bytes: stages(32, 64, 5),
-        resident: 3,
-        speed: 0.3,
-    },
-];
+/// Tiles of products of bfloat16; the largest keep so many steps in shared memory.
+fn bf16_tiles(huge_stages: usize) -> [Tile; 4] {
+    let tile = |forward,
+                backward,
+                [rows, columns]: [usize; 2],
+                threads,
+                [step, stages]: [usize; 2],
+                resident,
+                latency,
+                speed| Tile {
+        forward,
+        backward,
+        rows,
+        columns,
+        threads,
+        // Two bytes per element of either matrix.
+        shared_bytes: stages * (rows + columns) * step * 2,
+        resident,
+        step,
+        latency,
+        speed,
+    };
+    [
+        tile("forward_huge", "backward_huge", [128, 256], 256, [64, huge_stages], 1, 900.0, 1000.0),
+        tile("forward_large", "backward_large", [128, 128], 256, [64, 3], 1, 800.0, 850.0),
+        tile("forward_medium", "backward_medium", [64, 64], 128, [64, 4], 3, 600.0, 650.0),
+        tile("forward_small", "backward_small", [32, 32], 128, [128, 5], 2, 700.0, 400.0),
+    ]
+}
 
 impl Tile {
-    /// An estimate of the time of a product of `rows` by `columns` elements.
-    fn time(&self, rows: usize, columns: usize, multiprocessors: usize) -> f64 {
+    /// An estimate of the cycles of a product of `rows` by `columns` elements.
+    fn time(&self, rows: usize, columns: usize, reduced: usize, multiprocessors: usize) -> f64 {
         let tiles = rows.div_ceil(self.rows) * columns.div_ceil(self.columns);
-        let rounds = tiles.div_ceil(multiprocessors * self.resident);
-        (rounds * self.resident * self.rows * self.columns) as f64 / self.speed
+        let each = tiles.div_ceil(multiprocessors);
+        let rounds = each.div_ceil(self.resident);
+        let together = each.div_ceil(rounds);
+        let work = (together * self.rows * self.columns * self.step) as f64 / self.speed;
+        (rounds * reduced.div_ceil(self.step)) as f64 * work.max(self.latency)
     }
 
     /// The best of `tiles`. All give the same bits, so the choice may depend on the height of the batch.
-    fn best<'a>(tiles: &'a [Self], rows: usize, columns: usize, cuda: &Cuda) -> &'a Self {
-        let time = |tile: &Self| tile.time(rows, columns, cuda.multiprocessors);
+    fn best(tiles: impl IntoIterator<Item = Self>, [m, n, k]: [usize; 3], cuda: &Cuda) -> Self {
+        let time = |tile: &Self| tile.time(m, n, k, cuda.multiprocessors);
         tiles
-            .iter()
+            .into_iter()
             .filter(|tile| tile.shared_bytes <= cuda.shared_bytes)
             .min_by(|a, b| time(a).total_cmp(&time(b)))
             .expect("the smallest tiles fit every device")
@@ -136,18 +104,16 @@ pub(super) enum Direction {
     Backward,
 }
 
-/// Every kernel of products with weights of a format.
+/// Every kernel of products.
 pub(super) fn entries() -> Vec<Entry> {
-    let formats = [Stored::F32, Stored::Bf16, Stored::F16, Stored::Int8, Stored::Int4];
-    let units = formats.map(|stored| (Unit::ProductF32(stored), &F32_TILES[..]));
-    let mut entries: Vec<Entry> = units
-        .into_iter()
-        .chain([(Unit::ProductBf16, &BF16_TILES[..])])
-        .flat_map(|(unit, tiles)| {
-            let both = |tile: &Tile| [Direction::Forward, Direction::Backward].map(|d| tile.entry(unit, d));
-            tiles.iter().flat_map(both).collect::<Vec<_>>()
-        })
-        .collect();
+    const FORMATS: [Stored; 5] = [Stored::F32, Stored::Bf16, Stored::F16, Stored::Int8, Stored::Int4];
+    let both =
+        |unit: Unit, tile: &Tile| [Direction::Forward, Direction::Backward].map(|d| tile.entry(unit, d));
+    let mut entries = Vec::new();
+    for stored in FORMATS {
+        entries.extend(f32_tiles().iter().flat_map(|tile| both(Unit::ProductF32(stored), tile)));
+    }
+    entries.extend(bf16_tiles(3).iter().flat_map(|tile| both(Unit::ProductBf16, tile)));
     entries.push(Entry::plain(Unit::ProductBf16, "round"));
     entries.extend([Stored::F32, Stored::F16, Stored::Int8, Stored::Int4].map(decoder));
     entries
@@ -203,7 +169,7 @@ impl Cuda {
         out: &Memory,
     ) {
         let (columns, reduced, bias) = shape(direction, layer);
-        let tile = Tile::best(&F32_TILES, m, columns, self);
+        let tile = Tile::best(f32_tiles(), [m, columns, reduced], self);
         let (tiles_m, tiles_n) = (m.div_ceil(tile.rows), columns.div_ceil(tile.columns));
         let [block, blocks, nibble_bias] = quantisation(layer);
         let parameters = [
@@ -238,7 +204,7 @@ impl Cuda {
 
         let decoded = (layer.format != Format::Bf16).then(|| self.decode(layer));
         let weights = decoded.as_ref().unwrap_or(&layer.words);
-        let tile = Tile::best(&BF16_TILES, m, columns, self);
+        let tile = Tile::best(bf16_tiles(huge_stages(&self.architecture)), [m, columns, reduced], self);
         let (tiles_m, tiles_n) = (m.div_ceil(tile.rows), columns.div_ceil(tile.columns));
         let parameters =
             [m, columns, reduced, stride, layer.stride, tiles_m, tiles_n].map(|word| word as u32);

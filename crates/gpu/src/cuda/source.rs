@@ -41,11 +41,11 @@ impl From<Format> for Stored {
 }
 
 /// The widest head.
-pub(super) const WIDEST_HEAD: usize = 256;
+pub(super) const WIDEST_HEAD: usize = 512;
 
 impl Unit {
     /// The widths of heads are rounded up to one of these.
-    pub(super) const HEADS: [usize; 6] = [32, 64, 96, 128, 192, WIDEST_HEAD];
+    pub(super) const HEADS: [usize; 8] = [32, 64, 96, 128, 192, 256, 384, WIDEST_HEAD];
 
     /// All units.
     pub(super) fn all() -> Vec<Self> {
@@ -74,10 +74,17 @@ impl Unit {
         match self {
             Self::Attention(head) => options.push(format!("-DHEAD={head}")),
             Self::ProductF32(stored) => options.push(format!("-DSTORED={}", stored as usize)),
-            Self::Elementwise | Self::Rows | Self::Distribution | Self::ProductBf16 => {}
+            Self::ProductBf16 => options.push(format!("-DHUGE_STAGES={}", huge_stages(architecture))),
+            Self::Elementwise | Self::Rows | Self::Distribution => {}
         }
         options
     }
+}
+
+/// Steps that the largest tiles of bfloat16 keep in shared memory: as many as architectures for data centres
+/// hold. The tiles fit no others.
+pub(super) fn huge_stages(architecture: &str) -> usize {
+    if architecture.starts_with("sm_8") { 3 } else { 4 }
 }
 
 /// A kernel in its unit.

@@ -144,7 +144,7 @@ __device__ __forceinline__ float finite_or_zero(float max) { return max == -infi
 #endif
 #define LANE_KEYS (KEYS / WARP)
 
-ATTENTION(attention, 4)(const float* qkv, const float* cache, const u32* tiles, const u32* segments, float* out,
+ATTENTION(attention, HEAD <= 256 ? 4 : 2)(const float* qkv, const float* cache, const u32* tiles, const u32* segments, float* out,
                     Params p) {
     extern __shared__ float4 shared[];
     __shared__ const float* places[KEYS];

@@ -165,15 +165,15 @@ KERNEL(probability_backward)(const float* stats, const u32* tokens, float* logit
     const float cap = parameter_float(p.v[3]), lse = stats[row * 2 + 1];
     logits += row * vocab;
     const u32 token = tokens[row];
-    const double log_probability = (double)logits[token] - (double)lse;
-    const double probability = exp(log_probability);
-    // Everyone has read the token's logit before anyone replaces it.
-    __syncthreads();
+    const float probability = expf(logits[token] - lse);
+    // 1 - p is summed from the other probabilities, which is accurate where p is close to 1.
+    double others = 0.0;
     for (u32 i = threadIdx.x; i < vocab; i += THREADS) {
-        const float y = logits[i];
-        float d = (float)-probability * expf(y - lse);
-        // p (1 - p), accurate where p is close to 1.
-        if (i == token) d = (float)(probability * -expm1(log_probability));
+        if (i != token) others += (double)expf(logits[i] - lse);
+    }
+    const float rest = (float)group_sum(others);
+    for (u32 i = threadIdx.x; i < vocab; i += THREADS) {
+        const float y = logits[i], d = probability * (i == token ? rest : -expf(y - lse));
         // With t = y / cap the slope is 1 - t^2; this form stays accurate near t = 1.
         const float t = y / cap;
         logits[i] = has_cap ? d * ((1.0f - t) * (1.0f + t)) : d;

@@ -1,10 +1,9 @@
 // Products of bfloat16 matrices on tensor cores, with sums in single precision.
 //
-// A workgroup computes a BM x BN tile in steps of 64, of which several are on their way to shared memory at a
-// time. Every element of a result is one chain of the same instruction in the order of the reduced
+// A workgroup computes a BM x BN tile in steps of STEP, of which several are on their way to shared memory at
+// a time. Every element of a result is one chain of the same instruction in the order of the reduced
 // dimension, so tiles of all shapes give the same bits and the height of a batch may choose among them.
 
-#define STEP 64
 // Elements that one copy to shared memory or one row of a matrix instruction holds: 16 bytes.
 #define CHUNK 8
 
@@ -48,7 +47,8 @@ __device__ __forceinline__ void multiply_add(float (&c)[4], const u32 (&a)[4], u
 // matrix instruction reads, of eight rows, lie on different banks.
 template <int ROW_CHUNKS>
 __device__ __forceinline__ u32 chunk_at(u32 row, u32 chunk) {
-    return (row * ROW_CHUNKS + (chunk ^ (row % 8))) * 16;
+    static_assert(ROW_CHUNKS == 4 || ROW_CHUNKS % 8 == 0, "rows must fill the banks evenly");
+    return (row * ROW_CHUNKS + (chunk ^ (ROW_CHUNKS == 4 ? row / 2 % 4 : row % 8))) * 16;
 }
 
 // A matrix in memory: rows of `stride` elements, whole chunks, of which `rows` and `columns` exist.
@@ -58,30 +58,62 @@ struct Matrix {
     u32 rows, columns;
 };
 
-// Copies ROWS rows of ROW_CHUNKS chunks from (row, column) on.
+// The part of a thread in copying ROWS rows of ROW_CHUNKS chunks from (row, column) on.
 template <int ROWS, int ROW_CHUNKS, int COUNT>
-__device__ __forceinline__ void copy_tile(u32 to, const Matrix& from, u32 row, u32 column) {
+struct Copier {
+    static constexpr int STRIDE = COUNT / ROW_CHUNKS;
+    static constexpr int CHUNKS = ROWS / STRIDE;
     static_assert(ROWS * ROW_CHUNKS % COUNT == 0 && COUNT % ROW_CHUNKS == 0, "threads must share the tile");
-    constexpr int STRIDE = COUNT / ROW_CHUNKS;
-    const u32 chunk = threadIdx.x % ROW_CHUNKS, first = threadIdx.x / ROW_CHUNKS;
-    const u32 c = column + chunk * CHUNK;
-    const bool inside = c < from.columns;
-    const u16* at = from.at + (row + first) * from.stride + c;
-#pragma unroll
-    for (int i = 0; i < ROWS / STRIDE; i++) {
-        const u32 r = first + i * STRIDE;
-        const bool exists = inside && row + r < from.rows;
-        copy_chunk(to + chunk_at<ROW_CHUNKS>(r, chunk), exists ? at + i * STRIDE * from.stride : from.at, exists);
+    const u16* at;
+    const u16* start;
+    size_t pitch;
+    u32 to, first, rows, column, columns;
+
+    __device__ __forceinline__ Copier(const Matrix& from, u32 row, u32 column_) {
+        const u32 chunk = threadIdx.x % ROW_CHUNKS;
+        first = row + threadIdx.x / ROW_CHUNKS;
+        column = column_ + chunk * CHUNK;
+        start = from.at;
+        at = from.at + first * from.stride + column;
+        pitch = STRIDE * from.stride;
+        rows = from.rows;
+        columns = from.columns;
+        to = chunk_at<ROW_CHUNKS>(threadIdx.x / ROW_CHUNKS, chunk);
     }
-}
+
+    // Copies every PARTS-th chunk. Rows that are STRIDE apart have their chunks in the same place, because
+    // STRIDE is a multiple of the period of the permutation.
+    template <int PARTS>
+    __device__ __forceinline__ void copy(u32 tile, int part) const {
+        static_assert(STRIDE % 8 == 0, "the permutation must repeat");
+        const bool inside = column < columns;
+#pragma unroll
+        for (int i = 0; i < CHUNKS; i++) {
+            if (i % PARTS != part) continue;
+            const bool exists = inside && first + i * STRIDE < rows;
+            copy_chunk(tile + to + i * STRIDE * ROW_CHUNKS * 16, exists ? at + i * pitch : start, exists);
+        }
+    }
+
+    // Goes on by columns, or by rows.
+    __device__ __forceinline__ void next_columns(u32 count) {
+        column += count;
+        at += count;
+    }
+    __device__ __forceinline__ void next_rows(u32 count) {
+        first += count;
+        at += count / STRIDE * pitch;
+    }
+};
 
 // BACKWARD: the second matrix is [reduced, columns] rather than [columns, reduced].
-template <bool BACKWARD, int BM, int BN, int WM, int WN, int STAGES>
+template <bool BACKWARD, int BM, int BN, int WM, int WN, int STEP, int STAGES>
 __device__ __forceinline__ void product(const Matrix& a, const Matrix& b, const float* bias, float* out,
                                         const Params& p) {
     constexpr int COUNT = (BM / WM) * (BN / WN) * WARP;
     constexpr int A_BYTES = BM * STEP * 2, B_BYTES = BN * STEP * 2;
-    constexpr int ROWS = WM / 16, PAIRS = WN / 16;
+    constexpr int ROWS = WM / 16, PAIRS = WN / 16, PARTS = STEP / 16;
+    static_assert(PARTS % 2 == 0, "registers must alternate over steps");
     extern __shared__ uint4 shared[];
     const u32 tiles = shared_address(shared);
     const u32 m = p.v[0], columns = p.v[1], reduced = p.v[2], tiles_m = p.v[5], tiles_n = p.v[6];
@@ -93,13 +125,15 @@ __device__ __forceinline__ void product(const Matrix& a, const Matrix& b, const 
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const u32 warp_m = warp % (BM / WM) * WM, warp_n = warp / (BM / WM) * WN;
 
-    auto fetch = [&](u32 step) {
-        const u32 to = tiles + step % STAGES * (A_BYTES + B_BYTES), k0 = step * STEP;
-        copy_tile<BM, STEP / CHUNK, COUNT>(to, a, m0, k0);
+    Copier<BM, STEP / CHUNK, COUNT> left(a, m0, 0);
+    Copier<BACKWARD ? STEP : BN, (BACKWARD ? BN : STEP) / CHUNK, COUNT> right(b, BACKWARD ? 0 : n0,
+                                                                              BACKWARD ? n0 : 0);
+    auto advance = [&]() {
+        left.next_columns(STEP);
         if (BACKWARD) {
-            copy_tile<STEP, BN / CHUNK, COUNT>(to + A_BYTES, b, k0, n0);
+            right.next_rows(STEP);
         } else {
-            copy_tile<BN, STEP / CHUNK, COUNT>(to + A_BYTES, b, n0, k0);
+            right.next_columns(STEP);
         }
     };
     u32 x[2][ROWS][4], y[2][PAIRS][4];
@@ -123,21 +157,42 @@ __device__ __forceinline__ void product(const Matrix& a, const Matrix& b, const 
 
     float sums[ROWS][PAIRS * 2][4] = {};
     const u32 steps = (reduced + STEP - 1) / STEP;
-#pragma unroll
+    u32 from = tiles, to = tiles;
+    auto next = [&](u32 tile) {
+        tile += A_BYTES + B_BYTES;
+        return tile == tiles + STAGES * (A_BYTES + B_BYTES) ? tiles : tile;
+    };
+    // Copies beyond the last step read nothing and write zeros.
+#pragma unroll 1
     for (u32 s = 0; s < STAGES - 1; s++) {
-        if (s < steps) fetch(s);
+        left.template copy<1>(to, 0);
+        right.template copy<1>(to + A_BYTES, 0);
         commit();
+        advance();
+        to = next(to);
     }
+    wait_for_all_but<STAGES - 2>();
+    __syncthreads();
+    load(from, 0, 0);
+#pragma unroll 1
     for (u32 step = 0; step < steps; step++) {
-        wait_for_all_but<STAGES - 2>();
-        __syncthreads();
-        const u32 tile = tiles + step % STAGES * (A_BYTES + B_BYTES);
-        load(tile, 0, 0);
-        if (step + STAGES - 1 < steps) fetch(step + STAGES - 1);
-        commit();
 #pragma unroll
-        for (int k = 0; k < STEP / 16; k++) {
-            if (k + 1 < STEP / 16) load(tile, k + 1, (k + 1) % 2);
+        for (int k = 0; k < PARTS; k++) {
+            // What the next matrix instructions take is loaded before these start, across steps too. A part of
+            // the copies at a time does not hold them up.
+            if (k + 1 < PARTS) {
+                load(from, k + 1, (k + 1) % 2);
+                left.template copy<PARTS - 1>(to, k);
+                right.template copy<PARTS - 1>(to + A_BYTES, k);
+                if (k + 2 == PARTS) commit();
+            } else {
+                wait_for_all_but<STAGES - 2>();
+                __syncthreads();
+                from = next(from);
+                load(from, 0, 0);
+                advance();
+                to = next(to);
+            }
 #pragma unroll
             for (int i = 0; i < ROWS; i++) {
 #pragma unroll
@@ -148,12 +203,13 @@ __device__ __forceinline__ void product(const Matrix& a, const Matrix& b, const 
             }
         }
     }
+    wait_for_all_but<0>();
     const bool paired = columns % 2 == 0;
 #pragma unroll
     for (int i = 0; i < ROWS * 2; i++) {
         const u32 row = m0 + warp_m + i * 8 + lane / 4;
         if (row >= m) continue;
-        float* to = out + (size_t)row * columns;
+        float* line = out + (size_t)row * columns;
 #pragma unroll
         for (int j = 0; j < PAIRS * 2; j++) {
             const u32 column = n0 + warp_n + j * 8 + lane % 4 * 2;
@@ -161,10 +217,10 @@ __device__ __forceinline__ void product(const Matrix& a, const Matrix& b, const 
             if (bias && column < columns) first += bias[column];
             if (bias && column + 1 < columns) second += bias[column + 1];
             if (paired && column < columns) {
-                *(float2*)(to + column) = make_float2(first, second);
+                *(float2*)(line + column) = make_float2(first, second);
             } else {
-                if (column < columns) to[column] = first;
-                if (column + 1 < columns) to[column + 1] = second;
+                if (column < columns) line[column] = first;
+                if (column + 1 < columns) line[column + 1] = second;
             }
         }
     }
@@ -172,22 +228,22 @@ __device__ __forceinline__ void product(const Matrix& a, const Matrix& b, const 
 
 // Parameters: rows, columns of the result, reduced length, strides of both matrices, tiles per column and row
 // of the result.
-#define PRODUCT(name, BACKWARD, BM, BN, WM, WN, STAGES)                                                         \
+#define PRODUCT(name, BACKWARD, BM, BN, WM, WN, STEP, STAGES)                                                   \
     extern "C" __global__ void __launch_bounds__((BM / WM) * (BN / WN) * WARP, 1) fathom_##name(                \
         const u16* left, const u16* weights, const float* bias, float* out, Params p) {                         \
         const Matrix a = {left, p.v[3], p.v[0], p.v[3]};                                                        \
         const Matrix b = {weights, p.v[4], BACKWARD ? p.v[2] : p.v[1], p.v[4]};                                 \
-        product<BACKWARD, BM, BN, WM, WN, STAGES>(a, b, bias, out, p);                                          \
+        product<BACKWARD, BM, BN, WM, WN, STEP, STAGES>(a, b, bias, out, p);                                    \
     }
 
-PRODUCT(forward_huge, false, 128, 256, 64, 64, 3)
-PRODUCT(forward_large, false, 128, 128, 64, 32, 3)
-PRODUCT(forward_medium, false, 64, 64, 32, 32, 4)
-PRODUCT(forward_small, false, 32, 64, 32, 16, 5)
-PRODUCT(backward_huge, true, 128, 256, 64, 64, 3)
-PRODUCT(backward_large, true, 128, 128, 64, 32, 3)
-PRODUCT(backward_medium, true, 64, 64, 32, 32, 4)
-PRODUCT(backward_small, true, 32, 64, 32, 16, 5)
+PRODUCT(forward_huge, false, 128, 256, 64, 64, 64, HUGE_STAGES)
+PRODUCT(forward_large, false, 128, 128, 64, 32, 64, 3)
+PRODUCT(forward_medium, false, 64, 64, 32, 32, 64, 4)
+PRODUCT(forward_small, false, 32, 32, 16, 16, 128, 5)
+PRODUCT(backward_huge, true, 128, 256, 64, 64, 64, HUGE_STAGES)
+PRODUCT(backward_large, true, 128, 128, 64, 32, 64, 3)
+PRODUCT(backward_medium, true, 64, 64, 32, 32, 64, 4)
+PRODUCT(backward_small, true, 32, 32, 16, 16, 128, 5)
 
 // Rounds a matrix of floats to rows of `stride` elements, padded with zeros.
 // Parameters: pairs of elements, pairs per row, columns.
