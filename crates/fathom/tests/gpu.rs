@@ -7,7 +7,8 @@ use fathom_gpu::{Interface, open_cuda, open_wgpu};
 use fathom_model::source::{Checkpoint, Loaded};
 use fathom_model::{Backend, Cpu, Dtype};
 use fathom_probes::{
-    GradientOptions, Observer, ProbeOptions, SkipOptions, TokenizedPair, TokenizedPrompt, measure, measure_pairs,
+    GradientOptions, Observer, ProbeOptions, SkipOptions, TokenizedPair, TokenizedPrompt, measure,
+    measure_pairs,
 };
 use fathom_results::{GradientSite, Probe, QaPair, Quadrature, Sample, SkipMode, SkipPart};
 use serde_json::Value;

@@ -4,6 +4,7 @@ use super::Wgpu;
 use super::pipelines::PARAMETER_BYTES;
 use crate::{DeviceInfo, DeviceKind, Interface, OpenError};
 use std::pin::pin;
+use std::sync::OnceLock;
 use std::task::{Context, Poll, Waker};
 
 /// The result of a future that is ready at once, as all of wgpu's are outside of browsers.
@@ -20,13 +21,24 @@ pub(super) fn now<T>(future: impl Future<Output = T>) -> T {
 /// The share of the memory's budget that may be used.
 const MEMORY_PERCENT: u8 = 97;
 
+const BACKENDS: wgpu::Backends =
+    wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
+
+/// The instance of this process. It is never dropped, because dropping the last one unloads drivers, and NVIDIA's
+/// leaves destructors in threads that outlive it.
+fn instance() -> &'static wgpu::Instance {
+    static INSTANCE: OnceLock<wgpu::Instance> = OnceLock::new();
+    INSTANCE.get_or_init(|| {
+        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+        descriptor.backends = BACKENDS;
+        // Beyond its budget, a driver may move memory to the host without a word.
+        descriptor.memory_budget_thresholds.for_resource_creation = Some(MEMORY_PERCENT);
+        wgpu::Instance::new(descriptor)
+    })
+}
+
 fn all() -> Vec<wgpu::Adapter> {
-    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
-    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-    descriptor.backends = backends;
-    // Beyond its budget, a driver may move memory to the host without a word.
-    descriptor.memory_budget_thresholds.for_resource_creation = Some(MEMORY_PERCENT);
-    let adapters = now(wgpu::Instance::new(descriptor).enumerate_adapters(backends));
+    let adapters = now(instance().enumerate_adapters(BACKENDS));
     let mut usable: Vec<_> = adapters.into_iter().filter(is_usable).collect();
     // A GPU of Windows is there twice; the kernels are better tried on Vulkan.
     usable.sort_by_key(|adapter| adapter.get_info().backend == wgpu::Backend::Dx12);
