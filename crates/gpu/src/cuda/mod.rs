@@ -20,7 +20,7 @@ use fathom_kernels::{Dtype, OutOfMemory};
 use memory::{Pool, Staging};
 use nvrtc::Nvrtc;
 use product::Direction;
-use source::{Entry, PREFIX, THREADS, Unit};
+use source::{Entry, PREFIX, THREADS, Unit, shared_heads};
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
@@ -258,6 +258,10 @@ impl Device for Cuda {
         assert_eq!(buffers.len(), kernel.reads() + 1, "arguments of {}", kernel.name());
         let memories: Vec<Option<&Memory>> = buffers.iter().map(|memory| Some(*memory)).collect();
         let entry = Entry::of(kernel, parameters);
+        if kernel == Kernel::Attention {
+            let (groups, parameters) = attention_groups(parameters, work);
+            return self.launch_entry(entry, groups, &memories, &parameters);
+        }
         let groups = match kernel.class() {
             Class::Element => work.div_ceil(THREADS),
             Class::Row => work,
@@ -272,6 +276,16 @@ impl Device for Cuda {
     fn linear_backward(&self, layer: &Weights<Memory>, dy: &Memory, m: usize, dx: &Memory) {
         self.product(Direction::Backward, layer, dy, m, dx);
     }
+}
+
+/// Groups of the forward pass of attention, each for two tiles and some heads, and its parameters: those of the
+/// table, tiles, and heads of a group.
+fn attention_groups(parameters: &[u32], work: usize) -> (usize, Vec<u32>) {
+    let (heads, shared) = (parameters[1] as usize, shared_heads(parameters));
+    let tiles = work / heads;
+    let mut all = parameters.to_vec();
+    all.extend([tiles as u32, shared as u32]);
+    (tiles.div_ceil(2) * (heads / shared), all)
 }
 
 /// The result of compiling one unit for one architecture, for tests.
@@ -295,7 +309,7 @@ pub fn compile_for(architecture: &str) -> Result<Vec<CompiledUnit>, CudaError> {
     let nvrtc = Nvrtc::get().map_err(CudaError)?;
     let mut entries: Vec<Entry> = product::entries();
     for head in Unit::HEADS {
-        entries.extend(Kernel::ALL.map(|kernel| Entry::of(kernel, &[0, 0, 0, head as u32])));
+        entries.extend(Kernel::ALL.map(|kernel| Entry::of(kernel, &[0, 2, 1, head as u32])));
     }
     let compile = |unit: Unit| {
         let mut options = unit.options(architecture);

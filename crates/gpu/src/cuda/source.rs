@@ -117,7 +117,7 @@ impl Entry {
     pub(super) fn of(kernel: Kernel, parameters: &[u32]) -> Self {
         let unit = match kernel {
             Kernel::Attention | Kernel::AttentionStats | Kernel::AttentionDq | Kernel::AttentionDkv => {
-                return Self::attention(kernel, parameters[3] as usize);
+                return Self::attention(kernel, parameters);
             }
             Kernel::LogSumExp
             | Kernel::Distances
@@ -130,17 +130,30 @@ impl Entry {
         Self::plain(unit, kernel.name())
     }
 
-    fn attention(kernel: Kernel, head_dim: usize) -> Self {
+    fn attention(kernel: Kernel, parameters: &[u32]) -> Self {
+        let head_dim = parameters[3] as usize;
         let head = Unit::HEADS.into_iter().find(|head| *head >= head_dim);
         let head = head.unwrap_or_else(|| {
             panic!("attention on CUDA supports heads of at most {WIDEST_HEAD} elements, not {head_dim}")
         });
         // As in attention.cu: rows of the group itself, a tile of the other side, and weights.
-        let (own, tile) = match kernel {
-            Kernel::Attention => (TILE_ROWS, if head <= 128 { 64 } else { 32 }),
-            _ => (2 * TILE_ROWS, 32),
+        let (threads, own, tile, weighted) = match kernel {
+            Kernel::Attention => {
+                let slots = 2 * shared_heads(parameters);
+                let threads = if head <= 256 { 64 } else { 128 };
+                let keys = if head <= 128 { 64 } else { 32 };
+                (threads * slots, TILE_ROWS * slots, keys, TILE_ROWS * slots)
+            }
+            _ => (128, 2 * TILE_ROWS, 32, TILE_ROWS),
         };
-        let floats = own * head + tile * (head + 4) + TILE_ROWS * (tile + 4);
-        Self { unit: Unit::Attention(head), name: kernel.name(), threads: 128, shared_bytes: 4 * floats }
+        let floats = own * head + tile * (head + 4) + weighted * (tile + 4);
+        Self { unit: Unit::Attention(head), name: kernel.name(), threads, shared_bytes: 4 * floats }
     }
+}
+
+/// Query heads that a group of threads handles at a time in the forward pass of attention, because they read the
+/// same keys. `parameters` are those of the table.
+pub(super) fn shared_heads(parameters: &[u32]) -> usize {
+    let (heads, kv_heads, head_dim) = (parameters[1], parameters[2], parameters[3]);
+    if head_dim <= 128 && (heads / kv_heads.max(1)).is_multiple_of(2) { 2 } else { 1 }
 }

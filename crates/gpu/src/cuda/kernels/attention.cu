@@ -1,21 +1,19 @@
-// Attention and its backward pass. A workgroup of four warps handles 16 rows of one head: each warp owns
-// four of them and keeps their sums in registers, while tiles of the other side (keys and values, or
-// queries and gradients) pass through shared memory, one or two rows of the tile per lane.
+// Attention and its backward pass. Each warp owns some rows of one head and keeps their sums in registers,
+// while tiles of the other side (keys and values, or queries and gradients) pass through shared memory, one or
+// two rows of the tile per lane.
 //
 // Tiles start at multiples of their size counted from position 0. What lies outside of a row's view gets a
 // weight of exactly zero, so the bits of a row do not depend on the rows beside it.
 //
 // HEAD is the width of a head rounded up to a multiple of 32.
 
-#define GROUP_THREADS 128
 #define OWN_ROWS 16
-#define WARP_ROWS 4
 // One float4 more per row keeps the lanes of a warp, which read different rows, on different banks.
 #define PITCH (HEAD + 4)
 // Columns of a head per lane.
 #define LANE_COLUMNS (HEAD / WARP)
 // GROUPS groups at least run on a multiprocessor at a time: a limit on registers that needs no spills.
-#define ATTENTION(name, GROUPS) extern "C" __global__ void __launch_bounds__(GROUP_THREADS, GROUPS) fathom_##name
+#define ATTENTION(name, COUNT, GROUPS) extern "C" __global__ void __launch_bounds__(COUNT, GROUPS) fathom_##name
 
 // Where the rows of a tile lie; null for rows that do not exist.
 struct Contiguous {
@@ -37,7 +35,7 @@ struct Scattered {
 template <typename Source>
 __device__ __forceinline__ void load_rows(float* to, u32 pitch, u32 rows, u32 head_dim, bool aligned, Source source) {
     const u32 quads = HEAD / 4;
-    for (u32 i = threadIdx.x; i < rows * quads; i += GROUP_THREADS) {
+    for (u32 i = threadIdx.x; i < rows * quads; i += blockDim.x) {
         const u32 row = i / quads, column = i % quads * 4;
         const float* from = source(row);
         float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
@@ -53,21 +51,22 @@ __device__ __forceinline__ void load_rows(float* to, u32 pitch, u32 rows, u32 he
     }
 }
 
-// Dot products of the warp's rows with those rows of a tile that belong to the lane.
-template <int ROWS>
-__device__ __forceinline__ void dots(const float* own, const float* tile, float (&s)[WARP_ROWS][ROWS]) {
+// Dot products of a warp's R rows with those rows of a tile that belong to the lane.
+template <int R, int ROWS>
+__device__ __forceinline__ void dots(const float* own, const float* tile, float (&s)[R][ROWS]) {
     const u32 lane = threadIdx.x % WARP;
-    own += threadIdx.x / WARP * WARP_ROWS * HEAD;
-    for (int r = 0; r < WARP_ROWS; r++) {
+#pragma unroll
+    for (int r = 0; r < R; r++) {
+#pragma unroll
         for (int j = 0; j < ROWS; j++) s[r][j] = 0.0f;
     }
-#pragma unroll 4
+#pragma unroll 2
     for (int d = 0; d < HEAD; d += 4) {
         float4 y[ROWS];
 #pragma unroll
         for (int j = 0; j < ROWS; j++) y[j] = *(const float4*)(tile + (lane + j * WARP) * PITCH + d);
 #pragma unroll
-        for (int r = 0; r < WARP_ROWS; r++) {
+        for (int r = 0; r < R; r++) {
             const float4 x = *(const float4*)(own + r * HEAD + d);
 #pragma unroll
             for (int j = 0; j < ROWS; j++) {
@@ -80,45 +79,61 @@ __device__ __forceinline__ void dots(const float* own, const float* tile, float 
     }
 }
 
-// The part of a tile that each of the warp's rows sees, as the range of rows of the tile.
+// A position that no text reaches.
+#define FAR (1 << 30)
+
+// The part of a tile that each of a warp's R rows sees: rows of the tile from low + r to high + r, and less than
+// end. Only the first `live` of the R rows exist.
+template <int R>
 struct View {
-    int low[WARP_ROWS];
-    int high[WARP_ROWS];
-    __device__ bool sees(int r, int row) const { return row >= low[r] && row < high[r]; }
-    __device__ bool whole(int rows) const {
-        bool whole = true;
-        for (int r = 0; r < WARP_ROWS; r++) whole = whole && low[r] <= 0 && high[r] >= rows;
-        return whole;
+    int low, high, end, live;
+    __device__ __forceinline__ bool sees(int r, int row) const {
+        return r < live && row >= low + r && row < high + r && row < end;
+    }
+    // Whether all rows see the whole tile, or none sees any of it.
+    __device__ __forceinline__ bool whole(int rows) const {
+        return live == R && low + R - 1 <= 0 && high >= rows && end >= rows;
+    }
+    __device__ __forceinline__ bool nothing(int rows) const {
+        return live <= 0 || low >= rows || high + live - 1 <= 0 || end <= 0;
     }
 };
 
-// Adds the rows of a tile, weighted, to the sums of the warp's rows.
-template <int ROWS>
-__device__ __forceinline__ void mix(const float* weights, const float* tile, const View& view,
-                                    float (&sums)[WARP_ROWS][LANE_COLUMNS]) {
+// Adds the rows of a tile, weighted, to the sums of a warp's R rows. Where all rows see the WHOLE tile nothing
+// needs to be compared. Elsewhere a weight of zero is not enough: zero times NaN is NaN.
+template <bool WHOLE, int ROWS, int R>
+__device__ __forceinline__ void mix_part(const float* weights, const float* tile, const View<R>& view,
+                                         float (&sums)[R][LANE_COLUMNS]) {
     const u32 lane = threadIdx.x % WARP;
-    weights += threadIdx.x / WARP * WARP_ROWS * (ROWS + 4);
-    // Where all rows see the whole tile nothing needs to be compared. Elsewhere a weight of zero is not
-    // enough: zero times NaN is NaN.
-    const bool whole = view.whole(ROWS);
 #pragma unroll 1
     for (int j = 0; j < ROWS; j += 4) {
-        float4 w[WARP_ROWS];
+        float4 w[R];
 #pragma unroll
-        for (int r = 0; r < WARP_ROWS; r++) w[r] = *(const float4*)(weights + r * (ROWS + 4) + j);
+        for (int r = 0; r < R; r++) w[r] = *(const float4*)(weights + r * (ROWS + 4) + j);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const float* row = tile + (j + i) * PITCH + lane;
+            float v[LANE_COLUMNS];
 #pragma unroll
-            for (int c = 0; c < LANE_COLUMNS; c++) {
-                const float v = row[c * WARP];
+            for (int c = 0; c < LANE_COLUMNS; c++) v[c] = row[c * WARP];
 #pragma unroll
-                for (int r = 0; r < WARP_ROWS; r++) {
-                    const float weight = i == 0 ? w[r].x : i == 1 ? w[r].y : i == 2 ? w[r].z : w[r].w;
-                    if (whole || view.sees(r, j + i)) sums[r][c] = fmaf(weight, v, sums[r][c]);
-                }
+            for (int r = 0; r < R; r++) {
+                const float weight = i == 0 ? w[r].x : i == 1 ? w[r].y : i == 2 ? w[r].z : w[r].w;
+                if (!WHOLE && !view.sees(r, j + i)) continue;
+#pragma unroll
+                for (int c = 0; c < LANE_COLUMNS; c++) sums[r][c] = fmaf(weight, v[c], sums[r][c]);
             }
         }
+    }
+}
+
+template <int ROWS, int R>
+__device__ __forceinline__ void mix(const float* weights, const float* tile, const View<R>& view,
+                                    float (&sums)[R][LANE_COLUMNS]) {
+    if (view.whole(ROWS)) {
+        mix_part<true, ROWS>(weights, tile, view, sums);
+    } else {
+        mix_part<false, ROWS>(weights, tile, view, sums);
     }
 }
 
@@ -130,8 +145,11 @@ __device__ __forceinline__ float2 score(float dot, float scale, bool has_cap, fl
     return make_float2(cap * t, scale * ((1.0f - t) * (1.0f + t)));
 }
 
+__device__ __forceinline__ int max_of(int a, int b) { return a > b ? a : b; }
+__device__ __forceinline__ int min_of(int a, int b) { return a < b ? a : b; }
+
 __device__ __forceinline__ int first_seen(int position, u32 window) {
-    return window != 0 && position + 1 > (int)window ? position + 1 - (int)window : 0;
+    return window != 0 && (u32)position + 1 > window ? position + 1 - (int)window : 0;
 }
 
 // What e^x is taken of minus the maximum; a maximum over nothing counts as zero.
@@ -139,86 +157,128 @@ __device__ __forceinline__ float finite_or_zero(float max) { return max == -infi
 
 #if HEAD <= 128
 #define KEYS 64
+#define MOST_SLOTS 4
 #else
 #define KEYS 32
+#define MOST_SLOTS 2
 #endif
 #define LANE_KEYS (KEYS / WARP)
+// Rows of a warp in the forward pass: as many as registers hold.
+#if HEAD <= 256
+#define ROWS 8
+#else
+#define ROWS 4
+#endif
+// Threads that compute the rows of one tile and head.
+#define SLOT_THREADS (OWN_ROWS / ROWS * WARP)
 
-ATTENTION(attention, HEAD <= 256 ? 4 : 2)(const float* qkv, const float* cache, const u32* tiles, const u32* segments, float* out,
-                    Params p) {
+// Two neighbouring tiles of one or two heads that share keys: slots of a group. Slots of one run take the same
+// keys at a time. Parameters beyond those of the table: tiles, heads of a group.
+ATTENTION(attention, MOST_SLOTS * SLOT_THREADS, HEAD <= 128 ? 2 : 1)(const float* qkv, const float* cache, const u32* tiles,
+                                                   const u32* segments, float* out, Params p) {
     extern __shared__ float4 shared[];
     __shared__ const float* places[KEYS];
-    float* own = (float*)shared;
-    float* tile = own + OWN_ROWS * HEAD;
-    float* weights = tile + KEYS * PITCH;
-
     const u32 heads = p.v[1], kv_heads = p.v[2], head_dim = p.v[3], window = p.v[8];
     const size_t stride = p.v[4], cache_stride = p.v[9];
     const float scale = parameter_float(p.v[5]), cap = parameter_float(p.v[7]);
     const bool has_cap = p.v[6];
-    const u32 head = blockIdx.x % heads, kv_head = head / (heads / kv_heads);
-    const u32* entry = tiles + (size_t)(blockIdx.x / heads) * 5;
-    const u32 row = entry[0], rows = entry[1], end_segment = entry[4];
-    const int first = entry[2];
-    u32 segment = entry[3];
-    const bool aligned = head_dim % 4 == 0 && stride % 4 == 0 && cache_stride % 4 == 0;
-    const u32 lane = threadIdx.x % WARP, own_row = threadIdx.x / WARP * WARP_ROWS;
+    const u32 count = p.v[10], group_heads = p.v[11], slots = 2 * group_heads, columns = heads / group_heads;
+    float* own = (float*)shared;
+    float* tile = own + slots * OWN_ROWS * HEAD;
+    float* weights = tile + KEYS * PITCH;
 
-    Contiguous queries = {qkv + row * stride + head * head_dim, stride, rows};
-    load_rows(own, HEAD, OWN_ROWS, head_dim, aligned, queries);
-    float max[WARP_ROWS], sum[WARP_ROWS], mixed[WARP_ROWS][LANE_COLUMNS];
-    for (int r = 0; r < WARP_ROWS; r++) {
+    const u32 slot = threadIdx.x / SLOT_THREADS, lane = threadIdx.x % WARP;
+    // Long runs come last in a table of tiles, and take longest; they start first.
+    const u32 pair = (count + 1) / 2 - 1 - blockIdx.x / columns;
+    const u32 head = blockIdx.x % columns * group_heads + slot % group_heads;
+    const u32 kv_head = head / (heads / kv_heads);
+    const u32 *left = tiles + (size_t)pair * 10, *right = pair * 2 + 1 < count ? left + 5 : left;
+    const bool single = left == right, same_run = !single && left[3] == right[3] && left[4] == right[4];
+    const u32* entry = slot < group_heads ? left : right;
+    const u32 row = entry[0], rows = single && slot >= group_heads ? 0 : entry[1];
+    const int first = entry[2];
+    const u32 own_row = threadIdx.x % SLOT_THREADS / WARP * ROWS;
+    const bool aligned = head_dim % 4 == 0 && stride % 4 == 0 && cache_stride % 4 == 0;
+    for (u32 s = 0; s < slots; s++) {
+        const u32* of = s < group_heads ? left : right;
+        const u32 at = blockIdx.x % columns * group_heads + s % group_heads;
+        const Contiguous queries = {qkv + of[0] * stride + at * head_dim, stride, of[1]};
+        load_rows(own + s * OWN_ROWS * HEAD, HEAD, OWN_ROWS, head_dim, aligned, queries);
+    }
+    own += (slot * OWN_ROWS + own_row) * HEAD;
+    weights += (slot * OWN_ROWS + own_row) * (KEYS + 4);
+
+    float max[ROWS], sum[ROWS], mixed[ROWS][LANE_COLUMNS];
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
         max[r] = -infinity();
         sum[r] = 0.0f;
+#pragma unroll
         for (int c = 0; c < LANE_COLUMNS; c++) mixed[r][c] = 0.0f;
     }
 
-    const int end = first + (int)rows;
-    for (int start = first_seen(first, window) / KEYS * KEYS; start < end; start += KEYS) {
-        __syncthreads();
-        if (threadIdx.x < KEYS) {
-            const u32 position = start + threadIdx.x;
-            while (segment + 1 < end_segment && segments[(segment + 1) * 3] <= position) segment++;
-            const u32* from = segments + (size_t)segment * 3;
-            const size_t at = (size_t)from[2] + (position - from[0]);
-            const float* key = from[1] ? cache + at * cache_stride + kv_head * head_dim
-                                       : qkv + at * stride + (heads + kv_head) * head_dim;
-            places[threadIdx.x] = position < (u32)end ? key : nullptr;
-        }
-        __syncthreads();
-        Scattered keys = {places, 0}, values = {places, (size_t)kv_heads * head_dim};
-        load_rows(tile, PITCH, KEYS, head_dim, aligned, keys);
-        __syncthreads();
-        float s[WARP_ROWS][LANE_KEYS];
-        dots(own, tile, s);
-        View view;
-        for (int r = 0; r < WARP_ROWS; r++) {
-            const int position = first + (int)own_row + r;
-            view.low[r] = first_seen(position, window) - start;
-            view.high[r] = own_row + r < rows ? position + 1 - start : 0;
-            float most = max[r];
-            for (int j = 0; j < LANE_KEYS; j++) {
-                const bool seen = view.sees(r, lane + j * WARP);
-                s[r][j] = seen ? score(s[r][j], scale, has_cap, cap).x : -infinity();
-                most = larger(most, s[r][j]);
+    // Tiles of different runs take turns.
+    for (u32 turn = 0; turn < (single || same_run ? 1 : 2); turn++) {
+        const u32* from_tile = turn == 0 ? left : right;
+        const u32* to_tile = same_run ? right : from_tile;
+        const bool active = same_run || single || (slot >= group_heads) == (turn == 1);
+        const int end = max_of((int)(from_tile[2] + from_tile[1]), (int)(to_tile[2] + to_tile[1]));
+        const u32 end_segment = from_tile[4];
+        u32 segment = from_tile[3];
+        const int low = min_of(first_seen(from_tile[2], window), first_seen(to_tile[2], window));
+        for (int start = low / KEYS * KEYS; start < end; start += KEYS) {
+            __syncthreads();
+            if (threadIdx.x < KEYS) {
+                const u32 position = start + threadIdx.x;
+                while (segment + 1 < end_segment && segments[(segment + 1) * 3] <= position) segment++;
+                const u32* from = segments + (size_t)segment * 3;
+                const size_t at = (size_t)from[2] + (position - from[0]);
+                const float* key = from[1] ? cache + at * cache_stride + kv_head * head_dim
+                                           : qkv + at * stride + (heads + kv_head) * head_dim;
+                places[threadIdx.x] = position < (u32)end ? key : nullptr;
             }
-            most = warp_max(most);
-            const float shift = finite_or_zero(most), factor = expf(max[r] - shift);
-            max[r] = most;
-            sum[r] *= factor;
-            for (int j = 0; j < LANE_KEYS; j++) {
-                const float w = expf(s[r][j] - shift);
-                sum[r] += w;
-                weights[(own_row + r) * (KEYS + 4) + lane + j * WARP] = w;
+            __syncthreads();
+            const Scattered keys = {places, 0}, values = {places, (size_t)kv_heads * head_dim};
+            load_rows(tile, PITCH, KEYS, head_dim, aligned, keys);
+            __syncthreads();
+            const int position = first + (int)own_row - start;
+            const View<ROWS> view = {window && window < FAR ? position + 1 - (int)window : -FAR, position + 1, FAR,
+                                     active ? (int)rows - (int)own_row : 0};
+            const bool any = !view.nothing(KEYS);
+            if (any) {
+                float s[ROWS][LANE_KEYS];
+                dots(own, tile, s);
+#pragma unroll
+                for (int r = 0; r < ROWS; r++) {
+                    float most = max[r];
+#pragma unroll
+                    for (int j = 0; j < LANE_KEYS; j++) {
+                        const bool seen = view.sees(r, lane + j * WARP);
+                        s[r][j] = seen ? score(s[r][j], scale, has_cap, cap).x : -infinity();
+                        most = larger(most, s[r][j]);
+                    }
+                    most = warp_max(most);
+                    const float shift = finite_or_zero(most), factor = expf(max[r] - shift);
+                    max[r] = most;
+                    sum[r] *= factor;
+#pragma unroll
+                    for (int j = 0; j < LANE_KEYS; j++) {
+                        const float w = expf(s[r][j] - shift);
+                        sum[r] += w;
+                        weights[r * (KEYS + 4) + lane + j * WARP] = w;
+                    }
+#pragma unroll
+                    for (int c = 0; c < LANE_COLUMNS; c++) mixed[r][c] *= factor;
+                }
             }
-            for (int c = 0; c < LANE_COLUMNS; c++) mixed[r][c] *= factor;
+            __syncthreads();
+            load_rows(tile, PITCH, KEYS, head_dim, aligned, values);
+            __syncthreads();
+            if (any) mix<KEYS>(weights, tile, view, mixed);
         }
-        __syncthreads();
-        load_rows(tile, PITCH, KEYS, head_dim, aligned, values);
-        __syncthreads();
-        mix<KEYS>(weights, tile, view, mixed);
     }
-    for (int r = 0; r < WARP_ROWS; r++) {
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
         const float total = warp_sum(sum[r]);
         if (own_row + r >= rows) continue;
         float* to = out + ((row + own_row + r) * (size_t)heads + head) * head_dim;
@@ -232,6 +292,8 @@ ATTENTION(attention, HEAD <= 256 ? 4 : 2)(const float* qkv, const float* cache, 
 // The backward pass, over whole texts.
 
 #define TILE WARP
+#define GROUP_THREADS 128
+#define WARP_ROWS 4
 
 // What the kernels of the backward pass have in common.
 struct Backward {
@@ -265,31 +327,21 @@ struct Backward {
     }
 
     // The keys from position `start` on that the warp's queries see.
-    __device__ View keys_seen(u32 own_row, int start) const {
-        View view;
-        for (int r = 0; r < WARP_ROWS; r++) {
-            const int position = (int)(row - text + own_row) + r;
-            view.low[r] = first_seen(position, window) - start;
-            view.high[r] = own_row + r < rows ? position + 1 - start : 0;
-        }
-        return view;
+    __device__ View<WARP_ROWS> keys_seen(u32 own_row, int start) const {
+        const int position = (int)(row - text + own_row) - start;
+        return {window && window < FAR ? position + 1 - (int)window : -FAR, position + 1, FAR, (int)rows - (int)own_row};
     }
 
     // The queries from position `start` on that see the warp's keys.
-    __device__ View queries_seeing(u32 own_row, int start) const {
-        View view;
-        for (int r = 0; r < WARP_ROWS; r++) {
-            const int position = (int)(row - text + own_row) + r;
-            const int end = window != 0 && window < count - position ? position + (int)window : (int)count;
-            view.low[r] = position - start;
-            view.high[r] = own_row + r < rows ? end - start : 0;
-        }
-        return view;
+    __device__ View<WARP_ROWS> queries_seeing(u32 own_row, int start) const {
+        const int position = (int)(row - text + own_row) - start;
+        return {position, window && window < FAR ? position + (int)window : FAR, (int)count - start,
+                (int)rows - (int)own_row};
     }
 };
 
 // Per row and head: the largest score m, the sum of e^(score - m), and the mean gradient of the weights.
-ATTENTION(attention_stats, 3)(const float* qkv, const float* d_out, const u32* tiles, float* stats, Params p) {
+ATTENTION(attention_stats, GROUP_THREADS, 3)(const float* qkv, const float* d_out, const u32* tiles, float* stats, Params p) {
     extern __shared__ float4 shared[];
     float* queries = (float*)shared;
     float* d_rows = queries + OWN_ROWS * HEAD;
@@ -310,13 +362,13 @@ ATTENTION(attention_stats, 3)(const float* qkv, const float* d_out, const u32* t
         __syncthreads();
         load_rows(tile, PITCH, TILE, b.head_dim, b.aligned, b.part(qkv, b.heads + kv_head, b.text + start, TILE));
         __syncthreads();
-        dots(queries, tile, s);
+        dots(queries + own_row * HEAD, tile, s);
         __syncthreads();
         load_rows(tile, PITCH, TILE, b.head_dim, b.aligned,
                   b.part(qkv, b.heads + b.kv_heads + kv_head, b.text + start, TILE));
         __syncthreads();
-        dots(d_rows, tile, d);
-        const View view = b.keys_seen(own_row, start);
+        dots(d_rows + own_row * HEAD, tile, d);
+        const View<WARP_ROWS> view = b.keys_seen(own_row, start);
         for (int r = 0; r < WARP_ROWS; r++) {
             const bool seen = view.sees(r, lane);
             const float x = seen ? score(s[r][0], b.scale, b.has_cap, b.cap).x : -infinity();
@@ -356,7 +408,7 @@ __device__ __forceinline__ void store_rows(float* to, size_t stride, u32 own_row
     }
 }
 
-ATTENTION(attention_dq, 3)(const float* qkv, const float* d_out, const u32* tiles, const float* stats, float* d_qkv,
+ATTENTION(attention_dq, GROUP_THREADS, 3)(const float* qkv, const float* d_out, const u32* tiles, const float* stats, float* d_qkv,
                        Params p) {
     extern __shared__ float4 shared[];
     float* queries = (float*)shared;
@@ -378,24 +430,24 @@ ATTENTION(attention_dq, 3)(const float* qkv, const float* d_out, const u32* tile
         load_rows(tile, PITCH, TILE, b.head_dim, b.aligned,
                   b.part(qkv, b.heads + b.kv_heads + kv_head, b.text + start, TILE));
         __syncthreads();
-        dots(d_rows, tile, d);
+        dots(d_rows + own_row * HEAD, tile, d);
         __syncthreads();
         load_rows(tile, PITCH, TILE, b.head_dim, b.aligned, b.part(qkv, b.heads + kv_head, b.text + start, TILE));
         __syncthreads();
-        dots(queries, tile, s);
-        const View view = b.keys_seen(own_row, start);
+        dots(queries + own_row * HEAD, tile, s);
+        const View<WARP_ROWS> view = b.keys_seen(own_row, start);
         for (int r = 0; r < WARP_ROWS; r++) {
             float gradient = 0.0f;
             if (view.sees(r, lane)) gradient = weigh(b, stats + r * b.heads * 3, s[r][0], d[r][0]).y;
             weights[(own_row + r) * (TILE + 4) + lane] = gradient;
         }
         __syncwarp();
-        mix<TILE>(weights, tile, view, sums);
+        mix<TILE>(weights + own_row * (TILE + 4), tile, view, sums);
     }
     store_rows(d_qkv + b.row * b.stride + head * b.head_dim, b.stride, own_row, b.rows, b.head_dim, sums);
 }
 
-ATTENTION(attention_dkv, 2)(const float* qkv, const float* d_out, const u32* tiles, const float* stats, float* d_qkv,
+ATTENTION(attention_dkv, GROUP_THREADS, 2)(const float* qkv, const float* d_out, const u32* tiles, const float* stats, float* d_qkv,
                         Params p) {
     extern __shared__ float4 shared[];
     float* keys = (float*)shared;
@@ -421,12 +473,12 @@ ATTENTION(attention_dkv, 2)(const float* qkv, const float* d_out, const u32* til
             __syncthreads();
             load_rows(tile, PITCH, TILE, b.head_dim, b.aligned, queries);
             __syncthreads();
-            dots(keys, tile, s);
+            dots(keys + own_row * HEAD, tile, s);
             __syncthreads();
             load_rows(tile, PITCH, TILE, b.head_dim, b.aligned, b.output(d_out, head, b.text + start, TILE));
             __syncthreads();
-            dots(values, tile, d);
-            const View view = b.queries_seeing(own_row, start);
+            dots(values + own_row * HEAD, tile, d);
+            const View<WARP_ROWS> view = b.queries_seeing(own_row, start);
             const float* of_query = stats + ((b.text + start + lane) * (size_t)b.heads + head) * 3;
             for (int r = 0; r < WARP_ROWS; r++) {
                 float2 w = make_float2(0.0f, 0.0f);
@@ -435,13 +487,13 @@ ATTENTION(attention_dkv, 2)(const float* qkv, const float* d_out, const u32* til
                 weights[(own_row + r) * (TILE + 4) + lane] = w.x;
             }
             __syncwarp();
-            mix<TILE>(weights, tile, view, d_values);
+            mix<TILE>(weights + own_row * (TILE + 4), tile, view, d_values);
             __syncwarp();
             for (int r = 0; r < WARP_ROWS; r++) weights[(own_row + r) * (TILE + 4) + lane] = gradient[r];
             __syncthreads();
             load_rows(tile, PITCH, TILE, b.head_dim, b.aligned, queries);
             __syncthreads();
-            mix<TILE>(weights, tile, view, d_keys);
+            mix<TILE>(weights + own_row * (TILE + 4), tile, view, d_keys);
         }
     }
     float* to = d_qkv + b.row * b.stride;
