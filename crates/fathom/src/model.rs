@@ -1,7 +1,9 @@
 //! Finding and loading models.
 
+use crate::error::invalid;
 use crate::observer::{Downloads, counted, uncounted};
 use crate::{Device, Observer, Result, Unit, threads};
+use bytesize::ByteSize;
 use fathom_model::source::{self, Checkpoint, Loaded, Located};
 use fathom_model::{Backend, Dtype};
 use serde::Serialize;
@@ -44,9 +46,29 @@ impl ModelSpec {
         backend: B,
         observer: &dyn Observer,
     ) -> Result<Loaded<B>> {
+        check_fits(&checkpoint, self.dtype, &backend)?;
         let loading = counted(observer, "loading", Unit::Items("layers"), checkpoint.steps() as u64);
         Ok(checkpoint.load_on(backend, self.dtype, &|| loading.advance(1))?)
     }
+}
+
+/// Refuses a model that is larger than the memory of its device.
+fn check_fits<B: Backend>(checkpoint: &Checkpoint, dtype: Dtype, backend: &B) -> Result<()> {
+    let (needed, there) = (checkpoint.weight_bytes(dtype), backend.memory().unwrap_or(u64::MAX));
+    if needed <= there {
+        return Ok(());
+    }
+    let size = |bytes| ByteSize(bytes).display().iec();
+    let rounded = match (dtype, checkpoint.weight_bytes(Dtype::Bf16)) {
+        (Dtype::F32, bytes) if bytes <= there => format!("--dtype bf16, which takes {}, ", size(bytes)),
+        _ => String::new(),
+    };
+    invalid!(
+        "the weights take {} and {} has {}; use {rounded}a quantised GGUF file of the model, or the device cpu",
+        size(needed),
+        backend.name(),
+        size(there),
+    )
 }
 
 /// A model as described by its files, without its weights.

@@ -25,12 +25,19 @@ pub use cuda::{Cuda, CudaError, Memory as CudaMemory};
 pub use device::{Class, Device, Format, Kernel, ROW_ALIGNMENT, TILE_ROWS, Weights};
 
 use fathom_kernels::OutOfMemory;
+use std::sync::Arc;
 
-/// A back end on a device.
+/// A back end on a device. Clones share the device.
 pub struct Gpu<D: Device> {
-    device: D,
+    device: Arc<D>,
     /// Stands in where a kernel takes memory that it will not touch.
-    nothing: D::Memory,
+    nothing: Arc<D::Memory>,
+}
+
+impl<D: Device> Clone for Gpu<D> {
+    fn clone(&self) -> Self {
+        Self { device: Arc::clone(&self.device), nothing: Arc::clone(&self.nothing) }
+    }
 }
 
 impl<D: Device> Gpu<D> {
@@ -39,8 +46,8 @@ impl<D: Device> Gpu<D> {
     /// # Errors
     /// When the device refuses its first memory.
     pub fn new(device: D) -> Result<Self, OutOfMemory> {
-        let nothing = device.allocate(1)?;
-        Ok(Self { device, nothing })
+        let nothing = Arc::new(device.allocate(1)?);
+        Ok(Self { device: Arc::new(device), nothing })
     }
 
     /// The device.

@@ -312,6 +312,25 @@ on_every_device!(rows_of_products_do_not_depend_on_their_batch, |b| {
     }
 });
 
+on_every_device!(products_agree_with_f64, |b| {
+    let (m, n, k) = (5, 70, 4099);
+    let (x, w) = (data(m * k, 43, 1.0), data(n * k, 44, 1.0));
+    let fill = |rows: Range<usize>, to: &mut [f32]| {
+        to.copy_from_slice(&w[rows.start * k..rows.end * k]);
+        Ok::<(), OutOfMemory>(())
+    };
+    let layer = b.pack(n, k, Dtype::F32, None, fill).unwrap();
+    let device_x = b.buffer_of(&x);
+    let got = filled(b, |y| b.linear(&layer, &device_x, y));
+    let dot = |(a, b): (&[f32], &[f32])| {
+        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32
+    };
+    let pairs = x.chunks(k).flat_map(|x| w.chunks(k).map(move |w| (x, w)));
+    let error = difference("products", &got, &pairs.map(dot).collect::<Vec<_>>());
+    eprintln!("error {error:.1e}");
+    assert!(error < 8e-6);
+});
+
 fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
@@ -429,13 +448,12 @@ fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionShape {
     AttentionShape { heads, kv_heads, head_dim, scale: 0.4, softcap: None, window: None }
 }
 
-const SHAPES: [fn() -> AttentionShape; 6] = [
+const SHAPES: [fn() -> AttentionShape; 5] = [
     || shape(4, 2, 16),
     || AttentionShape { window: Some(7), ..shape(3, 3, 5) },
     || AttentionShape { softcap: Some(3.0), ..shape(6, 2, 80) },
     || AttentionShape { window: Some(40), softcap: Some(5.0), ..shape(2, 1, 130) },
     || AttentionShape { scale: 0.1, ..shape(1, 1, 256) },
-    || AttentionShape { scale: 0.05, ..shape(2, 1, 300) },
 ];
 
 as_on_the_cpu!(attention_over_several_segments, 4e-6, |b| {
@@ -493,6 +511,60 @@ as_on_the_cpu!(gradients_of_attention, 5e-6, |b| {
     }
     out
 });
+
+on_every_device!(wider_heads_work_or_are_refused, |b| {
+    let shape = AttentionShape { scale: 0.05, ..shape(2, 1, 300) };
+    let values = data(21 * 4 * 300, 41, 1.0);
+    let attend = |b: &B| {
+        let batch = b.batch(&[run(0..21, 0, vec![])], vec![]);
+        let qkv = b.buffer_of(&values);
+        filled(b, |out| b.attend(&shape, &batch, None, &qkv, out))
+    };
+    let want = naive_attention(&shape, &values);
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| attend(b))) {
+        Ok(got) => assert!(difference("wide heads", &got, &want) < 1e-6),
+        Err(error) => assert!(error.downcast_ref::<String>().is_some_and(|text| text.contains("300"))),
+    }
+});
+
+on_every_device!(attention_agrees_with_f64, |b| {
+    for shape in SHAPES.map(|s| s()) {
+        let stride = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
+        let values = data(61 * stride, 42, 1.0);
+        let batch = b.batch(&[run(0..61, 0, vec![])], vec![]);
+        let qkv = b.buffer_of(&values);
+        let got = filled(b, |out| b.attend(&shape, &batch, None, &qkv, out));
+        let error = difference("attention", &got, &naive_attention(&shape, &values));
+        eprintln!("error {error:.1e} with {shape:?}");
+        assert!(error < 2e-6);
+    }
+});
+
+/// Attention over one text, in `f64`.
+fn naive_attention(shape: &AttentionShape, qkv: &[f32]) -> Vec<f32> {
+    let AttentionShape { heads, kv_heads, head_dim, scale, softcap, window } = *shape;
+    let stride = (heads + 2 * kv_heads) * head_dim;
+    let rows = qkv.len() / stride;
+    let vector = |row: usize, head: usize| &qkv[row * stride + head * head_dim..][..head_dim];
+    let mut out = Vec::new();
+    for (row, head) in (0..rows).flat_map(|row| (0..heads).map(move |head| (row, head))) {
+        let kv = heads + head / (heads / kv_heads);
+        let seen = window.map_or(0, |w| (row + 1).saturating_sub(w))..row + 1;
+        let score = |key: usize| {
+            let pairs = vector(row, head).iter().zip(vector(key, kv));
+            let s = f64::from(scale) * pairs.map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>();
+            softcap.map_or(s, |cap| f64::from(cap) * (s / f64::from(cap)).tanh()).exp()
+        };
+        let weights: Vec<f64> = seen.clone().map(score).collect();
+        let norm: f64 = weights.iter().sum();
+        let of = |d: usize| {
+            let values = seen.clone().map(|key| f64::from(vector(key, kv + kv_heads)[d]));
+            (values.zip(&weights).map(|(v, w)| v * w).sum::<f64>() / norm) as f32
+        };
+        out.extend((0..head_dim).map(of));
+    }
+    out
+}
 
 // Reductions
 
@@ -557,6 +629,31 @@ as_on_the_cpu!(lenses, 3e-6, |b| {
     }
     out
 });
+
+on_every_device!(small_divergences_agree_with_f64, |b| {
+    let vocab = 20_011;
+    let last = data(vocab, 45, 6.0);
+    for gap in [1.0, 0.1, 0.01, 0.001] {
+        let first: Vec<f32> = last.iter().zip(data(vocab, 46, gap)).map(|(x, d)| x + d).collect();
+        let want = divergences(&first, &last);
+        let got = numbers(b, b.lens(vocab, 2, &b.buffer_of(&[&first[..], &last].concat())));
+        let errors: Vec<f64> = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).abs()).collect();
+        eprintln!("{want:?}: errors {errors:?}");
+        assert!(errors.iter().zip(want).all(|(error, w)| *error < 2e-7 + 2e-6 * w), "{errors:?}");
+    }
+});
+
+/// `KL(p || q)`, `KL(q || p)` and the Jensen-Shannon divergence in bits of two rows of logits, in `f64`.
+fn divergences(x: &[f32], y: &[f32]) -> [f64; 3] {
+    let soft = |x: &[f32]| -> Vec<f64> {
+        let sum: f64 = x.iter().map(|x| f64::from(*x).exp()).sum();
+        x.iter().map(|x| f64::from(*x).exp() / sum).collect()
+    };
+    let kl = |p: &[f64], q: &[f64]| p.iter().zip(q).map(|(p, q)| p * (p / q).ln()).sum::<f64>();
+    let (p, q) = (soft(x), soft(y));
+    let mean: Vec<f64> = p.iter().zip(&q).map(|(p, q)| 0.5 * (p + q)).collect();
+    [kl(&p, &q), kl(&q, &p), 0.5 * (kl(&p, &mean) + kl(&q, &mean)) / std::f64::consts::LN_2]
+}
 
 as_on_the_cpu!(lenses_with_ties_and_nan, 1e-6, |b| {
     let mut logits: Vec<f32> = data(6 * 301, 38, 4.0).into_iter().map(f32::round).collect();

@@ -225,6 +225,12 @@ impl Checkpoint {
         &self.description.config
     }
 
+    /// Bytes that the weights take in memory at least: as they are stored, but for floats of 32 bits that are rounded
+    /// to bfloat16.
+    pub fn weight_bytes(&self, dtype: Dtype) -> u64 {
+        self.weights.bytes(dtype == Dtype::Bf16)
+    }
+
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer

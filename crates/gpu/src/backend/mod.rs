@@ -143,7 +143,7 @@ impl<D: Device> Gpu<D> {
 
     /// Applies edits that take their values from one matrix, to rows that differ.
     fn edit_rows(&self, width: usize, edits: &[RowEdit<'_, Buffer<D::Memory>>], x: &Buffer<D::Memory>) {
-        let mut values = &self.nothing;
+        let mut values = &*self.nothing;
         let mut table = Vec::with_capacity(edits.len() * 4);
         for edit in edits {
             let (operation, factor, from) = match edit.action {
@@ -159,7 +159,7 @@ impl<D: Device> Gpu<D> {
             }
             table.extend([word(edit.row), operation, factor, word(from.map_or(0, |f| f.1))]);
         }
-        let table = upload(&self.device, &table);
+        let table = upload(self.device(), &table);
         let buffers = [&table, values, self.of(x)];
         self.launch(Kernel::EditRows, &buffers, edits.len() * width, &[word(width)]);
     }
@@ -167,7 +167,7 @@ impl<D: Device> Gpu<D> {
     /// Indices of rows in the memory of the device.
     fn indices(&self, rows: &[u32], below: usize) -> D::Memory {
         assert!(rows.iter().all(|row| (*row as usize) < below), "a row lies outside the matrix");
-        upload(&self.device, rows)
+        upload(self.device(), rows)
     }
 }
 
@@ -305,7 +305,7 @@ impl<D: Device> Backend for Gpu<D> {
         bias: Option<Vec<f32>>,
         fill: impl Fn(Range<usize>, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<Self::Linear, E> {
-        pack::floats(&self.device, pack::Shape { n, k, dtype }, bias, fill)
+        pack::floats(self.device(), pack::Shape { n, k, dtype }, bias, fill)
     }
 
     fn pack_quantised<E: Send + From<OutOfMemory>>(
@@ -317,7 +317,7 @@ impl<D: Device> Backend for Gpu<D> {
         bias: Option<Vec<f32>>,
         fill: impl Fn(Range<usize>, QuantBlocks<'_>) -> Result<(), E> + Sync,
     ) -> Result<Self::Linear, E> {
-        pack::quantised(&self.device, pack::Shape { n, k, dtype }, columns, bias, fill)
+        pack::quantised(self.device(), pack::Shape { n, k, dtype }, columns, bias, fill)
     }
 
     fn supports_quantised(&self, _: usize, _: Dtype) -> bool {
@@ -349,7 +349,7 @@ impl<D: Device> Backend for Gpu<D> {
     }
 
     fn batch(&self, runs: &[Run], rotations: Vec<Rotation>) -> Self::Batch {
-        batch::batch(&self.device, runs, &rotations)
+        batch::batch(self.device(), runs, &rotations)
     }
 
     fn norm(&self, norm: &Norm<Self>, columns: Columns, x: &mut Self::Buffer) {
@@ -429,7 +429,7 @@ impl<D: Device> Backend for Gpu<D> {
         assert_eq!(d_out.len, batch.rows * shape.heads * shape.head_dim, "d_out must hold a row per row");
         let (tiles, count) = batch.texts.as_ref().expect("gradients need whole texts");
         self.resize(d_qkv, qkv.len);
-        let stats = allocate(&self.device, batch.rows * shape.heads * 3);
+        let stats = allocate(self.device(), batch.rows * shape.heads * 3);
         let (qkv, d_out, d_qkv) = (self.of(qkv), self.of(d_out), self.of(d_qkv));
         let work = count * shape.heads;
         self.launch(Kernel::AttentionStats, &[qkv, d_out, tiles, &stats], work, &parameters);
@@ -494,7 +494,7 @@ impl<D: Device> Backend for Gpu<D> {
 
     fn interpolate(&self, base: &Self::Buffer, direction: &Self::Buffer, at: &[f32], out: &mut Self::Buffer) {
         assert_eq!(base.len, direction.len, "a line needs a direction of its own length");
-        let points = upload(&self.device, &at.iter().map(|t| t.to_bits()).collect::<Vec<_>>());
+        let points = upload(self.device(), &at.iter().map(|t| t.to_bits()).collect::<Vec<_>>());
         self.resize(out, at.len() * base.len);
         let buffers = [self.of(base), self.of(direction), &points, self.of(out)];
         self.launch(Kernel::Interpolate, &buffers, out.len, &[word(base.len)]);
@@ -511,7 +511,7 @@ impl<D: Device> Backend for Gpu<D> {
     }
 
     fn read(&self, numbers: Vec<Self::Numbers>) -> Vec<Vec<f64>> {
-        numbers::read(&self.device, &numbers)
+        numbers::read(self.device(), &numbers)
     }
 
     fn all_finite(&self, buffers: &[&Self::Buffer]) -> bool {

@@ -16,7 +16,7 @@ const ROUND: Duration = Duration::from_millis(10);
 impl<D: Device> Gpu<D> {
     /// Multiply-adds per second, the best of some rounds.
     pub(super) fn best_rate(&self, dtype: Dtype, rounds: usize) -> f64 {
-        let out = allocate(&self.device, THREADS);
+        let out = allocate(self.device(), THREADS);
         let seconds = |steps: usize| {
             self.device.wait();
             let start = Instant::now();

@@ -20,7 +20,7 @@ impl<D: Device> Gpu<D> {
         words: usize,
         parameters: &[u32],
     ) -> Numbers<D::Memory> {
-        let out = allocate(&self.device, words);
+        let out = allocate(self.device(), words);
         let mut buffers = inputs.to_vec();
         buffers.push(&out);
         self.launch(kernel, &buffers, work, parameters);
@@ -28,7 +28,7 @@ impl<D: Device> Gpu<D> {
     }
 
     pub(super) fn are_finite(&self, buffers: &[&Buffer<D::Memory>]) -> bool {
-        let flag = upload(&self.device, &[0]);
+        let flag = upload(self.device(), &[0]);
         for buffer in buffers {
             self.launch(Kernel::FindNotFinite, &[self.of(buffer), &flag], buffer.len, &[]);
         }
@@ -58,7 +58,7 @@ impl<D: Device> Gpu<D> {
         let parts = (0..rows).step_by(at_once).map(|first| {
             let some = first..(first + at_once).min(rows);
             let pairs = some.len() * n * (n + 1) / 2;
-            let out = allocate(&self.device, pairs);
+            let out = allocate(self.device(), pairs);
             let stacked = self.stack(width, levels, some);
             self.launch(Kernel::Gram, &[&stacked, &out], pairs, &[word(n), word(width)]);
             (out, pairs)
@@ -69,11 +69,11 @@ impl<D: Device> Gpu<D> {
     /// Some rows of all levels, those of one row next to each other.
     fn stack(&self, width: usize, levels: &[&Buffer<D::Memory>], rows: std::ops::Range<usize>) -> D::Memory {
         let (n, count) = (levels.len(), rows.len());
-        let stacked = allocate(&self.device, count * n * width);
-        let part = allocate(&self.device, count * width);
+        let stacked = allocate(self.device(), count * n * width);
+        let part = allocate(self.device(), count * width);
         for (i, level) in levels.iter().enumerate() {
             let places: Vec<u32> = (0..count).map(|row| word(row * n + i)).collect();
-            let places = upload(&self.device, &places);
+            let places = upload(self.device(), &places);
             self.device.copy(self.of(level), words(rows.clone(), width), &part, 0);
             self.launch(Kernel::ScatterRows, &[&part, &places, &stacked], count * width, &[word(width)]);
         }
@@ -100,7 +100,7 @@ impl<D: Device> Gpu<D> {
     pub(super) fn log_sum_exp(&self, vocab: usize, logits: &Buffer<D::Memory>) -> D::Memory {
         assert_eq!(logits.len % vocab, 0, "logits must hold whole rows of {vocab}");
         let rows = logits.len / vocab;
-        let stats = allocate(&self.device, rows * 2);
+        let stats = allocate(self.device(), rows * 2);
         self.launch(Kernel::LogSumExp, &[self.of(logits), &stats], rows, &[word(vocab)]);
         stats
     }
@@ -115,7 +115,7 @@ impl<D: Device> Gpu<D> {
         assert!(levels > 0 && rows.is_multiple_of(levels), "logits must hold whole groups of {levels} rows");
         let stats = self.log_sum_exp(vocab, logits);
         let logits = self.of(logits);
-        let (divergences, top) = (allocate(&self.device, rows * 4), allocate(&self.device, rows * TOP));
+        let (divergences, top) = (allocate(self.device(), rows * 4), allocate(self.device(), rows * TOP));
         let parameters = [word(vocab), word(levels)];
         self.launch(Kernel::Divergences, &[logits, &stats, &divergences], rows, &parameters);
         self.launch(Kernel::Top, &[logits, &top], rows, &[word(vocab)]);

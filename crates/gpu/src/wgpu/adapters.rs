@@ -4,6 +4,7 @@ use super::Wgpu;
 use super::pipelines::PARAMETER_BYTES;
 use crate::{DeviceInfo, DeviceKind, Interface, OpenError};
 use std::pin::pin;
+use std::sync::OnceLock;
 use std::task::{Context, Poll, Waker};
 
 /// The result of a future that is ready at once, as all of wgpu's are outside of browsers.
@@ -17,12 +18,53 @@ pub(super) fn now<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
+/// The share of the memory's budget that may be used.
+const MEMORY_PERCENT: u8 = 97;
+
+const BACKENDS: wgpu::Backends =
+    wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
+
+/// The instance of this process. It is never dropped, because dropping the last one unloads drivers, and NVIDIA's
+/// leaves destructors in threads that outlive it.
+fn instance() -> &'static wgpu::Instance {
+    static INSTANCE: OnceLock<wgpu::Instance> = OnceLock::new();
+    INSTANCE.get_or_init(|| {
+        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+        descriptor.backends = BACKENDS;
+        // Beyond its budget, a driver may move memory to the host without a word.
+        descriptor.memory_budget_thresholds.for_resource_creation = Some(MEMORY_PERCENT);
+        wgpu::Instance::new(descriptor)
+    })
+}
+
 fn all() -> Vec<wgpu::Adapter> {
-    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
-    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-    descriptor.backends = backends;
-    let adapters = now(wgpu::Instance::new(descriptor).enumerate_adapters(backends));
-    adapters.into_iter().filter(is_usable).collect()
+    let adapters = now(instance().enumerate_adapters(BACKENDS));
+    let mut usable: Vec<_> = adapters.into_iter().filter(is_usable).collect();
+    // A GPU of Windows is there twice; the kernels are better tried on Vulkan.
+    usable.sort_by_key(|adapter| adapter.get_info().backend == wgpu::Backend::Dx12);
+    usable
+}
+
+/// Bytes of the memory of a discrete GPU, where the system says so.
+#[cfg(any(target_os = "linux", windows))]
+fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
+    /// `VK_MEMORY_HEAP_DEVICE_LOCAL_BIT`.
+    const DEVICE_LOCAL: u32 = 1;
+    if adapter.get_info().device_type != wgpu::DeviceType::DiscreteGpu {
+        return None;
+    }
+    // SAFETY: the adapter is only asked for its properties.
+    let vulkan = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
+    let instance = vulkan.shared_instance().raw_instance();
+    // SAFETY: the physical device belongs to the instance, and both live as long as the adapter.
+    let memory = unsafe { instance.get_physical_device_memory_properties(vulkan.raw_physical_device()) };
+    let heaps = memory.memory_heaps.iter().take(memory.memory_heap_count as usize);
+    heaps.filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0).map(|heap| heap.size).max()
+}
+
+#[cfg(not(any(target_os = "linux", windows)))]
+fn memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
+    None
 }
 
 /// The name of a system interface.
@@ -44,7 +86,7 @@ fn is_usable(adapter: &wgpu::Adapter) -> bool {
 /// The devices behind Vulkan, Metal and DirectX 12.
 pub(crate) fn adapters() -> Vec<DeviceInfo> {
     let info = |(index, adapter): (usize, wgpu::Adapter)| {
-        let info = adapter.get_info();
+        let (info, memory_bytes) = (adapter.get_info(), memory_bytes(&adapter));
         DeviceInfo {
             interface: Interface::Wgpu,
             index,
@@ -57,7 +99,7 @@ pub(crate) fn adapters() -> Vec<DeviceInfo> {
                 wgpu::DeviceType::Cpu => DeviceKind::Software,
                 wgpu::DeviceType::Other => DeviceKind::Other,
             },
-            memory_bytes: None,
+            memory_bytes,
         }
     };
     all().into_iter().enumerate().map(info).collect()
@@ -75,5 +117,5 @@ pub(crate) fn open(index: usize) -> Result<Wgpu, OpenError> {
     };
     let (device, queue) = now(adapter.request_device(&descriptor))
         .map_err(|error| OpenError::Refused { name, reason: error.to_string() })?;
-    Ok(Wgpu::new(&adapter, device, queue))
+    Ok(Wgpu::new(&adapter.get_info(), memory_bytes(&adapter), device, queue))
 }

@@ -66,8 +66,18 @@ fn twice_artanh(v: f32) -> f32 {
     return 2.0 * v * fma(w2, fma(w2, fma(w2, fourth, third), second), first);
 }
 
-fn least_zero(x: f32) -> f32 {
-    return select(x, 0.0, x < 0.0 && !is_nan(x));
+// The terms of KL(p || q) and KL(q || p): p (g + e^-g - 1) and q (e^g - 1 - g) with g = ln(p / q), which are
+// never negative. Summed over the vocabulary they differ from p g and -q g by the difference of two sums of
+// probabilities, by which the rounding of the normalisers cancels.
+fn relative_entropies(a: f32, b: f32, gap: f32) -> vec2f {
+    // e^x - 1 - x by its series where it would cancel.
+    let x = vec2f(-gap, gap);
+    let high = fma(x, fma(x, vec2f(2.4801588e-5), vec2f(1.984127e-4)), vec2f(1.3888889e-3));
+    let low = fma(x, fma(x, fma(x, high, vec2f(8.333334e-3)), vec2f(0.041666668)), vec2f(0.16666667));
+    let near = vec2f(a, b) * x * x * fma(x, low, vec2f(0.5));
+    // A probability of zero adds nothing, even where its logarithm is infinite.
+    let far = vec2f(select(a * gap, 0.0, a == 0.0) - a + b, select(-b * gap, 0.0, b == 0.0) - b + a);
+    return select(far, near, abs(x) < vec2f(0.5));
 }
 
 // p ln(p / m) + q ln(q / m) with m = (p + q) / 2.
@@ -90,7 +100,7 @@ fn unit(row: u32, lane: u32) {
     let last = row / p.levels * p.levels + p.levels - 1u;
     let x_lse = stats[row * 2u + 1u];
     let y_lse = stats[last * 2u + 1u];
-    // p ln(p / q), p ln p, q ln(p / q), twice the Jensen-Shannon divergence; and p, q.
+    // KL(p || q), KL(q || p), twice the Jensen-Shannon divergence, p ln p; and p, q.
     var t = vec4f();
     var totals = vec4f();
     for (var first = lane; first < p.vocab; first += BLOCK) {
@@ -103,10 +113,8 @@ fn unit(row: u32, lane: u32) {
             let gap = log_p - log_q;
             let a = e(log_p);
             let b = e(log_q);
-            // A probability of zero adds nothing, even where its logarithm is infinite.
-            let of_p = select(a * vec2f(gap, log_p), vec2f(), a == 0.0);
-            let of_q = select(b * gap, 0.0, b == 0.0);
-            some += vec4f(of_p, of_q, divergence_from_mean(a, b));
+            let log_term = select(a * log_p, 0.0, a == 0.0);
+            some += vec4f(relative_entropies(a, b, gap), divergence_from_mean(a, b), log_term);
             some_totals += vec4f(a, b, 0.0, 0.0);
         }
         t += some;
@@ -118,21 +126,15 @@ fn unit(row: u32, lane: u32) {
         return;
     }
     // The normalisers are rounded, so that probabilities sum to almost 1; their sums correct for it.
-    let x_rest = ln_near_1(totals.x);
-    let shift = x_rest - ln_near_1(totals.y);
-    var d = vec3f(
-        least_zero(t.x / totals.x - shift),
-        least_zero(shift - t.z / totals.y),
-        least_zero(t.w * 0.72134752),
-    );
-    let sound = is_finite(totals.x) && is_finite(totals.y);
-    if (row == last && sound) {
+    var d = vec3f(t.x / totals.x, t.y / totals.y, t.z * 1.442695 / (totals.x + totals.y));
+    // A row does not diverge from itself, unless it has no distribution.
+    if (row == last && is_finite(totals.x)) {
         d = vec3f();
     }
     out[row * 4u] = d.x;
     out[row * 4u + 1u] = d.y;
     out[row * 4u + 2u] = d.z;
-    out[row * 4u + 3u] = x_rest - t.y / totals.x;
+    out[row * 4u + 3u] = ln_near_1(totals.x) - t.w / totals.x;
 }
 
 //# top: logits | out:u32 [rows, vocab]

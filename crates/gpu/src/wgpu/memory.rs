@@ -1,6 +1,7 @@
 //! Memory of the device, reused rather than freed.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,14 +11,21 @@ const KEPT: u64 = 1 << 30;
 /// Words in a buffer of the device.
 pub struct Memory {
     pub(super) buffer: wgpu::Buffer,
+    /// Bytes that were asked for; the buffer may have more.
+    size: u64,
     /// The last submission that uses the buffer.
     last_use: AtomicU64,
     pool: Arc<Pool>,
 }
 
 impl Memory {
-    pub(super) fn new(buffer: wgpu::Buffer, pool: Arc<Pool>, last_use: u64) -> Self {
-        Self { buffer, last_use: AtomicU64::new(last_use), pool }
+    pub(super) fn new(buffer: wgpu::Buffer, size: u64, pool: Arc<Pool>, last_use: u64) -> Self {
+        Self { buffer, size, last_use: AtomicU64::new(last_use), pool }
+    }
+
+    /// The memory as an argument of a kernel.
+    pub(super) fn binding(&self) -> wgpu::BufferBinding<'_> {
+        wgpu::BufferBinding { buffer: &self.buffer, offset: 0, size: NonZeroU64::new(self.size) }
     }
 
     /// Notes a use by a submission.

@@ -282,3 +282,66 @@ fn raw(row: u32, width: u32, first: u32, at: u32, end: u32) -> vec4f {
     return v;
 }
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use naga::back::{hlsl, msl, spv};
+    use naga::valid::{Capabilities, ValidationFlags, Validator};
+
+    fn sources() -> Vec<(String, String)> {
+        let heads = [1, 2, 4, 8].map(|chunks| (Kernel::Attention, chunks));
+        let mut kernels: Vec<(Kernel, usize)> = Kernel::ALL.into_iter().map(|kernel| (kernel, 1)).collect();
+        kernels.extend(heads);
+        let table = kernels.into_iter().map(|(k, chunks)| (format!("{k:?} {chunks}"), kernel(k, chunks)));
+        let mut all: Vec<_> = table.collect();
+        for storage in [Storage::F32, Storage::Bf16, Storage::F16, Storage::Int8, Storage::Int4(8)] {
+            for choice in 0..8 {
+                let [backward, rounds, vectors] = [1, 2, 4].map(|bit| choice & bit != 0);
+                let product = Product { backward, storage, rounds, vectors };
+                all.push((format!("{product:?}"), product.source()));
+            }
+        }
+        all
+    }
+
+    /// Metal and DirectX 12 cannot be tested everywhere, but translated.
+    #[test]
+    fn kernels_translate_for_every_system() {
+        for (name, source) in sources() {
+            let module = naga::front::wgsl::parse_str(&source)
+                .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&source)));
+            let info = Validator::new(ValidationFlags::all(), Capabilities::IMMEDIATES)
+                .validate(&module)
+                .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&source)));
+            let options = msl::Options { lang_version: (2, 0), ..Default::default() };
+            msl::write_string(&module, &info, &options, &Default::default())
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
+            let options = hlsl::Options {
+                shader_model: hlsl::ShaderModel::V5_1,
+                immediates_target: Some(hlsl::BindTarget::default()),
+                ..Default::default()
+            };
+            let mut text = String::new();
+            hlsl::Writer::new(&mut text, &options, &Default::default())
+                .write(&module, &info, None)
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
+            spv::write_vec(&module, &info, &spv::Options::default(), None)
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+
+    /// The smallest memory that groups share, on any device.
+    #[test]
+    fn groups_share_little_memory() {
+        for (name, source) in sources() {
+            let module = naga::front::wgsl::parse_str(&source).unwrap();
+            let shared =
+                module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup);
+            // Sums of the common part are not used where a kernel has memory of its own.
+            let sizes = shared.filter(|(_, v)| v.name.as_deref() != Some("sums"));
+            let bytes: u32 = sizes.map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx())).sum();
+            assert!(bytes <= 16_384, "{name}: {bytes} bytes");
+        }
+    }
+}

@@ -103,6 +103,19 @@ impl Weights {
         a.element == b.element && a.shape == b.shape && bytes(a) == bytes(b)
     }
 
+    /// Bytes that the tensors take in memory at least; `rounded` if floats of 32 bits are rounded to bfloat16.
+    pub(crate) fn bytes(&self, rounded: bool) -> u64 {
+        let of = |entry: &TensorEntry| {
+            let elements: u64 = entry.shape.iter().map(|size| *size as u64).product();
+            match entry.element {
+                ElementType::F64 | ElementType::F32 if !rounded => 4 * elements,
+                ElementType::F64 | ElementType::F32 => 2 * elements,
+                _ => entry.bytes.len() as u64,
+            }
+        };
+        self.0.entries.values().map(of).sum()
+    }
+
     /// The files, in the order in which they were opened.
     pub fn paths(&self) -> Vec<&Path> {
         self.0.files.iter().map(|f| f.path.as_path()).collect()
