@@ -3,6 +3,13 @@
 // Every element of a result is one chain of fused multiply-adds in the order of the reduced dimension, so
 // tiles of all shapes give the same bits and the height of a batch may choose among them.
 
+// How far the inner loop of large tiles is unrolled, backward: as far as registers allow.
+#if __CUDA_ARCH__ >= 1000
+#define BACKWARD_UNROLL 2
+#else
+#define BACKWARD_UNROLL 8
+#endif
+
 // Where the second factor comes from: rows of weights, transposed (forward), or as they are (backward).
 template <bool BACKWARD>
 struct Product {
@@ -40,8 +47,9 @@ __device__ __forceinline__ void store_transposed(float* tile, u32 pitch, u32 ste
 }
 
 // A workgroup computes BM x BN results in steps of BK, a thread TM x TN of them in parts of four rows and
-// PART columns.
-template <bool BACKWARD, int BM, int BN, int BK, int TM, int TN>
+// PART columns. DEPTH steps are on their way to registers at a time: with two, workgroups that are alone on a
+// multiprocessor wait less.
+template <bool BACKWARD, int BM, int BN, int BK, int TM, int TN, int DEPTH>
 __device__ __forceinline__ void product(const Product<BACKWARD>& q, const float* bias, float* out, u32 tiles_m) {
     constexpr int COUNT = (BM / TM) * (BN / TN);
     constexpr int PART = TN < 4 ? TN : 4;
@@ -51,49 +59,43 @@ __device__ __forceinline__ void product(const Product<BACKWARD>& q, const float*
     const u32 m0 = blockIdx.x % tiles_m * BM, n0 = blockIdx.x / tiles_m * BN;
     const u32 tx = threadIdx.x % (BN / TN), ty = threadIdx.x / (BN / TN);
     const bool aligned = q.reduced % 4 == 0;
-    float4 left[LEFT], right[RIGHT];
+    float4 left[DEPTH][LEFT], right[DEPTH][RIGHT];
 
-    auto fetch = [&](u32 k0) {
+    auto fetch = [&](u32 k0, int set) {
 #pragma unroll
         for (int i = 0; i < LEFT; i++) {
             const u32 at = threadIdx.x + i * COUNT;
-            left[i] = q.left(m0 + at / (BK / 4), k0 + at % (BK / 4) * 4, aligned);
+            left[set][i] = q.left(m0 + at / (BK / 4), k0 + at % (BK / 4) * 4, aligned);
         }
 #pragma unroll
         for (int i = 0; i < RIGHT; i++) {
             const u32 at = threadIdx.x + i * COUNT;
-            right[i] = BACKWARD ? q.right(k0 + at / (BN / 4), n0 + at % (BN / 4) * 4)
+            right[set][i] = BACKWARD ? q.right(k0 + at / (BN / 4), n0 + at % (BN / 4) * 4)
                                 : q.right(n0 + at / (BK / 4), k0 + at % (BK / 4) * 4);
         }
     };
-    auto store = [&](int stage) {
+    auto store = [&](int stage, int set) {
         float *a = (float*)a_tiles[stage], *b = (float*)b_tiles[stage];
 #pragma unroll
         for (int i = 0; i < LEFT; i++) {
             const u32 at = threadIdx.x + i * COUNT;
-            store_transposed(a, BM + 4, at % (BK / 4) * 4, at / (BK / 4), left[i]);
+            store_transposed(a, BM + 4, at % (BK / 4) * 4, at / (BK / 4), left[set][i]);
         }
 #pragma unroll
         for (int i = 0; i < RIGHT; i++) {
             const u32 at = threadIdx.x + i * COUNT;
             if (BACKWARD) {
-                *(float4*)(b + at / (BN / 4) * (BN + 4) + at % (BN / 4) * 4) = right[i];
+                *(float4*)(b + at / (BN / 4) * (BN + 4) + at % (BN / 4) * 4) = right[set][i];
             } else {
-                store_transposed(b, BN + 4, at % (BK / 4) * 4, at / (BK / 4), right[i]);
+                store_transposed(b, BN + 4, at % (BK / 4) * 4, at / (BK / 4), right[set][i]);
             }
         }
     };
 
     float sums[TM][TN] = {};
-    fetch(0);
-    store(0);
-    __syncthreads();
-    int stage = 0;
-    for (u32 k0 = 0; k0 < q.reduced; k0 += BK) {
-        const bool more = k0 + BK < q.reduced;
-        if (more) fetch(k0 + BK);
+    auto multiply = [&](int stage) {
         const float *a = (const float*)a_tiles[stage], *b = (const float*)b_tiles[stage];
-#pragma unroll 8
+#pragma unroll (BACKWARD && BM == 128 ? BACKWARD_UNROLL : 8)
         for (int k = 0; k < BK; k++) {
             float x[TM], y[TN];
 #pragma unroll
@@ -115,10 +117,25 @@ __device__ __forceinline__ void product(const Product<BACKWARD>& q, const float*
                 for (int j = 0; j < TN; j++) sums[i][j] = fmaf(x[i], y[j], sums[i][j]);
             }
         }
-        if (more) {
-            store(stage ^ 1);
+    };
+
+    fetch(0, 0);
+    store(0, 0);
+    if (DEPTH == 2) {
+        fetch(BK, 0);
+        fetch(2 * BK, DEPTH - 1);
+    }
+    __syncthreads();
+    // Steps beyond the last are zeros, which change no sum.
+    for (u32 k0 = 0; k0 < q.reduced; k0 += 2 * BK) {
+#pragma unroll
+        for (int stage = 0; stage < 2; stage++) {
+            const u32 k = k0 + stage * BK;
+            if (DEPTH == 1) fetch(k + BK, 0);
+            multiply(stage);
+            store(stage ^ 1, DEPTH == 1 ? 0 : stage);
             __syncthreads();
-            stage ^= 1;
+            if (DEPTH == 2) fetch(k + 3 * BK, DEPTH == 1 ? 0 : stage);
         }
     }
 #pragma unroll
@@ -136,17 +153,17 @@ __device__ __forceinline__ void product(const Product<BACKWARD>& q, const float*
 
 // Parameters: rows, columns of the result, reduced length, stride of the weights, columns per quantised
 // block, blocks per row, bias of nibbles, tiles per column of the result.
-#define PRODUCT(name, BACKWARD, BM, BN, BK, TM, TN)                                                          \
+#define PRODUCT(name, BACKWARD, BM, BN, BK, TM, TN, DEPTH)                                                       \
     extern "C" __global__ void __launch_bounds__((BM / TM) * (BN / TN), (BM) == 128 ? 2 : 1) fathom_##name(     \
         const float* a, const void* words, const float2* scales, const float* bias, float* out, Params p) {   \
         const Weights weights = {words, scales, p.v[3], p.v[4], p.v[5], (int)p.v[6]};                         \
         const Product<BACKWARD> q = {a, weights, p.v[0], p.v[1], p.v[2]};                                     \
-        product<BACKWARD, BM, BN, BK, TM, TN>(q, bias, out, p.v[7]);                                          \
+        product<BACKWARD, BM, BN, BK, TM, TN, DEPTH>(q, bias, out, p.v[7]);                                          \
     }
 
-PRODUCT(forward_large, false, 128, 128, 8, 8, 8)
-PRODUCT(forward_medium, false, 64, 64, 32, 4, 4)
-PRODUCT(forward_small, false, 32, 32, 64, 4, 2)
-PRODUCT(backward_large, true, 128, 128, 8, 8, 8)
-PRODUCT(backward_medium, true, 64, 64, 32, 4, 4)
-PRODUCT(backward_small, true, 32, 32, 64, 4, 2)
+PRODUCT(forward_large, false, 128, 128, 8, 8, 8, 1)
+PRODUCT(forward_medium, false, 64, 64, 32, 4, 4, 1)
+PRODUCT(forward_small, false, 32, 32, 64, 4, 2, 2)
+PRODUCT(backward_large, true, 128, 128, 8, 8, 8, 1)
+PRODUCT(backward_medium, true, 64, 64, 32, 4, 4, 1)
+PRODUCT(backward_small, true, 32, 32, 64, 4, 2, 2)
