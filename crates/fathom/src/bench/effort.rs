@@ -74,7 +74,10 @@ impl Effort {
     /// The effort for a device: more rows where it takes more at a time.
     pub(super) fn on<B: Backend>(is_quick: bool, on: &B) -> Self {
         match (is_quick, on.limits().rows > Cpu.limits().rows) {
-            (true, _) => Self::QUICK,
+            (true, false) => Self::QUICK,
+            (true, true) => {
+                Self { rows: &[1, 64, 4096], prefill: LONG_PREFILL, tokens: PREFILL, ..Self::QUICK }
+            }
             (false, false) => Self::FULL,
             (false, true) => Self { rows: &MORE_ROWS, prefill: LONG_PREFILL, ..Self::FULL },
         }

@@ -5,6 +5,7 @@ use super::edit::{EditSink, Request, Site};
 use super::group::Group;
 use super::naive;
 use super::reading::Readings;
+use super::tree::Node;
 use crate::{ExecOptions, MemoryPlan, Work};
 use fathom_kernels::backend::RowEdit;
 use fathom_model::{Backend, Batch, Buffers, Model, Run, Span, Trace};
@@ -108,6 +109,10 @@ pub(super) struct Running<'a, B: Backend> {
     reported: u64,
     /// The first row of each node in the streams of the group.
     first_row: Vec<usize>,
+    /// Requests that read contributions, with the nodes and positions at which they do.
+    reads: Vec<(usize, usize, Range<usize>)>,
+    /// The nodes of the batch of the last layer, which often serves the next one too.
+    batch: Option<(Vec<usize>, Batch<B>)>,
     pub(super) readings: Readings<B>,
 }
 
@@ -132,9 +137,19 @@ impl<'a, B: Backend> Running<'a, B> {
             Some(first)
         });
         let first_row = first_row.collect();
-        let readings = Readings::default();
-        let mut running =
-            Self { model, trace, requests, group, exec, macs: 0, reported: 0, first_row, readings };
+        let mut running = Self {
+            model,
+            trace,
+            requests,
+            group,
+            exec,
+            macs: 0,
+            reported: 0,
+            first_row,
+            reads: reads(requests, group),
+            batch: None,
+            readings: Readings::default(),
+        };
         let mut streams = running.start(scratch);
         let first = group.nodes.iter().map(|n| n.level).min().unwrap_or(depth);
         for l in first..depth {
@@ -219,7 +234,8 @@ impl<'a, B: Backend> Running<'a, B> {
         self.edit(layer, Site::Mlp, &at, &mut mlp);
         on.add(&attn, &mlp, &mut s.added);
         self.edit(layer, Site::Layer, &at, &mut s.added);
-        self.read_added(layer, &at, &s.added);
+        let row_of: BTreeMap<NodeRow, usize> = at.iter().enumerate().map(|(i, row)| (*row, i)).collect();
+        self.read_added(layer, |row| row_of.get(&row).copied(), &s.added);
         self.leave_layer(layer, &at, &mut before, &mlp, s);
         on.scatter(d, &s.out, &index, h);
     }
@@ -252,8 +268,8 @@ impl<'a, B: Backend> Running<'a, B> {
         if active.is_empty() {
             return;
         }
-        let batch = self.batch(l, &active);
         let at = self.rows_of(&active);
+        let batch = self.batch(l, &active);
         let rows: Vec<u32> = at.iter().map(|row| self.stream_row(*row) as u32).collect();
         let all = active.len() == nodes.len();
         let mut h = replace(&mut s.h, on.empty());
@@ -262,6 +278,8 @@ impl<'a, B: Backend> Running<'a, B> {
             false => on.gather(d, streams, &rows, &mut h),
         }
         model.attention(l, &batch, Some(&self.trace.kv_cache[l]), &h, &mut s.b);
+        let first_of = first_rows(nodes, &active);
+        self.batch = Some((active, batch));
         let mut attn = replace(&mut s.b.attn_out, on.empty());
         self.edit(l, Site::Attn, &at, &mut attn);
         on.add(&h, &attn, &mut s.mid);
@@ -271,7 +289,8 @@ impl<'a, B: Backend> Running<'a, B> {
         if self.is_edited(l, Site::Layer, &at) || self.reads_added(l) {
             on.add(&attn, &mlp, &mut s.added);
             self.edit(l, Site::Layer, &at, &mut s.added);
-            self.read_added(l, &at, &s.added);
+            let row_of = |(n, p): NodeRow| Some(first_of[n]? + p - self.group.nodes[n].positions.start);
+            self.read_added(l, row_of, &s.added);
         }
         self.leave_layer(l, &at, &mut h, &mlp, s);
         (s.b.attn_out, s.b.mlp_out, s.h) = (attn, mlp, h);
@@ -282,8 +301,18 @@ impl<'a, B: Backend> Running<'a, B> {
         }
     }
 
-    /// The batch of the active nodes of a layer.
+    /// The batch of the active nodes of a layer. Counts the multiply-adds of the layer.
     fn batch(&mut self, l: usize, active: &[usize]) -> Batch<B> {
+        let positions = || active.iter().flat_map(|n| self.group.nodes[*n].positions.clone());
+        let attention = positions().map(|p| self.model.attention_macs(l, p)).sum::<u64>();
+        self.macs += attention + self.model.layer_macs_per_row() * positions().count() as u64;
+        match self.batch.take() {
+            Some((nodes, batch)) if nodes == active => batch,
+            _ => self.new_batch(active),
+        }
+    }
+
+    fn new_batch(&self, active: &[usize]) -> Batch<B> {
         let mut rows_of = vec![0..0; self.group.nodes.len()];
         let (mut runs, mut next) = (Vec::with_capacity(active.len()), 0);
         for &n in active {
@@ -293,9 +322,7 @@ impl<'a, B: Backend> Running<'a, B> {
             let past = self.past(n, &rows_of);
             let (rows, first) = (rows_of[n].clone(), node.positions.start);
             runs.push(Run { rows, first, length: self.trace.tokens.len(), past });
-            self.macs += node.positions.clone().map(|p| self.model.attention_macs(l, p)).sum::<u64>();
         }
-        self.macs += self.model.layer_macs_per_row() * next as u64;
         self.model.batch(runs)
     }
 
@@ -345,26 +372,20 @@ impl<'a, B: Backend> Running<'a, B> {
 
     /// Whether a request reads the contribution of a layer.
     fn reads_added(&self, layer: usize) -> bool {
-        let reads = |r: &Request<'_, B::Buffer>| layer < r.until && !r.added.is_empty();
-        self.group.leaves.iter().any(|(request, _)| reads(&self.requests[*request]))
+        self.reads.iter().any(|(request, ..)| layer < self.requests[*request].until)
     }
 
-    /// Reads the changes of the contribution of a layer for all requests that ask for them.
-    fn read_added(&mut self, layer: usize, at: &[NodeRow], added: &B::Buffer) {
-        if !self.reads_added(layer) {
-            return;
-        }
-        let row_of: BTreeMap<NodeRow, usize> = at.iter().enumerate().map(|(i, row)| (*row, i)).collect();
+    /// Reads the changes of the contribution of a layer for all requests that ask for them. `row_of` gives
+    /// the row of a position of a node in `added`, if it is there.
+    fn read_added(&mut self, layer: usize, row_of: impl Fn(NodeRow) -> Option<usize>, added: &B::Buffer) {
         let (mut rows, mut positions, mut of) = (Vec::new(), Vec::new(), Vec::new());
-        for (request, leaf) in &self.group.leaves {
-            let read = &self.requests[*request];
-            if layer >= read.until || read.added.is_empty() {
+        for (request, node, part) in &self.reads {
+            if layer >= self.requests[*request].until {
                 continue;
             }
-            for (node, part) in self.group.pieces(*leaf, &read.added) {
-                let found = part.filter_map(|p| Some((p, row_of.get(&(node, p))?)));
-                for (position, row) in found {
-                    rows.push(*row as u32);
+            for position in part.clone() {
+                if let Some(row) = row_of((*node, position)) {
+                    rows.push(row as u32);
                     positions.push(position as u32);
                     of.push((*request, position));
                 }
@@ -376,6 +397,26 @@ impl<'a, B: Backend> Running<'a, B> {
             self.readings.push_added(layer, of, sums);
         }
     }
+}
+
+/// Requests that read contributions, with the nodes and positions at which they do.
+fn reads<T>(requests: &[Request<'_, T>], group: &Group<'_, T>) -> Vec<(usize, usize, Range<usize>)> {
+    let of_leaf = |(request, leaf): &(usize, usize)| {
+        let pieces = group.pieces(*leaf, &requests[*request].added);
+        let request = *request;
+        pieces.into_iter().map(move |(node, part)| (request, node, part))
+    };
+    group.leaves.iter().flat_map(of_leaf).collect()
+}
+
+/// The first row of each active node in a batch of them.
+fn first_rows<T>(nodes: &[Node<'_, T>], active: &[usize]) -> Vec<Option<usize>> {
+    let (mut first, mut next) = (vec![None; nodes.len()], 0);
+    for n in active {
+        first[*n] = Some(next);
+        next += nodes[*n].positions.len();
+    }
+    first
 }
 
 fn positions(at: &[NodeRow]) -> Vec<u32> {
