@@ -2,10 +2,10 @@
 //!
 //! [`Gpu`] holds the host side of every operation: shapes, tables, packing of weights, the finishing of
 //! statistics. It is generic over [`Device`], of which there are two: [`Wgpu`], with kernels in WGSL that run
-//! on Vulkan, Metal and DirectX 12, and `Cuda`, with kernels in CUDA C.
+//! on Vulkan, Metal and DirectX 12, and [`Cuda`], with kernels in CUDA C.
 //!
 //! **Row invariance.** On one device, the bits of an output row do not depend on the other rows of its batch:
-//! every kernel has one shape for all batch heights and sums in one order.
+//! kernels sum in one order for all batch heights, whatever the shape of their tiles.
 //!
 //! **NaN.** A row that contains NaN gives NaN. Kernels test for it by its bits, because compilers of shaders
 //! may assume that there is none.
