@@ -10,6 +10,7 @@ use fathom_kernels::Dtype;
 use fathom_kernels::attention::AttentionShape;
 use fathom_kernels::backend::{Backend, Columns, Cpu, LinearLayer, Norm, Run};
 use half::bf16;
+use rayon::prelude::*;
 use std::ops::Range;
 
 /// A model, ready to run on a device.
@@ -136,28 +137,31 @@ impl<B: Backend> Model<B> {
     pub fn embed(&self, tokens: &[u32], first: usize) -> Result<Vec<f32>> {
         let d = self.config.hidden;
         let mut h = vec![0.0; tokens.len() * d];
-        for (i, (token, row)) in tokens.iter().zip(h.chunks_exact_mut(d)).enumerate() {
-            let token = *token as usize;
-            if token >= self.config.vocab {
-                return Err(Error::InvalidInput(format!(
-                    "token {token} lies outside the model's vocabulary of {}; tokenizer and weights do not belong together",
-                    self.config.vocab
-                )));
-            }
-            self.embedding_row(token, row)?;
-            row.iter_mut().for_each(|x| *x *= self.config.embedding_scale);
-            if let Some(learned) = &self.packed.position {
-                let Some(position) = learned.chunks_exact(d).nth(first + i) else {
-                    return Err(Error::InvalidInput(format!(
-                        "position {} lies beyond the {} positions that the model has learned; use shorter prompts",
-                        first + i,
-                        self.config.context
-                    )));
-                };
-                row.iter_mut().zip(position).for_each(|(x, p)| *x += p);
-            }
-        }
+        let rows = tokens.par_iter().zip(h.par_chunks_exact_mut(d)).enumerate();
+        rows.with_min_len(8).try_for_each(|(i, (token, row))| self.embed_one(*token, first + i, row))?;
         Ok(h)
+    }
+
+    fn embed_one(&self, token: u32, position: usize, row: &mut [f32]) -> Result<()> {
+        let token = token as usize;
+        if token >= self.config.vocab {
+            return Err(Error::InvalidInput(format!(
+                "token {token} lies outside the model's vocabulary of {}; tokenizer and weights do not belong together",
+                self.config.vocab
+            )));
+        }
+        self.embedding_row(token, row)?;
+        row.iter_mut().for_each(|x| *x *= self.config.embedding_scale);
+        if let Some(learned) = &self.packed.position {
+            let Some(learned) = learned.chunks_exact(row.len()).nth(position) else {
+                return Err(Error::InvalidInput(format!(
+                    "position {position} lies beyond the {} positions that the model has learned; use shorter prompts",
+                    self.config.context
+                )));
+            };
+            row.iter_mut().zip(learned).for_each(|(x, p)| *x += p);
+        }
+        Ok(())
     }
 
     fn embedding_row(&self, token: usize, row: &mut [f32]) -> Result<()> {

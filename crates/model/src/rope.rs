@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use fathom_kernels::elementwise::Rotation;
+use rayon::prelude::*;
 use std::f64::consts::PI;
 use std::path::Path;
 
@@ -188,6 +189,9 @@ pub(crate) fn check_positive(path: &Path, name: &str, value: f64) -> Result<()> 
     Err(Error::config(path, format!("{name} is {value}; it must be a positive number")))
 }
 
+/// Entries of a table per job: tens of microseconds.
+const ENTRIES_PER_JOB: usize = 2048;
+
 /// Builds the table for rows at `(position, length of their text)`. The length matters to LongRoPE and
 /// dynamic scaling.
 pub(crate) fn table(rope: &Rope, rows: &[(usize, usize)]) -> Rotation {
@@ -199,14 +203,15 @@ pub(crate) fn table(rope: &Rope, rows: &[(usize, usize)]) -> Rotation {
     let (mut cos, mut sin) = (Vec::new(), Vec::new());
     for variant in &variants {
         let (frequencies, factor) = frequencies(rope, *variant);
-        for position in 0..count {
-            for f in &frequencies {
-                // The angle is rounded to f32 as in the reference; cosine and sine are computed in f64.
-                let angle = f64::from(position as f32 * f);
-                cos.push(angle.cos() as f32 * factor);
-                sin.push(angle.sin() as f32 * factor);
-            }
-        }
+        let entry = |i: usize| {
+            // The angle is rounded to f32 as in the reference; cosine and sine are computed in f64.
+            let angle = f64::from((i / half) as f32 * frequencies[i % half]);
+            (angle.cos() as f32 * factor, angle.sin() as f32 * factor)
+        };
+        let entries = (0..count * half).into_par_iter().with_min_len(ENTRIES_PER_JOB).map(entry);
+        let (some_cos, some_sin): (Vec<f32>, Vec<f32>) = entries.unzip();
+        cos.extend(some_cos);
+        sin.extend(some_sin);
     }
     let place = |(position, length): &(usize, usize)| {
         let set = variants.partition_point(|v| *v < variant(rope, *length));
