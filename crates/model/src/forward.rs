@@ -135,33 +135,33 @@ impl<B: Backend> Model<B> {
     /// # Errors
     /// When a token is outside the vocabulary or a position beyond the learned ones.
     pub fn embed(&self, tokens: &[u32], first: usize) -> Result<Vec<f32>> {
-        let d = self.config.hidden;
-        let mut h = vec![0.0; tokens.len() * d];
-        let rows = tokens.par_iter().zip(h.par_chunks_exact_mut(d)).enumerate();
-        rows.with_min_len(8).try_for_each(|(i, (token, row))| self.embed_one(*token, first + i, row))?;
-        Ok(h)
-    }
-
-    fn embed_one(&self, token: u32, position: usize, row: &mut [f32]) -> Result<()> {
-        let token = token as usize;
-        if token >= self.config.vocab {
+        if let Some(token) = tokens.iter().find(|token| **token as usize >= self.config.vocab) {
             return Err(Error::InvalidInput(format!(
                 "token {token} lies outside the model's vocabulary of {}; tokenizer and weights do not belong together",
                 self.config.vocab
             )));
         }
-        self.embedding_row(token, row)?;
-        row.iter_mut().for_each(|x| *x *= self.config.embedding_scale);
-        if let Some(learned) = &self.packed.position {
-            let Some(learned) = learned.chunks_exact(row.len()).nth(position) else {
-                return Err(Error::InvalidInput(format!(
-                    "position {position} lies beyond the {} positions that the model has learned; use shorter prompts",
-                    self.config.context
-                )));
-            };
-            row.iter_mut().zip(learned).for_each(|(x, p)| *x += p);
+        let d = self.config.hidden;
+        let learned = self.packed.position.as_ref().map(|all| all.chunks_exact(d));
+        let known = learned.as_ref().map_or(usize::MAX, |learned| learned.len());
+        if first + tokens.len() > known {
+            return Err(Error::InvalidInput(format!(
+                "position {} lies beyond the {} positions that the model has learned; use shorter prompts",
+                known.max(first),
+                self.config.context
+            )));
         }
-        Ok(())
+        let mut h = vec![0.0; tokens.len() * d];
+        let rows = tokens.par_iter().zip(h.par_chunks_exact_mut(d)).enumerate();
+        rows.with_min_len(8).try_for_each(|(i, (token, row))| {
+            self.embedding_row(*token as usize, row)?;
+            row.iter_mut().for_each(|x| *x *= self.config.embedding_scale);
+            if let Some(position) = learned.clone().and_then(|mut learned| learned.nth(first + i)) {
+                row.iter_mut().zip(position).for_each(|(x, p)| *x += p);
+            }
+            Ok(())
+        })?;
+        Ok(h)
     }
 
     fn embedding_row(&self, token: usize, row: &mut [f32]) -> Result<()> {
