@@ -153,7 +153,7 @@ impl<B: Backend> Model<B> {
         }
         let mut h = vec![0.0; tokens.len() * d];
         let rows = tokens.par_iter().zip(h.par_chunks_exact_mut(d)).enumerate();
-        rows.with_min_len(8).try_for_each(|(i, (token, row))| {
+        rows.with_min_len(8).try_for_each(|(i, (token, row))| -> Result<()> {
             self.embedding_row(*token as usize, row)?;
             row.iter_mut().for_each(|x| *x *= self.config.embedding_scale);
             if let Some(position) = learned.clone().and_then(|mut learned| learned.nth(first + i)) {
