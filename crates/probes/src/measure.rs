@@ -107,6 +107,8 @@ pub fn measure<B: Backend, E: std::error::Error + 'static>(
             Err(source) => return Err(Error::Model { id: first.id.clone(), source: Box::new(source) }),
         };
         let macs = group.iter().map(|t| model.layers_macs(t.tokens.len())).sum();
+        // Otherwise the first probe would be charged for it.
+        model.backend().wait();
         spend(&mut costs, "forward", Work::plain(group.len() as u64, macs), start);
         (observer.on_progress)(macs);
         rest = later;
@@ -156,6 +158,7 @@ pub fn measure_pairs<B: Backend, E: std::error::Error + 'static>(
         let start = Instant::now();
         let trace = clean(model, &pair.id, &pair.tokens)?;
         let forward = Work::plain(1, model.layers_macs(pair.tokens.len()));
+        model.backend().wait();
         spend(&mut costs, "forward", forward, start);
         (observer.on_progress)(forward.macs);
         let mut record = Record::of(&pair.id, &pair.group, &pair.tokens, &pair.pieces);
