@@ -122,10 +122,9 @@ fn table<D: Device>(device: &D, rows: usize, rotation: &Rotation) -> Table<D::Me
     assert_eq!(places.len(), rows, "each row needs a place in the tables");
     let end = places.iter().max().map_or(0, |last| last + 1);
     assert!(end * half <= cos.len().min(sin.len()), "a place lies outside the tables");
-    let bits = |x: &[f32]| -> Vec<u32> { x.iter().map(|x| x.to_bits()).collect() };
     Table {
-        cos: upload(device, &bits(cos)),
-        sin: upload(device, &bits(sin)),
+        cos: upload(device, bytemuck::cast_slice(cos)),
+        sin: upload(device, bytemuck::cast_slice(sin)),
         places: upload(device, &places.iter().map(|p| word(*p)).collect::<Vec<_>>()),
         half: *half,
     }

@@ -242,8 +242,7 @@ impl<D: Device> Backend for Gpu<D> {
     fn upload(&self, values: &[f32], to: &mut Self::Buffer) {
         self.resize(to, values.len());
         if !values.is_empty() {
-            let words: Vec<u32> = values.iter().map(|x| x.to_bits()).collect();
-            self.device.write(self.of(to), 0, &words);
+            self.device.write(self.of(to), 0, bytemuck::cast_slice(values));
         }
     }
 
@@ -252,7 +251,7 @@ impl<D: Device> Backend for Gpu<D> {
         if part.is_empty() {
             return Vec::new();
         }
-        self.device.read(self.of(from), part).into_iter().map(f32::from_bits).collect()
+        bytemuck::cast_vec(self.device.read(self.of(from), part))
     }
 
     fn copy(&self, from: &Self::Buffer, part: Range<usize>) -> Self::Buffer {
@@ -494,7 +493,7 @@ impl<D: Device> Backend for Gpu<D> {
 
     fn interpolate(&self, base: &Self::Buffer, direction: &Self::Buffer, at: &[f32], out: &mut Self::Buffer) {
         assert_eq!(base.len, direction.len, "a line needs a direction of its own length");
-        let points = upload(self.device(), &at.iter().map(|t| t.to_bits()).collect::<Vec<_>>());
+        let points = upload(self.device(), bytemuck::cast_slice(at));
         self.resize(out, at.len() * base.len);
         let buffers = [self.of(base), self.of(direction), &points, self.of(out)];
         self.launch(Kernel::Interpolate, &buffers, out.len, &[word(base.len)]);

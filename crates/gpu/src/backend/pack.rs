@@ -254,7 +254,7 @@ fn layer<D: Device, E: From<OutOfMemory>>(
     let bias = match bias {
         Some(bias) => {
             let memory = device.allocate(bias.len())?;
-            device.write(&memory, 0, &bias.iter().map(|b| b.to_bits()).collect::<Vec<_>>());
+            device.write(&memory, 0, bytemuck::cast_slice(&bias));
             Some(memory)
         }
         None => None,

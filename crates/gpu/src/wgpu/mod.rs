@@ -139,7 +139,7 @@ impl Wgpu {
         let pass = recorder.pass(&self.device);
         pass.set_pipeline(&pipeline.pipeline);
         pass.set_bind_group(0, &bind_group, &[]);
-        pass.set_immediates(0, bytes(parameters));
+        pass.set_immediates(0, bytemuck::cast_slice(parameters));
         pass.dispatch_workgroups(groups[0], groups[1], 1);
         recorder.count(&self.queue, work);
     }
@@ -222,11 +222,6 @@ fn storage(format: Format) -> Storage {
         Format::Int8 { .. } => Storage::Int8,
         Format::Int4 { bias, .. } => Storage::Int4(bias),
     }
-}
-
-fn bytes(words: &[u32]) -> &[u8] {
-    // SAFETY: any bits are bytes, which need no alignment, so that nothing is left over.
-    unsafe { words.align_to().1 }
 }
 
 impl Recorder {
@@ -331,7 +326,7 @@ impl Device for Wgpu {
         if memory.is_used_by(recorder.next()) {
             recorder.submit(&self.queue);
         }
-        let bytes = bytes(words);
+        let bytes: &[u8] = bytemuck::cast_slice(words);
         self.queue.write_buffer(&memory.buffer, at as u64 * WORD, bytes);
         recorder.written += bytes.len() as u64;
         if recorder.written >= STAGED_BYTES {
