@@ -33,7 +33,9 @@ pub(crate) fn describe<B: Backend>(
         .map(|(path, sha256)| file(path, sha256))
         .chain(loaded.settings.iter().map(|(path, sha256)| file(path, sha256)))
         .collect();
-    let config = loaded.model.config();
+    let (config, device) = (loaded.model.config(), loaded.model.backend().name());
+    // On another device, the processor's instructions compute no result.
+    let instructions = (device == "cpu").then(|| Isa::get().name());
     json!({
         "fathom": env!("CARGO_PKG_VERSION"),
         "samples_version": fathom_results::SAMPLES_VERSION,
@@ -50,8 +52,8 @@ pub(crate) fn describe<B: Backend>(
         },
         "tokenizer": loaded.tokenizer.describe(),
         "dtype": loaded.model.dtype().name(),
-        "device": loaded.model.backend().name(),
-        "instructions": Isa::get().name(),
+        "device": device,
+        "instructions": instructions,
         "threads": rayon::current_num_threads(),
         "data": {
             "id": job.set.id,

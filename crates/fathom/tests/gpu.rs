@@ -3,6 +3,8 @@
 //! Without a GPU the tests are skipped with a message; with `FATHOM_TEST_REQUIRE=1` they fail instead. An emulation on
 //! the processor, such as Mesa's, will do.
 
+#![allow(clippy::print_stderr, reason = "tests report what they skip and where they run")]
+
 use fathom_gpu::{Interface, open_cuda, open_wgpu};
 use fathom_model::source::{Checkpoint, Loaded};
 use fathom_model::{Backend, Cpu, Dtype};

@@ -6,6 +6,7 @@ mod bad_output;
 mod bench;
 mod causal;
 mod data;
+mod devices;
 mod hub;
 mod interrupt;
 mod lists;

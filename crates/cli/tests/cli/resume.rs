@@ -87,6 +87,7 @@ fn overwrite_starts_anew() {
 fn samples_of_another_program_are_not_mixed_with_ours() {
     for (key, says) in [
         ("fathom", "another version of fathom (0.0.1, now "),
+        ("device", "another device (0.0.1, now cpu"),
         ("instructions", "other instructions of the processor (0.0.1, now "),
         ("samples_version", "another format of samples (0.0.1, now "),
         ("naive", "another way to run edits"),
