@@ -128,13 +128,18 @@ pub(crate) fn introduce<B: Backend>(
     observer: &dyn Observer,
 ) {
     let (config, tokenizer) = (loaded.model.config(), loaded.tokenizer.describe());
+    let device = match loaded.model.backend().name() {
+        name if name == "cpu" => String::new(),
+        name => format!(" on {name}"),
+    };
     observer.note(&format!(
-        "{}: {}, {} layers, {:.0} M parameters in {}; tokenizer {}, {}; {}: {} prompts, {} tokens",
+        "{}: {}, {} layers, {:.0} M parameters in {}{}; tokenizer {}, {}; {}: {} prompts, {} tokens",
         located.id,
         config.architecture,
         config.depth(),
         loaded.model.parameters() as f64 / 1e6,
         loaded.model.dtype().name(),
+        device,
         tokenizer.kind,
         if tokenizer.adds_bos { "BOS added" } else { "no BOS" },
         job.set.id,
@@ -231,6 +236,7 @@ fn summarise<B: Backend>(
             vocab: config.vocab,
             parameters: loaded.model.parameters(),
             dtype: loaded.model.dtype().name().to_owned(),
+            device: Some(loaded.model.backend().name()).filter(|device| device != "cpu"),
         },
         data: DataInfo {
             id: job.set.id.clone(),

@@ -40,11 +40,12 @@ fn head(results: &Results, lines: &mut Lines) {
     let (model, data) = (&results.model, &results.data);
     lines.line(Emphasis::Bold, &model.id);
     let parameters = model.parameters as f64 / 1e6;
+    let device = model.device.as_ref().map(|device| format!(" on {device}")).unwrap_or_default();
     lines.line(
         Emphasis::Plain,
         &format!(
-            "{}, {} layers, {parameters:.0} M parameters, {}",
-            model.architecture, model.layers, model.dtype
+            "{}, {} layers, {parameters:.0} M parameters, {}{}",
+            model.architecture, model.layers, model.dtype, device
         ),
     );
     let pairs = match data.pairs {

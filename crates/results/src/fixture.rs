@@ -174,6 +174,7 @@ pub fn results() -> Results {
             vocab: 49_152,
             parameters: 134_515_008,
             dtype: "float32".to_owned(),
+            device: None,
         },
         data: DataInfo { id: "gsm8k".to_owned(), prompts: 32, pairs: 0, tokens: 6_411, failed: Vec::new() },
         probes: ProbeResults {

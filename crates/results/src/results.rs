@@ -62,6 +62,9 @@ pub struct ModelInfo {
     pub parameters: u64,
     /// The type in which weights are multiplied.
     pub dtype: String,
+    /// The device that it ran on, such as `NVIDIA H200 (CUDA)`; `None` for the processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
 }
 
 /// The prompts a model was measured on.
