@@ -31,7 +31,8 @@ fn unknown_devices_are_wrong_usage() {
 #[test]
 fn a_device_that_is_not_there_is_an_error_with_a_way_out() {
     let place = Place::new();
-    for (device, needs) in [("gpu", "Vulkan"), ("gpu:3", "Vulkan"), ("cuda", "NVIDIA"), ("cuda:1", "NVIDIA")] {
+    for (device, needs) in [("gpu", "Vulkan"), ("gpu:3", "Vulkan"), ("cuda", "NVIDIA"), ("cuda:1", "NVIDIA")]
+    {
         let mut measure = without_gpus();
         measure.arg("measure").arg(fixture("llama3")).args(["--device", device, "-o"]).arg(place.out());
         fail(&mut measure, &[&format!("there is no device '{device}'"), needs, "use the device cpu"]);

@@ -1,7 +1,8 @@
 //! The CUDA driver: devices, the context, launches.
 
-use super::memory::Memory;
-use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction, CUfunction_attribute, CUmodule, CUstream};
+use cudarc::driver::sys::{
+    self, CUdevice_attribute, CUdeviceptr, CUfunction, CUfunction_attribute, CUmodule, CUstream,
+};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
 use std::ffi::{CString, c_void};
 use std::sync::Arc;
@@ -141,8 +142,8 @@ impl Driver {
         Ok(Function { function, threads: threads as u32, shared_bytes: shared_bytes as u32 })
     }
 
-    /// Launches a function with pointers to memories, or null, and parameters, which are the arguments of every
-    /// kernel.
+    /// Launches a function with addresses of memory, which may be null, and parameters, which are the arguments
+    /// of every kernel.
     ///
     /// # Panics
     /// When there are too many groups or the launch fails.
@@ -150,13 +151,11 @@ impl Driver {
         &self,
         function: Function,
         groups: usize,
-        memories: &[Option<&Memory>],
+        addresses: &mut [CUdeviceptr],
         parameters: &[u32],
     ) {
         self.bind();
         let groups = i32::try_from(groups).expect("a launch has at most 2^31 groups") as u32;
-        let mut addresses: Vec<u64> =
-            memories.iter().map(|memory| memory.map_or(0, Memory::address)).collect();
         let mut words = [0u32; PARAMETERS];
         words[..parameters.len()].copy_from_slice(parameters);
         let mut arguments: Vec<*mut c_void> = addresses.iter_mut().map(|a| (&raw mut *a).cast()).collect();

@@ -205,7 +205,8 @@ impl Cuda {
         let function = self.function(entry).unwrap_or_else(|error| {
             panic!("the CUDA kernel {} cannot be used on {}: {error}", entry.name, self.name)
         });
-        self.driver.launch(function, groups, memories, parameters);
+        let addresses = memories.iter().map(|memory| memory.map_or(0, Memory::address));
+        self.driver.launch(function, groups, &mut addresses.collect::<Vec<_>>(), parameters);
     }
 
     /// Launches one thread per element.

@@ -1,0 +1,110 @@
+//! Launches, and the parameters that several operations share.
+
+use super::batch::word;
+use super::{Batch, Buffer, upload};
+use crate::Gpu;
+use crate::device::{Device, Kernel};
+use fathom_kernels::attention::AttentionShape;
+use fathom_kernels::backend::{Columns, Norm};
+use fathom_kernels::elementwise::Activation;
+use fathom_kernels::norm::NormKind;
+
+pub(super) fn activation_word(activation: Activation) -> u32 {
+    match activation {
+        Activation::Silu => 0,
+        Activation::GeluTanh => 1,
+        Activation::GeluErf => 2,
+    }
+}
+
+fn kind_word(kind: NormKind) -> u32 {
+    match kind {
+        NormKind::Rms => 0,
+        NormKind::Layer => 1,
+    }
+}
+
+pub(super) fn check_columns(columns: Columns, len: usize) -> usize {
+    let Columns { stride, start, width, count } = columns;
+    assert!(stride > 0 && width > 0, "a row must have a width");
+    assert!(start + width * count <= stride, "the columns must lie in the row");
+    assert_eq!(len % stride, 0, "a matrix must hold whole rows of {stride}");
+    len / stride
+}
+
+impl<D: Device> Gpu<D> {
+    /// Launches a kernel over `work` units, if there are any.
+    pub(super) fn launch(&self, kernel: Kernel, buffers: &[&D::Memory], work: usize, parameters: &[u32]) {
+        if work == 0 {
+            return;
+        }
+        let mut all = Vec::with_capacity(parameters.len() + 1);
+        all.push(word(work));
+        all.extend_from_slice(parameters);
+        self.device.launch(kernel, buffers, &all, work);
+    }
+
+    /// The memory of a buffer; some memory when it is empty.
+    pub(super) fn of<'a>(&'a self, buffer: &'a Buffer<D::Memory>) -> &'a D::Memory {
+        buffer.memory.as_ref().unwrap_or(&self.nothing)
+    }
+
+    pub(super) fn norm_parameters(norm: &Norm<Self>, columns: Columns) -> [u32; 7] {
+        let Columns { stride, start, width, count } = columns;
+        let has_bias = u32::from(norm.bias.is_some());
+        let kind = kind_word(norm.kind);
+        [word(stride), word(start), word(width), word(count), kind, norm.eps.to_bits(), has_bias]
+    }
+
+    pub(super) fn check_norm(norm: &Norm<Self>, columns: Columns) {
+        let lens = [Some(norm.weight.len), norm.bias.as_ref().map(|b| b.len)];
+        assert!(
+            lens.iter().flatten().all(|len| *len == columns.width),
+            "a norm must be as wide as its vectors"
+        );
+    }
+
+    /// Heads, dimensions, scale, soft-capping and window, as the attention kernels take them.
+    pub(super) fn attention_parameters(shape: &AttentionShape) -> [u32; 8] {
+        let AttentionShape { heads, kv_heads, head_dim, scale, softcap, window } = *shape;
+        assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "heads must share key heads");
+        assert!(head_dim > 0 && window != Some(0), "heads and windows must not be empty");
+        let cap = softcap.unwrap_or(1.0).to_bits();
+        // A window longer than any text sees all of it.
+        let window = window.map_or(0, |w| u32::try_from(w).unwrap_or(0));
+        let stride = word((heads + 2 * kv_heads) * head_dim);
+        [
+            word(heads),
+            word(kv_heads),
+            word(head_dim),
+            stride,
+            scale.to_bits(),
+            u32::from(softcap.is_some()),
+            cap,
+            window,
+        ]
+    }
+
+    pub(super) fn rotate_by(
+        &self,
+        batch: &Batch<D::Memory>,
+        table: usize,
+        [stride, heads, head_dim]: [usize; 3],
+        inverse: bool,
+        x: &Buffer<D::Memory>,
+    ) {
+        let table = &batch.tables[table];
+        assert!(head_dim > 0 && table.half <= head_dim / 2 && heads * head_dim <= stride);
+        assert_eq!(x.len, batch.rows * stride, "each row needs a place in the tables");
+        let half = table.half;
+        let parameters = [word(stride), word(heads), word(head_dim), word(half), u32::from(inverse)];
+        let buffers = [&table.cos, &table.sin, &table.places, self.of(x)];
+        self.launch(Kernel::Rotate, &buffers, batch.rows * heads * half, &parameters);
+    }
+
+    /// Indices of rows in the memory of the device.
+    pub(super) fn indices(&self, rows: &[u32], below: usize) -> D::Memory {
+        assert!(rows.iter().all(|row| (*row as usize) < below), "a row lies outside the matrix");
+        upload(self.device(), rows)
+    }
+}
