@@ -41,7 +41,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 after Ctrl-C (128 plus the sign
 pub(crate) enum Command {
     /// Run the probes on a model and write a results folder
     Measure(Box<Measure>),
-    /// Compare a model's numbers with reference values, or bf16 with f32
+    /// Compare a model's numbers with reference values, or bf16 or a GPU with f32 on the processor
     #[command(long_about = VERIFY)]
     Verify(Verify),
     /// List the models that can be loaded, or describe one
@@ -84,14 +84,15 @@ pub(crate) enum Generate {
     Reference,
 }
 
-const VERIFY: &str = "Compares a model's numbers with reference values, or bf16 with f32.
+const VERIFY: &str =
+    "Compares a model's numbers with reference values, or bf16 or a GPU with f32 on the processor.
 
 With --golden FILE, tokens, predictions and curves are compared with the values in FILE. The command \
 fails if any of them differs by more than rounding.
 
-With --dtype bf16 and no FILE, the probes of the clean run are measured with weights in f32 and \
-again in bf16 on the same prompts. The command prints where each curve moves most and the depth by \
-every rule in both, and fails if a depth moves by more than one layer.";
+With --dtype bf16 or --device and no FILE, the probes of the clean run are measured in f32 on the \
+processor and again in that type and on that device, on the same prompts. The command prints where each \
+curve moves most and the depth by every rule in both, and fails if a depth moves by more than one layer.";
 
 const BENCH: &str = "Times the kernels on this machine, and with MODEL its prefill and each probe.
 
@@ -343,9 +344,9 @@ pub(crate) struct Verify {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     /// Reference values, as JSON
-    #[arg(long, value_name = "FILE", required_unless_present = "dtype")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["dtype", "device"])]
     pub(crate) golden: Option<PathBuf>,
-    /// Prompts on which bf16 is compared with f32, as for `fathom measure`
+    /// Prompts on which bf16 or another device is compared with f32 on the processor, as for `fathom measure`
     #[arg(long, value_name = "ID|FILE", default_value = fathom::DEFAULT_DATA, conflicts_with = "golden")]
     pub(crate) data: String,
     /// How many of them

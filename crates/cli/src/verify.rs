@@ -4,7 +4,7 @@ use crate::args::{DtypeArg, Verify, optional};
 use crate::observer::Terminal;
 use crate::output;
 use anyhow::{Result, bail};
-use fathom::{GoldenRow, Limit, PrecisionReport, Verification};
+use fathom::{Device, GoldenRow, Limit, PrecisionReport, Verification};
 use std::fmt::Write;
 
 pub(crate) fn run(args: &Verify, threads: Option<u16>) -> Result<()> {
@@ -27,18 +27,19 @@ pub(crate) fn run(args: &Verify, threads: Option<u16>) -> Result<()> {
                 ),
             }
         }
-        None if args.model.dtype == DtypeArg::F32 => {
+        None if args.model.dtype == DtypeArg::F32 && args.model.device == Device::Cpu => {
             bail!(
-                "--dtype f32 leaves nothing to compare; give --dtype bf16, or --golden FILE with reference values"
+                "f32 on the processor leaves nothing to compare; give --dtype bf16, a --device, or --golden FILE with \
+                 reference values"
             )
         }
         None => {
             let report = verification.precision(&args.data, args.limit, &terminal)?;
-            output::print(&precision(&report))?;
+            output::print(&precision(&report, &column(args)))?;
             match report.depths.iter().filter(|row| !row.agrees()).count() {
                 0 => Ok(()),
                 count => bail!(
-                    "{count} of {} rules move by more than {} layer in bf16; measure this model in f32",
+                    "{count} of {} rules move by more than {} layer; measure this model in f32 on the processor",
                     report.depths.len(),
                     PrecisionReport::LAYERS
                 ),
@@ -69,10 +70,18 @@ fn golden(rows: &[GoldenRow]) -> String {
     text
 }
 
+/// What is compared with f32 on the processor, as the head of a column.
+fn column(args: &Verify) -> String {
+    match args.model.device {
+        Device::Cpu => "bf16".to_owned(),
+        device => device.to_string(),
+    }
+}
+
 /// How far each curve moves, in shares of its largest value, and each depth.
-fn precision(report: &PrecisionReport) -> String {
+fn precision(report: &PrecisionReport, other: &str) -> String {
     let mut text =
-        format!("{:<16}  {:>12}  {:>12}  {:>5}  {:>16}\n", "curve", "f32", "bf16", "layer", "of its largest");
+        format!("{:<16}  {:>12}  {:>12}  {:>5}  {:>16}\n", "curve", "f32", other, "layer", "of its largest");
     for c in &report.curves {
         let _ = writeln!(
             text,
@@ -84,7 +93,7 @@ fn precision(report: &PrecisionReport) -> String {
             c.share
         );
     }
-    let _ = write!(text, "\n{:<16}  {:>8}  {:>8}  {:>8}\n", "rule", "f32", "bf16", "moved by");
+    let _ = write!(text, "\n{:<16}  {:>8}  {:>8}  {:>8}\n", "rule", "f32", other, "moved by");
     let shown = |value: Option<f64>| value.map_or("none".to_owned(), |value| format!("{value:.2}"));
     for row in &report.depths {
         let verdict = if row.agrees() { "ok" } else { "DIFFERS" };

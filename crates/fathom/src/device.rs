@@ -1,8 +1,8 @@
 //! Devices that models run on.
 
-use crate::Result;
+use crate::{Observer, Result};
 use bytesize::ByteSize;
-use fathom_gpu::{DeviceKind, Interface};
+use fathom_gpu::{Cuda, DeviceKind, Gpu, Interface, Wgpu};
 use fathom_model::{Backend, Cpu};
 use std::fmt;
 use std::str::FromStr;
@@ -47,7 +47,11 @@ impl FromStr for Device {
     fn from_str(text: &str) -> Result<Self, String> {
         let unknown = || format!("unknown device '{text}'; give {}", Self::NAMES);
         let (name, index) = match text.split_once(':') {
-            Some((name, index)) => (name, Some(index.parse().map_err(|_| unknown())?)),
+            // Neither signs nor leading zeros.
+            Some((name, index)) => match index.parse::<usize>() {
+                Ok(number) if number.to_string() == index => (name, Some(number)),
+                _ => return Err(unknown()),
+            },
             None => (text, None),
         };
         match (name, index) {
@@ -121,36 +125,45 @@ impl Device {
     ///
     /// # Errors
     /// When there is no such device, or the work fails.
-    pub(crate) fn run<T: OnDevice>(self, task: T) -> Result<T::Output> {
-        match self.choose()? {
-            None => task.run(Cpu),
-            Some((Interface::Wgpu, index)) => task.run(opened(fathom_gpu::open_wgpu(index))?),
-            Some((Interface::Cuda, index)) => task.run(opened(fathom_gpu::open_cuda(index))?),
+    pub(crate) fn run<T: OnDevice>(self, observer: &dyn Observer, task: T) -> Result<T::Output> {
+        if self == Self::Cpu {
+            return task.run(Cpu);
+        }
+        let all = fathom_gpu::devices();
+        if self == Self::Auto {
+            for device in best(&all) {
+                match open(device) {
+                    Ok(Opened::Wgpu(backend)) => return task.run(backend),
+                    Ok(Opened::Cuda(backend)) => return task.run(backend),
+                    Err(error) => observer.warn(&format!("{error}; trying the next device")),
+                }
+            }
+            return task.run(Cpu);
+        }
+        let Some(device) = self.choose(&all) else {
+            return Err(crate::Error::Invalid(self.missing(&all)));
+        };
+        match open(device).map_err(|error| self.refused(&error))? {
+            Opened::Wgpu(backend) => task.run(backend),
+            Opened::Cuda(backend) => task.run(backend),
         }
     }
 
-    /// The interface and index of the GPU; `None` for the processor.
-    fn choose(self) -> Result<Option<(Interface, usize)>> {
-        if self == Self::Cpu {
-            return Ok(None);
-        }
-        let all = fathom_gpu::devices();
+    /// The GPU that is meant.
+    fn choose(self, all: &[fathom_gpu::DeviceInfo]) -> Option<&fathom_gpu::DeviceInfo> {
         let of = |interface| all.iter().filter(move |device| device.interface == interface);
-        let chosen = match self {
-            Self::Cpu => None,
-            Self::Auto => {
-                let best = of(Interface::Cuda).next().or_else(|| of(Interface::Wgpu).find(|d| is_fast(d)));
-                return Ok(best.map(|device| (device.interface, device.index)));
-            }
+        match self {
+            Self::Cpu | Self::Auto => None,
             Self::Gpu(None) => of(Interface::Wgpu).min_by_key(|device| rank(device.kind)),
-            Self::Cuda(None) => of(Interface::Cuda).next(),
+            Self::Cuda(None) => of(Interface::Cuda).min_by_key(|device| !device.is_usable),
             Self::Gpu(Some(index)) => of(Interface::Wgpu).find(|device| device.index == index),
             Self::Cuda(Some(index)) => of(Interface::Cuda).find(|device| device.index == index),
-        };
-        match chosen {
-            Some(device) => Ok(Some((device.interface, device.index))),
-            None => Err(crate::Error::Invalid(self.missing(&all))),
         }
+    }
+
+    fn refused(self, error: &fathom_gpu::OpenError) -> crate::Error {
+        let other = if matches!(self, Self::Cuda(_)) { "gpu or cpu" } else { "cpu" };
+        crate::Error::Invalid(format!("{error}; or use the device {other}"))
     }
 
     /// Why the device is not there, and the way out.
@@ -179,8 +192,23 @@ impl Device {
     }
 }
 
-fn opened<T>(result: Result<T, fathom_gpu::OpenError>) -> Result<T> {
-    result.map_err(|error| crate::Error::Invalid(format!("{error}; use the device cpu")))
+/// A GPU, ready to run models.
+enum Opened {
+    Wgpu(Gpu<Wgpu>),
+    Cuda(Gpu<Cuda>),
+}
+
+fn open(device: &fathom_gpu::DeviceInfo) -> Result<Opened, fathom_gpu::OpenError> {
+    match device.interface {
+        Interface::Wgpu => fathom_gpu::open_wgpu(device.index).map(Opened::Wgpu),
+        Interface::Cuda => fathom_gpu::open_cuda(device.index).map(Opened::Cuda),
+    }
+}
+
+/// The GPUs that `auto` tries, the best first.
+fn best(all: &[fathom_gpu::DeviceInfo]) -> impl Iterator<Item = &fathom_gpu::DeviceInfo> {
+    let cuda = all.iter().filter(|device| device.interface == Interface::Cuda && device.is_usable);
+    cuda.chain(all.iter().filter(|device| device.interface == Interface::Wgpu && is_fast(device)))
 }
 
 /// Whether a GPU is faster than the processor beside it: integrated ones are on Apple's machines alone.
@@ -215,9 +243,43 @@ mod tests {
         ] {
             assert_eq!(device.to_string().parse(), Ok(device));
         }
-        for wrong in ["", "gpu:", "gpu:x", "cpu:1", "auto:0", "cuda:-1", "tpu"] {
+        for wrong in ["", "gpu:", "gpu:x", "gpu:01", "gpu:+1", "cpu:1", "auto:0", "cuda:-1", "tpu"] {
             let message = wrong.parse::<Device>().unwrap_err();
             assert!(message.contains(Device::NAMES), "{message}");
         }
+    }
+
+    fn found(
+        interface: Interface,
+        index: usize,
+        kind: DeviceKind,
+        is_usable: bool,
+    ) -> fathom_gpu::DeviceInfo {
+        let (name, system) = (format!("{interface:?} {index}"), "Vulkan".to_owned());
+        fathom_gpu::DeviceInfo { interface, index, name, system, kind, memory_bytes: None, is_usable }
+    }
+
+    #[test]
+    fn the_best_device_is_chosen_and_unusable_ones_are_passed_over() {
+        let all = [
+            found(Interface::Cuda, 0, DeviceKind::Discrete, false),
+            found(Interface::Cuda, 1, DeviceKind::Discrete, true),
+            found(Interface::Wgpu, 0, DeviceKind::Software, true),
+            found(Interface::Wgpu, 1, DeviceKind::Integrated, true),
+            found(Interface::Wgpu, 2, DeviceKind::Discrete, true),
+        ];
+        let names =
+            |devices: &[fathom_gpu::DeviceInfo]| best(devices).map(|d| d.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&all), ["Cuda 1", "Wgpu 2"]);
+        // Neither an emulation nor an integrated GPU is faster than the processor.
+        assert!(names(&all[2..4]).is_empty());
+        let chosen = |device: Device| device.choose(&all).map(|d| d.name.clone());
+        assert_eq!(chosen(Device::Gpu(None)).as_deref(), Some("Wgpu 2"));
+        assert_eq!(chosen(Device::Gpu(Some(0))).as_deref(), Some("Wgpu 0"));
+        assert_eq!(chosen(Device::Cuda(None)).as_deref(), Some("Cuda 1"));
+        assert_eq!(chosen(Device::Cuda(Some(0))).as_deref(), Some("Cuda 0"));
+        assert_eq!(chosen(Device::Cuda(Some(2))), None);
+        assert!(Device::Cuda(Some(2)).missing(&all).contains("this machine has cuda:0, cuda:1"));
+        assert!(Device::Gpu(None).missing(&all[..1]).contains("Vulkan"));
     }
 }

@@ -57,7 +57,7 @@ impl Estimate {
 
 pub(crate) fn estimate(m: &Measurement, observer: &dyn Observer) -> Result<Estimate> {
     let data = OpenSet::open(&m.prompts, observer)?;
-    m.model.device.run(Estimating { m, data, observer })
+    m.model.device.run(observer, Estimating { m, data, observer })
 }
 
 struct Estimating<'a> {

@@ -30,7 +30,7 @@ pub(crate) fn measure(m: &Measurement, observer: &dyn Observer) -> Result<Measur
     let folder = Folder::create(&out)?;
     let _lock = folder.lock(&run::process())?;
     let task = Measuring { m, bootstrap, data, located, checkpoint, folder: &folder, started, observer };
-    let (results, cancelled) = m.model.device.run(task)?;
+    let (results, cancelled) = m.model.device.run(observer, task)?;
     Ok(Measured { folder: out, results, cancelled, elapsed: started.elapsed() })
 }
 

@@ -199,6 +199,15 @@ impl RunComparison {
             let name = |path: &Path, results: &Results| {
                 format!("{} on {} ({})", results.model.id, results.data.id, path.display())
             };
+            let device = |results: &Results| results.model.device.clone().unwrap_or_else(|| "cpu".to_owned());
+            let devices = [device(&a.0), device(&b.0)];
+            if devices[0] != devices[1] {
+                observer.warn(&format!(
+                    "the runs were made on different devices, {} and {}: differences of about 1e-5 of a value and less are \
+                     rounding",
+                    devices[0], devices[1]
+                ));
+            }
             let names = [name(&self.a, &a.0), name(&self.b, &b.0)];
             let _working = uncounted(observer, "resampling prompts");
             let [a, b] =

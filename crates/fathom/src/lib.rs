@@ -82,6 +82,7 @@ pub use verify::{CurveShift, DepthShift, GoldenRow, Limit, PrecisionReport, Veri
 /// Whether a panic is caught by this library and becomes an [`Error`]: a panic hook should not report it.
 pub fn is_panic_caught(panic: &std::panic::PanicHookInfo<'_>) -> bool {
     panic.payload().is::<fathom_kernels::OutOfMemory>()
+        || panic.payload().is::<fathom_kernels::backend::DeviceError>()
         || fathom_model::tokenizer::is_guarded()
         || fathom_data::is_guarded()
 }

@@ -129,9 +129,11 @@ pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &Path) -> Result<
         _ => None,
     };
     let mut what: Vec<String> = Vec::new();
-    for (name, place) in compared.into_iter().filter(|(_, place)| differs(place)) {
+    // Another device has other instructions anyway.
+    let counts = |place: &str| differs(place) && !(place == "/instructions" && differs("/device"));
+    for (name, place) in compared.into_iter().filter(|(_, place)| counts(place)) {
         what.push(match (value(earlier, place), value(now, place)) {
-            (Some(before), Some(after)) if before.len().max(after.len()) < 20 => {
+            (Some(before), Some(after)) if before.len().max(after.len()) < 60 => {
                 format!("{name} ({before}, now {after})")
             }
             _ => name.to_owned(),

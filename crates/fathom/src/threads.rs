@@ -2,6 +2,8 @@
 
 use crate::{Error, Result};
 use fathom_kernels::OutOfMemory;
+use fathom_kernels::backend::DeviceError;
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Bytes of stack of each thread, as many as a main thread has.
@@ -16,12 +18,21 @@ pub(crate) fn run<T: Send>(threads: Option<usize>, work: impl FnOnce() -> Result
     let pool = pool.map_err(|error| {
         Error::Invalid(format!("cannot start threads ({error}); use fewer threads (--threads)"))
     })?;
-    // Buffers that probes reuse panic when the system refuses memory. Nothing that was unwound is used again.
+    // Buffers panic when memory is refused, and devices when they fail. Nothing that was unwound is used again.
     match catch_unwind(AssertUnwindSafe(|| pool.install(work))) {
         Ok(done) => done,
-        Err(payload) => match payload.downcast::<OutOfMemory>() {
-            Ok(refused) => Err(fathom_model::Error::activations(*refused).into()),
-            Err(payload) => resume_unwind(payload),
-        },
+        Err(payload) => Err(error_of(payload)),
+    }
+}
+
+/// The error that a panic stands for. Other panics go on.
+fn error_of(payload: Box<dyn Any + Send>) -> Error {
+    let payload = match payload.downcast::<OutOfMemory>() {
+        Ok(refused) => return fathom_model::Error::activations(*refused).into(),
+        Err(payload) => payload,
+    };
+    match payload.downcast::<DeviceError>() {
+        Ok(error) => Error::Invalid(error.0),
+        Err(payload) => resume_unwind(payload),
     }
 }

@@ -71,6 +71,8 @@ pub struct DeviceInfo {
     pub kind: DeviceKind,
     /// Bytes of memory, if known.
     pub memory_bytes: Option<u64>,
+    /// Whether it can be opened, as far as can be told.
+    pub is_usable: bool,
 }
 
 /// How a device is opened.

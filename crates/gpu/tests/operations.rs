@@ -29,7 +29,8 @@ fn open_devices() -> &'static Devices {
         let wgpu: Vec<_> =
             of(Interface::Wgpu).map(|i| open_wgpu(i).expect("a listed device opens")).collect();
         if cuda.is_empty() && wgpu.is_empty() {
-            let required = std::env::var("FATHOM_TEST_REQUIRE").is_ok_and(|v| v == "1");
+            let required = std::env::var("FATHOM_TEST_REQUIRE")
+                .is_ok_and(|v| v.split(',').any(|n| n == "1" || n == "gpu"));
             assert!(!required, "there is no device behind CUDA, Vulkan, Metal or DirectX 12");
             eprintln!("skipped: there is no device behind CUDA, Vulkan, Metal or DirectX 12");
         }
@@ -448,9 +449,11 @@ fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionShape {
     AttentionShape { heads, kv_heads, head_dim, scale: 0.4, softcap: None, window: None }
 }
 
-const SHAPES: [fn() -> AttentionShape; 5] = [
+const SHAPES: [fn() -> AttentionShape; 7] = [
     || shape(4, 2, 16),
     || AttentionShape { window: Some(7), ..shape(3, 3, 5) },
+    || AttentionShape { window: Some(u32::MAX as usize - 10), ..shape(2, 1, 20) },
+    || AttentionShape { window: Some(usize::MAX / 2), ..shape(2, 2, 8) },
     || AttentionShape { softcap: Some(3.0), ..shape(6, 2, 80) },
     || AttentionShape { window: Some(40), softcap: Some(5.0), ..shape(2, 1, 130) },
     || AttentionShape { scale: 0.1, ..shape(1, 1, 256) },

@@ -73,7 +73,7 @@ impl Effort {
     };
     /// The effort for a device: more rows where it takes more at a time.
     pub(super) fn on<B: Backend>(is_quick: bool, on: &B) -> Self {
-        match (is_quick, on.limits().rows > Cpu.limits().rows) {
+        match (is_quick, on.limits().clean_rows > Cpu.limits().clean_rows) {
             (true, false) => Self::QUICK,
             (true, true) => {
                 Self { rows: &[1, 64, 4096], prefill: LONG_PREFILL, tokens: PREFILL, ..Self::QUICK }

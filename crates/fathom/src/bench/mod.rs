@@ -139,7 +139,9 @@ impl Bench {
         observer: &dyn Observer,
         each: &mut (dyn FnMut(BenchEvent<'_>) -> Result<()> + Send),
     ) -> Result<BenchReport> {
-        threads::run(self.threads, || self.chosen_device().run(Benching { bench: self, observer, each }))
+        threads::run(self.threads, || {
+            self.chosen_device().run(observer, Benching { bench: self, observer, each })
+        })
     }
 
     /// The device: that of the model, where one is named.

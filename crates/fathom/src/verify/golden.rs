@@ -30,7 +30,7 @@ pub(super) fn compare_file(
             "{path} does not hold reference values ({e}); it must be a JSON object with \"prompts\""
         ))
     })?;
-    let rows = model.device.run(Comparing { golden: &golden, file, model, observer })?;
+    let rows = model.device.run(observer, Comparing { golden: &golden, file, model, observer })?;
     if rows.is_empty() {
         invalid!(
             "{path} holds nothing that can be compared; it needs \"tokens\", \"logits\", \"contributions\" or \"lens\""

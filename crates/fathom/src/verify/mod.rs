@@ -1,4 +1,4 @@
-//! A model's numbers against reference values, and bfloat16 against f32.
+//! A model's numbers against reference values, and other types and devices against f32 on the processor.
 
 mod causal;
 mod file;
@@ -71,7 +71,8 @@ impl Verification {
         threads::run(self.threads, || golden::compare_file(&self.model, file, observer))
     }
 
-    /// Compares the curves and depths of the first `limit` prompts of `data` in bf16 with those in f32.
+    /// Compares the curves and depths of the first `limit` prompts of `data`, in the type and on the device set, with
+    /// those in f32 on the processor.
     ///
     /// # Errors
     /// When model or prompts cannot be read, or the observer cancels.

@@ -1,10 +1,11 @@
-//! bfloat16 against f32: how far the same model's curves and depths are apart.
+//! Another number format or device against f32 on the processor: how far the same model's curves and depths are
+//! apart.
 
 use crate::device::OnDevice;
 use crate::observer::{Cancellable, counted};
 use crate::prompts::warn_of_unread;
 use crate::tokenise::{self, PromptTokenizer};
-use crate::{Error, ModelSpec, Observer, PromptSpec, Result, Unit, memory};
+use crate::{Device, Error, ModelSpec, Observer, PromptSpec, Result, Unit, memory};
 use fathom_analysis::curves::rows_of;
 use fathom_analysis::{BootstrapOptions, Curve, PromptCurves};
 use fathom_data::Options;
@@ -17,7 +18,7 @@ use std::convert::Infallible;
 /// How far a rule's depth may move, in layers.
 const LAYERS: f64 = 1.0;
 
-/// How far curves and depths move from f32 to bf16.
+/// How far curves and depths move from f32 on the processor to another format or device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PrecisionReport {
     /// Where each curve moves most.
@@ -33,20 +34,20 @@ pub struct CurveShift {
     pub curve: Curve,
     /// The layer.
     pub layer: usize,
-    /// The value there in f32.
+    /// The value there in f32 on the processor.
     pub exact: f64,
-    /// The value there in bf16.
+    /// The value there in the other format or on the other device.
     pub rounded: f64,
     /// The difference as a share of the curve's largest absolute value.
     pub share: f64,
 }
 
-/// A rule's depth in both types.
+/// A rule's depth both ways.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DepthShift {
-    /// In f32.
+    /// In f32 on the processor.
     pub exact: Depth,
-    /// In bf16.
+    /// In the other format or on the other device.
     pub rounded: Depth,
 }
 
@@ -56,7 +57,7 @@ impl PrecisionReport {
 }
 
 impl DepthShift {
-    /// By how many layers the depth moves; `None` if one of the types finds no depth.
+    /// By how many layers the depth moves; `None` if one of them finds no depth.
     pub fn by(&self) -> Option<f64> {
         Some(self.rounded.value? - self.exact.value?)
     }
@@ -76,8 +77,9 @@ pub(super) fn compare(
     limit: usize,
     observer: &dyn Observer,
 ) -> Result<PrecisionReport> {
-    let exact = measured(model, Dtype::F32, data, limit, observer)?;
-    let rounded = measured(model, Dtype::Bf16, data, limit, observer)?;
+    let reference = ModelSpec { dtype: Dtype::F32, device: Device::Cpu, ..model.clone() };
+    let exact = measured(&reference, data, limit, observer)?;
+    let rounded = measured(model, data, limit, observer)?;
     // Only the values are compared, so that one resample is more than enough.
     let options = BootstrapOptions { resamples: 1, ..BootstrapOptions::seeded(Options::SEED) };
     let depths = rows_of(&exact, &options).into_iter().zip(rows_of(&rounded, &options));
@@ -87,19 +89,12 @@ pub(super) fn compare(
     })
 }
 
-/// The curves of the first prompts with the weights kept in one type.
-fn measured(
-    model: &ModelSpec,
-    dtype: Dtype,
-    data: &str,
-    limit: usize,
-    observer: &dyn Observer,
-) -> Result<PromptCurves> {
-    let model = ModelSpec { dtype, ..model.clone() };
-    model.device.run(Measuring { model: &model, data, limit, observer })
+/// The curves of the first prompts.
+fn measured(model: &ModelSpec, data: &str, limit: usize, observer: &dyn Observer) -> Result<PromptCurves> {
+    model.device.run(observer, Measuring { model, data, limit, observer })
 }
 
-/// A measurement with the weights kept in one type.
+/// A measurement of the first prompts.
 struct Measuring<'a> {
     model: &'a ModelSpec,
     data: &'a str,

@@ -32,6 +32,9 @@ pub(super) fn check_columns(columns: Columns, len: usize) -> usize {
     len / stride
 }
 
+/// Windows from this on see all of any text.
+const LONGEST_WINDOW: usize = 1 << 30;
+
 impl<D: Device> Gpu<D> {
     /// Launches a kernel over `work` units, if there are any.
     pub(super) fn launch(&self, kernel: Kernel, buffers: &[&D::Memory], work: usize, parameters: &[u32]) {
@@ -70,8 +73,8 @@ impl<D: Device> Gpu<D> {
         assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "heads must share key heads");
         assert!(head_dim > 0 && window != Some(0), "heads and windows must not be empty");
         let cap = softcap.unwrap_or(1.0).to_bits();
-        // A window longer than any text sees all of it.
-        let window = window.map_or(0, |w| u32::try_from(w).unwrap_or(0));
+        // A window longer than any text sees all of it. Kernels add windows to positions.
+        let window = window.filter(|window| *window < LONGEST_WINDOW).map_or(0, word);
         let stride = word((heads + 2 * kv_heads) * head_dim);
         [
             word(heads),

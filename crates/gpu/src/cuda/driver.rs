@@ -4,7 +4,9 @@ use cudarc::driver::sys::{
     self, CUdevice_attribute, CUdeviceptr, CUfunction, CUfunction_attribute, CUmodule, CUstream,
 };
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
+use fathom_kernels::backend::DeviceError;
 use std::ffi::{CString, c_void};
+use std::panic::panic_any;
 use std::sync::Arc;
 
 /// A context of a device and its only stream.
@@ -16,7 +18,10 @@ pub(super) struct Driver {
 /// Panics where the device failed: what follows an error is meaningless.
 #[track_caller]
 pub(super) fn check<T>(result: Result<T, DriverError>, what: &str) -> T {
-    result.unwrap_or_else(|error| panic!("CUDA: {what} failed: {}", describe(error)))
+    result.unwrap_or_else(|error| {
+        let why = format!("CUDA: {what} failed: {}; run the same command again, it goes on", describe(error));
+        panic_any(DeviceError(why))
+    })
 }
 
 /// The name of an error, and what the driver says about it.
@@ -94,6 +99,12 @@ impl Driver {
         let context = CudaContext::new(index).map_err(describe)?;
         let stream = context.new_stream().map_err(describe)?;
         Ok(Arc::new(Self { context, stream }))
+    }
+
+    /// Bytes of memory that no program uses, if the driver says so.
+    pub(super) fn free_bytes(&self) -> Option<u64> {
+        self.bind();
+        self.context.mem_get_info().ok().map(|(free, _)| free as u64)
     }
 
     /// Makes the context that of this thread.

@@ -1,9 +1,9 @@
 //! Memory of the device, and copies to and from it.
 
 use super::driver::{Driver, check};
-use cudarc::driver::CudaEvent;
 use cudarc::driver::result;
-use cudarc::driver::sys::{CUdeviceptr, CUevent_flags};
+use cudarc::driver::sys::{CUdeviceptr, CUevent_flags, CUresult};
+use cudarc::driver::{CudaEvent, DriverError};
 use fathom_kernels::OutOfMemory;
 use std::collections::BTreeMap;
 use std::ffi::c_void;
@@ -102,7 +102,11 @@ impl Pool {
             self.release();
             allocate()
         });
-        address.map(|address| (address, class)).map_err(|_| OutOfMemory { bytes })
+        match address {
+            Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => Err(OutOfMemory { bytes }),
+            // Any other error is one of earlier work.
+            address => Ok((check(address, "memory"), class)),
+        }
     }
 
     /// Returns all free memory to the driver.

@@ -16,6 +16,7 @@ use crate::device::{Class, Device, Kernel, Weights};
 use crate::{DeviceInfo, DeviceKind, Interface};
 use cache::Cache;
 use driver::{Driver, Function, check};
+use fathom_kernels::backend::DeviceError;
 use fathom_kernels::{Dtype, OutOfMemory};
 use memory::{Pool, Staging};
 use nvrtc::Nvrtc;
@@ -24,8 +25,8 @@ use source::{Entry, PREFIX, THREADS, Unit, shared_heads};
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
+use std::panic::panic_any;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 /// A device cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +49,7 @@ impl std::error::Error for CudaError {}
 
 /// The devices of CUDA; none where there is no driver.
 pub(crate) fn devices() -> Vec<DeviceInfo> {
+    let has_nvrtc = Nvrtc::get().is_ok();
     let count = if driver::is_present() { driver::count() } else { 0 };
     let info = |index| {
         let properties = driver::properties(index).ok()?;
@@ -55,7 +57,12 @@ pub(crate) fn devices() -> Vec<DeviceInfo> {
             interface: Interface::Cuda,
             index,
             name: properties.name,
-            system: "CUDA".to_owned(),
+            system: match (properties.capability < LEAST_CAPABILITY, has_nvrtc) {
+                (true, _) => "CUDA, too old to be used".to_owned(),
+                (false, false) => "CUDA, not usable without NVRTC".to_owned(),
+                (false, true) => "CUDA".to_owned(),
+            },
+            is_usable: properties.capability >= LEAST_CAPABILITY && has_nvrtc,
             kind: if properties.integrated { DeviceKind::Integrated } else { DeviceKind::Discrete },
             memory_bytes: properties.memory_bytes,
         })
@@ -118,9 +125,11 @@ impl Cuda {
         }
         let nvrtc = Nvrtc::get()?;
         let driver = Driver::new(index)?;
+        // Other programs may use the device too.
+        let free = driver.free_bytes();
         Ok(Self {
             name: format!("{} (CUDA)", properties.name),
-            memory_bytes: properties.memory_bytes,
+            memory_bytes: free.or(properties.memory_bytes),
             multiprocessors: properties.multiprocessors,
             shared_bytes: properties.shared_bytes,
             architecture: format!("sm_{major}{minor}"),
@@ -133,34 +142,12 @@ impl Cuda {
         })
     }
 
-    /// Measures the time that the device spends on the work that a function launches.
-    pub fn time(&self, launch: impl FnOnce()) -> Duration {
-        let event = || {
-            let flags = Some(cudarc::driver::sys::CUevent_flags::CU_EVENT_DEFAULT);
-            check(self.driver.cuda_stream().record_event(flags), "an event")
-        };
-        let start = event();
-        launch();
-        let end = event();
-        let milliseconds = check(start.elapsed_ms(&end), "the device");
-        Duration::from_secs_f64(f64::from(milliseconds) / 1e3)
-    }
-
-    /// Compiles all kernels, which otherwise happens when each is first used.
-    ///
-    /// # Errors
-    /// The messages of the compiler.
-    pub fn compile_all(&self) -> Result<(), CudaError> {
-        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
-        Unit::all().into_iter().try_for_each(|unit| self.load(&mut modules, unit)).map_err(CudaError)
-    }
-
     /// Memory that is needed for a moment.
     ///
     /// # Panics
     /// With [`OutOfMemory`] as the payload when the device refuses.
     fn scratch(&self, words: usize) -> Memory {
-        self.pool.allocate(words).unwrap_or_else(|error| std::panic::panic_any(error))
+        self.pool.allocate(words).unwrap_or_else(|error| panic_any(error))
     }
 
     /// Compiles a unit, or reads it from the cache, and loads it.
@@ -203,7 +190,8 @@ impl Cuda {
     /// When it cannot be compiled or launched.
     fn launch_entry(&self, entry: Entry, groups: usize, memories: &[Option<&Memory>], parameters: &[u32]) {
         let function = self.function(entry).unwrap_or_else(|error| {
-            panic!("the CUDA kernel {} cannot be used on {}: {error}", entry.name, self.name)
+            let why = format!("the CUDA kernel {} cannot be used on {}: {error}", entry.name, self.name);
+            panic_any(DeviceError(format!("{why}; use another device, such as gpu or cpu")))
         });
         let addresses = memories.iter().map(|memory| memory.map_or(0, Memory::address));
         self.driver.launch(function, groups, &mut addresses.collect::<Vec<_>>(), parameters);

@@ -1,6 +1,8 @@
 //! The sources of the kernels and how they are divided into modules, each compiled when it is first used.
 
 use crate::device::{Class, Format, Kernel, TILE_ROWS};
+use fathom_kernels::backend::DeviceError;
+use std::panic::panic_any;
 
 const PRELUDE: &str = include_str!("kernels/prelude.cuh");
 const WEIGHTS: &str = include_str!("kernels/weights.cuh");
@@ -139,7 +141,9 @@ impl Entry {
         let head_dim = parameters[3] as usize;
         let head = Unit::HEADS.into_iter().find(|head| *head >= head_dim);
         let head = head.unwrap_or_else(|| {
-            panic!("attention on CUDA supports heads of at most {WIDEST_HEAD} elements, not {head_dim}")
+            let why =
+                format!("attention on CUDA supports heads of at most {WIDEST_HEAD} elements, not {head_dim}");
+            panic_any(DeviceError(format!("{why}; use the device cpu")))
         });
         // As in attention.cu: threads, rows of the group itself, and those of them that are weighted at a time.
         let keys = if head <= 128 { 64 } else { 32 };

@@ -100,6 +100,7 @@ pub(crate) fn adapters() -> Vec<DeviceInfo> {
                 wgpu::DeviceType::Other => DeviceKind::Other,
             },
             memory_bytes,
+            is_usable: true,
         }
     };
     all().into_iter().enumerate().map(info).collect()

@@ -9,13 +9,14 @@ pub(crate) use adapters::{adapters, open};
 pub use memory::Memory;
 
 use crate::device::{Class, Device, Format, Kernel, Weights};
-use fathom_kernels::backend::BatchLimits;
+use fathom_kernels::backend::{BatchLimits, DeviceError};
 use fathom_kernels::{Dtype, OutOfMemory};
 use memory::Pool;
 use pipelines::{Key, Pipelines};
 use source::{Product, Storage};
 use std::num::NonZeroU64;
 use std::ops::Range;
+use std::panic::panic_any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A device behind Vulkan, Metal or DirectX 12.
@@ -76,6 +77,13 @@ impl Wgpu {
         device: wgpu::Device,
         queue: wgpu::Queue,
     ) -> Self {
+        // Errors that no scope takes come here, on the thread that made them.
+        device.on_uncaptured_error(Arc::new(|error: wgpu::Error| match error {
+            wgpu::Error::OutOfMemory { .. } => {
+                fail("the GPU ran out of memory; lower --memory, close other programs that use it, or use the device cpu")
+            }
+            error => fail(&format!("the GPU failed: {error}")),
+        }));
         let nothing = device.create_buffer(&wgpu::BufferDescriptor {
             label: None,
             size: SMALLEST,
@@ -205,6 +213,17 @@ fn rows_per_launch(multiply_adds: usize) -> usize {
     usize::try_from(rows).unwrap_or(usize::MAX).max(TILE) / TILE * TILE
 }
 
+/// Ends an operation on a device that cannot be used any more.
+fn fail(why: &str) -> ! {
+    panic_any(DeviceError(why.to_owned()))
+}
+
+fn lost(error: &dyn std::fmt::Display) -> ! {
+    fail(&format!(
+        "the GPU was lost, perhaps because its driver was reset ({error}); run the same command again, it goes on"
+    ))
+}
+
 /// Rows of a matrix, as a binding.
 fn part(memory: &Memory, first: usize, rows: usize, row_bytes: u64) -> wgpu::BufferBinding<'_> {
     wgpu::BufferBinding {
@@ -280,12 +299,16 @@ impl Device for Wgpu {
 
     fn wait(&self) {
         self.recorder().submit(&self.queue);
-        self.device.poll(wgpu::PollType::wait_indefinitely()).expect("the device must finish its work");
+        if let Err(error) = self.device.poll(wgpu::PollType::wait_indefinitely()) {
+            lost(&error);
+        }
     }
 
     fn largest_argument(&self) -> usize {
         let bytes = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
-        usize::try_from(bytes / SMALLEST * SMALLEST / WORD).unwrap_or(usize::MAX)
+        // Kernels count elements in words.
+        let words = (bytes / SMALLEST * SMALLEST / WORD).min(u64::from(u32::MAX));
+        usize::try_from(words).unwrap_or(usize::MAX)
     }
 
     fn limits(&self) -> BatchLimits {
@@ -394,7 +417,7 @@ impl Wgpu {
         self.recorder().submit(&self.queue);
         slice.map_async(wgpu::MapMode::Read, |_| {});
         self.wait();
-        let mapped = slice.get_mapped_range().expect("the device must have finished the copy");
+        let mapped = slice.get_mapped_range().unwrap_or_else(|error| lost(&error));
         let (chunks, _) = mapped.as_chunks::<4>();
         words.extend(chunks.iter().map(|b| u32::from_ne_bytes(*b)));
     }

@@ -6,8 +6,8 @@
 //!
 //! # Conventions
 //! Matrices are row-major. An operation that fills a buffer (`out`, `y`, `to` and so on) sets its length
-//! first. Operations panic when lengths do not fit, and with [`OutOfMemory`] as the payload when the
-//! device refuses memory.
+//! first. Operations panic when lengths do not fit, with [`OutOfMemory`] as the payload when the device
+//! refuses memory, and with [`DeviceError`] when it fails.
 
 mod cpu;
 
@@ -18,6 +18,19 @@ use crate::norm::NormKind;
 use crate::{Dtype, QuantBlocks};
 pub use cpu::{Cpu, CpuBatch};
 use std::ops::Range;
+
+/// A device failed, or cannot run what it was given. Operations panic with this as the payload, because
+/// nothing that was computed can be used any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceError(pub String);
+
+impl std::fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for DeviceError {}
 
 /// Where the keys and values of positions before a run are stored.
 #[derive(Clone, Debug, PartialEq)]
