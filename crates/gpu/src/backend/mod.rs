@@ -21,6 +21,7 @@ use fathom_kernels::backend::{Backend, BatchLimits, Columns, LinearLayer, Norm, 
 use fathom_kernels::elementwise::{Activation, Rotation};
 use fathom_kernels::{Dtype, OutOfMemory, QuantBlocks};
 use launch::{activation_word, check_columns};
+use std::collections::HashSet;
 use std::ops::Range;
 
 /// Floats in the memory of a device.
@@ -142,6 +143,7 @@ impl<D: Device> Backend for Gpu<D> {
 
     fn scatter(&self, width: usize, from: &Self::Buffer, rows: &[u32], to: &mut Self::Buffer) {
         assert_eq!(from.len, rows.len() * width, "each row needs a place");
+        debug_assert_eq!(rows.iter().collect::<HashSet<_>>().len(), rows.len(), "the rows must differ");
         let indices = self.indices(rows, to.len / width);
         let buffers = [self.of(from), &indices, self.of(to)];
         self.launch(Kernel::ScatterRows, &buffers, rows.len() * width, &[word(width)]);

@@ -32,7 +32,7 @@ pub(super) fn describe(error: DriverError) -> String {
 
 /// Whether the driver is there; nothing else may be called where it is not.
 pub(super) fn is_present() -> bool {
-    // SAFETY: the driver's library does nothing of consequence when it is loaded.
+    // SAFETY: the library of this name is NVIDIA's driver, which any program may load and initialise.
     unsafe { sys::is_culib_present() && result::init().is_ok() }
 }
 

@@ -71,7 +71,8 @@ impl Nvrtc {
     }
 
     fn load(name: &OsString) -> Result<Self, String> {
-        // SAFETY: NVRTC does nothing of consequence when it is loaded.
+        // SAFETY: a library of NVRTC's name, which any program may load, or one that the user has named and so
+        // chosen to run.
         let library = unsafe { Library::new(name) }.map_err(|error| error.to_string())?;
         /// Looks up a function.
         ///
