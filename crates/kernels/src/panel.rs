@@ -66,11 +66,12 @@ impl Blocking {
             chain: 320,
             max_group_rows: 256,
             bytes_in_cache: 480_000,
-            keeps_sums: isa >= Isa::Avx512,
+            keeps_sums: isa >= Isa::Avx2,
             panels_per_job: 4,
             backward_steps: 320,
             rows_per_backward_job: 1024,
-            max_decoded_steps: 4096,
+            // AVX2 decodes a panel before its first tile, which should find it in L1.
+            max_decoded_steps: if isa >= Isa::Avx512 { 4096 } else { 320 },
         }
     }
 

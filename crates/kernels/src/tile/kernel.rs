@@ -48,6 +48,8 @@ impl<E: Element> Kernel<E> {
         match self.isa {
             isa if uses_amx::<E>(isa) => 32,
             Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => 14,
+            // In bfloat16, the columns of a step take four registers instead of two.
+            Isa::Avx2 if E::GROUP == 2 => 4,
             Isa::Avx2 => 6,
             Isa::Portable => 4,
         }
@@ -121,7 +123,9 @@ impl<E: Multiply> Tile<'_, E> {
                 let panel = panel_source::PackedPanel::new(self.panel);
                 by_rows!(avx512::run::<E::Avx512>, self, (self, panel))
             }
-            // The others lack registers for two sets of sums, and add each chain to y.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => by_rows!(avx2::run::<E::Avx2>, self, (self), [1, 2, 3, 4, 5, 6]),
+            // The others add each chain to y.
             _ => {
                 for chain in chains::<E>(self.steps, Blocking::of::<E>(kernel.isa).chain) {
                     // SAFETY: the same rows and columns of y.
@@ -268,11 +272,7 @@ impl<E: Multiply> Tile<'_, E> {
             // SAFETY: `check` found the rows and whole blocks; y is the caller's guarantee.
             return unsafe { registers.multiply(self) };
         }
-        match kernel.isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => by_rows!(avx2::run::<E::Avx2>, self, (self), [1, 2, 3, 4, 5, 6]),
-            // SAFETY: the caller's guarantee.
-            _ => unsafe { portable::run(self) },
-        }
+        // SAFETY: the caller's guarantee.
+        unsafe { portable::run(self) }
     }
 }
