@@ -124,7 +124,7 @@ impl Device {
     /// Opens the device and does the work on it.
     ///
     /// # Errors
-    /// When there is no such device, or the work fails.
+    /// When the device does not exist, or the work fails.
     pub(crate) fn run<T: OnDevice>(self, observer: &dyn Observer, task: T) -> Result<T::Output> {
         if self == Self::Cpu {
             return task.run(Cpu);
@@ -182,10 +182,12 @@ impl Device {
             .collect();
         match there.is_empty() {
             true => {
-                format!("there is no device '{self}': this machine does not have {needs}; use the device cpu")
+                format!(
+                    "device '{self}' was not found: this machine does not have {needs}; use the device cpu"
+                )
             }
             false => format!(
-                "there is no device '{self}'; this machine has {} (see `fathom devices`)",
+                "device '{self}' was not found; this machine has {} (see `fathom devices`)",
                 there.join(", ")
             ),
         }

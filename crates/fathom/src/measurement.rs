@@ -276,7 +276,7 @@ impl Measurement {
     /// `dtype`, `revision`, `probes` and those of [`STUDY_OPTIONS`](crate::STUDY_OPTIONS).
     ///
     /// # Errors
-    /// When there is no such option, or the value is invalid.
+    /// When the option does not exist, or the value is invalid.
     pub fn set(self, name: &str, value: &str) -> Result<Self> {
         fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T> {
             match value.parse() {
@@ -306,7 +306,7 @@ impl Measurement {
             "baseline" => self.baseline(choice(name, value, &PathBaseline::ALL.map(|b| (b.name(), b)))?),
             "quadrature" => self.quadrature(parsed(name, value)?),
             "memory" => self.memory(parsed::<ByteSize>(name, value)?.as_u64()),
-            _ => invalid!("there is no option '{name}' that a study can set"),
+            _ => invalid!("a study cannot set the option '{name}'"),
         })
     }
 
@@ -461,7 +461,7 @@ mod tests {
         refuse("skip-modes", "future,later", "skip-modes: 'later' is not one of future, current, local");
         refuse("limit", "many", "limit: 'many' is not a whole number");
         refuse("positions", "0", "positions: give at least 1");
-        refuse("depth", "3", "no option 'depth'");
+        refuse("depth", "3", "cannot set the option 'depth'");
         refuse("quadrature", "gauss", "quadrature: unknown quadrature");
         let thresholds = |rule, value| bootstrap_options(&[(rule, value)], 10, 1).map(|o| o.thresholds);
         assert_eq!(thresholds(Rule::Kl, 0.4).unwrap().kl_share, 0.4);

@@ -54,9 +54,9 @@ fn on_devices(check: &impl Check) {
             std::env::var("FATHOM_TEST_REQUIRE").is_ok_and(|v| v.split(',').any(|n| n == "1" || n == "gpu"));
         assert!(
             !required,
-            "FATHOM_TEST_REQUIRE asks for this test, but there is no GPU, and no emulation of one"
+            "FATHOM_TEST_REQUIRE asks for this test, but neither a GPU nor an emulation of one was found"
         );
-        eprintln!("skipped: there is no GPU, and no emulation of one");
+        eprintln!("skipped: neither a GPU nor an emulation of one was found");
         return;
     }
     for interface in [Interface::Wgpu, Interface::Cuda] {

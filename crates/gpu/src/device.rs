@@ -7,6 +7,14 @@ use fathom_kernels::backend::BatchLimits;
 use fathom_kernels::{Dtype, OutOfMemory};
 use std::ops::Range;
 
+/// A size as a parameter of a kernel.
+///
+/// # Panics
+/// When it does not fit.
+pub(crate) fn word(number: usize) -> u32 {
+    u32::try_from(number).expect("sizes that kernels are given must fit 32 bits")
+}
+
 /// A device that runs kernels. Calls are carried out in their order, but not necessarily before they return.
 pub trait Device: Send + Sync + Sized + 'static {
     /// Memory of the device, in 32-bit words. It may be dropped while launches that use it are outstanding.
@@ -84,7 +92,7 @@ pub struct Weights<M> {
     pub dtype: Dtype,
 }
 
-/// Rows of weights start at multiples of so many elements.
+/// Rows of weights start at multiples of this number of elements.
 pub const ROW_ALIGNMENT: usize = 32;
 
 /// How weights are stored.

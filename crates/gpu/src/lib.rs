@@ -103,7 +103,7 @@ pub enum DeviceKind {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// No device has the index.
-    #[error("there is no device with index {index}")]
+    #[error("device {index} does not exist")]
     Missing {
         /// The index.
         index: usize,
@@ -119,7 +119,7 @@ pub enum OpenError {
     /// CUDA cannot use the device.
     #[error(transparent)]
     Cuda(#[from] CudaError),
-    /// The device has no memory.
+    /// The device refused its first memory.
     #[error(transparent)]
     Memory(#[from] OutOfMemory),
 }
@@ -132,7 +132,7 @@ pub fn devices() -> Vec<DeviceInfo> {
 /// Opens a device of [`Interface::Cuda`].
 ///
 /// # Errors
-/// When there is no such device, or CUDA cannot use it.
+/// When the device does not exist, or CUDA cannot use it.
 pub fn open_cuda(index: usize) -> Result<Gpu<Cuda>, OpenError> {
     Ok(Gpu::new(Cuda::open(index)?)?)
 }
@@ -140,7 +140,7 @@ pub fn open_cuda(index: usize) -> Result<Gpu<Cuda>, OpenError> {
 /// Opens a device of [`Interface::Wgpu`].
 ///
 /// # Errors
-/// When there is no such device, or the system refuses it.
+/// When the device does not exist, or the system refuses it.
 pub fn open_wgpu(index: usize) -> Result<Gpu<Wgpu>, OpenError> {
     Ok(Gpu::new(wgpu::open(index)?)?)
 }

@@ -31,8 +31,8 @@ fn open_devices() -> &'static Devices {
         if cuda.is_empty() && wgpu.is_empty() {
             let required = std::env::var("FATHOM_TEST_REQUIRE")
                 .is_ok_and(|v| v.split(',').any(|n| n == "1" || n == "gpu"));
-            assert!(!required, "there is no device behind CUDA, Vulkan, Metal or DirectX 12");
-            eprintln!("skipped: there is no device behind CUDA, Vulkan, Metal or DirectX 12");
+            assert!(!required, "no device was found behind CUDA, Vulkan, Metal or DirectX 12");
+            eprintln!("skipped: no device was found behind CUDA, Vulkan, Metal or DirectX 12");
         }
         Devices { cuda, wgpu }
     })
@@ -440,8 +440,9 @@ fn rotation(places: Vec<usize>, half: usize) -> Rotation {
 as_on_the_cpu!(rotations, 1e-6, |b| {
     let batch = b.batch(&[run(0..7, 0, vec![])], vec![rotation(vec![0, 3, 3, 1, 9, 2, 4], 5)]);
     let values = data(7 * 50, 24, 1.0);
-    let mut out = vec![changed(b, &values, |x| b.rotate(&batch, 0, 50, 3, 13, x))];
-    out.push(changed(b, &values, |x| b.rotate_backward(&batch, 0, 50, 3, 13, x)));
+    let heads = Columns { stride: 50, start: 0, width: 13, count: 3 };
+    let mut out = vec![changed(b, &values, |x| b.rotate(&batch, 0, heads, false, x))];
+    out.push(changed(b, &values, |x| b.rotate(&batch, 0, heads, true, x)));
     out
 });
 

@@ -118,10 +118,8 @@ impl<B: Backend> Model<B> {
         saved: &SavedActivations<B>,
         d_qkv: &mut B::Buffer,
     ) {
-        let c = &self.config;
         if let Some(table) = self.rotary_table(l) {
-            let (stride, heads) = (c.q_width() + 2 * c.kv_width(), c.heads + c.kv_heads);
-            self.backend.rotate_backward(&batch.on_device, table, stride, heads, c.head_dim, d_qkv);
+            self.backend.rotate(&batch.on_device, table, self.rotated_columns(), true, d_qkv);
         }
         let Some(norms) = &self.packed.layers[l].qk_norms else { return };
         for (norm, at) in norms.iter().zip(self.qk_columns()) {

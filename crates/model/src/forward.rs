@@ -281,7 +281,7 @@ impl<B: Backend> Model<B> {
         }
     }
 
-    /// A normalised copy of `x` in `scratch`, or `x` itself where there is no norm.
+    /// A normalised copy of `x` in `scratch`, or `x` itself without a norm.
     fn normalised<'a>(
         &self,
         norm: Option<&Norm<B>>,
@@ -323,15 +323,20 @@ impl<B: Backend> Model<B> {
         }
     }
 
-    fn norm_and_rotate(&self, l: usize, batch: &Batch<B>, qkv: &mut B::Buffer) {
+    /// The heads of queries and keys, which are rotated, in a row of queries, keys and values.
+    pub(crate) fn rotated_columns(&self) -> Columns {
         let c = &self.config;
+        let stride = c.q_width() + 2 * c.kv_width();
+        Columns { stride, start: 0, width: c.head_dim, count: c.heads + c.kv_heads }
+    }
+
+    fn norm_and_rotate(&self, l: usize, batch: &Batch<B>, qkv: &mut B::Buffer) {
         if let Some(norms) = &self.packed.layers[l].qk_norms {
             norms.iter().zip(self.qk_columns()).for_each(|(norm, at)| self.backend.norm(norm, at, qkv));
         }
         // Keys follow queries in each row, so one call rotates both.
         if let Some(table) = self.rotary_table(l) {
-            let (stride, heads) = (c.q_width() + 2 * c.kv_width(), c.heads + c.kv_heads);
-            self.backend.rotate(&batch.on_device, table, stride, heads, c.head_dim, qkv);
+            self.backend.rotate(&batch.on_device, table, self.rotated_columns(), false, qkv);
         }
     }
 

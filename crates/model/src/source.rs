@@ -32,7 +32,7 @@ pub struct Located {
 /// Finds a model, and downloads it if necessary.
 ///
 /// # Errors
-/// When there is no such model, or the download fails.
+/// When the model does not exist, or the download fails.
 pub fn locate(argument: &str, revision: Option<&str>, progress: &dyn Progress) -> Result<Located> {
     let path = Path::new(argument);
     if path.exists() {

@@ -35,9 +35,9 @@ fn a_device_that_is_not_there_is_an_error_with_a_way_out() {
     {
         let mut measure = without_gpus();
         measure.arg("measure").arg(fixture("llama3")).args(["--device", device, "-o"]).arg(place.out());
-        fail(&mut measure, &[&format!("there is no device '{device}'"), needs, "use the device cpu"]);
+        fail(&mut measure, &[&format!("device '{device}' was not found"), needs, "use the device cpu"]);
         let mut bench = without_gpus();
-        fail(bench.args(["bench", "--quick", "--device", device]), &["there is no device"]);
+        fail(bench.args(["bench", "--quick", "--device", device]), &["was not found"]);
     }
 }
 

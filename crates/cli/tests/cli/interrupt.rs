@@ -36,7 +36,7 @@ fn wait(mut child: Child) -> Done {
     Done { code: child.wait().unwrap().code(), stdout, stderr }
 }
 
-/// Waits until so many prompts are on disk.
+/// Waits until the given number of prompts is on disk.
 #[track_caller]
 fn wait_for_lines(out: &Path, count: usize) {
     let lines =

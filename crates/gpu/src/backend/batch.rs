@@ -1,7 +1,7 @@
 //! Runs in the form that kernels read.
 
 use super::upload;
-use crate::device::{Device, TILE_ROWS};
+use crate::device::{Device, TILE_ROWS, word};
 use fathom_kernels::backend::{Run, Span};
 use fathom_kernels::elementwise::Rotation;
 
@@ -28,10 +28,6 @@ pub(crate) struct Table<M> {
 
 const BATCH: u32 = 0;
 const CACHE: u32 = 1;
-
-pub(crate) fn word(number: usize) -> u32 {
-    u32::try_from(number).expect("a number of a batch must fit a word")
-}
 
 pub(crate) fn batch<D: Device>(device: &D, runs: &[Run], rotations: &[Rotation]) -> Batch<D::Memory> {
     let rows = check(runs);

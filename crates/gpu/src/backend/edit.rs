@@ -1,9 +1,8 @@
 //! Edits of rows.
 
-use super::batch::word;
 use super::{Buffer, upload};
 use crate::Gpu;
-use crate::device::{Device, Kernel};
+use crate::device::{Device, Kernel, word};
 use fathom_kernels::backend::{RowAction, RowEdit};
 use std::collections::HashSet;
 

@@ -1,9 +1,8 @@
 //! Launches, and the parameters that several operations share.
 
-use super::batch::word;
-use super::{Batch, Buffer, upload};
+use super::{Buffer, upload};
 use crate::Gpu;
-use crate::device::{Device, Kernel};
+use crate::device::{Device, Kernel, word};
 use fathom_kernels::attention::AttentionShape;
 use fathom_kernels::backend::{Columns, Norm};
 use fathom_kernels::elementwise::Activation;
@@ -86,23 +85,6 @@ impl<D: Device> Gpu<D> {
             cap,
             window,
         ]
-    }
-
-    pub(super) fn rotate_by(
-        &self,
-        batch: &Batch<D::Memory>,
-        table: usize,
-        [stride, heads, head_dim]: [usize; 3],
-        inverse: bool,
-        x: &Buffer<D::Memory>,
-    ) {
-        let table = &batch.tables[table];
-        assert!(head_dim > 0 && table.half <= head_dim / 2 && heads * head_dim <= stride);
-        assert_eq!(x.len, batch.rows * stride, "each row needs a place in the tables");
-        let half = table.half;
-        let parameters = [word(stride), word(heads), word(head_dim), word(half), u32::from(inverse)];
-        let buffers = [&table.cos, &table.sin, &table.places, self.of(x)];
-        self.launch(Kernel::Rotate, &buffers, batch.rows * heads * half, &parameters);
     }
 
     /// Indices of rows in the memory of the device.

@@ -13,8 +13,7 @@ pub use numbers::Numbers;
 pub use pack::Linear;
 
 use crate::Gpu;
-use crate::device::{Device, Kernel};
-use batch::word;
+use crate::device::{Device, Kernel, word};
 use edit::compatible;
 use fathom_kernels::attention::AttentionShape;
 use fathom_kernels::backend::{Backend, BatchLimits, Columns, LinearLayer, Norm, RowEdit, Run};
@@ -233,28 +232,15 @@ impl<D: Device> Backend for Gpu<D> {
         self.launch(Kernel::NormBackward, &buffers, rows * columns.count, &parameters);
     }
 
-    fn rotate(
-        &self,
-        batch: &Self::Batch,
-        table: usize,
-        stride: usize,
-        heads: usize,
-        head_dim: usize,
-        x: &mut Self::Buffer,
-    ) {
-        self.rotate_by(batch, table, [stride, heads, head_dim], false, x);
-    }
-
-    fn rotate_backward(
-        &self,
-        batch: &Self::Batch,
-        table: usize,
-        stride: usize,
-        heads: usize,
-        head_dim: usize,
-        d: &mut Self::Buffer,
-    ) {
-        self.rotate_by(batch, table, [stride, heads, head_dim], true, d);
+    fn rotate(&self, batch: &Self::Batch, table: usize, heads: Columns, inverse: bool, x: &mut Self::Buffer) {
+        let table = &batch.tables[table];
+        let half = table.half;
+        assert!(heads.start == 0 && half <= heads.width / 2, "a head must hold what is rotated");
+        assert_eq!(check_columns(heads, x.len), batch.rows, "each row needs a place in the tables");
+        let Columns { stride, width, count, .. } = heads;
+        let parameters = [word(stride), word(count), word(width), word(half), u32::from(inverse)];
+        let buffers = [&table.cos, &table.sin, &table.places, self.of(x)];
+        self.launch(Kernel::Rotate, &buffers, batch.rows * count * half, &parameters);
     }
 
     fn attend(

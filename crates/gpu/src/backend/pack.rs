@@ -42,7 +42,7 @@ const ELEMENTS_PER_UPLOAD: usize = 1 << 22;
 enum Stop<E> {
     /// The format would lose digits.
     Lossy,
-    /// Weights could not be read, or there is no memory for them.
+    /// Weights could not be read, or do not fit into memory.
     Failed(E),
 }
 

@@ -1,9 +1,8 @@
 //! The peak of a device: multiply-adds on registers alone.
 
 use super::allocate;
-use super::batch::word;
 use crate::Gpu;
-use crate::device::{Device, Kernel};
+use crate::device::{Device, Kernel, word};
 use fathom_kernels::Dtype;
 use std::time::{Duration, Instant};
 

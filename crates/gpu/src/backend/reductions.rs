@@ -1,10 +1,9 @@
 //! What is reduced on the device to numbers.
 
-use super::batch::word;
 use super::numbers::{Finish, Numbers, words};
 use super::{Buffer, allocate, upload};
 use crate::Gpu;
-use crate::device::{Device, Kernel};
+use crate::device::{Device, Kernel, word};
 use fathom_kernels::backend::{CONTRIBUTION_SUMS, TOP};
 
 /// Words that [`Kernel::Gram`] reads at a time, at most, unless a single row has more.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 /// Length of the checksum that precedes the machine code in a file.
 const CHECKSUM: usize = 32;
 
-/// A folder of compiled kernels, or none where there is no home.
+/// A folder of compiled kernels; `None` where the user does not have a home folder.
 pub(super) struct Cache(Option<PathBuf>);
 
 impl Cache {

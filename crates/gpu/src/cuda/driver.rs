@@ -131,7 +131,7 @@ impl Driver {
         unsafe { result::module::load_data(cubin.as_ptr().cast()) }.map(Module).map_err(describe)
     }
 
-    /// Looks up a function that is launched with so many threads and bytes of dynamic shared memory.
+    /// Looks up a function, which is launched with the given threads and bytes of dynamic shared memory.
     pub(super) fn function(
         &self,
         module: &Module,

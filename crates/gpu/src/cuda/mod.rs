@@ -47,7 +47,7 @@ impl fmt::Display for CudaError {
 
 impl std::error::Error for CudaError {}
 
-/// The devices of CUDA; none where there is no driver.
+/// The devices of CUDA; none without a driver.
 pub(crate) fn devices() -> Vec<DeviceInfo> {
     let has_nvrtc = Nvrtc::get().is_ok();
     let count = if driver::is_present() { driver::count() } else { 0 };
@@ -101,7 +101,7 @@ impl Cuda {
     /// Opens a device by its number.
     ///
     /// # Errors
-    /// When there is no driver, no such device, or no compiler, and when the device is too old. The message says
+    /// When the driver, the device or the compiler is missing, and when the device is too old. The message says
     /// what to do.
     pub fn open(index: usize) -> Result<Self, CudaError> {
         Self::try_open(index).map_err(CudaError)

@@ -42,7 +42,7 @@ pub(super) struct Compiled {
     pub(super) log: String,
 }
 
-/// What to do when there is no compiler.
+/// What to do when the compiler is missing.
 pub(super) const MISSING: &str = "the NVIDIA driver is here, but not NVRTC, which compiles the kernels. Install the CUDA \
     toolkit, or `pip install nvidia-cuda-nvrtc` (CUDA 12: `nvidia-cuda-nvrtc-cu12`) and set FATHOM_NVRTC to the \
     libnvrtc in its folder";

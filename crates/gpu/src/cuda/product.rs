@@ -2,7 +2,7 @@
 
 use super::source::{Entry, Stored, Unit, huge_stages};
 use super::{Cuda, Memory};
-use crate::device::{Format, Weights};
+use crate::device::{Format, Weights, word};
 use fathom_kernels::Dtype;
 
 /// A kernel of products for tiles of one shape.
@@ -15,7 +15,7 @@ struct Tile {
     shared_bytes: usize,
     /// Groups that a multiprocessor runs at a time.
     resident: usize,
-    /// The reduced dimension is taken in steps of so many elements.
+    /// Elements of the reduced dimension per step.
     step: usize,
     /// Cycles of a step at least, however small the tile.
     latency: f64,
@@ -35,7 +35,7 @@ fn f32_tiles() -> [Tile; 3] {
     ]
 }
 
-/// Tiles of products of bfloat16; the largest keep so many steps in shared memory.
+/// Tiles of products of bfloat16. The largest keep `stages` steps in shared memory.
 fn bf16_tiles(huge_stages: usize) -> [Tile; 4] {
     let tile = |forward,
                 backward,
@@ -138,7 +138,7 @@ fn quantisation(layer: &Weights<Memory>) -> [u32; 3] {
         Format::Int4 { bias, .. } => bias,
         _ => 0,
     };
-    [columns as u32, (layer.k / columns) as u32, bias as u32]
+    [word(columns), word(layer.k / columns), bias as u32]
 }
 
 impl Cuda {
@@ -173,14 +173,14 @@ impl Cuda {
         let (tiles_m, tiles_n) = (m.div_ceil(tile.rows), columns.div_ceil(tile.columns));
         let [block, blocks, nibble_bias] = quantisation(layer);
         let parameters = [
-            m as u32,
-            columns as u32,
-            reduced as u32,
-            layer.stride as u32,
+            word(m),
+            word(columns),
+            word(reduced),
+            word(layer.stride),
             block,
             blocks,
             nibble_bias,
-            tiles_m as u32,
+            word(tiles_m),
         ];
         let memories = [Some(left), Some(&layer.words), layer.scales.as_ref(), bias, Some(out)];
         let entry = tile.entry(Unit::ProductF32(layer.format.into()), direction);
@@ -198,7 +198,7 @@ impl Cuda {
         let (columns, reduced, bias) = shape(direction, layer);
         let stride = reduced.next_multiple_of(8);
         let rounded = self.scratch(m * stride / 2);
-        let parameters = [(m * stride / 2) as u32, (stride / 2) as u32, reduced as u32];
+        let parameters = [word(m * stride / 2), word(stride / 2), word(reduced)];
         let entry = Entry::plain(Unit::ProductBf16, "round");
         self.launch_elements(entry, m * stride / 2, &[Some(left), Some(&rounded)], &parameters);
 
@@ -206,8 +206,7 @@ impl Cuda {
         let weights = decoded.as_ref().unwrap_or(&layer.words);
         let tile = Tile::best(bf16_tiles(huge_stages(&self.architecture)), [m, columns, reduced], self);
         let (tiles_m, tiles_n) = (m.div_ceil(tile.rows), columns.div_ceil(tile.columns));
-        let parameters =
-            [m, columns, reduced, stride, layer.stride, tiles_m, tiles_n].map(|word| word as u32);
+        let parameters = [m, columns, reduced, stride, layer.stride, tiles_m, tiles_n].map(word);
         let memories = [Some(&rounded), Some(weights), bias, Some(out)];
         let entry = tile.entry(Unit::ProductBf16, direction);
         self.launch_entry(entry, tiles_m * tiles_n, &memories, &parameters);
@@ -218,8 +217,8 @@ impl Cuda {
         let quads = layer.n * layer.stride / 4;
         let decoded = self.scratch(2 * quads);
         let [block, blocks, bias] = quantisation(layer);
-        let stride = layer.stride as u32;
-        let parameters = [quads as u32, stride / 4, layer.k as u32, stride, block, blocks, bias];
+        let stride = word(layer.stride);
+        let parameters = [word(quads), stride / 4, word(layer.k), stride, block, blocks, bias];
         let memories = [Some(&layer.words), layer.scales.as_ref(), Some(&decoded)];
         self.launch_elements(decoder(layer.format.into()), quads, &memories, &parameters);
         decoded

@@ -1,11 +1,20 @@
+//# attention_common: all of attention
+// Vectors of a row of a chunk, and one to spread rows over the banks of the memory.
+const PITCH: u32 = 17u;
+
+fn first_seen(position: u32) -> u32 {
+    if (p.window == 0u || position < p.window) {
+        return 0u;
+    }
+    return position + 1u - p.window;
+}
+
 //# attention: qkv, cache, tiles:u32, segments:u32 | out [units, heads, kv_heads, head_dim, stride, scale:f32, has_cap, cap:f32, window, cache_stride]
 // A group computes one head of up to 16 rows. Keys and values come in blocks of 32 positions, which start
 // at multiples of 32, and heads in chunks of 64 dimensions. Thread (r, t) owns keys t and t + 16 of row r, and
 // dimensions 4 t to 4 t + 3 of every chunk of its output.
 const ROWS: u32 = 16u;
 const KEYS: u32 = 32u;
-// Vectors of a row of a chunk, and one to spread rows over the banks of the memory.
-const PITCH: u32 = 17u;
 const SCORES: u32 = 33u;
 const NONE: u32 = 0xffffffffu;
 
@@ -15,13 +24,6 @@ var<workgroup> weights: array<f32, 528>;
 // Where the key of each position of the block starts, and in which buffer.
 var<workgroup> starts: array<u32, 32>;
 var<workgroup> sources: array<u32, 32>;
-
-fn first_seen(position: u32) -> u32 {
-    if (p.window == 0u || position < p.window) {
-        return 0u;
-    }
-    return position + 1u - p.window;
-}
 
 fn vector_of_batch(at: u32, d: u32) -> vec4f {
     var x = vec4f();

@@ -1,22 +1,13 @@
-//# shared
+//# attention_gradients: the backward pass
 // A group has a tile of up to 16 rows and takes the other side in blocks of 16 positions, which start at
 // multiples of 16 of the text; heads come in chunks of 64 dimensions. Thread (r, t) owns the pair of row r
 // and position t of the block, and dimensions 4 t to 4 t + 3 of every chunk of its results.
 const SIDE: u32 = 16u;
-// Vectors of a row of a chunk, and one to spread rows over the banks of the memory.
-const PITCH: u32 = 17u;
 
 var<workgroup> left: array<vec4f, 272>;
 var<workgroup> right: array<vec4f, 272>;
 var<workgroup> ones: array<f32, 272>;
 var<workgroup> others: array<f32, 272>;
-
-fn first_seen(position: u32) -> u32 {
-    if (p.window == 0u || position < p.window) {
-        return 0u;
-    }
-    return position + 1u - p.window;
-}
 
 fn of_qkv(row: u32, head: u32, d: u32) -> vec4f {
     let at = row * p.stride + head * p.head_dim + d;
@@ -154,6 +145,15 @@ fn unit(i: u32, lane: u32) {
     }
 }
 
+//# attention_stores: the kernels that write gradients
+fn store(row: u32, head: u32, d: u32, x: vec4f) {
+    let at = row * p.stride + head * p.head_dim + d;
+    if (d < p.head_dim) { d_qkv[at] = x.x; }
+    if (d + 1u < p.head_dim) { d_qkv[at + 1u] = x.y; }
+    if (d + 2u < p.head_dim) { d_qkv[at + 2u] = x.z; }
+    if (d + 3u < p.head_dim) { d_qkv[at + 3u] = x.w; }
+}
+
 //# attention_dq: qkv, d_out, tiles:u32, stats | d_qkv [units, heads, kv_heads, head_dim, stride, scale:f32, has_cap, cap:f32, window]
 fn mix(chunk: u32, sum: vec4f, text: u32, block: u32, end: u32, head: u32, seen: vec2u, lane: u32) -> vec4f {
     workgroupBarrier();
@@ -168,14 +168,6 @@ fn mix(chunk: u32, sum: vec4f, text: u32, block: u32, end: u32, head: u32, seen:
         total = fma(vec4f(ones[lane / 16u * PITCH + j]), right[j * PITCH + lane % 16u], total);
     }
     return total;
-}
-
-fn store(row: u32, head: u32, d: u32, x: vec4f) {
-    let at = row * p.stride + head * p.head_dim + d;
-    if (d < p.head_dim) { d_qkv[at] = x.x; }
-    if (d + 1u < p.head_dim) { d_qkv[at + 1u] = x.y; }
-    if (d + 2u < p.head_dim) { d_qkv[at + 2u] = x.z; }
-    if (d + 3u < p.head_dim) { d_qkv[at + 3u] = x.w; }
 }
 
 fn unit(i: u32, lane: u32) {
@@ -224,14 +216,6 @@ fn mix(chunk: u32, sum: vec4f, row: u32, has_row: bool, head: u32, gradients: bo
         total = fma(vec4f(select(ones[at], others[at], gradients)), right[j * PITCH + lane % 16u], total);
     }
     return total;
-}
-
-fn store(row: u32, head: u32, d: u32, x: vec4f) {
-    let at = row * p.stride + head * p.head_dim + d;
-    if (d < p.head_dim) { d_qkv[at] = x.x; }
-    if (d + 1u < p.head_dim) { d_qkv[at + 1u] = x.y; }
-    if (d + 2u < p.head_dim) { d_qkv[at + 2u] = x.z; }
-    if (d + 3u < p.head_dim) { d_qkv[at + 3u] = x.w; }
 }
 
 fn unit(i: u32, lane: u32) {

@@ -8,7 +8,7 @@ mod source;
 pub(crate) use adapters::{adapters, open};
 pub use memory::Memory;
 
-use crate::device::{Class, Device, Format, Kernel, Weights};
+use crate::device::{Class, Device, Format, Kernel, Weights, word};
 use fathom_kernels::backend::{BatchLimits, DeviceError};
 use fathom_kernels::{Dtype, OutOfMemory};
 use memory::Pool;
@@ -158,7 +158,7 @@ impl Wgpu {
         let x = groups.min(most);
         let y = groups.div_ceil(x);
         assert!(y <= most, "a launch of {groups} groups is larger than the device takes");
-        [x as u32, y as u32]
+        [word(x), word(y)]
     }
 
     /// Launches a product for every part of the weights that one binding can hold.
@@ -187,10 +187,10 @@ impl Wgpu {
             let accumulate = u32::from(backward && first > 0);
             let has_bias = u32::from(!backward && layer.bias.is_some());
             let sizes = [m, rows, layer.k, layer.stride, layer.n, first, columns.unwrap_or(1)];
-            let mut parameters: Vec<u32> = sizes.map(|size| size as u32).to_vec();
+            let mut parameters: Vec<u32> = sizes.map(word).to_vec();
             parameters.extend([accumulate, has_bias]);
             let columns = if backward { layer.k } else { rows };
-            let groups = [m.div_ceil(TILE) as u32, columns.div_ceil(TILE) as u32];
+            let groups = [word(m.div_ceil(TILE)), word(columns.div_ceil(TILE))];
             let mut uses = vec![x, &layer.words, out];
             uses.extend(layer.scales.iter().chain(&layer.bias));
             let work = (m * rows * layer.k) as u64;
@@ -435,8 +435,8 @@ mod tests {
     fn large_weights_are_cut_by_rows() {
         let Some(info) = adapters().pop() else {
             let required = std::env::var("FATHOM_TEST_REQUIRE").is_ok_and(|v| v == "1");
-            assert!(!required, "there is no device behind Vulkan, Metal or DirectX 12");
-            eprintln!("skipped: there is no device behind Vulkan, Metal or DirectX 12");
+            assert!(!required, "no device was found behind Vulkan, Metal or DirectX 12");
+            eprintln!("skipped: no device was found behind Vulkan, Metal or DirectX 12");
             return;
         };
         let (n, k, m) = (200, 44, 5);

@@ -1,9 +1,9 @@
 //! The source text of kernels.
 //!
-//! The files hold sections, each the body of one kernel: `//# name: arguments that are read | the argument
-//! that is written [parameters]`. Arguments are arrays of `f32` and parameters are `u32` unless they say
-//! otherwise. Declarations and the entry point are generated. A line that ends in `// each chunk` is
-//! repeated for every chunk of a head, with `{c}` replaced by its number.
+//! The files hold sections. Each is the body of one kernel, `//# name: arguments that are read | the argument
+//! that is written [parameters]`, or what some kernels share. Arguments are arrays of `f32` and parameters are
+//! `u32` unless they say otherwise. Declarations and the entry point are generated. A line that ends in
+//! `// each chunk` is repeated for every chunk of a head, with `{c}` replaced by its number.
 
 use crate::device::{Class, Kernel};
 use std::fmt::Write as _;
@@ -33,13 +33,22 @@ pub(super) fn kernel(kernel: Kernel, chunks: usize) -> String {
     if chunks > 0 {
         _ = writeln!(text, "const CHUNKS: u32 = {chunks}u;");
     }
-    if matches!(kernel, Kernel::AttentionStats | Kernel::AttentionDq | Kernel::AttentionDkv) {
-        let (_, shared) = sections(ATTENTION_BACKWARD).next().unwrap_or_default();
-        text.push_str(shared);
-    }
+    shared(kernel).iter().for_each(|name| text.push_str(section(name).1));
     text.push_str(&repeat(body, chunks));
     text.push_str(entry(kernel.class()));
     text
+}
+
+/// The sections that a kernel shares with others.
+fn shared(kernel: Kernel) -> &'static [&'static str] {
+    match kernel {
+        Kernel::Attention => &["attention_common"],
+        Kernel::AttentionStats => &["attention_common", "attention_gradients"],
+        Kernel::AttentionDq | Kernel::AttentionDkv => {
+            &["attention_common", "attention_gradients", "attention_stores"]
+        }
+        _ => &[],
+    }
 }
 
 fn sections(file: &str) -> impl Iterator<Item = (&str, &str)> {

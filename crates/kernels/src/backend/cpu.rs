@@ -216,28 +216,9 @@ impl Backend for Cpu {
         });
     }
 
-    fn rotate(
-        &self,
-        batch: &CpuBatch,
-        table: usize,
-        stride: usize,
-        heads: usize,
-        head_dim: usize,
-        x: &mut Buffer,
-    ) {
-        ops::rotate(x, stride, heads, head_dim, &batch.rotations[table]);
-    }
-
-    fn rotate_backward(
-        &self,
-        batch: &CpuBatch,
-        table: usize,
-        stride: usize,
-        heads: usize,
-        head_dim: usize,
-        d: &mut Buffer,
-    ) {
-        backward::rotate(d, stride, heads, head_dim, &batch.rotations[table]);
+    fn rotate(&self, batch: &CpuBatch, table: usize, heads: Columns, inverse: bool, x: &mut Buffer) {
+        let rotate = if inverse { backward::rotate } else { ops::rotate };
+        rotate(x, heads.stride, heads.count, heads.width, &batch.rotations[table]);
     }
 
     fn attend(

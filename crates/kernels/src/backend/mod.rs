@@ -308,31 +308,13 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// normalised vectors, and receives that of `x`.
     fn norm_backward(&self, norm: &Norm<Self>, columns: Columns, x: &Self::Buffer, d: &mut Self::Buffer);
 
-    /// Rotates the first `heads` heads of every row in place by table `table` of the batch, as
-    /// [`rotate`](crate::elementwise::rotate).
+    /// Rotates heads of every row in place by table `table` of the batch, as
+    /// [`rotate`](crate::elementwise::rotate), or back by the transposed rotation if `inverse`. The heads are the
+    /// vectors of `heads`, which start at column 0.
     ///
     /// # Shapes
-    /// `x [rows of the batch, stride]`.
-    fn rotate(
-        &self,
-        batch: &Self::Batch,
-        table: usize,
-        stride: usize,
-        heads: usize,
-        head_dim: usize,
-        x: &mut Self::Buffer,
-    );
-
-    /// The transposed rotation of [`Self::rotate`].
-    fn rotate_backward(
-        &self,
-        batch: &Self::Batch,
-        table: usize,
-        stride: usize,
-        heads: usize,
-        head_dim: usize,
-        d: &mut Self::Buffer,
-    );
+    /// `x [rows of the batch, heads.stride]`.
+    fn rotate(&self, batch: &Self::Batch, table: usize, heads: Columns, inverse: bool, x: &mut Self::Buffer);
 
     /// Causal attention: for each row and head, `softmax(scale q k^T) v` over the positions that the row
     /// sees. `past` is the KV cache that the runs refer to.

@@ -18,7 +18,7 @@ const HALF_WIDTH: [StorageFormat; 2] = [StorageFormat::Bf16, StorageFormat::F16]
 enum Stop<Err> {
     /// The format would lose digits.
     Lossy,
-    /// Weights could not be read, or there is no memory for them.
+    /// Weights could not be read, or do not fit into memory.
     Failed(Err),
 }
 
