@@ -2,9 +2,36 @@
 
 use crate::forward::Model;
 use crate::load::{LayerWeights, norm_parameters};
-use fathom_kernels::backend::{Backend, LinearLayer};
+use fathom_kernels::backend::{Backend, LinearLayer, Norm};
+
+/// The size of one sublayer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SublayerSize {
+    /// Weights and biases, those of its norms included.
+    pub parameters: u64,
+    /// Bytes of its packed matrices.
+    pub bytes: u64,
+    /// MACs of its matrix products, per row.
+    pub macs: u64,
+}
 
 impl<B: Backend> Model<B> {
+    /// The sizes of attention and MLP of layer `l`.
+    pub fn sublayer_sizes(&self, l: usize) -> [SublayerSize; 2] {
+        let b = &self.packed.layers[l];
+        let size = |matrices: [&B::Linear; 2], norms: &[Option<&Norm<B>>]| SublayerSize {
+            parameters: matrices.iter().map(|m| m.parameters() as u64).sum::<u64>()
+                + norms.iter().flatten().map(|norm| norm_parameters(&self.backend, norm)).sum::<u64>(),
+            bytes: matrices.iter().map(|m| m.bytes() as u64).sum(),
+            macs: matrices.iter().map(|m| (m.inputs() * m.outputs()) as u64).sum(),
+        };
+        let [q, k] = b.qk_norms.as_ref().map_or([None; 2], |[q, k]| [Some(q), Some(k)]);
+        [
+            size([&b.qkv, &b.attn_out], &[b.attn_norm.as_ref(), b.post_attn_norm.as_ref(), q, k]),
+            size([&b.up, &b.down], &[b.mlp_norm.as_ref(), b.post_mlp_norm.as_ref()]),
+        ]
+    }
+
     /// MACs of the matrix products of one layer, per row.
     pub fn layer_macs_per_row(&self) -> u64 {
         let b = match self.packed.layers.first() {

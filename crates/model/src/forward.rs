@@ -224,6 +224,14 @@ impl<B: Backend> Model<B> {
     /// # Panics
     /// As [`Self::attention`].
     pub fn mlp(&self, l: usize, x: &B::Buffer, b: &mut Buffers<B>) {
+        self.mlp_through(l, &self.packed.layers[l].down, x, b);
+    }
+
+    /// As [`Self::mlp`], with another down projection, `[d, f]`.
+    ///
+    /// # Panics
+    /// As [`Self::attention`].
+    pub fn mlp_through(&self, l: usize, down: &B::Linear, x: &B::Buffer, b: &mut Buffers<B>) {
         let (c, on, block) = (&self.config, &self.backend, &self.packed.layers[l]);
         self.keep(b.saved.as_mut().map(|s| &mut s.mlp_in), block.mlp_norm.is_some(), x);
         let input = self.normalised(block.mlp_norm.as_ref(), x, &mut b.normed); // [rows, d]
@@ -231,10 +239,10 @@ impl<B: Backend> Model<B> {
         self.keep(b.saved.as_mut().map(|s| &mut s.wide), true, &b.wide);
         if c.gated {
             on.gated(c.activation, c.intermediate, &b.wide, &mut b.gated); // [rows, f]
-            on.linear(&block.down, &b.gated, &mut b.mlp_out); // [rows, d]
+            on.linear(down, &b.gated, &mut b.mlp_out); // [rows, d]
         } else {
             on.activate(c.activation, &mut b.wide);
-            on.linear(&block.down, &b.wide, &mut b.mlp_out); // [rows, d]
+            on.linear(down, &b.wide, &mut b.mlp_out); // [rows, d]
         }
         self.keep(b.saved.as_mut().map(|s| &mut s.raw_mlp), block.post_mlp_norm.is_some(), &b.mlp_out);
         self.post_norm(block.post_mlp_norm.as_ref(), &mut b.mlp_out);
@@ -337,6 +345,17 @@ impl<B: Backend> Model<B> {
         // Keys follow queries in each row, so one call rotates both.
         if let Some(table) = self.rotary_table(l) {
             self.backend.rotate(&batch.on_device, table, self.rotated_columns(), false, qkv);
+        }
+    }
+
+    /// Whether positions are encoded alike in texts of two lengths, so that texts which begin alike can share the
+    /// rows of what they have in common.
+    pub fn shares_positions(&self, one: usize, other: usize) -> bool {
+        match &self.config.positions {
+            Positions::Learned => true,
+            Positions::Rotary(ropes) => {
+                ropes.iter().all(|r| rope::variant(r, one) == rope::variant(r, other))
+            }
         }
     }
 

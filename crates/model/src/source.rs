@@ -1,7 +1,7 @@
 //! From a model argument to a loaded model. An argument is a path, a short name or a Hugging Face id, in this
 //! order.
 
-use crate::architecture::{self, HfConfig};
+use crate::architecture::{self, Description, HfConfig, Layout};
 use crate::error::{Error, Result};
 use crate::files::{self, FileKind};
 use crate::forward::Model;
@@ -130,13 +130,14 @@ pub struct Loaded<B: Backend = Cpu> {
     pub settings: Vec<(PathBuf, String)>,
     /// Warnings about settings and tensors that are not honoured, one sentence each.
     pub warnings: Vec<String>,
+    pub(crate) layout: Layout,
 }
 
 /// A checkpoint that has been opened but not yet packed.
 pub struct Checkpoint {
     weights: Weights,
     tokenizer: Tokenizer,
-    description: architecture::Description,
+    description: Description,
     settings: Vec<(PathBuf, String)>,
 }
 
@@ -251,9 +252,10 @@ impl Checkpoint {
     pub fn load_on<B: Backend>(self, backend: B, dtype: Dtype, tick: &dyn Fn()) -> Result<Loaded<B>> {
         let packed = load::pack(&backend, &self.description, &self.weights, dtype, tick)?;
         let warnings = self.warnings().map(str::to_owned).collect();
-        let model = Model { backend, config: self.description.config, packed, dtype };
+        let Description { config, layout, .. } = self.description;
+        let model = Model { backend, config, packed, dtype };
         let Self { tokenizer, weights, settings, .. } = self;
-        Ok(Loaded { model, tokenizer, weights, settings, warnings })
+        Ok(Loaded { model, tokenizer, weights, settings, warnings, layout })
     }
 }
 

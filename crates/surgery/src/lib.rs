@@ -1,9 +1,20 @@
 //! Removing layers of a model: which can go, what that costs on held-out text, and the checkpoint that is left.
 //!
-//! A [`Removal`] says which layers, or which sublayers, are left out.
+//! A [`Removal`] says which layers, or which sublayers, are left out. [`evaluate()`] gives the loss of a model for many
+//! removals at once, [`Search`] looks for the one that costs least, [`scores`] reads candidates off the clean runs, and
+//! [`linear`] lets the MLP before a removed block take over some of its work.
 
 #![deny(missing_docs)]
 
+mod evaluate;
+mod group;
+pub mod linear;
 mod removal;
+pub mod scores;
+mod search;
+mod text;
 
+pub use evaluate::{EvaluateOptions, Evaluation, Reading, Variant, evaluate, group_sizes};
 pub use removal::{InvalidRemoval, Removal};
+pub use search::{CLEARLY, Found, Search};
+pub use text::{Score, Text};

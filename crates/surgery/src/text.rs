@@ -1,0 +1,31 @@
+//! Texts whose tokens a model predicts, and what is counted on them.
+
+use std::ops::Range;
+
+/// A text, and the tokens of it whose prediction is scored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text {
+    /// The tokens.
+    pub tokens: Vec<u32>,
+    /// Positions of the tokens that are scored, each predicted from those before it.
+    pub scored: Range<usize>,
+}
+
+impl Text {
+    /// A text in which every token but the first is scored.
+    pub fn whole(tokens: Vec<u32>) -> Self {
+        let scored = 1.min(tokens.len())..tokens.len();
+        Self { tokens, scored }
+    }
+}
+
+/// Sums over the scored tokens of a text.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Score {
+    /// Negative log-likelihood, in nats.
+    pub nll: f64,
+    /// `KL(full || pruned)` in nats, if it was asked for.
+    pub kl: f64,
+    /// Tokens at which both models predict the same, if it was asked for.
+    pub agreements: f64,
+}
