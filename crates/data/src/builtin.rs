@@ -1,4 +1,4 @@
-//! Built-in prompts, written for Fathom (folder `prompts` of this crate).
+//! Built-in prompts (folder `prompts` of this crate; its `ORIGINS.md` says where they come from).
 
 use serde::Deserialize;
 
@@ -8,6 +8,8 @@ pub(crate) const PLAIN: &str = include_str!("../prompts/plain.jsonl");
 pub(crate) const WORD_PROBLEMS: &str = include_str!("../prompts/word-problems.jsonl");
 pub(crate) const COMPETITION: &str = include_str!("../prompts/competition.jsonl");
 pub(crate) const QA: &str = include_str!("../prompts/qa.jsonl");
+
+pub(crate) const PROSE: &str = include_str!("../prompts/prose.jsonl");
 
 /// Reads one of the files above.
 ///

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use fathom_results::text::nearest;
 
-use crate::builtin::{COMPETITION, PLAIN, QA, WORD_PROBLEMS};
+use crate::builtin::{COMPETITION, PLAIN, PROSE, QA, WORD_PROBLEMS};
 use crate::file_format::FileFormat;
 use crate::files;
 use crate::generate::{self, Operation};
@@ -72,6 +72,12 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
             "questions with short answers: arithmetic, facts, two hops, patterns",
             ANSWERED,
             || builtin::read(QA),
+        ),
+        builtin_entry(
+            "prose",
+            "passages of a novel, of addresses and on computing, for losses and calibration",
+            TEXT,
+            || builtin::read(PROSE),
         ),
         generated_entry("addition", "sums of two random numbers of 6 digits", Operation::Addition),
         generated_entry(

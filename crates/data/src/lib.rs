@@ -7,7 +7,7 @@
 //! | spec | prompts |
 //! | --- | --- |
 //! | `builtin` | the three built-in difficulties in turn: [`DEFAULT`] |
-//! | `plain`, `word-problems`, `competition`, `qa` | one built-in set |
+//! | `plain`, `word-problems`, `competition`, `qa`, `prose` | one built-in set |
 //! | `addition`, `multiplication:digits=4,count=50,seed=7` | generated sums and products |
 //! | `gsm8k`, `hellaswag`, `aime24`, `math` | a published set, from the Hugging Face hub |
 //! | `gsm8k:split=train`, `math:level=5` | another split, one level |

@@ -29,6 +29,38 @@ fn enough_prompts_of_fitting_length() {
 }
 
 #[test]
+fn prose_is_long_varied_and_clean() {
+    let prompts = prompts("prose");
+    assert_eq!(prompts.len(), 564);
+    let characters: usize = prompts.iter().map(|prompt| prompt.text.chars().count()).sum();
+    assert_eq!(characters, 357_139);
+    let distinct: std::collections::HashSet<&str> =
+        prompts.iter().map(|prompt| prompt.text.as_str()).collect();
+    assert_eq!(distinct.len(), prompts.len());
+    for (prompt, number) in prompts.iter().zip(1..) {
+        assert_eq!(prompt.id, format!("prose-{number:04}"));
+        assert!((300..=900).contains(&prompt.text.chars().count()), "{}", prompt.id);
+        assert!(prompt.answer.is_none());
+        assert!(!prompt.text.contains("  ") && prompt.text.trim() == prompt.text, "{}", prompt.id);
+        let lines = prompt.text.replace("\n\n", "");
+        assert!(!lines.contains(['\n', '\r', '\t', '\u{a0}', '{']), "{}", prompt.id);
+        assert!(!prompt.text.to_lowercase().contains("gutenberg"), "{}", prompt.id);
+    }
+}
+
+/// Any first part of the set has all works, as a limit and a split by hash need.
+#[test]
+fn prose_alternates_its_works() {
+    let prompts = prompts("prose");
+    for part in prompts.chunks_exact(40) {
+        for (work, least) in [("moby-dick", 5), ("addresses", 5), ("jargon-file", 3)] {
+            let count = part.iter().filter(|prompt| prompt.group.as_deref() == Some(work)).count();
+            assert!(count >= least, "{work}: {count} of the 40 from {}", part[0].id);
+        }
+    }
+}
+
+#[test]
 fn answers_are_the_end_of_the_text() {
     for spec in ["word-problems", "competition", "qa"] {
         for prompt in prompts(spec) {
