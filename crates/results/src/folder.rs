@@ -19,6 +19,8 @@ use crate::{Error, Result, Results};
 pub const RUN: &str = "run.json";
 /// The file with the curves and the depth table.
 pub const RESULTS: &str = "results.json";
+/// The file with what can be pruned.
+pub const PRUNE: &str = "prune.json";
 /// The file with one line per prompt.
 pub const SAMPLES: &str = "samples.jsonl";
 /// The page to look at.
@@ -80,7 +82,7 @@ impl Folder {
             Ok(metadata) if !metadata.is_dir() => return refuse("it is a file"),
             Ok(_) => {}
         }
-        if ![RUN, RESULTS, SAMPLES].iter().any(|name| path.join(name).is_file()) {
+        if ![RUN, RESULTS, PRUNE, SAMPLES].iter().any(|name| path.join(name).is_file()) {
             return refuse("it has no run.json, results.json or samples.jsonl");
         }
         Ok(Self { path: path.to_owned(), samples: Mutex::new(None) })

@@ -17,6 +17,7 @@ pub mod folder;
 mod null;
 mod probe;
 mod probes;
+mod prune;
 mod results;
 mod rule;
 mod sample;
@@ -31,6 +32,10 @@ pub use error::{Error, Result};
 pub use folder::{Folder, Lock};
 pub use probe::{Probe, UnknownProbe};
 pub use probes::*;
+pub use prune::{
+    Accuracy, Candidate, Choice, Estimated, Exported, LinearMap, Measured, PRUNE_SCHEMA_VERSION, PruneLine,
+    PruneMethod, PruneResources, Pruning, SearchStep, TextSet, UnitScores, VariantChoices, VariantScore,
+};
 pub use results::{DataInfo, FailedPrompt, ModelInfo, Results, SCHEMA_VERSION};
 pub use rule::{Rule, RuleKind, UnknownRule};
 pub use sample::{QaPair, SAMPLES_VERSION, Sample};

@@ -4,7 +4,7 @@
 //! layer runs once for all that treat it alike. At the end the head runs on the rows that predict, a few positions at a
 //! time with all removals side by side, so that the logits of the whole model are computed once.
 
-use crate::group::Group;
+use crate::group::{Group, Scored};
 use crate::{Removal, Score, Text};
 use fathom_kernels::backend::LENS_NUMBERS;
 use fathom_model::{Backend, Buffers, Error, Model};
@@ -93,23 +93,7 @@ pub fn evaluate<B: Backend>(
     options: &EvaluateOptions<'_>,
 ) -> Result<Evaluation, Error> {
     let group = Group::new(model, texts)?;
-    let on = model.backend();
-    let mut buffers = Buffers::new(model);
-    buffers.reserve(model, group.positions.len())?;
-    let mut descent = Descent {
-        model,
-        group: &group,
-        variants,
-        buffers,
-        mid: on.empty(),
-        leaves: variants.iter().map(|_| None).collect(),
-        macs: 0,
-        on_progress: options.on_progress,
-    };
-    let embedded = on.buffer_of(&group.embedded);
-    descent.descend(0, (0..variants.len()).collect(), embedded);
-    let Descent { leaves, mut macs, .. } = descent;
-    let leaves: Vec<B::Buffer> = leaves.into_iter().flatten().collect();
+    let (leaves, mut macs) = streams(model, &group, variants, options.on_progress)?;
     let readout = Readout { model, group: &group, leaves: &leaves, reading };
     let at_once = readout.positions_at_once(options.memory);
     let scores = readout.read(at_once, texts.len(), &mut |more| {
@@ -120,6 +104,84 @@ pub fn evaluate<B: Backend>(
         variants.iter().map(|v| texts.iter().map(|t| naive_macs(model, t, v)).sum::<u64>()).sum();
     let work = Work { edits: variants.len() as u64, runs: texts.len() as u64, macs, macs_naive };
     Ok(Evaluation { scores, work })
+}
+
+/// The stream that each variant leaves at the rows that predict, `[scored, d]`, and the multiply-adds.
+fn streams<B: Backend>(
+    model: &Model<B>,
+    group: &Group<B>,
+    variants: &[Variant<'_, B>],
+    on_progress: &dyn Fn(u64),
+) -> Result<(Vec<B::Buffer>, u64), Error> {
+    let on = model.backend();
+    let mut buffers = Buffers::new(model);
+    buffers.reserve(model, group.positions.len())?;
+    let leaves = variants.iter().map(|_| None).collect();
+    let mut descent =
+        Descent { model, group, variants, buffers, mid: on.empty(), leaves, macs: 0, on_progress };
+    descent.descend(0, (0..variants.len()).collect(), on.buffer_of(&group.embedded));
+    Ok((descent.leaves.into_iter().flatten().collect(), descent.macs))
+}
+
+/// Multiply-adds of [`evaluate`], counted beforehand for texts that share no beginnings.
+pub fn count<B: Backend>(model: &Model<B>, texts: &[Text], variants: &[Variant<'_, B>]) -> u64 {
+    // Attention depends on the length of a text, so texts of one length are counted once.
+    let mut lengths: Vec<(usize, u64, u64)> = Vec::new();
+    for text in texts {
+        let scored = text.scored.len() as u64;
+        match lengths.iter_mut().find(|l| l.0 == text.tokens.len()) {
+            Some(length) => (length.1, length.2) = (length.1 + 1, length.2 + scored),
+            None => lengths.push((text.tokens.len(), 1, scored)),
+        }
+    }
+    let all: Vec<usize> = (0..variants.len()).collect();
+    let of = |(rows, texts, scored): &(usize, u64, u64)| {
+        texts * count_layers(model, 0, variants, all.clone(), *rows)
+            + scored * variants.len() as u64 * model.head_macs_per_row()
+    };
+    lengths.iter().map(of).sum()
+}
+
+/// Multiply-adds of the layers from `first` on, for a text of `rows` tokens.
+fn count_layers<B: Backend>(
+    model: &Model<B>,
+    first: usize,
+    variants: &[Variant<'_, B>],
+    mut alive: Vec<usize>,
+    rows: usize,
+) -> u64 {
+    let mut macs = 0;
+    for l in first..model.config().depth() {
+        while let Some(others) = part(variants, l, &mut alive) {
+            macs += count_layers(model, l, variants, others, rows);
+        }
+        let Some(one) = alive.first() else { break };
+        macs += layer_macs(model, l, variants[*one].removal, 0..rows);
+    }
+    macs
+}
+
+/// The logits of a variant at every position of a text.
+///
+/// # Shapes
+/// The result is `[T, V]`.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn logits<B: Backend>(
+    model: &Model<B>,
+    tokens: &[u32],
+    variant: Variant<'_, B>,
+) -> Result<Vec<f32>, Error> {
+    let on = model.backend();
+    let mut group = Group::new(model, &[Text { tokens: tokens.to_vec(), scored: 0..0 }])?;
+    // No token is scored, but the stream of every row is wanted.
+    let all = (0..tokens.len() as u32).map(|row| Scored { text: 0, row, token: 0 });
+    group.scored.extend(all);
+    let (leaves, _) = streams(model, &group, &[variant], &|_| ())?;
+    let mut logits = on.empty();
+    leaves.iter().for_each(|leaf| model.head(leaf, &mut logits));
+    Ok(on.download(&logits, 0..on.len(&logits)))
 }
 
 /// Multiply-adds of one variant on one text alone.
@@ -168,7 +230,7 @@ impl<B: Backend> Descent<'_, B> {
         let on = self.model.backend();
         let mut out = on.empty();
         for l in first..self.model.config().depth() {
-            while let Some(others) = self.part(l, &mut variants) {
+            while let Some(others) = part(self.variants, l, &mut variants) {
                 let copy = on.copy(&h, 0..on.len(&h));
                 self.descend(l, others, copy);
             }
@@ -182,20 +244,6 @@ impl<B: Backend> Descent<'_, B> {
             on.gather(self.model.config().hidden, &h, &rows, &mut leaf);
             self.leaves[variant] = Some(leaf);
         }
-    }
-
-    /// Separates variants that treat layer `l` otherwise than the first does, those of one kind.
-    fn part(&self, l: usize, variants: &mut Vec<usize>) -> Option<Vec<usize>> {
-        let kind = |v: &usize| {
-            let Variant { removal, down } = &self.variants[*v];
-            let down = down.filter(|(layer, _)| *layer == l).map(|(_, linear)| std::ptr::from_ref(linear));
-            (removal.drops_attention(l), removal.drops_mlp(l), down)
-        };
-        let own = kind(&variants[0]);
-        let other = variants.iter().map(kind).find(|k| *k != own)?;
-        let (others, same) = variants.iter().partition(|v| kind(v) == other);
-        *variants = same;
-        Some(others)
     }
 
     /// Runs what a variant keeps of layer `l`; whether that is anything.
@@ -229,6 +277,20 @@ impl<B: Backend> Descent<'_, B> {
         (self.on_progress)(macs);
         true
     }
+}
+
+/// Separates variants that treat layer `l` otherwise than the first does, those of one kind.
+fn part<B: Backend>(all: &[Variant<'_, B>], l: usize, variants: &mut Vec<usize>) -> Option<Vec<usize>> {
+    let kind = |v: &usize| {
+        let Variant { removal, down } = &all[*v];
+        let down = down.filter(|(layer, _)| *layer == l).map(|(_, linear)| std::ptr::from_ref(linear));
+        (removal.drops_attention(l), removal.drops_mlp(l), down)
+    };
+    let own = kind(variants.first()?);
+    let other = variants.iter().map(kind).find(|k| *k != own)?;
+    let (others, same) = variants.iter().partition(|v| kind(v) == other);
+    *variants = same;
+    Some(others)
 }
 
 /// The head on what the variants leave.

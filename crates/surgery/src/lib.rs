@@ -14,7 +14,7 @@ pub mod scores;
 mod search;
 mod text;
 
-pub use evaluate::{EvaluateOptions, Evaluation, Reading, Variant, evaluate, group_sizes};
+pub use evaluate::{EvaluateOptions, Evaluation, Reading, Variant, count, evaluate, group_sizes, logits};
 pub use removal::{InvalidRemoval, Removal};
 pub use search::{CLEARLY, Found, Search};
 pub use text::{Score, Text};

@@ -5,7 +5,7 @@
 //! is left is compared on all texts, so the winner is that of the full comparison unless four-sigma evidence misled.
 
 use crate::evaluate::naive_macs;
-use crate::{EvaluateOptions, Reading, Removal, Score, Text, Variant, evaluate, group_sizes};
+use crate::{EvaluateOptions, Reading, Removal, Score, Text, Variant, count, evaluate, group_sizes};
 use fathom_model::{Backend, Error, Model};
 use fathom_results::{SkipPart, Work};
 
@@ -91,13 +91,7 @@ impl<B: Backend> Search<'_, B> {
     /// # Errors
     /// When the model refuses a text, or memory is refused.
     pub fn next_greedy(&self, removed: &Removal) -> Result<Option<Found>, Error> {
-        let depth = self.model.config().depth();
-        let candidates: Vec<Removal> = (0..depth)
-            .filter(|layer| !removed.contains(*layer))
-            .map(|layer| removed.with(layer))
-            .filter(|removal| removal.check(depth).is_ok())
-            .collect();
-        self.best(&candidates)
+        self.best(&self.greedy_candidates(removed))
     }
 
     /// The contiguous block of `count` units whose removal costs least.
@@ -107,13 +101,34 @@ impl<B: Backend> Search<'_, B> {
     /// # Errors
     /// As [`Self::next_greedy`].
     pub fn best_block(&self, unit: SkipPart, count: usize) -> Result<Option<Found>, Error> {
+        self.best(&self.blocks(unit, count))
+    }
+
+    /// Multiply-adds of [`Self::next_greedy`] at most, without candidates dropped early.
+    pub fn count_greedy(&self, removed: &Removal) -> u64 {
+        self.count(&self.greedy_candidates(removed))
+    }
+
+    /// Multiply-adds of [`Self::best_block`] at most.
+    pub fn count_block(&self, unit: SkipPart, count: usize) -> u64 {
+        self.count(&self.blocks(unit, count))
+    }
+
+    fn count(&self, candidates: &[Removal]) -> u64 {
+        count(self.model, self.texts, &candidates.iter().map(Variant::without).collect::<Vec<_>>())
+    }
+
+    fn greedy_candidates(&self, removed: &Removal) -> Vec<Removal> {
+        let depth = self.model.config().depth();
+        let layers = (0..depth).filter(|layer| !removed.contains(*layer));
+        layers.map(|layer| removed.with(layer)).filter(|removal| removal.check(depth).is_ok()).collect()
+    }
+
+    fn blocks(&self, unit: SkipPart, count: usize) -> Vec<Removal> {
         let depth = self.model.config().depth();
         let starts = 0..(depth + 1).saturating_sub(count);
-        let blocks: Vec<Removal> = starts
-            .map(|start| Removal::block(unit, start..start + count))
-            .filter(|b| b.check(depth).is_ok())
-            .collect();
-        self.best(&blocks)
+        let blocks = starts.map(|start| Removal::block(unit, start..start + count));
+        blocks.filter(|block| count > 0 && block.check(depth).is_ok()).collect()
     }
 
     /// The candidate of least loss.

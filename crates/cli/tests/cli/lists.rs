@@ -98,7 +98,9 @@ fn check_round_trip(set: &str) {
 
 #[test]
 fn prompts_survive_a_round_trip() {
-    for set in ["builtin", "plain", "word-problems", "competition", "qa", "prose", "addition:digits=3,count=7"] {
+    for set in
+        ["builtin", "plain", "word-problems", "competition", "qa", "prose", "addition:digits=3,count=7"]
+    {
         check_round_trip(set);
     }
 }

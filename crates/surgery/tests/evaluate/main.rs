@@ -5,7 +5,7 @@ use fathom_model::source::{Checkpoint, Loaded};
 use fathom_model::{Buffers, DownProjection, Dtype, Model, Run};
 use fathom_results::SkipPart;
 use fathom_surgery::{
-    EvaluateOptions, Reading, Removal, Score, Search, Text, Variant, evaluate, group_sizes, scores,
+    EvaluateOptions, Reading, Removal, Score, Search, Text, Variant, count, evaluate, group_sizes, scores,
 };
 use std::path::Path;
 
@@ -125,6 +125,9 @@ fn shared_layers_give_what_separate_runs_give() {
         let nothing = done.scores.last().unwrap();
         assert!(nothing.iter().all(|score| score.kl == 0.0));
         assert!(done.work.macs < done.work.macs_naive, "{name}: {:?}", done.work);
+        assert_eq!(done.work.macs, count(model, &texts, &variants), "{name}");
+        let whole = fathom_surgery::logits(model, &texts[0].tokens, variants[1]).unwrap();
+        assert_eq!(whole, logits(model, &texts[0].tokens, &removals[1]), "{name}");
     }
 }
 
