@@ -227,17 +227,7 @@ fn summarise<B: Backend>(
     let failed = |s: &Sample| FailedPrompt { id: s.id.clone(), reason: s.failed.clone().unwrap_or_default() };
     let results = Results {
         schema_version: SCHEMA_VERSION,
-        model: ModelInfo {
-            id: located.id.clone(),
-            revision: located.revision.clone(),
-            architecture: config.architecture.clone(),
-            layers: config.depth(),
-            hidden: config.hidden,
-            vocab: config.vocab,
-            parameters: loaded.model.parameters(),
-            dtype: loaded.model.dtype().name().to_owned(),
-            device: Some(loaded.model.backend().name()).filter(|device| device != "cpu"),
-        },
+        model: model_info(located, loaded),
         data: DataInfo {
             id: job.set.id.clone(),
             prompts: prompts.len(),
@@ -253,6 +243,22 @@ fn summarise<B: Backend>(
     };
     measured.warn(&results, observer);
     Ok(results)
+}
+
+/// The model as results describe it.
+pub(crate) fn model_info<B: Backend>(located: &Located, loaded: &Loaded<B>) -> ModelInfo {
+    let (model, config) = (&loaded.model, loaded.model.config());
+    ModelInfo {
+        id: located.id.clone(),
+        revision: located.revision.clone(),
+        architecture: config.architecture.clone(),
+        layers: config.depth(),
+        hidden: config.hidden,
+        vocab: config.vocab,
+        parameters: model.parameters(),
+        dtype: model.dtype().name().to_owned(),
+        device: Some(model.backend().name()).filter(|device| device != "cpu"),
+    }
 }
 
 fn finish(run: &mut Value, complete: bool, measured: &Samples, elapsed: Duration, costs: &Costs) {

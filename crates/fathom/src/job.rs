@@ -222,7 +222,7 @@ fn warn_of_short(m: &Measurement, prompts: &[TokenizedPrompt], observer: &dyn Ob
 }
 
 /// The prompts that are measured: those that are not too long, up to the limit. No more is read than that takes.
-fn read(
+pub(crate) fn read(
     data: OpenSet,
     mut tokenizer: PromptTokenizer<'_>,
     limit: Option<usize>,

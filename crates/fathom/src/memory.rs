@@ -44,6 +44,25 @@ pub(crate) fn check<B: Backend>(
     )
 }
 
+/// As [`check`], for texts that are only run.
+pub(crate) fn check_texts<'a, B: Backend>(
+    model: &Model<B>,
+    texts: impl Iterator<Item = &'a TokenizedPrompt>,
+    memory: u64,
+) -> Result<()> {
+    let longest = texts.map(|t| t.tokens.len()).max().unwrap_or(0);
+    let options = ProbeOptions {
+        probes: Vec::new(),
+        memory,
+        naive: false,
+        longest_text: longest,
+        longest_pair: 0,
+        skip: Default::default(),
+        gradients: Default::default(),
+    };
+    check(model, &[], &[], &options)
+}
+
 /// A size in whole mebibytes, rounded up, as `--memory` reads it.
 fn mebibytes(bytes: u64) -> String {
     format!("{}MiB", bytes.div_ceil(1 << 20))

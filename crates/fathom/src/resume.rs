@@ -31,7 +31,7 @@ pub(crate) fn resume(folder: &Folder, run: &mut Value) -> Result<Earlier> {
 }
 
 /// Refuses samples without a run.json: they may not be Fathom's.
-fn refuse_foreign(folder: &Folder) -> Result<()> {
+pub(crate) fn refuse_foreign(folder: &Folder) -> Result<()> {
     match std::fs::metadata(folder.path().join(folder::SAMPLES)) {
         Ok(file) if file.is_file() && file.len() > 0 => invalid!(
             "{} has samples.jsonl but no run.json that says of what; nothing was changed: choose another folder with -o",
@@ -47,7 +47,7 @@ pub(crate) fn start_anew(folder: &Folder) -> Result<Earlier> {
         refuse_foreign(folder)?;
     }
     let mut paths: Vec<PathBuf> =
-        ["results.json", "samples.jsonl", "report.html"].map(|name| folder.path().join(name)).into();
+        ["results.json", "prune.json", "samples.jsonl", "report.html"].map(|name| folder.path().join(name)).into();
     paths.extend(plots(folder.path()));
     for path in paths.iter().filter(|p| p.exists()) {
         std::fs::remove_file(path).map_err(|e| {

@@ -16,11 +16,9 @@ fn file(path: &Path, sha256: &str) -> Value {
     json!({"name": path.file_name().map(|n| n.to_string_lossy().into_owned()), "sha256": sha256})
 }
 
-/// Everything known before the first prompt is measured.
-pub(crate) fn describe<B: Backend>(
-    m: &Measurement,
-    bootstrap: &BootstrapOptions,
-    job: &Job,
+/// The program, the model and the machine of a run.
+pub(crate) fn provenance<B: Backend>(
+    command: &[String],
     located: &Located,
     loaded: &Loaded<B>,
     hashes: &[String],
@@ -40,7 +38,7 @@ pub(crate) fn describe<B: Backend>(
         "fathom": env!("CARGO_PKG_VERSION"),
         "samples_version": fathom_results::SAMPLES_VERSION,
         "status": "running",
-        "command": m.command,
+        "command": command,
         "started": now(),
         "model": {
             "id": located.id,
@@ -55,6 +53,20 @@ pub(crate) fn describe<B: Backend>(
         "device": device,
         "instructions": instructions,
         "threads": rayon::current_num_threads(),
+    })
+}
+
+/// Everything known before the first prompt is measured.
+pub(crate) fn describe<B: Backend>(
+    m: &Measurement,
+    bootstrap: &BootstrapOptions,
+    job: &Job,
+    located: &Located,
+    loaded: &Loaded<B>,
+    hashes: &[String],
+) -> Value {
+    let mut run = provenance(&m.command, located, loaded, hashes);
+    let own = json!({
         "data": {
             "id": job.set.id,
             "source": job.set.source,
@@ -91,7 +103,11 @@ pub(crate) fn describe<B: Backend>(
             "thresholds": bootstrap.thresholds,
             "resamples": bootstrap.resamples,
         },
-    })
+    });
+    if let (Some(run), Value::Object(own)) = (run.as_object_mut(), own) {
+        run.extend(own);
+    }
+    run
 }
 
 /// This process, as the message of another one names it.
@@ -109,20 +125,36 @@ pub(crate) fn now() -> String {
 /// Refuses to go on with a folder whose samples another program, model, set of prompts or number
 /// format has made: they must not be mixed.
 pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &Path) -> Result<()> {
-    let differs = |place: &str| earlier.pointer(place) != now.pointer(place);
-    let compared = [
+    let compared =
+        [("other prompts", "/data/sha256"), ("another way to run edits (--naive)", "/naive")];
+    let differs = |probe: &String| earlier["probes"].get(probe) != now["probes"].get(probe);
+    let asked = measured(now);
+    let probes = measured(earlier).into_iter().filter(|p| asked.contains(p) && differs(p));
+    let probes = probes.map(|probe| format!("other options of {probe}")).collect();
+    refuse_differences(earlier, now, &compared, probes, folder)
+}
+
+/// Refuses to go on with a folder that was written with other settings: those of every kind of run, those in
+/// `compared`, a description and a JSON pointer each, and those in `others`, descriptions.
+pub(crate) fn refuse_differences(
+    earlier: &Value,
+    now: &Value,
+    compared: &[(&str, &str)],
+    others: Vec<String>,
+    folder: &Path,
+) -> Result<()> {
+    const EVERYWHERE: [(&str, &str); 9] = [
         ("another version of fathom", "/fathom"),
         ("another format of samples", "/samples_version"),
         ("another device", "/device"),
         ("other instructions of the processor", "/instructions"),
         ("other model files", "/model/files"),
-        ("other prompts", "/data/sha256"),
         ("another tokenizer", "/tokenizer"),
         ("another dtype", "/dtype"),
         ("another seed", "/seed"),
         ("another kind of random numbers", "/rng"),
-        ("another way to run edits (--naive)", "/naive"),
     ];
+    let differs = |place: &str| earlier.pointer(place) != now.pointer(place);
     let value = |run: &Value, place: &str| match run.pointer(place) {
         Some(Value::String(text)) => Some(text.clone()),
         Some(Value::Number(number)) => Some(number.to_string()),
@@ -131,18 +163,15 @@ pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &Path) -> Result<
     let mut what: Vec<String> = Vec::new();
     // Another device has other instructions anyway.
     let counts = |place: &str| differs(place) && !(place == "/instructions" && differs("/device"));
-    for (name, place) in compared.into_iter().filter(|(_, place)| counts(place)) {
+    for (name, place) in EVERYWHERE.iter().chain(compared).filter(|(_, place)| counts(place)) {
         what.push(match (value(earlier, place), value(now, place)) {
             (Some(before), Some(after)) if before.len().max(after.len()) < 60 => {
                 format!("{name} ({before}, now {after})")
             }
-            _ => name.to_owned(),
+            _ => (*name).to_owned(),
         });
     }
-    let asked = measured(now);
-    let probes =
-        measured(earlier).into_iter().filter(|p| asked.contains(p) && differs(&format!("/probes/{p}")));
-    what.extend(probes.map(|probe| format!("other options of {probe}")));
+    what.extend(others);
     if what.is_empty() {
         return Ok(());
     }

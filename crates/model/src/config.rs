@@ -103,6 +103,46 @@ impl Config {
         self.kv_heads * self.head_dim
     }
 
+    /// The first setting in which two descriptions differ, with its value in each.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        macro_rules! differs {
+            ($($field:ident),+ $(,)?) => {
+                // A field that is missing here does not compile.
+                let Self { $($field: _),+ } = self;
+                $(if self.$field != other.$field {
+                    let name = stringify!($field);
+                    return Some(format!("'{name}' is {:?} where it was {:?}", other.$field, self.$field));
+                })+
+            };
+        }
+        differs!(
+            architecture,
+            hidden,
+            heads,
+            kv_heads,
+            head_dim,
+            intermediate,
+            vocab,
+            context,
+            layers,
+            positions,
+            norm,
+            norm_eps,
+            pre_norm,
+            post_norm,
+            parallel,
+            qk_norm,
+            activation,
+            gated,
+            attention_scale,
+            attention_softcap,
+            final_softcap,
+            embedding_scale,
+            tied,
+        );
+        None
+    }
+
     /// Checks the assumptions of the forward pass, so that a wrong configuration causes an error instead of an
     /// overflow or a panic.
     ///

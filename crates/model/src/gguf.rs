@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 
 /// A value of the metadata.
@@ -137,12 +138,23 @@ pub struct TensorInfo {
 }
 
 /// The header of a GGUF file.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Header {
     /// Metadata by key.
     pub metadata: HashMap<String, Value>,
     /// All tensors, in the order of the file.
     pub tensors: Vec<TensorInfo>,
+    /// Where the entries of the metadata lie, in the order of the file.
+    pub entries: Vec<Entry>,
+}
+
+/// Where an entry of the metadata lies in its file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The key.
+    pub key: String,
+    /// The bytes of its type and value, from the start of the file.
+    pub bytes: Range<usize>,
 }
 
 impl Header {
@@ -239,18 +251,21 @@ impl<'a> Reader<'a> {
         }
         let tensor_count = self.count(24, "tensors")?;
         let metadata_count = self.count(12, "metadata entries")?;
-        let mut metadata = HashMap::new();
+        let (mut metadata, mut entries) = (HashMap::new(), Vec::new());
         for _ in 0..metadata_count {
             let key = self.string()?;
+            let start = self.at;
             let kind = self.u32()?;
             let value = self.value(kind, &key)?;
+            entries.push(Entry { key: key.clone(), bytes: start..self.at });
             metadata.insert(key, value);
         }
         let mut tensors = Vec::new();
         for _ in 0..tensor_count {
             tensors.push(self.tensor()?);
         }
-        self.place(tensors, metadata)
+        let tensors = self.place(tensors, &metadata)?;
+        Ok(Header { metadata, tensors, entries })
     }
 
     fn value(&mut self, kind: u32, key: &str) -> Result<Value> {
@@ -302,7 +317,11 @@ impl<'a> Reader<'a> {
     }
 
     /// Turns offsets into the data section into offsets into the file.
-    fn place(&self, mut tensors: Vec<TensorInfo>, metadata: HashMap<String, Value>) -> Result<Header> {
+    fn place(
+        &self,
+        mut tensors: Vec<TensorInfo>,
+        metadata: &HashMap<String, Value>,
+    ) -> Result<Vec<TensorInfo>> {
         let alignment = metadata.get("general.alignment").and_then(Value::as_usize).unwrap_or(32);
         if !alignment.is_power_of_two() || !(4..=1 << 20).contains(&alignment) {
             return self
@@ -315,7 +334,7 @@ impl<'a> Reader<'a> {
                 _ => return self.fail(format!("tensor '{}' starts at an impossible offset", tensor.name)),
             }
         }
-        Ok(Header { metadata, tensors })
+        Ok(tensors)
     }
 }
 

@@ -13,6 +13,7 @@ mod architecture;
 mod backward;
 mod blocks;
 pub mod config;
+mod convert;
 mod cost;
 mod error;
 mod files;

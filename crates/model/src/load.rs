@@ -179,7 +179,7 @@ impl<B: Backend> Loader<'_, B> {
             parts.push(self.part(tensor_ref, n, k, layer)?);
             if tensor_ref.bias {
                 let stored = self.weights.vector(&tensor_ref.bias(layer), n)?;
-                bias.extend((0..n).map(|r| stored[self.stored_row(tensor_ref.order, r)]));
+                bias.extend((0..n).map(|r| stored[tensor_ref.order.stored_row(self.config, r)]));
             }
         }
         let n = rows.iter().sum();
@@ -247,23 +247,9 @@ impl<B: Backend> Loader<'_, B> {
             return read(rows, 0);
         }
         rows.enumerate().try_for_each(|(i, r)| {
-            let stored = self.stored_row(part.order, r);
+            let stored = part.order.stored_row(self.config, r);
             read(stored..stored + 1, i)
         })
-    }
-
-    /// The row of the stored matrix that holds row `r` of the layer.
-    fn stored_row(&self, order: RowOrder, r: usize) -> usize {
-        let c = self.config;
-        let (head, i) = (r / c.head_dim, r % c.head_dim);
-        match order {
-            RowOrder::AsStored | RowOrder::Transposed => r,
-            RowOrder::InterleavedHalves => {
-                let half = c.head_dim / 2;
-                head * c.head_dim + i % half * 2 + i / half
-            }
-            RowOrder::PerHeadQkv => ((head % c.heads) * 3 + head / c.heads) * c.head_dim + i,
-        }
     }
 }
 

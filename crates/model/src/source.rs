@@ -1,10 +1,13 @@
 //! From a model argument to a loaded model. An argument is a path, a short name or a Hugging Face id, in this
 //! order.
 
-use crate::architecture::{self, Description, HfConfig, Layout};
+use crate::architecture::{self, Description, HfConfig, Layout, RowOrder};
+use crate::convert;
+pub use crate::convert::{Converted, HuggingFace};
 use crate::error::{Error, Result};
 use crate::files::{self, FileKind};
 use crate::forward::Model;
+use crate::gguf;
 use crate::load;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
@@ -133,8 +136,34 @@ pub struct Loaded<B: Backend = Cpu> {
     pub(crate) layout: Layout,
 }
 
+/// What holds the settings of a checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Form {
+    /// A folder with config.json and tokenizer.json.
+    Folder(PathBuf),
+    /// The metadata of a GGUF file, the first part of a split one.
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// Its header.
+        header: Box<gguf::Header>,
+    },
+}
+
+/// The names of a projection's tensors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredProjection {
+    /// The matrix.
+    pub weight: String,
+    /// The bias, if it has one.
+    pub bias: Option<String>,
+    /// Whether the matrix is stored `[inputs, outputs]`, as GPT-2's are.
+    pub transposed: bool,
+}
+
 /// A checkpoint that has been opened but not yet packed.
 pub struct Checkpoint {
+    form: Form,
     weights: Weights,
     tokenizer: Tokenizer,
     description: Description,
@@ -180,7 +209,9 @@ impl Checkpoint {
         let mut description = architecture::from_gguf(path, &header, &weights)?;
         description.settle(&weights)?;
         let tokenizer = Tokenizer::from_gguf(path, &header)?;
-        Ok(Self { weights, tokenizer, description, settings: Vec::new() })
+        let first = weights.paths().first().map_or_else(|| path.to_owned(), |first| (*first).to_owned());
+        let form = Form::Gguf { path: first, header: Box::new(header) };
+        Ok(Self { form, weights, tokenizer, description, settings: Vec::new() })
     }
 
     /// A model with its configuration and tokenizer in a folder.
@@ -208,7 +239,7 @@ impl Checkpoint {
         let settings = settings.into_iter().filter(|path| path.is_file());
         let settings =
             settings.map(|path| Ok((path.clone(), files::sha256(&path)?))).collect::<Result<_>>()?;
-        Ok(Self { tokenizer, weights, description, settings })
+        Ok(Self { form: Form::Folder(folder.to_owned()), tokenizer, weights, description, settings })
     }
 
     /// Warnings about settings and tensors that are not honoured, one sentence each.
@@ -235,6 +266,44 @@ impl Checkpoint {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// What holds the settings.
+    pub fn form(&self) -> &Form {
+        &self.form
+    }
+
+    /// The weights as stored.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// What the names of a layer's tensors begin with, before the number of the layer: `model.layers.`.
+    pub fn layer_prefix(&self) -> &str {
+        self.description.layout.layer_prefix()
+    }
+
+    /// The down projection of a layer.
+    pub fn down_projection(&self, layer: usize) -> StoredProjection {
+        let down = &self.description.layout.down;
+        StoredProjection {
+            weight: down.weight(layer),
+            bias: down.bias.then(|| down.bias(layer)),
+            transposed: down.order == RowOrder::Transposed,
+        }
+    }
+
+    /// The model as a Hugging Face folder would hold it, for one read from a GGUF file.
+    ///
+    /// # Errors
+    /// When a setting or a tensor of the file has no place in such a folder; names it.
+    pub fn as_hugging_face(&self) -> Result<HuggingFace<'_>> {
+        match &self.form {
+            Form::Gguf { path, header } => {
+                convert::to_hugging_face(path, header, &self.description, &self.weights, &self.tokenizer)
+            }
+            Form::Folder(folder) => Err(Error::config(folder, "it is a Hugging Face folder already")),
+        }
     }
 
     /// Packs the weights for the CPU; `tick` is the progress callback.

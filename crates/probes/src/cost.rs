@@ -34,7 +34,7 @@ pub(crate) fn spend(costs: &mut Costs, name: &str, work: Work, start: Instant) {
 }
 
 /// Peak resident memory of this process in bytes; 0 if the system does not report it.
-fn peak_bytes() -> u64 {
+pub fn peak_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
     let kib = line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok());

@@ -24,7 +24,7 @@ mod summary;
 mod tokenized;
 mod vector;
 
-pub use cost::{Cost, Costs, add};
+pub use cost::{Cost, Costs, add, peak_bytes};
 pub use exec::{ExecOptions, InsufficientMemory, MemoryPlan};
 pub use fathom_results::{Probe, Sample, Work};
 pub use gradients::GradientOptions;

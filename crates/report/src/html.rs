@@ -25,8 +25,7 @@ const SETTINGS: usize = 300;
 pub fn render(results: &Results, run: &Value) -> Result<String> {
     let provenance = serde_json::to_string_pretty(run)
         .map_err(|source| fathom_results::Error::Serialise { name: folder::RUN.to_owned(), source })?;
-    let mut settings = Vec::new();
-    flatten(run, String::new(), &mut settings);
+    let settings = settings(run);
     let gauge = plots::depth_gauge(results).as_ref().map(page::figure).transpose()?;
     let other: Vec<&String> = results.probes.other.keys().collect();
     let page = context! {
@@ -93,6 +92,13 @@ fn parameters(count: u64) -> String {
         _ if count >= 1e6 => format!("{:.0} million", count / 1e6),
         _ => format!("{count}"),
     }
+}
+
+/// Every value of `run.json` with its path.
+pub(crate) fn settings(run: &Value) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    flatten(run, String::new(), &mut all);
+    all
 }
 
 /// Collects every value of `run.json` with its path. A list of plain values, such as the command, is one value.

@@ -6,6 +6,7 @@
 //! - [`table`]: the summary printed at the end of a run.
 //! - [`plots`]: the figures as SVG and PNG.
 //! - [`html`]: the report page, one file that needs no network and can be read without scripts.
+//! - [`prune`]: table, figures and page of a pruning.
 //! - [`study`]: the page of many models on many data sets.
 
 #![deny(missing_docs)]
@@ -16,6 +17,7 @@ mod gauge;
 pub mod html;
 mod page;
 pub mod plots;
+pub mod prune;
 pub mod study;
 pub mod table;
 mod text;

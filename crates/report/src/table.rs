@@ -6,7 +6,7 @@
 
 mod curves;
 mod gauge;
-mod lines;
+pub(crate) mod lines;
 
 pub use self::lines::Style;
 

@@ -2,11 +2,13 @@
 //!
 //! A [`Removal`] says which layers, or which sublayers, are left out. [`evaluate()`] gives the loss of a model for many
 //! removals at once, [`Search`] looks for the one that costs least, [`scores`] reads candidates off the clean runs, and
-//! [`linear`] lets the MLP before a removed block take over some of its work.
+//! [`linear`] lets the MLP before a removed block take over some of its work. [`export::export`] writes the model that is
+//! left.
 
 #![deny(missing_docs)]
 
 mod evaluate;
+pub mod export;
 mod group;
 pub mod linear;
 mod removal;

@@ -65,7 +65,7 @@ fn sentence(unread: &[&str], d: &Description) -> String {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    let before = d.layout.attn_out.name.split("{}").next().unwrap_or_default();
+    let before = d.layout.layer_prefix();
     let layer = |name: &&str| name.strip_prefix(before)?.split('.').next()?.parse::<usize>().ok();
     let layers = unread.iter().filter_map(layer).max().map_or(0, |last| last + 1);
     let why = if layers > d.config.depth() {

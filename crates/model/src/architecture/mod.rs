@@ -5,6 +5,7 @@ mod audit;
 mod fields;
 mod gemma;
 mod gguf_names;
+mod gguf_to_hf;
 mod gpt2;
 mod gpt_neox;
 mod inventory;
@@ -21,6 +22,7 @@ use crate::files;
 use crate::gguf::Header;
 use crate::weights::Weights;
 pub(crate) use fields::Fields;
+pub(crate) use gguf_to_hf::config as hf_config;
 use std::path::{Path, PathBuf};
 
 /// A decoder and the names of its tensors.
@@ -51,6 +53,21 @@ pub(crate) enum RowOrder {
     InterleavedHalves,
     /// GPT-NeoX stores q, k and v head by head. Packing gathers all q, then all k, then all v.
     PerHeadQkv,
+}
+
+impl RowOrder {
+    /// The row of the stored matrix that holds row `r` of the layer.
+    pub(crate) fn stored_row(self, c: &Config, r: usize) -> usize {
+        let (head, i) = (r / c.head_dim, r % c.head_dim);
+        match self {
+            Self::AsStored | Self::Transposed => r,
+            Self::InterleavedHalves => {
+                let half = c.head_dim / 2;
+                head * c.head_dim + i % half * 2 + i / half
+            }
+            Self::PerHeadQkv => ((head % c.heads) * 3 + head / c.heads) * c.head_dim + i,
+        }
+    }
 }
 
 /// The name of a matrix or norm, with `{}` for the layer and without `.weight` or `.bias`.
@@ -105,6 +122,13 @@ pub(crate) struct Layout {
     pub(crate) post_mlp_norm: Option<TensorRef>,
     /// Added to norm weights (Gemma stores them around zero).
     pub(crate) norm_offset: f32,
+}
+
+impl Layout {
+    /// What the names of a layer's tensors begin with, before the number of the layer.
+    pub(crate) fn layer_prefix(&self) -> &str {
+        self.attn_out.name.split("{}").next().unwrap_or_default()
+    }
 }
 
 /// Whether a prefix of names belongs to the image or audio part of a model.
@@ -168,6 +192,11 @@ impl HfConfig {
         let this = Self { path: path.to_owned(), json };
         this.family()?;
         Ok(this)
+    }
+
+    /// A configuration that was made, not read; `path` is for messages.
+    pub(crate) fn made(path: &Path, json: serde_json::Value) -> Self {
+        Self { path: path.to_owned(), json }
     }
 
     fn family(&self) -> Result<&'static Family> {

@@ -3,6 +3,7 @@
 //! Both become a pipeline of the `tokenizers` crate, so that a model gives the same ids from either file.
 
 mod bpe;
+mod hugging_face;
 mod json;
 mod metadata;
 mod pretokenizers;

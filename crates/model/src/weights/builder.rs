@@ -2,7 +2,7 @@
 
 use super::fp8::FP8_BLOCK;
 use super::names;
-use super::store::{File, Store, TensorEntry};
+use super::store::{File, Store, TensorEntry, UnsupportedPlace, UnsupportedTensor};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -24,7 +24,7 @@ pub(super) fn check_end(path: &Path, name: &str, end: usize, len: usize) -> Resu
 pub(super) struct Builder {
     pub(super) files: Vec<File>,
     pub(super) entries: HashMap<String, TensorEntry>,
-    unsupported: BTreeMap<String, String>,
+    unsupported: BTreeMap<String, UnsupportedTensor>,
     /// The shard of each tensor, if there is an index.
     pub(super) index: BTreeMap<String, String>,
     /// Tensors of a shard that the index takes from another one, with their shard.
@@ -91,9 +91,11 @@ impl Builder {
         name: &str,
         kind: String,
         read: &str,
+        place: Option<UnsupportedPlace>,
     ) -> Result<()> {
         if let Some(name) = self.place(path, name)? {
-            self.unsupported.insert(name, format!("{kind}, which is not read ({read} are)"));
+            let why = format!("{kind}, which is not read ({read} are)");
+            self.unsupported.insert(name, UnsupportedTensor { why, place });
         }
         Ok(())
     }

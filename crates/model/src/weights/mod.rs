@@ -8,6 +8,7 @@ mod read_gguf;
 mod read_pickle;
 mod read_safetensors;
 mod store;
+mod stored;
 mod tensor;
 
 use crate::error::{Error, Result};
@@ -19,6 +20,8 @@ use std::sync::Arc;
 use store::{ElementType, File, Store, TensorEntry};
 
 pub(crate) use read_gguf::parts as gguf_parts;
+pub use store::StoredType;
+pub use stored::StoredTensor;
 pub use tensor::Tensor;
 
 /// Bytes of a file to hash before its pages are dropped.
@@ -137,7 +140,7 @@ impl Weights {
     }
 
     /// Drops the resident pages of all files.
-    pub(crate) fn release(&self) {
+    pub fn release(&self) {
         self.0.files.iter().for_each(|file| file.map.release());
     }
 
@@ -173,6 +176,16 @@ impl Weights {
         })
     }
 
+    /// A vector as a matrix of one column, so that its elements can be read in any order.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    pub(crate) fn tensor_as_rows(&self, name: &str) -> Result<Tensor<'_>> {
+        let len = self.shape(name).map_or(0, |shape| shape.iter().product());
+        let tensor = self.tensor(name, &[len])?;
+        Ok(Tensor { rows: tensor.width, width: 1, ..tensor })
+    }
+
     /// Whether any tensor is of 8-bit floats.
     pub(crate) fn has_fp8(&self) -> bool {
         self.0.entries.values().any(|entry| entry.element == ElementType::F8E4M3)
@@ -190,8 +203,9 @@ impl Weights {
     fn missing(&self, name: &str) -> Error {
         let path = self.0.files.first().map(|f| f.path.clone()).unwrap_or_default();
         match self.0.unsupported.get(name) {
-            Some(kind) => {
-                let what = format!("tensor '{name}' is stored as {kind}; use the model in another form");
+            Some(tensor) => {
+                let what =
+                    format!("tensor '{name}' is stored as {}; use the model in another form", tensor.why);
                 Error::config(&path, what)
             }
             None => {

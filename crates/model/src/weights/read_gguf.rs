@@ -1,7 +1,7 @@
 //! The tensors of GGUF files, split or not.
 
 use super::builder::{Builder, check_end};
-use super::store::{ElementType, File, TensorEntry};
+use super::store::{ElementType, File, StoredType, TensorEntry, UnsupportedPlace};
 use crate::blocks::{GGML_TYPES, ggml_name};
 use crate::error::{Error, Result};
 use crate::{files, gguf};
@@ -60,10 +60,19 @@ fn add(builder: &mut Builder, path: &Path) -> Result<gguf::Header> {
     let map = files::map(path)?;
     let header = gguf::Header::parse(path, &map)?;
     let file = builder.files.len();
+    let mut starts: Vec<usize> = header.tensors.iter().map(|info| info.offset).collect();
+    starts.sort_unstable();
     for info in &header.tensors {
         let name = &info.name;
         let Some(element) = ElementType::from_ggml(info.kind) else {
-            builder.insert_unsupported(path, name, ggml_name(info.kind), GGML_TYPES)?;
+            let place = UnsupportedPlace {
+                file,
+                stored: StoredType::Ggml(info.kind),
+                shape: info.shape.clone(),
+                bytes: info.offset..next(&starts, info.offset, map.len()),
+            };
+            let place = (place.bytes.start <= place.bytes.end).then_some(place);
+            builder.insert_unsupported(path, name, ggml_name(info.kind), GGML_TYPES, place)?;
             continue;
         };
         let whole_rows = element.bytes(*info.shape.last().unwrap_or(&1)).is_some();
@@ -75,11 +84,22 @@ fn add(builder: &mut Builder, path: &Path) -> Result<gguf::Header> {
         };
         let bytes = info.offset..info.offset.saturating_add(len);
         check_end(path, name, bytes.end, map.len())?;
-        builder.insert(path, name, TensorEntry { file, element, shape: info.shape.clone(), bytes })?;
+        let stored = StoredType::Ggml(info.kind);
+        builder.insert(
+            path,
+            name,
+            TensorEntry { file, element, stored, shape: info.shape.clone(), bytes },
+        )?;
     }
     check_overlaps(builder, path, file)?;
     builder.files.push(File { path: path.to_owned(), map });
     Ok(header)
+}
+
+/// Where the tensor after the one at `offset` begins, or the file ends: an upper bound of the end of a tensor of
+/// unknown size.
+fn next(starts: &[usize], offset: usize, end: usize) -> usize {
+    starts.get(starts.partition_point(|start| *start <= offset)).map_or(end, |start| end.min(*start))
 }
 
 /// Refuses tensors that share bytes: otherwise a small file with thousands of overlapping

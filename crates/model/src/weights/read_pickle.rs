@@ -2,9 +2,10 @@
 //! that tensors can be memory-mapped.
 
 use super::builder::Builder;
-use super::store::{ElementType, File, TensorEntry};
+use super::store::{ElementType, File, StoredType, TensorEntry, UnsupportedPlace};
 use crate::error::{Error, Result};
 use crate::{files, pickle};
+use safetensors::Dtype;
 use std::ops::Range;
 use std::path::Path;
 
@@ -43,9 +44,10 @@ pub(super) fn add(builder: &mut Builder, path: &Path) -> Result<()> {
         .map_err(|e| bad(format!("{e}; fetch the file again or convert it to safetensors")))?;
     let file = builder.files.len();
     for tensor in tensors {
-        let Some(element) = element_of(tensor.class) else {
+        let Some((element, dtype)) = element_of(tensor.class) else {
             let supported = "DoubleStorage, FloatStorage, HalfStorage and BFloat16Storage";
-            builder.insert_unsupported(path, tensor.name, tensor.class.to_owned(), supported)?;
+            let place = unsupported_place(&tensor, file, &mut stored, &folder);
+            builder.insert_unsupported(path, tensor.name, tensor.class.to_owned(), supported, place)?;
             continue;
         };
         if !tensor.is_contiguous() {
@@ -57,21 +59,51 @@ pub(super) fn add(builder: &mut Builder, path: &Path) -> Result<()> {
         let data = stored(&format!("{folder}/{}", tensor.storage))?;
         let bytes = bytes_of(&tensor, element, &data)
             .map_err(|what| bad(format!("tensor '{}' {what}", tensor.name)))?;
-        builder.insert(path, tensor.name, TensorEntry { file, element, shape: tensor.shape, bytes })?;
+        builder.insert(
+            path,
+            tensor.name,
+            TensorEntry { file, element, stored: StoredType::Plain(dtype), shape: tensor.shape, bytes },
+        )?;
     }
     builder.files.push(File { path: path.to_owned(), map });
     Ok(())
 }
 
 /// The element type of a PyTorch storage class, if it is supported.
-fn element_of(class: &str) -> Option<ElementType> {
+fn element_of(class: &str) -> Option<(ElementType, Dtype)> {
     Some(match class {
-        "DoubleStorage" => ElementType::F64,
-        "FloatStorage" => ElementType::F32,
-        "HalfStorage" => ElementType::F16,
-        "BFloat16Storage" => ElementType::Bf16,
+        "DoubleStorage" => (ElementType::F64, Dtype::F64),
+        "FloatStorage" => (ElementType::F32, Dtype::F32),
+        "HalfStorage" => (ElementType::F16, Dtype::F16),
+        "BFloat16Storage" => (ElementType::Bf16, Dtype::BF16),
         _ => return None,
     })
+}
+
+/// Where a tensor of another storage class lies, if safetensors knows the type and it is contiguous.
+fn unsupported_place(
+    tensor: &pickle::Stored<'_>,
+    file: usize,
+    stored: &mut impl FnMut(&str) -> Result<Range<usize>>,
+    folder: &str,
+) -> Option<UnsupportedPlace> {
+    let dtype = match tensor.class {
+        "BoolStorage" => Dtype::BOOL,
+        "ByteStorage" => Dtype::U8,
+        "CharStorage" => Dtype::I8,
+        "ShortStorage" => Dtype::I16,
+        "IntStorage" => Dtype::I32,
+        "LongStorage" => Dtype::I64,
+        _ => return None,
+    };
+    let data = stored(&format!("{folder}/{}", tensor.storage)).ok()?;
+    let elements = tensor.shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d))?;
+    let size = dtype.bitsize() / 8;
+    let start = data.start.checked_add(tensor.offset.checked_mul(size)?)?;
+    let bytes = start..start.checked_add(elements.checked_mul(size)?)?;
+    let inside = tensor.is_contiguous() && bytes.end <= data.end;
+    let stored = StoredType::Plain(dtype);
+    inside.then(|| UnsupportedPlace { file, stored, shape: tensor.shape.clone(), bytes })
 }
 
 /// The bytes of a tensor in the file, given those of its storage.

@@ -1,7 +1,7 @@
 //! The tensors of safetensors files.
 
 use super::builder::{Builder, check_end};
-use super::store::{ElementType, File, TensorEntry};
+use super::store::{ElementType, File, StoredType, TensorEntry, UnsupportedPlace};
 use crate::error::{Error, Result};
 use crate::files;
 use std::path::Path;
@@ -19,6 +19,9 @@ pub(super) fn add(builder: &mut Builder, path: &Path) -> Result<()> {
     let data = 8 + header;
     let file = builder.files.len();
     for (name, info) in metadata.tensors() {
+        let bytes = data + info.data_offsets.0..data + info.data_offsets.1;
+        check_end(path, &name, bytes.end, map.len())?;
+        let stored = StoredType::Plain(info.dtype);
         let element = match info.dtype {
             Dtype::F64 => ElementType::F64,
             Dtype::F32 => ElementType::F32,
@@ -27,13 +30,17 @@ pub(super) fn add(builder: &mut Builder, path: &Path) -> Result<()> {
             Dtype::F8_E4M3 => ElementType::F8E4M3,
             other => {
                 let kind = format!("{other:?}");
-                builder.insert_unsupported(path, &name, kind, "F64, F32, F16, BF16 and F8_E4M3")?;
+                let place = UnsupportedPlace { file, stored, shape: info.shape.clone(), bytes };
+                let read = "F64, F32, F16, BF16 and F8_E4M3";
+                builder.insert_unsupported(path, &name, kind, read, Some(place))?;
                 continue;
             }
         };
-        let bytes = data + info.data_offsets.0..data + info.data_offsets.1;
-        check_end(path, &name, bytes.end, map.len())?;
-        builder.insert(path, &name, TensorEntry { file, element, shape: info.shape.clone(), bytes })?;
+        builder.insert(
+            path,
+            &name,
+            TensorEntry { file, element, stored, shape: info.shape.clone(), bytes },
+        )?;
     }
     builder.files.push(File { path: path.to_owned(), map });
     Ok(())

@@ -45,10 +45,36 @@ impl ElementType {
     }
 }
 
+/// The type of a tensor's elements, as its file names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoredType {
+    /// A type of safetensors, or the same in a PyTorch file.
+    Plain(safetensors::Dtype),
+    /// ggml's number of a type, in a GGUF file.
+    Ggml(u32),
+}
+
 /// Where a tensor lies.
 pub(super) struct TensorEntry {
     pub(super) file: usize,
     pub(super) element: ElementType,
+    pub(super) stored: StoredType,
+    pub(super) shape: Vec<usize>,
+    pub(super) bytes: Range<usize>,
+}
+
+/// A tensor of an unsupported element type.
+pub(super) struct UnsupportedTensor {
+    /// Why it is not read.
+    pub(super) why: String,
+    /// Where it lies, if that is known.
+    pub(super) place: Option<UnsupportedPlace>,
+}
+
+/// Where a tensor of an unsupported element type lies.
+pub(super) struct UnsupportedPlace {
+    pub(super) file: usize,
+    pub(super) stored: StoredType,
     pub(super) shape: Vec<usize>,
     pub(super) bytes: Range<usize>,
 }
@@ -63,8 +89,8 @@ pub(super) struct File {
 pub(super) struct Store {
     pub(super) files: Vec<File>,
     pub(super) entries: HashMap<String, TensorEntry>,
-    /// Tensors of an unsupported element type, with an explanation.
-    pub(super) unsupported: BTreeMap<String, String>,
+    /// Tensors of an unsupported element type.
+    pub(super) unsupported: BTreeMap<String, UnsupportedTensor>,
     /// Notes for the user on how the files were read, one sentence each.
     pub(super) notes: Vec<String>,
     /// Rows and columns that share a scale in matrices of 8-bit floats.

@@ -11,12 +11,12 @@ use std::path::Path;
 
 /// One tensor, as rows.
 pub struct Tensor<'a> {
-    pub(super) path: &'a Path,
+    pub(crate) path: &'a Path,
     pub(super) name: String,
     pub(super) element: ElementType,
     pub(super) bytes: &'a [u8],
-    pub(super) rows: usize,
-    pub(super) width: usize,
+    pub(crate) rows: usize,
+    pub(crate) width: usize,
     pub(super) scales: Option<Scales>,
 }
 

@@ -16,7 +16,7 @@ pub struct Style {
 
 /// The emphasis of a piece of a line.
 #[derive(Clone, Copy)]
-pub(super) enum Emphasis {
+pub(crate) enum Emphasis {
     Plain,
     Bold,
     Faint,
@@ -36,23 +36,23 @@ impl Emphasis {
 }
 
 /// The text so far.
-pub(super) struct Lines {
-    pub(super) style: Style,
-    pub(super) text: String,
+pub(crate) struct Lines {
+    pub(crate) style: Style,
+    pub(crate) text: String,
 }
 
 impl Lines {
-    pub(super) fn new(style: Style) -> Self {
+    pub(crate) fn new(style: Style) -> Self {
         Self { style, text: String::new() }
     }
 
     /// Adds a line, cut to the width. Escape sequences are added after cutting, so they never count.
-    pub(super) fn line(&mut self, emphasis: Emphasis, line: &str) {
+    pub(crate) fn line(&mut self, emphasis: Emphasis, line: &str) {
         self.pieces(&[(emphasis, line.trim_end())]);
     }
 
     /// Adds a line of pieces with their own emphasis, cut to the width together.
-    pub(super) fn pieces(&mut self, pieces: &[(Emphasis, &str)]) {
+    pub(crate) fn pieces(&mut self, pieces: &[(Emphasis, &str)]) {
         let mut room = self.style.width;
         for (emphasis, piece) in pieces {
             let piece = fit(piece, Style { width: room, ..self.style });
@@ -70,7 +70,7 @@ impl Lines {
     }
 
     /// Adds a paragraph, broken between words and indented.
-    pub(super) fn paragraph(&mut self, emphasis: Emphasis, indent: usize, text: &str) {
+    pub(crate) fn paragraph(&mut self, emphasis: Emphasis, indent: usize, text: &str) {
         for line in wrap(text, self.style.width.saturating_sub(indent)) {
             self.line(emphasis, &format!("{:indent$}{line}", ""));
         }
@@ -95,7 +95,7 @@ fn fit(line: &str, style: Style) -> String {
 }
 
 /// Breaks text between words into lines of at most `width` columns; a longer word has a line of its own.
-pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
+pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if words.is_empty() {
         return Vec::new();

@@ -1,0 +1,136 @@
+//! `prune.json` from what was measured: intervals, sizes, the recommendation.
+
+use super::candidates::{Candidates, Chosen};
+use super::execute::Job;
+use super::known::Known;
+use super::prefill::Prefill;
+use super::recommend::recommend;
+use crate::Result;
+use crate::execute::model_info;
+use crate::observer::uncounted;
+use fathom_depth::bootstrap;
+use fathom_model::Backend;
+use fathom_model::source::Located;
+use fathom_results::{
+    Candidate, Estimated, Measured, PRUNE_SCHEMA_VERSION, PruneResources, Pruning, Resources,
+    VariantScore,
+};
+use fathom_surgery::Removal;
+use std::collections::BTreeMap;
+
+/// Everything that the results are made of.
+pub(super) struct Parts<'a, B: Backend> {
+    pub(super) job: &'a Job<'a, B>,
+    pub(super) located: &'a Located,
+    pub(super) candidates: &'a Candidates<B>,
+    pub(super) known: &'a Known<'a>,
+    pub(super) stages: BTreeMap<String, Resources>,
+    pub(super) prefill: Prefill,
+}
+
+/// A variant on the held-out texts, in their order.
+struct OnTexts<'a> {
+    scores: Vec<&'a VariantScore>,
+    tokens: Vec<f64>,
+}
+
+impl OnTexts<'_> {
+    /// A sum over texts per token, each text counted as often as its weight says.
+    fn per_token(&self, weights: &[u32], of: impl Fn(usize) -> f64) -> Option<f64> {
+        let mut sums = (0.0, 0.0);
+        for (i, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0) {
+            sums.0 += f64::from(*weight) * of(i);
+            sums.1 += f64::from(*weight) * self.tokens[i];
+        }
+        (sums.1 > 0.0).then(|| sums.0 / sums.1)
+    }
+
+    fn mean(&self, of: impl Fn(usize) -> f64) -> f64 {
+        self.per_token(&vec![1; self.tokens.len()], of).unwrap_or(f64::NAN)
+    }
+}
+
+impl<B: Backend> Parts<'_, B> {
+    pub(super) fn results(self) -> Result<Pruning> {
+        let job = self.job;
+        let resampling = uncounted(job.observer, "resampling texts");
+        let whole = Removal::nothing(job.p.unit);
+        let full_texts = self.on_texts("");
+        let full = self.measured(&full_texts, &whole);
+        let candidate = |chosen: &Chosen| self.candidate(chosen, &full_texts);
+        let candidates: Vec<Candidate> = self.candidates.chosen.iter().map(candidate).collect();
+        drop(resampling);
+        let choice = recommend(job.p, &candidates, job.model().config().depth());
+        let (prefill_tokens, prefill_seconds) = self.prefill.clone();
+        Ok(Pruning {
+            schema_version: PRUNE_SCHEMA_VERSION,
+            model: model_info(self.located, job.loaded),
+            unit: job.p.unit,
+            calibration: job.calibration.about.clone(),
+            heldout: job.heldout.about.clone(),
+            choices: None,
+            scores: self.known.scores.clone().unwrap_or_default(),
+            searches: self.known.searches.clone(),
+            full,
+            candidates,
+            choice,
+            export: None,
+            cost: self.known.cost.clone(),
+            resources: PruneResources { stages: self.stages, prefill_tokens, prefill_seconds },
+        })
+    }
+
+    fn on_texts(&self, variant: &str) -> OnTexts<'_> {
+        let mut on = OnTexts { scores: Vec::new(), tokens: Vec::new() };
+        for (prompt, text) in self.job.heldout.prompts.iter().zip(&self.job.heldout.texts) {
+            let found = self.known.texts.get(&prompt.id).and_then(|all| all.iter().find(|v| v.variant == variant));
+            if let Some(score) = found {
+                on.scores.push(score);
+                on.tokens.push(text.scored.len() as f64);
+            }
+        }
+        on
+    }
+
+    fn estimate(&self, on: &OnTexts<'_>, of: impl Fn(usize) -> f64 + Sync) -> Estimated {
+        let (p, texts) = (self.job.p, on.tokens.len());
+        let interval = bootstrap(texts, p.resamples, p.calibration.seed, |weights| on.per_token(weights, &of));
+        let value = on.mean(&of);
+        Estimated { value, interval: interval.ok().filter(|_| value.is_finite()).map(|i| [i.lo, i.hi]) }
+    }
+
+    /// The loss and the size of what is left.
+    fn measured(&self, on: &OnTexts<'_>, removal: &Removal) -> Measured {
+        let model = self.job.model();
+        let nll = self.estimate(on, |i| on.scores[i].nll);
+        let (mut parameters, mut bytes) = (model.parameters(), model.bytes());
+        let mut macs_per_token = model.head_macs_per_row();
+        for l in 0..model.config().depth() {
+            let [attention, mlp] = model.sublayer_sizes(l);
+            for (size, drops) in [(attention, removal.drops_attention(l)), (mlp, removal.drops_mlp(l))] {
+                if drops {
+                    parameters -= size.parameters;
+                    bytes -= size.bytes;
+                } else {
+                    macs_per_token += size.macs;
+                }
+            }
+        }
+        Measured { perplexity: nll.value.exp(), nll, accuracy: None, parameters, bytes, macs_per_token }
+    }
+
+    fn candidate(&self, chosen: &Chosen, full: &OnTexts<'_>) -> Candidate {
+        let on = self.on_texts(&Candidates::<B>::name(chosen));
+        Candidate {
+            method: chosen.method,
+            unit: chosen.removal.unit(),
+            removed: chosen.removal.ranges(),
+            replaced: chosen.replacement.map(|i| self.candidates.replacements[i].about),
+            measured: self.measured(&on, &chosen.removal),
+            nll_increase: self.estimate(&on, |i| on.scores[i].nll - full.scores[i].nll),
+            kl: on.mean(|i| on.scores[i].kl),
+            top1_agreement: on.mean(|i| on.scores[i].agreements as f64),
+            accuracy_change: None,
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Carrying out a pruning: from the open checkpoint to the results folder.
+
+use super::assemble::Parts;
+use super::candidates::{Candidates, Chosen};
+use super::known::{self, Known};
+use super::texts::{Texts, read_both};
+use super::{linear, run};
+use crate::device::OnDevice;
+use crate::error::invalid;
+use crate::observer::{Cancellable, uncounted};
+use crate::prompts::OpenSet;
+use crate::resume::{refuse_foreign, start_anew};
+use crate::{Error, Observer, Prune, Pruned, Replace, Result, memory};
+use fathom_model::source::{Checkpoint, Loaded, Located};
+use fathom_model::{Backend, Model};
+use fathom_results::{Folder, Pruning, Resources, Work, folder};
+use fathom_surgery::Removal;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Chooses, measures, and writes everything to the results folder.
+pub(super) fn prune(p: &Prune, observer: &dyn Observer) -> Result<Pruned> {
+    let started = Instant::now();
+    let data = OpenSet::open(&p.calibration, observer)?;
+    let (located, checkpoint) = p.model.open(observer)?;
+    let out = p.out.clone().unwrap_or_else(|| default_folder(&located, data.rest.id()));
+    // Fail before the weights are loaded if the folder cannot be written.
+    let folder = Folder::create(&out)?;
+    let _lock = folder.lock(&crate::run::process())?;
+    let task = Pruner { p, data, located, checkpoint, folder: &folder, started, observer };
+    let results = p.model.device.run(observer, task)?;
+    Ok(Pruned { folder: out, results, elapsed: started.elapsed() })
+}
+
+/// `fathom-out/org__model/prune-data`.
+fn default_folder(located: &Located, data: &str) -> PathBuf {
+    Path::new("fathom-out").join(located.id.replace(['/', '\\'], "__")).join(format!("prune-{data}"))
+}
+
+/// A pruning whose model and texts have been opened.
+struct Pruner<'a> {
+    p: &'a Prune,
+    data: OpenSet,
+    located: Located,
+    checkpoint: Checkpoint,
+    folder: &'a Folder,
+    started: Instant,
+    observer: &'a dyn Observer,
+}
+
+/// A loaded model, the texts, and what is to be done.
+pub(super) struct Job<'a, B: Backend> {
+    pub(super) p: &'a Prune,
+    pub(super) loaded: &'a Loaded<B>,
+    pub(super) calibration: &'a Texts,
+    pub(super) heldout: &'a Texts,
+    /// Numbers of units to remove, ascending.
+    pub(super) counts: Vec<usize>,
+    /// The user's own choices.
+    pub(super) own: Vec<Removal>,
+    /// Bytes of working memory beside the weights.
+    pub(super) memory: u64,
+    pub(super) observer: &'a dyn Observer,
+    pub(super) is_cancelled: &'a dyn Fn() -> bool,
+}
+
+impl OnDevice for Pruner<'_> {
+    type Output = Pruning;
+
+    fn run<B: Backend>(self, backend: B) -> Result<Pruning> {
+        let Self { p, data, located, checkpoint, folder, started, observer } = self;
+        let loaded = p.model.load(checkpoint, backend, observer)?;
+        let [calibration, heldout] = read_both(p, data, &loaded, observer)?;
+        let is_cancelled = || observer.is_cancelled();
+        let job = Job::new(p, &loaded, [&calibration, &heldout], observer, &is_cancelled)?;
+        job.introduce(&located);
+
+        let hashing = uncounted(observer, "hashing the weights");
+        let hashes = loaded.weights.sha256();
+        drop(hashing);
+        let mut run = job.describe(&located, &hashes);
+        let known = job.earlier(folder, &run)?;
+        folder.write_json_atomic(folder::RUN, &run)?;
+        let results = {
+            let _cancellable = Cancellable::begin(observer);
+            job.carry_out(&located, known)?
+        };
+        run["status"] = "complete".into();
+        run["finished"] = crate::run::now().into();
+        run["seconds"] = started.elapsed().as_secs_f64().into();
+        fathom_report::prune::write(folder, &results, &run)?;
+        Ok(results)
+    }
+}
+
+impl<'a, B: Backend> Job<'a, B> {
+    pub(super) fn new(
+        p: &'a Prune,
+        loaded: &'a Loaded<B>,
+        [calibration, heldout]: [&'a Texts; 2],
+        observer: &'a dyn Observer,
+        is_cancelled: &'a dyn Fn() -> bool,
+    ) -> Result<Self> {
+        let depth = loaded.model.config().depth();
+        let (counts, own) = (p.counts(depth)?, p.own()?);
+        for removal in &own {
+            removal.check(depth).map_err(|error| Error::Invalid(error.to_string()))?;
+        }
+        if counts.is_empty() && own.is_empty() {
+            invalid!("the model has {depth} layer, so none can be removed");
+        }
+        if p.replace == Replace::Linear && loaded.model.config().post_norm {
+            invalid!("--replace linear: {}", fathom_surgery::linear::NotReplaceable::PostNorm);
+        }
+        let memory = p.memory.unwrap_or_else(|| memory::default_for(&loaded.model));
+        memory::check_texts(&loaded.model, calibration.prompts.iter().chain(&heldout.prompts), memory)?;
+        Ok(Self { p, loaded, calibration, heldout, counts, own, memory, observer, is_cancelled })
+    }
+
+    pub(super) fn model(&self) -> &'a Model<B> {
+        &self.loaded.model
+    }
+
+    /// Says what is done with what.
+    fn introduce(&self, located: &Located) {
+        let (config, tokens) = (self.model().config(), |texts: &Texts| texts.about.tokens);
+        self.observer.note(&format!(
+            "{}: {}, {} layers, {:.0} M parameters in {}; calibration: {}, {} texts, {} tokens; held out: {}, {} texts, \
+             {} tokens",
+            located.id,
+            config.architecture,
+            config.depth(),
+            self.model().parameters() as f64 / 1e6,
+            self.model().dtype().name(),
+            self.calibration.about.id,
+            self.calibration.about.texts,
+            tokens(self.calibration),
+            self.heldout.about.id,
+            self.heldout.about.texts,
+            tokens(self.heldout),
+        ));
+    }
+
+    /// What an earlier run of the same job has left.
+    fn earlier<'f>(&self, folder: &'f Folder, run: &serde_json::Value) -> Result<Known<'f>> {
+        if self.p.overwrite {
+            start_anew(folder)?;
+            return Ok(Known::new(folder));
+        }
+        match folder.run()? {
+            Some(earlier) => run::check_same(&earlier, run, folder.path())?,
+            None => refuse_foreign(folder)?,
+        }
+        Known::of(folder)
+    }
+
+    fn carry_out(&self, located: &Located, mut known: Known<'_>) -> Result<Pruning> {
+        let mut stages = Stages::default();
+        let folder = known.folder.path();
+        let interrupted = |stage: &str| {
+            Err(Error::Cancelled(format!(
+                "interrupted while {stage}; what was finished is in {}, and the same command goes on",
+                folder.display()
+            )))
+        };
+        let started = Instant::now();
+        if !self.score(&mut known)? {
+            return interrupted("reading the calibration texts");
+        }
+        stages.took(known::CALIBRATION, started);
+        let started = Instant::now();
+        if !self.search(&mut known)? {
+            return interrupted("searching");
+        }
+        stages.took(known::SEARCH, started);
+        let started = Instant::now();
+        let Some((candidates, fitting)) = self.candidates(&known)? else {
+            return interrupted("fitting linear maps");
+        };
+        if let Some(work) = fitting {
+            known.cost.insert(linear::FIT.to_owned(), work);
+            stages.took(linear::FIT, started);
+        }
+        let started = Instant::now();
+        if !self.prove(&candidates, &mut known)? {
+            return interrupted("measuring the candidates");
+        }
+        stages.took(known::PROOF, started);
+        let prefill = self.time_prefill(&candidates)?;
+        Parts { job: self, located, candidates: &candidates, known: &known, stages: stages.0, prefill }.results()
+    }
+
+    /// The removals to measure, with their linear maps; `None` when cancelled.
+    fn candidates(&self, known: &Known<'_>) -> Result<Option<(Candidates<B>, Option<Work>)>> {
+        let mut chosen = self.choose(known)?;
+        if self.p.replace == Replace::None {
+            return Ok(Some((Candidates { chosen, replacements: Vec::new() }, None)));
+        }
+        let Some((replacements, work)) = self.replacements(&chosen)? else { return Ok(None) };
+        let place = |c: &Chosen| replacements.iter().position(|r| r.removal == c.removal);
+        let replaced = chosen.iter().filter_map(|c| Some(Chosen { replacement: Some(place(c)?), ..c.clone() }));
+        let replaced: Vec<Chosen> = replaced.collect();
+        chosen.extend(replaced);
+        // With and without a map side by side.
+        chosen.sort_by_key(|c| (c.method, c.removal.count()));
+        Ok(Some((Candidates { chosen, replacements }, Some(work))))
+    }
+}
+
+/// Time and memory of the stages.
+#[derive(Default)]
+struct Stages(BTreeMap<String, Resources>);
+
+impl Stages {
+    fn took(&mut self, stage: &str, started: Instant) {
+        let seconds = started.elapsed().as_secs_f64();
+        self.0.insert(stage.to_owned(), Resources { seconds, peak_bytes: fathom_probes::peak_bytes() });
+    }
+}

@@ -1,0 +1,362 @@
+//! Which layers of a model can go, shown on held-out text.
+
+mod assemble;
+mod candidates;
+mod estimate;
+mod execute;
+mod known;
+mod linear;
+mod prefill;
+mod proof;
+mod recommend;
+mod run;
+mod scores;
+mod search;
+mod texts;
+
+use crate::error::invalid;
+use crate::{Device, ModelSpec, Observer, PromptSpec, Result, threads};
+pub use estimate::{PruneEstimate, StageEstimate};
+use fathom_analysis::BootstrapOptions;
+use fathom_data::Rng;
+use fathom_model::Dtype;
+use fathom_results::{PruneMethod, Pruning, SkipPart};
+use fathom_surgery::Removal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What takes the place of removed layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Replace {
+    /// Nothing.
+    #[default]
+    None,
+    /// A linear map, merged into the down projection before a contiguous block (arXiv 2505.02819).
+    Linear,
+}
+
+/// A search for layers to remove: a model, texts to choose on and others to measure on.
+///
+/// ```no_run
+/// use fathom::{Prune, Silent};
+///
+/// let pruned = Prune::new("smollm2-135m").max_loss(0.1).out("pruned").run(&Silent)?;
+/// println!("{}", pruned.results.choice.reason);
+/// for candidate in &pruned.results.candidates {
+///     println!("{:?} {:?}: {:?} nats", candidate.method, candidate.removed, candidate.nll_increase);
+/// }
+/// # Ok::<(), fathom::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prune {
+    model: ModelSpec,
+    unit: SkipPart,
+    methods: Vec<PruneMethod>,
+    own: Vec<String>,
+    counts: Option<Vec<usize>>,
+    max_loss: Option<f64>,
+    calibration: PromptSpec,
+    heldout: Option<String>,
+    choices: Option<String>,
+    replace: Replace,
+    racing: bool,
+    resamples: usize,
+    memory: Option<u64>,
+    out: Option<PathBuf>,
+    overwrite: bool,
+    threads: Option<usize>,
+    command: Vec<String>,
+}
+
+/// A finished or cancelled pruning.
+#[derive(Clone, Debug)]
+pub struct Pruned {
+    /// The results folder.
+    pub folder: PathBuf,
+    /// What was measured: `prune.json`.
+    pub results: Pruning,
+    /// Wall-clock time.
+    pub elapsed: Duration,
+}
+
+impl Prune {
+    /// The set of texts, unless set otherwise.
+    pub const DATA: &str = "prose";
+
+    /// The rise in loss that a recommendation may cost, in nats per token, unless set otherwise.
+    pub const MAX_LOSS: f64 = 0.1;
+
+    /// A search by all methods for 1 to L/2 layers of `model` (as in [`Measurement::new`](crate::Measurement::new)), on
+    /// the built-in prose.
+    pub fn new(model: impl Into<String>) -> Self {
+        Self {
+            model: ModelSpec::new(model),
+            unit: SkipPart::Layer,
+            methods: PruneMethod::CHOOSING.to_vec(),
+            own: Vec::new(),
+            counts: None,
+            max_loss: None,
+            calibration: PromptSpec::new(Self::DATA),
+            heldout: None,
+            choices: None,
+            replace: Replace::None,
+            racing: true,
+            resamples: BootstrapOptions::RESAMPLES,
+            memory: None,
+            out: None,
+            overwrite: false,
+            threads: None,
+            command: Vec::new(),
+        }
+    }
+
+    /// The branch, tag or commit of a model from the hub.
+    #[must_use]
+    pub fn revision(mut self, revision: impl Into<String>) -> Self {
+        self.model.revision = Some(revision.into());
+        self
+    }
+
+    /// The type in which weights are multiplied; f32 unless set otherwise.
+    #[must_use]
+    pub fn dtype(mut self, dtype: Dtype) -> Self {
+        self.model.dtype = dtype;
+        self
+    }
+
+    /// The device that the model runs on; the processor unless set otherwise.
+    #[must_use]
+    pub fn device(mut self, device: Device) -> Self {
+        self.model.device = device;
+        self
+    }
+
+    /// What is removed of a layer; all of it unless set otherwise. The method `angular` knows whole layers only and is
+    /// left out for the other units.
+    #[must_use]
+    pub fn unit(mut self, unit: SkipPart) -> Self {
+        self.unit = unit;
+        self
+    }
+
+    /// The methods; all that choose unless set otherwise. [`PruneMethod::Layers`] is set by [`layers`](Self::layers).
+    #[must_use]
+    pub fn methods(mut self, methods: &[PruneMethod]) -> Self {
+        self.methods = methods.iter().copied().filter(|m| *m != PruneMethod::Layers).collect();
+        self.methods.sort();
+        self.methods.dedup();
+        self
+    }
+
+    /// One choice of your own, beside those of the methods: layers and half-open ranges such as `3,21..29`.
+    #[must_use]
+    pub fn layers(mut self, layers: impl Into<String>) -> Self {
+        self.own.push(layers.into());
+        self
+    }
+
+    /// The numbers of units to remove; 1 to half of them unless set otherwise.
+    #[must_use]
+    pub fn remove(mut self, counts: &[usize]) -> Self {
+        let mut counts = counts.to_vec();
+        counts.sort_unstable();
+        counts.dedup();
+        self.counts = Some(counts);
+        self
+    }
+
+    /// The rise in loss that the recommendation may cost, in nats per token. Unless set,
+    /// [`MAX_LOSS`](Self::MAX_LOSS); with [`remove`](Self::remove) alone, the best candidate of the largest number is
+    /// recommended whatever it costs.
+    #[must_use]
+    pub fn max_loss(mut self, nats: f64) -> Self {
+        self.max_loss = Some(nats);
+        self
+    }
+
+    /// The texts: a set or a file, as in [`Measurement::data`](crate::Measurement::data). A quarter of them, drawn by a
+    /// hash of the text, are for calibration and the rest is held out, unless [`heldout`](Self::heldout) is set.
+    #[must_use]
+    pub fn data(mut self, data: impl Into<String>) -> Self {
+        self.calibration.id = data.into();
+        self
+    }
+
+    /// Texts to measure on; those of [`data`](Self::data) are then all for calibration.
+    #[must_use]
+    pub fn heldout(mut self, data: impl Into<String>) -> Self {
+        self.heldout = Some(data.into());
+        self
+    }
+
+    /// Takes only the first `limit` texts of each set, and questions.
+    #[must_use]
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.calibration.limit = Some(limit);
+        self
+    }
+
+    /// The split of a published data set.
+    #[must_use]
+    pub fn split(mut self, split: impl Into<String>) -> Self {
+        self.calibration.split = Some(split.into());
+        self
+    }
+
+    /// Leaves out texts of more than `tokens` tokens, and those beyond the model's context.
+    #[must_use]
+    pub fn max_tokens(mut self, tokens: usize) -> Self {
+        self.calibration.max_tokens = Some(tokens);
+        self
+    }
+
+    /// The seed of generated texts and of the bootstrap.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.calibration.seed = seed;
+        self
+    }
+
+    /// The random number generator of generated texts.
+    #[must_use]
+    pub fn rng(mut self, rng: Rng) -> Self {
+        self.calibration.rng = rng;
+        self
+    }
+
+    /// Multiple-choice questions on which the candidates are measured as well: a set or a file.
+    #[must_use]
+    pub fn choices(mut self, data: impl Into<String>) -> Self {
+        self.choices = Some(data.into());
+        self
+    }
+
+    /// What takes the place of removed layers; nothing unless set otherwise.
+    #[must_use]
+    pub fn replace(mut self, replace: Replace) -> Self {
+        self.replace = replace;
+        self
+    }
+
+    /// Whether searches drop candidates that are clearly worse after some of the texts; they do unless set otherwise.
+    #[must_use]
+    pub fn racing(mut self, racing: bool) -> Self {
+        self.racing = racing;
+        self
+    }
+
+    /// The number of resamples of the bootstrap.
+    #[must_use]
+    pub fn resamples(mut self, resamples: usize) -> Self {
+        self.resamples = resamples;
+        self
+    }
+
+    /// Bytes of working memory beside the weights; see [`Measurement::memory`](crate::Measurement::memory).
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = Some(bytes);
+        self
+    }
+
+    /// The results folder; `fathom-out/MODEL/prune-DATA` unless set otherwise.
+    #[must_use]
+    pub fn out(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.out = Some(folder.into());
+        self
+    }
+
+    /// Deletes what an earlier run left in the folder. Otherwise that run is continued, if its options were the same.
+    #[must_use]
+    pub fn overwrite(mut self, overwrite: bool) -> Self {
+        self.overwrite = overwrite;
+        self
+    }
+
+    /// The number of threads; all cores unless set otherwise. No result depends on it.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// The command line to record in `run.json`.
+    #[must_use]
+    pub fn command(mut self, command: Vec<String>) -> Self {
+        self.command = command;
+        self
+    }
+
+    /// Chooses, measures, and writes the results folder. Continues what an earlier run with the same options left there.
+    ///
+    /// # Errors
+    /// When the model or texts cannot be read, options and model do not fit together, the folder belongs to another job
+    /// or cannot be written, or the observer cancels: what was finished is kept, and the same call goes on.
+    pub fn run(&self, observer: &dyn Observer) -> Result<Pruned> {
+        self.check()?;
+        threads::run(self.threads, || execute::prune(self, observer))
+    }
+
+    /// Counts what the job will take at most, without doing it.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), apart from the folder.
+    pub fn estimate(&self, observer: &dyn Observer) -> Result<PruneEstimate> {
+        self.check()?;
+        threads::run(self.threads, || estimate::estimate(self, observer))
+    }
+
+    /// Refuses options that no model allows.
+    fn check(&self) -> Result<()> {
+        if self.methods.is_empty() && self.own.is_empty() {
+            invalid!("give at least one method, or layers of your own");
+        }
+        if self.counts.as_ref().is_some_and(|counts| counts.is_empty() || counts.contains(&0)) {
+            invalid!("remove: give numbers of layers from 1 up");
+        }
+        if self.max_loss.is_some_and(|loss| !(loss >= 0.0 && loss.is_finite())) {
+            invalid!("max-loss: give a number of nats per token from 0 up");
+        }
+        if self.replace == Replace::Linear && self.unit != SkipPart::Layer {
+            invalid!("a linear map replaces whole layers only; leave out --replace linear or --unit");
+        }
+        if self.heldout.as_ref() == Some(&self.calibration.id) {
+            invalid!(
+                "calibration and held-out texts are the same set '{}', so the loss would be measured on the texts that \
+                 the layers were chosen on; without --heldout a quarter of --data is for calibration and the rest is held \
+                 out",
+                self.calibration.id
+            );
+        }
+        self.own()?;
+        fathom_depth::Resampling::of(2, self.resamples, 0)
+            .map_err(|error| crate::Error::Invalid(error.to_string()))?;
+        Ok(())
+    }
+
+    /// The user's own choices.
+    fn own(&self) -> Result<Vec<Removal>> {
+        let parse = |text: &String| Removal::parse(self.unit, text);
+        self.own.iter().map(parse).collect::<Result<_, _>>().map_err(|e| crate::Error::Invalid(e.to_string()))
+    }
+
+    /// The methods that apply to the unit.
+    fn choosing(&self) -> impl Iterator<Item = PruneMethod> {
+        let whole = self.unit == SkipPart::Layer;
+        self.methods.iter().copied().filter(move |m| whole || *m != PruneMethod::Angular)
+    }
+
+    /// The numbers of units that the methods remove from a model of `depth` layers.
+    fn counts(&self, depth: usize) -> Result<Vec<usize>> {
+        let most = if self.unit == SkipPart::Layer { depth.saturating_sub(1) } else { depth };
+        match &self.counts {
+            Some(counts) => match counts.iter().find(|count| **count > most) {
+                Some(count) => {
+                    invalid!("remove: {count} of {depth} layers cannot go; this model allows 1 to {most}")
+                }
+                None => Ok(counts.clone()),
+            },
+            None => Ok((1..=(depth / 2).min(most)).collect()),
+        }
+    }
+}

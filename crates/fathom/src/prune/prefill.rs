@@ -1,0 +1,56 @@
+//! How long a prefill takes with fewer layers.
+
+use super::candidates::Candidates;
+use super::execute::Job;
+use crate::Result;
+use crate::observer::uncounted;
+use fathom_model::Backend;
+use fathom_surgery::{EvaluateOptions, Reading, Removal, Text, Variant, evaluate};
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// Tokens that are timed, about.
+const TOKENS: usize = 256;
+
+/// Seconds that the rounds of one model take, about.
+const SECONDS: f64 = 0.5;
+
+/// The tokens that were timed, and the seconds with so many units removed.
+pub(super) type Prefill = (usize, BTreeMap<usize, f64>);
+
+impl<B: Backend> Job<'_, B> {
+    /// Times the whole model and one candidate of each number of units, in turn.
+    pub(super) fn time_prefill(&self, candidates: &Candidates<B>) -> Result<Prefill> {
+        let whole = Removal::nothing(self.p.unit);
+        let mut removals: BTreeMap<usize, &Removal> = BTreeMap::from([(0, &whole)]);
+        candidates.chosen.iter().for_each(|c| {
+            removals.entry(c.removal.count()).or_insert(&c.removal);
+        });
+        let (mut texts, mut tokens) = (Vec::new(), 0);
+        for text in &self.heldout.texts {
+            if tokens > 0 && tokens + text.tokens.len() > TOKENS {
+                break;
+            }
+            tokens += text.tokens.len();
+            texts.push(Text { scored: 0..0, ..text.clone() });
+        }
+        let options = EvaluateOptions { memory: self.memory, on_progress: &|_| () };
+        let time = |removal: &Removal| -> Result<f64> {
+            self.model().backend().wait();
+            let started = Instant::now();
+            evaluate(self.model(), &texts, &[Variant::without(removal)], Reading::Loss, &options)?;
+            self.model().backend().wait();
+            Ok(started.elapsed().as_secs_f64())
+        };
+        let _timing = uncounted(self.observer, "timing the prefill");
+        let rounds = (SECONDS / time(&whole)?).clamp(1.0, 9.0) as usize;
+        let mut least = BTreeMap::new();
+        for _ in 0..rounds {
+            for (count, removal) in &removals {
+                let seconds = time(removal)?;
+                least.entry(*count).and_modify(|s: &mut f64| *s = s.min(seconds)).or_insert(seconds);
+            }
+        }
+        Ok((tokens, least))
+    }
+}

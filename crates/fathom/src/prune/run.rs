@@ -1,0 +1,45 @@
+//! `run.json` of a pruning.
+
+use super::execute::Job;
+use crate::Result;
+use crate::run::{self, refuse_differences};
+use fathom_model::Backend;
+use fathom_model::source::Located;
+use serde_json::{Value, json};
+use std::path::Path;
+
+impl<B: Backend> Job<'_, B> {
+    /// Everything known before anything is measured.
+    pub(super) fn describe(&self, located: &Located, hashes: &[String]) -> Value {
+        let p = self.p;
+        let mut run = run::provenance(&p.command, located, self.loaded, hashes);
+        let mut methods: Vec<String> = p.choosing().map(|m| m.name().to_owned()).collect();
+        methods.extend(self.own.iter().map(|removal| format!("layers={removal}")));
+        run["prune"] = json!({
+            "unit": p.unit,
+            "methods": methods,
+            "remove": self.counts,
+            "max_loss": p.max_loss,
+            "racing": p.racing,
+            "replace": if p.replace == crate::Replace::Linear { "linear" } else { "none" },
+            "calibration": self.calibration.about,
+            "heldout": self.heldout.about,
+        });
+        run["memory_bytes"] = self.memory.into();
+        run["seed"] = p.calibration.seed.into();
+        run["rng"] = p.calibration.rng.to_string().into();
+        run["resamples"] = p.resamples.into();
+        run
+    }
+}
+
+/// Refuses to go on with a folder whose lines another program, model or set of texts has made.
+pub(super) fn check_same(earlier: &Value, now: &Value, folder: &Path) -> Result<()> {
+    let compared = [
+        ("other calibration texts", "/prune/calibration"),
+        ("other held-out texts", "/prune/heldout"),
+        ("another unit", "/prune/unit"),
+        ("another kind of search (--no-racing)", "/prune/racing"),
+    ];
+    refuse_differences(earlier, now, &compared, Vec::new(), folder)
+}

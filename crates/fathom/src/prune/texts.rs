@@ -1,0 +1,123 @@
+//! The calibration and the held-out texts.
+
+use crate::error::invalid;
+use crate::job::read;
+use crate::prompts::OpenSet;
+use crate::tokenise::PromptTokenizer;
+use crate::{Observer, Prune, Result};
+use fathom_data::PromptSet;
+use fathom_model::Backend;
+use fathom_model::source::Loaded;
+use fathom_probes::TokenizedPrompt;
+use fathom_results::TextSet;
+use fathom_surgery::Text;
+use std::collections::HashSet;
+
+/// The first hexadecimal digits of the hash of a text that make it one for calibration: a quarter of all texts.
+const CALIBRATION: [char; 4] = ['0', '1', '2', '3'];
+
+/// The fewest held-out texts whose intervals deserve trust.
+const FEW: usize = 30;
+
+/// A set of texts as tokens.
+pub(super) struct Texts {
+    pub(super) about: TextSet,
+    pub(super) prompts: Vec<TokenizedPrompt>,
+    /// The same, every token but the first scored.
+    pub(super) texts: Vec<Text>,
+}
+
+impl Texts {
+    fn new(set: &PromptSet, id: String, prompts: Vec<TokenizedPrompt>) -> Self {
+        let texts: Vec<Text> = prompts.iter().map(|p| Text::whole(p.tokens.clone())).collect();
+        let tokens = texts.iter().map(|t| t.scored.len() as u64).sum();
+        let ids: HashSet<&str> = prompts.iter().map(|p| p.id.as_str()).collect();
+        let chosen = set.prompts.iter().filter(|p| ids.contains(p.id.as_str())).cloned().collect();
+        let sha256 = PromptSet::new(&id, String::new(), chosen).sha256;
+        Self { about: TextSet { id, texts: prompts.len(), tokens, sha256 }, prompts, texts }
+    }
+}
+
+/// Reads both sets.
+pub(super) fn read_both<B: Backend>(
+    p: &Prune,
+    data: OpenSet,
+    loaded: &Loaded<B>,
+    observer: &dyn Observer,
+) -> Result<[Texts; 2]> {
+    let (set, prompts) = tokens_of(p, data, loaded, observer)?;
+    let both = match &p.heldout {
+        Some(id) => {
+            let spec = crate::PromptSpec { id: id.clone(), split: None, ..p.calibration.clone() };
+            let (heldout_set, heldout) = tokens_of(p, OpenSet::open(&spec, observer)?, loaded, observer)?;
+            let both = [
+                Texts::new(&set, set.id.clone(), prompts),
+                Texts::new(&heldout_set, heldout_set.id.clone(), heldout),
+            ];
+            refuse_common(&both)?;
+            both
+        }
+        None => {
+            let (calibration, heldout): (Vec<_>, Vec<_>) = prompts.into_iter().partition(is_calibration);
+            [
+                Texts::new(&set, format!("{}, a quarter", set.id), calibration),
+                Texts::new(&set, format!("{}, the rest", set.id), heldout),
+            ]
+        }
+    };
+    for (texts, what) in both.iter().zip(["calibration", "held-out"]) {
+        if texts.texts.is_empty() {
+            invalid!("there is no {what} text; give more texts with --data, or both sets with --data and --heldout");
+        }
+    }
+    let heldout = both[1].texts.len();
+    if heldout < FEW {
+        observer.warn(&format!(
+            "{heldout} held-out text{} too few for a narrow interval; give more texts",
+            if heldout == 1 { " is" } else { "s are" }
+        ));
+    }
+    Ok(both)
+}
+
+/// A text's side depends on the text alone, not on its place in a file or on other texts.
+fn is_calibration(prompt: &TokenizedPrompt) -> bool {
+    prompt.text_sha256.as_ref().is_some_and(|hash| hash.starts_with(CALIBRATION))
+}
+
+/// The tokens of a set, in the order of the hashes of the texts. Texts of one token are left out, because no token of
+/// theirs is predicted.
+fn tokens_of<B: Backend>(
+    p: &Prune,
+    data: OpenSet,
+    loaded: &Loaded<B>,
+    observer: &dyn Observer,
+) -> Result<(PromptSet, Vec<TokenizedPrompt>)> {
+    let random = p.calibration.rng.seeded(p.calibration.seed);
+    let config = loaded.model.config();
+    let tokenizer = PromptTokenizer::new(&loaded.tokenizer, config, data.rest.source(), random, 0)?
+        .leaving_out(data.max_tokens);
+    let (set, mut prompts, _) = read(data, tokenizer, p.calibration.limit, observer)?;
+    let all = prompts.len();
+    prompts.retain(|p| p.tokens.len() > 1);
+    if prompts.len() < all {
+        observer.warn(&format!("{} texts of {} have one token and are left out", all - prompts.len(), set.source));
+    }
+    prompts.sort_by(|a, b| (&a.text_sha256, &a.id).cmp(&(&b.text_sha256, &b.id)));
+    Ok((set, prompts))
+}
+
+/// Refuses held-out texts that are calibration texts too.
+fn refuse_common([calibration, heldout]: &[Texts; 2]) -> Result<()> {
+    let known: HashSet<_> = calibration.prompts.iter().map(|p| &p.text_sha256).collect();
+    let mut common = heldout.prompts.iter().filter(|p| known.contains(&p.text_sha256));
+    if let Some(first) = common.next() {
+        invalid!(
+            "{} held-out texts are also calibration texts (the first is '{}'), so the loss would be measured on texts \
+             that the layers were chosen on; remove them from one of the sets",
+            1 + common.count(),
+            first.id
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! Cutting a config.json to the layers that stay.
+
+use super::Job;
+use fathom_model::Config;
+use serde_json::{Map, Value, json};
+
+/// Fields with the number of layers.
+const COUNTS: [&str; 4] = ["num_hidden_layers", "n_layer", "n_layers", "num_layers"];
+
+/// Lists with an entry per layer.
+const PER_LAYER: &[&str] = &[
+    "attention_types",
+    "head_dim",
+    "intermediate_size",
+    "layer_types",
+    "layers_block_type",
+    "mlp_layer_types",
+    "no_rope_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "rope_theta",
+    "sliding_window",
+];
+
+/// Lists that have as many entries as there are layers by chance alone.
+const NOT_PER_LAYER: &[&str] = &[
+    "architectures",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "bos_token_id",
+    "eos_token_id",
+    "forced_decoder_ids",
+    "keys_to_ignore_at_inference",
+    "mrope_section",
+    "pad_token_id",
+    "suppress_tokens",
+    "weight_block_size",
+];
+
+/// Objects about something other than the layers of the decoder.
+const OTHER_OBJECTS: &[&str] = &[
+    "audio_config",
+    "auto_map",
+    "id2label",
+    "label2id",
+    "rope_parameters",
+    "rope_scaling",
+    "speech_config",
+    "task_specific_params",
+    "vision_config",
+];
+
+/// Objects with names of tensors and modules.
+const WITH_NAMES: [&str; 2] = ["compression_config", "quantization_config"];
+
+/// The default of transformers for Qwen's `max_window_layers`.
+const MAX_WINDOW_LAYERS: usize = 28;
+
+/// Fields with the period of Gemma 3's global layers.
+const PATTERNS: [&str; 2] = ["sliding_window_pattern", "_sliding_window_pattern"];
+
+/// Cuts every setting per layer. Says in `warnings` what was cut on suspicion.
+pub(super) fn cut(json: &mut Value, job: &Job<'_>, prefix: &str, warnings: &mut Vec<String>) {
+    if job.kept.len() == job.depth() {
+        return;
+    }
+    let cut = Cut { job, prefix };
+    if let Some(map) = json.as_object_mut() {
+        cut.object(map, "", warnings);
+    }
+    let nested = json.get("text_config").is_some_and(Value::is_object);
+    let decoder = if nested { json.get_mut("text_config") } else { Some(json) };
+    if let Some(map) = decoder.and_then(Value::as_object_mut) {
+        cut.decoder(map, warnings);
+    }
+}
+
+struct Cut<'a> {
+    job: &'a Job<'a>,
+    prefix: &'a str,
+}
+
+impl Cut<'_> {
+    /// Counts and lists of an object and of those inside it.
+    fn object(&self, map: &mut Map<String, Value>, scope: &str, warnings: &mut Vec<String>) {
+        let depth = self.job.depth();
+        for (name, value) in map.iter_mut() {
+            let known = |names: &[&str]| names.contains(&name.as_str());
+            match value {
+                Value::Number(_) if known(&COUNTS) && *value == json!(depth) => {
+                    *value = json!(self.job.kept.len());
+                }
+                Value::Number(n) if name == "max_window_layers" => {
+                    if let Some(first) = n.as_u64().and_then(|n| usize::try_from(n).ok()) {
+                        *value = json!(self.first_windowed(first));
+                    }
+                }
+                Value::Array(list) if list.len() == depth && !known(NOT_PER_LAYER) => {
+                    if !known(PER_LAYER) {
+                        warnings.push(format!(
+                            "'{scope}{name}' of config.json has an entry for each of the {depth} layers, it seems, and was cut to those that stay"
+                        ));
+                    }
+                    *list = self.job.kept.iter().map(|layer| list[*layer].clone()).collect();
+                }
+                Value::Object(inner) if known(&WITH_NAMES) => self.names(inner),
+                Value::Object(inner) if !known(OTHER_OBJECTS) => {
+                    self.object(inner, &format!("{scope}{name}."), warnings);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Where the layers with a window begin, given where they did.
+    fn first_windowed(&self, first: usize) -> usize {
+        match first >= self.job.depth() {
+            true => first,
+            false => self.job.kept.partition_point(|layer| *layer < first),
+        }
+    }
+
+    /// Renumbers the layers in lists of names, and drops the names of layers that are removed.
+    fn names(&self, map: &mut Map<String, Value>) {
+        for value in map.values_mut() {
+            match value {
+                Value::Object(inner) => self.names(inner),
+                Value::Array(list) => {
+                    let renamed = std::mem::take(list).into_iter().filter_map(|item| match item.as_str() {
+                        Some(name) => renumbered(self.job, self.prefix, name).map(Value::from),
+                        None => Some(item),
+                    });
+                    *list = renamed.collect();
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Settings of the decoder that are implied by the number of a layer.
+    fn decoder(&self, map: &mut Map<String, Value>, warnings: &mut Vec<String>) {
+        let source = self.job.checkpoint.config();
+        if !COUNTS.iter().any(|name| map.contains_key(*name)) {
+            map.insert(COUNTS[0].into(), json!(self.job.kept.len()));
+        }
+        let qwen = matches!(source.architecture.as_str(), "qwen2" | "qwen3");
+        if qwen && !map.contains_key("max_window_layers") && source.depth() > MAX_WINDOW_LAYERS {
+            map.insert("max_window_layers".into(), json!(self.first_windowed(MAX_WINDOW_LAYERS)));
+        }
+        if source.architecture.starts_with("gemma") {
+            self.alternating(map, source, warnings);
+        }
+    }
+
+    /// Names the kind of each layer where the number of a layer no longer tells it.
+    fn alternating(&self, map: &mut Map<String, Value>, source: &Config, warnings: &mut Vec<String>) {
+        let period = match source.architecture.as_str() {
+            "gemma2" => 2,
+            _ => PATTERNS.iter().find_map(|name| map.get(*name)?.as_u64()).unwrap_or(6),
+        };
+        let is_local = |layer: &usize| source.layers[*layer].window.is_some();
+        let local: Vec<bool> = self.job.kept.iter().map(is_local).collect();
+        let periodic = (1u64..).zip(&local).all(|(n, local)| !n.is_multiple_of(period.max(1)) == *local);
+        // Without any window there is nothing to tell apart.
+        if periodic || source.layers.iter().all(|layer| layer.window.is_none()) {
+            return;
+        }
+        PATTERNS.iter().for_each(|name| {
+            map.shift_remove(*name);
+        });
+        let kind = |local: &bool| if *local { "sliding_attention" } else { "full_attention" };
+        map.insert("layer_types".into(), local.iter().map(kind).collect());
+        warnings.push(
+            "local and global layers no longer alternate regularly, so config.json names the kind of each layer in 'layer_types'; versions of transformers that do not read this field give layers the wrong window".into(),
+        );
+    }
+}
+
+/// A name with the new number of its layer; nothing if the layer is removed. Names outside the layers stay.
+pub(super) fn renumbered(job: &Job<'_>, prefix: &str, name: &str) -> Option<String> {
+    match layer_of(prefix, name) {
+        None => Some(name.to_owned()),
+        Some((layer, rest)) => Some(format!("{prefix}{}{rest}", job.renumbered(layer)?)),
+    }
+}
+
+/// The layer in a name, and what follows its number.
+pub(super) fn layer_of<'n>(prefix: &str, name: &'n str) -> Option<(usize, &'n str)> {
+    let rest = name.strip_prefix(prefix)?;
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let ends = rest[end..].is_empty() || rest[end..].starts_with('.');
+    Some((rest[..end].parse().ok().filter(|_| ends)?, &rest[end..]))
+}

@@ -1,0 +1,198 @@
+//! Writing the model that is left, as a Hugging Face folder or as GGUF.
+//!
+//! Everything is planned before the first byte is written: each file of the result is a list of parts, most of them
+//! bytes of the source. The files are written beside the target, opened as a model, compared with what should be
+//! there, and only then renamed to it.
+
+mod check;
+mod commands;
+mod config;
+mod error;
+mod folder;
+mod gguf;
+mod part;
+mod replacement;
+mod stage;
+#[cfg(test)]
+mod tests;
+
+use crate::Removal;
+use fathom_model::Config;
+use fathom_model::source::{Checkpoint, Form};
+use fathom_results::SkipPart;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+pub use commands::{llama_quantize, mergekit};
+pub use error::ExportError;
+use part::PlannedFile;
+use stage::Stage;
+
+/// Bytes of a file of weights, about: as transformers splits them.
+const SHARD_BYTES: u64 = 5_000_000_000;
+
+/// The name of the model card.
+const CARD: &str = "README.md";
+
+/// New weights of a down projection, which stand in for a removed block.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replacement {
+    /// The layer whose projection changes, as the source numbers it: the one before the block.
+    pub layer: usize,
+    /// `[d, f]`, row-major, as the forward pass uses it: `m = g W'`.
+    pub down: Vec<f32>,
+    /// `[d]`: the bias, where the projection has one.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// A format of the exported model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExportFormat {
+    /// A Hugging Face folder: config.json, safetensors, tokenizer.
+    Hf,
+    /// A folder with one GGUF file.
+    Gguf,
+}
+
+/// What is exported, and where to.
+#[derive(Clone, Copy, Debug)]
+pub struct Export<'a> {
+    /// The source, as [`Checkpoint::open`] takes it: a folder, a `.gguf` file (split or not) or a file of weights beside
+    /// its config.json.
+    pub source: &'a Path,
+    /// The layers that are left out.
+    pub removal: &'a Removal,
+    /// New weights of one down projection.
+    pub replacement: Option<&'a Replacement>,
+    /// The format.
+    pub format: ExportFormat,
+    /// The folder to be made; it must not exist, or be empty. A GGUF file is named after it.
+    pub out: &'a Path,
+    /// The model card, written as README.md.
+    pub card: &'a str,
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// What opens as a model: the folder, or the GGUF file in it.
+    pub model: PathBuf,
+    /// All files.
+    pub files: Vec<PathBuf>,
+    /// Their bytes together.
+    pub bytes: u64,
+    /// What a reader of the export should know, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Writes the model without the removed layers. `progress` is called with the bytes written and those in all;
+/// [`ControlFlow::Break`] ends the export.
+///
+/// Either the whole model appears under its name, or nothing does.
+///
+/// # Errors
+/// When the model cannot be read, the removal or the replacement does not fit it or has no standard form, the target
+/// exists, the disk is full, or the export is ended; and when what was written would not be read as the source without
+/// the removed layers.
+pub fn export(
+    e: &Export<'_>,
+    progress: &dyn Fn(u64, u64) -> ControlFlow<()>,
+) -> Result<Exported, ExportError> {
+    export_to(e, SHARD_BYTES, &stage::create, progress)
+}
+
+/// [`export`] with the size of a shard and the function that creates files.
+fn export_to(
+    e: &Export<'_>,
+    shard_bytes: u64,
+    create: &stage::Create<'_>,
+    progress: &dyn Fn(u64, u64) -> ControlFlow<()>,
+) -> Result<Exported, ExportError> {
+    if e.removal.unit() != SkipPart::Layer {
+        return Err(ExportError::Sublayers);
+    }
+    let checkpoint = Checkpoint::open(e.source)?;
+    let depth = checkpoint.config().depth();
+    e.removal.check(depth)?;
+    let job = Job { e, checkpoint: &checkpoint, kept: e.removal.kept(depth) };
+    if let Some(replacement) = e.replacement {
+        replacement::check(&job, replacement)?;
+    }
+    stage::check_target(e.out)?;
+    match (checkpoint.form(), e.format) {
+        (Form::Folder(source), ExportFormat::Hf) => {
+            let plan = folder::from_folder(&job, source, shard_bytes)?;
+            job.write(plan, create, progress)
+        }
+        (Form::Gguf { .. }, ExportFormat::Hf) => {
+            let model = checkpoint.as_hugging_face()?;
+            let plan = folder::from_gguf(&job, &model, shard_bytes)?;
+            job.write(plan, create, progress)
+        }
+        (Form::Gguf { path, header }, ExportFormat::Gguf) => {
+            let plan = gguf::plan(&job, path, header)?;
+            job.write(plan, create, progress)
+        }
+        (Form::Folder(source), ExportFormat::Gguf) => {
+            Err(ExportError::NoGgufOfFolder { source_folder: source.clone() })
+        }
+    }
+}
+
+/// An export whose source is open.
+struct Job<'a> {
+    e: &'a Export<'a>,
+    checkpoint: &'a Checkpoint,
+    /// The layers that stay, ascending.
+    kept: Vec<usize>,
+}
+
+/// The files of a result.
+struct Plan<'a> {
+    files: Vec<PlannedFile<'a>>,
+    /// The file that opens as a model; the folder, if there is none.
+    model: Option<String>,
+    /// How the result should describe itself.
+    description: Config,
+    warnings: Vec<String>,
+}
+
+impl Job<'_> {
+    /// The new number of a layer; nothing if it is removed.
+    fn renumbered(&self, layer: usize) -> Option<usize> {
+        self.kept.binary_search(&layer).ok()
+    }
+
+    /// The number of layers of the source.
+    fn depth(&self) -> usize {
+        self.checkpoint.config().depth()
+    }
+
+    /// A description of the source without the removed layers.
+    fn without_removed(&self, config: &Config) -> Config {
+        let layers = self.kept.iter().map(|layer| config.layers[*layer]).collect();
+        Config { layers, ..config.clone() }
+    }
+
+    fn write(
+        &self,
+        mut plan: Plan<'_>,
+        create: &stage::Create<'_>,
+        progress: &dyn Fn(u64, u64) -> ControlFlow<()>,
+    ) -> Result<Exported, ExportError> {
+        plan.files.push(PlannedFile::text(CARD, self.e.card.to_owned()));
+        let bytes: u64 = plan.files.iter().map(PlannedFile::len).sum();
+        let stage = Stage::beside(self.e.out, bytes)?;
+        stage.write(&plan.files, create, &|written| progress(written, bytes))?;
+        self.checkpoint.weights().release();
+        check::written(&stage.model(plan.model.as_deref()), &plan.description, self.checkpoint.tokenizer())?;
+        stage.publish()?;
+        let out = |name: &str| self.e.out.join(name);
+        Ok(Exported {
+            model: plan.model.as_deref().map_or_else(|| self.e.out.to_owned(), out),
+            files: plan.files.iter().map(|file| out(&file.name)).collect(),
+            bytes,
+            warnings: plan.warnings,
+        })
+    }
+}

@@ -1,0 +1,8 @@
+//! Exported models, opened again and run.
+
+mod conversions;
+mod folders;
+mod gguf;
+mod replacements;
+mod support;
+mod targets;
