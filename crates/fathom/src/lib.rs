@@ -33,6 +33,7 @@
 #![deny(missing_docs)]
 
 mod bench;
+mod choices;
 mod device;
 mod error;
 mod estimate;
@@ -56,12 +57,15 @@ pub use bench::{
     Bench, BenchEvent, BenchReport, Direction, KernelSpeed, Machine, ModelSpeed, Peak, PrefillSpeed,
     ProbeSpeed, Speed,
 };
+pub use choices::{ChoiceJob, ChoiceScore, ChoiceText, ChoiceTokens};
 pub use device::{Device, DeviceInfo, devices};
 pub use error::{Error, Result};
 pub use estimate::{Estimate, ProbeEstimate};
 pub use fathom_analysis::study::OPTIONS as STUDY_OPTIONS;
 pub use fathom_analysis::{BootstrapOptions, Comparison, Curve, Pairing, StudyDescription, Tables};
-pub use fathom_data::{DEFAULT as DEFAULT_DATA, Entry, Options, Prompt, PromptSet, Rng, catalogue};
+pub use fathom_data::{
+    Choice, ChoiceSet, DEFAULT as DEFAULT_DATA, Entry, Options, Prompt, PromptSet, Rng, catalogue,
+};
 pub use fathom_model::source::DEFAULT as DEFAULT_MODEL;
 pub use fathom_model::{Dtype, GGML_TYPES, supported as architectures};
 pub use fathom_report::{Style, answer::headline, table};
@@ -74,7 +78,7 @@ pub use folders::{DepthAnalysis, GroupDepth, RunComparison};
 pub use measurement::{Measured, Measurement, bootstrap_options};
 pub use model::{ModelDescription, ModelSpec, ShortName, describe_model, short_names};
 pub use observer::{Observer, Silent, Task, Unit};
-pub use prompts::{PromptSpec, read_prompts};
+pub use prompts::{PromptSpec, read_choices, read_prompts};
 pub use report::report;
 pub use study::{Study, StudyOutcome};
 pub use verify::{CurveShift, DepthShift, GoldenRow, Limit, PrecisionReport, Verification};
