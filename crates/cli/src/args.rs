@@ -2,8 +2,8 @@
 
 use clap::{Args as Arguments, Parser, Subcommand, ValueEnum};
 use fathom::{
-    Device, Dtype, GradientSite, Measurement, Options, PathBaseline, Probe, PromptSpec, Quadrature, Rng,
-    Rule, SkipMode, SkipPart,
+    Device, Dtype, GradientSite, Measurement, Options, PathBaseline, Probe, PromptSpec, PruneMethod,
+    Quadrature, Rng, Rule, SkipMode, SkipPart,
 };
 use std::path::PathBuf;
 
@@ -27,6 +27,7 @@ the depths are, and turns the curves into effective depths with intervals.
   fathom measure                          the default model on the built-in prompts
   fathom measure Qwen/Qwen2.5-0.5B        a model from the Hugging Face hub (or its cache)
   fathom measure model.gguf --data my.jsonl --probes contributions,lens
+  fathom prune model.gguf                 layers that can go, shown on held-out text
   fathom compare out-a out-b              two finished runs, with intervals
   fathom study study.toml                 models and data sets as a file describes
   fathom models                           models that can be loaded
@@ -41,6 +42,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 after Ctrl-C (128 plus the sign
 pub(crate) enum Command {
     /// Run the probes on a model and write a results folder
     Measure(Box<Measure>),
+    /// Find layers that can go, and show on held-out text what that costs
+    #[command(long_about = PRUNE, after_long_help = PRUNE_EXAMPLES)]
+    Prune(Box<Prune>),
     /// Compare a model's numbers with reference values, or bf16 or a GPU with f32 on the processor
     #[command(long_about = VERIFY)]
     Verify(Verify),
@@ -93,6 +97,33 @@ fails if any of them differs by more than rounding.
 With --dtype bf16 or --device and no FILE, the probes of the clean run are measured in f32 on the \
 processor and again in that type and on that device, on the same prompts. The command prints where each \
 curve moves most and the depth by every rule in both, and fails if a depth moves by more than one layer.";
+
+const PRUNE: &str = "Finds layers that can go, and shows on held-out text what that costs.
+
+Each method chooses layers on calibration texts, for every number of layers:
+
+  influence  the layers of least block influence (ShortGPT)
+  angular    the contiguous block of least angular distance
+  output     the layers whose bypass changes the output least
+  block      the contiguous block whose removal raises the loss least; all blocks are tried
+  greedy     one layer after the other, each time the one whose removal raises the loss least (SLEB)
+  layers=A..B  your own choice: layers and half-open ranges, as in layers=3,21..29
+
+Every candidate is then measured on held-out texts: the loss with a 95 % interval of its rise over the \
+whole model, KL divergence, share of unchanged predictions, parameters, multiply-adds and prefill speed. \
+The recommendation is the largest number of layers whose rise stays below --max-loss, interval included.
+
+Texts are split by a hash: a quarter is for calibration, the rest is held out. The same command \
+continues an interrupted run.";
+
+const PRUNE_EXAMPLES: &str = "Examples:
+  fathom prune                                    the default model, all methods, 1 to half of the layers
+  fathom prune model.gguf --max-loss 0.2          as many layers as 0.2 nats per token allow
+  fathom prune model.gguf --remove 4,8 --method greedy,block --replace linear
+  fathom prune model.gguf --method layers=21..29  what your own choice costs
+  fathom prune org/model --data mine.jsonl --heldout other.jsonl --choices hellaswag
+  fathom prune model.gguf --max-loss 0.1 --export gguf
+  fathom prune --verify fathom-out/model/prune-prose/pruned";
 
 const BENCH: &str = "Times the kernels on this machine, and with MODEL its prefill and each probe.
 
@@ -214,6 +245,152 @@ pub(crate) struct Measure {
     /// Print results.json instead of tables
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Which layers to remove, and how to show what that costs.
+#[derive(Arguments, Clone)]
+pub(crate) struct Prune {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Numbers of layers to remove, separated by commas [default: 1 to half of the layers]
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    pub(crate) remove: Vec<usize>,
+    /// The rise in loss, in nats per token, that the recommendation may cost [default: 0.1; with --remove
+    /// alone, the best candidate of the largest N is recommended whatever it costs]
+    #[arg(long, value_name = "X")]
+    pub(crate) max_loss: Option<f64>,
+    /// Methods, separated by commas: influence, angular, output, block, greedy, layers=A..B
+    #[arg(long, value_name = "LIST", default_value = "influence,angular,output,block,greedy", value_parser = prune_methods)]
+    pub(crate) method: PruneMethods,
+    /// What is removed of a layer
+    #[arg(long, value_name = "UNIT", value_enum, default_value = "layer")]
+    pub(crate) unit: PartArg,
+    /// Texts: the name of a set (see `fathom data`) or a .jsonl, .parquet or .txt file
+    #[arg(long, value_name = "ID|FILE", default_value = fathom::Prune::DATA)]
+    pub(crate) data: String,
+    /// Texts to measure on; those of --data are then all for calibration [default: three quarters of --data]
+    #[arg(long, value_name = "ID|FILE")]
+    pub(crate) heldout: Option<String>,
+    /// Multiple-choice questions to measure on as well: a set or a file of rows with context, choices and
+    /// label, or with the fields of HellaSwag, ARC or MMLU
+    #[arg(long, value_name = "ID|FILE")]
+    pub(crate) choices: Option<String>,
+    /// Use only the first N texts of each set, and the first N questions
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    /// Split of a published data set
+    #[arg(long, value_name = "NAME")]
+    pub(crate) split: Option<String>,
+    /// Leave out texts of more tokens, and those beyond the model's context
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<usize>,
+    /// What takes the place of removed layers
+    #[arg(long, value_name = "KIND", value_enum, default_value = "none")]
+    pub(crate) replace: ReplaceArg,
+    /// Compare all candidates of a search on all texts, even those that are clearly worse after some of them
+    #[arg(long)]
+    pub(crate) no_racing: bool,
+    /// Seed of generated texts and of the bootstrap
+    #[arg(long, value_name = "N", default_value_t = Options::SEED)]
+    pub(crate) seed: u64,
+    /// Resamples of the bootstrap
+    #[arg(long, value_name = "N", default_value_t = fathom::BootstrapOptions::RESAMPLES as u32, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) resamples: u32,
+    /// Working memory beside the weights, such as 4GiB [default: a fifth of the machine's memory; on a GPU
+    /// with its own memory most of what the weights leave free]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<bytesize::ByteSize>,
+    /// Print the cost of each stage without doing anything
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Results folder [default: fathom-out/MODEL/prune-DATA]
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) out: Option<PathBuf>,
+    /// Continue an interrupted run. This is the default; the option exists for scripts
+    #[arg(long, conflicts_with = "overwrite")]
+    pub(crate) resume: bool,
+    /// Delete the results of an earlier run in the folder, and begin again
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Print prune.json instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Prune {
+    /// The pruning that the arguments describe.
+    pub(crate) fn prune(&self, threads: Option<u16>) -> fathom::Prune {
+        let prune = fathom::Prune::new(self.model.model.as_str())
+            .dtype(self.model.dtype.into())
+            .device(self.model.device)
+            .methods(&self.method.methods)
+            .unit(self.unit.into())
+            .data(self.data.as_str())
+            .replace(self.replace.into())
+            .racing(!self.no_racing)
+            .seed(self.seed)
+            .resamples(self.resamples as usize)
+            .overwrite(self.overwrite)
+            .command(std::env::args().collect());
+        let prune = self.method.layers.iter().fold(prune, |p, layers| p.layers(layers.as_str()));
+        let prune = if self.remove.is_empty() { prune } else { prune.remove(&self.remove) };
+        let prune = optional(prune, &self.max_loss, |p, loss| p.max_loss(*loss));
+        let prune = optional(prune, &self.heldout, |p, data| p.heldout(data.as_str()));
+        let prune = optional(prune, &self.choices, |p, data| p.choices(data.as_str()));
+        let prune = optional(prune, &self.limit, |p, limit| p.limit(*limit));
+        let prune = optional(prune, &self.split, |p, split| p.split(split.as_str()));
+        let prune = optional(prune, &self.max_tokens, |p, tokens| p.max_tokens(*tokens));
+        let prune = optional(prune, &self.memory, |p, memory| p.memory(memory.as_u64()));
+        let prune = optional(prune, &self.model.revision, |p, revision| p.revision(revision.as_str()));
+        let prune = optional(prune, &self.out, |p, out| p.out(out));
+        optional(prune, &threads, |p, threads| p.threads((*threads).into()))
+    }
+}
+
+/// What takes the place of removed layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReplaceArg {
+    /// Nothing
+    None,
+    /// A linear map, merged into the down projection before a contiguous block (ReplaceMe); every such
+    /// candidate is measured with and without it
+    Linear,
+}
+
+impl From<ReplaceArg> for fathom::Replace {
+    fn from(arg: ReplaceArg) -> Self {
+        match arg {
+            ReplaceArg::None => Self::None,
+            ReplaceArg::Linear => Self::Linear,
+        }
+    }
+}
+
+/// Methods of a pruning, and layers of the user's own choice.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PruneMethods {
+    pub(crate) methods: Vec<PruneMethod>,
+    pub(crate) layers: Vec<String>,
+}
+
+/// Reads a list such as `greedy,layers=3,21..29`: what begins with a digit continues a list of layers.
+fn prune_methods(text: &str) -> Result<PruneMethods, String> {
+    let mut all = PruneMethods::default();
+    for word in text.split(',').map(str::trim) {
+        let method = PruneMethod::CHOOSING.into_iter().find(|m| m.name() == word);
+        match (method, word.strip_prefix("layers="), all.layers.last_mut()) {
+            (Some(method), ..) => all.methods.push(method),
+            (None, Some(layers), _) => all.layers.push(layers.to_owned()),
+            (None, None, Some(layers)) if word.starts_with(|c: char| c.is_ascii_digit()) => {
+                layers.push_str(&format!(",{word}"));
+            }
+            _ => {
+                let known = PruneMethod::CHOOSING.map(PruneMethod::name).join(", ");
+                return Err(format!("'{word}' is not one of {known}, or layers=A..B"));
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// Options of the depth rules and the bootstrap.

@@ -14,6 +14,7 @@ mod measure;
 mod models;
 mod observer;
 mod output;
+mod prune;
 mod report;
 mod study;
 mod verify;
@@ -45,6 +46,7 @@ fn run() -> ExitCode {
     let threads = args.threads;
     let done = match args.command {
         Command::Measure(args) => measure::run(&args, threads),
+        Command::Prune(args) => prune::run(&args, threads),
         Command::Verify(args) => verify::run(&args, threads),
         Command::Models(args) => models::run(&args),
         Command::Data(args) => data::run(&args),

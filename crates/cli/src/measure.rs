@@ -55,26 +55,17 @@ fn plan(estimate: &Estimate) -> String {
             p.macs_naive as f64 / 1e9,
             100.0 * p.macs as f64 / p.macs_naive.max(1) as f64,
             ByteSize(p.bytes).display().iec().to_string(),
-            p.seconds.map_or("-".to_owned(), duration),
+            p.seconds.map_or("-".to_owned(), output::duration),
         );
     }
     let _ = write!(
         text,
         "\nabout {} in all, measured on texts of {} tokens; {} of weights, and {} that may be used beside them\n\
          GMAC: 10^9 multiply-adds; naive: one full forward pass per edit\n",
-        duration(estimate.seconds()),
+        output::duration(estimate.seconds()),
         Estimate::TOKENS,
         ByteSize(estimate.weight_bytes).display().iec(),
         ByteSize(estimate.memory_bytes).display().iec(),
     );
     text
-}
-
-fn duration(seconds: f64) -> String {
-    match seconds {
-        s if s < 0.95 => format!("{s:.1} s"),
-        s if s < 100.0 => format!("{s:.0} s"),
-        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
-        s => format!("{:.1} h", s / 3600.0),
-    }
 }

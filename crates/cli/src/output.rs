@@ -45,3 +45,13 @@ pub(crate) fn style() -> Style {
         colour: terminal && std::env::var_os("NO_COLOR").is_none(),
     }
 }
+
+/// A time, with the unit that suits it.
+pub(crate) fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 0.95 => format!("{s:.1} s"),
+        s if s < 100.0 => format!("{s:.0} s"),
+        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}

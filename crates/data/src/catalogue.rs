@@ -124,7 +124,7 @@ fn published_entry(about: &'static str, count: usize, set: &'static PublishedSet
     const GROUPED: &[&str] = &["text", "answer", "group"];
     let grouped = set.parameters.iter().any(|name| ["level", "hops"].contains(name));
     Entry {
-        id: set.name(),
+        id: set.name,
         about,
         count,
         fields: if grouped { GROUPED } else { ANSWERED },
@@ -222,7 +222,10 @@ impl Entry {
         options: &Options,
         access: &Access<'_>,
     ) -> Result<PromptStream, DataError> {
-        let parameters = parameters.map_or(Ok(Vec::new()), |text| self.split(text))?;
+        let parameters = match parameters {
+            Some(text) => self::parameters(self.id, self.parameters, text)?,
+            None => Vec::new(),
+        };
         match self.origin {
             Origin::Published(set) => set.open(&parameters, access),
             _ if access.split.is_some() => Err(DataError::SplitOfFile { what: format!("`{}`", self.id) }),
@@ -236,30 +239,33 @@ impl Entry {
             }
         }
     }
+}
 
-    fn split<'a>(&self, parameters: &'a str) -> Result<Vec<(&'a str, &'a str)>, DataError> {
-        let set = self.id;
-        let mut pairs: Vec<(&str, &str)> = Vec::new();
-        let known =
-            |text: &str| text.split_once('=').is_some_and(|(name, _)| self.parameters.contains(&name));
-        let mut rest = Some(parameters);
-        while let Some(text) = rest {
-            let comma = |from: usize| text[from..].find(',').map_or(text.len(), |at| from + at);
-            let mut end = comma(0);
-            // Paths may contain commas.
-            while text.starts_with("file=") && end < text.len() && !known(&text[end + 1..]) {
-                end = comma(end + 1);
-            }
-            rest = text.get(end + 1..);
-            let text = &text[..end];
-            let Some((name, value)) = text.split_once('=') else {
-                return Err(DataError::ParameterForm { set, text: text.to_owned() });
-            };
-            if pairs.iter().any(|(other, _)| *other == name) {
-                return Err(DataError::RepeatedParameter { set, name: name.to_owned() });
-            }
-            pairs.push((name, value));
+/// Splits the parameters of a set: `name=value,name=value`.
+pub(crate) fn parameters<'a>(
+    set: &'static str,
+    allowed: &[&str],
+    text: &'a str,
+) -> Result<Vec<(&'a str, &'a str)>, DataError> {
+    let mut pairs: Vec<(&str, &str)> = Vec::new();
+    let known = |text: &str| text.split_once('=').is_some_and(|(name, _)| allowed.contains(&name));
+    let mut rest = Some(text);
+    while let Some(text) = rest {
+        let comma = |from: usize| text[from..].find(',').map_or(text.len(), |at| from + at);
+        let mut end = comma(0);
+        // Paths may contain commas.
+        while text.starts_with("file=") && end < text.len() && !known(&text[end + 1..]) {
+            end = comma(end + 1);
         }
-        Ok(pairs)
+        rest = text.get(end + 1..);
+        let text = &text[..end];
+        let Some((name, value)) = text.split_once('=') else {
+            return Err(DataError::ParameterForm { set, text: text.to_owned() });
+        };
+        if pairs.iter().any(|(other, _)| *other == name) {
+            return Err(DataError::RepeatedParameter { set, name: name.to_owned() });
+        }
+        pairs.push((name, value));
     }
+    Ok(pairs)
 }

@@ -25,6 +25,20 @@ pub enum DataError {
         /// All names.
         known: Vec<&'static str>,
     },
+    /// The spec is neither the name of a set of multiple choice nor the path of a file of rows.
+    #[error(
+        "there is no set of multiple choice `{name}`{}; there are {}, and a path to a .jsonl or .parquet file works too",
+        nearest.map(|n| format!(" (did you mean `{n}`?)")).unwrap_or_default(),
+        known.join(", ")
+    )]
+    UnknownChoices {
+        /// The given spec.
+        name: String,
+        /// The most similar name, if one is similar.
+        nearest: Option<&'static str>,
+        /// All names.
+        known: Vec<&'static str>,
+    },
     /// The set has no such parameter.
     #[error("`{set}` has no parameter `{name}`; {}", parameter_advice(set, known))]
     UnknownParameter {

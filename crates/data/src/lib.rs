@@ -16,12 +16,15 @@
 //! | `prompts.parquet` | the same fields as columns |
 //! | `prompts.txt` (or `.md`) | one prompt per paragraph; blank lines separate paragraphs |
 //!
+//! [`load_choices`] reads multiple choice: HellaSwag, ARC, MMLU, or rows of one's own.
+//!
 //! [`catalogue`] lists the names. [`Random`] is the random number generator of this crate and of the probes.
 
 #![deny(missing_docs)]
 
 mod builtin;
 mod catalogue;
+mod choices;
 mod error;
 mod file_format;
 mod files;
@@ -37,6 +40,7 @@ mod stream;
 pub mod templates;
 
 pub use catalogue::{Entry, catalogue, load, load_with, open};
+pub use choices::{Choice, ChoiceSet, choice_sets, load_choices};
 pub use error::DataError;
 pub use parquet::is_guarded;
 pub use random::{Random, Rng};

@@ -6,24 +6,26 @@ use std::path::{Path, PathBuf};
 use crate::file_format::{FileFormat, stem};
 use crate::files::{self, BOUNDS, PromptChecks};
 use crate::rows::{Fields, RowReader};
-use crate::schema::{DatasetSchema, Filter, RowOutcome};
+use crate::schema::{DatasetSchema, Filter, RowOutcome, RowSchema};
 use crate::stream::{PromptSource, PromptStream};
 use crate::{Access, DataError, Prompt};
 
 /// A published data set.
 #[derive(Debug)]
-pub(crate) struct PublishedSet {
-    pub(crate) schema: DatasetSchema,
+pub(crate) struct PublishedSet<S = DatasetSchema> {
+    pub(crate) name: &'static str,
+    pub(crate) schema: S,
     /// Its id on the hub, if it is there in a format that is read.
     pub(crate) hub: Option<&'static str>,
     /// The folder to read on the hub, if the repository has several.
-    folder: Option<&'static str>,
+    pub(crate) folder: Option<&'static str>,
     /// Its splits, the default one first.
     pub(crate) splits: &'static [&'static str],
     pub(crate) parameters: &'static [&'static str],
 }
 
 pub(crate) const GSM8K: PublishedSet = PublishedSet {
+    name: "gsm8k",
     schema: DatasetSchema::Gsm8k,
     hub: Some("openai/gsm8k"),
     folder: Some("main"),
@@ -33,6 +35,7 @@ pub(crate) const GSM8K: PublishedSet = PublishedSet {
 
 /// The test split has no labels.
 pub(crate) const HELLASWAG: PublishedSet = PublishedSet {
+    name: "hellaswag",
     schema: DatasetSchema::HellaSwag,
     hub: Some("Rowan/hellaswag"),
     folder: None,
@@ -41,6 +44,7 @@ pub(crate) const HELLASWAG: PublishedSet = PublishedSet {
 };
 
 pub(crate) const AIME24: PublishedSet = PublishedSet {
+    name: "aime24",
     schema: DatasetSchema::Aime,
     hub: Some("HuggingFaceH4/aime_2024"),
     folder: None,
@@ -50,6 +54,7 @@ pub(crate) const AIME24: PublishedSet = PublishedSet {
 
 /// The seven subjects are separate folders, read in turn.
 pub(crate) const MATH: PublishedSet = PublishedSet {
+    name: "math",
     schema: DatasetSchema::Math,
     hub: Some("EleutherAI/hendrycks_math"),
     folder: None,
@@ -58,6 +63,7 @@ pub(crate) const MATH: PublishedSet = PublishedSet {
 };
 
 pub(crate) const MQUAKE: PublishedSet = PublishedSet {
+    name: "mquake",
     schema: DatasetSchema::Mquake,
     hub: None,
     folder: None,
@@ -67,7 +73,7 @@ pub(crate) const MQUAKE: PublishedSet = PublishedSet {
 
 /// The parameters of a spec.
 #[derive(Debug, Default)]
-struct Parameters<'a> {
+pub(crate) struct Parameters<'a> {
     split: Option<&'a str>,
     revision: Option<&'a str>,
     file: Option<&'a str>,
@@ -75,19 +81,15 @@ struct Parameters<'a> {
 }
 
 /// The files that rows are read from.
-struct RowSource {
+pub(crate) struct RowSource {
     /// For each folder, files that are read one after another; folders are read in turn.
-    sequences: Vec<Vec<PathBuf>>,
-    source: String,
+    pub(crate) sequences: Vec<Vec<PathBuf>>,
+    pub(crate) source: String,
     /// A suffix for the id of the set, unless this is the default source.
-    suffix: Option<String>,
+    pub(crate) suffix: Option<String>,
 }
 
 impl PublishedSet {
-    pub(crate) fn name(&self) -> &'static str {
-        self.schema.name()
-    }
-
     /// Opens the set. `parameters` are the names and values in the spec.
     pub(crate) fn open(
         &self,
@@ -95,11 +97,8 @@ impl PublishedSet {
         access: &Access<'_>,
     ) -> Result<PromptStream, DataError> {
         let chosen = self.choose(parameters, access)?;
-        let place = match chosen.file {
-            Some(file) => self.local(Path::new(file), &chosen)?,
-            None => self.remote(&chosen, access)?,
-        };
-        let mut id = self.name().to_owned();
+        let place = self.rows(&chosen, access)?;
+        let mut id = self.name.to_owned();
         let Filter { level, hops } = chosen.filter;
         let level = level.map(|level| format!("level{level}"));
         let hops = hops.map(|hops| format!("hops{hops}"));
@@ -112,13 +111,23 @@ impl PublishedSet {
         let stream = PromptStream::new(&id, source, rows).with_max_tokens(self.schema.max_tokens());
         Ok(stream.starting_with(first))
     }
+}
 
-    fn choose<'a>(
+impl<S> PublishedSet<S> {
+    /// The files with the rows of the set.
+    pub(crate) fn rows(&self, chosen: &Parameters<'_>, access: &Access<'_>) -> Result<RowSource, DataError> {
+        match chosen.file {
+            Some(file) => self.local(Path::new(file), chosen),
+            None => self.remote(chosen, access),
+        }
+    }
+
+    pub(crate) fn choose<'a>(
         &self,
         parameters: &[(&'a str, &'a str)],
         access: &Access<'a>,
     ) -> Result<Parameters<'a>, DataError> {
-        let set = self.name();
+        let set = self.name;
         let mut chosen = Parameters { split: access.split, ..Parameters::default() };
         for &(name, value) in parameters {
             if !self.parameters.contains(&name) {
@@ -144,7 +153,7 @@ impl PublishedSet {
     }
 
     fn local(&self, path: &Path, chosen: &Parameters<'_>) -> Result<RowSource, DataError> {
-        let set = self.name();
+        let set = self.name;
         if chosen.split.is_some() {
             return Err(DataError::SplitOfFile { what: path.display().to_string() });
         }
@@ -162,7 +171,7 @@ impl PublishedSet {
     }
 
     fn remote(&self, chosen: &Parameters<'_>, access: &Access<'_>) -> Result<RowSource, DataError> {
-        let set = self.name();
+        let set = self.name;
         let (Some(id), Some(default)) = (self.hub, self.splits.first()) else {
             return Err(DataError::NeedsFile { set });
         };
@@ -212,7 +221,7 @@ struct PublishedRows {
     schema: DatasetSchema,
     filter: Filter,
     place: String,
-    folders: VecDeque<FileSequence>,
+    folders: VecDeque<FileSequence<DatasetSchema>>,
     checks: PromptChecks,
     /// The number of rows read so far.
     rows: usize,
@@ -268,19 +277,19 @@ impl PromptSource for PublishedRows {
 }
 
 /// Files that are read one after another.
-struct FileSequence {
+pub(crate) struct FileSequence<S> {
     files: std::vec::IntoIter<PathBuf>,
-    schema: DatasetSchema,
+    schema: S,
     open: Option<(PathBuf, Box<dyn RowReader>)>,
 }
 
-impl FileSequence {
-    fn new(files: Vec<PathBuf>, schema: DatasetSchema) -> Self {
+impl<S: RowSchema> FileSequence<S> {
+    pub(crate) fn new(files: Vec<PathBuf>, schema: S) -> Self {
         Self { files: files.into_iter(), schema, open: None }
     }
 
     /// The next row: its file, its number there, and its fields.
-    fn next(&mut self) -> Result<Option<(PathBuf, usize, Fields)>, DataError> {
+    pub(crate) fn next(&mut self) -> Result<Option<(PathBuf, usize, Fields)>, DataError> {
         loop {
             if let Some((path, rows)) = &mut self.open
                 && let Some((line, fields)) = rows.next()?
@@ -290,8 +299,8 @@ impl FileSequence {
             let Some(path) = self.files.next() else { return Ok(None) };
             // Files in the hub's cache may have names without an extension; they are Parquet.
             let format = FileFormat::of(&path).unwrap_or(FileFormat::Parquet);
-            let opened = files::rows_of(&path, format, Some(self.schema))?;
-            self.open = Some((path, opened.rows));
+            let rows = files::rows_in(&path, format, self.schema)?;
+            self.open = Some((path, rows));
         }
     }
 }

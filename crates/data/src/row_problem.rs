@@ -57,6 +57,60 @@ pub enum RowProblem {
         /// The number of endings.
         endings: usize,
     },
+    /// A row lacks the fields of multiple choice.
+    #[error("found {found}, but a row of multiple choice needs {needs}")]
+    NotChoices {
+        /// The present fields, in words.
+        found: String,
+        /// The required fields, in words.
+        needs: &'static str,
+    },
+    /// The right choice of a row is none of its choices.
+    #[error(
+        "\"{field}\" is {label:?}, which is none of the choices ({known}); correct it or remove the line"
+    )]
+    WrongChoice {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        label: String,
+        /// The labels of the choices, in words.
+        known: String,
+    },
+    /// A row has one choice or none.
+    #[error(
+        "\"{field}\" has {count} of the two or more choices that a row needs; add some or remove the line"
+    )]
+    TooFewChoices {
+        /// The field.
+        field: &'static str,
+        /// The number of choices.
+        count: usize,
+    },
+    /// A row whose choices are letters has more than there are letters.
+    #[error("\"{field}\" has {count} choices, but only 26 letters name them; remove the line")]
+    TooManyChoices {
+        /// The field.
+        field: &'static str,
+        /// The number of choices.
+        count: usize,
+    },
+    /// A choice is blank.
+    #[error("choice {number} in \"{field}\" is blank; fill it in or remove the line")]
+    BlankChoice {
+        /// The field.
+        field: &'static str,
+        /// The choice, from 1.
+        number: usize,
+    },
+    /// The choices of a row of ARC and their labels are not equally many.
+    #[error("\"choices\" has {choices} texts but {labels} labels; each text needs one")]
+    ChoiceLabels {
+        /// The number of texts.
+        choices: usize,
+        /// The number of labels.
+        labels: usize,
+    },
     /// A field is of the wrong type.
     #[error("the field \"{field}\" is {found}, but it must be {wanted}")]
     WrongType {

@@ -232,6 +232,16 @@ impl Fields {
         }
     }
 
+    /// The members of an object as fields `field.member`; `None` if the value is something else or absent.
+    pub(crate) fn members(&self, field: &'static str) -> Result<Option<Self>, RowProblem> {
+        let Some(value) = self.value(field)? else { return Ok(None) };
+        if kind(value.get()) != "an object" {
+            return Ok(None);
+        }
+        let Self(members) = fields(value.get())?;
+        Ok(Some(Self(members.into_iter().map(|(name, value)| (format!("{field}.{name}"), value)).collect())))
+    }
+
     /// The length of a list of anything.
     pub(crate) fn length(&self, field: &'static str) -> Result<Option<usize>, RowProblem> {
         let Some(value) = self.value(field)? else { return Ok(None) };

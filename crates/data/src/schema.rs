@@ -16,6 +16,21 @@ pub(crate) enum DatasetSchema {
     Mquake,
 }
 
+/// What a reader of files needs to know of a schema.
+pub(crate) trait RowSchema: Copy + 'static {
+    /// The fields that are read, with their types. `a.b` is the member `b` of a column of structures `a`.
+    fn columns(self) -> &'static [(&'static str, FieldType)];
+
+    /// Whether the columns that `has` reports are sufficient.
+    fn is_complete(self, has: impl Fn(&str) -> bool) -> bool;
+
+    /// The name of the set, or `None` for rows of no published set.
+    fn set(self) -> Option<&'static str>;
+
+    /// The fields that a row needs, in words.
+    fn needs(self) -> &'static str;
+}
+
 /// Selects rows; the others are skipped.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Filter {
@@ -63,6 +78,24 @@ impl FieldType {
             (Self::Length, ColumnType::List(_)) => true,
             _ => false,
         }
+    }
+}
+
+impl RowSchema for DatasetSchema {
+    fn columns(self) -> &'static [(&'static str, FieldType)] {
+        Self::columns(self)
+    }
+
+    fn is_complete(self, has: impl Fn(&str) -> bool) -> bool {
+        Self::is_complete(self, has)
+    }
+
+    fn set(self) -> Option<&'static str> {
+        (self != Self::Own).then(|| self.name())
+    }
+
+    fn needs(self) -> &'static str {
+        Self::needs(self)
     }
 }
 

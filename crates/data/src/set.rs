@@ -128,9 +128,15 @@ pub struct Fetched {
 }
 
 fn hash(prompts: &[Prompt]) -> String {
+    hash_rows(prompts.iter().map(|Prompt { id, text, answer, positions, group: _ }| {
+        serde_json::json!([id, text, answer, positions])
+    }))
+}
+
+/// The SHA-256 of JSON values, each followed by a line feed, in lower-case hexadecimal.
+pub(crate) fn hash_rows(rows: impl Iterator<Item = serde_json::Value>) -> String {
     let mut hasher = Sha256::new();
-    for Prompt { id, text, answer, positions, group: _ } in prompts {
-        let row = serde_json::json!([id, text, answer, positions]);
+    for row in rows {
         hasher.update(row.to_string());
         hasher.update("\n");
     }

@@ -8,6 +8,7 @@
 //!   that takes.
 //! - [`DepthAnalysis`] reads depths off a finished run with other thresholds or by groups of prompts, and
 //!   [`RunComparison`] compares two runs.
+//! - [`Prune`] finds layers that can go, and shows on held-out text what that costs.
 //! - [`Study`] measures models on data sets as a file describes, and answers its questions.
 //! - [`Verification`] compares a model's numbers with reference values, and bf16 with f32.
 //! - [`Bench`] times kernels and probes on this machine.
@@ -33,6 +34,7 @@
 #![deny(missing_docs)]
 
 mod bench;
+mod choices;
 mod device;
 mod error;
 mod estimate;
@@ -57,25 +59,28 @@ pub use bench::{
     Bench, BenchEvent, BenchReport, Direction, KernelSpeed, Machine, ModelSpeed, Peak, PrefillSpeed,
     ProbeSpeed, Speed,
 };
+pub use choices::{ChoiceJob, ChoiceScore, ChoiceText, ChoiceTokens};
 pub use device::{Device, DeviceInfo, devices};
 pub use error::{Error, Result};
 pub use estimate::{Estimate, ProbeEstimate};
 pub use fathom_analysis::study::OPTIONS as STUDY_OPTIONS;
 pub use fathom_analysis::{BootstrapOptions, Comparison, Curve, Pairing, StudyDescription, Tables};
-pub use fathom_data::{DEFAULT as DEFAULT_DATA, Entry, Options, Prompt, PromptSet, Rng, catalogue};
+pub use fathom_data::{
+    Choice, ChoiceSet, DEFAULT as DEFAULT_DATA, Entry, Options, Prompt, PromptSet, Rng, catalogue,
+};
 pub use fathom_model::source::DEFAULT as DEFAULT_MODEL;
 pub use fathom_model::{Dtype, GGML_TYPES, supported as architectures};
-pub use fathom_report::{Style, answer::headline, table};
+pub use fathom_report::{Style, answer::headline, prune::summary as prune_summary, table};
 pub use fathom_results as results;
 pub use fathom_results::{
-    Depth, GradientSite, PathBaseline, Probe, Quadrature, Results, Rule, SkipMode, SkipPart, Uncertainty,
-    UnknownRule,
+    Depth, GradientSite, PathBaseline, Probe, PruneMethod, Pruning, Quadrature, Results, Rule, SkipMode,
+    SkipPart, Uncertainty, UnknownRule,
 };
 pub use folders::{DepthAnalysis, GroupDepth, RunComparison};
 pub use measurement::{Measured, Measurement, bootstrap_options};
 pub use model::{ModelDescription, ModelSpec, ShortName, describe_model, short_names};
 pub use observer::{Observer, Silent, Task, Unit};
-pub use prompts::{PromptSpec, read_prompts};
+pub use prompts::{PromptSpec, read_choices, read_prompts};
 pub use prune::{Prune, PruneEstimate, Pruned, Replace, StageEstimate};
 pub use report::report;
 pub use study::{Study, StudyOutcome};

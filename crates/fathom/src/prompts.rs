@@ -2,7 +2,9 @@
 
 use crate::observer::Downloads;
 use crate::{Observer, Result};
-use fathom_data::{Access, DataError, Fetch, Fetched, Options, Prompt, PromptSet, PromptStream, Rng};
+use fathom_data::{
+    Access, ChoiceSet, DataError, Fetch, Fetched, Options, Prompt, PromptSet, PromptStream, Rng,
+};
 use fathom_hub::Hub;
 
 /// Which prompts.
@@ -66,6 +68,17 @@ pub fn read_prompts(spec: &PromptSpec, observer: &dyn Observer) -> Result<Prompt
     let set = spec.load(observer)?;
     warn_of_unread(&set, observer);
     Ok(set)
+}
+
+/// Reads rows of multiple choice: the name of a published set, with parameters as in `arc-easy:split=train`, or the
+/// path of a .jsonl or .parquet file; the first `limit` of them.
+///
+/// # Errors
+/// When the set is unknown or cannot be read, or a row has no right choice.
+pub fn read_choices(spec: &str, limit: Option<usize>, observer: &dyn Observer) -> Result<ChoiceSet> {
+    let hub = FromHub(observer);
+    let options = Options { limit, ..Options::default() };
+    Ok(fathom_data::load_choices(spec, &options, &Access { split: None, hub: Some(&hub) })?)
 }
 
 /// An open prompt set, read as far as is certainly needed.

@@ -46,8 +46,9 @@ pub(crate) fn start_anew(folder: &Folder) -> Result<Earlier> {
     if folder.run()?.is_none() {
         refuse_foreign(folder)?;
     }
-    let mut paths: Vec<PathBuf> =
-        ["results.json", "prune.json", "samples.jsonl", "report.html"].map(|name| folder.path().join(name)).into();
+    let mut paths: Vec<PathBuf> = ["results.json", "prune.json", "samples.jsonl", "report.html"]
+        .map(|name| folder.path().join(name))
+        .into();
     paths.extend(plots(folder.path()));
     for path in paths.iter().filter(|p| p.exists()) {
         std::fs::remove_file(path).map_err(|e| {

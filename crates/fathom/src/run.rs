@@ -125,8 +125,7 @@ pub(crate) fn now() -> String {
 /// Refuses to go on with a folder whose samples another program, model, set of prompts or number
 /// format has made: they must not be mixed.
 pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &Path) -> Result<()> {
-    let compared =
-        [("other prompts", "/data/sha256"), ("another way to run edits (--naive)", "/naive")];
+    let compared = [("other prompts", "/data/sha256"), ("another way to run edits (--naive)", "/naive")];
     let differs = |probe: &String| earlier["probes"].get(probe) != now["probes"].get(probe);
     let asked = measured(now);
     let probes = measured(earlier).into_iter().filter(|p| asked.contains(p) && differs(p));

@@ -219,7 +219,7 @@ pub(crate) fn pairs(
 }
 
 /// The tokens without those that the tokenizer puts behind every text.
-fn without_end(mut tokens: Vec<u32>, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+pub(crate) fn without_end(mut tokens: Vec<u32>, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let around = tokenizer.encode("")?;
     let end = tokens.iter().rev().zip(around.iter().rev()).take_while(|(a, b)| a == b).count();
     tokens.truncate(tokens.len() - end);
@@ -238,6 +238,11 @@ pub(crate) fn check(tokens: &[u32], id: &str, source: &str, config: &Config) -> 
             config.context
         );
     }
+    within_vocabulary(tokens, id, source, config)
+}
+
+/// Refuses tokens outside the model's vocabulary.
+pub(crate) fn within_vocabulary(tokens: &[u32], id: &str, source: &str, config: &Config) -> Result<()> {
     if let Some(token) = tokens.iter().find(|t| **t as usize >= config.vocab) {
         invalid!(
             "prompt '{id}' of {source}: the tokenizer makes token {token}, outside the model's vocabulary of {}; \

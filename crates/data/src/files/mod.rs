@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use crate::file_format::{self, FileFormat};
 use crate::rows::RowReader;
-use crate::schema::{DatasetSchema, Filter, RowOutcome};
+use crate::schema::{DatasetSchema, Filter, RowOutcome, RowSchema};
 use crate::stream::{PromptSource, PromptStream};
 use crate::{DataError, Prompt};
 
@@ -27,7 +27,7 @@ pub(crate) fn open(path: &Path, format: FileFormat) -> Result<PromptStream, Data
     if format == FileFormat::Text {
         return of_text(reader(path)?, path, BOUNDS);
     }
-    let OpenedRows { rows, schema, ignored } = rows_of(path, format, None)?;
+    let OpenedRows { rows, schema, ignored } = rows_of(path, format)?;
     Ok(of_rows(rows, schema, path, BOUNDS)?.ignoring(ignored))
 }
 
@@ -62,17 +62,50 @@ fn reader(path: &Path) -> Result<BufReader<File>, DataError> {
     Ok(BufReader::new(File::open(path).map_err(DataError::io(path))?))
 }
 
-/// Opens the rows of a file.
-pub(crate) fn rows_of(
+/// Opens the rows of a file of prompts; the schema of a Parquet file is that of its columns.
+fn rows_of(path: &Path, format: FileFormat) -> Result<OpenedRows, DataError> {
+    match format {
+        FileFormat::Parquet => tables::open(path),
+        _ => Ok(OpenedRows { rows: Box::new(lines_of(path)?), schema: None, ignored: Vec::new() }),
+    }
+}
+
+/// Opens the rows of a file with the fields of a schema.
+pub(crate) fn rows_in(
     path: &Path,
     format: FileFormat,
-    schema: Option<DatasetSchema>,
-) -> Result<OpenedRows, DataError> {
-    if format != FileFormat::Parquet {
-        let rows = Box::new(Lines::new(reader(path)?, path, BOUNDS));
-        return Ok(OpenedRows { rows, schema, ignored: Vec::new() });
+    schema: impl RowSchema,
+) -> Result<Box<dyn RowReader>, DataError> {
+    match format {
+        FileFormat::Parquet => tables::open_in(path, |_| Ok(schema)).map(|(rows, _)| rows),
+        _ => Ok(Box::new(lines_of(path)?)),
     }
-    tables::open(path, schema)
+}
+
+/// Opens the rows of a file whose schema `detect` finds from the names of columns, or gives an error that describes the
+/// columns. JSON lines have no columns, so that their schema is `None`.
+pub(crate) fn rows_detected<S: RowSchema>(
+    path: &Path,
+    format: FileFormat,
+    detect: impl Fn(&dyn Fn(&str) -> bool) -> Option<S>,
+    needs: &'static str,
+) -> Result<(Box<dyn RowReader>, Option<S>), DataError> {
+    if format != FileFormat::Parquet {
+        return Ok((Box::new(lines_of(path)?), None));
+    }
+    let schema = |fields: &[crate::parquet::Field]| {
+        detect(&|name| tables::member(fields, name).is_some()).ok_or_else(|| DataError::MissingColumns {
+            path: path.to_owned(),
+            found: tables::found(fields),
+            set: None,
+            needs,
+        })
+    };
+    tables::open_in(path, schema).map(|(rows, schema)| (rows, Some(schema)))
+}
+
+fn lines_of(path: &Path) -> Result<Lines<BufReader<File>>, DataError> {
+    Ok(Lines::new(reader(path)?, path, BOUNDS))
 }
 
 /// The prompts of a file of rows.

@@ -8,16 +8,12 @@ use super::opened::OpenedRows;
 use crate::DataError;
 use crate::parquet::{self, Field, Table, TableError};
 use crate::rows::{Fields, RowReader};
-use crate::schema::{self, DatasetSchema, FieldType};
+use crate::schema::{self, DatasetSchema, FieldType, RowSchema};
 
-/// Opens a Parquet file; its schema is detected unless given.
-pub(super) fn open(path: &Path, schema: Option<DatasetSchema>) -> Result<OpenedRows, DataError> {
-    let file = File::open(path).map_err(DataError::io(path))?;
-    if file.metadata().map_err(DataError::io(path))?.is_dir() {
-        return Err(DataError::io(path)(std::io::ErrorKind::IsADirectory.into()));
-    }
-    let table = Table::open(file).map_err(|error| table_error(path, None, error))?;
-    let schema = schema.map_or_else(|| detect_schema(&table, path), Ok)?;
+/// Opens a Parquet file of prompts; its schema is detected.
+pub(super) fn open(path: &Path) -> Result<OpenedRows, DataError> {
+    let table = table(path)?;
+    let schema = detect_schema(&table, path)?;
     let columns = columns(table.fields(), schema, path)?;
     let is_read = |name: &str| columns.iter().any(|column| column.name == name);
     let known = |name: &str| schema.columns().iter().any(|(known, _)| *known == name);
@@ -25,6 +21,31 @@ pub(super) fn open(path: &Path, schema: Option<DatasetSchema>) -> Result<OpenedR
     let ignored = ignored.map(described).collect();
     let rows = Box::new(TableRows { rows: table.rows(columns, BOUNDS.line), path: path.to_owned() });
     Ok(OpenedRows { rows, schema: Some(schema), ignored })
+}
+
+/// Opens a Parquet file with rows of the schema that `choose` finds from its columns.
+pub(super) fn open_in<S: RowSchema>(
+    path: &Path,
+    choose: impl FnOnce(&[Field]) -> Result<S, DataError>,
+) -> Result<(Box<dyn RowReader>, S), DataError> {
+    let table = table(path)?;
+    let schema = choose(table.fields())?;
+    let columns = columns(table.fields(), schema, path)?;
+    Ok((Box::new(TableRows { rows: table.rows(columns, BOUNDS.line), path: path.to_owned() }), schema))
+}
+
+fn table(path: &Path) -> Result<Table<File>, DataError> {
+    let file = File::open(path).map_err(DataError::io(path))?;
+    if file.metadata().map_err(DataError::io(path))?.is_dir() {
+        return Err(DataError::io(path)(std::io::ErrorKind::IsADirectory.into()));
+    }
+    Table::open(file).map_err(|error| table_error(path, None, error))
+}
+
+/// The column of this name, or the member of a column of structures.
+pub(super) fn member<'a>(fields: &'a [Field], name: &str) -> Option<&'a Field> {
+    let members = fields.iter().flat_map(|field| &field.members);
+    fields.iter().chain(members).find(|field| field.name == name)
 }
 
 /// Detects the schema from the columns and, if they are ambiguous, from the first answer.
@@ -44,10 +65,10 @@ fn detect_schema(table: &Table<File>, path: &Path) -> Result<DatasetSchema, Data
 }
 
 /// The columns of a table that a schema reads. Columns that only name or group rows may be missing.
-fn columns(fields: &[Field], schema: DatasetSchema, path: &Path) -> Result<Vec<Field>, DataError> {
+fn columns(fields: &[Field], schema: impl RowSchema, path: &Path) -> Result<Vec<Field>, DataError> {
     let mut columns: Vec<Field> = Vec::new();
     for (name, field_type) in schema.columns() {
-        match fields.iter().find(|field| field.name == *name) {
+        match member(fields, name) {
             Some(field) if field_type.accepts(&field.column_type) => columns.push(field.clone()),
             Some(field) if *field_type == FieldType::Numbers => {
                 let (path, column, found) =
@@ -60,8 +81,8 @@ fn columns(fields: &[Field], schema: DatasetSchema, path: &Path) -> Result<Vec<F
     if schema.is_complete(|name| columns.iter().any(|column| column.name == name)) {
         return Ok(columns);
     }
-    let set = (schema != DatasetSchema::Own).then(|| schema.name());
-    Err(DataError::MissingColumns { path: path.to_owned(), found: found(fields), set, needs: schema.needs() })
+    let (set, needs) = (schema.set(), schema.needs());
+    Err(DataError::MissingColumns { path: path.to_owned(), found: found(fields), set, needs })
 }
 
 /// The quoted name of a column and its type.
@@ -71,7 +92,7 @@ fn described(field: &Field) -> String {
 }
 
 /// Columns and their types, in words; long names and long lists are cut.
-fn found(fields: &[Field]) -> String {
+pub(super) fn found(fields: &[Field]) -> String {
     const MAX_NAMES: usize = 10;
     let mut names: Vec<String> = fields.iter().take(MAX_NAMES).map(described).collect();
     match fields.len() {

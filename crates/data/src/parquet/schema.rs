@@ -54,6 +54,8 @@ pub(crate) struct Field {
     pub(super) leaf: usize,
     /// For lists: the smallest definition level at which an element exists.
     pub(super) element_level: i16,
+    /// For structures: their members, named `column.member`.
+    pub(crate) members: Vec<Field>,
 }
 
 /// The columns of a file.
@@ -97,12 +99,7 @@ impl Schema {
         }
         let mut leaf = 0;
         let field = |node: &Node| {
-            let field = Field {
-                name: node.name.clone(),
-                column_type: node.column_type(),
-                leaf,
-                element_level: node.element_level(0),
-            };
+            let field = node.field(leaf);
             leaf += node.leaves();
             field
         };
@@ -182,6 +179,25 @@ impl Node {
             self.children.push(child.with_children(rest, depth + 1)?);
         }
         Ok(self)
+    }
+
+    /// The node as a column, with this first leaf.
+    fn field(&self, leaf: usize) -> Field {
+        let mut field = self.member(leaf, 0, self.name.clone());
+        if field.column_type == ColumnType::Struct {
+            let (mut leaf, level) = (leaf, i16::from(self.repetition != 0));
+            for child in &self.children {
+                field.members.push(child.member(leaf, level, format!("{}.{}", self.name, child.name)));
+                leaf += child.leaves();
+            }
+        }
+        field
+    }
+
+    /// The node under this name. `level` is the definition level of its parent.
+    fn member(&self, leaf: usize, level: i16, name: String) -> Field {
+        let (column_type, element_level) = (self.column_type(), self.element_level(level));
+        Field { name, column_type, leaf, element_level, members: Vec::new() }
     }
 
     fn leaves(&self) -> usize {

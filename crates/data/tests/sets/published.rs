@@ -6,7 +6,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::writer::{Cells, Style, table, texts};
-use fathom_data::{Access, DataError, Fetch, Fetched, Options, PromptSet, catalogue, load, load_with};
+use fathom_data::{
+    Access, DataError, Fetch, Fetched, Options, PromptSet, catalogue, load, load_choices, load_with,
+};
 use tempfile::TempDir;
 
 const TASK: &str = "Given the following problem, reason and give a final answer to the problem.\nProblem: ";
@@ -334,4 +336,34 @@ fn the_catalogue_names_hub_data_sets() {
     assert_eq!(entry("mquake").hub, None);
     assert_eq!(entry("gsm8k").hub, Some("openai/gsm8k"));
     assert_eq!(entry("plain").hub, None);
+}
+
+/// Multiple choice comes from one folder of its repository.
+#[test]
+fn choices_from_the_hub() {
+    let mmlu = |question: &str| {
+        let listed = Cells::Lists(vec![vec!["one".into(), "two".into()]]);
+        let columns = vec![texts(&[question]), texts(&["law"]), listed, Cells::Longs(vec![Some(1)])];
+        table(&["question", "subject", "choices", "answer"], &[columns], Style::default())
+    };
+    let arc = include_bytes!("fixtures/arc.parquet").to_vec();
+    let shelf = Shelf::new(&[
+        ("all/test-00000-of-00001.parquet", mmlu("How many?")),
+        ("all/dev-00000-of-00001.parquet", mmlu("dev")),
+        ("law/test-00000-of-00001.parquet", mmlu("another folder")),
+        ("ARC-Easy/test-00000-of-00001.parquet", mmlu("another set")),
+        ("ARC-Challenge/test-00000-of-00001.parquet", arc),
+    ]);
+    let access = Access { split: None, hub: Some(&shelf) };
+    let ask = |spec: &str| load_choices(spec, &Options::default(), &access);
+    let set = ask("mmlu").unwrap();
+    assert_eq!((set.id.as_str(), set.rows.len(), set.rows[0].label), ("mmlu", 1, 1));
+    assert!(set.rows[0].context.ends_with("about law.\n\nHow many?\nA. one\nB. two\nAnswer:"));
+    assert_eq!(ask("mmlu:split=dev").unwrap().id, "mmlu-dev");
+    let set = ask("arc-challenge").unwrap();
+    assert_eq!((set.rows.len(), set.source.as_str()), (3, "allenai/ai2_arc, split test, commit c0ffee"));
+    let wrong = ask("arc-easy").unwrap_err().to_string();
+    assert!(wrong.contains("a row of arc needs \"question\", \"choices\" with \"text\""), "{wrong}");
+    assert!(ask("arc-easy:split=dev").unwrap_err().to_string().contains("no split `dev`"));
+    assert_eq!(*shelf.asked.borrow(), ["cais/mmlu", "cais/mmlu", "allenai/ai2_arc", "allenai/ai2_arc"]);
 }

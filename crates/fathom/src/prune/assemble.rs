@@ -12,8 +12,7 @@ use fathom_depth::bootstrap;
 use fathom_model::Backend;
 use fathom_model::source::Located;
 use fathom_results::{
-    Candidate, Estimated, Measured, PRUNE_SCHEMA_VERSION, PruneResources, Pruning, Resources,
-    VariantScore,
+    Candidate, Estimated, Measured, PRUNE_SCHEMA_VERSION, PruneResources, Pruning, Resources, VariantScore,
 };
 use fathom_surgery::Removal;
 use std::collections::BTreeMap;
@@ -83,7 +82,8 @@ impl<B: Backend> Parts<'_, B> {
     fn on_texts(&self, variant: &str) -> OnTexts<'_> {
         let mut on = OnTexts { scores: Vec::new(), tokens: Vec::new() };
         for (prompt, text) in self.job.heldout.prompts.iter().zip(&self.job.heldout.texts) {
-            let found = self.known.texts.get(&prompt.id).and_then(|all| all.iter().find(|v| v.variant == variant));
+            let found =
+                self.known.texts.get(&prompt.id).and_then(|all| all.iter().find(|v| v.variant == variant));
             if let Some(score) = found {
                 on.scores.push(score);
                 on.tokens.push(text.scored.len() as f64);
@@ -94,7 +94,8 @@ impl<B: Backend> Parts<'_, B> {
 
     fn estimate(&self, on: &OnTexts<'_>, of: impl Fn(usize) -> f64 + Sync) -> Estimated {
         let (p, texts) = (self.job.p, on.tokens.len());
-        let interval = bootstrap(texts, p.resamples, p.calibration.seed, |weights| on.per_token(weights, &of));
+        let interval =
+            bootstrap(texts, p.resamples, p.calibration.seed, |weights| on.per_token(weights, &of));
         let value = on.mean(&of);
         Estimated { value, interval: interval.ok().filter(|_| value.is_finite()).map(|i| [i.lo, i.hi]) }
     }

@@ -188,7 +188,8 @@ impl<'a, B: Backend> Job<'a, B> {
         }
         stages.took(known::PROOF, started);
         let prefill = self.time_prefill(&candidates)?;
-        Parts { job: self, located, candidates: &candidates, known: &known, stages: stages.0, prefill }.results()
+        Parts { job: self, located, candidates: &candidates, known: &known, stages: stages.0, prefill }
+            .results()
     }
 
     /// The removals to measure, with their linear maps; `None` when cancelled.
@@ -199,7 +200,8 @@ impl<'a, B: Backend> Job<'a, B> {
         }
         let Some((replacements, work)) = self.replacements(&chosen)? else { return Ok(None) };
         let place = |c: &Chosen| replacements.iter().position(|r| r.removal == c.removal);
-        let replaced = chosen.iter().filter_map(|c| Some(Chosen { replacement: Some(place(c)?), ..c.clone() }));
+        let replaced =
+            chosen.iter().filter_map(|c| Some(Chosen { replacement: Some(place(c)?), ..c.clone() }));
         let replaced: Vec<Chosen> = replaced.collect();
         chosen.extend(replaced);
         // With and without a map side by side.

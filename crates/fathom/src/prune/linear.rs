@@ -6,8 +6,9 @@ use crate::error::invalid;
 use crate::{Error, Result};
 use fathom_model::Backend;
 use fathom_results::{LinearMap, Work};
+use fathom_surgery::Removal;
 use fathom_surgery::linear::{Fit, Fitted};
-use fathom_surgery::{Removal, export};
+use half::{bf16, f16};
 
 /// The stage in results.
 pub(super) const FIT: &str = "fit";
@@ -48,7 +49,13 @@ impl<B: Backend> Job<'_, B> {
     /// Merges a map into the down projection, as an export stores it.
     fn merge(&self, removal: Removal, fitted: &Fitted) -> Result<Replacement<B>> {
         let stored = self.loaded.down_projection(fitted.layer)?;
-        let down = export::as_stored(&self.loaded.weights, fitted.merged(&stored));
+        // A GGUF file has no config.json beside it.
+        let gguf = self.loaded.settings.is_empty();
+        let mut down = fitted.merged(&stored);
+        round(&mut down.weight, if gguf { Stored::F16 } else { Stored::of(&stored.weight) });
+        if let (Some(bias), Some(stored), false) = (&mut down.bias, &stored.bias, gguf) {
+            round(bias, Stored::of(stored));
+        }
         let packed = self.model().pack_down(&down)?;
         let about = LinearMap {
             layer: fitted.layer,
@@ -57,5 +64,58 @@ impl<B: Backend> Job<'_, B> {
             error_without: fitted.error_without,
         };
         Ok(Replacement { removal, about, down, packed })
+    }
+}
+
+/// The type in which an export stores new weights: in GGUF half precision, elsewhere that of the weights they replace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stored {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Stored {
+    /// The smallest type that holds all numbers.
+    fn of(numbers: &[f32]) -> Self {
+        if numbers.iter().all(|x| bf16::from_f32(*x).to_f32() == *x) {
+            Self::Bf16
+        } else if numbers.iter().all(|x| f16::from_f32(*x).to_f32() == *x) {
+            Self::F16
+        } else {
+            Self::F32
+        }
+    }
+}
+
+/// Rounds numbers as they will be stored, so that what is measured is what is exported. Numbers that half precision
+/// cannot hold are stored in full.
+fn round(numbers: &mut [f32], to: Stored) {
+    match to {
+        Stored::F32 => {}
+        Stored::Bf16 => numbers.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32()),
+        Stored::F16 if numbers.iter().all(|x| f16::from_f32(*x).is_finite()) => {
+            numbers.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32());
+        }
+        Stored::F16 => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_rounded_as_they_are_stored() {
+        assert_eq!(Stored::of(&[1.0, 1e30]), Stored::Bf16);
+        assert_eq!(Stored::of(&[1.0, 1.0 + 1.0 / 1024.0]), Stored::F16);
+        assert_eq!(Stored::of(&[0.1]), Stored::F32);
+        let rounded = |to, mut numbers: Vec<f32>| {
+            round(&mut numbers, to);
+            numbers
+        };
+        assert_eq!(rounded(Stored::Bf16, vec![1.001]), [1.0]);
+        assert_eq!(rounded(Stored::F16, vec![1.0001]), [1.0]);
+        assert_eq!(rounded(Stored::F16, vec![1.0001, 1e6]), [1.0001, 1e6]);
     }
 }

@@ -57,7 +57,8 @@ impl<B: Backend> Job<'_, B> {
                 texts = later;
                 let done = evaluate(self.model(), group, &lacking, Reading::Comparison, &options)?;
                 for i in 0..size {
-                    let (id, tokens) = (self.heldout.prompts[rest[i].0].id.clone(), group[i].scored.len() as u64);
+                    let (id, tokens) =
+                        (self.heldout.prompts[rest[i].0].id.clone(), group[i].scored.len() as u64);
                     let score = |(name, scores): (&&str, &Vec<fathom_surgery::Score>)| VariantScore {
                         variant: (*name).to_owned(),
                         nll: scores[i].nll,

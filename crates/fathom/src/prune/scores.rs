@@ -6,9 +6,7 @@ use crate::observer::counted;
 use crate::{Result, Unit};
 use fathom_model::{Backend, Trace};
 use fathom_probes::{ProbeOptions, SkipOptions, TokenizedPrompt};
-use fathom_results::{
-    Probe, PruneLine, PruneMethod, Sample, Similarity, SkipMode, UnitScores, Work,
-};
+use fathom_results::{Probe, PruneLine, PruneMethod, Sample, Similarity, SkipMode, UnitScores, Work};
 use fathom_surgery::scores::Influence;
 
 impl<B: Backend> Job<'_, B> {
@@ -43,7 +41,8 @@ impl<B: Backend> Job<'_, B> {
         })?;
         let Some(work) = done else { return Ok(None) };
         let all: Vec<(&Similarity, usize)> = similarities.iter().map(|(s, n)| (s, *n)).collect();
-        let angular = if all.is_empty() { Vec::new() } else { fathom_probes::similarity::summarise(&all).angular_mean };
+        let angular =
+            if all.is_empty() { Vec::new() } else { fathom_probes::similarity::summarise(&all).angular_mean };
         let scores = UnitScores { influence: Some(influence.values()), angular, output: None };
         Ok(Some(PruneLine::Scores { scores, work }))
     }
@@ -86,7 +85,8 @@ impl<B: Backend> Job<'_, B> {
             gradients: Default::default(),
         };
         let prompts: &[TokenizedPrompt] = &self.calibration.prompts;
-        let plans = fathom_probes::plan(self.model(), prompts, &options).map_err(fathom_probes::Error::<fathom_results::Error>::InsufficientMemory)?;
+        let plans = fathom_probes::plan(self.model(), prompts, &options)
+            .map_err(fathom_probes::Error::<fathom_results::Error>::InsufficientMemory)?;
         let macs = plans.values().map(|p| p.work.macs).sum();
         let _running = counted(self.observer, "bypassing each unit", Unit::MultiplyAdds, macs);
         let callbacks = fathom_probes::Observer {
@@ -106,7 +106,7 @@ impl<B: Backend> Job<'_, B> {
         let mut work = Work::default();
         costs.values().for_each(|cost| work += cost.work);
         let summary = fathom_probes::summarise(&samples, self.model().config().depth());
-        let effects = summary.skip.and_then(|s| s.effects.get(&SkipMode::Current)?.get(&self.p.unit).cloned());
+        let effects = summary.skip.and_then(|s| s.get(&SkipMode::Current)?.get(&self.p.unit).cloned());
         let output = effects.and_then(|e| e.output_effect).map(|e| e.mean);
         Ok(Some(PruneLine::Scores { scores: UnitScores { output, ..UnitScores::default() }, work }))
     }

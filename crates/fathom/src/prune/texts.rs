@@ -67,7 +67,9 @@ pub(super) fn read_both<B: Backend>(
     };
     for (texts, what) in both.iter().zip(["calibration", "held-out"]) {
         if texts.texts.is_empty() {
-            invalid!("there is no {what} text; give more texts with --data, or both sets with --data and --heldout");
+            invalid!(
+                "there is no {what} text; give more texts with --data, or both sets with --data and --heldout"
+            );
         }
     }
     let heldout = both[1].texts.len();
@@ -101,7 +103,11 @@ fn tokens_of<B: Backend>(
     let all = prompts.len();
     prompts.retain(|p| p.tokens.len() > 1);
     if prompts.len() < all {
-        observer.warn(&format!("{} texts of {} have one token and are left out", all - prompts.len(), set.source));
+        observer.warn(&format!(
+            "{} texts of {} have one token and are left out",
+            all - prompts.len(),
+            set.source
+        ));
     }
     prompts.sort_by(|a, b| (&a.text_sha256, &a.id).cmp(&(&b.text_sha256, &b.id)));
     Ok((set, prompts))

@@ -62,7 +62,12 @@ fn loss(pruning: &Pruning) -> Option<Figure> {
         let all: Vec<&Candidate> =
             of_kind(pruning, *kind).filter(|c| c.nll_increase.value.is_finite()).collect();
         let at = |c: &Candidate| c.count() as f64 + aside;
-        panel.curves.push(Curve { points: all.iter().map(|c| (at(c), rise(c))).collect(), color, stroke, dots });
+        panel.curves.push(Curve {
+            points: all.iter().map(|c| (at(c), rise(c))).collect(),
+            color,
+            stroke,
+            dots,
+        });
         let ends = all.iter().filter_map(|c| {
             let [low, high] = c.nll_increase.interval?;
             Some((at(c), [low.max(lowest * 0.7), high.max(lowest * 0.7)]))
@@ -120,7 +125,12 @@ fn taken(pruning: &Pruning) -> Option<Figure> {
             for [start, end] in &candidate.removed {
                 // Neighbours are joined, so that blocks are seen as blocks.
                 let points = (*start..*end).map(|layer| (layer as f64, height)).collect();
-                panel.curves.push(Curve { points, color: style(*kind).0, stroke: Stroke::Solid, dots: Dots::Filled });
+                panel.curves.push(Curve {
+                    points,
+                    color: style(*kind).0,
+                    stroke: Stroke::Solid,
+                    dots: Dots::Filled,
+                });
             }
         }
         panel
@@ -144,7 +154,8 @@ fn scores(pruning: &Pruning) -> Option<Figure> {
         ("angular distance", pruning.scores.angular.first()),
         ("change of the output", pruning.scores.output.as_ref()),
     ];
-    let curves: Vec<(&str, &Vec<f64>)> = curves.into_iter().filter_map(|(name, c)| Some((name, c?))).collect();
+    let curves: Vec<(&str, &Vec<f64>)> =
+        curves.into_iter().filter_map(|(name, c)| Some((name, c?))).collect();
     if curves.is_empty() {
         return None;
     }

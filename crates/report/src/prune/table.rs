@@ -17,7 +17,10 @@ pub fn summary(pruning: &Pruning, style: Style) -> String {
     let parameters = model.parameters as f64 / 1e6;
     lines.line(
         Emphasis::Plain,
-        &format!("{}, {} layers, {parameters:.0} M parameters, {}", model.architecture, model.layers, model.dtype),
+        &format!(
+            "{}, {} layers, {parameters:.0} M parameters, {}",
+            model.architecture, model.layers, model.dtype
+        ),
     );
     for (what, set) in [("calibration", &pruning.calibration), ("held out", &pruning.heldout)] {
         let text = format!("{what}: {}, {} texts, {} tokens", set.id, set.texts, set.tokens);

@@ -1,0 +1,60 @@
+//! `fathom prune`.
+
+use crate::args::Prune;
+use crate::observer::Terminal;
+use crate::output;
+use anyhow::Result;
+use bytesize::ByteSize;
+use fathom::{PruneEstimate, Pruned, prune_summary};
+use serde_json::json;
+use std::fmt::Write;
+
+pub(crate) fn run(args: &Prune, threads: Option<u16>) -> Result<()> {
+    let prune = args.prune(threads);
+    let terminal = Terminal::default();
+    if args.dry_run {
+        let estimate = prune.estimate(&terminal)?;
+        return match args.json {
+            true => output::print(&format!("{:#}\n", json!(estimate))),
+            false => output::print(&plan(&estimate)),
+        };
+    }
+    present(&prune.run(&terminal)?, args.json)
+}
+
+fn present(pruned: &Pruned, as_json: bool) -> Result<()> {
+    let Pruned { folder, results, elapsed, .. } = pruned;
+    if as_json {
+        return output::print(&format!("{}\n", serde_json::to_string_pretty(results)?));
+    }
+    output::print(&prune_summary(results, output::style()))?;
+    output::print(&format!(
+        "\nresults: {}\nreport:  {}\ntime:    {:.1} s\n",
+        folder.display(),
+        folder.join("report.html").display(),
+        elapsed.as_secs_f64()
+    ))
+}
+
+/// What each stage will take.
+fn plan(estimate: &PruneEstimate) -> String {
+    let mut text = format!("{:<13} {:>12} {:>9}\n", "stage", "GMAC", "time");
+    for s in &estimate.stages {
+        let _ = writeln!(
+            text,
+            "{:<13} {:>12.1} {:>9}",
+            s.stage,
+            s.macs as f64 / 1e9,
+            output::duration(s.seconds)
+        );
+    }
+    let _ = write!(
+        text,
+        "\nat most about {} in all; searches take a fraction of that where candidates are dropped early\n\
+         {} of weights, and {} that may be used beside them; GMAC: 10^9 multiply-adds\n",
+        output::duration(estimate.seconds()),
+        ByteSize(estimate.weight_bytes).display().iec(),
+        ByteSize(estimate.memory_bytes).display().iec(),
+    );
+    text
+}
