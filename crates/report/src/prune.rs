@@ -50,7 +50,7 @@ fn kinds(pruning: &Pruning) -> Vec<Kind> {
 }
 
 fn name_of((method, linear): Kind) -> String {
-    if linear { format!("{} + linear", method.name()) } else { method.name().to_owned() }
+    if linear { format!("{}+linear", method.name()) } else { method.name().to_owned() }
 }
 
 /// `3, 7..9` for half-open ranges.

@@ -194,12 +194,17 @@ impl<'a, B: Backend> Job<'a, B> {
 
     /// The removals to measure, with their linear maps; `None` when cancelled.
     fn candidates(&self, known: &Known<'_>) -> Result<Option<(Candidates<B>, Option<Work>)>> {
+        use fathom_results::PruneMethod::{Greedy, Influence, Output};
         let mut chosen = self.choose(known)?;
         if self.p.replace == Replace::None {
             return Ok(Some((Candidates { chosen, replacements: Vec::new() }, None)));
         }
         let Some((replacements, work)) = self.replacements(&chosen)? else { return Ok(None) };
-        let place = |c: &Chosen| replacements.iter().position(|r| r.removal == c.removal);
+        let looks_for_blocks = |c: &Chosen| !matches!(c.method, Influence | Output | Greedy);
+        let place = |c: &Chosen| {
+            let fitted = replacements.iter().position(|r| r.removal == c.removal);
+            fitted.filter(|_| looks_for_blocks(c))
+        };
         let replaced =
             chosen.iter().filter_map(|c| Some(Chosen { replacement: Some(place(c)?), ..c.clone() }));
         let replaced: Vec<Chosen> = replaced.collect();

@@ -5,7 +5,7 @@ use super::execute::Job;
 use crate::error::invalid;
 use crate::{Error, Result};
 use fathom_model::Backend;
-use fathom_results::{LinearMap, Work};
+use fathom_results::{LinearMap, PruneMethod, Work};
 use fathom_surgery::Removal;
 use fathom_surgery::linear::{Fit, Fitted};
 use half::{bf16, f16};
@@ -14,10 +14,11 @@ use half::{bf16, f16};
 pub(super) const FIT: &str = "fit";
 
 impl<B: Backend> Job<'_, B> {
-    /// Fits a map for every contiguous block among the candidates. `None` when cancelled.
+    /// Fits a map for every block that a method which looks for blocks has chosen. `None` when cancelled.
     pub(super) fn replacements(&self, chosen: &[Chosen]) -> Result<Option<(Vec<Replacement<B>>, Work)>> {
         let mut blocks: Vec<&Removal> = Vec::new();
-        for removal in chosen.iter().map(|c| &c.removal) {
+        let contiguous = [PruneMethod::Angular, PruneMethod::Block, PruneMethod::Layers];
+        for removal in chosen.iter().filter(|c| contiguous.contains(&c.method)).map(|c| &c.removal) {
             let fits = removal.as_block().is_some_and(|block| block.start > 0);
             if fits && !blocks.contains(&removal) {
                 blocks.push(removal);

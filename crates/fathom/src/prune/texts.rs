@@ -11,10 +11,14 @@ use fathom_model::source::Loaded;
 use fathom_probes::TokenizedPrompt;
 use fathom_results::TextSet;
 use fathom_surgery::Text;
+use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 
-/// The first hexadecimal digits of the hash of a text that make it one for calibration: a quarter of all texts.
-const CALIBRATION: [char; 4] = ['0', '1', '2', '3'];
+/// Texts are for calibration if the first byte of their hash is below this: a quarter of all.
+const CALIBRATION: u8 = 64;
+
+/// The hash that divides texts is not that of the text alone, by which a file may be sorted.
+const SALT: &str = "calibration";
 
 /// The fewest held-out texts whose intervals deserve trust.
 const FEW: usize = 30;
@@ -84,7 +88,13 @@ pub(super) fn read_both<B: Backend>(
 
 /// A text's side depends on the text alone, not on its place in a file or on other texts.
 fn is_calibration(prompt: &TokenizedPrompt) -> bool {
-    prompt.text_sha256.as_ref().is_some_and(|hash| hash.starts_with(CALIBRATION))
+    draw(prompt)[0] < CALIBRATION
+}
+
+/// A hash that depends on the text alone.
+fn draw(prompt: &TokenizedPrompt) -> [u8; 32] {
+    let text = prompt.text_sha256.as_deref().unwrap_or(&prompt.id);
+    Sha256::digest(format!("{SALT} {text}")).into()
 }
 
 /// The tokens of a set, in the order of the hashes of the texts. Texts of one token are left out, because no token of
@@ -109,7 +119,7 @@ fn tokens_of<B: Backend>(
             set.source
         ));
     }
-    prompts.sort_by(|a, b| (&a.text_sha256, &a.id).cmp(&(&b.text_sha256, &b.id)));
+    prompts.sort_by_cached_key(|p| (draw(p), p.id.clone()));
     Ok((set, prompts))
 }
 

@@ -1,6 +1,6 @@
 //! What a pruning prints on a terminal.
 
-use super::{kinds, layers, name_of};
+use super::{Kind, kinds, layers, name_of};
 use crate::table::Style;
 use crate::table::lines::{Emphasis, Lines};
 use crate::text::column;
@@ -48,7 +48,8 @@ fn rises(pruning: &Pruning, lines: &mut Lines) {
     counts.sort_unstable();
     counts.dedup();
     lines.line(Emphasis::Bold, "rise in loss on held-out text, nats per token");
-    let heads: String = kinds.iter().map(|kind| format!("{:>COLUMN$}", name_of(*kind))).collect();
+    let width = |kind: Kind| COLUMN.max(name_of(kind).len() + 2);
+    let heads: String = kinds.iter().map(|kind| format!("{:>1$}", name_of(*kind), width(*kind))).collect();
     lines.line(Emphasis::Faint, &format!("{:>7}{heads}   layers of the best", "removed"));
     for count in counts {
         let of_count = || pruning.candidates.iter().filter(|c| c.count() == count);
@@ -61,8 +62,7 @@ fn rises(pruning: &Pruning, lines: &mut Lines) {
             let text = own.next().map_or(String::new(), |c| column(c.nll_increase.value));
             let is_best = best.is_some_and(|best| (best.method, best.replaced.is_some()) == *kind);
             let emphasis = if is_best { Emphasis::Accent } else { Emphasis::Plain };
-            let width = COLUMN.max(name_of(*kind).len());
-            pieces.push((emphasis, format!("{text:>width$}")));
+            pieces.push((emphasis, format!("{text:>0$}", width(*kind))));
         }
         let best = best.map_or(String::new(), |best| format!("   {}", layers(&best.removed)));
         pieces.push((Emphasis::Faint, best));
