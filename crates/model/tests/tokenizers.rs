@@ -211,7 +211,7 @@ fn numbers(values: &[i64]) -> Value {
 
 fn build(entries: &[(&str, Value)]) -> fathom_model::Result<Tokenizer> {
     let metadata = entries.iter().map(|(key, value)| (format!("tokenizer.ggml.{key}"), value.clone()));
-    let header = Header { metadata: metadata.collect(), tensors: Vec::new() };
+    let header = Header { metadata: metadata.collect(), tensors: Vec::new(), entries: Vec::new() };
     Tokenizer::from_gguf(Path::new("test.gguf"), &header)
 }
 
@@ -278,7 +278,7 @@ fn old_files_without_a_pretokenizer_go_by_the_architecture() {
             entries.into_iter().map(|(key, value)| (format!("tokenizer.ggml.{key}"), value)).collect();
         metadata.insert("general.architecture".into(), Value::String(architecture.into()));
         metadata.extend(pre.map(|pre| ("tokenizer.ggml.pre".into(), Value::String(pre.into()))));
-        let header = Header { metadata, tensors: Vec::new() };
+        let header = Header { metadata, tensors: Vec::new(), entries: Vec::new() };
         Tokenizer::from_gguf(Path::new("test.gguf"), &header).map(|t| t.describe().kind.clone())
     };
     assert_eq!(of("qwen2", None).unwrap(), "gguf gpt2/qwen2");

@@ -46,7 +46,7 @@ pub(super) fn add(builder: &mut Builder, path: &Path) -> Result<()> {
     for tensor in tensors {
         let Some((element, dtype)) = element_of(tensor.class) else {
             let supported = "DoubleStorage, FloatStorage, HalfStorage and BFloat16Storage";
-            let place = unsupported_place(&tensor, file, &mut stored, &folder);
+            let place = unsupported_place(&tensor, file, &mut stored, folder);
             builder.insert_unsupported(path, tensor.name, tensor.class.to_owned(), supported, place)?;
             continue;
         };

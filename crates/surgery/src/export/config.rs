@@ -160,7 +160,7 @@ impl Cut<'_> {
         };
         let is_local = |layer: &usize| source.layers[*layer].window.is_some();
         let local: Vec<bool> = self.job.kept.iter().map(is_local).collect();
-        let periodic = (1u64..).zip(&local).all(|(n, local)| !n.is_multiple_of(period.max(1)) == *local);
+        let periodic = (1u64..).zip(&local).all(|(n, local)| n.is_multiple_of(period.max(1)) != *local);
         // Without any window there is nothing to tell apart.
         if periodic || source.layers.iter().all(|layer| layer.window.is_none()) {
             return;
