@@ -3,7 +3,9 @@
 
 use crate::curves::{BootstrapOptions, Over, PromptCurves};
 use fathom_depth::{BootstrapError, Interval, Resampling, Rule, Thresholds};
-use fathom_results::{IntervalWidth, ResampleHistogram, RuleUncertainty, SweepPoint, Uncertainty};
+use fathom_results::{
+    IntervalWidth, OutputLoss, ResampleHistogram, RuleUncertainty, SweepPoint, Uncertainty,
+};
 
 /// Number of histogram bins for a rule whose values are not whole numbers.
 const BINS: usize = 30;
@@ -16,7 +18,17 @@ pub fn uncertainty(curves: &PromptCurves, options: &BootstrapOptions) -> Uncerta
         resamples: options.resamples,
         seed: options.seed,
         rules: rules.map(|rule| of_rule(curves, rule, options)).collect(),
+        nll: loss(curves, options),
     }
+}
+
+/// The loss of the output with its interval.
+fn loss(curves: &PromptCurves, options: &BootstrapOptions) -> Option<OutputLoss> {
+    let value = curves.output_loss(&curves.once())?;
+    let resampling = Resampling::of(curves.prompts(), options.resamples, options.seed);
+    let interval =
+        resampling.and_then(|resampling| resampling.interval(|weights| curves.output_loss(weights)));
+    Some(OutputLoss { value, interval: interval.ok().map(|Interval { lo, hi, .. }| [lo, hi]) })
 }
 
 fn of_rule(curves: &PromptCurves, rule: Rule, options: &BootstrapOptions) -> RuleUncertainty {

@@ -22,6 +22,8 @@ pub struct Point {
     pub common: usize,
     /// Whether the most likely tokens agree.
     pub agrees: bool,
+    /// `-ln p_l` of the token that follows, in nats; the last token has none.
+    pub nll: Option<f64>,
 }
 
 /// The points of one prompt, `[T][L + 1]`.
@@ -45,7 +47,7 @@ pub fn sweep<B: Backend>(model: &Model<B>, trace: &Trace<B>, exec: &ExecOptions<
     let (on, d, vocab) = (model.backend(), trace.hidden, model.config().vocab);
     let (levels, tokens) = (trace.resid.len(), trace.tokens.len());
     let (mut part, mut rows, mut logits) = (on.empty(), on.empty(), on.empty());
-    let mut numbers = Vec::new();
+    let (mut numbers, mut log_likelihoods) = (Vec::new(), Vec::new());
     let all: Vec<u32> = (0..tokens as u32).collect();
     for some in all.chunks(at_once(model, tokens, exec.memory)) {
         on.resize(&mut rows, some.len() * levels * d);
@@ -57,20 +59,32 @@ pub fn sweep<B: Backend>(model: &Model<B>, trace: &Trace<B>, exec: &ExecOptions<
         }
         model.head(&rows, &mut logits);
         numbers.push(on.lens(vocab, levels, &logits));
+        // The last token is followed by none; what is read of any other in its place is dropped below.
+        let next = |t: &u32| trace.tokens.get(*t as usize + 1).copied().unwrap_or(trace.tokens[0]);
+        let followers: Vec<u32> = some.iter().flat_map(|t| std::iter::repeat_n(next(t), levels)).collect();
+        log_likelihoods.push(on.log_probabilities(vocab, &logits, &followers));
         (exec.on_progress)(model.head_macs_per_row() * (some.len() * levels) as u64);
     }
-    let numbers = on.read(numbers).concat();
-    let points: Vec<Point> = numbers.as_chunks().0.iter().map(Point::of).collect();
-    points.chunks(levels).map(<[Point]>::to_vec).collect()
+    numbers.append(&mut log_likelihoods);
+    let mut numbers = on.read(numbers);
+    let log_likelihoods = numbers.split_off(numbers.len() / 2).concat();
+    let numbers = numbers.concat();
+    let points =
+        numbers.as_chunks().0.iter().zip(&log_likelihoods).map(|(numbers, log)| Point::of(numbers, *log));
+    let mut points: Vec<Vec<Point>> =
+        points.collect::<Vec<_>>().chunks(levels).map(<[Point]>::to_vec).collect();
+    points.iter_mut().skip(tokens - 1).flatten().for_each(|point| point.nll = None);
+    points
 }
 
 impl Point {
-    fn of(numbers: &[f64; LENS_NUMBERS]) -> Self {
+    fn of(numbers: &[f64; LENS_NUMBERS], log_likelihood: f64) -> Self {
         let [kl, kl_reverse, jsd_bits, entropy, common, agrees] = *numbers;
         Self {
             divergence: Divergence { kl, kl_reverse, jsd_bits, entropy },
             common: common as usize,
             agrees: agrees == 1.0,
+            nll: Some(-log_likelihood),
         }
     }
 }
@@ -93,6 +107,10 @@ pub fn curves(points: &Points) -> LensCurves {
             add_weighted(curve, &row, share);
         }
     }
+    let followed =
+        || points.iter().filter_map(|token| token.iter().map(|p| p.nll).collect::<Option<Vec<f64>>>());
+    let share = 1.0 / followed().count() as f64;
+    followed().for_each(|row| add_weighted(&mut curves.nll, &row, share));
     curves
 }
 
@@ -105,6 +123,20 @@ pub fn summarise(samples: &[(&LensCurves, usize)]) -> LensCurves {
         for (sum, row) in all.curves_mut().into_iter().zip(curves.curves_mut()) {
             add_weighted(sum, row, *tokens as f64 / total as f64);
         }
+    }
+    all.nll = losses(samples);
+    all
+}
+
+/// The losses of all prompts together; none if a prompt of two tokens or more lacks them.
+fn losses(samples: &[(&LensCurves, usize)]) -> Vec<f64> {
+    let followed = || samples.iter().filter(|(_, tokens)| *tokens > 1);
+    let total: usize = followed().map(|(_, tokens)| tokens - 1).sum();
+    let mut all = Vec::new();
+    if followed().all(|(curves, _)| !curves.nll.is_empty()) {
+        followed().for_each(|(curves, tokens)| {
+            add_weighted(&mut all, &curves.nll, (tokens - 1) as f64 / total as f64);
+        });
     }
     all
 }
@@ -134,5 +166,15 @@ mod tests {
         let curves = |x: f64| LensCurves { overlap: vec![x, 1.0], ..LensCurves::default() };
         let all = summarise(&[(&curves(0.0), 3), (&curves(1.0), 1)]);
         assert_eq!(all.overlap, [0.25, 1.0]);
+    }
+
+    #[test]
+    fn losses_are_weighted_by_the_tokens_that_follow_another() {
+        let curves = |nll: &[f64]| LensCurves { nll: nll.to_vec(), ..LensCurves::default() };
+        let (long, short, single) = (curves(&[8.0, 4.0]), curves(&[4.0, 0.0]), curves(&[]));
+        assert_eq!(summarise(&[(&long, 4), (&short, 2), (&single, 1)]).nll, [7.0, 3.0]);
+        // Samples of an older version among them: no mean of some of the prompts.
+        assert_eq!(summarise(&[(&long, 4), (&single, 2)]).nll, [0.0; 0]);
+        assert_eq!(summarise(&[(&single, 1)]).nll, [0.0; 0]);
     }
 }

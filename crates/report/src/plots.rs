@@ -108,6 +108,7 @@ mod tests {
                 "lens_kl_output",
                 "lens_overlap",
                 "lens_entropy",
+                "lens_nll",
                 "similarity_angular_last",
                 "similarity_angular_mean",
                 "similarity_block_influence",

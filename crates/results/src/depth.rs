@@ -102,6 +102,18 @@ pub struct Uncertainty {
     pub seed: u64,
     /// One entry for every rule whose probe was run.
     pub rules: Vec<RuleUncertainty>,
+    /// The loss of the model's output, if the lens was run: `probes.lens.nll` at the last level. Absent from older files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nll: Option<OutputLoss>,
+}
+
+/// The negative log-likelihood per token of the model's output, in nats.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OutputLoss {
+    /// The mean over all tokens that follow another one.
+    pub value: f64,
+    /// Its 95 % bootstrap interval over prompts; absent with fewer than two prompts.
+    pub interval: Option<[f64; 2]>,
 }
 
 impl Uncertainty {

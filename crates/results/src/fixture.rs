@@ -41,6 +41,7 @@ fn lens() -> LensCurves {
         overlap: curve(LAYERS + 1, |x| x.powi(4)),
         top1_agreement: curve(LAYERS + 1, |x| x.powi(5)),
         entropy: curve(LAYERS + 1, |x| 8.0 - 5.0 * x),
+        nll: curve(LAYERS + 1, |x| 11.0 - 7.5 * x),
     };
     lens.kl_lens_final[LAYERS] = 0.0;
     lens
@@ -150,6 +151,7 @@ fn uncertainty() -> Uncertainty {
             rule(Rule::Kl, &[20.5, 21.5, 22.5, 23.5], &[100, 1700, 197]),
             rule(Rule::Settling, &[23.25, 23.5, 23.75], &[1200, 797]),
         ],
+        nll: Some(OutputLoss { value: 3.5, interval: Some([3.25, 3.75]) }),
     }
 }
 

@@ -26,7 +26,7 @@ mod validate;
 mod work;
 
 pub use depth::{
-    Depth, IntervalOf, IntervalWidth, ResampleHistogram, RuleUncertainty, SweepPoint, Uncertainty,
+    Depth, IntervalOf, IntervalWidth, OutputLoss, ResampleHistogram, RuleUncertainty, SweepPoint, Uncertainty,
 };
 pub use error::{Error, Result};
 pub use folder::{Folder, Lock};

@@ -62,6 +62,8 @@ pub struct PromptCurves {
     /// For each prompt, the sum of the settle layers of its tokens and the number of tokens.
     settling: Option<Vec<(f64, f64)>>,
     skip: Option<Vec<Skipped>>,
+    /// For each prompt, the sum of the losses of its tokens at the output and the number of tokens with one.
+    loss: Option<Vec<(f64, f64)>>,
 }
 
 /// How effects of skipping are pooled over prompts.
@@ -124,6 +126,17 @@ impl PromptCurves {
         let samples: Vec<pool::Sample<'_>> =
             each.map(|(prompt, curve)| pool::Sample { tokens: prompt.tokens, curve }).collect();
         pool::mean(&samples, weights)
+    }
+
+    /// The loss per token of the output on weighted prompts, in nats; `None` if a prompt lacks it or no token with weight
+    /// has one.
+    pub fn output_loss(&self, weights: &[u32]) -> Option<f64> {
+        let losses = self.loss.as_ref()?.iter().zip(weights);
+        let (sum, tokens) = losses.fold((0.0, 0.0), |(sum, tokens), ((loss, of), weight)| {
+            let weight = f64::from(*weight);
+            (sum + weight * loss, tokens + weight * of)
+        });
+        (tokens > 0.0).then(|| sum / tokens)
     }
 
     /// An effect of skipping: the maximum over prompts with weight, or the mean over prompts that were

@@ -45,6 +45,7 @@ impl PromptCurves {
             plain,
             settling: samples.iter().map(settled).collect::<Option<Vec<_>>>().filter(|all| !all.is_empty()),
             skip,
+            loss: samples.iter().map(output_loss).collect::<Option<Vec<_>>>().filter(|all| !all.is_empty()),
         })
     }
 }
@@ -56,6 +57,18 @@ impl<'a> SamplesOfPrompt<'a> {
     /// The latest result of a probe.
     fn find<T>(&self, probe: impl Fn(&'a Sample) -> Option<T>) -> Option<T> {
         self.0.iter().rev().find_map(|sample| probe(sample))
+    }
+}
+
+/// The sum of the losses at the output and their number; `None` if they were not measured.
+fn output_loss(sample: &SamplesOfPrompt<'_>) -> Option<(f64, f64)> {
+    let lens = sample.find(|s| s.lens.as_ref())?;
+    match sample.0[0].tokens.len() {
+        0 | 1 => Some((0.0, 0.0)),
+        tokens => {
+            let predicted = (tokens - 1) as f64;
+            lens.nll.last().map(|mean| (mean * predicted, predicted))
+        }
     }
 }
 

@@ -26,6 +26,7 @@ pub(crate) fn seen(id: &str, tokens: usize, kl: &[f64], overlap: &[f64]) -> Samp
         jsd_bits: kl.clone(),
         top1_agreement: overlap.clone(),
         entropy: kl.clone(),
+        nll: kl.clone(),
         kl_lens_final: kl,
         overlap,
     };
@@ -78,6 +79,7 @@ fn sample(i: usize, layers: usize, salt: usize) -> Sample {
             overlap: rising(33),
             top1_agreement: rising(34),
             entropy: level(35, 5.0),
+            nll: level(36, 7.0),
         }),
         similarity: Some(Similarity {
             block_influence: (0..layers).map(|l| at(l, 40)).collect(),

@@ -136,6 +136,41 @@ fn the_last_level_is_the_output() {
 }
 
 #[test]
+fn losses_are_those_of_the_tokens_that_follow() {
+    on_every_architecture(|name, model, trace| {
+        let points = lens::sweep(model, trace, &exec(PLENTY));
+        let (last, followed) = points.split_last().unwrap();
+        assert!(last.iter().all(|point| point.nll.is_none()), "{name}: nothing follows the last token");
+        let mut sums = vec![0.0; trace.resid.len()];
+        for (t, token) in followed.iter().enumerate() {
+            for (l, point) in token.iter().enumerate() {
+                let row = &trace.resid[l][t * trace.hidden..(t + 1) * trace.hidden];
+                let want = -log_softmax(&logits(model, row))[trace.tokens[t + 1] as usize];
+                same(&format!("{name}, token {t}, level {l}: loss"), point.nll.unwrap(), want);
+                sums[l] += point.nll.unwrap();
+            }
+        }
+        let curve = lens::curves(&points).nll;
+        assert_eq!(curve.len(), sums.len(), "{name}");
+        for (l, (mean, sum)) in curve.iter().zip(&sums).enumerate() {
+            close(&format!("{name}, level {l}: mean loss"), *mean, sum / followed.len() as f64, 1e-12, 0.0);
+        }
+        // At the last level they are the model's own, to the bit.
+        let own = lens::negative_log_likelihoods(model, trace, PLENTY);
+        let output: Vec<f64> = followed.iter().map(|token| token.last().unwrap().nll.unwrap()).collect();
+        assert_eq!(output, own, "{name}");
+    });
+}
+
+#[test]
+fn one_token_has_no_loss() {
+    let model = load("qwen3");
+    let points = lens::sweep(&model, &run(&model, &tokens(1, 4)), &exec(PLENTY));
+    let curves = lens::curves(&points);
+    assert_eq!((curves.nll.len(), curves.entropy.len()), (0, model.config().depth() + 1));
+}
+
+#[test]
 fn memory_changes_no_bit() {
     on_every_architecture(|name, model, trace| {
         let whole = lens::sweep(model, trace, &exec(PLENTY));
@@ -152,7 +187,10 @@ fn points_keep_the_order_of_tokens_and_levels() {
     let trace = run(&model, &tokens(20, 4));
     let whole = lens::sweep(&model, &trace, &exec(PLENTY));
     for t in [0, 7, 19] {
-        assert_eq!(lens::sweep(&model, &part(&trace, t..t + 1), &exec(PLENTY))[0], whole[t]);
+        let alone = &lens::sweep(&model, &part(&trace, t..t + 1), &exec(PLENTY))[0];
+        // Alone, no token follows.
+        let want: Vec<Point> = whole[t].iter().map(|point| Point { nll: None, ..*point }).collect();
+        assert_eq!(*alone, want);
     }
 }
 

@@ -110,7 +110,9 @@ fn all_tokens_have_equal_weight() {
             check_average(&format!("{name} layer {what}"), &got.layer, &want.layer);
         }
 
-        let points = lens::sweep(&model, &whole, &exec(PLENTY));
+        let mut points = lens::sweep(&model, &whole, &exec(PLENTY));
+        // Nothing follows the last token of the first text.
+        points[lengths[0] - 1].iter_mut().for_each(|point| point.nll = None);
         let tree = |curves: &LensCurves| serde_json::to_value(curves).unwrap();
         same_tree(name, &tree(&summary.lens.unwrap()), &tree(&lens::curves(&points)), 1e-12);
 

@@ -12,7 +12,7 @@ use super::panel::{Mark, Panel};
 use super::table::FigureTable;
 use crate::text::number;
 use fathom_results::{
-    Contributions, Depth, LensCurves, MeanMedian, Parts, Results, Rule, Settling, Similarity,
+    Contributions, Depth, LensCurves, MeanMedian, OutputLoss, Parts, Results, Rule, Settling, Similarity,
 };
 
 pub(super) fn contribution_figures(results: &Results, contributions: &Contributions) -> [Figure; 2] {
@@ -100,13 +100,16 @@ fn part_panels(
     (Body::Panels(grid), numbers("layer", &columns))
 }
 
-pub(super) fn lens_figures(results: &Results, lens: &LensCurves) -> [Figure; 4] {
-    [
+pub(super) fn lens_figures(results: &Results, lens: &LensCurves) -> Vec<Figure> {
+    let mut figures = vec![
         kl_figure(results, lens),
         kl_output_figure(results, lens),
         overlap_figure(results, lens),
         entropy_figure(results, lens),
-    ]
+    ];
+    // Older results have none.
+    figures.extend((!lens.nll.is_empty()).then(|| loss_figure(results, lens)));
+    figures
 }
 
 /// Lines with the depths by `rules` and horizontal lines.
@@ -201,6 +204,31 @@ fn entropy_figure(results: &Results, lens: &LensCurves) -> Figure {
             ],
             &[],
             Vec::new(),
+        ),
+    )
+}
+
+fn loss_figure(results: &Results, lens: &LensCurves) -> Figure {
+    let output = results.uncertainty.as_ref().and_then(|u| u.nll);
+    let mark = |loss: OutputLoss| Mark {
+        at: loss.value,
+        interval: loss.interval,
+        label: format!("output {}", number(loss.value)),
+        color: Color::Soft,
+    };
+    Figure::of_run(
+        results,
+        "lens_nll",
+        "How much each depth has learned to predict",
+        "The loss that a model of that many layers would have with the same head: the cross-entropy of the token that \
+         really follows, by the prediction of the logit lens. The dashed line is the loss of the output, with its 95 % \
+         interval over prompts. A curve that is flat before it falls marks layers that prepare what later ones say.",
+        chart(
+            results,
+            ValueScale::linear("loss (nats per token)"),
+            vec![Series::new("loss of the logit lens", &lens.nll, Color::Blue)],
+            &[],
+            output.map(mark).into_iter().collect(),
         ),
     )
 }

@@ -31,6 +31,9 @@ pub(super) fn curves(results: &Results) -> Vec<NamedCurve<'_>> {
     if let Some(lens) = &results.probes.lens {
         add("KL lens|final", "KL", &lens.kl_lens_final, true);
         add("overlap", "overlap", &lens.overlap, true);
+        if !lens.nll.is_empty() {
+            add("loss", "loss", &lens.nll, true);
+        }
     }
     if let Some(similarity) = &results.probes.similarity {
         add("block influence", "BI", &similarity.block_influence, true);

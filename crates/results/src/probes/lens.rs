@@ -25,10 +25,15 @@ pub struct LensCurves {
     /// Entropy of p_l in nats.
     #[serde(deserialize_with = "null::numbers")]
     pub entropy: Vec<f64>,
+    /// Cross-entropy in nats of the token that really follows, over the tokens that have one: all but the last of each
+    /// prompt. Empty for a prompt of one token, for samples of versions that did not have it, and for a run with such
+    /// samples.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null::numbers")]
+    pub nll: Vec<f64>,
 }
 
 impl LensCurves {
-    /// All curves with the names they have in files.
+    /// All curves that are there, with the names they have in files.
     pub fn curves(&self) -> impl Iterator<Item = (&'static str, &[f64])> {
         [
             ("kl_lens_final", self.kl_lens_final.as_slice()),
@@ -37,11 +42,13 @@ impl LensCurves {
             ("overlap", &self.overlap),
             ("top1_agreement", &self.top1_agreement),
             ("entropy", &self.entropy),
+            ("nll", &self.nll),
         ]
         .into_iter()
+        .filter(|(name, curve)| *name != "nll" || !curve.is_empty())
     }
 
-    /// All curves in the order of the fields, to be changed.
+    /// The curves that are means over all tokens, in the order of the fields, to be changed: all but [`Self::nll`].
     pub fn curves_mut(&mut self) -> [&mut Vec<f64>; 6] {
         [
             &mut self.kl_lens_final,
