@@ -287,6 +287,12 @@ pub(crate) struct Prune {
     /// What takes the place of removed layers
     #[arg(long, value_name = "KIND", value_enum, default_value = "none")]
     pub(crate) replace: ReplaceArg,
+    /// Write the recommended model into OUT/pruned: hf for a Hugging Face folder, gguf where the source is GGUF
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    pub(crate) export: Option<ExportArg>,
+    /// Load a model that --export wrote, and compare its logits with its source without the removed layers
+    #[arg(long, value_name = "EXPORT", exclusive = true)]
+    pub(crate) verify: Option<PathBuf>,
     /// Compare all candidates of a search on all texts, even those that are clearly worse after some of them
     #[arg(long)]
     pub(crate) no_racing: bool,
@@ -336,6 +342,7 @@ impl Prune {
         let prune = if self.remove.is_empty() { prune } else { prune.remove(&self.remove) };
         let prune = optional(prune, &self.max_loss, |p, loss| p.max_loss(*loss));
         let prune = optional(prune, &self.heldout, |p, data| p.heldout(data.as_str()));
+        let prune = optional(prune, &self.export, |p, format| p.export((*format).into()));
         let prune = optional(prune, &self.choices, |p, data| p.choices(data.as_str()));
         let prune = optional(prune, &self.limit, |p, limit| p.limit(*limit));
         let prune = optional(prune, &self.split, |p, split| p.split(split.as_str()));
@@ -362,6 +369,24 @@ impl From<ReplaceArg> for fathom::Replace {
         match arg {
             ReplaceArg::None => Self::None,
             ReplaceArg::Linear => Self::Linear,
+        }
+    }
+}
+
+/// A format of exported models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportArg {
+    /// A Hugging Face folder: config.json, safetensors, tokenizer
+    Hf,
+    /// A GGUF file
+    Gguf,
+}
+
+impl From<ExportArg> for fathom::ExportFormat {
+    fn from(arg: ExportArg) -> Self {
+        match arg {
+            ExportArg::Hf => Self::Hf,
+            ExportArg::Gguf => Self::Gguf,
         }
     }
 }

@@ -10,8 +10,15 @@ use serde_json::json;
 use std::fmt::Write;
 
 pub(crate) fn run(args: &Prune, threads: Option<u16>) -> Result<()> {
-    let prune = args.prune(threads);
     let terminal = Terminal::default();
+    if let Some(export) = &args.verify {
+        let verified = fathom::verify_export(export, threads.map(Into::into), &terminal)?;
+        return output::print(&match verified.largest_difference {
+            0.0 => format!("the logits are equal bit for bit at {} tokens\n", verified.tokens),
+            most => format!("the logits differ by at most {most:.1e} at {} tokens\n", verified.tokens),
+        });
+    }
+    let prune = args.prune(threads);
     if args.dry_run {
         let estimate = prune.estimate(&terminal)?;
         return match args.json {

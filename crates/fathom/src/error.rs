@@ -21,6 +21,9 @@ pub enum Error {
     /// The prompts could not be read.
     #[error(transparent)]
     Data(#[from] fathom_data::DataError),
+    /// The pruned model could not be written.
+    #[error(transparent)]
+    Export(#[from] fathom_surgery::export::ExportError),
     /// The results folder could not be read or written.
     #[error(transparent)]
     Results(#[from] fathom_results::Error),

@@ -81,7 +81,9 @@ pub use measurement::{Measured, Measurement, bootstrap_options};
 pub use model::{ModelDescription, ModelSpec, ShortName, describe_model, short_names};
 pub use observer::{Observer, Silent, Task, Unit};
 pub use prompts::{PromptSpec, read_choices, read_prompts};
-pub use prune::{Prune, PruneEstimate, Pruned, Replace, StageEstimate};
+pub use prune::{
+    ExportFormat, Prune, PruneEstimate, Pruned, Replace, StageEstimate, VerifiedExport, verify_export,
+};
 pub use report::report;
 pub use study::{Study, StudyOutcome};
 pub use verify::{CurveShift, DepthShift, GoldenRow, Limit, PrecisionReport, Verification};

@@ -238,13 +238,15 @@ pub struct Choice {
 pub struct Exported {
     /// `hf` or `gguf`.
     pub format: String,
-    /// Where it is, relative to the results folder.
+    /// What opens as a model, relative to the results folder.
     pub path: String,
+    /// The model that it was made of, as it was named on the command line.
+    pub source: String,
     /// Bytes of its weights.
     pub bytes: u64,
-    /// Texts on which it was loaded again and compared with the run in memory.
-    pub verified_texts: usize,
-    /// The largest difference of a logit.
+    /// Tokens on which it was loaded again and its logits compared with those of the run in memory.
+    pub verified_tokens: usize,
+    /// The largest difference of a logit; 0 if all are equal bit for bit.
     #[serde(deserialize_with = "null::number")]
     pub largest_difference: f64,
 }

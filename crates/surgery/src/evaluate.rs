@@ -129,9 +129,9 @@ pub fn count<B: Backend>(model: &Model<B>, texts: &[Text], variants: &[Variant<'
     let mut lengths: Vec<(usize, u64, u64)> = Vec::new();
     for text in texts {
         let scored = text.scored.len() as u64;
-        match lengths.iter_mut().find(|l| l.0 == text.tokens.len()) {
+        match lengths.iter_mut().find(|l| l.0 == text.read().len()) {
             Some(length) => (length.1, length.2) = (length.1 + 1, length.2 + scored),
-            None => lengths.push((text.tokens.len(), 1, scored)),
+            None => lengths.push((text.read().len(), 1, scored)),
         }
     }
     let all: Vec<usize> = (0..variants.len()).collect();
@@ -186,7 +186,7 @@ pub fn logits<B: Backend>(
 
 /// Multiply-adds of one variant on one text alone.
 pub(crate) fn naive_macs<B: Backend>(model: &Model<B>, text: &Text, variant: &Variant<'_, B>) -> u64 {
-    let rows = text.tokens.len();
+    let rows = text.read().len();
     let layers: u64 =
         (0..model.config().depth()).map(|l| layer_macs(model, l, variant.removal, 0..rows)).sum();
     layers + model.head_macs_per_row() * text.scored.len() as u64

@@ -53,11 +53,11 @@ impl<B: Backend> Group<B> {
         // The last text with rows of its own from its first position on.
         let mut leader: Option<Place> = None;
         for (index, text) in texts.iter().enumerate() {
-            let (start, length) = (positions.len(), text.tokens.len());
+            let (start, length) = (positions.len(), text.read().len());
             let shared = leader.as_ref().map_or(0, |place| shared(model, &texts[place.text], text));
             let shared_start = leader.as_ref().map_or(0, |place| place.start);
             let place = Place { text: index, start, own: shared, shared_start };
-            embedded.extend(model.embed(&text.tokens[shared..], shared)?);
+            embedded.extend(model.embed(&text.read()[shared..], shared)?);
             positions.extend(shared..length);
             let past =
                 if shared > 0 { vec![Span::Rows(shared_start..shared_start + shared)] } else { vec![] };
@@ -77,9 +77,10 @@ impl<B: Backend> Group<B> {
 
 /// The leading tokens of `text` whose rows are those of `leader`.
 fn shared<B: Backend>(model: &Model<B>, leader: &Text, text: &Text) -> usize {
-    let common = leader.tokens.iter().zip(&text.tokens).take_while(|(a, b)| a == b).count();
+    let (leader, text) = (leader.read(), text.read());
+    let common = leader.iter().zip(text).take_while(|(a, b)| a == b).count();
     // A run has at least one row of its own.
-    let common = common.min(text.tokens.len().saturating_sub(1));
-    let alike = model.shares_positions(leader.tokens.len(), text.tokens.len());
+    let common = common.min(text.len().saturating_sub(1));
+    let alike = model.shares_positions(leader.len(), text.len());
     if alike && common >= SHARED { common } else { 0 }
 }

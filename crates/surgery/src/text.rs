@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-/// A text, and the tokens of it whose prediction is scored.
+/// A text, and the tokens of it whose prediction is scored. The model reads no token that predicts none of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text {
     /// The tokens.
     pub tokens: Vec<u32>,
-    /// Positions of the tokens that are scored, each predicted from those before it.
+    /// Positions of the tokens that are scored, each predicted from those before it; from 1 up.
     pub scored: Range<usize>,
 }
 
@@ -16,6 +16,14 @@ impl Text {
     pub fn whole(tokens: Vec<u32>) -> Self {
         let scored = 1.min(tokens.len())..tokens.len();
         Self { tokens, scored }
+    }
+
+    /// The tokens that the model reads: those that predict a scored one, and all if none is scored.
+    pub(crate) fn read(&self) -> &[u32] {
+        match self.scored.is_empty() {
+            true => &self.tokens,
+            false => &self.tokens[..self.scored.end - 1],
+        }
     }
 }
 

@@ -25,7 +25,8 @@ fn check_lengths(results: &Value) {
             }
         }
     }
-    for curve in ["kl_lens_final", "kl_final_lens", "jsd_bits", "overlap", "top1_agreement", "entropy", "nll"] {
+    for curve in ["kl_lens_final", "kl_final_lens", "jsd_bits", "overlap", "top1_agreement", "entropy", "nll"]
+    {
         assert_eq!(len(results, &format!("/probes/lens/{curve}")), layers + 1, "{curve}");
     }
     assert_eq!(len(results, "/probes/similarity/block_influence"), layers);

@@ -6,13 +6,15 @@ use super::known::Known;
 use super::prefill::Prefill;
 use super::recommend::recommend;
 use crate::Result;
+use crate::choices::{ChoiceScore, ChoiceTokens};
 use crate::execute::model_info;
 use crate::observer::uncounted;
 use fathom_depth::bootstrap;
 use fathom_model::Backend;
 use fathom_model::source::Located;
 use fathom_results::{
-    Candidate, Estimated, Measured, PRUNE_SCHEMA_VERSION, PruneResources, Pruning, Resources, VariantScore,
+    Accuracy, Candidate, Estimated, Measured, PRUNE_SCHEMA_VERSION, PruneResources, Pruning, Resources,
+    VariantScore,
 };
 use fathom_surgery::Removal;
 use std::collections::BTreeMap;
@@ -55,8 +57,9 @@ impl<B: Backend> Parts<'_, B> {
         let resampling = uncounted(job.observer, "resampling texts");
         let whole = Removal::nothing(job.p.unit);
         let full_texts = self.on_texts("");
-        let full = self.measured(&full_texts, &whole);
-        let candidate = |chosen: &Chosen| self.candidate(chosen, &full_texts);
+        let full_answers = self.answers("");
+        let full = self.measured(&full_texts, &full_answers, &whole);
+        let candidate = |chosen: &Chosen| self.candidate(chosen, &full_texts, &full_answers);
         let candidates: Vec<Candidate> = self.candidates.chosen.iter().map(candidate).collect();
         drop(resampling);
         let choice = recommend(job.p, &candidates, job.model().config().depth());
@@ -67,7 +70,7 @@ impl<B: Backend> Parts<'_, B> {
             unit: job.p.unit,
             calibration: job.calibration.about.clone(),
             heldout: job.heldout.about.clone(),
-            choices: None,
+            choices: job.questions.map(|q| q.about.clone()),
             scores: self.known.scores.clone().unwrap_or_default(),
             searches: self.known.searches.clone(),
             full,
@@ -92,6 +95,29 @@ impl<B: Backend> Parts<'_, B> {
         on
     }
 
+    /// Which questions a variant answers rightly, in their order.
+    fn answers(&self, variant: &str) -> Vec<ChoiceScore> {
+        let rows = self.job.questions.into_iter().flat_map(|q| &q.rows);
+        let score = |row: &ChoiceTokens| {
+            let found = self.known.questions.get(&row.id)?.iter().find(|v| v.variant == variant)?;
+            (found.log_likelihoods.len() == row.choices.len()).then(|| row.score(&found.log_likelihoods))
+        };
+        rows.filter_map(score).collect()
+    }
+
+    /// A mean over questions.
+    fn share(&self, questions: usize, of: impl Fn(usize) -> f64 + Sync) -> Estimated {
+        let weighted = |weights: &[u32]| {
+            let sum: f64 = weights.iter().enumerate().map(|(i, w)| f64::from(*w) * of(i)).sum();
+            let total: u32 = weights.iter().sum();
+            (total > 0).then(|| sum / f64::from(total))
+        };
+        let p = self.job.p;
+        let interval = bootstrap(questions, p.resamples, p.calibration.seed, weighted);
+        let value = weighted(&vec![1; questions]).unwrap_or(f64::NAN);
+        Estimated { value, interval: interval.ok().map(|i| [i.lo, i.hi]) }
+    }
+
     fn estimate(&self, on: &OnTexts<'_>, of: impl Fn(usize) -> f64 + Sync) -> Estimated {
         let (p, texts) = (self.job.p, on.tokens.len());
         let interval =
@@ -101,7 +127,7 @@ impl<B: Backend> Parts<'_, B> {
     }
 
     /// The loss and the size of what is left.
-    fn measured(&self, on: &OnTexts<'_>, removal: &Removal) -> Measured {
+    fn measured(&self, on: &OnTexts<'_>, answers: &[ChoiceScore], removal: &Removal) -> Measured {
         let model = self.job.model();
         let nll = self.estimate(on, |i| on.scores[i].nll);
         let (mut parameters, mut bytes) = (model.parameters(), model.bytes());
@@ -117,21 +143,28 @@ impl<B: Backend> Parts<'_, B> {
                 }
             }
         }
-        Measured { perplexity: nll.value.exp(), nll, accuracy: None, parameters, bytes, macs_per_token }
+        let accuracy = (!answers.is_empty()).then(|| Accuracy {
+            acc: self.share(answers.len(), |i| f64::from(u8::from(answers[i].acc))),
+            acc_norm: self.share(answers.len(), |i| f64::from(u8::from(answers[i].acc_norm))),
+        });
+        Measured { perplexity: nll.value.exp(), nll, accuracy, parameters, bytes, macs_per_token }
     }
 
-    fn candidate(&self, chosen: &Chosen, full: &OnTexts<'_>) -> Candidate {
-        let on = self.on_texts(&Candidates::<B>::name(chosen));
+    fn candidate(&self, chosen: &Chosen, full: &OnTexts<'_>, full_answers: &[ChoiceScore]) -> Candidate {
+        let name = Candidates::<B>::name(chosen);
+        let (on, answers) = (self.on_texts(&name), self.answers(&name));
+        let norm = |answers: &[ChoiceScore], i: usize| f64::from(u8::from(answers[i].acc_norm));
+        let change = |i: usize| norm(&answers, i) - norm(full_answers, i);
         Candidate {
             method: chosen.method,
             unit: chosen.removal.unit(),
             removed: chosen.removal.ranges(),
             replaced: chosen.replacement.map(|i| self.candidates.replacements[i].about),
-            measured: self.measured(&on, &chosen.removal),
+            measured: self.measured(&on, &answers, &chosen.removal),
             nll_increase: self.estimate(&on, |i| on.scores[i].nll - full.scores[i].nll),
             kl: on.mean(|i| on.scores[i].kl),
             top1_agreement: on.mean(|i| on.scores[i].agreements as f64),
-            accuracy_change: None,
+            accuracy_change: (!answers.is_empty()).then(|| self.share(answers.len(), change)),
         }
     }
 }

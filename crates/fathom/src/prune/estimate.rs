@@ -64,7 +64,7 @@ impl OnDevice for Estimating<'_> {
         let loaded = p.model.load(checkpoint, backend, observer)?;
         let [calibration, heldout] = read_both(p, data, &loaded, observer)?;
         let is_cancelled = || observer.is_cancelled();
-        let job = Job::new(p, &loaded, [&calibration, &heldout], observer, &is_cancelled)?;
+        let job = Job::new(p, &loaded, [&calibration, &heldout], None, observer, &is_cancelled)?;
         let calibrating = uncounted(observer, "calibrating");
         let macs_per_second = job.speed()?;
         drop(calibrating);

@@ -2,9 +2,10 @@
 
 use super::assemble::Parts;
 use super::candidates::{Candidates, Chosen};
+use super::choices::Questions;
 use super::known::{self, Known};
 use super::texts::{Texts, read_both};
-use super::{linear, run};
+use super::{export, linear, run};
 use crate::device::OnDevice;
 use crate::error::invalid;
 use crate::observer::{Cancellable, uncounted};
@@ -55,6 +56,7 @@ pub(super) struct Job<'a, B: Backend> {
     pub(super) loaded: &'a Loaded<B>,
     pub(super) calibration: &'a Texts,
     pub(super) heldout: &'a Texts,
+    pub(super) questions: Option<&'a Questions>,
     /// Numbers of units to remove, ascending.
     pub(super) counts: Vec<usize>,
     /// The user's own choices.
@@ -72,8 +74,13 @@ impl OnDevice for Pruner<'_> {
         let Self { p, data, located, checkpoint, folder, started, observer } = self;
         let loaded = p.model.load(checkpoint, backend, observer)?;
         let [calibration, heldout] = read_both(p, data, &loaded, observer)?;
+        let questions = Questions::read(p, &loaded, observer)?;
         let is_cancelled = || observer.is_cancelled();
-        let job = Job::new(p, &loaded, [&calibration, &heldout], observer, &is_cancelled)?;
+        let texts = [&calibration, &heldout];
+        let job = Job::new(p, &loaded, texts, questions.as_ref(), observer, &is_cancelled)?;
+        if p.export.is_some() {
+            export::check(p, &located, folder)?;
+        }
         job.introduce(&located);
 
         let hashing = uncounted(observer, "hashing the weights");
@@ -99,6 +106,7 @@ impl<'a, B: Backend> Job<'a, B> {
         p: &'a Prune,
         loaded: &'a Loaded<B>,
         [calibration, heldout]: [&'a Texts; 2],
+        questions: Option<&'a Questions>,
         observer: &'a dyn Observer,
         is_cancelled: &'a dyn Fn() -> bool,
     ) -> Result<Self> {
@@ -115,7 +123,7 @@ impl<'a, B: Backend> Job<'a, B> {
         }
         let memory = p.memory.unwrap_or_else(|| memory::default_for(&loaded.model));
         memory::check_texts(&loaded.model, calibration.prompts.iter().chain(&heldout.prompts), memory)?;
-        Ok(Self { p, loaded, calibration, heldout, counts, own, memory, observer, is_cancelled })
+        Ok(Self { p, loaded, calibration, heldout, questions, counts, own, memory, observer, is_cancelled })
     }
 
     pub(super) fn model(&self) -> &'a Model<B> {
@@ -187,9 +195,20 @@ impl<'a, B: Backend> Job<'a, B> {
             return interrupted("measuring the candidates");
         }
         stages.took(known::PROOF, started);
+        let started = Instant::now();
+        if !self.answer(&candidates, &mut known)? {
+            return interrupted("answering the questions");
+        }
+        if self.questions.is_some() {
+            stages.took(known::CHOICES, started);
+        }
         let prefill = self.time_prefill(&candidates)?;
-        Parts { job: self, located, candidates: &candidates, known: &known, stages: stages.0, prefill }
-            .results()
+        let (candidates, known, stages) = (&candidates, &known, stages.0);
+        let mut results = Parts { job: self, located, candidates, known, stages, prefill }.results()?;
+        if let Some(format) = self.p.export {
+            self.export(format, located, candidates, known.folder, &mut results)?;
+        }
+        Ok(results)
     }
 
     /// The removals to measure, with their linear maps; `None` when cancelled.

@@ -2,8 +2,11 @@
 
 mod assemble;
 mod candidates;
+mod card;
+mod choices;
 mod estimate;
 mod execute;
+mod export;
 mod known;
 mod linear;
 mod prefill;
@@ -13,6 +16,7 @@ mod run;
 mod scores;
 mod search;
 mod texts;
+mod verify;
 
 use crate::error::invalid;
 use crate::{Device, ModelSpec, Observer, PromptSpec, Result, threads};
@@ -22,8 +26,10 @@ use fathom_data::Rng;
 use fathom_model::Dtype;
 use fathom_results::{PruneMethod, Pruning, SkipPart};
 use fathom_surgery::Removal;
+pub use fathom_surgery::export::ExportFormat;
 use std::path::PathBuf;
 use std::time::Duration;
+pub use verify::{VerifiedExport, verify_export};
 
 /// What takes the place of removed layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +65,7 @@ pub struct Prune {
     heldout: Option<String>,
     choices: Option<String>,
     replace: Replace,
+    export: Option<ExportFormat>,
     racing: bool,
     resamples: usize,
     memory: Option<u64>,
@@ -100,6 +107,7 @@ impl Prune {
             heldout: None,
             choices: None,
             replace: Replace::None,
+            export: None,
             racing: true,
             resamples: BootstrapOptions::RESAMPLES,
             memory: None,
@@ -238,6 +246,14 @@ impl Prune {
         self
     }
 
+    /// Writes the recommended model into the folder `pruned` of the results folder, loads it again and compares its
+    /// logits with the run in memory. Beside it: a configuration of mergekit and a line for llama-quantize.
+    #[must_use]
+    pub fn export(mut self, format: ExportFormat) -> Self {
+        self.export = Some(format);
+        self
+    }
+
     /// Whether searches drop candidates that are clearly worse after some of the texts; they do unless set otherwise.
     #[must_use]
     pub fn racing(mut self, racing: bool) -> Self {
@@ -319,6 +335,9 @@ impl Prune {
         }
         if self.replace == Replace::Linear && self.unit != SkipPart::Layer {
             invalid!("a linear map replaces whole layers only; leave out --replace linear or --unit");
+        }
+        if self.export.is_some() && self.unit != SkipPart::Layer {
+            invalid!("{}; leave out --export or --unit", fathom_surgery::export::ExportError::Sublayers);
         }
         if self.heldout.as_ref() == Some(&self.calibration.id) {
             invalid!(

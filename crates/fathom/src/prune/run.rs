@@ -24,6 +24,7 @@ impl<B: Backend> Job<'_, B> {
             "replace": if p.replace == crate::Replace::Linear { "linear" } else { "none" },
             "calibration": self.calibration.about,
             "heldout": self.heldout.about,
+            "choices": self.questions.map(|q| &q.about),
         });
         run["memory_bytes"] = self.memory.into();
         run["seed"] = p.calibration.seed.into();
@@ -41,5 +42,12 @@ pub(super) fn check_same(earlier: &Value, now: &Value, folder: &Path) -> Result<
         ("another unit", "/prune/unit"),
         ("another kind of search (--no-racing)", "/prune/racing"),
     ];
-    refuse_differences(earlier, now, &compared, Vec::new(), folder)
+    // Questions may be added to a run that had none.
+    let questions = |run: &Value| run.pointer("/prune/choices").filter(|q| !q.is_null()).cloned();
+    let others = match (questions(earlier), questions(now)) {
+        (Some(before), Some(now)) if before != now => vec!["other questions (--choices)".to_owned()],
+        (Some(_), None) => vec!["questions (--choices)".to_owned()],
+        _ => Vec::new(),
+    };
+    refuse_differences(earlier, now, &compared, others, folder)
 }

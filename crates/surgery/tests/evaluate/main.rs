@@ -74,7 +74,7 @@ fn log_softmax(logits: &[f32]) -> Vec<f64> {
 fn expected(model: &Model, text: &Text, removal: &Removal) -> Score {
     let vocab = model.config().vocab;
     let of = |removal: &Removal| -> Vec<Vec<f64>> {
-        logits(model, &text.tokens, removal).chunks(vocab).map(log_softmax).collect()
+        logits(model, &text.tokens[..text.scored.end - 1], removal).chunks(vocab).map(log_softmax).collect()
     };
     let (pruned, full) = (of(removal), of(&Removal::nothing(removal.unit())));
     let top = |row: &[f64]| (0..vocab).max_by(|a, b| row[*a].total_cmp(&row[*b]));

@@ -1,0 +1,87 @@
+//! The model card of an exported model.
+
+use fathom_results::{Candidate, Estimated, Pruning};
+use std::fmt::Write;
+
+/// `README.md` in the form of the Hugging Face hub.
+pub(super) fn write(results: &Pruning, chosen: &Candidate, command: &[String], layers: usize) -> String {
+    let (full, left) = (&results.full, &chosen.measured);
+    let ranges: Vec<String> = chosen.removed.iter().map(|[a, b]| format!("{a}..{b}")).collect();
+    let kept = layers - chosen.count();
+    let base = serde_json::Value::from(results.model.id.as_str());
+    let mut card = format!(
+        "---\nbase_model: {base}\ntags:\n- pruned\n- fathom\n---\n\n# {} without {} of {layers} layers\n\n\
+         Layers {} (half-open ranges, counted from 0) were removed; {kept} of {layers} remain. No weight was trained.\n",
+        one_line(&results.model.id),
+        chosen.count(),
+        ranges.join(", "),
+    );
+    if let Some(map) = chosen.replaced {
+        let _ = write!(
+            card,
+            "\nA linear map (ReplaceMe, arXiv 2505.02819) that stands in for the removed block was merged into the down \
+             projection of layer {}. It leaves {:.1} % of what the block adds unexplained (without it {:.1} %).\n",
+            map.layer,
+            100.0 * map.error,
+            100.0 * map.error_without
+        );
+    }
+    let _ = write!(
+        card,
+        "\n## What it costs\n\nChosen by `{}` on {} ({} texts), measured on {} ({} texts, {} tokens) that were not used to \
+         choose. Intervals are 95 % bootstrap intervals over texts.\n\n\
+         | | whole model | this model |\n|---|---:|---:|\n\
+         | loss, nats per token | {} | {} |\n| rise in loss | | {} |\n| perplexity | {:.3} | {:.3} |\n\
+         | KL(whole, this), nats per token | | {:.4} |\n| same most likely token | | {:.1} % |\n\
+         | parameters | {} | {} |\n| multiply-adds per token | {} | {} |\n",
+        chosen.method.name(),
+        one_line(&results.calibration.id),
+        results.calibration.texts,
+        one_line(&results.heldout.id),
+        results.heldout.texts,
+        results.heldout.tokens,
+        shown(&full.nll),
+        shown(&left.nll),
+        shown(&chosen.nll_increase),
+        full.perplexity,
+        left.perplexity,
+        chosen.kl,
+        100.0 * chosen.top1_agreement,
+        full.parameters,
+        left.parameters,
+        full.macs_per_token,
+        left.macs_per_token,
+    );
+    if let (Some(before), Some(after)) = (&full.accuracy, &left.accuracy) {
+        let set = results.choices.as_ref().map_or("multiple choice", |c| c.id.as_str());
+        let _ = writeln!(
+            card,
+            "| acc_norm on {} | {} | {} |",
+            one_line(set),
+            shown(&before.acc_norm),
+            shown(&after.acc_norm)
+        );
+    }
+    let command: Vec<String> = command.iter().map(|word| one_line(word)).collect();
+    let _ = write!(
+        card,
+        "\n## How it was made\n\nfathom {}, SHA-256 of the texts {} (calibration) and {} (held out):\n\n```\n{}\n```\n",
+        env!("CARGO_PKG_VERSION"),
+        results.calibration.sha256,
+        results.heldout.sha256,
+        command.join(" "),
+    );
+    card
+}
+
+fn shown(e: &Estimated) -> String {
+    match e.interval {
+        Some([low, high]) => format!("{:.4} ({low:.4} to {high:.4})", e.value),
+        None => format!("{:.4}", e.value),
+    }
+}
+
+/// Text from outside, which must not begin lines of its own or end a block of code.
+fn one_line(text: &str) -> String {
+    text.replace(['\n', '\r', '`', '|'], " ")
+}

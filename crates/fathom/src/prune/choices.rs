@@ -1,0 +1,114 @@
+//! Multiple-choice questions: the log-likelihood of every choice by every candidate.
+
+use super::candidates::Candidates;
+use super::execute::Job;
+use super::known::Known;
+use crate::choices::{ChoiceJob, ChoiceTokens};
+use crate::observer::counted;
+use crate::{Observer, Prune, Result, Unit, read_choices};
+use fathom_model::Backend;
+use fathom_model::source::Loaded;
+use fathom_results::{PruneLine, TextSet, VariantChoices, Work};
+use fathom_surgery::{EvaluateOptions, Reading, Removal, Text, Variant, evaluate, group_sizes};
+
+/// Questions as tokens.
+pub(super) struct Questions {
+    pub(super) about: TextSet,
+    pub(super) rows: Vec<ChoiceTokens>,
+}
+
+impl Questions {
+    /// The questions that were asked for.
+    pub(super) fn read<B: Backend>(
+        p: &Prune,
+        loaded: &Loaded<B>,
+        observer: &dyn Observer,
+    ) -> Result<Option<Self>> {
+        let Some(id) = &p.choices else { return Ok(None) };
+        let set = read_choices(id, p.calibration.limit, observer)?;
+        let job = ChoiceJob::new(&set, &loaded.tokenizer, loaded.model.config(), observer)?;
+        let tokens = job.rows.iter().flat_map(|row| &row.choices).map(|c| c.continuation.len() as u64).sum();
+        let about = TextSet { id: set.id, texts: job.rows.len(), tokens, sha256: set.sha256 };
+        Ok(Some(Self { about, rows: job.rows }))
+    }
+}
+
+/// A question's choices behind its context.
+fn texts(row: &ChoiceTokens) -> impl Iterator<Item = Text> {
+    row.choices.iter().map(|c| Text { tokens: c.tokens.clone(), scored: c.continuation.clone() })
+}
+
+impl<B: Backend> Job<'_, B> {
+    /// Measures what is not known yet, question by question. False when cancelled.
+    pub(super) fn answer(&self, candidates: &Candidates<B>, known: &mut Known<'_>) -> Result<bool> {
+        let Some(questions) = self.questions else { return Ok(true) };
+        let mut variants = candidates.variants();
+        let whole = Removal::nothing(self.p.unit);
+        variants.push((String::new(), Variant::without(&whole)));
+        let missing = |known: &Known<'_>, id: &str| -> Vec<usize> {
+            let there = known.questions.get(id);
+            let lacks = |name: &str| there.is_none_or(|all| all.iter().all(|v| v.variant != name));
+            (0..variants.len()).filter(|v| lacks(&variants[*v].0)).collect()
+        };
+        let open: Vec<(&ChoiceTokens, Vec<usize>)> = questions
+            .rows
+            .iter()
+            .map(|row| (row, missing(known, &row.id)))
+            .filter(|(_, missing)| !missing.is_empty())
+            .collect();
+        let running = counted(self.observer, "answering", Unit::Items("questions"), open.len() as u64);
+        for family in open.chunk_by(|a, b| a.1 == b.1) {
+            let names: Vec<&str> = family[0].1.iter().map(|v| variants[*v].0.as_str()).collect();
+            let lacking: Vec<Variant<'_, B>> = family[0].1.iter().map(|v| variants[*v].1).collect();
+            // A question is not divided, so its size is that of all its choices.
+            let sizes: Vec<Text> = family.iter().map(|(row, _)| joined(row)).collect();
+            let mut rest = family;
+            for size in group_sizes(self.model(), &sizes, lacking.len(), self.memory) {
+                if self.observer.is_cancelled() {
+                    return Ok(false);
+                }
+                let (group, later) = rest.split_at(size);
+                rest = later;
+                let rows: Vec<&ChoiceTokens> = group.iter().map(|(row, _)| *row).collect();
+                for line in self.question_lines(&rows, &names, &lacking)? {
+                    known.keep(line)?;
+                }
+                running.advance(size as u64);
+            }
+        }
+        Ok(true)
+    }
+
+    fn question_lines(
+        &self,
+        rows: &[&ChoiceTokens],
+        names: &[&str],
+        variants: &[Variant<'_, B>],
+    ) -> Result<Vec<PruneLine>> {
+        let all: Vec<Text> = rows.iter().flat_map(|row| texts(row)).collect();
+        let options = EvaluateOptions { memory: self.memory, on_progress: &|_| () };
+        let done = evaluate(self.model(), &all, variants, Reading::Loss, &options)?;
+        let mut first = 0;
+        let line = |(i, row): (usize, &&ChoiceTokens)| {
+            let own = first..first + row.choices.len();
+            first = own.end;
+            let of = |(name, scores): (&&str, &Vec<fathom_surgery::Score>)| VariantChoices {
+                variant: (*name).to_owned(),
+                log_likelihoods: scores[own.clone()].iter().map(|s| -s.nll).collect(),
+            };
+            PruneLine::Question {
+                id: row.id.clone(),
+                label: row.label,
+                variants: names.iter().zip(&done.scores).map(of).collect(),
+                // The work of a group is that of its first question.
+                work: if i == 0 { done.work } else { Work::default() },
+            }
+        };
+        Ok(rows.iter().enumerate().map(line).collect())
+    }
+}
+
+/// A text as long as all choices of a question.
+fn joined(row: &ChoiceTokens) -> Text {
+    Text { tokens: row.choices.iter().flat_map(|c| c.tokens.iter().copied()).collect(), scored: 0..0 }
+}
