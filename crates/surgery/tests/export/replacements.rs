@@ -24,9 +24,7 @@ fn replacement(source: &Checkpoint, layer: usize) -> Replacement {
     }
 }
 
-/// The logits of a model by a naive forward pass of the layer's MLP: `m = g W'` with the gated activations that the
-/// stored weights give, recovered from an export in which the projection is the new one, is what `check` would repeat;
-/// so the reference is a copy of the source whose tensor was changed by hand.
+/// A copy of a folder whose projection was changed by hand: the reference, which no code of the export has touched.
 fn reference(source: &Path, place: &Place, r: &Replacement) -> std::path::PathBuf {
     use safetensors::{Dtype, SafeTensors, tensor::TensorView};
     let copy = place.path().join("reference");
