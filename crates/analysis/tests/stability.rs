@@ -141,3 +141,35 @@ fn json_round_trips_and_does_not_depend_on_threads() {
     let again: Uncertainty = serde_json::from_str(&text).unwrap();
     assert!(again == one);
 }
+
+/// The loss of the output is the mean over tokens that follow another one, and its interval the bootstrap over prompts.
+#[test]
+fn the_loss_of_the_output_has_its_interval() {
+    let prompt = |id: &str, tokens: usize, loss: f64| {
+        let mut sample = common::seen(id, tokens, &[1.0; 3], &[0.5; 3]);
+        sample.lens.as_mut().unwrap().nll = if tokens > 1 { vec![9.0, loss] } else { Vec::new() };
+        sample
+    };
+    // Two prompts of 2 and 4 predictions; one of a single token predicts nothing.
+    let samples = [prompt("a", 3, 4.0), prompt("b", 5, 1.0), prompt("c", 1, 0.0)];
+    let of = |samples: &[_]| PromptCurves::of(samples, 3).unwrap();
+    let found = uncertainty(&of(&samples), &options()).nll.unwrap();
+    assert_relative_eq!(found.value, (2.0 * 4.0 + 4.0 * 1.0) / 6.0);
+    let options = options();
+    let expected = fathom_depth::bootstrap(3, options.resamples, options.seed, |weights| {
+        let [a, b, _] = *weights else { unreachable!() };
+        let tokens = f64::from(2 * a + 4 * b);
+        (tokens > 0.0).then(|| f64::from(8 * a + 4 * b) / tokens)
+    });
+    let expected = expected.unwrap();
+    let interval = found.interval.unwrap();
+    assert_relative_eq!(interval[0], expected.lo);
+    assert_relative_eq!(interval[1], expected.hi);
+    // One prompt has a loss without an interval.
+    let one = uncertainty(&of(&samples[..1]), &options).nll.unwrap();
+    assert_eq!((one.value, one.interval), (4.0, None));
+    // Samples without a loss, as older versions wrote them, leave none rather than that of the others.
+    let mut older = samples.clone();
+    older[1].lens.as_mut().unwrap().nll.clear();
+    assert_eq!(uncertainty(&of(&older), &options).nll, None);
+}

@@ -243,10 +243,10 @@ mod tests {
     #[test]
     fn the_page_holds_every_figure_and_its_numbers() {
         let page = render(&fixture::results(), &fixture::run()).unwrap();
-        // The gauge and 24 figures.
-        assert_eq!(page.matches("<svg").count(), 25);
+        // The gauge and 25 figures.
+        assert_eq!(page.matches("<svg").count(), 26);
         // One for each, the erasures not drawn, and run.json.
-        assert_eq!(page.matches("<details").count(), 27);
+        assert_eq!(page.matches("<details").count(), 28);
     }
 
     #[test]

@@ -196,6 +196,21 @@ mod tests {
         assert_eq!(value["probes"], serde_json::json!({}));
     }
 
+    /// Results from before the lens had a loss.
+    #[test]
+    fn results_without_a_loss_are_read() {
+        let mut value = serde_json::to_value(fixture::results()).unwrap();
+        assert!(value["probes"]["lens"].as_object_mut().unwrap().remove("nll").is_some());
+        assert!(value["uncertainty"].as_object_mut().unwrap().remove("nll").is_some());
+        let back: Results = serde_json::from_value(value.clone()).unwrap();
+        back.validate().unwrap();
+        assert!(back.probes.lens.as_ref().unwrap().nll.is_empty());
+        assert_eq!(serde_json::to_value(back).unwrap(), value);
+        let mut wrong = fixture::results();
+        wrong.probes.lens.as_mut().unwrap().nll.pop();
+        assert!(wrong.validate().unwrap_err().to_string().contains("probes.lens.nll has 30 values"));
+    }
+
     #[test]
     fn numbers_json_cannot_hold_come_back_as_nan() {
         let mut results = fixture::results();
