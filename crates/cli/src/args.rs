@@ -275,7 +275,7 @@ pub(crate) struct Prune {
     /// label, or with the fields of HellaSwag, ARC or MMLU
     #[arg(long, value_name = "ID|FILE")]
     pub(crate) choices: Option<String>,
-    /// Use only the first N texts of each set, and the first N questions
+    /// Use only the first N texts of each set, and the first N questions [default: all, but 256 of prose]
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
     /// Split of a published data set

@@ -4,7 +4,7 @@ use crate::args::Report;
 use crate::observer::Terminal;
 use crate::{output, study};
 use anyhow::Result;
-use fathom::{Study, table};
+use fathom::{Study, prune_summary, table};
 
 pub(crate) fn run(args: &Report) -> Result<()> {
     let terminal = Terminal::default();
@@ -13,8 +13,11 @@ pub(crate) fn run(args: &Report) -> Result<()> {
             study::show(&Study::report(folder, &terminal)?, false)?;
             continue;
         }
-        let results = fathom::report(folder)?;
-        output::print(&table::summary(&results, output::style()))?;
+        if fathom::is_pruning(folder) {
+            output::print(&prune_summary(&fathom::prune_report(folder)?, output::style()))?;
+        } else {
+            output::print(&table::summary(&fathom::report(folder)?, output::style()))?;
+        }
         output::note(&format!("report: {}", folder.join("report.html").display()));
     }
     Ok(())

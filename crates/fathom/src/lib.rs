@@ -84,7 +84,7 @@ pub use prompts::{PromptSpec, read_choices, read_prompts};
 pub use prune::{
     ExportFormat, Prune, PruneEstimate, Pruned, Replace, StageEstimate, VerifiedExport, verify_export,
 };
-pub use report::report;
+pub use report::{is_pruning, prune_report, report};
 pub use study::{Study, StudyOutcome};
 pub use verify::{CurveShift, DepthShift, GoldenRow, Limit, PrecisionReport, Verification};
 

@@ -1,7 +1,7 @@
 //! Reports of finished runs.
 
 use crate::Result;
-use fathom_results::{Folder, Results};
+use fathom_results::{Folder, Pruning, Results, folder};
 use std::path::Path;
 
 /// Draws the figures and the page of a results folder again, and returns its results.
@@ -14,4 +14,21 @@ pub fn report(folder: &Path) -> Result<Results> {
     let run = folder.run()?.unwrap_or_default();
     fathom_report::write_report(&folder, &results, &run)?;
     Ok(results)
+}
+
+/// Whether a folder holds the results of a finished pruning.
+pub fn is_pruning(path: &Path) -> bool {
+    path.join(folder::PRUNE).is_file()
+}
+
+/// Draws the figures and the page of a pruning again, and returns its results.
+///
+/// # Errors
+/// As [`report`].
+pub fn prune_report(path: &Path) -> Result<Pruning> {
+    let folder = Folder::open(path)?;
+    let pruning = Pruning::read(&path.join(folder::PRUNE))?;
+    let run = folder.run()?.unwrap_or_default();
+    fathom_report::prune::write_report(&folder, &pruning, &run)?;
+    Ok(pruning)
 }

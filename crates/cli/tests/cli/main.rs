@@ -11,6 +11,7 @@ mod hub;
 mod interrupt;
 mod lists;
 mod measure;
+mod prune;
 mod resume;
 mod snapshots;
 mod study;

@@ -45,7 +45,7 @@ impl PruneEstimate {
 }
 
 pub(super) fn estimate(p: &Prune, observer: &dyn Observer) -> Result<PruneEstimate> {
-    let data = OpenSet::open(&p.calibration, observer)?;
+    let data = OpenSet::open(&p.texts(), observer)?;
     p.model.device.run(observer, Estimating { p, data, observer })
 }
 

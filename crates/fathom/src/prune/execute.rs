@@ -23,7 +23,7 @@ use std::time::Instant;
 /// Chooses, measures, and writes everything to the results folder.
 pub(super) fn prune(p: &Prune, observer: &dyn Observer) -> Result<Pruned> {
     let started = Instant::now();
-    let data = OpenSet::open(&p.calibration, observer)?;
+    let data = OpenSet::open(&p.texts(), observer)?;
     let (located, checkpoint) = p.model.open(observer)?;
     let out = p.out.clone().unwrap_or_else(|| default_folder(&located, data.rest.id()));
     // Fail before the weights are loaded if the folder cannot be written.

@@ -90,6 +90,9 @@ impl Prune {
     /// The set of texts, unless set otherwise.
     pub const DATA: &str = "prose";
 
+    /// Texts of the built-in set that are used, unless a limit is set.
+    pub const TEXTS: usize = 256;
+
     /// The rise in loss that a recommendation may cost, in nats per token, unless set otherwise.
     pub const MAX_LOSS: f64 = 0.1;
 
@@ -197,7 +200,8 @@ impl Prune {
         self
     }
 
-    /// Takes only the first `limit` texts of each set, and questions.
+    /// Takes only the first `limit` texts of each set, and questions. All unless set otherwise, but
+    /// [`TEXTS`](Self::TEXTS) of the built-in set.
     #[must_use]
     pub fn limit(mut self, limit: usize) -> Self {
         self.calibration.limit = Some(limit);
@@ -320,6 +324,13 @@ impl Prune {
     pub fn estimate(&self, observer: &dyn Observer) -> Result<PruneEstimate> {
         self.check()?;
         threads::run(self.threads, || estimate::estimate(self, observer))
+    }
+
+    /// The texts of [`data`](Self::data).
+    fn texts(&self) -> PromptSpec {
+        let is_built_in = self.calibration.id == Self::DATA;
+        let limit = self.calibration.limit.or(is_built_in.then_some(Self::TEXTS));
+        PromptSpec { limit, ..self.calibration.clone() }
     }
 
     /// Refuses options that no model allows.

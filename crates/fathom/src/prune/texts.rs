@@ -49,11 +49,12 @@ pub(super) fn read_both<B: Backend>(
     loaded: &Loaded<B>,
     observer: &dyn Observer,
 ) -> Result<[Texts; 2]> {
-    let (set, prompts) = tokens_of(p, data, loaded, observer)?;
+    let (set, prompts) = tokens_of(p, data, p.texts().limit, loaded, observer)?;
     let both = match &p.heldout {
         Some(id) => {
             let spec = crate::PromptSpec { id: id.clone(), split: None, ..p.calibration.clone() };
-            let (heldout_set, heldout) = tokens_of(p, OpenSet::open(&spec, observer)?, loaded, observer)?;
+            let (heldout_set, heldout) =
+                tokens_of(p, OpenSet::open(&spec, observer)?, spec.limit, loaded, observer)?;
             let both = [
                 Texts::new(&set, set.id.clone(), prompts),
                 Texts::new(&heldout_set, heldout_set.id.clone(), heldout),
@@ -102,6 +103,7 @@ fn draw(prompt: &TokenizedPrompt) -> [u8; 32] {
 fn tokens_of<B: Backend>(
     p: &Prune,
     data: OpenSet,
+    limit: Option<usize>,
     loaded: &Loaded<B>,
     observer: &dyn Observer,
 ) -> Result<(PromptSet, Vec<TokenizedPrompt>)> {
@@ -109,7 +111,7 @@ fn tokens_of<B: Backend>(
     let config = loaded.model.config();
     let tokenizer = PromptTokenizer::new(&loaded.tokenizer, config, data.rest.source(), random, 0)?
         .leaving_out(data.max_tokens);
-    let (set, mut prompts, _) = read(data, tokenizer, p.calibration.limit, observer)?;
+    let (set, mut prompts, _) = read(data, tokenizer, limit, observer)?;
     let all = prompts.len();
     prompts.retain(|p| p.tokens.len() > 1);
     if prompts.len() < all {
