@@ -40,18 +40,21 @@ impl<B: Backend> Candidates<B> {
         }
     }
 
-    /// The different variants by name, without the whole model.
-    pub(super) fn variants(&self) -> Vec<(String, Variant<'_, B>)> {
-        let mut all: Vec<(String, Variant<'_, B>)> = Vec::new();
+    /// The names of the different variants, and how they run; the whole model last.
+    pub(super) fn variants<'a>(&'a self, whole: &'a Removal) -> (Vec<String>, Vec<Variant<'a, B>>) {
+        let (mut names, mut variants) = (Vec::new(), Vec::new());
         for chosen in &self.chosen {
             let name = Self::name(chosen);
-            if all.iter().all(|(other, _)| *other != name) {
+            if !names.contains(&name) {
                 let down = chosen.replacement.map(|i| &self.replacements[i]);
                 let down = down.map(|r| (r.about.layer, &r.packed));
-                all.push((name, Variant { removal: &chosen.removal, down }));
+                names.push(name);
+                variants.push(Variant { removal: &chosen.removal, down });
             }
         }
-        all
+        names.push(String::new());
+        variants.push(Variant::without(whole));
+        (names, variants)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::candidates::Candidates;
 use super::execute::Job;
-use super::known::Known;
+use super::known::{Known, missing};
 use crate::choices::{ChoiceJob, ChoiceTokens};
 use crate::observer::counted;
 use crate::{Observer, Prune, Result, Unit, read_choices};
@@ -42,24 +42,18 @@ impl<B: Backend> Job<'_, B> {
     /// Measures what is not known yet, question by question. False when cancelled.
     pub(super) fn answer(&self, candidates: &Candidates<B>, known: &mut Known<'_>) -> Result<bool> {
         let Some(questions) = self.questions else { return Ok(true) };
-        let mut variants = candidates.variants();
         let whole = Removal::nothing(self.p.unit);
-        variants.push((String::new(), Variant::without(&whole)));
-        let missing = |known: &Known<'_>, id: &str| -> Vec<usize> {
-            let there = known.questions.get(id);
-            let lacks = |name: &str| there.is_none_or(|all| all.iter().all(|v| v.variant != name));
-            (0..variants.len()).filter(|v| lacks(&variants[*v].0)).collect()
-        };
+        let (names, variants) = candidates.variants(&whole);
         let open: Vec<(&ChoiceTokens, Vec<usize>)> = questions
             .rows
             .iter()
-            .map(|row| (row, missing(known, &row.id)))
+            .map(|row| (row, missing(&known.questions, &row.id, &names)))
             .filter(|(_, missing)| !missing.is_empty())
             .collect();
         let running = counted(self.observer, "answering", Unit::Items("questions"), open.len() as u64);
         for family in open.chunk_by(|a, b| a.1 == b.1) {
-            let names: Vec<&str> = family[0].1.iter().map(|v| variants[*v].0.as_str()).collect();
-            let lacking: Vec<Variant<'_, B>> = family[0].1.iter().map(|v| variants[*v].1).collect();
+            let lacking_names: Vec<&str> = family[0].1.iter().map(|v| names[*v].as_str()).collect();
+            let lacking: Vec<Variant<'_, B>> = family[0].1.iter().map(|v| variants[*v]).collect();
             // A question is not divided, so its size is that of all its choices.
             let sizes: Vec<Text> = family.iter().map(|(row, _)| joined(row)).collect();
             let mut rest = family;
@@ -70,7 +64,7 @@ impl<B: Backend> Job<'_, B> {
                 let (group, later) = rest.split_at(size);
                 rest = later;
                 let rows: Vec<&ChoiceTokens> = group.iter().map(|(row, _)| *row).collect();
-                for line in self.question_lines(&rows, &names, &lacking)? {
+                for line in self.question_lines(&rows, &lacking_names, &lacking)? {
                     known.keep(line)?;
                 }
                 running.advance(size as u64);

@@ -80,3 +80,32 @@ impl<'a> Known<'a> {
         self.searches.iter().find(|step| step.method == method && removed(step) == count)
     }
 }
+
+/// A score of one variant.
+pub(super) trait OfVariant {
+    /// The variant's name.
+    fn variant(&self) -> &str;
+}
+
+impl OfVariant for VariantScore {
+    fn variant(&self) -> &str {
+        &self.variant
+    }
+}
+
+impl OfVariant for VariantChoices {
+    fn variant(&self) -> &str {
+        &self.variant
+    }
+}
+
+/// The variants whose score on a text or question is not known.
+pub(super) fn missing<T: OfVariant>(
+    known: &HashMap<String, Vec<T>>,
+    id: &str,
+    names: &[String],
+) -> Vec<usize> {
+    let there = known.get(id);
+    let lacks = |name: &String| there.is_none_or(|all| all.iter().all(|one| one.variant() != name));
+    (0..names.len()).filter(|v| lacks(&names[*v])).collect()
+}
