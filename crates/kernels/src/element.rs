@@ -54,6 +54,16 @@ pub(crate) fn bf16_bits(float: f32) -> u32 {
 }
 
 multiversion! {
+    /// Rounds to floats that are bfloat16, ties to even; `to` may be longer.
+    pub(crate) fn round_to_bf16_values(from: &[f32], to: &mut [f32]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            let bits = if from.is_nan() { from.to_bits() & !0xffff | 0x40_0000 } else { bf16_bits(*from) << 16 };
+            *to = f32::from_bits(bits);
+        }
+    }
+}
+
+multiversion! {
     /// Rounds to bfloat16, ties to even.
     fn round_to_bf16(from: &[f32], to: &mut [bf16]) {
         for (to, from) in to.iter_mut().zip(from) {

@@ -1,129 +1,170 @@
-//! The backward product, over transposed panels.
+//! The backward product in floats, over panels as they are stored.
 
 use super::{Linear, LinearJob, split_panels};
 use crate::Isa;
-use crate::element::Element;
-use crate::memory::{SharedPtr, view};
-use crate::panel::{self, Blocking, WIDTH};
-use crate::tile::{Kernel, Multiply, Prefetch, Tile, prefetch};
-use crate::transposed::TransposedPanel;
+use crate::memory::{Lines, SharedPtr};
+use crate::panel::WIDTH;
+use crate::tile::{self, COLUMNS, DotTile, PanelPrefetch, row_tiles};
 use rayon::prelude::*;
 use std::cell::Cell;
 use std::ops::Range;
 
+/// Panels of a chain of sums. With a block of columns they fill half of an L1 cache.
+const PANELS: usize = 16;
+
+/// Columns that are decoded together and stay in L1 while the rows pass.
+const BLOCK: usize = 2 * COLUMNS;
+
+/// Maximum number of rows of a job: their part of a chain fits into L2.
+const MAX_ROWS: usize = 256;
+
+/// Maximum number of columns of a job, in units of [`WIDTH`].
+const WIDTHS_PER_JOB: usize = 4;
+
 thread_local! {
-    /// The transposed panels of a job, reused between calls.
-    static TRANSPOSED: Cell<Vec<TransposedPanel>> = const { Cell::new(Vec::new()) };
+    /// The decoded columns of a job, reused between calls.
+    static DECODED: Cell<Lines> = const { Cell::new(Lines::new()) };
+}
+
+/// The gradient of the output.
+#[derive(Clone, Copy)]
+struct Gradient<'a> {
+    dy: &'a [f32],
+    /// Elements from one row to the next.
+    stride: usize,
+}
+
+/// A block of columns of the panels of a chain.
+#[derive(Clone)]
+struct Part {
+    panels: Range<usize>,
+    columns: Range<usize>,
 }
 
 impl Linear {
-    pub(super) fn multiply_backward<E: Multiply>(
-        &self,
-        isa: Isa,
-        dy: &[E],
-        dy_stride: usize,
-        m: usize,
-        dx: &mut [f32],
-    ) {
+    /// Multiplies rows in groups, so that their part of a chain stays in L2 while the columns of a job
+    /// pass.
+    pub(super) fn multiply_backward(&self, isa: Isa, dy: &[f32], dy_stride: usize, m: usize, dx: &mut [f32]) {
         let out = SharedPtr(dx.as_mut_ptr());
-        let blocks = self.k.div_ceil(WIDTH);
-        let blocking = Blocking::of::<E>(isa);
-        let groups = m.div_ceil(blocking.rows_per_backward_job);
-        let shares = split_panels(blocks, m * self.n, blocking.panels_per_job);
+        let widths = self.k.div_ceil(WIDTH);
+        let groups = m.div_ceil(MAX_ROWS);
+        let shares = split_panels(widths, m * self.n, WIDTHS_PER_JOB);
         let run = |job: usize| {
             let (share, group) = (job / groups, job % groups);
             let job = LinearJob {
-                panels: share * blocks / shares..(share + 1) * blocks / shares,
+                panels: share * widths / shares..(share + 1) * widths / shares,
                 rows: group * m / groups..(group + 1) * m / groups,
             };
-            let mut transposed = TRANSPOSED.take();
-            transposed.resize_with(job.panels.len().max(transposed.len()), TransposedPanel::default);
-            // SAFETY: dx holds m rows of k elements; this job alone writes these rows in the columns of
-            // its blocks.
-            unsafe { self.run_backward_job(isa, dy, dy_stride, &job, &mut transposed, out) };
-            TRANSPOSED.set(transposed);
+            let mut decoded = DECODED.take();
+            decoded.resize(BLOCK / COLUMNS * tile::decoded_words(PANELS));
+            // SAFETY: dx holds m rows of k elements; this job alone writes these rows in its columns.
+            unsafe {
+                self.run_backward_job(isa, Gradient { dy, stride: dy_stride }, &job, &mut decoded, out)
+            };
+            DECODED.set(decoded);
         };
-        (0..shares * groups).into_par_iter().with_max_len(1).for_each(run);
+        match shares * groups {
+            0 => {}
+            1 => run(0),
+            jobs => (0..jobs).into_par_iter().with_max_len(1).for_each(run),
+        }
     }
 
-    /// The panels of a job are blocks of [`WIDTH`] inputs here. They are transposed some outputs at a
-    /// time, and serve all rows of the job.
+    /// The panels of a job are units of [`WIDTH`] columns here. All of them share the part of dy that a
+    /// chain reads.
     ///
     /// # Safety
-    /// `out` must hold the job's rows of `k` elements, in whose columns of the job's blocks no other
-    /// thread writes; `isa` must be available.
-    unsafe fn run_backward_job<E: Multiply>(
+    /// `out` must hold the job's rows of `k` elements, in whose columns of the job no other thread
+    /// writes; `isa` must be available.
+    unsafe fn run_backward_job(
         &self,
         isa: Isa,
-        dy: &[E],
-        dy_stride: usize,
+        gradient: Gradient<'_>,
         job: &LinearJob,
-        transposed: &mut [TransposedPanel],
+        decoded: &mut [u32],
         out: SharedPtr,
     ) {
-        let (n, k) = (self.n, self.k);
-        let most = Blocking::of::<E>(isa).backward_steps * E::GROUP;
-        let kernel = Kernel::new(isa, job.rows.len());
-        let columns = |block: usize| block * WIDTH..((block + 1) * WIDTH).min(k);
-        let outputs = |start: usize| start..(start + most).min(n);
-        for start in (0..n).step_by(most) {
-            for (block, panel) in job.panels.clone().zip(&mut *transposed) {
-                let decode_in_tile = kernel.decodes_in_tile();
-                panel.prepare::<E>(isa, decode_in_tile, &self.weights, columns(block), outputs(start));
-            }
-            // While the rows pass, the weights transposed next are prefetched, a part with each tile.
-            let next = outputs(outputs(start).end);
-            let tiles = kernel.row_tiles();
-            let count = tiles.len();
-            let parts = count * job.panels.len();
-            for (i, rows) in tiles.enumerate() {
-                let row = job.rows.start + rows.start;
-                for (b, (block, panel)) in job.panels.clone().zip(&mut *transposed).enumerate() {
-                    self.prefetch_part::<E>(&job.panels, next.clone(), i * job.panels.len() + b, parts);
-                    let columns = columns(block);
-                    let (source, panel) = panel.parts();
-                    let tile = |panel| Tile {
-                        x: &dy[row * dy_stride + start..],
-                        x_stride: dy_stride,
-                        panel: view(panel),
-                        steps: panel::k_steps::<E>(outputs(start).len()),
-                        y: out.at(row * k + columns.start),
-                        y_stride: k,
-                        rows: rows.len(),
-                        cols: columns.len(),
-                        bias: None,
-                        accumulate: start > 0,
-                        prefetch: Prefetch::none(dy),
-                    };
-                    // SAFETY: the tile lies in the rows and columns of this job.
-                    unsafe {
-                        match source {
-                            Some(source) if i == 0 => {
-                                tile(&[]).run_transposed(&kernel, source, panel, count > 1);
-                            }
-                            _ => tile(panel).run(&kernel),
+        let all = self.n.div_ceil(WIDTH);
+        let columns = job.panels.start * WIDTH..(job.panels.end * WIDTH).min(self.k);
+        let part = |panel: usize, column: usize| Part {
+            panels: panel..(panel + PANELS).min(all),
+            columns: column..(column + BLOCK).min(columns.end),
+        };
+        let chains = (0..all).step_by(PANELS);
+        let mut parts = chains
+            .flat_map(|panel| columns.clone().step_by(BLOCK).map(move |column| (panel, column)))
+            .map(|(panel, column)| part(panel, column))
+            .peekable();
+        while let Some(part) = parts.next() {
+            // SAFETY: the part lies in the rows and columns of this job.
+            unsafe { self.run_backward_part(isa, gradient, &job.rows, &part, parts.peek(), decoded, out) };
+        }
+    }
+
+    /// Multiplies the rows of a job by one part of the weights. Meanwhile `next` is prefetched, a part
+    /// with each tile.
+    ///
+    /// # Safety
+    /// As [`Self::run_backward_job`].
+    #[expect(clippy::too_many_arguments, reason = "one call per part; a struct would only name them twice")]
+    unsafe fn run_backward_part(
+        &self,
+        isa: Isa,
+        Gradient { dy, stride }: Gradient<'_>,
+        rows: &Range<usize>,
+        Part { panels, columns }: &Part,
+        next: Option<&Part>,
+        decoded: &mut [u32],
+        out: SharedPtr,
+    ) {
+        let tiles = row_tiles(rows.len(), tile::max_dot_rows(isa));
+        let pieces = tiles.len() * columns.len().div_ceil(COLUMNS);
+        let words = tile::decoded_words(panels.len());
+        let mut piece = 0;
+        for (i, tile_rows) in tiles.enumerate() {
+            let row = rows.start + tile_rows.start;
+            for (column, decoded) in columns.clone().step_by(COLUMNS).zip(decoded.chunks_exact_mut(words)) {
+                let first = panels.start * WIDTH;
+                let tile = DotTile {
+                    dy: &dy[row * stride + first..],
+                    dy_stride: stride,
+                    outputs: (panels.end * WIDTH).min(self.n) - first,
+                    rows: tile_rows.len(),
+                    dx: out.at(row * self.k + column),
+                    dx_stride: self.k,
+                    cols: (columns.end - column).min(COLUMNS),
+                    accumulate: panels.start > 0,
+                    prefetch: self.prefetch_piece(next, piece, pieces),
+                };
+                piece += 1;
+                // SAFETY: the tile lies in the rows and columns of the job.
+                unsafe {
+                    match self.weights.columns(panels.clone(), column) {
+                        Some(from) if i == 0 => tile.run_decoding(isa, &from, decoded),
+                        None if i == 0 => {
+                            self.weights.decode_last_columns(panels.clone(), column..columns.end, decoded);
+                            tile.run(isa, decoded);
                         }
+                        _ => tile.run(isa, decoded),
                     }
                 }
             }
         }
     }
 
-    /// Prefetches part `part` of `of` parts of the stored weights of `outputs`, in the columns of
-    /// `panels`.
-    fn prefetch_part<E: Element>(
-        &self,
-        panels: &Range<usize>,
-        outputs: Range<usize>,
-        part: usize,
-        of: usize,
-    ) {
-        let pieces = outputs.len().div_ceil(WIDTH) * panels.len();
-        for piece in part * pieces / of..(part + 1) * pieces / of {
-            let (group, block) = (piece / panels.len(), panels.start + piece % panels.len());
-            let columns = block * WIDTH..((block + 1) * WIDTH).min(self.k);
-            let steps = columns.start / E::GROUP..columns.end.div_ceil(E::GROUP);
-            prefetch(self.weights.stored(outputs.start / WIDTH + group, steps));
+    /// Piece `piece` of `of` pieces of every panel of a part.
+    fn prefetch_piece(&self, part: Option<&Part>, piece: usize, of: usize) -> PanelPrefetch {
+        const LINE: usize = 64;
+        let Some(from) = part.and_then(|p| self.weights.columns(p.panels.clone(), p.columns.start)) else {
+            return PanelPrefetch { from: std::ptr::null(), stride: 0, lines: 0 };
+        };
+        let bytes = from.bytes(BLOCK);
+        let lines = bytes.len().div_ceil(LINE);
+        let (first, end) = (piece * lines / of, (piece + 1) * lines / of);
+        PanelPrefetch {
+            from: from.words.as_ptr().cast::<u8>().wrapping_add(bytes.start + first * LINE),
+            stride: from.stride * size_of::<u32>(),
+            lines: end - first,
         }
     }
 }

@@ -20,11 +20,12 @@ thread_local! {
     static COPIES: Cell<Lines> = const { Cell::new(Lines::new()) };
 }
 
-/// Calls `then` with a copy of rows of `width` floats as elements, padded to whole blocks, and the
-/// stride of its rows in elements.
+/// Calls `then` with a copy of rows of `width` floats, rounded by `round` to elements and padded to whole
+/// blocks, and the stride of its rows in elements.
 pub(super) fn with_padded_copy<E: Element, T>(
     rows: &[f32],
     width: usize,
+    round: impl Fn(&[f32], &mut [E]) + Sync,
     then: impl FnOnce(&[E], usize) -> T,
 ) -> T {
     // An odd number of cache lines: rows a power of two apart would compete for a few cache sets.
@@ -39,7 +40,7 @@ pub(super) fn with_padded_copy<E: Element, T>(
     let pairs = elements.par_chunks_exact_mut(stride).zip(rows.par_chunks_exact(width));
     pairs.with_min_len(least).for_each(|(to, from)| {
         to[width..].fill(E::default());
-        E::round(from, to);
+        round(from, to);
     });
     let result = then(view(&buffer), stride);
     COPIES.set(buffer);

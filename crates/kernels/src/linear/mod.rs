@@ -1,11 +1,13 @@
 //! Linear layers over weights that are packed once.
 
 mod backward;
+mod backward_bf16;
 mod forward;
 mod input;
 #[cfg(test)]
 mod tests;
 
+use crate::element::{Element, round_to_bf16_values};
 use crate::memory::OutOfMemory;
 use crate::panel::{WIDTH, uses_amx};
 use crate::storage::{QuantBlocks, Storage};
@@ -148,10 +150,14 @@ impl Linear {
         match self.dtype {
             Dtype::F32 if avoids_set_conflicts(m, self.k) => self.multiply(isa, x, self.k, m, y),
             Dtype::F32 => {
-                with_padded_copy::<f32, _>(x, self.k, |x, stride| self.multiply(isa, x, stride, m, y))
+                with_padded_copy(x, self.k, <f32 as Element>::round, |x, stride| {
+                    self.multiply(isa, x, stride, m, y);
+                });
             }
             Dtype::Bf16 => {
-                with_padded_copy::<bf16, _>(x, self.k, |x, stride| self.multiply(isa, x, stride, m, y))
+                with_padded_copy(x, self.k, <bf16 as Element>::round, |x, stride| {
+                    self.multiply(isa, x, stride, m, y);
+                });
             }
         }
     }
@@ -181,12 +187,17 @@ impl Linear {
                 self.multiply_backward(isa, dy, self.n, m, dx);
             }
             Dtype::F32 => {
-                with_padded_copy::<f32, _>(dy, self.n, |dy, stride| {
+                with_padded_copy(dy, self.n, <f32 as Element>::round, |dy, stride| {
                     self.multiply_backward(isa, dy, stride, m, dx);
                 });
             }
+            Dtype::Bf16 if isa.has_bf16() => {
+                with_padded_copy(dy, self.n, <bf16 as Element>::round, |dy, stride| {
+                    self.multiply_backward_bf16(isa, dy, stride, m, dx);
+                });
+            }
             Dtype::Bf16 => {
-                with_padded_copy::<bf16, _>(dy, self.n, |dy, stride| {
+                with_padded_copy(dy, self.n, round_to_bf16_values, |dy, stride| {
                     self.multiply_backward(isa, dy, stride, m, dx);
                 });
             }

@@ -135,27 +135,56 @@ impl QuantView<'_> {
     }
 }
 
-/// Weights transposed for the backward pass, in groups of 32 rows of the matrix, but not yet decoded
-/// into a panel. Transposing 16- or 8-bit weights as 32-bit words takes half or a quarter of the work.
+/// Columns of successive groups of rows, as they are stored, for the backward pass.
 #[derive(Clone, Copy)]
-pub(crate) enum TransposedSource<'a> {
-    /// bfloat16: 32 words per pair of rows, one per column.
-    Bf16(&'a [u32]),
-    /// Half precision, in the same layout.
-    F16(&'a [u32]),
-    /// Quantised: scales and offsets of columns 0 to 15, those of columns 16 to 31, then 32 words per
-    /// four rows, one per column.
-    Quantised(&'a [u32]),
+pub(crate) struct StoredColumns<'a> {
+    /// From the first group on: its first column, or for [`ColumnFormat::Quantised`] the block with it.
+    pub(crate) words: &'a [u32],
+    /// Words from one group to the next.
+    pub(crate) stride: usize,
+    pub(crate) format: ColumnFormat,
 }
 
-/// Columns of [`TransposedSource::Quantised`] that share scales and offsets.
-pub(crate) const COLUMNS_PER_SCALE: usize = WIDTH / 2;
+/// The format of [`StoredColumns`]. A column is [`WIDTH`] weights.
+#[derive(Clone, Copy)]
+pub(crate) enum ColumnFormat {
+    Floats,
+    /// Pairs of columns as bfloat16, the first of them even.
+    Pairs,
+    Bf16,
+    F16,
+    /// Scales and offsets, then columns of 8-bit integers.
+    Quantised {
+        /// Bytes in front of the first column.
+        values: usize,
+        /// Whether weights are rounded to bfloat16.
+        round: bool,
+    },
+}
 
-/// Words of scales and offsets in a group of [`TransposedSource::Quantised`].
-pub(crate) const HEADER_WORDS: usize = 4 * WIDTH;
+impl StoredColumns<'_> {
+    /// The bytes of the first `columns` columns in a group, with the scales and offsets in front of them.
+    pub(crate) fn bytes(&self, columns: usize) -> Range<usize> {
+        let weights = checked_area(columns, WIDTH);
+        match self.format {
+            ColumnFormat::Floats => 0..checked_area(weights, size_of::<f32>()),
+            ColumnFormat::Pairs | ColumnFormat::Bf16 | ColumnFormat::F16 => 0..checked_area(weights, 2),
+            ColumnFormat::Quantised { values, .. } if values == QUANT_HEADER => 0..values + weights,
+            ColumnFormat::Quantised { values, .. } => values..values + weights,
+        }
+    }
 
-/// Words of a group of [`TransposedSource::Quantised`].
-pub(crate) const GROUP_WORDS: usize = HEADER_WORDS + WIDTH / size_of::<u32>() * WIDTH;
+    /// # Panics
+    /// When there are fewer than `columns` columns of `groups` groups.
+    pub(crate) fn check(&self, groups: usize, columns: usize) {
+        let words = self.bytes(columns).end.div_ceil(size_of::<u32>());
+        let needed = checked_area(groups - 1, self.stride).checked_add(words);
+        assert!(needed.is_some_and(|needed| needed <= self.words.len()), "columns are missing");
+    }
+}
+
+/// Bytes of scales and offsets in a quantised block.
+pub(super) const QUANT_HEADER: usize = 2 * WIDTH * size_of::<f32>();
 
 multiversion! {
     /// Widens bfloat16 to floats.

@@ -14,10 +14,9 @@ use crate::checked_area;
 use crate::element::Element;
 use crate::memory::{Lines, Memory, view};
 use crate::panel::WIDTH;
+use format::QUANT_HEADER;
 pub use format::QuantBlocks;
-pub(crate) use format::{
-    COLUMNS_PER_SCALE, GROUP_WORDS, HEADER_WORDS, QuantView, StorageFormat, StoredPanel, TransposedSource,
-};
+pub(crate) use format::{ColumnFormat, QuantView, StorageFormat, StoredColumns, StoredPanel};
 use half::f16;
 use std::ops::Range;
 
@@ -35,11 +34,6 @@ impl Storage {
     /// Bytes of the weights.
     pub(crate) fn bytes(&self) -> usize {
         size_of_val(&self.words[..])
-    }
-
-    /// How the weights are stored.
-    pub(crate) fn format(&self) -> StorageFormat {
-        self.format
     }
 
     /// Whether the weights are stored as panels and need no decoding.
@@ -89,6 +83,37 @@ impl Storage {
                 source.decode(buffer);
                 &buffer[..words]
             }
+        }
+    }
+
+    /// Columns from `column` on, a multiple of 4, of some groups; or nothing if fewer than 4 are stored.
+    ///
+    /// # Panics
+    /// When the groups or the column are out of range.
+    pub(crate) fn columns(&self, groups: Range<usize>, column: usize) -> Option<StoredColumns<'_>> {
+        let (start, format) = match self.format {
+            StorageFormat::Panels if self.columns_per_step == 2 => (column / 2 * WIDTH, ColumnFormat::Pairs),
+            StorageFormat::Panels => (column * WIDTH, ColumnFormat::Floats),
+            StorageFormat::Bf16 => (self.format.words(column), ColumnFormat::Bf16),
+            StorageFormat::F16 => (self.format.words(column), ColumnFormat::F16),
+            StorageFormat::Quantised(columns) => {
+                let values = QUANT_HEADER + column % columns * WIDTH;
+                let format = ColumnFormat::Quantised { values, round: self.columns_per_step == 2 };
+                (column / columns * self.format.words(columns), format)
+            }
+        };
+        let words = &self.words[groups.start * self.group_words + start..groups.end * self.group_words];
+        let columns = StoredColumns { words, stride: self.group_words, format };
+        let in_group = (self.group_words - start) * size_of::<u32>();
+        (columns.bytes(4).end <= in_group).then_some(columns)
+    }
+
+    /// Decodes the last columns where [`Self::columns`] finds fewer than 4: 4 columns of floats for each
+    /// group, those beyond the matrix zero.
+    pub(crate) fn decode_last_columns(&self, groups: Range<usize>, columns: Range<usize>, to: &mut [u32]) {
+        for (group, to) in groups.zip(to.chunks_exact_mut(4 * WIDTH)) {
+            self.source(group, columns.clone()).decode(to);
+            to[columns.len() * WIDTH..].fill(0);
         }
     }
 

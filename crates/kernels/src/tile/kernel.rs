@@ -8,7 +8,7 @@ use super::{amx, avx2, avx512, panel_source};
 use crate::element::Element;
 use crate::memory::view;
 use crate::panel::{Blocking, WIDTH, chains, uses_amx};
-use crate::storage::{StoredPanel, TransposedSource};
+use crate::storage::StoredPanel;
 use crate::{Isa, checked_area};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -72,13 +72,18 @@ impl<E: Element> Kernel<E> {
         0
     }
 
-    /// Cuts the rows into tiles of nearly equal height within the kernel's limit: 16 rows are two tiles
-    /// of 8, not 14 and 2. A tile that is one row lower than the highest is followed by another, so that
-    /// the highest number of rows is readable everywhere.
+    /// Cuts the rows into tiles within the kernel's limit. A tile that is one row lower than the highest
+    /// is followed by another, so that the highest number of rows is readable everywhere.
     pub(crate) fn row_tiles(&self) -> impl ExactSizeIterator<Item = Range<usize>> + use<E> {
-        let (m, tiles) = (self.rows, self.rows.div_ceil(self.max_rows()));
-        (0..tiles).map(move |i| (i * m / tiles)..((i + 1) * m / tiles))
+        row_tiles(self.rows, self.max_rows())
     }
+}
+
+/// Cuts `rows` rows into tiles of nearly equal height, at most `most`: 16 rows are two tiles of 8, not 14
+/// and 2.
+pub(crate) fn row_tiles(rows: usize, most: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
+    let tiles = rows.div_ceil(most);
+    (0..tiles).map(move |i| (i * rows / tiles)..((i + 1) * rows / tiles))
 }
 
 /// Calls the kernel instance for the tile's number of rows.
@@ -176,53 +181,6 @@ impl<E: Multiply> Tile<'_, E> {
         source.decode(buffer);
         // SAFETY: the caller's guarantee.
         unsafe { Tile { panel: view(buffer), ..*self }.run(kernel) };
-    }
-
-    /// As [`Self::run_packing`], from transposed weights.
-    ///
-    /// # Safety
-    /// As [`Self::run`].
-    ///
-    /// # Panics
-    /// When `source` has fewer steps than the tile, the buffer is too short, the kernel does not decode
-    /// in tiles, or as [`Self::run`].
-    #[cfg(target_arch = "x86_64")]
-    pub(crate) unsafe fn run_transposed(
-        &self,
-        kernel: &Kernel<E>,
-        source: TransposedSource<'_>,
-        buffer: &mut [u32],
-        reused: bool,
-    ) {
-        use panel_source::{PackBuffer, TransposedPairDecoder, TransposedQuantDecoder};
-        assert!(kernel.decodes_in_tile());
-        let to = PackBuffer { words: buffer, reused };
-        // SAFETY: the caller's guarantee, and the kernel decodes in tiles.
-        unsafe {
-            match source {
-                TransposedSource::Bf16(words) => {
-                    self.run_decoding(kernel, TransposedPairDecoder::<u16>::new(words), to)
-                }
-                TransposedSource::F16(words) => {
-                    self.run_decoding(kernel, TransposedPairDecoder::<half::f16>::new(words), to)
-                }
-                TransposedSource::Quantised(words) => {
-                    self.run_decoding(kernel, TransposedQuantDecoder::new(words), to)
-                }
-            }
-        }
-    }
-
-    /// As above; no kernel decodes in tiles on this architecture.
-    #[cfg(not(target_arch = "x86_64"))]
-    pub(crate) unsafe fn run_transposed(
-        &self,
-        _: &Kernel<E>,
-        _: TransposedSource<'_>,
-        _: &mut [u32],
-        _: bool,
-    ) {
-        unreachable!("no kernel decodes in tiles on this architecture");
     }
 
     /// Runs on a panel that is decoded on the way.
