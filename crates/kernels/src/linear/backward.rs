@@ -1,10 +1,10 @@
 //! The backward product in floats, over panels as they are stored.
 
 use super::{Linear, LinearJob, split_panels};
-use crate::Isa;
-use crate::memory::{Lines, SharedPtr};
+use crate::memory::{Lines, SharedPtr, view, view_mut};
 use crate::panel::WIDTH;
-use crate::tile::{self, COLUMNS, DotTile, PanelPrefetch, row_tiles};
+use crate::tile::{self, COLUMNS, DotTile, LINE, PanelPrefetch, row_tiles};
+use crate::{Isa, checked_area};
 use rayon::prelude::*;
 use std::cell::Cell;
 use std::ops::Range;
@@ -24,14 +24,16 @@ const WIDTHS_PER_JOB: usize = 4;
 thread_local! {
     /// The decoded columns of a job, reused between calls.
     static DECODED: Cell<Lines> = const { Cell::new(Lines::new()) };
+    /// Packed gradients, reused between calls.
+    static PACKED: Cell<Lines> = const { Cell::new(Lines::new()) };
 }
 
-/// The gradient of the output.
+/// The gradients of outputs and inputs.
 #[derive(Clone, Copy)]
-struct Gradient<'a> {
+struct Gradients<'a> {
+    /// Packed group by group of rows, chain by chain, tile by tile.
     dy: &'a [f32],
-    /// Elements from one row to the next.
-    stride: usize,
+    dx: SharedPtr,
 }
 
 /// A block of columns of the panels of a chain.
@@ -43,24 +45,27 @@ struct Part {
 
 impl Linear {
     /// Multiplies rows in groups, so that their part of a chain stays in L2 while the columns of a job
-    /// pass.
-    pub(super) fn multiply_backward(&self, isa: Isa, dy: &[f32], dy_stride: usize, m: usize, dx: &mut [f32]) {
-        let out = SharedPtr(dx.as_mut_ptr());
+    /// pass. `dy` is rounded to bfloat16 if `round`.
+    pub(super) fn multiply_backward(&self, isa: Isa, dy: &[f32], round: bool, m: usize, dx: &mut [f32]) {
+        let dx = SharedPtr(dx.as_mut_ptr());
         let widths = self.k.div_ceil(WIDTH);
         let groups = m.div_ceil(MAX_ROWS);
+        let rows = |group: usize| group * m / groups..(group + 1) * m / groups;
+        let mut packed = PACKED.take();
+        packed.resize(checked_area(m, self.panels() * WIDTH));
+        self.pack_gradients(isa, dy, round, (0..groups).map(rows), view_mut(&mut packed));
+        let gradients = Gradients { dy: view(&packed), dx };
         let shares = split_panels(widths, m * self.n, WIDTHS_PER_JOB);
         let run = |job: usize| {
             let (share, group) = (job / groups, job % groups);
             let job = LinearJob {
                 panels: share * widths / shares..(share + 1) * widths / shares,
-                rows: group * m / groups..(group + 1) * m / groups,
+                rows: rows(group),
             };
             let mut decoded = DECODED.take();
             decoded.resize(BLOCK / COLUMNS * tile::decoded_words(PANELS));
             // SAFETY: dx holds m rows of k elements; this job alone writes these rows in its columns.
-            unsafe {
-                self.run_backward_job(isa, Gradient { dy, stride: dy_stride }, &job, &mut decoded, out)
-            };
+            unsafe { self.run_backward_job(isa, gradients, &job, &mut decoded) };
             DECODED.set(decoded);
         };
         match shares * groups {
@@ -68,103 +73,156 @@ impl Linear {
             1 => run(0),
             jobs => (0..jobs).into_par_iter().with_max_len(1).for_each(run),
         }
+        PACKED.set(packed);
+    }
+
+    fn panels(&self) -> usize {
+        self.n.div_ceil(WIDTH)
+    }
+
+    /// Packs groups of rows in the order in which their jobs read them.
+    fn pack_gradients(
+        &self,
+        isa: Isa,
+        dy: &[f32],
+        round: bool,
+        groups: impl Iterator<Item = Range<usize>>,
+        mut to: &mut [f32],
+    ) {
+        let mut parts = Vec::new();
+        for rows in groups {
+            for panels in chains(self.panels()) {
+                let (part, rest) = to.split_at_mut(rows.len() * panels.len() * WIDTH);
+                parts.push((rows.clone(), panels, part));
+                to = rest;
+            }
+        }
+        let pack = |(rows, panels, mut to): (Range<usize>, Range<usize>, &mut [f32])| {
+            let outputs = panels.start * WIDTH..(panels.end * WIDTH).min(self.n);
+            for tile in row_tiles(rows.len(), tile::max_dot_rows(isa)) {
+                let (packed, rest) = to.split_at_mut(tile.len() * panels.len() * WIDTH);
+                let first = (rows.start + tile.start) * self.n + outputs.start;
+                let last = (rows.start + tile.end - 1) * self.n + outputs.end;
+                tile::pack_rows(isa, &dy[first..last], self.n, outputs.len(), round, packed);
+                to = rest;
+            }
+        };
+        // One thread packs a few rows sooner than it would wake others.
+        if dy.len() < 65_536 {
+            parts.into_iter().for_each(pack);
+        } else {
+            parts.into_par_iter().for_each(pack);
+        }
     }
 
     /// The panels of a job are units of [`WIDTH`] columns here. All of them share the part of dy that a
     /// chain reads.
     ///
     /// # Safety
-    /// `out` must hold the job's rows of `k` elements, in whose columns of the job no other thread
-    /// writes; `isa` must be available.
+    /// dx must hold the job's rows of `k` elements, in whose columns of the job no other thread writes;
+    /// `isa` must be available.
     unsafe fn run_backward_job(
         &self,
         isa: Isa,
-        gradient: Gradient<'_>,
+        gradients: Gradients<'_>,
         job: &LinearJob,
         decoded: &mut [u32],
-        out: SharedPtr,
     ) {
-        let all = self.n.div_ceil(WIDTH);
         let columns = job.panels.start * WIDTH..(job.panels.end * WIDTH).min(self.k);
-        let part = |panel: usize, column: usize| Part {
-            panels: panel..(panel + PANELS).min(all),
-            columns: column..(column + BLOCK).min(columns.end),
-        };
-        let chains = (0..all).step_by(PANELS);
-        let mut parts = chains
-            .flat_map(|panel| columns.clone().step_by(BLOCK).map(move |column| (panel, column)))
-            .map(|(panel, column)| part(panel, column))
+        let mut parts = chains(self.panels())
+            .flat_map(|panels| columns.clone().step_by(BLOCK).map(move |column| (panels.clone(), column)))
+            .map(|(panels, column)| Part { panels, columns: column..(column + BLOCK).min(columns.end) })
             .peekable();
         while let Some(part) = parts.next() {
             // SAFETY: the part lies in the rows and columns of this job.
-            unsafe { self.run_backward_part(isa, gradient, &job.rows, &part, parts.peek(), decoded, out) };
+            unsafe { self.run_backward_part(isa, gradients, &job.rows, &part, parts.peek(), decoded) };
         }
     }
 
-    /// Multiplies the rows of a job by one part of the weights. Meanwhile `next` is prefetched, a part
+    /// Multiplies the rows of a job by one part of the weights. Meanwhile `next` is prefetched, a piece
     /// with each tile.
     ///
     /// # Safety
     /// As [`Self::run_backward_job`].
-    #[expect(clippy::too_many_arguments, reason = "one call per part; a struct would only name them twice")]
     unsafe fn run_backward_part(
         &self,
         isa: Isa,
-        Gradient { dy, stride }: Gradient<'_>,
+        gradients: Gradients<'_>,
         rows: &Range<usize>,
-        Part { panels, columns }: &Part,
+        part: &Part,
         next: Option<&Part>,
         decoded: &mut [u32],
-        out: SharedPtr,
     ) {
+        let Part { panels, columns } = part;
         let tiles = row_tiles(rows.len(), tile::max_dot_rows(isa));
-        let pieces = tiles.len() * columns.len().div_ceil(COLUMNS);
-        let words = tile::decoded_words(panels.len());
-        let mut piece = 0;
+        let prefetch = self.prefetch_of(next, tiles.len() * columns.len().div_ceil(COLUMNS));
+        let first = rows.start * self.panels() * WIDTH + rows.len() * panels.start * WIDTH;
         for (i, tile_rows) in tiles.enumerate() {
             let row = rows.start + tile_rows.start;
-            for (column, decoded) in columns.clone().step_by(COLUMNS).zip(decoded.chunks_exact_mut(words)) {
-                let first = panels.start * WIDTH;
-                let tile = DotTile {
-                    dy: &dy[row * stride + first..],
-                    dy_stride: stride,
-                    outputs: (panels.end * WIDTH).min(self.n) - first,
-                    rows: tile_rows.len(),
-                    dx: out.at(row * self.k + column),
-                    dx_stride: self.k,
-                    cols: (columns.end - column).min(COLUMNS),
-                    accumulate: panels.start > 0,
-                    prefetch: self.prefetch_piece(next, piece, pieces),
-                };
-                piece += 1;
-                // SAFETY: the tile lies in the rows and columns of the job.
-                unsafe {
-                    match self.weights.columns(panels.clone(), column) {
-                        Some(from) if i == 0 => tile.run_decoding(isa, &from, decoded),
-                        None if i == 0 => {
-                            self.weights.decode_last_columns(panels.clone(), column..columns.end, decoded);
-                            tile.run(isa, decoded);
-                        }
-                        _ => tile.run(isa, decoded),
-                    }
+            let ahead = i * columns.len().div_ceil(COLUMNS) * prefetch.lines * LINE;
+            let tile = DotTile {
+                dy: &gradients.dy[first + tile_rows.start * panels.len() * WIDTH..],
+                panels: panels.len(),
+                rows: tile_rows.len(),
+                dx: gradients.dx.at(row * self.k + columns.start),
+                dx_stride: self.k,
+                cols: columns.len(),
+                accumulate: panels.start > 0,
+                prefetch: PanelPrefetch { from: prefetch.from.wrapping_add(ahead), ..prefetch },
+            };
+            // SAFETY: the tile lies in the rows and columns of the job.
+            unsafe {
+                match i {
+                    0 => self.run_decoding(isa, &tile, part, decoded),
+                    _ => tile.run(isa, decoded),
                 }
             }
         }
     }
 
-    /// Piece `piece` of `of` pieces of every panel of a part.
-    fn prefetch_piece(&self, part: Option<&Part>, piece: usize, of: usize) -> PanelPrefetch {
-        const LINE: usize = 64;
+    /// Runs the first tile of a part, which decodes the weights for the others.
+    ///
+    /// # Safety
+    /// As [`DotTile::run`].
+    unsafe fn run_decoding(&self, isa: Isa, all: &DotTile<'_>, part: &Part, decoded: &mut [u32]) {
+        let Part { panels, columns } = part;
+        let words = tile::decoded_words(panels.len());
+        for (at, decoded) in (0..columns.len()).step_by(COLUMNS).zip(decoded.chunks_exact_mut(words)) {
+            let column = columns.start + at;
+            let ahead = at / COLUMNS * all.prefetch.lines * LINE;
+            let tile = DotTile {
+                dx: all.dx.wrapping_add(at),
+                cols: (columns.end - column).min(COLUMNS),
+                prefetch: PanelPrefetch { from: all.prefetch.from.wrapping_add(ahead), ..all.prefetch },
+                ..*all
+            };
+            // SAFETY: the caller's guarantee, in some of the columns.
+            unsafe {
+                if let Some(from) = self.weights.columns(panels.clone(), column) {
+                    tile.run_decoding(isa, &from, decoded);
+                } else {
+                    self.weights.decode_last_columns(panels.clone(), column..columns.end, decoded);
+                    tile.run(isa, decoded);
+                }
+            }
+        }
+    }
+
+    /// The weights of a part, to be prefetched in `pieces` pieces.
+    fn prefetch_of(&self, part: Option<&Part>, pieces: usize) -> PanelPrefetch {
         let Some(from) = part.and_then(|p| self.weights.columns(p.panels.clone(), p.columns.start)) else {
             return PanelPrefetch { from: std::ptr::null(), stride: 0, lines: 0 };
         };
         let bytes = from.bytes(BLOCK);
-        let lines = bytes.len().div_ceil(LINE);
-        let (first, end) = (piece * lines / of, (piece + 1) * lines / of);
         PanelPrefetch {
-            from: from.words.as_ptr().cast::<u8>().wrapping_add(bytes.start + first * LINE),
+            from: from.words.as_ptr().cast::<u8>().wrapping_add(bytes.start),
             stride: from.stride * size_of::<u32>(),
-            lines: end - first,
+            lines: bytes.len().div_ceil(LINE).div_ceil(pieces),
         }
     }
+}
+
+/// The panels of each chain of sums, at absolute positions.
+fn chains(panels: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..panels).step_by(PANELS).map(move |first| first..(first + PANELS).min(panels))
 }

@@ -7,7 +7,7 @@ mod input;
 #[cfg(test)]
 mod tests;
 
-use crate::element::{Element, round_to_bf16_values};
+use crate::element::Element;
 use crate::memory::OutOfMemory;
 use crate::panel::{WIDTH, uses_amx};
 use crate::storage::{QuantBlocks, Storage};
@@ -183,24 +183,12 @@ impl Linear {
         let m = dy.len() / self.n;
         assert_eq!(dx.len(), checked_area(m, self.k), "dx must be [{m}, {}]", self.k);
         match self.dtype {
-            Dtype::F32 if avoids_set_conflicts(m, self.n) => {
-                self.multiply_backward(isa, dy, self.n, m, dx);
-            }
-            Dtype::F32 => {
-                with_padded_copy(dy, self.n, <f32 as Element>::round, |dy, stride| {
-                    self.multiply_backward(isa, dy, stride, m, dx);
-                });
-            }
             Dtype::Bf16 if isa.has_bf16() => {
                 with_padded_copy(dy, self.n, <bf16 as Element>::round, |dy, stride| {
                     self.multiply_backward_bf16(isa, dy, stride, m, dx);
                 });
             }
-            Dtype::Bf16 => {
-                with_padded_copy(dy, self.n, round_to_bf16_values, |dy, stride| {
-                    self.multiply_backward(isa, dy, stride, m, dx);
-                });
-            }
+            dtype => self.multiply_backward(isa, dy, dtype == Dtype::Bf16, m, dx),
         }
     }
 

@@ -6,6 +6,8 @@
 
 use super::call::prefetch_line;
 use super::vector::{Portable, Vector};
+use crate::cpu::multiversion;
+use crate::element::bf16_value;
 use crate::panel::WIDTH;
 use crate::storage::{ColumnFormat, StoredColumns};
 use crate::{Isa, checked_area};
@@ -16,22 +18,20 @@ pub(crate) const COLUMNS: usize = 4;
 /// Words of a decoded panel.
 const PANEL: usize = COLUMNS * WIDTH;
 
-/// One call of the kernel: some rows times [`COLUMNS`] columns of the panels of a chain.
+/// One call of the kernel: some rows times some columns of the panels of a chain.
 ///
 /// `dx` is a raw pointer because other threads write between its rows.
 #[derive(Clone, Copy)]
 pub(crate) struct DotTile<'a> {
-    /// Rows, from the first output of the chain on.
+    /// Rows as [`pack_rows`] writes them.
     pub(crate) dy: &'a [f32],
-    /// Elements from one row of dy to the next.
-    pub(crate) dy_stride: usize,
-    /// Outputs of the chain: the rows of W in its panels.
-    pub(crate) outputs: usize,
+    /// Panels of the chain.
+    pub(crate) panels: usize,
     pub(crate) rows: usize,
     pub(crate) dx: *mut f32,
     /// Elements from one row of dx to the next.
     pub(crate) dx_stride: usize,
-    /// Columns to write, at most [`COLUMNS`].
+    /// Columns of dx.
     pub(crate) cols: usize,
     /// Whether to add to `dx` instead of overwriting it.
     pub(crate) accumulate: bool,
@@ -39,13 +39,59 @@ pub(crate) struct DotTile<'a> {
     pub(crate) prefetch: PanelPrefetch,
 }
 
-/// Memory to prefetch, some cache lines with every panel. It need not exist.
+/// Memory to prefetch, some cache lines of each panel with every [`COLUMNS`] columns. It need not exist.
 #[derive(Clone, Copy)]
 pub(crate) struct PanelPrefetch {
     pub(crate) from: *const u8,
     /// Bytes from one panel to the next.
     pub(crate) stride: usize,
     pub(crate) lines: usize,
+}
+
+/// Bytes of a cache line.
+pub(crate) const LINE: usize = 64;
+
+multiversion! {
+    /// Packs the rows of a tile over the panels of a chain in the order in which they are read: vector by
+    /// vector, those of all rows side by side. They are rounded to bfloat16 if `round`; what is missing of
+    /// the last panel is zero.
+    ///
+    /// # Shapes
+    /// `dy` has rows of `len` elements, `stride` elements apart; `to` has as many, of whole panels.
+    pub(crate) fn pack_rows(isa: Isa, dy: &[f32], stride: usize, len: usize, round: bool, to: &mut [f32]) {
+        match (isa, round) {
+            (Isa::Portable | Isa::Avx2, false) => interleave::<8>(dy, stride, len, to, |x| x),
+            (Isa::Portable | Isa::Avx2, true) => interleave::<8>(dy, stride, len, to, bf16_value),
+            (_, false) => interleave::<16>(dy, stride, len, to, |x| x),
+            (_, true) => interleave::<16>(dy, stride, len, to, bf16_value),
+        }
+    }
+}
+
+/// [`pack_rows`] for vectors of `LANES`.
+#[inline(always)]
+fn interleave<const LANES: usize>(
+    dy: &[f32],
+    stride: usize,
+    len: usize,
+    to: &mut [f32],
+    convert: impl Fn(f32) -> f32,
+) {
+    let rows = dy.len().div_ceil(stride);
+    let (vectors, _) = to.as_chunks_mut::<LANES>();
+    for (r, dy) in dy.chunks(stride).enumerate() {
+        let (whole, rest) = dy[..len].as_chunks::<LANES>();
+        let mut vectors = vectors.iter_mut().skip(r).step_by(rows);
+        for (from, to) in whole.iter().zip(&mut vectors) {
+            *to = from.map(&convert);
+        }
+        for (i, to) in vectors.enumerate() {
+            *to = [0.0; LANES];
+            if i == 0 {
+                rest.iter().zip(to).for_each(|(from, to)| *to = convert(*from));
+            }
+        }
+    }
 }
 
 /// Rows of a tile: with four columns and a vector of dy each, their sums fill the registers.
@@ -129,39 +175,40 @@ impl<const ROUND: bool> Format for Quantised<ROUND> {
 }
 
 impl DotTile<'_> {
-    /// Multiplies stored weights, and writes them to `to` as floats for [`Self::run`].
+    /// Multiplies up to [`COLUMNS`] columns of stored weights, and writes them to `to` as floats for
+    /// [`Self::run`].
     ///
     /// # Safety
     /// `dx` must be valid for writes and reads of `rows` rows of `cols` elements, `dx_stride` apart, that
     /// no other thread accesses meanwhile.
     ///
     /// # Panics
-    /// When the machine lacks the instruction set, or `dy`, `from` or `to` are shorter than the shape says.
+    /// When the machine lacks the instruction set, there are more columns, or `dy`, `from` or `to` are shorter
+    /// than the shape says.
     pub(crate) unsafe fn run_decoding(&self, isa: Isa, from: &StoredColumns<'_>, to: &mut [u32]) {
         self.check(isa);
-        let panels = self.outputs.div_ceil(WIDTH);
-        from.check(panels, COLUMNS);
-        assert!(decoded_words(panels) <= to.len());
-        let from = Source { first: from.words.as_ptr(), stride: from.stride, format: from.format };
+        from.check(self.panels, COLUMNS);
+        assert!(self.cols <= COLUMNS && decoded_words(self.panels) <= to.len());
+        let source = Source { first: from.words.as_ptr(), stride: from.stride, format: from.format };
         let to = Some(to.as_mut_ptr().cast());
         // SAFETY: the caller's guarantee, and what was checked.
         unsafe {
             match from.format {
-                ColumnFormat::Floats => self.dispatch(isa, from.with(Floats), to),
-                ColumnFormat::Pairs => self.dispatch(isa, from.with(Pairs), to),
-                ColumnFormat::Bf16 => self.dispatch(isa, from.with(Bf16), to),
-                ColumnFormat::F16 => self.dispatch(isa, from.with(F16), to),
+                ColumnFormat::Floats => self.dispatch(isa, source.with(Floats), to),
+                ColumnFormat::Pairs => self.dispatch(isa, source.with(Pairs), to),
+                ColumnFormat::Bf16 => self.dispatch(isa, source.with(Bf16), to),
+                ColumnFormat::F16 => self.dispatch(isa, source.with(F16), to),
                 ColumnFormat::Quantised { values, round: false } => {
-                    self.dispatch(isa, from.with(Quantised::<false>(values)), to);
+                    self.dispatch(isa, source.with(Quantised::<false>(values)), to);
                 }
                 ColumnFormat::Quantised { values, round: true } => {
-                    self.dispatch(isa, from.with(Quantised::<true>(values)), to);
+                    self.dispatch(isa, source.with(Quantised::<true>(values)), to);
                 }
             }
         }
     }
 
-    /// Multiplies decoded weights: [`COLUMNS`] columns of 32 floats for each panel.
+    /// Multiplies decoded weights: for every [`COLUMNS`] columns, those of one panel after another.
     ///
     /// # Safety
     /// As [`Self::run_decoding`].
@@ -170,7 +217,8 @@ impl DotTile<'_> {
     /// As [`Self::run_decoding`].
     pub(crate) unsafe fn run(&self, isa: Isa, decoded: &[u32]) {
         self.check(isa);
-        assert!(decoded_words(self.outputs.div_ceil(WIDTH)) <= decoded.len());
+        let needed = checked_area(decoded_words(self.panels), self.cols.div_ceil(COLUMNS));
+        assert!(needed <= decoded.len());
         let from = Source { first: decoded.as_ptr(), stride: PANEL, format: Floats };
         // SAFETY: the caller's guarantee, and what was checked.
         unsafe { self.dispatch(isa, from, None) };
@@ -178,9 +226,8 @@ impl DotTile<'_> {
 
     fn check(&self, isa: Isa) {
         assert!(isa.is_available(), "{} is not available", isa.name());
-        assert!((1..=max_rows(isa)).contains(&self.rows) && self.cols <= COLUMNS);
-        let needed = checked_area(self.rows - 1, self.dy_stride).checked_add(self.outputs);
-        assert!(needed.is_some_and(|needed| needed <= self.dy.len()));
+        assert!((1..=max_rows(isa)).contains(&self.rows));
+        assert!(checked_area(self.rows * WIDTH, self.panels) <= self.dy.len());
     }
 
     /// Calls the instance of the kernel for the instruction set and the number of rows.
@@ -259,99 +306,89 @@ unsafe fn multiply<V: Vector, F: Format, const R: usize>(
     from: Source<F>,
     to: Option<*mut f32>,
 ) {
-    // SAFETY: the caller guarantees the instructions, source, target and rows.
-    unsafe {
-        match to {
-            Some(to) => multiply_panels::<V, F, R, true>(t, from, to),
-            None => multiply_panels::<V, F, R, false>(t, from, std::ptr::null_mut()),
+    let mut from = from;
+    let mut ahead = t.prefetch.from;
+    for column in (0..t.cols).step_by(COLUMNS) {
+        // SAFETY: the caller guarantees the instructions, source, target and rows.
+        unsafe {
+            let sums = match to {
+                Some(to) => multiply_panels::<V, F, R, true>(t, from, to, ahead),
+                None => multiply_panels::<V, F, R, false>(t, from, std::ptr::null_mut(), ahead),
+            };
+            // Written out, because the compiler would keep the sums in memory for a loop.
+            macro_rules! write_rows {
+                ($($r:literal),*) => { $(if $r < R { write_row(t, $r, column, V::sums(sums[$r % R])); })* };
+            }
+            write_rows!(0, 1, 2, 3, 4, 5);
         }
+        from.first = from.first.wrapping_add(t.panels * PANEL);
+        ahead = ahead.wrapping_add(t.prefetch.lines * LINE);
     }
 }
 
+/// The sums over all panels, for [`COLUMNS`] columns.
+///
 /// # Safety
 /// As [`multiply`].
 #[inline(always)]
 unsafe fn multiply_panels<V: Vector, F: Format, const R: usize, const WRITE: bool>(
     t: &DotTile<'_>,
     from: Source<F>,
-    to: *mut f32,
-) {
-    // SAFETY: the caller's guarantee. A prefetch is harmless at any address.
+    mut to: *mut f32,
+    mut ahead: *const u8,
+) -> [[V; COLUMNS]; R] {
+    // SAFETY: the caller guarantees the instructions, source, target and rows. A prefetch is harmless at
+    // any address.
     unsafe {
         let mut sums = [[V::zero(); COLUMNS]; R];
-        let (mut at, mut to, mut ahead) = (from.first, to, t.prefetch.from);
-        let whole = t.outputs / WIDTH;
-        for panel in 0..whole {
-            let dy = t.dy.as_ptr().add(panel * WIDTH);
-            multiply_panel::<V, F, R, WRITE>(&mut sums, dy, t.dy_stride, from.format, at, to);
+        let (mut at, mut dy) = (from.first, t.dy.as_ptr());
+        for _ in 0..t.panels {
+            for lane in (0..WIDTH).step_by(V::LANES) {
+                let rows: [V; R] = std::array::from_fn(|r| V::load(dy.add(lane * R + r * V::LANES)));
+                for column in 0..COLUMNS {
+                    let weights = from.format.vector::<V>(at, column, lane);
+                    if WRITE {
+                        weights.store(to.add(column * WIDTH + lane));
+                    }
+                    for (sums, row) in sums.iter_mut().zip(rows) {
+                        sums[column] = row.mul_add(weights, sums[column]);
+                    }
+                }
+            }
             for line in 0..t.prefetch.lines {
-                prefetch_line(ahead.wrapping_add(line * 64));
+                prefetch_line(ahead.wrapping_add(line * LINE));
             }
             ahead = ahead.wrapping_add(t.prefetch.stride);
             at = at.wrapping_add(from.stride);
+            dy = dy.wrapping_add(R * WIDTH);
             to = to.wrapping_add(PANEL);
         }
-        let rest = t.outputs % WIDTH;
-        if rest > 0 {
-            // What follows these outputs in a row of dy may be infinite.
-            let mut dy = [[0.0f32; WIDTH]; R];
-            for (r, dy) in dy.iter_mut().enumerate() {
-                dy[..rest].copy_from_slice(&t.dy[r * t.dy_stride + whole * WIDTH..][..rest]);
-            }
-            multiply_panel::<V, F, R, WRITE>(&mut sums, dy.as_ptr().cast(), WIDTH, from.format, at, to);
-        }
-        for (r, sums) in sums.into_iter().enumerate() {
-            write_row(t, r, V::sums(sums));
-        }
+        sums
     }
 }
 
-/// Adds the products of one panel to the sums.
-///
-/// # Safety
-/// As [`multiply`]; `dy` must hold 32 elements of each row.
-#[inline(always)]
-unsafe fn multiply_panel<V: Vector, F: Format, const R: usize, const WRITE: bool>(
-    sums: &mut [[V; COLUMNS]; R],
-    dy: *const f32,
-    dy_stride: usize,
-    format: F,
-    at: *const u32,
-    to: *mut f32,
-) {
-    for lane in (0..WIDTH).step_by(V::LANES) {
-        // SAFETY: the caller guarantees rows, panel and target.
-        unsafe {
-            let dy: [V; R] = std::array::from_fn(|r| V::load(dy.add(r * dy_stride + lane)));
-            for column in 0..COLUMNS {
-                let weights = format.vector::<V>(at, column, lane);
-                if WRITE {
-                    weights.store(to.add(column * WIDTH + lane));
-                }
-                for (sums, dy) in sums.iter_mut().zip(dy) {
-                    sums[column] = dy.mul_add(weights, sums[column]);
-                }
-            }
-        }
-    }
-}
-
-/// Writes the sums of row `r` to dx, or adds them to it.
+/// Writes the sums of row `r`, or adds them, to dx from `column` on.
 ///
 /// # Safety
 /// As [`DotTile::run`].
 #[inline(always)]
-unsafe fn write_row(t: &DotTile<'_>, r: usize, sums: [f32; COLUMNS]) {
-    let dx = t.dx.wrapping_add(r * t.dx_stride);
-    let write = |columns: usize| {
-        for (c, sum) in sums.into_iter().enumerate().take(columns) {
-            // SAFETY: the caller guarantees the columns of the row.
-            unsafe {
-                let dx = dx.add(c);
-                *dx = if t.accumulate { *dx + sum } else { sum };
-            }
+unsafe fn write_row(t: &DotTile<'_>, r: usize, column: usize, sums: [f32; COLUMNS]) {
+    let dx = t.dx.wrapping_add(r * t.dx_stride + column);
+    let columns = t.cols - column;
+    if columns >= COLUMNS {
+        let dx = dx.cast::<[f32; COLUMNS]>();
+        // SAFETY: the caller guarantees the columns of the row.
+        unsafe {
+            let before = if t.accumulate { dx.read_unaligned() } else { [0.0; COLUMNS] };
+            dx.write_unaligned(std::array::from_fn(|c| before[c] + sums[c]));
         }
-    };
-    // A constant number of columns becomes one vector.
-    if t.cols == COLUMNS { write(COLUMNS) } else { write(t.cols) }
+        return;
+    }
+    for (c, sum) in sums.into_iter().enumerate().take(columns) {
+        // SAFETY: as above.
+        unsafe {
+            let dx = dx.add(c);
+            *dx = if t.accumulate { *dx + sum } else { sum };
+        }
+    }
 }
