@@ -47,6 +47,45 @@ pub(crate) fn transpose(
     }
 }
 
+/// Words per row for [`transpose_narrow`].
+const NARROW: usize = 8;
+
+/// Transposes two matrices of 16 rows and 8 columns side by side: `to[j * 32 + i]` is column j of row i
+/// of the first for `i < 16`, and of row `i - 16` of the second otherwise.
+///
+/// # Panics
+/// When the lengths do not fit.
+pub(crate) fn transpose_narrow(isa: Isa, from: [&[u32]; 2], to: &mut [u32]) {
+    assert!(from.iter().all(|from| from.len() == 16 * NARROW) && to.len() == 32 * NARROW);
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx512 && isa.is_available() {
+        // SAFETY: the processor has AVX-512, and the lengths were checked.
+        return unsafe { narrow(from, to) };
+    }
+    for (half, from) in from.iter().enumerate() {
+        transpose(isa, from, NARROW, &mut to[half * 16..], 32, 16, NARROW);
+    }
+}
+
+/// # Safety
+/// AVX-512 must be available, and the slices as long as [`transpose_narrow`] requires.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn narrow(from: [&[u32]; 2], to: &mut [u32]) {
+    use std::arch::x86_64::*;
+    let mut rows = [_mm512_setzero_ps(); 16];
+    for (i, row) in rows.iter_mut().enumerate() {
+        // SAFETY: there are 16 rows of 8 words on either side.
+        let [first, second] =
+            from.map(|from| unsafe { _mm256_loadu_si256(from.as_ptr().add(i * NARROW).cast()) });
+        *row = _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second));
+    }
+    for (i, row) in transpose_registers(rows).into_iter().enumerate() {
+        // SAFETY: there are 8 rows of two registers each.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr().add(i % NARROW * 32 + i / NARROW * 16).cast(), row) };
+    }
+}
+
 /// # Safety
 /// AVX-512 must be available, `from` readable and `to` writable for 16 rows of 16 words.
 #[cfg(target_arch = "x86_64")]
@@ -150,6 +189,19 @@ fn interleave_avx512(from: &[u32], to: &mut [u32]) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn narrow_matrices_are_transposed_side_by_side() {
+        let from: Vec<u32> = (0..256).collect();
+        for isa in Isa::available() {
+            let mut to = vec![u32::MAX; 256];
+            transpose_narrow(isa, [&from[..128], &from[128..]], &mut to);
+            for (at, found) in to.iter().enumerate() {
+                let (j, i) = (at / 32, at % 32);
+                assert_eq!(*found as usize, i * NARROW + j, "{isa:?}");
+            }
+        }
+    }
 
     proptest! {
         #[test]

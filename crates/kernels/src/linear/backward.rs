@@ -103,7 +103,7 @@ impl Linear {
                 let (packed, rest) = to.split_at_mut(tile.len() * panels.len() * WIDTH);
                 let first = (rows.start + tile.start) * self.n + outputs.start;
                 let last = (rows.start + tile.end - 1) * self.n + outputs.end;
-                tile::pack_rows(isa, &dy[first..last], self.n, outputs.len(), round, packed);
+                tile::pack_rows(&dy[first..last], self.n, outputs.len(), round, packed);
                 to = rest;
             }
         };

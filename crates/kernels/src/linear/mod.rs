@@ -1,7 +1,7 @@
 //! Linear layers over weights that are packed once.
 
 mod backward;
-mod backward_bf16;
+mod backward_transposed;
 mod forward;
 mod input;
 #[cfg(test)]
@@ -182,10 +182,19 @@ impl Linear {
         assert_eq!(dy.len() % self.n, 0, "dy must hold whole rows of {}", self.n);
         let m = dy.len() / self.n;
         assert_eq!(dx.len(), checked_area(m, self.k), "dx must be [{m}, {}]", self.k);
+        // Only with the registers of AVX-512 does transposing pay.
         match self.dtype {
+            Dtype::F32 if isa >= Isa::Avx512 && avoids_set_conflicts(m, self.n) => {
+                self.multiply_transposed(isa, dy, self.n, m, dx);
+            }
+            Dtype::F32 if isa >= Isa::Avx512 => {
+                with_padded_copy(dy, self.n, <f32 as Element>::round, |dy, stride| {
+                    self.multiply_transposed(isa, dy, stride, m, dx);
+                });
+            }
             Dtype::Bf16 if isa.has_bf16() => {
                 with_padded_copy(dy, self.n, <bf16 as Element>::round, |dy, stride| {
-                    self.multiply_backward_bf16(isa, dy, stride, m, dx);
+                    self.multiply_transposed(isa, dy, stride, m, dx);
                 });
             }
             dtype => self.multiply_backward(isa, dy, dtype == Dtype::Bf16, m, dx),

@@ -186,6 +186,28 @@ impl StoredColumns<'_> {
 /// Bytes of scales and offsets in a quantised block.
 pub(super) const QUANT_HEADER: usize = 2 * WIDTH * size_of::<f32>();
 
+/// Weights transposed for the backward pass, in groups of 32 rows of the matrix, but not yet decoded
+/// into a panel. Transposing 16- or 8-bit weights as 32-bit words takes half or a quarter of the work.
+#[derive(Clone, Copy)]
+pub(crate) enum TransposedSource<'a> {
+    /// bfloat16: 32 words per pair of rows, one per column.
+    Bf16(&'a [u32]),
+    /// Half precision, in the same layout.
+    F16(&'a [u32]),
+    /// Quantised: scales and offsets of columns 0 to 15, those of columns 16 to 31, then 32 words per
+    /// four rows, one per column.
+    Quantised(&'a [u32]),
+}
+
+/// Columns of [`TransposedSource::Quantised`] that share scales and offsets.
+pub(crate) const COLUMNS_PER_SCALE: usize = WIDTH / 2;
+
+/// Words of scales and offsets in a group of [`TransposedSource::Quantised`].
+pub(crate) const HEADER_WORDS: usize = 4 * WIDTH;
+
+/// Words of a group of [`TransposedSource::Quantised`].
+pub(crate) const GROUP_WORDS: usize = HEADER_WORDS + WIDTH / size_of::<u32>() * WIDTH;
+
 multiversion! {
     /// Widens bfloat16 to floats.
     fn widen(from: &[u16], to: &mut [f32]) {

@@ -16,7 +16,10 @@ use crate::memory::{Lines, Memory, view};
 use crate::panel::WIDTH;
 use format::QUANT_HEADER;
 pub use format::QuantBlocks;
-pub(crate) use format::{ColumnFormat, QuantView, StorageFormat, StoredColumns, StoredPanel};
+pub(crate) use format::{
+    COLUMNS_PER_SCALE, ColumnFormat, GROUP_WORDS, HEADER_WORDS, QuantView, StorageFormat, StoredColumns,
+    StoredPanel, TransposedSource,
+};
 use half::f16;
 use std::ops::Range;
 
@@ -34,6 +37,11 @@ impl Storage {
     /// Bytes of the weights.
     pub(crate) fn bytes(&self) -> usize {
         size_of_val(&self.words[..])
+    }
+
+    /// How the weights are stored.
+    pub(crate) fn format(&self) -> StorageFormat {
+        self.format
     }
 
     /// Whether the weights are stored as panels and need no decoding.

@@ -5,7 +5,7 @@
 //! added in a fixed order; so weights need no transposition.
 
 use super::call::prefetch_line;
-use super::vector::{Portable, Vector};
+use super::vector::{LANES, Portable, Vector};
 use crate::cpu::multiversion;
 use crate::element::bf16_value;
 use crate::panel::WIDTH;
@@ -58,25 +58,17 @@ multiversion! {
     ///
     /// # Shapes
     /// `dy` has rows of `len` elements, `stride` elements apart; `to` has as many, of whole panels.
-    pub(crate) fn pack_rows(isa: Isa, dy: &[f32], stride: usize, len: usize, round: bool, to: &mut [f32]) {
-        match (isa, round) {
-            (Isa::Portable | Isa::Avx2, false) => interleave::<8>(dy, stride, len, to, |x| x),
-            (Isa::Portable | Isa::Avx2, true) => interleave::<8>(dy, stride, len, to, bf16_value),
-            (_, false) => interleave::<16>(dy, stride, len, to, |x| x),
-            (_, true) => interleave::<16>(dy, stride, len, to, bf16_value),
+    pub(crate) fn pack_rows(dy: &[f32], stride: usize, len: usize, round: bool, to: &mut [f32]) {
+        match round {
+            false => interleave(dy, stride, len, to, |x| x),
+            true => interleave(dy, stride, len, to, bf16_value),
         }
     }
 }
 
-/// [`pack_rows`] for vectors of `LANES`.
+/// [`pack_rows`], given how to convert an element.
 #[inline(always)]
-fn interleave<const LANES: usize>(
-    dy: &[f32],
-    stride: usize,
-    len: usize,
-    to: &mut [f32],
-    convert: impl Fn(f32) -> f32,
-) {
+fn interleave(dy: &[f32], stride: usize, len: usize, to: &mut [f32], convert: impl Fn(f32) -> f32) {
     let rows = dy.len().div_ceil(stride);
     let (vectors, _) = to.as_chunks_mut::<LANES>();
     for (r, dy) in dy.chunks(stride).enumerate() {
@@ -96,11 +88,7 @@ fn interleave<const LANES: usize>(
 
 /// Rows of a tile: with four columns and a vector of dy each, their sums fill the registers.
 pub(crate) fn max_rows(isa: Isa) -> usize {
-    match isa {
-        Isa::Portable => 2,
-        Isa::Avx2 => 3,
-        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => 6,
-    }
+    if isa == Isa::Portable { 2 } else { 3 }
 }
 
 /// Words of the decoded columns of a tile.
@@ -242,23 +230,11 @@ impl DotTile<'_> {
                 (Isa::Portable, 1) => multiply::<Portable, F, 1>(self, from, to),
                 (Isa::Portable, _) => multiply::<Portable, F, 2>(self, from, to),
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx2, 1) => avx2::<F, 1>(self, from, to),
+                (_, 1) => avx2::<F, 1>(self, from, to),
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx2, 2) => avx2::<F, 2>(self, from, to),
+                (_, 2) => avx2::<F, 2>(self, from, to),
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx2, _) => avx2::<F, 3>(self, from, to),
-                #[cfg(target_arch = "x86_64")]
-                (_, 1) => avx512::<F, 1>(self, from, to),
-                #[cfg(target_arch = "x86_64")]
-                (_, 2) => avx512::<F, 2>(self, from, to),
-                #[cfg(target_arch = "x86_64")]
-                (_, 3) => avx512::<F, 3>(self, from, to),
-                #[cfg(target_arch = "x86_64")]
-                (_, 4) => avx512::<F, 4>(self, from, to),
-                #[cfg(target_arch = "x86_64")]
-                (_, 5) => avx512::<F, 5>(self, from, to),
-                #[cfg(target_arch = "x86_64")]
-                (_, _) => avx512::<F, 6>(self, from, to),
+                (_, _) => avx2::<F, 3>(self, from, to),
                 #[cfg(not(target_arch = "x86_64"))]
                 _ => unreachable!("`check` found the instruction set"),
             }
@@ -290,15 +266,6 @@ unsafe fn avx2<F: Format, const R: usize>(t: &DotTile<'_>, from: Source<F>, to: 
 }
 
 /// # Safety
-/// AVX-512 F, BW, DQ and VL must be available, and as [`DotTile::dispatch`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn avx512<F: Format, const R: usize>(t: &DotTile<'_>, from: Source<F>, to: Option<*mut f32>) {
-    // SAFETY: the caller's guarantee.
-    unsafe { multiply::<std::arch::x86_64::__m512, F, R>(t, from, to) }
-}
-
-/// # Safety
 /// As [`Vector`] and [`DotTile::dispatch`]; `R` must be `t.rows`.
 #[inline(always)]
 unsafe fn multiply<V: Vector, F: Format, const R: usize>(
@@ -319,7 +286,7 @@ unsafe fn multiply<V: Vector, F: Format, const R: usize>(
             macro_rules! write_rows {
                 ($($r:literal),*) => { $(if $r < R { write_row(t, $r, column, V::sums(sums[$r % R])); })* };
             }
-            write_rows!(0, 1, 2, 3, 4, 5);
+            write_rows!(0, 1, 2);
         }
         from.first = from.first.wrapping_add(t.panels * PANEL);
         ahead = ahead.wrapping_add(t.prefetch.lines * LINE);
@@ -343,8 +310,8 @@ unsafe fn multiply_panels<V: Vector, F: Format, const R: usize, const WRITE: boo
         let mut sums = [[V::zero(); COLUMNS]; R];
         let (mut at, mut dy) = (from.first, t.dy.as_ptr());
         for _ in 0..t.panels {
-            for lane in (0..WIDTH).step_by(V::LANES) {
-                let rows: [V; R] = std::array::from_fn(|r| V::load(dy.add(lane * R + r * V::LANES)));
+            for lane in (0..WIDTH).step_by(LANES) {
+                let rows: [V; R] = std::array::from_fn(|r| V::load(dy.add(lane * R + r * LANES)));
                 for column in 0..COLUMNS {
                     let weights = from.format.vector::<V>(at, column, lane);
                     if WRITE {

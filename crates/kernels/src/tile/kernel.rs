@@ -8,7 +8,7 @@ use super::{amx, avx2, avx512, panel_source};
 use crate::element::Element;
 use crate::memory::view;
 use crate::panel::{Blocking, WIDTH, chains, uses_amx};
-use crate::storage::StoredPanel;
+use crate::storage::{StoredPanel, TransposedSource};
 use crate::{Isa, checked_area};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -181,6 +181,53 @@ impl<E: Multiply> Tile<'_, E> {
         source.decode(buffer);
         // SAFETY: the caller's guarantee.
         unsafe { Tile { panel: view(buffer), ..*self }.run(kernel) };
+    }
+
+    /// As [`Self::run_packing`], from transposed weights.
+    ///
+    /// # Safety
+    /// As [`Self::run`].
+    ///
+    /// # Panics
+    /// When `source` has fewer steps than the tile, the buffer is too short, the kernel does not decode
+    /// in tiles, or as [`Self::run`].
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) unsafe fn run_transposed(
+        &self,
+        kernel: &Kernel<E>,
+        source: TransposedSource<'_>,
+        buffer: &mut [u32],
+        reused: bool,
+    ) {
+        use panel_source::{PackBuffer, TransposedPairDecoder, TransposedQuantDecoder};
+        assert!(kernel.decodes_in_tile());
+        let to = PackBuffer { words: buffer, reused };
+        // SAFETY: the caller's guarantee, and the kernel decodes in tiles.
+        unsafe {
+            match source {
+                TransposedSource::Bf16(words) => {
+                    self.run_decoding(kernel, TransposedPairDecoder::<u16>::new(words), to)
+                }
+                TransposedSource::F16(words) => {
+                    self.run_decoding(kernel, TransposedPairDecoder::<half::f16>::new(words), to)
+                }
+                TransposedSource::Quantised(words) => {
+                    self.run_decoding(kernel, TransposedQuantDecoder::new(words), to)
+                }
+            }
+        }
+    }
+
+    /// As above; no kernel decodes in tiles on this architecture.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(crate) unsafe fn run_transposed(
+        &self,
+        _: &Kernel<E>,
+        _: TransposedSource<'_>,
+        _: &mut [u32],
+        _: bool,
+    ) {
+        unreachable!("no kernel decodes in tiles on this architecture");
     }
 
     /// Runs on a panel that is decoded on the way.

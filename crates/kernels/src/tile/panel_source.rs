@@ -6,7 +6,7 @@
 
 use crate::checked_area;
 use crate::panel::WIDTH;
-use crate::storage::{QuantView, StorageFormat};
+use crate::storage::{GROUP_WORDS, HEADER_WORDS, QuantView, StorageFormat};
 use half::f16;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
@@ -283,6 +283,116 @@ impl Decode for QuantDecoder<'_> {
             });
             self.values = self.values.add(2);
             weights
+        }
+    }
+}
+
+/// Decodes transposed 16-bit weights, two rows of the matrix per word: half precision ([`f16`]) or
+/// bfloat16 ([`u16`]).
+pub(super) struct TransposedPairDecoder<'a, T> {
+    words: &'a [u32],
+    row: usize,
+    weights: PhantomData<T>,
+}
+
+impl<'a, T> TransposedPairDecoder<'a, T> {
+    /// Reads pairs of rows of 32 words.
+    pub(super) fn new(words: &'a [u32]) -> Self {
+        Self { words, row: 0, weights: PhantomData }
+    }
+
+    fn rows(&self) -> usize {
+        self.words.len() / WIDTH * 2
+    }
+
+    /// The words of the next row, and whether it is the second of its pair, in the upper halves.
+    ///
+    /// # Safety
+    /// The processor must have AVX-512. There must be another row.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn next(&mut self) -> ([__m512i; 2], bool) {
+        // SAFETY: the caller guarantees another row.
+        let pairs = unsafe { load_two(self.words.as_ptr().add(self.row / 2 * WIDTH)) };
+        self.row += 1;
+        (pairs, self.row.is_multiple_of(2))
+    }
+}
+
+impl Decode for TransposedPairDecoder<'_, u16> {
+    fn len(&self) -> usize {
+        self.rows()
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+    unsafe fn column(&mut self) -> [__m512; 2] {
+        // SAFETY: the caller guarantees another row.
+        let (pairs, is_second) = unsafe { self.next() };
+        // Immediate operands only: the sums of the tile occupy the registers.
+        let upper = match is_second {
+            true => pairs.map(|pair| _mm512_maskz_mov_epi16(0xaaaa_aaaa, pair)),
+            false => pairs.map(|pair| _mm512_slli_epi32::<16>(pair)),
+        };
+        upper.map(|upper| _mm512_castsi512_ps(upper))
+    }
+}
+
+impl Decode for TransposedPairDecoder<'_, f16> {
+    fn len(&self) -> usize {
+        self.rows()
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+    unsafe fn column(&mut self) -> [__m512; 2] {
+        // SAFETY: the caller guarantees another row.
+        let (pairs, is_second) = unsafe { self.next() };
+        let lower = if is_second { pairs.map(|pair| _mm512_srli_epi32::<16>(pair)) } else { pairs };
+        lower.map(|lower| _mm512_cvtph_ps(_mm512_cvtepi32_epi16(lower)))
+    }
+}
+
+/// Decodes transposed quantised weights, four rows of the matrix per word.
+pub(super) struct TransposedQuantDecoder<'a> {
+    words: &'a [u32],
+    row: usize,
+}
+
+impl<'a> TransposedQuantDecoder<'a> {
+    /// Reads groups of 32 rows.
+    pub(super) fn new(words: &'a [u32]) -> Self {
+        Self { words, row: 0 }
+    }
+}
+
+impl Decode for TransposedQuantDecoder<'_> {
+    fn len(&self) -> usize {
+        self.words.len() / GROUP_WORDS * WIDTH
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+    unsafe fn column(&mut self) -> [__m512; 2] {
+        let (group, row) = (self.row / WIDTH * GROUP_WORDS, self.row % WIDTH);
+        self.row += 1;
+        // SAFETY: the caller guarantees another row; a group has scales and offsets of 32 rows for each
+        // half of the columns, then the values of four rows per word.
+        unsafe {
+            let group = self.words.as_ptr().add(group);
+            let header = |at: usize| _mm512_set1_ps(group.cast::<f32>().add(at * WIDTH + row).read());
+            let quads = load_two(group.add(HEADER_WORDS + row / 4 * WIDTH));
+            // Shift the byte to the top of its word, then down again with its sign.
+            let shifted = match row % 4 {
+                0 => quads.map(|quad| _mm512_slli_epi32::<24>(quad)),
+                1 => quads.map(|quad| _mm512_slli_epi32::<16>(quad)),
+                2 => quads.map(|quad| _mm512_slli_epi32::<8>(quad)),
+                _ => quads,
+            };
+            [0, 1].map(|half| {
+                let value = _mm512_srai_epi32::<24>(shifted[half]);
+                _mm512_fmadd_ps(_mm512_cvtepi32_ps(value), header(2 * half), header(2 * half + 1))
+            })
         }
     }
 }

@@ -6,14 +6,15 @@ use crate::cpu::{BUILT_FUSED, mul_add};
 use crate::element::bf16_bits;
 use half::f16;
 
+/// Floats of a vector.
+pub(crate) const LANES: usize = 8;
+
 /// Floats that one instruction handles.
 ///
 /// # Safety
 /// For all methods, the processor must have the instructions of the type, and pointers must be valid for
-/// [`Self::LANES`] elements.
+/// [`LANES`] elements.
 pub(crate) trait Vector: Copy {
-    /// Number of floats.
-    const LANES: usize;
     /// All zero.
     unsafe fn zero() -> Self;
     /// Reads floats.
@@ -51,7 +52,6 @@ impl Portable {
 }
 
 impl Vector for Portable {
-    const LANES: usize = 8;
     #[inline(always)]
     unsafe fn zero() -> Self {
         Self([0.0; 8])
@@ -109,7 +109,6 @@ mod x86 {
     use std::arch::x86_64::*;
 
     impl Vector for __m256 {
-        const LANES: usize = 8;
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn zero() -> Self {
@@ -176,77 +175,6 @@ mod x86 {
             let sums = _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps::<1>(sums));
             // SAFETY: both types are four floats.
             unsafe { std::mem::transmute::<__m128, [f32; 4]>(sums) }
-        }
-    }
-
-    impl Vector for __m512 {
-        const LANES: usize = 16;
-        #[inline]
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-        unsafe fn zero() -> Self {
-            _mm512_setzero_ps()
-        }
-        #[inline]
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-        unsafe fn load(from: *const f32) -> Self {
-            // SAFETY: the caller's guarantee.
-            unsafe { _mm512_loadu_ps(from) }
-        }
-        #[inline]
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-        unsafe fn load_i8(from: *const i8) -> Self {
-            // SAFETY: the caller's guarantee.
-            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(from.cast()) }))
-        }
-        #[inline]
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-        unsafe fn load_bf16(from: *const u16) -> Self {
-            // SAFETY: the caller's guarantee.
-            let wide = _mm512_cvtepu16_epi32(unsafe { _mm256_loadu_si256(from.cast()) });
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
-        }
-        #[inline]
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-        unsafe fn load_f16(from: *const f16) -> Self {
-            // SAFETY: the caller's guarantee.
-            _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(from.cast()) })
-        }
-        #[inline]
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-        unsafe fn load_of_pairs(from: *const u32, is_second: bool) -> Self {
-            // SAFETY: the caller's guarantee.
-            let pairs = unsafe { _mm512_loadu_si512(from.cast()) };
-            // Immediate operands only: sums occupy the registers.
-            _mm512_castsi512_ps(match is_second {
-                true => _mm512_maskz_mov_epi16(0xaaaa_aaaa, pairs),
-                false => _mm512_slli_epi32::<16>(pairs),
-            })
-        }
-        #[inline]
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-        unsafe fn store(self, to: *mut f32) {
-            // SAFETY: the caller's guarantee.
-            unsafe { _mm512_storeu_ps(to, self) }
-        }
-        #[inline]
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-        unsafe fn mul_add(self, b: Self, c: Self) -> Self {
-            _mm512_fmadd_ps(self, b, c)
-        }
-        #[inline]
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-        unsafe fn round_to_bf16(self) -> Self {
-            let bits = _mm512_castps_si512(self);
-            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-            let up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-            _mm512_castsi512_ps(_mm512_maskz_mov_epi16(0xaaaa_aaaa, up))
-        }
-        #[inline]
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-        unsafe fn sums(of: [Self; 4]) -> [f32; 4] {
-            let halves = of.map(|v| _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v)));
-            // SAFETY: the caller's guarantee.
-            unsafe { <__m256 as Vector>::sums(halves) }
         }
     }
 }
