@@ -62,6 +62,13 @@ pub(crate) fn bf16_value(float: f32) -> f32 {
 }
 
 multiversion! {
+    /// Rounds to floats that are bfloat16; `to` may be longer.
+    pub(crate) fn round_to_bf16_values(from: &[f32], to: &mut [f32]) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = bf16_value(*from));
+    }
+}
+
+multiversion! {
     /// Rounds to bfloat16, ties to even.
     fn round_to_bf16(from: &[f32], to: &mut [bf16]) {
         for (to, from) in to.iter_mut().zip(from) {

@@ -123,7 +123,7 @@ impl Linear {
             let (group, block) = (piece / panels.len(), panels.start + piece % panels.len());
             let columns = block * WIDTH..((block + 1) * WIDTH).min(self.k);
             let steps = columns.start / E::GROUP..columns.end.div_ceil(E::GROUP);
-            prefetch(self.weights.stored(outputs.start / WIDTH + group, steps));
+            prefetch(self.weights.stored::<E>(outputs.start / WIDTH + group, steps));
         }
     }
 }

@@ -7,7 +7,7 @@ mod input;
 #[cfg(test)]
 mod tests;
 
-use crate::element::Element;
+use crate::element::{Element, round_to_bf16_values};
 use crate::memory::OutOfMemory;
 use crate::panel::{WIDTH, uses_amx};
 use crate::storage::{QuantBlocks, Storage};
@@ -154,8 +154,14 @@ impl Linear {
                     self.multiply(isa, x, stride, m, y);
                 });
             }
-            Dtype::Bf16 => {
+            Dtype::Bf16 if isa.has_bf16() => {
                 with_padded_copy(x, self.k, <bf16 as Element>::round, |x, stride| {
+                    self.multiply(isa, x, stride, m, y);
+                });
+            }
+            // Without the instructions, floats that are bfloat16 take their place.
+            Dtype::Bf16 => {
+                with_padded_copy(x, self.k, round_to_bf16_values, |x: &[f32], stride| {
                     self.multiply(isa, x, stride, m, y);
                 });
             }

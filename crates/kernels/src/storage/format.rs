@@ -2,7 +2,7 @@
 
 use crate::checked_area;
 use crate::cpu::{mul_add, multiversion};
-use crate::element::bf16_bits;
+use crate::element::{bf16_bits, bf16_value};
 use crate::memory::{view, view_mut};
 use crate::panel::WIDTH;
 use half::f16;
@@ -71,8 +71,21 @@ pub(crate) enum StoredPanel<'a> {
     Bf16(&'a [u16]),
     /// Half precision, `[k, WIDTH]`.
     F16(&'a [f16]),
+    /// Pairs of bfloat16, to be widened to a panel of floats.
+    Pairs(PairView<'a>),
     /// Quantised blocks.
     Quantised(QuantView<'a>),
+}
+
+/// Columns of a panel of pairs of bfloat16.
+#[derive(Clone, Copy)]
+pub(crate) struct PairView<'a> {
+    /// Whole pairs.
+    pub(crate) from: &'a [u32],
+    /// Columns of the first pair to skip.
+    pub(crate) skip: usize,
+    /// Columns to read from there on.
+    pub(crate) steps: usize,
 }
 
 /// Quantised columns of a group of rows.
@@ -86,8 +99,10 @@ pub(crate) struct QuantView<'a> {
     pub(crate) skip: usize,
     /// Steps to read from there on.
     pub(crate) steps: usize,
-    /// 1 for panels of floats, 2 for panels of pairs of bfloat16, to which the weights are rounded.
+    /// 1 for panels of floats, 2 for panels of pairs of bfloat16.
     pub(crate) columns_per_step: usize,
+    /// Whether the weights are rounded to bfloat16.
+    pub(crate) round: bool,
 }
 
 impl StoredPanel<'_> {
@@ -97,6 +112,7 @@ impl StoredPanel<'_> {
             Self::Packed(words) => words.len() / WIDTH,
             Self::Bf16(weights) => weights.len() / WIDTH,
             Self::F16(weights) => weights.len() / WIDTH,
+            Self::Pairs(view) => view.steps,
             Self::Quantised(view) => view.steps,
         }
     }
@@ -111,7 +127,20 @@ impl StoredPanel<'_> {
             Self::Packed(words) => to.copy_from_slice(words),
             Self::Bf16(weights) => widen(weights, view_mut(to)),
             Self::F16(weights) => weights.convert_to_f32_slice(view_mut(to)),
+            Self::Pairs(view) => view.decode(view_mut(to)),
             Self::Quantised(view) => view.decode(to),
+        }
+    }
+}
+
+impl PairView<'_> {
+    fn decode(&self, to: &mut [f32]) {
+        let pairs: &[[u16; 2]] = view(self.from);
+        for (i, to) in to.chunks_exact_mut(WIDTH).enumerate() {
+            let column = self.skip + i;
+            let pairs = pairs[column / 2 * WIDTH..].iter();
+            let half = |pair: &[u16; 2]| f32::from_bits(u32::from(pair[column % 2]) << 16);
+            to.iter_mut().zip(pairs).for_each(|(to, pair)| *to = half(pair));
         }
     }
 }
@@ -127,7 +156,13 @@ impl QuantView<'_> {
             let words = to.len().min(values.len() / self.columns_per_step);
             let (decoded, rest) = to.split_at_mut(words);
             match self.columns_per_step {
-                1 => dequantise(values, scales, offsets, view_mut(decoded)),
+                1 => {
+                    let decoded: &mut [f32] = view_mut(decoded);
+                    dequantise(values, scales, offsets, decoded);
+                    if self.round {
+                        decoded.iter_mut().for_each(|weight| *weight = bf16_value(*weight));
+                    }
+                }
                 _ => dequantise_pairs(values, scales, offsets, decoded),
             }
             (to, skip) = (rest, 0);

@@ -8,6 +8,8 @@ mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_source;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod call;
 mod dot;
