@@ -309,8 +309,10 @@ unsafe fn multiply_panels<V: Vector, F: Format, const R: usize, const WRITE: boo
     unsafe {
         let mut sums = [[V::zero(); COLUMNS]; R];
         let (mut at, mut dy) = (from.first, t.dy.as_ptr());
+        // Unrolled, the compiler would decode a whole panel before it multiplies, and run out of registers.
+        let width = if WRITE { std::hint::black_box(WIDTH) } else { WIDTH };
         for _ in 0..t.panels {
-            for lane in (0..WIDTH).step_by(LANES) {
+            for lane in (0..width).step_by(LANES) {
                 let rows: [V; R] = std::array::from_fn(|r| V::load(dy.add(lane * R + r * LANES)));
                 for column in 0..COLUMNS {
                     let weights = from.format.vector::<V>(at, column, lane);
