@@ -15,7 +15,8 @@ const REGISTERS: usize = WIDTH / LANES;
 /// Steps between prefetches of rows of y.
 const STEPS_PER_ROW: usize = 8;
 
-/// Multiplies floats. The steps of `source` are written to `to` if they are decoded.
+/// Multiplies floats. The steps of `source` are written to `to` if they are decoded, `to_stride` floats
+/// apart: 0 if they are not read again, which is cheapest.
 ///
 /// # Safety
 /// AVX2, FMA and F16C must be available, the bounds of [`Tile::run`] must hold, `source` must have as many
@@ -25,6 +26,7 @@ pub(super) unsafe fn run<E: Element, S: HalfSteps, const R: usize>(
     t: &Tile<'_, E>,
     mut source: S,
     to: *mut f32,
+    to_stride: usize,
 ) {
     let mut sums = [[_mm256_setzero_ps(); REGISTERS]; R];
     for chain in chains::<E>(t.steps, Blocking::of::<E>(Isa::Avx2).chain) {
@@ -32,7 +34,7 @@ pub(super) unsafe fn run<E: Element, S: HalfSteps, const R: usize>(
         let mut copy = source;
         for (half, source) in [&mut copy, &mut source].into_iter().enumerate() {
             // SAFETY: the caller's guarantee.
-            let acc = unsafe { multiply_half::<E, S, R>(t, chain.clone(), half, source, to) };
+            let acc = unsafe { multiply_half::<E, S, R>(t, chain.clone(), half, source, to, to_stride) };
             for (sums, acc) in sums.iter_mut().zip(&acc) {
                 for (sum, acc) in sums[2 * half..].iter_mut().zip(acc) {
                     *sum = if first { *acc } else { _mm256_add_ps(*acc, *sum) };
@@ -58,10 +60,11 @@ unsafe fn multiply_half<E: Element, S: HalfSteps, const R: usize>(
     half: usize,
     source: &mut S,
     to: *mut f32,
+    to_stride: usize,
 ) -> [[__m256; 2]; R] {
     let mut acc = [[_mm256_setzero_ps(); 2]; R];
     let x = t.x.as_ptr().cast::<f32>();
-    let mut to = to.wrapping_add(chain.start * WIDTH + half * WIDTH / 2);
+    let mut to = to.wrapping_add(chain.start * to_stride + half * WIDTH / 2);
     let mut source_half = *source;
     // Each half prefetches a half of what the tile is asked to.
     let bytes_per_step = t.prefetch.bytes_per_step / 2;
@@ -86,7 +89,7 @@ unsafe fn multiply_half<E: Element, S: HalfSteps, const R: usize>(
                 acc[1] = _mm256_fmadd_ps(a, b1, acc[1]);
             }
         }
-        to = to.wrapping_add(WIDTH);
+        to = to.wrapping_add(to_stride);
         ahead = ahead.wrapping_add(bytes_per_step);
     }
     *source = source_half;

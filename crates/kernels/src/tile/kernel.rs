@@ -134,7 +134,7 @@ impl<E: Multiply> Tile<'_, E> {
             Isa::Avx2 => {
                 let steps = avx2_source::Elements::of_panel(self.panel, self.steps);
                 // SAFETY: the caller's guarantee; a packed panel is not written.
-                unsafe { self.run_avx2(steps, std::ptr::null_mut()) };
+                unsafe { self.run_avx2(steps, std::ptr::null_mut(), 0) };
             }
             // The others add each chain to y.
             _ => {
@@ -168,7 +168,7 @@ impl<E: Multiply> Tile<'_, E> {
             // SAFETY: the caller's guarantee, and the kernel decodes in tiles.
             let is_done = unsafe {
                 match kernel.isa {
-                    Isa::Avx2 => self.run_packing_avx2(kernel, &source, buffer),
+                    Isa::Avx2 => self.run_packing_avx2(kernel, &source, buffer, reused),
                     _ => self.run_packing_avx512(kernel, &source, buffer, reused),
                 }
             };
@@ -225,22 +225,23 @@ impl<E: Multiply> Tile<'_, E> {
         kernel: &Kernel<E>,
         source: &StoredPanel<'_>,
         buffer: &mut [u32],
+        reused: bool,
     ) -> bool {
         use avx2_source::{Elements, Pairs, Quantised};
         self.check(kernel);
         assert!(checked_area(self.steps, WIDTH) <= buffer.len());
-        let to = buffer.as_mut_ptr().cast();
+        let (to, stride) = (buffer.as_mut_ptr().cast(), if reused { WIDTH } else { 0 });
         // SAFETY: the caller's guarantee; the buffer was checked.
         unsafe {
             match *source {
                 StoredPanel::Packed(_) => return false,
-                StoredPanel::Bf16(from) => self.run_avx2(Elements::new(from, self.steps), to),
-                StoredPanel::F16(from) => self.run_avx2(Elements::new(from, self.steps), to),
-                StoredPanel::Pairs(from) => self.run_avx2(Pairs::new(from), to),
+                StoredPanel::Bf16(from) => self.run_avx2(Elements::new(from, self.steps), to, stride),
+                StoredPanel::F16(from) => self.run_avx2(Elements::new(from, self.steps), to, stride),
+                StoredPanel::Pairs(from) => self.run_avx2(Pairs::new(from), to, stride),
                 StoredPanel::Quantised(from) if from.round => {
-                    self.run_avx2(Quantised::<true>::new(from), to);
+                    self.run_avx2(Quantised::<true>::new(from), to, stride);
                 }
-                StoredPanel::Quantised(from) => self.run_avx2(Quantised::<false>::new(from), to),
+                StoredPanel::Quantised(from) => self.run_avx2(Quantised::<false>::new(from), to, stride),
             }
         }
         true
@@ -251,8 +252,8 @@ impl<E: Multiply> Tile<'_, E> {
     /// # Safety
     /// As [`avx2::run`].
     #[cfg(target_arch = "x86_64")]
-    unsafe fn run_avx2<S: avx2_source::HalfSteps>(&self, source: S, to: *mut f32) {
-        by_rows!(avx2::run::<S>, self, (self, source, to), [1, 2, 3, 4, 5, 6]);
+    unsafe fn run_avx2<S: avx2_source::HalfSteps>(&self, source: S, to: *mut f32, to_stride: usize) {
+        by_rows!(avx2::run::<S>, self, (self, source, to, to_stride), [1, 2, 3, 4, 5, 6]);
     }
 
     /// As [`Self::run_packing`], from transposed weights.
