@@ -46,6 +46,11 @@ impl Isa {
         self <= Self::best()
     }
 
+    /// Whether there are instructions for dot products of pairs of bfloat16.
+    pub(crate) fn has_bf16(self) -> bool {
+        self >= Self::Avx512Bf16
+    }
+
     fn best() -> Self {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(Self::detect)
@@ -54,7 +59,9 @@ impl Isa {
     fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c");
             let avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")

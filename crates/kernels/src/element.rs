@@ -53,13 +53,26 @@ pub(crate) fn bf16_bits(float: f32) -> u32 {
     bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16
 }
 
+/// A float rounded to bfloat16, ties to even.
+#[inline(always)]
+pub(crate) fn bf16_value(float: f32) -> f32 {
+    // Rounding the bits of a NaN could turn it into infinity.
+    let bits = if float.is_nan() { float.to_bits() >> 16 | 0x40 } else { bf16_bits(float) };
+    f32::from_bits(bits << 16)
+}
+
+multiversion! {
+    /// Rounds to floats that are bfloat16; `to` may be longer.
+    pub(crate) fn round_to_bf16_values(from: &[f32], to: &mut [f32]) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = bf16_value(*from));
+    }
+}
+
 multiversion! {
     /// Rounds to bfloat16, ties to even.
     fn round_to_bf16(from: &[f32], to: &mut [bf16]) {
         for (to, from) in to.iter_mut().zip(from) {
-            // Rounding the bits of a NaN could turn it into infinity.
-            let bits = if from.is_nan() { from.to_bits() >> 16 | 0x40 } else { bf16_bits(*from) };
-            *to = bf16::from_bits(bits as u16);
+            *to = bf16::from_bits((bf16_value(*from).to_bits() >> 16) as u16);
         }
     }
 }

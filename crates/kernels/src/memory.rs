@@ -7,7 +7,7 @@ use std::ops::{Deref, DerefMut};
 /// Numbers that a 32-bit word can be viewed as.
 ///
 /// # Safety
-/// Any bits must be a valid value, and the size must divide 32 bits and equal the alignment.
+/// Any bits must be a valid value, the size must divide 32 bits, and the alignment the size.
 pub(crate) unsafe trait Plain: Copy {}
 
 // SAFETY: 8, 16 and 32 bits, all of which are values.
@@ -20,6 +20,8 @@ unsafe impl Plain for half::f16 {}
 unsafe impl Plain for half::bf16 {}
 // SAFETY: as above.
 unsafe impl Plain for f32 {}
+// SAFETY: 32 bits in halves, whose alignment a word exceeds.
+unsafe impl Plain for [u16; 2] {}
 
 /// Views words as numbers.
 pub(crate) fn view<T: Plain>(words: &[u32]) -> &[T] {

@@ -70,8 +70,7 @@ impl Blocking {
             panels_per_job: 4,
             backward_steps: 320,
             rows_per_backward_job: 1024,
-            // AVX2 decodes a panel before its first tile, which should find it in L1.
-            max_decoded_steps: if isa >= Isa::Avx512 { 4096 } else { 320 },
+            max_decoded_steps: 4096,
         }
     }
 

@@ -54,7 +54,7 @@ impl TransposedPanel {
         };
         self.pending = words.map(|words| (weights.format(), groups.len() * words));
         match words {
-            Some(words) => self.transpose_stored(isa, weights, groups, &wanted, steps, words),
+            Some(words) => self.transpose_stored::<E>(isa, weights, groups, &wanted, steps, words),
             None => self.transpose_panels::<E>(isa, weights, groups, steps),
         }
     }
@@ -72,7 +72,7 @@ impl TransposedPanel {
     }
 
     /// Transposes weights in their storage format, as 32-bit words.
-    fn transpose_stored(
+    fn transpose_stored<E: Element>(
         &mut self,
         isa: Isa,
         weights: &Storage,
@@ -83,7 +83,7 @@ impl TransposedPanel {
     ) {
         self.source.resize(groups.len() * words);
         for (group, to) in groups.zip(self.source.chunks_exact_mut(words)) {
-            let from = weights.stored(group, steps.clone());
+            let from = weights.stored::<E>(group, steps.clone());
             let StorageFormat::Quantised(columns) = weights.format() else {
                 transpose(isa, from, WIDTH / 2, to, WIDTH, WIDTH, WIDTH / 2);
                 continue;
@@ -109,7 +109,7 @@ impl TransposedPanel {
     ) {
         let block = WIDTH / E::GROUP * WIDTH;
         for (group, to) in groups.zip(self.panel.chunks_exact_mut(block)) {
-            let from = weights.panel(group, steps.clone(), &mut self.decoded);
+            let from = weights.panel::<E>(group, steps.clone(), &mut self.decoded);
             if E::GROUP == 1 {
                 transpose(isa, from, WIDTH, to, WIDTH, steps.len(), WIDTH);
                 continue;

@@ -1,129 +1,228 @@
-//! The backward product, over transposed panels.
+//! The backward product in floats, over panels as they are stored.
 
 use super::{Linear, LinearJob, split_panels};
-use crate::Isa;
-use crate::element::Element;
-use crate::memory::{SharedPtr, view};
-use crate::panel::{self, Blocking, WIDTH};
-use crate::tile::{Kernel, Multiply, Prefetch, Tile, prefetch};
-use crate::transposed::TransposedPanel;
+use crate::memory::{Lines, SharedPtr, view, view_mut};
+use crate::panel::WIDTH;
+use crate::tile::{self, COLUMNS, DotTile, LINE, PanelPrefetch, row_tiles};
+use crate::{Isa, checked_area};
 use rayon::prelude::*;
 use std::cell::Cell;
 use std::ops::Range;
 
+/// Panels of a chain of sums. With a block of columns they fill half of an L1 cache.
+const PANELS: usize = 16;
+
+/// Columns that are decoded together and stay in L1 while the rows pass.
+const BLOCK: usize = 2 * COLUMNS;
+
+/// Maximum number of rows of a job: their part of a chain fits into L2.
+const MAX_ROWS: usize = 256;
+
+/// Maximum number of columns of a job, in units of [`WIDTH`].
+const WIDTHS_PER_JOB: usize = 4;
+
 thread_local! {
-    /// The transposed panels of a job, reused between calls.
-    static TRANSPOSED: Cell<Vec<TransposedPanel>> = const { Cell::new(Vec::new()) };
+    /// The decoded columns of a job, reused between calls.
+    static DECODED: Cell<Lines> = const { Cell::new(Lines::new()) };
+    /// Packed gradients, reused between calls.
+    static PACKED: Cell<Lines> = const { Cell::new(Lines::new()) };
+}
+
+/// The gradients of outputs and inputs.
+#[derive(Clone, Copy)]
+struct Gradients<'a> {
+    /// Packed group by group of rows, chain by chain, tile by tile.
+    dy: &'a [f32],
+    dx: SharedPtr,
+}
+
+/// A block of columns of the panels of a chain.
+#[derive(Clone)]
+struct Part {
+    panels: Range<usize>,
+    columns: Range<usize>,
 }
 
 impl Linear {
-    pub(super) fn multiply_backward<E: Multiply>(
-        &self,
-        isa: Isa,
-        dy: &[E],
-        dy_stride: usize,
-        m: usize,
-        dx: &mut [f32],
-    ) {
-        let out = SharedPtr(dx.as_mut_ptr());
-        let blocks = self.k.div_ceil(WIDTH);
-        let blocking = Blocking::of::<E>(isa);
-        let groups = m.div_ceil(blocking.rows_per_backward_job);
-        let shares = split_panels(blocks, m * self.n, blocking.panels_per_job);
+    /// Multiplies rows in groups, so that their part of a chain stays in L2 while the columns of a job
+    /// pass. `dy` is rounded to bfloat16 if `round`.
+    pub(super) fn multiply_backward(&self, isa: Isa, dy: &[f32], round: bool, m: usize, dx: &mut [f32]) {
+        let dx = SharedPtr(dx.as_mut_ptr());
+        let widths = self.k.div_ceil(WIDTH);
+        let groups = m.div_ceil(MAX_ROWS);
+        let rows = |group: usize| group * m / groups..(group + 1) * m / groups;
+        let mut packed = PACKED.take();
+        packed.resize(checked_area(m, self.panels() * WIDTH));
+        self.pack_gradients(isa, dy, round, (0..groups).map(rows), view_mut(&mut packed));
+        let gradients = Gradients { dy: view(&packed), dx };
+        let shares = split_panels(widths, m * self.n, WIDTHS_PER_JOB);
         let run = |job: usize| {
             let (share, group) = (job / groups, job % groups);
             let job = LinearJob {
-                panels: share * blocks / shares..(share + 1) * blocks / shares,
-                rows: group * m / groups..(group + 1) * m / groups,
+                panels: share * widths / shares..(share + 1) * widths / shares,
+                rows: rows(group),
             };
-            let mut transposed = TRANSPOSED.take();
-            transposed.resize_with(job.panels.len().max(transposed.len()), TransposedPanel::default);
-            // SAFETY: dx holds m rows of k elements; this job alone writes these rows in the columns of
-            // its blocks.
-            unsafe { self.run_backward_job(isa, dy, dy_stride, &job, &mut transposed, out) };
-            TRANSPOSED.set(transposed);
+            let mut decoded = DECODED.take();
+            decoded.resize(BLOCK / COLUMNS * tile::decoded_words(PANELS));
+            // SAFETY: dx holds m rows of k elements; this job alone writes these rows in its columns.
+            unsafe { self.run_backward_job(isa, gradients, &job, &mut decoded) };
+            DECODED.set(decoded);
         };
-        (0..shares * groups).into_par_iter().with_max_len(1).for_each(run);
+        match shares * groups {
+            0 => {}
+            1 => run(0),
+            jobs => (0..jobs).into_par_iter().with_max_len(1).for_each(run),
+        }
+        PACKED.set(packed);
     }
 
-    /// The panels of a job are blocks of [`WIDTH`] inputs here. They are transposed some outputs at a
-    /// time, and serve all rows of the job.
-    ///
-    /// # Safety
-    /// `out` must hold the job's rows of `k` elements, in whose columns of the job's blocks no other
-    /// thread writes; `isa` must be available.
-    unsafe fn run_backward_job<E: Multiply>(
+    fn panels(&self) -> usize {
+        self.n.div_ceil(WIDTH)
+    }
+
+    /// Packs groups of rows in the order in which their jobs read them.
+    fn pack_gradients(
         &self,
         isa: Isa,
-        dy: &[E],
-        dy_stride: usize,
-        job: &LinearJob,
-        transposed: &mut [TransposedPanel],
-        out: SharedPtr,
+        dy: &[f32],
+        round: bool,
+        groups: impl Iterator<Item = Range<usize>>,
+        mut to: &mut [f32],
     ) {
-        let (n, k) = (self.n, self.k);
-        let most = Blocking::of::<E>(isa).backward_steps * E::GROUP;
-        let kernel = Kernel::new(isa, job.rows.len());
-        let columns = |block: usize| block * WIDTH..((block + 1) * WIDTH).min(k);
-        let outputs = |start: usize| start..(start + most).min(n);
-        for start in (0..n).step_by(most) {
-            for (block, panel) in job.panels.clone().zip(&mut *transposed) {
-                let decode_in_tile = kernel.decodes_in_tile();
-                panel.prepare::<E>(isa, decode_in_tile, &self.weights, columns(block), outputs(start));
+        let mut parts = Vec::new();
+        for rows in groups {
+            for panels in chains(self.panels()) {
+                let (part, rest) = to.split_at_mut(rows.len() * panels.len() * WIDTH);
+                parts.push((rows.clone(), panels, part));
+                to = rest;
             }
-            // While the rows pass, the weights transposed next are prefetched, a part with each tile.
-            let next = outputs(outputs(start).end);
-            let tiles = kernel.row_tiles();
-            let count = tiles.len();
-            let parts = count * job.panels.len();
-            for (i, rows) in tiles.enumerate() {
-                let row = job.rows.start + rows.start;
-                for (b, (block, panel)) in job.panels.clone().zip(&mut *transposed).enumerate() {
-                    self.prefetch_part::<E>(&job.panels, next.clone(), i * job.panels.len() + b, parts);
-                    let columns = columns(block);
-                    let (source, panel) = panel.parts();
-                    let tile = |panel| Tile {
-                        x: &dy[row * dy_stride + start..],
-                        x_stride: dy_stride,
-                        panel: view(panel),
-                        steps: panel::k_steps::<E>(outputs(start).len()),
-                        y: out.at(row * k + columns.start),
-                        y_stride: k,
-                        rows: rows.len(),
-                        cols: columns.len(),
-                        bias: None,
-                        accumulate: start > 0,
-                        prefetch: Prefetch::none(dy),
-                    };
-                    // SAFETY: the tile lies in the rows and columns of this job.
-                    unsafe {
-                        match source {
-                            Some(source) if i == 0 => {
-                                tile(&[]).run_transposed(&kernel, source, panel, count > 1);
-                            }
-                            _ => tile(panel).run(&kernel),
-                        }
-                    }
+        }
+        let pack = |(rows, panels, mut to): (Range<usize>, Range<usize>, &mut [f32])| {
+            let outputs = panels.start * WIDTH..(panels.end * WIDTH).min(self.n);
+            for tile in row_tiles(rows.len(), tile::max_dot_rows(isa)) {
+                let (packed, rest) = to.split_at_mut(tile.len() * panels.len() * WIDTH);
+                let first = (rows.start + tile.start) * self.n + outputs.start;
+                let last = (rows.start + tile.end - 1) * self.n + outputs.end;
+                tile::pack_rows(&dy[first..last], self.n, outputs.len(), round, packed);
+                to = rest;
+            }
+        };
+        // One thread packs a few rows sooner than it would wake others.
+        if dy.len() < 65_536 {
+            parts.into_iter().for_each(pack);
+        } else {
+            parts.into_par_iter().for_each(pack);
+        }
+    }
+
+    /// The panels of a job are units of [`WIDTH`] columns here. All of them share the part of dy that a
+    /// chain reads.
+    ///
+    /// # Safety
+    /// dx must hold the job's rows of `k` elements, in whose columns of the job no other thread writes;
+    /// `isa` must be available.
+    unsafe fn run_backward_job(
+        &self,
+        isa: Isa,
+        gradients: Gradients<'_>,
+        job: &LinearJob,
+        decoded: &mut [u32],
+    ) {
+        let columns = job.panels.start * WIDTH..(job.panels.end * WIDTH).min(self.k);
+        let mut parts = chains(self.panels())
+            .flat_map(|panels| columns.clone().step_by(BLOCK).map(move |column| (panels.clone(), column)))
+            .map(|(panels, column)| Part { panels, columns: column..(column + BLOCK).min(columns.end) })
+            .peekable();
+        while let Some(part) = parts.next() {
+            // SAFETY: the part lies in the rows and columns of this job.
+            unsafe { self.run_backward_part(isa, gradients, &job.rows, &part, parts.peek(), decoded) };
+        }
+    }
+
+    /// Multiplies the rows of a job by one part of the weights. Meanwhile `next` is prefetched, a piece
+    /// with each tile.
+    ///
+    /// # Safety
+    /// As [`Self::run_backward_job`].
+    unsafe fn run_backward_part(
+        &self,
+        isa: Isa,
+        gradients: Gradients<'_>,
+        rows: &Range<usize>,
+        part: &Part,
+        next: Option<&Part>,
+        decoded: &mut [u32],
+    ) {
+        let Part { panels, columns } = part;
+        let tiles = row_tiles(rows.len(), tile::max_dot_rows(isa));
+        let prefetch = self.prefetch_of(next, tiles.len() * columns.len().div_ceil(COLUMNS));
+        let first = rows.start * self.panels() * WIDTH + rows.len() * panels.start * WIDTH;
+        for (i, tile_rows) in tiles.enumerate() {
+            let row = rows.start + tile_rows.start;
+            let ahead = i * columns.len().div_ceil(COLUMNS) * prefetch.lines * LINE;
+            let tile = DotTile {
+                dy: &gradients.dy[first + tile_rows.start * panels.len() * WIDTH..],
+                panels: panels.len(),
+                rows: tile_rows.len(),
+                dx: gradients.dx.at(row * self.k + columns.start),
+                dx_stride: self.k,
+                cols: columns.len(),
+                accumulate: panels.start > 0,
+                prefetch: PanelPrefetch { from: prefetch.from.wrapping_add(ahead), ..prefetch },
+            };
+            // SAFETY: the tile lies in the rows and columns of the job.
+            unsafe {
+                match i {
+                    0 => self.run_decoding(isa, &tile, part, decoded),
+                    _ => tile.run(isa, decoded),
                 }
             }
         }
     }
 
-    /// Prefetches part `part` of `of` parts of the stored weights of `outputs`, in the columns of
-    /// `panels`.
-    fn prefetch_part<E: Element>(
-        &self,
-        panels: &Range<usize>,
-        outputs: Range<usize>,
-        part: usize,
-        of: usize,
-    ) {
-        let pieces = outputs.len().div_ceil(WIDTH) * panels.len();
-        for piece in part * pieces / of..(part + 1) * pieces / of {
-            let (group, block) = (piece / panels.len(), panels.start + piece % panels.len());
-            let columns = block * WIDTH..((block + 1) * WIDTH).min(self.k);
-            let steps = columns.start / E::GROUP..columns.end.div_ceil(E::GROUP);
-            prefetch(self.weights.stored(outputs.start / WIDTH + group, steps));
+    /// Runs the first tile of a part, which decodes the weights for the others.
+    ///
+    /// # Safety
+    /// As [`DotTile::run`].
+    unsafe fn run_decoding(&self, isa: Isa, all: &DotTile<'_>, part: &Part, decoded: &mut [u32]) {
+        let Part { panels, columns } = part;
+        let words = tile::decoded_words(panels.len());
+        for (at, decoded) in (0..columns.len()).step_by(COLUMNS).zip(decoded.chunks_exact_mut(words)) {
+            let column = columns.start + at;
+            let ahead = at / COLUMNS * all.prefetch.lines * LINE;
+            let tile = DotTile {
+                dx: all.dx.wrapping_add(at),
+                cols: (columns.end - column).min(COLUMNS),
+                prefetch: PanelPrefetch { from: all.prefetch.from.wrapping_add(ahead), ..all.prefetch },
+                ..*all
+            };
+            // SAFETY: the caller's guarantee, in some of the columns.
+            unsafe {
+                if let Some(from) = self.weights.columns(panels.clone(), column) {
+                    tile.run_decoding(isa, &from, decoded);
+                } else {
+                    self.weights.decode_last_columns(panels.clone(), column..columns.end, decoded);
+                    tile.run(isa, decoded);
+                }
+            }
         }
     }
+
+    /// The weights of a part, to be prefetched in `pieces` pieces.
+    fn prefetch_of(&self, part: Option<&Part>, pieces: usize) -> PanelPrefetch {
+        let Some(from) = part.and_then(|p| self.weights.columns(p.panels.clone(), p.columns.start)) else {
+            return PanelPrefetch { from: std::ptr::null(), stride: 0, lines: 0 };
+        };
+        let bytes = from.bytes(BLOCK);
+        PanelPrefetch {
+            from: from.words.as_ptr().cast::<u8>().wrapping_add(bytes.start),
+            stride: from.stride * size_of::<u32>(),
+            lines: bytes.len().div_ceil(LINE).div_ceil(pieces),
+        }
+    }
+}
+
+/// The panels of each chain of sums, at absolute positions.
+fn chains(panels: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..panels).step_by(PANELS).map(move |first| first..(first + PANELS).min(panels))
 }

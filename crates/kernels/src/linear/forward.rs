@@ -66,13 +66,13 @@ impl Linear {
         let parts = self.parts::<E>(isa, input.stride, job);
         for (i, (p, chain)) in parts.iter().enumerate() {
             let next = match parts.get(i + 1) {
-                Some((p, chain)) => self.weights.stored(*p, chain.clone()),
+                Some((p, chain)) => self.weights.stored::<E>(*p, chain.clone()),
                 None if job.panels.end * WIDTH < self.n => {
-                    self.weights.stored(job.panels.end, parts[0].1.clone())
+                    self.weights.stored::<E>(job.panels.end, parts[0].1.clone())
                 }
                 None => &[],
             };
-            if !self.weights.is_panels() {
+            if !self.weights.is_panels::<E>() {
                 buffer.resize(checked_area(chain.len(), WIDTH));
             }
             // SAFETY: the part lies in the rows and columns of this job.
@@ -119,7 +119,7 @@ impl Linear {
             };
             // SAFETY: the tile lies in the rows and columns of the job.
             unsafe {
-                match self.weights.source(p, chain.clone()) {
+                match self.weights.source::<E>(p, chain.clone()) {
                     StoredPanel::Packed(panel) => tile(panel).run(kernel),
                     // The first tile decodes the panel, which the others then find in cache.
                     source if i == 0 => tile(&[]).run_packing(kernel, source, buffer, reused),
@@ -136,7 +136,7 @@ impl Linear {
     fn parts<E: Multiply>(&self, isa: Isa, x_stride: usize, job: &LinearJob) -> Vec<(usize, Range<usize>)> {
         let (steps, blocking) = (panel::k_steps::<E>(self.k), Blocking::of::<E>(isa));
         let fits = blocking.fits_in_cache::<E>(job.rows.len(), x_stride);
-        let whole = fits && (self.weights.is_panels() || steps <= blocking.max_decoded_steps);
+        let whole = fits && (self.weights.is_panels::<E>() || steps <= blocking.max_decoded_steps);
         let longest = blocking.steps_per_tile(whole, steps);
         let chains: Vec<Range<usize>> = panel::chains::<E>(steps, longest).collect();
         let panels = job.panels.clone();

@@ -3,7 +3,7 @@
 use crate::checked_area;
 use crate::element::Element;
 use crate::memory::{LINE, Lines, view, view_mut};
-use crate::panel;
+use crate::panel::WIDTH;
 use rayon::prelude::*;
 use std::cell::Cell;
 
@@ -20,16 +20,17 @@ thread_local! {
     static COPIES: Cell<Lines> = const { Cell::new(Lines::new()) };
 }
 
-/// Calls `then` with a copy of rows of `width` floats as elements, padded to whole blocks, and the
-/// stride of its rows in elements.
+/// Calls `then` with a copy of rows of `width` floats, rounded by `round` to elements and padded
+/// with zeros to whole panels, and the stride of its rows in elements.
 pub(super) fn with_padded_copy<E: Element, T>(
     rows: &[f32],
     width: usize,
+    round: impl Fn(&[f32], &mut [E]) + Sync,
     then: impl FnOnce(&[E], usize) -> T,
 ) -> T {
     // An odd number of cache lines: rows a power of two apart would compete for a few cache sets.
     let line = LINE / size_of::<E>();
-    let stride = checked_area((panel::k_steps::<E>(width) * E::GROUP).div_ceil(line) | 1, line);
+    let stride = checked_area(width.next_multiple_of(WIDTH).div_ceil(line) | 1, line);
     // The buffer is taken out of its cell, because the thread may run another call while this one waits
     // for its jobs.
     let mut buffer = COPIES.take();
@@ -39,7 +40,7 @@ pub(super) fn with_padded_copy<E: Element, T>(
     let pairs = elements.par_chunks_exact_mut(stride).zip(rows.par_chunks_exact(width));
     pairs.with_min_len(least).for_each(|(to, from)| {
         to[width..].fill(E::default());
-        E::round(from, to);
+        round(from, to);
     });
     let result = then(view(&buffer), stride);
     COPIES.set(buffer);

@@ -1,11 +1,13 @@
 //! Linear layers over weights that are packed once.
 
 mod backward;
+mod backward_transposed;
 mod forward;
 mod input;
 #[cfg(test)]
 mod tests;
 
+use crate::element::{Element, round_to_bf16_values};
 use crate::memory::OutOfMemory;
 use crate::panel::{WIDTH, uses_amx};
 use crate::storage::{QuantBlocks, Storage};
@@ -148,10 +150,20 @@ impl Linear {
         match self.dtype {
             Dtype::F32 if avoids_set_conflicts(m, self.k) => self.multiply(isa, x, self.k, m, y),
             Dtype::F32 => {
-                with_padded_copy::<f32, _>(x, self.k, |x, stride| self.multiply(isa, x, stride, m, y))
+                with_padded_copy(x, self.k, <f32 as Element>::round, |x, stride| {
+                    self.multiply(isa, x, stride, m, y);
+                });
             }
+            Dtype::Bf16 if isa.has_bf16() => {
+                with_padded_copy(x, self.k, <bf16 as Element>::round, |x, stride| {
+                    self.multiply(isa, x, stride, m, y);
+                });
+            }
+            // Without the instructions, floats that are bfloat16 take their place.
             Dtype::Bf16 => {
-                with_padded_copy::<bf16, _>(x, self.k, |x, stride| self.multiply(isa, x, stride, m, y))
+                with_padded_copy(x, self.k, round_to_bf16_values, |x: &[f32], stride| {
+                    self.multiply(isa, x, stride, m, y);
+                });
             }
         }
     }
@@ -176,20 +188,22 @@ impl Linear {
         assert_eq!(dy.len() % self.n, 0, "dy must hold whole rows of {}", self.n);
         let m = dy.len() / self.n;
         assert_eq!(dx.len(), checked_area(m, self.k), "dx must be [{m}, {}]", self.k);
+        // Only with the registers of AVX-512 does transposing pay.
         match self.dtype {
-            Dtype::F32 if avoids_set_conflicts(m, self.n) => {
-                self.multiply_backward(isa, dy, self.n, m, dx);
+            Dtype::F32 if isa >= Isa::Avx512 && avoids_set_conflicts(m, self.n) => {
+                self.multiply_transposed(isa, dy, self.n, m, dx);
             }
-            Dtype::F32 => {
-                with_padded_copy::<f32, _>(dy, self.n, |dy, stride| {
-                    self.multiply_backward(isa, dy, stride, m, dx);
+            Dtype::F32 if isa >= Isa::Avx512 => {
+                with_padded_copy(dy, self.n, <f32 as Element>::round, |dy, stride| {
+                    self.multiply_transposed(isa, dy, stride, m, dx);
                 });
             }
-            Dtype::Bf16 => {
-                with_padded_copy::<bf16, _>(dy, self.n, |dy, stride| {
-                    self.multiply_backward(isa, dy, stride, m, dx);
+            Dtype::Bf16 if isa.has_bf16() => {
+                with_padded_copy(dy, self.n, <bf16 as Element>::round, |dy, stride| {
+                    self.multiply_transposed(isa, dy, stride, m, dx);
                 });
             }
+            dtype => self.multiply_backward(isa, dy, dtype == Dtype::Bf16, m, dx),
         }
     }
 

@@ -49,7 +49,7 @@ fn check_rows(layer: &Linear) {
         let (mut y, mut dx) = (vec![f32::NAN; MOST * n], vec![f32::NAN; MOST * k]);
         one.install(|| layer.forward_with(isa, &x, &mut y));
         one.install(|| layer.backward_with(isa, &dy, &mut dx));
-        for m in [1, 2, 15, 16, 17, 31, 33, MOST] {
+        for m in [1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 33, MOST] {
             let from = MOST - m;
             let (mut y_part, mut dx_part) = (vec![f32::NAN; m * n], vec![f32::NAN; m * k]);
             three.install(|| layer.forward_with(isa, &x[from * k..], &mut y_part));
@@ -96,6 +96,105 @@ fn long_chains_agree_with_a_naive_product() {
             for (got, (want, size)) in y.iter().zip(&forward).chain(dx.iter().zip(&backward)) {
                 let error = (f64::from(*got) - want).abs();
                 assert!(error <= 2e-6 * size + 1e-12, "{isa:?}: {got} against {want}");
+            }
+        }
+    }
+}
+
+/// A row is followed by infinite ones, so that nothing may be read beyond its end; and an infinite or missing
+/// number reaches exactly the elements that it is a part of.
+#[test]
+fn what_is_not_finite_stays_in_its_row_and_column_of_the_gradient() {
+    for (n, k) in [(1, 1), (33, 7), (67, 75), (520, 13), (600, 37)] {
+        let mut w = numbers(n * k, 1);
+        w.iter_mut().for_each(|w| *w = bf16::from_f32(*w).to_f32());
+        w[(n - 1) * k + k / 2] = f32::INFINITY;
+        for (dtype, m) in [Dtype::F32, Dtype::Bf16].into_iter().flat_map(|d| [(d, 1), (d, 4), (d, 9)]) {
+            let layer = linear(n, k, dtype, &w, None);
+            let mut dy = numbers(m * n, 2);
+            dy.iter_mut().for_each(|dy| *dy = bf16::from_f32(*dy + 1.5).to_f32());
+            (0..m).filter(|i| i % 3 == 1).for_each(|i| dy[i * n] = f32::NAN);
+            for isa in Isa::available() {
+                let mut dx = vec![0.0; m * k];
+                layer.backward_with(isa, &dy, &mut dx);
+                for (i, dx) in dx.iter().enumerate() {
+                    let (row, column) = (i / k, i % k);
+                    match (row % 3 == 1, column == k / 2) {
+                        (true, _) => {
+                            assert!(dx.is_nan(), "{isa:?}, {dtype:?}, {n} {k}: {dx} at {row}, {column}")
+                        }
+                        (_, true) => assert_eq!(*dx, f32::INFINITY, "{isa:?}, {dtype:?}, {n} {k}: row {row}"),
+                        _ => assert!(dx.is_finite(), "{isa:?}, {dtype:?}, {n} {k}: {dx} at {row}, {column}"),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Every height of a tile, widths that end within panels, chains and blocks, and weights in every format.
+#[test]
+fn gradients_of_few_rows_agree_with_a_naive_product() {
+    let bf16_values = |mut v: Vec<f32>| {
+        v.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32());
+        v
+    };
+    for (n, k) in [(5, 3), (31, 4), (32, 5), (97, 6), (513, 9), (1030, 11), (515, 41)] {
+        let halves = numbers(n * k, 2).iter().map(|w| half::f16::from_f32(*w).to_f32()).collect();
+        let floats = numbers(n * k, 3);
+        let uppers = bf16_values(numbers(n * k, 4));
+        for (dtype, w) in
+            [(Dtype::F32, halves), (Dtype::F32, floats), (Dtype::F32, uppers.clone()), (Dtype::Bf16, uppers)]
+        {
+            let layer = linear(n, k, dtype, &w, None);
+            let turned: Vec<f32> = (0..n * k).map(|i| w[i % n * k + i / n]).collect();
+            for m in 1..=9 {
+                let dy = bf16_values(numbers(m * n, 5));
+                let expected = naive(&dy, &turned, None, m, k, n);
+                for isa in Isa::available() {
+                    let mut dx = vec![f32::NAN; m * k];
+                    layer.backward_with(isa, &dy, &mut dx);
+                    for (got, (want, size)) in dx.iter().zip(&expected) {
+                        let error = (f64::from(*got) - want).abs();
+                        assert!(
+                            error <= 1e-6 * size + 1e-12,
+                            "{isa:?}, {dtype:?}, {m} {n} {k}: {got}, {want}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Without the instructions for bfloat16, floats take their place: all instruction sets read the same
+/// weights and differ by rounding only, also where values are rounded to bfloat16 while they are decoded.
+#[test]
+fn bfloat16_is_rounded_alike_on_every_instruction_set() {
+    let (m, n, k) = (7, 70, 352);
+    let w = numbers(n * k, 1);
+    let quantised = Linear::pack_quantised(n, k, 32, Dtype::Bf16, None, |rows, blocks| {
+        let first = rows.start * k;
+        blocks.values.iter_mut().enumerate().for_each(|(i, v)| *v = ((first + i) * 57 % 251) as u8 as i8);
+        blocks.scales.fill(1.0 / 128.0);
+        blocks.offsets.fill(0.3);
+        Ok::<(), OutOfMemory>(())
+    });
+    for layer in [linear(n, k, Dtype::Bf16, &w, None), quantised.unwrap()] {
+        let mut rows = vec![0.0; n * k];
+        rows.chunks_exact_mut(k).enumerate().for_each(|(i, row)| layer.row(i, row));
+        let (x, dy) = (numbers(m * k, 2), numbers(m * n, 3));
+        let rounded = |v: &[f32]| v.iter().map(|v| bf16::from_f32(*v).to_f32()).collect::<Vec<_>>();
+        let turned: Vec<f32> = (0..n * k).map(|i| rows[i % n * k + i / n]).collect();
+        let forward = naive(&rounded(&x), &rows, None, m, n, k);
+        let backward = naive(&rounded(&dy), &turned, None, m, k, n);
+        for isa in Isa::available() {
+            let (mut y, mut dx) = (vec![f32::NAN; m * n], vec![f32::NAN; m * k]);
+            layer.forward_with(isa, &x, &mut y);
+            layer.backward_with(isa, &dy, &mut dx);
+            for (got, (want, size)) in y.iter().zip(&forward).chain(dx.iter().zip(&backward)) {
+                let error = (f64::from(*got) - want).abs();
+                assert!(error <= 1e-6 * size + 1e-12, "{isa:?}: {got} against {want}");
             }
         }
     }

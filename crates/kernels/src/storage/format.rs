@@ -2,7 +2,7 @@
 
 use crate::checked_area;
 use crate::cpu::{mul_add, multiversion};
-use crate::element::bf16_bits;
+use crate::element::{bf16_bits, bf16_value};
 use crate::memory::{view, view_mut};
 use crate::panel::WIDTH;
 use half::f16;
@@ -71,8 +71,21 @@ pub(crate) enum StoredPanel<'a> {
     Bf16(&'a [u16]),
     /// Half precision, `[k, WIDTH]`.
     F16(&'a [f16]),
+    /// Pairs of bfloat16, to be widened to a panel of floats.
+    Pairs(PairView<'a>),
     /// Quantised blocks.
     Quantised(QuantView<'a>),
+}
+
+/// Columns of a panel of pairs of bfloat16.
+#[derive(Clone, Copy)]
+pub(crate) struct PairView<'a> {
+    /// Whole pairs.
+    pub(crate) from: &'a [u32],
+    /// Columns of the first pair to skip.
+    pub(crate) skip: usize,
+    /// Columns to read from there on.
+    pub(crate) steps: usize,
 }
 
 /// Quantised columns of a group of rows.
@@ -86,8 +99,10 @@ pub(crate) struct QuantView<'a> {
     pub(crate) skip: usize,
     /// Steps to read from there on.
     pub(crate) steps: usize,
-    /// 1 for panels of floats, 2 for panels of pairs of bfloat16, to which the weights are rounded.
+    /// 1 for panels of floats, 2 for panels of pairs of bfloat16.
     pub(crate) columns_per_step: usize,
+    /// Whether the weights are rounded to bfloat16.
+    pub(crate) round: bool,
 }
 
 impl StoredPanel<'_> {
@@ -97,6 +112,7 @@ impl StoredPanel<'_> {
             Self::Packed(words) => words.len() / WIDTH,
             Self::Bf16(weights) => weights.len() / WIDTH,
             Self::F16(weights) => weights.len() / WIDTH,
+            Self::Pairs(view) => view.steps,
             Self::Quantised(view) => view.steps,
         }
     }
@@ -111,7 +127,20 @@ impl StoredPanel<'_> {
             Self::Packed(words) => to.copy_from_slice(words),
             Self::Bf16(weights) => widen(weights, view_mut(to)),
             Self::F16(weights) => weights.convert_to_f32_slice(view_mut(to)),
+            Self::Pairs(view) => view.decode(view_mut(to)),
             Self::Quantised(view) => view.decode(to),
+        }
+    }
+}
+
+impl PairView<'_> {
+    fn decode(&self, to: &mut [f32]) {
+        let pairs: &[[u16; 2]] = view(self.from);
+        for (i, to) in to.chunks_exact_mut(WIDTH).enumerate() {
+            let column = self.skip + i;
+            let pairs = pairs[column / 2 * WIDTH..].iter();
+            let half = |pair: &[u16; 2]| f32::from_bits(u32::from(pair[column % 2]) << 16);
+            to.iter_mut().zip(pairs).for_each(|(to, pair)| *to = half(pair));
         }
     }
 }
@@ -127,13 +156,70 @@ impl QuantView<'_> {
             let words = to.len().min(values.len() / self.columns_per_step);
             let (decoded, rest) = to.split_at_mut(words);
             match self.columns_per_step {
-                1 => dequantise(values, scales, offsets, view_mut(decoded)),
+                1 => {
+                    let decoded: &mut [f32] = view_mut(decoded);
+                    dequantise(values, scales, offsets, decoded);
+                    if self.round {
+                        decoded.iter_mut().for_each(|weight| *weight = bf16_value(*weight));
+                    }
+                }
                 _ => dequantise_pairs(values, scales, offsets, decoded),
             }
             (to, skip) = (rest, 0);
         }
     }
 }
+
+/// Columns of successive groups of rows, as they are stored, for the backward pass.
+#[derive(Clone, Copy)]
+pub(crate) struct StoredColumns<'a> {
+    /// From the first group on: its first column, or for [`ColumnFormat::Quantised`] the block with it.
+    pub(crate) words: &'a [u32],
+    /// Words from one group to the next.
+    pub(crate) stride: usize,
+    pub(crate) format: ColumnFormat,
+}
+
+/// The format of [`StoredColumns`]. A column is [`WIDTH`] weights.
+#[derive(Clone, Copy)]
+pub(crate) enum ColumnFormat {
+    Floats,
+    /// Pairs of columns as bfloat16, the first of them even.
+    Pairs,
+    Bf16,
+    F16,
+    /// Scales and offsets, then columns of 8-bit integers.
+    Quantised {
+        /// Bytes in front of the first column.
+        values: usize,
+        /// Whether weights are rounded to bfloat16.
+        round: bool,
+    },
+}
+
+impl StoredColumns<'_> {
+    /// The bytes of the first `columns` columns in a group, with the scales and offsets in front of them.
+    pub(crate) fn bytes(&self, columns: usize) -> Range<usize> {
+        let weights = checked_area(columns, WIDTH);
+        match self.format {
+            ColumnFormat::Floats => 0..checked_area(weights, size_of::<f32>()),
+            ColumnFormat::Pairs | ColumnFormat::Bf16 | ColumnFormat::F16 => 0..checked_area(weights, 2),
+            ColumnFormat::Quantised { values, .. } if values == QUANT_HEADER => 0..values + weights,
+            ColumnFormat::Quantised { values, .. } => values..values + weights,
+        }
+    }
+
+    /// # Panics
+    /// When there are fewer than `columns` columns of `groups` groups.
+    pub(crate) fn check(&self, groups: usize, columns: usize) {
+        let words = self.bytes(columns).end.div_ceil(size_of::<u32>());
+        let needed = checked_area(groups - 1, self.stride).checked_add(words);
+        assert!(needed.is_some_and(|needed| needed <= self.words.len()), "columns are missing");
+    }
+}
+
+/// Bytes of scales and offsets in a quantised block.
+pub(super) const QUANT_HEADER: usize = 2 * WIDTH * size_of::<f32>();
 
 /// Weights transposed for the backward pass, in groups of 32 rows of the matrix, but not yet decoded
 /// into a panel. Transposing 16- or 8-bit weights as 32-bit words takes half or a quarter of the work.

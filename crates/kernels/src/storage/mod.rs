@@ -14,9 +14,11 @@ use crate::checked_area;
 use crate::element::Element;
 use crate::memory::{Lines, Memory, view};
 use crate::panel::WIDTH;
+use format::QUANT_HEADER;
 pub use format::QuantBlocks;
 pub(crate) use format::{
-    COLUMNS_PER_SCALE, GROUP_WORDS, HEADER_WORDS, QuantView, StorageFormat, StoredPanel, TransposedSource,
+    COLUMNS_PER_SCALE, ColumnFormat, GROUP_WORDS, HEADER_WORDS, PairView, QuantView, StorageFormat,
+    StoredColumns, StoredPanel, TransposedSource,
 };
 use half::f16;
 use std::ops::Range;
@@ -42,53 +44,98 @@ impl Storage {
         self.format
     }
 
-    /// Whether the weights are stored as panels and need no decoding.
-    pub(crate) fn is_panels(&self) -> bool {
-        self.format == StorageFormat::Panels
+    /// Whether the weights are stored as panels of these elements and need no decoding.
+    pub(crate) fn is_panels<E: Element>(&self) -> bool {
+        self.format == StorageFormat::Panels && self.columns_per_step == E::GROUP
     }
 
     /// The words that hold steps `steps` of a group's panel, in the storage format.
-    pub(crate) fn stored(&self, group: usize, steps: Range<usize>) -> &[u32] {
+    pub(crate) fn stored<E: Element>(&self, group: usize, steps: Range<usize>) -> &[u32] {
+        let columns = steps.start * E::GROUP..steps.end * E::GROUP;
         let words = match self.format {
-            StorageFormat::Panels => steps.start * WIDTH..steps.end * WIDTH,
-            format @ (StorageFormat::Bf16 | StorageFormat::F16) => {
-                steps.start * format.words(1)..steps.end * format.words(1)
+            StorageFormat::Panels => {
+                let per_step = self.columns_per_step;
+                columns.start / per_step * WIDTH..columns.end.div_ceil(per_step) * WIDTH
             }
-            format @ StorageFormat::Quantised(columns) => {
-                let (first, end) = (steps.start * self.columns_per_step, steps.end * self.columns_per_step);
-                first / columns * format.words(columns)..end.div_ceil(columns) * format.words(columns)
+            format @ (StorageFormat::Bf16 | StorageFormat::F16) => {
+                columns.start * format.words(1)..columns.end * format.words(1)
+            }
+            format @ StorageFormat::Quantised(block) => {
+                columns.start / block * format.words(block)..columns.end.div_ceil(block) * format.words(block)
             }
         };
         &self.words[group * self.group_words..(group + 1) * self.group_words][words]
     }
 
-    /// Steps `steps` of a group's panel, as they are stored.
-    pub(crate) fn source(&self, group: usize, steps: Range<usize>) -> StoredPanel<'_> {
-        let from = self.stored(group, steps.clone());
+    /// Steps `steps` of a group's panel of these elements, as they are stored. Weights stored for
+    /// bfloat16 can be read as floats, but not the other way round.
+    pub(crate) fn source<E: Element>(&self, group: usize, steps: Range<usize>) -> StoredPanel<'_> {
+        let from = self.stored::<E>(group, steps.clone());
+        let first = steps.start * E::GROUP;
         match self.format {
-            StorageFormat::Panels => StoredPanel::Packed(from),
+            StorageFormat::Panels if self.is_panels::<E>() => StoredPanel::Packed(from),
+            StorageFormat::Panels => {
+                StoredPanel::Pairs(PairView { from, skip: first % 2, steps: steps.len() })
+            }
             StorageFormat::Bf16 => StoredPanel::Bf16(view(from)),
             StorageFormat::F16 => StoredPanel::F16(view(from)),
             StorageFormat::Quantised(columns) => StoredPanel::Quantised(QuantView {
                 from,
                 columns,
-                skip: steps.start * self.columns_per_step % columns,
+                skip: first % columns,
                 steps: steps.len(),
-                columns_per_step: self.columns_per_step,
+                columns_per_step: E::GROUP,
+                round: self.columns_per_step == 2,
             }),
         }
     }
 
     /// Steps `steps` of a group's panel, decoded into `buffer` unless they are stored as a panel.
-    pub(crate) fn panel<'a>(&'a self, group: usize, steps: Range<usize>, buffer: &'a mut Lines) -> &'a [u32] {
+    pub(crate) fn panel<'a, E: Element>(
+        &'a self,
+        group: usize,
+        steps: Range<usize>,
+        buffer: &'a mut Lines,
+    ) -> &'a [u32] {
         let words = checked_area(steps.len(), WIDTH);
-        match self.source(group, steps) {
+        match self.source::<E>(group, steps) {
             StoredPanel::Packed(panel) => panel,
             source => {
                 buffer.resize(words);
                 source.decode(buffer);
                 &buffer[..words]
             }
+        }
+    }
+
+    /// Columns from `column` on, a multiple of 4, of some groups; or nothing if fewer than 4 are stored.
+    ///
+    /// # Panics
+    /// When the groups or the column are out of range.
+    pub(crate) fn columns(&self, groups: Range<usize>, column: usize) -> Option<StoredColumns<'_>> {
+        let (start, format) = match self.format {
+            StorageFormat::Panels if self.columns_per_step == 2 => (column / 2 * WIDTH, ColumnFormat::Pairs),
+            StorageFormat::Panels => (column * WIDTH, ColumnFormat::Floats),
+            StorageFormat::Bf16 => (self.format.words(column), ColumnFormat::Bf16),
+            StorageFormat::F16 => (self.format.words(column), ColumnFormat::F16),
+            StorageFormat::Quantised(columns) => {
+                let values = QUANT_HEADER + column % columns * WIDTH;
+                let format = ColumnFormat::Quantised { values, round: self.columns_per_step == 2 };
+                (column / columns * self.format.words(columns), format)
+            }
+        };
+        let words = &self.words[groups.start * self.group_words + start..groups.end * self.group_words];
+        let columns = StoredColumns { words, stride: self.group_words, format };
+        let in_group = (self.group_words - start) * size_of::<u32>();
+        (columns.bytes(4).end <= in_group).then_some(columns)
+    }
+
+    /// Decodes the last columns where [`Self::columns`] finds fewer than 4: 4 columns of floats for each
+    /// group, those beyond the matrix zero.
+    pub(crate) fn decode_last_columns(&self, groups: Range<usize>, columns: Range<usize>, to: &mut [u32]) {
+        for (group, to) in groups.zip(to.chunks_exact_mut(4 * WIDTH)) {
+            self.source::<f32>(group, columns.clone()).decode(to);
+            to[columns.len() * WIDTH..].fill(0);
         }
     }
 

@@ -1,7 +1,8 @@
 //! The inner kernel for AVX2: rows of 16 columns fill the 16 registers, so a panel takes two passes.
 
+use super::avx2_source::HalfSteps;
 use super::call::Tile;
-use super::fma::Avx2Fma;
+use super::vector::LANES;
 use crate::Isa;
 use crate::element::Element;
 use crate::panel::{Blocking, WIDTH, chains};
@@ -9,21 +10,31 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 /// Registers of a step of a panel.
-const REGISTERS: usize = 4;
+const REGISTERS: usize = WIDTH / LANES;
 
 /// Steps between prefetches of rows of y.
 const STEPS_PER_ROW: usize = 8;
 
+/// Multiplies floats. The steps of `source` are written to `to` if they are decoded, `to_stride` floats
+/// apart: 0 if they are not read again, which is cheapest.
+///
 /// # Safety
-/// AVX2 and FMA must be available, and the bounds of [`Tile::run`] must hold.
-#[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn run<E: Element, A: Avx2Fma<E>, const R: usize>(t: &Tile<'_, E>) {
+/// AVX2, FMA and F16C must be available, the bounds of [`Tile::run`] must hold, `source` must have as many
+/// steps as the tile, and `to` must be valid for them where they are written.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn run<E: Element, S: HalfSteps, const R: usize>(
+    t: &Tile<'_, E>,
+    mut source: S,
+    to: *mut f32,
+    to_stride: usize,
+) {
     let mut sums = [[_mm256_setzero_ps(); REGISTERS]; R];
     for chain in chains::<E>(t.steps, Blocking::of::<E>(Isa::Avx2).chain) {
         let first = chain.start == 0;
-        for half in [0, 1] {
+        let mut copy = source;
+        for (half, source) in [&mut copy, &mut source].into_iter().enumerate() {
             // SAFETY: the caller's guarantee.
-            let acc = unsafe { multiply_half::<E, A, R>(t, chain.clone(), half) };
+            let acc = unsafe { multiply_half::<E, S, R>(t, chain.clone(), half, source, to, to_stride) };
             for (sums, acc) in sums.iter_mut().zip(&acc) {
                 for (sum, acc) in sums[2 * half..].iter_mut().zip(acc) {
                     *sum = if first { *acc } else { _mm256_add_ps(*acc, *sum) };
@@ -42,16 +53,19 @@ pub(super) unsafe fn run<E: Element, A: Avx2Fma<E>, const R: usize>(t: &Tile<'_,
 /// # Safety
 /// As [`run`].
 #[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn multiply_half<E: Element, A: Avx2Fma<E>, const R: usize>(
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn multiply_half<E: Element, S: HalfSteps, const R: usize>(
     t: &Tile<'_, E>,
     chain: Range<usize>,
     half: usize,
+    source: &mut S,
+    to: *mut f32,
+    to_stride: usize,
 ) -> [[__m256; 2]; R] {
     let mut acc = [[_mm256_setzero_ps(); 2]; R];
-    let x = t.x.as_ptr();
-    let mut panel =
-        t.panel.as_ptr().cast::<__m256i>().wrapping_add(chain.start * REGISTERS + half * REGISTERS / 2);
+    let x = t.x.as_ptr().cast::<f32>();
+    let mut to = to.wrapping_add(chain.start * to_stride + half * WIDTH / 2);
+    let mut source_half = *source;
     // Each half prefetches a half of what the tile is asked to.
     let bytes_per_step = t.prefetch.bytes_per_step / 2;
     let mut ahead = t.prefetch.from.wrapping_add((half * t.steps + chain.start) * bytes_per_step);
@@ -64,17 +78,21 @@ unsafe fn multiply_half<E: Element, A: Avx2Fma<E>, const R: usize>(
         // SAFETY: the caller checked the bounds of the panel and of x. A prefetch is harmless at any address.
         unsafe {
             _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
-            let (b0, b1) = (_mm256_loadu_si256(panel), _mm256_loadu_si256(panel.add(1)));
+            let [b0, b1] = source_half.next(half);
+            if S::DECODES {
+                _mm256_storeu_ps(to, b0);
+                _mm256_storeu_ps(to.add(LANES), b1);
+            }
             for (r, acc) in acc.iter_mut().enumerate() {
-                let word = x.add(r * t.x_stride + step * E::GROUP).cast::<i32>().read_unaligned();
-                let a = _mm256_set1_epi32(word);
-                acc[0] = A::add(acc[0], a, b0);
-                acc[1] = A::add(acc[1], a, b1);
+                let a = _mm256_set1_ps(x.add(r * t.x_stride + step).read());
+                acc[0] = _mm256_fmadd_ps(a, b0, acc[0]);
+                acc[1] = _mm256_fmadd_ps(a, b1, acc[1]);
             }
         }
-        panel = panel.wrapping_add(REGISTERS);
+        to = to.wrapping_add(to_stride);
         ahead = ahead.wrapping_add(bytes_per_step);
     }
+    *source = source_half;
     acc
 }
 

@@ -46,15 +46,19 @@ impl Prefetch {
 
 /// Prefetches words into L2.
 pub(crate) fn prefetch(words: &[u32]) {
+    words.chunks(16).for_each(|line| prefetch_line(line.as_ptr().cast()));
+}
+
+/// Prefetches a cache line into L2. The address need not exist.
+#[inline(always)]
+pub(super) fn prefetch_line(at: *const u8) {
     #[cfg(target_arch = "x86_64")]
-    for line in words.chunks(16) {
-        // SAFETY: every x86-64 processor has the instruction, which has no visible effect.
-        unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(line.as_ptr().cast())
-        };
+    // SAFETY: every x86-64 processor has the instruction, which has no visible effect.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = words;
+    let _ = at;
 }
 
 impl<E: Element> Tile<'_, E> {

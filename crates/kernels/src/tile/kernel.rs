@@ -4,7 +4,7 @@ use super::call::Tile;
 use super::fma::Multiply;
 use super::portable;
 #[cfg(target_arch = "x86_64")]
-use super::{amx, avx2, avx512, panel_source};
+use super::{amx, avx2, avx2_source, avx512, panel_source};
 use crate::element::Element;
 use crate::memory::view;
 use crate::panel::{Blocking, WIDTH, chains, uses_amx};
@@ -27,6 +27,10 @@ impl<E: Element> Kernel<E> {
     /// When the machine lacks the instruction set.
     pub(crate) fn new(isa: Isa, rows: usize) -> Self {
         assert!(isa.is_available(), "{} is not available", isa.name());
+        assert!(
+            E::GROUP == 1 || isa.has_bf16(),
+            "without its instructions, bfloat16 is multiplied as floats"
+        );
         let mut kernel = Self {
             isa,
             rows,
@@ -48,8 +52,6 @@ impl<E: Element> Kernel<E> {
         match self.isa {
             isa if uses_amx::<E>(isa) => 32,
             Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => 14,
-            // In bfloat16, the columns of a step take four registers instead of two.
-            Isa::Avx2 if E::GROUP == 2 => 4,
             Isa::Avx2 => 6,
             Isa::Portable => 4,
         }
@@ -58,7 +60,7 @@ impl<E: Element> Kernel<E> {
     /// Whether the first tile of a panel decodes stored weights while it computes.
     pub(crate) fn decodes_in_tile(&self) -> bool {
         match E::GROUP {
-            1 => self.isa >= Isa::Avx512,
+            1 => self.isa >= Isa::Avx2,
             _ => self.isa == Isa::Avx512Bf16,
         }
     }
@@ -72,13 +74,18 @@ impl<E: Element> Kernel<E> {
         0
     }
 
-    /// Cuts the rows into tiles of nearly equal height within the kernel's limit: 16 rows are two tiles
-    /// of 8, not 14 and 2. A tile that is one row lower than the highest is followed by another, so that
-    /// the highest number of rows is readable everywhere.
+    /// Cuts the rows into tiles within the kernel's limit. A tile that is one row lower than the highest
+    /// is followed by another, so that the highest number of rows is readable everywhere.
     pub(crate) fn row_tiles(&self) -> impl ExactSizeIterator<Item = Range<usize>> + use<E> {
-        let (m, tiles) = (self.rows, self.rows.div_ceil(self.max_rows()));
-        (0..tiles).map(move |i| (i * m / tiles)..((i + 1) * m / tiles))
+        row_tiles(self.rows, self.max_rows())
     }
+}
+
+/// Cuts `rows` rows into tiles of nearly equal height, at most `most`: 16 rows are two tiles of 8, not 14
+/// and 2.
+pub(crate) fn row_tiles(rows: usize, most: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
+    let tiles = rows.div_ceil(most);
+    (0..tiles).map(move |i| (i * rows / tiles)..((i + 1) * rows / tiles))
 }
 
 /// Calls the kernel instance for the tile's number of rows.
@@ -116,7 +123,7 @@ impl<E: Multiply> Tile<'_, E> {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 | Isa::Amx if kernel.registers.is_none() => {
                 let panel = panel_source::PackedPanel::new(self.panel);
-                by_rows!(avx512::run_bf16::<E::Avx512Bf16>, self, (self, panel))
+                by_rows!(avx512::run_bf16::<E::Avx512>, self, (self, panel))
             }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
@@ -124,7 +131,11 @@ impl<E: Multiply> Tile<'_, E> {
                 by_rows!(avx512::run::<E::Avx512>, self, (self, panel))
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => by_rows!(avx2::run::<E::Avx2>, self, (self), [1, 2, 3, 4, 5, 6]),
+            Isa::Avx2 => {
+                let steps = avx2_source::Elements::of_panel(self.panel, self.steps);
+                // SAFETY: the caller's guarantee; a packed panel is not written.
+                unsafe { self.run_avx2(steps, std::ptr::null_mut(), 0) };
+            }
             // The others add each chain to y.
             _ => {
                 for chain in chains::<E>(self.steps, Blocking::of::<E>(kernel.isa).chain) {
@@ -152,30 +163,97 @@ impl<E: Multiply> Tile<'_, E> {
         reused: bool,
     ) {
         #[cfg(target_arch = "x86_64")]
-        if kernel.decodes_in_tile() {
-            use panel_source::{Bf16Decoder, F16Decoder, PackBuffer, QuantDecoder};
+        if kernel.decodes_in_tile() && self.rows > 0 {
             assert_eq!(source.steps(), self.steps);
-            assert!(
-                E::GROUP == 1 || matches!(source, StoredPanel::Packed(_) | StoredPanel::Quantised(_)),
-                "16-bit floats are decoded to floats only"
-            );
-            let to = PackBuffer { words: buffer, reused };
             // SAFETY: the caller's guarantee, and the kernel decodes in tiles.
-            unsafe {
-                match source {
-                    StoredPanel::Packed(_) => {}
-                    StoredPanel::Bf16(from) => return self.run_decoding(kernel, Bf16Decoder::new(from), to),
-                    StoredPanel::F16(from) => return self.run_decoding(kernel, F16Decoder::new(from), to),
-                    StoredPanel::Quantised(from) => {
-                        return self.run_decoding(kernel, QuantDecoder::new(from), to);
-                    }
+            let is_done = unsafe {
+                match kernel.isa {
+                    Isa::Avx2 => self.run_packing_avx2(kernel, &source, buffer, reused),
+                    _ => self.run_packing_avx512(kernel, &source, buffer, reused),
                 }
+            };
+            if is_done {
+                return;
             }
         }
         let _ = reused;
         source.decode(buffer);
         // SAFETY: the caller's guarantee.
         unsafe { Tile { panel: view(buffer), ..*self }.run(kernel) };
+    }
+
+    /// [`Self::run_packing`] with AVX-512, or false for weights that are decoded before the tile.
+    ///
+    /// # Safety
+    /// As [`Self::run`], and [`Kernel::decodes_in_tile`] must hold.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn run_packing_avx512(
+        &self,
+        kernel: &Kernel<E>,
+        source: &StoredPanel<'_>,
+        buffer: &mut [u32],
+        reused: bool,
+    ) -> bool {
+        use panel_source::{Bf16Decoder, F16Decoder, PackBuffer, QuantDecoder};
+        let to = PackBuffer { words: buffer, reused };
+        // SAFETY: the caller's guarantee.
+        unsafe {
+            match *source {
+                StoredPanel::Bf16(from) if E::GROUP == 1 => {
+                    self.run_decoding(kernel, Bf16Decoder::new(from), to);
+                }
+                StoredPanel::F16(from) if E::GROUP == 1 => {
+                    self.run_decoding(kernel, F16Decoder::new(from), to);
+                }
+                // Pairs are packed by an instruction that rounds.
+                StoredPanel::Quantised(from) if E::GROUP == 2 || !from.round => {
+                    self.run_decoding(kernel, QuantDecoder::new(from), to);
+                }
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// [`Self::run_packing`] with AVX2, or false for weights that need no decoding.
+    ///
+    /// # Safety
+    /// As [`Self::run`], and AVX2, FMA and F16C must be available.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn run_packing_avx2(
+        &self,
+        kernel: &Kernel<E>,
+        source: &StoredPanel<'_>,
+        buffer: &mut [u32],
+        reused: bool,
+    ) -> bool {
+        use avx2_source::{Elements, Pairs, Quantised};
+        self.check(kernel);
+        assert!(checked_area(self.steps, WIDTH) <= buffer.len());
+        let (to, stride) = (buffer.as_mut_ptr().cast(), if reused { WIDTH } else { 0 });
+        // SAFETY: the caller's guarantee; the buffer was checked.
+        unsafe {
+            match *source {
+                StoredPanel::Packed(_) => return false,
+                StoredPanel::Bf16(from) => self.run_avx2(Elements::new(from, self.steps), to, stride),
+                StoredPanel::F16(from) => self.run_avx2(Elements::new(from, self.steps), to, stride),
+                StoredPanel::Pairs(from) => self.run_avx2(Pairs::new(from), to, stride),
+                StoredPanel::Quantised(from) if from.round => {
+                    self.run_avx2(Quantised::<true>::new(from), to, stride);
+                }
+                StoredPanel::Quantised(from) => self.run_avx2(Quantised::<false>::new(from), to, stride),
+            }
+        }
+        true
+    }
+
+    /// Runs the AVX2 kernel on panels from any source.
+    ///
+    /// # Safety
+    /// As [`avx2::run`].
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn run_avx2<S: avx2_source::HalfSteps>(&self, source: S, to: *mut f32, to_stride: usize) {
+        by_rows!(avx2::run::<S>, self, (self, source, to, to_stride), [1, 2, 3, 4, 5, 6]);
     }
 
     /// As [`Self::run_packing`], from transposed weights.
@@ -248,7 +326,7 @@ impl<E: Multiply> Tile<'_, E> {
             by_rows!(avx512::run::<E::Avx512>, self, (self, F32Packer::new(decoder, self.steps, buffer)));
         } else {
             let packer = Bf16PairPacker::new(decoder, self.steps, buffer);
-            by_rows!(avx512::run_bf16::<E::Avx512Bf16>, self, (self, packer));
+            by_rows!(avx512::run_bf16::<E::Avx512>, self, (self, packer));
         }
     }
 

@@ -8,16 +8,23 @@ mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_source;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod call;
+mod dot;
 mod fma;
 mod kernel;
 #[cfg(target_arch = "x86_64")]
 mod panel_source;
 mod portable;
+mod vector;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use amx::peak as amx_peak;
 pub(crate) use call::{Prefetch, Tile, prefetch};
+pub(crate) use dot::{
+    COLUMNS, DotTile, LINE, PanelPrefetch, decoded_words, max_rows as max_dot_rows, pack_rows,
+};
 pub(crate) use fma::Multiply;
-pub(crate) use kernel::Kernel;
+pub(crate) use kernel::{Kernel, row_tiles};
