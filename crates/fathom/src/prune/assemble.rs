@@ -1,7 +1,7 @@
 //! `prune.json` from what was measured: intervals, sizes, the recommendation.
 
 use super::candidates::{Candidates, Chosen};
-use super::execute::Job;
+use super::job::Job;
 use super::known::Known;
 use super::prefill::Prefill;
 use super::recommend::recommend;

@@ -1,6 +1,6 @@
 //! Which removals are measured: those of every method and number of units, and the user's own.
 
-use super::execute::Job;
+use super::job::Job;
 use super::known::Known;
 use crate::Result;
 use crate::error::invalid;

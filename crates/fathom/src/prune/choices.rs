@@ -1,37 +1,14 @@
 //! Multiple-choice questions: the log-likelihood of every choice by every candidate.
 
 use super::candidates::Candidates;
-use super::execute::Job;
+use super::job::Job;
 use super::known::{Known, missing};
-use crate::choices::{ChoiceJob, ChoiceTokens};
+use crate::choices::ChoiceTokens;
 use crate::observer::counted;
-use crate::{Observer, Prune, Result, Unit, read_choices};
+use crate::{Result, Unit};
 use fathom_model::Backend;
-use fathom_model::source::Loaded;
-use fathom_results::{PruneLine, TextSet, VariantChoices, Work};
+use fathom_results::{PruneLine, VariantChoices, Work};
 use fathom_surgery::{EvaluateOptions, Reading, Removal, Text, Variant, evaluate, group_sizes};
-
-/// Questions as tokens.
-pub(super) struct Questions {
-    pub(super) about: TextSet,
-    pub(super) rows: Vec<ChoiceTokens>,
-}
-
-impl Questions {
-    /// The questions that were asked for.
-    pub(super) fn read<B: Backend>(
-        p: &Prune,
-        loaded: &Loaded<B>,
-        observer: &dyn Observer,
-    ) -> Result<Option<Self>> {
-        let Some(id) = &p.choices else { return Ok(None) };
-        let set = read_choices(id, p.calibration.limit, observer)?;
-        let job = ChoiceJob::new(&set, &loaded.tokenizer, loaded.model.config(), observer)?;
-        let tokens = job.rows.iter().flat_map(|row| &row.choices).map(|c| c.continuation.len() as u64).sum();
-        let about = TextSet { id: set.id, texts: job.rows.len(), tokens, sha256: set.sha256 };
-        Ok(Some(Self { about, rows: job.rows }))
-    }
-}
 
 /// A question's choices behind its context.
 fn texts(row: &ChoiceTokens) -> impl Iterator<Item = Text> {

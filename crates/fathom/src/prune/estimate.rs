@@ -1,6 +1,6 @@
 //! What a pruning will take at most, counted beforehand.
 
-use super::execute::Job;
+use super::job::Job;
 use super::known;
 use super::texts::read_both;
 use crate::device::OnDevice;

@@ -2,20 +2,19 @@
 
 use super::assemble::Parts;
 use super::candidates::{Candidates, Chosen};
-use super::choices::Questions;
+use super::job::Job;
 use super::known::{self, Known};
+use super::questions::Questions;
 use super::texts::{Texts, read_both};
 use super::{export, linear, run};
 use crate::device::OnDevice;
-use crate::error::invalid;
 use crate::observer::{Cancellable, uncounted};
 use crate::prompts::OpenSet;
 use crate::resume::{refuse_foreign, start_anew};
-use crate::{Error, Observer, Prune, Pruned, Replace, Result, memory};
-use fathom_model::source::{Checkpoint, Loaded, Located};
-use fathom_model::{Backend, Model};
+use crate::{Error, Observer, Prune, Pruned, Replace, Result};
+use fathom_model::Backend;
+use fathom_model::source::{Checkpoint, Located};
 use fathom_results::{Folder, Pruning, Resources, Work, folder};
-use fathom_surgery::Removal;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -48,23 +47,6 @@ struct Pruner<'a> {
     folder: &'a Folder,
     started: Instant,
     observer: &'a dyn Observer,
-}
-
-/// A loaded model, the texts, and what is to be done.
-pub(super) struct Job<'a, B: Backend> {
-    pub(super) p: &'a Prune,
-    pub(super) loaded: &'a Loaded<B>,
-    pub(super) calibration: &'a Texts,
-    pub(super) heldout: &'a Texts,
-    pub(super) questions: Option<&'a Questions>,
-    /// Numbers of units to remove, ascending.
-    pub(super) counts: Vec<usize>,
-    /// The user's own choices.
-    pub(super) own: Vec<Removal>,
-    /// Bytes of working memory beside the weights.
-    pub(super) memory: u64,
-    pub(super) observer: &'a dyn Observer,
-    pub(super) is_cancelled: &'a dyn Fn() -> bool,
 }
 
 impl OnDevice for Pruner<'_> {
@@ -101,35 +83,7 @@ impl OnDevice for Pruner<'_> {
     }
 }
 
-impl<'a, B: Backend> Job<'a, B> {
-    pub(super) fn new(
-        p: &'a Prune,
-        loaded: &'a Loaded<B>,
-        [calibration, heldout]: [&'a Texts; 2],
-        questions: Option<&'a Questions>,
-        observer: &'a dyn Observer,
-        is_cancelled: &'a dyn Fn() -> bool,
-    ) -> Result<Self> {
-        let depth = loaded.model.config().depth();
-        let (counts, own) = (p.counts(depth)?, p.own()?);
-        for removal in &own {
-            removal.check(depth).map_err(|error| Error::Invalid(error.to_string()))?;
-        }
-        if counts.is_empty() && own.is_empty() {
-            invalid!("the model has {depth} layer, so none can be removed");
-        }
-        if p.replace == Replace::Linear && loaded.model.config().post_norm {
-            invalid!("--replace linear: {}", fathom_surgery::linear::NotReplaceable::PostNorm);
-        }
-        let memory = p.memory.unwrap_or_else(|| memory::default_for(&loaded.model));
-        memory::check_texts(&loaded.model, calibration.prompts.iter().chain(&heldout.prompts), memory)?;
-        Ok(Self { p, loaded, calibration, heldout, questions, counts, own, memory, observer, is_cancelled })
-    }
-
-    pub(super) fn model(&self) -> &'a Model<B> {
-        &self.loaded.model
-    }
-
+impl<B: Backend> Job<'_, B> {
     /// Says what is done with what.
     fn introduce(&self, located: &Located) {
         let (config, tokens) = (self.model().config(), |texts: &Texts| texts.about.tokens);

@@ -1,7 +1,7 @@
 //! Writing the recommended model.
 
 use super::candidates::Candidates;
-use super::execute::Job;
+use super::job::Job;
 use super::verify::compare;
 use super::{ExportFormat, Prune, card};
 use crate::observer::counted;

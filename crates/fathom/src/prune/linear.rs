@@ -1,7 +1,7 @@
 //! Linear maps that replace contiguous blocks.
 
 use super::candidates::{Chosen, Replacement};
-use super::execute::Job;
+use super::job::Job;
 use crate::error::invalid;
 use crate::{Error, Result};
 use fathom_model::Backend;

@@ -1,7 +1,7 @@
 //! How long a prefill takes with fewer layers.
 
 use super::candidates::Candidates;
-use super::execute::Job;
+use super::job::Job;
 use crate::Result;
 use crate::observer::uncounted;
 use fathom_model::Backend;

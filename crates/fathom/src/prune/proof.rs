@@ -1,7 +1,7 @@
 //! What the candidates cost on the held-out texts.
 
 use super::candidates::Candidates;
-use super::execute::Job;
+use super::job::Job;
 use super::known::{Known, missing};
 use crate::observer::counted;
 use crate::{Result, Unit};

@@ -1,6 +1,6 @@
 //! `run.json` of a pruning.
 
-use super::execute::Job;
+use super::job::Job;
 use crate::Result;
 use crate::run::{self, refuse_differences};
 use fathom_model::Backend;

@@ -1,6 +1,6 @@
 //! Scores of units on the calibration texts, for the methods that do not search.
 
-use super::execute::Job;
+use super::job::Job;
 use super::known::Known;
 use crate::observer::counted;
 use crate::{Result, Unit};

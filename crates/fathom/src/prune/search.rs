@@ -1,6 +1,6 @@
 //! The searches of the methods greedy and block.
 
-use super::execute::Job;
+use super::job::Job;
 use super::known::Known;
 use crate::observer::{Running, counted};
 use crate::{Result, Unit};

@@ -1,6 +1,6 @@
 //! The figures of a pruning.
 
-use super::{Kind, kinds, layers, name_of};
+use super::labels::{Kind, kinds, layers, name_of};
 use crate::plots::axis::Axis;
 use crate::plots::canvas::{PAGE, Stroke};
 use crate::plots::color::Color;

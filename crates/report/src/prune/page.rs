@@ -1,6 +1,7 @@
 //! The page of a pruning.
 
-use super::{figures, kinds, layers, name_of};
+use super::figures::figures;
+use super::labels::{kinds, layers, name_of};
 use crate::html::settings;
 use crate::text::{digits, significant};
 use crate::{Result, page};

@@ -1,6 +1,6 @@
 //! What a pruning prints on a terminal.
 
-use super::{Kind, kinds, layers, name_of};
+use super::labels::{Kind, kinds, layers, name_of};
 use crate::table::Style;
 use crate::table::lines::{Emphasis, Lines};
 use crate::text::column;
