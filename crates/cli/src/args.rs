@@ -291,7 +291,7 @@ pub(crate) struct Prune {
     #[arg(long, value_name = "FORMAT", value_enum)]
     pub(crate) export: Option<ExportArg>,
     /// Load a model that --export wrote, and compare its logits with its source without the removed layers
-    #[arg(long, value_name = "EXPORT", exclusive = true)]
+    #[arg(long, value_name = "EXPORT", conflicts_with_all = ["export", "dry_run"])]
     pub(crate) verify: Option<PathBuf>,
     /// Compare all candidates of a search on all texts, even those that are clearly worse after some of them
     #[arg(long)]

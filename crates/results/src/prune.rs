@@ -8,6 +8,9 @@ use std::path::Path;
 /// The newest version of `prune.json` that this crate reads and the one it writes.
 pub const PRUNE_SCHEMA_VERSION: u32 = 1;
 
+/// More layers than any model has.
+const LAYERS: usize = 1 << 14;
+
 /// How candidates for removal are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -135,6 +138,18 @@ pub struct SearchStep {
     pub work: Work,
 }
 
+impl SearchStep {
+    /// The number of units removed.
+    pub fn count(&self) -> usize {
+        count(&self.removed)
+    }
+}
+
+/// The layers of half-open ranges.
+fn count(ranges: &[[usize; 2]]) -> usize {
+    ranges.iter().map(|[start, end]| end.saturating_sub(*start)).sum()
+}
+
 /// A value with its 95 % bootstrap interval over texts; none with fewer than two texts.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Estimated {
@@ -205,7 +220,7 @@ pub struct Candidate {
 impl Candidate {
     /// The number of units removed.
     pub fn count(&self) -> usize {
-        self.removed.iter().map(|[start, end]| end.saturating_sub(*start)).sum()
+        count(&self.removed)
     }
 }
 
@@ -216,7 +231,8 @@ pub struct LinearMap {
     pub layer: usize,
     /// The ridge penalty, chosen by held-out error.
     pub penalty: f64,
-    /// The share of what the block adds that the map leaves unexplained, on texts it was not fitted to.
+    /// The squared error of what the MLP and the block add together, in shares of its square length, on texts that the map was
+    /// not fitted to.
     #[serde(deserialize_with = "null::number")]
     pub error: f64,
     /// The same without a map.
@@ -240,8 +256,10 @@ pub struct Exported {
     pub format: String,
     /// What opens as a model, relative to the results folder.
     pub path: String,
-    /// The model that it was made of, as it was named on the command line.
+    /// The model that it was made of: a path, or a name of the hub.
     pub source: String,
+    /// SHA-256 of its files of weights.
+    pub sha256: Vec<String>,
     /// Bytes of its weights.
     pub bytes: u64,
     /// Tokens on which it was loaded again and its logits compared with those of the run in memory.
@@ -355,10 +373,16 @@ impl Pruning {
         let wrong = |field: &str, problem: &str| {
             Err(Error::Inconsistent { field: field.to_owned(), problem: problem.to_owned() })
         };
-        let ranges = self.candidates.iter().flat_map(|c| &c.removed);
-        let ranges = ranges.chain(self.searches.iter().flat_map(|s| &s.removed));
-        if ranges.into_iter().any(|[start, end]| start >= end || *end > self.model.layers) {
-            return wrong("removed", "names layers that the model does not have");
+        if self.model.layers > LAYERS {
+            return wrong("model.layers", "is more than any model has");
+        }
+        let removals = self.candidates.iter().map(|c| &c.removed);
+        for removed in removals.chain(self.searches.iter().map(|s| &s.removed)) {
+            let ascending = removed.windows(2).all(|pair| pair[0][1] < pair[1][0]);
+            let exist = removed.iter().all(|[start, end]| start < end && *end <= self.model.layers);
+            if removed.is_empty() || !ascending || !exist {
+                return wrong("removed", "is not an ascending list of ranges of the model's layers");
+            }
         }
         match self.choice.index {
             Some(index) if index >= self.candidates.len() => wrong("choice.index", "names no candidate"),

@@ -102,7 +102,8 @@ pub fn evaluate<B: Backend>(
     });
     let macs_naive =
         variants.iter().map(|v| texts.iter().map(|t| naive_macs(model, t, v)).sum::<u64>()).sum();
-    let work = Work { edits: variants.len() as u64, runs: texts.len() as u64, macs, macs_naive };
+    let work =
+        Work { edits: (variants.len() * texts.len()) as u64, runs: texts.len() as u64, macs, macs_naive };
     Ok(Evaluation { scores, work })
 }
 

@@ -62,6 +62,8 @@ impl<B: Backend> Parts<'_, B> {
         let candidate = |chosen: &Chosen| self.candidate(chosen, &full_texts, &full_answers);
         let candidates: Vec<Candidate> = self.candidates.chosen.iter().map(candidate).collect();
         drop(resampling);
+        let mut searches = self.known.searches.clone();
+        searches.sort_by_key(|step| (step.method, step.count()));
         let choice = recommend(job.p, &candidates, job.model().config().depth());
         let (prefill_tokens, prefill_seconds) = self.prefill.clone();
         Ok(Pruning {
@@ -72,7 +74,7 @@ impl<B: Backend> Parts<'_, B> {
             heldout: job.heldout.about.clone(),
             choices: job.questions.map(|q| q.about.clone()),
             scores: self.known.scores.clone().unwrap_or_default(),
-            searches: self.known.searches.clone(),
+            searches,
             full,
             candidates,
             choice,
@@ -100,7 +102,11 @@ impl<B: Backend> Parts<'_, B> {
         let rows = self.job.questions.into_iter().flat_map(|q| &q.rows);
         let score = |row: &ChoiceTokens| {
             let found = self.known.questions.get(&row.id)?.iter().find(|v| v.variant == variant)?;
-            (found.log_likelihoods.len() == row.choices.len()).then(|| row.score(&found.log_likelihoods))
+            let sums = &found.log_likelihoods;
+            // Where the model overflows it has no answer.
+            let wrong = ChoiceScore { acc: false, acc_norm: false };
+            let is_finite = sums.iter().all(|sum| sum.is_finite());
+            (sums.len() == row.choices.len()).then(|| if is_finite { row.score(sums) } else { wrong })
         };
         rows.filter_map(score).collect()
     }
@@ -163,7 +169,10 @@ impl<B: Backend> Parts<'_, B> {
             measured: self.measured(&on, &answers, &chosen.removal),
             nll_increase: self.estimate(&on, |i| on.scores[i].nll - full.scores[i].nll),
             kl: on.mean(|i| on.scores[i].kl),
-            top1_agreement: on.mean(|i| on.scores[i].agreements as f64),
+            top1_agreement: on.mean(|i| match on.scores[i].kl.is_finite() {
+                true => on.scores[i].agreements as f64,
+                false => f64::NAN,
+            }),
             accuracy_change: (!answers.is_empty()).then(|| self.share(answers.len(), change)),
         }
     }

@@ -8,10 +8,14 @@ pub(super) fn write(results: &Pruning, chosen: &Candidate, command: &[String], l
     let (full, left) = (&results.full, &chosen.measured);
     let ranges: Vec<String> = chosen.removed.iter().map(|[a, b]| format!("{a}..{b}")).collect();
     let kept = layers - chosen.count();
-    let base = serde_json::Value::from(results.model.id.as_str());
+    // Only a model of the hub has an id there.
+    let base = match &results.model.revision {
+        Some(_) => format!("base_model: {}\n", serde_json::Value::from(results.model.id.as_str())),
+        None => String::new(),
+    };
     let mut card = format!(
-        "---\nbase_model: {base}\ntags:\n- pruned\n- fathom\n---\n\n# {} without {} of {layers} layers\n\n\
-         Layers {} (half-open ranges, counted from 0) were removed; {kept} of {layers} remain. No weight was trained.\n",
+        "---\n{base}tags:\n- pruned\n- fathom\n---\n\n# {} without {} of {layers} layers\n\n\
+         Layers {} (half-open ranges, counted from 0) were removed; {kept} of {layers} remain. Nothing was trained by gradient descent.\n",
         one_line(&results.model.id),
         chosen.count(),
         ranges.join(", "),
@@ -20,7 +24,7 @@ pub(super) fn write(results: &Pruning, chosen: &Candidate, command: &[String], l
         let _ = write!(
             card,
             "\nA linear map (ReplaceMe, arXiv 2505.02819) that stands in for the removed block was merged into the down \
-             projection of layer {}. It leaves {:.1} % of what the block adds unexplained (without it {:.1} %).\n",
+             projection of layer {}. The error of what that MLP and the block add together is {:.1} % of its square length (without the map {:.1} %).\n",
             map.layer,
             100.0 * map.error,
             100.0 * map.error_without
@@ -62,7 +66,7 @@ pub(super) fn write(results: &Pruning, chosen: &Candidate, command: &[String], l
             shown(&after.acc_norm)
         );
     }
-    let command: Vec<String> = command.iter().map(|word| one_line(word)).collect();
+    let command: Vec<String> = command.iter().map(|word| quoted(&one_line(word))).collect();
     let _ = write!(
         card,
         "\n## How it was made\n\nfathom {}, SHA-256 of the texts {} (calibration) and {} (held out):\n\n```\n{}\n```\n",
@@ -78,6 +82,15 @@ fn shown(e: &Estimated) -> String {
     match e.interval {
         Some([low, high]) => format!("{:.4} ({low:.4} to {high:.4})", e.value),
         None => format!("{:.4}", e.value),
+    }
+}
+
+/// A word for a POSIX shell.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
     }
 }
 

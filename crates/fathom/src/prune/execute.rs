@@ -14,7 +14,8 @@ use crate::resume::{refuse_foreign, start_anew};
 use crate::{Error, Observer, Prune, Pruned, Replace, Result};
 use fathom_model::Backend;
 use fathom_model::source::{Checkpoint, Located};
-use fathom_results::{Folder, Pruning, Resources, Work, folder};
+use fathom_results::{Exported, Folder, Pruning, Resources, Work, folder};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -61,7 +62,7 @@ impl OnDevice for Pruner<'_> {
         let texts = [&calibration, &heldout];
         let job = Job::new(p, &loaded, texts, questions.as_ref(), observer, &is_cancelled)?;
         if p.export.is_some() {
-            export::check(p, &located, folder)?;
+            export::check(p, &located.path, job.is_gguf(), folder)?;
         }
         job.introduce(&located);
 
@@ -73,7 +74,7 @@ impl OnDevice for Pruner<'_> {
         folder.write_json_atomic(folder::RUN, &run)?;
         let results = {
             let _cancellable = Cancellable::begin(observer);
-            job.carry_out(&located, known)?
+            job.carry_out(&located, known, &run)?
         };
         run["status"] = "complete".into();
         run["finished"] = crate::run::now().into();
@@ -105,7 +106,7 @@ impl<B: Backend> Job<'_, B> {
     }
 
     /// What an earlier run of the same job has left.
-    fn earlier<'f>(&self, folder: &'f Folder, run: &serde_json::Value) -> Result<Known<'f>> {
+    fn earlier<'f>(&self, folder: &'f Folder, run: &Value) -> Result<Known<'f>> {
         if self.p.overwrite {
             start_anew(folder)?;
             return Ok(Known::new(folder));
@@ -117,7 +118,7 @@ impl<B: Backend> Job<'_, B> {
         Known::of(folder)
     }
 
-    fn carry_out(&self, located: &Located, mut known: Known<'_>) -> Result<Pruning> {
+    fn carry_out(&self, located: &Located, mut known: Known<'_>, run: &Value) -> Result<Pruning> {
         let mut stages = Stages::default();
         let folder = known.folder.path();
         let interrupted = |stage: &str| {
@@ -159,7 +160,10 @@ impl<B: Backend> Job<'_, B> {
         let prefill = self.time_prefill(&candidates)?;
         let (candidates, known, stages) = (&candidates, &known, stages.0);
         let mut results = Parts { job: self, located, candidates, known, stages, prefill }.results()?;
+        results.export = earlier_export(known.folder, &results);
         if let Some(format) = self.p.export {
+            // A failed export costs no result.
+            fathom_report::prune::write(known.folder, &results, run)?;
             self.export(format, located, candidates, known.folder, &mut results)?;
         }
         Ok(results)
@@ -186,6 +190,17 @@ impl<B: Backend> Job<'_, B> {
         chosen.sort_by_key(|c| (c.method, c.removal.count()));
         Ok(Some((Candidates { chosen, replacements }, Some(work))))
     }
+}
+
+/// What an earlier run of the job exported, if it is still recommended.
+fn earlier_export(folder: &Folder, results: &Pruning) -> Option<Exported> {
+    let earlier = Pruning::read(&folder.path().join(folder::PRUNE)).ok()?;
+    let chosen = |p: &Pruning| {
+        let candidate = &p.candidates[p.choice.index?];
+        Some((candidate.removed.clone(), candidate.replaced.is_some()))
+    };
+    let export = earlier.export.clone().filter(|export| folder.path().join(&export.path).exists())?;
+    (chosen(&earlier)? == chosen(results)?).then_some(export)
 }
 
 /// Time and memory of the stages.

@@ -12,7 +12,7 @@ use fathom_results::{Exported, Folder, Pruning};
 use fathom_surgery::export::{self, Export, ExportError, Replacement};
 use std::cell::Cell;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::Path;
 
 /// The folder of the exported model within the results folder.
 const PRUNED: &str = "pruned";
@@ -20,6 +20,11 @@ const PRUNED: &str = "pruned";
 const MERGEKIT: &str = "mergekit.yaml";
 /// The line that does the same with llama.cpp.
 const QUANTIZE: &str = "llama-quantize.sh";
+
+/// A path that does not depend on the working directory.
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).to_string_lossy().into_owned()
+}
 
 /// The name on the command line and in results.
 fn name(format: ExportFormat) -> &'static str {
@@ -30,18 +35,19 @@ fn name(format: ExportFormat) -> &'static str {
 }
 
 /// Refuses what cannot be exported, before anything is measured.
-pub(super) fn check(p: &Prune, located: &Located, folder: &Folder) -> Result<()> {
+pub(super) fn check(p: &Prune, source: &Path, is_gguf: bool, folder: &Folder) -> Result<()> {
     let target = folder.path().join(PRUNED);
-    let is_used =
-        std::fs::read_dir(&target).is_ok_and(|mut entries| entries.next().is_some()) || target.is_file();
+    let is_empty = std::fs::read_dir(&target).is_ok_and(|mut entries| entries.next().is_none());
+    // A link that leads nowhere is in the way too.
+    let is_used = std::fs::symlink_metadata(&target).is_ok() && !is_empty;
     if is_used {
         crate::error::invalid!(
             "{} exists and would be overwritten; move it away, or choose another folder with -o",
             target.display()
         );
     }
-    if p.export == Some(ExportFormat::Gguf) && located.path.join("config.json").is_file() {
-        let source_folder = located.path.clone();
+    if p.export == Some(ExportFormat::Gguf) && !is_gguf {
+        let source_folder = source.to_owned();
         return Err(ExportError::NoGgufOfFolder { source_folder }.into());
     }
     Ok(())
@@ -87,7 +93,11 @@ impl<B: Backend> Job<'_, B> {
             replaced.map(|r| (r.about.layer, &r.down)),
             &written.model,
             self.observer,
-        )?;
+        );
+        // What differs from what was measured is not left under its name.
+        let verified = verified.inspect_err(|_| {
+            let _ = std::fs::remove_dir_all(&out);
+        })?;
         if replaced.is_none() {
             self.write_for_other_tools(
                 located,
@@ -100,10 +110,11 @@ impl<B: Backend> Job<'_, B> {
         results.export = Some(Exported {
             format: name(format).to_owned(),
             path: model.to_string_lossy().into_owned(),
-            source: self.p.model.id.clone(),
+            source: if located.revision.is_some() { located.id.clone() } else { absolute(&located.path) },
+            sha256: verified.1,
             bytes: written.bytes,
-            verified_tokens: verified.tokens,
-            largest_difference: verified.largest_difference,
+            verified_tokens: verified.0.tokens,
+            largest_difference: verified.0.largest_difference,
         });
         Ok(())
     }
@@ -134,10 +145,9 @@ impl<B: Backend> Job<'_, B> {
         removed: &[usize],
         folder: &Folder,
     ) -> Result<()> {
-        let source: PathBuf = std::path::absolute(&located.path).unwrap_or_else(|_| located.path.clone());
-        let source = source.to_string_lossy();
-        let yaml = match located.path.is_dir() {
-            true => {
+        let source = absolute(&located.path);
+        let yaml = match self.is_gguf() {
+            false => {
                 let id = if located.revision.is_some() { located.id.as_str() } else { &source };
                 let mut ranges: Vec<[usize; 2]> = Vec::new();
                 for &layer in kept {
@@ -146,15 +156,18 @@ impl<B: Backend> Job<'_, B> {
                         None => ranges.push([layer, layer + 1]),
                     }
                 }
-                Some(export::mergekit(id, &ranges, "auto"))
+                Some(export::mergekit(id, &ranges))
             }
-            false => None,
+            true => None,
         };
         if let Some(yaml) = yaml {
             folder.write_bytes_atomic(MERGEKIT, yaml.as_bytes())?;
         } else {
             let line = export::llama_quantize(&source, "pruned.gguf", removed);
-            folder.write_bytes_atomic(QUANTIZE, format!("{line}\n").as_bytes())?;
+            folder.write_bytes_atomic(
+                QUANTIZE,
+                format!("# Writes pruned.gguf into the working directory.\n{line}\n").as_bytes(),
+            )?;
         }
         Ok(())
     }

@@ -50,6 +50,11 @@ impl<'a, B: Backend> Job<'a, B> {
         Ok(Self { p, loaded, calibration, heldout, questions, counts, own, memory, observer, is_cancelled })
     }
 
+    /// Whether the model is a GGUF file, which has no config.json beside it.
+    pub(super) fn is_gguf(&self) -> bool {
+        self.loaded.settings.is_empty()
+    }
+
     pub(super) fn model(&self) -> &'a Model<B> {
         &self.loaded.model
     }

@@ -76,8 +76,7 @@ impl<'a> Known<'a> {
 
     /// The finished search of a method for a number of units.
     pub(super) fn search(&self, method: PruneMethod, count: usize) -> Option<&SearchStep> {
-        let removed = |step: &SearchStep| step.removed.iter().map(|[a, b]| b - a).sum::<usize>();
-        self.searches.iter().find(|step| step.method == method && removed(step) == count)
+        self.searches.iter().find(|step| step.method == method && step.count() == count)
     }
 }
 

@@ -50,8 +50,7 @@ impl<B: Backend> Job<'_, B> {
     /// Merges a map into the down projection, as an export stores it.
     fn merge(&self, removal: Removal, fitted: &Fitted) -> Result<Replacement<B>> {
         let stored = self.loaded.down_projection(fitted.layer)?;
-        // A GGUF file has no config.json beside it.
-        let gguf = self.loaded.settings.is_empty();
+        let gguf = self.is_gguf();
         let mut down = fitted.merged(&stored);
         round(&mut down.weight, if gguf { Stored::F16 } else { Stored::of(&stored.weight) });
         if let (Some(bias), Some(stored), false) = (&mut down.bias, &stored.bias, gguf) {
@@ -108,7 +107,7 @@ mod tests {
 
     #[test]
     fn numbers_are_rounded_as_they_are_stored() {
-        assert_eq!(Stored::of(&[1.0, 1e30]), Stored::Bf16);
+        assert_eq!(Stored::of(&[1.0, 2f32.powi(100)]), Stored::Bf16);
         assert_eq!(Stored::of(&[1.0, 1.0 + 1.0 / 1024.0]), Stored::F16);
         assert_eq!(Stored::of(&[0.1]), Stored::F32);
         let rounded = |to, mut numbers: Vec<f32>| {

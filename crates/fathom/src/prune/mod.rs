@@ -340,6 +340,11 @@ impl Prune {
         if self.methods.is_empty() && self.own.is_empty() {
             invalid!("give at least one method, or layers of your own");
         }
+        if self.choosing().next().is_none() && self.own.is_empty() {
+            invalid!(
+                "the method angular knows whole layers only; leave out --unit, or choose another method"
+            );
+        }
         if self.counts.as_ref().is_some_and(|counts| counts.is_empty() || counts.contains(&0)) {
             invalid!("remove: give numbers of layers from 1 up");
         }

@@ -21,6 +21,9 @@ pub(super) fn recommend(p: &Prune, candidates: &[Candidate], layers: usize) -> C
         };
     }
     let most = p.max_loss.unwrap_or(Prune::MAX_LOSS);
+    if finite.is_empty() {
+        return nothing("the model overflows on the held-out texts; try another dtype");
+    }
     if candidates.iter().all(|c| c.nll_increase.interval.is_none()) {
         return nothing("an interval needs at least two held-out texts; give more texts");
     }
@@ -42,7 +45,7 @@ fn nothing(why: &str) -> Choice {
 
 fn within(c: &Candidate, layers: usize, most: f64) -> String {
     format!(
-        "Without {} the loss on held-out text {} nats per token. The interval stays below {most}, and no other candidate \
+        "Without {} the loss on held-out text {} nats per token. The interval ends at most at {most}, and no other candidate \
          for which it does removes more.",
         removed(c, layers),
         changes(&c.nll_increase)
@@ -79,10 +82,15 @@ fn removed(c: &Candidate, layers: usize) -> String {
 
 /// `rises by 0.021 (95 % interval 0.003 to 0.039)`.
 fn changes(e: &Estimated) -> String {
-    let verb = if e.value < 0.0 { "changes by" } else { "rises by" };
-    match e.interval {
-        Some([low, high]) => format!("{verb} {:.3} (95 % interval {low:.3} to {high:.3})", e.value),
-        None => format!("{verb} {:.3}", e.value),
+    match (e.value < 0.0, e.interval) {
+        (true, Some([low, high])) => {
+            format!("falls by {:.3} (95 % interval of the rise {low:.3} to {high:.3})", -e.value)
+        }
+        (true, None) => format!("falls by {:.3}", -e.value),
+        (false, Some([low, high])) => {
+            format!("rises by {:.3} (95 % interval {low:.3} to {high:.3})", e.value)
+        }
+        (false, None) => format!("rises by {:.3}", e.value),
     }
 }
 
@@ -141,7 +149,7 @@ mod tests {
         check(&p.clone().max_loss(0.01), None, "more than 0.01 nats");
         // For given numbers the cheapest, whatever it costs; never one without a number.
         check(&p.clone().remove(&[1, 2, 3]), Some(5), "Of the candidates with 3 removed");
-        check(&p.remove(&[1, 2, 3]).max_loss(0.06), Some(1), "stays below 0.06");
+        check(&p.remove(&[1, 2, 3]).max_loss(0.06), Some(1), "ends at most at 0.06");
     }
 
     #[test]

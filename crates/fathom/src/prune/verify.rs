@@ -7,7 +7,7 @@ use fathom_model::source::{self, Checkpoint, Loaded};
 use fathom_model::{DownProjection, Dtype};
 use fathom_results::{Pruning, SkipPart, folder};
 use fathom_surgery::{Removal, Variant, logits};
-use std::path::Path;
+use std::path::{Component, Path};
 
 /// Texts that are compared: the beginnings of some built-in prompts.
 const TEXTS: usize = 6;
@@ -30,8 +30,11 @@ pub struct VerifiedExport {
 /// # Errors
 /// When the results folder around it or the models cannot be read, or the tokenizers differ.
 pub fn verify_export(path: &Path, threads: Option<usize>, observer: &dyn Observer) -> Result<VerifiedExport> {
-    let export = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-    let export = std::path::absolute(export).unwrap_or_else(|_| export.to_owned());
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    if !path.exists() {
+        invalid!("{} does not exist; give the folder that --export wrote, or the file in it", path.display());
+    }
+    let export = if path.is_dir() { &path } else { path.parent().unwrap_or(&path) };
     let results_folder = export.parent().unwrap_or(Path::new("."));
     let file = results_folder.join(folder::PRUNE);
     if !file.is_file() {
@@ -50,12 +53,25 @@ pub fn verify_export(path: &Path, threads: Option<usize>, observer: &dyn Observe
     let Ok(removal) = Removal::new(SkipPart::Layer, layers) else {
         invalid!("{}: the removed layers overlap; the file is damaged or was edited", file.display());
     };
+    let is_below = Path::new(&exported.path).components().all(|c| matches!(c, Component::Normal(_)));
     let model = results_folder.join(&exported.path);
+    if !is_below || !(model == path || model == export || model.parent() == Some(export)) {
+        invalid!("{} says that the export is {}, not {}", file.display(), exported.path, path.display());
+    }
     threads::run(threads, || {
         let located =
             source::locate(&exported.source, results.model.revision.as_deref(), &Downloads(observer))?;
         let new = chosen.replaced.map(|map| new_projection(&model, &removal, map.layer)).transpose()?;
-        compare(&located.path, &removal, new.as_ref().map(|(layer, down)| (*layer, down)), &model, observer)
+        let new = new.as_ref().map(|(layer, down)| (*layer, down));
+        let (verified, sha256) = compare(&located.path, &removal, new, &model, observer)?;
+        // The logits do not show what became of a linear map, which is in the export alone.
+        if sha256 != exported.sha256 {
+            invalid!(
+                "the weights of {} have changed since they were written; do not use it",
+                model.display()
+            );
+        }
+        Ok(verified)
     })
 }
 
@@ -73,17 +89,19 @@ fn load(path: &Path) -> Result<Loaded> {
     Ok(Checkpoint::open(path)?.load(Dtype::F32, &|| ())?)
 }
 
-/// Compares the logits of the source without the removed layers, on the processor in f32, with those of the export.
+/// Compares the logits of the source without the removed layers, on the processor in f32, with those of the export, and
+/// hashes the files of the export.
 pub(super) fn compare(
     source: &Path,
     removal: &Removal,
     down: Option<(usize, &DownProjection)>,
     export: &Path,
     observer: &dyn Observer,
-) -> Result<VerifiedExport> {
+) -> Result<(VerifiedExport, Vec<String>)> {
     let _comparing = uncounted(observer, "loading the export again");
     // One after the other, so that both need not fit the memory.
     let before = load(source)?;
+    removal.check(before.model.config().depth()).map_err(|error| crate::Error::Invalid(error.to_string()))?;
     let packed = down
         .map(|(layer, down)| Ok::<_, crate::Error>((layer, before.model.pack_down(down)?)))
         .transpose()?;
@@ -118,7 +136,7 @@ pub(super) fn compare(
             verified.largest_difference
         );
     }
-    Ok(verified)
+    Ok((verified, after.weights.sha256()))
 }
 
 /// The beginnings of built-in prompts as tokens.

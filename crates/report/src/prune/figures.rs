@@ -100,7 +100,7 @@ fn loss(pruning: &Pruning) -> Option<Figure> {
     let grid = Grid { legend, columns: 1, panels: vec![panel], height: 280.0, width: PAGE * 0.75 };
     let reading = "How much the loss on held-out text rises against the number of units removed (log scale; lower values \
                    stand at the lower end), with 95 % intervals over texts. The lower the curve, the better the method \
-                   chooses. 0.1 nats are 10 % more perplexity.";
+                   chooses. 0.1 nats are 10.5 % more perplexity.";
     Some(figure(pruning, ("prune_loss", "What removing layers costs"), reading, (grid, numbers)))
 }
 

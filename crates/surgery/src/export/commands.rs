@@ -1,9 +1,7 @@
 //! The same removal in the words of other tools.
 
-use std::fmt::Write;
-
 /// A configuration of mergekit (`mergekit-yaml FILE OUT`) that keeps half-open ranges of layers.
-pub fn mergekit(source_id: &str, kept_ranges: &[[usize; 2]], dtype: &str) -> String {
+pub fn mergekit(source_id: &str, kept_ranges: &[[usize; 2]]) -> String {
     let mut yaml = "slices:\n".to_owned();
     for [start, end] in kept_ranges {
         // A string of JSON is one of YAML.
@@ -11,9 +9,8 @@ pub fn mergekit(source_id: &str, kept_ranges: &[[usize; 2]], dtype: &str) -> Str
         let slice = format!("  - sources:\n      - model: {model}\n        layer_range: [{start}, {end}]\n");
         yaml.push_str(&slice);
     }
+    // Without a type, mergekit keeps that of the source.
     yaml.push_str("merge_method: passthrough\n");
-    // Writing to a string does not fail.
-    let _ = writeln!(yaml, "dtype: {dtype}");
     yaml
 }
 
@@ -43,8 +40,8 @@ mod tests {
     fn mergekit_keeps_ranges() {
         let wanted = "slices:\n  - sources:\n      - model: \"org/a \\\"b\\\"\"\n        layer_range: [0, 3]\n  \
                       - sources:\n      - model: \"org/a \\\"b\\\"\"\n        layer_range: [5, 8]\n\
-                      merge_method: passthrough\ndtype: bfloat16\n";
-        assert_eq!(mergekit("org/a \"b\"", &[[0, 3], [5, 8]], "bfloat16"), wanted);
+                      merge_method: passthrough\n";
+        assert_eq!(mergekit("org/a \"b\"", &[[0, 3], [5, 8]]), wanted);
     }
 
     #[test]
