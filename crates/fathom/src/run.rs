@@ -162,7 +162,7 @@ pub(crate) fn refuse_differences(
     let mut what: Vec<String> = Vec::new();
     // Another device has other instructions anyway.
     let counts = |place: &str| differs(place) && !(place == "/instructions" && differs("/device"));
-    for (name, place) in EVERYWHERE.iter().chain(compared).filter(|(_, place)| counts(place)) {
+    for (name, place) in compared.iter().chain(&EVERYWHERE).filter(|(_, place)| counts(place)) {
         what.push(match (value(earlier, place), value(now, place)) {
             (Some(before), Some(after)) if before.len().max(after.len()) < 60 => {
                 format!("{name} ({before}, now {after})")
