@@ -165,6 +165,20 @@ impl Error {
 fn beside(names: &[String]) -> String {
     match names {
         [] => " (the file holds none)".into(),
-        names => format!(" (there are '{}')", names.join("', '")),
+        // Names come from the file and must not break the line.
+        names => {
+            let names: Vec<String> = names.iter().map(|name| name.escape_debug().to_string()).collect();
+            format!(" (there are '{}')", names.join("', '"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::beside;
+
+    #[test]
+    fn names_of_tensors_break_no_line() {
+        assert_eq!(beside(&["a\nb".to_owned(), "c".to_owned()]), " (there are 'a\\nb', 'c')");
     }
 }
