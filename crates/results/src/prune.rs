@@ -278,7 +278,7 @@ pub struct PruneResources {
     /// Tokens of the prefill that was timed.
     #[serde(default)]
     pub prefill_tokens: usize,
-    /// Seconds of the prefill with so many units removed: through all layers, without the head.
+    /// Seconds of the prefill with that many units removed: through all layers, without the head.
     #[serde(default)]
     pub prefill_seconds: BTreeMap<usize, f64>,
 }

@@ -22,7 +22,7 @@ const COLUMNS: usize = 64;
 /// Why a block cannot be replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotReplaceable {
-    /// There is no layer before the block.
+    /// The block begins at layer 0.
     #[error("no MLP comes before layer 0 to take over its work; keep layer 0")]
     NoLayerBefore,
     /// The MLP's output is normalised before it is added.
@@ -161,7 +161,7 @@ impl Fit {
     /// Chooses the penalty by the error on a fifth of the texts, and solves for all of them.
     ///
     /// # Errors
-    /// When there is no solution.
+    /// When the least-squares problem cannot be solved.
     pub fn solve(&self) -> Result<Fitted, NotReplaceable> {
         let [fitted, held_out] = &self.grams;
         // Too few texts to hold some out.

@@ -96,7 +96,7 @@ impl<B: Backend> Search<'_, B> {
 
     /// The contiguous block of `count` units whose removal costs least.
     ///
-    /// `None` when cancelled, or when there is no such block.
+    /// `None` when cancelled, or when the model does not have such a block.
     ///
     /// # Errors
     /// As [`Self::next_greedy`].

@@ -38,7 +38,7 @@ impl Choice {
     /// What follows the context if choice `index` is taken: a space and the choice.
     ///
     /// # Panics
-    /// If there is no such choice.
+    /// If the row does not have that choice.
     pub fn continuation(&self, index: usize) -> String {
         format!(" {}", self.choices[index])
     }

@@ -15,7 +15,7 @@ const TOKENS: usize = 256;
 /// Seconds that the rounds of one model take, about.
 const SECONDS: f64 = 0.5;
 
-/// The tokens that were timed, and the seconds with so many units removed.
+/// The tokens that were timed, and the seconds with that many units removed.
 pub(super) type Prefill = (usize, BTreeMap<usize, f64>);
 
 impl<B: Backend> Job<'_, B> {

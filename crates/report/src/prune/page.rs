@@ -82,7 +82,7 @@ fn millions(count: u64) -> String {
     significant(count as f64 / 1e6, 4)
 }
 
-/// Tokens per second of the prefill with so many units removed.
+/// Tokens per second of the prefill with that many units removed.
 fn prefill(pruning: &Pruning, count: usize) -> String {
     let resources = &pruning.resources;
     let seconds = resources.prefill_seconds.get(&count).filter(|s| **s > 0.0);
