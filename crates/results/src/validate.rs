@@ -155,7 +155,7 @@ fn fits(field: &str, found: usize, (expected, what): (usize, &str)) -> Result<()
 }
 
 fn inconsistent(field: &str, problem: String) -> Error {
-    Error::Inconsistent { field: field.to_owned(), problem }
+    Error::Inconsistent { file: crate::folder::RESULTS, field: field.to_owned(), problem }
 }
 
 #[cfg(test)]
