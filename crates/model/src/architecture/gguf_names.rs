@@ -238,6 +238,8 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
         attention_scale: attention_scale(&keys, hidden, heads, head_dim, depth)?,
         attention_softcap: keys.number("attn_logit_softcapping")?.map(|cap| cap as f32),
         final_softcap: keys.number("final_logit_softcapping")?.map(|cap| cap as f32),
+        residual_scale: 1.0,
+        logit_scale: 1.0,
         embedding_scale: if gemma { (hidden as f32).sqrt() } else { 1.0 },
         tied: !weights.has("output.weight"),
     };
@@ -284,8 +286,8 @@ fn layers(keys: &Keys<'_>, depth: usize) -> Result<Vec<Layer>> {
     let local_rope = usize::from(keys.arch == "gemma3");
     let local = local_layers(keys, depth)?;
     let layer = |local: bool| match window {
-        Some(_) if local => Layer { window, rope: local_rope },
-        _ => Layer { window: None, rope: 0 },
+        Some(_) if local => Layer { window, rope: Some(local_rope) },
+        _ => Layer { window: None, rope: Some(0) },
     };
     Ok(local.into_iter().map(layer).collect())
 }
@@ -416,6 +418,7 @@ fn layout(arch: &str, config: &Config, weights: &Weights) -> Layout {
     Layout {
         embedding: TensorRef::new("token_embd"),
         position: (arch == "gpt2").then(|| TensorRef::new("position_embd")),
+        first_position: 0,
         final_norm: whole("output_norm"),
         head: TensorRef::new("output"),
         attn_norm: pre.then(|| tensor_ref("attn_norm")),

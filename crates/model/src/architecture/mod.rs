@@ -2,17 +2,24 @@
 //! [`Config`] and the names of its tensors into a [`Layout`].
 
 mod audit;
+mod cohere;
+mod exaone;
 mod fields;
 mod gemma;
 mod gguf_names;
 mod gguf_to_hf;
 mod gpt2;
 mod gpt_neox;
+mod granite;
 mod inventory;
 mod llama;
 mod olmo;
 mod phi;
 mod qwen;
+mod relatives;
+mod smollm;
+mod stablelm;
+mod starcoder;
 #[cfg(test)]
 mod tests;
 
@@ -48,10 +55,12 @@ pub(crate) enum RowOrder {
     AsStored,
     /// The matrix is stored `[k, n]` (GPT-2's Conv1D).
     Transposed,
-    /// llama.cpp interleaves the two halves of each head of q and k in the Llama family. Packing undoes it,
-    /// so that all families share one rotation.
+    /// The two numbers that are rotated together lie side by side, not half of the rotated part of a head
+    /// apart: in Cohere and GPT-J, and where llama.cpp's converter interleaves the halves. Packing separates
+    /// them, so that all families share one rotation.
     InterleavedHalves,
-    /// GPT-NeoX stores q, k and v head by head. Packing gathers all q, then all k, then all v.
+    /// GPT-NeoX, Falcon and InternLM 2 store for each key head its query heads, its keys and its values.
+    /// Packing gathers all q, then all k, then all v.
     PerHeadQkv,
 }
 
@@ -62,10 +71,18 @@ impl RowOrder {
         match self {
             Self::AsStored | Self::Transposed => r,
             Self::InterleavedHalves => {
-                let half = c.head_dim / 2;
-                head * c.head_dim + i % half * 2 + i / half
+                let half = c.rotated() / 2;
+                let stored = if i < 2 * half { i % half * 2 + i / half } else { i };
+                head * c.head_dim + stored
             }
-            Self::PerHeadQkv => ((head % c.heads) * 3 + head / c.heads) * c.head_dim + i,
+            Self::PerHeadQkv => {
+                let queries = c.heads / c.kv_heads;
+                let (group, place) = match head.checked_sub(c.heads) {
+                    None => (head / queries, head % queries),
+                    Some(other) => (other % c.kv_heads, queries + other / c.kv_heads),
+                };
+                (group * (queries + 2) + place) * c.head_dim + i
+            }
         }
     }
 }
@@ -91,6 +108,16 @@ impl TensorRef {
         Self { order, ..self }
     }
 
+    /// Whether each head has a tensor of its own.
+    pub(crate) fn has_heads(&self) -> bool {
+        self.name.contains("{head}")
+    }
+
+    /// The tensor of one head.
+    pub(crate) fn of_head(&self, head: usize) -> Self {
+        Self { name: self.name.replace("{head}", &head.to_string()), ..self.clone() }
+    }
+
     /// The name of the weight in a layer.
     pub(crate) fn weight(&self, layer: usize) -> String {
         format!("{}.weight", self.name.replace("{}", &layer.to_string()))
@@ -107,6 +134,8 @@ impl TensorRef {
 pub(crate) struct Layout {
     pub(crate) embedding: TensorRef,
     pub(crate) position: Option<TensorRef>,
+    /// The row of the first position (OPT has two rows before it).
+    pub(crate) first_position: usize,
     pub(crate) final_norm: TensorRef,
     pub(crate) head: TensorRef,
     pub(crate) attn_norm: Option<TensorRef>,
@@ -161,6 +190,22 @@ const FAMILIES: &[Family] = &[
     ("gemma3", gemma::describe, gemma::GEMMA3),
     ("olmo2", olmo::describe, r#"{"rms_norm_eps": 1e-5}"#),
     ("phi3", phi::describe, phi::DEFAULTS),
+    ("smollm3", smollm::describe, smollm::DEFAULTS),
+    ("phi", phi::describe_first, phi::PHI),
+    ("gemma", gemma::describe_first, gemma::GEMMA),
+    ("olmo3", olmo::describe_third, olmo::OLMO3),
+    ("starcoder2", starcoder::describe, starcoder::DEFAULTS),
+    ("granite", granite::describe, "{}"),
+    ("cohere", cohere::describe, cohere::COHERE),
+    ("cohere2", cohere::describe, cohere::COHERE2),
+    ("stablelm", stablelm::describe, stablelm::DEFAULTS),
+    ("ministral", llama::describe, llama::MISTRAL),
+    ("ministral3", llama::describe, llama::MINISTRAL3),
+    ("exaone4", exaone::describe, exaone::DEFAULTS),
+    ("hunyuan_v1_dense", relatives::hunyuan, relatives::HUNYUAN),
+    ("ernie4_5", relatives::ernie, relatives::ERNIE),
+    ("seed_oss", relatives::seed_oss, relatives::SEED_OSS),
+    ("nemotron", relatives::nemotron, relatives::NEMOTRON),
     ("gpt_neox", gpt_neox::describe, r#"{"rotary_pct": 0.25}"#),
     ("gpt2", gpt2::describe, "{}"),
 ];

@@ -44,7 +44,7 @@ fn gemma3_text_config_of_differences_alone() {
     assert_eq!(c.architecture, "gemma3_text");
     for (l, layer) in c.layers.iter().enumerate() {
         let local = (l + 1) % 6 != 0;
-        assert_eq!((layer.window, layer.rope), (local.then_some(1024), usize::from(local)));
+        assert_eq!((layer.window, layer.rope), (local.then_some(1024), Some(usize::from(local))));
     }
     let [global, local] = rotary(&c) else { panic!() };
     assert_eq!((global.theta, &global.scaling), (1e6, &RopeScaling::Linear(8.0)));
