@@ -270,6 +270,16 @@ folders! {
     ernie4_5: "ernie4_5", 24;
     seed_oss: "seed_oss", 24;
     nemotron: "nemotron", 24;
+    gptj: "gptj", 24;
+    falcon: "falcon", 24;
+    falcon_new: "falcon-new", 24;
+    opt: "opt", 24;
+    internlm2: "internlm2", 24;
+    internlm3: "internlm3", 24;
+    minicpm: "minicpm", 24;
+    qwen2_5_vl: "qwen2_5_vl", 24;
+    qwen3_vl: "qwen3_vl", 24;
+    mistral3: "mistral3", 24;
 }
 
 #[test]

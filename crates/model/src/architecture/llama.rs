@@ -14,6 +14,13 @@ use crate::weights::Weights;
 pub(super) const MISTRAL: &str =
     r#"{"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}"#;
 
+/// As [`MISTRAL`], for the text model of a Mistral 3 that leaves its settings out.
+pub(super) const MISTRAL3: &str = r#"{
+    "model_type": "mistral", "hidden_size": 5120, "intermediate_size": 32768, "num_hidden_layers": 40,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 131072,
+    "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 1000000000.0, "sliding_window": null
+}"#;
+
 /// As [`MISTRAL`].
 pub(super) const MINISTRAL3: &str = r#"{
     "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 262144, "rms_norm_eps": 1e-5

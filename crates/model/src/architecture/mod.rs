@@ -4,16 +4,20 @@
 mod audit;
 mod cohere;
 mod exaone;
+mod falcon;
 mod fields;
 mod gemma;
 mod gguf_names;
 mod gguf_to_hf;
 mod gpt2;
 mod gpt_neox;
+mod gptj;
 mod granite;
+mod internlm;
 mod inventory;
 mod llama;
 mod olmo;
+mod opt;
 mod phi;
 mod qwen;
 mod relatives;
@@ -30,6 +34,7 @@ use crate::gguf::Header;
 use crate::weights::Weights;
 pub(crate) use fields::Fields;
 pub(crate) use gguf_to_hf::config as hf_config;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// A decoder and the names of its tensors.
@@ -206,6 +211,19 @@ const FAMILIES: &[Family] = &[
     ("ernie4_5", relatives::ernie, relatives::ERNIE),
     ("seed_oss", relatives::seed_oss, relatives::SEED_OSS),
     ("nemotron", relatives::nemotron, relatives::NEMOTRON),
+    ("gptj", gptj::describe, gptj::DEFAULTS),
+    ("falcon", falcon::describe, falcon::DEFAULTS),
+    ("opt", opt::describe, opt::DEFAULTS),
+    ("internlm2", internlm::describe_second, internlm::INTERNLM2),
+    ("internlm3", internlm::describe_third, internlm::INTERNLM3),
+    ("minicpm", granite::describe_minicpm, granite::MINICPM),
+    ("qwen2_vl", qwen::describe, qwen::QWEN2_VL),
+    ("qwen2_vl_text", qwen::describe, qwen::QWEN2_VL),
+    ("qwen2_5_vl", qwen::describe, qwen::QWEN2_VL),
+    ("qwen2_5_vl_text", qwen::describe, qwen::QWEN2_VL),
+    ("qwen3_vl", qwen::describe, qwen::QWEN3_VL),
+    ("qwen3_vl_text", qwen::describe, qwen::QWEN3_VL),
+    ("mistral3", llama::describe, llama::MISTRAL3),
     ("gpt_neox", gpt_neox::describe, r#"{"rotary_pct": 0.25}"#),
     ("gpt2", gpt2::describe, "{}"),
 ];
@@ -222,7 +240,7 @@ fn unknown(path: &Path, name: &str) -> Error {
 /// A Hugging Face `config.json` without unsupported settings.
 pub(crate) struct HfConfig {
     path: PathBuf,
-    json: serde_json::Value,
+    json: Value,
 }
 
 impl HfConfig {
@@ -240,13 +258,17 @@ impl HfConfig {
     }
 
     /// A configuration that was made, not read; `path` is for messages.
-    pub(crate) fn made(path: &Path, json: serde_json::Value) -> Self {
+    pub(crate) fn made(path: &Path, json: Value) -> Self {
         Self { path: path.to_owned(), json }
     }
 
     fn family(&self) -> Result<&'static Family> {
-        match self.json.get("model_type").and_then(|t| t.as_str()) {
-            Some(name) => FAMILIES.iter().find(|f| f.0 == name).ok_or_else(|| unknown(&self.path, name)),
+        let name = |json: &Value| json.get("model_type").and_then(Value::as_str).map(str::to_owned);
+        let find = |name: &str| FAMILIES.iter().find(|f| f.0 == name).ok_or_else(|| unknown(&self.path, name));
+        // The text models of Mistral 3 are of more than one family.
+        let text = self.json.get("text_config").and_then(name);
+        match name(&self.json) {
+            Some(outer) => find(&outer).and_then(|family| text.map_or(Ok(family), |inner| find(&inner))),
             None => Err(Error::config(&self.path, "it has no 'model_type', which names the architecture")),
         }
     }
@@ -265,11 +287,17 @@ impl HfConfig {
     /// When a field is missing or impossible.
     pub(crate) fn describe(&self, weights: &Weights) -> Result<Description> {
         let (_, describe, defaults) = self.family()?;
-        let defaults = serde_json::from_str(defaults).expect("the defaults are JSON");
-        // Models of several modalities keep the language part in 'text_config'.
-        let json = self.json.get("text_config").unwrap_or(&self.json);
-        let fields = Fields::new(&self.path, json, &defaults);
+        let mut defaults: Value = serde_json::from_str(defaults).expect("the defaults are JSON");
+        // Models of several modalities keep the language part in 'text_config', and may say outside it whether the
+        // head is tied.
+        let text = self.json.get("text_config");
+        let outside = self.json.get("tie_word_embeddings").and_then(Value::as_bool);
+        if let (Some(_), Some(tied)) = (text, outside) {
+            defaults["tie_word_embeddings"] = tied.into();
+        }
+        let fields = Fields::new(&self.path, text.unwrap_or(&self.json), &defaults);
         let mut description = describe(&fields, weights)?;
+        description.config.tied |= outside == Some(true);
         description.config.check(&self.path)?;
         let said = fields.warnings();
         description.warnings.extend(said.iter().map(|what| format!("{}: {what}", self.path.display())));
@@ -281,6 +309,11 @@ impl HfConfig {
                 if unknown.len() == 1 { "this setting is" } else { "these settings are" },
                 unknown.join("', '")
             ));
+        }
+        if ["vision_config", "audio_config"].iter().any(|part| self.json.get(*part).is_some_and(|p| !p.is_null())) {
+            description.warnings.push(
+                "the checkpoint also has parts for images or sound; only its text model is read and measured".into(),
+            );
         }
         if weights.has_fp8() {
             description.warnings.push(

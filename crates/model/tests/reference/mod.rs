@@ -91,24 +91,38 @@ pub(crate) struct Reference {
 impl Reference {
     pub(crate) fn new(config: &Config, weights: &Weights) -> Self {
         let read = Reader { config, weights };
-        let [embedding, positions, final_norm, head] = match config.architecture.as_str() {
-            "gpt2" => ["transformer.wte", "transformer.wpe", "transformer.ln_f", "lm_head"],
-            "gpt_neox" => ["gpt_neox.embed_in", "", "gpt_neox.final_layer_norm", "embed_out"],
-            "phi" => ["model.embed_tokens", "", "model.final_layernorm", "lm_head"],
-            _ => ["model.embed_tokens", "", "model.norm", "lm_head"],
+        // Models of several modalities have their text model under a longer name.
+        let names = weights.names();
+        let text = names.iter().find_map(|name| name.strip_suffix("embed_tokens.weight"));
+        let text = text.unwrap_or("model.");
+        let head = names.iter().find_map(|name| name.strip_suffix(".weight").filter(|n| n.ends_with("lm_head")));
+        let (at, [embedding, positions, final_norm, head]) = match config.architecture.as_str() {
+            "gpt2" => ("transformer.", ["wte", "wpe", "ln_f", "lm_head"]),
+            "gptj" => ("transformer.", ["wte", "", "ln_f", "lm_head"]),
+            "falcon" => ("transformer.", ["word_embeddings", "", "ln_f", "lm_head"]),
+            "gpt_neox" => ("gpt_neox.", ["embed_in", "", "final_layer_norm", "embed_out"]),
+            "opt" => ("model.decoder.", ["embed_tokens", "embed_positions", "final_layer_norm", "lm_head"]),
+            "internlm2" => ("model.", ["tok_embeddings", "", "norm", "output"]),
+            "phi" => ("model.", ["embed_tokens", "", "final_layernorm", "lm_head"]),
+            _ => (text, ["embed_tokens", "", "norm", head.unwrap_or_default()]),
         };
+        let under = |name: &str| format!("{at}{name}");
         let layers = (0..config.depth()).map(|l| match config.architecture.as_str() {
-            "gpt2" => read.gpt2(&format!("transformer.h.{l}.")),
-            "gpt_neox" => read.gpt_neox(&format!("gpt_neox.layers.{l}.")),
-            _ => read.llama(&format!("model.layers.{l}.")),
+            "gpt2" => read.gpt2(&format!("{at}h.{l}.")),
+            "gptj" => read.gptj(&format!("{at}h.{l}.")),
+            "falcon" => read.falcon(&format!("{at}h.{l}.")),
+            "gpt_neox" => read.gpt_neox(&format!("{at}layers.{l}.")),
+            "opt" => read.opt(&format!("{at}layers.{l}.")),
+            "internlm2" => read.internlm2(&format!("{at}layers.{l}.")),
+            _ => read.llama(&format!("{at}layers.{l}.")),
         });
         Self {
             config: config.clone(),
-            embedding: read.linear(embedding),
-            positions: (!positions.is_empty()).then(|| read.linear(positions)),
+            embedding: read.linear(&under(embedding)),
+            positions: (!positions.is_empty()).then(|| read.linear(&under(positions))),
             layers: layers.collect(),
-            final_norm: read.norm(final_norm),
-            head: read.linear(if config.tied { embedding } else { head }),
+            final_norm: read.norm(&under(final_norm)),
+            head: if config.tied { read.linear(&under(embedding)) } else { read.linear(head) },
         }
     }
 
@@ -117,6 +131,8 @@ impl Reference {
         let rows = tokens.iter().enumerate().map(|(i, token)| {
             let row: Row = self.embedding.weight[*token as usize].iter().map(|x| x * scale).collect();
             match &self.positions {
+                // OPT does not use the first two.
+                Some(learned) if self.config.architecture == "opt" => add(&row, &learned.weight[i + 2]),
                 Some(learned) => add(&row, &learned.weight[i]),
                 None => row,
             }
@@ -412,6 +428,45 @@ impl Reader<'_> {
         };
         let names = ["input_layernorm", "attention.dense", "post_attention_layernorm"];
         self.plain(at, names, [third(0), third(1), third(2)], ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"])
+    }
+
+    /// InternLM 2 and Falcon keep q, k and v of a key head together.
+    fn grouped(&self, all: &Linear) -> [Linear; 3] {
+        let (d, keys, queries) =
+            (self.config.head_dim, self.config.kv_heads, self.config.heads / self.config.kv_heads);
+        [0..queries, queries..queries + 1, queries + 1..queries + 2].map(|part| {
+            let rows = (0..keys * (queries + 2) * d).filter(|row| part.contains(&(row / d % (queries + 2))));
+            all.rows(rows)
+        })
+    }
+
+    fn internlm2(&self, at: &str) -> Layer {
+        let linear = |name: &str| self.linear(&format!("{at}{name}"));
+        let qkv = self.grouped(&linear("attention.wqkv"));
+        let names = ["attention_norm", "attention.wo", "ffn_norm"];
+        let plain = self.plain(at, names, qkv, ["feed_forward.w3", "feed_forward.w2"]);
+        Layer { gate: Some(linear("feed_forward.w1")), ..plain }
+    }
+
+    fn falcon(&self, at: &str) -> Layer {
+        let qkv = self.grouped(&self.linear(&format!("{at}self_attention.query_key_value")));
+        let [norm, mlp_norm] = match self.weights.has(&format!("{at}ln_mlp.weight")) {
+            true => ["ln_attn", "ln_mlp"],
+            false => ["input_layernorm", "input_layernorm"],
+        };
+        let names = [norm, "self_attention.dense", mlp_norm];
+        self.plain(at, names, qkv, ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"])
+    }
+
+    fn gptj(&self, at: &str) -> Layer {
+        let qkv = ["q", "k", "v"].map(|p| self.linear(&format!("{at}attn.{p}_proj")));
+        self.plain(at, ["ln_1", "attn.out_proj", "ln_1"], qkv, ["mlp.fc_in", "mlp.fc_out"])
+    }
+
+    fn opt(&self, at: &str) -> Layer {
+        let qkv = ["q", "k", "v"].map(|p| self.linear(&format!("{at}self_attn.{p}_proj")));
+        let names = ["self_attn_layer_norm", "self_attn.out_proj", "final_layer_norm"];
+        self.plain(at, names, qkv, ["fc1", "fc2"])
     }
 
     /// GPT-2 keeps its matrices with a row for each input.
