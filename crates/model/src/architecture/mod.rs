@@ -7,6 +7,7 @@ mod exaone;
 mod falcon;
 mod fields;
 mod gemma;
+mod gguf_families;
 mod gguf_names;
 mod gguf_to_hf;
 mod gpt2;

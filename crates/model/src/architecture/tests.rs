@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 /// Describes a configuration, beside a file without tensors.
-fn describe(json: &serde_json::Value) -> Result<Config> {
+fn describe(json: &Value) -> Result<Config> {
     let folder = tempfile::tempdir().unwrap();
     let (config, weights) = (folder.path().join("config.json"), folder.path().join("w.safetensors"));
     std::fs::write(&config, json.to_string()).unwrap();
@@ -16,7 +16,7 @@ fn describe(json: &serde_json::Value) -> Result<Config> {
 }
 
 /// A small configuration of a type, with more fields.
-fn with(kind: &str, more: serde_json::Value) -> serde_json::Value {
+fn with(kind: &str, more: Value) -> Value {
     let mut config = json!({
         "model_type": kind, "hidden_size": 256, "intermediate_size": 64, "num_hidden_layers": 2,
         "num_attention_heads": 32, "vocab_size": 8,
@@ -95,12 +95,12 @@ fn other_absent_fields_mean_what_transformers_takes() {
     assert_eq!(of("olmo2"), (32, 8, 2048, 1e-5));
     assert_eq!(of("phi3"), (32, 8, 4096, 1e-5));
     for (name, _, defaults) in FAMILIES {
-        assert!(serde_json::from_str::<serde_json::Value>(defaults).unwrap().is_object(), "{name}");
+        assert!(serde_json::from_str::<Value>(defaults).unwrap().is_object(), "{name}");
     }
 }
 
 #[track_caller]
-fn refused(config: &serde_json::Value, says: &str) {
+fn refused(config: &Value, says: &str) {
     let error = describe(config).expect_err("this must be refused").to_string();
     assert!(error.contains(says) && error.contains("config.json"), "'{error}' does not say '{says}'");
 }
@@ -125,7 +125,7 @@ fn numbers_that_lead_to_nan_are_refused() {
 #[test]
 fn impossible_rotary_scalings_are_refused() {
     let scaled = |more| with("llama", json!({"rope_scaling": more}));
-    let llama3 = |more: serde_json::Value| {
+    let llama3 = |more: Value| {
         let mut all = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
             "high_freq_factor": 4.0, "original_max_position_embeddings": 64});
         all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
