@@ -460,7 +460,7 @@ fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
         position: (family.arch == "gpt2").then(|| TensorRef::new("position_embd")),
         first_position: 0,
         final_norm: whole("output_norm"),
-        head: TensorRef::new("output"),
+        head: whole("output"),
         attn_norm: pre.then(|| tensor_ref(attn_norm)),
         qkv: if fused {
             vec![tensor_ref("attn_qkv")]
