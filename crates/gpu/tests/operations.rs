@@ -369,13 +369,8 @@ as_on_the_cpu!(norms_and_their_gradients, 3e-6, |b| {
     out
 });
 
-const ACTIVATIONS: [Activation; 5] = [
-    Activation::Silu,
-    Activation::GeluTanh,
-    Activation::GeluErf,
-    Activation::Relu,
-    Activation::ReluSquared,
-];
+const ACTIVATIONS: [Activation; 5] =
+    [Activation::Silu, Activation::GeluTanh, Activation::GeluErf, Activation::Relu, Activation::ReluSquared];
 
 as_on_the_cpu!(activations_and_their_gradients, 1e-6, |b| {
     let mut out = Vec::new();

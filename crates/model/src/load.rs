@@ -172,7 +172,12 @@ impl<B: Backend> Loader<'_, B> {
         Ok(self.norm_of(&weight, bias.as_deref()))
     }
 
-    fn norm_values(&self, at: &TensorRef, layer: usize, width: usize) -> Result<(Vec<f32>, Option<Vec<f32>>)> {
+    fn norm_values(
+        &self,
+        at: &TensorRef,
+        layer: usize,
+        width: usize,
+    ) -> Result<(Vec<f32>, Option<Vec<f32>>)> {
         let mut weight = self.weights.vector(&at.weight(layer), width)?;
         weight.iter_mut().for_each(|w| *w += self.layout.norm_offset);
         let bias = at.bias.then(|| self.weights.vector(&at.bias(layer), width)).transpose()?;

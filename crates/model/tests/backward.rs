@@ -259,6 +259,7 @@ folders! {
     olmo3: "olmo3", 24;
     starcoder2: "starcoder2", 24;
     granite: "granite", 24;
+    granite4: "granite4", 24;
     cohere: "cohere", 24;
     cohere2: "cohere2", 24;
     stablelm: "stablelm", 24;

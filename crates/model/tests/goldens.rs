@@ -48,9 +48,10 @@ impl Golden {
     }
 }
 
-/// Compares rows by the norm of their difference.
+/// Compares rows by the norm of their difference; returns the largest difference.
 #[track_caller]
-fn compare(what: &str, got: &[f32], rows: &[usize], width: usize, want: &[f32], tolerance: f64) {
+fn compare(what: &str, got: &[f32], rows: &[usize], width: usize, want: &[f32], tolerance: f64) -> f64 {
+    let mut worst = 0.0f64;
     assert_eq!(want.len(), rows.len() * width, "{what}");
     for (row, want) in rows.iter().zip(want.chunks_exact(width)) {
         let got = &got[row * width..(row + 1) * width];
@@ -58,7 +59,9 @@ fn compare(what: &str, got: &[f32], rows: &[usize], width: usize, want: &[f32], 
         let gap = norm(&mut got.iter().zip(want).map(|(g, w)| f64::from(g - w)));
         let size = norm(&mut want.iter().map(|w| f64::from(*w)));
         assert!(gap <= tolerance * size, "{what}, row {row}: differs by {:.2e}", gap / size);
+        worst = worst.max(gap / size);
     }
+    worst
 }
 
 fn logits(loaded: &Loaded, trace: &Trace) -> Buffer {
@@ -76,6 +79,7 @@ fn check(model: &Path, golden: &Path, tolerance: f64) {
     let config = loaded.model.config();
     let cases = golden.cases();
     assert!(cases.len() >= 2, "{}: goldens hold {cases:?}", model.display());
+    let [mut streams, mut logits_off] = [0.0f64; 2];
     for case in cases {
         let name = format!("{} {case}", model.display());
         let tokens: Vec<u32> = golden.integers(&format!("{case}.tokens")).iter().map(|t| *t as u32).collect();
@@ -87,15 +91,20 @@ fn check(model: &Path, golden: &Path, tolerance: f64) {
                 let hook = format!("blocks.{l}.{hook}");
                 if let Some(want) = golden.floats(&format!("{case}.{hook}")) {
                     let got = loaded.model.hook(&trace, Hook::parse(&hook, config.depth()).unwrap());
-                    compare(&format!("{name} {hook}"), &got, &rows, config.hidden, &want, tolerance);
+                    let off =
+                        compare(&format!("{name} {hook}"), &got, &rows, config.hidden, &want, tolerance);
+                    streams = streams.max(off);
                     compared += 1;
                 }
             }
         }
         assert!(compared > 0, "{name}: no hook was compared");
         let want = golden.floats(&format!("{case}.logits")).unwrap();
-        compare(&format!("{name} logits"), &logits(&loaded, &trace), &rows, config.vocab, &want, tolerance);
+        let got = logits(&loaded, &trace);
+        let off = compare(&format!("{name} logits"), &got, &rows, config.vocab, &want, tolerance);
+        logits_off = logits_off.max(off);
     }
+    println!("{}: streams differ by {streams:.1e}, logits by {logits_off:.1e}", model.display());
 }
 
 macro_rules! folders {
@@ -155,6 +164,7 @@ folders! {
     olmo3: "olmo3",
     starcoder2: "starcoder2",
     granite: "granite",
+    granite4: "granite4",
     cohere: "cohere",
     cohere2: "cohere2",
     stablelm: "stablelm",

@@ -170,7 +170,8 @@ impl<'a> Fields<'a> {
             "gelu" => Ok(Activation::GeluErf),
             "relu" => Ok(Activation::Relu),
             "relu2" => Ok(Activation::ReluSquared),
-            other => self.fail(format!("the activation '{other}' is not supported (silu, gelu, relu and relu2 are)")),
+            other => self
+                .fail(format!("the activation '{other}' is not supported (silu, gelu, relu and relu2 are)")),
         }
     }
 
@@ -372,9 +373,7 @@ impl Rotary<'_> {
             },
             // The first Phi-3 files use other names for LongRoPE.
             "longrope" | "su" => self.long(context, original)?,
-            "yarn" if self.top.is("model_type", "phi3") => {
-                self.long(context, original)?
-            }
+            "yarn" if self.top.is("model_type", "phi3") => self.long(context, original)?,
             "yarn" => self.yarn(original)?,
             other => {
                 return self.top.fail(format!(

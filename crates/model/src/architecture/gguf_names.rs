@@ -309,7 +309,8 @@ fn layers(keys: &Keys<'_>, family: &GgufFamily, depth: usize) -> Result<Vec<Laye
     };
     let local = local_layers(keys, group, depth)?;
     // Granite's files turn the rotation off by this key.
-    let rotates = !(family.factors == Factors::Granite && keys.flag("rope.scaling.finetuned")? == Some(false));
+    let rotates =
+        !(family.factors == Factors::Granite && keys.flag("rope.scaling.finetuned")? == Some(false));
     let layer = |(l, local): (usize, bool)| {
         let local = local && window.is_some();
         let rope = match family.windows {

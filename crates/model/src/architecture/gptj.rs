@@ -25,7 +25,11 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         vocab: f.usize("vocab_size")?,
         context: f.usize("n_positions")?,
         layers: f.plain_layers("n_layer")?,
-        positions: Positions::Rotary(vec![Rope { dim: rotated, theta: 10_000.0, scaling: RopeScaling::None }]),
+        positions: Positions::Rotary(vec![Rope {
+            dim: rotated,
+            theta: 10_000.0,
+            scaling: RopeScaling::None,
+        }]),
         norm: NormKind::Layer,
         norm_eps: f.f64_or("layer_norm_epsilon", 1e-5)? as f32,
         pre_norm: true,

@@ -33,9 +33,8 @@ pub(super) fn describe_second(f: &Fields<'_>, weights: &Weights) -> Result<Descr
 
 pub(super) fn describe_third(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     let mut d = llama::base(f, weights)?;
-    let either = |one: &str, other: &str| -> Result<bool> {
-        Ok(f.bool_or(one, false)? | f.bool_or(other, false)?)
-    };
+    let either =
+        |one: &str, other: &str| -> Result<bool> { Ok(f.bool_or(one, false)? | f.bool_or(other, false)?) };
     llama::set_attention_bias(&mut d, either("attention_bias", "qkv_bias")?);
     llama::set_mlp_bias(&mut d, either("mlp_bias", "bias")?);
     Ok(d)

@@ -202,6 +202,7 @@ const FAMILIES: &[Family] = &[
     ("olmo3", olmo::describe_third, olmo::OLMO3),
     ("starcoder2", starcoder::describe, starcoder::DEFAULTS),
     ("granite", granite::describe, "{}"),
+    ("granitemoehybrid", granite::describe_fourth, granite::GRANITE4),
     ("cohere", cohere::describe, cohere::COHERE),
     ("cohere2", cohere::describe, cohere::COHERE2),
     ("stablelm", stablelm::describe, stablelm::DEFAULTS),
@@ -265,7 +266,8 @@ impl HfConfig {
 
     fn family(&self) -> Result<&'static Family> {
         let name = |json: &Value| json.get("model_type").and_then(Value::as_str).map(str::to_owned);
-        let find = |name: &str| FAMILIES.iter().find(|f| f.0 == name).ok_or_else(|| unknown(&self.path, name));
+        let find =
+            |name: &str| FAMILIES.iter().find(|f| f.0 == name).ok_or_else(|| unknown(&self.path, name));
         // The text models of Mistral 3 are of more than one family.
         let text = self.json.get("text_config").and_then(name);
         match name(&self.json) {
@@ -311,9 +313,13 @@ impl HfConfig {
                 unknown.join("', '")
             ));
         }
-        if ["vision_config", "audio_config"].iter().any(|part| self.json.get(*part).is_some_and(|p| !p.is_null())) {
+        if ["vision_config", "audio_config"]
+            .iter()
+            .any(|part| self.json.get(*part).is_some_and(|p| !p.is_null()))
+        {
             description.warnings.push(
-                "the checkpoint also has parts for images or sound; only its text model is read and measured".into(),
+                "the checkpoint also has parts for images or sound; only its text model is read and measured"
+                    .into(),
             );
         }
         if weights.has_fp8() {

@@ -14,9 +14,11 @@ pub(super) const DEFAULTS: &str = r#"{
 
 pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     let (hidden, heads) = (f.usize("hidden_size")?, f.usize("num_attention_heads")?);
-    for (name, only) in
-        [("do_layer_norm_before", true), ("layer_norm_elementwise_affine", true), ("_remove_final_layer_norm", false)]
-    {
+    for (name, only) in [
+        ("do_layer_norm_before", true),
+        ("layer_norm_elementwise_affine", true),
+        ("_remove_final_layer_norm", false),
+    ] {
         if f.bool_or(name, only)? != only {
             return f.fail(format!("'{name}' is {}, which is not supported", !only));
         }

@@ -95,7 +95,8 @@ impl Reference {
         let names = weights.names();
         let text = names.iter().find_map(|name| name.strip_suffix("embed_tokens.weight"));
         let text = text.unwrap_or("model.");
-        let head = names.iter().find_map(|name| name.strip_suffix(".weight").filter(|n| n.ends_with("lm_head")));
+        let head =
+            names.iter().find_map(|name| name.strip_suffix(".weight").filter(|n| n.ends_with("lm_head")));
         let (at, [embedding, positions, final_norm, head]) = match config.architecture.as_str() {
             "gpt2" => ("transformer.", ["wte", "wpe", "ln_f", "lm_head"]),
             "gptj" => ("transformer.", ["wte", "", "ln_f", "lm_head"]),
@@ -362,8 +363,9 @@ impl Reader<'_> {
         } else {
             ["q", "k", "v"].map(|p| linear(&format!("self_attn.{p}_proj")))
         };
-        let [gate, up] = if has(&&"mlp.gate_up_proj") {
-            let all = linear("mlp.gate_up_proj");
+        let fused = ["mlp.gate_up_proj", "shared_mlp.input_linear"];
+        let [gate, up] = if fused.iter().any(|name| has(&name)) {
+            let all = either(&fused);
             [0..f, f..2 * f].map(|part| Some(all.rows(part)))
         } else {
             let gate = c.gated.then(|| linear("mlp.gate_proj"));
@@ -388,7 +390,7 @@ impl Reader<'_> {
             mlp_norm: norm(c.pre_norm, mlp_norm),
             gate,
             up: up.unwrap(),
-            down: either(&["mlp.down_proj", "mlp.c_proj", "mlp.fc2"]),
+            down: either(&["mlp.down_proj", "mlp.c_proj", "mlp.fc2", "shared_mlp.output_linear"]),
             post_mlp_norm: norm(c.post_norm, "post_feedforward_layernorm"),
         }
     }
