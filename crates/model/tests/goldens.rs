@@ -195,6 +195,24 @@ folders! {
 }
 
 #[test]
+fn every_setting_and_tensor_of_the_fixtures_is_known() {
+    for entry in std::fs::read_dir(fixtures()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.join("config.json").exists() {
+            let checkpoint = Checkpoint::open(&path).unwrap();
+            let said: Vec<&str> = checkpoint.warnings().collect();
+            let with_images =
+                std::fs::read_to_string(path.join("config.json")).unwrap().contains("vision_config");
+            let expected = if with_images { 1 } else { 0 };
+            let text_alone = said.iter().all(|what| what.contains("only its text model is read"));
+            // Ministral 3 is read up to where its queries are scaled.
+            let scaled = path.ends_with("ministral3") && said.len() == 1;
+            assert!(scaled || (said.len() == expected && text_alone), "{}: {said:?}", path.display());
+        }
+    }
+}
+
+#[test]
 fn gguf_files() {
     let folder = fixtures().join("gguf");
     let text = std::fs::read_to_string(folder.join("tokenizers.json")).unwrap();

@@ -4,7 +4,7 @@
 
 use super::fields::RopePlace;
 use super::llama::Base;
-use super::{Description, Fields, llama};
+use super::{Description, Fields, TensorRef, llama};
 use crate::config::QkNorm;
 use crate::error::Result;
 use crate::weights::Weights;
@@ -36,7 +36,8 @@ pub(super) fn describe_first(f: &Fields<'_>, weights: &Weights) -> Result<Descri
     }
     d.config.gated = false;
     (d.layout.up, d.layout.down) = (vec![at(&d, "mlp.fc1")], at(&d, "mlp.fc2"));
-    d.layout.final_norm.name = d.layout.final_norm.name.replace("norm", "final_layernorm");
+    let prefix = d.layout.final_norm.name.trim_end_matches("norm");
+    d.layout.final_norm = TensorRef::new(format!("{prefix}final_layernorm"));
     d.layout.attn_out = at(&d, "self_attn.dense");
     d.layout.head.bias = true;
     llama::set_qkv_bias(&mut d, true);

@@ -2,7 +2,7 @@
 
 /// A fixture for every architecture and each variant that changes how the residual stream is composed. A new
 /// architecture is tested by every probe once it is in this list.
-pub(crate) const ARCHITECTURES: [&str; 20] = [
+pub(crate) const ARCHITECTURES: [&str; 19] = [
     "llama2",
     "llama3",
     "mistral",
@@ -20,7 +20,6 @@ pub(crate) const ARCHITECTURES: [&str; 20] = [
     "phi",
     "granite",
     "cohere",
-    "cohere2",
     "exaone4",
     "hunyuan",
 ];

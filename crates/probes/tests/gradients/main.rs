@@ -294,28 +294,3 @@ fn results_round_trip() {
     assert!(text.contains(r#""site":"mlp","baseline":"feature","quadrature":"riemann:8""#), "{text}");
     assert_eq!(serde_json::from_str::<Gradients>(&text).unwrap(), found);
 }
-
-#[test]
-fn tmp_probe_quadrature() {
-    for name in ["cohere", "cohere2", "exaone4", "hunyuan"] {
-        let model = fixture(name);
-        let trace = trace(&model, 31);
-        for site in SITES {
-            for baseline in BASELINES {
-                for q in [
-                    Quadrature::Adaptive,
-                    Quadrature::GaussLegendre(64),
-                    Quadrature::Riemann(512),
-                    Quadrature::Riemann(2048),
-                ] {
-                    let found = gradients(&model, &trace, site, baseline, q);
-                    println!(
-                        "TMP {name} {site:?} {baseline:?} {q:?} {:?} nodes {:?}",
-                        found.completeness_error.iter().map(|x| format!("{x:.4}")).collect::<Vec<_>>(),
-                        found.nodes
-                    );
-                }
-            }
-        }
-    }
-}
