@@ -6,6 +6,7 @@
 
 #![deny(missing_docs)]
 
+pub mod angles;
 pub mod contributions;
 mod cost;
 pub mod erasure;
@@ -15,6 +16,7 @@ pub mod lens;
 mod measure;
 mod number;
 mod options;
+pub mod order;
 mod plan;
 pub mod planner;
 pub mod settling;

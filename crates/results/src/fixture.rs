@@ -70,6 +70,25 @@ pub fn skip_output() -> Depth {
     }
 }
 
+fn order() -> Order {
+    let effects = |count: usize, most: f64| OrderEffects {
+        kl: curve(count, |x| most * (0.1 + (1.0 - x).powi(4))),
+        top1_agreement: curve(count, |x| 0.9 - 0.05 * most * (1.0 - x)),
+        nll: curve(count, |x| 3.0 + 0.8 * most * (1.0 - x).powi(3)),
+    };
+    let middle_from: Vec<usize> = (1..LAYERS / 2).collect();
+    let middles = middle_from.len();
+    Order {
+        skip: effects(LAYERS, 2.0),
+        swap: effects(LAYERS - 1, 1.0),
+        reverse: effects(LAYERS - 2, 3.0),
+        middle_from,
+        middle_reverse: effects(middles, 7.0),
+        middle_repeat: effects(middles, 9.0),
+        middle_parallel: effects(middles, 5.0),
+    }
+}
+
 fn skip() -> SkipSummary {
     let effect = |scale: f64| -> Vec<Vec<f64>> {
         let cell = |s: usize, l: usize| if l > s { scale / (l - s) as f64 } else { 0.0 };
@@ -188,6 +207,22 @@ pub fn results() -> Results {
                 angular_last: angular(1.0),
                 angular_mean: angular(0.8),
             }),
+            angles: Some(Angles {
+                step: curve(LAYERS, |x| 1.2 * (-9.0 * x).exp() + 0.12 + 0.5 * x.powi(20)),
+                updates: curve(LAYERS - 1, |x| 1.3 + 0.2 * x),
+                to_end: curve(LAYERS, |x| 1.5 - 0.9 * x * x),
+                last_layer_nll: curve(LAYERS, |x| 3.0 + 8.0 * (1.0 - x).powi(2)),
+                fit: Some(AngleFit { intercept: 0.11, slope: 0.7, r2: 0.64 }),
+                components: [(0.6, 1.0), (0.2, 3.0)]
+                    .map(|(share, waves): (f64, f64)| AngleComponent {
+                        share,
+                        weights: curve(LAYERS, |x| 0.25 * (waves * 6.0 * x).cos()),
+                    })
+                    .into(),
+                centre_by_position: curve(64, |x| 5.0 + 9.0 * x.powf(0.2)),
+                left_out: 0,
+                updates_left_out: 0,
+            }),
             settling: Some(Settling {
                 mean_settle_layer: 23.4,
                 deep_thinking_ratio: 0.37,
@@ -196,6 +231,7 @@ pub fn results() -> Results {
                 histogram: (0..=LAYERS as u64).map(|l| l * l * (LAYERS as u64 + 1 - l) / 20).collect(),
             }),
             skip: Some(skip()),
+            order: Some(order()),
             erasure: (0..6).map(erasure).collect(),
             gradients: vec![gradients()],
             other: serde_json::Map::new(),

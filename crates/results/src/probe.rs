@@ -16,8 +16,12 @@ pub enum Probe {
     Similarity,
     /// At which layer each token's prediction settles.
     Settling,
+    /// How far the stream turns from layer to layer, and what the last layer makes of it.
+    Angles,
     /// What is lost when a layer is bypassed.
     Skip,
+    /// What is lost when layers run in another order.
+    Order,
     /// What an answer loses when a token's residual is erased.
     Erasure,
     /// What each token contributes to an answer, layer by layer.
@@ -26,12 +30,14 @@ pub enum Probe {
 
 impl Probe {
     /// All probes, in the order in which they are reported.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Contributions,
         Self::Lens,
         Self::Similarity,
         Self::Settling,
+        Self::Angles,
         Self::Skip,
+        Self::Order,
         Self::Erasure,
         Self::Gradients,
     ];
@@ -51,7 +57,9 @@ impl Probe {
             Self::Lens => "lens",
             Self::Similarity => "similarity",
             Self::Settling => "settling",
+            Self::Angles => "angles",
             Self::Skip => "skip",
+            Self::Order => "order",
             Self::Erasure => "erasure",
             Self::Gradients => "gradients",
         }

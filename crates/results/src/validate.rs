@@ -66,6 +66,38 @@ impl Results {
             let found = similarity.block_influence.len();
             all.push(("probes.similarity.block_influence".to_owned(), found, layers));
         }
+        if let Some(angles) = &self.probes.angles {
+            let curves = [
+                ("step", &angles.step, layers),
+                ("to_end", &angles.to_end, layers),
+                ("updates", &angles.updates, layers - 1),
+            ];
+            all.extend(
+                curves.map(|(name, curve, length)| (format!("probes.angles.{name}"), curve.len(), length)),
+            );
+            if !angles.last_layer_nll.is_empty() {
+                let found = angles.last_layer_nll.len();
+                all.push(("probes.angles.last_layer_nll".to_owned(), found, layers));
+            }
+            let weights = angles.components.iter().map(|c| c.weights.len());
+            all.extend(
+                weights
+                    .enumerate()
+                    .map(|(i, found)| (format!("probes.angles.components[{i}]"), found, layers)),
+            );
+        }
+        if let Some(order) = &self.probes.order {
+            let middles = order.middle_from.len();
+            let lengths = [layers, layers - 1, layers.saturating_sub(2), middles, middles, middles];
+            for ((family, effects), length) in order.families().into_iter().zip(lengths) {
+                let nll = Some(("nll", &effects.nll)).filter(|(_, curve)| !curve.is_empty());
+                let curves = [("kl", &effects.kl), ("top1_agreement", &effects.top1_agreement)];
+                let field = |(name, curve): (&str, &Vec<f64>)| {
+                    (format!("probes.order.{family}.{name}"), curve.len(), length)
+                };
+                all.extend(curves.into_iter().chain(nll).map(field));
+            }
+        }
         if let Some(settling) = &self.probes.settling {
             all.push(("probes.settling.histogram".to_owned(), settling.histogram.len(), layers + 1));
         }

@@ -7,8 +7,8 @@ use crate::text::column;
 use fathom_results::text::amount;
 use fathom_results::{Candidate, Pruning};
 
-/// The width of a column of numbers.
-const COLUMN: usize = 11;
+/// The least width of a column of numbers.
+const COLUMN: usize = 9;
 
 /// The rise in loss by method and number of units removed, the recommendation, and what it saves.
 pub fn summary(pruning: &Pruning, style: Style) -> String {

@@ -1,19 +1,23 @@
 //! What each probe gives on one prompt and over all prompts.
 
+mod angles;
 mod contributions;
 mod erasure;
 mod gradients;
 mod lens;
+mod order;
 mod settling;
 mod similarity;
 mod skip;
 
+pub use angles::{AngleComponent, AngleFit, Angles, AnglesSample};
 pub use contributions::{Contributions, ContributionsSample, MeanMedian, Parts, PerToken};
 pub use erasure::ErasurePair;
 pub use gradients::{
     GradientSite, Gradients, GradientsPair, PAPER_STEPS, PathBaseline, Quadrature, UnknownQuadrature,
 };
 pub use lens::LensCurves;
+pub use order::{Order, OrderEffects};
 pub use settling::{SETTLING_THRESHOLD_BITS, Settling, SettlingSample};
 pub use similarity::Similarity;
 pub use skip::{ByMode, OverPrompts, SkipAverage, SkipEffects, SkipMode, SkipPart, SkipSample, SkipSummary};
@@ -30,15 +34,21 @@ pub struct ProbeResults {
     /// The output distribution read off after each layer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lens: Option<LensCurves>,
-    /// How far the residual stream turns.
+    /// How the residual streams at different depths resemble each other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub similarity: Option<Similarity>,
+    /// How far the residual stream turns from layer to layer, and what the last layer makes of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub angles: Option<Angles>,
     /// The level at which each token's prediction settles.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settling: Option<Settling>,
     /// What later layers and the output lose when a layer is bypassed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skip: Option<SkipSummary>,
+    /// What the output loses when layers run in another order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
     /// What the answer loses when a token's residual is erased before a layer, one entry a pair.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub erasure: Vec<ErasurePair>,
