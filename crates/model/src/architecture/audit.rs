@@ -47,6 +47,7 @@ const HARMLESS: &[&str] = &[
     "bos_token_id",
     "boi_token_index",
     "decoder_start_token_id",
+    "eod_token_id",
     "eoi_token_index",
     "eos_token_id",
     "forced_bos_token_id",
