@@ -71,7 +71,8 @@ fn figure(
         let named = values.iter().zip(families).zip(colors);
         let series: Vec<Series<'_>> =
             named.map(|((values, family), color)| Series::new(family.0, values, color)).collect();
-        let x = Axis::whole(axis, 0.0, results.model.layers as f64, width);
+        let longest = values.iter().map(Vec::len).max().unwrap_or(0);
+        let x = Axis::whole(axis, 0.0, longest.max(1) as f64, width);
         panels.push(Panel {
             curves: series.iter().flat_map(|series| curves(series, scale)).collect(),
             hovers: hovers(axis, &series),
