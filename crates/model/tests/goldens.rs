@@ -73,6 +73,8 @@ fn logits(loaded: &Loaded, trace: &Trace) -> Buffer {
 
 const TOLERANCE: f64 = 5e-5;
 
+// The numbers printed here are those of the table in docs/src/models.md.
+#[allow(clippy::print_stdout)]
 #[track_caller]
 fn check(model: &Path, golden: &Path, tolerance: f64) {
     let (loaded, golden) = (load(model), Golden::open(golden));
