@@ -36,9 +36,25 @@ fn list() -> String {
          Architectures: {}\n\
          Weights: safetensors (single or sharded; f32, f16, bf16, fp8 with scales), PyTorch .bin,\n  \
          GGUF ({})\n",
-        fathom::architectures().join(", "),
+        lines(&fathom::architectures()),
         fathom::GGML_TYPES
     );
+    text
+}
+
+/// Names after commas, in lines of at most 100 columns.
+fn lines(names: &[&str]) -> String {
+    let (mut text, mut width) = (String::new(), "Architectures: ".len());
+    for (i, name) in names.iter().enumerate() {
+        let comma = if i + 1 < names.len() { "," } else { "" };
+        if width + name.len() + comma.len() > 100 {
+            text += "\n ";
+            width = 1;
+        }
+        let gap = if i == 0 { "" } else { " " };
+        let _ = write!(text, "{gap}{name}{comma}");
+        width += gap.len() + name.len() + comma.len();
+    }
     text
 }
 

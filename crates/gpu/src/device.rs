@@ -177,6 +177,8 @@ pub enum Kernel {
     Gate,
     /// `wide, d_out | d_wide` `[m * f, f, act]`
     GateBackward,
+    /// `| x` `[n, factor]`
+    Scale,
     /// `| x` `[n, cap]`
     Softcap,
     /// `cos, sin, places | x` `[rows * heads * half, stride, heads, head_dim, half, inverse]`
@@ -250,7 +252,7 @@ pub const TILE_ROWS: usize = 16;
 
 impl Kernel {
     /// All kernels.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Add,
         Self::Subtract,
         Self::AddAssign,
@@ -262,6 +264,7 @@ impl Kernel {
         Self::ActivateBackward,
         Self::Gate,
         Self::GateBackward,
+        Self::Scale,
         Self::Softcap,
         Self::Rotate,
         Self::EditRows,
@@ -301,6 +304,7 @@ impl Kernel {
             Self::ActivateBackward => "activate_backward",
             Self::Gate => "gate",
             Self::GateBackward => "gate_backward",
+            Self::Scale => "scale",
             Self::Softcap => "softcap",
             Self::Rotate => "rotate",
             Self::EditRows => "edit_rows",
@@ -353,7 +357,7 @@ impl Kernel {
     /// The number of arguments that are only read; they come first. One more is written.
     pub fn reads(self) -> usize {
         match self {
-            Self::Activate | Self::Softcap | Self::Peak => 0,
+            Self::Activate | Self::Scale | Self::Softcap | Self::Peak => 0,
             Self::AddAssign
             | Self::CopyColumns
             | Self::ActivateBackward

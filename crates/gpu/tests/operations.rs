@@ -369,7 +369,8 @@ as_on_the_cpu!(norms_and_their_gradients, 3e-6, |b| {
     out
 });
 
-const ACTIVATIONS: [Activation; 3] = [Activation::Silu, Activation::GeluTanh, Activation::GeluErf];
+const ACTIVATIONS: [Activation; 5] =
+    [Activation::Silu, Activation::GeluTanh, Activation::GeluErf, Activation::Relu, Activation::ReluSquared];
 
 as_on_the_cpu!(activations_and_their_gradients, 1e-6, |b| {
     let mut out = Vec::new();
@@ -402,6 +403,7 @@ as_on_the_cpu!(arithmetic, 1e-6, |b| {
     let row = b.buffer_of(&data(43, 19, 1.0));
     let mut out = vec![filled(b, |out| b.add(&x, &y, out))];
     out.push(filled(b, |out| b.subtract(&x, &y, out)));
+    out.push(changed(b, &values, |x| b.scale(-0.3, x)));
     out.push(changed(b, &values, |x| b.softcap(20.0, x)));
     out.push(changed(b, &values, |x| b.add_assign(x, &y)));
     out.push(changed(b, &values, |x| b.add_assign(x, &row)));

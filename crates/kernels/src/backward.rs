@@ -97,6 +97,15 @@ fn gelu_erf(x: f32) -> (f32, f32) {
     (x * below, below + x * 0.398_942_3 * exp::<BUILT_FUSED>(-0.5 * x * x))
 }
 
+fn relu(x: f32) -> (f32, f32) {
+    // NaN is not below zero and stays.
+    if x <= 0.0 { (0.0, 0.0) } else { (x, 1.0) }
+}
+
+fn relu_squared(x: f32) -> (f32, f32) {
+    if x <= 0.0 { (0.0, 0.0) } else { (x * x, 2.0 * x) }
+}
+
 multiversion! {
     fn silu_gate(gate: &[f32], up: &[f32], d_out: &[f32], d_gate: &mut [f32], d_up: &mut [f32]) {
         gate_with(silu::<FUSED>, gate, up, d_out, d_gate, d_up);
@@ -162,6 +171,8 @@ pub fn gated(activation: Activation, gate_up: &[f32], width: usize, d_out: &[f32
                 Activation::Silu => silu_gate(gate, up, d_out, d_gate, d_up),
                 Activation::GeluTanh => gelu_tanh_gate(gate, up, d_out, d_gate, d_up),
                 Activation::GeluErf => gate_with(gelu_erf, gate, up, d_out, d_gate, d_up),
+                Activation::Relu => gate_with(relu, gate, up, d_out, d_gate, d_up),
+                Activation::ReluSquared => gate_with(relu_squared, gate, up, d_out, d_gate, d_up),
             }
         },
     );
@@ -179,6 +190,8 @@ pub fn activate(activation: Activation, x: &[f32], d: &mut [f32]) {
         Activation::Silu => silu_slope(x, d),
         Activation::GeluTanh => gelu_tanh_slope(x, d),
         Activation::GeluErf => d.iter_mut().zip(x).for_each(|(d, x)| *d *= gelu_erf(*x).1),
+        Activation::Relu => d.iter_mut().zip(x).for_each(|(d, x)| *d *= relu(*x).1),
+        Activation::ReluSquared => d.iter_mut().zip(x).for_each(|(d, x)| *d *= relu_squared(*x).1),
     });
 }
 

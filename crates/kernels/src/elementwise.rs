@@ -56,6 +56,10 @@ pub enum Activation {
     GeluTanh,
     /// GELU with the error function.
     GeluErf,
+    /// `max(x, 0)`.
+    Relu,
+    /// `max(x, 0)^2`.
+    ReluSquared,
 }
 
 #[inline(always)]
@@ -74,19 +78,33 @@ fn gelu_erf(x: f32) -> f32 {
     0.5 * x * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2))
 }
 
+#[inline(always)]
+fn relu(x: f32) -> f32 {
+    // A comparison propagates NaN, unlike max.
+    if x < 0.0 { 0.0 } else { x }
+}
+
+#[inline(always)]
+fn relu_squared(x: f32) -> f32 {
+    relu(x) * relu(x)
+}
+
+#[inline(always)]
+fn gate_with(act: impl Fn(f32) -> f32, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((o, g), u) in out.iter_mut().zip(gate).zip(up) {
+        *o = act(*g) * u;
+    }
+}
+
 multiversion! {
     fn silu_gate(gate: &[f32], up: &[f32], out: &mut [f32]) {
-        for ((o, g), u) in out.iter_mut().zip(gate).zip(up) {
-            *o = silu::<FUSED>(*g) * u;
-        }
+        gate_with(silu::<FUSED>, gate, up, out);
     }
 }
 
 multiversion! {
     fn gelu_tanh_gate(gate: &[f32], up: &[f32], out: &mut [f32]) {
-        for ((o, g), u) in out.iter_mut().zip(gate).zip(up) {
-            *o = gelu_tanh::<FUSED>(*g) * u;
-        }
+        gate_with(gelu_tanh::<FUSED>, gate, up, out);
     }
 }
 
@@ -131,11 +149,9 @@ pub fn gated(activation: Activation, gate_up: &[f32], width: usize, out: &mut [f
             match activation {
                 Activation::Silu => silu_gate(gate, up, out),
                 Activation::GeluTanh => gelu_tanh_gate(gate, up, out),
-                Activation::GeluErf => {
-                    for ((o, g), u) in out.iter_mut().zip(gate).zip(up) {
-                        *o = gelu_erf(*g) * u;
-                    }
-                }
+                Activation::GeluErf => gate_with(gelu_erf, gate, up, out),
+                Activation::Relu => gate_with(relu, gate, up, out),
+                Activation::ReluSquared => gate_with(relu_squared, gate, up, out),
             }
         },
     );
@@ -147,7 +163,14 @@ pub fn activate(activation: Activation, x: &mut [f32]) {
         Activation::Silu => silu_in_place(x),
         Activation::GeluTanh => gelu_tanh_in_place(x),
         Activation::GeluErf => x.iter_mut().for_each(|x| *x = gelu_erf(*x)),
+        Activation::Relu => x.iter_mut().for_each(|x| *x = relu(*x)),
+        Activation::ReluSquared => x.iter_mut().for_each(|x| *x = relu_squared(*x)),
     });
+}
+
+/// `x *= factor`.
+pub fn scale(factor: f32, x: &mut [f32]) {
+    x.par_chunks_mut(ELEMENTS_PER_JOB).for_each(|x| x.iter_mut().for_each(|x| *x *= factor));
 }
 
 /// `out = a + b`.
@@ -295,6 +318,12 @@ mod tests {
                 max_relative = 2e-6,
                 epsilon = 1e-6
             );
+            let mut y = [x, x, x];
+            activate(Activation::Relu, &mut y[..1]);
+            activate(Activation::ReluSquared, &mut y[1..2]);
+            scale(-0.5, &mut y[2..]);
+            let positive = if x > 0.0 { x } else { 0.0 };
+            assert_eq!(y, [positive, positive * positive, x / -2.0]);
             let mut y = [x];
             softcap(3.0, &mut y);
             assert_relative_eq!(f64::from(y[0]), 3.0 * (d / 3.0).tanh(), max_relative = 2e-6, epsilon = 1e-6);

@@ -73,6 +73,8 @@ fn act(activation: Activation, x: f64) -> f64 {
             0.5 * x * (1.0 + u.tanh())
         }
         Activation::GeluErf => 0.5 * x * (1.0 + libm::erf(x / 2f64.sqrt())),
+        Activation::Relu => x.max(0.0),
+        Activation::ReluSquared => x.max(0.0).powi(2),
     }
 }
 
@@ -103,7 +105,13 @@ fn attend(shape: &AttentionShape, qkv: &[f64], texts: &[Range<usize>]) -> Vec<f6
 }
 
 fn activations() -> impl Strategy<Value = Activation> {
-    prop_oneof![Just(Activation::Silu), Just(Activation::GeluTanh), Just(Activation::GeluErf)]
+    prop_oneof![
+        Just(Activation::Silu),
+        Just(Activation::GeluTanh),
+        Just(Activation::GeluErf),
+        Just(Activation::Relu),
+        Just(Activation::ReluSquared),
+    ]
 }
 
 /// Magnitudes far below, around and far beyond the bend of the activations.

@@ -66,6 +66,7 @@ impl<B: Backend> Model<B> {
         let (c, on, block) = (&self.config, &self.backend, &self.packed.layers[l]);
         let mut d = on.empty();
         on.assign(d_out, &mut d); // [rows, d]
+        self.scale_residual(&mut d);
         self.norm_backward(block.post_mlp_norm.as_ref(), &saved.raw_mlp, &mut d);
         let mut d_inner = on.empty();
         on.linear_backward(&block.down, &d, &mut d_inner); // [rows, f]
@@ -100,6 +101,7 @@ impl<B: Backend> Model<B> {
         let (on, block) = (&self.backend, &self.packed.layers[l]);
         let mut d = on.empty();
         on.assign(d_out, &mut d); // [rows, d]
+        self.scale_residual(&mut d);
         self.norm_backward(block.post_attn_norm.as_ref(), &saved.raw_attn, &mut d);
         let (mut d_mixed, mut d_qkv) = (on.empty(), on.empty());
         on.linear_backward(&block.attn_out, &d, &mut d_mixed); // [rows, q]
@@ -118,12 +120,15 @@ impl<B: Backend> Model<B> {
         saved: &SavedActivations<B>,
         d_qkv: &mut B::Buffer,
     ) {
-        if let Some(table) = self.rotary_table(l) {
-            self.backend.rotate(&batch.on_device, table, self.rotated_columns(), true, d_qkv);
+        let rotated_first = self.config.qk_norm == QkNorm::HeadRotated;
+        if !rotated_first {
+            self.rotate(l, batch, true, d_qkv);
         }
-        let Some(norms) = &self.packed.layers[l].qk_norms else { return };
-        for (norm, at) in norms.iter().zip(self.qk_columns()) {
-            self.backend.norm_backward(norm, at, of_pass(&saved.raw_qkv), d_qkv);
+        for (norm, at) in &self.packed.layers[l].qk_norms {
+            self.backend.norm_backward(norm, *at, of_pass(&saved.raw_qkv), d_qkv);
+        }
+        if rotated_first {
+            self.rotate(l, batch, true, d_qkv);
         }
     }
 

@@ -7,13 +7,17 @@ use fathom_kernels::elementwise::Activation;
 pub use fathom_kernels::norm::NormKind;
 use std::path::Path;
 
-/// Norms on queries and keys before the rotation.
+/// Norms on queries and keys, before the rotation unless the variant says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum QkNorm {
     /// None.
     None,
     /// Each head separately (Qwen3, Gemma 3).
     Head,
+    /// Each head separately, after the rotation (Hunyuan).
+    HeadRotated,
+    /// Each head separately, with weights of its own (Cohere, StableLM).
+    OwnHead,
     /// All heads together (OLMo 2).
     Full,
 }
@@ -32,8 +36,8 @@ pub enum Positions {
 pub struct Layer {
     /// Sliding window: positions that a position sees, including itself; `None` for all before it.
     pub window: Option<usize>,
-    /// Index into [`Positions::Rotary`].
-    pub rope: usize,
+    /// Index into [`Positions::Rotary`]; `None` for a layer without rotation (SmolLM3, Cohere 2).
+    pub rope: Option<usize>,
 }
 
 /// The description of a decoder-only transformer.
@@ -83,6 +87,10 @@ pub struct Config {
     pub final_softcap: Option<f32>,
     /// Factor on the embedding.
     pub embedding_scale: f32,
+    /// Factor on what each sublayer adds to the residual stream (Granite).
+    pub residual_scale: f32,
+    /// Factor on the logits, before their soft-capping (Granite, Cohere).
+    pub logit_scale: f32,
     /// Whether the head is tied to the embedding.
     pub tied: bool,
 }
@@ -101,6 +109,14 @@ impl Config {
     /// Width of all key heads, and of all value heads.
     pub fn kv_width(&self) -> usize {
         self.kv_heads * self.head_dim
+    }
+
+    /// Rotated dimensions of a head.
+    pub(crate) fn rotated(&self) -> usize {
+        match &self.positions {
+            Positions::Learned => 0,
+            Positions::Rotary(ropes) => ropes.first().map_or(0, |rope| rope.dim),
+        }
     }
 
     /// The first setting in which two descriptions differ, with its value in each.
@@ -138,6 +154,8 @@ impl Config {
             attention_softcap,
             final_softcap,
             embedding_scale,
+            residual_scale,
+            logit_scale,
             tied,
         );
         None
@@ -172,6 +190,9 @@ impl Config {
             ("the scale of attention", Some(self.attention_scale)),
             ("the soft-capping of attention", self.attention_softcap),
             ("the soft-capping of the logits", self.final_softcap),
+            ("the factor on the embedding", Some(self.embedding_scale)),
+            ("the factor on what a sublayer adds", Some(self.residual_scale)),
+            ("the factor on the logits", Some(self.logit_scale)),
         ] {
             value.map_or(Ok(()), |value| rope::check_positive(path, name, value.into()))?;
         }
@@ -179,7 +200,7 @@ impl Config {
             for rope in ropes {
                 rope.check(path, self.head_dim)?;
             }
-            if self.layers.iter().any(|l| l.rope >= ropes.len()) {
+            if self.layers.iter().filter_map(|l| l.rope).any(|rope| rope >= ropes.len()) {
                 return bad("a layer refers to a rotary embedding that does not exist".into());
             }
         }

@@ -19,17 +19,14 @@ impl<B: Backend> Model<B> {
     /// The sizes of attention and MLP of layer `l`.
     pub fn sublayer_sizes(&self, l: usize) -> [SublayerSize; 2] {
         let b = &self.packed.layers[l];
-        let size = |matrices: [&B::Linear; 2], norms: &[Option<&Norm<B>>]| SublayerSize {
+        let size = |matrices: [&B::Linear; 2], norms: &[&Norm<B>]| SublayerSize {
             parameters: matrices.iter().map(|m| m.parameters() as u64).sum::<u64>()
-                + norms.iter().flatten().map(|norm| norm_parameters(&self.backend, norm)).sum::<u64>(),
+                + norms.iter().map(|norm| norm_parameters(&self.backend, norm)).sum::<u64>(),
             bytes: matrices.iter().map(|m| m.bytes() as u64).sum(),
             macs: matrices.iter().map(|m| (m.inputs() * m.outputs()) as u64).sum(),
         };
-        let [q, k] = b.qk_norms.as_ref().map_or([None; 2], |[q, k]| [Some(q), Some(k)]);
-        [
-            size([&b.qkv, &b.attn_out], &[b.attn_norm.as_ref(), b.post_attn_norm.as_ref(), q, k]),
-            size([&b.up, &b.down], &[b.mlp_norm.as_ref(), b.post_mlp_norm.as_ref()]),
-        ]
+        let [of_attention, of_mlp] = b.norms();
+        [size([&b.qkv, &b.attn_out], &of_attention), size([&b.up, &b.down], &of_mlp)]
     }
 
     /// Bytes of the packed down projection of layer `l`.
@@ -87,8 +84,8 @@ impl<B: Backend> Model<B> {
     /// Number of parameters. Tied embedding and head count once.
     pub fn parameters(&self) -> u64 {
         let c = &self.config;
-        let head = self.head_macs_per_row();
-        let embedding = if c.tied { head } else { 2 * head };
+        let head = self.packed.head.parameters() as u64;
+        let embedding = if c.tied { head } else { head + self.head_macs_per_row() };
         let position = self.packed.position.as_ref().map_or(0, |p| p.len() as u64);
         let blocks: u64 = self.packed.layers.iter().map(|b| b.parameters(&self.backend)).sum();
         embedding + position + blocks + norm_parameters(&self.backend, &self.packed.final_norm)

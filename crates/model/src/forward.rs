@@ -196,13 +196,12 @@ impl<B: Backend> Model<B> {
         self.keep(b.saved.as_mut().map(|s| &mut s.attn_in), block.attn_norm.is_some(), h);
         let input = self.normalised(block.attn_norm.as_ref(), h, &mut b.normed); // [rows, d]
         on.linear(&block.qkv, input, &mut b.qkv); // [rows, q + 2 kv]
-        self.keep(b.saved.as_mut().map(|s| &mut s.raw_qkv), block.qk_norms.is_some(), &b.qkv);
-        self.norm_and_rotate(l, batch, &mut b.qkv);
+        self.norm_and_rotate(l, batch, b);
         self.keep(b.saved.as_mut().map(|s| &mut s.qkv), true, &b.qkv);
         on.attend(&self.shape(l), &batch.on_device, past, &b.qkv, &mut b.mixed); // [rows, q]
         on.linear(&block.attn_out, &b.mixed, &mut b.attn_out); // [rows, d]
         self.keep(b.saved.as_mut().map(|s| &mut s.raw_attn), block.post_attn_norm.is_some(), &b.attn_out);
-        self.post_norm(block.post_attn_norm.as_ref(), &mut b.attn_out);
+        self.finish(block.post_attn_norm.as_ref(), &mut b.attn_out);
     }
 
     /// The shape of attention in layer `l`.
@@ -245,7 +244,7 @@ impl<B: Backend> Model<B> {
             on.linear(down, &b.wide, &mut b.mlp_out); // [rows, d]
         }
         self.keep(b.saved.as_mut().map(|s| &mut s.raw_mlp), block.post_mlp_norm.is_some(), &b.mlp_out);
-        self.post_norm(block.post_mlp_norm.as_ref(), &mut b.mlp_out);
+        self.finish(block.post_mlp_norm.as_ref(), &mut b.mlp_out);
     }
 
     /// One layer: fills `b.attn_out` and `b.mlp_out` from `h`, and `out` with the residual stream after
@@ -301,9 +300,18 @@ impl<B: Backend> Model<B> {
         scratch
     }
 
-    fn post_norm(&self, norm: Option<&Norm<B>>, x: &mut B::Buffer) {
+    /// The norm and the factor on what a sublayer adds.
+    fn finish(&self, norm: Option<&Norm<B>>, x: &mut B::Buffer) {
         if let Some(norm) = norm {
             self.backend.norm(norm, Columns::whole(self.config.hidden), x);
+        }
+        self.scale_residual(x);
+    }
+
+    /// Multiplies by the factor on what a sublayer adds, forwards or backwards.
+    pub(crate) fn scale_residual(&self, x: &mut B::Buffer) {
+        if self.config.residual_scale != 1.0 {
+            self.backend.scale(self.config.residual_scale, x);
         }
     }
 
@@ -314,37 +322,32 @@ impl<B: Backend> Model<B> {
         }
     }
 
-    /// The columns of queries and of keys in a row of queries, keys and values that norms apply to.
-    pub(crate) fn qk_columns(&self) -> [Columns; 2] {
-        let c = &self.config;
-        let (q, kv) = (c.q_width(), c.kv_width());
-        let stride = q + 2 * kv;
-        match c.qk_norm {
-            QkNorm::Full => [
-                Columns { stride, start: 0, width: q, count: 1 },
-                Columns { stride, start: q, width: kv, count: 1 },
-            ],
-            _ => [
-                Columns { stride, start: 0, width: c.head_dim, count: c.heads },
-                Columns { stride, start: q, width: c.head_dim, count: c.kv_heads },
-            ],
-        }
-    }
-
     /// The heads of queries and keys, which are rotated, in a row of queries, keys and values.
-    pub(crate) fn rotated_columns(&self) -> Columns {
+    fn rotated_columns(&self) -> Columns {
         let c = &self.config;
         let stride = c.q_width() + 2 * c.kv_width();
         Columns { stride, start: 0, width: c.head_dim, count: c.heads + c.kv_heads }
     }
 
-    fn norm_and_rotate(&self, l: usize, batch: &Batch<B>, qkv: &mut B::Buffer) {
-        if let Some(norms) = &self.packed.layers[l].qk_norms {
-            norms.iter().zip(self.qk_columns()).for_each(|(norm, at)| self.backend.norm(norm, at, qkv));
+    fn norm_and_rotate(&self, l: usize, batch: &Batch<B>, b: &mut Buffers<B>) {
+        let norms = &self.packed.layers[l].qk_norms;
+        let rotated_first = self.config.qk_norm == QkNorm::HeadRotated;
+        if rotated_first {
+            self.rotate(l, batch, false, &mut b.qkv);
         }
-        // Keys follow queries in each row, so one call rotates both.
-        if let Some(table) = self.rotary_table(l) {
-            self.backend.rotate(&batch.on_device, table, self.rotated_columns(), false, qkv);
+        self.keep(b.saved.as_mut().map(|s| &mut s.raw_qkv), !norms.is_empty(), &b.qkv);
+        norms.iter().for_each(|(norm, at)| self.backend.norm(norm, *at, &mut b.qkv));
+        if !rotated_first {
+            self.rotate(l, batch, false, &mut b.qkv);
+        }
+    }
+
+    /// Rotates queries and keys, or rotates them back.
+    pub(crate) fn rotate(&self, l: usize, batch: &Batch<B>, inverse: bool, qkv: &mut B::Buffer) {
+        let c = &self.config;
+        if let (Positions::Rotary(_), Some(table)) = (&c.positions, c.layers[l].rope) {
+            // Keys follow queries in each row, so one call rotates both.
+            self.backend.rotate(&batch.on_device, table, self.rotated_columns(), inverse, qkv);
         }
     }
 
@@ -356,14 +359,6 @@ impl<B: Backend> Model<B> {
             Positions::Rotary(ropes) => {
                 ropes.iter().all(|r| rope::variant(r, one) == rope::variant(r, other))
             }
-        }
-    }
-
-    /// The rotary table of a layer.
-    pub(crate) fn rotary_table(&self, l: usize) -> Option<usize> {
-        match &self.config.positions {
-            Positions::Learned => None,
-            Positions::Rotary(_) => Some(self.config.layers[l].rope),
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::config::{Config, Positions, QkNorm};
 use crate::error::Result;
 use crate::weights::{Tensor, Weights};
 use fathom_kernels::Dtype;
-use fathom_kernels::backend::{Backend, LinearLayer, Norm};
+use fathom_kernels::backend::{Backend, Columns, LinearLayer, Norm};
 use std::ops::Range;
 
 /// The weights of one layer.
@@ -13,12 +13,14 @@ pub(crate) struct LayerWeights<B: Backend> {
     pub(crate) attn_norm: Option<Norm<B>>,
     /// `[q + 2 kv, d]`: queries, keys, values.
     pub(crate) qkv: B::Linear,
-    /// Norms on queries and keys.
-    pub(crate) qk_norms: Option<[Norm<B>; 2]>,
+    /// Norms on queries and keys, and the columns of `qkv`'s output that each applies to.
+    pub(crate) qk_norms: Vec<(Norm<B>, Columns)>,
     /// `[d, q]`.
     pub(crate) attn_out: B::Linear,
     pub(crate) post_attn_norm: Option<Norm<B>>,
     pub(crate) mlp_norm: Option<Norm<B>>,
+    /// Whether the norm before the MLP is the one before attention, read twice.
+    pub(crate) shared_norm: bool,
     /// `[2 f, d]`, gate first, or `[f, d]`.
     pub(crate) up: B::Linear,
     /// `[d, f]`.
@@ -31,9 +33,18 @@ impl<B: Backend> LayerWeights<B> {
     pub(crate) fn parameters(&self, on: &B) -> u64 {
         let linear: usize =
             [&self.qkv, &self.attn_out, &self.up, &self.down].iter().map(|l| l.parameters()).sum();
-        let norms = [&self.attn_norm, &self.post_attn_norm, &self.mlp_norm, &self.post_mlp_norm];
-        let norms = norms.into_iter().flatten().chain(self.qk_norms.iter().flatten());
-        linear as u64 + norms.map(|norm| norm_parameters(on, norm)).sum::<u64>()
+        let norms: u64 = self.norms().iter().flatten().map(|norm| norm_parameters(on, norm)).sum();
+        linear as u64 + norms
+    }
+
+    /// The norms of attention and of the MLP, each once.
+    pub(crate) fn norms(&self) -> [Vec<&Norm<B>>; 2] {
+        let of_attention = [&self.attn_norm, &self.post_attn_norm].into_iter().flatten();
+        let mlp_norm = self.mlp_norm.as_ref().filter(|_| !self.shared_norm);
+        [
+            of_attention.chain(self.qk_norms.iter().map(|(norm, _)| norm)).collect(),
+            mlp_norm.into_iter().chain(&self.post_mlp_norm).collect(),
+        ]
     }
 }
 
@@ -110,6 +121,7 @@ impl<B: Backend> Loader<'_, B> {
             attn_out: self.linear(std::slice::from_ref(&at.attn_out), &[d], c.q_width(), layer)?,
             post_attn_norm: norm(&at.post_attn_norm)?,
             mlp_norm: norm(&at.mlp_norm)?,
+            shared_norm: at.mlp_norm.is_some() && at.mlp_norm == at.attn_norm,
             up: self.linear(&at.up, &up, d, layer)?,
             down: self.linear(std::slice::from_ref(&at.down), &[d], f, layer)?,
             post_mlp_norm: norm(&at.post_mlp_norm)?,
@@ -128,47 +140,100 @@ impl<B: Backend> Loader<'_, B> {
             Embedding::Stored(self.weights.clone(), at.embedding.weight(0))
         };
         let position = match (&c.positions, &at.position) {
-            (Positions::Learned, Some(tensor_ref)) => Some(self.matrix(tensor_ref, c.context, c.hidden)?),
+            (Positions::Learned, Some(tensor_ref)) => Some(self.positions(tensor_ref)?),
             _ => None,
         };
         Ok(PackedWeights {
             layers,
             embedding,
             position,
-            final_norm: self.norm(&at.final_norm, 0, c.hidden)?,
+            final_norm: self.final_norm()?,
             head: self.linear(std::slice::from_ref(head), &[c.vocab], c.hidden, 0)?,
         })
     }
 
-    fn matrix(&self, tensor_ref: &TensorRef, rows: usize, width: usize) -> Result<Vec<f32>> {
-        let tensor = self.weights.tensor(&tensor_ref.weight(0), &[rows, width])?;
+    fn positions(&self, tensor_ref: &TensorRef) -> Result<Vec<f32>> {
+        let (rows, width, first) = (self.config.context, self.config.hidden, self.layout.first_position);
+        let tensor = self.weights.tensor(&tensor_ref.weight(0), &[first + rows, width])?;
         let mut all = vec![0.0; rows * width];
-        tensor.read(0..rows, &mut all)?;
+        tensor.read(first..first + rows, &mut all)?;
         Ok(all)
     }
 
-    fn norm(&self, tensor_ref: &TensorRef, layer: usize, width: usize) -> Result<Norm<B>> {
-        let mut weight = self.weights.vector(&tensor_ref.weight(layer), width)?;
-        weight.iter_mut().for_each(|w| *w += self.layout.norm_offset);
-        let bias =
-            tensor_ref.bias.then(|| self.weights.vector(&tensor_ref.bias(layer), width)).transpose()?;
-        Ok(Norm {
-            weight: self.on.buffer_of(&weight),
-            bias: bias.map(|bias| self.on.buffer_of(&bias)),
-            eps: self.config.norm_eps,
-            kind: self.config.norm,
-        })
+    /// The norm before the head. The factor on the logits is a factor on what the head reads.
+    fn final_norm(&self) -> Result<Norm<B>> {
+        let (mut weight, mut bias) = self.norm_values(&self.layout.final_norm, 0, self.config.hidden)?;
+        weight.iter_mut().chain(bias.iter_mut().flatten()).for_each(|x| *x *= self.config.logit_scale);
+        Ok(self.norm_of(&weight, bias.as_deref()))
     }
 
-    fn qk_norms(&self, layer: usize) -> Result<Option<[Norm<B>; 2]>> {
-        let c = self.config;
-        let (q, k) = match c.qk_norm {
-            QkNorm::None => return Ok(None),
-            QkNorm::Head => (c.head_dim, c.head_dim),
-            QkNorm::Full => (c.q_width(), c.kv_width()),
+    fn norm(&self, tensor_ref: &TensorRef, layer: usize, width: usize) -> Result<Norm<B>> {
+        let (weight, bias) = self.norm_values(tensor_ref, layer, width)?;
+        Ok(self.norm_of(&weight, bias.as_deref()))
+    }
+
+    fn norm_values(
+        &self,
+        at: &TensorRef,
+        layer: usize,
+        width: usize,
+    ) -> Result<(Vec<f32>, Option<Vec<f32>>)> {
+        let mut weight = self.weights.vector(&at.weight(layer), width)?;
+        weight.iter_mut().for_each(|w| *w += self.layout.norm_offset);
+        let bias = at.bias.then(|| self.weights.vector(&at.bias(layer), width)).transpose()?;
+        Ok((weight, bias))
+    }
+
+    fn norm_of(&self, weight: &[f32], bias: Option<&[f32]>) -> Norm<B> {
+        Norm {
+            weight: self.on.buffer_of(weight),
+            bias: bias.map(|bias| self.on.buffer_of(bias)),
+            eps: self.config.norm_eps,
+            kind: self.config.norm,
+        }
+    }
+
+    fn qk_norms(&self, layer: usize) -> Result<Vec<(Norm<B>, Columns)>> {
+        let (c, Some(refs)) = (self.config, &self.layout.qk_norms) else { return Ok(Vec::new()) };
+        let stride = c.q_width() + 2 * c.kv_width();
+        let mut norms = Vec::new();
+        for (tensor_ref, start, heads) in [(&refs[0], 0, c.heads), (&refs[1], c.q_width(), c.kv_heads)] {
+            let width = c.head_dim;
+            match c.qk_norm {
+                QkNorm::None => {}
+                QkNorm::Full => {
+                    let all = heads * width;
+                    let columns = Columns { stride, start, width: all, count: 1 };
+                    norms.push((self.norm(tensor_ref, layer, all)?, columns));
+                }
+                QkNorm::Head | QkNorm::HeadRotated => {
+                    let columns = Columns { stride, start, width, count: heads };
+                    norms.push((self.norm(tensor_ref, layer, width)?, columns));
+                }
+                QkNorm::OwnHead => {
+                    for (head, norm) in self.own_norms(tensor_ref, layer, heads)?.into_iter().enumerate() {
+                        norms.push((norm, Columns { stride, start: start + head * width, width, count: 1 }));
+                    }
+                }
+            }
+        }
+        Ok(norms)
+    }
+
+    /// A norm for each head: tensors of their own, or the rows of one matrix.
+    fn own_norms(&self, tensor_ref: &TensorRef, layer: usize, heads: usize) -> Result<Vec<Norm<B>>> {
+        let width = self.config.head_dim;
+        if tensor_ref.has_heads() {
+            return (0..heads).map(|head| self.norm(&tensor_ref.of_head(head), layer, width)).collect();
+        }
+        let tensor = self.weights.tensor(&tensor_ref.weight(layer), &[heads, width])?;
+        let mut all = vec![0.0; heads * width];
+        tensor.read(0..heads, &mut all)?;
+        let row = |stored: &[f32]| {
+            let weight = (0..width).map(|i| stored[tensor_ref.order.stored_row(self.config, i)]);
+            self.norm_of(&weight.map(|w| w + self.layout.norm_offset).collect::<Vec<f32>>(), None)
         };
-        let Some([q_tensor_ref, k_tensor_ref]) = &self.layout.qk_norms else { return Ok(None) };
-        Ok(Some([self.norm(q_tensor_ref, layer, q)?, self.norm(k_tensor_ref, layer, k)?]))
+        Ok(all.chunks_exact(width).map(row).collect())
     }
 
     /// Stacks the rows of stored matrices into one linear layer.

@@ -7,7 +7,7 @@ use fathom_kernels::backend::{Backend, Cpu};
 pub struct SavedActivations<B: Backend = Cpu> {
     /// Input of the norm before attention, `[rows, d]`.
     pub(crate) attn_in: Option<B::Buffer>,
-    /// Queries, keys and values before their norms, `[rows, q + 2 kv]`.
+    /// Queries, keys and values as their norms read them, `[rows, q + 2 kv]`.
     pub(crate) raw_qkv: Option<B::Buffer>,
     /// Queries, keys and values as attention reads them, `[rows, q + 2 kv]`.
     pub(crate) qkv: Option<B::Buffer>,

@@ -252,6 +252,35 @@ folders! {
     gpt_neox: "gpt_neox", 24;
     gpt_neox_serial: "gpt_neox-serial", 24;
     gpt2: "gpt2", 24;
+    smollm3: "smollm3", 24;
+    phi: "phi", 24;
+    phi_norms: "phi-norms", 24;
+    gemma: "gemma", 24;
+    olmo3: "olmo3", 24;
+    starcoder2: "starcoder2", 24;
+    granite: "granite", 24;
+    granite4: "granite4", 24;
+    cohere: "cohere", 24;
+    cohere2: "cohere2", 24;
+    stablelm: "stablelm", 24;
+    stablelm_parallel: "stablelm-parallel", 24;
+    ministral: "ministral", 24;
+    ministral3: "ministral3", 24;
+    exaone4: "exaone4", 24;
+    hunyuan: "hunyuan", 24;
+    ernie4_5: "ernie4_5", 24;
+    seed_oss: "seed_oss", 24;
+    nemotron: "nemotron", 24;
+    gptj: "gptj", 24;
+    falcon: "falcon", 24;
+    falcon_new: "falcon-new", 24;
+    opt: "opt", 24;
+    internlm2: "internlm2", 24;
+    internlm3: "internlm3", 24;
+    minicpm: "minicpm", 24;
+    qwen2_5_vl: "qwen2_5_vl", 24;
+    qwen3_vl: "qwen3_vl", 24;
+    mistral3: "mistral3", 24;
 }
 
 #[test]

@@ -13,6 +13,8 @@ pub(super) fn activation_word(activation: Activation) -> u32 {
         Activation::Silu => 0,
         Activation::GeluTanh => 1,
         Activation::GeluErf => 2,
+        Activation::Relu => 3,
+        Activation::ReluSquared => 4,
     }
 }
 

@@ -320,6 +320,10 @@ impl<D: Device> Backend for Gpu<D> {
         self.launch(Kernel::ActivateBackward, &buffers, d.len, &[activation_word(activation)]);
     }
 
+    fn scale(&self, factor: f32, x: &mut Self::Buffer) {
+        self.launch(Kernel::Scale, &[self.of(x)], x.len, &[factor.to_bits()]);
+    }
+
     fn softcap(&self, cap: f32, x: &mut Self::Buffer) {
         self.launch(Kernel::Softcap, &[self.of(x)], x.len, &[cap.to_bits()]);
     }

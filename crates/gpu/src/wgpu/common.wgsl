@@ -68,6 +68,8 @@ fn act(which: u32, x: f32) -> f32 {
     switch which {
         case 0u: { return silu(x); }
         case 1u: { return gelu_tanh(x); }
+        case 3u: { return select(x, 0.0, x <= 0.0); }
+        case 4u: { return select(x * x, 0.0, x <= 0.0); }
         default: { return x * normal(x); }
     }
 }
@@ -84,6 +86,8 @@ fn act_slope(which: u32, x: f32) -> f32 {
             let s = 1.0 / (1.0 + e(-twice));
             return fma(x * s * (1.0 - s), slope, s);
         }
+        case 3u: { return select(1.0, 0.0, x <= 0.0); }
+        case 4u: { return select(2.0 * x, 0.0, x <= 0.0); }
         default: { return fma(x * 0.3989423, e(-0.5 * x * x), normal(x)); }
     }
 }

@@ -59,6 +59,11 @@ fn unit(i: u32) {
     d_wide[at + p.f] = d * act(p.act, g);
 }
 
+//# scale: | x [n, factor:f32]
+fn unit(i: u32) {
+    x[i] *= p.factor;
+}
+
 //# softcap: | x [n, cap:f32]
 fn unit(i: u32) {
     x[i] = capped(p.cap, x[i]);

@@ -276,6 +276,10 @@ impl Backend for Cpu {
         backward::activate(activation, x, d);
     }
 
+    fn scale(&self, factor: f32, x: &mut Buffer) {
+        ops::scale(factor, x);
+    }
+
     fn softcap(&self, cap: f32, x: &mut Buffer) {
         ops::softcap(cap, x);
     }

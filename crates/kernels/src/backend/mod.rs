@@ -368,6 +368,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// Backward of [`Self::activate`]: `x` is the input of the activation.
     fn activate_backward(&self, activation: Activation, x: &Self::Buffer, d: &mut Self::Buffer);
 
+    /// `x *= factor`.
+    fn scale(&self, factor: f32, x: &mut Self::Buffer);
+
     /// `x = cap tanh(x / cap)`.
     fn softcap(&self, cap: f32, x: &mut Self::Buffer);
 

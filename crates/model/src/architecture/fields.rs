@@ -43,6 +43,11 @@ impl<'a> Fields<'a> {
         self.json.get(name).is_some_and(|v| !v.is_null())
     }
 
+    /// Whether a field is this string, without reading it.
+    fn is(&self, name: &str, value: &str) -> bool {
+        self.json.get(name).and_then(Value::as_str) == Some(value)
+    }
+
     /// All fields.
     pub(super) fn all(&self) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
         self.json.as_object().into_iter().flatten()
@@ -145,6 +150,12 @@ impl<'a> Fields<'a> {
         self.typed(name, "list of strings", |v| v.as_array()?.iter().map(Value::as_str).collect())
     }
 
+    /// A list of counts.
+    pub(crate) fn counts(&self, name: &str) -> Result<Option<Vec<usize>>> {
+        let count = |v: &Value| v.as_u64().and_then(|v| usize::try_from(v).ok());
+        self.typed(name, "list of counts", |v| v.as_array()?.iter().map(count).collect())
+    }
+
     fn opt_floats(&self, name: &str) -> Result<Option<Vec<f32>>> {
         self.typed(name, "list of numbers", |v| {
             v.as_array()?.iter().map(|v| v.as_f64().map(|v| v as f32)).collect()
@@ -157,7 +168,10 @@ impl<'a> Fields<'a> {
             "silu" | "swish" => Ok(Activation::Silu),
             "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Activation::GeluTanh),
             "gelu" => Ok(Activation::GeluErf),
-            other => self.fail(format!("the activation '{other}' is not supported (silu and gelu are)")),
+            "relu" => Ok(Activation::Relu),
+            "relu2" => Ok(Activation::ReluSquared),
+            other => self
+                .fail(format!("the activation '{other}' is not supported (silu, gelu, relu and relu2 are)")),
         }
     }
 
@@ -168,7 +182,7 @@ impl<'a> Fields<'a> {
         if count > 1 << 14 {
             return self.fail(format!("'{name}' is {count}, more than any model has"));
         }
-        Ok(vec![Layer { window: None, rope: 0 }; count])
+        Ok(vec![Layer { window: None, rope: Some(0) }; count])
     }
 
     /// The layers. Those that are sliding by `layer_types` (or by `is_local`, if the field is absent) see
@@ -196,9 +210,9 @@ impl<'a> Fields<'a> {
                 Some(other) => return self.fail(format!("the layer type '{other}' is not supported")),
             };
             layers.push(if local && window.is_some() {
-                Layer { window, rope: local_rope }
+                Layer { window, rope: Some(local_rope) }
             } else {
-                Layer { window: None, rope: 0 }
+                Layer { window: None, rope: Some(0) }
             });
         }
         Ok(layers)
@@ -234,8 +248,17 @@ impl<'a> Fields<'a> {
             Some(theta) => theta,
             None => self.first_of(place.theta.0, place.theta.1)?,
         };
-        let share = rotary.share(place)?;
-        Ok(Rope { dim: (head_dim as f64 * share) as usize, theta, scaling: rotary.scaling()? })
+        let dim = (head_dim as f64 * rotary.share(place)?) as usize;
+        // Hunyuan says 'dynamic' where a fixed factor stretches the base.
+        if self.is("model_type", "hunyuan_v1_dense")
+            && rotary.kind()? == "dynamic"
+            && let Some(alpha) = rotary.number("alpha")?.filter(|alpha| *alpha != 0.0)
+        {
+            rotary.ignore(&["factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"]);
+            let stretch = alpha.powf(dim as f64 / (dim as f64 - 2.0));
+            return Ok(Rope { dim, theta: theta * stretch, scaling: RopeScaling::None });
+        }
+        Ok(Rope { dim, theta, scaling: rotary.scaling()? })
     }
 
     /// The first of some fields that is present.
@@ -285,6 +308,10 @@ impl Rotary<'_> {
         self.first(|s| s.opt_f64(name))
     }
 
+    fn ignore(&self, names: &[&str]) {
+        self.sources.iter().for_each(|source| source.ignore(names));
+    }
+
     /// The rotated share of a head.
     fn share(&self, place: &RopePlace) -> Result<f64> {
         const INSIDE: &str = "partial_rotary_factor";
@@ -320,15 +347,22 @@ impl Rotary<'_> {
         }
     }
 
-    fn scaling(&self) -> Result<RopeScaling> {
+    /// The name of the scaling.
+    fn kind(&self) -> Result<String> {
         let text = |name: &str| self.first(|s| s.opt_str(name).map(|v| v.map(str::to_owned)));
-        let kind = text("rope_type")?.or(text("type")?).unwrap_or_else(|| "default".into());
+        Ok(text("rope_type")?.or(text("type")?).unwrap_or_else(|| "default".into()))
+    }
+
+    fn scaling(&self) -> Result<RopeScaling> {
+        self.ignore(&["mrope_section", "mrope_interleaved"]);
+        let kind = self.kind()?;
         let context = self.top.opt_usize("max_position_embeddings")?.unwrap_or(2048) as f64;
         // transformers prefers the field beside the objects.
         let inside = self.number("original_max_position_embeddings")?;
         let original = self.top.opt_f64("original_max_position_embeddings")?.or(inside).unwrap_or(context);
         Ok(match kind.as_str() {
-            "default" => RopeScaling::None,
+            // The three positions of a token of text are equal, so its parts rotate alike.
+            "default" | "mrope" => RopeScaling::None,
             "linear" => RopeScaling::Linear(self.needed("factor")?),
             "dynamic" => RopeScaling::Dynamic { factor: self.needed("factor")?, original: context },
             "llama3" => RopeScaling::Llama3 {
@@ -339,9 +373,7 @@ impl Rotary<'_> {
             },
             // The first Phi-3 files use other names for LongRoPE.
             "longrope" | "su" => self.long(context, original)?,
-            "yarn" if self.top.json.get("model_type").is_some_and(|t| t == "phi3") => {
-                self.long(context, original)?
-            }
+            "yarn" if self.top.is("model_type", "phi3") => self.long(context, original)?,
             "yarn" => self.yarn(original)?,
             other => {
                 return self.top.fail(format!(

@@ -1,6 +1,5 @@
-//! Gemma 2 and 3: norms before and after each sublayer, alternating local and global layers, a scaled
-//! embedding, norm weights stored around zero. Gemma 2 caps
-//! attention scores and logits; Gemma 3 normalises q and k and rotates local and
+//! Gemma: norm weights stored around zero, a scaled embedding. Gemma 2 and 3: norms before and after each sublayer, alternating
+//! local and global layers. Gemma 2 caps attention scores and logits; Gemma 3 normalises q and k and rotates local and
 //! global layers differently.
 
 use super::fields::{FULL_ATTENTION, RopePlace};
@@ -8,6 +7,13 @@ use super::{Description, Fields, llama};
 use crate::config::{Positions, QkNorm};
 use crate::error::Result;
 use crate::weights::Weights;
+use fathom_kernels::elementwise::Activation;
+
+/// Defaults of transformers.
+pub(super) const GEMMA: &str = r#"{
+    "vocab_size": 256000, "head_dim": 256, "max_position_embeddings": 8192, "tie_word_embeddings": true,
+    "hidden_act": "gelu_pytorch_tanh"
+}"#;
 
 /// Defaults of transformers; the caps apply unless they are `null`.
 pub(super) const GEMMA2: &str = r#"{
@@ -33,6 +39,19 @@ const LOCAL: RopePlace = RopePlace {
     theta: (&["rope_local_base_freq"], 10_000.0),
     ..RopePlace::USUAL
 };
+
+pub(super) fn describe_first(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
+    let mut d = llama::base(f, weights)?;
+    llama::attention_bias(f, &mut d)?;
+    // Early files say 'gelu' and mean its approximation by tanh, also in transformers.
+    if d.config.activation == Activation::GeluErf {
+        d.config.activation = Activation::GeluTanh;
+    }
+    f.ignore(&["hidden_activation"]);
+    d.config.embedding_scale = (d.config.hidden as f32).sqrt();
+    d.layout.norm_offset = 1.0;
+    Ok(d)
+}
 
 pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     let mut d = llama::base(f, weights)?;

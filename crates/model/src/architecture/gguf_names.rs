@@ -3,34 +3,23 @@
 //! Settings missing from these files follow llama.cpp: Gemma's attention scale and pattern of local layers,
 //! and the base of Gemma 3's local rotation.
 
+use super::gguf_families::{Factors, GGUF_FAMILIES, GgufFamily, Norms, Residual, Windows};
 use super::{Description, Layout, RowOrder, TensorRef, unknown};
 use crate::config::{Config, Layer, NormKind, Positions, QkNorm, Rope, RopeScaling};
 use crate::error::{Error, Result};
 use crate::gguf::{Header, Value};
 use crate::weights::Weights;
-use fathom_kernels::elementwise::Activation;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::Path;
-
-/// llama.cpp's architecture and the name that Hugging Face uses.
-const NAMES: &[(&str, &str)] = &[
-    ("llama", "llama"),
-    ("qwen2", "qwen2"),
-    ("qwen3", "qwen3"),
-    ("gemma2", "gemma2"),
-    ("gemma3", "gemma3_text"),
-    ("olmo2", "olmo2"),
-    ("phi3", "phi3"),
-    ("gptneox", "gpt_neox"),
-    ("gpt2", "gpt2"),
-];
 
 /// Keys of an architecture that do not affect measurements.
 const HARMLESS: &[&str] = &[
     "expert_count",
     "expert_used_count",
+    "n_deepstack_layers",
     "pooling_type",
+    "rope.dimension_sections",
     "rope.scaling.finetuned",
     "tensor_data_layout",
     "vocab_size",
@@ -43,13 +32,13 @@ const OTHER_KEYS: [&str; 6] = ["general.", "tokenizer.", "split.", "quantize.", 
 const ONLY: &[(&str, f64)] = &[
     ("attention.clamp_kqv", 0.0),
     ("attention.max_alibi_bias", 0.0),
-    ("embedding_scale", 1.0),
-    ("logit_scale", 1.0),
     ("nextn_predict_layers", 0.0),
-    ("residual_scale", 1.0),
     ("rope.scaling.yarn_ext_factor", 1.0),
     ("rope.scaling.yarn_log_multiplier", 0.0),
 ];
+
+/// As [`ONLY`], for architectures that have no such factors.
+const FACTORS: [(&str, f64); 3] = [("embedding_scale", 1.0), ("logit_scale", 1.0), ("residual_scale", 1.0)];
 
 /// The metadata of one architecture. Records which keys were read.
 struct Keys<'a> {
@@ -119,7 +108,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Refuses unsupported settings that change the forward pass.
-    fn refuse(&self) -> Result<()> {
+    fn refuse(&self, family: Option<&GgufFamily>) -> Result<()> {
         if let Some(count) = self.count("expert_count")?.filter(|count| *count > 1) {
             return self.fail(format!(
                 "the model is a mixture of experts ('{}.expert_count' is {count}), which is not supported; choose a dense model",
@@ -132,7 +121,12 @@ impl<'a> Keys<'a> {
                 self.arch
             ));
         }
-        for (key, only) in ONLY {
+        let factors = match family.map(|family| family.factors) {
+            Some(Factors::Granite | Factors::MiniCpm) => &[][..],
+            Some(Factors::Cohere) => &FACTORS[..1],
+            _ => &FACTORS[..],
+        };
+        for (key, only) in ONLY.iter().chain(factors) {
             if let Some(value) = self.number(key)?.filter(|value| value != only) {
                 return self.fail(format!(
                     "'{}.{key}' is {value}, which is not supported; only {only} is",
@@ -186,10 +180,9 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
         ));
     };
     let keys = Keys { path, arch, header, read: RefCell::default() };
-    keys.refuse()?;
-    let Some((_, name)) = NAMES.iter().find(|n| n.0 == arch) else {
-        return Err(unknown(path, arch));
-    };
+    let family = GGUF_FAMILIES.iter().find(|family| family.arch == arch);
+    keys.refuse(family)?;
+    let Some(family) = family else { return Err(unknown(path, arch)) };
     let (hidden, heads) = (keys.needed("embedding_length")?, keys.needed("attention.head_count")?);
     let head_dim = keys.count("attention.key_length")?.unwrap_or(hidden / heads.max(1));
     if let Some(width) = keys.count("attention.value_length")?.filter(|width| *width != head_dim) {
@@ -205,11 +198,16 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
     let Some([vocab, _]) = weights.shape("token_embd.weight") else {
         return keys.fail("'token_embd.weight' is not a matrix; convert the model again");
     };
-    let gemma = arch.starts_with("gemma");
-    let layer_norm = matches!(arch, "gptneox" | "gpt2");
-    let eps = if layer_norm { "attention.layer_norm_epsilon" } else { "attention.layer_norm_rms_epsilon" };
+    let eps = match family.norm {
+        NormKind::Layer => "attention.layer_norm_epsilon",
+        NormKind::Rms => "attention.layer_norm_rms_epsilon",
+    };
+    let layers = layers(&keys, family, depth)?;
+    let windowed = layers.iter().any(|layer| layer.window.is_some());
+    let has = |name: &str| weights.has(&format!("blk.0.{name}.weight"));
+    let [embedding_scale, residual_scale, logit_scale] = factors(&keys, family, hidden)?;
     let config = Config {
-        architecture: (*name).to_owned(),
+        architecture: if arch == "olmo2" && windowed { "olmo3" } else { family.name }.to_owned(),
         hidden,
         heads,
         kv_heads: keys.count("attention.head_count_kv")?.unwrap_or(heads),
@@ -217,31 +215,36 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
         intermediate: keys.needed("feed_forward_length")?,
         vocab: *vocab,
         context: keys.needed("context_length")?,
-        layers: layers(&keys, depth)?,
-        positions: positions(&keys, weights, head_dim)?,
-        norm: if layer_norm { NormKind::Layer } else { NormKind::Rms },
+        layers,
+        positions: positions(&keys, weights, head_dim, windowed)?,
+        norm: family.norm,
         norm_eps: keys.needed_number(eps)? as f32,
-        pre_norm: arch != "olmo2",
-        post_norm: gemma || arch == "olmo2",
-        parallel: arch == "gptneox" && keys.flag("use_parallel_residual")?.unwrap_or(true),
-        qk_norm: match arch {
-            "qwen3" | "gemma3" => QkNorm::Head,
-            "olmo2" => QkNorm::Full,
-            _ => QkNorm::None,
+        pre_norm: family.norms != Norms::Behind,
+        post_norm: family.norms != Norms::Before,
+        parallel: match family.residual {
+            Residual::Serial => false,
+            Residual::Parallel => true,
+            Residual::ByKey => keys.flag("use_parallel_residual")?.unwrap_or(true),
+            Residual::ByNorms => {
+                keys.flag("use_parallel_residual")?;
+                !has("ffn_norm")
+            }
         },
-        activation: match arch {
-            "gptneox" => Activation::GeluErf,
-            "gpt2" | "gemma2" | "gemma3" => Activation::GeluTanh,
-            _ => Activation::Silu,
+        qk_norm: match family.qk_norm {
+            QkNorm::OwnHead if !has("attn_q_norm") => QkNorm::None,
+            usual => usual,
         },
-        gated: !layer_norm,
+        activation: family.activation,
+        gated: family.gated,
         attention_scale: attention_scale(&keys, hidden, heads, head_dim, depth)?,
         attention_softcap: keys.number("attn_logit_softcapping")?.map(|cap| cap as f32),
         final_softcap: keys.number("final_logit_softcapping")?.map(|cap| cap as f32),
-        embedding_scale: if gemma { (hidden as f32).sqrt() } else { 1.0 },
+        embedding_scale,
+        residual_scale,
+        logit_scale,
         tied: !weights.has("output.weight"),
     };
-    let layout = layout(arch, &config, weights);
+    let layout = layout(family, &config, weights);
     let mut description = Description::new(config, layout);
     description.read = ROPE_FACTORS.map(str::to_owned).to_vec();
     let unknown = keys.unknown();
@@ -277,30 +280,57 @@ fn attention_scale(
     Ok(1.0 / (width as f32).sqrt())
 }
 
-fn layers(keys: &Keys<'_>, depth: usize) -> Result<Vec<Layer>> {
-    let windowed = ["llama", "gemma2", "gemma3", "phi3"].contains(&keys.arch);
-    // Otherwise the key stays unread and is named in a warning.
-    let window = if windowed { keys.count("attention.sliding_window")?.filter(|w| *w > 0) } else { None };
-    let local_rope = usize::from(keys.arch == "gemma3");
-    let local = local_layers(keys, depth)?;
-    let layer = |local: bool| match window {
-        Some(_) if local => Layer { window, rope: local_rope },
-        _ => Layer { window: None, rope: 0 },
+/// The factors on the embedding, on what sublayers add, and on the logits.
+fn factors(keys: &Keys<'_>, family: &GgufFamily, hidden: usize) -> Result<[f32; 3]> {
+    let key = |key| match family.factors {
+        Factors::MiniCpm => keys.needed_number(key),
+        _ => Ok(keys.number(key)?.unwrap_or(1.0)),
     };
-    Ok(local.into_iter().map(layer).collect())
+    Ok(match family.factors {
+        Factors::None => [1.0; 3],
+        Factors::Gemma => [(hidden as f32).sqrt(), 1.0, 1.0],
+        Factors::Cohere => [1.0, 1.0, keys.needed_number("logit_scale")? as f32],
+        Factors::Granite | Factors::MiniCpm => {
+            [key("embedding_scale")? as f32, key("residual_scale")? as f32, 1.0 / key("logit_scale")? as f32]
+        }
+    })
+}
+
+fn layers(keys: &Keys<'_>, family: &GgufFamily, depth: usize) -> Result<Vec<Layer>> {
+    const WINDOW: &str = "attention.sliding_window";
+    let window = match family.windows {
+        // The key stays unread and is named in a warning.
+        Windows::Never | Windows::Unrotated(_) => None,
+        _ => keys.count(WINDOW)?.filter(|w| *w > 0),
+    };
+    let group = match family.windows {
+        Windows::Groups(n) | Windows::OwnRotation(n) | Windows::OnlyLocalRotate(n) => Some(n),
+        _ => None,
+    };
+    let local = local_layers(keys, group, depth)?;
+    // Granite's files turn the rotation off by this key.
+    let rotates =
+        !(family.factors == Factors::Granite && keys.flag("rope.scaling.finetuned")? == Some(false));
+    let layer = |(l, local): (usize, bool)| {
+        let local = local && window.is_some();
+        let rope = match family.windows {
+            Windows::OwnRotation(_) => Some(usize::from(local)),
+            Windows::OnlyLocalRotate(_) if window.is_some() => local.then_some(0),
+            Windows::Unrotated(n) => (!(l + 1).is_multiple_of(n)).then_some(0),
+            _ => rotates.then_some(0),
+        };
+        Layer { window: window.filter(|_| local), rope }
+    };
+    Ok(local.into_iter().enumerate().map(layer).collect())
 }
 
 /// Which layers have a sliding window, if there is one: all but the last in each group of the length that
-/// the pattern gives, or those that it marks. Without a pattern, as in Mistral and Phi-3, all do.
-fn local_layers(keys: &Keys<'_>, depth: usize) -> Result<Vec<bool>> {
+/// the pattern gives, or those that it marks. Without groups all do.
+fn local_layers(keys: &Keys<'_>, group: Option<usize>, depth: usize) -> Result<Vec<bool>> {
     const PATTERN: &str = "attention.sliding_window_pattern";
     let in_groups =
         |pattern: usize| (0..depth).map(|l| pattern == 0 || !(l + 1).is_multiple_of(pattern)).collect();
-    let default = match keys.arch {
-        "gemma2" => 2,
-        "gemma3" => 6,
-        _ => return Ok(vec![true; depth]),
-    };
+    let Some(default) = group else { return Ok(vec![true; depth]) };
     let Some(Value::Numbers(marks)) = keys.value(PATTERN).1 else {
         return Ok(in_groups(keys.count(PATTERN)?.unwrap_or(default)));
     };
@@ -311,7 +341,7 @@ fn local_layers(keys: &Keys<'_>, depth: usize) -> Result<Vec<bool>> {
     }
 }
 
-fn positions(keys: &Keys<'_>, weights: &Weights, head_dim: usize) -> Result<Positions> {
+fn positions(keys: &Keys<'_>, weights: &Weights, head_dim: usize, windowed: bool) -> Result<Positions> {
     if keys.arch == "gpt2" {
         return Ok(Positions::Learned);
     }
@@ -327,6 +357,10 @@ fn positions(keys: &Keys<'_>, weights: &Weights, head_dim: usize) -> Result<Posi
     }
     let theta = keys.number("rope.freq_base")?.unwrap_or(10_000.0);
     let rope = Rope { dim, theta, scaling: rope_scaling(keys, weights, dim)? };
+    if keys.arch == "olmo2" && windowed && rope.scaling != RopeScaling::None {
+        // Only the global layers' rotation would be scaled, and readers differ in the factor on attention.
+        return keys.fail("a scaled rotation together with a sliding window is not supported for OLMo 3 in GGUF files; use the model's original weights");
+    }
     if keys.arch == "gemma3" {
         let theta = keys.number("rope.freq_base_swa")?.unwrap_or(10_000.0);
         return Ok(Positions::Rotary(vec![rope, Rope { dim, theta, scaling: RopeScaling::None }]));
@@ -394,7 +428,7 @@ fn rope_scaling(keys: &Keys<'_>, weights: &Weights, dim: usize) -> Result<RopeSc
     }
 }
 
-fn layout(arch: &str, config: &Config, weights: &Weights) -> Layout {
+fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
     let plain = |name: &str| TensorRef::new(format!("blk.{{}}.{name}"));
     // Every layer has the same biases, so the first one decides.
     let tensor_ref = |name: &str| {
@@ -404,30 +438,40 @@ fn layout(arch: &str, config: &Config, weights: &Weights) -> Layout {
     };
     let whole = |name: &str| TensorRef::new(name).biased(weights.has(&format!("{name}.bias")));
     let turned = |name: &str| {
-        tensor_ref(name).ordered(if arch == "llama" {
+        tensor_ref(name).ordered(if family.side_by_side {
             RowOrder::InterleavedHalves
         } else {
             RowOrder::AsStored
         })
+    };
+    let has = |name: &str| weights.has(&format!("blk.0.{name}.weight"));
+    // Falcon 40B's norm before attention is the second; Seed-OSS names the norm before its MLP as others name one
+    // behind attention. Where attention and MLP are parallel, one norm may be before both.
+    let attn_norm = if has("attn_norm_2") { "attn_norm_2" } else { "attn_norm" };
+    let mlp_norm = match family.arch {
+        "seed_oss" => "post_attention_norm",
+        _ if config.parallel && !has("ffn_norm") => "attn_norm",
+        _ => "ffn_norm",
     };
     let fused = weights.has("blk.0.attn_qkv.weight");
     let separate_gate = config.gated && weights.has("blk.0.ffn_gate.weight");
     let pre = config.pre_norm;
     Layout {
         embedding: TensorRef::new("token_embd"),
-        position: (arch == "gpt2").then(|| TensorRef::new("position_embd")),
+        position: (family.arch == "gpt2").then(|| TensorRef::new("position_embd")),
+        first_position: 0,
         final_norm: whole("output_norm"),
-        head: TensorRef::new("output"),
-        attn_norm: pre.then(|| tensor_ref("attn_norm")),
+        head: whole("output"),
+        attn_norm: pre.then(|| tensor_ref(attn_norm)),
         qkv: if fused {
             vec![tensor_ref("attn_qkv")]
         } else {
             vec![turned("attn_q"), turned("attn_k"), tensor_ref("attn_v")]
         },
-        qk_norms: (config.qk_norm != QkNorm::None).then(|| [plain("attn_q_norm"), plain("attn_k_norm")]),
+        qk_norms: (config.qk_norm != QkNorm::None).then(|| ["attn_q_norm", "attn_k_norm"].map(turned)),
         attn_out: tensor_ref("attn_output"),
         post_attn_norm: config.post_norm.then(|| plain("post_attention_norm")),
-        mlp_norm: pre.then(|| tensor_ref("ffn_norm")),
+        mlp_norm: pre.then(|| tensor_ref(mlp_norm)),
         up: if separate_gate {
             vec![tensor_ref("ffn_gate"), tensor_ref("ffn_up")]
         } else {

@@ -35,6 +35,8 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         attention_softcap: None,
         final_softcap: None,
         embedding_scale: 1.0,
+        residual_scale: 1.0,
+        logit_scale: 1.0,
         tied: f.bool_or("tie_word_embeddings", true)?,
     };
     // The first published files omit the prefix.
@@ -44,6 +46,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
     let layout = Layout {
         embedding: TensorRef::new(format!("{prefix}wte")),
         position: Some(TensorRef::new(format!("{prefix}wpe"))),
+        first_position: 0,
         final_norm: TensorRef::new(format!("{prefix}ln_f")).biased(true),
         head: TensorRef::new(format!("{}lm_head", llama::prefix(weights, "lm_head", ""))),
         attn_norm: Some(tensor_ref("ln_1")),

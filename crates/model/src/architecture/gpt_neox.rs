@@ -40,6 +40,8 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         attention_softcap: None,
         final_softcap: None,
         embedding_scale: 1.0,
+        residual_scale: 1.0,
+        logit_scale: 1.0,
         tied: f.bool_or("tie_word_embeddings", false)?,
     };
     let attention_bias = f.bool_or("attention_bias", true)?;
@@ -48,6 +50,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
     let layout = Layout {
         embedding: TensorRef::new(format!("{prefix}embed_in")),
         position: None,
+        first_position: 0,
         final_norm: TensorRef::new(format!("{prefix}final_layer_norm")).biased(true),
         head: TensorRef::new(format!("{}embed_out", llama::prefix(weights, "embed_out", ""))),
         attn_norm: Some(tensor_ref("input_layernorm")),

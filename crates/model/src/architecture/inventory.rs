@@ -97,9 +97,13 @@ impl Layout {
         }
         for layer in 0..config.depth() {
             let norms = [&self.attn_norm, &self.post_attn_norm, &self.mlp_norm, &self.post_mlp_norm];
-            let norms = norms.into_iter().flatten().chain(self.qk_norms.iter().flatten());
             let matrices = self.qkv.iter().chain(&self.up).chain([&self.attn_out, &self.down]);
-            norms.chain(matrices).for_each(|tensor_ref| add(tensor_ref, layer));
+            norms.into_iter().flatten().chain(matrices).for_each(|tensor_ref| add(tensor_ref, layer));
+            let heads = [config.heads, config.kv_heads];
+            for (norm, heads) in self.qk_norms.iter().flatten().zip(heads) {
+                let parts = if norm.has_heads() { heads } else { 1 };
+                (0..parts).for_each(|head| add(&norm.of_head(head), layer));
+            }
         }
         names
     }

@@ -2,17 +2,29 @@
 //! [`Config`] and the names of its tensors into a [`Layout`].
 
 mod audit;
+mod cohere;
+mod exaone;
+mod falcon;
 mod fields;
 mod gemma;
+mod gguf_families;
 mod gguf_names;
 mod gguf_to_hf;
 mod gpt2;
 mod gpt_neox;
+mod gptj;
+mod granite;
+mod internlm;
 mod inventory;
 mod llama;
 mod olmo;
+mod opt;
 mod phi;
 mod qwen;
+mod relatives;
+mod smollm;
+mod stablelm;
+mod starcoder;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +35,7 @@ use crate::gguf::Header;
 use crate::weights::Weights;
 pub(crate) use fields::Fields;
 pub(crate) use gguf_to_hf::config as hf_config;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// A decoder and the names of its tensors.
@@ -48,10 +61,12 @@ pub(crate) enum RowOrder {
     AsStored,
     /// The matrix is stored `[k, n]` (GPT-2's Conv1D).
     Transposed,
-    /// llama.cpp interleaves the two halves of each head of q and k in the Llama family. Packing undoes it,
-    /// so that all families share one rotation.
+    /// The two numbers that are rotated together lie side by side, not half of the rotated part of a head
+    /// apart: in Cohere and GPT-J, and where llama.cpp's converter interleaves the halves. Packing separates
+    /// them, so that all families share one rotation.
     InterleavedHalves,
-    /// GPT-NeoX stores q, k and v head by head. Packing gathers all q, then all k, then all v.
+    /// GPT-NeoX, Falcon and InternLM 2 store for each key head its query heads, its keys and its values.
+    /// Packing gathers all q, then all k, then all v.
     PerHeadQkv,
 }
 
@@ -62,10 +77,18 @@ impl RowOrder {
         match self {
             Self::AsStored | Self::Transposed => r,
             Self::InterleavedHalves => {
-                let half = c.head_dim / 2;
-                head * c.head_dim + i % half * 2 + i / half
+                let half = c.rotated() / 2;
+                let stored = if i < 2 * half { i % half * 2 + i / half } else { i };
+                head * c.head_dim + stored
             }
-            Self::PerHeadQkv => ((head % c.heads) * 3 + head / c.heads) * c.head_dim + i,
+            Self::PerHeadQkv => {
+                let queries = c.heads / c.kv_heads;
+                let (group, place) = match head.checked_sub(c.heads) {
+                    None => (head / queries, head % queries),
+                    Some(other) => (other % c.kv_heads, queries + other / c.kv_heads),
+                };
+                (group * (queries + 2) + place) * c.head_dim + i
+            }
         }
     }
 }
@@ -91,6 +114,16 @@ impl TensorRef {
         Self { order, ..self }
     }
 
+    /// Whether each head has a tensor of its own.
+    pub(crate) fn has_heads(&self) -> bool {
+        self.name.contains("{head}")
+    }
+
+    /// The tensor of one head.
+    pub(crate) fn of_head(&self, head: usize) -> Self {
+        Self { name: self.name.replace("{head}", &head.to_string()), ..self.clone() }
+    }
+
     /// The name of the weight in a layer.
     pub(crate) fn weight(&self, layer: usize) -> String {
         format!("{}.weight", self.name.replace("{}", &layer.to_string()))
@@ -107,6 +140,8 @@ impl TensorRef {
 pub(crate) struct Layout {
     pub(crate) embedding: TensorRef,
     pub(crate) position: Option<TensorRef>,
+    /// The row of the first position (OPT has two rows before it).
+    pub(crate) first_position: usize,
     pub(crate) final_norm: TensorRef,
     pub(crate) head: TensorRef,
     pub(crate) attn_norm: Option<TensorRef>,
@@ -161,6 +196,36 @@ const FAMILIES: &[Family] = &[
     ("gemma3", gemma::describe, gemma::GEMMA3),
     ("olmo2", olmo::describe, r#"{"rms_norm_eps": 1e-5}"#),
     ("phi3", phi::describe, phi::DEFAULTS),
+    ("smollm3", smollm::describe, smollm::DEFAULTS),
+    ("phi", phi::describe_first, phi::PHI),
+    ("gemma", gemma::describe_first, gemma::GEMMA),
+    ("olmo3", olmo::describe_third, olmo::OLMO3),
+    ("starcoder2", starcoder::describe, starcoder::DEFAULTS),
+    ("granite", granite::describe, "{}"),
+    ("granitemoehybrid", granite::describe_fourth, granite::GRANITE4),
+    ("cohere", cohere::describe, cohere::COHERE),
+    ("cohere2", cohere::describe, cohere::COHERE2),
+    ("stablelm", stablelm::describe, stablelm::DEFAULTS),
+    ("ministral", llama::describe, llama::MISTRAL),
+    ("ministral3", llama::describe, llama::MINISTRAL3),
+    ("exaone4", exaone::describe, exaone::DEFAULTS),
+    ("hunyuan_v1_dense", relatives::hunyuan, relatives::HUNYUAN),
+    ("ernie4_5", relatives::ernie, relatives::ERNIE),
+    ("seed_oss", relatives::seed_oss, relatives::SEED_OSS),
+    ("nemotron", relatives::nemotron, relatives::NEMOTRON),
+    ("gptj", gptj::describe, gptj::DEFAULTS),
+    ("falcon", falcon::describe, falcon::DEFAULTS),
+    ("opt", opt::describe, opt::DEFAULTS),
+    ("internlm2", internlm::describe_second, internlm::INTERNLM2),
+    ("internlm3", internlm::describe_third, internlm::INTERNLM3),
+    ("minicpm", granite::describe_minicpm, granite::MINICPM),
+    ("qwen2_vl", qwen::describe, qwen::QWEN2_VL),
+    ("qwen2_vl_text", qwen::describe, qwen::QWEN2_VL),
+    ("qwen2_5_vl", qwen::describe, qwen::QWEN2_VL),
+    ("qwen2_5_vl_text", qwen::describe, qwen::QWEN2_VL),
+    ("qwen3_vl", qwen::describe, qwen::QWEN3_VL),
+    ("qwen3_vl_text", qwen::describe, qwen::QWEN3_VL),
+    ("mistral3", llama::describe, llama::MISTRAL3),
     ("gpt_neox", gpt_neox::describe, r#"{"rotary_pct": 0.25}"#),
     ("gpt2", gpt2::describe, "{}"),
 ];
@@ -177,7 +242,7 @@ fn unknown(path: &Path, name: &str) -> Error {
 /// A Hugging Face `config.json` without unsupported settings.
 pub(crate) struct HfConfig {
     path: PathBuf,
-    json: serde_json::Value,
+    json: Value,
 }
 
 impl HfConfig {
@@ -195,13 +260,18 @@ impl HfConfig {
     }
 
     /// A configuration that was made, not read; `path` is for messages.
-    pub(crate) fn made(path: &Path, json: serde_json::Value) -> Self {
+    pub(crate) fn made(path: &Path, json: Value) -> Self {
         Self { path: path.to_owned(), json }
     }
 
     fn family(&self) -> Result<&'static Family> {
-        match self.json.get("model_type").and_then(|t| t.as_str()) {
-            Some(name) => FAMILIES.iter().find(|f| f.0 == name).ok_or_else(|| unknown(&self.path, name)),
+        let name = |json: &Value| json.get("model_type").and_then(Value::as_str).map(str::to_owned);
+        let find =
+            |name: &str| FAMILIES.iter().find(|f| f.0 == name).ok_or_else(|| unknown(&self.path, name));
+        // The text models of Mistral 3 are of more than one family.
+        let text = self.json.get("text_config").and_then(name);
+        match name(&self.json) {
+            Some(outer) => find(&outer).and_then(|family| text.map_or(Ok(family), |inner| find(&inner))),
             None => Err(Error::config(&self.path, "it has no 'model_type', which names the architecture")),
         }
     }
@@ -220,11 +290,17 @@ impl HfConfig {
     /// When a field is missing or impossible.
     pub(crate) fn describe(&self, weights: &Weights) -> Result<Description> {
         let (_, describe, defaults) = self.family()?;
-        let defaults = serde_json::from_str(defaults).expect("the defaults are JSON");
-        // Models of several modalities keep the language part in 'text_config'.
-        let json = self.json.get("text_config").unwrap_or(&self.json);
-        let fields = Fields::new(&self.path, json, &defaults);
+        let mut defaults: Value = serde_json::from_str(defaults).expect("the defaults are JSON");
+        // Models of several modalities keep the language part in 'text_config', and may say outside it whether the
+        // head is tied.
+        let text = self.json.get("text_config");
+        let outside = self.json.get("tie_word_embeddings").and_then(Value::as_bool);
+        if let (Some(_), Some(tied)) = (text, outside) {
+            defaults["tie_word_embeddings"] = tied.into();
+        }
+        let fields = Fields::new(&self.path, text.unwrap_or(&self.json), &defaults);
         let mut description = describe(&fields, weights)?;
+        description.config.tied |= outside == Some(true);
         description.config.check(&self.path)?;
         let said = fields.warnings();
         description.warnings.extend(said.iter().map(|what| format!("{}: {what}", self.path.display())));
@@ -236,6 +312,15 @@ impl HfConfig {
                 if unknown.len() == 1 { "this setting is" } else { "these settings are" },
                 unknown.join("', '")
             ));
+        }
+        if ["vision_config", "audio_config"]
+            .iter()
+            .any(|part| self.json.get(*part).is_some_and(|p| !p.is_null()))
+        {
+            description.warnings.push(
+                "the checkpoint also has parts for images or sound; only its text model is read and measured"
+                    .into(),
+            );
         }
         if weights.has_fp8() {
             description.warnings.push(

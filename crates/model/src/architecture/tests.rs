@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 /// Describes a configuration, beside a file without tensors.
-fn describe(json: &serde_json::Value) -> Result<Config> {
+fn describe(json: &Value) -> Result<Config> {
     let folder = tempfile::tempdir().unwrap();
     let (config, weights) = (folder.path().join("config.json"), folder.path().join("w.safetensors"));
     std::fs::write(&config, json.to_string()).unwrap();
@@ -16,7 +16,7 @@ fn describe(json: &serde_json::Value) -> Result<Config> {
 }
 
 /// A small configuration of a type, with more fields.
-fn with(kind: &str, more: serde_json::Value) -> serde_json::Value {
+fn with(kind: &str, more: Value) -> Value {
     let mut config = json!({
         "model_type": kind, "hidden_size": 256, "intermediate_size": 64, "num_hidden_layers": 2,
         "num_attention_heads": 32, "vocab_size": 8,
@@ -44,7 +44,7 @@ fn gemma3_text_config_of_differences_alone() {
     assert_eq!(c.architecture, "gemma3_text");
     for (l, layer) in c.layers.iter().enumerate() {
         let local = (l + 1) % 6 != 0;
-        assert_eq!((layer.window, layer.rope), (local.then_some(1024), usize::from(local)));
+        assert_eq!((layer.window, layer.rope), (local.then_some(1024), Some(usize::from(local))));
     }
     let [global, local] = rotary(&c) else { panic!() };
     assert_eq!((global.theta, &global.scaling), (1e6, &RopeScaling::Linear(8.0)));
@@ -95,12 +95,105 @@ fn other_absent_fields_mean_what_transformers_takes() {
     assert_eq!(of("olmo2"), (32, 8, 2048, 1e-5));
     assert_eq!(of("phi3"), (32, 8, 4096, 1e-5));
     for (name, _, defaults) in FAMILIES {
-        assert!(serde_json::from_str::<serde_json::Value>(defaults).unwrap().is_object(), "{name}");
+        assert!(serde_json::from_str::<Value>(defaults).unwrap().is_object(), "{name}");
     }
 }
 
+#[test]
+fn layers_that_do_not_rotate() {
+    let rotate = |kind, more| {
+        let c = describe(&with(kind, more)).unwrap();
+        c.layers.iter().map(|layer| layer.rope.is_some()).collect::<Vec<bool>>()
+    };
+    let six = |more: Value| {
+        let mut more = more;
+        more["num_hidden_layers"] = json!(6);
+        more
+    };
+    assert_eq!(rotate("smollm3", six(json!({}))), [true, true, true, false, true, true]);
+    let marks = json!({"no_rope_layers": [0, 1, 1, 0, 1, 1, 1, 1]});
+    assert_eq!(rotate("smollm3", six(marks)), [false, true, true, false, true, true]);
+    assert_eq!(rotate("cohere2", six(json!({}))), [true, true, true, false, true, true]);
+    assert_eq!(rotate("exaone4", six(json!({}))), [true, true, true, false, true, true]);
+    assert_eq!(rotate("exaone4", six(json!({"sliding_window": null}))), [true; 6]);
+    assert_eq!(rotate("olmo3", six(json!({}))), [true; 6]);
+    refused(&with("smollm3", json!({"no_rope_layers": [1]})), "'no_rope_layers' does not mark 2 layers");
+}
+
+#[test]
+fn factors_of_granite_minicpm_and_cohere() {
+    let of = |kind, more| {
+        let c = describe(&with(kind, more)).unwrap();
+        (c.embedding_scale, c.residual_scale, c.logit_scale)
+    };
+    assert_eq!(of("granite", json!({})), (1.0, 1.0, 1.0));
+    let granite = json!({"embedding_multiplier": 12.0, "residual_multiplier": 0.22, "logits_scaling": 8.0});
+    assert_eq!(of("granite", granite), (12.0, 0.22, 0.125));
+    let minicpm = json!({"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 64});
+    assert_eq!(of("minicpm", minicpm), (12.0, (1.4 / 2f64.sqrt()) as f32, 0.25));
+    assert_eq!(of("cohere", json!({})), (1.0, 1.0, 0.0625));
+    refused(&with("granite", json!({"logits_scaling": 0.0})), "the factor on the logits is inf");
+    refused(&with("granite", json!({"residual_multiplier": 0.0})), "the factor on what a sublayer adds is 0");
+}
+
+#[test]
+fn text_models_of_checkpoints_with_images() {
+    let nested = |kind: &str, inner: &str, more: Value| {
+        let mut outer =
+            json!({"model_type": kind, "text_config": with(inner, json!({})), "vision_config": {}});
+        outer.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        describe(&outer)
+    };
+    let c = nested("mistral3", "mistral", json!({})).unwrap();
+    assert_eq!((c.architecture.as_str(), c.tied), ("mistral", false));
+    assert_eq!(nested("mistral3", "ministral3", json!({})).unwrap().architecture, "ministral3");
+    assert!(nested("qwen3_vl", "qwen3_vl_text", json!({"tie_word_embeddings": true})).unwrap().tied);
+    let error = nested("mistral3", "mixtral", json!({})).unwrap_err().to_string();
+    assert!(error.contains("mixtral"), "{error}");
+    let flat = with("qwen2_5_vl", json!({"rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}));
+    assert_eq!(rotary(&describe(&flat).unwrap())[0].scaling, RopeScaling::None);
+}
+
+#[test]
+fn variants_that_are_not_supported_are_refused() {
+    refused(&with("falcon", json!({"alibi": true})), "'alibi' is true");
+    let opt = |more: Value| {
+        let mut config = with("opt", json!({"ffn_dim": 64}));
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        config
+    };
+    assert!(describe(&opt(json!({}))).is_ok());
+    refused(&opt(json!({"do_layer_norm_before": false})), "'do_layer_norm_before' is false");
+    refused(&opt(json!({"word_embed_proj_dim": 8})), "'word_embed_proj_dim' differs");
+    let granite = |more| with("granitemoehybrid", more);
+    refused(&granite(json!({})), "mixture of experts ('num_local_experts' is 8)");
+    let dense = |types: &str| granite(json!({"num_local_experts": 0, "layer_types": [types, "attention"]}));
+    refused(&dense("mamba"), "the layer type 'mamba' is not supported");
+    assert!(describe(&dense("attention")).unwrap().layers.iter().all(|layer| layer.rope.is_none()));
+    let gptj = json!({"model_type": "gptj", "n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 8, "rotary_dim": null});
+    refused(&gptj, "'rotary_dim' is null");
+}
+
+#[test]
+fn ministral3_is_read_up_to_where_queries_are_scaled() {
+    let rope = |beta: f64| {
+        json!({"rope_parameters": {"type": "yarn", "factor": 16.0, "rope_theta": 1e6, "llama_4_scaling_beta": beta,
+            "original_max_position_embeddings": 16_384}})
+    };
+    assert_eq!(describe(&with("ministral3", rope(0.1))).unwrap().context, 16_384);
+    assert_eq!(describe(&with("ministral3", rope(0.0))).unwrap().context, 262_144);
+}
+
+#[test]
+fn hunyuan_stretches_the_base_by_alpha() {
+    let scaled = |kind: &str| json!({"rope_scaling": {"type": kind, "alpha": 1000.0, "factor": 1.0}});
+    let c = describe(&with("hunyuan_v1_dense", scaled("dynamic"))).unwrap();
+    let [rope] = rotary(&c) else { panic!() };
+    assert_eq!((rope.theta, &rope.scaling), (1e4 * 1000f64.powf(8.0 / 6.0), &RopeScaling::None));
+}
+
 #[track_caller]
-fn refused(config: &serde_json::Value, says: &str) {
+fn refused(config: &Value, says: &str) {
     let error = describe(config).expect_err("this must be refused").to_string();
     assert!(error.contains(says) && error.contains("config.json"), "'{error}' does not say '{says}'");
 }
@@ -125,7 +218,7 @@ fn numbers_that_lead_to_nan_are_refused() {
 #[test]
 fn impossible_rotary_scalings_are_refused() {
     let scaled = |more| with("llama", json!({"rope_scaling": more}));
-    let llama3 = |more: serde_json::Value| {
+    let llama3 = |more: Value| {
         let mut all = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
             "high_freq_factor": 4.0, "original_max_position_embeddings": 64});
         all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

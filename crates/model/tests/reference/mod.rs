@@ -53,7 +53,8 @@ struct Layer {
     q: Linear,
     k: Linear,
     v: Linear,
-    qk_norms: Option<[Norm; 2]>,
+    /// Norms on queries and on keys: none, one, or one for each head.
+    qk_norms: [Vec<Norm>; 2],
     attn_out: Linear,
     post_attn_norm: Option<Norm>,
     mlp_norm: Option<Norm>,
@@ -90,23 +91,39 @@ pub(crate) struct Reference {
 impl Reference {
     pub(crate) fn new(config: &Config, weights: &Weights) -> Self {
         let read = Reader { config, weights };
-        let [embedding, positions, final_norm, head] = match config.architecture.as_str() {
-            "gpt2" => ["transformer.wte", "transformer.wpe", "transformer.ln_f", "lm_head"],
-            "gpt_neox" => ["gpt_neox.embed_in", "", "gpt_neox.final_layer_norm", "embed_out"],
-            _ => ["model.embed_tokens", "", "model.norm", "lm_head"],
+        // Models of several modalities have their text model under a longer name.
+        let names = weights.names();
+        let text = names.iter().find_map(|name| name.strip_suffix("embed_tokens.weight"));
+        let text = text.unwrap_or("model.");
+        let head =
+            names.iter().find_map(|name| name.strip_suffix(".weight").filter(|n| n.ends_with("lm_head")));
+        let (at, [embedding, positions, final_norm, head]) = match config.architecture.as_str() {
+            "gpt2" => ("transformer.", ["wte", "wpe", "ln_f", "lm_head"]),
+            "gptj" => ("transformer.", ["wte", "", "ln_f", "lm_head"]),
+            "falcon" => ("transformer.", ["word_embeddings", "", "ln_f", "lm_head"]),
+            "gpt_neox" => ("gpt_neox.", ["embed_in", "", "final_layer_norm", "embed_out"]),
+            "opt" => ("model.decoder.", ["embed_tokens", "embed_positions", "final_layer_norm", "lm_head"]),
+            "internlm2" => ("model.", ["tok_embeddings", "", "norm", "output"]),
+            "phi" => ("model.", ["embed_tokens", "", "final_layernorm", "lm_head"]),
+            _ => (text, ["embed_tokens", "", "norm", head.unwrap_or_default()]),
         };
+        let under = |name: &str| format!("{at}{name}");
         let layers = (0..config.depth()).map(|l| match config.architecture.as_str() {
-            "gpt2" => read.gpt2(&format!("transformer.h.{l}.")),
-            "gpt_neox" => read.gpt_neox(&format!("gpt_neox.layers.{l}.")),
-            _ => read.llama(&format!("model.layers.{l}.")),
+            "gpt2" => read.gpt2(&format!("{at}h.{l}.")),
+            "gptj" => read.gptj(&format!("{at}h.{l}.")),
+            "falcon" => read.falcon(&format!("{at}h.{l}.")),
+            "gpt_neox" => read.gpt_neox(&format!("{at}layers.{l}.")),
+            "opt" => read.opt(&format!("{at}layers.{l}.")),
+            "internlm2" => read.internlm2(&format!("{at}layers.{l}.")),
+            _ => read.llama(&format!("{at}layers.{l}.")),
         });
         Self {
             config: config.clone(),
-            embedding: read.linear(embedding),
-            positions: (!positions.is_empty()).then(|| read.linear(positions)),
+            embedding: read.linear(&under(embedding)),
+            positions: (!positions.is_empty()).then(|| read.linear(&under(positions))),
             layers: layers.collect(),
-            final_norm: read.norm(final_norm),
-            head: read.linear(if config.tied { embedding } else { head }),
+            final_norm: read.norm(&under(final_norm)),
+            head: if config.tied { read.linear(&under(embedding)) } else { read.linear(head) },
         }
     }
 
@@ -115,6 +132,8 @@ impl Reference {
         let rows = tokens.iter().enumerate().map(|(i, token)| {
             let row: Row = self.embedding.weight[*token as usize].iter().map(|x| x * scale).collect();
             match &self.positions {
+                // OPT does not use the first two.
+                Some(learned) if self.config.architecture == "opt" => add(&row, &learned.weight[i + 2]),
                 Some(learned) => add(&row, &learned.weight[i]),
                 None => row,
             }
@@ -137,20 +156,25 @@ impl Reference {
     /// What the attention of layer `l` adds.
     pub(crate) fn attention(&self, l: usize, h: &[Row]) -> Vec<Row> {
         let (c, layer) = (&self.config, &self.layers[l]);
-        let rotation = match &c.positions {
-            Positions::Learned => (vec![], 1.0),
-            Positions::Rotary(ropes) => frequencies(&ropes[c.layers[l].rope], h.len()),
+        let rotation = match (&c.positions, c.layers[l].rope) {
+            (Positions::Rotary(ropes), Some(rope)) => frequencies(&ropes[rope], h.len()),
+            _ => (vec![], 1.0),
         };
-        let [q_norm, k_norm] = layer.qk_norms.as_ref().map_or([None, None], |[q, k]| [Some(q), Some(k)]);
+        let [q_norm, k_norm] = &layer.qk_norms;
         let (mut q, mut k, mut v) = (vec![], vec![], vec![]);
         for (position, h) in h.iter().enumerate() {
             let x = self.normed(&layer.attn_norm, h);
-            let turned = |heads: Vec<Row>| -> Vec<Row> {
-                heads.iter().map(|head| rotate(head, position as f64, &rotation)).collect()
+            let turned = |row: &[f64]| -> Row {
+                let heads = row.chunks(c.head_dim);
+                heads.flat_map(|head| self.rotated(head, position as f64, &rotation)).collect()
             };
-            q.push(turned(self.heads(&layer.q.of(&x), q_norm)));
-            k.push(turned(self.heads(&layer.k.of(&x), k_norm)));
-            v.push(self.heads(&layer.v.of(&x), None));
+            let heads = |row: Row, norms: &[Norm]| match c.qk_norm {
+                QkNorm::HeadRotated => self.heads(&turned(&row), norms),
+                _ => self.heads(&turned(&self.heads(&row, norms).concat()), &[]),
+            };
+            q.push(heads(layer.q.of(&x), q_norm));
+            k.push(heads(layer.k.of(&x), k_norm));
+            v.push(self.heads(&layer.v.of(&x), &[]));
         }
         let rows = q.iter().enumerate().map(|(i, queries)| {
             let first = c.layers[l].window.map_or(0, |w| (i + 1).saturating_sub(w));
@@ -165,18 +189,20 @@ impl Reference {
                 }
                 sum
             });
-            self.normed(&layer.post_attn_norm, &layer.attn_out.of(&mixed.collect::<Row>()))
+            self.added(&layer.post_attn_norm, &layer.attn_out.of(&mixed.collect::<Row>()))
         });
         rows.collect()
     }
 
-    /// The heads of one row, normalised where there is a norm.
-    fn heads(&self, row: &[f64], norm: Option<&Norm>) -> Vec<Row> {
+    /// The heads of one row, normalised where there are norms.
+    fn heads(&self, row: &[f64], norms: &[Norm]) -> Vec<Row> {
         let (kind, width) = (self.config.norm, self.config.head_dim);
-        match (norm, self.config.qk_norm) {
-            (Some(norm), QkNorm::Full) => norm.of(kind, row).chunks(width).map(<[f64]>::to_vec).collect(),
-            (Some(norm), _) => row.chunks(width).map(|head| norm.of(kind, head)).collect(),
-            (None, _) => row.chunks(width).map(<[f64]>::to_vec).collect(),
+        match norms {
+            [] => row.chunks(width).map(<[f64]>::to_vec).collect(),
+            [norm] if self.config.qk_norm == QkNorm::Full => {
+                norm.of(kind, row).chunks(width).map(<[f64]>::to_vec).collect()
+            }
+            norms => row.chunks(width).zip(norms.iter().cycle()).map(|(h, norm)| norm.of(kind, h)).collect(),
         }
     }
 
@@ -195,15 +221,28 @@ impl Reference {
             Some(gate) => gate.of(&x).iter().zip(up).map(|(g, u)| act(g) * u).collect(),
             None => up.iter().map(act).collect(),
         };
-        self.normed(&layer.post_mlp_norm, &layer.down.of(&inner))
+        self.added(&layer.post_mlp_norm, &layer.down.of(&inner))
     }
 
     /// The probabilities of all tokens after a row of the last stream.
     pub(crate) fn probabilities(&self, h: &[f64]) -> Row {
         let normed = self.final_norm.of(self.config.norm, h);
+        let scale = f64::from(self.config.logit_scale);
         let logits: Row =
-            self.head.of(&normed).iter().map(|x| capped(self.config.final_softcap, *x)).collect();
+            self.head.of(&normed).iter().map(|x| capped(self.config.final_softcap, scale * x)).collect();
         softmax(&logits)
+    }
+
+    /// What a sublayer adds, from its output.
+    fn added(&self, norm: &Option<Norm>, x: &[f64]) -> Row {
+        let factor = f64::from(self.config.residual_scale);
+        self.normed(norm, x).iter().map(|x| factor * x).collect()
+    }
+
+    /// A head, rotated.
+    fn rotated(&self, head: &[f64], position: f64, rotation: &(Row, f64)) -> Row {
+        let side_by_side = ["cohere", "cohere2", "ernie4_5", "gptj"].contains(&&*self.config.architecture);
+        rotate(head, position, rotation, side_by_side)
     }
 
     fn normed(&self, norm: &Option<Norm>, x: &[f64]) -> Row {
@@ -234,6 +273,8 @@ fn activation(kind: Activation, x: f64) -> f64 {
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::GeluTanh => 0.5 * x * (1.0 + ((2.0 / PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh()),
         Activation::GeluErf => 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
+        Activation::Relu => x.max(0.0),
+        Activation::ReluSquared => x.max(0.0).powi(2),
     }
 }
 
@@ -251,14 +292,15 @@ fn erf(x: f64) -> f64 {
     2.0 * x * (-x * x).exp() / PI.sqrt() * sum
 }
 
-/// Turns pairs of numbers half the rotated width apart; the rest stays.
-fn rotate(head: &[f64], position: f64, (frequencies, factor): &(Row, f64)) -> Row {
+/// Turns pairs of numbers, side by side or half the rotated width apart; the rest stays.
+fn rotate(head: &[f64], position: f64, (frequencies, factor): &(Row, f64), side_by_side: bool) -> Row {
     let half = frequencies.len();
     let mut turned = head.to_vec();
     for (i, f) in frequencies.iter().enumerate() {
+        let (a, b) = if side_by_side { (2 * i, 2 * i + 1) } else { (i, i + half) };
         let (sin, cos) = (position * f).sin_cos();
-        turned[i] = factor * (head[i] * cos - head[i + half] * sin);
-        turned[i + half] = factor * (head[i + half] * cos + head[i] * sin);
+        turned[a] = factor * (head[a] * cos - head[b] * sin);
+        turned[b] = factor * (head[b] * cos + head[a] * sin);
     }
     turned
 }
@@ -307,43 +349,74 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Llama and what followed it: Mistral, Qwen, Gemma, OLMo 2, Phi-3.
+    /// Llama and what followed it: Mistral, Qwen, Gemma, OLMo 2, Phi-3, and so on.
     fn llama(&self, at: &str) -> Layer {
         let c = self.config;
+        let has = |name: &&&str| self.weights.has(&format!("{at}{name}.weight"));
         let linear = |name: &str| self.linear(&format!("{at}{name}"));
+        let either = |names: &[&str]| linear(names.iter().find(has).expect("a matrix of the layer"));
         let norm = |here: bool, name: &str| here.then(|| self.norm(&format!("{at}{name}")));
         let (q, kv, f) = (c.q_width(), c.kv_width(), c.intermediate);
-        let [q, k, v] = if self.weights.has(&format!("{at}self_attn.qkv_proj.weight")) {
+        let [q, k, v] = if has(&&"self_attn.qkv_proj") {
             let all = linear("self_attn.qkv_proj");
             [0..q, q..q + kv, q + kv..q + 2 * kv].map(|part| all.rows(part))
         } else {
             ["q", "k", "v"].map(|p| linear(&format!("self_attn.{p}_proj")))
         };
-        let [gate, up] = if self.weights.has(&format!("{at}mlp.gate_up_proj.weight")) {
-            let all = linear("mlp.gate_up_proj");
-            [0..f, f..2 * f].map(|part| all.rows(part))
+        let fused = ["mlp.gate_up_proj", "shared_mlp.input_linear"];
+        let [gate, up] = if fused.iter().any(|name| has(&name)) {
+            let all = either(&fused);
+            [0..f, f..2 * f].map(|part| Some(all.rows(part)))
         } else {
-            ["gate", "up"].map(|p| linear(&format!("mlp.{p}_proj")))
+            let gate = c.gated.then(|| linear("mlp.gate_proj"));
+            [gate, Some(either(&["mlp.up_proj", "mlp.c_fc", "mlp.fc1"]))]
         };
         // With norms on both sides of attention the one behind it has the name that
         // the one before the MLP has elsewhere.
-        let mlp_norm = if c.post_norm { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
-        let qk_norms = ["q", "k"].map(|p| norm(c.qk_norm != QkNorm::None, &format!("self_attn.{p}_norm")));
-        let [q_norm, k_norm] = qk_norms;
+        let mlp_norm = match (c.post_norm, c.architecture.as_str()) {
+            (true, _) => "pre_feedforward_layernorm",
+            (_, "phi" | "cohere" | "cohere2") => "input_layernorm",
+            (_, "stablelm") if c.parallel => "input_layernorm",
+            _ => "post_attention_layernorm",
+        };
         Layer {
             attn_norm: norm(c.pre_norm, "input_layernorm"),
             q,
             k,
             v,
-            qk_norms: q_norm.zip(k_norm).map(|(q, k)| [q, k]),
-            attn_out: linear("self_attn.o_proj"),
+            qk_norms: self.qk_norms(at),
+            attn_out: either(&["self_attn.o_proj", "self_attn.dense"]),
             post_attn_norm: norm(c.post_norm, "post_attention_layernorm"),
             mlp_norm: norm(c.pre_norm, mlp_norm),
-            gate: Some(gate),
-            up,
-            down: linear("mlp.down_proj"),
+            gate,
+            up: up.unwrap(),
+            down: either(&["mlp.down_proj", "mlp.c_proj", "mlp.fc2", "shared_mlp.output_linear"]),
             post_mlp_norm: norm(c.post_norm, "post_feedforward_layernorm"),
         }
+    }
+
+    fn qk_norms(&self, at: &str) -> [Vec<Norm>; 2] {
+        let c = self.config;
+        let [q, k] = match c.architecture.as_str() {
+            "hunyuan_v1_dense" => ["query_layernorm", "key_layernorm"],
+            "phi" | "stablelm" => ["q_layernorm", "k_layernorm"],
+            _ => ["q_norm", "k_norm"],
+        };
+        [(q, c.heads), (k, c.kv_heads)].map(|(name, heads)| {
+            let name = format!("{at}self_attn.{name}");
+            match c.qk_norm {
+                QkNorm::None => vec![],
+                QkNorm::OwnHead if c.architecture == "stablelm" => {
+                    (0..heads).map(|head| self.norm(&format!("{name}.norms.{head}"))).collect()
+                }
+                QkNorm::OwnHead => {
+                    let (bias, eps) = (vec![0.0; c.head_dim], f64::from(c.norm_eps));
+                    let rows = self.matrix(&format!("{name}.weight")).into_iter();
+                    rows.map(|weight| Norm { weight, bias: bias.clone(), eps }).collect()
+                }
+                _ => vec![self.norm(&name)],
+            }
+        })
     }
 
     /// GPT-NeoX keeps q, k and v of a head together.
@@ -357,6 +430,45 @@ impl Reader<'_> {
         };
         let names = ["input_layernorm", "attention.dense", "post_attention_layernorm"];
         self.plain(at, names, [third(0), third(1), third(2)], ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"])
+    }
+
+    /// InternLM 2 and Falcon keep q, k and v of a key head together.
+    fn grouped(&self, all: &Linear) -> [Linear; 3] {
+        let (d, keys, queries) =
+            (self.config.head_dim, self.config.kv_heads, self.config.heads / self.config.kv_heads);
+        [0..queries, queries..queries + 1, queries + 1..queries + 2].map(|part| {
+            let rows = (0..keys * (queries + 2) * d).filter(|row| part.contains(&(row / d % (queries + 2))));
+            all.rows(rows)
+        })
+    }
+
+    fn internlm2(&self, at: &str) -> Layer {
+        let linear = |name: &str| self.linear(&format!("{at}{name}"));
+        let qkv = self.grouped(&linear("attention.wqkv"));
+        let names = ["attention_norm", "attention.wo", "ffn_norm"];
+        let plain = self.plain(at, names, qkv, ["feed_forward.w3", "feed_forward.w2"]);
+        Layer { gate: Some(linear("feed_forward.w1")), ..plain }
+    }
+
+    fn falcon(&self, at: &str) -> Layer {
+        let qkv = self.grouped(&self.linear(&format!("{at}self_attention.query_key_value")));
+        let [norm, mlp_norm] = match self.weights.has(&format!("{at}ln_mlp.weight")) {
+            true => ["ln_attn", "ln_mlp"],
+            false => ["input_layernorm", "input_layernorm"],
+        };
+        let names = [norm, "self_attention.dense", mlp_norm];
+        self.plain(at, names, qkv, ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"])
+    }
+
+    fn gptj(&self, at: &str) -> Layer {
+        let qkv = ["q", "k", "v"].map(|p| self.linear(&format!("{at}attn.{p}_proj")));
+        self.plain(at, ["ln_1", "attn.out_proj", "ln_1"], qkv, ["mlp.fc_in", "mlp.fc_out"])
+    }
+
+    fn opt(&self, at: &str) -> Layer {
+        let qkv = ["q", "k", "v"].map(|p| self.linear(&format!("{at}self_attn.{p}_proj")));
+        let names = ["self_attn_layer_norm", "self_attn.out_proj", "final_layer_norm"];
+        self.plain(at, names, qkv, ["fc1", "fc2"])
     }
 
     /// GPT-2 keeps its matrices with a row for each input.
@@ -380,7 +492,7 @@ impl Reader<'_> {
             q,
             k,
             v,
-            qk_norms: None,
+            qk_norms: [vec![], vec![]],
             attn_out: self.linear(&format!("{at}{attn_out}")),
             post_attn_norm: None,
             mlp_norm: Some(self.norm(&format!("{at}{mlp_norm}"))),
@@ -400,8 +512,9 @@ impl Reader<'_> {
     }
 
     fn norm(&self, name: &str) -> Norm {
-        // Gemma keeps its norms around zero.
-        let offset = if self.config.architecture.starts_with("gemma") { 1.0 } else { 0.0 };
+        // Gemma and Nemotron keep their norms around zero.
+        let zero = ["gemma", "nemotron"].iter().any(|family| self.config.architecture.starts_with(family));
+        let offset = if zero { 1.0 } else { 0.0 };
         let weight: Row =
             self.matrix(&format!("{name}.weight")).concat().iter().map(|w| w + offset).collect();
         Norm { bias: self.bias(name, weight.len()), weight, eps: f64::from(self.config.norm_eps) }

@@ -2,7 +2,7 @@
 
 /// A fixture for every architecture and each variant that changes how the residual stream is composed. A new
 /// architecture is tested by every probe once it is in this list.
-pub(crate) const ARCHITECTURES: [&str; 13] = [
+pub(crate) const ARCHITECTURES: [&str; 19] = [
     "llama2",
     "llama3",
     "mistral",
@@ -16,4 +16,10 @@ pub(crate) const ARCHITECTURES: [&str; 13] = [
     "gpt_neox",
     "gpt_neox-serial",
     "gpt2",
+    "smollm3",
+    "phi",
+    "granite",
+    "cohere",
+    "exaone4",
+    "hunyuan",
 ];

@@ -56,7 +56,7 @@ const WITH_NAMES: [&str; 2] = ["compression_config", "quantization_config"];
 /// The default of transformers for Qwen's `max_window_layers`.
 const MAX_WINDOW_LAYERS: usize = 28;
 
-/// Fields with the period of Gemma 3's global layers.
+/// Fields with the period of the global layers of Gemma 3, Cohere 2 and EXAONE 4.
 const PATTERNS: [&str; 2] = ["sliding_window_pattern", "_sliding_window_pattern"];
 
 /// Cuts every setting per layer. Says in `warnings` what was cut on suspicion.
@@ -147,17 +147,34 @@ impl Cut<'_> {
         if qwen && !map.contains_key("max_window_layers") && source.depth() > MAX_WINDOW_LAYERS {
             map.insert("max_window_layers".into(), json!(self.first_windowed(MAX_WINDOW_LAYERS)));
         }
-        if source.architecture.starts_with("gemma") {
-            self.alternating(map, source, warnings);
+        match source.architecture.as_str() {
+            "gemma2" => self.alternating(map, source, 2, warnings),
+            "gemma3_text" | "gemma3" => self.alternating(map, source, 6, warnings),
+            "olmo3" | "cohere2" | "exaone4" => self.alternating(map, source, 4, warnings),
+            "smollm3" => {
+                let rotates = |layer: &usize| usize::from(source.layers[*layer].rope.is_some());
+                map.insert("no_rope_layers".into(), self.job.kept.iter().map(rotates).collect());
+            }
+            // What a layer adds is divided by the root of the number of layers.
+            "minicpm" => {
+                let scale = map.get("scale_depth").and_then(Value::as_f64).unwrap_or(1.0);
+                let share = self.job.kept.len() as f64 / self.job.depth() as f64;
+                map.insert("scale_depth".into(), json!(scale * share.sqrt()));
+            }
+            _ => {}
         }
     }
 
     /// Names the kind of each layer where the number of a layer no longer tells it.
-    fn alternating(&self, map: &mut Map<String, Value>, source: &Config, warnings: &mut Vec<String>) {
-        let period = match source.architecture.as_str() {
-            "gemma2" => 2,
-            _ => PATTERNS.iter().find_map(|name| map.get(*name)?.as_u64()).unwrap_or(6),
-        };
+    fn alternating(
+        &self,
+        map: &mut Map<String, Value>,
+        source: &Config,
+        usual: u64,
+        warnings: &mut Vec<String>,
+    ) {
+        let stated = PATTERNS.iter().find_map(|name| map.get(*name)?.as_u64());
+        let period = stated.filter(|_| source.architecture != "gemma2").unwrap_or(usual);
         let is_local = |layer: &usize| source.layers[*layer].window.is_some();
         let local: Vec<bool> = self.job.kept.iter().map(is_local).collect();
         let periodic = (1u64..).zip(&local).all(|(n, local)| n.is_multiple_of(period.max(1)) != *local);

@@ -5,11 +5,38 @@ use fathom_results::SkipPart;
 use fathom_surgery::Removal;
 use fathom_surgery::export::ExportFormat::Hf;
 use serde_json::Value;
+use std::path::PathBuf;
+
+/// The tables of token ids, by the name of the file.
+fn tables() -> Value {
+    let text = std::fs::read_to_string(fixtures().join("gguf/tokenizers.json")).unwrap();
+    serde_json::from_str::<Value>(&text).unwrap()["files"].take()
+}
+
+/// The files of families that can be written as folders, which have tables of token ids, and the other files.
+fn files() -> [Vec<PathBuf>; 2] {
+    let tables = tables();
+    let (with, without) = ggufs()
+        .into_iter()
+        .partition(|file| tables.get(file.file_stem().unwrap().to_str().unwrap()).is_some());
+    [with, without]
+}
 
 #[test]
 fn every_file_gives_the_logits_of_the_run_without_the_layers() {
-    for file in ggufs().iter().filter(|file| file.file_stem().unwrap() != "llama3") {
+    for file in files()[0].iter().filter(|file| file.file_stem().unwrap() != "llama3") {
         check(file, Hf);
+    }
+}
+
+#[test]
+fn families_without_a_form_are_refused() {
+    for file in &files()[1] {
+        let place = Place::new();
+        let nothing = Removal::nothing(SkipPart::Layer);
+        let error =
+            try_export(file, &nothing, None, Hf, &place.path().join("out")).err().unwrap().to_string();
+        assert!(error.contains("has no form of transformers here"), "{error}");
     }
 }
 
@@ -87,14 +114,12 @@ fn each_tensor_is_in_the_smallest_type_that_holds_it() {
 
 #[test]
 fn the_tokenizer_gives_the_same_ids() {
-    for file in ggufs() {
+    let tables = tables();
+    for file in &files()[0] {
         let place = Place::new();
-        let done = exported(&file, &Removal::nothing(SkipPart::Layer), Hf, &place);
-        let (before, after) = (open(&file), open(&done.model));
-        let text = std::fs::read_to_string(fixtures().join("gguf/tokenizers.json")).unwrap();
-        let table: Value = serde_json::from_str(&text).unwrap();
-        let rows =
-            table["files"][file.file_stem().unwrap().to_str().unwrap()]["texts"].as_array().unwrap().clone();
+        let done = exported(file, &Removal::nothing(SkipPart::Layer), Hf, &place);
+        let (before, after) = (open(file), open(&done.model));
+        let rows = tables[file.file_stem().unwrap().to_str().unwrap()]["texts"].as_array().unwrap().clone();
         assert!(rows.len() > 5);
         for row in rows {
             let text = row["text"].as_str().unwrap();

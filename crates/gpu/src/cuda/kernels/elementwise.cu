@@ -2,6 +2,8 @@
 
 #define SILU 0
 #define GELU_TANH 1
+#define RELU 3
+#define RELU_SQUARED 4
 
 KERNEL(add)(const float* a, const float* b, float* out, Params p) {
     ELEMENT(i);
@@ -52,6 +54,8 @@ __device__ __forceinline__ float activation(u32 kind, float x) {
         const float u = 0.7978846f * (x + 0.044715f * x * x * x);
         return x / (1.0f + expf(-2.0f * u));
     }
+    if (kind == RELU) return x <= 0.0f ? 0.0f : x;
+    if (kind == RELU_SQUARED) return x <= 0.0f ? 0.0f : x * x;
     return 0.5f * x * (1.0f + erff(x * 0.70710678f));
 }
 
@@ -66,6 +70,10 @@ __device__ __forceinline__ float2 activation_slope(u32 kind, float x) {
         const float slope = 1.5957692f * (1.0f + 0.134145f * x * x);
         const float s = logistic(twice);
         return make_float2(x * s, s + x * s * (1.0f - s) * slope);
+    }
+    if (kind == RELU || kind == RELU_SQUARED) {
+        if (x <= 0.0f) return make_float2(0.0f, 0.0f);
+        return kind == RELU ? make_float2(x, 1.0f) : make_float2(x * x, 2.0f * x);
     }
     const float below = 0.5f * (1.0f + erff(x * 0.70710678f));
     return make_float2(x * below, below + x * 0.3989423f * expf(-0.5f * x * x));
@@ -94,6 +102,11 @@ KERNEL(gate_backward)(const float* wide, const float* d_out, float* d_wide, Para
     const float2 act = activation_slope(p.v[2], wide[at]);
     d_wide[at] = d_out[i] * wide[at + f] * act.y;
     d_wide[at + f] = d_out[i] * act.x;
+}
+
+KERNEL(scale)(float* x, Params p) {
+    ELEMENT(i);
+    x[i] *= parameter_float(p.v[1]);
 }
 
 KERNEL(softcap)(float* x, Params p) {

@@ -1,0 +1,212 @@
+//! What llama.cpp's architectures mean beyond what their files say.
+
+use crate::config::{NormKind, QkNorm};
+use fathom_kernels::elementwise::Activation;
+
+/// One architecture of llama.cpp.
+#[derive(Clone, Copy)]
+pub(super) struct GgufFamily {
+    /// The name in `general.architecture`.
+    pub(super) arch: &'static str,
+    /// The name that Hugging Face uses.
+    pub(super) name: &'static str,
+    pub(super) norm: NormKind,
+    pub(super) norms: Norms,
+    pub(super) qk_norm: QkNorm,
+    pub(super) activation: Activation,
+    pub(super) gated: bool,
+    pub(super) residual: Residual,
+    /// Whether the numbers of q and k that are rotated together lie side by side.
+    pub(super) side_by_side: bool,
+    pub(super) factors: Factors,
+    pub(super) windows: Windows,
+}
+
+/// Where the norms of a layer are.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Norms {
+    Before,
+    Behind,
+    Both,
+}
+
+/// Whether attention and MLP are parallel.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Residual {
+    Serial,
+    Parallel,
+    /// As a key says; parallel without it.
+    ByKey,
+    /// Parallel where layers have one norm only.
+    ByNorms,
+}
+
+/// Factors that keys give.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Factors {
+    None,
+    /// The embedding is multiplied by the root of the width.
+    Gemma,
+    /// The logits are multiplied by a key.
+    Cohere,
+    /// Keys for embedding, contributions and logits, which are divided.
+    Granite,
+    /// As Granite; files without the keys are refused.
+    MiniCpm,
+}
+
+/// Which layers have a sliding window, if a key gives one, and which rotate.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Windows {
+    /// None: the key is not read.
+    Never,
+    /// All layers.
+    All,
+    /// All but the last in each group of so many layers.
+    Groups(usize),
+    /// As [`Self::Groups`]; the local layers have a rotation of their own.
+    OwnRotation(usize),
+    /// As [`Self::Groups`]; with a window, the other layers do not rotate.
+    OnlyLocalRotate(usize),
+    /// Never; the last layer in each group of so many does not rotate.
+    Unrotated(usize),
+}
+
+/// Llama's block.
+const LLAMA: GgufFamily = GgufFamily {
+    arch: "llama",
+    name: "llama",
+    norm: NormKind::Rms,
+    norms: Norms::Before,
+    qk_norm: QkNorm::None,
+    activation: Activation::Silu,
+    gated: true,
+    residual: Residual::Serial,
+    side_by_side: true,
+    factors: Factors::None,
+    windows: Windows::All,
+};
+
+/// Llama's block with the rotation of Hugging Face checkpoints.
+const HALVES: GgufFamily = GgufFamily { side_by_side: false, windows: Windows::Never, ..LLAMA };
+
+/// Layer norms and an MLP without a gate.
+const PLAIN: GgufFamily =
+    GgufFamily { norm: NormKind::Layer, activation: Activation::GeluTanh, gated: false, ..HALVES };
+
+/// All architectures that are read.
+pub(super) const GGUF_FAMILIES: &[GgufFamily] = &[
+    LLAMA,
+    GgufFamily { arch: "qwen2", name: "qwen2", ..HALVES },
+    GgufFamily { arch: "qwen2vl", name: "qwen2_vl", ..HALVES },
+    GgufFamily { arch: "qwen3", name: "qwen3", qk_norm: QkNorm::Head, ..HALVES },
+    GgufFamily { arch: "qwen3vl", name: "qwen3_vl", qk_norm: QkNorm::Head, ..HALVES },
+    GgufFamily {
+        arch: "gemma",
+        name: "gemma",
+        activation: Activation::GeluTanh,
+        factors: Factors::Gemma,
+        ..HALVES
+    },
+    GgufFamily {
+        arch: "gemma2",
+        name: "gemma2",
+        norms: Norms::Both,
+        activation: Activation::GeluTanh,
+        factors: Factors::Gemma,
+        windows: Windows::Groups(2),
+        ..HALVES
+    },
+    GgufFamily {
+        arch: "gemma3",
+        name: "gemma3_text",
+        norms: Norms::Both,
+        qk_norm: QkNorm::Head,
+        activation: Activation::GeluTanh,
+        factors: Factors::Gemma,
+        windows: Windows::OwnRotation(6),
+        ..HALVES
+    },
+    // Files with a window are OLMo 3.
+    GgufFamily {
+        arch: "olmo2",
+        name: "olmo2",
+        norms: Norms::Behind,
+        qk_norm: QkNorm::Full,
+        windows: Windows::Groups(4),
+        ..HALVES
+    },
+    GgufFamily { arch: "phi3", name: "phi3", windows: Windows::All, ..HALVES },
+    GgufFamily { arch: "phi2", name: "phi", residual: Residual::Parallel, ..PLAIN },
+    GgufFamily {
+        arch: "gptneox",
+        name: "gpt_neox",
+        activation: Activation::GeluErf,
+        residual: Residual::ByKey,
+        ..PLAIN
+    },
+    GgufFamily { arch: "gpt2", name: "gpt2", ..PLAIN },
+    GgufFamily {
+        arch: "falcon",
+        name: "falcon",
+        activation: Activation::GeluErf,
+        residual: Residual::Parallel,
+        ..PLAIN
+    },
+    GgufFamily { arch: "starcoder2", name: "starcoder2", ..PLAIN },
+    GgufFamily { arch: "nemotron", name: "nemotron", activation: Activation::ReluSquared, ..PLAIN },
+    GgufFamily { arch: "smollm3", name: "smollm3", windows: Windows::Unrotated(4), ..LLAMA },
+    GgufFamily { arch: "internlm2", name: "internlm2", windows: Windows::Never, ..LLAMA },
+    GgufFamily { arch: "ernie4_5", name: "ernie4_5", windows: Windows::Never, ..LLAMA },
+    GgufFamily {
+        arch: "granite",
+        name: "granite",
+        factors: Factors::Granite,
+        windows: Windows::Never,
+        ..LLAMA
+    },
+    GgufFamily {
+        arch: "minicpm",
+        name: "minicpm",
+        factors: Factors::MiniCpm,
+        windows: Windows::Never,
+        ..LLAMA
+    },
+    GgufFamily {
+        arch: "command-r",
+        name: "cohere",
+        norm: NormKind::Layer,
+        qk_norm: QkNorm::OwnHead,
+        residual: Residual::Parallel,
+        factors: Factors::Cohere,
+        windows: Windows::Never,
+        ..LLAMA
+    },
+    GgufFamily {
+        arch: "cohere2",
+        name: "cohere2",
+        norm: NormKind::Layer,
+        residual: Residual::Parallel,
+        factors: Factors::Cohere,
+        windows: Windows::OnlyLocalRotate(4),
+        ..LLAMA
+    },
+    GgufFamily {
+        arch: "stablelm",
+        name: "stablelm",
+        norm: NormKind::Layer,
+        qk_norm: QkNorm::OwnHead,
+        residual: Residual::ByNorms,
+        ..HALVES
+    },
+    GgufFamily {
+        arch: "exaone4",
+        name: "exaone4",
+        norms: Norms::Behind,
+        qk_norm: QkNorm::Head,
+        windows: Windows::OnlyLocalRotate(4),
+        ..HALVES
+    },
+    GgufFamily { arch: "hunyuan-dense", name: "hunyuan_v1_dense", qk_norm: QkNorm::HeadRotated, ..HALVES },
+    GgufFamily { arch: "seed_oss", name: "seed_oss", ..HALVES },
+];

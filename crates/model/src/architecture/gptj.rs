@@ -1,0 +1,73 @@
+//! GPT-J: attention and MLP in parallel behind one layer norm, rotated pairs side by side, biases in MLP and head
+//! only.
+
+use super::{Description, Fields, Layout, RowOrder, TensorRef, llama};
+use crate::config::{Config, NormKind, Positions, QkNorm, Rope, RopeScaling};
+use crate::error::Result;
+use crate::weights::Weights;
+
+/// Defaults of transformers.
+pub(super) const DEFAULTS: &str = r#"{"n_positions": 2048, "rotary_dim": 64, "layer_norm_epsilon": 1e-5}"#;
+
+pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
+    let (hidden, heads) = (f.usize("n_embd")?, f.usize("n_head")?);
+    let head_dim = hidden / heads.max(1);
+    let Some(rotated) = f.opt_usize("rotary_dim")? else {
+        return f.fail("'rotary_dim' is null, which is not supported; it must be the rotated part of a head");
+    };
+    let config = Config {
+        architecture: "gptj".to_owned(),
+        hidden,
+        heads,
+        kv_heads: heads,
+        head_dim,
+        intermediate: f.opt_usize("n_inner")?.unwrap_or(4 * hidden),
+        vocab: f.usize("vocab_size")?,
+        context: f.usize("n_positions")?,
+        layers: f.plain_layers("n_layer")?,
+        positions: Positions::Rotary(vec![Rope {
+            dim: rotated,
+            theta: 10_000.0,
+            scaling: RopeScaling::None,
+        }]),
+        norm: NormKind::Layer,
+        norm_eps: f.f64_or("layer_norm_epsilon", 1e-5)? as f32,
+        pre_norm: true,
+        post_norm: false,
+        parallel: true,
+        qk_norm: QkNorm::None,
+        activation: f.activation("activation_function", "gelu_new")?,
+        gated: false,
+        attention_scale: 1.0 / (head_dim as f32).sqrt(),
+        attention_softcap: None,
+        final_softcap: None,
+        embedding_scale: 1.0,
+        residual_scale: 1.0,
+        logit_scale: 1.0,
+        tied: f.bool_or("tie_word_embeddings", false)?,
+    };
+    // The first files say 'rotary' and mean what the family always does.
+    f.ignore(&["rotary", "scale_attn_weights"]);
+    let prefix = llama::prefix(weights, "wte", "transformer.");
+    let tensor_ref = |name: &str| TensorRef::new(format!("{prefix}h.{{}}.{name}"));
+    let norm = tensor_ref("ln_1").biased(true);
+    let turned = |name: &str| tensor_ref(name).ordered(RowOrder::InterleavedHalves);
+    let layout = Layout {
+        embedding: TensorRef::new(format!("{prefix}wte")),
+        position: None,
+        first_position: 0,
+        final_norm: TensorRef::new(format!("{prefix}ln_f")).biased(true),
+        head: TensorRef::new(format!("{}lm_head", llama::prefix(weights, "lm_head", ""))).biased(true),
+        attn_norm: Some(norm.clone()),
+        qkv: vec![turned("attn.q_proj"), turned("attn.k_proj"), tensor_ref("attn.v_proj")],
+        qk_norms: None,
+        attn_out: tensor_ref("attn.out_proj"),
+        post_attn_norm: None,
+        mlp_norm: Some(norm),
+        up: vec![tensor_ref("mlp.fc_in").biased(true)],
+        down: tensor_ref("mlp.fc_out").biased(true),
+        post_mlp_norm: None,
+        norm_offset: 0.0,
+    };
+    Ok(Description::new(config, layout))
+}
