@@ -21,6 +21,8 @@ pub const RUN: &str = "run.json";
 pub const RESULTS: &str = "results.json";
 /// The file with what can be pruned.
 pub const PRUNE: &str = "prune.json";
+/// The file with a fitted law.
+pub const FIT: &str = "fit.json";
 /// The file with one line per prompt.
 pub const SAMPLES: &str = "samples.jsonl";
 /// The page to look at.
@@ -82,7 +84,7 @@ impl Folder {
             Ok(metadata) if !metadata.is_dir() => return refuse("it is a file"),
             Ok(_) => {}
         }
-        if ![RUN, RESULTS, PRUNE, SAMPLES].iter().any(|name| path.join(name).is_file()) {
+        if ![RUN, RESULTS, PRUNE, FIT, SAMPLES].iter().any(|name| path.join(name).is_file()) {
             return refuse("it has no run.json, results.json or samples.jsonl");
         }
         Ok(Self { path: path.to_owned(), samples: Mutex::new(None) })
