@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::fit::{FIT, FIT_EXAMPLES, Fit};
 use clap::{Args as Arguments, Parser, Subcommand, ValueEnum};
 use fathom::{
     Device, Dtype, GradientSite, Measurement, Options, PathBaseline, Probe, PromptSpec, PruneMethod,
@@ -28,6 +29,7 @@ the depths are, and turns the curves into effective depths with intervals.
   fathom measure Qwen/Qwen2.5-0.5B        a model from the Hugging Face hub (or its cache)
   fathom measure model.gguf --data my.jsonl --probes contributions,lens
   fathom prune model.gguf                 layers that can go, shown on held-out text
+  fathom fit depth runs.csv               a scaling law, with how far it can be trusted
   fathom compare out-a out-b              two finished runs, with intervals
   fathom study study.toml                 models and data sets as a file describes
   fathom models                           models that can be loaded
@@ -45,6 +47,9 @@ pub(crate) enum Command {
     /// Find layers that can go, and show on held-out text what that costs
     #[command(long_about = PRUNE, after_long_help = PRUNE_EXAMPLES)]
     Prune(Box<Prune>),
+    /// Fit a law of depth, data or compute to a table
+    #[command(long_about = FIT, after_long_help = FIT_EXAMPLES)]
+    Fit(Box<Fit>),
     /// Compare a model's numbers with reference values, or bf16 or a GPU with f32 on the processor
     #[command(long_about = VERIFY)]
     Verify(Verify),

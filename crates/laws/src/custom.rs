@@ -129,11 +129,11 @@ fn spec(name: &str, p: &ParameterDescription) -> Result<ParameterSpec> {
         false => (p.start - p.start.abs() - 1.0, p.start + p.start.abs() + 1.0),
     };
     let range = [p.low.unwrap_or(low), p.high.unwrap_or(high)];
-    if !(p.start.is_finite() && range.iter().all(|end| end.is_finite()) && range[0] < range[1]) {
-        invalid!("the parameter '{name}': its start and range must be finite, and low less than high");
-    }
     if p.log && !(p.start > 0.0 && range[0] > 0.0) {
         invalid!("the parameter '{name}' is fitted as a logarithm, so its start and range must be positive");
+    }
+    if !(p.start.is_finite() && range.iter().all(|end| end.is_finite()) && range[0] < range[1]) {
+        invalid!("the parameter '{name}': its start and range must be finite, and low less than high");
     }
     Ok(ParameterSpec {
         name: name.to_owned(),
@@ -141,6 +141,7 @@ fn spec(name: &str, p: &ParameterDescription) -> Result<ParameterSpec> {
         start: p.start,
         range,
         profile: p.profile.unwrap_or(true),
+        limit: f64::INFINITY,
     })
 }
 

@@ -30,21 +30,14 @@ pub struct DepthLaw {
 impl DepthLaw {
     /// The law with `layers - offset` for layers.
     pub fn new(offset: f64) -> Self {
-        let ranges = [
-            [20.0, 5e3],
-            [20.0, 5e4],
-            [2.0, 50.0],
-            [0.6, 1.4],
-            [0.6, 2.0],
-            [0.2, 0.5],
-            [1.0, 2.0],
-        ];
+        let ranges = [[20.0, 5e3], [20.0, 5e4], [2.0, 50.0], [0.6, 1.4], [0.6, 2.0], [0.2, 0.5], [1.0, 2.0]];
         let spec = |index: usize| ParameterSpec {
             name: NAMES[index].to_owned(),
             coordinate: if index < 3 { Coordinate::Log } else { Coordinate::Linear },
             start: START[index],
             range: ranges[index],
             profile: (3..6).contains(&index),
+            limit: f64::INFINITY,
         };
         Self { parameters: (0..7).map(spec).collect(), offset }
     }

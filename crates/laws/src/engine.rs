@@ -121,11 +121,9 @@ pub fn minimise(problem: &Problem<'_>, effort: &Effort<'_>) -> Result<(Optimum, 
     };
     let ended: Vec<Option<Optimum>> = (0..effort.starts)
         .into_par_iter()
-        .map(|index| {
-            let found = if (effort.is_stopped)() { None } else { problem.minimise(&start(index)) };
-            found.map(|found| valley::search(problem, found, effort.is_stopped))
-        })
+        .map(|index| if (effort.is_stopped)() { None } else { problem.minimise(&start(index)) })
         .collect();
+    let ended = valley::search_all(problem, ended, effort.is_stopped);
     effort.go_on()?;
     // The first of the best: the same whatever the order of the threads.
     let better = |a: &Optimum, b: &Optimum| (a.converged, -a.objective) > (b.converged, -b.objective);
@@ -180,9 +178,8 @@ pub fn covariance(problem: &Problem<'_>, free: &[f64]) -> Option<DMatrix<f64>> {
     }
     let v_t = decomposed.v_t?;
     Some(DMatrix::from_fn(free.len(), free.len(), |i, j| {
-        let sum: f64 = (0..free.len())
-            .map(|k| v_t[(k, i)] * v_t[(k, j)] / decomposed.singular_values[k].powi(2))
-            .sum();
+        let sum: f64 =
+            (0..free.len()).map(|k| v_t[(k, i)] * v_t[(k, j)] / decomposed.singular_values[k].powi(2)).sum();
         variance * sum / lengths[i] / lengths[j]
     }))
 }
@@ -240,11 +237,7 @@ pub fn interval(
 ///
 /// # Errors
 /// [`Error::Cancelled`].
-pub fn held_out(
-    problem: &Problem<'_>,
-    optimum: &Optimum,
-    effort: &Effort<'_>,
-) -> Result<Option<HeldOut>> {
+pub fn held_out(problem: &Problem<'_>, optimum: &Optimum, effort: &Effort<'_>) -> Result<Option<HeldOut>> {
     let groups = problem.rows.distinct_groups();
     let held = (HELD_OUT * groups.len() as f64).round() as usize;
     if effort.heldout == 0 || held == 0 || held == groups.len() {
@@ -258,8 +251,7 @@ pub fn held_out(
         Stream::new(effort.seed ^ 0x6865_6c64, index as u64).shuffle(&mut shuffled);
         shuffled[..held].sort_unstable();
         let is_held = |row: usize| shuffled[..held].binary_search(&problem.rows.groups[row]).is_ok();
-        let (fitted, unseen) =
-            (problem.rows.filtered(|row| !is_held(row)), problem.rows.filtered(is_held));
+        let (fitted, unseen) = (problem.rows.filtered(|row| !is_held(row)), problem.rows.filtered(is_held));
         if fitted.len() <= problem.law.parameters().len() {
             return None;
         }

@@ -11,7 +11,9 @@ pub enum Error {
     #[error("{0}")]
     Table(String),
     /// A column is missing.
-    #[error("there is no column '{column}'{purpose}; the table has {found}; name another with --columns {name}=COLUMN")]
+    #[error(
+        "there is no column '{column}'{purpose}; the table has {found}; name another with --columns {name}=COLUMN"
+    )]
     NoColumn {
         /// The column that was looked for.
         column: String,

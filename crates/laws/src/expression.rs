@@ -134,7 +134,10 @@ fn tokens(text: &str) -> std::result::Result<Vec<Token>, String> {
                     (false, false) => Token::Variable(name.to_owned()),
                     (false, true) => return Err(format!("write '{name}(..)' with parentheses")),
                     (true, false) => {
-                        return Err(format!("there is no function '{name}'; there are {}", FUNCTIONS.join(", ")));
+                        return Err(format!(
+                            "there is no function '{name}'; there are {}",
+                            FUNCTIONS.join(", ")
+                        ));
                     }
                 });
                 length
@@ -288,7 +291,10 @@ mod tests {
             assert_relative_eq!(value(text, &[("x", x), ("y", y)]), expected, max_relative = 1e-14);
         }
         // Names that other parsers know as constants, and names in braces.
-        assert_eq!(value("E + e * {a b-c} + PI", &[("E", 1.0), ("e", 2.0), ("a b-c", 3.0), ("PI", 4.0)]), 11.0);
+        assert_eq!(
+            value("E + e * {a b-c} + PI", &[("E", 1.0), ("e", 2.0), ("a b-c", 3.0), ("PI", 4.0)]),
+            11.0
+        );
     }
 
     #[test]

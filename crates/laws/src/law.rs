@@ -41,6 +41,8 @@ pub struct ParameterSpec {
     pub range: [f64; 2],
     /// Whether its profile is made.
     pub profile: bool,
+    /// A value beyond which it makes no difference; intervals end there.
+    pub limit: f64,
 }
 
 /// A law: a function of the inputs of a row and of parameters.

@@ -63,8 +63,7 @@ impl Ols {
         let residuals = &y - &design * &scaled;
         let freedom = rows - count;
         let variance = residuals.norm_squared() / freedom as f64;
-        let inverse =
-            r.solve_upper_triangular(&DMatrix::identity(count, count)).ok_or_else(dependent)?;
+        let inverse = r.solve_upper_triangular(&DMatrix::identity(count, count)).ok_or_else(dependent)?;
         let scaled_covariance = &inverse * inverse.transpose() * variance;
         let covariance: Vec<Vec<f64>> = (0..count)
             .map(|i| (0..count).map(|j| scaled_covariance[(i, j)] / lengths[i] / lengths[j]).collect())

@@ -28,11 +28,4 @@ impl Stream {
             items.swap(last, (product >> 64) as usize);
         }
     }
-
-    /// A number from the standard normal distribution.
-    #[cfg(test)]
-    pub(crate) fn normal(&mut self) -> f64 {
-        let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
-        radius * (std::f64::consts::TAU * self.uniform()).cos()
-    }
 }

@@ -5,7 +5,9 @@ use crate::error::{Error, Result, invalid, quoted};
 use crate::expression::Expression;
 use crate::ols::Ols;
 use crate::table::{ColumnNames, Table};
-use fathom_results::{Fitted, FitObjective, FitPoint, Named, Parameter, PartialResiduals, Prediction, Regression};
+use fathom_results::{
+    FitObjective, FitPoint, Fitted, Named, Parameter, PartialResiduals, Prediction, Regression,
+};
 
 /// The name of the intercept in results.
 pub const INTERCEPT: &str = "intercept";
@@ -33,7 +35,10 @@ impl Formula {
                 invalid!("formula '{text}': the term '{}' occurs twice", term.text());
             }
             if term.variables().is_empty() {
-                invalid!("formula '{text}': the term '{}' has no column; the intercept is always there", term.text());
+                invalid!(
+                    "formula '{text}': the term '{}' has no column; the intercept is always there",
+                    term.text()
+                );
             }
         }
         Ok(Self { response: Expression::parse(response)?, terms })
@@ -90,7 +95,13 @@ fn evaluate(expression: &Expression, table: &Table, columns: &ColumnNames) -> Re
                 column: expression.text().to_owned(),
                 problem: format!(
                     "the term is {value}; a logarithm needs a positive number (the row has {})",
-                    expression.variables().iter().zip(&variables).map(|(n, c)| format!("{n} {}", c[row])).collect::<Vec<_>>().join(", ")
+                    expression
+                        .variables()
+                        .iter()
+                        .zip(&variables)
+                        .map(|(n, c)| format!("{n} {}", c[row]))
+                        .collect::<Vec<_>>()
+                        .join(", ")
                 ),
             }),
         }
@@ -149,7 +160,11 @@ pub fn fit(
             converged: true,
             ..FitObjective::default()
         },
-        parameters: all.iter().enumerate().map(|(i, name)| ((*name).to_owned(), parameter(&ols, i))).collect(),
+        parameters: all
+            .iter()
+            .enumerate()
+            .map(|(i, name)| ((*name).to_owned(), parameter(&ols, i)))
+            .collect(),
         r2: engine::r2(&observed, &predicted),
         points: (0..observed.len()).map(point).collect(),
         predictions: at.iter().map(|inputs| predict(formula, &ols, inputs)).collect::<Result<_>>()?,
@@ -194,8 +209,7 @@ fn regression(ols: &Ols, terms: &[Vec<f64>], observed: &[f64], labels: &[&str]) 
         vif.0.push(((*label).to_owned(), total / left));
         partial.push(PartialResiduals { term: (*label).to_owned(), of_term, of_response });
     }
-    let correlation =
-        terms.iter().map(|a| terms.iter().map(|b| correlation(a, b)).collect()).collect();
+    let correlation = terms.iter().map(|a| terms.iter().map(|b| correlation(a, b)).collect()).collect();
     Ok(Regression {
         adjusted_r2: 1.0 - (1.0 - r2) * (rows - 1) as f64 / ols.freedom as f64,
         freedom: ols.freedom,
@@ -234,13 +248,18 @@ fn collinearity(regression: &Regression) -> Vec<String> {
 fn predict(formula: &Formula, ols: &Ols, inputs: &Named<f64>) -> Result<Prediction> {
     let known: Vec<String> = formula.terms.iter().flat_map(|term| term.variables().to_vec()).collect();
     if let Some((name, _)) = inputs.iter().find(|(name, _)| !known.iter().any(|k| k == name)) {
-        invalid!("at: '{name}' is not in the formula, which has {}", quoted(known.iter().map(String::as_str)));
+        invalid!(
+            "at: '{name}' is not in the formula, which has {}",
+            quoted(known.iter().map(String::as_str))
+        );
     }
     let mut x = vec![1.0];
     for term in &formula.terms {
         let of = |name: &String| match inputs.get(name) {
             Some(value) => Ok(*value),
-            None => Err(Error::Invalid(format!("at: '{name}' is missing; the formula is {}", formula.text()))),
+            None => {
+                Err(Error::Invalid(format!("at: '{name}' is missing; the formula is {}", formula.text())))
+            }
         };
         let value = term.value(&term.variables().iter().map(of).collect::<Result<Vec<f64>>>()?);
         if !value.is_finite() {

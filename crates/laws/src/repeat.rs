@@ -12,6 +12,9 @@ pub const NAMES: [&str; 2] = ["r_d", "r_n"];
 /// The published values.
 pub const PUBLISHED: [f64; 2] = [15.387756, 5.309743];
 
+/// A decay constant of so many epochs is none.
+const ENDLESS: f64 = 1e6;
+
 /// What the source fitted to runs without repetition.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Constants {
@@ -36,11 +39,11 @@ impl Default for Constants {
 impl Constants {
     /// The number of parameters for which `unique` tokens are the optimal amount of data.
     pub fn parameters_for(&self, unique: f64) -> f64 {
-        let Self { alpha, beta, .. } = *self;
-        let g = (alpha / beta * (self.ln_a - self.ln_b).exp()).powf(1.0 / (alpha + beta));
-        // A sixth of the compute C for which U = (C/6)^(alpha/(alpha+beta)) / G.
-        let compute = (unique * g).powf((alpha + beta) / alpha);
-        g * compute.powf(beta / (alpha + beta))
+        let Self { alpha, beta, ln_a, ln_b, .. } = *self;
+        // With G = (alpha A / (beta B))^(1/(alpha + beta)), U = (C/6)^(alpha/(alpha+beta)) / G at the compute C for which U is
+        // optimal, and the parameters are G (C/6)^(beta/(alpha+beta)) = G (U G)^(beta/alpha).
+        let ln_g = ((alpha / beta).ln() + ln_a - ln_b) / (alpha + beta);
+        (ln_g + beta / alpha * (unique.ln() + ln_g)).exp()
     }
 }
 
@@ -60,6 +63,7 @@ impl Default for RepeatLaw {
             start: 10.0,
             range: [1.0, 200.0],
             profile: true,
+            limit: ENDLESS,
         };
         Self { parameters: (0..2).map(spec).collect(), constants: Constants::default() }
     }

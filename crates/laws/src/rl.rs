@@ -37,6 +37,7 @@ impl StepsLaw {
             start: values[index],
             range: [values[index] / 4.0, values[index] * 4.0],
             profile: matches!(index, 1 | 3),
+            limit: f64::INFINITY,
         };
         Self { parameters: (0..5).map(spec).collect() }
     }
@@ -105,6 +106,7 @@ impl BatchLaw {
             start: values[index],
             range: [values[index] / 4.0, values[index] * 4.0],
             profile: matches!(index, 1 | 3),
+            limit: f64::INFINITY,
         };
         Self { parameters: (0..4).map(spec).collect() }
     }

@@ -37,6 +37,9 @@ pub struct Optimum {
 /// The cosine below which a gradient counts as zero. Rounding leaves about 1e-8.
 const FLAT: f64 = 1e-5;
 
+/// Residuals so small, relative to what is fitted, are rounding errors.
+const EXACT: f64 = 1e-11;
+
 /// The accuracy of a minimisation, relative to the sum of squares and to the parameters: that of the arithmetic.
 const TOLERANCE: f64 = 4.0 * f64::EPSILON;
 
@@ -94,6 +97,15 @@ impl Problem<'_> {
 
     /// Minimises from `start`. `None` if the law has no value there.
     pub fn minimise(&self, start: &[f64]) -> Option<Optimum> {
+        self.minimise_to(start, TOLERANCE, CONTINUATIONS)
+    }
+
+    /// As [`minimise`](Self::minimise), to a few digits.
+    pub(crate) fn minimise_roughly(&self, start: &[f64]) -> Option<Optimum> {
+        self.minimise_to(start, 1e-6, 1)
+    }
+
+    fn minimise_to(&self, start: &[f64], tolerance: f64, continuations: usize) -> Option<Optimum> {
         let mut free = start.to_vec();
         if let Some((index, value)) = self.fixed {
             free[index] = value;
@@ -105,9 +117,9 @@ impl Problem<'_> {
         let active: Vec<usize> =
             (0..free.len()).filter(|index| self.fixed.is_none_or(|(fixed, _)| fixed != *index)).collect();
         let mut best = self.value(&free);
-        for _ in 0..CONTINUATIONS {
+        for _ in 0..continuations {
             let step = Step { problem: *self, active: &active, free: free.clone() };
-            let solver = LevenbergMarquardt::new().with_patience(PATIENCE).with_tol(TOLERANCE);
+            let solver = LevenbergMarquardt::new().with_patience(PATIENCE).with_tol(tolerance);
             let (ended, _) = solver.minimize(step);
             let reached = self.value(&ended.free);
             let gain = best - reached;
@@ -127,7 +139,7 @@ impl Problem<'_> {
     pub(crate) fn slope(&self, free: &[f64], active: &[usize]) -> f64 {
         let (roots, jacobian) = self.roots(free, active);
         let length = roots.norm();
-        if length == 0.0 {
+        if length <= EXACT * self.size() {
             return 0.0;
         }
         let cosine = |column: nalgebra::DVectorView<'_, f64>| {
@@ -136,6 +148,15 @@ impl Problem<'_> {
         };
         // Not `f64::max`, which would pass over NaN.
         jacobian.column_iter().map(cosine).fold(0.0, |most, c| if c > most || c.is_nan() { c } else { most })
+    }
+
+    /// The length of residuals that are as large as what is fitted.
+    fn size(&self) -> f64 {
+        let squares = self.rows.observed.iter().map(|y| match self.objective.loss.takes_logarithms() {
+            true => 1.0,
+            false => y * y,
+        });
+        squares.sum::<f64>().sqrt()
     }
 
     /// Roots of the weighted losses with their derivatives by the active coordinates.

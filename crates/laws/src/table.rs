@@ -159,7 +159,11 @@ impl Table {
                 column: name.to_owned(),
                 problem: format!(
                     "{} is not a finite number; correct the row or leave it out",
-                    if cell.is_empty() { "an empty cell".to_owned() } else { format!("'{}'", shortened(cell)) }
+                    if cell.is_empty() {
+                        "an empty cell".to_owned()
+                    } else {
+                        format!("'{}'", shortened(cell))
+                    }
                 ),
             }),
         };
@@ -275,7 +279,9 @@ mod tests {
             let error = Table::from_csv(bytes).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
-        for bytes in ["[1]", "{\"a\": 1}", "{\"a\": [1], \"b\": []}", "{\"a\": [[1]]}", "{}", "{\"a\": []}", "{"] {
+        for bytes in
+            ["[1]", "{\"a\": 1}", "{\"a\": [1], \"b\": []}", "{\"a\": [[1]]}", "{}", "{\"a\": []}", "{"]
+        {
             assert!(matches!(Table::from_json(bytes.as_bytes()), Err(Error::Table(_))), "{bytes}");
         }
     }

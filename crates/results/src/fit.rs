@@ -116,10 +116,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("an object")
             }
-            fn visit_map<A: MapAccess<'de>>(
-                self,
-                mut map: A,
-            ) -> std::result::Result<Self::Value, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
                 let mut entries = Vec::new();
                 while let Some(entry) = map.next_entry()? {
                     entries.push(entry);
@@ -533,5 +530,59 @@ impl Fitting {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn a_fit_is_read_back_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fit.json");
+        let several = Fitting {
+            fit: None,
+            environments: vec![Environment { name: "run".to_owned(), fit: fixture::fitting().fit.unwrap() }],
+            ..fixture::fitting()
+        };
+        for fitting in [fixture::fitting(), fixture::regression(), several] {
+            let text = serde_json::to_string(&fitting).unwrap();
+            std::fs::write(&path, &text).unwrap();
+            let again = Fitting::read(&path).unwrap();
+            // NaN is not equal to itself, so the text is compared.
+            assert_eq!(serde_json::to_string(&again).unwrap(), text);
+            assert_eq!(again.fits().count(), 1);
+        }
+    }
+
+    #[test]
+    fn parameters_are_an_object_in_their_order() {
+        let value = serde_json::to_value(fixture::fitting()).unwrap();
+        assert_eq!(value["law"], "depth");
+        assert_eq!(value["parameters"]["a_m"]["value"], 0.945);
+        let text = serde_json::to_string(&fixture::fitting()).unwrap();
+        assert!(text.find("\"a_m\"").unwrap() < text.find("\"a_l\"").unwrap());
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fit.json");
+        let read = |change: &dyn Fn(&mut serde_json::Value)| {
+            let mut value = serde_json::to_value(fixture::regression()).unwrap();
+            change(&mut value);
+            std::fs::write(&path, value.to_string()).unwrap();
+            Fitting::read(&path).map(|_| ()).unwrap_err().to_string()
+        };
+        assert!(read(&|v| v["schema_version"] = 2.into()).contains('2'));
+        assert!(read(&|v| v["parameters"] = 1.into()).contains("fit.json"));
+        assert!(
+            read(&|v| v["regression"]["correlation"] = serde_json::json!([[1.0], [1.0]])).contains("square")
+        );
+        assert!(
+            read(&|v| v["regression"]["partial"][0]["of_term"] = serde_json::json!([1.0])).contains("half")
+        );
     }
 }

@@ -31,9 +31,9 @@ pub use depth::{
 };
 pub use error::{Error, Result};
 pub use fit::{
-    Baseline, Environment, FIT_SCHEMA_VERSION, FitData, FitObjective, FitPoint, Fitted, Fitting, HeldOut, LawName, Named,
-    Optimal, OptimalTable, Parameter, PartialResiduals, Prediction, Profile, Published, Regression, ScanPoint,
-    Starts,
+    Baseline, Environment, FIT_SCHEMA_VERSION, FitData, FitObjective, FitPoint, Fitted, Fitting, HeldOut,
+    LawName, Named, Optimal, OptimalTable, Parameter, PartialResiduals, Prediction, Profile, Published,
+    Regression, ScanPoint, Starts,
 };
 pub use folder::{Folder, Lock};
 pub use probe::{Probe, UnknownProbe};

@@ -35,7 +35,9 @@ impl Curve {
         let fail = |problem: String| Err(Error::Table(format!("{path}: {problem}")));
         let [rows, columns] = array.shape;
         if rows == 0 || columns < 2 {
-            return fail(format!("{rows} x {columns} numbers; a curve has a column of steps and one of each seed"));
+            return fail(format!(
+                "{rows} x {columns} numbers; a curve has a column of steps and one of each seed"
+            ));
         }
         if let Some(index) = array.values.iter().position(|value| !value.is_finite()) {
             return fail(format!("row {}: {} is not a finite number", index / columns, array.values[index]));
@@ -176,7 +178,9 @@ fn tabulate(
             warnings.push(format!("{} never reaches the threshold and is left out", setting.join(", ")));
             continue;
         };
-        if let Some(width) = keys.iter().position(|name| *name == "critic_width").filter(|_| !sizes.is_empty()) {
+        if let Some(width) =
+            keys.iter().position(|name| *name == "critic_width").filter(|_| !sizes.is_empty())
+        {
             match sizes.get(&key[width]) {
                 Some(size) => parameters.push(size.to_string()),
                 None => invalid!(

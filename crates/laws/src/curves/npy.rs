@@ -49,7 +49,10 @@ impl Array {
         let [rows, columns] = shape;
         let values = match is_fortran {
             false => stored,
-            true => (0..rows).flat_map(|row| (0..columns).map(move |c| c * rows + row)).map(|i| stored[i]).collect(),
+            true => (0..rows)
+                .flat_map(|row| (0..columns).map(move |c| c * rows + row))
+                .map(|i| stored[i])
+                .collect(),
         };
         Ok(Self { shape, values })
     }
@@ -77,9 +80,7 @@ fn split(bytes: &[u8]) -> Result<(&str, &[u8])> {
     };
     let (length, start) = match rest[0] {
         1 => (usize::from(u16::from_le_bytes([rest[2], rest[3]])), 4),
-        2 | 3 if rest.len() >= 6 => {
-            (u32::from_le_bytes([rest[2], rest[3], rest[4], rest[5]]) as usize, 6)
-        }
+        2 | 3 if rest.len() >= 6 => (u32::from_le_bytes([rest[2], rest[3], rest[4], rest[5]]) as usize, 6),
         version => return fail(format!("version {version} of the format")),
     };
     let end = start + length.min(HEADER + 1);
@@ -161,7 +162,8 @@ pub(crate) mod tests {
 
     #[test]
     fn both_orders_and_several_types_are_read() {
-        let doubles: Vec<u8> = [1.0_f64, 2.0, 3.0, 4.0, 5.0, 6.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let doubles: Vec<u8> =
+            [1.0_f64, 2.0, 3.0, 4.0, 5.0, 6.0].iter().flat_map(|x| x.to_le_bytes()).collect();
         let rows = Array::from_npy(&npy("<f8", false, "(2, 3)", &doubles)).unwrap();
         assert_eq!((rows.shape, rows.row(1)), ([2, 3], [4.0, 5.0, 6.0].as_slice()));
         let columns = Array::from_npy(&npy("<f8", true, "(2, 3)", &doubles)).unwrap();

@@ -7,7 +7,8 @@ pub(super) fn least(low: f64, high: f64, of: impl Fn(f64) -> f64) -> f64 {
     let (mut a, mut b) = (low, high);
     let (mut c, mut d) = (b - ratio * (b - a), a + ratio * (b - a));
     let (mut at_c, mut at_d) = (of(c), of(d));
-    for _ in 0..100 {
+    // Near its least value a function does not tell arguments apart that differ by less than the root of its accuracy.
+    while b - a > 1e-7 {
         if at_c <= at_d {
             (b, d, at_d) = (d, c, at_c);
             c = b - ratio * (b - a);
@@ -16,9 +17,6 @@ pub(super) fn least(low: f64, high: f64, of: impl Fn(f64) -> f64) -> f64 {
             (a, c, at_c) = (c, d, at_d);
             d = a + ratio * (b - a);
             at_d = of(d);
-        }
-        if b - a < 1e-10 {
-            break;
         }
     }
     0.5 * (a + b)
@@ -30,7 +28,7 @@ pub(super) fn root(low: f64, high: f64, of: impl Fn(f64) -> f64) -> Option<f64> 
         return None;
     }
     let (mut a, mut b) = (low, high);
-    for _ in 0..100 {
+    while b - a > 1e-7 {
         let middle = 0.5 * (a + b);
         if of(middle) < 0.0 { a = middle } else { b = middle }
     }
@@ -44,8 +42,8 @@ mod tests {
 
     #[test]
     fn least_values_and_roots_are_found() {
-        assert_relative_eq!(least(-3.0, 9.0, |x| (x - 1.25).powi(2)), 1.25, epsilon = 1e-7);
-        assert_relative_eq!(root(0.0, 5.0, |x| x * x - 2.0).unwrap(), 2.0_f64.sqrt(), epsilon = 1e-12);
+        assert_relative_eq!(least(-3.0, 9.0, |x| (x - 1.25).powi(2)), 1.25, epsilon = 2e-7);
+        assert_relative_eq!(root(0.0, 5.0, |x| x * x - 2.0).unwrap(), 2.0_f64.sqrt(), epsilon = 1e-7);
         assert_eq!(root(0.0, 1.0, |x| x - 2.0), None);
         assert_eq!(root(0.0, 1.0, |x| x + 2.0), None);
     }

@@ -179,7 +179,8 @@ impl Case<'_> {
 
     /// The fit by each of the objectives on the same rows.
     pub(super) fn objective_scan(&self, effort: &Effort<'_>) -> Result<Vec<ScanPoint>> {
-        let others = [Loss::SquaredLog, Loss::HuberLog { delta: 1e-3 }, Loss::HuberLog { delta: 1e-2 }, Loss::Squared];
+        let others =
+            [Loss::SquaredLog, Loss::HuberLog { delta: 1e-3 }, Loss::HuberLog { delta: 1e-2 }, Loss::Squared];
         let positive = self.rows.observed.iter().all(|y| *y > 0.0);
         let mut points = Vec::new();
         for loss in others.into_iter().filter(|loss| positive || !loss.takes_logarithms()) {
@@ -196,7 +197,13 @@ impl Case<'_> {
     }
 
     /// The prediction of a row of inputs.
-    pub(super) fn predict(&self, drawn: &Drawn, given: &Named<f64>, derived: Named<f64>, row: &[f64]) -> Prediction {
+    pub(super) fn predict(
+        &self,
+        drawn: &Drawn,
+        given: &Named<f64>,
+        derived: Named<f64>,
+        row: &[f64],
+    ) -> Prediction {
         let of = |free: &[f64]| Some(self.law.value(row, free)).filter(|value| value.is_finite());
         let mut gradient = vec![0.0; drawn.optimum.free.len()];
         let value = self.law.predict(row, &drawn.optimum.free, &mut gradient);
@@ -214,7 +221,7 @@ impl Drawn {
     fn parameters(&self, law: &dyn Law) -> Named<Parameter> {
         let values = law.to_values(&self.optimum.free);
         let parameter = |(index, spec): (usize, &crate::law::ParameterSpec)| {
-            let of = |free: &[f64]| Some(spec.coordinate.to_value(free[index]));
+            let of = |free: &[f64]| Some(spec.coordinate.to_value(free[index]).min(spec.limit));
             let error = self.covariance.as_ref().map(|c| c[(index, index)].sqrt());
             let parameter = Parameter {
                 value: values[index],
@@ -240,7 +247,10 @@ impl Drawn {
     }
 
     /// An allocation for the fit and for each fit of the bootstrap.
-    pub(super) fn allocations<T: Copy + Send>(&self, best: impl Fn(&[f64]) -> Option<T> + Sync) -> Allocations<'_, T> {
+    pub(super) fn allocations<T: Copy + Send>(
+        &self,
+        best: impl Fn(&[f64]) -> Option<T> + Sync,
+    ) -> Allocations<'_, T> {
         let of = |fit: &Option<Vec<f64>>| fit.as_ref().and_then(|free| best(free));
         Allocations {
             drawn: self,
@@ -270,7 +280,8 @@ impl<T: Copy> Allocations<'_, T> {
     /// A number of the allocation with its bootstrap interval.
     pub(super) fn parameter(&self, of: impl Fn(&[f64], T) -> f64) -> Parameter {
         let value = self.chosen.map_or(f64::NAN, |at| of(&self.drawn.optimum.free, at));
-        let values = self.drawn.fits.iter().zip(&self.of_fits).map(|(free, at)| Some(of(free.as_ref()?, (*at)?)));
+        let values =
+            self.drawn.fits.iter().zip(&self.of_fits).map(|(free, at)| Some(of(free.as_ref()?, (*at)?)));
         let interval = fathom_depth::Interval::of(values, self.drawn.correction).ok();
         let interval = interval.filter(|i| i.none_share <= 0.5).map(|i| [i.lo, i.hi]);
         Parameter { value, interval, ..Parameter::default() }

@@ -51,9 +51,8 @@ pub(super) fn fit(less_two: bool, table: &Table, options: &Options<'_>) -> Resul
         );
     }
     let effort = &options.effort;
-    let published = |problem: &crate::Problem<'_>| {
-        case::adam_of_depth(problem, |row| law.scaled(row), effort.is_stopped)
-    };
+    let published =
+        |problem: &crate::Problem<'_>| case::adam_of_depth(problem, |row| law.scaled(row), effort.is_stopped);
     let is_published = options.schedule == Schedule::Published;
     let case = Case {
         law: &law,

@@ -151,7 +151,9 @@ fn check_options(choice: &Choice, options: &Options<'_>) -> Result<()> {
             ("--groups", options.groups.is_some()),
         ];
         if let Some((option, _)) = given.iter().find(|(_, is_given)| *is_given) {
-            invalid!("a linear regression has no {option}; its intervals are those of Student's distribution");
+            invalid!(
+                "a linear regression has no {option}; its intervals are those of Student's distribution"
+            );
         }
     }
     let allocates = matches!(choice, Choice::Depth { .. } | Choice::Repeat | Choice::Rl(Response::Steps));

@@ -80,7 +80,8 @@ pub(super) fn fit(table: &Table, options: &Options<'_>) -> Result<Outcome> {
 
 fn predict(case: &Case<'_>, drawn: &Drawn, given: &Named<f64>) -> Result<Prediction> {
     only(given, &["params", "tokens", "unique"])?;
-    let [params, tokens, unique] = [&["params"], &["tokens"], &["unique"]].map(|names| required(given, names));
+    let [params, tokens, unique] =
+        [&["params"], &["tokens"], &["unique"]].map(|names| required(given, names));
     let (params, tokens, unique) = (params?, tokens?, unique?);
     let derived = Named(vec![("epochs".to_owned(), tokens / unique)]);
     Ok(case.predict(drawn, given, derived, &[params, tokens, unique]))
@@ -100,7 +101,7 @@ fn optimal(law: &RepeatLaw, drawn: &Drawn, given: &Named<f64>) -> Result<Optimal
         Some(reached.unwrap_or(MOST_EPOCHS))
     };
     let epochs = drawn.parameter(paying);
-    let half = drawn.parameter(|free| Some(1.0 + free[0].exp() * std::f64::consts::LN_2));
+    let half = drawn.parameter(|free| Some((1.0 + free[0].exp() * std::f64::consts::LN_2).min(MOST_EPOCHS)));
     let values = [
         ("epochs_within_tolerance", epochs),
         ("epochs_at_half_value", half),

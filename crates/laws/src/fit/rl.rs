@@ -43,7 +43,8 @@ pub(super) fn fit(response: Response, table: &Table, options: &Options<'_>) -> R
     let parts: Vec<(Option<String>, Rows)> = match environments {
         None => vec![(None, rows)],
         Some((_, group, names)) => {
-            let part = |(index, name): (usize, String)| (Some(name), rows.filtered(|row| group[row] == index));
+            let part =
+                |(index, name): (usize, String)| (Some(name), rows.filtered(|row| group[row] == index));
             names.into_iter().enumerate().map(part).collect()
         }
     };
@@ -62,7 +63,9 @@ pub(super) fn fit(response: Response, table: &Table, options: &Options<'_>) -> R
         Response::Steps => {
             "D = d_min (1 + (a / sigma)^alpha + (b / N)^beta), sigma = utd, N = critic_params, D = environment steps"
         }
-        Response::Batch => "B = a / (sigma^alpha (1 + (b / N)^beta)), sigma = utd, N = critic_params, B = batch size",
+        Response::Batch => {
+            "B = a / (sigma^alpha (1 + (b / N)^beta)), sigma = utd, N = critic_params, B = batch size"
+        }
     };
     Ok(Outcome { expression: expression.to_owned(), columns, fits, warnings })
 }
@@ -121,7 +124,8 @@ fn fit_one(
 
 /// `ln y = c + s ln sigma + n ln N` on the same rows; `None` if they do not determine it.
 fn baseline(rows: &Rows) -> Option<Baseline> {
-    let column = |index: usize| -> Vec<f64> { (0..rows.len()).map(|row| rows.row(row)[index].ln()).collect() };
+    let column =
+        |index: usize| -> Vec<f64> { (0..rows.len()).map(|row| rows.row(row)[index].ln()).collect() };
     let logarithms: Vec<f64> = rows.observed.iter().map(|y| y.ln()).collect();
     let (ones, updates, sizes) = (vec![1.0; rows.len()], column(0), column(1));
     let names = ["constant", "ln_utd", "ln_critic_params"];
@@ -173,7 +177,9 @@ fn optimal(law: &dyn Law, drawn: &Drawn, given: &Named<f64>) -> Result<Optimal> 
     only(given, &["delta", "budget"])?;
     let free = &drawn.optimum.free;
     let (delta, note) = match (positive(given, &["delta"])?, positive(given, &["budget"])?) {
-        (Some(delta), None) => (delta, format!("The least C + {delta:e} D, with C = 10 x 256 utd critic_params D FLOP.")),
+        (Some(delta), None) => {
+            (delta, format!("The least C + {delta:e} D, with C = 10 x 256 utd critic_params D FLOP."))
+        }
         (None, Some(budget)) => match price_for(law, free, budget) {
             Some(price) => (
                 price,
@@ -185,7 +191,10 @@ fn optimal(law: &dyn Law, drawn: &Drawn, given: &Named<f64>) -> Result<Optimal> 
             None => invalid!(
                 "budget={budget:e}: no setting with utd from {} to {} and {:e} to {:e} parameters takes so much or so little \
                  compute to the threshold",
-                UPDATES[0], UPDATES[1], SIZES[0], SIZES[1]
+                UPDATES[0],
+                UPDATES[1],
+                SIZES[0],
+                SIZES[1]
             ),
         },
         _ => invalid!("give delta (FLOP that a step is worth) or budget (FLOP), one of them"),
