@@ -51,7 +51,7 @@ fn a_run_equals_itself() {
     let apart = compared(&a, &a, Pairing::Unpaired);
     let resampled = apart.curves.iter().filter(|curve| !curve.curve.is_largest());
     assert!(
-        resampled.clone().count() == 11
+        resampled.clone().count() == 12
             && resampled.clone().all(|curve| curve.differences.iter().all(|d| {
                 let [lo, hi] = d.interval.unwrap();
                 d.difference == 0.0 && lo <= 0.0 && hi >= 0.0
@@ -218,6 +218,7 @@ fn refusals_name_the_cause_and_the_remedy() {
             lens: None,
             contributions: None,
             similarity: None,
+            angles: None,
             settling: None,
             skip: None,
             ..s

@@ -79,6 +79,7 @@ fn every_curve_agrees_with_the_summary() {
         (Curve::KlLensFinal, lens.kl_lens_final[..layers].to_vec()),
         (Curve::Overlap, lens.overlap[..layers].to_vec()),
         (Curve::BlockInfluence, summary.similarity.unwrap().block_influence),
+        (Curve::Angle, summary.angles.unwrap().step),
         (Curve::SkipLayerMax, later(&skip.layer_effect.max)),
         (Curve::SkipLayerMean, later(&skip.layer_effect.mean)),
         (Curve::SkipOutputMax, output.max.clone()),

@@ -9,7 +9,7 @@ use fathom::{Pairing, RunComparison};
 pub(crate) fn run(args: &Compare, threads: Option<u16>) -> Result<()> {
     let comparison = RunComparison::of(args.a.as_path(), args.b.as_path())
         .pairing(if args.unpaired { Pairing::Unpaired } else { Pairing::Paired })
-        .resamples(args.bootstrap.resamples as usize)
+        .resamples(args.bootstrap.resamples.get())
         .seed(args.seed);
     let comparison = optional(comparison, &threads, |c, threads| c.threads((*threads).into()));
     let thresholds = args.bootstrap.threshold.iter();

@@ -14,7 +14,7 @@ pub(crate) fn run(args: &DepthArgs, threads: Option<u16>) -> Result<()> {
     for folder in &args.folders {
         let analysis = DepthAnalysis::of(folder.as_path())
             .by_group(args.by_group)
-            .resamples(args.bootstrap.resamples as usize)
+            .resamples(args.bootstrap.resamples.get())
             .seed(args.seed);
         let analysis = optional(analysis, &threads, |a, threads| a.threads((*threads).into()));
         let thresholds = args.bootstrap.threshold.iter();

@@ -12,15 +12,15 @@ use std::fmt::Write;
 pub(crate) fn run(args: &Measure, threads: Option<u16>) -> Result<()> {
     let measurement = args.measurement(threads);
     let terminal = Terminal::default();
-    if args.dry_run {
+    if args.run.dry_run {
         let estimate = measurement.estimate(&terminal)?;
-        return match args.json {
+        return match args.run.json {
             true => output::print(&format!("{:#}\n", json!(estimate))),
             false => output::print(&plan(&estimate)),
         };
     }
     let measured = measurement.run(&terminal)?;
-    present(&measured, args.json)?;
+    present(&measured, args.run.json)?;
     measured.cancelled.map_or(Ok(()), |how| bail!(how))
 }
 

@@ -19,14 +19,14 @@ pub(crate) fn run(args: &Prune, threads: Option<u16>) -> Result<()> {
         });
     }
     let prune = args.prune(threads);
-    if args.dry_run {
+    if args.run.dry_run {
         let estimate = prune.estimate(&terminal)?;
-        return match args.json {
+        return match args.run.json {
             true => output::print(&format!("{:#}\n", json!(estimate))),
             false => output::print(&plan(&estimate)),
         };
     }
-    present(&prune.run(&terminal)?, args.json)
+    present(&prune.run(&terminal)?, args.run.json)
 }
 
 fn present(pruned: &Pruned, as_json: bool) -> Result<()> {
@@ -57,7 +57,7 @@ fn plan(estimate: &PruneEstimate) -> String {
     }
     let _ = write!(
         text,
-        "\nat most about {} in all; searches take a fraction of that where candidates are dropped early\n\
+        "\nat most about {} in all, without timing and export; searches take a fraction of that where candidates are dropped early\n\
          {} of weights, and {} that may be used beside them; GMAC: 10^9 multiply-adds\n",
         output::duration(estimate.seconds()),
         ByteSize(estimate.weight_bytes).display().iec(),

@@ -10,7 +10,7 @@ pub(crate) fn run(args: &StudyArgs, threads: Option<u16>) -> Result<()> {
     let study = Study::read(&args.file)?
         .overwrite(args.overwrite)
         .tables_only(args.tables_only)
-        .resamples(args.bootstrap.resamples as usize)
+        .resamples(args.bootstrap.resamples.get())
         .command(command_line());
     let study = optional(study, &threads, |s, threads| s.threads((*threads).into()));
     let thresholds = args.bootstrap.threshold.iter();

@@ -56,8 +56,8 @@ impl Estimate {
 }
 
 pub(crate) fn estimate(m: &Measurement, observer: &dyn Observer) -> Result<Estimate> {
-    let data = OpenSet::open(&m.prompts, observer)?;
-    m.model.device.run(observer, Estimating { m, data, observer })
+    let data = OpenSet::open(&m.options.data, observer)?;
+    m.options.model.device.run(observer, Estimating { m, data, observer })
 }
 
 struct Estimating<'a> {
@@ -71,8 +71,8 @@ impl OnDevice for Estimating<'_> {
 
     fn run<B: Backend>(self, backend: B) -> Result<Estimate> {
         let Self { m, data, observer } = self;
-        let (located, checkpoint) = m.model.open(observer)?;
-        let loaded = m.model.load(checkpoint, backend, observer)?;
+        let (located, checkpoint) = m.options.model.open(observer)?;
+        let loaded = m.options.model.load(checkpoint, backend, observer)?;
         let job = Job::new(m, data, &loaded, observer)?;
         execute::introduce(&located, &loaded, &job, observer);
         let plans = job.plans(&loaded.model)?;

@@ -11,6 +11,7 @@ use fathom_analysis::{BootstrapOptions, PromptCurves, curves::rows_of, uncertain
 use fathom_model::Backend;
 use fathom_model::source::{Checkpoint, Loaded, Located};
 use fathom_probes::{Costs, summarise as summarise_probes};
+use fathom_results::text::{amount, counted};
 use fathom_results::{
     DataInfo, FailedPrompt, Folder, ModelInfo, Probe, Results, SCHEMA_VERSION, Sample, WorkByProbe, folder,
 };
@@ -23,14 +24,14 @@ use std::time::{Duration, Instant};
 pub(crate) fn measure(m: &Measurement, observer: &dyn Observer) -> Result<Measured> {
     let started = Instant::now();
     let bootstrap = m.bootstrap()?;
-    let data = OpenSet::open(&m.prompts, observer)?;
-    let (located, checkpoint) = m.model.open(observer)?;
-    let out = m.out.clone().unwrap_or_else(|| default_folder(&located, data.rest.id()));
+    let data = OpenSet::open(&m.options.data, observer)?;
+    let (located, checkpoint) = m.options.model.open(observer)?;
+    let out = m.options.out.clone().unwrap_or_else(|| default_folder(&located, data.rest.id()));
     // Fail before the weights are loaded if the folder cannot be written.
     let folder = Folder::create(&out)?;
     let _lock = folder.lock(&run::process())?;
     let task = Measuring { m, bootstrap, data, located, checkpoint, folder: &folder, started, observer };
-    let (results, cancelled) = m.model.device.run(observer, task)?;
+    let (results, cancelled) = m.options.model.device.run(observer, task)?;
     Ok(Measured { folder: out, results, cancelled, elapsed: started.elapsed() })
 }
 
@@ -51,7 +52,7 @@ impl OnDevice for Measuring<'_> {
 
     fn run<B: Backend>(self, backend: B) -> Result<Self::Output> {
         let Self { m, bootstrap, data, located, checkpoint, folder, started, observer } = self;
-        let loaded = m.model.load(checkpoint, backend, observer)?;
+        let loaded = m.options.model.load(checkpoint, backend, observer)?;
         let job = Job::new(m, data, &loaded, observer)?;
         introduce(&located, &loaded, &job, observer);
 
@@ -59,7 +60,8 @@ impl OnDevice for Measuring<'_> {
         let hashes = loaded.weights.sha256();
         drop(hashing);
         let mut run = run::describe(m, &bootstrap, &job, &located, &loaded, &hashes);
-        let (done, mut costs) = if m.overwrite { start_anew(folder)? } else { resume(folder, &mut run)? };
+        let (done, mut costs) =
+            if m.options.overwrite { start_anew(folder)? } else { resume(folder, &mut run)? };
         folder.write_json_atomic(folder::RUN, &run)?;
         let _cancellable = Cancellable::begin(observer);
         fathom_probes::add(&mut costs, job.measure(&loaded, &done, folder, observer)?);
@@ -133,18 +135,18 @@ pub(crate) fn introduce<B: Backend>(
         name => format!(" on {name}"),
     };
     observer.note(&format!(
-        "{}: {}, {} layers, {:.0} M parameters in {}{}; tokenizer {}, {}; {}: {} prompts, {} tokens",
+        "{}: {}, {} layers, {} parameters in {}{}; tokenizer {}, {}; {}: {}, {}",
         located.id,
         config.architecture,
         config.depth(),
-        loaded.model.parameters() as f64 / 1e6,
+        amount(loaded.model.parameters()),
         loaded.model.dtype().name(),
         device,
         tokenizer.kind,
         if tokenizer.adds_bos { "BOS added" } else { "no BOS" },
         job.set.id,
-        job.set.prompts.len(),
-        job.tokens(),
+        counted(job.set.prompts.len() as u64, "prompt"),
+        counted(job.tokens() as u64, "token"),
     ));
 }
 

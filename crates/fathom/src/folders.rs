@@ -226,11 +226,12 @@ fn open(path: &Path) -> Result<(Results, PromptCurves)> {
 
 fn read(path: &Path) -> Result<(Results, Vec<Sample>)> {
     let folder = Folder::open(path)?;
+    let results = folder.results()?;
     let samples: Vec<Sample> = folder.samples()?;
     if samples.iter().all(|s| s.qa.is_some()) {
         invalid!("{} has no prompts, only question-answer pairs; measure prompts as well", path.display());
     }
-    Ok((folder.results()?, samples))
+    Ok((results, samples))
 }
 
 fn curves(path: &Path, results: &Results, samples: &[Sample]) -> Result<PromptCurves> {

@@ -42,14 +42,14 @@ impl Job {
     ) -> Result<Self> {
         let (tokenizer, config) = (&loaded.tokenizer, loaded.model.config());
         let new_tokenizer = |source: &str| {
-            let random = m.prompts.rng.seeded(m.prompts.seed);
+            let random = m.options.data.rng.seeded(m.options.data.seed);
             PromptTokenizer::new(tokenizer, config, source, random, m.positions)
         };
         let data_tokenizer = new_tokenizer(data.rest.source())?.leaving_out(data.max_tokens);
-        let (set, prompts, remarks) = read(data, data_tokenizer, m.prompts.limit, observer)?;
+        let (set, prompts, remarks) = read(data, data_tokenizer, m.options.data.limit, observer)?;
         warn_of_short(m, &prompts, observer)?;
         let qa = match m.probes.iter().any(|p| p.needs_pairs()) {
-            true => Some(m.prompts.of(&m.qa, m.prompts.limit).load(observer)?),
+            true => Some(m.options.data.of(&m.qa, m.options.data.limit).load(observer)?),
             false => None,
         };
         qa.iter().for_each(|set| warn_of_unread(set, observer));
@@ -59,9 +59,9 @@ impl Job {
         };
         let baseline_set = match m.baseline_data.as_ref().filter(|_| m.probes.contains(&Probe::Erasure)) {
             Some(spec) => {
-                let set = m.prompts.of(spec, None).load(observer)?;
+                let set = m.options.data.of(spec, None).load(observer)?;
                 warn_of_unread(&set, observer);
-                let tokenizer = new_tokenizer(&set.source)?.leaving_out(m.prompts.max_tokens);
+                let tokenizer = new_tokenizer(&set.source)?.leaving_out(m.options.data.max_tokens);
                 let prompts = tokenise::tokenise(&set, tokenizer, observer)?;
                 Some(BaselineSet { id: set.id, sha256: set.sha256, prompts })
             }

@@ -52,6 +52,7 @@ mod prune;
 mod report;
 mod resume;
 mod run;
+mod run_options;
 mod study;
 mod threads;
 mod tokenise;

@@ -1,10 +1,10 @@
 //! Measuring one model on one set of prompts.
 
 use crate::error::invalid;
-use crate::{Device, Estimate, ModelSpec, Observer, PromptSpec, Result, estimate, execute, memory, threads};
+use crate::run_options::{RunOptions, run_setters};
+use crate::{Estimate, Observer, Result, estimate, execute, memory, threads};
 use bytesize::ByteSize;
 use fathom_analysis::BootstrapOptions;
-use fathom_data::Rng;
 use fathom_model::{Backend, Dtype, Model};
 use fathom_probes::{GradientOptions, ProbeOptions, SkipOptions};
 use fathom_results::{GradientSite, PathBaseline, Probe, Quadrature, Results, Rule, SkipMode, SkipPart};
@@ -28,8 +28,7 @@ use std::time::Duration;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measurement {
-    pub(crate) model: ModelSpec,
-    pub(crate) prompts: PromptSpec,
+    pub(crate) options: RunOptions,
     pub(crate) probes: Vec<Probe>,
     pub(crate) qa: String,
     pub(crate) skip: SkipOptions,
@@ -37,13 +36,7 @@ pub struct Measurement {
     pub(crate) baseline_data: Option<String>,
     pub(crate) gradients: GradientOptions,
     pub(crate) thresholds: Vec<(Rule, f64)>,
-    pub(crate) resamples: usize,
-    pub(crate) memory: Option<u64>,
     pub(crate) naive: bool,
-    pub(crate) out: Option<PathBuf>,
-    pub(crate) overwrite: bool,
-    pub(crate) threads: Option<usize>,
-    pub(crate) command: Vec<String>,
 }
 
 /// A finished or cancelled measurement.
@@ -65,13 +58,14 @@ pub(crate) const POSITIONS: usize = 4;
 /// The set of question-answer pairs, unless set otherwise.
 pub(crate) const QA: &str = "qa";
 
+run_setters!(Measurement);
+
 impl Measurement {
     /// A measurement of `model` (a folder, a .gguf or .safetensors file, a Hugging Face id or a short name) by the
     /// probes of the clean run on the built-in prompts.
     pub fn new(model: impl Into<String>) -> Self {
         Self {
-            model: ModelSpec::new(model),
-            prompts: PromptSpec::new(fathom_data::DEFAULT),
+            options: RunOptions::new(model, fathom_data::DEFAULT),
             probes: Probe::CLEAN.to_vec(),
             qa: QA.to_owned(),
             skip: SkipOptions::default(),
@@ -79,76 +73,21 @@ impl Measurement {
             baseline_data: None,
             gradients: GradientOptions::default(),
             thresholds: Vec::new(),
-            resamples: BootstrapOptions::RESAMPLES,
-            memory: None,
             naive: false,
-            out: None,
-            overwrite: false,
-            threads: None,
-            command: Vec::new(),
         }
-    }
-
-    /// The branch, tag or commit of a model from the hub.
-    #[must_use]
-    pub fn revision(mut self, revision: impl Into<String>) -> Self {
-        self.model.revision = Some(revision.into());
-        self
-    }
-
-    /// The type in which weights are multiplied; f32 unless set otherwise.
-    #[must_use]
-    pub fn dtype(mut self, dtype: Dtype) -> Self {
-        self.model.dtype = dtype;
-        self
-    }
-
-    /// The device that the model runs on; the processor unless set otherwise.
-    #[must_use]
-    pub fn device(mut self, device: Device) -> Self {
-        self.model.device = device;
-        self
     }
 
     /// The prompts: the name of a set or the path of a .jsonl, .parquet or .txt file.
     #[must_use]
     pub fn data(mut self, data: impl Into<String>) -> Self {
-        self.prompts.id = data.into();
+        self.options.data.id = data.into();
         self
     }
 
     /// Takes only the first `limit` prompts, and the first `limit` pairs.
     #[must_use]
     pub fn limit(mut self, limit: usize) -> Self {
-        self.prompts.limit = Some(limit);
-        self
-    }
-
-    /// The split of a published data set.
-    #[must_use]
-    pub fn split(mut self, split: impl Into<String>) -> Self {
-        self.prompts.split = Some(split.into());
-        self
-    }
-
-    /// Leaves out prompts of more than `tokens` tokens, and those beyond the model's context.
-    #[must_use]
-    pub fn max_tokens(mut self, tokens: usize) -> Self {
-        self.prompts.max_tokens = Some(tokens);
-        self
-    }
-
-    /// The seed of generated prompts and of the bootstrap.
-    #[must_use]
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.prompts.seed = seed;
-        self
-    }
-
-    /// The random number generator of generated prompts.
-    #[must_use]
-    pub fn rng(mut self, rng: Rng) -> Self {
-        self.prompts.rng = rng;
+        self.options.data.limit = Some(limit);
         self
     }
 
@@ -222,53 +161,10 @@ impl Measurement {
         self
     }
 
-    /// The number of resamples of the bootstrap.
-    #[must_use]
-    pub fn resamples(mut self, resamples: usize) -> Self {
-        self.resamples = resamples;
-        self
-    }
-
-    /// Bytes of working memory beside the weights; unless set otherwise a fifth of the machine's, or most of what the
-    /// weights leave free on a device with its own memory.
-    #[must_use]
-    pub fn memory(mut self, bytes: u64) -> Self {
-        self.memory = Some(bytes);
-        self
-    }
-
     /// Runs every edit as a full forward pass of its own: slow, for checking.
     #[must_use]
     pub fn naive(mut self, naive: bool) -> Self {
         self.naive = naive;
-        self
-    }
-
-    /// The results folder; `fathom-out/MODEL/DATA` unless set otherwise.
-    #[must_use]
-    pub fn out(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.out = Some(folder.into());
-        self
-    }
-
-    /// Deletes what an earlier run left in the folder. Otherwise that run is continued, if its options were the same.
-    #[must_use]
-    pub fn overwrite(mut self, overwrite: bool) -> Self {
-        self.overwrite = overwrite;
-        self
-    }
-
-    /// The number of threads; all cores unless set otherwise. No result depends on it.
-    #[must_use]
-    pub fn threads(mut self, threads: usize) -> Self {
-        self.threads = Some(threads);
-        self
-    }
-
-    /// The command line to record in `run.json`.
-    #[must_use]
-    pub fn command(mut self, command: Vec<String>) -> Self {
-        self.command = command;
         self
     }
 
@@ -317,7 +213,7 @@ impl Measurement {
     /// written, or the observer cancels before the first prompt is finished.
     pub fn run(&self, observer: &dyn Observer) -> Result<Measured> {
         self.check()?;
-        threads::run(self.threads, || execute::measure(self, observer))
+        threads::run(self.options.threads, || execute::measure(self, observer))
     }
 
     /// Counts what the measurement will take, without measuring: edits, multiply-adds, memory and time.
@@ -326,7 +222,7 @@ impl Measurement {
     /// As [`run`](Self::run), apart from the folder.
     pub fn estimate(&self, observer: &dyn Observer) -> Result<Estimate> {
         self.check()?;
-        threads::run(self.threads, || estimate::estimate(self, observer))
+        threads::run(self.options.threads, || estimate::estimate(self, observer))
     }
 
     /// Refuses options that no command line can give.
@@ -344,14 +240,14 @@ impl Measurement {
 
     /// The options of the bootstrap and the rules.
     pub(crate) fn bootstrap(&self) -> Result<BootstrapOptions> {
-        bootstrap_options(&self.thresholds, self.resamples, self.prompts.seed)
+        bootstrap_options(&self.thresholds, self.options.resamples, self.options.data.seed)
     }
 
     /// The options of the probes; the longest texts are not known yet.
     pub(crate) fn probe_options<B: Backend>(&self, model: &Model<B>) -> ProbeOptions {
         ProbeOptions {
             probes: self.probes.clone(),
-            memory: self.memory.unwrap_or_else(|| memory::default_for(model)),
+            memory: self.options.memory.unwrap_or_else(|| memory::default_for(model)),
             naive: self.naive,
             longest_text: 0,
             longest_pair: 0,

@@ -46,6 +46,7 @@ pub(crate) fn start_anew(folder: &Folder) -> Result<Earlier> {
     if folder.run()?.is_none() {
         refuse_foreign(folder)?;
     }
+    crate::prune::remove_earlier_export(folder.path())?;
     let mut paths: Vec<PathBuf> = ["results.json", "prune.json", "samples.jsonl", "report.html"]
         .map(|name| folder.path().join(name))
         .into();

@@ -65,7 +65,7 @@ pub(crate) fn describe<B: Backend>(
     loaded: &Loaded<B>,
     hashes: &[String],
 ) -> Value {
-    let mut run = provenance(&m.command, located, loaded, hashes);
+    let mut run = provenance(&m.options.command, located, loaded, hashes);
     let own = json!({
         "data": {
             "id": job.set.id,
@@ -79,8 +79,8 @@ pub(crate) fn describe<B: Backend>(
         },
         "memory_bytes": job.options.memory,
         "naive": job.options.naive,
-        "seed": m.prompts.seed,
-        "rng": m.prompts.rng.to_string(),
+        "seed": m.options.data.seed,
+        "rng": m.options.data.rng.to_string(),
         "probes": {
             "measured": m.probes,
             "skip": {
@@ -125,6 +125,9 @@ pub(crate) fn now() -> String {
 /// Refuses to go on with a folder whose samples another program, model, set of prompts or number
 /// format has made: they must not be mixed.
 pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &Path) -> Result<()> {
+    if earlier.get("prune").is_some() {
+        invalid!("{} holds a pruning, not a measurement; choose another folder with -o", folder.display());
+    }
     let compared = [("other prompts", "/data/sha256"), ("another way to run edits (--naive)", "/naive")];
     let differs = |probe: &String| earlier["probes"].get(probe) != now["probes"].get(probe);
     let asked = measured(now);

@@ -32,6 +32,11 @@ impl<B: Backend> Model<B> {
         ]
     }
 
+    /// Bytes of the packed down projection of layer `l`.
+    pub fn down_bytes(&self, l: usize) -> u64 {
+        self.packed.layers[l].down.bytes() as u64
+    }
+
     /// MACs of the matrix products of one layer, per row.
     pub fn layer_macs_per_row(&self) -> u64 {
         let b = match self.packed.layers.first() {

@@ -6,6 +6,7 @@
 
 #![deny(missing_docs)]
 
+pub mod angles;
 pub mod contributions;
 mod cost;
 pub mod erasure;

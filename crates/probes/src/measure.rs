@@ -6,7 +6,7 @@ use crate::exec::{ExecOptions, InsufficientMemory};
 use crate::options::ProbeOptions;
 use crate::plan::memory_plan;
 use crate::tokenized::{TokenizedPair, TokenizedPrompt};
-use crate::{contributions, gradients, lens, settling, similarity, skip};
+use crate::{angles, contributions, gradients, lens, settling, similarity, skip};
 use fathom_model::{Backend, Model, Trace};
 use fathom_results::{Probe, Sample, Work};
 use std::time::Instant;
@@ -307,6 +307,13 @@ impl Record {
             let work = similarity::plan(depth, tokens, trace.hidden);
             let measure = || similarity::measure(model.backend(), trace);
             sample.similarity = Some(timed(costs, "similarity", work, measure));
+        }
+        if has(Probe::Angles) {
+            let work = angles::plan(model, tokens, exec.memory).0;
+            let angles = timed(costs, "angles", work, || angles::measure(model, trace, exec));
+            let losses = angles.last_layer_nll.iter().copied();
+            Overflow::check(losses, "the loss after the last layer")?;
+            sample.angles = Some(angles);
         }
         if has(Probe::Skip) {
             let start = Instant::now();

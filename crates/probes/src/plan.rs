@@ -3,7 +3,7 @@
 use crate::exec::{InsufficientMemory, MemoryPlan};
 use crate::options::ProbeOptions;
 use crate::tokenized::{TokenizedPair, TokenizedPrompt};
-use crate::{contributions, erasure, gradients, lens, similarity, skip};
+use crate::{angles, contributions, erasure, gradients, lens, similarity, skip};
 use fathom_model::{Backend, Model};
 use fathom_results::{Probe, Work};
 use std::collections::BTreeMap;
@@ -69,6 +69,11 @@ pub fn plan<B: Backend>(
         }
         if options.has(Probe::Similarity) {
             plans.add("similarity", similarity::plan(depth, tokens, hidden), 0);
+        }
+        if options.has(Probe::Angles) {
+            let (work, bytes) = angles::plan(model, tokens, memory);
+            let rows = (memory.rows * model.row_bytes()) as u64;
+            plans.add("angles", work, rows + bytes);
         }
         if options.has(Probe::Skip) {
             let work = skip::plan(model, tokens, &options.skip, &prompt.positions, memory);

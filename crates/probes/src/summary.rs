@@ -1,6 +1,6 @@
 //! The summary of all samples.
 
-use crate::{contributions, lens, settling, similarity, skip};
+use crate::{angles, contributions, lens, settling, similarity, skip};
 use fathom_results::{ErasurePair, Gradients, GradientsPair, ProbeResults, QaPair, Sample};
 
 /// Combines the samples of prompts and pairs of a model with `depth` layers: `probes` of results.json. A probe
@@ -13,11 +13,13 @@ pub fn summarise(samples: &[Sample], depth: usize) -> ProbeResults {
     let weight = |s: &'_ Sample| s.tokens.len();
     let lens = some(of.clone().filter_map(|s| Some((s.lens.as_ref()?, weight(s)))).collect());
     let similar = some(of.clone().filter_map(|s| Some((s.similarity.as_ref()?, weight(s)))).collect());
+    let turns = some(of.clone().filter_map(|s| Some((s.angles.as_ref()?, weight(s)))).collect());
     ProbeResults {
         contributions: some(of.clone().filter_map(|s| s.contributions.as_ref()).collect())
             .map(|s| contributions::summarise(&s)),
         lens: lens.map(|s| lens::summarise(&s)),
         similarity: similar.map(|s| similarity::summarise(&s)),
+        angles: turns.map(|s| angles::summarise(&s)),
         settling: some(of.clone().filter_map(|s| s.settling.as_ref()).collect())
             .map(|s| settling::summarise(&s, depth)),
         skip: some(of.clone().filter_map(|s| s.skip.as_ref()).collect()).map(|s| skip::summarise(&s)),

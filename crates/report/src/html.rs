@@ -61,8 +61,9 @@ fn sections(figures: &[Figure]) -> Result<Vec<Cell>> {
     let titles = [
         ("contributions", "What layers add"),
         ("lens", "Early answers"),
-        ("similarity", "How the stream turns"),
+        ("similarity", "Which layers resemble each other"),
         ("settling", "Settling"),
+        ("angles", "Turns of the stream"),
         ("skip", "Skipping layers"),
         ("erasure", "Erasing tokens"),
         ("gradients", "Integrated gradients"),
@@ -243,10 +244,10 @@ mod tests {
     #[test]
     fn the_page_holds_every_figure_and_its_numbers() {
         let page = render(&fixture::results(), &fixture::run()).unwrap();
-        // The gauge and 25 figures.
-        assert_eq!(page.matches("<svg").count(), 26);
+        // The gauge and 29 figures.
+        assert_eq!(page.matches("<svg").count(), 30);
         // One for each, the erasures not drawn, and run.json.
-        assert_eq!(page.matches("<details").count(), 28);
+        assert_eq!(page.matches("<details").count(), 32);
     }
 
     #[test]

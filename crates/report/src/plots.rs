@@ -4,14 +4,15 @@
 //! numbers as a table, and tests can compare data instead of pixels. Drawing makes a list of elements, which is written
 //! as SVG or painted as PNG.
 //!
-//! - `observed`, `causal`, `certainty`: the figures of the probes that only observe the model, of those that change its
-//!   run, and of the uncertainty of the depths.
+//! - `observed`, `angles`, `causal`, `certainty`: the figures of the probes that only observe the model, of how far its
+//!   stream turns, of the probes that change its run, and of the uncertainty of the depths.
 //! - `figure`, `table`: one figure, and its numbers.
 //! - `layers`, `panel`, `axis`, `grid`, `legend`: charts over layers, pairs of axes, small multiples.
 //! - `heat`, `gauge`: heat maps, the depth gauge.
 //! - `canvas`, `color`, `font`: the elements of a drawing, its colours and its font.
 //! - `svg`, `raster`: the two forms of a drawing.
 
+mod angles;
 pub(crate) mod axis;
 pub(crate) mod canvas;
 mod causal;
@@ -53,6 +54,9 @@ pub fn figures(results: &Results) -> Vec<Figure> {
     if let Some(settling) = &probes.settling {
         all.push(observed::settling_figure(results, settling));
     }
+    if let Some(turns) = &probes.angles {
+        all.extend(angles::figures(results, turns));
+    }
     if let Some(skip) = &probes.skip {
         all.extend(causal::skip_figures(results, skip));
     }
@@ -83,7 +87,7 @@ pub fn depth_gauge(results: &Results) -> Option<Figure> {
 mod tests {
     use super::*;
     use fathom_results::fixture;
-    use fathom_results::{ProbeResults, ResampleHistogram, SkipMode, SkipPart};
+    use fathom_results::{Angles, ProbeResults, ResampleHistogram, SkipMode, SkipPart};
 
     #[test]
     fn a_figure_is_the_same_whatever_was_drawn_before() {
@@ -113,6 +117,10 @@ mod tests {
                 "similarity_angular_mean",
                 "similarity_block_influence",
                 "settling_histogram",
+                "angles_step",
+                "angles_last_layer",
+                "angles_components",
+                "angles_centre",
                 "skip_future_layer",
                 "skip_future_layer_output",
                 "skip_local_attn",
@@ -256,6 +264,13 @@ mod tests {
         similarity.angular_last = vec![vec![0.25]];
         similarity.angular_mean = vec![vec![0.25]];
         results.probes.settling.as_mut().unwrap().histogram = vec![3, 4];
+        results.probes.angles = Some(Angles {
+            step: vec![1.5],
+            to_end: vec![1.5],
+            last_layer_nll: vec![3.0],
+            centre_by_position: vec![0.0],
+            ..Angles::default()
+        });
         results.validate().unwrap();
         for figure in figures(&results) {
             figure.png().unwrap();

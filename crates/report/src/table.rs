@@ -13,6 +13,7 @@ pub use self::lines::Style;
 use self::lines::{Emphasis, Lines};
 use crate::answer;
 use crate::text::column;
+use fathom_results::text::{amount, counted};
 use fathom_results::{Depth, Results};
 
 /// The summary of `results`, ready to print, with a newline after every line.
@@ -39,24 +40,29 @@ pub fn depths(results: &Results, style: Style) -> String {
 fn head(results: &Results, lines: &mut Lines) {
     let (model, data) = (&results.model, &results.data);
     lines.line(Emphasis::Bold, &model.id);
-    let parameters = model.parameters as f64 / 1e6;
+    let parameters = amount(model.parameters);
     let device = model.device.as_ref().map(|device| format!(" on {device}")).unwrap_or_default();
     lines.line(
         Emphasis::Plain,
         &format!(
-            "{}, {} layers, {parameters:.0} M parameters, {}{}",
+            "{}, {} layers, {parameters} parameters, {}{}",
             model.architecture, model.layers, model.dtype, device
         ),
     );
     let pairs = match data.pairs {
         0 => String::new(),
-        pairs => format!(", {pairs} question-answer pairs"),
+        pairs => format!(", {}", counted(pairs as u64, "question-answer pair")),
     };
     let failed = match data.failed.len() {
         0 => String::new(),
         count => format!("; {count} left out, on which the model overflows"),
     };
-    let prompts = format!("{}: {} prompts, {} tokens{pairs}{failed}", data.id, data.prompts, data.tokens);
+    let prompts = format!(
+        "{}: {}, {}{pairs}{failed}",
+        data.id,
+        counted(data.prompts as u64, "prompt"),
+        counted(data.tokens, "token")
+    );
     lines.line(Emphasis::Plain, &prompts);
 }
 

@@ -75,6 +75,13 @@ fn small() -> Results {
     let angular: Vec<Vec<f64>> =
         (1..=LAYERS).map(|n| (0..=LAYERS - n).map(|l| (n + l) as f64 / 16.0).collect()).collect();
     (similarity.angular_last, similarity.angular_mean) = (angular.clone(), angular);
+    let angles = probes.angles.as_mut().unwrap();
+    (angles.step, angles.to_end) = (vec![1.5, 0.5, 0.25, 0.75], vec![1.5, 1.25, 1.0, 0.75]);
+    (angles.updates, angles.last_layer_nll) = (vec![1.25, 1.5, 1.75], vec![10.0, 7.0, 5.0, 3.25]);
+    angles.fit = None;
+    angles.components.truncate(1);
+    angles.components[0].weights = vec![0.5, -0.5, 0.5, 0.5];
+    angles.centre_by_position = vec![0.5, 1.5, 1.75];
     let settling = probes.settling.as_mut().unwrap();
     settling.mean_settle_layer = 2.8;
     settling.deep_layer = 4;
@@ -209,6 +216,8 @@ fn figures_of_a_run() {
         "lens_overlap",
         "similarity_angular_last",
         "settling_histogram",
+        "angles_step",
+        "angles_centre",
         "skip_future_layer",
         "skip_future_layer_output",
         "erasure_effect_1",

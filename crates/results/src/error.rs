@@ -72,8 +72,10 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// The results parse but contradict themselves.
-    #[error("results.json: {field} {problem}; the file is damaged or was edited, so measure again")]
+    #[error("{file}: {field} {problem}; the file is damaged or was edited, so measure again")]
     Inconsistent {
+        /// The file.
+        file: &'static str,
         /// The field, written as a path such as `probes.lens.overlap`.
         field: String,
         /// What is wrong with it.

@@ -188,6 +188,22 @@ pub fn results() -> Results {
                 angular_last: angular(1.0),
                 angular_mean: angular(0.8),
             }),
+            angles: Some(Angles {
+                step: curve(LAYERS, |x| 1.2 * (-9.0 * x).exp() + 0.12 + 0.5 * x.powi(20)),
+                updates: curve(LAYERS - 1, |x| 1.3 + 0.2 * x),
+                to_end: curve(LAYERS, |x| 1.5 - 0.9 * x * x),
+                last_layer_nll: curve(LAYERS, |x| 3.0 + 8.0 * (1.0 - x).powi(2)),
+                fit: Some(AngleFit { intercept: 0.11, slope: 0.7, r2: 0.64 }),
+                components: [(0.6, 1.0), (0.2, 3.0)]
+                    .map(|(share, waves): (f64, f64)| AngleComponent {
+                        share,
+                        weights: curve(LAYERS, |x| 0.25 * (waves * 6.0 * x).cos()),
+                    })
+                    .into(),
+                centre_by_position: curve(64, |x| 5.0 + 9.0 * x.powf(0.2)),
+                left_out: 0,
+                updates_left_out: 0,
+            }),
             settling: Some(Settling {
                 mean_settle_layer: 23.4,
                 deep_thinking_ratio: 0.37,

@@ -85,7 +85,7 @@ impl Folder {
             Ok(_) => {}
         }
         if ![RUN, RESULTS, PRUNE, FIT, SAMPLES].iter().any(|name| path.join(name).is_file()) {
-            return refuse("it has no run.json, results.json or samples.jsonl");
+            return refuse("it has no run.json, results.json, prune.json, fit.json or samples.jsonl");
         }
         Ok(Self { path: path.to_owned(), samples: Mutex::new(None) })
     }
@@ -135,8 +135,12 @@ impl Folder {
     pub fn results(&self) -> Result<Results> {
         let path = self.path.join(RESULTS);
         if !path.exists() {
-            let reason =
-                "it has no results.json, so its run did not finish: the command in its run.json goes on";
+            let reason = match self.path.join(PRUNE).exists() {
+                true => "it holds a pruning, which `fathom report` shows",
+                false => {
+                    "it has no results.json, so its run did not finish: the command in its run.json goes on"
+                }
+            };
             return Err(Error::NotResults { path: self.path.clone(), reason: reason.to_owned() });
         }
         Results::read(&path)

@@ -16,6 +16,8 @@ pub enum Probe {
     Similarity,
     /// At which layer each token's prediction settles.
     Settling,
+    /// How far the stream turns from layer to layer, and what the last layer makes of it.
+    Angles,
     /// What is lost when a layer is bypassed.
     Skip,
     /// What an answer loses when a token's residual is erased.
@@ -26,11 +28,12 @@ pub enum Probe {
 
 impl Probe {
     /// All probes, in the order in which they are reported.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Contributions,
         Self::Lens,
         Self::Similarity,
         Self::Settling,
+        Self::Angles,
         Self::Skip,
         Self::Erasure,
         Self::Gradients,
@@ -51,6 +54,7 @@ impl Probe {
             Self::Lens => "lens",
             Self::Similarity => "similarity",
             Self::Settling => "settling",
+            Self::Angles => "angles",
             Self::Skip => "skip",
             Self::Erasure => "erasure",
             Self::Gradients => "gradients",

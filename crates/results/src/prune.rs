@@ -1,8 +1,11 @@
 //! The types of `prune.json`: which layers can go, and what that costs on held-out text.
 
+use crate::folder::PRUNE;
+use crate::text::counted;
 use crate::{Error, ModelInfo, Resources, Result, SkipPart, Work, null};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 /// The newest version of `prune.json` that this crate reads and the one it writes.
@@ -104,6 +107,13 @@ pub struct TextSet {
     pub tokens: u64,
     /// SHA-256 of the texts.
     pub sha256: String,
+}
+
+impl fmt::Display for TextSet {
+    /// `prose, 33 texts, 4414 tokens`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}, {}", self.id, counted(self.texts as u64, "text"), counted(self.tokens, "token"))
+    }
 }
 
 /// Scores of units, `[L]`; what no method asked for is absent.
@@ -256,6 +266,11 @@ pub struct Exported {
     pub format: String,
     /// What opens as a model, relative to the results folder.
     pub path: String,
+    /// The layers that it lacks, as half-open ranges. A later run of the same job may recommend others.
+    pub removed: Vec<[usize; 2]>,
+    /// The linear map in their place, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<LinearMap>,
     /// The model that it was made of: a path, or a name of the hub.
     pub source: String,
     /// SHA-256 of its files of weights.
@@ -371,13 +386,14 @@ impl Pruning {
     /// Checks that layers and indices exist.
     fn check(&self) -> Result<()> {
         let wrong = |field: &str, problem: &str| {
-            Err(Error::Inconsistent { field: field.to_owned(), problem: problem.to_owned() })
+            Err(Error::Inconsistent { file: PRUNE, field: field.to_owned(), problem: problem.to_owned() })
         };
         if self.model.layers > LAYERS {
             return wrong("model.layers", "is more than any model has");
         }
         let removals = self.candidates.iter().map(|c| &c.removed);
-        for removed in removals.chain(self.searches.iter().map(|s| &s.removed)) {
+        let others = self.searches.iter().map(|s| &s.removed).chain(self.export.iter().map(|e| &e.removed));
+        for removed in removals.chain(others) {
             let ascending = removed.windows(2).all(|pair| pair[0][1] < pair[1][0]);
             let exist = removed.iter().all(|[start, end]| start < end && *end <= self.model.layers);
             if removed.is_empty() || !ascending || !exist {

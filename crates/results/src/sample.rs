@@ -1,7 +1,8 @@
 //! A line of samples.jsonl: what was measured on one prompt or question-answer pair.
 
 use crate::{
-    ContributionsSample, Gradients, LensCurves, Probe, SettlingSample, Similarity, SkipSample, WorkByProbe,
+    AnglesSample, ContributionsSample, Gradients, LensCurves, Probe, SettlingSample, Similarity, SkipSample,
+    WorkByProbe,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -53,6 +54,9 @@ pub struct Sample {
     /// How layers resemble each other.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub similarity: Option<Similarity>,
+    /// How far the stream turns.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub angles: Option<AnglesSample>,
     /// Settling layers.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub settling: Option<SettlingSample>,
@@ -80,6 +84,7 @@ impl Sample {
             Probe::Contributions => self.contributions.is_some(),
             Probe::Lens => self.lens.is_some(),
             Probe::Similarity => self.similarity.is_some(),
+            Probe::Angles => self.angles.is_some(),
             Probe::Settling => self.settling.is_some(),
             Probe::Skip => self.skip.is_some(),
             Probe::Erasure => self.erasure.is_some(),
@@ -96,6 +101,7 @@ impl Sample {
         self.contributions = later.contributions.or(self.contributions.take());
         self.lens = later.lens.or(self.lens.take());
         self.similarity = later.similarity.or(self.similarity.take());
+        self.angles = later.angles.or(self.angles.take());
         self.settling = later.settling.or(self.settling.take());
         self.skip = later.skip.or(self.skip.take());
         self.erasure = later.erasure.or(self.erasure.take());

@@ -41,9 +41,29 @@ pub fn did_you_mean<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) ->
     nearest(word, known).map_or_else(String::new, |name| format!("; did you mean '{name}'?"))
 }
 
+/// A number of parameters for a reader: `135 M`, `23 k`, `812`.
+pub fn amount(count: u64) -> String {
+    match count {
+        0..1_000 => count.to_string(),
+        1_000..1_000_000 => format!("{:.0} k", count as f64 / 1e3),
+        _ => format!("{:.0} M", count as f64 / 1e6),
+    }
+}
+
+/// A number with its noun: `1 text`, `2 texts`.
+pub fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_have_units_and_nouns() {
+        assert_eq!([812, 22_600, 134_515_008].map(amount), ["812", "23 k", "135 M"]);
+        assert_eq!([1, 2].map(|n| counted(n, "text")), ["1 text", "2 texts"]);
+    }
 
     #[test]
     fn suggests_the_first_of_equally_similar_names() {

@@ -66,6 +66,26 @@ impl Results {
             let found = similarity.block_influence.len();
             all.push(("probes.similarity.block_influence".to_owned(), found, layers));
         }
+        if let Some(angles) = &self.probes.angles {
+            let curves = [
+                ("step", &angles.step, layers),
+                ("to_end", &angles.to_end, layers),
+                ("updates", &angles.updates, layers - 1),
+            ];
+            all.extend(
+                curves.map(|(name, curve, length)| (format!("probes.angles.{name}"), curve.len(), length)),
+            );
+            if !angles.last_layer_nll.is_empty() {
+                let found = angles.last_layer_nll.len();
+                all.push(("probes.angles.last_layer_nll".to_owned(), found, layers));
+            }
+            let weights = angles.components.iter().map(|c| c.weights.len());
+            all.extend(
+                weights
+                    .enumerate()
+                    .map(|(i, found)| (format!("probes.angles.components[{i}]"), found, layers)),
+            );
+        }
         if let Some(settling) = &self.probes.settling {
             all.push(("probes.settling.histogram".to_owned(), settling.histogram.len(), layers + 1));
         }
@@ -155,7 +175,7 @@ fn fits(field: &str, found: usize, (expected, what): (usize, &str)) -> Result<()
 }
 
 fn inconsistent(field: &str, problem: String) -> Error {
-    Error::Inconsistent { field: field.to_owned(), problem }
+    Error::Inconsistent { file: crate::folder::RESULTS, field: field.to_owned(), problem }
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ pub enum Curve {
     Overlap,
     /// Block influence.
     BlockInfluence,
+    /// Angle between the residual stream before and after a layer, in radians.
+    Angle,
     /// Mean effect of skipping a layer on later layers; each effect is the largest of any prompt.
     SkipLayerMax,
     /// As above; each effect is the mean over prompts.
@@ -36,7 +38,7 @@ pub enum Curve {
 
 impl Curve {
     /// Every curve, in reporting order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NormAttn,
         Self::NormMlp,
         Self::NormLayer,
@@ -46,6 +48,7 @@ impl Curve {
         Self::KlLensFinal,
         Self::Overlap,
         Self::BlockInfluence,
+        Self::Angle,
         Self::SkipLayerMax,
         Self::SkipLayerMean,
         Self::SkipOutputMax,
@@ -64,6 +67,7 @@ impl Curve {
             Self::KlLensFinal => "kl_lens_final",
             Self::Overlap => "overlap",
             Self::BlockInfluence => "block_influence",
+            Self::Angle => "angle",
             Self::SkipLayerMax => "skip_layer_max",
             Self::SkipLayerMean => "skip_layer_mean",
             Self::SkipOutputMax => "skip_output_max",

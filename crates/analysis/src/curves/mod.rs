@@ -57,7 +57,7 @@ struct Skipped {
 pub struct PromptCurves {
     layers: usize,
     prompts: Vec<Prompt>,
-    /// The curves of contributions, lens and similarity, in the order of [`Curve::ALL`].
+    /// The curves of contributions, lens, similarity and angles, in the order of [`Curve::ALL`].
     plain: [Option<PerPrompt>; PLAIN],
     /// For each prompt, the sum of the settle layers of its tokens and the number of tokens.
     settling: Option<Vec<(f64, f64)>>,
@@ -76,7 +76,7 @@ pub(crate) enum Over {
 }
 
 /// The number of curves that are token-weighted means; they are the first of [`Curve::ALL`].
-const PLAIN: usize = 9;
+const PLAIN: usize = 10;
 
 impl PromptCurves {
     /// L, the number of layers.

@@ -122,6 +122,7 @@ fn plain_curve(sample: &Sample, curve: Curve) -> Option<&Vec<f64>> {
         Curve::KlLensFinal => &lens?.kl_lens_final,
         Curve::Overlap => &lens?.overlap,
         Curve::BlockInfluence => &sample.similarity.as_ref()?.block_influence,
+        Curve::Angle => &sample.angles.as_ref()?.step,
         Curve::SkipLayerMax | Curve::SkipLayerMean | Curve::SkipOutputMax | Curve::SkipOutputMean => {
             return None;
         }

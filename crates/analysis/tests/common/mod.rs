@@ -2,8 +2,8 @@
 #![allow(dead_code)]
 
 use fathom_results::{
-    ContributionsSample, LensCurves, Parts, PerToken, Sample, SettlingSample, Similarity, SkipEffects,
-    SkipMode, SkipPart, SkipSample,
+    AnglesSample, ContributionsSample, LensCurves, Parts, PerToken, Sample, SettlingSample, Similarity,
+    SkipEffects, SkipMode, SkipPart, SkipSample,
 };
 
 /// A number from 0 to 1 that follows no simple law of its arguments.
@@ -84,6 +84,11 @@ fn sample(i: usize, layers: usize, salt: usize) -> Sample {
         similarity: Some(Similarity {
             block_influence: (0..layers).map(|l| at(l, 40)).collect(),
             ..Similarity::default()
+        }),
+        angles: Some(AnglesSample {
+            step: (0..layers).map(|l| at(l, 50)).collect(),
+            products: (0..layers).map(|l| vec![0.0; layers - l]).collect(),
+            ..AnglesSample::default()
         }),
         settling: Some(SettlingSample {
             layers: (0..tokens).map(|t| (noise(i, t, salt) * (layers + 1) as f64) as usize).collect(),

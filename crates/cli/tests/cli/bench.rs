@@ -105,7 +105,10 @@ fn a_model_is_timed_with_all_its_probes() {
     assert!(model["prefill"]["tokens_per_second"].as_f64().is_some_and(|x| x > 0.0), "{model}");
     let probes = model["probes"].as_array().unwrap();
     let names: Vec<&str> = probes.iter().filter_map(|p| p["probe"].as_str()).collect();
-    assert_eq!(names, ["contributions", "lens", "similarity", "settling", "skip", "erasure", "gradients"]);
+    assert_eq!(
+        names,
+        ["contributions", "lens", "similarity", "settling", "angles", "skip", "erasure", "gradients"]
+    );
     for probe in probes {
         check_speed(probe);
         let edits = ["skip", "erasure", "gradients"].contains(&probe["probe"].as_str().unwrap());

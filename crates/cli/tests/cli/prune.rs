@@ -208,7 +208,14 @@ fn questions_are_answered_by_every_candidate() {
         }
     }
     assert!(candidates.iter().all(|c| c["accuracy_change"]["interval"].is_array()));
-    fail(&mut command(), &["questions (--choices)"]);
+    // And left out again: their answers are kept, and other questions are not mixed with them.
+    succeed(&mut command());
+    assert_eq!(measured(&out), before);
+    let other = place.at("other.jsonl");
+    fs::write(&other, (1..12).map(row).collect::<String>()).unwrap();
+    fail(command().arg("--choices").arg(&other), &["other questions (--choices)"]);
+    succeed(command().arg("--choices").arg(&questions));
+    assert_eq!(measured(&out), after);
 }
 
 /// Prunes and exports.
@@ -242,11 +249,64 @@ fn an_export_gives_the_logits_of_the_run_in_memory() {
             .args(["--data", "plain", "--limit", "2", "-o"])
             .arg(out.join("again"));
         succeed(&mut measure);
-        // It is never overwritten.
-        let again = &mut prune(&place, &fixture(model), &out);
-        fail(again.args(["--method", "layers=1..2", "--export", format]), &["would be overwritten"]);
+        // The same command keeps it, and another export does not overwrite it.
+        let before = measured(&out);
+        let again = |layers: &str, more: &[&str]| {
+            let mut command = prune(&place, &fixture(model), &out);
+            command.args(["--method", layers, "--export", format]).args(more);
+            command
+        };
+        let kept = finish(&mut again("layers=1..2", &[]));
+        assert!(kept.code == Some(0) && kept.stderr.contains("already and kept"), "{}", kept.stderr);
+        assert_eq!(measured(&out), before);
+        fail(&mut again("layers=2", &[]), &["overwrites nothing"]);
+        // What was there before is deleted on request only.
+        succeed(&mut again("layers=2", &["--overwrite"]));
+        assert_eq!(results(&out)["candidates"][0]["removed"][0][0], 2);
+        assert!(results(&out)["export"]["path"].as_str().is_some_and(|path| out.join(path).exists()));
         fs::remove_dir_all(&out).unwrap();
     }
+}
+
+#[test]
+fn a_foreign_folder_is_not_overwritten() {
+    let place = Place::new();
+    let out = place.out();
+    fs::create_dir_all(out.join("pruned")).unwrap();
+    fs::write(out.join("pruned/mine"), "mine").unwrap();
+    for more in [&[][..], &["--overwrite"]] {
+        let mut command = prune(&place, &fixture("llama3"), &out);
+        let command = command.args(["--method", "layers=1..2", "--export", "hf"]).args(more);
+        fail(command, &["would be overwritten"]);
+    }
+    assert_eq!(fs::read(out.join("pruned/mine")).unwrap(), b"mine");
+}
+
+#[test]
+fn folders_of_prunings_and_of_measurements_are_told_apart() {
+    let place = Place::new();
+    let (pruning, measurement) = (place.at("pruning"), place.at("measurement"));
+    let layers = ["--method", "layers=1..2"];
+    succeed(prune(&place, &fixture("llama3"), &pruning).args(layers));
+    let measure = |out: &Path| {
+        let mut command = fathom();
+        command
+            .arg("measure")
+            .arg(fixture("llama3"))
+            .args(["--data", "plain", "--limit", "2", "-o"])
+            .arg(out);
+        command
+    };
+    succeed(&mut measure(&measurement));
+    fail(
+        prune(&place, &fixture("llama3"), &measurement).args(layers),
+        &["holds a measurement, not a pruning"],
+    );
+    fail(&mut measure(&pruning), &["holds a pruning, not a measurement"]);
+    fail(
+        fathom().arg("compare").args([&measurement, &pruning]),
+        &["holds a pruning, which `fathom report` shows"],
+    );
 }
 
 #[test]
@@ -277,7 +337,7 @@ fn what_makes_no_sense_is_refused() {
     refused(&["--method", "layers=0..2,1"], &["layer 1 is listed twice"]);
     refused(&["--method", "layers=1..9"], &["layers 0 to 2, not 3"]);
     refused(&["--method", "layers=2..1"], &["is not a list of layers"]);
-    refused(&["--max-loss=-1"], &["max-loss"]);
+    refused(&["--max-loss", "-1"], &["max-loss", "from 0 up"]);
     refused(&["--unit", "attn", "--export", "hf"], &["cannot be exported"]);
     refused(&["--unit", "mlp", "--replace", "linear"], &["whole layers only"]);
     refused(&["--method", "layers=0", "--replace", "linear"], &["does not begin at layer 0"]);

@@ -1,8 +1,8 @@
 //! `prune.json` from what was measured: intervals, sizes, the recommendation.
 
-use super::candidates::{Candidates, Chosen};
+use super::candidates::{Candidates, Chosen, Replacement};
 use super::job::Job;
-use super::known::Known;
+use super::known::{self, Known};
 use super::prefill::Prefill;
 use super::recommend::recommend;
 use crate::Result;
@@ -10,11 +10,12 @@ use crate::choices::{ChoiceScore, ChoiceTokens};
 use crate::execute::model_info;
 use crate::observer::uncounted;
 use fathom_depth::bootstrap;
+use fathom_kernels::backend::LinearLayer;
 use fathom_model::Backend;
 use fathom_model::source::Located;
 use fathom_results::{
     Accuracy, Candidate, Estimated, Measured, PRUNE_SCHEMA_VERSION, PruneResources, Pruning, Resources,
-    VariantScore,
+    VariantScore, Work,
 };
 use fathom_surgery::Removal;
 use std::collections::BTreeMap;
@@ -58,7 +59,7 @@ impl<B: Backend> Parts<'_, B> {
         let whole = Removal::nothing(job.p.unit);
         let full_texts = self.on_texts("");
         let full_answers = self.answers("");
-        let full = self.measured(&full_texts, &full_answers, &whole);
+        let full = self.measured(&full_texts, &full_answers, &whole, None);
         let candidate = |chosen: &Chosen| self.candidate(chosen, &full_texts, &full_answers);
         let candidates: Vec<Candidate> = self.candidates.chosen.iter().map(candidate).collect();
         drop(resampling);
@@ -79,9 +80,18 @@ impl<B: Backend> Parts<'_, B> {
             candidates,
             choice,
             export: None,
-            cost: self.known.cost.clone(),
+            cost: self.cost(),
             resources: PruneResources { stages: self.stages, prefill_tokens, prefill_seconds },
         })
+    }
+
+    /// The work of the stages. The folder may have answers to questions that this run does not ask.
+    fn cost(&self) -> BTreeMap<String, Work> {
+        let mut cost = self.known.cost.clone();
+        if self.job.questions.is_none() {
+            cost.remove(known::CHOICES);
+        }
+        cost
     }
 
     fn on_texts(&self, variant: &str) -> OnTexts<'_> {
@@ -119,7 +129,7 @@ impl<B: Backend> Parts<'_, B> {
             (total > 0).then(|| sum / f64::from(total))
         };
         let p = self.job.p;
-        let interval = bootstrap(questions, p.resamples, p.calibration.seed, weighted);
+        let interval = bootstrap(questions, p.options.resamples, p.options.data.seed, weighted);
         let value = weighted(&vec![1; questions]).unwrap_or(f64::NAN);
         Estimated { value, interval: interval.ok().map(|i| [i.lo, i.hi]) }
     }
@@ -127,13 +137,19 @@ impl<B: Backend> Parts<'_, B> {
     fn estimate(&self, on: &OnTexts<'_>, of: impl Fn(usize) -> f64 + Sync) -> Estimated {
         let (p, texts) = (self.job.p, on.tokens.len());
         let interval =
-            bootstrap(texts, p.resamples, p.calibration.seed, |weights| on.per_token(weights, &of));
+            bootstrap(texts, p.options.resamples, p.options.data.seed, |weights| on.per_token(weights, &of));
         let value = on.mean(&of);
         Estimated { value, interval: interval.ok().filter(|_| value.is_finite()).map(|i| [i.lo, i.hi]) }
     }
 
     /// The loss and the size of what is left.
-    fn measured(&self, on: &OnTexts<'_>, answers: &[ChoiceScore], removal: &Removal) -> Measured {
+    fn measured(
+        &self,
+        on: &OnTexts<'_>,
+        answers: &[ChoiceScore],
+        removal: &Removal,
+        replacement: Option<&Replacement<B>>,
+    ) -> Measured {
         let model = self.job.model();
         let nll = self.estimate(on, |i| on.scores[i].nll);
         let (mut parameters, mut bytes) = (model.parameters(), model.bytes());
@@ -149,6 +165,9 @@ impl<B: Backend> Parts<'_, B> {
                 }
             }
         }
+        if let Some(new) = replacement {
+            bytes = bytes - model.down_bytes(new.about.layer) + new.packed.bytes() as u64;
+        }
         let accuracy = (!answers.is_empty()).then(|| Accuracy {
             acc: self.share(answers.len(), |i| f64::from(u8::from(answers[i].acc))),
             acc_norm: self.share(answers.len(), |i| f64::from(u8::from(answers[i].acc_norm))),
@@ -158,6 +177,7 @@ impl<B: Backend> Parts<'_, B> {
 
     fn candidate(&self, chosen: &Chosen, full: &OnTexts<'_>, full_answers: &[ChoiceScore]) -> Candidate {
         let name = Candidates::<B>::name(chosen);
+        let replacement = chosen.replacement.map(|i| &self.candidates.replacements[i]);
         let (on, answers) = (self.on_texts(&name), self.answers(&name));
         let norm = |answers: &[ChoiceScore], i: usize| f64::from(u8::from(answers[i].acc_norm));
         let change = |i: usize| norm(&answers, i) - norm(full_answers, i);
@@ -165,8 +185,8 @@ impl<B: Backend> Parts<'_, B> {
             method: chosen.method,
             unit: chosen.removal.unit(),
             removed: chosen.removal.ranges(),
-            replaced: chosen.replacement.map(|i| self.candidates.replacements[i].about),
-            measured: self.measured(&on, &answers, &chosen.removal),
+            replaced: replacement.map(|r| r.about),
+            measured: self.measured(&on, &answers, &chosen.removal, replacement),
             nll_increase: self.estimate(&on, |i| on.scores[i].nll - full.scores[i].nll),
             kl: on.mean(|i| on.scores[i].kl),
             top1_agreement: on.mean(|i| match on.scores[i].kl.is_finite() {

@@ -5,6 +5,7 @@ use super::known::Known;
 use crate::Result;
 use crate::error::invalid;
 use fathom_model::Backend;
+use fathom_results::text::counted;
 use fathom_results::{LinearMap, PruneMethod};
 use fathom_surgery::{Removal, Variant, scores};
 
@@ -67,9 +68,9 @@ impl<B: Backend> Job<'_, B> {
                 match self.removal(method, count, known) {
                     Some(removal) => all.push(Chosen { method, removal, replacement: None }),
                     None => self.observer.warn(&format!(
-                        "the method {} finds no {count} layers to remove, because the model overflows on the \
-                         calibration texts",
-                        method.name()
+                        "the method {} cannot choose {}, because the model overflows on the calibration texts",
+                        method.name(),
+                        counted(count as u64, "layer")
                     )),
                 }
             }

@@ -1,6 +1,6 @@
 //! The model card of an exported model.
 
-use fathom_results::{Candidate, Estimated, Pruning};
+use fathom_results::{Candidate, Estimated, PruneMethod, Pruning, TextSet};
 use std::fmt::Write;
 
 /// `README.md` in the form of the Hugging Face hub.
@@ -32,18 +32,13 @@ pub(super) fn write(results: &Pruning, chosen: &Candidate, command: &[String], l
     }
     let _ = write!(
         card,
-        "\n## What it costs\n\nChosen by `{}` on {} ({} texts), measured on {} ({} texts, {} tokens) that were not used to \
-         choose. Intervals are 95 % bootstrap intervals over texts.\n\n\
+        "\n## What it costs\n\n{}, measured on {} that were not used to choose. Intervals are 95 % bootstrap intervals over texts.\n\n\
          | | whole model | this model |\n|---|---:|---:|\n\
          | loss, nats per token | {} | {} |\n| rise in loss | | {} |\n| perplexity | {:.3} | {:.3} |\n\
          | KL(whole, this), nats per token | | {:.4} |\n| same most likely token | | {:.1} % |\n\
          | parameters | {} | {} |\n| multiply-adds per token | {} | {} |\n",
-        chosen.method.name(),
-        one_line(&results.calibration.id),
-        results.calibration.texts,
-        one_line(&results.heldout.id),
-        results.heldout.texts,
-        results.heldout.tokens,
+        how_chosen(chosen.method, &results.calibration),
+        one_line(&results.heldout.to_string()),
         shown(&full.nll),
         shown(&left.nll),
         shown(&chosen.nll_increase),
@@ -76,6 +71,14 @@ pub(super) fn write(results: &Pruning, chosen: &Candidate, command: &[String], l
         command.join(" "),
     );
     card
+}
+
+/// `Chosen by greedy on prose, 64 texts, 8000 tokens`.
+fn how_chosen(method: PruneMethod, calibration: &TextSet) -> String {
+    match method {
+        PruneMethod::Layers => "Chosen by hand".to_owned(),
+        method => format!("Chosen by {} on {}", method.name(), one_line(&calibration.to_string())),
+    }
 }
 
 fn shown(e: &Estimated) -> String {

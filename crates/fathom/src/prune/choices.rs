@@ -11,7 +11,7 @@ use fathom_results::{PruneLine, VariantChoices, Work};
 use fathom_surgery::{EvaluateOptions, Reading, Removal, Text, Variant, evaluate, group_sizes};
 
 /// A question's choices behind its context.
-fn texts(row: &ChoiceTokens) -> impl Iterator<Item = Text> {
+pub(super) fn texts(row: &ChoiceTokens) -> impl Iterator<Item = Text> {
     row.choices.iter().map(|c| Text { tokens: c.tokens.clone(), scored: c.continuation.clone() })
 }
 

@@ -1,12 +1,13 @@
 //! What a pruning will take at most, counted beforehand.
 
 use super::job::Job;
-use super::known;
+use super::questions::Questions;
 use super::texts::read_both;
+use super::{choices, known, linear};
 use crate::device::OnDevice;
 use crate::observer::uncounted;
 use crate::prompts::OpenSet;
-use crate::{Observer, Prune, Result};
+use crate::{Observer, Prune, Replace, Result};
 use fathom_model::Backend;
 use fathom_results::PruneMethod;
 use fathom_surgery::{EvaluateOptions, Reading, Removal, Text, Variant, count, evaluate};
@@ -46,7 +47,7 @@ impl PruneEstimate {
 
 pub(super) fn estimate(p: &Prune, observer: &dyn Observer) -> Result<PruneEstimate> {
     let data = OpenSet::open(&p.texts(), observer)?;
-    p.model.device.run(observer, Estimating { p, data, observer })
+    p.options.model.device.run(observer, Estimating { p, data, observer })
 }
 
 struct Estimating<'a> {
@@ -60,11 +61,13 @@ impl OnDevice for Estimating<'_> {
 
     fn run<B: Backend>(self, backend: B) -> Result<PruneEstimate> {
         let Self { p, data, observer } = self;
-        let (_, checkpoint) = p.model.open(observer)?;
-        let loaded = p.model.load(checkpoint, backend, observer)?;
+        let (_, checkpoint) = p.options.model.open(observer)?;
+        let loaded = p.options.model.load(checkpoint, backend, observer)?;
         let [calibration, heldout] = read_both(p, data, &loaded, observer)?;
+        let questions = Questions::read(p, &loaded, observer)?;
         let is_cancelled = || observer.is_cancelled();
-        let job = Job::new(p, &loaded, [&calibration, &heldout], None, observer, &is_cancelled)?;
+        let texts = [&calibration, &heldout];
+        let job = Job::new(p, &loaded, texts, questions.as_ref(), observer, &is_cancelled)?;
         let calibrating = uncounted(observer, "calibrating");
         let macs_per_second = job.speed()?;
         drop(calibrating);
@@ -130,7 +133,14 @@ impl<B: Backend> Job<'_, B> {
         removals.extend(self.own.iter().cloned());
         removals.push(Removal::nothing(unit));
         let variants: Vec<Variant<'_, B>> = removals.iter().map(Variant::without).collect();
+        if self.p.replace == Replace::Linear {
+            all.push((linear::FIT, clean));
+        }
         all.push((known::PROOF, count(model, &self.heldout.texts, &variants)));
+        if let Some(questions) = self.questions {
+            let texts: Vec<Text> = questions.rows.iter().flat_map(choices::texts).collect();
+            all.push((known::CHOICES, count(model, &texts, &variants)));
+        }
         all
     }
 }

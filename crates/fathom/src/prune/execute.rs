@@ -4,8 +4,9 @@ use super::assemble::Parts;
 use super::candidates::{Candidates, Chosen};
 use super::job::Job;
 use super::known::{self, Known};
+use super::prefill::Prefill;
 use super::questions::Questions;
-use super::texts::{Texts, read_both};
+use super::texts::read_both;
 use super::{export, linear, run};
 use crate::device::OnDevice;
 use crate::observer::{Cancellable, uncounted};
@@ -14,7 +15,8 @@ use crate::resume::{refuse_foreign, start_anew};
 use crate::{Error, Observer, Prune, Pruned, Replace, Result};
 use fathom_model::Backend;
 use fathom_model::source::{Checkpoint, Located};
-use fathom_results::{Exported, Folder, Pruning, Resources, Work, folder};
+use fathom_results::text::amount;
+use fathom_results::{Folder, Pruning, Resources, Work, folder};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,13 +26,13 @@ use std::time::Instant;
 pub(super) fn prune(p: &Prune, observer: &dyn Observer) -> Result<Pruned> {
     let started = Instant::now();
     let data = OpenSet::open(&p.texts(), observer)?;
-    let (located, checkpoint) = p.model.open(observer)?;
-    let out = p.out.clone().unwrap_or_else(|| default_folder(&located, data.rest.id()));
+    let (located, checkpoint) = p.options.model.open(observer)?;
+    let out = p.options.out.clone().unwrap_or_else(|| default_folder(&located, data.rest.id()));
     // Fail before the weights are loaded if the folder cannot be written.
     let folder = Folder::create(&out)?;
     let _lock = folder.lock(&crate::run::process())?;
     let task = Pruner { p, data, located, checkpoint, folder: &folder, started, observer };
-    let results = p.model.device.run(observer, task)?;
+    let results = p.options.model.device.run(observer, task)?;
     Ok(Pruned { folder: out, results, elapsed: started.elapsed() })
 }
 
@@ -55,7 +57,7 @@ impl OnDevice for Pruner<'_> {
 
     fn run<B: Backend>(self, backend: B) -> Result<Pruning> {
         let Self { p, data, located, checkpoint, folder, started, observer } = self;
-        let loaded = p.model.load(checkpoint, backend, observer)?;
+        let loaded = p.options.model.load(checkpoint, backend, observer)?;
         let [calibration, heldout] = read_both(p, data, &loaded, observer)?;
         let questions = Questions::read(p, &loaded, observer)?;
         let is_cancelled = || observer.is_cancelled();
@@ -65,12 +67,13 @@ impl OnDevice for Pruner<'_> {
             export::check(p, &located.path, job.is_gguf(), folder)?;
         }
         job.introduce(&located);
+        p.options.remark(observer);
 
         let hashing = uncounted(observer, "hashing the weights");
         let hashes = loaded.weights.sha256();
         drop(hashing);
         let mut run = job.describe(&located, &hashes);
-        let known = job.earlier(folder, &run)?;
+        let known = job.earlier(folder, &mut run)?;
         folder.write_json_atomic(folder::RUN, &run)?;
         let results = {
             let _cancellable = Cancellable::begin(observer);
@@ -87,86 +90,91 @@ impl OnDevice for Pruner<'_> {
 impl<B: Backend> Job<'_, B> {
     /// Says what is done with what.
     fn introduce(&self, located: &Located) {
-        let (config, tokens) = (self.model().config(), |texts: &Texts| texts.about.tokens);
+        let config = self.model().config();
         self.observer.note(&format!(
-            "{}: {}, {} layers, {:.0} M parameters in {}; calibration: {}, {} texts, {} tokens; held out: {}, {} texts, \
-             {} tokens",
+            "{}: {}, {} layers, {} parameters in {}; calibration: {}; held out: {}",
             located.id,
             config.architecture,
             config.depth(),
-            self.model().parameters() as f64 / 1e6,
+            amount(self.model().parameters()),
             self.model().dtype().name(),
-            self.calibration.about.id,
-            self.calibration.about.texts,
-            tokens(self.calibration),
-            self.heldout.about.id,
-            self.heldout.about.texts,
-            tokens(self.heldout),
+            self.calibration.about,
+            self.heldout.about,
         ));
     }
 
     /// What an earlier run of the same job has left.
-    fn earlier<'f>(&self, folder: &'f Folder, run: &Value) -> Result<Known<'f>> {
-        if self.p.overwrite {
+    fn earlier<'f>(&self, folder: &'f Folder, run: &mut Value) -> Result<Known<'f>> {
+        if self.p.options.overwrite {
             start_anew(folder)?;
             return Ok(Known::new(folder));
         }
         match folder.run()? {
-            Some(earlier) => run::check_same(&earlier, run, folder.path())?,
+            Some(earlier) => {
+                run::check_same(&earlier, run, folder.path())?;
+                run::keep_questions(&earlier, run);
+            }
             None => refuse_foreign(folder)?,
         }
         Known::of(folder)
     }
 
     fn carry_out(&self, located: &Located, mut known: Known<'_>, run: &Value) -> Result<Pruning> {
-        let mut stages = Stages::default();
-        let folder = known.folder.path();
-        let interrupted = |stage: &str| {
-            Err(Error::Cancelled(format!(
-                "interrupted while {stage}; what was finished is in {}, and the same command goes on",
-                folder.display()
-            )))
-        };
-        let started = Instant::now();
-        if !self.score(&mut known)? {
-            return interrupted("reading the calibration texts");
+        let folder = known.folder;
+        let mut stages = Stages::of(folder.path());
+        let (candidates, prefill) = self.measure(&mut known, &mut stages)?;
+        let (candidates, known, stages) = (&candidates, &known, stages.0);
+        let mut results = Parts { job: self, located, candidates, known, stages, prefill }.results()?;
+        results.export = export::earlier(folder.path());
+        let keep = |results: &Pruning| Ok(fathom_report::prune::write(folder, results, run)?);
+        match (self.p.export, &results.export) {
+            (None, _) => {}
+            (Some(_), Some(there)) if export::is_recommended(there, &results) => {
+                self.observer.note(&format!(
+                    "{} is there already and kept; `fathom prune --verify` compares it with its source",
+                    folder.path().join(&there.path).display()
+                ));
+            }
+            (Some(format), _) => {
+                // A failed export costs no result.
+                keep(&results)?;
+                self.export(format, located, candidates, folder, &mut results, &keep)?;
+            }
         }
-        stages.took(known::CALIBRATION, started);
-        let started = Instant::now();
-        if !self.search(&mut known)? {
-            return interrupted("searching");
-        }
-        stages.took(known::SEARCH, started);
-        let started = Instant::now();
-        let Some((candidates, fitting)) = self.candidates(&known)? else {
-            return interrupted("fitting linear maps");
+        Ok(results)
+    }
+
+    /// Chooses and measures. What is finished is kept, line by line.
+    fn measure(&self, known: &mut Known<'_>, stages: &mut Stages) -> Result<(Candidates<B>, Prefill)> {
+        let folder = known.folder.path().display().to_string();
+        let interrupted = |doing: &str| {
+            Error::Cancelled(format!(
+                "interrupted while {doing}; what was finished is in {folder}, and the same command goes on"
+            ))
         };
+        let finished = |is_finished: bool, doing: &str| match is_finished {
+            true => Ok(()),
+            false => Err(interrupted(doing)),
+        };
+        let scored = stages.time(known::CALIBRATION, || self.score(known))?;
+        finished(scored, "reading the calibration texts")?;
+        let searched = stages.time(known::SEARCH, || self.search(known))?;
+        finished(searched, "searching")?;
+        let started = Instant::now();
+        let fitted = self.candidates(known)?;
+        let (candidates, fitting) = fitted.ok_or_else(|| interrupted("fitting linear maps"))?;
         if let Some(work) = fitting {
             known.cost.insert(linear::FIT.to_owned(), work);
             stages.took(linear::FIT, started);
         }
-        let started = Instant::now();
-        if !self.prove(&candidates, &mut known)? {
-            return interrupted("measuring the candidates");
-        }
-        stages.took(known::PROOF, started);
-        let started = Instant::now();
-        if !self.answer(&candidates, &mut known)? {
-            return interrupted("answering the questions");
-        }
+        let proven = stages.time(known::PROOF, || self.prove(&candidates, known))?;
+        finished(proven, "measuring the candidates")?;
         if self.questions.is_some() {
-            stages.took(known::CHOICES, started);
+            let answered = stages.time(known::CHOICES, || self.answer(&candidates, known))?;
+            finished(answered, "answering the questions")?;
         }
-        let prefill = self.time_prefill(&candidates)?;
-        let (candidates, known, stages) = (&candidates, &known, stages.0);
-        let mut results = Parts { job: self, located, candidates, known, stages, prefill }.results()?;
-        results.export = earlier_export(known.folder, &results);
-        if let Some(format) = self.p.export {
-            // A failed export costs no result.
-            fathom_report::prune::write(known.folder, &results, run)?;
-            self.export(format, located, candidates, known.folder, &mut results)?;
-        }
-        Ok(results)
+        let prefill = self.time_prefill(&candidates)?.ok_or_else(|| interrupted("timing the prefill"))?;
+        Ok((candidates, prefill))
     }
 
     /// The removals to measure, with their linear maps; `None` when cancelled.
@@ -192,24 +200,27 @@ impl<B: Backend> Job<'_, B> {
     }
 }
 
-/// What an earlier run of the job exported, if it is still recommended.
-fn earlier_export(folder: &Folder, results: &Pruning) -> Option<Exported> {
-    let earlier = Pruning::read(&folder.path().join(folder::PRUNE)).ok()?;
-    let chosen = |p: &Pruning| {
-        let candidate = &p.candidates[p.choice.index?];
-        Some((candidate.removed.clone(), candidate.replaced.is_some()))
-    };
-    let export = earlier.export.clone().filter(|export| folder.path().join(&export.path).exists())?;
-    (chosen(&earlier)? == chosen(results)?).then_some(export)
-}
-
 /// Time and memory of the stages.
-#[derive(Default)]
 struct Stages(BTreeMap<String, Resources>);
 
 impl Stages {
+    /// Those of an earlier run, which this one continues. A run that was killed left no account of its time.
+    fn of(folder: &Path) -> Self {
+        let earlier = Pruning::read(&folder.join(folder::PRUNE));
+        Self(earlier.map(|pruning| pruning.resources.stages).unwrap_or_default())
+    }
+
+    /// Does a stage and notes what it took.
+    fn time<T>(&mut self, stage: &str, work: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let done = work();
+        self.took(stage, started);
+        done
+    }
+
     fn took(&mut self, stage: &str, started: Instant) {
-        let seconds = started.elapsed().as_secs_f64();
-        self.0.insert(stage.to_owned(), Resources { seconds, peak_bytes: fathom_probes::peak_bytes() });
+        let all = self.0.entry(stage.to_owned()).or_default();
+        all.seconds += started.elapsed().as_secs_f64();
+        all.peak_bytes = all.peak_bytes.max(fathom_probes::peak_bytes());
     }
 }

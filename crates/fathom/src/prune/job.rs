@@ -45,7 +45,7 @@ impl<'a, B: Backend> Job<'a, B> {
         if p.replace == Replace::Linear && loaded.model.config().post_norm {
             invalid!("--replace linear: {}", fathom_surgery::linear::NotReplaceable::PostNorm);
         }
-        let memory = p.memory.unwrap_or_else(|| memory::default_for(&loaded.model));
+        let memory = p.options.memory.unwrap_or_else(|| memory::default_for(&loaded.model));
         memory::check_texts(&loaded.model, calibration.prompts.iter().chain(&heldout.prompts), memory)?;
         Ok(Self { p, loaded, calibration, heldout, questions, counts, own, memory, observer, is_cancelled })
     }

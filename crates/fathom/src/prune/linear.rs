@@ -2,7 +2,6 @@
 
 use super::candidates::{Chosen, Replacement};
 use super::job::Job;
-use crate::error::invalid;
 use crate::{Error, Result};
 use fathom_model::Backend;
 use fathom_results::{LinearMap, PruneMethod, Work};
@@ -25,9 +24,9 @@ impl<B: Backend> Job<'_, B> {
             }
         }
         if blocks.is_empty() {
-            invalid!(
-                "--replace linear needs a contiguous block that does not begin at layer 0, and no method chose one; add \
-                 the method block or angular"
+            self.observer.warn(
+                "no contiguous block that begins after layer 0 was chosen, so no linear map replaces one; the methods \
+                 block and angular choose blocks",
             );
         }
         // Every fit holds matrices in f64.
@@ -41,7 +40,12 @@ impl<B: Backend> Job<'_, B> {
             let Some(more) = self.each_trace("fitting linear maps", &mut add)? else { return Ok(None) };
             work += more;
             for (fit, removal) in fits.iter().zip(blocks) {
-                all.push(self.merge((*removal).clone(), &fit.solve().map_err(refuse)?)?);
+                match fit.solve() {
+                    Ok(fitted) => all.push(self.merge((*removal).clone(), &fitted)?),
+                    Err(why) => self.observer.warn(&format!(
+                        "layers {removal} are measured without a linear map in their place: {why}"
+                    )),
+                }
             }
         }
         Ok(Some((all, work)))

@@ -21,11 +21,10 @@ mod texts;
 mod verify;
 
 use crate::error::invalid;
-use crate::{Device, ModelSpec, Observer, PromptSpec, Result, threads};
+use crate::run_options::{RunOptions, run_setters};
+use crate::{Observer, PromptSpec, Result, threads};
 pub use estimate::{PruneEstimate, StageEstimate};
-use fathom_analysis::BootstrapOptions;
-use fathom_data::Rng;
-use fathom_model::Dtype;
+pub(crate) use export::remove_earlier as remove_earlier_export;
 use fathom_results::{PruneMethod, Pruning, SkipPart};
 use fathom_surgery::Removal;
 pub use fathom_surgery::export::ExportFormat;
@@ -57,24 +56,17 @@ pub enum Replace {
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prune {
-    model: ModelSpec,
+    options: RunOptions,
     unit: SkipPart,
     methods: Vec<PruneMethod>,
     own: Vec<String>,
     counts: Option<Vec<usize>>,
     max_loss: Option<f64>,
-    calibration: PromptSpec,
     heldout: Option<String>,
     choices: Option<String>,
     replace: Replace,
     export: Option<ExportFormat>,
     racing: bool,
-    resamples: usize,
-    memory: Option<u64>,
-    out: Option<PathBuf>,
-    overwrite: bool,
-    threads: Option<usize>,
-    command: Vec<String>,
 }
 
 /// A finished or cancelled pruning.
@@ -87,6 +79,8 @@ pub struct Pruned {
     /// Wall-clock time.
     pub elapsed: Duration,
 }
+
+run_setters!(Prune);
 
 impl Prune {
     /// The set of texts, unless set otherwise.
@@ -102,46 +96,18 @@ impl Prune {
     /// the built-in prose.
     pub fn new(model: impl Into<String>) -> Self {
         Self {
-            model: ModelSpec::new(model),
+            options: RunOptions::new(model, Self::DATA),
             unit: SkipPart::Layer,
             methods: PruneMethod::CHOOSING.to_vec(),
             own: Vec::new(),
             counts: None,
             max_loss: None,
-            calibration: PromptSpec::new(Self::DATA),
             heldout: None,
             choices: None,
             replace: Replace::None,
             export: None,
             racing: true,
-            resamples: BootstrapOptions::RESAMPLES,
-            memory: None,
-            out: None,
-            overwrite: false,
-            threads: None,
-            command: Vec::new(),
         }
-    }
-
-    /// The branch, tag or commit of a model from the hub.
-    #[must_use]
-    pub fn revision(mut self, revision: impl Into<String>) -> Self {
-        self.model.revision = Some(revision.into());
-        self
-    }
-
-    /// The type in which weights are multiplied; f32 unless set otherwise.
-    #[must_use]
-    pub fn dtype(mut self, dtype: Dtype) -> Self {
-        self.model.dtype = dtype;
-        self
-    }
-
-    /// The device that the model runs on; the processor unless set otherwise.
-    #[must_use]
-    pub fn device(mut self, device: Device) -> Self {
-        self.model.device = device;
-        self
     }
 
     /// What is removed of a layer; all of it unless set otherwise. The method `angular` knows whole layers only and is
@@ -191,11 +157,12 @@ impl Prune {
     /// hash of the text, are for calibration and the rest is held out, unless [`heldout`](Self::heldout) is set.
     #[must_use]
     pub fn data(mut self, data: impl Into<String>) -> Self {
-        self.calibration.id = data.into();
+        self.options.data.id = data.into();
         self
     }
 
-    /// Texts to measure on; those of [`data`](Self::data) are then all for calibration.
+    /// Texts to measure on; those of [`data`](Self::data) are then all for calibration. [`split`](Self::split) is not
+    /// that of these.
     #[must_use]
     pub fn heldout(mut self, data: impl Into<String>) -> Self {
         self.heldout = Some(data.into());
@@ -206,35 +173,7 @@ impl Prune {
     /// [`TEXTS`](Self::TEXTS) of the built-in set.
     #[must_use]
     pub fn limit(mut self, limit: usize) -> Self {
-        self.calibration.limit = Some(limit);
-        self
-    }
-
-    /// The split of a published data set.
-    #[must_use]
-    pub fn split(mut self, split: impl Into<String>) -> Self {
-        self.calibration.split = Some(split.into());
-        self
-    }
-
-    /// Leaves out texts of more than `tokens` tokens, and those beyond the model's context.
-    #[must_use]
-    pub fn max_tokens(mut self, tokens: usize) -> Self {
-        self.calibration.max_tokens = Some(tokens);
-        self
-    }
-
-    /// The seed of generated texts and of the bootstrap.
-    #[must_use]
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.calibration.seed = seed;
-        self
-    }
-
-    /// The random number generator of generated texts.
-    #[must_use]
-    pub fn rng(mut self, rng: Rng) -> Self {
-        self.calibration.rng = rng;
+        self.options.data.limit = Some(limit);
         self
     }
 
@@ -267,48 +206,6 @@ impl Prune {
         self
     }
 
-    /// The number of resamples of the bootstrap.
-    #[must_use]
-    pub fn resamples(mut self, resamples: usize) -> Self {
-        self.resamples = resamples;
-        self
-    }
-
-    /// Bytes of working memory beside the weights; see [`Measurement::memory`](crate::Measurement::memory).
-    #[must_use]
-    pub fn memory(mut self, bytes: u64) -> Self {
-        self.memory = Some(bytes);
-        self
-    }
-
-    /// The results folder; `fathom-out/MODEL/prune-DATA` unless set otherwise.
-    #[must_use]
-    pub fn out(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.out = Some(folder.into());
-        self
-    }
-
-    /// Deletes what an earlier run left in the folder. Otherwise that run is continued, if its options were the same.
-    #[must_use]
-    pub fn overwrite(mut self, overwrite: bool) -> Self {
-        self.overwrite = overwrite;
-        self
-    }
-
-    /// The number of threads; all cores unless set otherwise. No result depends on it.
-    #[must_use]
-    pub fn threads(mut self, threads: usize) -> Self {
-        self.threads = Some(threads);
-        self
-    }
-
-    /// The command line to record in `run.json`.
-    #[must_use]
-    pub fn command(mut self, command: Vec<String>) -> Self {
-        self.command = command;
-        self
-    }
-
     /// Chooses, measures, and writes the results folder. Continues what an earlier run with the same options left there.
     ///
     /// # Errors
@@ -316,7 +213,7 @@ impl Prune {
     /// or cannot be written, or the observer cancels: what was finished is kept, and the same call goes on.
     pub fn run(&self, observer: &dyn Observer) -> Result<Pruned> {
         self.check()?;
-        threads::run(self.threads, || execute::prune(self, observer))
+        threads::run(self.options.threads, || execute::prune(self, observer))
     }
 
     /// Counts what the job will take at most, without doing it.
@@ -325,14 +222,24 @@ impl Prune {
     /// As [`run`](Self::run), apart from the folder.
     pub fn estimate(&self, observer: &dyn Observer) -> Result<PruneEstimate> {
         self.check()?;
-        threads::run(self.threads, || estimate::estimate(self, observer))
+        threads::run(self.options.threads, || estimate::estimate(self, observer))
     }
 
     /// The texts of [`data`](Self::data).
     fn texts(&self) -> PromptSpec {
-        let is_built_in = self.calibration.id == Self::DATA;
-        let limit = self.calibration.limit.or(is_built_in.then_some(Self::TEXTS));
-        PromptSpec { limit, ..self.calibration.clone() }
+        self.limited(self.options.data.clone())
+    }
+
+    /// The texts of [`heldout`](Self::heldout).
+    fn heldout_texts(&self) -> Option<PromptSpec> {
+        let id = self.heldout.clone()?;
+        Some(self.limited(PromptSpec { id, split: None, ..self.options.data.clone() }))
+    }
+
+    /// The built-in set is larger than most searches need.
+    fn limited(&self, spec: PromptSpec) -> PromptSpec {
+        let limit = spec.limit.or((spec.id == Self::DATA).then_some(Self::TEXTS));
+        PromptSpec { limit, ..spec }
     }
 
     /// Refuses options that no model allows.
@@ -354,19 +261,28 @@ impl Prune {
         if self.replace == Replace::Linear && self.unit != SkipPart::Layer {
             invalid!("a linear map replaces whole layers only; leave out --replace linear or --unit");
         }
+        let is_replaceable = |own: &Removal| own.as_block().is_some_and(|block| block.start > 0);
+        let chooses_blocks =
+            self.methods.iter().any(|m| matches!(m, PruneMethod::Angular | PruneMethod::Block));
+        if self.replace == Replace::Linear && !chooses_blocks && !self.own()?.iter().any(is_replaceable) {
+            invalid!(
+                "--replace linear needs a contiguous block that does not begin at layer 0; add the method block or \
+                 angular, or a block of your own"
+            );
+        }
         if self.export.is_some() && self.unit != SkipPart::Layer {
             invalid!("{}; leave out --export or --unit", fathom_surgery::export::ExportError::Sublayers);
         }
-        if self.heldout.as_ref() == Some(&self.calibration.id) {
+        if self.heldout.as_ref() == Some(&self.options.data.id) {
             invalid!(
                 "calibration and held-out texts are the same set '{}', so the loss would be measured on the texts that \
                  the layers were chosen on; without --heldout a quarter of --data is for calibration and the rest is held \
                  out",
-                self.calibration.id
+                self.options.data.id
             );
         }
         self.own()?;
-        fathom_depth::Resampling::of(2, self.resamples, 0)
+        fathom_depth::Resampling::of(2, self.options.resamples, 0)
             .map_err(|error| crate::Error::Invalid(error.to_string()))?;
         Ok(())
     }

@@ -9,7 +9,7 @@ use fathom_surgery::{EvaluateOptions, Reading, Removal, Text, Variant, evaluate}
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// Tokens that are timed, about.
+/// Tokens that are timed at most.
 const TOKENS: usize = 256;
 
 /// Seconds that the rounds of one model take, about.
@@ -19,21 +19,14 @@ const SECONDS: f64 = 0.5;
 pub(super) type Prefill = (usize, BTreeMap<usize, f64>);
 
 impl<B: Backend> Job<'_, B> {
-    /// Times the whole model and one candidate of each number of units, in turn.
-    pub(super) fn time_prefill(&self, candidates: &Candidates<B>) -> Result<Prefill> {
+    /// Times the whole model and one candidate of each number of units, in turn. `None` when cancelled.
+    pub(super) fn time_prefill(&self, candidates: &Candidates<B>) -> Result<Option<Prefill>> {
         let whole = Removal::nothing(self.p.unit);
         let mut removals: BTreeMap<usize, &Removal> = BTreeMap::from([(0, &whole)]);
         candidates.chosen.iter().for_each(|c| {
             removals.entry(c.removal.count()).or_insert(&c.removal);
         });
-        let (mut texts, mut tokens) = (Vec::new(), 0);
-        for text in &self.heldout.texts {
-            if tokens > 0 && tokens + text.tokens.len() > TOKENS {
-                break;
-            }
-            tokens += text.tokens.len();
-            texts.push(Text { scored: 0..0, ..text.clone() });
-        }
+        let (texts, tokens) = beginnings(&self.heldout.texts);
         let options = EvaluateOptions { memory: self.memory, on_progress: &|_| () };
         let time = |removal: &Removal| -> Result<f64> {
             self.model().backend().wait();
@@ -47,10 +40,27 @@ impl<B: Backend> Job<'_, B> {
         let mut least = BTreeMap::new();
         for _ in 0..rounds {
             for (count, removal) in &removals {
+                if self.observer.is_cancelled() {
+                    return Ok(None);
+                }
                 let seconds = time(removal)?;
                 least.entry(*count).and_modify(|s: &mut f64| *s = s.min(seconds)).or_insert(seconds);
             }
         }
-        Ok((tokens, least))
+        Ok(Some((tokens, least)))
     }
+}
+
+/// Texts up to [`TOKENS`] in all, the last one cut, and their number of tokens.
+fn beginnings(texts: &[Text]) -> (Vec<Text>, usize) {
+    let (mut all, mut tokens) = (Vec::new(), 0);
+    for text in texts {
+        let own = text.tokens.len().min(TOKENS - tokens);
+        if own == 0 {
+            break;
+        }
+        all.push(Text { tokens: text.tokens[..own].to_vec(), scored: 0..0 });
+        tokens += own;
+    }
+    (all, tokens)
 }

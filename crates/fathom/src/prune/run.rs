@@ -2,6 +2,7 @@
 
 use super::job::Job;
 use crate::Result;
+use crate::error::invalid;
 use crate::run::{self, refuse_differences};
 use fathom_model::Backend;
 use fathom_model::source::Located;
@@ -12,7 +13,7 @@ impl<B: Backend> Job<'_, B> {
     /// Everything known before anything is measured.
     pub(super) fn describe(&self, located: &Located, hashes: &[String]) -> Value {
         let p = self.p;
-        let mut run = run::provenance(&p.command, located, self.loaded, hashes);
+        let mut run = run::provenance(&p.options.command, located, self.loaded, hashes);
         let mut methods: Vec<String> = p.choosing().map(|m| m.name().to_owned()).collect();
         methods.extend(self.own.iter().map(|removal| format!("layers={removal}")));
         run["prune"] = json!({
@@ -27,26 +28,39 @@ impl<B: Backend> Job<'_, B> {
             "choices": self.questions.map(|q| &q.about),
         });
         run["memory_bytes"] = self.memory.into();
-        run["seed"] = p.calibration.seed.into();
-        run["rng"] = p.calibration.rng.to_string().into();
-        run["resamples"] = p.resamples.into();
+        run["seed"] = p.options.data.seed.into();
+        run["rng"] = p.options.data.rng.to_string().into();
+        run["resamples"] = p.options.resamples.into();
         run
+    }
+}
+
+/// The questions of a run.
+fn questions(run: &Value) -> Option<&Value> {
+    run.pointer("/prune/choices").filter(|q| !q.is_null())
+}
+
+/// Keeps in mind of which questions the folder has answers, even if this run does not ask them.
+pub(super) fn keep_questions(earlier: &Value, now: &mut Value) {
+    if let (Some(before), None) = (questions(earlier), questions(now)) {
+        now["prune"]["choices"] = before.clone();
     }
 }
 
 /// Refuses to go on with a folder whose lines another program, model or set of texts has made.
 pub(super) fn check_same(earlier: &Value, now: &Value, folder: &Path) -> Result<()> {
+    if earlier.get("prune").is_none() {
+        invalid!("{} holds a measurement, not a pruning; choose another folder with -o", folder.display());
+    }
     let compared = [
         ("other calibration texts", "/prune/calibration"),
         ("other held-out texts", "/prune/heldout"),
         ("another unit", "/prune/unit"),
         ("another kind of search (--no-racing)", "/prune/racing"),
     ];
-    // Questions may be added to a run that had none.
-    let questions = |run: &Value| run.pointer("/prune/choices").filter(|q| !q.is_null()).cloned();
+    // Questions may be added and left out again.
     let others = match (questions(earlier), questions(now)) {
         (Some(before), Some(now)) if before != now => vec!["other questions (--choices)".to_owned()],
-        (Some(_), None) => vec!["questions (--choices)".to_owned()],
         _ => Vec::new(),
     };
     refuse_differences(earlier, now, &compared, others, folder)

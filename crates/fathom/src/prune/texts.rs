@@ -10,6 +10,7 @@ use fathom_model::Backend;
 use fathom_model::source::Loaded;
 use fathom_probes::TokenizedPrompt;
 use fathom_results::TextSet;
+use fathom_results::text::counted;
 use fathom_surgery::Text;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
@@ -50,9 +51,8 @@ pub(super) fn read_both<B: Backend>(
     observer: &dyn Observer,
 ) -> Result<[Texts; 2]> {
     let (set, prompts) = tokens_of(p, data, p.texts().limit, loaded, observer)?;
-    let both = match &p.heldout {
-        Some(id) => {
-            let spec = crate::PromptSpec { id: id.clone(), split: None, ..p.calibration.clone() };
+    let both = match p.heldout_texts() {
+        Some(spec) => {
             let (heldout_set, heldout) =
                 tokens_of(p, OpenSet::open(&spec, observer)?, spec.limit, loaded, observer)?;
             let both = [
@@ -80,8 +80,9 @@ pub(super) fn read_both<B: Backend>(
     let heldout = both[1].texts.len();
     if heldout < FEW {
         observer.warn(&format!(
-            "{heldout} held-out text{} too few for a narrow interval; give more texts",
-            if heldout == 1 { " is" } else { "s are" }
+            "{} {} too few for a narrow interval; give more texts",
+            counted(heldout as u64, "held-out text"),
+            if heldout == 1 { "is" } else { "are" }
         ));
     }
     Ok(both)
@@ -107,7 +108,7 @@ fn tokens_of<B: Backend>(
     loaded: &Loaded<B>,
     observer: &dyn Observer,
 ) -> Result<(PromptSet, Vec<TokenizedPrompt>)> {
-    let random = p.calibration.rng.seeded(p.calibration.seed);
+    let random = p.options.data.rng.seeded(p.options.data.seed);
     let config = loaded.model.config();
     let tokenizer = PromptTokenizer::new(&loaded.tokenizer, config, data.rest.source(), random, 0)?
         .leaving_out(data.max_tokens);
@@ -116,8 +117,8 @@ fn tokens_of<B: Backend>(
     prompts.retain(|p| p.tokens.len() > 1);
     if prompts.len() < all {
         observer.warn(&format!(
-            "{} texts of {} have one token and are left out",
-            all - prompts.len(),
+            "{} of {} without a second token to predict left out",
+            counted((all - prompts.len()) as u64, "text"),
             set.source
         ));
     }
@@ -131,9 +132,12 @@ fn refuse_common([calibration, heldout]: &[Texts; 2]) -> Result<()> {
     let mut common = heldout.prompts.iter().filter(|p| known.contains(&p.text_sha256));
     if let Some(first) = common.next() {
         invalid!(
-            "{} held-out texts are also calibration texts (the first is '{}'), so the loss would be measured on texts \
-             that the layers were chosen on; remove them from one of the sets",
-            1 + common.count(),
+            "{} also calibration texts (the first is '{}'), so the loss would be measured on texts that the layers were \
+             chosen on; remove what is in both from one of the sets",
+            match common.count() {
+                0 => "1 held-out text is one of the".to_owned(),
+                more => format!("{} held-out texts are", 1 + more),
+            },
             first.id
         );
     }

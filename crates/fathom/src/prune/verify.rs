@@ -45,11 +45,10 @@ pub fn verify_export(path: &Path, threads: Option<usize>, observer: &dyn Observe
         );
     }
     let results = Pruning::read(&file)?;
-    let (Some(exported), Some(index)) = (&results.export, results.choice.index) else {
+    let Some(exported) = &results.export else {
         invalid!("{} knows of no export; write one with --export", file.display());
     };
-    let chosen = &results.candidates[index];
-    let layers = chosen.removed.iter().flat_map(|[start, end]| *start..*end);
+    let layers = exported.removed.iter().flat_map(|[start, end]| *start..*end);
     let Ok(removal) = Removal::new(SkipPart::Layer, layers) else {
         invalid!("{}: the removed layers overlap; the file is damaged or was edited", file.display());
     };
@@ -61,7 +60,7 @@ pub fn verify_export(path: &Path, threads: Option<usize>, observer: &dyn Observe
     threads::run(threads, || {
         let located =
             source::locate(&exported.source, results.model.revision.as_deref(), &Downloads(observer))?;
-        let new = chosen.replaced.map(|map| new_projection(&model, &removal, map.layer)).transpose()?;
+        let new = exported.replaced.map(|map| new_projection(&model, &removal, map.layer)).transpose()?;
         let new = new.as_ref().map(|(layer, down)| (*layer, down));
         let (verified, sha256) = compare(&located.path, &removal, new, &model, observer)?;
         // The logits do not show what became of a linear map, which is in the export alone.
@@ -112,10 +111,7 @@ pub(super) fn compare(
     drop(before);
     let after = load(export)?;
     if self::texts(&after)? != texts {
-        invalid!(
-            "the tokenizer of {} differs from that of its source; export the model again",
-            export.display()
-        );
+        invalid!("the tokenizer of the exported model differs from that of its source; export it again");
     }
     let whole = Removal::nothing(SkipPart::Layer);
     let mut verified = VerifiedExport::default();
@@ -130,9 +126,8 @@ pub(super) fn compare(
     }
     if down.is_none() && verified.largest_difference > 0.0 {
         invalid!(
-            "the logits of {} differ from those of its source without the removed layers by up to {:e}; it is not the \
-             model that was measured, so do not use it",
-            export.display(),
+            "the logits of the exported model differ from those of its source without the removed layers by up to {:e}; \
+             it is not the model that was measured, so do not use it",
             verified.largest_difference
         );
     }

@@ -65,8 +65,8 @@ pub(super) fn write(
 /// The curves of a finished cell, and its results with that for their depth table.
 fn read(study: &StudyDescription, cell: Cell, options: &BootstrapOptions) -> Result<(FinishedCell, Results)> {
     let folder = Folder::open(study.folder(cell))?;
-    let samples: Vec<Sample> = folder.samples()?;
     let results = folder.results()?;
+    let samples: Vec<Sample> = folder.samples()?;
     let cell = FinishedCell::of(&samples, results.model.layers, options)?;
     let depth = cell.depth.clone();
     Ok((cell, Results { depth, ..results }))

@@ -58,10 +58,10 @@ struct Begun {
 
 /// SHA-256 of all that a cell reads beside the model.
 fn hashes(m: &Measurement, observer: &dyn Observer) -> Vec<Option<String>> {
-    let prompts = m.prompts.load_candidates(observer).ok();
+    let prompts = m.options.data.load_candidates(observer).ok();
     let pairs = m.probes.iter().any(|p| p.needs_pairs()).then_some(&m.qa);
     let others = [pairs, m.baseline_data.as_ref()];
-    let load = |id: &String| PromptSpec::load(&m.prompts.of(id, None), observer).ok();
+    let load = |id: &String| PromptSpec::load(&m.options.data.of(id, None), observer).ok();
     [prompts].into_iter().chain(others.map(|id| load(id?))).map(|set| Some(set?.sha256)).collect()
 }
 

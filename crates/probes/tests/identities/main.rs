@@ -1,6 +1,7 @@
 //! The probes against straightforward `f64` implementations of their definitions, on the fixture of every
 //! architecture.
 
+mod angles;
 mod contributions;
 mod counting;
 mod lens;

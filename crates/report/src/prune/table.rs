@@ -4,27 +4,24 @@ use super::labels::{Kind, kinds, layers, name_of};
 use crate::table::Style;
 use crate::table::lines::{Emphasis, Lines};
 use crate::text::column;
+use fathom_results::text::amount;
 use fathom_results::{Candidate, Pruning};
 
-/// The width of a column of numbers.
-const COLUMN: usize = 11;
+/// The least width of a column of numbers.
+const COLUMN: usize = 9;
 
 /// The rise in loss by method and number of units removed, the recommendation, and what it saves.
 pub fn summary(pruning: &Pruning, style: Style) -> String {
     let mut lines = Lines::new(style);
     let model = &pruning.model;
     lines.line(Emphasis::Bold, &model.id);
-    let parameters = model.parameters as f64 / 1e6;
+    let parameters = amount(model.parameters);
     lines.line(
         Emphasis::Plain,
-        &format!(
-            "{}, {} layers, {parameters:.0} M parameters, {}",
-            model.architecture, model.layers, model.dtype
-        ),
+        &format!("{}, {} layers, {parameters} parameters, {}", model.architecture, model.layers, model.dtype),
     );
     for (what, set) in [("calibration", &pruning.calibration), ("held out", &pruning.heldout)] {
-        let text = format!("{what}: {}, {} texts, {} tokens", set.id, set.texts, set.tokens);
-        lines.line(Emphasis::Plain, &text);
+        lines.line(Emphasis::Plain, &format!("{what}: {set}"));
     }
     let full = &pruning.full;
     lines.line(

@@ -38,6 +38,9 @@ pub(super) fn curves(results: &Results) -> Vec<NamedCurve<'_>> {
     if let Some(similarity) = &results.probes.similarity {
         add("block influence", "BI", &similarity.block_influence, true);
     }
+    if let Some(angles) = &results.probes.angles {
+        add("angle", "angle", &angles.step, false);
+    }
     let skip =
         results.probes.skip.as_ref().and_then(|skip| skip.get(&SkipMode::Future)?.get(&SkipPart::Layer));
     if let Some(output) = skip.and_then(|effects| effects.output_effect.as_ref()) {

@@ -53,10 +53,7 @@ impl Lines {
 
     /// Adds a line of pieces with their own emphasis, cut to the width together.
     pub(crate) fn pieces(&mut self, pieces: &[(Emphasis, &str)]) {
-        let mut room = self.style.width;
-        for (emphasis, piece) in pieces {
-            let piece = fit(piece, Style { width: room, ..self.style });
-            room -= piece.width().min(room);
+        for (emphasis, piece) in cut(pieces, self.style) {
             let code = emphasis.code();
             if self.style.colour && !code.is_empty() && !piece.trim().is_empty() {
                 self.text.extend([code, &piece, "\x1b[0m"]);
@@ -75,6 +72,31 @@ impl Lines {
             self.line(emphasis, &format!("{:indent$}{line}", ""));
         }
     }
+}
+
+/// The pieces as far as they fit the width. A mark stands at the end of what is cut, so that half a number is not read
+/// as a whole one.
+fn cut(pieces: &[(Emphasis, &str)], style: Style) -> Vec<(Emphasis, String)> {
+    let end = pieces.iter().rposition(|(_, piece)| !piece.trim_end().is_empty()).map_or(0, |last| last + 1);
+    let within = |width: usize| {
+        let (mut room, mut is_cut) = (width, false);
+        let fitted = pieces[..end].iter().enumerate().map(|(i, (emphasis, piece))| {
+            let piece = if i + 1 == end { piece.trim_end() } else { piece };
+            let fitted = fit(piece, Style { width: room, ..style });
+            room -= fitted.width().min(room);
+            is_cut |= fitted.chars().count() < piece.chars().count();
+            (*emphasis, fitted)
+        });
+        let fitted: Vec<(Emphasis, String)> = fitted.collect();
+        (fitted, is_cut)
+    };
+    let (whole, is_cut) = within(style.width);
+    if !is_cut || style.width == 0 {
+        return whole;
+    }
+    let (mut fitted, _) = within(style.width - 1);
+    fitted.push((Emphasis::Plain, if style.unicode { "…" } else { ">" }.to_owned()));
+    fitted
 }
 
 /// Replaces characters that must not reach the terminal and cuts to the width.
@@ -121,6 +143,19 @@ mod tests {
         );
         assert_eq!(wrap("  ", 8), [""; 0]);
         assert_eq!(wrap("深い 層の 深さ", 9), ["深い 層の", "深さ"]);
+    }
+
+    #[test]
+    fn a_mark_ends_what_is_cut() {
+        let lines = |width, pieces: &[&str]| {
+            let mut lines = Lines::new(Style { unicode: false, width, colour: false });
+            lines.pieces(&pieces.iter().map(|piece| (Emphasis::Plain, *piece)).collect::<Vec<_>>());
+            lines.text
+        };
+        assert_eq!(lines(8, &["layers ", "14..18"]), "layers >\n");
+        assert_eq!(lines(9, &["layers ", "14..18"]), "layers 1>\n");
+        assert_eq!(lines(13, &["layers ", "14..18", "  "]), "layers 14..18\n");
+        assert_eq!(lines(6, &["layers ", ""]), "layers\n");
     }
 
     #[test]

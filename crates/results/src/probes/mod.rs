@@ -1,5 +1,6 @@
 //! What each probe gives on one prompt and over all prompts.
 
+mod angles;
 mod contributions;
 mod erasure;
 mod gradients;
@@ -8,6 +9,7 @@ mod settling;
 mod similarity;
 mod skip;
 
+pub use angles::{AngleComponent, AngleFit, Angles, AnglesSample};
 pub use contributions::{Contributions, ContributionsSample, MeanMedian, Parts, PerToken};
 pub use erasure::ErasurePair;
 pub use gradients::{
@@ -30,9 +32,12 @@ pub struct ProbeResults {
     /// The output distribution read off after each layer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lens: Option<LensCurves>,
-    /// How far the residual stream turns.
+    /// How the residual streams at different depths resemble each other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub similarity: Option<Similarity>,
+    /// How far the residual stream turns from layer to layer, and what the last layer makes of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub angles: Option<Angles>,
     /// The level at which each token's prediction settles.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settling: Option<Settling>,

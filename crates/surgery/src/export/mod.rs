@@ -85,6 +85,35 @@ pub struct Exported {
     pub warnings: Vec<String>,
 }
 
+/// A model that is written and does not have its name yet. Dropping it removes it.
+#[derive(Debug)]
+pub struct Staged {
+    stage: Stage,
+    model: PathBuf,
+    exported: Exported,
+}
+
+impl Staged {
+    /// What opens as a model until it is published.
+    pub fn model(&self) -> &Path {
+        &self.model
+    }
+
+    /// What will be there once it is published.
+    pub fn exported(&self) -> &Exported {
+        &self.exported
+    }
+
+    /// Gives the model its name.
+    ///
+    /// # Errors
+    /// When the system refuses to rename it.
+    pub fn publish(self) -> Result<Exported, ExportError> {
+        self.stage.publish()?;
+        Ok(self.exported)
+    }
+}
+
 /// Writes the model without the removed layers. `progress` is called with the bytes written and those in all;
 /// [`ControlFlow::Break`] ends the export.
 ///
@@ -98,16 +127,24 @@ pub fn export(
     e: &Export<'_>,
     progress: &dyn Fn(u64, u64) -> ControlFlow<()>,
 ) -> Result<Exported, ExportError> {
-    export_to(e, SHARD_BYTES, &stage::create, progress)
+    stage(e, progress)?.publish()
 }
 
-/// [`export`] with the size of a shard and the function that creates files.
-fn export_to(
+/// The first half of [`export`]: the model is written beside its place, and appears there by [`Staged::publish`].
+///
+/// # Errors
+/// As [`export`].
+pub fn stage(e: &Export<'_>, progress: &dyn Fn(u64, u64) -> ControlFlow<()>) -> Result<Staged, ExportError> {
+    stage_to(e, SHARD_BYTES, &stage::create, progress)
+}
+
+/// [`stage()`] with the size of a shard and the function that creates files.
+fn stage_to(
     e: &Export<'_>,
     shard_bytes: u64,
     create: &stage::Create<'_>,
     progress: &dyn Fn(u64, u64) -> ControlFlow<()>,
-) -> Result<Exported, ExportError> {
+) -> Result<Staged, ExportError> {
     if e.removal.unit() != SkipPart::Layer {
         return Err(ExportError::Sublayers);
     }
@@ -179,20 +216,20 @@ impl Job<'_> {
         mut plan: Plan<'_>,
         create: &stage::Create<'_>,
         progress: &dyn Fn(u64, u64) -> ControlFlow<()>,
-    ) -> Result<Exported, ExportError> {
+    ) -> Result<Staged, ExportError> {
         plan.files.push(PlannedFile::text(CARD, self.e.card.to_owned()));
         let bytes: u64 = plan.files.iter().map(PlannedFile::len).sum();
         let stage = Stage::beside(self.e.out, bytes)?;
         stage.write(&plan.files, create, &|written| progress(written, bytes))?;
         self.checkpoint.weights().release();
         check::written(&stage.model(plan.model.as_deref()), &plan.description, self.checkpoint.tokenizer())?;
-        stage.publish()?;
         let out = |name: &str| self.e.out.join(name);
-        Ok(Exported {
+        let exported = Exported {
             model: plan.model.as_deref().map_or_else(|| self.e.out.to_owned(), out),
             files: plan.files.iter().map(|file| out(&file.name)).collect(),
             bytes,
             warnings: plan.warnings,
-        })
+        };
+        Ok(Staged { model: stage.model(plan.model.as_deref()), stage, exported })
     }
 }

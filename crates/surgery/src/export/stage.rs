@@ -29,6 +29,7 @@ pub(super) fn create(path: &Path) -> io::Result<Box<dyn Sink>> {
 }
 
 /// A folder beside the target. Dropping it removes whatever is in it.
+#[derive(Debug)]
 pub(super) struct Stage {
     /// Holds the model's folder, so that the latter has the usual permissions.
     around: TempDir,

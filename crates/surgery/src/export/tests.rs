@@ -1,7 +1,7 @@
 //! Exports whose files fail, and small shards.
 
 use super::stage::{self, Sink};
-use super::{Export, ExportError, ExportFormat, export_to};
+use super::{Export, ExportError, ExportFormat, stage_to};
 use crate::Removal;
 use fathom_model::source::Checkpoint;
 use fathom_results::SkipPart;
@@ -57,14 +57,14 @@ fn a_full_disk_leaves_nothing() {
         let source = fixture(source);
         let e =
             Export { source: &source, removal: &removal, replacement: None, format, out: &out, card: "card" };
-        let whole = export_to(&e, u64::MAX, &stage::create, &go).unwrap().bytes;
+        let whole = stage_to(&e, u64::MAX, &stage::create, &go).unwrap().publish().unwrap().bytes;
         std::fs::remove_dir_all(&out).unwrap();
         for free in [0, 1, whole / 2, whole - 1] {
             let free = Rc::new(RefCell::new(free as usize));
             let create = |path: &Path| -> io::Result<Box<dyn Sink>> {
                 Ok(Box::new(Disk { file: File::create_new(path)?, free: free.clone() }))
             };
-            let error = export_to(&e, u64::MAX, &create, &go).unwrap_err();
+            let error = stage_to(&e, u64::MAX, &create, &go).unwrap_err();
             assert!(
                 matches!(&error, ExportError::Write { path, source }
                 if path.starts_with(&out) && source.kind() == io::ErrorKind::StorageFull),
@@ -84,7 +84,7 @@ fn shards_have_an_index_and_open_as_one_model() {
         let format = ExportFormat::Hf;
         let e =
             Export { source: &source, removal: &removal, replacement: None, format, out: &out, card: "card" };
-        export_to(&e, 20_000, &stage::create, &|_, _| ControlFlow::Continue(())).unwrap();
+        stage_to(&e, 20_000, &stage::create, &|_, _| ControlFlow::Continue(())).unwrap().publish().unwrap();
         let index = std::fs::read(out.join("model.safetensors.index.json")).unwrap();
         let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
         let opened = Checkpoint::open(&out).unwrap();

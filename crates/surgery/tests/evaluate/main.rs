@@ -37,6 +37,27 @@ fn tokens(model: &Model, count: usize, seed: u32) -> Vec<u32> {
     (0..count).map(|_| next()).collect()
 }
 
+/// The probe angles runs the stream of each level through the last layer: the model without the layers between.
+#[test]
+fn losses_after_the_last_layer_are_those_without_the_layers_between() {
+    for name in ARCHITECTURES {
+        let Loaded { model, .. } = load(name);
+        let (tokens, depth) = (tokens(&model, 40, 7), model.config().depth());
+        let trace = model.run(&[&tokens]).unwrap().remove(0);
+        let memory = fathom_probes::MemoryPlan { clean: 1, rows: 1 << 12, bytes: 1 << 24, saved: 1 };
+        let probe =
+            fathom_probes::angles::measure(&model, &trace, &fathom_probes::ExecOptions::planned(memory));
+        let removals: Vec<Removal> =
+            (0..depth).map(|l| Removal::block(SkipPart::Layer, l..depth - 1)).collect();
+        let variants: Vec<Variant<'_, _>> = removals.iter().map(Variant::without).collect();
+        let done = evaluate(&model, &[Text::whole(tokens)], &variants, Reading::Loss, &OPTIONS).unwrap();
+        for (l, (scores, loss)) in done.scores.iter().zip(&probe.last_layer_nll).enumerate() {
+            let want = scores[0].nll / 39.0;
+            assert!((loss - want).abs() < 1e-5 * want, "{name}, level {l}: {loss} {want}");
+        }
+    }
+}
+
 fn removal(unit: SkipPart, layers: &[usize]) -> Removal {
     Removal::new(unit, layers.iter().copied()).unwrap()
 }

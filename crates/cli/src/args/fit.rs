@@ -1,11 +1,11 @@
-//! The arguments of `fathom fit`.
+//! Arguments of `fathom fit`.
 
-use crate::args::optional;
+use super::run::{command_line, optional};
 use clap::{Args as Arguments, ValueEnum};
 use fathom::{FitSchedule, RlResponse};
 use std::path::PathBuf;
 
-pub(crate) const FIT: &str = "Fits a law of depth, data or compute to a table.
+pub(super) const LONG: &str = "Fits a law of depth, data or compute to a table.
 
   depth    loss by width, layers and data: L = c_m/m^a_m + c_l/l^a_l + c_d/D^a_d + l0
            columns d_model, n_layers, num_tokens, loss
@@ -21,7 +21,7 @@ intervals, the error on rows that were not fitted, a profile of each exponent, a
 makes, because the valleys of such laws are flat. The command fails if the fit does not converge; the best that was \
 found is written all the same.";
 
-pub(crate) const FIT_EXAMPLES: &str = "Examples:
+pub(super) const EXAMPLES: &str = "Examples:
   fathom fit depth runs.csv --at params=7e9,tokens=2e12,layers=32 --optimal params=7e9,tokens=2e12
   fathom fit repeat runs.json --optimal params=2.8e9,unique=5e10
   fathom fit rl times.csv --optimal budget=1e16
@@ -184,7 +184,7 @@ impl Fit {
             .profile(self.profile)
             .seed(self.seed)
             .overwrite(self.overwrite)
-            .command(std::env::args().collect());
+            .command(command_line());
         let fit = self.columns.iter().fold(fit, |f, (name, column)| f.column(name.as_str(), column.as_str()));
         let fit = self.at.iter().fold(fit, |f, at| f.at(at.as_str()));
         let fit = optional(fit, &self.optimal, |f, text| f.optimal(text.as_str()));

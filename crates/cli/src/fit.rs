@@ -1,11 +1,9 @@
 //! `fathom fit`.
 
-mod args;
-
+use crate::args::Fit;
 use crate::observer::Terminal;
 use crate::output;
 use anyhow::{Result, bail};
-pub(crate) use args::{FIT, FIT_EXAMPLES, Fit};
 use fathom::{FitOutcome, fit_summary};
 
 pub(crate) fn run(args: &Fit, threads: Option<u16>) -> Result<()> {

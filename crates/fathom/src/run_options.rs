@@ -1,0 +1,149 @@
+//! What every builder is told that runs a model on texts.
+
+use crate::{ModelSpec, Observer, PromptSpec};
+use fathom_analysis::BootstrapOptions;
+use fathom_results::text::counted;
+use std::path::PathBuf;
+
+/// Fewer resamples do not settle the ends of a 95 % interval.
+const FEW_RESAMPLES: usize = 200;
+
+/// The values behind the setters that such builders share.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RunOptions {
+    pub(crate) model: ModelSpec,
+    pub(crate) data: PromptSpec,
+    pub(crate) resamples: usize,
+    pub(crate) memory: Option<u64>,
+    pub(crate) out: Option<PathBuf>,
+    pub(crate) overwrite: bool,
+    pub(crate) threads: Option<usize>,
+    pub(crate) command: Vec<String>,
+}
+
+impl RunOptions {
+    pub(crate) fn new(model: impl Into<String>, data: &str) -> Self {
+        Self {
+            model: ModelSpec::new(model),
+            data: PromptSpec::new(data),
+            resamples: BootstrapOptions::RESAMPLES,
+            memory: None,
+            out: None,
+            overwrite: false,
+            threads: None,
+            command: Vec::new(),
+        }
+    }
+
+    /// Warns of options that are allowed and say little.
+    pub(crate) fn remark(&self, observer: &dyn Observer) {
+        if self.resamples < FEW_RESAMPLES {
+            observer.warn(&format!(
+                "{} give only a rough idea of an interval; use {FEW_RESAMPLES} or more",
+                counted(self.resamples as u64, "resample")
+            ));
+        }
+    }
+}
+
+/// Gives a builder with a field `options: RunOptions` the setters of that.
+macro_rules! run_setters {
+    ($Builder:ty) => {
+        /// What is common to all builders that run a model on texts.
+        impl $Builder {
+            /// The branch, tag or commit of a model from the hub.
+            #[must_use]
+            pub fn revision(mut self, revision: impl Into<String>) -> Self {
+                self.options.model.revision = Some(revision.into());
+                self
+            }
+
+            /// The type in which weights are multiplied; f32 unless set otherwise.
+            #[must_use]
+            pub fn dtype(mut self, dtype: fathom_model::Dtype) -> Self {
+                self.options.model.dtype = dtype;
+                self
+            }
+
+            /// The device that the model runs on; the processor unless set otherwise.
+            #[must_use]
+            pub fn device(mut self, device: $crate::Device) -> Self {
+                self.options.model.device = device;
+                self
+            }
+
+            /// The split of a published data set.
+            #[must_use]
+            pub fn split(mut self, split: impl Into<String>) -> Self {
+                self.options.data.split = Some(split.into());
+                self
+            }
+
+            /// Leaves out prompts of more than `tokens` tokens, and those beyond the model's context.
+            #[must_use]
+            pub fn max_tokens(mut self, tokens: usize) -> Self {
+                self.options.data.max_tokens = Some(tokens);
+                self
+            }
+
+            /// The seed of generated prompts and of the bootstrap.
+            #[must_use]
+            pub fn seed(mut self, seed: u64) -> Self {
+                self.options.data.seed = seed;
+                self
+            }
+
+            /// The random number generator of generated prompts.
+            #[must_use]
+            pub fn rng(mut self, rng: fathom_data::Rng) -> Self {
+                self.options.data.rng = rng;
+                self
+            }
+
+            /// The number of resamples of the bootstrap.
+            #[must_use]
+            pub fn resamples(mut self, resamples: usize) -> Self {
+                self.options.resamples = resamples;
+                self
+            }
+
+            /// Bytes of working memory beside the weights; unless set otherwise a fifth of the machine's, or most of
+            /// what the weights leave free on a device with its own memory.
+            #[must_use]
+            pub fn memory(mut self, bytes: u64) -> Self {
+                self.options.memory = Some(bytes);
+                self
+            }
+
+            /// The results folder; one under `fathom-out/MODEL` unless set otherwise.
+            #[must_use]
+            pub fn out(mut self, folder: impl Into<std::path::PathBuf>) -> Self {
+                self.options.out = Some(folder.into());
+                self
+            }
+
+            /// Deletes what an earlier run left in the folder. Otherwise that run is continued, if its options were
+            /// the same.
+            #[must_use]
+            pub fn overwrite(mut self, overwrite: bool) -> Self {
+                self.options.overwrite = overwrite;
+                self
+            }
+
+            /// The number of threads; all cores unless set otherwise. No result depends on it.
+            #[must_use]
+            pub fn threads(mut self, threads: usize) -> Self {
+                self.options.threads = Some(threads);
+                self
+            }
+
+            /// The command line to record in `run.json`.
+            #[must_use]
+            pub fn command(mut self, command: Vec<String>) -> Self {
+                self.options.command = command;
+                self
+            }
+        }
+    };
+}
+pub(crate) use run_setters;
