@@ -112,6 +112,9 @@ fn evaluate(expression: &Expression, table: &Table, columns: &ColumnNames) -> Re
 /// A variance inflation factor from which coefficients are said to be hard to tell apart.
 const INFLATED: f64 = 5.0;
 
+/// A correlation from which two terms are said to go together.
+const CORRELATED: f64 = 0.8;
+
 /// Fits a formula to a table.
 ///
 /// # Errors
@@ -232,17 +235,30 @@ fn correlation(a: &[f64], b: &[f64]) -> f64 {
 
 /// Says which terms can hardly be told apart.
 fn collinearity(regression: &Regression) -> Vec<String> {
-    let inflated: Vec<&str> =
-        regression.vif.iter().filter(|(_, vif)| **vif >= INFLATED).map(|(name, _)| name).collect();
-    if inflated.is_empty() {
-        return Vec::new();
+    let mut warnings = Vec::new();
+    let names: Vec<&str> = regression.vif.iter().map(|(name, _)| name).collect();
+    let inflated = regression.vif.iter().filter(|(_, vif)| **vif >= INFLATED).map(|(name, _)| name);
+    let inflated: Vec<&str> = inflated.collect();
+    if !inflated.is_empty() {
+        let most = regression.vif.iter().map(|(_, vif)| *vif).fold(0.0, f64::max);
+        warnings.push(format!(
+            "{} are nearly collinear with the other terms (variance inflation up to {most:.1}): the data hardly tell \
+             their effects apart, so read the coefficients together and look at the partial residuals",
+            quoted(inflated)
+        ));
     }
-    let most = regression.vif.iter().map(|(_, vif)| *vif).fold(0.0, f64::max);
-    vec![format!(
-        "{} are nearly collinear (variance inflation up to {most:.1}): the data hardly tell their effects apart, so read \
-         the coefficients together and look at the partial residuals",
-        quoted(inflated)
-    )]
+    let pairs = (0..names.len()).flat_map(|a| (a + 1..names.len()).map(move |b| (a, b)));
+    let close = pairs.filter(|(a, b)| regression.correlation[*a][*b].abs() >= CORRELATED);
+    let close: Vec<String> = close
+        .map(|(a, b)| format!("'{}' and '{}' ({:.2})", names[a], names[b], regression.correlation[a][b]))
+        .collect();
+    if !close.is_empty() {
+        warnings.push(format!(
+            "terms go together: {}; what one of them says of the response, the other says nearly as well",
+            close.join(", ")
+        ));
+    }
+    warnings
 }
 
 fn predict(formula: &Formula, ols: &Ols, inputs: &Named<f64>) -> Result<Prediction> {

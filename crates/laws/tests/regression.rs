@@ -116,6 +116,7 @@ fn equals_statsmodels() {
     ] {
         assert_relative_eq!(found, expected, max_relative = 1e-9);
     }
+    assert!(outcome.warnings[1].contains("'layers' and 'ln(params)' (0."), "{:?}", outcome.warnings);
     assert!(
         outcome.warnings[0].contains("'d_ff' and 'ln(params)' are nearly collinear"),
         "{:?}",

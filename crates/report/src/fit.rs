@@ -113,8 +113,8 @@ mod tests {
             "a_m             0.945      0.081           0.783 to 1.107       0.977",
             "a_l             1.325       none                                1.201",
             "converged. 15 of 16 starts agree.",
-            "drop      3                   9     0.003",
-            "params 7000000000, layers 32 (d_model 4270): 2.034, 2.007 to 2.06",
+            "drop 3                        9     0.003",
+            "params 7e9, layers 32 (d_model 4270): 2.034, 2.007 to 2.06",
             "layers                   45.5 (37.5 to 53.5)",
         ] {
             assert!(text.contains(line), "{line}\n{text}");

@@ -1,5 +1,6 @@
 //! The types of `fit.json`: a law fitted to a table, with everything that says how far to trust it.
 
+use crate::folder::FIT;
 use crate::{Error, Result, null};
 use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
@@ -499,7 +500,7 @@ impl Fitting {
     /// Checks that there is a fit, and that lists which belong together have one length.
     fn check(&self) -> Result<()> {
         let wrong = |field: &str, problem: &str| {
-            Err(Error::Inconsistent { field: field.to_owned(), problem: problem.to_owned() })
+            Err(Error::Inconsistent { file: FIT, field: field.to_owned(), problem: problem.to_owned() })
         };
         if self.fits().next().is_none() {
             return wrong("parameters", "are missing, and so are environments");

@@ -135,11 +135,12 @@ impl Folder {
     pub fn results(&self) -> Result<Results> {
         let path = self.path.join(RESULTS);
         if !path.exists() {
-            let reason = match self.path.join(PRUNE).exists() {
-                true => "it holds a pruning, which `fathom report` shows",
-                false => {
-                    "it has no results.json, so its run did not finish: the command in its run.json goes on"
-                }
+            let reason = if self.path.join(PRUNE).exists() {
+                "it holds a pruning, which `fathom report` shows"
+            } else if self.path.join(FIT).exists() {
+                "it holds a fitted law, which `fathom report` shows"
+            } else {
+                "it has no results.json, so its run did not finish: the command in its run.json goes on"
             };
             return Err(Error::NotResults { path: self.path.clone(), reason: reason.to_owned() });
         }

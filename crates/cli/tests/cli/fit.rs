@@ -46,7 +46,7 @@ fn a_law_is_fitted_reported_and_fitted_again() {
         succeed(command)
     };
     let printed = with(&mut fit("depth", &file, &out));
-    for text in ["a_l", "converged", "other choices", "predictions", "optimal for params 1000000000"] {
+    for text in ["a_l", "converged", "other choices", "predictions", "optimal for params 1e9"] {
         assert!(printed.contains(text), "{text}\n{printed}");
     }
     let results = json(&out.join("fit.json"));

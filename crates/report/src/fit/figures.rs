@@ -51,15 +51,18 @@ impl Drawing<'_> {
             None => format!("fit_{name}"),
         };
         let title = self.name.map_or(title.to_owned(), |environment| format!("{title}: {environment}"));
-        let caption = format!("{} on {}", self.fitting.law.name(), self.fitting.data.file);
+        let file = self.fitting.data.file.rsplit(['/', '\\']).next().unwrap_or_default();
+        let caption = format!("{} on {file}", self.fitting.law.name());
         Figure::new(name, title, reading, caption, (Body::Panels(grid), table))
     }
 
-    /// The points that can be drawn, on logarithmic axes if all are positive.
+    /// The points that can be drawn, and whether on logarithmic axes: if all are positive and span more than a decade.
     fn points(&self) -> (Vec<&FitPoint>, bool) {
         let is_finite = |p: &&FitPoint| p.observed.is_finite() && p.predicted.is_finite();
         let points: Vec<&FitPoint> = self.fit.points.iter().filter(is_finite).take(MOST_POINTS).collect();
-        let log = points.iter().all(|p| p.observed > 0.0 && p.predicted > 0.0);
+        let values = || points.iter().flat_map(|p| [p.observed, p.predicted]);
+        let (least, most) = values().fold((f64::INFINITY, 0.0), |(l, m): (f64, f64), v| (l.min(v), m.max(v)));
+        let log = least > 0.0 && most > 10.0 * least;
         (points, log)
     }
 
@@ -105,7 +108,8 @@ impl Drawing<'_> {
     fn residuals(&self) -> Option<Figure> {
         let (points, log) = self.points();
         points.first()?;
-        let logarithmic = self.fit.objective.residual != "squared" && log;
+        let positive = points.iter().all(|p| p.observed > 0.0 && p.predicted > 0.0);
+        let logarithmic = self.fit.objective.residual != "squared" && positive;
         let left = |p: &FitPoint| match logarithmic {
             true => (p.observed / p.predicted).ln(),
             false => p.observed - p.predicted,

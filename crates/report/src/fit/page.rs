@@ -1,9 +1,8 @@
 //! The page of a fit.
 
 use super::figures::figures;
-use super::table::{inputs, quality, with_interval};
+use super::table::{inputs, quality, short, with_interval};
 use crate::html::settings;
-use crate::text::significant;
 use crate::{Result, page};
 use fathom_results::{Fitted, Fitting, Parameter, folder};
 use minijinja::value::Serde;
@@ -49,7 +48,7 @@ fn one(name: Option<&str>, fit: &Fitted) -> Cell {
                 inputs => inputs(&p.inputs),
                 derived => inputs(&p.derived),
                 value => with_interval(&value),
-                error => p.stderr.map(|error| significant(error, 3)),
+                error => p.stderr.map(|error| short(error, 3)),
             }
         })
         .collect();
@@ -67,7 +66,7 @@ fn one(name: Option<&str>, fit: &Fitted) -> Cell {
         optimal => fit.optimal.as_ref().map(|optimal| {
             let values: Vec<(&str, String)> = optimal.values.iter().map(|(n, v)| (n, with_interval(v))).collect();
             let row = |(index, row): (usize, &Vec<f64>)| {
-                let cells: Vec<String> = row.iter().map(|v| significant(*v, 5)).collect();
+                let cells: Vec<String> = row.iter().map(|v| short(*v, 5)).collect();
                 context! { best => optimal.table.best == Some(index), cells => Cell::from(Serde(cells)) }
             };
             context! {
@@ -82,14 +81,14 @@ fn one(name: Option<&str>, fit: &Fitted) -> Cell {
 }
 
 fn parameters(fit: &Fitted) -> Vec<Cell> {
-    let number = |value: Option<f64>| value.map_or(String::new(), |v| significant(v, 4));
+    let number = |value: Option<f64>| value.map_or(String::new(), |v| short(v, 4));
     let row = |(name, p): (&str, &Parameter)| {
         context! {
             name => name,
-            value => significant(p.value, 6),
+            value => short(p.value, 6),
             error => number(p.stderr),
             interval => p.interval.map_or(String::new(), |[low, high]| {
-                format!("{} to {}", significant(low, 4), significant(high, 4))
+                format!("{} to {}", short(low, 4), short(high, 4))
             }),
             t => number(p.t),
             p => number(p.p),
@@ -109,14 +108,14 @@ fn scan(fit: &Fitted) -> Vec<Cell> {
     let row = |point: &fathom_results::ScanPoint| {
         let value = |name: &&str| {
             let found = point.parameters.as_ref().and_then(|p| p.get(name));
-            found.map_or(String::new(), |v| significant(*v, 5))
+            found.map_or(String::new(), |v| short(*v, 5))
         };
         let values: Vec<String> = names.iter().map(value).collect();
         context! {
             choice => point.choice.as_str(),
             value => point.value.as_str(),
             rows => point.rows,
-            objective => point.objective.map_or("none".to_owned(), |o| significant(o, 6)),
+            objective => point.objective.map_or("none".to_owned(), |o| short(o, 6)),
             converged => point.converged,
             chosen => point.chosen,
             values => Cell::from(Serde(values)),
