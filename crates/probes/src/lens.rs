@@ -33,12 +33,12 @@ pub type Points = Vec<Vec<Point>>;
 pub(crate) fn plan<B: Backend>(model: &Model<B>, tokens: usize, memory: MemoryPlan) -> (Work, u64) {
     let levels = model.config().depth() + 1;
     let work = Work::plain(0, model.head_macs_per_row() * (levels * tokens) as u64);
-    (work, (at_once(model, tokens, memory) * levels * model.config().vocab * 4) as u64)
+    (work, (at_once(model, levels, tokens, memory) * levels * model.config().vocab * 4) as u64)
 }
 
 /// Number of tokens whose logits are held at a time.
-fn at_once<B: Backend>(model: &Model<B>, tokens: usize, memory: MemoryPlan) -> usize {
-    let token = (model.config().depth() + 1) * model.config().vocab * 4;
+fn at_once<B: Backend>(model: &Model<B>, levels: usize, tokens: usize, memory: MemoryPlan) -> usize {
+    let token = levels * model.config().vocab * 4;
     (memory.bytes / token.max(1)).clamp(1, tokens.max(1))
 }
 
@@ -49,7 +49,7 @@ pub fn sweep<B: Backend>(model: &Model<B>, trace: &Trace<B>, exec: &ExecOptions<
     let (mut part, mut rows, mut logits) = (on.empty(), on.empty(), on.empty());
     let (mut numbers, mut log_likelihoods) = (Vec::new(), Vec::new());
     let all: Vec<u32> = (0..tokens as u32).collect();
-    for some in all.chunks(at_once(model, tokens, exec.memory)) {
+    for some in all.chunks(at_once(model, levels, tokens, exec.memory)) {
         on.resize(&mut rows, some.len() * levels * d);
         for (level, resid) in trace.resid.iter().enumerate() {
             // The levels of a token follow each other.

@@ -16,6 +16,7 @@ pub mod lens;
 mod measure;
 mod number;
 mod options;
+pub mod order;
 mod plan;
 pub mod planner;
 pub mod settling;

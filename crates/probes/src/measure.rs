@@ -6,7 +6,7 @@ use crate::exec::{ExecOptions, InsufficientMemory};
 use crate::options::ProbeOptions;
 use crate::plan::memory_plan;
 use crate::tokenized::{TokenizedPair, TokenizedPrompt};
-use crate::{angles, contributions, gradients, lens, settling, similarity, skip};
+use crate::{angles, contributions, gradients, lens, order, settling, similarity, skip};
 use fathom_model::{Backend, Model, Trace};
 use fathom_results::{Probe, Sample, Work};
 use std::time::Instant;
@@ -323,6 +323,14 @@ impl Record {
                 return Err(Overflow("the effect of a skip"));
             }
             sample.skip = Some(skips);
+        }
+        if has(Probe::Order) {
+            let work = order::plan(model, tokens, exec.memory).0;
+            let work = if exec.naive { Work { macs: work.macs_naive, ..work } } else { work };
+            let effects = timed(costs, "order", work, || order::measure(model, trace, exec));
+            let divergences = effects.families().map(|(_, effects)| effects.kl.clone()).concat();
+            Overflow::check(divergences.into_iter(), "the effect of another order of layers")?;
+            sample.order = Some(effects);
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use crate::exec::{InsufficientMemory, MemoryPlan};
 use crate::options::ProbeOptions;
 use crate::tokenized::{TokenizedPair, TokenizedPrompt};
-use crate::{angles, contributions, erasure, gradients, lens, similarity, skip};
+use crate::{angles, contributions, erasure, gradients, lens, order, similarity, skip};
 use fathom_model::{Backend, Model};
 use fathom_results::{Probe, Work};
 use std::collections::BTreeMap;
@@ -78,6 +78,12 @@ pub fn plan<B: Backend>(
         if options.has(Probe::Skip) {
             let work = skip::plan(model, tokens, &options.skip, &prompt.positions, memory);
             plans.edited("skip", options.naive, work);
+        }
+        if options.has(Probe::Order) {
+            let (work, bytes) = order::plan(model, tokens, memory);
+            let rows = 2 * (memory.rows.max(tokens) * model.row_bytes()) as u64;
+            let work = if options.naive { Work { macs: work.macs_naive, ..work } } else { work };
+            plans.add("order", work, rows + bytes);
         }
     }
     Ok(plans.plans)

@@ -1,6 +1,6 @@
 //! The summary of all samples.
 
-use crate::{angles, contributions, lens, settling, similarity, skip};
+use crate::{angles, contributions, lens, order, settling, similarity, skip};
 use fathom_results::{ErasurePair, Gradients, GradientsPair, ProbeResults, QaPair, Sample};
 
 /// Combines the samples of prompts and pairs of a model with `depth` layers: `probes` of results.json. A probe
@@ -14,6 +14,7 @@ pub fn summarise(samples: &[Sample], depth: usize) -> ProbeResults {
     let lens = some(of.clone().filter_map(|s| Some((s.lens.as_ref()?, weight(s)))).collect());
     let similar = some(of.clone().filter_map(|s| Some((s.similarity.as_ref()?, weight(s)))).collect());
     let turns = some(of.clone().filter_map(|s| Some((s.angles.as_ref()?, weight(s)))).collect());
+    let ordered = some(of.clone().filter_map(|s| Some((s.order.as_ref()?, weight(s)))).collect());
     ProbeResults {
         contributions: some(of.clone().filter_map(|s| s.contributions.as_ref()).collect())
             .map(|s| contributions::summarise(&s)),
@@ -23,6 +24,7 @@ pub fn summarise(samples: &[Sample], depth: usize) -> ProbeResults {
         settling: some(of.clone().filter_map(|s| s.settling.as_ref()).collect())
             .map(|s| settling::summarise(&s, depth)),
         skip: some(of.clone().filter_map(|s| s.skip.as_ref()).collect()).map(|s| skip::summarise(&s)),
+        order: ordered.map(|s| order::summarise(&s)),
         erasure: of.clone().filter_map(erasure_pair).collect(),
         gradients: of.flat_map(|s| s.gradients.iter().flatten().map(|g| gradients_pair(s, g))).collect(),
         other: serde_json::Map::new(),

@@ -65,6 +65,7 @@ fn sections(figures: &[Figure]) -> Result<Vec<Cell>> {
         ("settling", "Settling"),
         ("angles", "Turns of the stream"),
         ("skip", "Skipping layers"),
+        ("order", "Layers in another order"),
         ("erasure", "Erasing tokens"),
         ("gradients", "Integrated gradients"),
         ("", "Uncertainty of the depths"),
@@ -244,10 +245,10 @@ mod tests {
     #[test]
     fn the_page_holds_every_figure_and_its_numbers() {
         let page = render(&fixture::results(), &fixture::run()).unwrap();
-        // The gauge and 29 figures.
-        assert_eq!(page.matches("<svg").count(), 30);
+        // The gauge and 31 figures.
+        assert_eq!(page.matches("<svg").count(), 32);
         // One for each, the erasures not drawn, and run.json.
-        assert_eq!(page.matches("<details").count(), 32);
+        assert_eq!(page.matches("<details").count(), 34);
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! numbers as a table, and tests can compare data instead of pixels. Drawing makes a list of elements, which is written
 //! as SVG or painted as PNG.
 //!
-//! - `observed`, `angles`, `causal`, `certainty`: the figures of the probes that only observe the model, of how far its
-//!   stream turns, of the probes that change its run, and of the uncertainty of the depths.
+//! - `observed`, `angles`, `causal`, `order`, `certainty`: the figures of the probes that only observe the model, of how far
+//!   its stream turns, of the probes that change its run, of layers in another order, and of the uncertainty of the depths.
 //! - `figure`, `table`: one figure, and its numbers.
 //! - `layers`, `panel`, `axis`, `grid`, `legend`: charts over layers, pairs of axes, small multiples.
 //! - `heat`, `gauge`: heat maps, the depth gauge.
@@ -26,6 +26,7 @@ mod heat;
 pub(crate) mod layers;
 pub(crate) mod legend;
 mod observed;
+mod order;
 pub(crate) mod panel;
 mod raster;
 mod svg;
@@ -60,6 +61,9 @@ pub fn figures(results: &Results) -> Vec<Figure> {
     if let Some(skip) = &probes.skip {
         all.extend(causal::skip_figures(results, skip));
     }
+    if let Some(effects) = &probes.order {
+        all.extend(order::figures(results, effects));
+    }
     all.extend(causal::erasure_figures(results, &probes.erasure));
     all.extend(causal::gradient_figures(results, &probes.gradients));
     all.extend(certainty::certainty_figures(results));
@@ -87,7 +91,7 @@ pub fn depth_gauge(results: &Results) -> Option<Figure> {
 mod tests {
     use super::*;
     use fathom_results::fixture;
-    use fathom_results::{Angles, ProbeResults, ResampleHistogram, SkipMode, SkipPart};
+    use fathom_results::{Angles, Order, OrderEffects, ProbeResults, ResampleHistogram, SkipMode, SkipPart};
 
     #[test]
     fn a_figure_is_the_same_whatever_was_drawn_before() {
@@ -124,6 +128,8 @@ mod tests {
                 "skip_future_layer",
                 "skip_future_layer_output",
                 "skip_local_attn",
+                "order_layers",
+                "order_middle",
                 "erasure_effect_1",
                 "erasure_effect_2",
                 "erasure_effect_3",
@@ -248,6 +254,7 @@ mod tests {
     fn a_model_of_one_layer_can_be_drawn() {
         let mut results = fixture::results();
         results.model.layers = 1;
+        let one = || OrderEffects { kl: vec![0.5], top1_agreement: vec![0.5], nll: vec![4.0] };
         let contributions = results.probes.contributions.as_mut().unwrap();
         for parts in [&mut contributions.relative_norm, &mut contributions.cosine] {
             for summary in [&mut parts.attn, &mut parts.mlp, &mut parts.layer] {
@@ -257,6 +264,7 @@ mod tests {
         }
         results.probes.lens = None;
         results.probes.skip = None;
+        results.probes.order = Some(Order { skip: one(), ..Order::default() });
         results.probes.erasure.clear();
         results.probes.gradients.clear();
         let similarity = results.probes.similarity.as_mut().unwrap();

@@ -96,6 +96,20 @@ fn small() -> Results {
             }
         }
     }
+    let of_layers = |count: usize| OrderEffects {
+        kl: (1..=count).map(|l| 4.0 / l as f64).collect(),
+        top1_agreement: (1..=count).map(|l| l as f64 / 8.0).collect(),
+        nll: (1..=count).map(|l| 3.25 + 2.0 / l as f64).collect(),
+    };
+    probes.order = Some(Order {
+        skip: of_layers(LAYERS),
+        swap: of_layers(LAYERS - 1),
+        reverse: of_layers(LAYERS - 2),
+        middle_from: vec![1],
+        middle_reverse: of_layers(1),
+        middle_repeat: of_layers(1),
+        middle_parallel: of_layers(1),
+    });
     probes.erasure.truncate(1);
     probes.erasure[0].effect =
         (0..=LAYERS).map(|l| (0..5).map(|t| ((LAYERS - l) * t) as f64 / 16.0).collect()).collect();
@@ -220,6 +234,7 @@ fn figures_of_a_run() {
         "angles_centre",
         "skip_future_layer",
         "skip_future_layer_output",
+        "order_layers",
         "erasure_effect_1",
         "gradients_attribution_1",
         "lens_resamples",

@@ -70,6 +70,25 @@ pub fn skip_output() -> Depth {
     }
 }
 
+fn order() -> Order {
+    let effects = |count: usize, most: f64| OrderEffects {
+        kl: curve(count, |x| most * (0.1 + (1.0 - x).powi(4))),
+        top1_agreement: curve(count, |x| 0.9 - 0.05 * most * (1.0 - x)),
+        nll: curve(count, |x| 3.0 + 0.8 * most * (1.0 - x).powi(3)),
+    };
+    let middle_from: Vec<usize> = (1..LAYERS / 2).collect();
+    let middles = middle_from.len();
+    Order {
+        skip: effects(LAYERS, 2.0),
+        swap: effects(LAYERS - 1, 1.0),
+        reverse: effects(LAYERS - 2, 3.0),
+        middle_from,
+        middle_reverse: effects(middles, 7.0),
+        middle_repeat: effects(middles, 9.0),
+        middle_parallel: effects(middles, 5.0),
+    }
+}
+
 fn skip() -> SkipSummary {
     let effect = |scale: f64| -> Vec<Vec<f64>> {
         let cell = |s: usize, l: usize| if l > s { scale / (l - s) as f64 } else { 0.0 };
@@ -212,6 +231,7 @@ pub fn results() -> Results {
                 histogram: (0..=LAYERS as u64).map(|l| l * l * (LAYERS as u64 + 1 - l) / 20).collect(),
             }),
             skip: Some(skip()),
+            order: Some(order()),
             erasure: (0..6).map(erasure).collect(),
             gradients: vec![gradients()],
             other: serde_json::Map::new(),

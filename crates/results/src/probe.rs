@@ -20,6 +20,8 @@ pub enum Probe {
     Angles,
     /// What is lost when a layer is bypassed.
     Skip,
+    /// What is lost when layers run in another order.
+    Order,
     /// What an answer loses when a token's residual is erased.
     Erasure,
     /// What each token contributes to an answer, layer by layer.
@@ -28,13 +30,14 @@ pub enum Probe {
 
 impl Probe {
     /// All probes, in the order in which they are reported.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Contributions,
         Self::Lens,
         Self::Similarity,
         Self::Settling,
         Self::Angles,
         Self::Skip,
+        Self::Order,
         Self::Erasure,
         Self::Gradients,
     ];
@@ -56,6 +59,7 @@ impl Probe {
             Self::Settling => "settling",
             Self::Angles => "angles",
             Self::Skip => "skip",
+            Self::Order => "order",
             Self::Erasure => "erasure",
             Self::Gradients => "gradients",
         }

@@ -1,8 +1,8 @@
 //! A line of samples.jsonl: what was measured on one prompt or question-answer pair.
 
 use crate::{
-    AnglesSample, ContributionsSample, Gradients, LensCurves, Probe, SettlingSample, Similarity, SkipSample,
-    WorkByProbe,
+    AnglesSample, ContributionsSample, Gradients, LensCurves, Order, Probe, SettlingSample, Similarity,
+    SkipSample, WorkByProbe,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -63,6 +63,9 @@ pub struct Sample {
     /// Effects of bypassing layers.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub skip: Option<SkipSample>,
+    /// Effects of another order of layers.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub order: Option<Order>,
     /// The question and answer, where the line is of a question-answer pair.
     #[serde(rename = "asked", skip_serializing_if = "Option::is_none", default)]
     pub qa: Option<QaPair>,
@@ -87,6 +90,7 @@ impl Sample {
             Probe::Angles => self.angles.is_some(),
             Probe::Settling => self.settling.is_some(),
             Probe::Skip => self.skip.is_some(),
+            Probe::Order => self.order.is_some(),
             Probe::Erasure => self.erasure.is_some(),
             Probe::Gradients => self.gradients.is_some(),
         }
@@ -104,6 +108,7 @@ impl Sample {
         self.angles = later.angles.or(self.angles.take());
         self.settling = later.settling.or(self.settling.take());
         self.skip = later.skip.or(self.skip.take());
+        self.order = later.order.or(self.order.take());
         self.erasure = later.erasure.or(self.erasure.take());
         self.gradients = later.gradients.or(self.gradients.take());
     }

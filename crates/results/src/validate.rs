@@ -86,6 +86,18 @@ impl Results {
                     .map(|(i, found)| (format!("probes.angles.components[{i}]"), found, layers)),
             );
         }
+        if let Some(order) = &self.probes.order {
+            let middles = order.middle_from.len();
+            let lengths = [layers, layers - 1, layers.saturating_sub(2), middles, middles, middles];
+            for ((family, effects), length) in order.families().into_iter().zip(lengths) {
+                let nll = Some(("nll", &effects.nll)).filter(|(_, curve)| !curve.is_empty());
+                let curves = [("kl", &effects.kl), ("top1_agreement", &effects.top1_agreement)];
+                let field = |(name, curve): (&str, &Vec<f64>)| {
+                    (format!("probes.order.{family}.{name}"), curve.len(), length)
+                };
+                all.extend(curves.into_iter().chain(nll).map(field));
+            }
+        }
         if let Some(settling) = &self.probes.settling {
             all.push(("probes.settling.histogram".to_owned(), settling.histogram.len(), layers + 1));
         }

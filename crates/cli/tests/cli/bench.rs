@@ -107,11 +107,21 @@ fn a_model_is_timed_with_all_its_probes() {
     let names: Vec<&str> = probes.iter().filter_map(|p| p["probe"].as_str()).collect();
     assert_eq!(
         names,
-        ["contributions", "lens", "similarity", "settling", "angles", "skip", "erasure", "gradients"]
+        [
+            "contributions",
+            "lens",
+            "similarity",
+            "settling",
+            "angles",
+            "skip",
+            "order",
+            "erasure",
+            "gradients"
+        ]
     );
     for probe in probes {
         check_speed(probe);
-        let edits = ["skip", "erasure", "gradients"].contains(&probe["probe"].as_str().unwrap());
+        let edits = ["skip", "order", "erasure", "gradients"].contains(&probe["probe"].as_str().unwrap());
         assert_eq!(probe["edits"].as_u64().unwrap() > 0, edits, "{probe}");
     }
     // Nothing is left where nobody asked for it.

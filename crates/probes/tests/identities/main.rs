@@ -7,6 +7,7 @@ mod counting;
 mod lens;
 mod likelihood;
 mod measuring;
+mod order;
 mod settling;
 mod similarity;
 mod summaries;

@@ -5,6 +5,7 @@ mod contributions;
 mod erasure;
 mod gradients;
 mod lens;
+mod order;
 mod settling;
 mod similarity;
 mod skip;
@@ -16,6 +17,7 @@ pub use gradients::{
     GradientSite, Gradients, GradientsPair, PAPER_STEPS, PathBaseline, Quadrature, UnknownQuadrature,
 };
 pub use lens::LensCurves;
+pub use order::{Order, OrderEffects};
 pub use settling::{SETTLING_THRESHOLD_BITS, Settling, SettlingSample};
 pub use similarity::Similarity;
 pub use skip::{ByMode, OverPrompts, SkipAverage, SkipEffects, SkipMode, SkipPart, SkipSample, SkipSummary};
@@ -44,6 +46,9 @@ pub struct ProbeResults {
     /// What later layers and the output lose when a layer is bypassed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skip: Option<SkipSummary>,
+    /// What the output loses when layers run in another order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
     /// What the answer loses when a token's residual is erased before a layer, one entry a pair.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub erasure: Vec<ErasurePair>,
