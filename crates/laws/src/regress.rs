@@ -15,7 +15,8 @@ pub const INTERCEPT: &str = "intercept";
 /// A response and the terms that explain it; the intercept is always one of them.
 #[derive(Clone, Debug)]
 pub struct Formula {
-    response: Expression,
+    // Expressions are large.
+    response: Box<Expression>,
     terms: Vec<Expression>,
 }
 
@@ -41,7 +42,7 @@ impl Formula {
                 );
             }
         }
-        Ok(Self { response: Expression::parse(response)?, terms })
+        Ok(Self { response: Box::new(Expression::parse(response)?), terms })
     }
 
     /// The formula as text.
@@ -53,7 +54,7 @@ impl Formula {
     /// The columns that it reads.
     pub fn columns(&self) -> Vec<String> {
         let mut names: Vec<String> =
-            self.terms.iter().chain([&self.response]).flat_map(|e| e.variables().to_vec()).collect();
+            self.terms.iter().chain([self.response.as_ref()]).flat_map(|e| e.variables().to_vec()).collect();
         names.sort();
         names.dedup();
         names

@@ -1,5 +1,7 @@
 //! Parameters of made-up data are found again, and lie in their intervals as often as the intervals say.
 
+#![expect(clippy::print_stdout, reason = "shows how often intervals covered")]
+
 mod common;
 
 use approx::assert_relative_eq;

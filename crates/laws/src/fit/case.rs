@@ -15,6 +15,9 @@ use fathom_results::{
 use nalgebra::DMatrix;
 use rayon::prelude::*;
 
+/// What repeats the source's schedule and returns the coordinates that it ends with.
+pub(super) type SourceSchedule<'a> = dyn Fn(&Problem<'_>) -> Vec<f64> + 'a;
+
 /// A law with the rows of a table.
 pub(super) struct Case<'a> {
     pub(super) law: &'a dyn Law,
@@ -29,8 +32,8 @@ pub(super) struct Case<'a> {
     pub(super) errors: Loss,
     pub(super) published: Option<(&'static str, Vec<f64>)>,
     pub(super) drop_highest: usize,
-    /// What repeats the source's schedule, with the name of it.
-    pub(super) schedule: Option<&'a dyn Fn(&Problem<'_>) -> Vec<f64>>,
+    /// The source's schedule, if that is to be repeated.
+    pub(super) schedule: Option<&'a SourceSchedule<'a>>,
 }
 
 /// A fit with what predictions need.
