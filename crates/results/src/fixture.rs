@@ -323,7 +323,12 @@ pub fn fitting() -> Fitting {
             scan("drop", "0", 12, false),
             scan("drop", "3", 9, true),
             scan("drop", "6", 6, false),
-            ScanPoint { parameters: None, objective: None, converged: false, ..scan("objective", "squared", 9, false) },
+            ScanPoint {
+                parameters: None,
+                objective: None,
+                converged: false,
+                ..scan("objective", "squared", 9, false)
+            },
         ],
         profiles: vec![Profile {
             parameter: "a_l".to_owned(),

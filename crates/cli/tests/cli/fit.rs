@@ -37,6 +37,11 @@ fn fit(law: &str, file: &Path, out: &Path) -> Command {
     command
 }
 
+/// Runs a command that must fail, and returns what it says.
+fn refused(command: &mut Command) -> String {
+    fail(command, &["error: "])
+}
+
 #[test]
 fn a_law_is_fitted_reported_and_fitted_again() {
     let place = Place::new();
@@ -69,7 +74,7 @@ fn a_law_is_fitted_reported_and_fitted_again() {
     let shown = succeed(fathom().arg("report").arg(&out));
     assert!(shown.contains("a_l") && shown.contains("other choices"), "{shown}");
     // Another one does not.
-    let error = fail(fit("depth", &file, &out).args(["--drop-highest", "5"]));
+    let error = refused(fit("depth", &file, &out).args(["--drop-highest", "5"]));
     assert!(error.contains("another number of dropped rows") && error.contains("--overwrite"), "{error}");
     succeed(fit("depth", &file, &out).args(["--drop-highest", "5", "--overwrite"]));
     assert_eq!(json(&out.join("fit.json"))["dropped"], 5);
@@ -128,9 +133,9 @@ fn learning_curves_become_times() {
     // The mean of the seeds is i speed power + 1, so the slowest reaches 301 at i = 300.
     assert!(points.len() == 9 && points.iter().any(|p| p["observed"] == 30000.0), "{points:?}");
     let error =
-        fail(fit("rl", &folder, &place.at("other")).args([curves[0], curves[1], "--threshold", "1e9"]));
+        refused(fit("rl", &folder, &place.at("other")).args([curves[0], curves[1], "--threshold", "1e9"]));
     assert!(error.contains("no curve reaches"), "{error}");
-    let error = fail(&mut fit("rl", &folder, &place.at("other")));
+    let error = refused(&mut fit("rl", &folder, &place.at("other")));
     assert!(error.contains("is a folder") && error.contains("--curves"), "{error}");
 }
 
@@ -139,15 +144,15 @@ fn what_cannot_be_fitted_is_said() {
     let place = Place::new();
     let out = place.out();
     let file = table(&place, "bad.csv", "d_model,n_layers,num_tokens,loss\n512,8,1e9,3\n512,8,1e9,-3\n");
-    let error = fail(&mut fit("depth", &file, &out));
+    let error = refused(&mut fit("depth", &file, &out));
     assert!(error.contains("bad.csv: row 2, column 'loss': -3 has no logarithm"), "{error}");
-    let error = fail(fit("depth", &file, &out).args(["--columns", "loss=perplexity"]));
+    let error = refused(fit("depth", &file, &out).args(["--columns", "loss=perplexity"]));
     assert!(error.contains("no column 'perplexity' for loss; the table has 'd_model'"), "{error}");
-    let error = fail(fit("repeat", &file, &out).arg("--less-two"));
+    let error = refused(fit("repeat", &file, &out).arg("--less-two"));
     assert!(error.contains("--less-two is for the law depth"), "{error}");
-    let error = fail(fit("depth", &file, &out).args(["--objective", "cubed"]));
+    let error = refused(fit("depth", &file, &out).args(["--objective", "cubed"]));
     assert!(error.contains("squared-log, huber-log"), "{error}");
-    let error = fail(&mut fit("depth", &place.at("missing.csv"), &out));
+    let error = refused(&mut fit("depth", &place.at("missing.csv"), &out));
     assert!(error.contains("cannot read") && error.contains("missing.csv"), "{error}");
 }
 
@@ -164,7 +169,7 @@ fn a_fit_that_does_not_converge_fails_with_the_best_that_was_found() {
          b = { start = 1 }\n",
     );
     let out = place.out();
-    let error = fail(fit("custom", &file, &out).arg("--description").arg(&law));
+    let error = refused(fit("custom", &file, &out).arg("--description").arg(&law));
     assert!(error.contains("did not converge") && error.contains("--allow-unconverged"), "{error}");
     let results = json(&out.join("fit.json"));
     assert_eq!(results["objective"]["converged"], false);
