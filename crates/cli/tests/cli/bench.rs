@@ -134,7 +134,7 @@ fn every_kind_of_layer_and_position_is_timed() {
         let text = succeed(quick().arg(fixture(model)).arg("--json"));
         let report: Value = serde_json::from_str(&text).unwrap();
         check_report(&report);
-        assert_eq!(report["model"]["probes"].as_array().unwrap().len(), 7);
+        assert_eq!(report["model"]["probes"].as_array().unwrap().len(), 9);
     }
 }
 

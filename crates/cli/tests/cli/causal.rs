@@ -221,7 +221,7 @@ fn a_resumed_run_measures_only_the_probes_that_are_missing() {
     for probe in ["skip", "erasure", "gradients", "lens"] {
         assert_eq!(cost[probe]["madds"], want["cost"][probe]["madds"], "{probe} was measured once");
     }
-    assert_eq!(json(&out.join("run.json"))["probes"]["measured"].as_array().unwrap().len(), 7);
+    assert_eq!(json(&out.join("run.json"))["probes"]["measured"].as_array().unwrap().len(), 9);
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn groups_have_tables_of_their_own() {
         .replace("ten\"}", "ten\", \"group\": \"easy\"}");
     let out = run(&place, "gemma2", &grouped);
     let text = succeed(fathom().arg("depth").arg(&out).arg("--by-group"));
-    assert!(text.contains("[hard]: 2 prompts") && text.contains("[easy]: 1 prompts"), "{text}");
+    assert!(text.contains("[hard]: 2 prompts") && text.contains("[easy]: 1 prompt,"), "{text}");
     let json: Value =
         serde_json::from_str(&succeed(fathom().arg("depth").arg(&out).args(["--by-group", "--json"])))
             .unwrap();
