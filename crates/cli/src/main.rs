@@ -8,6 +8,7 @@ mod compare;
 mod data;
 mod depth;
 mod devices;
+mod fit;
 mod generate;
 mod interrupt;
 mod measure;
@@ -47,6 +48,7 @@ fn run() -> ExitCode {
     let done = match args.command {
         Command::Measure(args) => measure::run(&args, threads),
         Command::Prune(args) => prune::run(&args, threads),
+        Command::Fit(args) => fit::run(&args, threads),
         Command::Verify(args) => verify::run(&args, threads),
         Command::Models(args) => models::run(&args),
         Command::Data(args) => data::run(&args),

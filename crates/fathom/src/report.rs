@@ -1,7 +1,7 @@
 //! Reports of finished runs.
 
 use crate::Result;
-use fathom_results::{Folder, Pruning, Results, folder};
+use fathom_results::{Fitting, Folder, Pruning, Results, folder};
 use std::path::Path;
 
 /// Draws the figures and the page of a results folder again, and returns its results.
@@ -31,4 +31,21 @@ pub fn prune_report(path: &Path) -> Result<Pruning> {
     let run = folder.run()?.unwrap_or_default();
     fathom_report::prune::write_report(&folder, &pruning, &run)?;
     Ok(pruning)
+}
+
+/// Whether a folder holds a fitted law.
+pub fn is_fit(path: &Path) -> bool {
+    path.join(folder::FIT).is_file()
+}
+
+/// Draws the figures and the page of a fit again, and returns it.
+///
+/// # Errors
+/// As [`report`].
+pub fn fit_report(path: &Path) -> Result<Fitting> {
+    let folder = Folder::open(path)?;
+    let fitting = Fitting::read(&path.join(folder::FIT))?;
+    let run = folder.run()?.unwrap_or_default();
+    fathom_report::fit::write_report(&folder, &fitting, &run)?;
+    Ok(fitting)
 }

@@ -16,6 +16,11 @@ use std::path::Path;
 
 use fathom_analysis::StudyDescription;
 use fathom_data::{Options, Random};
+use fathom_laws::Table;
+use fathom_laws::curves::{Array, Curve, Pattern, from_zip};
+use fathom_laws::custom::{CustomLaw, Description};
+use fathom_laws::expression::Expression;
+use fathom_laws::regress::Formula;
 use fathom_model::gguf;
 use fathom_model::source::Checkpoint;
 use fathom_model::tokenizer::Tokenizer;
@@ -36,7 +41,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target { name: "gguf", run: gguf, seeds: seeds::gguf },
     Target { name: "safetensors_index", run: safetensors_index, seeds: seeds::safetensors_index },
     Target { name: "pickle", run: pickle, seeds: seeds::pickle },
@@ -44,6 +49,7 @@ pub const TARGETS: [Target; 7] = [
     Target { name: "jsonl", run: jsonl, seeds: seeds::jsonl },
     Target { name: "tokenizer_metadata", run: tokenizer_metadata, seeds: seeds::gguf },
     Target { name: "study_toml", run: study_toml, seeds: seeds::study_toml },
+    Target { name: "laws", run: laws, seeds: seeds::laws },
 ];
 
 /// A GGUF file: header, architecture, tokenizer and tensor table.
@@ -151,5 +157,26 @@ pub fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
             6 => bytes[at..end].iter_mut().take(1).for_each(|b| *b ^= 1 << (byte % 8)),
             _ => bytes[at..end].iter_mut().take(1).for_each(|b| *b = byte),
         }
+    }
+}
+
+/// What `fathom fit` reads: tables, NumPy arrays, archives of them, descriptions of laws, expressions.
+pub fn laws(bytes: &[u8]) {
+    let _ = Table::from_csv(bytes);
+    let _ = Table::from_json(bytes);
+    if let Ok(array) = Array::from_npy(bytes) {
+        let _ = Curve::of("fuzz.npy", &array);
+    }
+    let pattern = Pattern::parse("{name}.npy").expect("a pattern");
+    let _ = from_zip(bytes, &pattern);
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(description) = Description::parse(text) {
+        let _ = CustomLaw::new(&description);
+    }
+    let _ = Formula::parse(text);
+    let _ = Pattern::parse(text);
+    if let Ok(expression) = Expression::parse(text) {
+        let at = vec![1.5; expression.variables().len()];
+        let _ = expression.value(&at);
     }
 }

@@ -116,3 +116,21 @@ pub(crate) fn jsonl() -> Vec<Vec<u8>> {
 pub(crate) fn study_toml() -> Vec<Vec<u8>> {
     ["paper.toml", "small-models.toml"].map(|name| fixture(&format!("../studies/{name}"))).into()
 }
+
+/// A table, an array, a description of a law and a formula.
+pub(crate) fn laws() -> Vec<Vec<u8>> {
+    let header = "{'descr': '<f8', 'fortran_order': True, 'shape': (2, 2), }";
+    let mut array = b"\x93NUMPY\x01\x00".to_vec();
+    array.extend((header.len() as u16).to_le_bytes());
+    array.extend(header.bytes());
+    array.extend([0.0, 10.0, 1.5, 2.5].iter().flat_map(|x: &f64| x.to_le_bytes()));
+    let law = "response = 'y'\nexpression = 'c / x ^ a + ln(l)'\n[parameters]\nc = { start = 1, log = true }\n\
+               a = { start = 0.3, low = 0, high = 2 }\nl = { start = 2 }\n";
+    vec![
+        b"d_model,n_layers,num_tokens,loss\n512,8,1e9,3.5\n1024,\"16\",2e9,3.1\n".to_vec(),
+        br#"{"N": [1e9, 2e9], "L": [3.5, "3.1"], "name": ["a", null]}"#.to_vec(),
+        array,
+        law.as_bytes().to_vec(),
+        b"score ~ layers + ln(params / 1e9) * (d_ff - 2)".to_vec(),
+    ]
+}

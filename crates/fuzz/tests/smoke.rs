@@ -45,4 +45,5 @@ targets! {
     jsonl: 5000;
     tokenizer_metadata: 1500;
     study_toml: 5000;
+    laws: 5000;
 }

@@ -7,12 +7,14 @@
 //! - [`plots`]: the figures as SVG and PNG.
 //! - [`html`]: the report page, one file that needs no network and can be read without scripts.
 //! - [`prune`]: table, figures and page of a pruning.
+//! - [`fit`]: table, figures and page of a fitted law.
 //! - [`study`]: the page of many models on many data sets.
 
 #![deny(missing_docs)]
 
 pub mod answer;
 mod error;
+pub mod fit;
 mod gauge;
 pub mod html;
 mod page;

@@ -259,3 +259,164 @@ pub fn run() -> serde_json::Value {
         "probes": {"lens": {"top": 5}},
     })
 }
+
+/// A made-up fit of the depth law, with everything that a fit can have.
+pub fn fitting() -> Fitting {
+    let named =
+        |pairs: &[(&str, f64)]| pairs.iter().map(|(n, v)| ((*n).to_owned(), *v)).collect::<Named<f64>>();
+    let parameter = |value: f64, stderr: Option<f64>| Parameter {
+        value,
+        stderr,
+        interval: stderr.map(|error| [value - 2.0 * error, value + 2.0 * error]),
+        ..Parameter::default()
+    };
+    let scan = |choice: &str, value: &str, rows: usize, chosen: bool| ScanPoint {
+        choice: choice.to_owned(),
+        value: value.to_owned(),
+        rows,
+        parameters: Some(named(&[("a_m", 0.9), ("a_l", 1.0 + rows as f64 / 50.0)])),
+        objective: Some(0.003),
+        converged: true,
+        chosen,
+    };
+    let point = |row: usize| FitPoint {
+        row,
+        name: (row == 2).then(|| "run <two>".to_owned()),
+        observed: 2.0 + 0.1 * row as f64,
+        predicted: 2.05 + 0.098 * row as f64,
+        dropped: row > 9,
+    };
+    let fit = Fitted {
+        rows: 9,
+        dropped: 3,
+        objective: FitObjective {
+            residual: "squared-log".to_owned(),
+            factor: 100.0,
+            mean: true,
+            value: 0.00302737,
+            schedule: "converged".to_owned(),
+            converged: true,
+            slope: 1e-10,
+            ..FitObjective::default()
+        },
+        parameters: [("a_m", parameter(0.945, Some(0.081))), ("a_l", parameter(1.325, None))]
+            .map(|(name, p)| (name.to_owned(), p))
+            .into_iter()
+            .collect(),
+        r2: 0.992,
+        starts: Some(Starts { count: 16, agreeing: 15, converged: 16, ..Starts::default() }),
+        published: Some(Published {
+            source: "arXiv 2602.05970".to_owned(),
+            parameters: named(&[("a_m", 0.977), ("a_l", 1.201)]),
+            objective: 0.0030578,
+            r2: 0.991,
+        }),
+        heldout: Some(HeldOut {
+            share: 0.2,
+            repeats: 20,
+            rms: 0.0058,
+            deviation: 0.0008,
+            rms_fitted: 0.0054,
+            failed: 0,
+        }),
+        scan: vec![
+            scan("drop", "0", 12, false),
+            scan("drop", "3", 9, true),
+            scan("drop", "6", 6, false),
+            ScanPoint {
+                parameters: None,
+                objective: None,
+                converged: false,
+                ..scan("objective", "squared", 9, false)
+            },
+        ],
+        profiles: vec![Profile {
+            parameter: "a_l".to_owned(),
+            values: vec![1.0, 1.2, 1.4, 1.6],
+            objectives: vec![0.0032, 0.00304, 0.00303, f64::NAN],
+        }],
+        points: (1..=12).map(point).collect(),
+        predictions: vec![Prediction {
+            inputs: named(&[("params", 7e9), ("layers", 32.0)]),
+            derived: named(&[("d_model", 4269.56)]),
+            value: 2.034,
+            stderr: Some(0.0096),
+            interval: Some([2.007, 2.06]),
+        }],
+        optimal: Some(Optimal {
+            inputs: named(&[("params", 7e9)]),
+            values: [("layers".to_owned(), parameter(45.5, Some(4.0)))].into_iter().collect(),
+            table: OptimalTable {
+                headings: ["layers", "loss"].map(str::to_owned).to_vec(),
+                rows: vec![vec![32.0, 2.034], vec![45.0, 2.027]],
+                best: Some(1),
+            },
+            note: "The optimum is flat.".to_owned(),
+        }),
+        ..Fitted::default()
+    };
+    Fitting {
+        schema_version: FIT_SCHEMA_VERSION,
+        law: LawName::Depth,
+        expression: "L = c_m / m^a_m + ..".to_owned(),
+        source: Some("arXiv 2602.05970".to_owned()),
+        data: FitData {
+            file: "runs.csv".to_owned(),
+            sha256: "ab".repeat(32),
+            rows: 12,
+            columns: [("loss".to_owned(), "val_loss".to_owned())].into(),
+            groups: None,
+        },
+        fit: Some(fit),
+        environments: Vec::new(),
+        warnings: vec!["only 3 of 16 starts agree".to_owned()],
+    }
+}
+
+/// A made-up regression.
+pub fn regression() -> Fitting {
+    let coefficient = |value: f64| Parameter {
+        value,
+        stderr: Some(0.1),
+        interval: Some([value - 0.2, value + 0.2]),
+        t: Some(value / 0.1),
+        p: Some(0.01),
+        log: false,
+    };
+    let fit = Fitted {
+        rows: 3,
+        objective: FitObjective {
+            residual: "squared".to_owned(),
+            schedule: "converged".to_owned(),
+            converged: true,
+            ..FitObjective::default()
+        },
+        parameters: [("intercept".to_owned(), coefficient(1.0)), ("layers".to_owned(), coefficient(0.3))]
+            .into_iter()
+            .collect(),
+        r2: 0.85,
+        points: (1..=3)
+            .map(|row| FitPoint {
+                row,
+                observed: row as f64,
+                predicted: 1.1 * row as f64,
+                ..FitPoint::default()
+            })
+            .collect(),
+        regression: Some(Regression {
+            adjusted_r2: 0.8,
+            freedom: 1,
+            deviation: 0.2,
+            condition: 7.5,
+            vif: [("layers".to_owned(), 1.0)].into_iter().collect(),
+            correlation: vec![vec![1.0]],
+            partial: vec![PartialResiduals {
+                term: "layers".to_owned(),
+                of_term: vec![-1.0, 0.0, 1.0],
+                of_response: vec![-0.4, 0.1, 0.3],
+            }],
+        }),
+        ..Fitted::default()
+    };
+    Fitting { law: LawName::Regress, fit: Some(fit), expression: "score ~ layers".to_owned(), ..fitting() }
+}

@@ -21,6 +21,8 @@ pub const RUN: &str = "run.json";
 pub const RESULTS: &str = "results.json";
 /// The file with what can be pruned.
 pub const PRUNE: &str = "prune.json";
+/// The file with a fitted law.
+pub const FIT: &str = "fit.json";
 /// The file with one line per prompt.
 pub const SAMPLES: &str = "samples.jsonl";
 /// The page to look at.
@@ -82,8 +84,8 @@ impl Folder {
             Ok(metadata) if !metadata.is_dir() => return refuse("it is a file"),
             Ok(_) => {}
         }
-        if ![RUN, RESULTS, PRUNE, SAMPLES].iter().any(|name| path.join(name).is_file()) {
-            return refuse("it has no run.json, results.json, prune.json or samples.jsonl");
+        if ![RUN, RESULTS, PRUNE, FIT, SAMPLES].iter().any(|name| path.join(name).is_file()) {
+            return refuse("it has no run.json, results.json, prune.json, fit.json or samples.jsonl");
         }
         Ok(Self { path: path.to_owned(), samples: Mutex::new(None) })
     }
@@ -133,11 +135,12 @@ impl Folder {
     pub fn results(&self) -> Result<Results> {
         let path = self.path.join(RESULTS);
         if !path.exists() {
-            let reason = match self.path.join(PRUNE).exists() {
-                true => "it holds a pruning, which `fathom report` shows",
-                false => {
-                    "it has no results.json, so its run did not finish: the command in its run.json goes on"
-                }
+            let reason = if self.path.join(PRUNE).exists() {
+                "it holds a pruning, which `fathom report` shows"
+            } else if self.path.join(FIT).exists() {
+                "it holds a fitted law, which `fathom report` shows"
+            } else {
+                "it has no results.json, so its run did not finish: the command in its run.json goes on"
             };
             return Err(Error::NotResults { path: self.path.clone(), reason: reason.to_owned() });
         }

@@ -11,6 +11,7 @@
 
 mod depth;
 mod error;
+mod fit;
 #[cfg(any(test, feature = "fixture"))]
 pub mod fixture;
 pub mod folder;
@@ -29,6 +30,11 @@ pub use depth::{
     Depth, IntervalOf, IntervalWidth, OutputLoss, ResampleHistogram, RuleUncertainty, SweepPoint, Uncertainty,
 };
 pub use error::{Error, Result};
+pub use fit::{
+    Baseline, Environment, FIT_SCHEMA_VERSION, FitData, FitObjective, FitPoint, Fitted, Fitting, HeldOut,
+    LawName, Named, Optimal, OptimalTable, Parameter, PartialResiduals, Prediction, Profile, Published,
+    Regression, ScanPoint, Starts,
+};
 pub use folder::{Folder, Lock};
 pub use probe::{Probe, UnknownProbe};
 pub use probes::*;

@@ -1,11 +1,13 @@
 //! The command line.
 
+mod fit;
 mod measure;
 mod prune;
 mod run;
 
 use clap::{Args as Arguments, Parser, Subcommand};
 use fathom::{Device, Options, PromptSpec, Rng};
+pub(crate) use fit::Fit;
 pub(crate) use measure::Measure;
 pub(crate) use prune::Prune;
 pub(crate) use run::{Bootstrap, DtypeArg, ModelArgs, command_line, optional};
@@ -32,6 +34,7 @@ the depths are, and turns the curves into effective depths with intervals.
   fathom measure Qwen/Qwen2.5-0.5B        a model from the Hugging Face hub (or its cache)
   fathom measure model.gguf --data my.jsonl --probes contributions,lens
   fathom prune model.gguf                 layers that can go, shown on held-out text
+  fathom fit depth runs.csv               a scaling law, and how far it can be trusted
   fathom compare out-a out-b              two finished runs, with intervals
   fathom study study.toml                 models and data sets as a file describes
   fathom models                           models that can be loaded
@@ -49,6 +52,9 @@ pub(crate) enum Command {
     /// Find layers that can go, and show on held-out text what that costs
     #[command(long_about = prune::LONG, after_long_help = prune::EXAMPLES)]
     Prune(Box<Prune>),
+    /// Fit a law of depth, data or compute to a table
+    #[command(long_about = fit::LONG, after_long_help = fit::EXAMPLES)]
+    Fit(Box<Fit>),
     /// Compare a model's numbers with reference values, or bf16 or a GPU with f32 on the processor
     #[command(long_about = VERIFY)]
     Verify(Verify),
