@@ -203,9 +203,9 @@ impl<'a, B: Backend> Runs<'a, B> {
             }
             Replacement::Parallel(layers) => {
                 let share = 1.0 / layers.len() as f32;
-                let mut mean = on.empty();
-                on.resize(&mut mean, on.len(&h));
-                for l in layers.clone() {
+                let mut mean = self.layer(layers.start, &h, 1);
+                on.scale(share, &mut mean);
+                for l in layers.start + 1..layers.end {
                     let out = self.layer(l, &h, 1);
                     let mut sum = on.empty();
                     on.interpolate(&mean, &out, &[share], &mut sum);
