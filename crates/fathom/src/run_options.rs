@@ -1,4 +1,4 @@
-//! What every builder is told that runs a model on texts.
+//! Options of the builders that run a model on texts.
 
 use crate::{ModelSpec, Observer, PromptSpec};
 use fathom_analysis::BootstrapOptions;

@@ -12,7 +12,7 @@ pub const NAMES: [&str; 2] = ["r_d", "r_n"];
 /// The published values.
 pub const PUBLISHED: [f64; 2] = [15.387756, 5.309743];
 
-/// A decay constant of so many epochs is none.
+/// A decay constant of this many epochs counts as no decay.
 const ENDLESS: f64 = 1e6;
 
 /// What the source fitted to runs without repetition.

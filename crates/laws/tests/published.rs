@@ -4,7 +4,7 @@
 //! holds `chinchilla_runs.csv`, `repeated_data_runs.json`, `rl_*.csv` and `rl_simbav2_curves.zip`; `docs/src/fit.md` says
 //! where they come from.
 
-#![expect(clippy::print_stdout, reason = "the numbers are for whoever runs it")]
+#![expect(clippy::print_stdout, reason = "the numbers are printed for the person who runs it")]
 
 use approx::assert_relative_eq;
 use fathom_laws::curves::{Array, Curve, Pattern, Thresholds, from_zip, times};

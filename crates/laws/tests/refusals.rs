@@ -13,7 +13,7 @@ fn message(choice: &Choice, csv: &str, options: &Options<'_>) -> String {
 const DEPTH: Choice = Choice::Depth { less_two: false };
 const HEAD: &str = "d_model,n_layers,num_tokens,loss\n";
 
-/// A table of the depth law with so many rows, made by `row`.
+/// A table of the depth law with `rows` rows, made by `row`.
 fn depth(rows: usize, row: impl Fn(usize) -> String) -> String {
     HEAD.to_owned() + &(0..rows).map(|i| row(i) + "\n").collect::<String>()
 }

@@ -72,13 +72,15 @@ impl<B: Backend> Model<B> {
         self.first_layers_macs(self.config.depth(), tokens)
     }
 
+    /// MACs of layer `l` over a text of `tokens` tokens.
+    pub fn layer_macs(&self, l: usize, tokens: usize) -> u64 {
+        let attention: u64 = (0..tokens).map(|position| self.attention_macs(l, position)).sum();
+        self.layer_macs_per_row() * tokens as u64 + attention
+    }
+
     /// MACs of the first `depth` layers over a text of `tokens` tokens.
     pub fn first_layers_macs(&self, depth: usize, tokens: usize) -> u64 {
-        let attention: u64 = (0..depth)
-            .flat_map(|l| (0..tokens).map(move |p| (l, p)))
-            .map(|(l, p)| self.attention_macs(l, p))
-            .sum();
-        self.layer_macs_per_row() * (depth * tokens) as u64 + attention
+        (0..depth).map(|l| self.layer_macs(l, tokens)).sum()
     }
 
     /// Number of parameters. Tied embedding and head count once.

@@ -20,16 +20,10 @@ pub(crate) fn plan<B: Backend>(model: &Model<B>, tokens: usize, memory: MemoryPl
     let (depth, hidden) = (model.config().depth(), model.config().hidden);
     let pairs = (depth + 1) * (depth + 2) / 2 + 3 * (depth - 1);
     let rerun = if tokens > 1 { depth as u64 - 1 } else { 0 };
-    let macs = (pairs * tokens * hidden) as u64 + last_layer_macs(model, tokens) * rerun;
+    let macs = (pairs * tokens * hidden) as u64 + model.layer_macs(depth - 1, tokens) * rerun;
     let head = model.head_macs_per_row() * (depth * tokens.saturating_sub(1)) as u64;
     let logits = rows_at_once(model, memory).min(tokens) * model.config().vocab * 4;
     (Work::plain(0, macs + head), logits as u64)
-}
-
-/// Multiply-adds of the last layer on a text.
-fn last_layer_macs<B: Backend>(model: &Model<B>, tokens: usize) -> u64 {
-    let depth = model.config().depth();
-    model.first_layers_macs(depth, tokens) - model.first_layers_macs(depth - 1, tokens)
 }
 
 /// Rows whose logits are held at a time.
@@ -166,7 +160,7 @@ fn last_layer_losses<B: Backend>(model: &Model<B>, trace: &Trace<B>, exec: &Exec
     let levels: Vec<usize> = (0..depth - 1).collect();
     for levels in levels.chunks(per_batch) {
         let out = through_last_layer(model, trace, levels);
-        (exec.on_progress)(last_layer_macs(model, tokens) * levels.len() as u64);
+        (exec.on_progress)(model.layer_macs(depth - 1, tokens) * levels.len() as u64);
         losses.extend((0..levels.len()).map(|i| loss(model, trace, (&out, i * tokens), exec)));
     }
     losses.push(loss(model, trace, (&trace.resid[depth], 0), exec));

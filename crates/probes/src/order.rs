@@ -65,11 +65,6 @@ pub fn interventions(depth: usize) -> [Vec<Intervention>; 6] {
     ]
 }
 
-/// Multiply-adds of layer `l` on a text.
-fn layer_macs<B: Backend>(model: &Model<B>, l: usize, tokens: usize) -> u64 {
-    model.first_layers_macs(l + 1, tokens) - model.first_layers_macs(l, tokens)
-}
-
 /// Interventions that run together.
 fn at_once(tokens: usize, memory: MemoryPlan) -> usize {
     (memory.rows / tokens.max(1)).max(1)
@@ -81,7 +76,7 @@ pub(crate) fn plan<B: Backend>(model: &Model<B>, tokens: usize, memory: MemoryPl
     let all = interventions(depth).concat();
     let head = model.head_macs_per_row() * tokens as u64;
     let layers =
-        |layers: &mut dyn Iterator<Item = usize>| layers.map(|l| layer_macs(model, l, tokens)).sum::<u64>();
+        |layers: &mut dyn Iterator<Item = usize>| layers.map(|l| model.layer_macs(l, tokens)).sum::<u64>();
     let own = |i: &Intervention| layers(&mut i.by.layers().into_iter().chain(i.replaced.end..depth)) + head;
     let naive = |i: &Intervention| {
         layers(&mut (0..i.replaced.start).chain(i.by.layers()).chain(i.replaced.end..depth)) + head
@@ -224,7 +219,7 @@ impl<'a, B: Backend> Runs<'a, B> {
         let batch = self.model.batch((0..count).map(run).collect());
         let mut out = self.model.backend().empty();
         self.model.layer(l, &batch, h, &mut self.buffers, &mut out);
-        (self.exec.on_progress)(layer_macs(self.model, l, tokens) * count as u64);
+        (self.exec.on_progress)(self.model.layer_macs(l, tokens) * count as u64);
         out
     }
 

@@ -1,7 +1,7 @@
 //! The types of `fit.json`: a law fitted to a table, with everything that says how far to trust it.
 
 use crate::folder::FIT;
-use crate::{Error, Result, null};
+use crate::{Error, Result, null, version};
 use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -480,19 +480,7 @@ impl Fitting {
     /// # Errors
     /// When the file cannot be read, was written by a later version, or contradicts itself.
     pub fn read(path: &Path) -> Result<Self> {
-        let fail = |source| Error::Io { action: "read", path: path.to_owned(), source };
-        let bytes = std::fs::read(path).map_err(fail)?;
-        let json = |source| Error::Json { path: path.to_owned(), source };
-        let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(json)?;
-        match value.get("schema_version").and_then(serde_json::Value::as_u64) {
-            Some(found) if found > FIT_SCHEMA_VERSION.into() => {
-                let supported = FIT_SCHEMA_VERSION;
-                return Err(Error::NewerSchema { path: path.to_owned(), found, supported });
-            }
-            Some(1..) => {}
-            _ => return Err(Error::NoSchema { path: path.to_owned() }),
-        }
-        let fitting: Self = serde_json::from_value(value).map_err(json)?;
+        let fitting: Self = version::read(path, FIT_SCHEMA_VERSION)?;
         fitting.check()?;
         Ok(fitting)
     }

@@ -24,6 +24,7 @@ mod rule;
 mod sample;
 pub mod text;
 mod validate;
+mod version;
 mod work;
 
 pub use depth::{

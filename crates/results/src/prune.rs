@@ -2,7 +2,7 @@
 
 use crate::folder::PRUNE;
 use crate::text::counted;
-use crate::{Error, ModelInfo, Resources, Result, SkipPart, Work, null};
+use crate::{Error, ModelInfo, Resources, Result, SkipPart, Work, null, version};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -366,19 +366,7 @@ impl Pruning {
     /// # Errors
     /// When the file cannot be read, was written by a later version, or contradicts itself.
     pub fn read(path: &Path) -> Result<Self> {
-        let fail = |source| Error::Io { action: "read", path: path.to_owned(), source };
-        let bytes = std::fs::read(path).map_err(fail)?;
-        let json = |source| Error::Json { path: path.to_owned(), source };
-        let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(json)?;
-        match value.get("schema_version").and_then(serde_json::Value::as_u64) {
-            Some(found) if found > PRUNE_SCHEMA_VERSION.into() => {
-                let supported = PRUNE_SCHEMA_VERSION;
-                return Err(Error::NewerSchema { path: path.to_owned(), found, supported });
-            }
-            Some(1..) => {}
-            _ => return Err(Error::NoSchema { path: path.to_owned() }),
-        }
-        let pruning: Self = serde_json::from_value(value).map_err(json)?;
+        let pruning: Self = version::read(path, PRUNE_SCHEMA_VERSION)?;
         pruning.check()?;
         Ok(pruning)
     }

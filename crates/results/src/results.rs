@@ -8,9 +8,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::{Depth, Error, ProbeResults, Resources, Result, Uncertainty, WorkByProbe};
+use crate::{Depth, Error, ProbeResults, Resources, Result, Uncertainty, WorkByProbe, version};
 
 /// The newest version of `results.json` this crate reads and the one it writes.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -116,21 +115,8 @@ impl Results {
     ///
     /// As [`Results::read`].
     pub fn parse(text: &[u8], path: &Path) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Version {
-            #[serde(default)]
-            schema_version: Value,
-        }
+        version::check(text, path, SCHEMA_VERSION)?;
         let json = |source| Error::Json { path: path.to_owned(), source };
-        // The version is read on its own first: a newer file may lack fields that this version requires.
-        let version: Version = serde_json::from_slice(text).map_err(json)?;
-        match version.schema_version.as_u64() {
-            None | Some(0) => return Err(Error::NoSchema { path: path.to_owned() }),
-            Some(found) if found > u64::from(SCHEMA_VERSION) => {
-                return Err(Error::NewerSchema { path: path.to_owned(), found, supported: SCHEMA_VERSION });
-            }
-            Some(_) => {}
-        }
         let mut results: Self = serde_json::from_slice(text).map_err(json)?;
         if results.resources.is_empty() {
             /// Files of earlier versions have times and memory beside the counts.

@@ -207,7 +207,7 @@ impl Fit {
         self
     }
 
-    /// Leaves out the rows with so many of the highest observed values, and those equal to the last of them.
+    /// Leaves out the rows with the `count` highest observed values, and those equal to the last of them.
     #[must_use]
     pub fn drop_highest(mut self, count: usize) -> Self {
         self.drop_highest = Some(count);

@@ -45,7 +45,7 @@ pub(super) struct Drawn {
 }
 
 impl Case<'_> {
-    /// The rows that are left when so many of the highest observed values, and those equal to the last of them, are dropped.
+    /// The rows that are left when that many of the highest observed values, and those equal to the last of them, are dropped.
     pub(super) fn kept(&self, drop: usize) -> Rows {
         let mut sorted = self.rows.observed.clone();
         sorted.sort_by(|a, b| b.total_cmp(a));

@@ -63,7 +63,7 @@ pub struct Options<'a> {
     pub groups: Option<String>,
     /// The column with the names of rows.
     pub names: Option<String>,
-    /// Leaves out the rows with so many of the highest observed values, and those equal to the last of them.
+    /// Leaves out the rows with this many of the highest observed values, and those equal to the last of them.
     pub drop_highest: Option<usize>,
     /// Another objective than the law's own.
     pub objective: Option<Loss>,

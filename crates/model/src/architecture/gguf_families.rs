@@ -62,13 +62,13 @@ pub(super) enum Windows {
     Never,
     /// All layers.
     All,
-    /// All but the last in each group of so many layers.
+    /// All but the last in each group of that many layers.
     Groups(usize),
     /// As [`Self::Groups`]; the local layers have a rotation of their own.
     OwnRotation(usize),
     /// As [`Self::Groups`]; with a window, the other layers do not rotate.
     OnlyLocalRotate(usize),
-    /// Never; the last layer in each group of so many does not rotate.
+    /// Never; the last layer in each group of that many does not rotate.
     Unrotated(usize),
 }
 
