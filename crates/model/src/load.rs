@@ -1,8 +1,9 @@
 //! Packing the tensors of a checkpoint for the forward pass.
 
 use crate::architecture::{Description, Layout, RowOrder, TensorRef};
-use crate::config::{Config, Positions, QkNorm};
+use crate::config::{Config, Mlp, Positions, QkNorm};
 use crate::error::Result;
+use crate::experts::{ExpertWeights, FeedForward};
 use crate::weights::{Tensor, Weights};
 use fathom_kernels::Dtype;
 use fathom_kernels::backend::{Backend, Columns, LinearLayer, Norm};
@@ -21,20 +22,47 @@ pub(crate) struct LayerWeights<B: Backend> {
     pub(crate) mlp_norm: Option<Norm<B>>,
     /// Whether the norm before the MLP is the one before attention, read twice.
     pub(crate) shared_norm: bool,
-    /// `[2 f, d]`, gate first, or `[f, d]`.
-    pub(crate) up: B::Linear,
-    /// `[d, f]`.
-    pub(crate) down: B::Linear,
+    pub(crate) mlp: MlpWeights<B>,
     pub(crate) post_mlp_norm: Option<Norm<B>>,
 }
 
+/// The matrices of a layer's MLP.
+pub(crate) enum MlpWeights<B: Backend> {
+    Dense(FeedForward<B>),
+    Experts(Box<ExpertWeights<B>>),
+}
+
+impl<B: Backend> MlpWeights<B> {
+    /// All matrices.
+    pub(crate) fn matrices(&self) -> Vec<&B::Linear> {
+        match self {
+            Self::Dense(mlp) => mlp.matrices().to_vec(),
+            Self::Experts(experts) => experts.matrices().collect(),
+        }
+    }
+
+    /// Parameters that are in no matrix.
+    pub(crate) fn correction(&self) -> u64 {
+        match self {
+            Self::Dense(_) => 0,
+            Self::Experts(experts) => experts.correction.as_ref().map_or(0, |c| c.len() as u64),
+        }
+    }
+}
+
 impl<B: Backend> LayerWeights<B> {
+    /// All matrices.
+    pub(crate) fn matrices(&self) -> Vec<&B::Linear> {
+        let mut all = vec![&self.qkv, &self.attn_out];
+        all.extend(self.mlp.matrices());
+        all
+    }
+
     /// Weights and biases of the layer.
     pub(crate) fn parameters(&self, on: &B) -> u64 {
-        let linear: usize =
-            [&self.qkv, &self.attn_out, &self.up, &self.down].iter().map(|l| l.parameters()).sum();
+        let linear: usize = self.matrices().iter().map(|l| l.parameters()).sum();
         let norms: u64 = self.norms().iter().flatten().map(|norm| norm_parameters(on, norm)).sum();
-        linear as u64 + norms
+        linear as u64 + norms + self.mlp.correction()
     }
 
     /// The norms of attention and of the MLP, each once.
@@ -102,15 +130,10 @@ struct Loader<'a, B> {
 impl<B: Backend> Loader<'_, B> {
     fn block(&self, layer: usize) -> Result<LayerWeights<B>> {
         let (c, at) = (self.config, self.layout);
-        let (d, f) = (c.hidden, c.intermediate);
+        let d = c.hidden;
         let qkv = match at.qkv.len() {
             1 => vec![c.q_width() + 2 * c.kv_width()],
             _ => vec![c.q_width(), c.kv_width(), c.kv_width()],
-        };
-        let up = match (c.gated, at.up.len()) {
-            (true, 1) => vec![2 * f],
-            (true, _) => vec![f, f],
-            (false, _) => vec![f],
         };
         let norm =
             |tensor_ref: &Option<TensorRef>| tensor_ref.as_ref().map(|s| self.norm(s, layer, d)).transpose();
@@ -122,9 +145,64 @@ impl<B: Backend> Loader<'_, B> {
             post_attn_norm: norm(&at.post_attn_norm)?,
             mlp_norm: norm(&at.mlp_norm)?,
             shared_norm: at.mlp_norm.is_some() && at.mlp_norm == at.attn_norm,
-            up: self.linear(&at.up, &up, d, layer)?,
-            down: self.linear(std::slice::from_ref(&at.down), &[d], f, layer)?,
+            mlp: self.mlp(layer)?,
             post_mlp_norm: norm(&at.post_mlp_norm)?,
+        })
+    }
+
+    fn mlp(&self, layer: usize) -> Result<MlpWeights<B>> {
+        let (c, at) = (self.config, self.layout);
+        let about = match c.layers[layer].mlp {
+            Mlp::Dense => {
+                return Ok(MlpWeights::Dense(self.feed_forward(&at.up, &at.down, c.intermediate, layer)?));
+            }
+            Mlp::Experts(about) => about,
+        };
+        let Some(names) = &at.experts else { unreachable!("a family with experts names their tensors") };
+        let of_expert = |expert| {
+            let up: Vec<TensorRef> = names.up.iter().map(|up| up.of_expert(expert, about.count)).collect();
+            self.feed_forward(&up, &names.down.of_expert(expert, about.count), about.width, layer)
+        };
+        let in_f32 = Self { dtype: Dtype::F32, ..*self };
+        let one = |tensor_ref: &TensorRef, n| {
+            in_f32.linear(std::slice::from_ref(tensor_ref), &[n], c.hidden, layer)
+        };
+        let shared = names.shared.as_ref().filter(|_| about.shared > 0);
+        Ok(MlpWeights::Experts(Box::new(ExpertWeights {
+            about,
+            router: one(&names.router, about.count)?,
+            correction: match &names.correction {
+                Some(name) if about.routing.correction => {
+                    Some(self.weights.vector(&name.weight(layer), about.count)?)
+                }
+                _ => None,
+            },
+            experts: (0..about.count).map(of_expert).collect::<Result<_>>()?,
+            shared: shared.map(|(up, down)| self.feed_forward(up, down, about.shared, layer)).transpose()?,
+            shared_gate: match &names.shared_gate {
+                Some(gate) if about.shared_gate => Some(one(gate, 1)?),
+                _ => None,
+            },
+        })))
+    }
+
+    /// An MLP of width `f`.
+    fn feed_forward(
+        &self,
+        up: &[TensorRef],
+        down: &TensorRef,
+        f: usize,
+        layer: usize,
+    ) -> Result<FeedForward<B>> {
+        let (c, d) = (self.config, self.config.hidden);
+        let rows = match (c.gated, up.len()) {
+            (true, 1) => vec![2 * f],
+            (true, _) => vec![f, f],
+            (false, _) => vec![f],
+        };
+        Ok(FeedForward {
+            up: self.linear(up, &rows, d, layer)?,
+            down: self.linear(std::slice::from_ref(down), &[d], f, layer)?,
         })
     }
 
@@ -279,16 +357,20 @@ impl<B: Backend> Loader<'_, B> {
     fn part(&self, tensor_ref: &TensorRef, n: usize, k: usize, layer: usize) -> Result<StoredPart<'_>> {
         let name = tensor_ref.weight(layer);
         let transposed = tensor_ref.order == RowOrder::Transposed;
-        let shape = if transposed { [k, n] } else { [n, k] };
+        let [rows, width] = if transposed { [k, n] } else { [n, k] };
+        let (shape, first) = match tensor_ref.slice {
+            Some((slice, count)) => (vec![count, rows, width], slice * rows),
+            None => (vec![rows, width], 0),
+        };
         let tensor = self.weights.tensor(&name, &shape)?;
         let columns = if transposed {
             let mut all = vec![0.0; n * k];
-            tensor.read(0..k, &mut all)?;
+            tensor.read(first..first + k, &mut all)?;
             Some(all)
         } else {
             None
         };
-        Ok(StoredPart { tensor, columns, n, order: tensor_ref.order })
+        Ok(StoredPart { tensor, columns, n, first, order: tensor_ref.order })
     }
 
     /// Columns per scale, if all parts are quantised and can be packed without dequantising.
@@ -309,10 +391,10 @@ impl<B: Backend> Loader<'_, B> {
         mut read: impl FnMut(Range<usize>, usize) -> Result<()>,
     ) -> Result<()> {
         if part.order == RowOrder::AsStored {
-            return read(rows, 0);
+            return read(part.first + rows.start..part.first + rows.end, 0);
         }
         rows.enumerate().try_for_each(|(i, r)| {
-            let stored = part.order.stored_row(self.config, r);
+            let stored = part.first + part.order.stored_row(self.config, r);
             read(stored..stored + 1, i)
         })
     }
@@ -324,6 +406,8 @@ struct StoredPart<'a> {
     /// The whole matrix `[k, n]`, if the rows of the layer are its columns.
     columns: Option<Vec<f32>>,
     n: usize,
+    /// The row of the tensor that holds the first one: tensors may hold the matrices of all experts.
+    first: usize,
     order: RowOrder,
 }
 

@@ -1,5 +1,6 @@
 //! Activations kept for the backward pass.
 
+use crate::experts::SavedExperts;
 use fathom_kernels::backend::{Backend, Cpu};
 
 /// Activations of the forward pass that the backward pass of a layer needs. Those that the architecture
@@ -17,6 +18,8 @@ pub struct SavedActivations<B: Backend = Cpu> {
     pub(crate) mlp_in: Option<B::Buffer>,
     /// Input of the activation, `[rows, 2 f]` or `[rows, f]`.
     pub(crate) wide: Option<B::Buffer>,
+    /// In the place of `wide`, what a mixture of experts needs.
+    pub(crate) experts: Option<SavedExperts<B>>,
     /// Output of the MLP before its norm, `[rows, d]`.
     pub(crate) raw_mlp: Option<B::Buffer>,
 }
@@ -30,6 +33,7 @@ impl<B: Backend> Default for SavedActivations<B> {
             raw_attn: None,
             mlp_in: None,
             wide: None,
+            experts: None,
             raw_mlp: None,
         }
     }

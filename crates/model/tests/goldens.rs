@@ -188,6 +188,10 @@ folders! {
     qwen2_5_vl: "qwen2_5_vl",
     qwen3_vl: "qwen3_vl",
     mistral3: "mistral3",
+    mixtral: "mixtral",
+    qwen3_moe: "qwen3_moe",
+    qwen2_moe: "qwen2_moe",
+    olmoe: "olmoe",
     llama_dynamic: "llama-dynamic",
     llama_linear: "llama-linear",
     llama2_sharded_bf16: "llama2-sharded-bf16",
@@ -262,7 +266,7 @@ fn levels(buffers: &[Buffer]) -> Vec<&[f32]> {
 }
 
 /// The architectures, one folder each.
-const ONE_EACH: [&str; 20] = [
+const ONE_EACH: [&str; 23] = [
     "llama2",
     "llama3",
     "mistral",
@@ -283,6 +287,9 @@ const ONE_EACH: [&str; 20] = [
     "hunyuan",
     "falcon-new",
     "opt",
+    "mixtral",
+    "qwen3_moe",
+    "qwen2_moe",
 ];
 
 #[test]

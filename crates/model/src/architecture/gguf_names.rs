@@ -5,7 +5,7 @@
 
 use super::gguf_families::{Factors, GGUF_FAMILIES, GgufFamily, Norms, Residual, Windows};
 use super::{Description, Layout, RowOrder, TensorRef, unknown};
-use crate::config::{Config, Layer, NormKind, Positions, QkNorm, Rope, RopeScaling};
+use crate::config::{Config, Layer, Mlp, NormKind, Positions, QkNorm, Rope, RopeScaling};
 use crate::error::{Error, Result};
 use crate::gguf::{Header, Value};
 use crate::weights::Weights;
@@ -319,7 +319,7 @@ fn layers(keys: &Keys<'_>, family: &GgufFamily, depth: usize) -> Result<Vec<Laye
             Windows::Unrotated(n) => (!(l + 1).is_multiple_of(n)).then_some(0),
             _ => rotates.then_some(0),
         };
-        Layer { window: window.filter(|_| local), rope }
+        Layer { window: window.filter(|_| local), rope, mlp: Mlp::Dense }
     };
     Ok(local.into_iter().enumerate().map(layer).collect())
 }
@@ -478,6 +478,7 @@ fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
             vec![tensor_ref("ffn_up")]
         },
         down: tensor_ref("ffn_down"),
+        experts: None,
         post_mlp_norm: config.post_norm.then(|| plain("post_ffw_norm")),
         norm_offset: 0.0,
     }

@@ -57,6 +57,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         mlp_norm: Some(tensor_ref("ln_2")),
         up: vec![matrix("mlp.c_fc")],
         down: matrix("mlp.c_proj"),
+        experts: None,
         post_mlp_norm: None,
         norm_offset: 0.0,
     };

@@ -63,6 +63,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         mlp_norm: Some(tensor_ref("post_attention_layernorm")),
         up: vec![tensor_ref("mlp.dense_h_to_4h")],
         down: tensor_ref("mlp.dense_4h_to_h"),
+        experts: None,
         post_mlp_norm: None,
         norm_offset: 0.0,
     };

@@ -66,6 +66,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         mlp_norm: Some(norm),
         up: vec![tensor_ref("mlp.fc_in").biased(true)],
         down: tensor_ref("mlp.fc_out").biased(true),
+        experts: None,
         post_mlp_norm: None,
         norm_offset: 0.0,
     };

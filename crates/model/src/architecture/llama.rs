@@ -191,6 +191,7 @@ fn layout(prefix: &str, head: &str) -> Layout {
         mlp_norm: Some(tensor_ref("post_attention_layernorm")),
         up: ["gate", "up"].map(|p| tensor_ref(&format!("mlp.{p}_proj"))).to_vec(),
         down: tensor_ref("mlp.down_proj"),
+        experts: None,
         post_mlp_norm: None,
         norm_offset: 0.0,
     }

@@ -4,6 +4,7 @@
 mod audit;
 mod cohere;
 mod exaone;
+mod experts;
 mod falcon;
 mod fields;
 mod gemma;
@@ -99,11 +100,15 @@ pub(crate) struct TensorRef {
     pub(crate) name: String,
     pub(crate) bias: bool,
     pub(crate) order: RowOrder,
+    /// Whether the name is that of a parameter, with nothing behind it.
+    pub(crate) bare: bool,
+    /// The matrix among those of a stacked tensor, and their number.
+    pub(crate) slice: Option<(usize, usize)>,
 }
 
 impl TensorRef {
     fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), bias: false, order: RowOrder::AsStored }
+        Self { name: name.into(), bias: false, order: RowOrder::AsStored, bare: false, slice: None }
     }
 
     fn biased(self, bias: bool) -> Self {
@@ -112,6 +117,23 @@ impl TensorRef {
 
     fn ordered(self, order: RowOrder) -> Self {
         Self { order, ..self }
+    }
+
+    fn bare(self) -> Self {
+        Self { bare: true, ..self }
+    }
+
+    /// The matrix of one of `count` experts: a tensor of its own, or a part of one that holds those of all.
+    pub(crate) fn of_expert(&self, expert: usize, count: usize) -> Self {
+        match self.has_experts() {
+            true => Self { name: self.name.replace("{expert}", &expert.to_string()), ..self.clone() },
+            false => Self { slice: Some((expert, count)), ..self.clone() },
+        }
+    }
+
+    /// Whether each expert has a tensor of its own.
+    pub(crate) fn has_experts(&self) -> bool {
+        self.name.contains("{expert}")
     }
 
     /// Whether each head has a tensor of its own.
@@ -126,7 +148,7 @@ impl TensorRef {
 
     /// The name of the weight in a layer.
     pub(crate) fn weight(&self, layer: usize) -> String {
-        format!("{}.weight", self.name.replace("{}", &layer.to_string()))
+        format!("{}{}", self.name.replace("{}", &layer.to_string()), if self.bare { "" } else { ".weight" })
     }
 
     /// The name of the bias in a layer.
@@ -154,9 +176,24 @@ pub(crate) struct Layout {
     /// One matrix (plain, or gate and up fused), or gate and up.
     pub(crate) up: Vec<TensorRef>,
     pub(crate) down: TensorRef,
+    /// The tensors of layers with experts, in the place of [`Self::up`] and [`Self::down`].
+    pub(crate) experts: Option<ExpertLayout>,
     pub(crate) post_mlp_norm: Option<TensorRef>,
     /// Added to norm weights (Gemma stores them around zero).
     pub(crate) norm_offset: f32,
+}
+
+/// The names of the tensors of a mixture of experts.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ExpertLayout {
+    pub(crate) router: TensorRef,
+    /// Numbers that are added to scores while experts are chosen.
+    pub(crate) correction: Option<TensorRef>,
+    /// As [`Layout::up`], with `{expert}` for the expert, or stacked.
+    pub(crate) up: Vec<TensorRef>,
+    pub(crate) down: TensorRef,
+    pub(crate) shared: Option<(Vec<TensorRef>, TensorRef)>,
+    pub(crate) shared_gate: Option<TensorRef>,
 }
 
 impl Layout {
@@ -230,9 +267,22 @@ const FAMILIES: &[Family] = &[
     ("gpt2", gpt2::describe, "{}"),
 ];
 
+/// As [`FAMILIES`], for mixtures of experts.
+const EXPERT_FAMILIES: &[Family] = &[
+    ("mixtral", experts::mixtral, experts::MIXTRAL),
+    ("qwen3_moe", experts::qwen3, experts::QWEN3_MOE),
+    ("qwen2_moe", experts::qwen2, experts::QWEN2_MOE),
+    ("olmoe", experts::olmoe, experts::OLMOE),
+];
+
 /// The architectures that can be loaded, as `model_type` names them.
 pub fn supported() -> Vec<&'static str> {
-    FAMILIES.iter().map(|f| f.0).collect()
+    FAMILIES.iter().chain(EXPERT_FAMILIES).map(|f| f.0).collect()
+}
+
+/// Those of [`supported`] that are mixtures of experts.
+pub fn mixtures_of_experts() -> Vec<&'static str> {
+    EXPERT_FAMILIES.iter().map(|f| f.0).collect()
 }
 
 fn unknown(path: &Path, name: &str) -> Error {
@@ -266,8 +316,10 @@ impl HfConfig {
 
     fn family(&self) -> Result<&'static Family> {
         let name = |json: &Value| json.get("model_type").and_then(Value::as_str).map(str::to_owned);
-        let find =
-            |name: &str| FAMILIES.iter().find(|f| f.0 == name).ok_or_else(|| unknown(&self.path, name));
+        let find = |name: &str| {
+            let mut all = FAMILIES.iter().chain(EXPERT_FAMILIES);
+            all.find(|f| f.0 == name).ok_or_else(|| unknown(&self.path, name))
+        };
         // The text models of Mistral 3 are of more than one family.
         let text = self.json.get("text_config").and_then(name);
         match name(&self.json) {

@@ -74,6 +74,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         mlp_norm: norm("final_layer_norm"),
         up: vec![tensor_ref("fc1")],
         down: tensor_ref("fc2"),
+        experts: None,
         post_mlp_norm: None,
         norm_offset: 0.0,
     };

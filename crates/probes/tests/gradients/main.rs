@@ -187,13 +187,16 @@ fn the_count_is_that_of_the_rows_that_run() {
         let mut want = Work::default();
         for site in SITES {
             for layer in 0..depth {
-                let mlp =
-                    if site == GradientSite::Attn && !parallel { model.mlp_macs_per_row() * rows } else { 0 };
+                let mlp = if site == GradientSite::Attn && !parallel {
+                    model.mlp_macs_per_row(layer) * rows
+                } else {
+                    0
+                };
                 let layers = |attention: fn(&Model, usize, usize) -> u64| {
                     (layer + 1..depth)
                         .map(|l| {
                             let mixing: u64 = (0..rows as usize).map(|p| attention(&model, l, p)).sum();
-                            model.layer_macs_per_row() * rows + mixing
+                            model.layer_macs_per_row(l) * rows + mixing
                         })
                         .sum::<u64>()
                 };
