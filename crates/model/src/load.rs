@@ -360,6 +360,8 @@ impl<B: Backend> Loader<'_, B> {
         let [rows, width] = if transposed { [k, n] } else { [n, k] };
         let (shape, first) = match tensor_ref.slice {
             Some((slice, count)) => (vec![count, rows, width], slice * rows),
+            // A matrix of one row may be stored as a vector.
+            None if rows == 1 && self.weights.shape(&name) == Some(&[width]) => (vec![width], 0),
             None => (vec![rows, width], 0),
         };
         let tensor = self.weights.tensor(&name, &shape)?;

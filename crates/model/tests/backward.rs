@@ -309,6 +309,7 @@ folders! {
     mistral3: "mistral3", 24;
     mixtral: "mixtral", 24;
     qwen3_moe: "qwen3_moe", 24;
+    qwen3_moe_dense: "qwen3_moe-dense", 24;
     qwen2_moe: "qwen2_moe", 24;
     olmoe: "olmoe", 24;
 }

@@ -190,6 +190,7 @@ folders! {
     mistral3: "mistral3",
     mixtral: "mixtral",
     qwen3_moe: "qwen3_moe",
+    qwen3_moe_dense: "qwen3_moe-dense",
     qwen2_moe: "qwen2_moe",
     olmoe: "olmoe",
     llama_dynamic: "llama-dynamic",

@@ -8,6 +8,7 @@ mod experts;
 mod falcon;
 mod fields;
 mod gemma;
+mod gguf_experts;
 mod gguf_families;
 mod gguf_names;
 mod gguf_to_hf;

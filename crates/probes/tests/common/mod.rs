@@ -1,8 +1,10 @@
 //! The fixtures of all architectures, for the test binaries of this crate.
 
+use fathom_model::config::{Config, Mlp};
+
 /// A fixture for every architecture and each variant that changes how the residual stream is composed. A new
 /// architecture is tested by every probe once it is in this list.
-pub(crate) const ARCHITECTURES: [&str; 19] = [
+pub(crate) const ARCHITECTURES: [&str; 22] = [
     "llama2",
     "llama3",
     "mistral",
@@ -22,4 +24,21 @@ pub(crate) const ARCHITECTURES: [&str; 19] = [
     "cohere",
     "exaone4",
     "hunyuan",
+    "mixtral",
+    "qwen3_moe-dense",
+    "qwen2_moe",
 ];
+
+/// Multiply-adds of the MLP of layer `l`, per row.
+#[allow(dead_code)]
+pub(crate) fn mlp_macs(c: &Config, l: usize) -> u64 {
+    let matrices = if c.gated { 3 } else { 2 };
+    let count = match c.layers[l].mlp {
+        Mlp::Dense => matrices * c.hidden * c.intermediate,
+        Mlp::Experts(e) => {
+            let shared = matrices * c.hidden * e.shared + if e.shared_gate { c.hidden } else { 0 };
+            c.hidden * e.count + e.active * matrices * c.hidden * e.width + shared
+        }
+    };
+    count as u64
+}
