@@ -312,6 +312,9 @@ folders! {
     qwen3_moe_dense: "qwen3_moe-dense", 24;
     qwen2_moe: "qwen2_moe", 24;
     olmoe: "olmoe", 24;
+    granitemoe: "granitemoe", 24;
+    granitemoeshared: "granitemoeshared", 24;
+    glm4_moe: "glm4_moe", 24;
 }
 
 #[test]

@@ -193,6 +193,9 @@ folders! {
     qwen3_moe_dense: "qwen3_moe-dense",
     qwen2_moe: "qwen2_moe",
     olmoe: "olmoe",
+    granitemoe: "granitemoe",
+    granitemoeshared: "granitemoeshared",
+    glm4_moe: "glm4_moe",
     llama_dynamic: "llama-dynamic",
     llama_linear: "llama-linear",
     llama2_sharded_bf16: "llama2-sharded-bf16",
@@ -267,7 +270,7 @@ fn levels(buffers: &[Buffer]) -> Vec<&[f32]> {
 }
 
 /// The architectures, one folder each.
-const ONE_EACH: [&str; 23] = [
+const ONE_EACH: [&str; 25] = [
     "llama2",
     "llama3",
     "mistral",
@@ -291,6 +294,8 @@ const ONE_EACH: [&str; 23] = [
     "mixtral",
     "qwen3_moe",
     "qwen2_moe",
+    "granitemoeshared",
+    "glm4_moe",
 ];
 
 #[test]

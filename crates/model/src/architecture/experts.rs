@@ -61,8 +61,18 @@ pub(super) fn experts(f: &Fields<'_>, width: &str, routing: Routing) -> Result<E
     })
 }
 
-/// Gives experts to the layers that have some, and names their tensors: `module` is their place in the layer, `names`
-/// are those of gate, up and down in an expert.
+/// Gives experts to the layers that have some; returns the first of them.
+pub(super) fn give(d: &mut Description, of: Experts, has_experts: impl Fn(usize) -> bool) -> Option<usize> {
+    let with = d.config.layers.iter_mut().enumerate().filter(|(l, _)| has_experts(*l));
+    with.map(|(l, layer)| {
+        layer.mlp = Mlp::Experts(of);
+        l
+    })
+    .min()
+}
+
+/// As [`give`], and names the tensors: `module` is the place of experts in the layer, `names` are those of gate, up
+/// and down in an expert.
 pub(super) fn set(
     d: &mut Description,
     weights: &Weights,
@@ -70,13 +80,7 @@ pub(super) fn set(
     of: Experts,
     has_experts: impl Fn(usize) -> bool,
 ) {
-    let mut first = None;
-    for (l, layer) in d.config.layers.iter_mut().enumerate() {
-        if has_experts(l) {
-            layer.mlp = Mlp::Experts(of);
-            first = first.or(Some(l));
-        }
-    }
+    let first = give(d, of, has_experts);
     let tensor_ref = |name: &str| llama::tensor_ref(&d.layout, name);
     let stacked = tensor_ref("mlp.experts.gate_up_proj").bare();
     let own = |name: &str| tensor_ref(&format!("{module}.experts.{{expert}}.{name}"));

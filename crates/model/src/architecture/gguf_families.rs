@@ -233,5 +233,20 @@ pub(super) const GGUF_FAMILIES: &[GgufFamily] = &[
         ..HALVES
     },
     GgufFamily { arch: "olmoe", name: "olmoe", qk_norm: QkNorm::Full, mixture: Mixture::Softmax, ..HALVES },
+    GgufFamily {
+        arch: "granitemoe",
+        name: "granitemoe",
+        factors: Factors::Granite,
+        windows: Windows::Never,
+        mixture: Mixture::NormalisedSoftmax,
+        ..LLAMA
+    },
+    GgufFamily {
+        arch: "glm4moe",
+        name: "glm4_moe",
+        qk_norm: QkNorm::Head,
+        mixture: Mixture::ByKeys(Score::Sigmoid),
+        ..HALVES
+    },
     GgufFamily { arch: "seed_oss", name: "seed_oss", ..HALVES },
 ];

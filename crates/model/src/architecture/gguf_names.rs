@@ -236,7 +236,7 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
             }
         },
         qk_norm: match family.qk_norm {
-            QkNorm::OwnHead if !has("attn_q_norm") => QkNorm::None,
+            QkNorm::OwnHead | QkNorm::Head if !has("attn_q_norm") => QkNorm::None,
             usual => usual,
         },
         activation: family.activation,
@@ -454,7 +454,7 @@ fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
     // behind attention. Where attention and MLP are parallel, one norm may be before both.
     let attn_norm = if has("attn_norm_2") { "attn_norm_2" } else { "attn_norm" };
     let mlp_norm = match family.arch {
-        "seed_oss" => "post_attention_norm",
+        "seed_oss" | "glm4moe" => "post_attention_norm",
         _ if config.parallel && !has("ffn_norm") => "attn_norm",
         _ => "ffn_norm",
     };

@@ -12,6 +12,7 @@ mod gguf_experts;
 mod gguf_families;
 mod gguf_names;
 mod gguf_to_hf;
+mod glm;
 mod gpt2;
 mod gpt_neox;
 mod gptj;
@@ -274,6 +275,9 @@ const EXPERT_FAMILIES: &[Family] = &[
     ("qwen3_moe", experts::qwen3, experts::QWEN3_MOE),
     ("qwen2_moe", experts::qwen2, experts::QWEN2_MOE),
     ("olmoe", experts::olmoe, experts::OLMOE),
+    ("granitemoe", granite::describe_experts, granite::GRANITE_MOE),
+    ("granitemoeshared", granite::describe_experts, granite::GRANITE_MOE),
+    ("glm4_moe", glm::describe_experts, glm::GLM4_MOE),
 ];
 
 /// The architectures that can be loaded, as `model_type` names them.

@@ -420,6 +420,9 @@ impl Reader<'_> {
     }
 
     fn mixture(&self, at: &str, about: Experts) -> Mixture {
+        if self.config.architecture.starts_with("granite") {
+            return self.granite_mixture(at, about);
+        }
         let names = match self.config.architecture.as_str() {
             "mixtral" => ["block_sparse_moe", "w1", "w3", "w2"],
             _ => ["mlp", "gate_proj", "up_proj", "down_proj"],
@@ -447,6 +450,29 @@ impl Reader<'_> {
                 .weights
                 .has(&format!("{shared_gate}.weight"))
                 .then(|| self.linear(&shared_gate)),
+        }
+    }
+
+    /// Granite keeps the matrices of all experts in one tensor, gate and up together.
+    fn granite_mixture(&self, at: &str, about: Experts) -> Mixture {
+        let d = self.config.hidden;
+        let rows = |name: &str| self.matrix(&format!("{at}{name}.weight"));
+        let plain = |weight: &[Row]| Linear { weight: weight.to_vec(), bias: vec![0.0; weight.len()] };
+        let split = |up: &[Row], down: &[Row]| {
+            let (gate, up) = up.split_at(up.len() / 2);
+            FeedForward { gate: Some(plain(gate)), up: plain(up), down: plain(down) }
+        };
+        let [ups, downs] =
+            ["input_linear", "output_linear"].map(|name| rows(&format!("block_sparse_moe.{name}")));
+        let experts = ups.chunks(2 * about.width).zip(downs.chunks(d)).map(|(up, down)| split(up, down));
+        let shared = || split(&rows("shared_mlp.input_linear"), &rows("shared_mlp.output_linear"));
+        Mixture {
+            about,
+            router: plain(&rows("block_sparse_moe.router.layer")),
+            correction: vec![0.0; about.count],
+            experts: experts.collect(),
+            shared: (about.shared > 0).then(shared),
+            shared_gate: None,
         }
     }
 

@@ -4,7 +4,7 @@ use fathom_model::config::{Config, Mlp};
 
 /// A fixture for every architecture and each variant that changes how the residual stream is composed. A new
 /// architecture is tested by every probe once it is in this list.
-pub(crate) const ARCHITECTURES: [&str; 22] = [
+pub(crate) const ARCHITECTURES: [&str; 23] = [
     "llama2",
     "llama3",
     "mistral",
@@ -27,6 +27,7 @@ pub(crate) const ARCHITECTURES: [&str; 22] = [
     "mixtral",
     "qwen3_moe-dense",
     "qwen2_moe",
+    "glm4_moe",
 ];
 
 /// Multiply-adds of the MLP of layer `l`, per row.
