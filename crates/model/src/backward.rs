@@ -6,6 +6,7 @@
 
 use crate::config::{Layer, Mlp, QkNorm};
 use crate::forward::{Batch, Buffers, Model};
+use crate::latent::QkvWeights;
 use crate::load::MlpWeights;
 use crate::saved::SavedActivations;
 use fathom_kernels::backend::{Backend, Columns, Norm};
@@ -107,7 +108,12 @@ impl<B: Backend> Model<B> {
         let qkv = of_pass(&saved.qkv);
         on.attend_backward(&self.shape(l), &batch.on_device, qkv, &d_mixed, &mut d_qkv); // [rows, q + 2 kv]
         self.norm_and_rotate_backward(l, batch, saved, &mut d_qkv);
-        on.linear_backward(&block.qkv, &d_qkv, &mut d); // [rows, d]
+        match &block.qkv {
+            QkvWeights::Plain(qkv) => on.linear_backward(qkv, &d_qkv, &mut d), // [rows, d]
+            QkvWeights::Latent(latent) => {
+                self.latent_qkv_backward(latent, of_pass(&saved.latent), &d_qkv, &mut d);
+            }
+        }
         self.norm_backward(block.attn_norm.as_ref(), &saved.attn_in, &mut d);
         d
     }
@@ -179,7 +185,8 @@ impl<B: Backend> Model<B> {
         let wide = c.layers.iter().map(of_mlp).max().unwrap_or(0);
         let copies = if c.qk_norm == QkNorm::None { 1 } else { 2 };
         let norms = usize::from(c.pre_norm) + usize::from(c.post_norm);
-        4 * (2 * norms * c.hidden + copies * (c.q_width() + 2 * c.kv_width()) + wide)
+        let latent = c.latent.map_or(0, |l| l.q_rank.unwrap_or(0) + l.rank + l.rotated);
+        4 * (latent + 2 * norms * c.hidden + copies * (c.q_width() + 2 * c.kv_width()) + wide)
     }
 
     fn norm_backward(&self, norm: Option<&Norm<B>>, x: &Option<B::Buffer>, d: &mut B::Buffer) {

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::rope;
 pub use crate::rope::{Rope, RopeScaling};
+use fathom_kernels::backend::Columns;
 use fathom_kernels::elementwise::Activation;
 pub use fathom_kernels::norm::NormKind;
 use std::path::Path;
@@ -132,6 +133,47 @@ impl Experts {
     }
 }
 
+/// Latent attention (DeepSeek): keys and values are projections of one narrow vector per row.
+///
+/// [`Config::head_dim`] is the width of queries and keys. Heads begin with their rotated part, and values are padded
+/// with zeros to the same width.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Latent {
+    /// Width of the vector that queries are projections of; `None` where they are of the stream.
+    pub q_rank: Option<usize>,
+    /// Width of the vector that keys and values are projections of.
+    pub rank: usize,
+    /// Numbers of a head's queries and keys that are rotated; those of the keys are the same in all heads.
+    pub rotated: usize,
+    /// The other numbers of a head's queries and keys.
+    pub plain: usize,
+    /// Width of a head's values.
+    pub value: usize,
+}
+
+impl Latent {
+    /// Width of a head's queries and keys.
+    pub fn width(&self) -> usize {
+        self.rotated.saturating_add(self.plain)
+    }
+
+    /// The columns of the latent vector that are normalised; the rotated part of the keys follows them.
+    pub(crate) fn normalised(&self) -> Columns {
+        Columns { stride: self.rank + self.rotated, start: 0, width: self.rank, count: 1 }
+    }
+
+    fn check(&self, path: &Path) -> Result<()> {
+        let all = [self.q_rank.unwrap_or(1), self.rank, self.rotated, self.plain, self.value];
+        if all.iter().any(|width| *width == 0 || *width > 1 << 16) || self.value > self.width() {
+            return Err(Error::config(
+                path,
+                format!("the widths of latent attention are impossible: {self:?}"),
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// The description of a decoder-only transformer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -167,6 +209,8 @@ pub struct Config {
     pub parallel: bool,
     /// Norms on queries and keys.
     pub qk_norm: QkNorm,
+    /// Latent attention, where queries, keys and values are not projections of the stream.
+    pub latent: Option<Latent>,
     /// Activation of the MLP.
     pub activation: Activation,
     /// Whether the MLP is gated: the activation is multiplied by a second projection.
@@ -248,6 +292,7 @@ impl Config {
             post_norm,
             parallel,
             qk_norm,
+            latent,
             activation,
             gated,
             attention_scale,
@@ -295,6 +340,9 @@ impl Config {
             ("the factor on the logits", Some(self.logit_scale)),
         ] {
             value.map_or(Ok(()), |value| rope::check_positive(path, name, value.into()))?;
+        }
+        if let Some(latent) = self.latent {
+            latent.check(path)?;
         }
         if let Positions::Rotary(ropes) = &self.positions {
             for rope in ropes {

@@ -28,10 +28,13 @@ impl<B: Backend> Model<B> {
         };
         let [of_attention, of_mlp] = b.norms();
         let mlp = self.mlp_macs_per_row(l);
+        let mut attention = b.qkv.matrices();
+        attention.push(&b.attn_out);
         let mut sizes = [
-            size(&[&b.qkv, &b.attn_out], &of_attention, self.layer_macs_per_row(l) - mlp),
+            size(&attention, &of_attention, self.layer_macs_per_row(l) - mlp),
             size(&b.mlp.matrices(), &of_mlp, mlp),
         ];
+        sizes[0].parameters -= b.qkv.padding(self.config.hidden, self.config.heads);
         sizes[1].parameters += b.mlp.correction();
         sizes
     }
@@ -49,7 +52,8 @@ impl<B: Backend> Model<B> {
     /// MACs of the matrix products of layer `l`, per row. Of experts, those that a row takes count.
     pub fn layer_macs_per_row(&self, l: usize) -> u64 {
         let b = &self.packed.layers[l];
-        macs(&b.qkv) + macs(&b.attn_out) + self.mlp_macs_per_row(l)
+        let of_qkv: u64 = b.qkv.matrices().into_iter().map(macs).sum();
+        of_qkv + macs(&b.attn_out) + self.mlp_macs_per_row(l)
     }
 
     /// MACs of the MLP of layer `l`, per row. Of experts, those that a row takes count.
@@ -99,7 +103,7 @@ impl<B: Backend> Model<B> {
         let head = self.packed.head.parameters() as u64;
         let embedding = if c.tied { head } else { head + self.head_macs_per_row() };
         let position = self.packed.position.as_ref().map_or(0, |p| p.len() as u64);
-        let blocks: u64 = self.packed.layers.iter().map(|b| b.parameters(&self.backend)).sum();
+        let blocks: u64 = self.packed.layers.iter().map(|b| b.parameters(&self.backend, &self.config)).sum();
         embedding + position + blocks + norm_parameters(&self.backend, &self.packed.final_norm)
     }
 
@@ -114,13 +118,14 @@ impl<B: Backend> Model<B> {
     pub fn row_bytes(&self) -> usize {
         let c = &self.config;
         let up = if c.gated { 2 } else { 1 };
+        let latent = c.latent.map_or(0, |l| l.q_rank.unwrap_or(0) + l.rank + l.rotated + 3 * c.q_width());
         let of_mlp = |layer: &Layer| match layer.mlp {
             Mlp::Dense => (up + 1) * c.intermediate,
             // One expert at a time, at most with all rows.
             Mlp::Experts(of) => (up + 1) * of.width.max(of.shared) + 2 * c.hidden + 2 * of.count,
         };
         let wide = c.layers.iter().map(of_mlp).max().unwrap_or(0);
-        4 * (10 * c.hidden + 2 * c.q_width() + 2 * c.kv_width() + wide)
+        4 * (10 * c.hidden + 2 * c.q_width() + 2 * c.kv_width() + wide + latent)
     }
 
     /// Bytes of the packed weights.

@@ -4,6 +4,7 @@
 use crate::config::{Config, Mlp, Positions, QkNorm};
 use crate::error::{Error, Result};
 use crate::experts::{ExpertBuffers, FeedForward};
+use crate::latent::{LatentBuffers, QkvWeights};
 use crate::load::{Embedding, MlpWeights, PackedWeights};
 use crate::rope;
 use crate::routing::Routes;
@@ -47,6 +48,7 @@ pub struct Buffers<B: Backend = Cpu> {
     mixed: B::Buffer,
     wide: B::Buffer,
     gated: B::Buffer,
+    latent: LatentBuffers<B>,
     experts: ExpertBuffers<B>,
     /// The experts that the rows of the last MLP step took, if it had some.
     pub(crate) routes: Option<Routes>,
@@ -69,6 +71,7 @@ impl<B: Backend> Buffers<B> {
             mixed: empty(),
             wide: empty(),
             gated: empty(),
+            latent: LatentBuffers::new(&model.backend),
             experts: ExpertBuffers::new(&model.backend),
             routes: None,
             attn_out: empty(),
@@ -86,6 +89,7 @@ impl<B: Backend> Buffers<B> {
         let up = if c.gated { 2 } else { 1 };
         let dense = if c.layers.iter().any(|layer| layer.mlp == Mlp::Dense) { c.intermediate } else { 0 };
         let experts = c.experts();
+        let of_latent = c.latent.as_ref().map(|of| self.latent.sizes(of, c.q_width()));
         let of_experts = experts.as_ref().map(|of| self.experts.sizes(c.hidden, of, up));
         let sizes = [
             (&mut self.mid, c.hidden),
@@ -97,7 +101,9 @@ impl<B: Backend> Buffers<B> {
             (&mut self.attn_out, c.hidden),
             (&mut self.mlp_out, c.hidden),
         ];
-        for (buffer, width) in sizes.into_iter().chain(of_experts.into_iter().flatten()) {
+        for (buffer, width) in
+            sizes.into_iter().chain(of_latent.into_iter().flatten()).chain(of_experts.into_iter().flatten())
+        {
             model.backend.try_resize(buffer, rows * width).map_err(Error::activations)?;
         }
         Ok(())
@@ -205,7 +211,14 @@ impl<B: Backend> Model<B> {
         let (on, block) = (&self.backend, &self.packed.layers[l]);
         self.keep(b.saved.as_mut().map(|s| &mut s.attn_in), block.attn_norm.is_some(), h);
         let input = self.normalised(block.attn_norm.as_ref(), h, &mut b.normed); // [rows, d]
-        on.linear(&block.qkv, input, &mut b.qkv); // [rows, q + 2 kv]
+        match &block.qkv {
+            QkvWeights::Plain(qkv) => on.linear(qkv, input, &mut b.qkv), // [rows, q + 2 kv]
+            QkvWeights::Latent(latent) => {
+                let save = b.saved.is_some();
+                let latent = self.latent_qkv(latent, input, &mut b.latent, &mut b.qkv, save);
+                b.saved.iter_mut().zip(latent).for_each(|(saved, latent)| saved.latent = Some(latent));
+            }
+        }
         self.norm_and_rotate(l, batch, b);
         self.keep(b.saved.as_mut().map(|s| &mut s.qkv), true, &b.qkv);
         on.attend(&self.shape(l), &batch.on_device, past, &b.qkv, &mut b.mixed); // [rows, q]

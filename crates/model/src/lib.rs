@@ -20,6 +20,7 @@ mod experts;
 mod files;
 mod forward;
 pub mod gguf;
+mod latent;
 mod load;
 mod pickle;
 mod projection;

@@ -1,19 +1,22 @@
 //! Packing the tensors of a checkpoint for the forward pass.
 
-use crate::architecture::{Description, Layout, RowOrder, TensorRef};
-use crate::config::{Config, Mlp, Positions, QkNorm};
+use crate::architecture::{Description, LatentLayout, Layout, RowOrder, TensorRef};
+use crate::config::{Config, Latent, Mlp, Positions, QkNorm};
 use crate::error::Result;
 use crate::experts::{ExpertWeights, FeedForward};
+use crate::latent::{LatentWeights, QkvWeights};
 use crate::weights::{Tensor, Weights};
 use fathom_kernels::Dtype;
 use fathom_kernels::backend::{Backend, Columns, LinearLayer, Norm};
 use std::ops::Range;
 
+/// What transformers adds to the mean square of latent vectors, whatever the configuration says of other norms.
+const LATENT_EPS: f32 = 1e-6;
+
 /// The weights of one layer.
 pub(crate) struct LayerWeights<B: Backend> {
     pub(crate) attn_norm: Option<Norm<B>>,
-    /// `[q + 2 kv, d]`: queries, keys, values.
-    pub(crate) qkv: B::Linear,
+    pub(crate) qkv: QkvWeights<B>,
     /// Norms on queries and keys, and the columns of `qkv`'s output that each applies to.
     pub(crate) qk_norms: Vec<(Norm<B>, Columns)>,
     /// `[d, q]`.
@@ -53,16 +56,17 @@ impl<B: Backend> MlpWeights<B> {
 impl<B: Backend> LayerWeights<B> {
     /// All matrices.
     pub(crate) fn matrices(&self) -> Vec<&B::Linear> {
-        let mut all = vec![&self.qkv, &self.attn_out];
+        let mut all = self.qkv.matrices();
+        all.push(&self.attn_out);
         all.extend(self.mlp.matrices());
         all
     }
 
     /// Weights and biases of the layer.
-    pub(crate) fn parameters(&self, on: &B) -> u64 {
+    pub(crate) fn parameters(&self, on: &B, c: &Config) -> u64 {
         let linear: usize = self.matrices().iter().map(|l| l.parameters()).sum();
         let norms: u64 = self.norms().iter().flatten().map(|norm| norm_parameters(on, norm)).sum();
-        linear as u64 + norms + self.mlp.correction()
+        linear as u64 + norms + self.mlp.correction() - self.qkv.padding(c.hidden, c.heads)
     }
 
     /// The norms of attention and of the MLP, each once.
@@ -70,7 +74,7 @@ impl<B: Backend> LayerWeights<B> {
         let of_attention = [&self.attn_norm, &self.post_attn_norm].into_iter().flatten();
         let mlp_norm = self.mlp_norm.as_ref().filter(|_| !self.shared_norm);
         [
-            of_attention.chain(self.qk_norms.iter().map(|(norm, _)| norm)).collect(),
+            of_attention.chain(self.qk_norms.iter().map(|(norm, _)| norm)).chain(self.qkv.norms()).collect(),
             mlp_norm.into_iter().chain(&self.post_mlp_norm).collect(),
         ]
     }
@@ -131,23 +135,104 @@ impl<B: Backend> Loader<'_, B> {
     fn block(&self, layer: usize) -> Result<LayerWeights<B>> {
         let (c, at) = (self.config, self.layout);
         let d = c.hidden;
-        let qkv = match at.qkv.len() {
-            1 => vec![c.q_width() + 2 * c.kv_width()],
-            _ => vec![c.q_width(), c.kv_width(), c.kv_width()],
-        };
         let norm =
             |tensor_ref: &Option<TensorRef>| tensor_ref.as_ref().map(|s| self.norm(s, layer, d)).transpose();
         Ok(LayerWeights {
             attn_norm: norm(&at.attn_norm)?,
-            qkv: self.linear(&at.qkv, &qkv, d, layer)?,
+            qkv: self.qkv(layer)?,
             qk_norms: self.qk_norms(layer)?,
-            attn_out: self.linear(std::slice::from_ref(&at.attn_out), &[d], c.q_width(), layer)?,
+            attn_out: self.attn_out(layer)?,
             post_attn_norm: norm(&at.post_attn_norm)?,
             mlp_norm: norm(&at.mlp_norm)?,
             shared_norm: at.mlp_norm.is_some() && at.mlp_norm == at.attn_norm,
             mlp: self.mlp(layer)?,
             post_mlp_norm: norm(&at.post_mlp_norm)?,
         })
+    }
+
+    fn qkv(&self, layer: usize) -> Result<QkvWeights<B>> {
+        let (c, at) = (self.config, self.layout);
+        if let (Some(latent), Some(names)) = (c.latent, &at.latent) {
+            return self.latent(latent, names, layer);
+        }
+        let rows = match at.qkv.len() {
+            1 => vec![c.q_width() + 2 * c.kv_width()],
+            _ => vec![c.q_width(), c.kv_width(), c.kv_width()],
+        };
+        Ok(QkvWeights::Plain(self.linear(&at.qkv, &rows, c.hidden, layer)?))
+    }
+
+    fn latent(&self, about: Latent, at: &LatentLayout, layer: usize) -> Result<QkvWeights<B>> {
+        let (c, d) = (self.config, self.config.hidden);
+        let one =
+            |tensor_ref: &TensorRef, n, k| self.linear(std::slice::from_ref(tensor_ref), &[n], k, layer);
+        let norm = |tensor_ref: &TensorRef, width| -> Result<Norm<B>> {
+            Ok(Norm { eps: LATENT_EPS, ..self.norm(tensor_ref, layer, width)? })
+        };
+        let q_down = match (&at.q_down, about.q_rank) {
+            (Some([down, of_norm]), Some(rank)) => Some((one(down, rank, d)?, norm(of_norm, rank)?)),
+            _ => None,
+        };
+        Ok(QkvWeights::Latent(Box::new(LatentWeights {
+            about,
+            q_down,
+            q: one(&at.q, c.q_width(), about.q_rank.unwrap_or(d))?,
+            kv_down: one(&at.kv_down, about.rank + about.rotated, d)?,
+            kv_norm: norm(&at.kv_norm, about.rank)?,
+            kv_up: self.kv_up(about, &at.kv_up, layer)?,
+        })))
+    }
+
+    /// Keys and values of all heads from a latent vector: stored rows, copies of the rotated part, and zeros.
+    fn kv_up(&self, l: Latent, at: &TensorRef, layer: usize) -> Result<B::Linear> {
+        let (c, k) = (self.config, l.rank + l.rotated);
+        let tensor = self.weights.tensor(&at.weight(layer), &[c.heads * (l.plain + l.value), l.rank])?;
+        let fill = |wanted: Range<usize>, block: &mut [f32]| -> Result<()> {
+            for (row, out) in wanted.zip(block.chunks_exact_mut(k)) {
+                out.fill(0.0);
+                let (head, i) = (row / l.width() % c.heads, row % l.width());
+                let of_head = head * (l.plain + l.value);
+                let stored = match row < c.heads * l.width() {
+                    true if i < l.rotated => {
+                        // As queries are ordered, whose rotated part is stored behind the other numbers.
+                        out[l.rank + at.order.stored_row(c, i) - l.plain] = 1.0;
+                        continue;
+                    }
+                    true => of_head + i - l.rotated,
+                    false if i < l.value => of_head + l.plain + i,
+                    false => continue,
+                };
+                tensor.read(stored..stored + 1, &mut out[..l.rank])?;
+            }
+            Ok(())
+        };
+        let packed = self.on.pack(2 * c.heads * l.width(), k, self.dtype, None, fill)?;
+        self.weights.release();
+        Ok(packed)
+    }
+
+    /// The output of attention. Values of latent attention are padded, and so are its columns.
+    fn attn_out(&self, layer: usize) -> Result<B::Linear> {
+        let (c, at) = (self.config, &self.layout.attn_out);
+        let Some(l) = c.latent else {
+            return self.linear(std::slice::from_ref(at), &[c.hidden], c.q_width(), layer);
+        };
+        let tensor = self.weights.tensor(&at.weight(layer), &[c.hidden, c.heads * l.value])?;
+        let bias = at.bias.then(|| self.weights.vector(&at.bias(layer), c.hidden)).transpose()?;
+        let fill = |wanted: Range<usize>, block: &mut [f32]| -> Result<()> {
+            let mut stored = vec![0.0; c.heads * l.value];
+            for (row, out) in wanted.zip(block.chunks_exact_mut(c.q_width())) {
+                tensor.read(row..row + 1, &mut stored)?;
+                out.fill(0.0);
+                for (head, values) in out.chunks_exact_mut(l.width()).zip(stored.chunks_exact(l.value)) {
+                    head[..l.value].copy_from_slice(values);
+                }
+            }
+            Ok(())
+        };
+        let packed = self.on.pack(c.hidden, c.q_width(), self.dtype, bias, fill)?;
+        self.weights.release();
+        Ok(packed)
     }
 
     fn mlp(&self, layer: usize) -> Result<MlpWeights<B>> {

@@ -315,6 +315,8 @@ folders! {
     granitemoe: "granitemoe", 24;
     granitemoeshared: "granitemoeshared", 24;
     glm4_moe: "glm4_moe", 24;
+    deepseek_v2: "deepseek_v2", 24;
+    deepseek_v3: "deepseek_v3", 24;
 }
 
 #[test]

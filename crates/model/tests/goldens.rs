@@ -196,6 +196,8 @@ folders! {
     granitemoe: "granitemoe",
     granitemoeshared: "granitemoeshared",
     glm4_moe: "glm4_moe",
+    deepseek_v2: "deepseek_v2",
+    deepseek_v3: "deepseek_v3",
     llama_dynamic: "llama-dynamic",
     llama_linear: "llama-linear",
     llama2_sharded_bf16: "llama2-sharded-bf16",
@@ -270,7 +272,7 @@ fn levels(buffers: &[Buffer]) -> Vec<&[f32]> {
 }
 
 /// The architectures, one folder each.
-const ONE_EACH: [&str; 25] = [
+const ONE_EACH: [&str; 27] = [
     "llama2",
     "llama3",
     "mistral",
@@ -296,6 +298,8 @@ const ONE_EACH: [&str; 25] = [
     "qwen2_moe",
     "granitemoeshared",
     "glm4_moe",
+    "deepseek_v2",
+    "deepseek_v3",
 ];
 
 #[test]

@@ -235,6 +235,7 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
                 !has("ffn_norm")
             }
         },
+        latent: None,
         qk_norm: match family.qk_norm {
             QkNorm::OwnHead | QkNorm::Head if !has("attn_q_norm") => QkNorm::None,
             usual => usual,
@@ -474,6 +475,7 @@ fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
         } else {
             vec![turned("attn_q"), turned("attn_k"), tensor_ref("attn_v")]
         },
+        latent: None,
         qk_norms: (config.qk_norm != QkNorm::None).then(|| ["attn_q_norm", "attn_k_norm"].map(turned)),
         attn_out: tensor_ref("attn_output"),
         post_attn_norm: config.post_norm.then(|| plain("post_attention_norm")),

@@ -30,8 +30,8 @@ pub(super) fn describe_experts(f: &Fields<'_>, weights: &Weights) -> Result<Desc
     Ok(d)
 }
 
-/// Experts chosen by corrected sigmoids, from the layer that 'first_k_dense_replace' says on.
-fn corrected(f: &Fields<'_>, weights: &Weights, d: &mut Description) -> Result<()> {
+/// Experts chosen by corrected sigmoids.
+pub(super) fn corrected(f: &Fields<'_>, weights: &Weights, d: &mut Description) -> Result<()> {
     let (count, kept) = (f.usize("n_group")?, f.usize("topk_group")?);
     let routing = Routing {
         score: Score::Sigmoid,
@@ -40,6 +40,19 @@ fn corrected(f: &Fields<'_>, weights: &Weights, d: &mut Description) -> Result<(
         correction: true,
         groups: (count > 1).then_some(Groups { count, kept, best: 2 }),
     };
+    from_layer(f, weights, d, routing)?;
+    let correction = llama::tensor_ref(&d.layout, "mlp.gate.e_score_correction_bias").bare();
+    d.layout.experts.iter_mut().for_each(|experts| experts.correction = Some(correction.clone()));
+    Ok(())
+}
+
+/// Experts and a shared one, from the layer that 'first_k_dense_replace' says on.
+pub(super) fn from_layer(
+    f: &Fields<'_>,
+    weights: &Weights,
+    d: &mut Description,
+    routing: Routing,
+) -> Result<()> {
     // Layers for the prediction of further tokens are stored behind the last one and are not part of the model.
     f.ignore(&["num_nextn_predict_layers", "num_mtp_layers", "output_router_logits", "router_aux_loss_coef"]);
     let width = f.usize("moe_intermediate_size")?;
@@ -54,7 +67,5 @@ fn corrected(f: &Fields<'_>, weights: &Weights, d: &mut Description) -> Result<(
     let first = f.usize("first_k_dense_replace")?;
     experts::set(d, weights, experts::PROJECTIONS, of, |l| l >= first);
     experts::name_shared(d, "mlp.shared_experts");
-    let correction = llama::tensor_ref(&d.layout, "mlp.gate.e_score_correction_bias").bare();
-    d.layout.experts.iter_mut().for_each(|experts| experts.correction = Some(correction.clone()));
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Missing and unread tensors of a checkpoint.
 
-use super::{Description, ExpertLayout, Layout, TensorRef, is_other_modality};
+use super::{Description, ExpertLayout, LatentLayout, Layout, TensorRef, is_other_modality};
 use crate::config::{Config, Experts, Mlp, Positions};
 use crate::error::Result;
 use crate::weights::Weights;
@@ -97,7 +97,8 @@ impl Layout {
         }
         for layer in 0..config.depth() {
             let norms = [&self.attn_norm, &self.post_attn_norm, &self.mlp_norm, &self.post_mlp_norm];
-            let matrices = self.qkv.iter().chain([&self.attn_out]);
+            let latent = self.latent.iter().flat_map(LatentLayout::all);
+            let matrices = self.qkv.iter().chain(latent).chain([&self.attn_out]);
             norms.into_iter().flatten().chain(matrices).for_each(|tensor_ref| add(tensor_ref, layer));
             match config.layers[layer].mlp {
                 Mlp::Dense => {

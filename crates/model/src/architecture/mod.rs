@@ -3,6 +3,7 @@
 
 mod audit;
 mod cohere;
+mod deepseek;
 mod exaone;
 mod experts;
 mod falcon;
@@ -71,6 +72,11 @@ pub(crate) enum RowOrder {
     /// GPT-NeoX, Falcon and InternLM 2 store for each key head its query heads, its keys and its values.
     /// Packing gathers all q, then all k, then all v.
     PerHeadQkv,
+    /// The rotated numbers of a head come last, side by side or not. Packing puts them first, as halves.
+    RotatedLast {
+        /// Whether the two numbers that are rotated together lie side by side.
+        interleaved: bool,
+    },
 }
 
 impl RowOrder {
@@ -82,6 +88,15 @@ impl RowOrder {
             Self::InterleavedHalves => {
                 let half = c.rotated() / 2;
                 let stored = if i < 2 * half { i % half * 2 + i / half } else { i };
+                head * c.head_dim + stored
+            }
+            Self::RotatedLast { interleaved } => {
+                let (half, plain) = (c.rotated() / 2, c.head_dim - c.rotated());
+                let stored = match i < 2 * half {
+                    true if interleaved => plain + i % half * 2 + i / half,
+                    true => plain + i,
+                    false => i - 2 * half,
+                };
                 head * c.head_dim + stored
             }
             Self::PerHeadQkv => {
@@ -172,6 +187,8 @@ pub(crate) struct Layout {
     /// One fused matrix, or q, k and v.
     pub(crate) qkv: Vec<TensorRef>,
     pub(crate) qk_norms: Option<[TensorRef; 2]>,
+    /// The tensors of latent attention, in the place of [`Self::qkv`].
+    pub(crate) latent: Option<LatentLayout>,
     pub(crate) attn_out: TensorRef,
     pub(crate) post_attn_norm: Option<TensorRef>,
     pub(crate) mlp_norm: Option<TensorRef>,
@@ -183,6 +200,24 @@ pub(crate) struct Layout {
     pub(crate) post_mlp_norm: Option<TensorRef>,
     /// Added to norm weights (Gemma stores them around zero).
     pub(crate) norm_offset: f32,
+}
+
+/// The names of the tensors of latent attention.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LatentLayout {
+    /// A matrix and the norm behind it.
+    pub(crate) q_down: Option<[TensorRef; 2]>,
+    pub(crate) q: TensorRef,
+    pub(crate) kv_down: TensorRef,
+    pub(crate) kv_norm: TensorRef,
+    /// Stored head by head, keys without their rotated part, then values.
+    pub(crate) kv_up: TensorRef,
+}
+
+impl LatentLayout {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &TensorRef> {
+        self.q_down.iter().flatten().chain([&self.q, &self.kv_down, &self.kv_norm, &self.kv_up])
+    }
 }
 
 /// The names of the tensors of a mixture of experts.
@@ -278,6 +313,8 @@ const EXPERT_FAMILIES: &[Family] = &[
     ("granitemoe", granite::describe_experts, granite::GRANITE_MOE),
     ("granitemoeshared", granite::describe_experts, granite::GRANITE_MOE),
     ("glm4_moe", glm::describe_experts, glm::GLM4_MOE),
+    ("deepseek_v2", deepseek::second, deepseek::V2),
+    ("deepseek_v3", deepseek::third, deepseek::V3),
 ];
 
 /// The architectures that can be loaded, as `model_type` names them.

@@ -2,6 +2,7 @@
 //! the description of the model and the reader of its tensors.
 
 mod experts;
+mod latent;
 
 use experts::{FeedForward, Mixture};
 use fathom_kernels::elementwise::Activation;
@@ -58,6 +59,7 @@ struct Layer {
     v: Linear,
     /// Norms on queries and on keys: none, one, or one for each head.
     qk_norms: [Vec<Norm>; 2],
+    latent: Option<latent::Projections>,
     attn_out: Linear,
     post_attn_norm: Option<Norm>,
     mlp_norm: Option<Norm>,
@@ -162,6 +164,9 @@ impl Reference {
     /// What the attention of layer `l` adds.
     pub(crate) fn attention(&self, l: usize, h: &[Row]) -> Vec<Row> {
         let (c, layer) = (&self.config, &self.layers[l]);
+        if let Some(latent) = &layer.latent {
+            return self.latent_attention(l, latent, h);
+        }
         let rotation = match (&c.positions, c.layers[l].rope) {
             (Positions::Rotary(ropes), Some(rope)) => frequencies(&ropes[rope], h.len()),
             _ => (vec![], 1.0),
@@ -370,7 +375,9 @@ impl Reader<'_> {
         let either = |names: &[&str]| linear(names.iter().find(has).expect("a matrix of the layer"));
         let norm = |here: bool, name: &str| here.then(|| self.norm(&format!("{at}{name}")));
         let (q, kv) = (c.q_width(), c.kv_width());
-        let [q, k, v] = if has(&&"self_attn.qkv_proj") {
+        let [q, k, v] = if c.latent.is_some() {
+            [(); 3].map(|()| Linear { weight: vec![], bias: vec![] })
+        } else if has(&&"self_attn.qkv_proj") {
             let all = linear("self_attn.qkv_proj");
             [0..q, q..q + kv, q + kv..q + 2 * kv].map(|part| all.rows(part))
         } else {
@@ -390,6 +397,7 @@ impl Reader<'_> {
             k,
             v,
             qk_norms: self.qk_norms(at),
+            latent: c.latent.is_some().then(|| self.latent(at)),
             attn_out: either(&["self_attn.o_proj", "self_attn.dense"]),
             post_attn_norm: norm(c.post_norm, "post_attention_layernorm"),
             mlp_norm: norm(c.pre_norm, mlp_norm),
@@ -576,6 +584,7 @@ impl Reader<'_> {
             k,
             v,
             qk_norms: [vec![], vec![]],
+            latent: None,
             attn_out: self.linear(&format!("{at}{attn_out}")),
             post_attn_norm: None,
             mlp_norm: Some(self.norm(&format!("{at}{mlp_norm}"))),

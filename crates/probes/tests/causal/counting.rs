@@ -1,6 +1,6 @@
 //! Planned multiply-adds as a share of those of full passes.
 
-use crate::support::{MODELS, PLENTY, baseline, mlp_macs, run};
+use crate::support::{MODELS, PLENTY, baseline, mlp_macs, projection_macs, run};
 use fathom_model::Model;
 use fathom_probes::ExecOptions;
 use fathom_probes::erasure::measure as erase;
@@ -12,7 +12,8 @@ struct Shape {
     depth: u64,
     d: u64,
     q: u64,
-    kv: u64,
+    /// Multiply-adds of the matrices of attention, per row.
+    projections: u64,
     /// Multiply-adds of the MLP of each layer, per row.
     mlp: Vec<u64>,
     parallel: bool,
@@ -28,7 +29,7 @@ impl Shape {
             depth: c.depth() as u64,
             d: c.hidden as u64,
             q: c.q_width() as u64,
-            kv: c.kv_width() as u64,
+            projections: projection_macs(c),
             mlp: (0..c.depth()).map(|l| mlp_macs(c, l)).collect(),
             parallel: c.parallel,
             vocab: c.vocab as u64,
@@ -42,7 +43,7 @@ impl Shape {
             depth: 30,
             d: 576,
             q: 576,
-            kv: 192,
+            projections: 576 * 2 * (576 + 192),
             mlp: vec![3 * 576 * 1536; 30],
             parallel: false,
             vocab: 49152,
@@ -56,7 +57,7 @@ impl Shape {
 
     /// Positions that go through layer `l`.
     fn rows(&self, l: u64, positions: impl Iterator<Item = u64>) -> u64 {
-        let a_row = self.d * 2 * (self.q + self.kv) + self.mlp[l as usize];
+        let a_row = self.projections + self.mlp[l as usize];
         positions.map(|p| a_row + 2 * self.q * (p + 1).min(self.windows[l as usize])).sum()
     }
 

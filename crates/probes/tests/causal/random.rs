@@ -2,7 +2,7 @@
 
 use crate::support::{
     Action, Edit, MODELS, PLENTY, Request, Seen, clean_logits, edit, full, mlp_macs, near, near_change,
-    noise, planned, request, run,
+    noise, planned, projection_macs, request, run,
 };
 use fathom_kernels::Buffer;
 use fathom_model::{Model, Trace};
@@ -171,7 +171,7 @@ fn only(seen: &Seen, request: usize) -> Read<'_> {
 fn counted(model: &Model, requests: &[Request<'_>]) -> u64 {
     let c = model.config();
     let d = c.hidden as u64;
-    let a_row = |l: usize| d * (2 * c.q_width() + 2 * c.kv_width()) as u64 + mlp_macs(c, l);
+    let a_row = |l: usize| projection_macs(c) + mlp_macs(c, l);
     let level = |e: &Edit<'_>| if e.site == Site::Resid { e.layer } else { e.layer + 1 };
     let (mut rows, mut started) = (BTreeSet::new(), BTreeSet::new());
     let (mut heads, mut cleans) = (0, BTreeSet::new());

@@ -4,7 +4,7 @@ use fathom_model::config::{Config, Mlp};
 
 /// A fixture for every architecture and each variant that changes how the residual stream is composed. A new
 /// architecture is tested by every probe once it is in this list.
-pub(crate) const ARCHITECTURES: [&str; 23] = [
+pub(crate) const ARCHITECTURES: [&str; 25] = [
     "llama2",
     "llama3",
     "mistral",
@@ -28,7 +28,24 @@ pub(crate) const ARCHITECTURES: [&str; 23] = [
     "qwen3_moe-dense",
     "qwen2_moe",
     "glm4_moe",
+    "deepseek_v2",
+    "deepseek_v3",
 ];
+
+/// Multiply-adds of the matrices of attention, per row.
+#[allow(dead_code)]
+pub(crate) fn projection_macs(c: &Config) -> u64 {
+    let (d, q, kv) = (c.hidden, c.q_width(), c.kv_width());
+    let of_input = match c.latent {
+        None => d * (q + 2 * kv),
+        Some(l) => {
+            let low = l.rank + l.rotated;
+            let queries = l.q_rank.map_or(d * q, |rank| (d + q) * rank);
+            queries + d * low + low * 2 * q
+        }
+    };
+    (of_input + q * d) as u64
+}
 
 /// Multiply-adds of the MLP of layer `l`, per row.
 #[allow(dead_code)]

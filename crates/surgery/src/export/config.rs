@@ -165,7 +165,7 @@ impl Cut<'_> {
                 map.insert("mlp_only_layers".into(), dense.collect());
                 map.insert("decoder_sparse_step".into(), json!(1));
             }
-            "glm4_moe" => {
+            "glm4_moe" | "deepseek_v2" | "deepseek_v3" => {
                 map.insert("first_k_dense_replace".into(), json!(self.job.dense()));
             }
             // What a layer adds is divided by the root of the number of layers.
