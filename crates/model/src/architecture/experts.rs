@@ -45,7 +45,11 @@ pub(super) fn softmax(normalised: bool) -> Routing {
 pub(super) fn either(f: &Fields<'_>, names: [&str; 2]) -> Result<usize> {
     let [new, old] = names;
     f.ignore(&names);
-    if f.has(new) { f.usize(new) } else { f.usize(old) }
+    match f.has(old) && !f.has(new) {
+        true => f.usize(old),
+        // One of the two has a default.
+        false => f.opt_usize(new)?.map_or_else(|| f.usize(old), Ok),
+    }
 }
 
 /// Experts of the width that `width` names, chosen by the fields that all families have.
