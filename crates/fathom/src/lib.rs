@@ -45,6 +45,7 @@ mod folders;
 mod job;
 mod measurement;
 mod memory;
+mod merge;
 mod model;
 mod observer;
 mod prompts;
@@ -53,7 +54,9 @@ mod report;
 mod resume;
 mod run;
 mod run_options;
+mod shard;
 mod study;
+mod summary;
 mod threads;
 mod tokenise;
 mod verify;
@@ -84,6 +87,7 @@ pub use fathom_results::{
 pub use fit::{Fit, FitOutcome, FitSchedule, RlResponse};
 pub use folders::{DepthAnalysis, GroupDepth, RunComparison};
 pub use measurement::{Measured, Measurement, bootstrap_options};
+pub use merge::{Merge, Merged};
 pub use model::{ExpertsDescription, ModelDescription, ModelSpec, ShortName, describe_model, short_names};
 pub use observer::{Observer, Silent, Task, Unit};
 pub use prompts::{PromptSpec, read_choices, read_prompts};
@@ -91,7 +95,10 @@ pub use prune::{
     ExportFormat, Prune, PruneEstimate, Pruned, Replace, StageEstimate, VerifiedExport, verify_export,
 };
 pub use report::{fit_report, is_fit, is_pruning, prune_report, report};
-pub use study::{Study, StudyOutcome};
+pub use shard::Shard;
+pub use study::{
+    CellEstimate, CellState, PlannedCell, Scheduler, Study, StudyOutcome, ranges as cell_ranges,
+};
 pub use verify::{CurveShift, DepthShift, GoldenRow, Limit, PrecisionReport, Verification};
 
 /// Whether a panic is caught by this library and becomes an [`Error`]: a panic hook should not report it.
