@@ -33,7 +33,7 @@ impl Reference {
         let about = c.latent.unwrap();
         let Positions::Rotary(ropes) = &c.positions else { panic!("latent attention rotates") };
         let rotation = frequencies(&ropes[0], h.len());
-        let (mut q, mut k, mut v): (Vec<Vec<Row>>, Vec<Vec<Row>>, Vec<Vec<Row>>) = (vec![], vec![], vec![]);
+        let [mut q, mut k, mut v]: [Vec<Vec<Row>>; 3] = [vec![], vec![], vec![]];
         for (position, h) in h.iter().enumerate() {
             let x = self.normed(&layer.attn_norm, h);
             let turned = |row: &[f64]| rotate(row, position as f64, &rotation, true);

@@ -69,7 +69,7 @@ struct Layer {
 
 enum LayerMlp {
     Dense(FeedForward),
-    Experts(Mixture),
+    Experts(Box<Mixture>),
 }
 
 /// A place in a layer where other values may be put.
@@ -403,7 +403,7 @@ impl Reader<'_> {
             mlp_norm: norm(c.pre_norm, mlp_norm),
             mlp: match c.layers[l].mlp {
                 Mlp::Dense => LayerMlp::Dense(self.dense(at)),
-                Mlp::Experts(about) => LayerMlp::Experts(self.mixture(at, about)),
+                Mlp::Experts(about) => LayerMlp::Experts(Box::new(self.mixture(at, about))),
             },
             post_mlp_norm: norm(c.post_norm, "post_feedforward_layernorm"),
         }
