@@ -19,6 +19,7 @@ mod output;
 mod prune;
 mod report;
 mod study;
+mod table;
 mod verify;
 
 use args::{Args, Command};
@@ -57,6 +58,7 @@ fn run() -> ExitCode {
         Command::Report(args) => report::run(&args),
         Command::Depth(args) => depth::run(&args, threads),
         Command::Compare(args) => compare::run(&args, threads),
+        Command::Table(args) => table::run(&args, threads),
         Command::Merge(args) => merge::run(&args, threads),
         Command::Study(args) => study::run(&args, threads),
         Command::Bench(args) => bench::run(&args, threads),

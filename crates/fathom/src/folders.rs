@@ -55,7 +55,7 @@ impl Default for Bootstrap {
 }
 
 impl Bootstrap {
-    fn options(&self) -> Result<BootstrapOptions> {
+    pub(crate) fn options(&self) -> Result<BootstrapOptions> {
         bootstrap_options(&self.thresholds, self.resamples, self.seed)
     }
 }
@@ -92,6 +92,8 @@ macro_rules! bootstrap_setters {
         }
     };
 }
+
+pub(crate) use bootstrap_setters;
 
 impl DepthAnalysis {
     /// The analysis of the run in a results folder, all prompts together.
@@ -218,7 +220,7 @@ impl RunComparison {
 }
 
 /// A finished run: its results, and the curves of its prompts.
-fn open(path: &Path) -> Result<(Results, PromptCurves)> {
+pub(crate) fn open(path: &Path) -> Result<(Results, PromptCurves)> {
     let (results, samples) = read(path)?;
     let curves = curves(path, &results, &samples)?;
     Ok((results, curves))

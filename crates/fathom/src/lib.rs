@@ -54,6 +54,7 @@ mod report;
 mod resume;
 mod run;
 mod run_options;
+mod run_table;
 mod shard;
 mod study;
 mod summary;
@@ -95,6 +96,7 @@ pub use prune::{
     ExportFormat, Prune, PruneEstimate, Pruned, Replace, StageEstimate, VerifiedExport, verify_export,
 };
 pub use report::{fit_report, is_fit, is_pruning, prune_report, report};
+pub use run_table::{RunRow, RunTable};
 pub use shard::Shard;
 pub use study::{
     CellEstimate, CellState, PlannedCell, Scheduler, Study, StudyOutcome, ranges as cell_ranges,

@@ -70,6 +70,8 @@ pub(crate) enum Command {
     Depth(DepthArgs),
     /// Compare two finished runs: depths and curves with intervals
     Compare(Compare),
+    /// Print the curves and depths of finished runs and studies as a tidy table
+    Table(TableArgs),
     /// Put the shards of a measurement together
     Merge(MergeArgs),
     /// Measure models on data sets as a file describes, and answer its questions
@@ -241,6 +243,24 @@ pub(crate) struct Compare {
     #[arg(long, value_name = "N", default_value_t = Options::SEED)]
     pub(crate) seed: u64,
     /// Print JSON, with every curve layer by layer
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Arguments)]
+pub(crate) struct TableArgs {
+    /// Results folders, of runs or of studies
+    #[arg(value_name = "OUT", required = true)]
+    pub(crate) folders: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) bootstrap: Bootstrap,
+    /// Seed of the bootstrap
+    #[arg(long, value_name = "N", default_value_t = Options::SEED)]
+    pub(crate) seed: u64,
+    /// Print CSV, with a line for each model, data set, quantity and layer. This is the default
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) csv: bool,
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -226,3 +226,43 @@ fn a_cell_belongs_to_one_process_at_a_time() {
     // What a task that was killed leaves behind locks nothing.
     succeed(study(&file).args(["--cell", "1"]));
 }
+
+/// Curves and depths as a tidy table, of runs and of studies.
+#[test]
+fn a_table_has_a_line_for_each_number() {
+    let place = Place::new();
+    let file = description(&place, "study", "");
+    succeed(&mut study(&file));
+    let cell = place.at("study/m0/own");
+    let table = |folder: &Path, options: &[&str]| {
+        succeed(fathom().arg("table").arg(folder).args(options).args(["--resamples", "200"]))
+    };
+    let of_run = table(&cell, &["--csv"]);
+    assert_eq!(of_run.lines().next(), Some("model,data,quantity,layer,value,lo,hi"));
+    let results = json(&cell.join("results.json"));
+    let layers = results["model"]["layers"].as_u64().unwrap();
+    for (layer, expected) in
+        results["probes"]["contributions"]["cosine"]["layer"].as_array().unwrap().iter().enumerate()
+    {
+        let start = format!("llama2,d,cosine_layer,{layer},");
+        let line = of_run.lines().find(|line| line.starts_with(&start)).unwrap_or_else(|| panic!("{of_run}"));
+        let numbers: Vec<f64> = line[start.len()..].split(',').map(|n| n.parse().unwrap()).collect();
+        assert!((numbers[0] - expected.as_f64().unwrap()).abs() < 1e-9, "{line}");
+        assert!(numbers[1] <= numbers[0] && numbers[0] <= numbers[2], "{line}");
+    }
+    assert_eq!(of_run.matches(",cosine_layer,").count() as u64, layers);
+    let depth = results["depth"].as_array().unwrap().iter().find(|d| d["rule"] == "kl").unwrap();
+    let line = of_run.lines().find(|line| line.contains(",depth_kl,,")).unwrap();
+    let used = depth["layers_used"].as_f64().map_or(String::new(), |used| used.to_string());
+    assert_eq!(line.split(',').nth(4), Some(used.as_str()));
+
+    let of_study: Value = serde_json::from_str(&table(&place.at("study"), &["--json"])).unwrap();
+    let rows = of_study.as_array().unwrap();
+    let names: std::collections::BTreeSet<_> =
+        rows.iter().map(|row| (row["model"].as_str().unwrap(), row["data"].as_str().unwrap())).collect();
+    assert_eq!(
+        names.into_iter().collect::<Vec<_>>(),
+        [("m0", "own"), ("m0", "sums"), ("m1", "own"), ("m1", "sums")]
+    );
+    fail(fathom().arg("table").arg(place.at("nowhere")), &["nowhere", "does not exist"]);
+}

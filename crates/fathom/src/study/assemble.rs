@@ -1,6 +1,6 @@
 //! What the cells of a study say together: tables in four formats, and a page with figures.
 
-use super::{Study, cells, machines};
+use super::{Study, machines};
 use crate::observer::uncounted;
 use crate::{Error, Observer, Result};
 use fathom_analysis::study::Cell;
@@ -35,10 +35,7 @@ pub(super) fn write(
     let mut finished = BTreeMap::new();
     let mut shown = BTreeMap::new();
     let working = uncounted(observer, "resampling prompts");
-    let is_there = |cell: &Cell| {
-        described.measurement(*cell).is_ok_and(|measurement| cells::is_there(study, *cell, &measurement))
-    };
-    for cell in study.cells().filter(is_there) {
+    for cell in study.cells().filter(|cell| described.is_there(*cell)) {
         match read(study, cell, options) {
             Ok((said, results)) => {
                 finished.insert(cell, said);

@@ -215,14 +215,28 @@ impl Study {
         folder.join(assemble::DESCRIPTION).is_file()
     }
 
+    /// The study in a folder, as it was when it was put together.
+    ///
+    /// # Errors
+    /// When the folder is not one of a study.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let mut study = Self::read(&folder.join(assemble::DESCRIPTION))?;
+        // The folder may have been moved since.
+        study.description.out = folder.to_owned();
+        Ok(study)
+    }
+
+    /// Whether a cell is finished.
+    pub(crate) fn is_there(&self, cell: Cell) -> bool {
+        self.measurement(cell).is_ok_and(|measurement| cells::is_there(&self.description, cell, &measurement))
+    }
+
     /// Makes tables and page of a study's folder anew, with the options they were made with before.
     ///
     /// # Errors
     /// When the folder is not one of a study, or cannot be written.
     pub fn report(folder: &Path, observer: &dyn Observer) -> Result<StudyOutcome> {
-        let mut study = Self::read(&folder.join(assemble::DESCRIPTION))?;
-        // The folder may have been moved since.
-        study.description.out = folder.to_owned();
+        let study = Self::open(folder)?;
         let Bootstrap { thresholds, resamples, seed } = &study.bootstrap;
         let options = match assemble::earlier(folder) {
             Some(options) => options,
