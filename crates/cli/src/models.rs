@@ -25,6 +25,8 @@ fn list() -> String {
             model.bytes as f64 / 1e6
         );
     }
+    let experts = fathom::mixtures_of_experts();
+    let dense: Vec<_> = fathom::architectures().into_iter().filter(|name| !experts.contains(name)).collect();
     let _ = write!(
         text,
         "\nA MODEL is, in this order:\n  \
@@ -33,18 +35,20 @@ fn list() -> String {
          a short name from above\n  \
          a Hugging Face id such as Qwen/Qwen2.5-0.5B or gpt2: from the local cache, or downloaded\n    \
          (HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured)\n\n\
-         Architectures: {}\n\
+         Dense architectures: {}\n\
+         Mixtures of experts: {}\n\
          Weights: safetensors (single or sharded; f32, f16, bf16, fp8 with scales), PyTorch .bin,\n  \
          GGUF ({})\n",
-        lines(&fathom::architectures()),
+        lines("Dense architectures: ", &dense),
+        lines("Mixtures of experts: ", &experts),
         fathom::GGML_TYPES
     );
     text
 }
 
-/// Names after commas, in lines of at most 100 columns.
-fn lines(names: &[&str]) -> String {
-    let (mut text, mut width) = (String::new(), "Architectures: ".len());
+/// Names after commas and a title, in lines of at most 100 columns.
+fn lines(title: &str, names: &[&str]) -> String {
+    let (mut text, mut width) = (String::new(), title.len());
     for (i, name) in names.iter().enumerate() {
         let comma = if i + 1 < names.len() { "," } else { "" };
         if width + name.len() + comma.len() > 100 {
@@ -70,6 +74,15 @@ fn table(m: &ModelDescription) -> String {
     line("architecture", m.architecture.clone());
     line("layers", m.layers.to_string());
     line("width", format!("{} stream, {} MLP", m.hidden, m.intermediate));
+    if let Some(e) = &m.experts {
+        let shared =
+            if e.shared > 0 { format!(", one of width {} for all", e.shared) } else { String::new() };
+        let layers = format!("in {} layers", e.layers);
+        line(
+            "experts",
+            format!("{} of {} per token, width {}{shared}, {layers}", e.active, e.count, e.width),
+        );
+    }
     line("heads", format!("{} of {}, {} for keys and values", m.heads, m.head_dim, m.kv_heads));
     line("vocabulary", format!("{}{}", m.vocab, if m.tied { ", head tied to the embedding" } else { "" }));
     line("context", m.context.to_string());

@@ -76,7 +76,7 @@ pub use fathom_data::{
     Choice, ChoiceSet, DEFAULT as DEFAULT_DATA, Entry, Options, Prompt, PromptSet, Rng, catalogue,
 };
 pub use fathom_model::source::DEFAULT as DEFAULT_MODEL;
-pub use fathom_model::{Dtype, GGML_TYPES, supported as architectures};
+pub use fathom_model::{Dtype, GGML_TYPES, mixtures_of_experts, supported as architectures};
 pub use fathom_report::{
     Style, answer::headline, fit::summary as fit_summary, prune::summary as prune_summary, table,
 };
@@ -89,7 +89,7 @@ pub use fit::{Fit, FitOutcome, FitSchedule, RlResponse};
 pub use folders::{DepthAnalysis, GroupDepth, RunComparison};
 pub use measurement::{Measured, Measurement, bootstrap_options};
 pub use merge::{Merge, Merged};
-pub use model::{ModelDescription, ModelSpec, ShortName, describe_model, short_names};
+pub use model::{ExpertsDescription, ModelDescription, ModelSpec, ShortName, describe_model, short_names};
 pub use observer::{Observer, Silent, Task, Unit};
 pub use prompts::{PromptSpec, read_choices, read_prompts};
 pub use prune::{

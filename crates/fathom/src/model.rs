@@ -4,6 +4,7 @@ use crate::error::invalid;
 use crate::observer::{Downloads, counted, uncounted};
 use crate::{Device, Observer, Result, Unit, threads};
 use bytesize::ByteSize;
+use fathom_model::config::Mlp;
 use fathom_model::source::{self, Checkpoint, Loaded, Located};
 use fathom_model::{Backend, Dtype};
 use serde::Serialize;
@@ -88,6 +89,8 @@ pub struct ModelDescription {
     pub hidden: usize,
     /// The width of the MLP.
     pub intermediate: usize,
+    /// The experts, of a mixture of experts.
+    pub experts: Option<ExpertsDescription>,
     /// Attention heads.
     pub heads: usize,
     /// The width of a head.
@@ -112,6 +115,21 @@ pub struct ModelDescription {
     pub eos: (Option<String>, bool),
 }
 
+/// The experts of a model.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ExpertsDescription {
+    /// Experts of a layer.
+    pub count: usize,
+    /// Experts that a token takes.
+    pub active: usize,
+    /// The width of an expert.
+    pub width: usize,
+    /// The width of the expert that every token takes; 0 without one.
+    pub shared: usize,
+    /// Layers with experts.
+    pub layers: usize,
+}
+
 /// Describes a model without loading its weights.
 ///
 /// # Errors
@@ -127,6 +145,13 @@ pub fn describe_model(spec: &ModelSpec, observer: &dyn Observer) -> Result<Model
         layers: c.depth(),
         hidden: c.hidden,
         intermediate: c.intermediate,
+        experts: c.experts().map(|of| ExpertsDescription {
+            count: of.count,
+            active: of.active,
+            width: of.width,
+            shared: of.shared,
+            layers: c.layers.iter().filter(|layer| layer.mlp != Mlp::Dense).count(),
+        }),
         heads: c.heads,
         head_dim: c.head_dim,
         kv_heads: c.kv_heads,

@@ -4,10 +4,12 @@
 //! [`Model::answer_backward`] starts the backward pass at the probabilities of given tokens. Weights are
 //! constants, and texts are whole: every run of the batch starts at position 0.
 
-use crate::config::QkNorm;
+use crate::config::{Layer, Mlp, QkNorm};
 use crate::forward::{Batch, Buffers, Model};
+use crate::latent::QkvWeights;
+use crate::load::MlpWeights;
 use crate::saved::SavedActivations;
-use fathom_kernels::backend::{Backend, Columns, LinearLayer, Norm};
+use fathom_kernels::backend::{Backend, Columns, Norm};
 
 impl<B: Backend> Model<B> {
     /// [`Self::layer`] over whole texts; returns the activations that [`Self::layer_backward`] needs.
@@ -63,25 +65,23 @@ impl<B: Backend> Model<B> {
     /// # Panics
     /// When `saved` belongs to another batch.
     pub fn mlp_backward(&self, l: usize, saved: &SavedActivations<B>, d_out: &B::Buffer) -> B::Buffer {
-        let (c, on, block) = (&self.config, &self.backend, &self.packed.layers[l]);
+        let (on, block) = (&self.backend, &self.packed.layers[l]);
         let mut d = on.empty();
         on.assign(d_out, &mut d); // [rows, d]
         self.scale_residual(&mut d);
         self.norm_backward(block.post_mlp_norm.as_ref(), &saved.raw_mlp, &mut d);
-        let mut d_inner = on.empty();
-        on.linear_backward(&block.down, &d, &mut d_inner); // [rows, f]
-        let wide = of_pass(&saved.wide);
-        let d_wide = if c.gated {
-            let mut d_wide = on.empty();
-            on.gated_backward(c.activation, c.intermediate, wide, &d_inner, &mut d_wide);
-            d_wide // [rows, 2 f]
-        } else {
-            on.activate_backward(c.activation, wide, &mut d_inner);
-            d_inner // [rows, f]
-        };
-        on.linear_backward(&block.up, &d_wide, &mut d); // [rows, d]
-        self.norm_backward(block.mlp_norm.as_ref(), &saved.mlp_in, &mut d);
-        d
+        let mut d_in = on.empty(); // [rows, d]
+        match &block.mlp {
+            MlpWeights::Dense(mlp) => {
+                let wide = of_pass(&saved.wide);
+                self.feed_forward_backward(mlp.matrices(), wide, None, &d, &mut d_in);
+            }
+            MlpWeights::Experts(experts) => {
+                self.experts_backward(experts, of_pass(&saved.experts), &d, &mut d_in);
+            }
+        }
+        self.norm_backward(block.mlp_norm.as_ref(), &saved.mlp_in, &mut d_in);
+        d_in
     }
 
     /// The gradient of the input of layer `l`'s attention from that of its output.
@@ -108,7 +108,12 @@ impl<B: Backend> Model<B> {
         let qkv = of_pass(&saved.qkv);
         on.attend_backward(&self.shape(l), &batch.on_device, qkv, &d_mixed, &mut d_qkv); // [rows, q + 2 kv]
         self.norm_and_rotate_backward(l, batch, saved, &mut d_qkv);
-        on.linear_backward(&block.qkv, &d_qkv, &mut d); // [rows, d]
+        match &block.qkv {
+            QkvWeights::Plain(qkv) => on.linear_backward(qkv, &d_qkv, &mut d), // [rows, d]
+            QkvWeights::Latent(latent) => {
+                self.latent_qkv_backward(latent, of_pass(&saved.latent), &d_qkv, &mut d);
+            }
+        }
         self.norm_backward(block.attn_norm.as_ref(), &saved.attn_in, &mut d);
         d
     }
@@ -172,10 +177,16 @@ impl<B: Backend> Model<B> {
     /// Approximate bytes that [`Self::layer_saved`] keeps per row of one layer.
     pub fn saved_bytes_per_row(&self) -> usize {
         let c = &self.config;
-        let wide = self.packed.layers.first().map_or(0, |b| b.up.outputs());
+        let up = if c.gated { 2 } else { 1 };
+        let of_mlp = |layer: &Layer| match layer.mlp {
+            Mlp::Dense => up * c.intermediate,
+            Mlp::Experts(of) => up * (of.active * of.width + of.shared) + of.count + 2 * of.active,
+        };
+        let wide = c.layers.iter().map(of_mlp).max().unwrap_or(0);
         let copies = if c.qk_norm == QkNorm::None { 1 } else { 2 };
         let norms = usize::from(c.pre_norm) + usize::from(c.post_norm);
-        4 * (2 * norms * c.hidden + copies * (c.q_width() + 2 * c.kv_width()) + wide)
+        let latent = c.latent.map_or(0, |l| l.q_rank.unwrap_or(0) + l.rank + l.rotated);
+        4 * (latent + 2 * norms * c.hidden + copies * (c.q_width() + 2 * c.kv_width()) + wide)
     }
 
     fn norm_backward(&self, norm: Option<&Norm<B>>, x: &Option<B::Buffer>, d: &mut B::Buffer) {

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::rope;
 pub use crate::rope::{Rope, RopeScaling};
+use fathom_kernels::backend::Columns;
 use fathom_kernels::elementwise::Activation;
 pub use fathom_kernels::norm::NormKind;
 use std::path::Path;
@@ -38,6 +39,139 @@ pub struct Layer {
     pub window: Option<usize>,
     /// Index into [`Positions::Rotary`]; `None` for a layer without rotation (SmolLM3, Cohere 2).
     pub rope: Option<usize>,
+    /// What follows attention.
+    pub mlp: Mlp,
+}
+
+/// What follows attention in a layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Mlp {
+    /// One MLP that every token takes, of the width [`Config::intermediate`].
+    #[default]
+    Dense,
+    /// A mixture of experts, of which every token takes a few.
+    Experts(Experts),
+}
+
+/// A mixture of experts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Experts {
+    /// Number of experts, E.
+    pub count: usize,
+    /// Experts that a token takes, k.
+    pub active: usize,
+    /// Width of an expert.
+    pub width: usize,
+    /// Width of the expert that every token takes beside its own; 0 without one.
+    pub shared: usize,
+    /// Whether the sigmoid of one more projection is the weight of the shared expert (Qwen2-MoE). It is 1 otherwise.
+    pub shared_gate: bool,
+    /// How experts are chosen and weighed.
+    pub routing: Routing,
+}
+
+/// How experts are chosen and weighed, from the logits of the router.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Routing {
+    /// What makes scores of logits.
+    pub score: Score,
+    /// Whether the scores of the chosen experts are divided by their sum.
+    pub normalised: bool,
+    /// Factor on the weights.
+    pub scale: f32,
+    /// Whether a stored number for each expert is added to its score while experts are chosen. The weights do not
+    /// contain it.
+    pub correction: bool,
+    /// Restricts the choice to the best groups of experts (DeepSeek).
+    pub groups: Option<Groups>,
+}
+
+/// What makes the scores of experts of the router's logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Score {
+    /// The softmax over all experts.
+    Softmax,
+    /// The sigmoid of each.
+    Sigmoid,
+}
+
+/// Groups of experts, of which the best are kept before experts are chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Groups {
+    /// Number of groups of consecutive experts.
+    pub count: usize,
+    /// Groups that are kept.
+    pub kept: usize,
+    /// How many of its best experts a group is judged by: the sum of their scores.
+    pub best: usize,
+}
+
+impl Experts {
+    /// Checks that experts can be chosen as described.
+    fn check(&self, path: &Path) -> Result<()> {
+        let bad = |what: String| Err(Error::config(path, what));
+        let Self { count, active, .. } = *self;
+        if count == 0 || count > 1 << 14 || active == 0 || active > count {
+            return bad(format!("{active} of {count} experts cannot be chosen"));
+        }
+        if self.width == 0 || self.width > 1 << 22 || self.shared > 1 << 22 {
+            return bad(format!("the widths of experts are {} and {} (shared)", self.width, self.shared));
+        }
+        rope::check_positive(path, "the factor on the weights of experts", self.routing.scale.into())?;
+        let Some(groups) = self.routing.groups else { return Ok(()) };
+        let size = count.checked_div(groups.count).unwrap_or(0);
+        if size == 0 || size * groups.count != count || groups.best == 0 || groups.best > size {
+            return bad(format!("{count} experts cannot form {} groups", groups.count));
+        }
+        if groups.kept == 0 || groups.kept > groups.count || groups.kept * size < active {
+            return bad(format!(
+                "{active} experts cannot be chosen from {} of {} groups of {size}",
+                groups.kept, groups.count
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Latent attention (DeepSeek): keys and values are projections of one narrow vector per row.
+///
+/// [`Config::head_dim`] is the width of queries and keys. Heads begin with their rotated part, and values are padded
+/// with zeros to the same width.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Latent {
+    /// Width of the vector that queries are projections of; `None` where they are of the stream.
+    pub q_rank: Option<usize>,
+    /// Width of the vector that keys and values are projections of.
+    pub rank: usize,
+    /// Numbers of a head's queries and keys that are rotated; those of the keys are the same in all heads.
+    pub rotated: usize,
+    /// The other numbers of a head's queries and keys.
+    pub plain: usize,
+    /// Width of a head's values.
+    pub value: usize,
+}
+
+impl Latent {
+    /// Width of a head's queries and keys.
+    pub fn width(&self) -> usize {
+        self.rotated.saturating_add(self.plain)
+    }
+
+    /// The columns of the latent vector that are normalised; the rotated part of the keys follows them.
+    pub(crate) fn normalised(&self) -> Columns {
+        Columns { stride: self.rank + self.rotated, start: 0, width: self.rank, count: 1 }
+    }
+
+    fn check(&self, path: &Path) -> Result<()> {
+        let all = [self.q_rank.unwrap_or(1), self.rank, self.rotated, self.plain, self.value];
+        if all.iter().any(|width| *width == 0 || *width > 1 << 16) || self.value > self.width() {
+            return Err(Error::config(
+                path,
+                format!("the widths of latent attention are impossible: {self:?}"),
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// The description of a decoder-only transformer.
@@ -53,7 +187,7 @@ pub struct Config {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Width of the MLP.
+    /// Width of the MLP of dense layers.
     pub intermediate: usize,
     /// Rows of the embedding, V.
     pub vocab: usize,
@@ -75,6 +209,8 @@ pub struct Config {
     pub parallel: bool,
     /// Norms on queries and keys.
     pub qk_norm: QkNorm,
+    /// Latent attention, where queries, keys and values are not projections of the stream.
+    pub latent: Option<Latent>,
     /// Activation of the MLP.
     pub activation: Activation,
     /// Whether the MLP is gated: the activation is multiplied by a second projection.
@@ -109,6 +245,14 @@ impl Config {
     /// Width of all key heads, and of all value heads.
     pub fn kv_width(&self) -> usize {
         self.kv_heads * self.head_dim
+    }
+
+    /// The experts of the first layer that has some.
+    pub fn experts(&self) -> Option<Experts> {
+        self.layers.iter().find_map(|layer| match layer.mlp {
+            Mlp::Experts(experts) => Some(experts),
+            Mlp::Dense => None,
+        })
     }
 
     /// Rotated dimensions of a head.
@@ -148,6 +292,7 @@ impl Config {
             post_norm,
             parallel,
             qk_norm,
+            latent,
             activation,
             gated,
             attention_scale,
@@ -196,12 +341,20 @@ impl Config {
         ] {
             value.map_or(Ok(()), |value| rope::check_positive(path, name, value.into()))?;
         }
+        if let Some(latent) = self.latent {
+            latent.check(path)?;
+        }
         if let Positions::Rotary(ropes) = &self.positions {
             for rope in ropes {
                 rope.check(path, self.head_dim)?;
             }
             if self.layers.iter().filter_map(|l| l.rope).any(|rope| rope >= ropes.len()) {
                 return bad("a layer refers to a rotary embedding that does not exist".into());
+            }
+        }
+        for layer in &self.layers {
+            if let Mlp::Experts(experts) = layer.mlp {
+                experts.check(path)?;
             }
         }
         if self.layers.iter().any(|l| l.window == Some(0)) {

@@ -1,7 +1,8 @@
 //! Multiply-adds (MACs) and bytes, counted from shapes.
 
+use crate::config::{Layer, Mlp};
 use crate::forward::Model;
-use crate::load::{LayerWeights, norm_parameters};
+use crate::load::{LayerWeights, MlpWeights, norm_parameters};
 use fathom_kernels::backend::{Backend, LinearLayer, Norm};
 
 /// The size of one sublayer.
@@ -19,35 +20,48 @@ impl<B: Backend> Model<B> {
     /// The sizes of attention and MLP of layer `l`.
     pub fn sublayer_sizes(&self, l: usize) -> [SublayerSize; 2] {
         let b = &self.packed.layers[l];
-        let size = |matrices: [&B::Linear; 2], norms: &[&Norm<B>]| SublayerSize {
+        let size = |matrices: &[&B::Linear], norms: &[&Norm<B>], macs: u64| SublayerSize {
             parameters: matrices.iter().map(|m| m.parameters() as u64).sum::<u64>()
                 + norms.iter().map(|norm| norm_parameters(&self.backend, norm)).sum::<u64>(),
             bytes: matrices.iter().map(|m| m.bytes() as u64).sum(),
-            macs: matrices.iter().map(|m| (m.inputs() * m.outputs()) as u64).sum(),
+            macs,
         };
         let [of_attention, of_mlp] = b.norms();
-        [size([&b.qkv, &b.attn_out], &of_attention), size([&b.up, &b.down], &of_mlp)]
+        let mlp = self.mlp_macs_per_row(l);
+        let mut attention = b.qkv.matrices();
+        attention.push(&b.attn_out);
+        let mut sizes = [
+            size(&attention, &of_attention, self.layer_macs_per_row(l) - mlp),
+            size(&b.mlp.matrices(), &of_mlp, mlp),
+        ];
+        sizes[0].parameters -= b.qkv.padding(self.config.hidden, self.config.heads);
+        sizes[1].parameters += b.mlp.correction();
+        sizes
     }
 
-    /// Bytes of the packed down projection of layer `l`.
+    /// Bytes of the packed down projection of layer `l`; of all of them, if it has experts.
     pub fn down_bytes(&self, l: usize) -> u64 {
-        self.packed.layers[l].down.bytes() as u64
+        match &self.packed.layers[l].mlp {
+            MlpWeights::Dense(mlp) => mlp.down.bytes() as u64,
+            MlpWeights::Experts(of) => {
+                of.experts.iter().chain(&of.shared).map(|mlp| mlp.down.bytes() as u64).sum()
+            }
+        }
     }
 
-    /// MACs of the matrix products of one layer, per row.
-    pub fn layer_macs_per_row(&self) -> u64 {
-        let b = match self.packed.layers.first() {
-            Some(block) => block,
-            None => return 0,
-        };
-        [&b.qkv, &b.attn_out, &b.up, &b.down].iter().map(|l| (l.inputs() * l.outputs()) as u64).sum()
+    /// MACs of the matrix products of layer `l`, per row. Of experts, those that a row takes count.
+    pub fn layer_macs_per_row(&self, l: usize) -> u64 {
+        let b = &self.packed.layers[l];
+        let of_qkv: u64 = b.qkv.matrices().into_iter().map(macs).sum();
+        of_qkv + macs(&b.attn_out) + self.mlp_macs_per_row(l)
     }
 
-    /// MACs of the MLP of one layer, per row.
-    pub fn mlp_macs_per_row(&self) -> u64 {
-        let products =
-            |b: &LayerWeights<B>| [&b.up, &b.down].iter().map(|l| (l.inputs() * l.outputs()) as u64).sum();
-        self.packed.layers.first().map_or(0, products)
+    /// MACs of the MLP of layer `l`, per row. Of experts, those that a row takes count.
+    pub fn mlp_macs_per_row(&self, l: usize) -> u64 {
+        match &self.packed.layers[l].mlp {
+            MlpWeights::Dense(mlp) => mlp.matrices().into_iter().map(macs).sum(),
+            MlpWeights::Experts(experts) => experts.matrices_of_a_row().map(macs).sum(),
+        }
     }
 
     /// MACs of attention in layer `l` for a row at `position`: scores and weighted sums of values.
@@ -75,7 +89,7 @@ impl<B: Backend> Model<B> {
     /// MACs of layer `l` over a text of `tokens` tokens.
     pub fn layer_macs(&self, l: usize, tokens: usize) -> u64 {
         let attention: u64 = (0..tokens).map(|position| self.attention_macs(l, position)).sum();
-        self.layer_macs_per_row() * tokens as u64 + attention
+        self.layer_macs_per_row(l) * tokens as u64 + attention
     }
 
     /// MACs of the first `depth` layers over a text of `tokens` tokens.
@@ -89,7 +103,7 @@ impl<B: Backend> Model<B> {
         let head = self.packed.head.parameters() as u64;
         let embedding = if c.tied { head } else { head + self.head_macs_per_row() };
         let position = self.packed.position.as_ref().map_or(0, |p| p.len() as u64);
-        let blocks: u64 = self.packed.layers.iter().map(|b| b.parameters(&self.backend)).sum();
+        let blocks: u64 = self.packed.layers.iter().map(|b| b.parameters(&self.backend, &self.config)).sum();
         embedding + position + blocks + norm_parameters(&self.backend, &self.packed.final_norm)
     }
 
@@ -103,14 +117,26 @@ impl<B: Backend> Model<B> {
     /// after it, the outputs of the sublayers, and [`Buffers`](crate::Buffers).
     pub fn row_bytes(&self) -> usize {
         let c = &self.config;
-        let wide = self.packed.layers.first().map_or(0, |b| b.up.outputs());
-        4 * (10 * c.hidden + 2 * c.q_width() + 2 * c.kv_width() + wide + c.intermediate)
+        let up = if c.gated { 2 } else { 1 };
+        let latent = c.latent.map_or(0, |l| l.q_rank.unwrap_or(0) + l.rank + l.rotated + 3 * c.q_width());
+        let of_mlp = |layer: &Layer| match layer.mlp {
+            Mlp::Dense => (up + 1) * c.intermediate,
+            // One expert at a time, at most with all rows.
+            Mlp::Experts(of) => (up + 1) * of.width.max(of.shared) + 2 * c.hidden + 2 * of.count,
+        };
+        let wide = c.layers.iter().map(of_mlp).max().unwrap_or(0);
+        4 * (10 * c.hidden + 2 * c.q_width() + 2 * c.kv_width() + wide + latent)
     }
 
     /// Bytes of the packed weights.
     pub fn bytes(&self) -> u64 {
-        let blocks = self.packed.layers.iter().flat_map(|b| [&b.qkv, &b.attn_out, &b.up, &b.down]);
+        let blocks = self.packed.layers.iter().flat_map(LayerWeights::matrices);
         let position = self.packed.position.as_ref().map_or(0, |p| 4 * p.len());
         blocks.chain([&self.packed.head]).map(|l| l.bytes() as u64).sum::<u64>() + position as u64
     }
+}
+
+/// MACs of a linear layer, per row.
+fn macs(layer: &impl LinearLayer) -> u64 {
+    (layer.inputs() * layer.outputs()) as u64
 }

@@ -1,14 +1,17 @@
 //! The forward pass in steps: [`Model::embed`], then [`Model::attention`] and [`Model::mlp`] layer by
 //! layer, then [`Model::head`] on the rows whose logits are needed.
 
-use crate::config::{Config, Positions, QkNorm};
+use crate::config::{Config, Mlp, Positions, QkNorm};
 use crate::error::{Error, Result};
-use crate::load::{Embedding, PackedWeights};
+use crate::experts::{ExpertBuffers, FeedForward};
+use crate::latent::{LatentBuffers, QkvWeights};
+use crate::load::{Embedding, MlpWeights, PackedWeights};
 use crate::rope;
+use crate::routing::Routes;
 use crate::saved::SavedActivations;
 use fathom_kernels::Dtype;
 use fathom_kernels::attention::AttentionShape;
-use fathom_kernels::backend::{Backend, Columns, Cpu, LinearLayer, Norm, Run};
+use fathom_kernels::backend::{Backend, Columns, Cpu, Norm, Run};
 use half::bf16;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -45,6 +48,10 @@ pub struct Buffers<B: Backend = Cpu> {
     mixed: B::Buffer,
     wide: B::Buffer,
     gated: B::Buffer,
+    latent: LatentBuffers<B>,
+    experts: ExpertBuffers<B>,
+    /// The experts that the rows of the last MLP step took, if it had some.
+    pub(crate) routes: Option<Routes>,
     /// Output of attention, which is added to the residual stream, `[rows, d]`.
     pub attn_out: B::Buffer,
     /// Output of the MLP, which is added to the residual stream, `[rows, d]`.
@@ -64,6 +71,9 @@ impl<B: Backend> Buffers<B> {
             mixed: empty(),
             wide: empty(),
             gated: empty(),
+            latent: LatentBuffers::new(&model.backend),
+            experts: ExpertBuffers::new(&model.backend),
+            routes: None,
             attn_out: empty(),
             mlp_out: empty(),
             saved: None,
@@ -76,18 +86,24 @@ impl<B: Backend> Buffers<B> {
     /// When the device refuses it.
     pub fn reserve(&mut self, model: &Model<B>, rows: usize) -> Result<()> {
         let c = &model.config;
-        let wide = model.packed.layers.first().map_or(0, |layer| layer.up.outputs());
+        let up = if c.gated { 2 } else { 1 };
+        let dense = if c.layers.iter().any(|layer| layer.mlp == Mlp::Dense) { c.intermediate } else { 0 };
+        let experts = c.experts();
+        let of_latent = c.latent.as_ref().map(|of| self.latent.sizes(of, c.q_width()));
+        let of_experts = experts.as_ref().map(|of| self.experts.sizes(c.hidden, of, up));
         let sizes = [
             (&mut self.mid, c.hidden),
             (&mut self.normed, c.hidden),
             (&mut self.qkv, c.q_width() + 2 * c.kv_width()),
             (&mut self.mixed, c.q_width()),
-            (&mut self.wide, wide),
-            (&mut self.gated, if c.gated { c.intermediate } else { 0 }),
+            (&mut self.wide, up * dense),
+            (&mut self.gated, if c.gated { dense } else { 0 }),
             (&mut self.attn_out, c.hidden),
             (&mut self.mlp_out, c.hidden),
         ];
-        for (buffer, width) in sizes {
+        for (buffer, width) in
+            sizes.into_iter().chain(of_latent.into_iter().flatten()).chain(of_experts.into_iter().flatten())
+        {
             model.backend.try_resize(buffer, rows * width).map_err(Error::activations)?;
         }
         Ok(())
@@ -195,7 +211,14 @@ impl<B: Backend> Model<B> {
         let (on, block) = (&self.backend, &self.packed.layers[l]);
         self.keep(b.saved.as_mut().map(|s| &mut s.attn_in), block.attn_norm.is_some(), h);
         let input = self.normalised(block.attn_norm.as_ref(), h, &mut b.normed); // [rows, d]
-        on.linear(&block.qkv, input, &mut b.qkv); // [rows, q + 2 kv]
+        match &block.qkv {
+            QkvWeights::Plain(qkv) => on.linear(qkv, input, &mut b.qkv), // [rows, q + 2 kv]
+            QkvWeights::Latent(latent) => {
+                let save = b.saved.is_some();
+                let latent = self.latent_qkv(latent, input, &mut b.latent, &mut b.qkv, save);
+                b.saved.iter_mut().zip(latent).for_each(|(saved, latent)| saved.latent = Some(latent));
+            }
+        }
         self.norm_and_rotate(l, batch, b);
         self.keep(b.saved.as_mut().map(|s| &mut s.qkv), true, &b.qkv);
         on.attend(&self.shape(l), &batch.on_device, past, &b.qkv, &mut b.mixed); // [rows, q]
@@ -223,25 +246,36 @@ impl<B: Backend> Model<B> {
     /// # Panics
     /// As [`Self::attention`].
     pub fn mlp(&self, l: usize, x: &B::Buffer, b: &mut Buffers<B>) {
-        self.mlp_through(l, &self.packed.layers[l].down, x, b);
+        self.mlp_with(l, None, x, b);
     }
 
     /// As [`Self::mlp`], with another down projection, `[d, f]`.
     ///
     /// # Panics
-    /// As [`Self::attention`].
+    /// As [`Self::attention`], and when the layer has experts.
     pub fn mlp_through(&self, l: usize, down: &B::Linear, x: &B::Buffer, b: &mut Buffers<B>) {
-        let (c, on, block) = (&self.config, &self.backend, &self.packed.layers[l]);
+        assert!(self.config.layers[l].mlp == Mlp::Dense, "a layer with experts has many down projections");
+        self.mlp_with(l, Some(down), x, b);
+    }
+
+    fn mlp_with(&self, l: usize, other_down: Option<&B::Linear>, x: &B::Buffer, b: &mut Buffers<B>) {
+        let block = &self.packed.layers[l];
         self.keep(b.saved.as_mut().map(|s| &mut s.mlp_in), block.mlp_norm.is_some(), x);
         let input = self.normalised(block.mlp_norm.as_ref(), x, &mut b.normed); // [rows, d]
-        on.linear(&block.up, input, &mut b.wide); // [rows, 2 f] or [rows, f]
-        self.keep(b.saved.as_mut().map(|s| &mut s.wide), true, &b.wide);
-        if c.gated {
-            on.gated(c.activation, c.intermediate, &b.wide, &mut b.gated); // [rows, f]
-            on.linear(down, &b.gated, &mut b.mlp_out); // [rows, d]
-        } else {
-            on.activate(c.activation, &mut b.wide);
-            on.linear(down, &b.wide, &mut b.mlp_out); // [rows, d]
+        let save = b.saved.is_some();
+        b.routes = None;
+        match &block.mlp {
+            MlpWeights::Dense(FeedForward { up, down }) => {
+                let matrices = [up, other_down.unwrap_or(down)];
+                let inner = [&mut b.wide, &mut b.gated];
+                let wide = self.feed_forward(matrices, input, inner, &mut b.mlp_out, save);
+                b.saved.iter_mut().zip(wide).for_each(|(saved, wide)| saved.wide = Some(wide));
+            }
+            MlpWeights::Experts(experts) => {
+                let (routes, of_experts) = self.experts(experts, input, &mut b.experts, &mut b.mlp_out, save);
+                b.saved.iter_mut().zip(of_experts).for_each(|(saved, of)| saved.experts = Some(of));
+                b.routes = Some(routes);
+            }
         }
         self.keep(b.saved.as_mut().map(|s| &mut s.raw_mlp), block.post_mlp_norm.is_some(), &b.mlp_out);
         self.finish(block.post_mlp_norm.as_ref(), &mut b.mlp_out);

@@ -1,8 +1,12 @@
 //! Packing the tensors of a checkpoint for the forward pass.
 
+mod sublayers;
+
 use crate::architecture::{Description, Layout, RowOrder, TensorRef};
 use crate::config::{Config, Positions, QkNorm};
 use crate::error::Result;
+use crate::experts::{ExpertWeights, FeedForward};
+use crate::latent::QkvWeights;
 use crate::weights::{Tensor, Weights};
 use fathom_kernels::Dtype;
 use fathom_kernels::backend::{Backend, Columns, LinearLayer, Norm};
@@ -11,8 +15,7 @@ use std::ops::Range;
 /// The weights of one layer.
 pub(crate) struct LayerWeights<B: Backend> {
     pub(crate) attn_norm: Option<Norm<B>>,
-    /// `[q + 2 kv, d]`: queries, keys, values.
-    pub(crate) qkv: B::Linear,
+    pub(crate) qkv: QkvWeights<B>,
     /// Norms on queries and keys, and the columns of `qkv`'s output that each applies to.
     pub(crate) qk_norms: Vec<(Norm<B>, Columns)>,
     /// `[d, q]`.
@@ -21,20 +24,48 @@ pub(crate) struct LayerWeights<B: Backend> {
     pub(crate) mlp_norm: Option<Norm<B>>,
     /// Whether the norm before the MLP is the one before attention, read twice.
     pub(crate) shared_norm: bool,
-    /// `[2 f, d]`, gate first, or `[f, d]`.
-    pub(crate) up: B::Linear,
-    /// `[d, f]`.
-    pub(crate) down: B::Linear,
+    pub(crate) mlp: MlpWeights<B>,
     pub(crate) post_mlp_norm: Option<Norm<B>>,
 }
 
+/// The matrices of a layer's MLP.
+pub(crate) enum MlpWeights<B: Backend> {
+    Dense(FeedForward<B>),
+    Experts(Box<ExpertWeights<B>>),
+}
+
+impl<B: Backend> MlpWeights<B> {
+    /// All matrices.
+    pub(crate) fn matrices(&self) -> Vec<&B::Linear> {
+        match self {
+            Self::Dense(mlp) => mlp.matrices().to_vec(),
+            Self::Experts(experts) => experts.matrices().collect(),
+        }
+    }
+
+    /// Parameters that are in no matrix.
+    pub(crate) fn correction(&self) -> u64 {
+        match self {
+            Self::Dense(_) => 0,
+            Self::Experts(experts) => experts.correction.as_ref().map_or(0, |c| c.len() as u64),
+        }
+    }
+}
+
 impl<B: Backend> LayerWeights<B> {
+    /// All matrices.
+    pub(crate) fn matrices(&self) -> Vec<&B::Linear> {
+        let mut all = self.qkv.matrices();
+        all.push(&self.attn_out);
+        all.extend(self.mlp.matrices());
+        all
+    }
+
     /// Weights and biases of the layer.
-    pub(crate) fn parameters(&self, on: &B) -> u64 {
-        let linear: usize =
-            [&self.qkv, &self.attn_out, &self.up, &self.down].iter().map(|l| l.parameters()).sum();
+    pub(crate) fn parameters(&self, on: &B, c: &Config) -> u64 {
+        let linear: usize = self.matrices().iter().map(|l| l.parameters()).sum();
         let norms: u64 = self.norms().iter().flatten().map(|norm| norm_parameters(on, norm)).sum();
-        linear as u64 + norms
+        linear as u64 + norms + self.mlp.correction() - self.qkv.padding(c.hidden, c.heads)
     }
 
     /// The norms of attention and of the MLP, each once.
@@ -42,7 +73,7 @@ impl<B: Backend> LayerWeights<B> {
         let of_attention = [&self.attn_norm, &self.post_attn_norm].into_iter().flatten();
         let mlp_norm = self.mlp_norm.as_ref().filter(|_| !self.shared_norm);
         [
-            of_attention.chain(self.qk_norms.iter().map(|(norm, _)| norm)).collect(),
+            of_attention.chain(self.qk_norms.iter().map(|(norm, _)| norm)).chain(self.qkv.norms()).collect(),
             mlp_norm.into_iter().chain(&self.post_mlp_norm).collect(),
         ]
     }
@@ -102,28 +133,18 @@ struct Loader<'a, B> {
 impl<B: Backend> Loader<'_, B> {
     fn block(&self, layer: usize) -> Result<LayerWeights<B>> {
         let (c, at) = (self.config, self.layout);
-        let (d, f) = (c.hidden, c.intermediate);
-        let qkv = match at.qkv.len() {
-            1 => vec![c.q_width() + 2 * c.kv_width()],
-            _ => vec![c.q_width(), c.kv_width(), c.kv_width()],
-        };
-        let up = match (c.gated, at.up.len()) {
-            (true, 1) => vec![2 * f],
-            (true, _) => vec![f, f],
-            (false, _) => vec![f],
-        };
+        let d = c.hidden;
         let norm =
             |tensor_ref: &Option<TensorRef>| tensor_ref.as_ref().map(|s| self.norm(s, layer, d)).transpose();
         Ok(LayerWeights {
             attn_norm: norm(&at.attn_norm)?,
-            qkv: self.linear(&at.qkv, &qkv, d, layer)?,
+            qkv: self.qkv(layer)?,
             qk_norms: self.qk_norms(layer)?,
-            attn_out: self.linear(std::slice::from_ref(&at.attn_out), &[d], c.q_width(), layer)?,
+            attn_out: self.attn_out(layer)?,
             post_attn_norm: norm(&at.post_attn_norm)?,
             mlp_norm: norm(&at.mlp_norm)?,
             shared_norm: at.mlp_norm.is_some() && at.mlp_norm == at.attn_norm,
-            up: self.linear(&at.up, &up, d, layer)?,
-            down: self.linear(std::slice::from_ref(&at.down), &[d], f, layer)?,
+            mlp: self.mlp(layer)?,
             post_mlp_norm: norm(&at.post_mlp_norm)?,
         })
     }
@@ -279,16 +300,22 @@ impl<B: Backend> Loader<'_, B> {
     fn part(&self, tensor_ref: &TensorRef, n: usize, k: usize, layer: usize) -> Result<StoredPart<'_>> {
         let name = tensor_ref.weight(layer);
         let transposed = tensor_ref.order == RowOrder::Transposed;
-        let shape = if transposed { [k, n] } else { [n, k] };
+        let [rows, width] = if transposed { [k, n] } else { [n, k] };
+        let (shape, first) = match tensor_ref.slice {
+            Some((slice, count)) => (vec![count, rows, width], slice * rows),
+            // A matrix of one row may be stored as a vector.
+            None if rows == 1 && self.weights.shape(&name) == Some(&[width]) => (vec![width], 0),
+            None => (vec![rows, width], 0),
+        };
         let tensor = self.weights.tensor(&name, &shape)?;
         let columns = if transposed {
             let mut all = vec![0.0; n * k];
-            tensor.read(0..k, &mut all)?;
+            tensor.read(first..first + k, &mut all)?;
             Some(all)
         } else {
             None
         };
-        Ok(StoredPart { tensor, columns, n, order: tensor_ref.order })
+        Ok(StoredPart { tensor, columns, n, first, order: tensor_ref.order })
     }
 
     /// Columns per scale, if all parts are quantised and can be packed without dequantising.
@@ -309,10 +336,10 @@ impl<B: Backend> Loader<'_, B> {
         mut read: impl FnMut(Range<usize>, usize) -> Result<()>,
     ) -> Result<()> {
         if part.order == RowOrder::AsStored {
-            return read(rows, 0);
+            return read(part.first + rows.start..part.first + rows.end, 0);
         }
         rows.enumerate().try_for_each(|(i, r)| {
-            let stored = part.order.stored_row(self.config, r);
+            let stored = part.first + part.order.stored_row(self.config, r);
             read(stored..stored + 1, i)
         })
     }
@@ -324,6 +351,8 @@ struct StoredPart<'a> {
     /// The whole matrix `[k, n]`, if the rows of the layer are its columns.
     columns: Option<Vec<f32>>,
     n: usize,
+    /// The row of the tensor that holds the first one: tensors may hold the matrices of all experts.
+    first: usize,
     order: RowOrder,
 }
 

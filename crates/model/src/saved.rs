@@ -1,5 +1,7 @@
 //! Activations kept for the backward pass.
 
+use crate::experts::SavedExperts;
+use crate::latent::SavedLatent;
 use fathom_kernels::backend::{Backend, Cpu};
 
 /// Activations of the forward pass that the backward pass of a layer needs. Those that the architecture
@@ -7,6 +9,8 @@ use fathom_kernels::backend::{Backend, Cpu};
 pub struct SavedActivations<B: Backend = Cpu> {
     /// Input of the norm before attention, `[rows, d]`.
     pub(crate) attn_in: Option<B::Buffer>,
+    /// What latent attention needs.
+    pub(crate) latent: Option<SavedLatent<B>>,
     /// Queries, keys and values as their norms read them, `[rows, q + 2 kv]`.
     pub(crate) raw_qkv: Option<B::Buffer>,
     /// Queries, keys and values as attention reads them, `[rows, q + 2 kv]`.
@@ -17,6 +21,8 @@ pub struct SavedActivations<B: Backend = Cpu> {
     pub(crate) mlp_in: Option<B::Buffer>,
     /// Input of the activation, `[rows, 2 f]` or `[rows, f]`.
     pub(crate) wide: Option<B::Buffer>,
+    /// In the place of `wide`, what a mixture of experts needs.
+    pub(crate) experts: Option<SavedExperts<B>>,
     /// Output of the MLP before its norm, `[rows, d]`.
     pub(crate) raw_mlp: Option<B::Buffer>,
 }
@@ -25,11 +31,13 @@ impl<B: Backend> Default for SavedActivations<B> {
     fn default() -> Self {
         Self {
             attn_in: None,
+            latent: None,
             raw_qkv: None,
             qkv: None,
             raw_attn: None,
             mlp_in: None,
             wide: None,
+            experts: None,
             raw_mlp: None,
         }
     }

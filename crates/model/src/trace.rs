@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::forward::{Buffers, Model};
+use crate::routing::Routes;
 use fathom_kernels::backend::{Backend, Cpu, Run};
 
 /// A place in the model, with its TransformerLens name.
@@ -77,6 +78,8 @@ pub struct Trace<B: Backend = Cpu> {
     pub mlp_out: Vec<B::Buffer>,
     /// The KV cache of each layer, `[T, 2 kv]`: keys after the rotation, then values.
     pub kv_cache: Vec<B::Buffer>,
+    /// The experts that each token took in each layer; `None` for a dense one.
+    pub routes: Vec<Option<Routes>>,
 }
 
 impl<B: Backend> Trace<B> {
@@ -93,6 +96,7 @@ impl<B: Backend> Trace<B> {
             attn_out: Vec::new(),
             mlp_out: Vec::new(),
             kv_cache: Vec::new(),
+            routes: Vec::new(),
         }
     }
 }
@@ -129,6 +133,7 @@ impl<B: Backend> Model<B> {
                 trace.attn_out.push(on.copy(&buffers.attn_out, part.clone()));
                 trace.mlp_out.push(on.copy(&buffers.mlp_out, part));
                 trace.kv_cache.push(self.kv_cache(run.rows.clone(), &buffers));
+                trace.routes.push(buffers.routes.as_ref().map(|routes| routes.rows(run.rows.clone())));
             }
             std::mem::swap(&mut h, &mut out);
         }

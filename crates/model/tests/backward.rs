@@ -153,6 +153,31 @@ fn directions(tokens: usize, width: usize, seed: u32) -> Vec<(Range<usize>, Vec<
     all
 }
 
+/// The experts of every row of a layer against those of the reference.
+#[track_caller]
+fn check_routes(name: &str, (model, reference): (&Model, &Reference), trace: &Trace, l: usize) {
+    let Some(routes) = &trace.routes[l] else { return };
+    let (h, a) = (rows(&trace.resid[l], trace.hidden), rows(&trace.attn_out[l], trace.hidden));
+    for (row, (h, a)) in h.iter().zip(&a).enumerate() {
+        let read: Row = match model.config().parallel {
+            true => h.clone(),
+            false => h.iter().zip(a).map(|(h, a)| h + a).collect(),
+        };
+        let want = reference.route(l, &read);
+        assert_eq!(want.len(), routes.active);
+        let got = row * routes.active..(row + 1) * routes.active;
+        for ((expert, weight), (want, w)) in
+            routes.experts[got.clone()].iter().zip(&routes.weights[got]).zip(want)
+        {
+            assert_eq!(*expert as usize, want, "{name}, layer {l}, row {row}");
+            assert!(
+                (f64::from(*weight) - w).abs() < 1e-5,
+                "{name}, layer {l}, row {row}: {weight} against {w}"
+            );
+        }
+    }
+}
+
 /// Central differences at every place of every layer of a text of `tokens` tokens.
 #[track_caller]
 fn check(name: &str, tokens: usize) {
@@ -169,6 +194,7 @@ fn check(name: &str, tokens: usize) {
             assert!(gap < FORWARD, "{name}, stream {l}, row {i}: differs by {gap:.1e}");
         }
         if l < model.config().depth() {
+            check_routes(name, (model, &reference), &trace, l);
             h = reference.layer(l, &h, Place::Stream, &h);
         }
     }
@@ -281,6 +307,16 @@ folders! {
     qwen2_5_vl: "qwen2_5_vl", 24;
     qwen3_vl: "qwen3_vl", 24;
     mistral3: "mistral3", 24;
+    mixtral: "mixtral", 24;
+    qwen3_moe: "qwen3_moe", 24;
+    qwen3_moe_dense: "qwen3_moe-dense", 24;
+    qwen2_moe: "qwen2_moe", 24;
+    olmoe: "olmoe", 24;
+    granitemoe: "granitemoe", 24;
+    granitemoeshared: "granitemoeshared", 24;
+    glm4_moe: "glm4_moe", 24;
+    deepseek_v2: "deepseek_v2", 24;
+    deepseek_v3: "deepseek_v3", 24;
 }
 
 #[test]

@@ -188,6 +188,16 @@ folders! {
     qwen2_5_vl: "qwen2_5_vl",
     qwen3_vl: "qwen3_vl",
     mistral3: "mistral3",
+    mixtral: "mixtral",
+    qwen3_moe: "qwen3_moe",
+    qwen3_moe_dense: "qwen3_moe-dense",
+    qwen2_moe: "qwen2_moe",
+    olmoe: "olmoe",
+    granitemoe: "granitemoe",
+    granitemoeshared: "granitemoeshared",
+    glm4_moe: "glm4_moe",
+    deepseek_v2: "deepseek_v2",
+    deepseek_v3: "deepseek_v3",
     llama_dynamic: "llama-dynamic",
     llama_linear: "llama-linear",
     llama2_sharded_bf16: "llama2-sharded-bf16",
@@ -262,7 +272,7 @@ fn levels(buffers: &[Buffer]) -> Vec<&[f32]> {
 }
 
 /// The architectures, one folder each.
-const ONE_EACH: [&str; 20] = [
+const ONE_EACH: [&str; 27] = [
     "llama2",
     "llama3",
     "mistral",
@@ -283,6 +293,13 @@ const ONE_EACH: [&str; 20] = [
     "hunyuan",
     "falcon-new",
     "opt",
+    "mixtral",
+    "qwen3_moe",
+    "qwen2_moe",
+    "granitemoeshared",
+    "glm4_moe",
+    "deepseek_v2",
+    "deepseek_v3",
 ];
 
 #[test]

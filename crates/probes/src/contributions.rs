@@ -105,6 +105,7 @@ mod tests {
             attn_out: vec![vec![0.0, 1.0, 0.0, 2.0].into()],
             mlp_out: vec![vec![-3.0, -5.0, 0.0, -2.0].into()],
             kv_cache: vec![],
+            routes: vec![],
         };
         let s = measure(&Cpu, &trace);
         let n = &s.relative_norm;
@@ -128,6 +129,7 @@ mod tests {
             attn_out: vec![vec![0.0, 1.0, 4.0, 0.0].into()],
             mlp_out: vec![vec![3.0, 0.0, 3.0, 0.0].into()],
             kv_cache: vec![],
+            routes: vec![],
         };
         let sample = measure(&Cpu, &trace);
         assert!(sample.relative_norm.attn.tokens[0][0].is_nan() && sample.cosine.layer.tokens[0][0].is_nan());

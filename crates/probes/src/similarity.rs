@@ -120,6 +120,7 @@ mod tests {
             attn_out: vec![],
             mlp_out: vec![],
             kv_cache: vec![],
+            routes: vec![],
         };
         let s = measure(&Cpu, &trace);
         let half = 1.0 / 2f64.sqrt();

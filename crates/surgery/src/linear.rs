@@ -5,6 +5,7 @@
 //! `m T = h_b - y` in least squares over the calibration tokens is merged into the down projection, so the architecture
 //! and the number of parameters stay what they are.
 
+use fathom_model::config::Mlp;
 use fathom_model::{Backend, DownProjection, Model, Trace};
 use nalgebra::{Cholesky, DMatrix, Dyn};
 use rayon::prelude::*;
@@ -31,6 +32,12 @@ pub enum NotReplaceable {
          be merged into the down projection"
     )]
     PostNorm,
+    /// The MLP before the block is a mixture of experts.
+    #[error(
+        "layer {0} is a mixture of experts, and no single down projection could take over the work of a block; leave the \
+         replacement out"
+    )]
+    Experts(usize),
     /// The least-squares problem has no solution.
     #[error("the activations before the block are not finite or vanish, so no linear map can be fitted")]
     Singular,
@@ -135,6 +142,9 @@ impl Fit {
         }
         if model.config().post_norm {
             return Err(NotReplaceable::PostNorm);
+        }
+        if model.config().layers[block.start - 1].mlp != Mlp::Dense {
+            return Err(NotReplaceable::Experts(block.start - 1));
         }
         let gram = || Gram::new(model.config().hidden);
         Ok(Self { block, grams: [gram(), gram()], texts: 0 })

@@ -94,7 +94,7 @@ fn what_the_hub_does_not_have_is_one_sentence() {
 #[test]
 fn a_model_that_is_not_supported_is_refused_before_its_weights_are_fetched() {
     let gptq = r#"{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}"#;
-    let experts = r#"{"model_type": "mixtral", "num_local_experts": 8}"#;
+    let experts = r#"{"model_type": "llama", "num_local_experts": 8}"#;
     for (config, says) in
         [(gptq, "GPTQ"), (experts, "mixture of experts"), (r#"{"model_type": "xyz"}"#, "'xyz'")]
     {

@@ -101,8 +101,9 @@ pub(super) fn shapes(config: Option<&Config>) -> Vec<Shape> {
     if let Some(c) = config {
         add("qkv", c.hidden, c.q_width() + 2 * c.kv_width());
         add("attn_out", c.q_width(), c.hidden);
-        add("up", c.hidden, c.intermediate * if c.gated { 2 } else { 1 });
-        add("down", c.intermediate, c.hidden);
+        let width = c.experts().map_or(c.intermediate, |experts| experts.width);
+        add("up", c.hidden, width * if c.gated { 2 } else { 1 });
+        add("down", width, c.hidden);
         let head = if c.vocab > MOST_OUTPUTS { "part of head" } else { "head" };
         add(head, c.hidden, c.vocab.min(MOST_OUTPUTS));
     }

@@ -4,6 +4,7 @@ use super::questions::Questions;
 use super::texts::Texts;
 use crate::error::invalid;
 use crate::{Error, Observer, Prune, Replace, Result, memory};
+use fathom_model::config::Mlp;
 use fathom_model::source::Loaded;
 use fathom_model::{Backend, Model};
 use fathom_surgery::Removal;
@@ -44,6 +45,10 @@ impl<'a, B: Backend> Job<'a, B> {
         }
         if p.replace == Replace::Linear && loaded.model.config().post_norm {
             invalid!("--replace linear: {}", fathom_surgery::linear::NotReplaceable::PostNorm);
+        }
+        let with_experts = loaded.model.config().layers.iter().position(|layer| layer.mlp != Mlp::Dense);
+        if let Some(layer) = with_experts.filter(|_| p.replace == Replace::Linear) {
+            invalid!("--replace linear: {}", fathom_surgery::linear::NotReplaceable::Experts(layer));
         }
         let memory = p.options.memory.unwrap_or_else(|| memory::default_for(&loaded.model));
         memory::check_texts(&loaded.model, calibration.prompts.iter().chain(&heldout.prompts), memory)?;

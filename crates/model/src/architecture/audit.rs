@@ -1,7 +1,7 @@
 //! Settings that the forward pass does not honour: refused if they are known to change it, named in a
 //! warning if they are unknown.
 
-use super::Fields;
+use super::{Fields, mixtures_of_experts};
 use crate::error::{Error, Result};
 use serde_json::Value;
 use std::path::Path;
@@ -131,11 +131,15 @@ pub(super) fn refuse(path: &Path, json: &Value) -> Result<()> {
     for part in [json].into_iter().chain(json.get("text_config")) {
         refuse_quantised(path, part)?;
         let bad = |what: String| Err(Error::config(path, what));
+        let model_type = part.get("model_type").and_then(Value::as_str).unwrap_or_default();
+        let has_experts = super::EXPERT_FAMILIES.iter().any(|family| family.0 == model_type);
         if let Some((name, count)) = EXPERTS.iter().find_map(|name| Some((name, part.get(name)?.as_u64()?)))
             && count > 1
+            && !has_experts
         {
             return bad(format!(
-                "the model is a mixture of experts ('{name}' is {count}), which is not supported; choose a dense model"
+                "the model is a mixture of experts ('{name}' is {count}), which is not supported for '{model_type}'; choose one of {}",
+                mixtures_of_experts().join(", ")
             ));
         }
         let is = |name: &str, value: bool| part.get(name) == Some(&Value::Bool(value));

@@ -1,6 +1,6 @@
 //! Typed reading of `config.json`, with errors that name the field.
 
-use crate::config::{Layer, Rope, RopeScaling};
+use crate::config::{Layer, Mlp, Rope, RopeScaling};
 use crate::error::{Error, Result};
 use fathom_kernels::elementwise::Activation;
 use serde_json::Value;
@@ -182,7 +182,7 @@ impl<'a> Fields<'a> {
         if count > 1 << 14 {
             return self.fail(format!("'{name}' is {count}, more than any model has"));
         }
-        Ok(vec![Layer { window: None, rope: Some(0) }; count])
+        Ok(vec![Layer { window: None, rope: Some(0), mlp: Mlp::Dense }; count])
     }
 
     /// The layers. Those that are sliding by `layer_types` (or by `is_local`, if the field is absent) see
@@ -210,9 +210,9 @@ impl<'a> Fields<'a> {
                 Some(other) => return self.fail(format!("the layer type '{other}' is not supported")),
             };
             layers.push(if local && window.is_some() {
-                Layer { window, rope: Some(local_rope) }
+                Layer { window, rope: Some(local_rope), mlp: Mlp::Dense }
             } else {
-                Layer { window: None, rope: Some(0) }
+                Layer { window: None, rope: Some(0), mlp: Mlp::Dense }
             });
         }
         Ok(layers)

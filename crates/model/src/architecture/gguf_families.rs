@@ -1,6 +1,6 @@
 //! What llama.cpp's architectures mean beyond what their files say.
 
-use crate::config::{NormKind, QkNorm};
+use crate::config::{NormKind, QkNorm, Score};
 use fathom_kernels::elementwise::Activation;
 
 /// One architecture of llama.cpp.
@@ -20,6 +20,20 @@ pub(super) struct GgufFamily {
     pub(super) side_by_side: bool,
     pub(super) factors: Factors,
     pub(super) windows: Windows,
+    pub(super) mixture: Mixture,
+}
+
+/// How experts are weighed, if a file has some.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Mixture {
+    /// Files with experts are refused.
+    Never,
+    /// By the softmax over all experts.
+    Softmax,
+    /// As [`Self::Softmax`], divided by the sum of the chosen.
+    NormalisedSoftmax,
+    /// As keys say; this score without one.
+    ByKeys(Score),
 }
 
 /// Where the norms of a layer are.
@@ -85,6 +99,7 @@ const LLAMA: GgufFamily = GgufFamily {
     side_by_side: true,
     factors: Factors::None,
     windows: Windows::All,
+    mixture: Mixture::Never,
 };
 
 /// Llama's block with the rotation of Hugging Face checkpoints.
@@ -96,7 +111,8 @@ const PLAIN: GgufFamily =
 
 /// All architectures that are read.
 pub(super) const GGUF_FAMILIES: &[GgufFamily] = &[
-    LLAMA,
+    // With experts it is Mixtral.
+    GgufFamily { mixture: Mixture::NormalisedSoftmax, ..LLAMA },
     GgufFamily { arch: "qwen2", name: "qwen2", ..HALVES },
     GgufFamily { arch: "qwen2vl", name: "qwen2_vl", ..HALVES },
     GgufFamily { arch: "qwen3", name: "qwen3", qk_norm: QkNorm::Head, ..HALVES },
@@ -208,5 +224,29 @@ pub(super) const GGUF_FAMILIES: &[GgufFamily] = &[
         ..HALVES
     },
     GgufFamily { arch: "hunyuan-dense", name: "hunyuan_v1_dense", qk_norm: QkNorm::HeadRotated, ..HALVES },
+    GgufFamily { arch: "qwen2moe", name: "qwen2_moe", mixture: Mixture::Softmax, ..HALVES },
+    GgufFamily {
+        arch: "qwen3moe",
+        name: "qwen3_moe",
+        qk_norm: QkNorm::Head,
+        mixture: Mixture::NormalisedSoftmax,
+        ..HALVES
+    },
+    GgufFamily { arch: "olmoe", name: "olmoe", qk_norm: QkNorm::Full, mixture: Mixture::Softmax, ..HALVES },
+    GgufFamily {
+        arch: "granitemoe",
+        name: "granitemoe",
+        factors: Factors::Granite,
+        windows: Windows::Never,
+        mixture: Mixture::NormalisedSoftmax,
+        ..LLAMA
+    },
+    GgufFamily {
+        arch: "glm4moe",
+        name: "glm4_moe",
+        qk_norm: QkNorm::Head,
+        mixture: Mixture::ByKeys(Score::Sigmoid),
+        ..HALVES
+    },
     GgufFamily { arch: "seed_oss", name: "seed_oss", ..HALVES },
 ];

@@ -3,9 +3,9 @@
 //! Settings missing from these files follow llama.cpp: Gemma's attention scale and pattern of local layers,
 //! and the base of Gemma 3's local rotation.
 
-use super::gguf_families::{Factors, GGUF_FAMILIES, GgufFamily, Norms, Residual, Windows};
-use super::{Description, Layout, RowOrder, TensorRef, unknown};
-use crate::config::{Config, Layer, NormKind, Positions, QkNorm, Rope, RopeScaling};
+use super::gguf_families::{Factors, GGUF_FAMILIES, GgufFamily, Mixture, Norms, Residual, Windows};
+use super::{Description, Layout, RowOrder, TensorRef, gguf_experts, unknown};
+use crate::config::{Config, Layer, Mlp, NormKind, Positions, QkNorm, Rope, RopeScaling};
 use crate::error::{Error, Result};
 use crate::gguf::{Header, Value};
 use crate::weights::Weights;
@@ -15,8 +15,6 @@ use std::path::Path;
 
 /// Keys of an architecture that do not affect measurements.
 const HARMLESS: &[&str] = &[
-    "expert_count",
-    "expert_used_count",
     "n_deepstack_layers",
     "pooling_type",
     "rope.dimension_sections",
@@ -41,15 +39,15 @@ const ONLY: &[(&str, f64)] = &[
 const FACTORS: [(&str, f64); 3] = [("embedding_scale", 1.0), ("logit_scale", 1.0), ("residual_scale", 1.0)];
 
 /// The metadata of one architecture. Records which keys were read.
-struct Keys<'a> {
+pub(super) struct Keys<'a> {
     path: &'a Path,
-    arch: &'a str,
+    pub(super) arch: &'a str,
     header: &'a Header,
     read: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Keys<'a> {
-    fn fail<T>(&self, what: impl Into<String>) -> Result<T> {
+    pub(super) fn fail<T>(&self, what: impl Into<String>) -> Result<T> {
         Err(Error::config(self.path, what))
     }
 
@@ -71,7 +69,7 @@ impl<'a> Keys<'a> {
     }
 
     /// A count, or an array of equal counts, one per layer.
-    fn count(&self, key: &str) -> Result<Option<usize>> {
+    pub(super) fn count(&self, key: &str) -> Result<Option<usize>> {
         let (name, value) = self.value(key);
         let Some(Value::Numbers(numbers)) = value else { return self.get(key, Value::as_usize) };
         let mut values = numbers.iter();
@@ -85,7 +83,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn needed(&self, key: &str) -> Result<usize> {
+    pub(super) fn needed(&self, key: &str) -> Result<usize> {
         match self.count(key)? {
             Some(count) => Ok(count),
             None => self.fail(format!("the metadata '{}.{key}' is missing", self.arch)),
@@ -99,19 +97,20 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn number(&self, key: &str) -> Result<Option<f64>> {
+    pub(super) fn number(&self, key: &str) -> Result<Option<f64>> {
         self.get(key, Value::as_f64)
     }
 
-    fn flag(&self, key: &str) -> Result<Option<bool>> {
+    pub(super) fn flag(&self, key: &str) -> Result<Option<bool>> {
         self.get(key, Value::as_bool)
     }
 
     /// Refuses unsupported settings that change the forward pass.
     fn refuse(&self, family: Option<&GgufFamily>) -> Result<()> {
-        if let Some(count) = self.count("expert_count")?.filter(|count| *count > 1) {
+        let has_experts = family.is_some_and(|family| family.mixture != Mixture::Never);
+        if let Some(count) = self.count("expert_count")?.filter(|count| *count > 1 && !has_experts) {
             return self.fail(format!(
-                "the model is a mixture of experts ('{}.expert_count' is {count}), which is not supported; choose a dense model",
+                "the model is a mixture of experts ('{}.expert_count' is {count}), which is not supported for this architecture; choose a dense model",
                 self.arch
             ));
         }
@@ -142,7 +141,7 @@ impl<'a> Keys<'a> {
         let read = self.read.borrow();
         let harmless = |key: &str| {
             let own = key.strip_prefix(self.arch).and_then(|rest| rest.strip_prefix('.'));
-            own.is_some_and(|own| HARMLESS.contains(&own))
+            own.is_some_and(|own| HARMLESS.contains(&own) || gguf_experts::FOLLOW.contains(&own))
                 || OTHER_KEYS.iter().any(|other| key.starts_with(other))
         };
         let is_off = |value: &Value| *value == Value::Bool(false) || value.as_f64() == Some(0.0);
@@ -202,12 +201,18 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
         NormKind::Layer => "attention.layer_norm_epsilon",
         NormKind::Rms => "attention.layer_norm_rms_epsilon",
     };
-    let layers = layers(&keys, family, depth)?;
+    let mut layers = layers(&keys, family, depth)?;
+    let experts = gguf_experts::read(&keys, family, weights, &mut layers)?;
     let windowed = layers.iter().any(|layer| layer.window.is_some());
     let has = |name: &str| weights.has(&format!("blk.0.{name}.weight"));
     let [embedding_scale, residual_scale, logit_scale] = factors(&keys, family, hidden)?;
     let config = Config {
-        architecture: if arch == "olmo2" && windowed { "olmo3" } else { family.name }.to_owned(),
+        architecture: match arch {
+            "olmo2" if windowed => "olmo3",
+            "llama" if experts.is_some() => "mixtral",
+            _ => family.name,
+        }
+        .to_owned(),
         hidden,
         heads,
         kv_heads: keys.count("attention.head_count_kv")?.unwrap_or(heads),
@@ -230,8 +235,9 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
                 !has("ffn_norm")
             }
         },
+        latent: None,
         qk_norm: match family.qk_norm {
-            QkNorm::OwnHead if !has("attn_q_norm") => QkNorm::None,
+            QkNorm::OwnHead | QkNorm::Head if !has("attn_q_norm") => QkNorm::None,
             usual => usual,
         },
         activation: family.activation,
@@ -244,7 +250,7 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
         logit_scale,
         tied: !weights.has("output.weight"),
     };
-    let layout = layout(family, &config, weights);
+    let layout = Layout { experts, ..layout(family, &config, weights) };
     let mut description = Description::new(config, layout);
     description.read = ROPE_FACTORS.map(str::to_owned).to_vec();
     let unknown = keys.unknown();
@@ -319,7 +325,7 @@ fn layers(keys: &Keys<'_>, family: &GgufFamily, depth: usize) -> Result<Vec<Laye
             Windows::Unrotated(n) => (!(l + 1).is_multiple_of(n)).then_some(0),
             _ => rotates.then_some(0),
         };
-        Layer { window: window.filter(|_| local), rope }
+        Layer { window: window.filter(|_| local), rope, mlp: Mlp::Dense }
     };
     Ok(local.into_iter().enumerate().map(layer).collect())
 }
@@ -449,12 +455,13 @@ fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
     // behind attention. Where attention and MLP are parallel, one norm may be before both.
     let attn_norm = if has("attn_norm_2") { "attn_norm_2" } else { "attn_norm" };
     let mlp_norm = match family.arch {
-        "seed_oss" => "post_attention_norm",
+        "seed_oss" | "glm4moe" => "post_attention_norm",
         _ if config.parallel && !has("ffn_norm") => "attn_norm",
         _ => "ffn_norm",
     };
     let fused = weights.has("blk.0.attn_qkv.weight");
-    let separate_gate = config.gated && weights.has("blk.0.ffn_gate.weight");
+    let dense = config.layers.iter().position(|layer| layer.mlp == Mlp::Dense).unwrap_or(0);
+    let separate_gate = config.gated && weights.has(&format!("blk.{dense}.ffn_gate.weight"));
     let pre = config.pre_norm;
     Layout {
         embedding: TensorRef::new("token_embd"),
@@ -468,6 +475,7 @@ fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
         } else {
             vec![turned("attn_q"), turned("attn_k"), tensor_ref("attn_v")]
         },
+        latent: None,
         qk_norms: (config.qk_norm != QkNorm::None).then(|| ["attn_q_norm", "attn_k_norm"].map(turned)),
         attn_out: tensor_ref("attn_output"),
         post_attn_norm: config.post_norm.then(|| plain("post_attention_norm")),
@@ -478,6 +486,7 @@ fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
             vec![tensor_ref("ffn_up")]
         },
         down: tensor_ref("ffn_down"),
+        experts: None,
         post_mlp_norm: config.post_norm.then(|| plain("post_ffw_norm")),
         norm_offset: 0.0,
     }

@@ -1,7 +1,8 @@
 //! Granite 3, and 4 without experts and Mamba layers: Llama with factors on the embedding, on attention scores, on what each sublayer adds,
 //! and on the logits. MiniCPM: the same with other names, derived from its widths.
 
-use super::{Description, Fields, llama};
+use super::{Description, ExpertLayout, Fields, experts, llama};
+use crate::config::Experts;
 use crate::error::Result;
 use crate::weights::Weights;
 
@@ -50,6 +51,33 @@ pub(super) fn describe_fourth(f: &Fields<'_>, weights: &Weights) -> Result<Descr
     d.config.intermediate = f.usize("shared_intermediate_size")?;
     d.layout.up = vec![llama::tensor_ref(&d.layout, "shared_mlp.input_linear")];
     d.layout.down = llama::tensor_ref(&d.layout, "shared_mlp.output_linear");
+    Ok(d)
+}
+
+/// Defaults of transformers for Granite's mixtures of experts.
+pub(super) const GRANITE_MOE: &str = r#"{
+    "num_local_experts": 8, "num_experts_per_tok": 2, "shared_intermediate_size": 1024
+}"#;
+
+/// A mixture of experts, each token's weights being the softmax over the experts it takes; with a shared expert in
+/// 'granitemoeshared'.
+pub(super) fn describe_experts(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
+    let mut d = describe(f, weights)?;
+    let mut of = experts::experts(f, "intermediate_size", experts::softmax(true))?;
+    if d.config.architecture == "granitemoeshared" {
+        of = Experts { shared: f.usize("shared_intermediate_size")?, ..of };
+    }
+    experts::give(&mut d, of, |_| true);
+    let tensor_ref = |name: &str| llama::tensor_ref(&d.layout, name);
+    let experts = ExpertLayout {
+        router: tensor_ref("block_sparse_moe.router.layer"),
+        correction: None,
+        up: vec![tensor_ref("block_sparse_moe.input_linear")],
+        down: tensor_ref("block_sparse_moe.output_linear"),
+        shared: Some((vec![tensor_ref("shared_mlp.input_linear")], tensor_ref("shared_mlp.output_linear"))),
+        shared_gate: None,
+    };
+    d.layout.experts = Some(experts);
     Ok(d)
 }
 

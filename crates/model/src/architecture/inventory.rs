@@ -1,7 +1,7 @@
 //! Missing and unread tensors of a checkpoint.
 
-use super::{Description, Layout, TensorRef, is_other_modality};
-use crate::config::{Config, Positions};
+use super::{Description, ExpertLayout, LatentLayout, Layout, TensorRef, is_other_modality};
+use crate::config::{Config, Experts, Mlp, Positions};
 use crate::error::Result;
 use crate::weights::Weights;
 use std::collections::BTreeSet;
@@ -97,8 +97,18 @@ impl Layout {
         }
         for layer in 0..config.depth() {
             let norms = [&self.attn_norm, &self.post_attn_norm, &self.mlp_norm, &self.post_mlp_norm];
-            let matrices = self.qkv.iter().chain(&self.up).chain([&self.attn_out, &self.down]);
+            let latent = self.latent.iter().flat_map(LatentLayout::all);
+            let matrices = self.qkv.iter().chain(latent).chain([&self.attn_out]);
             norms.into_iter().flatten().chain(matrices).for_each(|tensor_ref| add(tensor_ref, layer));
+            match config.layers[layer].mlp {
+                Mlp::Dense => {
+                    self.up.iter().chain([&self.down]).for_each(|tensor_ref| add(tensor_ref, layer))
+                }
+                Mlp::Experts(experts) => {
+                    let all = self.experts.iter().flat_map(|names| names.of(&experts));
+                    all.for_each(|tensor_ref| add(&tensor_ref, layer));
+                }
+            }
             let heads = [config.heads, config.kv_heads];
             for (norm, heads) in self.qk_norms.iter().flatten().zip(heads) {
                 let parts = if norm.has_heads() { heads } else { 1 };
@@ -106,5 +116,21 @@ impl Layout {
             }
         }
         names
+    }
+}
+
+impl ExpertLayout {
+    /// The tensors of one layer.
+    fn of(&self, experts: &Experts) -> Vec<TensorRef> {
+        let mut all = vec![self.router.clone()];
+        all.extend(self.correction.clone().filter(|_| experts.routing.correction));
+        all.extend(self.shared_gate.clone().filter(|_| experts.shared_gate));
+        let shared = self.shared.iter().filter(|_| experts.shared > 0);
+        all.extend(shared.flat_map(|(up, down)| up.iter().chain([down]).cloned()));
+        for matrix in self.up.iter().chain([&self.down]) {
+            let tensors = if matrix.has_experts() { experts.count } else { 1 };
+            all.extend((0..tensors).map(|expert| matrix.of_expert(expert, experts.count)));
+        }
+        all
     }
 }

@@ -3,13 +3,17 @@
 
 mod audit;
 mod cohere;
+mod deepseek;
 mod exaone;
+mod experts;
 mod falcon;
 mod fields;
 mod gemma;
+mod gguf_experts;
 mod gguf_families;
 mod gguf_names;
 mod gguf_to_hf;
+mod glm;
 mod gpt2;
 mod gpt_neox;
 mod gptj;
@@ -68,6 +72,11 @@ pub(crate) enum RowOrder {
     /// GPT-NeoX, Falcon and InternLM 2 store for each key head its query heads, its keys and its values.
     /// Packing gathers all q, then all k, then all v.
     PerHeadQkv,
+    /// The rotated numbers of a head come last, side by side or not. Packing puts them first, as halves.
+    RotatedLast {
+        /// Whether the two numbers that are rotated together lie side by side.
+        interleaved: bool,
+    },
 }
 
 impl RowOrder {
@@ -79,6 +88,15 @@ impl RowOrder {
             Self::InterleavedHalves => {
                 let half = c.rotated() / 2;
                 let stored = if i < 2 * half { i % half * 2 + i / half } else { i };
+                head * c.head_dim + stored
+            }
+            Self::RotatedLast { interleaved } => {
+                let (half, plain) = (c.rotated() / 2, c.head_dim - c.rotated());
+                let stored = match i < 2 * half {
+                    true if interleaved => plain + i % half * 2 + i / half,
+                    true => plain + i,
+                    false => i - 2 * half,
+                };
                 head * c.head_dim + stored
             }
             Self::PerHeadQkv => {
@@ -99,11 +117,15 @@ pub(crate) struct TensorRef {
     pub(crate) name: String,
     pub(crate) bias: bool,
     pub(crate) order: RowOrder,
+    /// Whether the name is that of a parameter, with nothing behind it.
+    pub(crate) bare: bool,
+    /// The matrix among those of a stacked tensor, and their number.
+    pub(crate) slice: Option<(usize, usize)>,
 }
 
 impl TensorRef {
     fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), bias: false, order: RowOrder::AsStored }
+        Self { name: name.into(), bias: false, order: RowOrder::AsStored, bare: false, slice: None }
     }
 
     fn biased(self, bias: bool) -> Self {
@@ -112,6 +134,23 @@ impl TensorRef {
 
     fn ordered(self, order: RowOrder) -> Self {
         Self { order, ..self }
+    }
+
+    fn bare(self) -> Self {
+        Self { bare: true, ..self }
+    }
+
+    /// The matrix of one of `count` experts: a tensor of its own, or a part of one that holds those of all.
+    pub(crate) fn of_expert(&self, expert: usize, count: usize) -> Self {
+        match self.has_experts() {
+            true => Self { name: self.name.replace("{expert}", &expert.to_string()), ..self.clone() },
+            false => Self { slice: Some((expert, count)), ..self.clone() },
+        }
+    }
+
+    /// Whether each expert has a tensor of its own.
+    pub(crate) fn has_experts(&self) -> bool {
+        self.name.contains("{expert}")
     }
 
     /// Whether each head has a tensor of its own.
@@ -126,7 +165,7 @@ impl TensorRef {
 
     /// The name of the weight in a layer.
     pub(crate) fn weight(&self, layer: usize) -> String {
-        format!("{}.weight", self.name.replace("{}", &layer.to_string()))
+        format!("{}{}", self.name.replace("{}", &layer.to_string()), if self.bare { "" } else { ".weight" })
     }
 
     /// The name of the bias in a layer.
@@ -148,15 +187,50 @@ pub(crate) struct Layout {
     /// One fused matrix, or q, k and v.
     pub(crate) qkv: Vec<TensorRef>,
     pub(crate) qk_norms: Option<[TensorRef; 2]>,
+    /// The tensors of latent attention, in the place of [`Self::qkv`].
+    pub(crate) latent: Option<LatentLayout>,
     pub(crate) attn_out: TensorRef,
     pub(crate) post_attn_norm: Option<TensorRef>,
     pub(crate) mlp_norm: Option<TensorRef>,
     /// One matrix (plain, or gate and up fused), or gate and up.
     pub(crate) up: Vec<TensorRef>,
     pub(crate) down: TensorRef,
+    /// The tensors of layers with experts, in the place of [`Self::up`] and [`Self::down`].
+    pub(crate) experts: Option<ExpertLayout>,
     pub(crate) post_mlp_norm: Option<TensorRef>,
     /// Added to norm weights (Gemma stores them around zero).
     pub(crate) norm_offset: f32,
+}
+
+/// The names of the tensors of latent attention.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LatentLayout {
+    /// A matrix and the norm behind it.
+    pub(crate) q_down: Option<[TensorRef; 2]>,
+    pub(crate) q: TensorRef,
+    pub(crate) kv_down: TensorRef,
+    pub(crate) kv_norm: TensorRef,
+    /// Stored head by head, keys without their rotated part, then values.
+    pub(crate) kv_up: TensorRef,
+}
+
+impl LatentLayout {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &TensorRef> {
+        self.q_down.iter().flatten().chain([&self.q, &self.kv_down, &self.kv_norm, &self.kv_up])
+    }
+}
+
+/// The names of the tensors of a mixture of experts.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ExpertLayout {
+    pub(crate) router: TensorRef,
+    /// Numbers that are added to scores while experts are chosen.
+    pub(crate) correction: Option<TensorRef>,
+    /// As [`Layout::up`], with `{expert}` for the expert, or stacked.
+    pub(crate) up: Vec<TensorRef>,
+    pub(crate) down: TensorRef,
+    pub(crate) shared: Option<(Vec<TensorRef>, TensorRef)>,
+    pub(crate) shared_gate: Option<TensorRef>,
 }
 
 impl Layout {
@@ -230,9 +304,27 @@ const FAMILIES: &[Family] = &[
     ("gpt2", gpt2::describe, "{}"),
 ];
 
+/// As [`FAMILIES`], for mixtures of experts.
+const EXPERT_FAMILIES: &[Family] = &[
+    ("mixtral", experts::mixtral, experts::MIXTRAL),
+    ("qwen3_moe", experts::qwen3, experts::QWEN3_MOE),
+    ("qwen2_moe", experts::qwen2, experts::QWEN2_MOE),
+    ("olmoe", experts::olmoe, experts::OLMOE),
+    ("granitemoe", granite::describe_experts, granite::GRANITE_MOE),
+    ("granitemoeshared", granite::describe_experts, granite::GRANITE_MOE),
+    ("glm4_moe", glm::describe_experts, glm::GLM4_MOE),
+    ("deepseek_v2", deepseek::second, deepseek::V2),
+    ("deepseek_v3", deepseek::third, deepseek::V3),
+];
+
 /// The architectures that can be loaded, as `model_type` names them.
 pub fn supported() -> Vec<&'static str> {
-    FAMILIES.iter().map(|f| f.0).collect()
+    FAMILIES.iter().chain(EXPERT_FAMILIES).map(|f| f.0).collect()
+}
+
+/// Those of [`supported`] that are mixtures of experts.
+pub fn mixtures_of_experts() -> Vec<&'static str> {
+    EXPERT_FAMILIES.iter().map(|f| f.0).collect()
 }
 
 fn unknown(path: &Path, name: &str) -> Error {
@@ -266,8 +358,10 @@ impl HfConfig {
 
     fn family(&self) -> Result<&'static Family> {
         let name = |json: &Value| json.get("model_type").and_then(Value::as_str).map(str::to_owned);
-        let find =
-            |name: &str| FAMILIES.iter().find(|f| f.0 == name).ok_or_else(|| unknown(&self.path, name));
+        let find = |name: &str| {
+            let mut all = FAMILIES.iter().chain(EXPERT_FAMILIES);
+            all.find(|f| f.0 == name).ok_or_else(|| unknown(&self.path, name))
+        };
         // The text models of Mistral 3 are of more than one family.
         let text = self.json.get("text_config").and_then(name);
         match name(&self.json) {

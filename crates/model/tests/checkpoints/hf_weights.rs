@@ -226,3 +226,56 @@ fn hf_names_of_wrappers() {
         }
     }
 }
+
+/// transformers 5 holds the matrices of all experts in one tensor each.
+#[test]
+fn hf_stacked_experts() {
+    for (name, module, names) in [
+        ("mixtral", "block_sparse_moe", ["w1", "w3", "w2"]),
+        ("qwen3_moe-dense", "mlp", ["gate_proj", "up_proj", "down_proj"]),
+    ] {
+        let mut folder = Folder::of(name);
+        let want = run(folder.path());
+        for layer in 0..3 {
+            let at = format!("model.layers.{layer}.{module}");
+            let Some(router) = folder.tensors.remove(&format!("{at}.gate.weight")) else { continue };
+            let (mut up, mut down, count) = (vec![], vec![], router.shape[0]);
+            let mut shapes = [vec![count], vec![count]];
+            for expert in 0..count {
+                let mut take = |name: &str| {
+                    folder.tensors.remove(&format!("{at}.experts.{expert}.{name}.weight")).unwrap()
+                };
+                let [gate, of_up, of_down] = names.map(&mut take);
+                shapes[0].truncate(1);
+                shapes[0].extend([2 * gate.shape[0], gate.shape[1]]);
+                shapes[1].truncate(1);
+                shapes[1].extend(&of_down.shape);
+                up.extend(gate.floats());
+                up.extend(of_up.floats());
+                down.extend(of_down.floats());
+            }
+            let stacked = format!("model.layers.{layer}.mlp");
+            for (name, shape, values) in [("gate_up_proj", &shapes[0], up), ("down_proj", &shapes[1], down)] {
+                folder.tensors.insert(format!("{stacked}.experts.{name}"), Tensor::of(shape, &values));
+            }
+            folder.tensors.insert(format!("{stacked}.gate.weight"), router);
+        }
+        folder.write_weights();
+        let ran = run(folder.path());
+        same(&ran, &want);
+        assert_eq!(ran.warnings, [""; 0], "{name}");
+    }
+}
+
+#[test]
+fn hf_missing_experts_are_named() {
+    let mut folder = Folder::of("qwen3_moe-dense");
+    folder.tensors.retain(|name, _| name != "model.layers.2.mlp.experts.3.up_proj.weight");
+    folder.write_weights();
+    refused(folder.path(), &["model.layers.2.mlp.experts.3.up_proj.weight"]);
+    let folder = Folder::of("glm4_moe");
+    folder.set(json!({"topk_group": 9}));
+    refused(folder.path(), &["config.json", "9 of 4 groups"]);
+    folder.set(json!({"topk_group": 2, "num_experts_per_tok": 9}));
+    refused(folder.path(), &["config.json", "9 of 8 experts"]);
+}

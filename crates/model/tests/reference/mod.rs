@@ -1,8 +1,12 @@
 //! A decoder in f64, one row and one number at a time: nothing is shared with the crate but
 //! the description of the model and the reader of its tensors.
 
+mod experts;
+mod latent;
+
+use experts::{FeedForward, Mixture};
 use fathom_kernels::elementwise::Activation;
-use fathom_model::config::{Config, NormKind, Positions, QkNorm, Rope, RopeScaling};
+use fathom_model::config::{Config, Experts, Mlp, NormKind, Positions, QkNorm, Rope, RopeScaling};
 use fathom_model::weights::Weights;
 use std::f64::consts::PI;
 
@@ -55,13 +59,17 @@ struct Layer {
     v: Linear,
     /// Norms on queries and on keys: none, one, or one for each head.
     qk_norms: [Vec<Norm>; 2],
+    latent: Option<latent::Projections>,
     attn_out: Linear,
     post_attn_norm: Option<Norm>,
     mlp_norm: Option<Norm>,
-    gate: Option<Linear>,
-    up: Linear,
-    down: Linear,
+    mlp: LayerMlp,
     post_mlp_norm: Option<Norm>,
+}
+
+enum LayerMlp {
+    Dense(FeedForward),
+    Experts(Box<Mixture>),
 }
 
 /// A place in a layer where other values may be put.
@@ -115,7 +123,7 @@ impl Reference {
             "gpt_neox" => read.gpt_neox(&format!("{at}layers.{l}.")),
             "opt" => read.opt(&format!("{at}layers.{l}.")),
             "internlm2" => read.internlm2(&format!("{at}layers.{l}.")),
-            _ => read.llama(&format!("{at}layers.{l}.")),
+            _ => read.llama(&format!("{at}layers.{l}."), l),
         });
         Self {
             config: config.clone(),
@@ -156,6 +164,9 @@ impl Reference {
     /// What the attention of layer `l` adds.
     pub(crate) fn attention(&self, l: usize, h: &[Row]) -> Vec<Row> {
         let (c, layer) = (&self.config, &self.layers[l]);
+        if let Some(latent) = &layer.latent {
+            return self.latent_attention(l, latent, h);
+        }
         let rotation = match (&c.positions, c.layers[l].rope) {
             (Positions::Rotary(ropes), Some(rope)) => frequencies(&ropes[rope], h.len()),
             _ => (vec![], 1.0),
@@ -215,13 +226,20 @@ impl Reference {
     pub(crate) fn mlp(&self, l: usize, x: &[f64]) -> Row {
         let layer = &self.layers[l];
         let x = self.normed(&layer.mlp_norm, x);
-        let act = |x: &f64| activation(self.config.activation, *x);
-        let up = layer.up.of(&x);
-        let inner: Row = match &layer.gate {
-            Some(gate) => gate.of(&x).iter().zip(up).map(|(g, u)| act(g) * u).collect(),
-            None => up.iter().map(act).collect(),
+        let kind = self.config.activation;
+        let out = match &layer.mlp {
+            LayerMlp::Dense(mlp) => mlp.of(kind, &x),
+            LayerMlp::Experts(mixture) => mixture.of(kind, &x),
         };
-        self.added(&layer.post_mlp_norm, &layer.down.of(&inner))
+        self.added(&layer.post_mlp_norm, &out)
+    }
+
+    /// The experts that a row takes in layer `l`, with their weights; none if the layer is dense.
+    pub(crate) fn route(&self, l: usize, x: &[f64]) -> Vec<(usize, f64)> {
+        match &self.layers[l].mlp {
+            LayerMlp::Dense(_) => vec![],
+            LayerMlp::Experts(mixture) => mixture.route(&self.normed(&self.layers[l].mlp_norm, x)),
+        }
     }
 
     /// The probabilities of all tokens after a row of the last stream.
@@ -350,26 +368,20 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// Llama and what followed it: Mistral, Qwen, Gemma, OLMo 2, Phi-3, and so on.
-    fn llama(&self, at: &str) -> Layer {
+    fn llama(&self, at: &str, l: usize) -> Layer {
         let c = self.config;
         let has = |name: &&&str| self.weights.has(&format!("{at}{name}.weight"));
         let linear = |name: &str| self.linear(&format!("{at}{name}"));
         let either = |names: &[&str]| linear(names.iter().find(has).expect("a matrix of the layer"));
         let norm = |here: bool, name: &str| here.then(|| self.norm(&format!("{at}{name}")));
-        let (q, kv, f) = (c.q_width(), c.kv_width(), c.intermediate);
-        let [q, k, v] = if has(&&"self_attn.qkv_proj") {
+        let (q, kv) = (c.q_width(), c.kv_width());
+        let [q, k, v] = if c.latent.is_some() {
+            [(); 3].map(|()| Linear { weight: vec![], bias: vec![] })
+        } else if has(&&"self_attn.qkv_proj") {
             let all = linear("self_attn.qkv_proj");
             [0..q, q..q + kv, q + kv..q + 2 * kv].map(|part| all.rows(part))
         } else {
             ["q", "k", "v"].map(|p| linear(&format!("self_attn.{p}_proj")))
-        };
-        let fused = ["mlp.gate_up_proj", "shared_mlp.input_linear"];
-        let [gate, up] = if fused.iter().any(|name| has(&name)) {
-            let all = either(&fused);
-            [0..f, f..2 * f].map(|part| Some(all.rows(part)))
-        } else {
-            let gate = c.gated.then(|| linear("mlp.gate_proj"));
-            [gate, Some(either(&["mlp.up_proj", "mlp.c_fc", "mlp.fc1"]))]
         };
         // With norms on both sides of attention the one behind it has the name that
         // the one before the MLP has elsewhere.
@@ -385,13 +397,90 @@ impl Reader<'_> {
             k,
             v,
             qk_norms: self.qk_norms(at),
+            latent: c.latent.is_some().then(|| self.latent(at)),
             attn_out: either(&["self_attn.o_proj", "self_attn.dense"]),
             post_attn_norm: norm(c.post_norm, "post_attention_layernorm"),
             mlp_norm: norm(c.pre_norm, mlp_norm),
-            gate,
-            up: up.unwrap(),
-            down: either(&["mlp.down_proj", "mlp.c_proj", "mlp.fc2", "shared_mlp.output_linear"]),
+            mlp: match c.layers[l].mlp {
+                Mlp::Dense => LayerMlp::Dense(self.dense(at)),
+                Mlp::Experts(about) => LayerMlp::Experts(Box::new(self.mixture(at, about))),
+            },
             post_mlp_norm: norm(c.post_norm, "post_feedforward_layernorm"),
+        }
+    }
+
+    /// The MLP of a layer without experts.
+    fn dense(&self, at: &str) -> FeedForward {
+        let (c, f) = (self.config, self.config.intermediate);
+        let has = |name: &&&str| self.weights.has(&format!("{at}{name}.weight"));
+        let linear = |name: &str| self.linear(&format!("{at}{name}"));
+        let either = |names: &[&str]| linear(names.iter().find(has).expect("a matrix of the MLP"));
+        let fused = ["mlp.gate_up_proj", "shared_mlp.input_linear"];
+        let [gate, up] = if fused.iter().any(|name| has(&name)) {
+            let all = either(&fused);
+            [0..f, f..2 * f].map(|part| Some(all.rows(part)))
+        } else {
+            let gate = c.gated.then(|| linear("mlp.gate_proj"));
+            [gate, Some(either(&["mlp.up_proj", "mlp.c_fc", "mlp.fc1"]))]
+        };
+        let down = either(&["mlp.down_proj", "mlp.c_proj", "mlp.fc2", "shared_mlp.output_linear"]);
+        FeedForward { gate, up: up.unwrap(), down }
+    }
+
+    fn mixture(&self, at: &str, about: Experts) -> Mixture {
+        if self.config.architecture.starts_with("granite") {
+            return self.granite_mixture(at, about);
+        }
+        let names = match self.config.architecture.as_str() {
+            "mixtral" => ["block_sparse_moe", "w1", "w3", "w2"],
+            _ => ["mlp", "gate_proj", "up_proj", "down_proj"],
+        };
+        let [module, gate, up, down] = names;
+        let at = format!("{at}{module}.");
+        let mlp = |under: &str, [gate, up, down]: [&str; 3]| {
+            let [gate, up, down] = [gate, up, down].map(|name| self.linear(&format!("{under}.{name}")));
+            FeedForward { gate: Some(gate), up, down }
+        };
+        let correction = format!("{at}gate.e_score_correction_bias");
+        let shared = ["shared_expert", "shared_experts"].map(|name| format!("{at}{name}"));
+        let shared = shared.into_iter().find(|name| self.weights.has(&format!("{name}.up_proj.weight")));
+        let shared_gate = format!("{at}shared_expert_gate");
+        Mixture {
+            about,
+            router: self.linear(&format!("{at}gate")),
+            correction: match self.weights.has(&correction) {
+                true => self.matrix(&correction).concat(),
+                false => vec![0.0; about.count],
+            },
+            experts: (0..about.count).map(|e| mlp(&format!("{at}experts.{e}"), [gate, up, down])).collect(),
+            shared: shared.map(|name| mlp(&name, ["gate_proj", "up_proj", "down_proj"])),
+            shared_gate: self
+                .weights
+                .has(&format!("{shared_gate}.weight"))
+                .then(|| self.linear(&shared_gate)),
+        }
+    }
+
+    /// Granite keeps the matrices of all experts in one tensor, gate and up together.
+    fn granite_mixture(&self, at: &str, about: Experts) -> Mixture {
+        let d = self.config.hidden;
+        let rows = |name: &str| self.matrix(&format!("{at}{name}.weight"));
+        let plain = |weight: &[Row]| Linear { weight: weight.to_vec(), bias: vec![0.0; weight.len()] };
+        let split = |up: &[Row], down: &[Row]| {
+            let (gate, up) = up.split_at(up.len() / 2);
+            FeedForward { gate: Some(plain(gate)), up: plain(up), down: plain(down) }
+        };
+        let [ups, downs] =
+            ["input_linear", "output_linear"].map(|name| rows(&format!("block_sparse_moe.{name}")));
+        let experts = ups.chunks(2 * about.width).zip(downs.chunks(d)).map(|(up, down)| split(up, down));
+        let shared = || split(&rows("shared_mlp.input_linear"), &rows("shared_mlp.output_linear"));
+        Mixture {
+            about,
+            router: plain(&rows("block_sparse_moe.router.layer")),
+            correction: vec![0.0; about.count],
+            experts: experts.collect(),
+            shared: (about.shared > 0).then(shared),
+            shared_gate: None,
         }
     }
 
@@ -447,7 +536,9 @@ impl Reader<'_> {
         let qkv = self.grouped(&linear("attention.wqkv"));
         let names = ["attention_norm", "attention.wo", "ffn_norm"];
         let plain = self.plain(at, names, qkv, ["feed_forward.w3", "feed_forward.w2"]);
-        Layer { gate: Some(linear("feed_forward.w1")), ..plain }
+        let LayerMlp::Dense(mlp) = plain.mlp else { unreachable!("the family has no experts") };
+        let mlp = LayerMlp::Dense(FeedForward { gate: Some(linear("feed_forward.w1")), ..mlp });
+        Layer { mlp, ..plain }
     }
 
     fn falcon(&self, at: &str) -> Layer {
@@ -493,12 +584,11 @@ impl Reader<'_> {
             k,
             v,
             qk_norms: [vec![], vec![]],
+            latent: None,
             attn_out: self.linear(&format!("{at}{attn_out}")),
             post_attn_norm: None,
             mlp_norm: Some(self.norm(&format!("{at}{mlp_norm}"))),
-            gate: None,
-            up,
-            down,
+            mlp: LayerMlp::Dense(FeedForward { gate: None, up, down }),
             post_mlp_norm: None,
         }
     }

@@ -132,9 +132,11 @@ fn above<B: Backend>(
     attention: impl Fn(&Model<B>, usize, usize) -> u64,
 ) -> u64 {
     let layers = layer + 1..model.config().depth();
-    let products = model.layer_macs_per_row() * (rows * layers.len()) as u64;
-    let of_layer = |l| (0..rows).map(|p| attention(model, l, p)).sum::<u64>();
-    products + layers.map(of_layer).sum::<u64>()
+    let of_layer = |l| {
+        let attention: u64 = (0..rows).map(|p| attention(model, l, p)).sum();
+        model.layer_macs_per_row(l) * rows as u64 + attention
+    };
+    layers.map(of_layer).sum()
 }
 
 /// The work of [`measure`] on a pair of `tokens` tokens; approximate for the adaptive rule.
@@ -145,8 +147,8 @@ pub fn plan<B: Backend>(model: &Model<B>, tokens: usize, answer: usize, options:
     let mut work = Work::default();
     for site in &options.sites {
         let enters = *site == GradientSite::Attn && !model.config().parallel;
-        let ends = head + if enters { model.mlp_macs_per_row() * rows as u64 } else { 0 };
         for layer in 0..model.config().depth() {
+            let ends = head + if enters { model.mlp_macs_per_row(layer) * rows as u64 } else { 0 };
             let forward = above(model, rows, layer, Model::attention_macs) + ends;
             let backward = above(model, rows, layer, Model::attention_backward_macs) + ends;
             let macs = forward + nodes * (forward + backward);

@@ -208,7 +208,7 @@ impl<'a, B: Backend> Path<'a, B> {
             model.mlp(self.layer, &h, &mut self.scratch.b);
             None
         };
-        self.macs += model.mlp_macs_per_row() * (at.len() * self.pair.rows()) as u64;
+        self.macs += model.mlp_macs_per_row(self.layer) * (at.len() * self.pair.rows()) as u64;
         on.add_assign(&mut h, &self.scratch.b.mlp_out);
         (h, saved)
     }
@@ -260,7 +260,7 @@ impl<'a, B: Backend> Path<'a, B> {
     fn backward_macs(&self) -> u64 {
         let model = self.pair.model;
         let entered = self.site == GradientSite::Attn && !model.config().parallel;
-        let mlp = if entered { model.mlp_macs_per_row() * self.pair.rows() as u64 } else { 0 };
+        let mlp = if entered { model.mlp_macs_per_row(self.layer) * self.pair.rows() as u64 } else { 0 };
         let head = model.head_macs_per_row() * self.pair.read.len() as u64;
         above(model, self.pair.rows(), self.layer, Model::attention_backward_macs) + mlp + head
     }

@@ -228,7 +228,7 @@ impl<'a, B: Backend> Running<'a, B> {
         if !again.is_empty() {
             on.gather(d, &s.mid, &again, &mut s.part);
             model.mlp(layer, &s.part, &mut s.b);
-            self.macs += model.mlp_macs_per_row() * again.len() as u64;
+            self.macs += model.mlp_macs_per_row(layer) * again.len() as u64;
             on.scatter(d, &s.b.mlp_out, &again, &mut mlp);
         }
         self.edit(layer, Site::Mlp, &at, &mut mlp);
@@ -305,7 +305,7 @@ impl<'a, B: Backend> Running<'a, B> {
     fn batch(&mut self, l: usize, active: &[usize]) -> Batch<B> {
         let positions = || active.iter().flat_map(|n| self.group.nodes[*n].positions.clone());
         let attention = positions().map(|p| self.model.attention_macs(l, p)).sum::<u64>();
-        self.macs += attention + self.model.layer_macs_per_row() * positions().count() as u64;
+        self.macs += attention + self.model.layer_macs_per_row(l) * positions().count() as u64;
         match self.batch.take() {
             Some((nodes, batch)) if nodes == active => batch,
             _ => self.new_batch(active),

@@ -73,10 +73,11 @@ impl<'a, T> Group<'a, T> {
             let rows = n.positions.len() as u64;
             let of_layer = |l| {
                 let attention: u64 = n.positions.clone().map(|p| model.attention_macs(l, p)).sum();
-                rows * model.layer_macs_per_row() + attention
+                rows * model.layer_macs_per_row(l) + attention
             };
             let recomputed = n.positions.clone().filter(|p| n.recomputes_mlp(model, *p)).count() as u64;
-            recomputed * model.mlp_macs_per_row() + (n.level..n.until.min(depth)).map(of_layer).sum::<u64>()
+            recomputed * model.mlp_macs_per_row(n.level.saturating_sub(1))
+                + (n.level..n.until.min(depth)).map(of_layer).sum::<u64>()
         };
         let at_once = rows_at_once(model, memory);
         let head_rows = |position: usize| {

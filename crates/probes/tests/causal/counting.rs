@@ -1,6 +1,6 @@
 //! Planned multiply-adds as a share of those of full passes.
 
-use crate::support::{MODELS, PLENTY, baseline, run};
+use crate::support::{MODELS, PLENTY, baseline, mlp_macs, projection_macs, run};
 use fathom_model::Model;
 use fathom_probes::ExecOptions;
 use fathom_probes::erasure::measure as erase;
@@ -12,9 +12,10 @@ struct Shape {
     depth: u64,
     d: u64,
     q: u64,
-    kv: u64,
-    f: u64,
-    gated: bool,
+    /// Multiply-adds of the matrices of attention, per row.
+    projections: u64,
+    /// Multiply-adds of the MLP of each layer, per row.
+    mlp: Vec<u64>,
     parallel: bool,
     vocab: u64,
     /// Window of each layer.
@@ -28,9 +29,8 @@ impl Shape {
             depth: c.depth() as u64,
             d: c.hidden as u64,
             q: c.q_width() as u64,
-            kv: c.kv_width() as u64,
-            f: c.intermediate as u64,
-            gated: c.gated,
+            projections: projection_macs(c),
+            mlp: (0..c.depth()).map(|l| mlp_macs(c, l)).collect(),
             parallel: c.parallel,
             vocab: c.vocab as u64,
             windows: c.layers.iter().map(|l| l.window.map_or(u64::MAX, |w| w as u64)).collect(),
@@ -43,17 +43,12 @@ impl Shape {
             depth: 30,
             d: 576,
             q: 576,
-            kv: 192,
-            f: 1536,
-            gated: true,
+            projections: 576 * 2 * (576 + 192),
+            mlp: vec![3 * 576 * 1536; 30],
             parallel: false,
             vocab: 49152,
             windows: vec![u64::MAX; 30],
         }
-    }
-
-    fn mlp(&self) -> u64 {
-        self.d * self.f * if self.gated { 3 } else { 2 }
     }
 
     fn head(&self) -> u64 {
@@ -62,7 +57,7 @@ impl Shape {
 
     /// Positions that go through layer `l`.
     fn rows(&self, l: u64, positions: impl Iterator<Item = u64>) -> u64 {
-        let a_row = self.d * 2 * (self.q + self.kv) + self.mlp();
+        let a_row = self.projections + self.mlp[l as usize];
         positions.map(|p| a_row + 2 * self.q * (p + 1).min(self.windows[l as usize])).sum()
     }
 
@@ -81,7 +76,7 @@ impl Shape {
                 planned += positions.iter().map(|t| self.rows(l, *t..tokens)).sum::<u64>();
             }
             if part == SkipPart::Attn && !self.parallel {
-                planned += self.mlp() * (last - 1);
+                planned += self.mlp[s as usize] * (last - 1);
             }
             planned += self.head() * positions.iter().map(|t| tokens - t).sum::<u64>();
         }

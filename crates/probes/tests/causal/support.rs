@@ -4,6 +4,7 @@
 mod common;
 
 use common::ARCHITECTURES;
+pub(crate) use common::{mlp_macs, projection_macs};
 use fathom_kernels::Buffer;
 use fathom_model::source::Checkpoint;
 use fathom_model::{Buffers, Dtype, Model, Run, Trace};

@@ -124,10 +124,31 @@ fn attributions_sum_to_the_change_of_the_target() {
                 target(model, trace, site, l, baseline, 1.0) - target(model, trace, site, l, baseline, 0.0);
             let sum: f64 = map.iter().sum();
             let error = (sum - change).abs() / change.abs().max(1e-6);
-            assert!(error < 0.015, "{what}, layer {l}: {sum} against {change}");
+            // Where the choice of experts changes, the target jumps, and no gradient sees it.
+            assert!(error < 0.015 || jumps(model), "{what}, layer {l}: {sum} against {change}");
             assert!((error - found.completeness_error[l]).abs() < 5e-3, "{what}, layer {l}");
         }
     });
+}
+
+/// Whether the target is not continuous: rows take some of the experts.
+fn jumps(model: &Model) -> bool {
+    model.config().experts().is_some_and(|experts| experts.active < experts.count)
+}
+
+#[test]
+fn attributions_are_complete_where_every_expert_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let mixtral = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/mixtral");
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(mixtral.join(file), folder.path().join(file)).unwrap();
+    }
+    let config = std::fs::read_to_string(mixtral.join("config.json")).unwrap();
+    let all = config.replace(r#""num_experts_per_tok": 2"#, r#""num_experts_per_tok": 4"#);
+    std::fs::write(folder.path().join("config.json"), all).unwrap();
+    let model = Checkpoint::open(folder.path()).unwrap().load(Dtype::F32, &|| ()).unwrap().model;
+    assert!(!jumps(&model) && model.config().experts().unwrap().active == 4);
+    check_share("all experts", &model, &trace(&model, 26), ANSWER, 0.08);
 }
 
 #[test]
@@ -187,13 +208,16 @@ fn the_count_is_that_of_the_rows_that_run() {
         let mut want = Work::default();
         for site in SITES {
             for layer in 0..depth {
-                let mlp =
-                    if site == GradientSite::Attn && !parallel { model.mlp_macs_per_row() * rows } else { 0 };
+                let mlp = if site == GradientSite::Attn && !parallel {
+                    model.mlp_macs_per_row(layer) * rows
+                } else {
+                    0
+                };
                 let layers = |attention: fn(&Model, usize, usize) -> u64| {
                     (layer + 1..depth)
                         .map(|l| {
                             let mixing: u64 = (0..rows as usize).map(|p| attention(&model, l, p)).sum();
-                            model.layer_macs_per_row() * rows + mixing
+                            model.layer_macs_per_row(l) * rows + mixing
                         })
                         .sum::<u64>()
                 };
@@ -237,7 +261,9 @@ fn check_share(what: &str, model: &Model, trace: &Trace, answer: usize, at_most:
 fn a_twelfth_of_the_work_is_enough() {
     for name in ARCHITECTURES {
         let model = fixture(name);
-        check_share(name, &model, &trace(&model, 26), ANSWER, 0.08);
+        if !jumps(&model) {
+            check_share(name, &model, &trace(&model, 26), ANSWER, 0.08);
+        }
     }
 }
 

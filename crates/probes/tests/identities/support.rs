@@ -105,6 +105,7 @@ pub(crate) fn part(trace: &Trace, tokens: Range<usize>) -> Trace {
         attn_out: cut(&trace.attn_out),
         mlp_out: cut(&trace.mlp_out),
         kv_cache: vec![],
+        routes: vec![],
     }
 }
 

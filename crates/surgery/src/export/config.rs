@@ -2,6 +2,7 @@
 
 use super::Job;
 use fathom_model::Config;
+use fathom_model::config::Mlp;
 use serde_json::{Map, Value, json};
 
 /// Fields with the number of layers.
@@ -31,6 +32,7 @@ const NOT_PER_LAYER: &[&str] = &[
     "eos_token_id",
     "forced_decoder_ids",
     "keys_to_ignore_at_inference",
+    "mlp_only_layers",
     "mrope_section",
     "pad_token_id",
     "suppress_tokens",
@@ -143,7 +145,7 @@ impl Cut<'_> {
         if !COUNTS.iter().any(|name| map.contains_key(*name)) {
             map.insert(COUNTS[0].into(), json!(self.job.kept.len()));
         }
-        let qwen = matches!(source.architecture.as_str(), "qwen2" | "qwen3");
+        let qwen = matches!(source.architecture.as_str(), "qwen2" | "qwen3" | "qwen2_moe" | "qwen3_moe");
         if qwen && !map.contains_key("max_window_layers") && source.depth() > MAX_WINDOW_LAYERS {
             map.insert("max_window_layers".into(), json!(self.first_windowed(MAX_WINDOW_LAYERS)));
         }
@@ -154,6 +156,17 @@ impl Cut<'_> {
             "smollm3" => {
                 let rotates = |layer: &usize| usize::from(source.layers[*layer].rope.is_some());
                 map.insert("no_rope_layers".into(), self.job.kept.iter().map(rotates).collect());
+            }
+            // Every layer but those named has experts.
+            "qwen2_moe" | "qwen3_moe" => {
+                let kept = self.job.kept.iter().enumerate();
+                let dense =
+                    kept.filter(|(_, layer)| source.layers[**layer].mlp == Mlp::Dense).map(|(i, _)| i);
+                map.insert("mlp_only_layers".into(), dense.collect());
+                map.insert("decoder_sparse_step".into(), json!(1));
+            }
+            "glm4_moe" | "deepseek_v2" | "deepseek_v3" => {
+                map.insert("first_k_dense_replace".into(), json!(self.job.dense()));
             }
             // What a layer adds is divided by the root of the number of layers.
             "minicpm" => {

@@ -144,9 +144,14 @@ impl<'a> Writer<'a, '_> {
         if job.kept.len() == depth || NOT_PER_LAYER.contains(&own) {
             return bytes.to_vec();
         }
-        if own == "block_count" {
+        let count = match own {
+            "block_count" => Some(job.kept.len()),
+            "leading_dense_block_count" => Some(job.dense()),
+            _ => None,
+        };
+        if let Some(count) = count {
             // Little-endian, in as many bytes as before.
-            let count = (job.kept.len() as u64).to_le_bytes();
+            let count = (count as u64).to_le_bytes();
             return [&bytes[..4], &count[..bytes.len() - 4]].concat();
         }
         let cut = match value {

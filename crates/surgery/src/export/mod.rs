@@ -18,6 +18,7 @@ mod tests;
 
 use crate::Removal;
 use fathom_model::Config;
+use fathom_model::config::Mlp;
 use fathom_model::source::{Checkpoint, Form};
 use fathom_results::SkipPart;
 use std::ops::ControlFlow;
@@ -203,6 +204,12 @@ impl Job<'_> {
     /// The number of layers of the source.
     fn depth(&self) -> usize {
         self.checkpoint.config().depth()
+    }
+
+    /// The number of layers without experts that stay.
+    fn dense(&self) -> usize {
+        let layers = &self.checkpoint.config().layers;
+        self.kept.iter().filter(|layer| layers[**layer].mlp == Mlp::Dense).count()
     }
 
     /// A description of the source without the removed layers.

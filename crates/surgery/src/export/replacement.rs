@@ -1,6 +1,8 @@
 //! New weights of a down projection in the form that the source stores.
 
 use super::{ExportError, Job, Replacement};
+use crate::linear::NotReplaceable;
+use fathom_model::config::Mlp;
 
 /// Refuses a replacement that does not fit the model.
 pub(super) fn check(job: &Job<'_>, r: &Replacement) -> Result<(), ExportError> {
@@ -11,6 +13,9 @@ pub(super) fn check(job: &Job<'_>, r: &Replacement) -> Result<(), ExportError> {
             "{} normalises what an MLP returns before it is added, so no weights of the down projection give a linear map of it; leave the replacement out",
             c.architecture
         ));
+    }
+    if c.layers.get(r.layer).is_some_and(|layer| layer.mlp != Mlp::Dense) {
+        return refuse(NotReplaceable::Experts(r.layer).to_string());
     }
     if job.renumbered(r.layer).is_none() {
         return refuse(format!("layer {} does not remain in the model", r.layer));

@@ -1,6 +1,7 @@
 //! Hugging Face folders.
 
 use crate::support::*;
+use fathom_model::config::Mlp;
 use fathom_results::SkipPart;
 use fathom_surgery::Removal;
 use fathom_surgery::export::ExportFormat::Hf;
@@ -75,6 +76,25 @@ fn qwen_2_begins_its_windows_where_the_layers_now_are() {
             let layers = &open(&done.model).config().layers.clone();
             assert_eq!([layers[0].window.is_some(), layers[1].window.is_some()], windows);
         }
+    }
+}
+
+#[test]
+fn layers_keep_or_lack_their_experts() {
+    for (name, list, dense, field) in [
+        ("qwen3_moe-dense", "0", vec![0], "mlp_only_layers"),
+        ("qwen3_moe-dense", "1", vec![], "mlp_only_layers"),
+        ("glm4_moe", "0", vec![], "first_k_dense_replace"),
+        ("glm4_moe", "1", vec![0], "first_k_dense_replace"),
+    ] {
+        let out = Place::new();
+        let removal = Removal::parse(SkipPart::Layer, list).unwrap();
+        let done = exported(&fixtures().join(name), &removal, Hf, &out);
+        let layers = &open(&done.model).config().layers.clone();
+        let found: Vec<usize> = (0..2).filter(|l| layers[*l].mlp == Mlp::Dense).collect();
+        assert_eq!(found, dense, "{name} without {list}");
+        let want = if field == "mlp_only_layers" { json!(dense) } else { json!(dense.len()) };
+        assert_eq!(config_of(&done.model)[field], want, "{name} without {list}");
     }
 }
 

@@ -130,6 +130,7 @@ fn refused(source: &str, layer: usize, change: impl FnOnce(&mut Replacement), se
 fn what_cannot_be_merged_is_refused() {
     refused("gemma2", 0, |_| (), "normalises what an MLP returns");
     refused("olmo2", 0, |_| (), "normalises what an MLP returns");
+    refused("mixtral", 0, |_| (), "layer 0 is a mixture of experts");
     refused("llama2", 1, |_| (), "layer 1 does not remain");
     refused("llama2", 0, |r| r.layer = 9, "layer 9 does not remain");
     refused("llama2", 0, |r| r.down.truncate(5), "it has 5 weights");

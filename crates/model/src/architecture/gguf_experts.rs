@@ -1,0 +1,107 @@
+//! Mixtures of experts in GGUF files.
+//!
+//! Which layers have experts, and their widths, follow from the tensors: `ffn_gate_inp` is the router of a layer,
+//! `ffn_{gate,up,down}_exps` hold the matrices of all its experts. The first files of Mixtral have a tensor for each.
+
+use super::gguf_families::{GgufFamily, Mixture};
+use super::gguf_names::Keys;
+use super::{ExpertLayout, TensorRef};
+use crate::config::{Experts, Groups, Layer, Mlp, Routing, Score};
+use crate::error::Result;
+use crate::weights::Weights;
+
+/// Keys that follow from the tensors.
+pub(super) const FOLLOW: [&str; 5] = [
+    "expert_feed_forward_length",
+    "expert_shared_count",
+    "expert_shared_feed_forward_length",
+    "interleave_moe_layer_step",
+    "leading_dense_block_count",
+];
+
+/// Gives experts to the layers that have some; returns the names of their tensors.
+pub(super) fn read(
+    keys: &Keys<'_>,
+    family: &GgufFamily,
+    weights: &Weights,
+    layers: &mut [Layer],
+) -> Result<Option<ExpertLayout>> {
+    let count = keys.count("expert_count")?.unwrap_or(0);
+    if count < 2 || family.mixture == Mixture::Never {
+        return Ok(None);
+    }
+    let has = |l: usize, name: &str| weights.has(&format!("blk.{l}.{name}.weight"));
+    let Some(first) = (0..layers.len()).find(|l| has(*l, "ffn_gate_inp")) else {
+        return keys.fail(format!(
+            "'{}.expert_count' is {count}, but no layer has a router ('blk.0.ffn_gate_inp.weight'); convert the model again",
+            keys.arch
+        ));
+    };
+    let shape = |name: &str| weights.shape(&format!("blk.{first}.{name}.weight"));
+    let stacked = has(first, "ffn_gate_exps");
+    let width = match shape(if stacked { "ffn_gate_exps" } else { "ffn_gate.0" }) {
+        Some([_, width, _] | [width, _]) => *width,
+        _ => return keys.fail(format!("there is no matrix 'blk.{first}.ffn_gate_exps.weight'")),
+    };
+    let shared = shape("ffn_up_shexp").and_then(<[usize]>::first).copied().unwrap_or(0);
+    let of = Experts {
+        count,
+        active: keys.needed("expert_used_count")?,
+        width,
+        shared,
+        shared_gate: has(first, "ffn_gate_inp_shexp"),
+        routing: routing(keys, family, weights.has(&format!("blk.{first}.exp_probs_b.bias")))?,
+    };
+    for (l, layer) in layers.iter_mut().enumerate() {
+        if has(l, "ffn_gate_inp") {
+            layer.mlp = Mlp::Experts(of);
+        }
+    }
+    Ok(Some(layout(stacked)))
+}
+
+fn routing(keys: &Keys<'_>, family: &GgufFamily, correction: bool) -> Result<Routing> {
+    let scale = keys.number("expert_weights_scale")?.filter(|scale| *scale != 0.0).unwrap_or(1.0) as f32;
+    let (says, gating) = (keys.flag("expert_weights_norm")?, keys.count("expert_gating_func")?);
+    let normalised = match family.mixture {
+        Mixture::Never | Mixture::Softmax => false,
+        Mixture::NormalisedSoftmax => true,
+        Mixture::ByKeys(_) => says.unwrap_or(false),
+    };
+    let default = match family.mixture {
+        Mixture::ByKeys(score) => score,
+        _ => Score::Softmax,
+    };
+    let score = match gating {
+        None | Some(0) => default,
+        Some(1) => Score::Softmax,
+        Some(2) => Score::Sigmoid,
+        Some(other) => {
+            return keys
+                .fail(format!("'{}.expert_gating_func' is {other}, which is not supported", keys.arch));
+        }
+    };
+    let (groups, kept) = (keys.count("expert_group_count")?, keys.count("expert_group_used_count")?);
+    let groups = groups.zip(kept).filter(|(count, kept)| *count > 1 && kept < count);
+    Ok(Routing {
+        score,
+        normalised,
+        scale,
+        correction,
+        groups: groups.map(|(count, kept)| Groups { count, kept, best: 2 }),
+    })
+}
+
+fn layout(stacked: bool) -> ExpertLayout {
+    let tensor_ref = |name: &str| TensorRef::new(format!("blk.{{}}.{name}"));
+    let expert = |name: &str| tensor_ref(&format!("{name}{}", if stacked { "_exps" } else { ".{expert}" }));
+    let shared = |name: &str| tensor_ref(&format!("{name}_shexp"));
+    ExpertLayout {
+        router: tensor_ref("ffn_gate_inp"),
+        correction: Some(TensorRef::new("blk.{}.exp_probs_b.bias").bare()),
+        up: vec![expert("ffn_gate"), expert("ffn_up")],
+        down: expert("ffn_down"),
+        shared: Some((vec![shared("ffn_gate"), shared("ffn_up")], shared("ffn_down"))),
+        shared_gate: Some(tensor_ref("ffn_gate_inp_shexp")),
+    }
+}

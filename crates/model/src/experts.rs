@@ -1,0 +1,297 @@
+//! Mixtures of experts: the MLP of a layer in which every row takes a few of many small MLPs.
+//!
+//! Rows are grouped by expert, so each expert multiplies all rows that take it at once. What the experts of a row
+//! return is added in ascending order of the experts, the shared one last, so a row's bits do not depend on the batch.
+
+use crate::config::Experts;
+use crate::forward::Model;
+use crate::routing::{self, Routes, sigmoid};
+use fathom_kernels::backend::{Backend, LinearLayer, RowAction, RowEdit};
+
+/// The matrices of one MLP.
+pub(crate) struct FeedForward<B: Backend> {
+    /// `[2 f, d]`, gate first, or `[f, d]`.
+    pub(crate) up: B::Linear,
+    /// `[d, f]`.
+    pub(crate) down: B::Linear,
+}
+
+impl<B: Backend> FeedForward<B> {
+    /// Both matrices.
+    pub(crate) fn matrices(&self) -> [&B::Linear; 2] {
+        [&self.up, &self.down]
+    }
+}
+
+/// The weights of a mixture of experts.
+pub(crate) struct ExpertWeights<B: Backend> {
+    pub(crate) about: Experts,
+    /// `[E, d]`, always multiplied in f32: rounding a score could change the choice.
+    pub(crate) router: B::Linear,
+    /// Added to scores while experts are chosen, `[E]`.
+    pub(crate) correction: Option<Vec<f32>>,
+    pub(crate) experts: Vec<FeedForward<B>>,
+    pub(crate) shared: Option<FeedForward<B>>,
+    /// `[1, d]`.
+    pub(crate) shared_gate: Option<B::Linear>,
+}
+
+impl<B: Backend> ExpertWeights<B> {
+    /// All matrices.
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = &B::Linear> {
+        let mlps = self.experts.iter().chain(&self.shared);
+        [&self.router].into_iter().chain(&self.shared_gate).chain(mlps.flat_map(FeedForward::matrices))
+    }
+
+    /// The matrices that a row is multiplied by.
+    pub(crate) fn matrices_of_a_row(&self) -> impl Iterator<Item = &B::Linear> {
+        let mlps = self.experts.iter().take(self.about.active).chain(&self.shared);
+        [&self.router].into_iter().chain(&self.shared_gate).chain(mlps.flat_map(FeedForward::matrices))
+    }
+
+    /// The MLPs that some rows take, with these rows: routed experts in ascending order, then the shared one.
+    fn groups(&self, routes: &Routes, gates: &[f32]) -> Vec<Group<'_, B>> {
+        let routed = routes.by_expert(self.about.count).into_iter().zip(&self.experts);
+        let routed = routed.filter(|(places, _)| !places.is_empty()).map(|(places, mlp)| Group {
+            mlp,
+            rows: places.iter().map(|place| place / routes.active as u32).collect(),
+            weights: Some(places.iter().map(|place| routes.weights[*place as usize]).collect()),
+            places,
+        });
+        let rows = (routes.experts.len() / routes.active.max(1)) as u32;
+        let shared = self.shared.iter().map(|mlp| Group {
+            mlp,
+            rows: (0..rows).collect(),
+            weights: self.shared_gate.is_some().then(|| gates.to_vec()),
+            places: Vec::new(),
+        });
+        routed.chain(shared).collect()
+    }
+}
+
+/// An MLP and the rows that take it.
+struct Group<'a, B: Backend> {
+    mlp: &'a FeedForward<B>,
+    /// Rows of the batch, ascending.
+    rows: Vec<u32>,
+    /// The weight of each row; none where all are 1.
+    weights: Option<Vec<f32>>,
+    /// Where the weights are in the routes; empty for the shared expert.
+    places: Vec<u32>,
+}
+
+/// Scratch buffers of a mixture of experts.
+pub(crate) struct ExpertBuffers<B: Backend> {
+    scores: B::Buffer,
+    /// Rows of one expert, `[rows of it, d]`.
+    input: B::Buffer,
+    /// `[rows of it, 2 f]` or `[rows of it, f]`.
+    wide: B::Buffer,
+    /// `[rows of it, f]`.
+    gated: B::Buffer,
+    /// `[rows of it, d]`.
+    output: B::Buffer,
+}
+
+impl<B: Backend> ExpertBuffers<B> {
+    pub(crate) fn new(on: &B) -> Self {
+        let empty = || on.empty();
+        Self { scores: empty(), input: empty(), wide: empty(), gated: empty(), output: empty() }
+    }
+
+    /// The buffers with their widths, for a layer of such experts.
+    pub(crate) fn sizes(&mut self, hidden: usize, of: &Experts, up: usize) -> [(&mut B::Buffer, usize); 5] {
+        let width = of.width.max(of.shared);
+        [
+            (&mut self.scores, of.count),
+            (&mut self.input, hidden),
+            (&mut self.wide, up * width),
+            (&mut self.gated, width),
+            (&mut self.output, hidden),
+        ]
+    }
+}
+
+/// What the backward pass of a mixture of experts needs.
+pub(crate) struct SavedExperts<B: Backend> {
+    /// Logits of the router, `[rows, E]`.
+    logits: Vec<f32>,
+    routes: Routes,
+    /// Weights of the shared expert, `[rows]`, if it has a gate.
+    gates: Vec<f32>,
+    /// Input of the activation in each group.
+    wide: Vec<B::Buffer>,
+}
+
+/// The edits that set or add rows of `from` to rows of another matrix. A row's first contribution replaces what is there.
+fn contributions<'a, T>(rows: &[u32], from: &'a T, begun: &mut [bool]) -> Vec<RowEdit<'a, T>> {
+    let each = |(i, row): (usize, &u32)| {
+        let begun = std::mem::replace(&mut begun[*row as usize], true);
+        let action = if begun { RowAction::Add(from, i) } else { RowAction::Replace(from, i) };
+        RowEdit { row: *row as usize, action }
+    };
+    rows.iter().enumerate().map(each).collect()
+}
+
+/// The edits that multiply rows from the first on.
+fn scalings<'a, T>(factors: &[f32]) -> Vec<RowEdit<'a, T>> {
+    let each = |(row, factor): (usize, &f32)| RowEdit { row, action: RowAction::Scale(*factor) };
+    factors.iter().enumerate().map(each).collect()
+}
+
+impl<B: Backend> Model<B> {
+    /// One MLP: fills `out` from its normalised input, through the input `wide` of the activation, of which a copy is
+    /// returned if it is to be saved, and its output `gated`.
+    ///
+    /// # Shapes
+    /// `input`, `out [rows, d]`.
+    pub(crate) fn feed_forward(
+        &self,
+        [up, down]: [&B::Linear; 2],
+        input: &B::Buffer,
+        [wide, gated]: [&mut B::Buffer; 2],
+        out: &mut B::Buffer,
+        save: bool,
+    ) -> Option<B::Buffer> {
+        let (on, c) = (&self.backend, &self.config);
+        on.linear(up, input, wide); // [rows, 2 f] or [rows, f]
+        let saved = save.then(|| on.copy(wide, 0..on.len(wide)));
+        if c.gated {
+            on.gated(c.activation, down.inputs(), wide, gated); // [rows, f]
+            on.linear(down, gated, out); // [rows, d]
+        } else {
+            on.activate(c.activation, wide);
+            on.linear(down, wide, out); // [rows, d]
+        }
+        saved
+    }
+
+    /// Backward of [`Self::feed_forward`]: the gradient of its input from that of its output, and where there are
+    /// `weights` of rows of the output, the gradients of these.
+    ///
+    /// # Shapes
+    /// `d_out`, `d_in [rows, d]`, `weights [rows]`.
+    pub(crate) fn feed_forward_backward(
+        &self,
+        [up, down]: [&B::Linear; 2],
+        wide: &B::Buffer,
+        weights: Option<&[f32]>,
+        d_out: &B::Buffer,
+        d_in: &mut B::Buffer,
+    ) -> Option<B::Numbers> {
+        let (on, c, f) = (&self.backend, &self.config, down.inputs());
+        let mut d_inner = on.empty();
+        on.linear_backward(down, d_out, &mut d_inner); // [rows, f]
+        let d_weights = weights.map(|weights| {
+            // The output is linear in the activations, so its product with a gradient is theirs with their gradient.
+            let mut inner = on.empty();
+            if c.gated {
+                on.gated(c.activation, f, wide, &mut inner);
+            } else {
+                on.assign(wide, &mut inner);
+                on.activate(c.activation, &mut inner);
+            }
+            let d_weights = on.row_dots(f, &inner, &d_inner);
+            on.edit(f, &scalings(weights), &mut d_inner);
+            d_weights
+        });
+        if c.gated {
+            let mut d_wide = on.empty();
+            on.gated_backward(c.activation, f, wide, &d_inner, &mut d_wide); // [rows, 2 f]
+            on.linear_backward(up, &d_wide, d_in); // [rows, d]
+        } else {
+            on.activate_backward(c.activation, wide, &mut d_inner); // [rows, f]
+            on.linear_backward(up, &d_inner, d_in); // [rows, d]
+        }
+        d_weights
+    }
+
+    /// The mixture of experts of a layer: fills `out` from its normalised input.
+    ///
+    /// # Shapes
+    /// `input`, `out [rows, d]`.
+    pub(crate) fn experts(
+        &self,
+        weights: &ExpertWeights<B>,
+        input: &B::Buffer,
+        s: &mut ExpertBuffers<B>,
+        out: &mut B::Buffer,
+        save: bool,
+    ) -> (Routes, Option<SavedExperts<B>>) {
+        let (on, d) = (&self.backend, self.config.hidden);
+        let rows = on.len(input) / d;
+        on.resize(out, rows * d);
+        let mut to_host = |layer: &B::Linear| {
+            on.linear(layer, input, &mut s.scores);
+            on.download(&s.scores, 0..on.len(&s.scores))
+        };
+        let gates = weights.shared_gate.as_ref().map(&mut to_host).unwrap_or_default();
+        let gates: Vec<f32> = gates.iter().map(|x| sigmoid(f64::from(*x)) as f32).collect();
+        let logits = to_host(&weights.router);
+        let routes = routing::route(&weights.about, weights.correction.as_deref(), &logits);
+        let (mut begun, mut wide) = (vec![false; rows], Vec::new());
+        for group in weights.groups(&routes, &gates) {
+            let part = match group.rows.len() == rows {
+                true => input,
+                false => {
+                    on.gather(d, input, &group.rows, &mut s.input);
+                    &s.input
+                }
+            };
+            let inner = [&mut s.wide, &mut s.gated];
+            wide.extend(self.feed_forward(group.mlp.matrices(), part, inner, &mut s.output, save));
+            if let Some(factors) = &group.weights {
+                on.edit(d, &scalings(factors), &mut s.output);
+            }
+            on.edit(d, &contributions(&group.rows, &s.output, &mut begun), out);
+        }
+        let saved = save.then(|| SavedExperts { logits, routes: routes.clone(), gates, wide });
+        (routes, saved)
+    }
+
+    /// Backward of [`Self::experts`]: the gradient of its input from that of its output. The choice of experts is
+    /// constant, their weights are not.
+    ///
+    /// # Shapes
+    /// `d_out`, `d_in [rows, d]`.
+    pub(crate) fn experts_backward(
+        &self,
+        weights: &ExpertWeights<B>,
+        saved: &SavedExperts<B>,
+        d_out: &B::Buffer,
+        d_in: &mut B::Buffer,
+    ) {
+        let (on, d) = (&self.backend, self.config.hidden);
+        let rows = on.len(d_out) / d;
+        on.resize(d_in, rows * d);
+        let (mut begun, mut part, mut d_part) = (vec![false; rows], on.empty(), on.empty());
+        let (mut places, mut numbers) = (Vec::new(), Vec::new());
+        for (group, wide) in weights.groups(&saved.routes, &saved.gates).into_iter().zip(&saved.wide) {
+            on.gather(d, d_out, &group.rows, &mut part);
+            let factors = group.weights.as_deref();
+            let of = self.feed_forward_backward(group.mlp.matrices(), wide, factors, &part, &mut d_part);
+            on.edit(d, &contributions(&group.rows, &d_part, &mut begun), d_in);
+            if let Some(of) = of {
+                numbers.push(of);
+                places.push(group.places);
+            }
+        }
+        let mut d_weights = vec![0.0; saved.routes.experts.len()];
+        let mut d_gates = Vec::new();
+        for (places, numbers) in places.into_iter().zip(on.read(numbers)) {
+            match places.is_empty() {
+                true => d_gates = numbers,
+                false => places.iter().zip(numbers).for_each(|(place, d)| d_weights[*place as usize] = d),
+            }
+        }
+        let d_logits = routing::route_backward(&weights.about, &saved.routes, &saved.logits, &d_weights);
+        on.linear_backward(&weights.router, &on.buffer_of(&d_logits), &mut d_part);
+        on.add_assign(d_in, &d_part);
+        if let Some(gate) = &weights.shared_gate {
+            let through = |(d, g): (&f64, &f32)| (d * f64::from(*g) * (1.0 - f64::from(*g))) as f32;
+            let d_gates: Vec<f32> = d_gates.iter().zip(&saved.gates).map(through).collect();
+            on.linear_backward(gate, &on.buffer_of(&d_gates), &mut d_part);
+            on.add_assign(d_in, &d_part);
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Packing attention and MLPs of all kinds.
+
+use super::{Loader, MlpWeights};
+use crate::architecture::{LatentLayout, TensorRef};
+use crate::config::{Latent, Mlp};
+use crate::error::Result;
+use crate::experts::{ExpertWeights, FeedForward};
+use crate::latent::{LatentWeights, QkvWeights};
+use fathom_kernels::Dtype;
+use fathom_kernels::backend::{Backend, Norm};
+use std::ops::Range;
+
+/// What transformers adds to the mean square of latent vectors, whatever the configuration says of other norms.
+const LATENT_EPS: f32 = 1e-6;
+
+impl<B: Backend> Loader<'_, B> {
+    pub(super) fn qkv(&self, layer: usize) -> Result<QkvWeights<B>> {
+        let (c, at) = (self.config, self.layout);
+        if let (Some(latent), Some(names)) = (c.latent, &at.latent) {
+            return self.latent(latent, names, layer);
+        }
+        let rows = match at.qkv.len() {
+            1 => vec![c.q_width() + 2 * c.kv_width()],
+            _ => vec![c.q_width(), c.kv_width(), c.kv_width()],
+        };
+        Ok(QkvWeights::Plain(self.linear(&at.qkv, &rows, c.hidden, layer)?))
+    }
+
+    fn latent(&self, about: Latent, at: &LatentLayout, layer: usize) -> Result<QkvWeights<B>> {
+        let (c, d) = (self.config, self.config.hidden);
+        let one =
+            |tensor_ref: &TensorRef, n, k| self.linear(std::slice::from_ref(tensor_ref), &[n], k, layer);
+        let norm = |tensor_ref: &TensorRef, width| -> Result<Norm<B>> {
+            Ok(Norm { eps: LATENT_EPS, ..self.norm(tensor_ref, layer, width)? })
+        };
+        let q_down = match (&at.q_down, about.q_rank) {
+            (Some([down, of_norm]), Some(rank)) => Some((one(down, rank, d)?, norm(of_norm, rank)?)),
+            _ => None,
+        };
+        Ok(QkvWeights::Latent(Box::new(LatentWeights {
+            about,
+            q_down,
+            q: one(&at.q, c.q_width(), about.q_rank.unwrap_or(d))?,
+            kv_down: one(&at.kv_down, about.rank + about.rotated, d)?,
+            kv_norm: norm(&at.kv_norm, about.rank)?,
+            kv_up: self.kv_up(about, &at.kv_up, layer)?,
+        })))
+    }
+
+    /// Keys and values of all heads from a latent vector: stored rows, copies of the rotated part, and zeros.
+    fn kv_up(&self, l: Latent, at: &TensorRef, layer: usize) -> Result<B::Linear> {
+        let (c, k) = (self.config, l.rank + l.rotated);
+        let tensor = self.weights.tensor(&at.weight(layer), &[c.heads * (l.plain + l.value), l.rank])?;
+        let fill = |wanted: Range<usize>, block: &mut [f32]| -> Result<()> {
+            for (row, out) in wanted.zip(block.chunks_exact_mut(k)) {
+                out.fill(0.0);
+                let (head, i) = (row / l.width() % c.heads, row % l.width());
+                let of_head = head * (l.plain + l.value);
+                let stored = match row < c.heads * l.width() {
+                    true if i < l.rotated => {
+                        // As queries are ordered, whose rotated part is stored behind the other numbers.
+                        out[l.rank + at.order.stored_row(c, i) - l.plain] = 1.0;
+                        continue;
+                    }
+                    true => of_head + i - l.rotated,
+                    false if i < l.value => of_head + l.plain + i,
+                    false => continue,
+                };
+                tensor.read(stored..stored + 1, &mut out[..l.rank])?;
+            }
+            Ok(())
+        };
+        let packed = self.on.pack(2 * c.heads * l.width(), k, self.dtype, None, fill)?;
+        self.weights.release();
+        Ok(packed)
+    }
+
+    /// The output of attention. Values of latent attention are padded, and so are its columns.
+    pub(super) fn attn_out(&self, layer: usize) -> Result<B::Linear> {
+        let (c, at) = (self.config, &self.layout.attn_out);
+        let Some(l) = c.latent else {
+            return self.linear(std::slice::from_ref(at), &[c.hidden], c.q_width(), layer);
+        };
+        let tensor = self.weights.tensor(&at.weight(layer), &[c.hidden, c.heads * l.value])?;
+        let bias = at.bias.then(|| self.weights.vector(&at.bias(layer), c.hidden)).transpose()?;
+        let fill = |wanted: Range<usize>, block: &mut [f32]| -> Result<()> {
+            let mut stored = vec![0.0; c.heads * l.value];
+            for (row, out) in wanted.zip(block.chunks_exact_mut(c.q_width())) {
+                tensor.read(row..row + 1, &mut stored)?;
+                out.fill(0.0);
+                for (head, values) in out.chunks_exact_mut(l.width()).zip(stored.chunks_exact(l.value)) {
+                    head[..l.value].copy_from_slice(values);
+                }
+            }
+            Ok(())
+        };
+        let packed = self.on.pack(c.hidden, c.q_width(), self.dtype, bias, fill)?;
+        self.weights.release();
+        Ok(packed)
+    }
+
+    pub(super) fn mlp(&self, layer: usize) -> Result<MlpWeights<B>> {
+        let (c, at) = (self.config, self.layout);
+        let about = match c.layers[layer].mlp {
+            Mlp::Dense => {
+                return Ok(MlpWeights::Dense(self.feed_forward(&at.up, &at.down, c.intermediate, layer)?));
+            }
+            Mlp::Experts(about) => about,
+        };
+        let Some(names) = &at.experts else { unreachable!("a family with experts names their tensors") };
+        let of_expert = |expert| {
+            let up: Vec<TensorRef> = names.up.iter().map(|up| up.of_expert(expert, about.count)).collect();
+            self.feed_forward(&up, &names.down.of_expert(expert, about.count), about.width, layer)
+        };
+        let in_f32 = Self { dtype: Dtype::F32, ..*self };
+        let one = |tensor_ref: &TensorRef, n| {
+            in_f32.linear(std::slice::from_ref(tensor_ref), &[n], c.hidden, layer)
+        };
+        let shared = names.shared.as_ref().filter(|_| about.shared > 0);
+        Ok(MlpWeights::Experts(Box::new(ExpertWeights {
+            about,
+            router: one(&names.router, about.count)?,
+            correction: match &names.correction {
+                Some(name) if about.routing.correction => {
+                    Some(self.weights.vector(&name.weight(layer), about.count)?)
+                }
+                _ => None,
+            },
+            experts: (0..about.count).map(of_expert).collect::<Result<_>>()?,
+            shared: shared.map(|(up, down)| self.feed_forward(up, down, about.shared, layer)).transpose()?,
+            shared_gate: match &names.shared_gate {
+                Some(gate) if about.shared_gate => Some(one(gate, 1)?),
+                _ => None,
+            },
+        })))
+    }
+
+    /// An MLP of width `f`.
+    fn feed_forward(
+        &self,
+        up: &[TensorRef],
+        down: &TensorRef,
+        f: usize,
+        layer: usize,
+    ) -> Result<FeedForward<B>> {
+        let (c, d) = (self.config, self.config.hidden);
+        let rows = match (c.gated, up.len()) {
+            (true, 1) => vec![2 * f],
+            (true, _) => vec![f, f],
+            (false, _) => vec![f],
+        };
+        Ok(FeedForward {
+            up: self.linear(up, &rows, d, layer)?,
+            down: self.linear(std::slice::from_ref(down), &[d], f, layer)?,
+        })
+    }
+}
