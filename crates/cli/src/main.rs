@@ -11,6 +11,7 @@ mod devices;
 mod fit;
 mod generate;
 mod interrupt;
+mod map;
 mod measure;
 mod models;
 mod observer;
@@ -48,6 +49,7 @@ fn run() -> ExitCode {
     let done = match args.command {
         Command::Measure(args) => measure::run(&args, threads),
         Command::Prune(args) => prune::run(&args, threads),
+        Command::Map(args) => map::run(&args, threads),
         Command::Fit(args) => fit::run(&args, threads),
         Command::Verify(args) => verify::run(&args, threads),
         Command::Models(args) => models::run(&args),

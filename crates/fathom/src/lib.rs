@@ -9,6 +9,7 @@
 //! - [`DepthAnalysis`] reads depths off a finished run with other thresholds or by groups of prompts, and
 //!   [`RunComparison`] compares two runs.
 //! - [`Prune`] finds layers that can go, and shows on held-out text what that costs.
+//! - [`LayerMap`] maps the levels of one model to those of another.
 //! - [`Fit`] fits a law of depth, data or compute to a table.
 //! - [`Study`] measures models on data sets as a file describes, and answers its questions.
 //! - [`Verification`] compares a model's numbers with reference values, and bf16 with f32.
@@ -43,6 +44,7 @@ mod execute;
 mod fit;
 mod folders;
 mod job;
+mod map;
 mod measurement;
 mod memory;
 mod model;
@@ -54,6 +56,7 @@ mod resume;
 mod run;
 mod run_options;
 mod study;
+mod texts;
 mod threads;
 mod tokenise;
 mod verify;
@@ -74,15 +77,17 @@ pub use fathom_data::{
 pub use fathom_model::source::DEFAULT as DEFAULT_MODEL;
 pub use fathom_model::{Dtype, GGML_TYPES, supported as architectures};
 pub use fathom_report::{
-    Style, answer::headline, fit::summary as fit_summary, prune::summary as prune_summary, table,
+    Style, answer::headline, fit::summary as fit_summary, map::summary as map_summary,
+    prune::summary as prune_summary, table,
 };
 pub use fathom_results as results;
 pub use fathom_results::{
-    Depth, Fitting, GradientSite, LawName, PathBaseline, Probe, PruneMethod, Pruning, Quadrature, Results,
+    Depth, Fitting, GradientSite, LawName, Mapping, PathBaseline, Probe, PruneMethod, Pruning, Quadrature, Results,
     Rule, SkipMode, SkipPart, Uncertainty, UnknownRule,
 };
 pub use fit::{Fit, FitOutcome, FitSchedule, RlResponse};
 pub use folders::{DepthAnalysis, GroupDepth, RunComparison};
+pub use map::{LayerMap, MapEstimate, MapOutcome};
 pub use measurement::{Measured, Measurement, bootstrap_options};
 pub use model::{ModelDescription, ModelSpec, ShortName, describe_model, short_names};
 pub use observer::{Observer, Silent, Task, Unit};
@@ -90,7 +95,7 @@ pub use prompts::{PromptSpec, read_choices, read_prompts};
 pub use prune::{
     ExportFormat, Prune, PruneEstimate, Pruned, Replace, StageEstimate, VerifiedExport, verify_export,
 };
-pub use report::{fit_report, is_fit, is_pruning, prune_report, report};
+pub use report::{fit_report, is_fit, is_map, is_pruning, map_report, prune_report, report};
 pub use study::{Study, StudyOutcome};
 pub use verify::{CurveShift, DepthShift, GoldenRow, Limit, PrecisionReport, Verification};
 

@@ -7,6 +7,7 @@
 //! - [`plots`]: the figures as SVG and PNG.
 //! - [`html`]: the report page, one file that needs no network and can be read without scripts.
 //! - [`prune`]: table, figures and page of a pruning.
+//! - [`map`]: table, figures and page of maps between models.
 //! - [`fit`]: table, figures and page of a fitted law.
 //! - [`study`]: the page of many models on many data sets.
 
@@ -17,6 +18,7 @@ mod error;
 pub mod fit;
 mod gauge;
 pub mod html;
+pub mod map;
 mod page;
 pub mod plots;
 pub mod prune;

@@ -420,3 +420,43 @@ pub fn regression() -> Fitting {
     };
     Fitting { law: LawName::Regress, fit: Some(fit), expression: "score ~ layers".to_owned(), ..fitting() }
 }
+
+/// Maps between models of 6 and 12 layers whose levels correspond at the same relative depth.
+pub fn mapping() -> Mapping {
+    let model = |id: &str, layers: usize, hidden: usize| ModelInfo {
+        id: id.to_owned(),
+        layers,
+        hidden,
+        ..results().model
+    };
+    let (source, target) = (model("a/small", 6, 64), model("b/large", 12, 96));
+    let text_set = |id: &str, texts: usize| TextSet {
+        id: id.to_owned(),
+        texts,
+        tokens: 100 * texts as u64,
+        sha256: "0f".repeat(32),
+    };
+    let matrix = |of: fn(f64) -> f64| -> Vec<Vec<f64>> {
+        (0..=6).map(|m| (0..=12).map(|l| of((l as f64 / 12.0 - m as f64 / 6.0).abs())).collect()).collect()
+    };
+    Mapping {
+        schema_version: MAP_SCHEMA_VERSION,
+        source,
+        target,
+        differences: false,
+        fit: text_set("prose, three quarters", 90),
+        heldout: text_set("prose, the rest", 30),
+        relative: matrix(|apart| 0.3 + 0.6 * apart),
+        r2: matrix(|apart| 0.9 - 1.2 * apart),
+        mse: matrix(|apart| 2.0 + apart),
+        penalty: matrix(|_| 1e-4),
+        best: (0..=6).map(|m| Some(2 * m)).collect(),
+        best_interval: (0..=6).map(|m| Some([(2 * m) as f64 - 0.5, (2 * m) as f64 + 0.5])).collect(),
+        slope: Estimated { value: 1.0, interval: Some([0.96, 1.03]) },
+        conclusion: "The best targets of a/small in b/large have a slope of 1.00.".to_owned(),
+        cost: [("fit", 4_000_000_000), ("measure", 1_000_000_000)]
+            .map(|(stage, macs)| (stage.to_owned(), Work::plain(90, macs)))
+            .into(),
+        resources: [("all".to_owned(), Resources { seconds: 12.0, peak_bytes: 1 << 30 })].into(),
+    }
+}

@@ -15,6 +15,7 @@ mod fit;
 #[cfg(any(test, feature = "fixture"))]
 pub mod fixture;
 pub mod folder;
+mod map;
 mod null;
 mod probe;
 mod probes;
@@ -37,6 +38,7 @@ pub use fit::{
     Regression, ScanPoint, Starts,
 };
 pub use folder::{Folder, Lock};
+pub use map::{MAP_SCHEMA_VERSION, MapLine, Mapping};
 pub use probe::{Probe, UnknownProbe};
 pub use probes::*;
 pub use prune::{

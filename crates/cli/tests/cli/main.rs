@@ -11,6 +11,7 @@ mod fit;
 mod hub;
 mod interrupt;
 mod lists;
+mod map;
 mod measure;
 mod prune;
 mod resume;

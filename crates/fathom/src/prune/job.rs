@@ -1,7 +1,7 @@
 //! A pruning whose model is loaded and whose texts are tokens.
 
 use super::questions::Questions;
-use super::texts::Texts;
+use crate::texts::Texts;
 use crate::error::invalid;
 use crate::{Error, Observer, Prune, Replace, Result, memory};
 use fathom_model::source::Loaded;
