@@ -94,7 +94,9 @@ pub fn conclusion(source: &str, target: &str, slope: &Estimated) -> String {
     );
     match (low, high) {
         (low, high) if *low <= 1.0 && *high >= 1.0 => {
-            format!("{found}: levels correspond at the same relative depth, so the deeper model stretches the same work.")
+            format!(
+                "{found}: levels correspond at the same relative depth, so the deeper model stretches the same work."
+            )
         }
         (_, high) if *high < 1.0 && *high > 0.0 => format!(
             "{found}: less than 1, so the levels of {source} reach over a smaller share of the depth of {target} than of \

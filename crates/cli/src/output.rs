@@ -52,12 +52,7 @@ pub(crate) fn style() -> Style {
 pub(crate) fn stages(stages: &[StageEstimate]) -> String {
     let mut text = format!("{:<13} {:>12} {:>9}\n", "stage", "GMAC", "time");
     for s in stages {
-        text.push_str(&format!(
-            "{:<13} {:>12.1} {:>9}\n",
-            s.stage,
-            s.macs as f64 / 1e9,
-            duration(s.seconds)
-        ));
+        text.push_str(&format!("{:<13} {:>12.1} {:>9}\n", s.stage, s.macs as f64 / 1e9, duration(s.seconds)));
     }
     text
 }

@@ -11,6 +11,7 @@
 
 mod depth;
 mod error;
+mod exit;
 mod fit;
 #[cfg(any(test, feature = "fixture"))]
 pub mod fixture;
@@ -32,6 +33,10 @@ pub use depth::{
     Depth, IntervalOf, IntervalWidth, OutputLoss, ResampleHistogram, RuleUncertainty, SweepPoint, Uncertainty,
 };
 pub use error::{Error, Result};
+pub use exit::{
+    Confidence, EXIT_SCHEMA_VERSION, EpsilonRule, ExitChoice, ExitCosts, ExitExample, ExitHead, ExitLevel,
+    ExitLine, ExitMap, ExitMeasured, ExitRule, ExitSample, Exiting, HeadValues, Speculation,
+};
 pub use fit::{
     Baseline, Environment, FIT_SCHEMA_VERSION, FitData, FitObjective, FitPoint, Fitted, Fitting, HeldOut,
     LawName, Named, Optimal, OptimalTable, Parameter, PartialResiduals, Prediction, Profile, Published,

@@ -128,10 +128,9 @@ impl SourceFit {
         Self { d, all, projected: Fit::new(k, levels * PROJECTIONS, Intercept::Fitted) }
     }
 
-    /// Bytes of a fit and of its maps.
+    /// Bytes of a fit. Its maps, which take its place, are half as large.
     pub fn bytes(k: usize, d: usize, levels: usize) -> u64 {
-        let maps = 4 * (k * levels * d) as u64;
-        Gram::bytes(k, levels * d) + Fit::bytes(k, levels * PROJECTIONS) + maps
+        Gram::bytes(k, levels * d) + Fit::bytes(k, levels * PROJECTIONS)
     }
 
     /// Multiply-adds of adding a token.

@@ -7,6 +7,7 @@ mod bench;
 mod causal;
 mod data;
 mod devices;
+mod exit;
 mod fit;
 mod hub;
 mod interrupt;

@@ -85,7 +85,12 @@ fn threads_memory_and_interruptions_change_nothing() {
     fs::remove_file(other.join("map.json")).unwrap();
     let done = crate::support::finish(map(&place, &model, &model, &other).args(["--memory", "3MiB"]));
     assert!(done.stderr.contains("2 of "), "{}", done.stderr);
-    assert_eq!(results(&other), all);
+    // Which levels share a run of the models may differ, and with it the work.
+    let (mut resumed, mut all) = (results(&other), all);
+    for results in [&mut resumed, &mut all] {
+        results.as_object_mut().unwrap().remove("cost");
+    }
+    assert_eq!(resumed, all);
 }
 
 #[test]
@@ -101,7 +106,15 @@ fn what_it_cannot_map_is_refused() {
     fail(&mut one, &["there is no", "text", "--heldout"]);
     // Another kind of results.
     let prune = place.at("pruned");
-    succeed(fathom().arg("prune").arg(&qwen).args(["--method", "influence", "--remove", "1", "-o"]).arg(&prune).arg("--data").arg(&data));
+    succeed(
+        fathom()
+            .arg("prune")
+            .arg(&qwen)
+            .args(["--method", "influence", "--remove", "1", "-o"])
+            .arg(&prune)
+            .arg("--data")
+            .arg(&data),
+    );
     fail(&mut map(&place, &qwen, &qwen, &prune), &["holds a pruning, not maps between models"]);
 }
 

@@ -1,6 +1,6 @@
 //! `fathom prune`: from texts to an exported model, and what it refuses.
 
-use crate::support::{Done, Place, fail, fathom, finish, fixture, json, succeed, texts};
+use crate::support::{Done, Place, WORDS, fail, fathom, finish, fixture, json, succeed, texts};
 use assert_cmd::Command;
 use serde_json::Value;
 use std::fs;

@@ -203,7 +203,7 @@ pub(crate) fn truncate(path: &Path, len: usize) {
     fs::write(path, &bytes[..len]).unwrap();
 }
 
-const WORDS: [&str; 16] = [
+pub(crate) const WORDS: [&str; 16] = [
     "river", "stone", "light", "seven", "garden", "quiet", "winter", "copper", "letter", "north", "paper",
     "silver", "under", "music", "harbour", "engine",
 ];

@@ -13,7 +13,7 @@ use crate::texts::Texts;
 use crate::{LayerMap, MapOutcome, Observer, Result, memory};
 use fathom_analysis::map::{RelativeErrors, conclusion};
 use fathom_model::Backend;
-use fathom_model::source::{Checkpoint, Loaded, Located};
+use fathom_model::source::{Checkpoint, Located};
 use fathom_results::{
     Folder, MAP_SCHEMA_VERSION, MapLine, Mapping, ModelInfo, Resources, WorkByProbe, folder,
 };
@@ -134,7 +134,8 @@ impl OnDevice for Second<'_> {
     type Output = Outcome;
 
     fn run<B: Backend>(self, backend: B) -> Result<Outcome> {
-        let Self { m, source, target: (located, checkpoint), texts, memory, folder, started, observer } = self;
+        let Self { m, source, target: (located, checkpoint), texts, memory, folder, started, observer } =
+            self;
         let loaded = m.options.model.load(checkpoint, backend, observer)?;
         let [fit, heldout] = &texts;
         memory::check_texts(&loaded.model, fit.prompts.iter().chain(&heldout.prompts), memory)?;
@@ -265,10 +266,8 @@ impl Job<'_> {
             line.fit.add_to(&mut cost, FIT);
             line.measure.add_to(&mut cost, MEASURE);
         }
-        let all = Resources {
-            seconds: started.elapsed().as_secs_f64(),
-            peak_bytes: fathom_probes::peak_bytes(),
-        };
+        let all =
+            Resources { seconds: started.elapsed().as_secs_f64(), peak_bytes: fathom_probes::peak_bytes() };
         Mapping {
             schema_version: MAP_SCHEMA_VERSION,
             conclusion: conclusion(&source.id, &target.id, &best.slope),

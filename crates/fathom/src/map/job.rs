@@ -42,7 +42,10 @@ impl Job<'_> {
     /// Source levels whose sums fit into the memory at a time.
     pub(super) fn at_once(&self) -> usize {
         let bytes = SourceFit::bytes(self.source.width(), self.target.width(), self.levels()[1]);
-        (self.memory / 4 * 3 / bytes.max(1)).clamp(1, self.levels()[0] as u64) as usize
+        let levels = self.levels()[0];
+        let most = (self.memory / 4 * 3 / bytes.max(1)).clamp(1, levels as u64) as usize;
+        // Groups of about one size.
+        levels.div_ceil(levels.div_ceil(most))
     }
 
     /// Multiply-adds of both models over some texts.

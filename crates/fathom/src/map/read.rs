@@ -41,8 +41,7 @@ impl<B: Backend> Levels for Loaded<B> {
 }
 
 /// Maps are fitted to three quarters of the texts.
-const TOGETHER: [Part; 2] =
-    [("fitting", ", three quarters", 192), ("held-out", ", the rest", 256)];
+const TOGETHER: [Part; 2] = [("fitting", ", three quarters", 192), ("held-out", ", the rest", 256)];
 
 const APART: [Part; 1] = [("fitting", "", 256)];
 

@@ -72,7 +72,12 @@ fn best(mapping: &Mapping) -> Figure {
     figure(mapping, ("map_best", "Where levels map to"), reading, (Body::Panels(grid), numbers))
 }
 
-fn heat(mapping: &Mapping, cells: Vec<Vec<f64>>, scale: ColorScale, unit: &'static str) -> (Body, FigureTable) {
+fn heat(
+    mapping: &Mapping,
+    cells: Vec<Vec<f64>>,
+    scale: ColorScale,
+    unit: &'static str,
+) -> (Body, FigureTable) {
     let [x, y] = match mapping.differences {
         true => ["layer of the target", "layer of the source"],
         false => ["level of the target", "level of the source"],

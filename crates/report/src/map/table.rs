@@ -15,7 +15,10 @@ pub fn summary(mapping: &Mapping, style: Style) -> String {
     }
     lines.line(Emphasis::Plain, "");
     let unit = unit(mapping);
-    let heading = format!("{:>7} {:>12} {:>16} {:>15} {:>8}", "source", "best target", "95 % interval", "relative error", "R2");
+    let heading = format!(
+        "{:>7} {:>12} {:>16} {:>15} {:>8}",
+        "source", "best target", "95 % interval", "relative error", "R2"
+    );
     lines.line(Emphasis::Bold, &format!("best {unit} of the target for each {unit} of the source"));
     lines.line(Emphasis::Faint, &heading);
     for (m, best) in mapping.best.iter().enumerate() {

@@ -36,9 +36,8 @@ fn a_planted_map_is_found_exactly() {
                 gram.add(&x, &apply(&x, &a, &b));
             }
             let map = gram.solve(0.0).unwrap();
-            let close = |found: &[f64], planted: &[f64]| {
-                found.iter().zip(planted).all(|(f, p)| (f - p).abs() < 1e-5)
-            };
+            let close =
+                |found: &[f64], planted: &[f64]| found.iter().zip(planted).all(|(f, p)| (f - p).abs() < 1e-5);
             assert!(close(&map.weight(), &a) && close(map.bias(), &b), "{k} {n} {intercept:?}");
             assert!(gram.error(&map) < 1e-10);
             assert_eq!(gram.tokens(), 400);
@@ -56,9 +55,8 @@ fn solutions_are_those_of_a_dense_solver() {
     gram.add(&x[100 * k..], &z[100 * n..]);
     let penalty = 1e-2;
     let map = gram.solve(penalty).unwrap();
-    let dense = |x: &[f32], width: usize| {
-        DMatrix::from_row_iterator(tokens, width, x.iter().map(|x| f64::from(*x)))
-    };
+    let dense =
+        |x: &[f32], width: usize| DMatrix::from_row_iterator(tokens, width, x.iter().map(|x| f64::from(*x)));
     let (x, z) = (dense(&x, k), dense(&z, n));
     let centred = &x - DMatrix::from_fn(tokens, k, |_, j| x.column(j).mean());
     let ridge = penalty * (centred.transpose() * &centred).trace() / k as f64;
