@@ -59,6 +59,7 @@ pub use cell::FinishedCell;
 pub use compare::{Comparison, Pairing, RunCurves, compare};
 pub use curves::{BootstrapOptions, Curve, PromptCurves, rows};
 pub use error::Error;
+pub use render::models_csv;
 pub use stability::uncertainty;
 pub use study::{StudyDescription, StudyError};
 pub use tables::Tables;

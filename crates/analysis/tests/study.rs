@@ -19,6 +19,7 @@ options = { positions = 2, skip-modes = ["future", "local"] }
 id = "Qwen/Qwen2.5-1.5B"
 family = "Qwen2.5"
 size = 1.5
+tokens = 1.8e13
 type = "base"
 
 [[model]]
@@ -68,6 +69,7 @@ fn a_full_description() {
     let names: Vec<&str> = study.models.iter().map(|model| model.name.as_str()).collect();
     assert_eq!(names, ["Qwen2.5-1.5B", "Qwen2.5-1.5B-Instruct", "small", "Qwen2.5-7B"]);
     assert_eq!(study.models[3].size, Some(7.0));
+    assert_eq!((study.models[0].tokens, study.models[1].tokens), (Some(1.8e13), None));
     assert_eq!(study.data[1].name, "my rows: é/1");
     assert_eq!(study.cells().count(), 8);
     assert_eq!(study.cells().nth(5), Some(Cell { model: 2, data: 1 }));

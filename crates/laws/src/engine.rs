@@ -80,7 +80,7 @@ pub fn check_rows(law: &dyn Law, rows: &Rows, names: &[&str]) -> Result<()> {
     if rows.len() <= parameters {
         let list = quoted(law.parameters().iter().map(|p| p.name.as_str()));
         return Err(Error::Undetermined(format!(
-            "{} rows are too few for the {parameters} parameters {list}; a fit with standard errors needs at least {}",
+            "too few rows ({}) for the {parameters} parameters {list}; a fit with standard errors needs at least {}",
             rows.len(),
             parameters + 1
         )));

@@ -35,7 +35,7 @@ impl Ols {
         let (rows, count) = (observed.len(), columns.len());
         if rows <= count {
             return Err(Error::Undetermined(format!(
-                "{rows} rows are too few for {count} coefficients; standard errors need at least {}",
+                "too few rows ({rows}) for {count} coefficients; standard errors need at least {}",
                 count + 1
             )));
         }

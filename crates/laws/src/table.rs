@@ -10,6 +10,9 @@ pub struct Table {
     rows: usize,
 }
 
+/// How many values of a column a message names.
+const MOST_VALUES: usize = 8;
+
 /// The most columns of a table.
 const MOST_COLUMNS: usize = 10_000;
 
@@ -103,6 +106,29 @@ impl Table {
             return Err(Error::Table("the table has no rows".to_owned()));
         }
         Ok(Self { columns, rows })
+    }
+
+    /// The rows with this value in this column.
+    ///
+    /// # Errors
+    /// [`Error::Table`] if there is no such column or no such row, with those that there are.
+    pub fn rows_where(&self, column: &str, value: &str) -> Result<Self> {
+        let cells = self.text(column).ok_or_else(|| {
+            Error::Table(format!("there is no column '{column}'; the table has {}", quoted(self.names())))
+        })?;
+        let kept: Vec<usize> = (0..self.rows).filter(|row| cells[*row] == value).collect();
+        if kept.is_empty() {
+            let (_, values) = self.groups(column)?;
+            let more = if values.len() > MOST_VALUES { ", .." } else { "" };
+            let found = quoted(values.iter().take(MOST_VALUES).map(String::as_str));
+            return Err(Error::Table(format!(
+                "no row has '{value}' in the column '{column}'; there are {found}{more}"
+            )));
+        }
+        let column = |(name, cells): &(String, Vec<String>)| {
+            (name.clone(), kept.iter().map(|row| cells[*row].clone()).collect())
+        };
+        Self::of(self.columns.iter().map(column).collect())
     }
 
     /// The number of rows.
@@ -243,6 +269,15 @@ mod tests {
         assert_eq!(csv.numbers("a"), Ok(vec![1.5, 2000.0]));
         assert_eq!(csv.text("name"), json.text("name"));
         assert_eq!(csv.groups("name").unwrap(), (vec![0, 1], vec!["x".to_owned(), "y, z".to_owned()]));
+    }
+
+    #[test]
+    fn rows_are_chosen_by_a_value() {
+        let table = Table::from_csv(b"a,data\n1,x\n2,y\n3,x\n").unwrap();
+        assert_eq!(table.rows_where("data", "x").unwrap().numbers("a"), Ok(vec![1.0, 3.0]));
+        let message = |column, value| table.rows_where(column, value).unwrap_err().to_string();
+        assert_eq!(message("data", "z"), "no row has 'z' in the column 'data'; there are 'x' and 'y'");
+        assert_eq!(message("set", "x"), "there is no column 'set'; the table has 'a' and 'data'");
     }
 
     #[test]

@@ -27,7 +27,7 @@ fn tables_that_do_not_determine_the_depth_law() {
     let options = Options::default();
     let few = message(&DEPTH, &depth(7, usual), &options);
     assert!(
-        few.contains("7 rows are too few for the 7 parameters 'c_m', 'c_l'") && few.contains("at least 8"),
+        few.contains("too few rows (7) for the 7 parameters 'c_m', 'c_l'") && few.contains("at least 8"),
         "{few}"
     );
     let constant = message(
@@ -44,9 +44,9 @@ fn tables_that_do_not_determine_the_depth_law() {
     assert!(flat.contains("observed value is 3 in all 12"), "{flat}");
     let dropped =
         message(&DEPTH, &depth(12, usual), &Options { drop_highest: Some(6), ..Options::default() });
-    assert!(dropped.contains("6 rows are too few"), "{dropped}");
+    assert!(dropped.contains("too few rows (6)"), "{dropped}");
     let all = message(&DEPTH, &depth(12, usual), &Options { drop_highest: Some(50), ..Options::default() });
-    assert!(all.contains("0 rows are too few"), "{all}");
+    assert!(all.contains("too few rows (0)"), "{all}");
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn environments_are_fitted_one_by_one() {
     assert_eq!((found[0].0.as_str(), found[0].1, found[1].0.as_str()), ("run", 12, "jump"));
     assert!((found[0].2 / 1e5 - 1.0).abs() < 1e-6 && (found[1].2 / 3e5 - 1.0).abs() < 1e-6);
     let few = message(&Choice::Rl(Response::Steps), &(csv + "hop,1,1e6,5\n"), &Options::default());
-    assert!(few.contains("hop: 1 rows are too few"), "{few}");
+    assert!(few.contains("hop: too few rows (1)"), "{few}");
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn laws_and_formulas_that_are_none() {
     assert!(regress("y ~ a + c", rows).contains("'c' is 5 in all 5 rows"));
     assert!(regress("y ~ a + d", rows).contains("no column 'd'; the table has 'y', 'a', 'b' and 'c'"));
     assert!(regress("y ~ ln(z)", "y,z\n1,1\n2,0\n3,4\n").contains("row 2, column 'ln(z)'"));
-    assert!(regress("y ~ a", "y,a\n1,2\n2,3\n").contains("2 rows are too few"));
+    assert!(regress("y ~ a", "y,a\n1,2\n2,3\n").contains("too few rows (2)"));
 }
 
 /// Where no value of a parameter matters, the fit says so.

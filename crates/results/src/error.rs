@@ -34,7 +34,7 @@ pub enum Error {
     /// The file has no usable schema version, so it is not a results file.
     #[error(
         "{} is not a fathom results file: its schema_version is missing or not a positive whole number; point to a \
-         folder written by `fathom measure`", path.display()
+         results folder of fathom", path.display()
     )]
     NoSchema {
         /// The file.

@@ -1,8 +1,11 @@
-//! Study tables as CSV.
+//! Study tables as CSV, and the table that scaling laws are fitted to.
 
 use crate::compare::Pairing;
+use crate::study::{Cell, StudyDescription};
 use crate::tables::Tables;
 use fathom_depth::{IntervalOf, Rule};
+use fathom_results::Results;
+use std::collections::BTreeMap;
 use std::io;
 
 impl Tables {
@@ -100,6 +103,60 @@ impl Tables {
         }
         csv(&lines)
     }
+}
+
+/// The columns of [`models_csv`], with the names by which `fathom fit depth` reads them.
+const MODELS: [&str; 13] = [
+    "model",
+    "data",
+    "family",
+    "type",
+    "d_model",
+    "n_layers",
+    "params",
+    "num_tokens",
+    "loss",
+    "angle",
+    "angle_intercept",
+    "angle_slope",
+    "angle_r2",
+];
+
+/// The measured cells as a table that `fathom fit` reads: one line for each, with width, layers, parameters and training
+/// tokens of the model, its loss on the data in nats per token (from the probe `lens` or `angles`), and the angles between
+/// layers (arXiv 2602.05970): their mean over all layers but the first and the last, and the line through them in 1 / l.
+///
+/// # Errors
+/// None known: it writes to memory.
+pub fn models_csv(study: &StudyDescription, cells: &BTreeMap<Cell, Results>) -> io::Result<String> {
+    let mut lines = vec![MODELS.map(str::to_owned).to_vec()];
+    for (cell, results) in cells {
+        let (model, data) = (&study.models[cell.model], &study.data[cell.data]);
+        let (info, probes) = (&results.model, &results.probes);
+        let angles = probes.angles.as_ref();
+        let lens = probes.lens.as_ref().map(|lens| &lens.nll);
+        let losses = lens.filter(|nll| !nll.is_empty()).or(angles.map(|angles| &angles.last_layer_nll));
+        let middle = angles.and_then(|angles| angles.step.get(1..angles.step.len().saturating_sub(1)));
+        let mean = middle.filter(|m| !m.is_empty()).map(|m| m.iter().sum::<f64>() / m.len() as f64);
+        let fit = angles.and_then(|angles| angles.fit);
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        lines.push(vec![
+            model.name.clone(),
+            data.name.clone(),
+            text(&model.family),
+            text(&model.kind),
+            info.hidden.to_string(),
+            info.layers.to_string(),
+            info.parameters.to_string(),
+            plain(model.tokens),
+            plain(losses.and_then(|nll| nll.last()).copied()),
+            plain(mean),
+            plain(fit.map(|fit| fit.intercept)),
+            plain(fit.map(|fit| fit.slope)),
+            plain(fit.map(|fit| fit.r2)),
+        ]);
+    }
+    csv(&lines)
 }
 
 /// A number with all its digits, or an empty field.

@@ -5,6 +5,8 @@ mod csv;
 mod latex;
 mod markdown;
 
+pub use csv::models_csv;
+
 use crate::curves::BootstrapOptions;
 use crate::format;
 use crate::tables::{Row, Tables};

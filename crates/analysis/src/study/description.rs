@@ -43,6 +43,8 @@ pub struct StudyModel {
     pub family: Option<String>,
     /// Its size in billions of parameters.
     pub size: Option<f64>,
+    /// The number of tokens that it was trained on.
+    pub tokens: Option<f64>,
     /// How it was trained, such as "base" or "instruct".
     #[serde(rename = "type")]
     pub kind: Option<String>,

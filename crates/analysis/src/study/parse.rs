@@ -18,7 +18,7 @@ const DTYPES: [&str; 2] = ["f32", "bf16"];
 /// Fields of the document and of its tables.
 const STUDY: [&str; 11] =
     ["name", "out", "probes", "limit", "seed", "primary", "qa", "options", "model", "data", "pair"];
-const MODEL: [&str; 7] = ["id", "name", "family", "size", "type", "dtype", "revision"];
+const MODEL: [&str; 8] = ["id", "name", "family", "size", "tokens", "type", "dtype", "revision"];
 const DATA: [&str; 6] = ["id", "name", "difficulty", "series", "limit", "probes"];
 const PAIR: [&str; 3] = ["question", "a", "b"];
 
@@ -47,6 +47,16 @@ impl Field for Size {
     fn of(value: DeValue<'_>) -> Result<Self, String> {
         let size = number(&value).filter(|size| *size > 0.0);
         size.map(Self).ok_or_else(|| "a number of billions of parameters, such as 0.5".to_owned())
+    }
+}
+
+/// Tokens of a training.
+struct Tokens(f64);
+
+impl Field for Tokens {
+    fn of(value: DeValue<'_>) -> Result<Self, String> {
+        let tokens = number(&value).filter(|tokens| *tokens > 0.0);
+        tokens.map(Self).ok_or_else(|| "a number of training tokens, such as 2e12".to_owned())
     }
 }
 
@@ -254,9 +264,10 @@ impl Reader<'_> {
             models.lines.push(line);
             let dtype = self.value::<Dtype>(&mut table, "dtype").map(|dtype| dtype.0);
             let size = self.value::<Size>(&mut table, "size").map(|size| size.0);
+            let tokens = self.value::<Tokens>(&mut table, "tokens").map(|tokens| tokens.0);
             let mut text = |name| self.value::<String>(&mut table, name);
             let (family, kind, revision) = (text("family"), text("type"), text("revision"));
-            models.items.push(StudyModel { id, name, family, size, kind, dtype, revision });
+            models.items.push(StudyModel { id, name, family, size, tokens, kind, dtype, revision });
         }
         models
     }

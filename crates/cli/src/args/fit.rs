@@ -41,6 +41,9 @@ pub(crate) struct Fit {
     /// Columns that are not called as usual, such as loss=val_loss,n_layers=depth
     #[arg(long, value_name = "NAME=COLUMN,..", value_delimiter = ',', value_parser = pair)]
     columns: Vec<(String, String)>,
+    /// Fit only the rows with this value in this column, such as data=plain; may be given more than once
+    #[arg(long = "where", value_name = "COLUMN=VALUE", value_parser = filter)]
+    filters: Vec<(String, String)>,
     /// Resample and hold out rows with the same value in this column together
     #[arg(long, value_name = "COLUMN")]
     groups: Option<String>,
@@ -148,6 +151,13 @@ pub(crate) enum ResponseArg {
     Batch,
 }
 
+fn filter(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((column, value)) if !column.is_empty() => Ok((column.into(), value.into())),
+        _ => Err("give COLUMN=VALUE".to_owned()),
+    }
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, column)) if !name.is_empty() && !column.is_empty() => Ok((name.into(), column.into())),
@@ -186,6 +196,8 @@ impl Fit {
             .overwrite(self.overwrite)
             .command(command_line());
         let fit = self.columns.iter().fold(fit, |f, (name, column)| f.column(name.as_str(), column.as_str()));
+        let fit =
+            self.filters.iter().fold(fit, |f, (name, value)| f.rows_where(name.as_str(), value.as_str()));
         let fit = self.at.iter().fold(fit, |f, at| f.at(at.as_str()));
         let fit = optional(fit, &self.optimal, |f, text| f.optimal(text.as_str()));
         let fit = optional(fit, &self.groups, |f, column| f.groups(column.as_str()));

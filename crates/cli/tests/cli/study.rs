@@ -162,7 +162,9 @@ fn a_study_measures_its_cells_once_and_answers() {
     assert_eq!(first.code, Some(0), "{}", first.stderr);
     assert!(first.stderr.contains("cell 4 of 4: m1 on qa"), "{}", first.stderr);
     assert!(first.stdout.contains("Do larger models use more of their depth?"), "{}", first.stdout);
-    for name in ["study.md", "study.csv", "answers.csv", "study.tex", "study.json", "study.html"] {
+    for name in
+        ["study.md", "study.csv", "answers.csv", "models.csv", "study.tex", "study.json", "study.html"]
+    {
         assert!(fs::metadata(place.at("study").join(name)).unwrap().len() > 100, "{name}");
     }
     let again = finish(fathom().arg("study").arg(&file));
@@ -177,6 +179,45 @@ fn a_study_measures_its_cells_once_and_answers() {
     let resumed = finish(fathom().arg("study").arg(&file));
     assert_eq!(resumed.stderr.matches(": there already").count(), 3, "{}", resumed.stderr);
     assert_eq!(resumed.stdout, first.stdout);
+}
+
+/// The table of a study is one that `fathom fit` reads.
+#[test]
+fn a_study_writes_what_scaling_laws_are_fitted_to() {
+    let place = Place::new();
+    let models: Vec<_> = ["llama2", "llama3", "qwen2", "qwen3", "gemma2", "gemma3"].map(fixture).to_vec();
+    let mut text = toml(&place, &models.iter().map(PathBuf::as_path).collect::<Vec<_>>());
+    text = text
+        .replacen("size = 1.0", "size = 1.0\ntokens = 2e12", 1)
+        .replace("contributions,lens", "angles,lens");
+    let file = write(&place, "study.toml", &text);
+    succeed(fathom().arg("study").arg(&file));
+    let path = place.at("study/models.csv");
+    let csv = fs::read_to_string(&path).unwrap();
+    let line = csv.lines().find(|line| line.starts_with("m0,easy,")).unwrap();
+    let cells: Vec<&str> = line.split(',').collect();
+    let results: Value =
+        serde_json::from_slice(&fs::read(place.at("study/m0/easy/results.json")).unwrap()).unwrap();
+    let info = &results["model"];
+    assert_eq!(cells[2..4], ["F", ""]);
+    for (cell, name) in cells[4..7].iter().zip(["hidden", "layers", "parameters"]) {
+        assert_eq!(*cell, info[name].to_string(), "{name}");
+    }
+    let number = |cell: &str| cell.parse::<f64>().unwrap();
+    assert_eq!(number(cells[7]), 2e12);
+    let nll = results["probes"]["angles"]["last_layer_nll"].as_array().unwrap().last().unwrap().as_f64();
+    assert!((number(cells[8]) - nll.unwrap()).abs() < 1e-6, "{line}");
+    let fitted = succeed(
+        fathom()
+            .args(["fit", "regress"])
+            .arg(&path)
+            .args(["--where", "data=easy", "--formula", "loss ~ ln(params)", "--json", "-o"])
+            .arg(place.at("fit")),
+    );
+    assert_eq!(serde_json::from_str::<Value>(&fitted).unwrap()["data"]["rows"], 6);
+    let mut wrong = fathom();
+    wrong.args(["fit", "regress"]).arg(&path).args(["--where", "data=harder", "--formula", "loss ~ params"]);
+    fail(&mut wrong, &["no row has 'harder' in the column 'data'; there are 'easy' and 'qa'"]);
 }
 
 #[test]

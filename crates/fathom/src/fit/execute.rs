@@ -80,6 +80,7 @@ fn describe(fit: &Fit, source: &Source) -> Value {
             "file": fit.file.display().to_string(),
             "sha256": source.sha256,
             "columns": fit.columns,
+            "where": fit.filters,
             "groups": fit.groups,
             "names": fit.names,
             "drop_highest": fit.drop_highest,
@@ -116,6 +117,7 @@ fn check_folder(fit: &Fit, folder: &Folder, now: &Value) -> Result<()> {
         ("another schedule", "/fit/schedule"),
         ("another number of dropped rows", "/fit/drop_highest"),
         ("other columns", "/fit/columns"),
+        ("other rows", "/fit/where"),
     ];
     let differs = |place: &str| earlier.pointer(place) != now.pointer(place);
     let found: Vec<&str> =

@@ -30,6 +30,7 @@ pub struct Fit {
     law: Law,
     file: PathBuf,
     columns: BTreeMap<String, String>,
+    filters: Vec<(String, String)>,
     groups: Option<String>,
     names: Option<String>,
     drop_highest: Option<usize>,
@@ -106,6 +107,7 @@ impl Fit {
             law,
             file: file.into(),
             columns: BTreeMap::new(),
+            filters: Vec::new(),
             groups: None,
             names: None,
             drop_highest: None,
@@ -190,6 +192,13 @@ impl Fit {
     #[must_use]
     pub fn column(mut self, quantity: impl Into<String>, column: impl Into<String>) -> Self {
         self.columns.insert(quantity.into(), column.into());
+        self
+    }
+
+    /// Fits only the rows with this value in this column; may be called more than once.
+    #[must_use]
+    pub fn rows_where(mut self, column: impl Into<String>, value: impl Into<String>) -> Self {
+        self.filters.push((column.into(), value.into()));
         self
     }
 

@@ -55,6 +55,8 @@ pub(super) fn source(fit: &Fit) -> Result<Source> {
         );
     }
     let table = if is_json { Table::from_json(&bytes) } else { Table::from_csv(&bytes) };
+    let chosen = |table: Table, (column, value): &(String, String)| table.rows_where(column, value);
+    let table = table.and_then(|table| fit.filters.iter().try_fold(table, chosen));
     Ok(Source {
         table: table.map_err(of_file(&fit.file))?,
         sha256: hash([bytes.as_slice()]),

@@ -5,7 +5,7 @@ use crate::observer::uncounted;
 use crate::{Error, Observer, Result};
 use fathom_analysis::study::Cell;
 use fathom_analysis::tables::Group;
-use fathom_analysis::{BootstrapOptions, FinishedCell, StudyDescription, Tables};
+use fathom_analysis::{BootstrapOptions, FinishedCell, StudyDescription, Tables, models_csv};
 use fathom_report::study::{StudyAnswer, StudyCell, StudyData, StudyModel, StudyPage, Table};
 use fathom_results::{Folder, Results, Sample};
 use serde_json::json;
@@ -52,6 +52,7 @@ pub(super) fn write(
         ("study.md", tables.markdown()),
         ("study.csv", tables.csv().map_err(table_error)?),
         ("answers.csv", tables.answers_csv().map_err(table_error)?),
+        ("models.csv", models_csv(study, &shown).map_err(table_error)?),
         ("study.tex", tables.latex()),
         (TABLES, tables.json().map_err(|e| table_error(e.into()))?),
         (DESCRIPTION, text.to_owned()),
