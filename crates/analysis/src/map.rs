@@ -95,7 +95,7 @@ pub fn conclusion(source: &str, target: &str, slope: &Estimated) -> String {
     match (low, high) {
         (low, high) if *low <= 1.0 && *high >= 1.0 => {
             format!(
-                "{found}: levels correspond at the same relative depth, so the deeper model stretches the same work."
+                "{found}: levels correspond at the same relative depth; where one model is deeper, it stretches the same work."
             )
         }
         (_, high) if *high < 1.0 && *high > 0.0 => format!(

@@ -37,7 +37,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         };
         let options = ExitOptions { epsilon: results.epsilon, delta: results.delta, resamples: 100, seed: 1 };
         let analysis = texts.analyse(&[], &options)?;
-        let chosen = analysis.choice.rule.and_then(|i| Some((&analysis.rules[i], analysis.rules[i].measured.as_ref()?)));
+        let chosen = analysis
+            .choice
+            .rule
+            .and_then(|i| Some((&analysis.rules[i], analysis.rules[i].measured.as_ref()?)));
         let Some((rule, measured)) = chosen else {
             println!("{split:>5}  none certified");
             continue;

@@ -168,31 +168,52 @@ fn read_group(logits: &mut [f32], vocab: usize, follower: usize) -> (f64, Vec<He
             entropy: (lse - lanes(row, &logits, |p, x| p * x)).max(0.0),
             agrees: first.0 == top,
             nll,
-            acceptance: lanes(row, whole, f64::min),
+            acceptance: lanes(row, whole, |p, q| if p < q { p } else { q }),
         }
     };
     (nll, heads.chunks_mut(vocab).map(read).collect())
 }
 
+/// Elements that are summed or compared at a time.
+const LANES: usize = 16;
+
 /// The two largest elements with their places, the first of equal ones.
 fn largest(row: &[f32]) -> [(usize, f32); 2] {
+    const BLOCK: usize = 16 * LANES;
     let mut found = [(usize::MAX, f32::NEG_INFINITY); 2];
-    for (i, x) in row.iter().enumerate() {
-        if *x > found[1].1 {
-            found = if *x > found[0].1 { [(i, *x), found[0]] } else { [found[0], (i, *x)] };
+    for (block, elements) in row.chunks(BLOCK).enumerate() {
+        // Most blocks have nothing that is larger, which is seen many elements at a time.
+        let (chunks, rest) = elements.as_chunks::<LANES>();
+        let mut most = [f32::NEG_INFINITY; LANES];
+        for chunk in chunks {
+            most.iter_mut().zip(chunk).for_each(|(most, x)| *most = if *x > *most { *x } else { *most });
+        }
+        if most.iter().chain(rest).all(|x| *x <= found[1].1) {
+            continue;
+        }
+        for (i, x) in elements.iter().enumerate() {
+            let place = (block * BLOCK + i, *x);
+            if *x > found[0].1 {
+                found = [place, found[0]];
+            } else if *x > found[1].1 {
+                found[1] = place;
+            }
         }
     }
     found
 }
 
-/// The sum of a function over pairs of elements, in a fixed order that processors can do many of at a time.
-fn lanes(a: &[f32], b: &[f32], of: impl Fn(f64, f64) -> f64) -> f64 {
-    const LANES: usize = 16;
+/// The sum of a function over pairs of elements, in f64 and in a fixed order that processors can do many of at a time.
+fn lanes(a: &[f32], b: &[f32], of: impl Fn(f32, f32) -> f32) -> f64 {
     let mut sums = [0.0; LANES];
-    for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
-        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-            *sum += of(f64::from(*a), f64::from(*b));
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..LANES {
+            sums[i] += f64::from(of(a[i], b[i]));
         }
+    }
+    for ((sum, a), b) in sums.iter_mut().zip(a_rest).zip(b_rest) {
+        *sum += f64::from(of(*a, *b));
     }
     sums.iter().sum()
 }

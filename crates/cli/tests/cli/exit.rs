@@ -40,9 +40,8 @@ fn heads_are_measured_and_thresholds_keep_their_risk() {
     let depth = results["model"]["layers"].as_u64().unwrap() as usize;
     let levels = results["levels"].as_array().unwrap();
     assert_eq!(levels.len(), 2 * depth);
-    let nll = |head: &str| -> f64 {
-        levels.iter().filter(|l| l["head"] == head).map(|l| number(l, "/nll")).sum()
-    };
+    let nll =
+        |head: &str| -> f64 { levels.iter().filter(|l| l["head"] == head).map(|l| number(l, "/nll")).sum() };
     // Maps are fitted for that.
     assert!(nll("linear") < nll("lens"), "{} {}", nll("linear"), nll("lens"));
     for rule in results["rules"].as_array().unwrap().iter().filter(|r| !r["threshold"].is_null()) {
@@ -50,10 +49,13 @@ fn heads_are_measured_and_thresholds_keep_their_risk() {
         let shares: f64 = rule["shares"].as_array().unwrap().iter().filter_map(Value::as_f64).sum();
         assert!((shares - 1.0).abs() < 1e-9);
     }
-    let sum: u64 = ["fit", "calibration", "heldout"].iter().map(|set| results[set]["texts"].as_u64().unwrap()).sum();
+    let sum: u64 =
+        ["fit", "calibration", "heldout"].iter().map(|set| results[set]["texts"].as_u64().unwrap()).sum();
     assert_eq!(sum, 120);
     assert_eq!(results["speculation"].as_array().unwrap().len(), 2 * (depth - 1));
-    for file in ["report.html", "run.json", "samples.jsonl", "plots/exit_levels.svg", "plots/exit_speculation.png"] {
+    for file in
+        ["report.html", "run.json", "samples.jsonl", "plots/exit_levels.svg", "plots/exit_speculation.png"]
+    {
         assert!(out.join(file).is_file(), "{file}");
     }
     let report = succeed(fathom().arg("report").arg(&out));
@@ -67,7 +69,8 @@ fn the_lens_head_is_the_lens() {
     let (out, measured) = (place.out(), place.at("measured"));
     succeed(exit(&place, &fixture("qwen2"), &out).args(["--heads", "lens"]));
     let sample = fs::read_to_string(out.join("samples.jsonl")).unwrap();
-    let sample = sample.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok()).find(|l| l["kind"] == "text");
+    let sample =
+        sample.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok()).find(|l| l["kind"] == "text");
     let sample = sample.unwrap();
     let all = fs::read_to_string(place.at("texts.jsonl")).unwrap();
     let own = sample["id"].as_str().unwrap().rsplit(['-', ':']).next().unwrap().parse::<usize>().unwrap();
@@ -124,13 +127,17 @@ fn another_limit_needs_no_new_measurement_and_what_no_threshold_keeps_is_said() 
 fn what_makes_no_sense_is_refused() {
     let place = Place::new();
     let (out, model) = (place.out(), fixture("qwen2"));
-    for (option, value) in [("--epsilon", "0"), ("--epsilon", "1.5"), ("--delta", "nan"), ("--delta", "-0.1")] {
+    for (option, value) in [("--epsilon", "0"), ("--epsilon", "1.5"), ("--delta", "nan"), ("--delta", "-0.1")]
+    {
         let mut command = fathom();
         command.arg("exit").arg(&model).args([option, value]);
         fail(&mut command, &[&option[2..], "a share between 0 and 1"]);
     }
     succeed(exit(&place, &model, &out).args(["--limit", "40"]));
-    fail(exit(&place, &model, &out).args(["--limit", "40", "--heads", "lens"]), &["other heads", "--overwrite"]);
+    fail(
+        exit(&place, &model, &out).args(["--limit", "40", "--heads", "lens"]),
+        &["other heads", "--overwrite"],
+    );
     let data = place.at("texts.jsonl");
     fail(exit(&place, &model, &out).arg("--heldout").arg(&data), &["the same set"]);
     let measured = crate::support::measure(&model, place.data(), &out);
