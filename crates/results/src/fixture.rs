@@ -453,7 +453,7 @@ pub fn mapping() -> Mapping {
         best: (0..=6).map(|m| Some(2 * m)).collect(),
         best_interval: (0..=6).map(|m| Some([(2 * m) as f64 - 0.5, (2 * m) as f64 + 0.5])).collect(),
         slope: Estimated { value: 1.0, interval: Some([0.96, 1.03]) },
-        conclusion: "The best targets of a/small in b/large have a slope of 1.00.".to_owned(),
+        conclusion: "The best targets have a slope of 1.00.".to_owned(),
         cost: [("fit", 4_000_000_000), ("measure", 1_000_000_000)]
             .map(|(stage, macs)| (stage.to_owned(), Work::plain(90, macs)))
             .into(),

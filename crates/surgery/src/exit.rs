@@ -158,14 +158,13 @@ fn read_group(logits: &mut [f32], vocab: usize, follower: usize) -> (f64, Vec<He
         let [first, second] = largest(row);
         let lse = log_sum_exp(row);
         let nll = lse - f64::from(row[follower]);
-        // The entropy is lse minus the mean logit.
         let logits = row.to_vec();
         scaled_softmax(row, lse, 1.0);
         let probability = |logit: f32| (f64::from(logit) - lse).exp();
         HeadReading {
             prob: probability(first.1),
             margin: probability(first.1) - probability(second.1),
-            entropy: (lse - lanes(row, &logits, |p, x| p * x)).max(0.0),
+            entropy: lanes(row, &logits, |p, x| if p > 0.0 { p * (lse as f32 - x) } else { 0.0 }).max(0.0),
             agrees: first.0 == top,
             nll,
             acceptance: lanes(row, whole, |p, q| if p < q { p } else { q }),

@@ -46,8 +46,11 @@ fn costs() -> ExitCosts {
 const OPTIONS: ExitOptions = ExitOptions { epsilon: 0.2, delta: 0.1, resamples: 200, seed: 1 };
 
 fn analyse(options: &ExitOptions) -> (ExitAnalysis, [Vec<ExitSample>; 3]) {
+    analyse_with(costs(), options)
+}
+
+fn analyse_with(costs: ExitCosts, options: &ExitOptions) -> (ExitAnalysis, [Vec<ExitSample>; 3]) {
     let all = [samples(30, 1), samples(80, 2), samples(40, 3)];
-    let costs = costs();
     let of = |i: usize| all[i].iter().collect();
     let texts = ExitTexts { fit: of(0), calibration: of(1), heldout: of(2), costs: &costs };
     (texts.analyse(&[], options).unwrap(), all)
@@ -145,8 +148,12 @@ fn what_cannot_be_certified_is_said() {
         analysis.choice
     );
     assert!(analysis.rules.iter().all(|rule| rule.threshold.is_none() && rule.measured.is_none()));
-    let (analysis, _) = analyse(&ExitOptions { epsilon: 0.03, ..OPTIONS });
-    assert!(analysis.choice.reason.contains("does not pay"), "{:?}", analysis.choice);
+    // Looking at a level costs more than all layers.
+    let (analysis, _) = analyse_with(ExitCosts { head: 100.0, ..costs() }, &OPTIONS);
+    let rule = &analysis.rules[analysis.choice.rule.unwrap()];
+    assert!(rule.measured.as_ref().unwrap().net_saving.value < 0.0 && !analysis.choice.pays);
+    let reason = &analysis.choice.reason;
+    assert!(reason.contains("does not pay: the best rule is") && reason.contains("more (95 %"), "{reason}");
 }
 
 #[test]

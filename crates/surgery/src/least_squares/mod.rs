@@ -162,7 +162,7 @@ impl Solver {
         self.factor.solve(&mut weight);
         let mut bias = DVector::zeros(weight.ncols());
         if centres {
-            bias = (&z - weight.tr_mul(&gram.x)) / gram.tokens;
+            bias = (z - weight.tr_mul(&gram.x)) / gram.tokens;
         }
         Map { weight, bias }
     }
