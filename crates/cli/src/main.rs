@@ -14,6 +14,7 @@ mod generate;
 mod interrupt;
 mod map;
 mod measure;
+mod merge;
 mod models;
 mod observer;
 mod output;
@@ -60,6 +61,7 @@ fn run() -> ExitCode {
         Command::Report(args) => report::run(&args),
         Command::Depth(args) => depth::run(&args, threads),
         Command::Compare(args) => compare::run(&args, threads),
+        Command::Merge(args) => merge::run(&args, threads),
         Command::Study(args) => study::run(&args, threads),
         Command::Bench(args) => bench::run(&args, threads),
         Command::Generate(what) => generate::run(&what),

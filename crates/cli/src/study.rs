@@ -4,7 +4,8 @@ use crate::args::{StudyArgs, command_line, optional};
 use crate::observer::Terminal;
 use crate::output;
 use anyhow::{Result, bail};
-use fathom::{Study, StudyOutcome};
+use bytesize::ByteSize;
+use fathom::{CellEstimate, CellState, Observer, PlannedCell, Study, StudyOutcome};
 
 pub(crate) fn run(args: &StudyArgs, threads: Option<u16>) -> Result<()> {
     let study = Study::read(&args.file)?
@@ -22,6 +23,16 @@ pub(crate) fn run(args: &StudyArgs, threads: Option<u16>) -> Result<()> {
             study.commands().iter().map(|c| format!("fathom measure {}\n", quoted(c))).collect::<String>();
         return output::print(&lines);
     }
+    if args.estimate && !(args.plan || args.submit.is_some()) {
+        bail!("--estimate is for --plan and --submit; `fathom measure --dry-run` estimates one cell");
+    }
+    if let Some(cell) = &args.cell {
+        let folder = study.measure_cell(study.cell(cell)?, &terminal)?;
+        return output::print(&format!("results: {}\n", folder.display()));
+    }
+    if args.plan || args.missing || args.submit.is_some() {
+        return plan(args, &study, &terminal);
+    }
     let outcome = study.run(&terminal)?;
     show(&outcome, args.json)?;
     let failed: Vec<String> = outcome.failed.iter().map(|(cell, error)| format!("{cell}: {error}")).collect();
@@ -33,6 +44,53 @@ pub(crate) fn run(args: &StudyArgs, threads: Option<u16>) -> Result<()> {
             failed.join("; ")
         ),
     }
+}
+
+/// Prints the cells, or what is to be done with them.
+fn plan(args: &StudyArgs, study: &Study, terminal: &Terminal) -> Result<()> {
+    let plan = if args.estimate { study.plan_with_estimates(terminal)? } else { study.plan(terminal)? };
+    for cell in plan.iter().filter(|cell| cell.state == CellState::Other) {
+        terminal.warn(&format!(
+            "cell {}, {}, was measured with other options or other prompts; --overwrite measures it anew",
+            cell.cell,
+            cell.folder.display()
+        ));
+    }
+    if let Some(scheduler) = args.submit {
+        return output::print(&study.script(scheduler, &plan, terminal)?);
+    }
+    if args.missing {
+        let missing = fathom::cell_ranges(&plan);
+        if missing.is_empty() {
+            terminal.note("all cells are finished");
+            return Ok(());
+        }
+        return output::print(&format!("{missing}\n"));
+    }
+    if args.json {
+        return output::print(&format!("{}\n", serde_json::to_string_pretty(&plan)?));
+    }
+    output::print(&listing(&plan))
+}
+
+/// The cells as a table.
+fn listing(plan: &[PlannedCell]) -> String {
+    let estimate = |cell: &PlannedCell| match cell.estimate {
+        Some(CellEstimate { seconds, bytes }) => {
+            format!("  about {}, {}", output::duration(seconds), ByteSize(bytes).display().iec())
+        }
+        None => String::new(),
+    };
+    let width =
+        |name: fn(&PlannedCell) -> &str| plan.iter().map(|c| name(c).chars().count()).max().unwrap_or(0);
+    let (models, data) = (width(|c| &c.model), width(|c| &c.data));
+    let digits = plan.len().to_string().len();
+    plan.iter()
+        .map(|c| {
+            let (number, state) = (c.cell, c.state.name());
+            format!("{number:>digits$}  {state:<8}  {:models$}  {:data$}{}\n", c.model, c.data, estimate(c))
+        })
+        .collect()
 }
 
 /// Prints the tables, and where they are.

@@ -1,20 +1,18 @@
 //! Carrying out a measurement: from the open checkpoint to the results folder.
 
 use crate::device::OnDevice;
-use crate::error::invalid;
 use crate::job::Job;
 use crate::observer::{Cancellable, uncounted};
 use crate::prompts::OpenSet;
 use crate::resume::{merged, resume, start_anew};
-use crate::{Error, Measured, Measurement, Observer, Result, run};
-use fathom_analysis::{BootstrapOptions, PromptCurves, curves::rows_of, uncertainty};
+use crate::summary::{self, Samples, Subject};
+use crate::{Measured, Measurement, Observer, Result, run};
+use fathom_analysis::BootstrapOptions;
 use fathom_model::Backend;
 use fathom_model::source::{Checkpoint, Loaded, Located};
-use fathom_probes::{Costs, summarise as summarise_probes};
+use fathom_probes::Costs;
 use fathom_results::text::{amount, counted};
-use fathom_results::{
-    DataInfo, FailedPrompt, Folder, ModelInfo, Probe, Results, SCHEMA_VERSION, Sample, WorkByProbe, folder,
-};
+use fathom_results::{Folder, ModelInfo, Results, Sample, folder};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -54,6 +52,13 @@ impl OnDevice for Measuring<'_> {
         let Self { m, bootstrap, data, located, checkpoint, folder, started, observer } = self;
         let loaded = m.options.model.load(checkpoint, backend, observer)?;
         let job = Job::new(m, data, &loaded, observer)?;
+        if let Some(shard) = m.shard {
+            observer.note(&format!(
+                "shard {shard}: {} and {}",
+                counted(job.prompts.len() as u64, "prompt"),
+                counted(job.pairs.len() as u64, "pair")
+            ));
+        }
         introduce(&located, &loaded, &job, observer);
 
         let hashing = uncounted(observer, "hashing the weights");
@@ -70,9 +75,14 @@ impl OnDevice for Measuring<'_> {
         let order: Vec<String> = lines.iter().map(|sample| sample.id.clone()).collect();
         let known = merged(lines);
         let progress = Progress::of(&job, &known);
-        let measured = Samples::of(&job, &order, known);
-        measured.check()?;
-        let results = summarise(&bootstrap, &located, &loaded, &job, &measured, &costs, observer)?;
+        let measured = samples(&job, &order, known);
+        let subject = Subject {
+            model: model_info(&located, &loaded),
+            data: job.set.id.clone(),
+            erasure_baseline: fathom_probes::baseline_work(&loaded.model, job.baseline()),
+        };
+        let resources = costs.iter().map(|(name, c)| (name.clone(), c.resources)).collect();
+        let results = summary::summarise(subject, &measured, resources, &bootstrap, observer)?;
         finish(&mut run, progress.is_complete(), &measured, started.elapsed(), &costs);
         fathom_report::write_all(folder, &results, &run)?;
         let cancelled = (!progress.is_complete()).then(|| progress.sentence(&job, folder.path()));
@@ -150,101 +160,13 @@ pub(crate) fn introduce<B: Backend>(
     ));
 }
 
-/// The samples of a run, in the order of the prompts and pairs.
-struct Samples {
-    /// Of prompts, then of pairs.
-    all: Vec<Sample>,
-    /// How many are of prompts.
-    prompts: usize,
-    /// Those of prompts and pairs that could not be measured.
-    failed: Vec<Sample>,
-}
-
-impl Samples {
-    /// `order` is that of the folder, for pairs of earlier runs that are not part of this one.
-    fn of(job: &Job, order: &[String], mut known: HashMap<String, Sample>) -> Self {
-        let ids = job.prompts.iter().map(|t| &t.id).chain(job.pairs.iter().map(|p| &p.id));
-        let mut all: Vec<Sample> = ids.filter_map(|id| known.remove(id)).collect();
-        all.extend(order.iter().filter_map(|id| known.remove(id)).filter(|s| s.qa.is_some()));
-        let (all, failed): (Vec<_>, Vec<_>) = all.into_iter().partition(|s| s.failed.is_none());
-        let prompts = all.iter().filter(|s| s.qa.is_none()).count();
-        Self { all, prompts, failed }
-    }
-
-    /// Refuses to summarise nothing.
-    fn check(&self) -> Result<()> {
-        match self.failed.first() {
-            _ if !self.all.is_empty() => Ok(()),
-            Some(Sample { id, failed: Some(reason), .. }) => {
-                invalid!("no prompt could be measured; '{id}': {reason}; try another dtype")
-            }
-            _ => Err(Error::Cancelled(
-                "interrupted before the first prompt was finished; the same command measures it".to_owned(),
-            )),
-        }
-    }
-
-    /// The work by probe: a function of the samples and of the prompts that erasure takes its mean from.
-    fn work<B: Backend>(&self, loaded: &Loaded<B>, job: &Job) -> WorkByProbe {
-        let mut all = WorkByProbe::new();
-        for sample in self.all.iter().chain(&self.failed) {
-            sample.work.iter().for_each(|(name, work)| work.add_to(&mut all, name));
-        }
-        if self.all.iter().any(|s| s.erasure.is_some()) {
-            let work = fathom_probes::baseline_work(&loaded.model, job.baseline());
-            work.add_to(&mut all, Probe::Erasure.name());
-        }
-        all
-    }
-
-    /// Warns of what is left out of the statistics.
-    fn warn(&self, results: &Results, observer: &dyn Observer) {
-        for Sample { id, failed, .. } in &self.failed {
-            let reason = failed.as_deref().unwrap_or_default();
-            observer.warn(&format!("'{id}' is left out: {reason}"));
-        }
-        if let Some(left_out) = results.probes.contributions.as_ref().and_then(|c| c.left_out.as_ref()) {
-            observer.warn(&left_out.sentence());
-        }
-    }
-}
-
-fn summarise<B: Backend>(
-    bootstrap: &BootstrapOptions,
-    located: &Located,
-    loaded: &Loaded<B>,
-    job: &Job,
-    measured: &Samples,
-    costs: &Costs,
-    observer: &dyn Observer,
-) -> Result<Results> {
-    let config = loaded.model.config();
-    let working = uncounted(observer, "resampling prompts");
-    let (prompts, pairs) = measured.all.split_at(measured.prompts);
-    let curves = PromptCurves::of(prompts, config.depth())?;
-    let has_prompts = curves.prompts() > 0;
-    let depth = if has_prompts { rows_of(&curves, bootstrap) } else { Vec::new() };
-    let uncertainty = has_prompts.then(|| uncertainty(&curves, bootstrap));
-    drop(working);
-    let failed = |s: &Sample| FailedPrompt { id: s.id.clone(), reason: s.failed.clone().unwrap_or_default() };
-    let results = Results {
-        schema_version: SCHEMA_VERSION,
-        model: model_info(located, loaded),
-        data: DataInfo {
-            id: job.set.id.clone(),
-            prompts: prompts.len(),
-            pairs: pairs.len(),
-            tokens: prompts.iter().map(|s| s.tokens.len() as u64).sum(),
-            failed: measured.failed.iter().map(failed).collect(),
-        },
-        probes: summarise_probes(&measured.all, config.depth()),
-        depth,
-        uncertainty,
-        cost: measured.work(loaded, job),
-        resources: costs.iter().map(|(name, c)| (name.clone(), c.resources)).collect(),
-    };
-    measured.warn(&results, observer);
-    Ok(results)
+/// The samples in the order of the prompts and pairs. `order` is that of the folder, for pairs of earlier runs that are not
+/// part of this one.
+fn samples(job: &Job, order: &[String], mut known: HashMap<String, Sample>) -> Samples {
+    let ids = job.prompts.iter().map(|t| &t.id).chain(job.pairs.iter().map(|p| &p.id));
+    let mut all: Vec<Sample> = ids.filter_map(|id| known.remove(id)).collect();
+    all.extend(order.iter().filter_map(|id| known.remove(id)).filter(|s| s.qa.is_some()));
+    Samples::of(all)
 }
 
 /// The model as results describe it.
@@ -265,11 +187,9 @@ pub(crate) fn model_info<B: Backend>(located: &Located, loaded: &Loaded<B>) -> M
 
 fn finish(run: &mut Value, complete: bool, measured: &Samples, elapsed: Duration, costs: &Costs) {
     // A resumed run adds to the probes that are there.
-    let has = |probe: &Probe| measured.all.iter().any(|s| s.has(*probe));
-    let probes: Vec<Probe> = Probe::ALL.into_iter().filter(has).collect();
-    run["probes"]["measured"] = probes.iter().map(|p| p.name()).collect();
+    run["probes"]["measured"] = measured.probes().iter().map(|p| p.name()).collect();
     run["status"] = if complete { "complete" } else { "interrupted" }.into();
-    run["measured"] = (measured.all.len() + measured.failed.len()).into();
+    run["measured"] = measured.count().into();
     run["finished"] = run::now().into();
     run["seconds"] = elapsed.as_secs_f64().into();
     run["peak_bytes"] = costs.values().map(|c| c.resources.peak_bytes).max().unwrap_or(0).into();

@@ -4,7 +4,7 @@ use crate::error::invalid;
 use crate::observer::counted;
 use crate::prompts::{OpenSet, warn_of_unread};
 use crate::tokenise::{self, PromptTokenizer, Remarks};
-use crate::{Measurement, Observer, Result, Unit, memory};
+use crate::{Measurement, Observer, Result, Shard, Unit, memory};
 use fathom_data::PromptSet;
 use fathom_model::source::Loaded;
 use fathom_model::{Backend, Model};
@@ -24,6 +24,8 @@ pub(crate) struct Job {
     pub(crate) qa_sha256: Option<String>,
     /// The prompts of [`Measurement::baseline_data`].
     pub(crate) baseline_set: Option<BaselineSet>,
+    /// All prompts, where [`prompts`](Self::prompts) are those of a shard and their mean erases.
+    whole: Option<Vec<TokenizedPrompt>>,
 }
 
 /// Prompts whose mean residuals erase, where they are not those of the measurement.
@@ -68,19 +70,38 @@ impl Job {
             None => None,
         };
         let (options, qa_sha256) = (m.probe_options(&loaded.model), qa.map(|set| set.sha256));
-        let mut job = Self { options, set, prompts, remarks, pairs, qa_sha256, baseline_set };
+        let mut job = Self { options, set, prompts, remarks, pairs, qa_sha256, baseline_set, whole: None };
         let longest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
         let texts = job.prompts.iter().chain(job.baseline());
         job.options.longest_text = longest(&mut texts.map(|t| t.tokens.len()));
         job.options.longest_pair = longest(&mut job.pairs.iter().map(|p| p.tokens.len()));
         let all = [&job.prompts[..], job.baseline()].concat();
         memory::check(&loaded.model, &all, &job.pairs, &job.options)?;
-        Ok(job)
+        match m.shard {
+            Some(shard) => job.only_shard(shard),
+            None => Ok(job),
+        }
+    }
+
+    /// Keeps the prompts and pairs of a shard. What is computed from all prompts, positions and the mean that erases, is
+    /// that of the whole.
+    fn only_shard(mut self, shard: Shard) -> Result<Self> {
+        let prompts = shard.of(&self.prompts);
+        self.pairs = shard.of(&self.pairs);
+        let [of_prompts, of_pairs] = [false, true].map(|pair| !self.missing(None, pair).is_empty());
+        if !(of_prompts && !prompts.is_empty() || of_pairs && !self.pairs.is_empty()) {
+            invalid!("nothing is left for shard {shard}; use fewer shards");
+        }
+        let whole = std::mem::replace(&mut self.prompts, prompts);
+        let erases = self.options.probes.contains(&Probe::Erasure) && self.baseline_set.is_none();
+        self.whole = erases.then_some(whole);
+        Ok(self)
     }
 
     /// Prompts whose mean residuals erase.
     pub(crate) fn baseline(&self) -> &[TokenizedPrompt] {
-        self.baseline_set.as_ref().map_or(&self.prompts, |set| &set.prompts)
+        let whole = self.whole.as_deref().unwrap_or(&self.prompts);
+        self.baseline_set.as_ref().map_or(whole, |set| &set.prompts)
     }
 
     /// Tokens of all prompts.

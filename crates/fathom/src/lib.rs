@@ -49,6 +49,7 @@ mod job;
 mod map;
 mod measurement;
 mod memory;
+mod merge;
 mod model;
 mod observer;
 mod prompts;
@@ -57,7 +58,9 @@ mod report;
 mod resume;
 mod run;
 mod run_options;
+mod shard;
 mod study;
+mod summary;
 mod texts;
 mod threads;
 mod tokenise;
@@ -92,6 +95,7 @@ pub use fit::{Fit, FitOutcome, FitSchedule, RlResponse};
 pub use folders::{DepthAnalysis, GroupDepth, RunComparison};
 pub use map::{LayerMap, MapEstimate, MapOutcome};
 pub use measurement::{Measured, Measurement, bootstrap_options};
+pub use merge::{Merge, Merged};
 pub use model::{ModelDescription, ModelSpec, ShortName, describe_model, short_names};
 pub use observer::{Observer, Silent, Task, Unit};
 pub use prompts::{PromptSpec, read_choices, read_prompts};
@@ -101,7 +105,10 @@ pub use prune::{
 pub use report::{
     exit_report, fit_report, is_exit, is_fit, is_map, is_pruning, map_report, prune_report, report,
 };
-pub use study::{Study, StudyOutcome};
+pub use shard::Shard;
+pub use study::{
+    CellEstimate, CellState, PlannedCell, Scheduler, Study, StudyOutcome, ranges as cell_ranges,
+};
 pub use verify::{CurveShift, DepthShift, GoldenRow, Limit, PrecisionReport, Verification};
 
 /// Whether a panic is caught by this library and becomes an [`Error`]: a panic hook should not report it.

@@ -2,12 +2,13 @@
 
 use crate::error::invalid;
 use crate::run_options::{RunOptions, run_setters};
-use crate::{Estimate, Observer, Result, estimate, execute, memory, threads};
+use crate::{Estimate, Observer, Result, Shard, estimate, execute, memory, threads};
 use bytesize::ByteSize;
 use fathom_analysis::BootstrapOptions;
 use fathom_model::{Backend, Dtype, Model};
 use fathom_probes::{GradientOptions, ProbeOptions, SkipOptions};
 use fathom_results::{GradientSite, PathBaseline, Probe, Quadrature, Results, Rule, SkipMode, SkipPart};
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ pub struct Measurement {
     pub(crate) gradients: GradientOptions,
     pub(crate) thresholds: Vec<(Rule, f64)>,
     pub(crate) naive: bool,
+    pub(crate) shard: Option<Shard>,
 }
 
 /// A finished or cancelled measurement.
@@ -74,6 +76,7 @@ impl Measurement {
             gradients: GradientOptions::default(),
             thresholds: Vec::new(),
             naive: false,
+            shard: None,
         }
     }
 
@@ -168,6 +171,13 @@ impl Measurement {
         self
     }
 
+    /// Measures only a part of the prompts and pairs; [`Merge`](crate::Merge) puts the results of all parts together.
+    #[must_use]
+    pub fn shard(mut self, shard: Shard) -> Self {
+        self.shard = Some(shard);
+        self
+    }
+
     /// Sets an option that a study may have, by its name on the command line without the dashes: `limit`, `seed`, `qa`,
     /// `dtype`, `revision`, `probes` and those of [`STUDY_OPTIONS`](crate::STUDY_OPTIONS).
     ///
@@ -236,6 +246,30 @@ impl Measurement {
             invalid!("give at least one mode and part of skip, and one site of gradients");
         }
         Ok(())
+    }
+
+    /// What is measured, as `run.json` records it: every option that a result depends on, apart from those of depth rules,
+    /// which can be changed afterwards.
+    pub(crate) fn request(&self) -> Value {
+        let RunOptions { model, data, .. } = &self.options;
+        json!({
+            "model": model.id,
+            "revision": model.revision,
+            "dtype": model.dtype.name(),
+            "device": model.device.to_string(),
+            "data": data.id,
+            "limit": data.limit,
+            "split": data.split,
+            "max_tokens": data.max_tokens,
+            "seed": data.seed,
+            "rng": data.rng.to_string(),
+            "probes": self.probes,
+            "qa": self.qa,
+            "skip": {"modes": self.skip.modes, "parts": self.skip.parts, "positions": self.positions},
+            "baseline_data": self.baseline_data,
+            "gradients": self.gradients,
+            "naive": self.naive,
+        })
     }
 
     /// The options of the bootstrap and the rules.

@@ -79,6 +79,7 @@ pub(crate) fn describe<B: Backend>(
         },
         "memory_bytes": job.options.memory,
         "naive": job.options.naive,
+        "request": m.request(),
         "seed": m.options.data.seed,
         "rng": m.options.data.rng.to_string(),
         "probes": {
@@ -107,6 +108,12 @@ pub(crate) fn describe<B: Backend>(
     if let (Some(run), Value::Object(own)) = (run.as_object_mut(), own) {
         run.extend(own);
     }
+    if let Some(shard) = m.shard {
+        let prompts: Vec<&String> = job.prompts.iter().map(|t| &t.id).collect();
+        let pairs: Vec<&String> = job.pairs.iter().map(|p| &p.id).collect();
+        run["shard"] =
+            json!({"index": shard.index(), "of": shard.count(), "prompts": prompts, "pairs": pairs});
+    }
     run
 }
 
@@ -126,7 +133,11 @@ pub(crate) fn now() -> String {
 /// format has made: they must not be mixed.
 pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &Path) -> Result<()> {
     refuse_other_kind(earlier, None, folder)?;
-    let compared = [("other prompts", "/data/sha256"), ("another way to run edits (--naive)", "/naive")];
+    let compared = [
+        ("other prompts", "/data/sha256"),
+        ("another way to run edits (--naive)", "/naive"),
+        ("another shard", "/shard"),
+    ];
     let differs = |probe: &String| earlier["probes"].get(probe) != now["probes"].get(probe);
     let asked = measured(now);
     let probes = measured(earlier).into_iter().filter(|p| asked.contains(p) && differs(p));
@@ -164,6 +175,21 @@ pub(crate) fn refuse_differences(
     others: Vec<String>,
     folder: &Path,
 ) -> Result<()> {
+    let mut what = differences(earlier, now, compared);
+    what.extend(others);
+    if what.is_empty() {
+        return Ok(());
+    }
+    invalid!(
+        "{} was written with {}; nothing was changed: use the same settings, another folder with -o, or --overwrite to measure anew",
+        folder.display(),
+        what.join(" and ")
+    )
+}
+
+/// How two runs differ: in the settings of every kind of run, and in those of `compared`, a description and a JSON pointer
+/// each.
+pub(crate) fn differences(earlier: &Value, now: &Value, compared: &[(&str, &str)]) -> Vec<String> {
     const EVERYWHERE: [(&str, &str); 9] = [
         ("another version of fathom", "/fathom"),
         ("another format of samples", "/samples_version"),
@@ -192,15 +218,7 @@ pub(crate) fn refuse_differences(
             _ => (*name).to_owned(),
         });
     }
-    what.extend(others);
-    if what.is_empty() {
-        return Ok(());
-    }
-    invalid!(
-        "{} was written with {}; nothing was changed: use the same settings, another folder with -o, or --overwrite to measure anew",
-        folder.display(),
-        what.join(" and ")
-    )
+    what
 }
 
 /// The probes that an earlier run measured or began to measure.

@@ -2,7 +2,7 @@
 
 use super::run::{Bootstrap, ModelArgs, RunArgs, optional, with_run_args};
 use clap::{Args as Arguments, ValueEnum};
-use fathom::{GradientSite, Measurement, PathBaseline, Probe, Quadrature, SkipMode, SkipPart};
+use fathom::{GradientSite, Measurement, PathBaseline, Probe, Quadrature, Shard, SkipMode, SkipPart};
 
 #[derive(Arguments, Clone)]
 pub(crate) struct Measure {
@@ -26,6 +26,9 @@ pub(crate) struct Measure {
     pub(crate) causal: Causal,
     #[command(flatten)]
     pub(crate) bootstrap: Bootstrap,
+    /// Measure only part I of N, every N-th prompt and pair; `fathom merge` puts the parts together
+    #[arg(long, value_name = "I/N", conflicts_with = "dry_run")]
+    pub(crate) shard: Option<Shard>,
     /// Run every edit as a separate full forward pass: slow, for checking
     #[arg(long)]
     pub(crate) naive: bool,
@@ -51,6 +54,7 @@ impl Measure {
             .naive(self.naive);
         let m = with_run_args!(m, &self.model, &self.run, threads);
         let m = optional(m, &self.limit, |m, limit| m.limit(*limit));
+        let m = optional(m, &self.shard, |m, shard| m.shard(*shard));
         let m = optional(m, &causal.baseline_data, |m, data| m.baseline_data(data.as_str()));
         self.bootstrap.threshold.iter().fold(m, |m, (rule, value)| m.threshold(*rule, *value))
     }

@@ -9,7 +9,7 @@ mod run;
 
 use clap::{Args as Arguments, Parser, Subcommand};
 pub(crate) use exit::Exit;
-use fathom::{Device, Options, PromptSpec, Rng};
+use fathom::{Device, Options, PromptSpec, Rng, Scheduler};
 pub(crate) use fit::Fit;
 pub(crate) use map::Map;
 pub(crate) use measure::Measure;
@@ -82,7 +82,10 @@ pub(crate) enum Command {
     Depth(DepthArgs),
     /// Compare two finished runs: depths and curves with intervals
     Compare(Compare),
+    /// Put the shards of a measurement together
+    Merge(MergeArgs),
     /// Measure models on data sets as a file describes, and answer its questions
+    #[command(after_long_help = STUDY_EXAMPLES)]
     Study(StudyArgs),
     /// Time the kernels on this machine, and the prefill and probes of a model
     #[command(long_about = BENCH, after_long_help = BENCH_EXAMPLES)]
@@ -119,6 +122,14 @@ fails if any of them differs by more than rounding.
 With --dtype bf16 or --device and no FILE, the probes of the clean run are measured in f32 on the \
 processor and again in that type and on that device, on the same prompts. The command prints where each \
 curve moves most and the depth by every rule in both, and fails if a depth moves by more than one layer.";
+
+const STUDY_EXAMPLES: &str = "Examples:
+  fathom study study.toml                 measure what is missing, then make tables and page
+  fathom study study.toml --plan          the cells, and how far each is
+  fathom study study.toml --cell 3        one cell alone, for an array job
+  fathom study study.toml --submit slurm > study.sbatch
+  sbatch --array=$(fathom study study.toml --missing) study.sbatch
+  fathom study study.toml --tables-only   tables of cells that were measured anywhere";
 
 const BENCH: &str = "Times the kernels on this machine, and with MODEL its prefill and each probe.
 
@@ -247,22 +258,53 @@ pub(crate) struct Compare {
 }
 
 #[derive(Arguments)]
+pub(crate) struct MergeArgs {
+    /// Results folders of all shards, in any order
+    #[arg(value_name = "SHARD", required = true)]
+    pub(crate) shards: Vec<PathBuf>,
+    /// Results folder of the whole
+    #[arg(short, long, value_name = "OUT", required = true)]
+    pub(crate) out: PathBuf,
+    /// Delete results that are in the folder of the whole
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Print the results as JSON instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Arguments)]
 pub(crate) struct StudyArgs {
     /// The description: models, data sets, probes
     #[arg(value_name = "STUDY.toml")]
     pub(crate) file: PathBuf,
     /// Check the description and print the commands of its cells
-    #[arg(long)]
+    #[arg(long, group = "what")]
     pub(crate) dry_run: bool,
-    /// Make tables and page of finished cells, without measuring
+    /// List the cells with their numbers and how far each is; with --json also the commands
+    #[arg(long, group = "what")]
+    pub(crate) plan: bool,
+    /// Measure one cell, by its number from 1 or as MODEL/DATA, and make no tables
+    #[arg(long, value_name = "N|MODEL/DATA", group = "what")]
+    pub(crate) cell: Option<String>,
+    /// Print the numbers of cells that are not finished, as `sbatch --array` takes them: 3,7-9
+    #[arg(long, group = "what")]
+    pub(crate) missing: bool,
+    /// Print a script that measures the unfinished cells: slurm, k8s or snakemake. Nothing is submitted
+    #[arg(long, value_name = "SCHEDULER", group = "what")]
+    pub(crate) submit: Option<Scheduler>,
+    /// Count and time what unfinished cells will take, for --plan and --submit; loads every model
     #[arg(long)]
+    pub(crate) estimate: bool,
+    /// Make tables and page of finished cells, without measuring
+    #[arg(long, group = "what")]
     pub(crate) tables_only: bool,
     /// Delete cells that were measured with other options or prompts, and measure them again
     #[arg(long, conflicts_with = "tables_only")]
     pub(crate) overwrite: bool,
     #[command(flatten)]
     pub(crate) bootstrap: Bootstrap,
-    /// Print study.json instead of tables
+    /// Print study.json instead of tables, or the plan as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -5,6 +5,7 @@ mod bad_models;
 mod bad_output;
 mod bench;
 mod causal;
+mod clusters;
 mod data;
 mod devices;
 mod exit;

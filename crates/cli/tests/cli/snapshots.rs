@@ -46,6 +46,25 @@ fn lists() {
     check("data_set_json", &place, fathom().args(["data", "qa", "--limit", "2", "--json"]));
 }
 
+/// Scripts for clusters.
+#[test]
+fn scripts() {
+    let place = Place::new();
+    let model = fixture("llama3");
+    let text = format!(
+        "name = 'depth of Llama'\nout = 'results'\nprobes = 'clean'\n[[model]]\nid = {model:?}\n\
+         [[data]]\nid = 'builtin'\n[[data]]\nid = 'qa'\nname = \"a question\"\n"
+    );
+    write(&place, "my study.toml", &text);
+    for scheduler in ["slurm", "k8s", "snakemake"] {
+        let mut command = fathom();
+        command.current_dir(place.path()).args(["study", "my study.toml", "--submit", scheduler]);
+        check(&format!("submit_{scheduler}"), &place, &mut command);
+    }
+    let mut command = fathom();
+    check("study_plan", &place, command.current_dir(place.path()).args(["study", "my study.toml", "--plan"]));
+}
+
 #[test]
 fn plans() {
     let place = Place::new();

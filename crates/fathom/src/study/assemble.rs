@@ -1,6 +1,6 @@
 //! What the cells of a study say together: tables in four formats, and a page with figures.
 
-use super::cells;
+use super::{Study, cells, machines};
 use crate::observer::uncounted;
 use crate::{Error, Observer, Result};
 use fathom_analysis::study::Cell;
@@ -26,16 +26,19 @@ pub(super) fn earlier(folder: &Path) -> Option<BootstrapOptions> {
 
 /// Makes tables and page of all cells that are there and writes them beside the cells.
 pub(super) fn write(
-    study: &StudyDescription,
-    text: &str,
+    described: &Study,
     failed: &BTreeMap<Cell, String>,
     options: &BootstrapOptions,
     observer: &dyn Observer,
 ) -> Result<Tables> {
+    let (study, text) = (&described.description, described.text.as_str());
     let mut finished = BTreeMap::new();
     let mut shown = BTreeMap::new();
     let working = uncounted(observer, "resampling prompts");
-    for cell in study.cells().filter(|cell| cells::is_there(study, *cell)) {
+    let is_there = |cell: &Cell| {
+        described.measurement(*cell).is_ok_and(|measurement| cells::is_there(study, *cell, &measurement))
+    };
+    for cell in study.cells().filter(is_there) {
         match read(study, cell, options) {
             Ok((said, results)) => {
                 finished.insert(cell, said);
@@ -44,6 +47,7 @@ pub(super) fn write(
             Err(error) => observer.warn(&format!("{} is left out: {error}", study.title(cell))),
         }
     }
+    machines::differences(study, shown.keys()).iter().for_each(|difference| observer.warn(difference));
     let tables = Tables::of(study, &finished, options);
     drop(working);
     let _drawing = uncounted(observer, "drawing");

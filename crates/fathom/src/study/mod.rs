@@ -2,6 +2,9 @@
 
 mod assemble;
 mod cells;
+mod machines;
+mod plan;
+mod submit;
 
 use crate::error::invalid;
 use crate::folders::Bootstrap;
@@ -14,6 +17,9 @@ use fathom_model::source;
 use fathom_results::Rule;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
+
+pub use plan::{CellEstimate, CellState, PlannedCell, ranges};
+pub use submit::Scheduler;
 
 /// A study: models on data sets as a `STUDY.toml` describes, and what their runs say together.
 ///
@@ -123,11 +129,12 @@ impl Study {
 
     /// The arguments of `fathom measure` that measure each cell into its folder.
     pub fn commands(&self) -> Vec<Vec<String>> {
-        let command = |cell| {
-            let out = format!("--out={}", self.description.folder(cell).display());
-            [out].into_iter().chain(self.description.arguments(cell)).collect()
-        };
-        self.description.cells().map(command).collect()
+        self.description.cells().map(|cell| self.command_of(cell)).collect()
+    }
+
+    fn command_of(&self, cell: Cell) -> Vec<String> {
+        let out = format!("--out={}", self.description.folder(cell).display());
+        [out].into_iter().chain(self.description.arguments(cell)).collect()
     }
 
     /// The measurement of each cell.
@@ -197,7 +204,7 @@ impl Study {
                 true => BTreeMap::new(),
                 false => cells::measure(&self.description, &cells, self.overwrite, observer)?,
             };
-            let tables = assemble::write(&self.description, &self.text, &failed, &options, observer)?;
+            let tables = assemble::write(self, &failed, &options, observer)?;
             let failed = failed.into_iter().map(|(cell, e)| (self.description.title(cell), e)).collect();
             Ok(StudyOutcome { tables, folder: self.description.out.clone(), failed, cells: cells.len() })
         })
@@ -222,9 +229,8 @@ impl Study {
             None => bootstrap_options(thresholds, *resamples, *seed)?,
         };
         threads::run(None, || {
-            let description = &study.description;
-            let tables = assemble::write(description, &study.text, &BTreeMap::new(), &options, observer)?;
-            let (folder, cells) = (folder.to_owned(), description.cells().count());
+            let tables = assemble::write(&study, &BTreeMap::new(), &options, observer)?;
+            let (folder, cells) = (folder.to_owned(), study.description.cells().count());
             Ok(StudyOutcome { tables, folder, failed: Vec::new(), cells })
         })
     }
