@@ -1,7 +1,6 @@
 //! A Cholesky factorisation in blocks, and solutions with many right-hand sides.
 //!
-//! nalgebra's own works column by column, which takes ten times as long at the widths of residual streams. Here nearly
-//! all work is in products of blocks.
+//! nalgebra's own works column by column, on one thread. Here nearly all work is in products of blocks, on all threads.
 
 use nalgebra::{DMatrix, DMatrixViewMut};
 use rayon::prelude::*;
