@@ -23,6 +23,14 @@ pub enum Error {
         /// The number of layers.
         layers: usize,
     },
+    /// A text of early exits does not fit the model.
+    #[error(
+        "text '{id}' lacks a level or a token; samples.jsonl is damaged or belongs to another model; measure it again"
+    )]
+    Exit {
+        /// The id of the text.
+        id: String,
+    },
     /// The model has no layers.
     #[error("a run's model has no layers; its results.json is damaged, measure it again")]
     NoLayers,

@@ -9,6 +9,8 @@
 //!   rows of the depth table.
 //! - [`stability`]: how the depth depends on the threshold and on the number of prompts.
 //! - [`mod@compare`]: two runs, rule by rule and layer by layer.
+//! - [`exit`]: leaving a model early, with calibrated thresholds.
+//! - [`map`]: the best targets of maps between the levels of two models.
 //! - [`study`]: the description of a study, `STUDY.toml`.
 //! - [`tables`]: the finished cells of a study as tables, also as Markdown, CSV, LaTeX and JSON.
 //! - [`answers`]: the answers to a study's questions.
@@ -45,7 +47,9 @@ mod cell;
 pub mod compare;
 pub mod curves;
 mod error;
+pub mod exit;
 mod format;
+pub mod map;
 mod points;
 mod render;
 pub mod stability;

@@ -8,9 +8,11 @@ mod compare;
 mod data;
 mod depth;
 mod devices;
+mod exit;
 mod fit;
 mod generate;
 mod interrupt;
+mod map;
 mod measure;
 mod merge;
 mod models;
@@ -50,6 +52,8 @@ fn run() -> ExitCode {
     let done = match args.command {
         Command::Measure(args) => measure::run(&args, threads),
         Command::Prune(args) => prune::run(&args, threads),
+        Command::Exit(args) => exit::run(&args, threads),
+        Command::Map(args) => map::run(&args, threads),
         Command::Fit(args) => fit::run(&args, threads),
         Command::Verify(args) => verify::run(&args, threads),
         Command::Models(args) => models::run(&args),

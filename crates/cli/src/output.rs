@@ -1,8 +1,10 @@
 //! Printing to stdout and stderr.
 
 use anyhow::{Context, Result};
-use fathom::Style;
+use fathom::{StageEstimate, Style};
 use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::time::Duration;
 
 /// Prints results on stdout. A closed pipe is not an error: its reader has seen what it wanted.
 pub(crate) fn print(text: &str) -> Result<()> {
@@ -44,6 +46,25 @@ pub(crate) fn style() -> Style {
         width: if terminal { usize::from(console::Term::stdout().size().1).clamp(40, 120) } else { 100 },
         colour: terminal && std::env::var_os("NO_COLOR").is_none(),
     }
+}
+
+/// What each stage of an operation will take, as lines.
+pub(crate) fn stages(stages: &[StageEstimate]) -> String {
+    let mut text = format!("{:<13} {:>12} {:>9}\n", "stage", "GMAC", "time");
+    for s in stages {
+        text.push_str(&format!("{:<13} {:>12.1} {:>9}\n", s.stage, s.macs as f64 / 1e9, duration(s.seconds)));
+    }
+    text
+}
+
+/// Where results are and how long they took, as lines.
+pub(crate) fn places(folder: &Path, elapsed: Duration) -> String {
+    format!(
+        "\nresults: {}\nreport:  {}\ntime:    {:.1} s\n",
+        folder.display(),
+        folder.join("report.html").display(),
+        elapsed.as_secs_f64()
+    )
 }
 
 /// A time, with the unit that suits it.

@@ -35,26 +35,12 @@ fn present(pruned: &Pruned, as_json: bool) -> Result<()> {
         return output::print(&format!("{}\n", serde_json::to_string_pretty(results)?));
     }
     output::print(&prune_summary(results, output::style()))?;
-    output::print(&format!(
-        "\nresults: {}\nreport:  {}\ntime:    {:.1} s\n",
-        folder.display(),
-        folder.join("report.html").display(),
-        elapsed.as_secs_f64()
-    ))
+    output::print(&output::places(folder, *elapsed))
 }
 
 /// What each stage will take.
 fn plan(estimate: &PruneEstimate) -> String {
-    let mut text = format!("{:<13} {:>12} {:>9}\n", "stage", "GMAC", "time");
-    for s in &estimate.stages {
-        let _ = writeln!(
-            text,
-            "{:<13} {:>12.1} {:>9}",
-            s.stage,
-            s.macs as f64 / 1e9,
-            output::duration(s.seconds)
-        );
-    }
+    let mut text = output::stages(&estimate.stages);
     let _ = write!(
         text,
         "\nat most about {} in all, without timing and export; searches take a fraction of that where candidates are dropped early\n\

@@ -89,7 +89,9 @@ impl Job {
         let prompts = shard.of(&self.prompts);
         self.pairs = shard.of(&self.pairs);
         let [of_prompts, of_pairs] = [false, true].map(|pair| !self.missing(None, pair).is_empty());
-        if !(of_prompts && !prompts.is_empty() || of_pairs && !self.pairs.is_empty()) {
+        let has_prompts = of_prompts && !prompts.is_empty();
+        let has_pairs = of_pairs && !self.pairs.is_empty();
+        if !has_prompts && !has_pairs {
             invalid!("nothing is left for shard {shard}; use fewer shards");
         }
         let whole = std::mem::replace(&mut self.prompts, prompts);

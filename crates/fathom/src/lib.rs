@@ -9,6 +9,8 @@
 //! - [`DepthAnalysis`] reads depths off a finished run with other thresholds or by groups of prompts, and
 //!   [`RunComparison`] compares two runs.
 //! - [`Prune`] finds layers that can go, and shows on held-out text what that costs.
+//! - [`Exit`] measures at which levels tokens can leave a model, with calibrated thresholds, and whether that pays.
+//! - [`LayerMap`] maps the levels of one model to those of another.
 //! - [`Fit`] fits a law of depth, data or compute to a table.
 //! - [`Study`] measures models on data sets as a file describes, and answers its questions.
 //! - [`Verification`] compares a model's numbers with reference values, and bf16 with f32.
@@ -40,9 +42,11 @@ mod device;
 mod error;
 mod estimate;
 mod execute;
+mod exit;
 mod fit;
 mod folders;
 mod job;
+mod map;
 mod measurement;
 mod memory;
 mod merge;
@@ -58,6 +62,7 @@ mod run_table;
 mod shard;
 mod study;
 mod summary;
+mod texts;
 mod threads;
 mod tokenise;
 mod verify;
@@ -70,6 +75,7 @@ pub use choices::{ChoiceJob, ChoiceScore, ChoiceText, ChoiceTokens};
 pub use device::{Device, DeviceInfo, devices};
 pub use error::{Error, Result};
 pub use estimate::{Estimate, ProbeEstimate};
+pub use exit::{Exit, ExitEstimate, ExitOutcome};
 pub use fathom_analysis::study::OPTIONS as STUDY_OPTIONS;
 pub use fathom_analysis::{BootstrapOptions, Comparison, Curve, Pairing, StudyDescription, Tables};
 pub use fathom_data::{
@@ -78,15 +84,17 @@ pub use fathom_data::{
 pub use fathom_model::source::DEFAULT as DEFAULT_MODEL;
 pub use fathom_model::{Dtype, GGML_TYPES, mixtures_of_experts, supported as architectures};
 pub use fathom_report::{
-    Style, answer::headline, fit::summary as fit_summary, prune::summary as prune_summary, table,
+    Style, answer::headline, exit::summary as exit_summary, fit::summary as fit_summary,
+    map::summary as map_summary, prune::summary as prune_summary, table,
 };
 pub use fathom_results as results;
 pub use fathom_results::{
-    Depth, Fitting, GradientSite, LawName, PathBaseline, Probe, PruneMethod, Pruning, Quadrature, Results,
-    Rule, SkipMode, SkipPart, Uncertainty, UnknownRule,
+    Depth, ExitHead, Exiting, Fitting, GradientSite, LawName, Mapping, PathBaseline, Probe, PruneMethod,
+    Pruning, Quadrature, Results, Rule, SkipMode, SkipPart, Uncertainty, UnknownRule,
 };
 pub use fit::{Fit, FitOutcome, FitSchedule, RlResponse};
 pub use folders::{DepthAnalysis, GroupDepth, RunComparison};
+pub use map::{LayerMap, MapEstimate, MapOutcome};
 pub use measurement::{Measured, Measurement, bootstrap_options};
 pub use merge::{Merge, Merged};
 pub use model::{ExpertsDescription, ModelDescription, ModelSpec, ShortName, describe_model, short_names};
@@ -95,7 +103,9 @@ pub use prompts::{PromptSpec, read_choices, read_prompts};
 pub use prune::{
     ExportFormat, Prune, PruneEstimate, Pruned, Replace, StageEstimate, VerifiedExport, verify_export,
 };
-pub use report::{fit_report, is_fit, is_pruning, prune_report, report};
+pub use report::{
+    exit_report, fit_report, is_exit, is_fit, is_map, is_pruning, map_report, prune_report, report,
+};
 pub use run_table::{RunRow, RunTable};
 pub use shard::Shard;
 pub use study::{

@@ -1,7 +1,7 @@
 //! Reports of finished runs.
 
 use crate::Result;
-use fathom_results::{Fitting, Folder, Pruning, Results, folder};
+use fathom_results::{Exiting, Fitting, Folder, Mapping, Pruning, Results, folder};
 use std::path::Path;
 
 /// Draws the figures and the page of a results folder again, and returns its results.
@@ -31,6 +31,40 @@ pub fn prune_report(path: &Path) -> Result<Pruning> {
     let run = folder.run()?.unwrap_or_default();
     fathom_report::prune::write_report(&folder, &pruning, &run)?;
     Ok(pruning)
+}
+
+/// Whether a folder holds finished early exits.
+pub fn is_exit(path: &Path) -> bool {
+    path.join(folder::EXIT).is_file()
+}
+
+/// Draws the figures and the page of early exits again, and returns them.
+///
+/// # Errors
+/// As [`report`].
+pub fn exit_report(path: &Path) -> Result<Exiting> {
+    let folder = Folder::open(path)?;
+    let exiting = Exiting::read(&path.join(folder::EXIT))?;
+    let run = folder.run()?.unwrap_or_default();
+    fathom_report::exit::write_report(&folder, &exiting, &run)?;
+    Ok(exiting)
+}
+
+/// Whether a folder holds finished maps between models.
+pub fn is_map(path: &Path) -> bool {
+    path.join(folder::MAP).is_file()
+}
+
+/// Draws the figures and the page of maps between models again, and returns them.
+///
+/// # Errors
+/// As [`report`].
+pub fn map_report(path: &Path) -> Result<Mapping> {
+    let folder = Folder::open(path)?;
+    let mapping = Mapping::read(&path.join(folder::MAP))?;
+    let run = folder.run()?.unwrap_or_default();
+    fathom_report::map::write_report(&folder, &mapping, &run)?;
+    Ok(mapping)
 }
 
 /// Whether a folder holds a fitted law.

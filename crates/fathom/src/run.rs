@@ -132,9 +132,7 @@ pub(crate) fn now() -> String {
 /// Refuses to go on with a folder whose samples another program, model, set of prompts or number
 /// format has made: they must not be mixed.
 pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &Path) -> Result<()> {
-    if earlier.get("prune").is_some() {
-        invalid!("{} holds a pruning, not a measurement; choose another folder with -o", folder.display());
-    }
+    refuse_other_kind(earlier, None, folder)?;
     let compared = [
         ("other prompts", "/data/sha256"),
         ("another way to run edits (--naive)", "/naive"),
@@ -145,6 +143,27 @@ pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &Path) -> Result<
     let probes = measured(earlier).into_iter().filter(|p| asked.contains(p) && differs(p));
     let probes = probes.map(|probe| format!("other options of {probe}")).collect();
     refuse_differences(earlier, now, &compared, probes, folder)
+}
+
+/// Kinds of runs other than a measurement: the key of `run.json` that only they have, and what they are called.
+const KINDS: [(&str, &str); 3] =
+    [("prune", "a pruning"), ("exit", "early exits"), ("map", "maps between models")];
+
+/// Refuses to go on with a folder of another kind of run than that of this key, or than a measurement.
+pub(crate) fn refuse_other_kind(earlier: &Value, expected: Option<&str>, folder: &Path) -> Result<()> {
+    let name = |key: Option<&str>| {
+        KINDS.iter().find(|(known, _)| Some(*known) == key).map_or("a measurement", |(_, name)| *name)
+    };
+    let found = KINDS.iter().map(|kind| kind.0).find(|key| earlier.get(key).is_some());
+    if found != expected {
+        invalid!(
+            "{} holds {}, not {}; choose another folder with -o",
+            folder.display(),
+            name(found),
+            name(expected)
+        );
+    }
+    Ok(())
 }
 
 /// Refuses to go on with a folder that was written with other settings: those of every kind of run, those in

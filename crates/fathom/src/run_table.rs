@@ -102,7 +102,7 @@ impl RunTable {
     ) -> Result<Vec<RunRow>> {
         let options = self.bootstrap.options()?;
         let (results, curves) = folders::open(path)?;
-        let [model, data] = names.unwrap_or_else(|| [results.model.id, results.data.id]);
+        let [model, data] = names.unwrap_or([results.model.id, results.data.id]);
         let row = |quantity: String, layer, value, interval: Option<[f64; 2]>| RunRow {
             model: model.clone(),
             data: data.clone(),

@@ -7,6 +7,8 @@
 //! - [`plots`]: the figures as SVG and PNG.
 //! - [`html`]: the report page, one file that needs no network and can be read without scripts.
 //! - [`prune`]: table, figures and page of a pruning.
+//! - [`exit`]: table, figures and page of early exits.
+//! - [`map`]: table, figures and page of maps between models.
 //! - [`fit`]: table, figures and page of a fitted law.
 //! - [`study`]: the page of many models on many data sets.
 
@@ -14,9 +16,11 @@
 
 pub mod answer;
 mod error;
+pub mod exit;
 pub mod fit;
 mod gauge;
 pub mod html;
+pub mod map;
 mod page;
 pub mod plots;
 pub mod prune;

@@ -22,7 +22,7 @@ mod figure;
 mod font;
 mod gauge;
 pub(crate) mod grid;
-mod heat;
+pub(crate) mod heat;
 pub(crate) mod layers;
 pub(crate) mod legend;
 mod observed;

@@ -420,3 +420,128 @@ pub fn regression() -> Fitting {
     };
     Fitting { law: LawName::Regress, fit: Some(fit), expression: "score ~ layers".to_owned(), ..fitting() }
 }
+
+/// Maps between models of 6 and 12 layers whose levels correspond at the same relative depth.
+pub fn mapping() -> Mapping {
+    let model = |id: &str, layers: usize, hidden: usize| ModelInfo {
+        id: id.to_owned(),
+        layers,
+        hidden,
+        ..results().model
+    };
+    let (source, target) = (model("a/small", 6, 64), model("b/large", 12, 96));
+    let text_set = |id: &str, texts: usize| TextSet {
+        id: id.to_owned(),
+        texts,
+        tokens: 100 * texts as u64,
+        sha256: "0f".repeat(32),
+    };
+    let matrix = |of: fn(f64) -> f64| -> Vec<Vec<f64>> {
+        (0..=6).map(|m| (0..=12).map(|l| of((l as f64 / 12.0 - m as f64 / 6.0).abs())).collect()).collect()
+    };
+    Mapping {
+        schema_version: MAP_SCHEMA_VERSION,
+        source,
+        target,
+        differences: false,
+        fit: text_set("prose, three quarters", 90),
+        heldout: text_set("prose, the rest", 30),
+        relative: matrix(|apart| 0.3 + 0.6 * apart),
+        r2: matrix(|apart| 0.9 - 1.2 * apart),
+        mse: matrix(|apart| 2.0 + apart),
+        penalty: matrix(|_| 1e-4),
+        best: (0..=6).map(|m| Some(2 * m)).collect(),
+        best_interval: (0..=6).map(|m| Some([(2 * m) as f64 - 0.5, (2 * m) as f64 + 0.5])).collect(),
+        slope: Estimated { value: 1.0, interval: Some([0.96, 1.03]) },
+        conclusion: "The best targets have a slope of 1.00.".to_owned(),
+        cost: [("fit", 4_000_000_000), ("measure", 1_000_000_000)]
+            .map(|(stage, macs)| (stage.to_owned(), Work::plain(90, macs)))
+            .into(),
+        resources: [("all".to_owned(), Resources { seconds: 12.0, peak_bytes: 1 << 30 })].into(),
+    }
+}
+
+/// Early exits of a model with 6 layers.
+pub fn exiting() -> Exiting {
+    const DEPTH: usize = 6;
+    let text_set = |id: &str, texts: usize| TextSet {
+        id: id.to_owned(),
+        texts,
+        tokens: 100 * texts as u64,
+        sha256: "0f".repeat(32),
+    };
+    let around = |value: f64| Estimated { value, interval: Some([value - 0.02, value + 0.02]) };
+    let pairs = || ExitHead::ALL.into_iter().flat_map(|head| (0..DEPTH).map(move |level| (head, level)));
+    let better = |head: ExitHead| if head == ExitHead::Linear { 0.2 } else { 0.0 };
+    let share = move |(head, level): (ExitHead, usize)| 0.7 * level as f64 / DEPTH as f64 + better(head);
+    let rule = |epsilon: f64| ExitRule {
+        head: ExitHead::Linear,
+        confidence: Confidence::Prob,
+        levels: vec![2, 4],
+        epsilon,
+        delta: 0.1,
+        threshold: Some(0.9),
+        measured: Some(ExitMeasured {
+            p_value: 0.04,
+            risk_calibration: 0.6 * epsilon,
+            risk_heldout: around(0.7 * epsilon),
+            mean_level: 4.6,
+            shares: vec![0.0, 0.0, 0.2, 0.0, 0.3, 0.0, 0.5],
+            nll: 3.4,
+            net_saving: around(epsilon - 0.05),
+        }),
+    };
+    let speculation = |place: (ExitHead, usize)| Speculation {
+        level: place.1,
+        head: place.0,
+        cost_ratio: place.1 as f64 / DEPTH as f64,
+        alpha: share(place),
+        draft: 2,
+        speedup: around(0.9 + 0.1 * share(place)),
+        greedy_draft: 2,
+        greedy_speedup: around(0.95 + 0.1 * share(place)),
+        runs: vec![0.5, 0.25, 0.25],
+    };
+    Exiting {
+        schema_version: EXIT_SCHEMA_VERSION,
+        model: ModelInfo { layers: DEPTH, ..results().model },
+        fit: text_set("prose, a quarter", 30),
+        calibration: text_set("prose, three eighths", 45),
+        heldout: text_set("prose, the rest", 45),
+        epsilon: 0.1,
+        delta: 0.1,
+        full_nll: around(3.2),
+        costs: ExitCosts { layers: vec![4e6; DEPTH], key_values: vec![3e5; DEPTH], head: 3e7, map: 3e5 },
+        levels: pairs()
+            .map(|place| ExitLevel {
+                level: place.1,
+                head: place.0,
+                agreement: share(place),
+                nll: 8.0 - 4.0 * share(place),
+                acceptance: share(place),
+                penalty: (place.0 == ExitHead::Linear).then_some(1e-4),
+                map_error: (place.0 == ExitHead::Linear).then_some(0.3),
+            })
+            .collect(),
+        rules: vec![rule(0.1), ExitRule { threshold: None, measured: None, ..rule(0.1) }],
+        by_epsilon: [0.05, 0.1, 0.2].map(|epsilon| EpsilonRule { epsilon, rule: Some(rule(epsilon)) }).into(),
+        speculation: pairs().filter(|place| place.1 > 0).map(speculation).collect(),
+        choice: ExitChoice {
+            rule: Some(0),
+            speculation: Some(2),
+            pays: true,
+            reason: "Leave at levels 2 and 4 of 6 by the linear head.".to_owned(),
+        },
+        example: Some(ExitExample {
+            id: "prose-7".to_owned(),
+            pieces: ["The", " river", " <b>"].map(str::to_owned).to_vec(),
+            levels: vec![6, 2, 4],
+            agrees: vec![true, false, true],
+            confidence: (0..DEPTH).map(|l| vec![0.1 * l as f64, 0.95, 0.2 * l as f64]).collect(),
+        }),
+        cost: [("fit", 4_000_000_000), ("measure", 9_000_000_000)]
+            .map(|(stage, macs)| (stage.to_owned(), Work::plain(120, macs)))
+            .into(),
+        resources: Default::default(),
+    }
+}

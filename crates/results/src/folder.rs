@@ -21,6 +21,10 @@ pub const RUN: &str = "run.json";
 pub const RESULTS: &str = "results.json";
 /// The file with what can be pruned.
 pub const PRUNE: &str = "prune.json";
+/// The file with maps between the levels of two models.
+pub const MAP: &str = "map.json";
+/// The file with what exiting early saves.
+pub const EXIT: &str = "exit.json";
 /// The file with a fitted law.
 pub const FIT: &str = "fit.json";
 /// The file with one line per prompt.
@@ -84,8 +88,10 @@ impl Folder {
             Ok(metadata) if !metadata.is_dir() => return refuse("it is a file"),
             Ok(_) => {}
         }
-        if ![RUN, RESULTS, PRUNE, FIT, SAMPLES].iter().any(|name| path.join(name).is_file()) {
-            return refuse("it has no run.json, results.json, prune.json, fit.json or samples.jsonl");
+        if ![RUN, RESULTS, PRUNE, EXIT, MAP, FIT, SAMPLES].iter().any(|name| path.join(name).is_file()) {
+            return refuse(
+                "it has no run.json, results.json, prune.json, exit.json, map.json, fit.json or samples.jsonl",
+            );
         }
         Ok(Self { path: path.to_owned(), samples: Mutex::new(None) })
     }
@@ -135,13 +141,17 @@ impl Folder {
     pub fn results(&self) -> Result<Results> {
         let path = self.path.join(RESULTS);
         if !path.exists() {
-            let reason = if self.path.join(PRUNE).exists() {
-                "it holds a pruning, which `fathom report` shows"
-            } else if self.path.join(FIT).exists() {
-                "it holds a fitted law, which `fathom report` shows"
-            } else {
-                "it has no results.json, so its run did not finish: the command in its run.json goes on"
-            };
+            const OTHERS: [(&str, &str); 4] = [
+                (PRUNE, "it holds a pruning, which `fathom report` shows"),
+                (EXIT, "it holds early exits, which `fathom report` shows"),
+                (MAP, "it holds maps between models, which `fathom report` shows"),
+                (FIT, "it holds a fitted law, which `fathom report` shows"),
+            ];
+            let other = OTHERS.iter().find(|(name, _)| self.path.join(name).exists());
+            let reason = other.map_or(
+                "it has no results.json, so its run did not finish: the command in its run.json goes on",
+                |(_, what)| what,
+            );
             return Err(Error::NotResults { path: self.path.clone(), reason: reason.to_owned() });
         }
         Results::read(&path)

@@ -11,10 +11,12 @@
 
 mod depth;
 mod error;
+mod exit;
 mod fit;
 #[cfg(any(test, feature = "fixture"))]
 pub mod fixture;
 pub mod folder;
+mod map;
 mod null;
 mod probe;
 mod probes;
@@ -31,12 +33,17 @@ pub use depth::{
     Depth, IntervalOf, IntervalWidth, OutputLoss, ResampleHistogram, RuleUncertainty, SweepPoint, Uncertainty,
 };
 pub use error::{Error, Result};
+pub use exit::{
+    Confidence, EXIT_SCHEMA_VERSION, EpsilonRule, ExitChoice, ExitCosts, ExitExample, ExitHead, ExitLevel,
+    ExitLine, ExitMap, ExitMeasured, ExitRule, ExitSample, Exiting, HeadValues, Speculation,
+};
 pub use fit::{
     Baseline, Environment, FIT_SCHEMA_VERSION, FitData, FitObjective, FitPoint, Fitted, Fitting, HeldOut,
     LawName, Named, Optimal, OptimalTable, Parameter, PartialResiduals, Prediction, Profile, Published,
     Regression, ScanPoint, Starts,
 };
 pub use folder::{Folder, Lock};
+pub use map::{MAP_SCHEMA_VERSION, MapLine, Mapping};
 pub use probe::{Probe, UnknownProbe};
 pub use probes::*;
 pub use prune::{

@@ -12,7 +12,7 @@ use std::path::Path;
 pub const PRUNE_SCHEMA_VERSION: u32 = 1;
 
 /// More layers than any model has.
-const LAYERS: usize = 1 << 14;
+pub(crate) const LAYERS: usize = 1 << 14;
 
 /// How candidates for removal are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -4,13 +4,19 @@
 //! removals at once, [`Search`] looks for the one that costs least, [`scores`] reads candidates off the clean runs, and
 //! [`linear`] lets the MLP before a removed block take over some of its work. [`export::export`] writes the model that is
 //! left.
+//!
+//! [`least_squares`] fits linear maps from sums over tokens: for [`linear`], [`mod@exit`], and [`maps`] between the layers of two
+//! models.
 
 #![deny(missing_docs)]
 
 mod evaluate;
+pub mod exit;
 pub mod export;
 mod group;
+pub mod least_squares;
 pub mod linear;
+pub mod maps;
 mod removal;
 pub mod scores;
 mod search;

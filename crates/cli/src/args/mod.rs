@@ -1,13 +1,17 @@
 //! The command line.
 
+mod exit;
 mod fit;
+mod map;
 mod measure;
 mod prune;
 mod run;
 
 use clap::{Args as Arguments, Parser, Subcommand};
+pub(crate) use exit::Exit;
 use fathom::{Device, Options, PromptSpec, Rng, Scheduler};
 pub(crate) use fit::Fit;
+pub(crate) use map::Map;
 pub(crate) use measure::Measure;
 pub(crate) use prune::Prune;
 pub(crate) use run::{Bootstrap, DtypeArg, ModelArgs, command_line, optional};
@@ -34,6 +38,8 @@ the depths are, and turns the curves into effective depths with intervals.
   fathom measure Qwen/Qwen2.5-0.5B        a model from the Hugging Face hub (or its cache)
   fathom measure model.gguf --data my.jsonl --probes contributions,lens
   fathom prune model.gguf                 layers that can go, shown on held-out text
+  fathom exit model.gguf                  levels at which tokens can leave early
+  fathom map small.gguf large.gguf        which layers of two models correspond
   fathom fit depth runs.csv               a scaling law, and how far it can be trusted
   fathom compare out-a out-b              two finished runs, with intervals
   fathom study study.toml                 models and data sets as a file describes
@@ -52,6 +58,12 @@ pub(crate) enum Command {
     /// Find layers that can go, and show on held-out text what that costs
     #[command(long_about = prune::LONG, after_long_help = prune::EXAMPLES)]
     Prune(Box<Prune>),
+    /// Measure at which levels tokens can leave a model early, and whether that pays
+    #[command(long_about = exit::LONG, after_long_help = exit::EXAMPLES)]
+    Exit(Box<Exit>),
+    /// Map every level of a model to every level of another one
+    #[command(long_about = map::LONG, after_long_help = map::EXAMPLES)]
+    Map(Box<Map>),
     /// Fit a law of depth, data or compute to a table
     #[command(long_about = fit::LONG, after_long_help = fit::EXAMPLES)]
     Fit(Box<Fit>),

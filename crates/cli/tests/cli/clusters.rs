@@ -242,7 +242,7 @@ fn a_table_has_a_line_for_each_number() {
     let results = json(&cell.join("results.json"));
     let layers = results["model"]["layers"].as_u64().unwrap();
     for (layer, expected) in
-        results["probes"]["contributions"]["cosine"]["layer"].as_array().unwrap().iter().enumerate()
+        results["probes"]["contributions"]["cosine"]["layer"]["mean"].as_array().unwrap().iter().enumerate()
     {
         let start = format!("llama2,d,cosine_layer,{layer},");
         let line = of_run.lines().find(|line| line.starts_with(&start)).unwrap_or_else(|| panic!("{of_run}"));

@@ -1,25 +1,10 @@
 //! `fathom prune`: from texts to an exported model, and what it refuses.
 
-use crate::support::{Done, Place, fail, fathom, finish, fixture, json, succeed};
+use crate::support::{Done, Place, WORDS, fail, fathom, finish, fixture, json, succeed, texts};
 use assert_cmd::Command;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-const WORDS: [&str; 16] = [
-    "river", "stone", "light", "seven", "garden", "quiet", "winter", "copper", "letter", "north", "paper",
-    "silver", "under", "music", "harbour", "engine",
-];
-
-/// Texts of 12 to 26 words without meaning, all different.
-fn texts(count: usize, seed: usize) -> String {
-    let text = |i: usize| {
-        let word = |k: usize| WORDS[(seed + i * 7 + k * (i + 3) + k * k) % WORDS.len()];
-        let words: Vec<&str> = (0..12 + i % 15).map(word).collect();
-        format!("{{\"text\": \"{} {}\"}}\n", i + seed, words.join(" "))
-    };
-    (0..count).map(text).collect()
-}
 
 /// `fathom prune MODEL --data FILE -o OUT` on 60 texts.
 fn prune(place: &Place, model: &Path, out: &Path) -> Command {

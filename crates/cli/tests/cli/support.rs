@@ -202,3 +202,18 @@ pub(crate) fn truncate(path: &Path, len: usize) {
     assert!(len < bytes.len());
     fs::write(path, &bytes[..len]).unwrap();
 }
+
+pub(crate) const WORDS: [&str; 16] = [
+    "river", "stone", "light", "seven", "garden", "quiet", "winter", "copper", "letter", "north", "paper",
+    "silver", "under", "music", "harbour", "engine",
+];
+
+/// Texts of 12 to 26 words without meaning, all different.
+pub(crate) fn texts(count: usize, seed: usize) -> String {
+    let text = |i: usize| {
+        let word = |k: usize| WORDS[(seed + i * 7 + k * (i + 3) + k * k) % WORDS.len()];
+        let words: Vec<&str> = (0..12 + i % 15).map(word).collect();
+        format!("{{\"text\": \"{} {}\"}}\n", i + seed, words.join(" "))
+    };
+    (0..count).map(text).collect()
+}

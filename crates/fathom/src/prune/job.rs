@@ -1,8 +1,8 @@
 //! A pruning whose model is loaded and whose texts are tokens.
 
 use super::questions::Questions;
-use super::texts::Texts;
 use crate::error::invalid;
+use crate::texts::Texts;
 use crate::{Error, Observer, Prune, Replace, Result, memory};
 use fathom_model::config::Mlp;
 use fathom_model::source::Loaded;

@@ -2,8 +2,7 @@
 
 use super::job::Job;
 use crate::Result;
-use crate::error::invalid;
-use crate::run::{self, refuse_differences};
+use crate::run::{self, refuse_differences, refuse_other_kind};
 use fathom_model::Backend;
 use fathom_model::source::Located;
 use serde_json::{Value, json};
@@ -49,9 +48,7 @@ pub(super) fn keep_questions(earlier: &Value, now: &mut Value) {
 
 /// Refuses to go on with a folder whose lines another program, model or set of texts has made.
 pub(super) fn check_same(earlier: &Value, now: &Value, folder: &Path) -> Result<()> {
-    if earlier.get("prune").is_none() {
-        invalid!("{} holds a measurement, not a pruning; choose another folder with -o", folder.display());
-    }
+    refuse_other_kind(earlier, Some("prune"), folder)?;
     let compared = [
         ("other calibration texts", "/prune/calibration"),
         ("other held-out texts", "/prune/heldout"),

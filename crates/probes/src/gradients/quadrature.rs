@@ -82,6 +82,10 @@ const APART: f64 = 0.02;
 /// The largest number of nodes.
 const MAX_NODES: usize = 512;
 
+/// Roundings that targets and contributions differ by. Contributions have gone through all layers twice.
+const OF_TARGET: f64 = 4.0;
+const OF_SLOPES: f64 = 16.0;
+
 /// An interval of the path.
 #[derive(Clone, Copy)]
 struct Interval {
@@ -93,6 +97,9 @@ struct Interval {
     excess: f64,
     /// The larger absolute target at its ends.
     value: f64,
+    /// The width times the sum of all positions' absolute contributions, at the node where that is largest. Where
+    /// contributions cancel, it is many times the change.
+    moved: f64,
     /// Its width.
     width: f64,
 }
@@ -103,13 +110,16 @@ impl Interval {
         let [a, b, c] = [from, middle, to].map(|n| n.slopes.iter().sum::<f64>());
         let integral = (to.at - from.at) / 6.0 * (a + 4.0 * b + c);
         let value = from.value.abs().max(to.value.abs());
-        let change = to.value - from.value;
-        Self { nodes, change, excess: integral - change, value, width: to.at - from.at }
+        let (change, width) = (to.value - from.value, to.at - from.at);
+        let slope = |node: &Node| node.slopes.iter().map(|slope| slope.abs()).sum::<f64>();
+        let steepest = slope(from).max(slope(middle)).max(slope(to));
+        Self { nodes, change, excess: integral - change, value, moved: width * steepest, width }
     }
 
     /// Whether its error exceeds rounding, so that halving it can help.
     fn exceeds_rounding(&self, rounding: f64) -> bool {
-        self.excess.abs() > 4.0 * rounding * self.value && self.width > rounding
+        let error = rounding * (OF_TARGET * self.value).max(OF_SLOPES * self.moved);
+        self.excess.abs() > error && self.width > rounding
     }
 }
 
@@ -278,6 +288,26 @@ mod tests {
         };
         assert!(nodes(0.005) <= 9, "{} nodes", nodes(0.005));
         assert!(nodes(0.0) > 9, "{} nodes without it", nodes(0.0));
+    }
+
+    /// Contributions that cancel to a thousandth of their size, with errors of up to half a percent.
+    #[test]
+    fn rounding_of_contributions_that_cancel_is_not_followed() {
+        let path = |at: &[f64]| {
+            let error = |at: f64| 0.005 * (at * 1e6).sin();
+            let node = |&at: &f64| Node {
+                at,
+                value: 1.0 + 0.3 * at,
+                slopes: vec![300.0 * (1.0 + error(at)), -299.7 * (1.0 - error(at))],
+            };
+            at.iter().map(node).collect()
+        };
+        let nodes = |rounding| {
+            let resolution = Resolution { rounding, ..EXACT };
+            integrate(Quadrature::Adaptive, [1.0, 1.3], resolution, path).nodes
+        };
+        assert_eq!(nodes(0.005), 9);
+        assert!(nodes(1e-6) > 100, "{} nodes without it", nodes(1e-6));
     }
 
     /// A parabola and a step at `place` of width `width`, shared by two positions.
