@@ -17,9 +17,15 @@ pub(crate) use prune::Prune;
 pub(crate) use run::{Bootstrap, DtypeArg, ModelArgs, command_line, optional};
 use std::path::PathBuf;
 
+/// The version; in releases with the commit, which `.ci/package` gives.
+const VERSION: &str = match option_env!("FATHOM_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
 /// Measures how much of a language model's depth does useful work.
 #[derive(Parser)]
-#[command(name = "fathom", version, long_about = LONG, propagate_version = true, max_term_width = 100)]
+#[command(name = "fathom", version = VERSION, long_about = LONG, propagate_version = true, max_term_width = 100)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
