@@ -84,7 +84,7 @@ const MAX_NODES: usize = 512;
 
 /// Roundings that targets and contributions differ by. Contributions have gone through all layers twice.
 const OF_TARGET: f64 = 4.0;
-const OF_SLOPES: f64 = 32.0;
+const OF_SLOPES: f64 = 16.0;
 
 /// An interval of the path.
 #[derive(Clone, Copy)]
