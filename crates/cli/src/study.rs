@@ -19,8 +19,11 @@ pub(crate) fn run(args: &StudyArgs, threads: Option<u16>) -> Result<()> {
     let terminal = Terminal::default();
     if args.dry_run {
         study.measurements(&terminal)?;
-        let lines =
-            study.commands().iter().map(|c| format!("fathom measure {}\n", quoted(c))).collect::<String>();
+        let line = |arguments: &Vec<String>| {
+            let words: Vec<String> = arguments.iter().map(|word| fathom::shell_quoted(word)).collect();
+            format!("fathom measure {}\n", words.join(" "))
+        };
+        let lines: String = study.commands().iter().map(line).collect();
         return output::print(&lines);
     }
     if args.estimate && !(args.plan || args.submit.is_some()) {
@@ -102,13 +105,6 @@ pub(crate) fn show(outcome: &StudyOutcome, as_json: bool) -> Result<()> {
     output::print(&tables.markdown())?;
     let out = folder.display();
     output::print(&format!("\ntables: {out}/study.md, .csv, .tex, .json\nreport: {out}/study.html\n"))
-}
-
-/// Arguments as one would type them.
-fn quoted(arguments: &[String]) -> String {
-    let plain = |a: &str| a.chars().all(|c| c.is_ascii_alphanumeric() || "-_=./:,@+".contains(c));
-    let word = |a: &String| if plain(a) { a.clone() } else { format!("'{}'", a.replace('\'', "'\\''")) };
-    arguments.iter().map(word).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -109,7 +109,8 @@ pub use report::{
 pub use run_table::{RunRow, RunTable};
 pub use shard::Shard;
 pub use study::{
-    CellEstimate, CellState, PlannedCell, Scheduler, Study, StudyOutcome, ranges as cell_ranges,
+    CellEstimate, CellState, PlannedCell, Scheduler, Study, StudyOutcome, quoted as shell_quoted,
+    ranges as cell_ranges,
 };
 pub use verify::{CurveShift, DepthShift, GoldenRow, Limit, PrecisionReport, Verification};
 

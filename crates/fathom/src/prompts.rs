@@ -36,6 +36,17 @@ impl PromptSpec {
         Self { id: id.to_owned(), limit, split: None, max_tokens: None, ..self.clone() }
     }
 
+    /// The same options for held-out texts, where there are some.
+    pub(crate) fn heldout(&self, id: Option<&String>) -> Option<Self> {
+        Some(Self { id: id?.clone(), split: None, ..self.clone() })
+    }
+
+    /// Takes only the first `texts` of the set `set`, which is larger than needed, unless there is a limit.
+    pub(crate) fn first_of(self, set: &str, texts: usize) -> Self {
+        let limit = self.limit.or((self.id == set).then_some(texts));
+        Self { limit, ..self }
+    }
+
     fn open(&self, observer: &dyn Observer) -> Result<PromptStream, DataError> {
         let options = Options { limit: self.limit, seed: self.seed, rng: self.rng };
         let hub = FromHub(observer);

@@ -154,18 +154,12 @@ impl Exit {
     }
 
     fn texts(&self) -> PromptSpec {
-        self.limited(self.options.data.clone())
+        self.options.data.clone().first_of(Self::DATA, Self::TEXTS)
     }
 
     fn heldout_texts(&self) -> Option<PromptSpec> {
-        let id = self.heldout.clone()?;
-        Some(self.limited(PromptSpec { id, split: None, ..self.options.data.clone() }))
-    }
-
-    /// The built-in set is larger than needed.
-    fn limited(&self, spec: PromptSpec) -> PromptSpec {
-        let limit = spec.limit.or((spec.id == Self::DATA).then_some(Self::TEXTS));
-        PromptSpec { limit, ..spec }
+        let heldout = self.options.data.heldout(self.heldout.as_ref())?;
+        Some(heldout.first_of(Self::DATA, Self::TEXTS))
     }
 
     fn analysis(&self) -> ExitOptions {

@@ -140,8 +140,7 @@ impl LayerMap {
     }
 
     fn heldout_texts(&self) -> Option<PromptSpec> {
-        let id = self.heldout.clone()?;
-        Some(PromptSpec { id, split: None, ..self.options.data.clone() })
+        self.options.data.heldout(self.heldout.as_ref())
     }
 
     fn check(&self) -> Result<()> {

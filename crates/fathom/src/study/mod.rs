@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 pub use plan::{CellEstimate, CellState, PlannedCell, ranges};
-pub use submit::Scheduler;
+pub use submit::{Scheduler, quoted};
 
 /// A study: models on data sets as a `STUDY.toml` describes, and what their runs say together.
 ///

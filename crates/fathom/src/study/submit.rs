@@ -243,8 +243,8 @@ fn label(name: &str) -> String {
     format!("fathom-{}", name.trim_matches('-'))
 }
 
-/// An argument as a shell reads it.
-pub(super) fn quoted(text: &str) -> String {
+/// An argument as one would type it in a shell.
+pub fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,@+".contains(c);
     match !text.is_empty() && text.chars().all(plain) {
         true => text.to_owned(),
