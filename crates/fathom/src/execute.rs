@@ -5,6 +5,7 @@ use crate::job::Job;
 use crate::observer::{Cancellable, uncounted};
 use crate::prompts::OpenSet;
 use crate::resume::{merged, resume, start_anew};
+use crate::run_options::Opened;
 use crate::summary::{self, Samples, Subject};
 use crate::{Measured, Measurement, Observer, Result, run};
 use fathom_analysis::BootstrapOptions;
@@ -15,22 +16,18 @@ use fathom_results::text::{amount, counted};
 use fathom_results::{Folder, ModelInfo, Results, Sample, folder};
 use serde_json::Value;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Measures, and writes everything to the results folder.
 pub(crate) fn measure(m: &Measurement, observer: &dyn Observer) -> Result<Measured> {
     let started = Instant::now();
     let bootstrap = m.bootstrap()?;
-    let data = OpenSet::open(&m.options.data, observer)?;
-    let (located, checkpoint) = m.options.model.open(observer)?;
-    let out = m.options.out.clone().unwrap_or_else(|| default_folder(&located, data.rest.id()));
-    // Fail before the weights are loaded if the folder cannot be written.
-    let folder = Folder::create(&out)?;
-    let _lock = folder.lock(&run::process())?;
+    let opened = m.options.open(&m.options.data, "", observer)?;
+    let Opened { data, located, checkpoint, folder, lock: _lock } = opened;
     let task = Measuring { m, bootstrap, data, located, checkpoint, folder: &folder, started, observer };
     let (results, cancelled) = m.options.model.device.run(observer, task)?;
-    Ok(Measured { folder: out, results, cancelled, elapsed: started.elapsed() })
+    Ok(Measured { folder: folder.path().to_owned(), results, cancelled, elapsed: started.elapsed() })
 }
 
 /// A measurement whose model and prompts have been opened.
@@ -125,11 +122,6 @@ impl Progress {
             folder.display()
         )
     }
-}
-
-/// `fathom-out/org__model/data`.
-fn default_folder(located: &Located, data: &str) -> PathBuf {
-    Path::new("fathom-out").join(located.id.replace(['/', '\\'], "__")).join(data)
 }
 
 /// Says what is measured on what.

@@ -1,9 +1,12 @@
 //! Options of the builders that run a model on texts.
 
-use crate::{ModelSpec, Observer, PromptSpec};
+use crate::prompts::OpenSet;
+use crate::{ModelSpec, Observer, PromptSpec, Result, run};
 use fathom_analysis::BootstrapOptions;
-use fathom_results::text::counted;
-use std::path::PathBuf;
+use fathom_model::source::{Checkpoint, Located};
+use fathom_results::folder::Lock;
+use fathom_results::{Folder, text::counted};
+use std::path::{Path, PathBuf};
 
 /// Fewer resamples do not settle the ends of a 95 % interval.
 const FEW_RESAMPLES: usize = 200;
@@ -21,6 +24,16 @@ pub(crate) struct RunOptions {
     pub(crate) command: Vec<String>,
 }
 
+/// What a run works on.
+pub(crate) struct Opened {
+    pub(crate) data: OpenSet,
+    pub(crate) located: Located,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) folder: Folder,
+    /// Held until the run ends.
+    pub(crate) lock: Lock,
+}
+
 impl RunOptions {
     pub(crate) fn new(model: impl Into<String>, data: &str) -> Self {
         Self {
@@ -33,6 +46,23 @@ impl RunOptions {
             threads: None,
             command: Vec::new(),
         }
+    }
+
+    /// Opens the model and the texts, and the results folder, by default `fathom-out/org__model/KIND` and the name of the
+    /// texts. So it fails before weights are loaded if the folder cannot be written.
+    ///
+    /// # Errors
+    /// When one of them cannot be opened, or another process holds the folder.
+    pub(crate) fn open(&self, texts: &PromptSpec, kind: &str, observer: &dyn Observer) -> Result<Opened> {
+        let data = OpenSet::open(texts, observer)?;
+        let (located, checkpoint) = self.model.open(observer)?;
+        let default = || {
+            let model = located.id.replace(['/', '\\'], "__");
+            Path::new("fathom-out").join(model).join(format!("{kind}{}", data.rest.id()))
+        };
+        let folder = Folder::create(self.out.clone().unwrap_or_else(default))?;
+        let lock = folder.lock(&run::process())?;
+        Ok(Opened { data, located, checkpoint, folder, lock })
     }
 
     /// Warns of options that are allowed and say little.

@@ -61,7 +61,7 @@ fn differences_are_mapped_layer_by_layer() {
     let results = results(&out);
     let layers = results["source"]["layers"].as_u64().unwrap() as usize;
     assert_eq!(results["relative"].as_array().unwrap().len(), layers);
-    // What a layer adds is no affine function of itself only where it vanishes.
+    // What a layer adds maps onto itself without an error.
     assert!((0..layers).all(|l| number(&results, &format!("/r2/{l}/{l}")) > 0.999), "{results}");
     fail(&mut map(&place, &model, &model, &out), &["another quantity (--differences)"]);
 }

@@ -8,32 +8,23 @@ use crate::observer::{Cancellable, uncounted};
 use crate::prompts::OpenSet;
 use crate::resume::{refuse_foreign, start_anew};
 use crate::run::{self, refuse_differences, refuse_other_kind};
+use crate::run_options::Opened;
 use crate::{Exit, ExitOutcome, Observer, Result, memory};
 use fathom_model::Backend;
 use fathom_model::source::{Checkpoint, Located};
 use fathom_results::text::amount;
 use fathom_results::{ExitHead, ExitLine, Exiting, Folder, folder};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Measures, and writes everything to the results folder.
 pub(super) fn exit(e: &Exit, observer: &dyn Observer) -> Result<ExitOutcome> {
     let started = Instant::now();
-    let data = OpenSet::open(&e.texts(), observer)?;
-    let (located, checkpoint) = e.options.model.open(observer)?;
-    let out = e.options.out.clone().unwrap_or_else(|| default_folder(&located, data.rest.id()));
-    // Fail before the weights are loaded if the folder cannot be written.
-    let folder = Folder::create(&out)?;
-    let _lock = folder.lock(&run::process())?;
+    let opened = e.options.open(&e.texts(), "exit-", observer)?;
+    let Opened { data, located, checkpoint, folder, lock: _lock } = opened;
     let task = Exits { e, data, located, checkpoint, folder: &folder, started, observer };
     let results = e.options.model.device.run(observer, task)?;
-    Ok(ExitOutcome { folder: out, results, elapsed: started.elapsed() })
-}
-
-/// `fathom-out/org__model/exit-data`.
-fn default_folder(located: &Located, data: &str) -> PathBuf {
-    Path::new("fathom-out").join(located.id.replace(['/', '\\'], "__")).join(format!("exit-{data}"))
+    Ok(ExitOutcome { folder: folder.path().to_owned(), results, elapsed: started.elapsed() })
 }
 
 /// A job whose model and texts have been opened.

@@ -12,6 +12,7 @@ use crate::device::OnDevice;
 use crate::observer::{Cancellable, uncounted};
 use crate::prompts::OpenSet;
 use crate::resume::{refuse_foreign, start_anew};
+use crate::run_options::Opened;
 use crate::{Error, Observer, Prune, Pruned, Replace, Result};
 use fathom_model::Backend;
 use fathom_model::source::{Checkpoint, Located};
@@ -19,26 +20,17 @@ use fathom_results::text::amount;
 use fathom_results::{Folder, Pruning, Resources, Work, folder};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 /// Chooses, measures, and writes everything to the results folder.
 pub(super) fn prune(p: &Prune, observer: &dyn Observer) -> Result<Pruned> {
     let started = Instant::now();
-    let data = OpenSet::open(&p.texts(), observer)?;
-    let (located, checkpoint) = p.options.model.open(observer)?;
-    let out = p.options.out.clone().unwrap_or_else(|| default_folder(&located, data.rest.id()));
-    // Fail before the weights are loaded if the folder cannot be written.
-    let folder = Folder::create(&out)?;
-    let _lock = folder.lock(&crate::run::process())?;
+    let opened = p.options.open(&p.texts(), "prune-", observer)?;
+    let Opened { data, located, checkpoint, folder, lock: _lock } = opened;
     let task = Pruner { p, data, located, checkpoint, folder: &folder, started, observer };
     let results = p.options.model.device.run(observer, task)?;
-    Ok(Pruned { folder: out, results, elapsed: started.elapsed() })
-}
-
-/// `fathom-out/org__model/prune-data`.
-fn default_folder(located: &Located, data: &str) -> PathBuf {
-    Path::new("fathom-out").join(located.id.replace(['/', '\\'], "__")).join(format!("prune-{data}"))
+    Ok(Pruned { folder: folder.path().to_owned(), results, elapsed: started.elapsed() })
 }
 
 /// A pruning whose model and texts have been opened.
