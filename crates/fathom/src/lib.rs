@@ -7,7 +7,7 @@
 //! - [`Measurement`] runs probes on a model and writes a results folder; [`Measurement::estimate`] counts beforehand what
 //!   that takes.
 //! - [`DepthAnalysis`] reads depths off a finished run with other thresholds or by groups of prompts, and
-//!   [`RunComparison`] compares two runs.
+//!   [`RunComparison`] compares runs.
 //! - [`Prune`] finds layers that can go, and shows on held-out text what that costs.
 //! - [`Exit`] measures at which levels tokens can leave a model, with calibrated thresholds, and whether that pays.
 //! - [`LayerMap`] maps the levels of one model to those of another.
@@ -38,6 +38,7 @@
 
 mod bench;
 mod choices;
+mod comparison;
 mod device;
 mod error;
 mod estimate;
@@ -59,6 +60,7 @@ mod resume;
 mod run;
 mod run_options;
 mod run_table;
+mod samples_parquet;
 mod shard;
 mod study;
 mod summary;
@@ -72,12 +74,15 @@ pub use bench::{
     ProbeSpeed, Speed,
 };
 pub use choices::{ChoiceJob, ChoiceScore, ChoiceText, ChoiceTokens};
-pub use device::{Device, DeviceInfo, devices};
+pub use comparison::RunComparison;
+pub use device::{Device, DeviceInfo, devices, instructions};
 pub use error::{Error, Result};
 pub use estimate::{Estimate, ProbeEstimate};
 pub use exit::{Exit, ExitEstimate, ExitOutcome};
 pub use fathom_analysis::study::OPTIONS as STUDY_OPTIONS;
-pub use fathom_analysis::{BootstrapOptions, Comparison, Curve, Pairing, StudyDescription, Tables};
+pub use fathom_analysis::{
+    BaselineComparison, BootstrapOptions, Comparison, Curve, Pairing, StudyDescription, Tables,
+};
 pub use fathom_data::{
     Choice, ChoiceSet, DEFAULT as DEFAULT_DATA, Entry, Options, Prompt, PromptSet, Rng, catalogue,
 };
@@ -93,7 +98,7 @@ pub use fathom_results::{
     Pruning, Quadrature, Results, Rule, SkipMode, SkipPart, Uncertainty, UnknownRule,
 };
 pub use fit::{Fit, FitOutcome, FitSchedule, RlResponse};
-pub use folders::{DepthAnalysis, GroupDepth, RunComparison};
+pub use folders::{DepthAnalysis, GroupDepth};
 pub use map::{LayerMap, MapEstimate, MapOutcome};
 pub use measurement::{Measured, Measurement, bootstrap_options};
 pub use merge::{Merge, Merged};
@@ -104,9 +109,11 @@ pub use prune::{
     ExportFormat, Prune, PruneEstimate, Pruned, Replace, StageEstimate, VerifiedExport, verify_export,
 };
 pub use report::{
-    exit_report, fit_report, is_exit, is_fit, is_map, is_pruning, map_report, prune_report, report,
+    exit_report, fit_report, is_exit, is_fit, is_map, is_measurement, is_pruning, map_report, prune_report,
+    report,
 };
 pub use run_table::{RunRow, RunTable};
+pub use samples_parquet::write_samples_parquet;
 pub use shard::Shard;
 pub use study::{
     CellEstimate, CellState, PlannedCell, Scheduler, Study, StudyOutcome, quoted as shell_quoted,

@@ -16,6 +16,7 @@ mod lists;
 mod map;
 mod measure;
 mod prune;
+mod report;
 mod resume;
 mod snapshots;
 mod study;
