@@ -12,6 +12,7 @@
 //! - [`Exit`] measures at which levels tokens can leave a model, with calibrated thresholds, and whether that pays.
 //! - [`LayerMap`] maps the levels of one model to those of another.
 //! - [`Fit`] fits a law of depth, data or compute to a table.
+//! - [`mix()`] weights training sets by what a development set shows.
 //! - [`Study`] measures models on data sets as a file describes, and answers its questions.
 //! - [`Verification`] compares a model's numbers with reference values, and bf16 with f32.
 //! - [`Bench`] times kernels and probes on this machine.
@@ -51,6 +52,7 @@ mod map;
 mod measurement;
 mod memory;
 mod merge;
+mod mix;
 mod model;
 mod observer;
 mod prompts;
@@ -86,6 +88,7 @@ pub use fathom_analysis::{
 pub use fathom_data::{
     Choice, ChoiceSet, DEFAULT as DEFAULT_DATA, Entry, Options, Prompt, PromptSet, Rng, catalogue,
 };
+pub use fathom_laws::mixture;
 pub use fathom_model::source::DEFAULT as DEFAULT_MODEL;
 pub use fathom_model::{Dtype, GGML_TYPES, mixtures_of_experts, supported as architectures};
 pub use fathom_report::{
@@ -102,6 +105,7 @@ pub use folders::{DepthAnalysis, GroupDepth};
 pub use map::{LayerMap, MapEstimate, MapOutcome};
 pub use measurement::{Measured, Measurement, bootstrap_options};
 pub use merge::{Merge, Merged};
+pub use mix::mix;
 pub use model::{ExpertsDescription, ModelDescription, ModelSpec, ShortName, describe_model, short_names};
 pub use observer::{Observer, Silent, Task, Unit};
 pub use prompts::{PromptSpec, read_choices, read_prompts};

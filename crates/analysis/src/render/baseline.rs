@@ -57,10 +57,10 @@ impl BaselineComparison {
             Pairing::Unpaired => "the prompts of each resampled on their own",
         };
         format!(
-            "Share of the layers that a rule says are used, and the difference to A with its 95 % bootstrap interval, {} \
-             resamples, {how}; * p < {LEVEL} after Holm's correction for {} runs.\n",
-            first.resamples,
-            self.comparisons.len()
+            "Share of the layers that a rule says are used, and the difference to A; * p < {LEVEL} after Holm's correction for {} \
+             runs.  \n95 % bootstrap intervals, {} resamples, {how}.\n",
+            self.comparisons.len(),
+            first.resamples
         )
     }
 

@@ -4,6 +4,7 @@ mod exit;
 mod fit;
 mod map;
 mod measure;
+mod mix;
 mod prune;
 mod run;
 mod version;
@@ -14,6 +15,7 @@ use fathom::{Device, Options, PromptSpec, Rng, Scheduler};
 pub(crate) use fit::Fit;
 pub(crate) use map::Map;
 pub(crate) use measure::Measure;
+pub(crate) use mix::Mix;
 pub(crate) use prune::Prune;
 pub(crate) use run::{Bootstrap, DtypeArg, ModelArgs, command_line, optional};
 use std::path::PathBuf;
@@ -69,6 +71,9 @@ pub(crate) enum Command {
     /// Fit a law of depth, data or compute to a table
     #[command(long_about = fit::LONG, after_long_help = fit::EXAMPLES)]
     Fit(Box<Fit>),
+    /// Weight training sets of short and of long solutions by what a development set shows
+    #[command(long_about = mix::LONG, after_long_help = mix::EXAMPLES)]
+    Mix(Mix),
     /// Compare a model's numbers with reference values, or bf16 or a GPU with f32 on the processor
     #[command(long_about = VERIFY)]
     Verify(Verify),

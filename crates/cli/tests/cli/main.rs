@@ -15,6 +15,7 @@ mod interrupt;
 mod lists;
 mod map;
 mod measure;
+mod mix;
 mod prune;
 mod report;
 mod resume;
