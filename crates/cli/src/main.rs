@@ -12,6 +12,7 @@ mod exit;
 mod fit;
 mod generate;
 mod interrupt;
+mod lab;
 mod map;
 mod measure;
 mod merge;
@@ -51,6 +52,10 @@ fn run() -> ExitCode {
     interrupt::listen();
     let threads = args.threads;
     let done = match args.command {
+        Command::Lab(args) => match lab::run(&args) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         Command::Measure(args) => measure::run(&args, threads),
         Command::Prune(args) => prune::run(&args, threads),
         Command::Exit(args) => exit::run(&args, threads),

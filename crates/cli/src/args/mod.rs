@@ -18,6 +18,7 @@ pub(crate) use measure::Measure;
 pub(crate) use mix::Mix;
 pub(crate) use prune::Prune;
 pub(crate) use run::{Bootstrap, DtypeArg, ModelArgs, command_line, optional};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use version::{LONG_VERSION, VERSION};
 
@@ -96,6 +97,9 @@ pub(crate) enum Command {
     /// Measure models on data sets as a file describes, and answer its questions
     #[command(after_long_help = STUDY_EXAMPLES)]
     Study(StudyArgs),
+    /// Train small models that test what depth does, with the program `fathom-lab`
+    #[command(disable_help_flag = true, long_about = LAB)]
+    Lab(Lab),
     /// Time the kernels on this machine, and the prefill and probes of a model
     #[command(long_about = BENCH, after_long_help = BENCH_EXAMPLES)]
     Bench(Bench),
@@ -139,6 +143,9 @@ const STUDY_EXAMPLES: &str = "Examples:
   fathom study study.toml --submit slurm > study.sbatch
   sbatch --array=$(fathom study study.toml --missing) study.sbatch
   fathom study study.toml --tables-only   tables of cells that were measured anywhere";
+
+const LAB: &str = "Trains small models that test what depth does. The trainings are a program of their own, `fathom-lab`, which is looked for \
+beside this one and on PATH; `cargo install --path lab` builds it from a checkout. `fathom lab --help` is its help.";
 
 const BENCH: &str = "Times the kernels on this machine, and with MODEL its prefill and each probe.
 
@@ -346,6 +353,13 @@ pub(crate) struct StudyArgs {
     /// Print study.json instead of tables, or the plan as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Arguments)]
+pub(crate) struct Lab {
+    /// Arguments of `fathom-lab`
+    #[arg(value_name = "ARGUMENT", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) arguments: Vec<OsString>,
 }
 
 #[derive(Arguments)]

@@ -12,6 +12,7 @@ mod exit;
 mod fit;
 mod hub;
 mod interrupt;
+mod lab;
 mod lists;
 mod map;
 mod measure;

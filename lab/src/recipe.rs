@@ -1,0 +1,267 @@
+//! What is trained, on what and how: a recipe, as TOML.
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// A training run of a small decoder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Recipe {
+    /// The name of the run.
+    pub name: String,
+    /// The seed of initial weights, order of texts and dropout.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+    /// Texts and tokens.
+    pub data: Data,
+    /// The decoder.
+    pub model: Model,
+    /// The steps.
+    pub training: Training,
+}
+
+/// Texts and tokens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Data {
+    /// A prompt set, a file of texts, or a folder of such files.
+    pub texts: String,
+    /// The share of the texts that is held out, chosen by a hash of the text.
+    pub validation: f64,
+    /// The number of training tokens that may be seen; the rest of the budget repeats them. All of them if absent.
+    pub unique: Option<usize>,
+    /// The size of the vocabulary: 257 is bytes and the token between texts; more is byte-pair encoding, trained on the training
+    /// texts.
+    pub vocabulary: usize,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self { texts: "prose".to_owned(), validation: 0.1, unique: None, vocabulary: Self::BYTES }
+    }
+}
+
+impl Data {
+    /// Every byte, and the token between texts.
+    pub const BYTES: usize = 257;
+}
+
+/// A decoder as Llama's: RMSNorm, rotary embeddings, SwiGLU.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Model {
+    /// The width of the residual stream.
+    pub width: usize,
+    /// The number of layers.
+    pub layers: usize,
+    /// The number of attention heads.
+    pub heads: usize,
+    /// The inner width of the MLP; 8/3 of the width, rounded up to a multiple of 8, if absent.
+    pub inner: Option<usize>,
+    /// The longest text, in tokens.
+    pub context: usize,
+    /// Whether the head shares the embedding's weights.
+    #[serde(default = "yes")]
+    pub tied: bool,
+    /// Whether all layers share one set of weights.
+    #[serde(default)]
+    pub shared_layers: bool,
+}
+
+impl Model {
+    /// The inner width of the MLP.
+    pub fn inner(&self) -> usize {
+        self.inner.unwrap_or((self.width * 8).div_ceil(3).next_multiple_of(8))
+    }
+}
+
+/// The steps: AdamW with warm-up and cosine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Training {
+    /// The budget: tokens that are trained on, repeated ones counted again.
+    pub tokens: usize,
+    /// Sequences of a step.
+    pub batch: usize,
+    /// The largest learning rate.
+    #[serde(default = "default_rate")]
+    pub learning_rate: f64,
+    /// The share of the steps over which it rises.
+    #[serde(default = "default_warmup")]
+    pub warmup: f64,
+    /// Where it ends, as a share of the largest.
+    #[serde(default = "default_warmup")]
+    pub last_rate: f64,
+    /// Weight decay, of matrices only.
+    #[serde(default = "default_decay")]
+    pub weight_decay: f64,
+    /// The largest norm of the gradient of all weights together.
+    #[serde(default = "default_clip")]
+    pub clip: f64,
+    /// The share of activations that are dropped: after the embedding, in attention, and of what each sublayer adds.
+    #[serde(default)]
+    pub dropout: f64,
+    /// The epoch from which on they are, counted from 0.
+    #[serde(default)]
+    pub dropout_from: usize,
+    /// Label smoothing.
+    #[serde(default)]
+    pub label_smoothing: f64,
+    /// How many times the held-out loss is measured.
+    #[serde(default = "default_evaluations")]
+    pub evaluations: usize,
+    /// How many checkpoints are kept, evenly spaced, the last at the end.
+    #[serde(default = "one")]
+    pub checkpoints: usize,
+}
+
+fn default_seed() -> u64 {
+    1
+}
+fn yes() -> bool {
+    true
+}
+fn one() -> usize {
+    1
+}
+fn default_rate() -> f64 {
+    1e-3
+}
+fn default_warmup() -> f64 {
+    0.05
+}
+fn default_decay() -> f64 {
+    0.1
+}
+fn default_clip() -> f64 {
+    1.0
+}
+fn default_evaluations() -> usize {
+    20
+}
+
+impl Recipe {
+    /// Reads and checks a recipe.
+    ///
+    /// # Errors
+    /// When the file cannot be read; every key that is not understood, all at once; a value that makes no sense, by its key.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}; give a recipe", path.display()))?;
+        Self::parse(&text).with_context(|| format!("{}", path.display()))
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let mut unknown = Vec::new();
+        let deserializer = toml::Deserializer::parse(text)?;
+        let recipe: Self = serde_ignored::deserialize(deserializer, |path| unknown.push(path.to_string()))?;
+        if !unknown.is_empty() {
+            bail!("unknown keys: {}", unknown.join(", "));
+        }
+        recipe.check()?;
+        Ok(recipe)
+    }
+
+    /// The number of steps that the budget allows.
+    pub fn steps(&self) -> usize {
+        self.training.tokens / (self.training.batch * self.model.context)
+    }
+
+    fn check(&self) -> Result<()> {
+        let Self { data, model, training, .. } = self;
+        let positive = [
+            ("model.width", model.width),
+            ("model.layers", model.layers),
+            ("model.heads", model.heads),
+            ("model.context", model.context),
+            ("training.batch", training.batch),
+            ("training.evaluations", training.evaluations),
+            ("training.checkpoints", training.checkpoints),
+        ];
+        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            bail!("{key} is 0; give at least 1");
+        }
+        if model.width % (2 * model.heads) != 0 {
+            bail!(
+                "model.width ({}) is not a multiple of twice model.heads ({}): rotary embeddings turn pairs of a head",
+                model.width,
+                model.heads
+            );
+        }
+        if data.vocabulary < Data::BYTES {
+            bail!(
+                "data.vocabulary is {}; give at least {}, all bytes and the token between texts",
+                data.vocabulary,
+                Data::BYTES
+            );
+        }
+        let shares = [
+            ("data.validation", data.validation),
+            ("training.warmup", training.warmup),
+            ("training.last-rate", training.last_rate),
+            ("training.dropout", training.dropout),
+            ("training.label-smoothing", training.label_smoothing),
+        ];
+        if let Some((key, value)) = shares.iter().find(|(_, value)| !(0.0..1.0).contains(value)) {
+            bail!("{key} is {value}; give a share from 0 to below 1");
+        }
+        if data.validation == 0.0 {
+            bail!("data.validation is 0; without held-out texts nothing says what was learned");
+        }
+        let numbers = [
+            ("training.learning-rate", training.learning_rate),
+            ("training.clip", training.clip),
+            ("training.weight-decay", training.weight_decay + f64::MIN_POSITIVE),
+        ];
+        if let Some((key, _)) = numbers.iter().find(|(_, value)| !(value.is_finite() && *value > 0.0)) {
+            bail!("{key} must be a positive number");
+        }
+        if self.steps() == 0 {
+            bail!(
+                "training.tokens ({}) is less than a step: training.batch ({}) sequences of model.context ({}) tokens",
+                training.tokens,
+                training.batch,
+                model.context
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "name = 'a'\n[data]\n[model]\nwidth = 32\nlayers = 2\nheads = 2\ncontext = 16\n[training]\ntokens = 640\nbatch = 4\n";
+
+    #[test]
+    fn what_is_left_out_has_defaults() {
+        let recipe = Recipe::parse(SMALL).unwrap();
+        assert_eq!((recipe.steps(), recipe.model.inner(), recipe.seed), (10, 88, 1));
+        assert_eq!((recipe.data.texts.as_str(), recipe.data.vocabulary), ("prose", 257));
+    }
+
+    #[test]
+    fn all_unknown_keys_are_named_at_once() {
+        let text =
+            SMALL.replace("layers = 2", "layers = 2\nlayer = 3").replace("batch = 4", "batch = 4\nlr = 1");
+        let message = format!("{:#}", Recipe::parse(&text).unwrap_err());
+        assert!(message.contains("model.layer, training.lr"), "{message}");
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_named() {
+        let refuse = |from: &str, to: &str, part: &str| {
+            let message = format!("{:#}", Recipe::parse(&SMALL.replace(from, to)).unwrap_err());
+            assert!(message.contains(part), "{message}");
+        };
+        refuse("heads = 2", "heads = 3", "model.width (32)");
+        refuse("tokens = 640", "tokens = 63", "less than a step");
+        refuse("batch = 4", "batch = 0", "training.batch is 0");
+        refuse("[data]", "[data]\nvocabulary = 256", "data.vocabulary is 256");
+        refuse("batch = 4", "batch = 4\ndropout = 1.0", "training.dropout is 1");
+        refuse("batch = 4", "batch = 4\nlearning-rate = nan", "training.learning-rate");
+        refuse("width = 32", "width = 'wide'", "width");
+    }
+}
