@@ -35,7 +35,7 @@ pub fn mix(name: &str, log: impl BufRead, controller: &Controller) -> Result<Vec
         if text.trim().is_empty() {
             continue;
         }
-        let (mut fields, start, measured) =
+        let Line { mut fields, start, measured } =
             parse(&text).map_err(|what| Error::Invalid(format!("{name}, line {number}: {what}")))?;
         weights = controller
             .step(start.unwrap_or(weights), measured)
@@ -49,8 +49,15 @@ pub fn mix(name: &str, log: impl BufRead, controller: &Controller) -> Result<Vec
     Ok(lines)
 }
 
-/// A line: its fields, the weights that it starts from, and what was measured.
-fn parse(text: &str) -> Result<(Map<String, Value>, Option<Weights>, Bound), String> {
+/// A line of the log.
+struct Line {
+    fields: Map<String, Value>,
+    /// The weights that it starts from, if not from those of the line before.
+    start: Option<Weights>,
+    measured: Bound,
+}
+
+fn parse(text: &str) -> Result<Line, String> {
     let fields: Map<String, Value> = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let number = |name: &str| match fields.get(name).map(Value::as_f64) {
         Some(Some(number)) => Ok(number),
@@ -60,7 +67,7 @@ fn parse(text: &str) -> Result<(Map<String, Value>, Option<Weights>, Bound), Str
     let measured = Bound { length: number("length")?, accuracy: number("accuracy")? };
     let start = fields.get("weights").map(|weights| serde_json::from_value(weights.clone()));
     let start = start.transpose().map_err(|error| format!("weights: {error}"))?;
-    Ok((fields, start, measured))
+    Ok(Line { fields, start, measured })
 }
 
 #[cfg(test)]
