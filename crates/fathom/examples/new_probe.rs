@@ -21,8 +21,8 @@ fn attention_knockout(model: &Model, trace: &Trace, from: usize, exec: &ExecOpti
     // One request an edited run: what is changed, and what is read of the effect.
     let request = |layer| Request {
         edits: vec![Edit { layer, site: Site::Attn, positions: from..tokens, action: Action::Zero }],
-        added: 0..0,
-        logits: tokens - 1..tokens,
+        added: Places::default(),
+        logits: (tokens - 1..tokens).into(),
         until: depth,
     };
     let requests: Vec<Request<'_, Buffer>> = (0..depth).map(request).collect();

@@ -174,7 +174,7 @@ fn samples<B: Backend>(loaded: &Loaded<B>, naive: bool) -> Vec<Sample> {
 /// The samples of a text and a pair by all probes.
 fn samples_within<B: Backend>(loaded: &Loaded<B>, memory: u64, naive: bool) -> Vec<Sample> {
     let vocab = loaded.model.config().vocab;
-    let text = TokenizedPrompt {
+    let text = TokenizedPrompt { masked: None,
         id: "text".to_owned(),
         group: None,
         text_sha256: None,

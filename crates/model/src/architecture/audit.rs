@@ -91,6 +91,7 @@ const HARMLESS: &[&str] = &[
     "activation_dropout",
     "attention_dropout",
     "attention_dropout_prob",
+    "attention_probs_dropout_prob",
     "attn_pdrop",
     "classifier_dropout",
     "embd_pdrop",
