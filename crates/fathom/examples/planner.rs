@@ -42,7 +42,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // Each layer is bypassed from the fourth token on, alone and together with layer 0.
     let skip = |layer| Edit { layer, site: Site::Layer, positions: 4..last + 1, action: Action::Skip };
-    let request = |edits| Request { edits, added: Places::default(), logits: (last..last + 1).into(), until: depth };
+    let request =
+        |edits| Request { edits, added: Places::default(), logits: (last..last + 1).into(), until: depth };
     let alone = (1..depth).map(|layer| request(vec![skip(layer)]));
     let both = (1..depth).map(|layer| request(vec![skip(0), skip(layer)]));
     let requests: Vec<Request<'_, Buffer>> = alone.chain(both).collect();

@@ -3,6 +3,7 @@
 use crate::error::invalid;
 use crate::measurement::bootstrap_options;
 use crate::observer::uncounted;
+use crate::summary::readable;
 use crate::{Observer, Result, threads};
 use fathom_analysis::curves::rows_of;
 use fathom_analysis::{BootstrapOptions, Comparison, Pairing, PromptCurves, RunCurves, compare, uncertainty};
@@ -237,6 +238,7 @@ fn read(path: &Path) -> Result<(Results, Vec<Sample>)> {
 }
 
 fn curves(path: &Path, results: &Results, samples: &[Sample]) -> Result<PromptCurves> {
-    let curves = PromptCurves::of(samples, results.model.layers);
+    let curves = PromptCurves::of(samples, results.model.layers)
+        .map(|curves| readable(curves, results.objective.as_ref(), results.model.vocab));
     curves.map_err(|e| crate::Error::from(e).context(format!("{} cannot be used", path.display())))
 }

@@ -51,6 +51,7 @@ mod measurement;
 mod memory;
 mod merge;
 mod model;
+mod objective;
 mod observer;
 mod prompts;
 mod prune;
@@ -59,6 +60,7 @@ mod resume;
 mod run;
 mod run_options;
 mod run_table;
+mod sequences;
 mod shard;
 mod study;
 mod summary;
@@ -89,8 +91,8 @@ pub use fathom_report::{
 };
 pub use fathom_results as results;
 pub use fathom_results::{
-    Depth, ExitHead, Exiting, Fitting, GradientSite, LawName, Mapping, PathBaseline, Probe, PruneMethod,
-    Pruning, Quadrature, Results, Rule, SkipMode, SkipPart, Uncertainty, UnknownRule,
+    Depth, ExitHead, Exiting, Fitting, GradientSite, LawName, Mapping, Objective, PathBaseline, Probe,
+    PruneMethod, Pruning, Quadrature, Results, Rule, SkipMode, SkipPart, Uncertainty, UnknownRule,
 };
 pub use fit::{Fit, FitOutcome, FitSchedule, RlResponse};
 pub use folders::{DepthAnalysis, GroupDepth, RunComparison};
@@ -107,6 +109,7 @@ pub use report::{
     exit_report, fit_report, is_exit, is_fit, is_map, is_pruning, map_report, prune_report, report,
 };
 pub use run_table::{RunRow, RunTable};
+pub use sequences::Crop;
 pub use shard::Shard;
 pub use study::{
     CellEstimate, CellState, PlannedCell, Scheduler, Study, StudyOutcome, quoted as shell_quoted,

@@ -174,7 +174,8 @@ fn samples<B: Backend>(loaded: &Loaded<B>, naive: bool) -> Vec<Sample> {
 /// The samples of a text and a pair by all probes.
 fn samples_within<B: Backend>(loaded: &Loaded<B>, memory: u64, naive: bool) -> Vec<Sample> {
     let vocab = loaded.model.config().vocab;
-    let text = TokenizedPrompt { masked: None,
+    let text = TokenizedPrompt {
+        masked: None,
         id: "text".to_owned(),
         group: None,
         text_sha256: None,
@@ -184,7 +185,7 @@ fn samples_within<B: Backend>(loaded: &Loaded<B>, memory: u64, naive: bool) -> V
     };
     let qa = QaPair { question: String::new(), answer: String::new(), answer_tokens: 2 };
     let (tokens, pieces) = (tokens(9, vocab, 5), Vec::new());
-    let pair = TokenizedPair { id: "pair".to_owned(), group: None, tokens, pieces, qa };
+    let pair = TokenizedPair { id: "pair".to_owned(), group: None, tokens, pieces, qa, masked: None };
     let mut all = Vec::new();
     let mut keep = |sample: Sample| {
         assert_eq!(sample.failed, None);

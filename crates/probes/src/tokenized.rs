@@ -38,6 +38,25 @@ pub struct Masked {
     pub one_at_a_time: Option<u32>,
 }
 
+impl Masked {
+    /// What is left of it where only the first `tokens` tokens of a text are: at least the last of them as a target.
+    #[must_use]
+    pub fn before(&self, tokens: usize) -> Self {
+        let within =
+            |all: &[usize]| all.iter().copied().filter(|position| *position < tokens).collect::<Vec<_>>();
+        let mut positions = within(&self.targets.positions);
+        if positions.is_empty() && !self.targets.positions.is_empty() {
+            positions.extend(tokens.checked_sub(1));
+        }
+        let targets =
+            Targets { tokens: positions.iter().map(|at| self.targets.token(*at)).collect(), positions };
+        let halves = self.halves.iter().map(|half| within(half)).collect();
+        let own = within(&self.own);
+        let own = if own.is_empty() { targets.positions.clone() } else { own };
+        Self { targets, own, halves, ..self.clone() }
+    }
+}
+
 /// What a model is asked to predict: positions in ascending order, and the token whose probability counts at each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Targets {

@@ -165,6 +165,7 @@ fn about(rule: Rule) -> &'static str {
         }
         Rule::KlLast => "first layer from which it stays nearer",
         Rule::Overlap => "first layer whose five likeliest tokens share enough with the output's",
+        Rule::Top1 => "first level from which on the early answer mostly is the output's",
         Rule::SkipLayer => "mean layer, weighted by what later layers lose without it",
         Rule::SkipOutput => "mean layer, weighted by what the output loses without it",
         Rule::InfluenceNumber => "effective number of layers that carry the effect on the output",

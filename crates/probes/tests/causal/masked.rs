@@ -2,7 +2,7 @@
 
 use crate::random::{Drafts, agree, finish, lists, only, values};
 use crate::support::{
-    Action, ENCODERS, PLENTY, Request, Seen, close, edit, full, logits, noise, planned, request, run,
+    Action, ENCODERS, PLENTY, Request, Seen, edit, full, logits, noise, planned, request, run,
 };
 use fathom_model::Model;
 use fathom_probes::planner::{Rows, Site};
@@ -82,6 +82,11 @@ fn only_the_layers_below_an_edit_are_shared() {
         let (_, macs) = planned(model, &trace, &requests, PLENTY);
         assert_eq!(macs, 2 * layers + 3 * model.head_macs_per_row());
     }
+}
+
+#[track_caller]
+fn close(what: &str, got: f64, want: f64) {
+    assert!((got - want).abs() <= 2e-5 + 2e-4 * want.abs(), "{what}: {got} against {want}");
 }
 
 /// A text of 25 tokens with four masks and a special token at each end.

@@ -23,6 +23,11 @@ impl SkipMode {
     /// All modes, in the order of results.
     pub const ALL: [Self; 4] = [Self::Future, Self::Current, Self::Local, Self::Others];
 
+    /// The mode whose effects on other tokens the rules read: in causal models on later ones.
+    pub fn far(masked: bool) -> Self {
+        if masked { Self::Others } else { Self::Future }
+    }
+
     /// The name on the command line and in results.
     pub fn name(self) -> &'static str {
         match self {
