@@ -138,7 +138,7 @@ fn of_some(results: &Results, samples: &[Sample], depth: Vec<Depth>, prompts: us
     let mut results = Results { depth, ..results.clone() };
     (results.data.prompts, results.data.pairs) = (prompts, 0);
     // A resumed run has several lines of one prompt.
-    let lengths: HashMap<&str, usize> = samples.iter().map(|s| (s.id.as_str(), s.tokens.len())).collect();
+    let lengths: HashMap<&str, usize> = samples.iter().map(|s| (s.id.as_str(), s.own_tokens())).collect();
     results.data.tokens = lengths.values().sum::<usize>() as u64;
     results
 }

@@ -39,6 +39,8 @@ pub(crate) struct Masking {
     seed: u64,
     each: bool,
     block: Option<String>,
+    /// What a token is called.
+    unit: &'static str,
 }
 
 impl MaskOptions {
@@ -99,6 +101,7 @@ impl MaskOptions {
             },
             seed: self.seed.unwrap_or(0),
             each: self.each && config.has_head(),
+            unit: if loaded.tokenizer.has_symbols() { "residue" } else { "token" },
             block: loaded.model.is_post_norm().then(|| "post-norm".to_owned()),
         }))
     }
@@ -233,6 +236,8 @@ impl Masking {
     /// What results say; `unknown` tokens are not in the vocabulary.
     pub(crate) fn info(&self, unknown: u64) -> ObjectiveInfo {
         ObjectiveInfo {
+            one_at_a_time: self.each,
+            unit: self.unit.to_owned(),
             objective: self.objective,
             mask_ratios: self.ratios.clone(),
             mask_seed: self.seed,

@@ -130,7 +130,7 @@ pub(crate) fn summarise(
             id: subject.data,
             prompts: prompts.len(),
             pairs: pairs.len(),
-            tokens: prompts.iter().map(|s| s.tokens.len() as u64).sum(),
+            tokens: prompts.iter().map(|s| s.own_tokens() as u64).sum(),
             failed: samples.failed.iter().map(failed).collect(),
         },
         depth,

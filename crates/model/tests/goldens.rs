@@ -216,6 +216,16 @@ folders! {
     modernbert: "modernbert",
 }
 
+/// Real protein models, with the values that `fixtures/check_proteins.py` writes.
+#[test]
+#[ignore = "FATHOM_PROTEINS names a folder of real models"]
+fn real_proteins() {
+    let folder = PathBuf::from(std::env::var("FATHOM_PROTEINS").unwrap());
+    for name in ["antiberty", "iglm", "iglm-s"] {
+        check(&folder.join(name), &folder.join(name).join("golden.safetensors"), 1e-4);
+    }
+}
+
 #[test]
 fn every_setting_and_tensor_of_the_fixtures_is_known() {
     // What a warning is meant to say of some fixtures.

@@ -186,7 +186,8 @@ struct Record {
     costs: Costs,
 }
 
-/// The mean residuals over all tokens of some prompts, `[L + 1, d]`; `None` if cancelled.
+/// The mean residuals over all tokens of some prompts, of masked ones without special tokens, `[L + 1, d]`; `None` if
+/// cancelled.
 fn means<B: Backend, E: std::error::Error + 'static>(
     model: &Model<B>,
     baseline: &[TokenizedPrompt],
@@ -202,7 +203,13 @@ fn means<B: Backend, E: std::error::Error + 'static>(
         let start = Instant::now();
         let trace = clean(model, &prompt.id, &prompt.tokens)?;
         match finite(model, &trace) {
-            Ok(()) => means.add(model.backend(), &trace),
+            Ok(()) => match &prompt.masked {
+                Some(masked) => {
+                    let own: Vec<u32> = masked.own.iter().map(|position| *position as u32).collect();
+                    means.add(model.backend(), &trace.rows(model.backend(), &own));
+                }
+                None => means.add(model.backend(), &trace),
+            },
             Err(_) => overflows.push(format!("'{}'", prompt.id)),
         }
         let work = baseline_work(model, std::slice::from_ref(prompt));

@@ -37,6 +37,7 @@ pub fn render(results: &Results, run: &Value) -> Result<String> {
         details => answer::details(results),
         warnings => warnings(results, run),
         gauge => gauge,
+        objective => results.objective.as_ref().map(|objective| objective.sentence()),
         depth => results.depth.iter().map(|row| depth(row, results.model.layers)).collect::<Vec<_>>(),
         cost => results.cost.keys().map(|probe| cost_row(results, probe)).collect::<Vec<_>>(),
         sections => sections(&plots::figures(results))?,

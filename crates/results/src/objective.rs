@@ -38,6 +38,9 @@ pub struct ObjectiveInfo {
     /// Shares of the text that are masked; empty where one position is masked at a time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mask_ratios: Vec<f64>,
+    /// Whether each position was masked in a run of its own.
+    #[serde(default)]
+    pub one_at_a_time: bool,
     /// The seed that masks were drawn with.
     #[serde(default)]
     pub mask_seed: u64,
@@ -45,9 +48,44 @@ pub struct ObjectiveInfo {
     /// by, and sublayers' outputs what is added before the norm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block: Option<String>,
-    /// Residues that the vocabulary lacks.
+    /// What a token is called: `residue` where each symbol of a sequence is one.
+    #[serde(default = "token")]
+    pub unit: String,
+    /// Tokens that the vocabulary lacks.
     #[serde(default)]
     pub unknown: u64,
+}
+
+fn token() -> String {
+    "token".to_owned()
+}
+
+impl ObjectiveInfo {
+    /// What is predicted, in words.
+    pub fn sentence(&self) -> String {
+        let ratios: Vec<String> = self.mask_ratios.iter().map(f64::to_string).collect();
+        let unit = &self.unit;
+        let masks = match &ratios[..] {
+            [] if !self.one_at_a_time => "nothing: the model has no head".to_owned(),
+            [] => format!("each {unit} while it alone is masked"),
+            [one] => format!("masked {unit}s: a share of {one} of each text, seed {}", self.mask_seed),
+            many => {
+                format!("masked {unit}s: shares of {} of each text, seed {}", many.join(", "), self.mask_seed)
+            }
+        };
+        match &self.block {
+            Some(block) => format!("{masks}; {block} blocks"),
+            None => masks,
+        }
+    }
+
+    /// A sentence about causal models, about this one.
+    pub fn worded(&self, sentence: &str) -> String {
+        let early = sentence
+            .replace("early answer", "early guess at a mask")
+            .replace("Early answer", "Early guess at a mask");
+        if self.unit == "token" { early } else { early.replace("token", &self.unit) }
+    }
 }
 
 /// What was hidden of one text.

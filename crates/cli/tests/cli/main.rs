@@ -14,6 +14,7 @@ mod hub;
 mod interrupt;
 mod lists;
 mod map;
+mod masked;
 mod measure;
 mod prune;
 mod resume;

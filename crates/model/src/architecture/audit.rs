@@ -94,6 +94,8 @@ const HARMLESS: &[&str] = &[
     "attention_probs_dropout_prob",
     "attn_pdrop",
     "classifier_dropout",
+    "condition_on_chain",
+    "condition_on_species",
     "embd_pdrop",
     "embedding_dropout",
     "gradient_checkpointing",

@@ -32,6 +32,9 @@ pub struct Tokenizer {
     warnings: Vec<String>,
 }
 
+/// The kind of a tokenizer whose tokens are symbols.
+const SYMBOLS: &str = "vocab.txt (symbols)";
+
 /// A description of a tokenizer, for reports and `run.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Description {
@@ -98,7 +101,7 @@ impl Tokenizer {
         let mut this = Self::from_json(path, json.to_string().as_bytes(), &config)?;
         this.description.kind = this.description.kind.replace("tokenizer.json", "vocab.txt");
         if this.description.kind.contains("WordLevel") {
-            this.description.kind = "vocab.txt (symbols)".into();
+            this.description.kind = SYMBOLS.into();
         }
         Ok(this)
     }
@@ -228,6 +231,11 @@ impl Tokenizer {
     /// The token of what the vocabulary lacks.
     pub fn unknown(&self) -> Option<u32> {
         self.unknown
+    }
+
+    /// Whether each symbol of a text is a token, as the residues of proteins are.
+    pub fn has_symbols(&self) -> bool {
+        self.description.kind == SYMBOLS
     }
 
     /// Whether a token is special: it stands for no part of a text.
