@@ -29,8 +29,12 @@ pub(crate) fn run(args: &StudyArgs, threads: Option<u16>) -> Result<()> {
     if args.estimate && !(args.plan || args.submit.is_some()) {
         bail!("--estimate is for --plan and --submit; `fathom measure --dry-run` estimates one cell");
     }
-    if let Some(cell) = &args.cell {
-        let folder = study.measure_cell(study.cell(cell)?, &terminal)?;
+    let cell = match (&args.cell, args.cell_index) {
+        (Some(cell), _) => Some(study.cell(cell)?),
+        (None, index) => index.map(|index| index.saturating_add(1)),
+    };
+    if let Some(cell) = cell {
+        let folder = study.measure_cell(cell, &terminal)?;
         return output::print(&format!("results: {}\n", folder.display()));
     }
     if args.plan || args.missing || args.submit.is_some() {

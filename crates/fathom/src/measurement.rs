@@ -46,6 +46,7 @@ pub struct Measurement {
     pub(crate) gradients: GradientOptions,
     pub(crate) thresholds: Vec<(Rule, f64)>,
     pub(crate) naive: bool,
+    pub(crate) parquet: bool,
     pub(crate) shard: Option<Shard>,
 }
 
@@ -87,6 +88,7 @@ impl Measurement {
             gradients: GradientOptions::default(),
             thresholds: Vec::new(),
             naive: false,
+            parquet: false,
             shard: None,
         }
     }
@@ -223,6 +225,13 @@ impl Measurement {
     #[must_use]
     pub fn threshold(mut self, rule: Rule, value: f64) -> Self {
         self.thresholds.push((rule, value));
+        self
+    }
+
+    /// Whether the samples are also written as `samples.parquet`, as by [`write_samples_parquet`](crate::write_samples_parquet).
+    #[must_use]
+    pub fn parquet(mut self, parquet: bool) -> Self {
+        self.parquet = parquet;
         self
     }
 

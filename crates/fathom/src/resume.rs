@@ -47,10 +47,16 @@ pub(crate) fn start_anew(folder: &Folder) -> Result<Earlier> {
         refuse_foreign(folder)?;
     }
     crate::prune::remove_earlier_export(folder.path())?;
-    let mut paths: Vec<PathBuf> =
-        [folder::RESULTS, folder::PRUNE, folder::EXIT, folder::MAP, folder::SAMPLES, folder::REPORT]
-            .map(|name| folder.path().join(name))
-            .into();
+    let files = [
+        folder::RESULTS,
+        folder::PRUNE,
+        folder::EXIT,
+        folder::MAP,
+        folder::SAMPLES,
+        folder::SAMPLES_PARQUET,
+        folder::REPORT,
+    ];
+    let mut paths: Vec<PathBuf> = files.map(|name| folder.path().join(name)).into();
     paths.extend(plots(folder.path()));
     for path in paths.iter().filter(|p| p.exists()) {
         std::fs::remove_file(path).map_err(|e| {

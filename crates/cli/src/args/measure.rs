@@ -36,6 +36,9 @@ pub(crate) struct Measure {
     /// Run every edit as a separate full forward pass: slow, for checking
     #[arg(long)]
     pub(crate) naive: bool,
+    /// Write the samples as samples.parquet too, a table that pandas, polars and DuckDB read
+    #[arg(long)]
+    pub(crate) parquet: bool,
     #[command(flatten)]
     pub(crate) run: RunArgs,
 }
@@ -54,7 +57,8 @@ impl Measure {
             .baseline(causal.baseline.into())
             .quadrature(causal.quadrature)
             .resamples(self.bootstrap.resamples.get())
-            .naive(self.naive);
+            .naive(self.naive)
+            .parquet(self.parquet);
         let m = with_run_args!(m, &self.model, &self.run, threads);
         let m = optional(m, &self.limit, |m, limit| m.limit(*limit));
         let m = if causal.skip_modes.is_empty() { m } else { m.skip_modes(&all(&causal.skip_modes)) };
