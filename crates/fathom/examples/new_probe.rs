@@ -9,7 +9,7 @@ use fathom_hub::Quiet;
 use fathom_kernels::Buffer;
 use fathom_model::source::{self, Checkpoint};
 use fathom_model::{Dtype, Model, Trace};
-use fathom_probes::planner::{Action, Edit, EditSink, LogitReading, Request, Site, execute};
+use fathom_probes::planner::{Action, Edit, EditSink, LogitReading, Places, Request, Site, execute};
 use fathom_probes::{ExecOptions, MemoryPlan};
 use std::error::Error;
 use std::ops::Range;

@@ -9,7 +9,7 @@ use fathom_hub::Quiet;
 use fathom_kernels::Buffer;
 use fathom_model::Dtype;
 use fathom_model::source::{self, Checkpoint};
-use fathom_probes::planner::{Action, Edit, EditSink, LogitReading, Request, Site, count, execute};
+use fathom_probes::planner::{Action, Edit, EditSink, LogitReading, Places, Request, Site, count, execute};
 use fathom_probes::{ExecOptions, MemoryPlan};
 use std::error::Error;
 use std::ops::Range;

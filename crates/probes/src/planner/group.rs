@@ -8,7 +8,7 @@ use std::ops::Range;
 
 /// Splits requests of one level into parts of at most `rows` rows. Prefixes are shared only
 /// within a part.
-fn split<'f>(family: &'f [usize], size: impl Fn(usize) -> usize, rows: usize) -> Vec<&'f [usize]> {
+fn split(family: &[usize], size: impl Fn(usize) -> usize, rows: usize) -> Vec<&[usize]> {
     let mut parts = Vec::new();
     let mut rest = family;
     while !rest.is_empty() {
