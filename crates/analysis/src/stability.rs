@@ -71,7 +71,7 @@ fn grid(rule: Rule, thresholds: &Thresholds) -> Vec<f64> {
         (first..=last).step_by(step).map(|percent| f64::from(percent) / 100.0)
     };
     let mut grid: Vec<f64> = match rule {
-        Rule::Kl | Rule::KlLast | Rule::Overlap => steps(5, 95, 5).collect(),
+        Rule::Kl | Rule::KlLast | Rule::Overlap | Rule::Top1 => steps(5, 95, 5).collect(),
         Rule::Influence90 => steps(50, 95, 5).chain([0.99]).collect(),
         // The probe has already applied the threshold of settling.
         _ => return Vec::new(),

@@ -62,7 +62,7 @@ fn list() -> String {
         "\nParameters follow a colon: addition:digits=4,count=50\n\
          Published sets come from the Hugging Face cache or hub, or from file=PATH in their own fields.\n\
          A file works too: .jsonl or .parquet with rows {\"text\": ...} or {\"question\": ..., \"answer\": ...},\n\
-         or .txt with prompts separated by blank lines. `fathom data ID` shows a set.\n",
+         or .txt with prompts separated by blank lines, or .fasta. `fathom data ID` shows a set.\n",
     );
     text
 }

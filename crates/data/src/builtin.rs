@@ -9,6 +9,7 @@ pub(crate) const WORD_PROBLEMS: &str = include_str!("../prompts/word-problems.js
 pub(crate) const COMPETITION: &str = include_str!("../prompts/competition.jsonl");
 pub(crate) const QA: &str = include_str!("../prompts/qa.jsonl");
 
+pub(crate) const PROTEINS: &str = include_str!("../prompts/proteins.jsonl");
 pub(crate) const PROSE: &str = include_str!("../prompts/prose.jsonl");
 
 /// Reads one of the files above.

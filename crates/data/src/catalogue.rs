@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use fathom_results::text::nearest;
 
-use crate::builtin::{COMPETITION, PLAIN, PROSE, QA, WORD_PROBLEMS};
+use crate::builtin::{COMPETITION, PLAIN, PROSE, PROTEINS, QA, WORD_PROBLEMS};
 use crate::file_format::FileFormat;
 use crate::files;
 use crate::generate::{self, Operation};
@@ -78,6 +78,12 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
             "passages of a novel, of addresses and on computing, for losses and calibration",
             TEXT,
             || builtin::read(PROSE),
+        ),
+        builtin_entry(
+            "proteins",
+            "protein sequences: short and well studied, long, of low complexity",
+            TEXT,
+            || builtin::read(PROTEINS),
         ),
         generated_entry("addition", "sums of two random numbers of 6 digits", Operation::Addition),
         generated_entry(
@@ -153,7 +159,7 @@ pub fn load(spec: &str, options: &Options) -> Result<PromptSet, DataError> {
 ///
 /// A spec is a name of the [`catalogue`] with optional parameters (`addition:digits=4,count=50,seed=7`,
 /// `math:level=5,split=train`, `gsm8k:file=my/test.jsonl`) or else the path of a file that ends in `.jsonl`,
-/// `.ndjson`, `.parquet`, `.txt` or `.md`. The value of `file=` extends to the next parameter and may contain
+/// `.ndjson`, `.parquet`, `.txt`, `.md`, `.fasta`, `.fa`, `.faa` or `.fas`, the last four also with `.gz` behind. The value of `file=` extends to the next parameter and may contain
 /// commas.
 ///
 /// # JSON lines
@@ -175,6 +181,10 @@ pub fn load(spec: &str, options: &Options) -> Result<PromptSet, DataError> {
 /// # Parquet files
 /// The columns are the fields above: text, numbers and lists of them, in any encoding and any compression
 /// except LZO. Other columns are not read, and neither are ids and groups that are neither text nor numbers.
+///
+/// # FASTA files
+/// Each record is a prompt. Its id is the first word of the header; its residues are in capitals, without a stop (`*`) at
+/// the end. Records without residues are skipped and counted.
 ///
 /// # Text files
 /// Each paragraph is a prompt, with its inner line breaks; blank lines separate paragraphs.

@@ -13,7 +13,7 @@ use crate::row_problem::RowProblem;
 pub enum DataError {
     /// The spec is neither a name nor a path.
     #[error(
-        "there is no prompt set `{name}`{}; there are {}, and a path to a .jsonl, .parquet or .txt file works too",
+        "there is no prompt set `{name}`{}; there are {}, and a path to a .jsonl, .parquet, .txt or .fasta file works too",
         nearest.map(|n| format!(" (did you mean `{n}`?)")).unwrap_or_default(),
         known.join(", ")
     )]
@@ -91,7 +91,7 @@ pub enum DataError {
     /// The extension of a path is not that of a known format.
     #[error(
         "{} has no known file extension; prompts are read from .jsonl or .ndjson (one JSON object per line), \
-         from .parquet and from .txt or .md (paragraphs), so rename the file to match its content",
+         from .parquet, from .txt or .md (paragraphs), and from .fasta, .fa, .faa or .fas, also with .gz, so rename the file to match its content",
         path.display()
     )]
     UnknownKind {

@@ -11,12 +11,17 @@ pub(crate) enum FileFormat {
     Parquet,
     /// Paragraphs of text.
     Text,
+    /// Sequences of residues, compressed by gzip or not.
+    Fasta,
 }
 
 impl FileFormat {
     /// The format of a path, if its extension is known.
     pub(crate) fn of(path: &Path) -> Option<Self> {
-        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+        let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+        match extension.as_str() {
+            "gz" => Self::of(Path::new(path.file_stem()?)).filter(|format| *format == Self::Fasta),
+            "fasta" | "fa" | "faa" | "fas" => Some(Self::Fasta),
             "jsonl" | "ndjson" => Some(Self::Jsonl),
             "parquet" => Some(Self::Parquet),
             "txt" | "md" => Some(Self::Text),
@@ -27,7 +32,10 @@ impl FileFormat {
 
 /// The name of a file without its extension.
 pub(crate) fn stem(path: &Path) -> String {
-    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    let stem = Path::new(path.file_stem().unwrap_or_default());
+    let gzip = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz"));
+    let name = if gzip { stem.file_stem().unwrap_or_default() } else { stem.as_os_str() };
+    name.to_string_lossy().into_owned()
 }
 
 /// The noun for a row of a file in messages.

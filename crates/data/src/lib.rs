@@ -15,6 +15,7 @@
 //! | `prompts.jsonl` (or `.ndjson`) | one JSON object per line, see [`load_with`] |
 //! | `prompts.parquet` | the same fields as columns |
 //! | `prompts.txt` (or `.md`) | one prompt per paragraph; blank lines separate paragraphs |
+//! | `sequences.fasta` (or `.fa`, `.faa`, `.fas`, also `.gz`) | one prompt per record |
 //!
 //! [`load_choices`] reads multiple choice: HellaSwag, ARC, MMLU, or rows of one's own.
 //!

@@ -18,6 +18,15 @@ pub enum RowProblem {
         /// The first wrong byte of the line, from 1.
         byte: usize,
     },
+    /// A sequence of a FASTA file has no header.
+    #[error("residues before the first header; begin each record with a line of `>` and a name")]
+    NoHeader,
+    /// A character of a FASTA file is no residue.
+    #[error("{character:?} is not a residue; sequences are letters, `*`, `-` and `.`")]
+    NotAResidue {
+        /// The character.
+        character: char,
+    },
     /// The line is not JSON.
     #[error("column {column}: invalid JSON ({message}); every line must be one JSON object")]
     Json {

@@ -14,6 +14,8 @@ pub struct Curves<'a> {
     pub kl_lens_final: Option<&'a [f64]>,
     /// Mean top-5 overlap of lens and output at each layer's input, \[L\] or \[L+1\].
     pub overlap: Option<&'a [f64]>,
+    /// Share of tokens whose likeliest token is that of the output at each layer's input, \[L\] or \[L+1\].
+    pub top1: Option<&'a [f64]>,
     /// Effect of skipping one layer on another, \[L\]\[L\], skipped layer first; only
     /// the entries of later layers are read.
     pub layer_effect: Option<&'a [Vec<f64>]>,

@@ -37,6 +37,7 @@ pub fn depth(rule: Rule, curves: &Curves<'_>, thresholds: &Thresholds) -> Depth 
         Rule::Kl => kl(curves, thresholds.kl_share),
         Rule::KlLast => plain(kl_last(curves, thresholds.kl_share)),
         Rule::Overlap => overlap(curves, thresholds.overlap),
+        Rule::Top1 => plain(top1(curves, thresholds.top1)),
         Rule::SkipLayer => plain(skip_layer(curves)),
         Rule::SkipOutput => plain(of_output(curves, effects::depth_score)),
         Rule::InfluenceNumber => plain(of_output(curves, effects::effective_number)),
@@ -71,6 +72,7 @@ pub fn all(curves: &Curves<'_>, thresholds: &Thresholds) -> Vec<Depth> {
         Rule::Cosine => curves.cosine.is_some(),
         Rule::Kl | Rule::KlLast => curves.kl_lens_final.is_some(),
         Rule::Overlap => curves.overlap.is_some(),
+        Rule::Top1 => curves.top1.is_some(),
         Rule::SkipLayer => curves.layer_effect.is_some(),
         Rule::SkipOutput | Rule::InfluenceNumber | Rule::Influence90 => curves.output_effect.is_some(),
         Rule::Settling => curves.settle_mean.is_some(),
@@ -193,6 +195,13 @@ fn overlap(curves: &Curves<'_>, threshold: f64) -> CautiousValue {
         )
     };
     Ok((first as f64, back.map(falls)))
+}
+
+/// The output agrees with itself, so there always is such a level.
+fn top1(curves: &Curves<'_>, threshold: f64) -> RuleValue {
+    let agreement = curves.top1.ok_or("the lens's agreement with the output was not measured")?;
+    let agreement = checked(agreement, curves.layers, "agreement")?;
+    Ok(agreement.iter().rposition(|value| *value <= threshold).map_or(0, |below| below + 1) as f64)
 }
 
 fn skip_layer(curves: &Curves<'_>) -> RuleValue {

@@ -13,6 +13,8 @@ pub struct Thresholds {
     pub kl_share: f64,
     /// `overlap`: the overlap above which a layer counts, in [0, 1).
     pub overlap: f64,
+    /// `top1`: the share of tokens above which a level counts, in [0, 1).
+    pub top1: f64,
     /// `influence_90`: the share of the effect to be carried, in (0, 1].
     pub influence_share: f64,
     /// `settling`: the Jensen-Shannon divergence in bits at which a token counts as
@@ -22,7 +24,7 @@ pub struct Thresholds {
 
 impl Default for Thresholds {
     fn default() -> Self {
-        Thresholds { kl_share: 0.5, overlap: 0.3, influence_share: 0.9, settling_bits: 0.5 }
+        Thresholds { kl_share: 0.5, overlap: 0.3, top1: 0.5, influence_share: 0.9, settling_bits: 0.5 }
     }
 }
 
@@ -32,6 +34,7 @@ impl Thresholds {
         match rule {
             Rule::Kl | Rule::KlLast => Some(self.kl_share),
             Rule::Overlap => Some(self.overlap),
+            Rule::Top1 => Some(self.top1),
             Rule::Influence90 => Some(self.influence_share),
             Rule::Settling => Some(self.settling_bits),
             Rule::Cosine | Rule::SkipLayer | Rule::SkipOutput | Rule::InfluenceNumber => None,
@@ -43,6 +46,7 @@ impl Thresholds {
         match rule {
             Rule::Kl | Rule::KlLast => self.kl_share = value,
             Rule::Overlap => self.overlap = value,
+            Rule::Top1 => self.top1 = value,
             Rule::Influence90 => self.influence_share = value,
             Rule::Settling => self.settling_bits = value,
             Rule::Cosine | Rule::SkipLayer | Rule::SkipOutput | Rule::InfluenceNumber => {}
@@ -58,7 +62,7 @@ impl Thresholds {
         let Some(value) = self.of(rule) else { return Ok(()) };
         // Comparisons with NaN are false, so NaN falls outside every range.
         let (inside, range) = match rule {
-            Rule::Overlap => ((0.0..1.0).contains(&value), "[0, 1)"),
+            Rule::Overlap | Rule::Top1 => ((0.0..1.0).contains(&value), "[0, 1)"),
             _ => (value > 0.0 && value <= 1.0, "(0, 1]"),
         };
         if inside { Ok(()) } else { Err(format!("the threshold {value} is outside {range}")) }

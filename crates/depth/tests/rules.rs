@@ -259,6 +259,18 @@ fn curve() -> impl Strategy<Value = Vec<f64>> {
 }
 
 /// A curve that fits the number of layers about half of the time.
+#[test]
+fn top1_is_the_level_from_which_on_the_likeliest_tokens_agree() {
+    let at = |curve: &[f64]| {
+        let curves = Curves { layers: curve.len(), top1: Some(curve), ..Curves::default() };
+        depth(Rule::Top1, &curves, &Thresholds::default()).layers_used
+    };
+    assert_eq!(at(&[0.1, 0.6, 0.5, 0.51]), Some(3.0));
+    assert_eq!(at(&[0.6, 0.7]), Some(0.0));
+    // The output agrees with itself.
+    assert_eq!(at(&[0.6, 0.2]), Some(2.0));
+}
+
 fn fitting(layers: usize) -> impl Strategy<Value = Vec<f64>> {
     prop_oneof![prop::collection::vec(0.0..9.0f64, layers), prop::collection::vec(number(), layers), curve()]
 }
@@ -281,6 +293,7 @@ proptest! {
             cosine: Some([&one[0], &one[1], &one[2]]),
             kl_lens_final: Some(&one[3]),
             overlap: Some(&one[4]),
+            top1: Some(&one[4]),
             layer_effect: Some(&matrix),
             output_effect: Some(&one[5]),
             settle_mean: Some(settle),
@@ -288,6 +301,7 @@ proptest! {
         let thresholds = Thresholds {
             kl_share: cutoffs[0],
             overlap: cutoffs[1],
+            top1: cutoffs[1],
             influence_share: cutoffs[2],
             settling_bits: cutoffs[3],
         };
@@ -300,7 +314,7 @@ proptest! {
                 prop_assert!(value >= 0.0 && value <= layers as f64, "{} {value}", depth.rule);
                 prop_assert!((0.0..=1.0).contains(&ratio), "{} {ratio}", depth.rule);
                 // A token can settle before the first layer; every other rule uses at least one layer.
-                prop_assert!(ratio > 0.0 || depth.rule == Rule::Settling, "{}", depth.rule);
+                prop_assert!(ratio > 0.0 || matches!(depth.rule, Rule::Settling | Rule::Top1), "{}", depth.rule);
                 prop_assert_eq!(depth.layers_used, Some(depth.rule.layers_used(value)));
             }
         }

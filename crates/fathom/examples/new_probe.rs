@@ -9,7 +9,7 @@ use fathom_hub::Quiet;
 use fathom_kernels::Buffer;
 use fathom_model::source::{self, Checkpoint};
 use fathom_model::{Dtype, Model, Trace};
-use fathom_probes::planner::{Action, Edit, EditSink, LogitReading, Request, Site, execute};
+use fathom_probes::planner::{Action, Edit, EditSink, LogitReading, Places, Request, Site, execute};
 use fathom_probes::{ExecOptions, MemoryPlan};
 use std::error::Error;
 use std::ops::Range;
@@ -21,8 +21,8 @@ fn attention_knockout(model: &Model, trace: &Trace, from: usize, exec: &ExecOpti
     // One request an edited run: what is changed, and what is read of the effect.
     let request = |layer| Request {
         edits: vec![Edit { layer, site: Site::Attn, positions: from..tokens, action: Action::Zero }],
-        added: 0..0,
-        logits: tokens - 1..tokens,
+        added: Places::default(),
+        logits: (tokens - 1..tokens).into(),
         until: depth,
     };
     let requests: Vec<Request<'_, Buffer>> = (0..depth).map(request).collect();

@@ -9,7 +9,7 @@ use fathom_hub::Quiet;
 use fathom_kernels::Buffer;
 use fathom_model::Dtype;
 use fathom_model::source::{self, Checkpoint};
-use fathom_probes::planner::{Action, Edit, EditSink, LogitReading, Request, Site, count, execute};
+use fathom_probes::planner::{Action, Edit, EditSink, LogitReading, Places, Request, Site, count, execute};
 use fathom_probes::{ExecOptions, MemoryPlan};
 use std::error::Error;
 use std::ops::Range;
@@ -42,7 +42,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // Each layer is bypassed from the fourth token on, alone and together with layer 0.
     let skip = |layer| Edit { layer, site: Site::Layer, positions: 4..last + 1, action: Action::Skip };
-    let request = |edits| Request { edits, added: 0..0, logits: last..last + 1, until: depth };
+    let request =
+        |edits| Request { edits, added: Places::default(), logits: (last..last + 1).into(), until: depth };
     let alone = (1..depth).map(|layer| request(vec![skip(layer)]));
     let both = (1..depth).map(|layer| request(vec![skip(0), skip(layer)]));
     let requests: Vec<Request<'_, Buffer>> = alone.chain(both).collect();

@@ -127,12 +127,14 @@ fn calibrate<B: Backend>(
 fn short(prompt: &TokenizedPrompt) -> TokenizedPrompt {
     let tokens: Vec<u32> = prompt.tokens.iter().take(Estimate::TOKENS).copied().collect();
     let positions = prompt.positions.iter().take(1).map(|_| tokens.len() / 2).collect();
-    TokenizedPrompt { tokens, positions, ..prompt.clone() }
+    let masked = prompt.masked.as_ref().map(|masked| masked.before(tokens.len()));
+    TokenizedPrompt { tokens, positions, masked, ..prompt.clone() }
 }
 
 fn short_pair(pair: &TokenizedPair) -> TokenizedPair {
     let mut short = pair.clone();
     short.tokens.truncate(Estimate::TOKENS);
     short.qa.answer_tokens = 1;
+    short.masked = pair.masked.as_ref().map(|masked| masked.before(short.tokens.len()));
     short
 }

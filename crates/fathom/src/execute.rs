@@ -76,6 +76,7 @@ impl OnDevice for Measuring<'_> {
         let subject = Subject {
             model: model_info(&located, &loaded),
             data: job.set.id.clone(),
+            objective: job.masking.as_ref().map(|masking| masking.info(job.remarks.unknown)),
             erasure_baseline: fathom_probes::baseline_work(&loaded.model, job.baseline()),
         };
         let resources = costs.iter().map(|(name, c)| (name.clone(), c.resources)).collect();

@@ -3,6 +3,7 @@
 use crate::error::invalid;
 use crate::measurement::bootstrap_options;
 use crate::observer::uncounted;
+use crate::summary::readable;
 use crate::{Observer, Result, threads};
 use fathom_analysis::curves::rows_of;
 use fathom_analysis::{BootstrapOptions, PromptCurves, uncertainty};
@@ -137,7 +138,7 @@ fn of_some(results: &Results, samples: &[Sample], depth: Vec<Depth>, prompts: us
     let mut results = Results { depth, ..results.clone() };
     (results.data.prompts, results.data.pairs) = (prompts, 0);
     // A resumed run has several lines of one prompt.
-    let lengths: HashMap<&str, usize> = samples.iter().map(|s| (s.id.as_str(), s.tokens.len())).collect();
+    let lengths: HashMap<&str, usize> = samples.iter().map(|s| (s.id.as_str(), s.own_tokens())).collect();
     results.data.tokens = lengths.values().sum::<usize>() as u64;
     results
 }
@@ -173,6 +174,7 @@ fn read(path: &Path) -> Result<(Results, Vec<Sample>)> {
 }
 
 fn curves(path: &Path, results: &Results, samples: &[Sample]) -> Result<PromptCurves> {
-    let curves = PromptCurves::of(samples, results.model.layers);
+    let curves = PromptCurves::of(samples, results.model.layers)
+        .map(|curves| readable(curves, results.objective.as_ref(), results.model.vocab));
     curves.map_err(|e| crate::Error::from(e).context(format!("{} cannot be used", path.display())))
 }

@@ -1,6 +1,7 @@
 //! What one measurement is about, as tokens; and carrying it out.
 
 use crate::error::invalid;
+use crate::objective::{self, Masking};
 use crate::observer::counted;
 use crate::prompts::{OpenSet, warn_of_unread};
 use crate::tokenise::{self, PromptTokenizer, Remarks};
@@ -15,6 +16,8 @@ use std::collections::{BTreeMap, HashMap};
 /// What is to be measured, as tokens.
 pub(crate) struct Job {
     pub(crate) options: ProbeOptions,
+    /// How texts are masked; `None` for a causal model.
+    pub(crate) masking: Option<Masking>,
     /// The set, without the prompts that are too long or beyond the limit.
     pub(crate) set: PromptSet,
     pub(crate) prompts: Vec<TokenizedPrompt>,
@@ -47,16 +50,34 @@ impl Job {
             let random = m.options.data.rng.seeded(m.options.data.seed);
             PromptTokenizer::new(tokenizer, config, source, random, m.positions)
         };
+        let masking = m.masks.of(loaded)?;
+        let mut options = m.probe_options(&loaded.model);
+        if let Some(masking) = &masking {
+            options.skip = objective::check_probes(masking, &m.probes, &m.skip, m.modes_chosen)?;
+            if m.qa != crate::measurement::QA {
+                invalid!("--qa is about causal models; the question of a masked text is what its masks hide");
+            }
+        } else if options.skip.modes.contains(&SkipMode::Others) {
+            invalid!("--skip-modes: 'others' is about masked models; use future, current and local");
+        }
+        let new_tokenizer = |source: &str| {
+            let tokenizer = new_tokenizer(source)?.masking(masking.clone());
+            Ok::<_, crate::Error>(tokenizer.sequences(m.sequences.clone(), m.options.data.seed))
+        };
         let data_tokenizer = new_tokenizer(data.rest.source())?.leaving_out(data.max_tokens);
         let (set, prompts, remarks) = read(data, data_tokenizer, m.options.data.limit, observer)?;
-        warn_of_short(m, &prompts, observer)?;
-        let qa = match m.probes.iter().any(|p| p.needs_pairs()) {
+        if masking.is_none() {
+            warn_of_short(m, &prompts, observer)?;
+        }
+        let needs_pairs = m.probes.iter().any(|p| p.needs_pairs());
+        let qa = match needs_pairs && masking.is_none() {
             true => Some(m.options.data.of(&m.qa, m.options.data.limit).load(observer)?),
             false => None,
         };
         qa.iter().for_each(|set| warn_of_unread(set, observer));
         let pairs = match &qa {
             Some(set) => tokenise::pairs(set, tokenizer, config, observer)?,
+            None if needs_pairs => Masking::pairs(&prompts, tokenizer),
             None => Vec::new(),
         };
         let baseline_set = match m.baseline_data.as_ref().filter(|_| m.probes.contains(&Probe::Erasure)) {
@@ -69,8 +90,9 @@ impl Job {
             }
             None => None,
         };
-        let (options, qa_sha256) = (m.probe_options(&loaded.model), qa.map(|set| set.sha256));
-        let mut job = Self { options, set, prompts, remarks, pairs, qa_sha256, baseline_set, whole: None };
+        let qa_sha256 = qa.map(|set| set.sha256);
+        let mut job =
+            Self { options, masking, set, prompts, remarks, pairs, qa_sha256, baseline_set, whole: None };
         let longest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
         let texts = job.prompts.iter().chain(job.baseline());
         job.options.longest_text = longest(&mut texts.map(|t| t.tokens.len()));
@@ -254,12 +276,13 @@ pub(crate) fn read(
     let OpenSet { first, mut rest, .. } = data;
     let (mut prompts, mut tokenized) = (Vec::new(), Vec::new());
     let mut all = first.into_iter().map(Ok).chain(rest.by_ref());
-    while limit.is_none_or(|limit| tokenized.len() < limit)
+    while limit.is_none_or(|limit| prompts.len() < limit)
         && let Some(prompt) = all.next().transpose()?
     {
-        if let Some(one) = tokenizer.text(&prompt)? {
+        let some = tokenizer.texts(&prompt)?;
+        if !some.is_empty() {
             prompts.push(prompt);
-            tokenized.push(one);
+            tokenized.extend(some);
         }
     }
     drop(all);

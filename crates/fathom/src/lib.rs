@@ -54,6 +54,7 @@ mod memory;
 mod merge;
 mod mix;
 mod model;
+mod objective;
 mod observer;
 mod prompts;
 mod prune;
@@ -63,6 +64,7 @@ mod run;
 mod run_options;
 mod run_table;
 mod samples_parquet;
+mod sequences;
 mod shard;
 mod study;
 mod summary;
@@ -97,8 +99,8 @@ pub use fathom_report::{
 };
 pub use fathom_results as results;
 pub use fathom_results::{
-    Depth, ExitHead, Exiting, Fitting, GradientSite, LawName, Mapping, PathBaseline, Probe, PruneMethod,
-    Pruning, Quadrature, Results, Rule, SkipMode, SkipPart, Uncertainty, UnknownRule,
+    Depth, ExitHead, Exiting, Fitting, GradientSite, LawName, Mapping, Objective, PathBaseline, Probe,
+    PruneMethod, Pruning, Quadrature, Results, Rule, SkipMode, SkipPart, Uncertainty, UnknownRule,
 };
 pub use fit::{Fit, FitOutcome, FitSchedule, RlResponse};
 pub use folders::{DepthAnalysis, GroupDepth};
@@ -118,6 +120,7 @@ pub use report::{
 };
 pub use run_table::{RunRow, RunTable};
 pub use samples_parquet::write_samples_parquet;
+pub use sequences::Crop;
 pub use shard::Shard;
 pub use study::{
     CellEstimate, CellState, PlannedCell, Scheduler, Study, StudyOutcome, quoted as shell_quoted,

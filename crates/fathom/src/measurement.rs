@@ -1,13 +1,17 @@
 //! Measuring one model on one set of prompts.
 
 use crate::error::invalid;
+use crate::objective::MaskOptions;
 use crate::run_options::{RunOptions, run_setters};
+use crate::sequences::{Crop, Sequences};
 use crate::{Estimate, Observer, Result, Shard, estimate, execute, memory, threads};
 use bytesize::ByteSize;
 use fathom_analysis::BootstrapOptions;
 use fathom_model::{Backend, Dtype, Model};
 use fathom_probes::{GradientOptions, ProbeOptions, SkipOptions};
-use fathom_results::{GradientSite, PathBaseline, Probe, Quadrature, Results, Rule, SkipMode, SkipPart};
+use fathom_results::{
+    GradientSite, Objective, PathBaseline, Probe, Quadrature, Results, Rule, SkipMode, SkipPart,
+};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -33,6 +37,10 @@ pub struct Measurement {
     pub(crate) probes: Vec<Probe>,
     pub(crate) qa: String,
     pub(crate) skip: SkipOptions,
+    /// Whether the modes of skip were set; the usual ones depend on the model.
+    pub(crate) modes_chosen: bool,
+    pub(crate) masks: MaskOptions,
+    pub(crate) sequences: Sequences,
     pub(crate) positions: usize,
     pub(crate) baseline_data: Option<String>,
     pub(crate) gradients: GradientOptions,
@@ -72,6 +80,9 @@ impl Measurement {
             probes: Probe::CLEAN.to_vec(),
             qa: QA.to_owned(),
             skip: SkipOptions::default(),
+            modes_chosen: false,
+            masks: MaskOptions::default(),
+            sequences: Sequences::default(),
             positions: POSITIONS,
             baseline_data: None,
             gradients: GradientOptions::default(),
@@ -82,7 +93,7 @@ impl Measurement {
         }
     }
 
-    /// The prompts: the name of a set or the path of a .jsonl, .parquet or .txt file.
+    /// The prompts: the name of a set or the path of a .jsonl, .parquet, .txt or .fasta file.
     #[must_use]
     pub fn data(mut self, data: impl Into<String>) -> Self {
         self.options.data.id = data.into();
@@ -110,10 +121,61 @@ impl Measurement {
         self
     }
 
+    /// Keeps at most so many residues of each sequence: those of the start, or of a random window.
+    #[must_use]
+    pub fn max_residues(mut self, residues: usize) -> Self {
+        self.sequences.max_residues = Some(residues);
+        self
+    }
+
+    /// Which part of a longer sequence is kept.
+    #[must_use]
+    pub fn crop(mut self, crop: Crop) -> Self {
+        self.sequences.crop = crop;
+        self
+    }
+
+    /// What stands before and behind each text, such as the marks that a protein model expects. Special tokens in it are
+    /// recognised.
+    #[must_use]
+    pub fn around(mut self, prefix: impl Into<String>, suffix: impl Into<String>) -> Self {
+        (self.sequences.prefix, self.sequences.suffix) = (prefix.into(), suffix.into());
+        self
+    }
+
+    /// What the model is asked to predict; what it was trained for unless set otherwise.
+    #[must_use]
+    pub fn objective(mut self, objective: Objective) -> Self {
+        self.masks.objective = Some(objective);
+        self
+    }
+
+    /// The shares of a text that are masked: one, or several for [`Objective::Diffusion`].
+    #[must_use]
+    pub fn mask_ratios(mut self, ratios: &[f64]) -> Self {
+        self.masks.ratios = ratios.to_vec();
+        self
+    }
+
+    /// The seed that masks are drawn with.
+    #[must_use]
+    pub fn mask_seed(mut self, seed: u64) -> Self {
+        self.masks.seed = Some(seed);
+        self
+    }
+
+    /// Masks one position at a time, which gives the pseudo-log-likelihood of a text.
+    #[must_use]
+    pub fn mask_each(mut self, each: bool) -> Self {
+        self.masks.each = each;
+        self
+    }
+
     /// Skip: where the bypass holds and its effect is read.
     #[must_use]
     pub fn skip_modes(mut self, modes: &[SkipMode]) -> Self {
         self.skip.modes = each(modes);
+        self.modes_chosen = true;
         self
     }
 
@@ -212,6 +274,24 @@ impl Measurement {
             "probes" => self.probes(&Probe::list(value).map_err(|e| invalid_option(name, &e))?),
             "skip-modes" => self.skip_modes(&choices(name, value, &SkipMode::ALL.map(|m| (m.name(), m)))?),
             "skip-parts" => self.skip_parts(&choices(name, value, &SkipPart::ALL.map(|p| (p.name(), p)))?),
+            "objective" => self.objective(choice(name, value, &Objective::ALL.map(|o| (o.name(), o)))?),
+            "mask-ratio" => {
+                let ratios: Result<Vec<f64>> =
+                    value.split(',').map(|ratio| parsed(name, ratio.trim())).collect();
+                self.mask_ratios(&ratios?)
+            }
+            "max-residues" => self.max_residues(number(name, value)?),
+            "crop" => self.crop(choice(name, value, &Crop::ALL.map(|c| (c.name(), c)))?),
+            "prefix" => {
+                let suffix = self.sequences.suffix.clone();
+                self.around(value, suffix)
+            }
+            "suffix" => {
+                let prefix = self.sequences.prefix.clone();
+                self.around(prefix, value)
+            }
+            "mask-seed" => self.mask_seed(number(name, value)?),
+            "mask" => self.mask_each(choice(name, value, &[("each", true)])?),
             "positions" => match number::<u16>(name, value)? {
                 0 => invalid!("{name}: give at least 1"),
                 positions => self.positions(positions.into()),
@@ -248,6 +328,8 @@ impl Measurement {
     fn check(&self) -> Result<()> {
         self.bootstrap()?;
         checked_quadrature(self.gradients.quadrature)?;
+        self.masks.check()?;
+        self.sequences.check()?;
         if self.probes.is_empty() {
             invalid!("give at least one probe");
         }
@@ -397,7 +479,11 @@ mod tests {
             let message = Measurement::new("m").set(name, value).unwrap_err().to_string();
             assert!(message.contains(sentence), "{message}");
         };
-        refuse("skip-modes", "future,later", "skip-modes: 'later' is not one of future, current, local");
+        refuse(
+            "skip-modes",
+            "future,later",
+            "skip-modes: 'later' is not one of future, current, local, others",
+        );
         refuse("limit", "many", "limit: 'many' is not a whole number");
         refuse("positions", "0", "positions: give at least 1");
         refuse("depth", "3", "cannot set the option 'depth'");

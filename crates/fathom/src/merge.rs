@@ -115,7 +115,8 @@ impl Merge {
         // Each shard that erased has computed the whole mean.
         let baseline = parts.iter().map(Part::erasure_baseline).find(|work| *work != Work::default());
         let erasure_baseline = baseline.unwrap_or_default();
-        let subject = Subject { model: model.clone(), data: data.clone(), erasure_baseline };
+        let objective = parts[0].results.objective.clone();
+        let subject = Subject { model: model.clone(), data: data.clone(), objective, erasure_baseline };
         let bootstrap = parts[0].bootstrap()?;
         let mut resources: BTreeMap<String, Resources> = BTreeMap::new();
         for (name, part) in parts.iter().flat_map(|part| &part.results.resources) {
@@ -252,11 +253,13 @@ fn in_order(mut parts: Vec<Part>) -> Result<Vec<Part>> {
 }
 
 /// What the shards of a measurement have in common, beside what every continued run has.
-const WHOLE: [(&str, &str); 5] = [
+const WHOLE: [(&str, &str); 7] = [
     ("other prompts", "/data/sha256"),
     ("other probes or options of probes", "/probes"),
     ("other thresholds or resamples", "/depth"),
     ("another way to run edits (--naive)", "/naive"),
+    ("other masks", "/objective"),
+    ("another part of sequences, or other marks around them", "/sequences"),
     ("other prompts or options", "/request"),
 ];
 

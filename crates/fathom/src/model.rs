@@ -1,6 +1,7 @@
 //! Finding and loading models.
 
 use crate::error::invalid;
+use crate::objective;
 use crate::observer::{Downloads, counted, uncounted};
 use crate::{Device, Observer, Result, Unit, threads};
 use bytesize::ByteSize;
@@ -50,6 +51,20 @@ impl ModelSpec {
         check_fits(&checkpoint, self.dtype, &backend)?;
         let loading = counted(observer, "loading", Unit::Items("layers"), checkpoint.steps() as u64);
         Ok(checkpoint.load_on(backend, self.dtype, &|| loading.advance(1))?)
+    }
+}
+
+impl ModelSpec {
+    /// [`Self::load`] for what needs a causal model; `what` is named if it is not one.
+    pub(crate) fn load_causal<B: Backend>(
+        &self,
+        checkpoint: Checkpoint,
+        backend: B,
+        what: &str,
+        observer: &dyn Observer,
+    ) -> Result<Loaded<B>> {
+        objective::refuse_masked(checkpoint.config(), what)?;
+        self.load(checkpoint, backend, observer)
     }
 }
 

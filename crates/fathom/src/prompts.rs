@@ -10,7 +10,7 @@ use fathom_hub::Hub;
 /// Which prompts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PromptSpec {
-    /// The name of a set, with parameters as in `addition:digits=4`, or the path of a .jsonl, .parquet or .txt file.
+    /// The name of a set, with parameters as in `addition:digits=4`, or the path of a .jsonl, .parquet, .txt or .fasta file.
     pub id: String,
     /// Take only the first prompts.
     pub limit: Option<usize>,

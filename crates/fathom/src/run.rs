@@ -2,6 +2,7 @@
 
 use crate::error::invalid;
 use crate::job::Job;
+use crate::sequences::Sequences;
 use crate::{Measurement, Result};
 use fathom_analysis::BootstrapOptions;
 use fathom_kernels::Isa;
@@ -108,6 +109,13 @@ pub(crate) fn describe<B: Backend>(
     if let (Some(run), Value::Object(own)) = (run.as_object_mut(), own) {
         run.extend(own);
     }
+    if m.sequences != Sequences::default() {
+        run["sequences"] = json!(m.sequences);
+    }
+    if let Some(masking) = &job.masking {
+        run["objective"] = masking.record();
+        run["data"]["unknown"] = job.remarks.unknown.into();
+    }
     if let Some(shard) = m.shard {
         let prompts: Vec<&String> = job.prompts.iter().map(|t| &t.id).collect();
         let pairs: Vec<&String> = job.pairs.iter().map(|p| &p.id).collect();
@@ -137,6 +145,8 @@ pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &Path) -> Result<
         ("other prompts", "/data/sha256"),
         ("another way to run edits (--naive)", "/naive"),
         ("another shard", "/shard"),
+        ("other masks", "/objective"),
+        ("another part of sequences, or other marks around them", "/sequences"),
     ];
     let differs = |probe: &String| earlier["probes"].get(probe) != now["probes"].get(probe);
     let asked = measured(now);

@@ -5,7 +5,8 @@ use crate::observer::uncounted;
 use crate::{Error, Observer, Result};
 use fathom_analysis::{BootstrapOptions, PromptCurves, curves::rows_of, uncertainty};
 use fathom_results::{
-    DataInfo, FailedPrompt, ModelInfo, Probe, Resources, Results, SCHEMA_VERSION, Sample, Work, WorkByProbe,
+    DataInfo, FailedPrompt, ModelInfo, ObjectiveInfo, Probe, Resources, Results, SCHEMA_VERSION, Sample,
+    Work, WorkByProbe,
 };
 use std::collections::BTreeMap;
 
@@ -14,6 +15,8 @@ pub(crate) struct Subject {
     pub(crate) model: ModelInfo,
     /// The name of the prompts.
     pub(crate) data: String,
+    /// What a masked model was asked to predict.
+    pub(crate) objective: Option<ObjectiveInfo>,
     /// The work of the mean that erases, which no sample counts; it is part of the results if erasure was measured.
     pub(crate) erasure_baseline: Work,
 }
@@ -81,6 +84,21 @@ impl Samples {
     }
 }
 
+/// The fewest tokens among which the five likeliest say something.
+const OVERLAP_FROM: usize = 1000;
+
+/// The curves without those that say nothing of a masked model with few tokens.
+pub(crate) fn readable(
+    curves: PromptCurves,
+    objective: Option<&ObjectiveInfo>,
+    vocab: usize,
+) -> PromptCurves {
+    match objective.is_some() && vocab <= OVERLAP_FROM {
+        true => curves.without_overlap(),
+        false => curves,
+    }
+}
+
 /// `results.json`.
 pub(crate) fn summarise(
     subject: Subject,
@@ -93,6 +111,7 @@ pub(crate) fn summarise(
     let working = uncounted(observer, "resampling prompts");
     let (prompts, pairs) = samples.all.split_at(samples.prompts);
     let curves = PromptCurves::of(prompts, subject.model.layers)?;
+    let curves = readable(curves, subject.objective.as_ref(), subject.model.vocab);
     let has_prompts = curves.prompts() > 0;
     let depth = if has_prompts { rows_of(&curves, bootstrap) } else { Vec::new() };
     let uncertainty = has_prompts.then(|| uncertainty(&curves, bootstrap));
@@ -104,13 +123,14 @@ pub(crate) fn summarise(
     }
     let results = Results {
         schema_version: SCHEMA_VERSION,
+        objective: subject.objective,
         probes: fathom_probes::summarise(&samples.all, subject.model.layers),
         model: subject.model,
         data: DataInfo {
             id: subject.data,
             prompts: prompts.len(),
             pairs: pairs.len(),
-            tokens: prompts.iter().map(|s| s.tokens.len() as u64).sum(),
+            tokens: prompts.iter().map(|s| s.own_tokens() as u64).sum(),
             failed: samples.failed.iter().map(failed).collect(),
         },
         depth,

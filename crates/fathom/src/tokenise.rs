@@ -1,6 +1,8 @@
 //! From prompts to tokens.
 
 use crate::error::invalid;
+use crate::objective::Masking;
+use crate::sequences::Sequences;
 use crate::{Observer, Result};
 use fathom_data::{Prompt, PromptSet, Random};
 use fathom_model::Config;
@@ -18,7 +20,11 @@ pub(crate) struct PromptTokenizer<'a> {
     random: Random,
     positions: usize,
     max_tokens: Option<usize>,
+    masking: Option<Masking>,
+    /// What is done to texts, and the seed of random windows.
+    sequences: (Sequences, u64),
     doubled: DoubledBos,
+    unknown: u64,
     read: usize,
     too_long: usize,
 }
@@ -35,12 +41,45 @@ impl<'a> PromptTokenizer<'a> {
     ) -> Result<Self> {
         let (source, doubled) = (source.to_owned(), DoubledBos::of(tokenizer)?);
         let (max_tokens, read, too_long) = (None, 0, 0);
-        Ok(Self { tokenizer, config, source, random, positions, max_tokens, doubled, read, too_long })
+        let (masking, unknown, sequences) = (None, 0, (Sequences::default(), 0));
+        Ok(Self {
+            tokenizer,
+            config,
+            source,
+            random,
+            positions,
+            max_tokens,
+            masking,
+            sequences,
+            doubled,
+            unknown,
+            read,
+            too_long,
+        })
     }
 
     /// Leaves out prompts of more tokens, and those that are longer than the model's context.
     pub(crate) fn leaving_out(self, max_tokens: Option<usize>) -> Self {
         Self { max_tokens, ..self }
+    }
+
+    /// Crops the texts, and puts something before and behind them.
+    pub(crate) fn sequences(self, sequences: Sequences, seed: u64) -> Self {
+        Self { sequences: (sequences, seed), ..self }
+    }
+
+    /// Masks the texts.
+    pub(crate) fn masking(self, masking: Option<Masking>) -> Self {
+        Self { masking, ..self }
+    }
+
+    /// The tokens of a prompt with each share of it masked; none if it is left out.
+    pub(crate) fn texts(&mut self, prompt: &Prompt) -> Result<Vec<TokenizedPrompt>> {
+        let Some(text) = self.text(prompt)? else { return Ok(Vec::new()) };
+        match &self.masking {
+            Some(masking) => masking.apply(text, self.tokenizer),
+            None => Ok(vec![text]),
+        }
     }
 
     /// The tokens of a prompt, unless it is left out.
@@ -51,7 +90,11 @@ impl<'a> PromptTokenizer<'a> {
             invalid!("prompt '{id}' of {source} has an id that is reserved for pairs; give it another one");
         }
         self.read += 1;
-        let tokens = self.tokenizer.encode(text)?;
+        let (sequences, seed) = &self.sequences;
+        let tokens = match *sequences == Sequences::default() {
+            true => self.tokenizer.encode(text)?,
+            false => self.tokenizer.encode(&sequences.apply(text, id, *seed))?,
+        };
         // Positions are drawn for what is left out too, so that those of the others do not depend on it.
         let positions = match positions {
             Some(own) => own.clone(),
@@ -70,6 +113,8 @@ impl<'a> PromptTokenizer<'a> {
             );
         }
         check(&tokens, id, source, config)?;
+        let unknown = self.tokenizer.unknown();
+        self.unknown += tokens.iter().filter(|token| Some(**token) == unknown).count() as u64;
         if let Some(wrong) = positions.iter().find(|t| !(2..tokens.len()).contains(t)) {
             invalid!(
                 "prompt '{id}' of {source} has {} tokens and the position {wrong}; give positions from 2 to one \
@@ -80,7 +125,7 @@ impl<'a> PromptTokenizer<'a> {
         self.doubled.see(&tokens, id);
         let pieces = tokens.iter().map(|t| self.tokenizer.piece(*t)).collect();
         let (id, group, text_sha256) = (id.clone(), group.clone(), Some(short_hash(text)));
-        Ok(Some(TokenizedPrompt { id, group, text_sha256, tokens, pieces, positions }))
+        Ok(Some(TokenizedPrompt { id, group, text_sha256, tokens, pieces, positions, masked: None }))
     }
 
     /// Reports what was left out or is unusual.
@@ -102,7 +147,13 @@ impl<'a> PromptTokenizer<'a> {
             }
         }
         self.doubled.warn(source, observer);
-        Ok(Remarks { too_long: *too_long, double_bos: self.doubled.count })
+        if self.unknown > 0 {
+            observer.warn(&format!(
+                "{} of {source} not in the vocabulary; the model reads them as unknown",
+                if self.unknown == 1 { "1 token is".into() } else { format!("{} tokens are", self.unknown) }
+            ));
+        }
+        Ok(Remarks { too_long: *too_long, double_bos: self.doubled.count, unknown: self.unknown })
     }
 }
 
@@ -119,6 +170,7 @@ fn drawn(random: &mut Random, tokens: usize, count: usize) -> Vec<usize> {
 pub(crate) struct Remarks {
     pub(crate) too_long: usize,
     pub(crate) double_bos: usize,
+    pub(crate) unknown: u64,
 }
 
 /// Tokenises a whole set for a model; see [`PromptTokenizer`].
@@ -129,7 +181,7 @@ pub(crate) fn tokenise(
 ) -> Result<Vec<TokenizedPrompt>> {
     let mut texts = Vec::with_capacity(set.prompts.len());
     for prompt in &set.prompts {
-        texts.extend(tokenizer.text(prompt)?);
+        texts.extend(tokenizer.texts(prompt)?);
     }
     tokenizer.finish(observer)?;
     Ok(texts)
@@ -212,6 +264,7 @@ pub(crate) fn pairs(
             qa: QaPair { question: question.to_owned(), answer: answer.clone(), answer_tokens },
             pieces: tokens.iter().map(|t| tokenizer.piece(*t)).collect(),
             tokens,
+            masked: None,
         });
     }
     doubled.warn(&set.source, observer);

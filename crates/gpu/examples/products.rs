@@ -5,7 +5,7 @@
 #![allow(clippy::print_stdout, reason = "the output of the example")]
 
 use fathom_gpu::{Gpu, Interface, Wgpu, devices, open_wgpu};
-use fathom_kernels::attention::AttentionShape;
+use fathom_kernels::attention::{AttentionShape, Visibility};
 use fathom_kernels::backend::{Backend, Run};
 use fathom_kernels::{Dtype, OutOfMemory};
 use std::time::Instant;
@@ -55,8 +55,14 @@ fn products(gpu: &Gpu<Wgpu>, rows: &[usize]) {
 }
 
 fn attention(gpu: &Gpu<Wgpu>, rows: &[usize]) {
-    let shape =
-        AttentionShape { heads: 12, kv_heads: 2, head_dim: 128, scale: 0.09, softcap: None, window: None };
+    let shape = AttentionShape {
+        heads: 12,
+        kv_heads: 2,
+        head_dim: 128,
+        scale: 0.09,
+        softcap: None,
+        visibility: Visibility::Causal,
+    };
     for &m in rows {
         let run = Run { rows: 0..m, first: 0, length: m, past: vec![] };
         let batch = gpu.batch(&[run], vec![]);

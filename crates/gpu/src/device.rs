@@ -220,16 +220,17 @@ pub enum Kernel {
     /// `stats, tokens | logits` `[rows, vocab, has_cap, cap]`, in place
     ProbabilityBackward,
     /// `qkv, cache, tiles, segments | out`
-    /// `[tiles * heads, heads, kv_heads, head_dim, stride, scale, has_cap, cap, window, cache_stride]`.
+    /// `[tiles * heads, heads, kv_heads, head_dim, stride, scale, has_cap, cap, window, ahead, cache_stride]`.
     ///
-    /// Five words per tile: first row, rows (at most [`TILE_ROWS`]), position of the first row, first and end
-    /// segment. Three words per segment: first position, source (0 the batch, 1 the cache), first row in the
-    /// source. A segment ends where the next of its run begins; the last holds the rows of the run. A window
-    /// of 0 means all. Unit `i` is head `i % heads` of tile `i / heads`. Blocks of keys start at multiples of
+    /// Six words per tile: first row, rows (at most [`TILE_ROWS`]), position of the first row, first and end
+    /// segment, end position of the run. Three words per segment: first position, source (0 the batch, 1 the cache), first row in the
+    /// source. A segment ends where the next of its run begins; the last holds the rows of the run. A position
+    /// sees itself, the `window - 1` positions before it (all, if it is 0), and the `ahead` positions after it that
+    /// its run has. Unit `i` is head `i % heads` of tile `i / heads`. Blocks of keys start at multiples of
     /// their size counted from position 0, so that the order of a sum does not depend on the tile.
     Attention,
     /// `qkv, d_out, tiles | stats [rows, heads, 3]`
-    /// `[tiles * heads, heads, kv_heads, head_dim, stride, scale, has_cap, cap, window]`.
+    /// `[tiles * heads, heads, kv_heads, head_dim, stride, scale, has_cap, cap, window, ahead]`.
     ///
     /// Texts start at position 0. Four words per tile: first row, rows (at most [`TILE_ROWS`], all of one
     /// text), first and end row of the text. Per row and head: the largest score m, the sum of
@@ -239,7 +240,7 @@ pub enum Kernel {
     /// queries
     AttentionDq,
     /// `qkv, d_out, tiles, stats | d_qkv`
-    /// `[tiles * kv_heads, heads, kv_heads, head_dim, stride, scale, has_cap, cap, window]`: writes the
+    /// `[tiles * kv_heads, heads, kv_heads, head_dim, stride, scale, has_cap, cap, window, ahead]`: writes the
     /// gradients of keys and values of the tile's rows. Unit `i` is head `i % kv_heads` of tile
     /// `i / kv_heads`.
     AttentionDkv,

@@ -6,7 +6,7 @@
 #![allow(clippy::print_stderr, reason = "tests say what they ran on and how large errors were")]
 
 use fathom_gpu::{Cuda, Gpu, Interface, Wgpu, devices, open_cuda, open_wgpu};
-use fathom_kernels::attention::AttentionShape;
+use fathom_kernels::attention::{AttentionShape, Visibility};
 use fathom_kernels::backend::{Backend, Columns, Cpu, Norm, RowAction, RowEdit, Run, Span};
 use fathom_kernels::elementwise::{Activation, Rotation};
 use fathom_kernels::norm::NormKind;
@@ -449,17 +449,21 @@ as_on_the_cpu!(rotations, 1e-6, |b| {
 });
 
 fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionShape {
-    AttentionShape { heads, kv_heads, head_dim, scale: 0.4, softcap: None, window: None }
+    AttentionShape { heads, kv_heads, head_dim, scale: 0.4, softcap: None, visibility: Visibility::Causal }
 }
 
-const SHAPES: [fn() -> AttentionShape; 7] = [
+const SHAPES: [fn() -> AttentionShape; 11] = [
     || shape(4, 2, 16),
-    || AttentionShape { window: Some(7), ..shape(3, 3, 5) },
-    || AttentionShape { window: Some(u32::MAX as usize - 10), ..shape(2, 1, 20) },
-    || AttentionShape { window: Some(usize::MAX / 2), ..shape(2, 2, 8) },
+    || AttentionShape { visibility: Visibility::Window(7), ..shape(3, 3, 5) },
+    || AttentionShape { visibility: Visibility::Window(u32::MAX as usize - 10), ..shape(2, 1, 20) },
+    || AttentionShape { visibility: Visibility::Window(usize::MAX / 2), ..shape(2, 2, 8) },
     || AttentionShape { softcap: Some(3.0), ..shape(6, 2, 80) },
-    || AttentionShape { window: Some(40), softcap: Some(5.0), ..shape(2, 1, 130) },
+    || AttentionShape { visibility: Visibility::Window(40), softcap: Some(5.0), ..shape(2, 1, 130) },
     || AttentionShape { scale: 0.1, ..shape(1, 1, 256) },
+    || AttentionShape { visibility: Visibility::Full, ..shape(4, 2, 16) },
+    || AttentionShape { visibility: Visibility::Full, softcap: Some(5.0), ..shape(2, 1, 130) },
+    || AttentionShape { visibility: Visibility::Around(9), ..shape(3, 3, 20) },
+    || AttentionShape { visibility: Visibility::Around(0), ..shape(2, 2, 8) },
 ];
 
 as_on_the_cpu!(attention_over_several_segments, 4e-6, |b| {
@@ -482,7 +486,7 @@ as_on_the_cpu!(attention_over_several_segments, 4e-6, |b| {
 });
 
 on_every_device!(attention_does_not_depend_on_the_batch, |b| {
-    let shape = AttentionShape { window: Some(50), ..shape(4, 2, 72) };
+    let shape = AttentionShape { visibility: Visibility::Window(50), ..shape(4, 2, 72) };
     let (stride, kv, width) = (8 * 72, 4 * 72, 4 * 72);
     let mut values = data(150 * stride, 27, 1.0);
     // Rows with NaN after the others must not reach them.
@@ -548,14 +552,14 @@ on_every_device!(attention_agrees_with_f64, |b| {
 
 /// Attention over one text, in `f64`.
 fn naive_attention(shape: &AttentionShape, qkv: &[f32]) -> Vec<f32> {
-    let AttentionShape { heads, kv_heads, head_dim, scale, softcap, window } = *shape;
+    let AttentionShape { heads, kv_heads, head_dim, scale, softcap, visibility } = *shape;
     let stride = (heads + 2 * kv_heads) * head_dim;
     let rows = qkv.len() / stride;
     let vector = |row: usize, head: usize| &qkv[row * stride + head * head_dim..][..head_dim];
     let mut out = Vec::new();
     for (row, head) in (0..rows).flat_map(|row| (0..heads).map(move |head| (row, head))) {
         let kv = heads + head / (heads / kv_heads);
-        let seen = window.map_or(0, |w| (row + 1).saturating_sub(w))..row + 1;
+        let seen = visibility.seen(row, rows);
         let score = |key: usize| {
             let pairs = vector(row, head).iter().zip(vector(key, kv));
             let s = f64::from(scale) * pairs.map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>();

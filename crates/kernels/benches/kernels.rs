@@ -6,7 +6,7 @@
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use fathom_kernels::attention::{AttentionRun, AttentionShape, KvSegment, attend};
+use fathom_kernels::attention::{AttentionRun, AttentionShape, KvSegment, Visibility, attend};
 use fathom_kernels::distribution::{Logits, Reference};
 use fathom_kernels::{Dtype, Linear, OutOfMemory, norm};
 use std::ops::Range;
@@ -104,7 +104,14 @@ impl std::fmt::Display for Case {
 /// Tokens of a text, with and without a sliding window.
 #[divan::bench(args = [(128, None), (1024, None), (1024, Some(256))])]
 fn attention(bencher: Bencher<'_, '_>, (tokens, window): (usize, Option<usize>)) {
-    let shape = AttentionShape { heads: 14, kv_heads: 2, head_dim: 64, scale: 0.125, softcap: None, window };
+    let shape = AttentionShape {
+        heads: 14,
+        kv_heads: 2,
+        head_dim: 64,
+        scale: 0.125,
+        softcap: None,
+        visibility: Visibility::causal(window),
+    };
     let (width, kv_width) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
     let (q, k, v) = (numbers(tokens * width), numbers(tokens * kv_width), numbers(tokens * kv_width));
     let mut out = vec![0.0; tokens * width];

@@ -1,4 +1,4 @@
-//! Causal attention of runs over keys and values that may lie in several places.
+//! Attention of runs over keys and values that may lie in several places.
 
 use crate::cpu::multiversion;
 use crate::elementwise::{exp, softcap_row};
@@ -22,9 +22,45 @@ pub struct AttentionShape {
     pub scale: f32,
     /// Soft-capping of the scores.
     pub softcap: Option<f32>,
-    /// Sliding window: a position sees itself and the `window - 1` before it; `None` sees all before
-    /// it.
-    pub window: Option<usize>,
+    /// Which positions a position sees.
+    pub visibility: Visibility,
+}
+
+/// Which positions of a text a position sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visibility {
+    /// Itself and all before it.
+    Causal,
+    /// Itself and those before it, as many positions in all.
+    Window(usize),
+    /// All.
+    Full,
+    /// Itself and as many on each side.
+    Around(usize),
+}
+
+impl Visibility {
+    /// Causal attention, with a sliding window if there is one.
+    pub fn causal(window: Option<usize>) -> Self {
+        window.map_or(Self::Causal, Self::Window)
+    }
+
+    /// Whether no position sees one after it.
+    pub fn is_causal(self) -> bool {
+        matches!(self, Self::Causal | Self::Window(_))
+    }
+
+    /// The positions that `position` of a text of `length` tokens sees.
+    pub fn seen(self, position: usize, length: usize) -> Range<usize> {
+        match self {
+            Self::Causal => 0..position + 1,
+            Self::Window(window) => (position + 1).saturating_sub(window)..position + 1,
+            Self::Full => 0..length,
+            Self::Around(side) => {
+                position.saturating_sub(side)..position.saturating_add(side).saturating_add(1).min(length)
+            }
+        }
+    }
 }
 
 impl AttentionShape {
@@ -34,13 +70,9 @@ impl AttentionShape {
     /// When the shape is impossible.
     pub(crate) fn width(&self) -> usize {
         assert!(self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads), "heads must share key heads");
-        assert!(self.head_dim > 0 && self.window != Some(0), "heads and windows must not be empty");
+        let empty = self.visibility == Visibility::Window(0);
+        assert!(self.head_dim > 0 && !empty, "heads and windows must not be empty");
         checked_area(self.heads, self.head_dim)
-    }
-
-    /// The first position that `position` sees.
-    fn first_seen(&self, position: usize) -> usize {
-        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
 }
 
@@ -71,7 +103,8 @@ pub struct AttentionRun<'a> {
     pub rows: Range<usize>,
     /// Position of the first row.
     pub first: usize,
-    /// Keys and values of positions `0..first + rows.len()`, in order.
+    /// Keys and values of positions `0..first + rows.len()`, in order. Where attention is not causal, the text ends
+    /// with them.
     pub segments: Vec<KvSegment<'a>>,
 }
 
@@ -170,18 +203,18 @@ impl AttentionJob<'_> {
         let kernel = Kernel::new(Isa::get(), self.rows.len());
         let first = self.run.first + self.rows.start;
         // Panels of keys start at multiples of their width.
-        let low = shape.first_seen(first) / WIDTH * WIDTH;
-        let high = self.run.first + self.rows.end;
+        let low = self.seen(first).start / WIDTH * WIDTH;
+        let high = self.seen(self.run.first + self.rows.end - 1).end;
         self.pack(low..high, scratch);
         let group = shape.heads / shape.kv_heads;
         for head in self.kv_head * group..(self.kv_head + 1) * group {
             for tile in kernel.row_tiles() {
                 let row = self.run.rows.start + self.rows.start + tile.start;
                 let position = first + tile.start;
-                let seen = low..position + tile.len();
+                let seen = low..self.seen(position + tile.len() - 1).end;
                 self.score(&kernel, head, row, tile.len(), seen.len(), scratch);
                 for (i, scores) in scratch.scores.chunks_exact_mut(padded(seen.len())).enumerate() {
-                    shape.weigh(position + i, low, scores);
+                    shape.weigh(self.seen(position + i), low, scores);
                 }
                 let mix = Mix {
                     rows: tile.len(),
@@ -195,6 +228,11 @@ impl AttentionJob<'_> {
                 unsafe { mix.run(&kernel, &scratch.scores, &scratch.values) };
             }
         }
+    }
+
+    /// The positions that a position of the run sees.
+    fn seen(&self, position: usize) -> Range<usize> {
+        self.shape.visibility.seen(position, self.run.first + self.run.rows.len())
     }
 
     /// Scores of `rows` queries of one head, from row `row` on, against the first `seen` packed keys.
@@ -268,11 +306,11 @@ fn padded(seen: usize) -> usize {
 }
 
 impl AttentionShape {
-    /// Turns the scores of the row at `position`, against positions from `low` on, into weights: a
-    /// softmax over what the row sees and zeros elsewhere.
-    fn weigh(&self, position: usize, low: usize, scores: &mut [f32]) {
-        let last = position + 1 - low;
-        let from = self.first_seen(position).saturating_sub(low);
+    /// Turns the scores of a row that sees the positions `seen`, against positions from `low` on, into
+    /// weights: a softmax over what the row sees and zeros elsewhere.
+    fn weigh(&self, seen: Range<usize>, low: usize, scores: &mut [f32]) {
+        let last = seen.end - low;
+        let from = seen.start - low;
         scores[..from].fill(0.0);
         scores[last..].fill(0.0);
         let visible = &mut scores[from..last];
@@ -391,10 +429,11 @@ mod tests {
         let mut out = Vec::new();
         for row in 0..q.len() / width {
             let position = first + row;
-            let from = shape.window.map_or(0, |w| (position + 1).saturating_sub(w));
+            let seen = shape.visibility.seen(position, first + q.len() / width);
             for head in 0..shape.heads {
                 let kv = head / (shape.heads / shape.kv_heads) * dim;
-                let scores: Vec<f64> = (from..=position)
+                let scores: Vec<f64> = seen
+                    .clone()
                     .map(|p| {
                         let dot: f64 = (0..dim)
                             .map(|d| {
@@ -410,7 +449,7 @@ mod tests {
                 let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
                 for d in 0..dim {
                     out.push(
-                        (from..=position)
+                        seen.clone()
                             .zip(&scores)
                             .map(|(p, s)| (s - max).exp() / sum * f64::from(v[p * kv_width + kv + d]))
                             .sum(),
@@ -426,9 +465,17 @@ mod tests {
     #[test]
     fn rows_keep_their_bits_at_700_tokens() {
         let (total, dim) = (700, 40);
-        for window in [None, Some(512), Some(100), Some(333)] {
-            let shape =
-                AttentionShape { heads: 2, kv_heads: 1, head_dim: dim, scale: 0.3, softcap: None, window };
+        for visibility in
+            [Visibility::Causal, Visibility::Window(512), Visibility::Window(100), Visibility::Window(333)]
+        {
+            let shape = AttentionShape {
+                heads: 2,
+                kv_heads: 1,
+                head_dim: dim,
+                scale: 0.3,
+                softcap: None,
+                visibility,
+            };
             let q = numbers(total * 2 * dim, 1);
             let (k, v) = (numbers(total * dim, 2), numbers(total * dim, 3));
             let attend_from = |first: usize, end: usize| {
@@ -446,23 +493,32 @@ mod tests {
             for first in (0..total).step_by(37).chain([319, 320, 321, 329, 639, 640, 641, 699]) {
                 for end in [first + 1, first + 9, total].map(|end| end.min(total)) {
                     let rows = first * 2 * dim..end * 2 * dim;
-                    assert!(attend_from(first, end) == whole[rows], "{window:?}: rows {first}..{end}");
+                    assert!(attend_from(first, end) == whole[rows], "{visibility:?}: rows {first}..{end}");
                 }
             }
         }
     }
 
+    fn visibilities() -> impl Strategy<Value = Visibility> {
+        prop_oneof![
+            Just(Visibility::Causal),
+            (1usize..80).prop_map(Visibility::Window),
+            Just(Visibility::Full),
+            (0usize..80).prop_map(Visibility::Around),
+        ]
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
+        #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn agrees_with_a_naive_attention(
             total in 1usize..140, rows in 1usize..140, cut in 0usize..140, kv_heads in 1usize..3, group in 1usize..4,
-            dim in prop::sample::select(vec![4usize, 8, 20, 32, 40, 64]), window in prop::option::of(1usize..80), cap: bool, seed: u32,
+            dim in prop::sample::select(vec![4usize, 8, 20, 32, 40, 64]), visibility in visibilities(), cap: bool, seed: u32,
         ) {
             let rows = rows.min(total);
             let first = total - rows;
             let cut = cut.min(total);
-            let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim: dim, scale: 0.3, softcap: cap.then_some(2.5), window };
+            let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim: dim, scale: 0.3, softcap: cap.then_some(2.5), visibility };
             let (width, kv_width) = (shape.heads * dim, kv_heads * dim);
             let q = numbers(rows * width, seed);
             let (k, v) = (numbers(total * kv_width, seed ^ 1), numbers(total * kv_width, seed ^ 2));
@@ -472,8 +528,9 @@ mod tests {
             for (got, want) in whole.iter().zip(naive(&shape, &q, &k, &v, first)) {
                 prop_assert!((f64::from(*got) - want).abs() < 1e-5, "{got} against {want}");
             }
-            // Splitting keys into segments or rows into runs changes no bit.
-            let half = rows / 2;
+            // Splitting keys into segments or rows into runs changes no bit. A run without the end of the text cannot
+            // see it.
+            let half = if visibility.is_causal() { rows / 2 } else { 0 };
             let mut cut_up = vec![f32::NAN; rows * width];
             attend(&shape, &q, width, &[
                 AttentionRun { rows: 0..half, first, segments: vec![segment(0..first + half)] },

@@ -355,7 +355,7 @@ multiversion! {
         let count = qkv.len() / stride;
         let key_column = (shape.heads + kv) * dim;
         for position in 0..count {
-            let seen = shape.window.map_or(0, |w| (position + 1).saturating_sub(w))..position + 1;
+            let seen = shape.visibility.seen(position, count);
             for g in 0..group {
                 let column = (kv * group + g) * dim;
                 let query = &qkv[position * stride + column..][..dim];

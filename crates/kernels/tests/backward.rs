@@ -1,6 +1,6 @@
 //! Gradients against central differences of naive f64 implementations.
 
-use fathom_kernels::attention::AttentionShape;
+use fathom_kernels::attention::{AttentionShape, Visibility};
 use fathom_kernels::elementwise::{Activation, Rotation};
 use fathom_kernels::{Dtype, Linear, OutOfMemory, backward};
 use proptest::prelude::*;
@@ -87,7 +87,8 @@ fn attend(shape: &AttentionShape, qkv: &[f64], texts: &[Range<usize>]) -> Vec<f6
     for text in texts {
         for (row, head) in text.clone().flat_map(|row| (0..heads).map(move |head| (row, head))) {
             let kv = head * kv_heads / heads;
-            let seen = text.start.max(shape.window.map_or(0, |w| (row + 1).saturating_sub(w)))..=row;
+            let seen = shape.visibility.seen(row - text.start, text.len());
+            let seen = text.start + seen.start..text.start + seen.end;
             let score = |at: usize| {
                 let product: f64 = part(row, head).iter().zip(part(at, heads + kv)).map(|(q, k)| q * k).sum();
                 let score = product * f64::from(shape.scale);
@@ -111,6 +112,15 @@ fn activations() -> impl Strategy<Value = Activation> {
         Just(Activation::GeluErf),
         Just(Activation::Relu),
         Just(Activation::ReluSquared),
+    ]
+}
+
+fn visibilities() -> impl Strategy<Value = Visibility> {
+    prop_oneof![
+        Just(Visibility::Causal),
+        (1usize..26).prop_map(Visibility::Window),
+        Just(Visibility::Full),
+        (0usize..26).prop_map(Visibility::Around),
     ]
 }
 
@@ -213,12 +223,12 @@ proptest! {
         group in 1usize..4,
         head_dim in 1usize..6,
         lengths in prop_oneof![prop::collection::vec(1usize..6, 1..4), prop::collection::vec(1usize..24, 1)],
-        window in prop::option::of(1usize..26),
+        visibility in visibilities(),
         softcap in prop::option::of(0.5f32..5.0),
         scale in 0.3f32..2.0,
         seed: u32,
     ) {
-        let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim, scale, softcap, window };
+        let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim, scale, softcap, visibility };
         let starts = lengths.iter().scan(0, |end, length| { *end += length; Some(*end - length) });
         let texts: Vec<Range<usize>> = starts.zip(&lengths).map(|(start, length)| start..start + length).collect();
         let rows: usize = lengths.iter().sum();

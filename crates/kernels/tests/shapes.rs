@@ -1,14 +1,20 @@
 //! Impossible shapes cause the documented panic before anything is read or written.
 
-use fathom_kernels::attention::{AttentionRun, AttentionShape, KvSegment, attend};
+use fathom_kernels::attention::{AttentionRun, AttentionShape, KvSegment, Visibility, attend};
 use fathom_kernels::elementwise::{self, Activation, Rotation};
 use fathom_kernels::{Dtype, Linear, OutOfMemory, backward, norm};
 
 /// Half the range of sizes: twice this wraps to 0.
 const HALF: usize = 1 << (usize::BITS - 1);
 
-const SHAPE: AttentionShape =
-    AttentionShape { heads: 1, kv_heads: 1, head_dim: 4, scale: 1.0, softcap: None, window: None };
+const SHAPE: AttentionShape = AttentionShape {
+    heads: 1,
+    kv_heads: 1,
+    head_dim: 4,
+    scale: 1.0,
+    softcap: None,
+    visibility: Visibility::Causal,
+};
 
 fn segment(keys: &[f32], stride: usize, count: usize) -> KvSegment<'_> {
     KvSegment { keys, values: keys, stride, count }

@@ -29,11 +29,11 @@ impl<B: Backend> Model<B> {
         b.saved.take().unwrap_or_default()
     }
 
-    /// [`Self::mlp`] alone; returns the activations that [`Self::mlp_backward`] needs.
-    pub fn mlp_saved(&self, l: usize, x: &B::Buffer, b: &mut Buffers<B>) -> SavedActivations<B> {
-        b.saved = Some(SavedActivations::default());
+    /// [`Self::mlp`] alone; `saved` receives the activations that [`Self::mlp_backward`] needs.
+    pub fn mlp_saved_in(&self, l: usize, x: &B::Buffer, b: &mut Buffers<B>, saved: &mut SavedActivations<B>) {
+        b.saved = Some(std::mem::take(saved));
         self.mlp(l, x, b);
-        b.saved.take().unwrap_or_default()
+        *saved = b.saved.take().unwrap_or_default();
     }
 
     /// Turns the gradient of the residual stream after layer `l` into that before it, in place.
@@ -45,16 +45,51 @@ impl<B: Backend> Model<B> {
     /// When `saved` belongs to another batch, or a run does not start at position 0.
     pub fn layer_backward(&self, l: usize, batch: &Batch<B>, saved: &SavedActivations<B>, d: &mut B::Buffer) {
         let on = &self.backend;
-        let of_mlp = self.mlp_backward(l, saved, d);
-        if self.config.parallel {
+        if !self.config.parallel {
+            self.mlp_half_backward(l, saved, d);
+            self.after_attention_backward(l, saved, d);
             let of_attn = self.attention_backward(l, batch, saved, d);
             on.add_assign(d, &of_attn);
-            on.add_assign(d, &of_mlp);
         } else {
-            on.add_assign(d, &of_mlp);
+            let of_mlp = self.mlp_backward(l, saved, d);
             let of_attn = self.attention_backward(l, batch, saved, d);
             on.add_assign(d, &of_attn);
+            on.add_assign(d, &of_mlp);
         }
+    }
+
+    /// Turns the gradient of the residual stream after layer `l` into that of the stream that its MLP reads, in place,
+    /// where attention and MLP are not parallel.
+    ///
+    /// # Shapes
+    /// `d [rows, d]`.
+    ///
+    /// # Panics
+    /// When `saved` belongs to another batch.
+    pub fn mlp_half_backward(&self, l: usize, saved: &SavedActivations<B>, d: &mut B::Buffer) {
+        self.after_mlp_backward(l, saved, d);
+        let of_mlp = self.mlp_backward(l, saved, d);
+        self.backend.add_assign(d, &of_mlp);
+    }
+
+    /// Backward of [`Self::after_attention`]: turns the gradient of the stream that the MLP of layer `l` reads into that
+    /// of `h + attn_out`, in place.
+    ///
+    /// # Panics
+    /// When `saved` belongs to another batch.
+    pub fn after_attention_backward(&self, l: usize, saved: &SavedActivations<B>, d: &mut B::Buffer) {
+        let norm = self.packed.layers[l].stream_norms.as_ref().map(|norms| &norms[0]);
+        self.norm_backward(norm, &saved.raw_mid, d);
+    }
+
+    /// Backward of [`Self::after_mlp`]: turns the gradient of the residual stream after layer `l` into that of
+    /// `mid + mlp_out`, in place.
+    ///
+    /// # Panics
+    /// When `saved` belongs to another batch.
+    pub fn after_mlp_backward(&self, l: usize, saved: &SavedActivations<B>, d: &mut B::Buffer) {
+        let norm = self.packed.layers[l].stream_norms.as_ref().map(|norms| &norms[1]);
+        self.norm_backward(norm, &saved.raw_out, d);
     }
 
     /// The gradient of the input of layer `l`'s MLP from that of its output.
@@ -157,9 +192,30 @@ impl<B: Backend> Model<B> {
         self.head(h, logits);
         let probabilities =
             on.probability_backward(self.config.vocab, tokens, self.config.final_softcap, logits);
-        on.linear_backward(&self.packed.head, logits, d);
-        on.norm_backward(&self.packed.final_norm, Columns::whole(self.config.hidden), h, d);
+        on.linear_backward(self.packed.head(), logits, d);
+        self.head_dense_backward(h, d);
+        if let Some(norm) = &self.packed.final_norm {
+            on.norm_backward(norm, Columns::whole(self.config.hidden), h, d);
+        }
         probabilities
+    }
+
+    /// Turns the gradient of what the unembedding reads into that of what the dense part of the head reads, in place.
+    fn head_dense_backward(&self, h: &B::Buffer, d: &mut B::Buffer) {
+        let Some((dense, activation, norm)) = &self.packed.head_dense else { return };
+        let (on, columns) = (&self.backend, Columns::whole(self.config.hidden));
+        let (mut input, mut linear, mut activated) = (on.empty(), on.empty(), on.empty());
+        on.assign(h, &mut input);
+        if let Some(norm) = &self.packed.final_norm {
+            on.norm(norm, columns, &mut input);
+        }
+        on.linear(dense, &input, &mut linear);
+        on.assign(&linear, &mut activated);
+        on.activate(*activation, &mut activated);
+        on.norm_backward(norm, columns, &activated, d);
+        on.activate_backward(*activation, &linear, d);
+        let of_linear = std::mem::replace(d, on.empty());
+        on.linear_backward(dense, &of_linear, d);
     }
 
     /// The log-probability of one token after each row, in nats. `logits` is a scratch buffer.
@@ -184,7 +240,7 @@ impl<B: Backend> Model<B> {
         };
         let wide = c.layers.iter().map(of_mlp).max().unwrap_or(0);
         let copies = if c.qk_norm == QkNorm::None { 1 } else { 2 };
-        let norms = usize::from(c.pre_norm) + usize::from(c.post_norm);
+        let norms = usize::from(c.pre_norm) + usize::from(c.post_norm) + usize::from(self.is_post_norm());
         let latent = c.latent.map_or(0, |l| l.q_rank.unwrap_or(0) + l.rank + l.rotated);
         4 * (latent + 2 * norms * c.hidden + copies * (c.q_width() + 2 * c.kv_width()) + wide)
     }

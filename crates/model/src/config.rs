@@ -1,8 +1,9 @@
-//! The description of a decoder: every difference between the supported architectures, as data.
+//! The description of a model: every difference between the supported architectures, as data.
 
 use crate::error::{Error, Result};
 use crate::rope;
 pub use crate::rope::{Rope, RopeScaling};
+pub use fathom_kernels::attention::Visibility;
 use fathom_kernels::backend::Columns;
 use fathom_kernels::elementwise::Activation;
 pub use fathom_kernels::norm::NormKind;
@@ -35,7 +36,8 @@ pub enum Positions {
 /// The settings of one layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Layer {
-    /// Sliding window: positions that a position sees, including itself; `None` for all before it.
+    /// Sliding window: positions that a position sees, including itself, backwards and in encoders forwards too; `None`
+    /// for all.
     pub window: Option<usize>,
     /// Index into [`Positions::Rotary`]; `None` for a layer without rotation (SmolLM3, Cohere 2).
     pub rope: Option<usize>,
@@ -174,7 +176,28 @@ impl Latent {
     }
 }
 
-/// The description of a decoder-only transformer.
+/// What encoders have and decoders have not. Attention of encoders sees both sides, and the windows of their layers
+/// reach as far on each.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Encoder {
+    /// Rows of the embedding of token types, of which the first is added to every token; 0 without it.
+    pub token_types: usize,
+    /// The token whose embedding is replaced by zeros, while the others are scaled for its share of the text (ESM).
+    pub token_dropout: Option<u32>,
+    /// What makes logits of the stream.
+    pub head: Head,
+}
+
+/// What makes logits of the stream of an encoder.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Head {
+    /// Nothing: the model predicts no tokens.
+    None,
+    /// A matrix, this activation, a norm and the unembedding.
+    Dense(Activation),
+}
+
+/// The description of a transformer: a decoder, or an encoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Name of the architecture, as Hugging Face's `model_type`.
@@ -229,12 +252,33 @@ pub struct Config {
     pub logit_scale: f32,
     /// Whether the head is tied to the embedding.
     pub tied: bool,
+    /// What encoders have; `None` for decoders.
+    pub encoder: Option<Encoder>,
 }
 
 impl Config {
     /// Number of layers, L.
     pub fn depth(&self) -> usize {
         self.layers.len()
+    }
+
+    /// The positions that those of layer `l` see.
+    pub fn visibility(&self, l: usize) -> Visibility {
+        match (&self.encoder, self.layers[l].window) {
+            (None, window) => Visibility::causal(window),
+            (Some(_), None) => Visibility::Full,
+            (Some(_), Some(window)) => Visibility::Around(window - 1),
+        }
+    }
+
+    /// Whether no position sees one after it, in any layer.
+    pub fn is_causal(&self) -> bool {
+        self.encoder.is_none()
+    }
+
+    /// Whether the model predicts tokens.
+    pub fn has_head(&self) -> bool {
+        self.encoder.is_none_or(|encoder| encoder.head != Head::None)
     }
 
     /// Width of all query heads.
@@ -302,6 +346,7 @@ impl Config {
             residual_scale,
             logit_scale,
             tied,
+            encoder,
         );
         None
     }

@@ -193,7 +193,9 @@ impl<'a> Converter<'a, '_> {
         if c.positions == Positions::Learned {
             self.add_optional(&mut tensors, &from.position, &to.position, 0)?;
         }
-        self.add(&mut tensors, &from.final_norm, &to.final_norm, 0)?;
+        if let (Some(from), Some(to)) = (&from.final_norm, &to.final_norm) {
+            self.add(&mut tensors, from, to, 0)?;
+        }
         if !c.tied {
             self.add(&mut tensors, &from.head, &to.head, 0)?;
         }

@@ -64,21 +64,23 @@ impl<B: Backend> Model<B> {
         }
     }
 
-    /// MACs of attention in layer `l` for a row at `position`: scores and weighted sums of values.
-    pub fn attention_macs(&self, l: usize, position: usize) -> u64 {
-        let seen = self.config.layers[l].window.map_or(position + 1, |w| w.min(position + 1));
+    /// MACs of attention in layer `l` for a row at `position` of a text of `tokens` tokens: scores and weighted sums of
+    /// values.
+    pub fn attention_macs(&self, l: usize, position: usize, tokens: usize) -> u64 {
+        let seen = self.config.visibility(l).seen(position, tokens).len();
         2 * (self.config.q_width() * seen) as u64
     }
 
-    /// MACs of the backward pass of attention in layer `l` for a row at `position`: the scores once more,
+    /// MACs of the backward pass of attention in layer `l` for a row at `position` of `tokens`: the scores once more,
     /// and the gradients of weights, queries, keys and values.
-    pub fn attention_backward_macs(&self, l: usize, position: usize) -> u64 {
-        self.attention_macs(l, position) / 2 * 5
+    pub fn attention_backward_macs(&self, l: usize, position: usize, tokens: usize) -> u64 {
+        self.attention_macs(l, position, tokens) / 2 * 5
     }
 
     /// MACs of the head, per row.
     pub fn head_macs_per_row(&self) -> u64 {
-        (self.config.vocab * self.config.hidden) as u64
+        let dense = self.packed.head_dense.as_ref().map_or(0, |(dense, ..)| macs(dense));
+        (self.config.vocab * self.config.hidden) as u64 + dense
     }
 
     /// MACs of all layers over a text of `tokens` tokens, without the head.
@@ -88,7 +90,7 @@ impl<B: Backend> Model<B> {
 
     /// MACs of layer `l` over a text of `tokens` tokens.
     pub fn layer_macs(&self, l: usize, tokens: usize) -> u64 {
-        let attention: u64 = (0..tokens).map(|position| self.attention_macs(l, position)).sum();
+        let attention: u64 = (0..tokens).map(|position| self.attention_macs(l, position, tokens)).sum();
         self.layer_macs_per_row(l) * tokens as u64 + attention
     }
 
@@ -100,17 +102,22 @@ impl<B: Backend> Model<B> {
     /// Number of parameters. Tied embedding and head count once.
     pub fn parameters(&self) -> u64 {
         let c = &self.config;
-        let head = self.packed.head.parameters() as u64;
-        let embedding = if c.tied { head } else { head + self.head_macs_per_row() };
+        let matrix = (c.vocab * c.hidden) as u64;
+        let head = self.packed.head.as_ref().map_or(0, |head| head.parameters() as u64);
+        let embedding = if c.tied && head > 0 { head } else { head + matrix };
+        let dense = self.packed.head_dense.as_ref().map_or(0, |(dense, ..)| dense.parameters() as u64);
+        let types = c.encoder.map_or(0, |encoder| (encoder.token_types * c.hidden) as u64);
         let position = self.packed.position.as_ref().map_or(0, |p| p.len() as u64);
+        let norms: u64 = self.packed.outer_norms().map(|norm| norm_parameters(&self.backend, norm)).sum();
         let blocks: u64 = self.packed.layers.iter().map(|b| b.parameters(&self.backend, &self.config)).sum();
-        embedding + position + blocks + norm_parameters(&self.backend, &self.packed.final_norm)
+        embedding + position + types + dense + blocks + norms
     }
 
     /// Bytes of a [`Trace`](crate::Trace) per token.
     pub fn trace_bytes_per_token(&self) -> usize {
         let c = &self.config;
-        4 * ((3 * c.depth() + 1) * c.hidden + 2 * c.depth() * c.kv_width())
+        let of_post_norm = if self.is_post_norm() { 2 } else { 0 };
+        4 * (((3 + of_post_norm) * c.depth() + 1) * c.hidden + 2 * c.depth() * c.kv_width())
     }
 
     /// Approximate bytes per row while a batch passes through a layer: the residual stream before and
@@ -132,7 +139,8 @@ impl<B: Backend> Model<B> {
     pub fn bytes(&self) -> u64 {
         let blocks = self.packed.layers.iter().flat_map(LayerWeights::matrices);
         let position = self.packed.position.as_ref().map_or(0, |p| 4 * p.len());
-        blocks.chain([&self.packed.head]).map(|l| l.bytes() as u64).sum::<u64>() + position as u64
+        let dense = self.packed.head_dense.iter().map(|(dense, ..)| dense);
+        blocks.chain(&self.packed.head).chain(dense).map(|l| l.bytes() as u64).sum::<u64>() + position as u64
     }
 }
 

@@ -80,6 +80,11 @@ impl<B: Backend> Buffers<B> {
         }
     }
 
+    /// The stream between the sublayers of the last layer, `[rows, d]`.
+    pub(crate) fn mid(&self) -> &B::Buffer {
+        &self.mid
+    }
+
     /// Reserves the memory that `rows` rows of a model take, so that no step needs more.
     ///
     /// # Errors
@@ -167,22 +172,41 @@ impl<B: Backend> Model<B> {
                 self.config.context
             )));
         }
+        let dropout = self.token_dropout(tokens);
         let mut h = vec![0.0; tokens.len() * d];
         let rows = tokens.par_iter().zip(h.par_chunks_exact_mut(d)).enumerate();
         rows.with_min_len(8).try_for_each(|(i, (token, row))| -> Result<()> {
             self.embedding_row(*token as usize, row)?;
             row.iter_mut().for_each(|x| *x *= self.config.embedding_scale);
+            if let Some((mask, factor)) = dropout {
+                let factor = if *token == mask { 0.0 } else { factor };
+                row.iter_mut().for_each(|x| *x *= factor);
+            }
             if let Some(position) = learned.clone().and_then(|mut learned| learned.nth(first + i)) {
                 row.iter_mut().zip(position).for_each(|(x, p)| *x += p);
             }
             Ok(())
         })?;
+        if let Some(norm) = &self.packed.embedding_norm {
+            let mut normed = self.backend.buffer_of(&h);
+            self.backend.norm(norm, Columns::whole(d), &mut normed);
+            h = self.backend.download(&normed, 0..h.len());
+        }
         Ok(h)
+    }
+
+    /// The token whose embedding is zero in ESM, and the factor on the others: what was left of texts in training
+    /// (15 % of the tokens were drawn, and 80 % of those masked) over what is left of this one.
+    fn token_dropout(&self, tokens: &[u32]) -> Option<(u32, f32)> {
+        let mask = self.config.encoder?.token_dropout?;
+        let masked = tokens.iter().filter(|token| **token == mask).count();
+        let left = 1.0 - masked as f64 / tokens.len() as f64;
+        Some((mask, ((1.0 - 0.15 * 0.8) / left.max(f64::MIN_POSITIVE)) as f32))
     }
 
     fn embedding_row(&self, token: usize, row: &mut [f32]) -> Result<()> {
         match &self.packed.embedding {
-            Embedding::Tied => self.backend.row(&self.packed.head, token, row),
+            Embedding::Tied => self.backend.row(self.packed.head(), token, row),
             Embedding::Stored(weights, name) => {
                 weights.tensor(name, &[self.config.vocab, row.len()])?.read(token..token + 1, row)?;
                 if self.config.tied && self.dtype == Dtype::Bf16 {
@@ -236,7 +260,7 @@ impl<B: Backend> Model<B> {
             head_dim: c.head_dim,
             scale: c.attention_scale,
             softcap: c.attention_softcap,
-            window: c.layers[l].window,
+            visibility: c.visibility(l),
         }
     }
 
@@ -281,6 +305,117 @@ impl<B: Backend> Model<B> {
         self.finish(block.post_mlp_norm.as_ref(), &mut b.mlp_out);
     }
 
+    /// Whether norms follow the additions to the stream (BERT).
+    pub fn is_post_norm(&self) -> bool {
+        self.packed.layers.iter().any(|block| block.stream_norms.is_some())
+    }
+
+    /// The stream between the sublayers of layer `l`: `h + attn_out`, normalised in post-norm blocks. `kept` receives
+    /// the sum before the norm.
+    fn add_attention(
+        &self,
+        l: usize,
+        h: &B::Buffer,
+        attn_out: &B::Buffer,
+        mid: &mut B::Buffer,
+        kept: Option<&mut Option<B::Buffer>>,
+    ) {
+        self.backend.add(h, attn_out, mid);
+        self.norm_stream(self.packed.layers[l].stream_norms.as_ref().map(|norms| &norms[0]), mid, kept);
+    }
+
+    /// Normalises `h + attn_out` in place in post-norm blocks, as [`Self::after_attention`] does. `saved` receives what
+    /// [`Self::after_attention_backward`] needs.
+    pub fn norm_after_attention(
+        &self,
+        l: usize,
+        sum: &mut B::Buffer,
+        saved: Option<&mut SavedActivations<B>>,
+    ) {
+        let norm = self.packed.layers[l].stream_norms.as_ref().map(|norms| &norms[0]);
+        self.norm_stream(norm, sum, saved.map(|saved| &mut saved.raw_mid));
+    }
+
+    /// Normalises `mid + mlp_out` in place in post-norm blocks, as [`Self::after_mlp`] does. `saved` receives what
+    /// [`Self::after_mlp_backward`] needs.
+    pub fn norm_after_mlp(&self, l: usize, sum: &mut B::Buffer, saved: Option<&mut SavedActivations<B>>) {
+        let norm = self.packed.layers[l].stream_norms.as_ref().map(|norms| &norms[1]);
+        self.norm_stream(norm, sum, saved.map(|saved| &mut saved.raw_out));
+    }
+
+    fn norm_stream(
+        &self,
+        norm: Option<&Norm<B>>,
+        stream: &mut B::Buffer,
+        kept: Option<&mut Option<B::Buffer>>,
+    ) {
+        let Some(norm) = norm else { return };
+        self.keep(kept, true, stream);
+        self.backend.norm(norm, Columns::whole(self.config.hidden), stream);
+    }
+
+    /// The stream that the MLP of layer `l` reads: `h + attn_out`, normalised in post-norm blocks.
+    ///
+    /// # Shapes
+    /// `h`, `attn_out`, `mid [rows, d]`.
+    ///
+    /// # Panics
+    /// When the lengths do not fit.
+    pub fn after_attention(&self, l: usize, h: &B::Buffer, attn_out: &B::Buffer, mid: &mut B::Buffer) {
+        self.add_attention(l, h, attn_out, mid, None);
+    }
+
+    /// The stream after layer `l`: `mid + mlp_out`, normalised in post-norm blocks.
+    ///
+    /// # Shapes
+    /// `mid`, `mlp_out`, `out [rows, d]`.
+    ///
+    /// # Panics
+    /// When the lengths do not fit.
+    pub fn after_mlp(&self, l: usize, mid: &B::Buffer, mlp_out: &B::Buffer, out: &mut B::Buffer) {
+        self.add_mlp(l, mid, mlp_out, out, None);
+    }
+
+    fn add_mlp(
+        &self,
+        l: usize,
+        mid: &B::Buffer,
+        mlp_out: &B::Buffer,
+        out: &mut B::Buffer,
+        kept: Option<&mut Option<B::Buffer>>,
+    ) {
+        self.backend.add(mid, mlp_out, out);
+        self.norm_stream(self.packed.layers[l].stream_norms.as_ref().map(|norms| &norms[1]), out, kept);
+    }
+
+    /// What layer `l` contributes to the stream, D: `attn_out + mlp_out`, or what the stream changes by in post-norm
+    /// blocks.
+    ///
+    /// # Shapes
+    /// `h` and `out`, the stream before and after the layer, the others and the result `[rows, d]`.
+    pub fn contribution(
+        &self,
+        h: &B::Buffer,
+        [attn_out, mlp_out]: [&B::Buffer; 2],
+        out: &B::Buffer,
+        added: &mut B::Buffer,
+    ) {
+        match self.is_post_norm() {
+            true => self.backend.subtract(out, h, added),
+            false => self.backend.add(attn_out, mlp_out, added),
+        }
+    }
+
+    /// The positions whose stream must be computed anew where an edit at position `first` may change it and the
+    /// positions before `end` are read, in a text of `tokens` tokens. Without a causal order, an edit reaches every
+    /// position in the layers after it.
+    pub fn reached(&self, first: usize, end: usize, tokens: usize) -> Range<usize> {
+        match self.config.is_causal() {
+            true => first..end.max(first),
+            false => 0..tokens,
+        }
+    }
+
     /// One layer: fills `b.attn_out` and `b.mlp_out` from `h`, and `out` with the residual stream after
     /// the layer, `h + attn_out + mlp_out`.
     ///
@@ -290,12 +425,11 @@ impl<B: Backend> Model<B> {
     /// # Panics
     /// As [`Self::attention`].
     pub fn layer(&self, l: usize, batch: &Batch<B>, h: &B::Buffer, b: &mut Buffers<B>, out: &mut B::Buffer) {
-        let on = &self.backend;
-        let mut mid = std::mem::replace(&mut b.mid, on.empty());
+        let mut mid = std::mem::replace(&mut b.mid, self.backend.empty());
         self.attention(l, batch, None, h, b);
-        on.add(h, &b.attn_out, &mut mid);
+        self.add_attention(l, h, &b.attn_out, &mut mid, b.saved.as_mut().map(|s| &mut s.raw_mid));
         self.mlp(l, if self.config.parallel { h } else { &mid }, b);
-        on.add(&mid, &b.mlp_out, out);
+        self.add_mlp(l, &mid, &b.mlp_out, out, b.saved.as_mut().map(|s| &mut s.raw_out));
         b.mid = mid;
     }
 
@@ -306,17 +440,24 @@ impl<B: Backend> Model<B> {
         self.backend.copy_columns(columns, &b.qkv, rows)
     }
 
-    /// The logits of some rows: final norm and unembedding.
+    /// The logits of some rows: final norm and unembedding, with what lies between them in encoders.
     ///
     /// # Shapes
     /// `h [rows, d]`, `logits [rows, V]`.
     ///
     /// # Panics
-    /// When the lengths do not fit.
+    /// When the lengths do not fit, or the model has no head ([`Config::has_head`]).
     pub fn head(&self, h: &B::Buffer, logits: &mut B::Buffer) {
         let mut normed = self.backend.empty();
-        let normed = self.normalised(Some(&self.packed.final_norm), h, &mut normed);
-        self.backend.linear(&self.packed.head, normed, logits);
+        let mut input = self.normalised(self.packed.final_norm.as_ref(), h, &mut normed);
+        let mut inner = self.backend.empty();
+        if let Some((dense, activation, norm)) = &self.packed.head_dense {
+            self.backend.linear(dense, input, &mut inner);
+            self.backend.activate(*activation, &mut inner);
+            self.backend.norm(norm, Columns::whole(self.config.hidden), &mut inner);
+            input = &inner;
+        }
+        self.backend.linear(self.packed.head(), input, logits);
         if let Some(cap) = self.config.final_softcap {
             self.backend.softcap(cap, logits);
         }

@@ -43,4 +43,4 @@ pub use forward::{Batch, Buffers, Model};
 pub use projection::DownProjection;
 pub use routing::Routes;
 pub use saved::SavedActivations;
-pub use trace::{Hook, Trace};
+pub use trace::{Hook, PostNorm, Trace};

@@ -3,13 +3,14 @@
 mod sublayers;
 
 use crate::architecture::{Description, Layout, RowOrder, TensorRef};
-use crate::config::{Config, Positions, QkNorm};
+use crate::config::{Config, Head, Positions, QkNorm};
 use crate::error::Result;
 use crate::experts::{ExpertWeights, FeedForward};
 use crate::latent::QkvWeights;
 use crate::weights::{Tensor, Weights};
 use fathom_kernels::Dtype;
 use fathom_kernels::backend::{Backend, Columns, LinearLayer, Norm};
+use fathom_kernels::elementwise::Activation;
 use std::ops::Range;
 
 /// The weights of one layer.
@@ -26,6 +27,8 @@ pub(crate) struct LayerWeights<B: Backend> {
     pub(crate) shared_norm: bool,
     pub(crate) mlp: MlpWeights<B>,
     pub(crate) post_mlp_norm: Option<Norm<B>>,
+    /// Norms on the stream after attention and after the MLP.
+    pub(crate) stream_norms: Option<[Norm<B>; 2]>,
 }
 
 /// The matrices of a layer's MLP.
@@ -71,10 +74,15 @@ impl<B: Backend> LayerWeights<B> {
     /// The norms of attention and of the MLP, each once.
     pub(crate) fn norms(&self) -> [Vec<&Norm<B>>; 2] {
         let of_attention = [&self.attn_norm, &self.post_attn_norm].into_iter().flatten();
+        let [after_attention, after_mlp] = match &self.stream_norms {
+            Some([attention, mlp]) => [Some(attention), Some(mlp)],
+            None => [None, None],
+        };
+        let of_attention = of_attention.chain(after_attention);
         let mlp_norm = self.mlp_norm.as_ref().filter(|_| !self.shared_norm);
         [
             of_attention.chain(self.qk_norms.iter().map(|(norm, _)| norm)).chain(self.qkv.norms()).collect(),
-            mlp_norm.into_iter().chain(&self.post_mlp_norm).collect(),
+            mlp_norm.into_iter().chain(&self.post_mlp_norm).chain(after_mlp).collect(),
         ]
     }
 }
@@ -98,9 +106,28 @@ pub(crate) struct PackedWeights<B: Backend> {
     pub(crate) embedding: Embedding,
     /// `[context, d]` for learned positions.
     pub(crate) position: Option<Vec<f32>>,
-    pub(crate) final_norm: Norm<B>,
-    /// `[V, d]`.
-    pub(crate) head: B::Linear,
+    pub(crate) embedding_norm: Option<Norm<B>>,
+    pub(crate) final_norm: Option<Norm<B>>,
+    /// The matrix before the unembedding, its activation, and the norm behind it.
+    pub(crate) head_dense: Option<(B::Linear, Activation, Norm<B>)>,
+    /// `[V, d]`; absent from encoders without a head.
+    pub(crate) head: Option<B::Linear>,
+}
+
+impl<B: Backend> PackedWeights<B> {
+    /// The unembedding.
+    ///
+    /// # Panics
+    /// Without one.
+    pub(crate) fn head(&self) -> &B::Linear {
+        self.head.as_ref().expect("the model has no head")
+    }
+
+    /// The norms outside the layers.
+    pub(crate) fn outer_norms(&self) -> impl Iterator<Item = &Norm<B>> {
+        let of_head = self.head_dense.iter().map(|(_, _, norm)| norm);
+        self.embedding_norm.iter().chain(&self.final_norm).chain(of_head)
+    }
 }
 
 /// Packs all weights; the progress callback `tick` is called after each layer and after the head.
@@ -137,7 +164,7 @@ impl<B: Backend> Loader<'_, B> {
         let norm =
             |tensor_ref: &Option<TensorRef>| tensor_ref.as_ref().map(|s| self.norm(s, layer, d)).transpose();
         Ok(LayerWeights {
-            attn_norm: norm(&at.attn_norm)?,
+            attn_norm: norm(&at.attn_norm.clone().filter(|_| layer >= at.first_attn_norm))?,
             qkv: self.qkv(layer)?,
             qk_norms: self.qk_norms(layer)?,
             attn_out: self.attn_out(layer)?,
@@ -146,6 +173,10 @@ impl<B: Backend> Loader<'_, B> {
             shared_norm: at.mlp_norm.is_some() && at.mlp_norm == at.attn_norm,
             mlp: self.mlp(layer)?,
             post_mlp_norm: norm(&at.post_mlp_norm)?,
+            stream_norms: match at.encoder.as_ref().and_then(|of| of.stream_norms.as_ref()) {
+                Some([attention, mlp]) => Some([self.norm(attention, layer, d)?, self.norm(mlp, layer, d)?]),
+                None => None,
+            },
         })
     }
 
@@ -154,8 +185,9 @@ impl<B: Backend> Loader<'_, B> {
         let (c, at) = (self.config, self.layout);
         let shape = [c.vocab, c.hidden];
         self.weights.tensor(&at.embedding.weight(0), &shape)?;
-        let head = if c.tied { &at.embedding } else { &at.head };
-        let embedding = if c.tied && B::READS_ROWS {
+        let tied = TensorRef { name: at.embedding.name.clone(), ..at.head.clone() };
+        let head = if c.tied { &tied } else { &at.head };
+        let embedding = if c.tied && c.has_head() && B::READS_ROWS {
             Embedding::Tied
         } else {
             Embedding::Stored(self.weights.clone(), at.embedding.weight(0))
@@ -164,26 +196,51 @@ impl<B: Backend> Loader<'_, B> {
             (Positions::Learned, Some(tensor_ref)) => Some(self.positions(tensor_ref)?),
             _ => None,
         };
+        let of_encoder = at.encoder.clone().unwrap_or_default();
+        let head_dense = match (&of_encoder.head_dense, c.encoder.map(|encoder| encoder.head)) {
+            (Some([dense, norm]), Some(Head::Dense(activation))) => {
+                let dense = self.linear(std::slice::from_ref(dense), &[c.hidden], c.hidden, 0)?;
+                Some((dense, activation, self.norm(norm, 0, c.hidden)?))
+            }
+            _ => None,
+        };
         Ok(PackedWeights {
             layers,
             embedding,
             position,
-            final_norm: self.final_norm()?,
-            head: self.linear(std::slice::from_ref(head), &[c.vocab], c.hidden, 0)?,
+            embedding_norm: match &of_encoder.embedding_norm {
+                Some(tensor_ref) => Some(self.norm(tensor_ref, 0, c.hidden)?),
+                None => None,
+            },
+            final_norm: at.final_norm.as_ref().map(|at| self.final_norm(at)).transpose()?,
+            head_dense,
+            head: match c.has_head() {
+                true => Some(self.linear(std::slice::from_ref(head), &[c.vocab], c.hidden, 0)?),
+                false => None,
+            },
         })
     }
 
+    /// The vectors that are added to the embeddings by position.
     fn positions(&self, tensor_ref: &TensorRef) -> Result<Vec<f32>> {
         let (rows, width, first) = (self.config.context, self.config.hidden, self.layout.first_position);
         let tensor = self.weights.tensor(&tensor_ref.weight(0), &[first + rows, width])?;
         let mut all = vec![0.0; rows * width];
         tensor.read(first..first + rows, &mut all)?;
+        if let (Some(encoder), Some(at)) = (self.config.encoder, &self.layout.encoder)
+            && let Some(types) = &at.token_types
+        {
+            let tensor = self.weights.tensor(&types.weight(0), &[encoder.token_types, width])?;
+            let mut first = vec![0.0; width];
+            tensor.read(0..1, &mut first)?;
+            all.chunks_exact_mut(width).for_each(|row| row.iter_mut().zip(&first).for_each(|(x, t)| *x += t));
+        }
         Ok(all)
     }
 
     /// The norm before the head. The factor on the logits is a factor on what the head reads.
-    fn final_norm(&self) -> Result<Norm<B>> {
-        let (mut weight, mut bias) = self.norm_values(&self.layout.final_norm, 0, self.config.hidden)?;
+    fn final_norm(&self, at: &TensorRef) -> Result<Norm<B>> {
+        let (mut weight, mut bias) = self.norm_values(at, 0, self.config.hidden)?;
         weight.iter_mut().chain(bias.iter_mut().flatten()).for_each(|x| *x *= self.config.logit_scale);
         Ok(self.norm_of(&weight, bias.as_deref()))
     }

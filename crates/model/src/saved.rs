@@ -25,6 +25,10 @@ pub struct SavedActivations<B: Backend = Cpu> {
     pub(crate) experts: Option<SavedExperts<B>>,
     /// Output of the MLP before its norm, `[rows, d]`.
     pub(crate) raw_mlp: Option<B::Buffer>,
+    /// The stream after attention before its norm, `[rows, d]`.
+    pub(crate) raw_mid: Option<B::Buffer>,
+    /// The stream after the MLP before its norm, `[rows, d]`.
+    pub(crate) raw_out: Option<B::Buffer>,
 }
 
 impl<B: Backend> Default for SavedActivations<B> {
@@ -39,6 +43,8 @@ impl<B: Backend> Default for SavedActivations<B> {
             wide: None,
             experts: None,
             raw_mlp: None,
+            raw_mid: None,
+            raw_out: None,
         }
     }
 }

@@ -227,15 +227,19 @@ impl Checkpoint {
         }
         let mut description = config.describe(&weights)?;
         description.settle(&weights)?;
-        let json = folder.join("tokenizer.json");
-        if !json.is_file() {
+        let (json, vocabulary) = (folder.join("tokenizer.json"), folder.join("vocab.txt"));
+        let tokenizer = if json.is_file() {
+            Tokenizer::from_json_file(&json)?
+        } else if vocabulary.is_file() {
+            Tokenizer::from_vocab_file(&vocabulary, !description.config.is_causal())?
+        } else {
             return Err(Error::tokenizer(
                 folder,
-                "it holds no tokenizer.json; save one with AutoTokenizer.from_pretrained(...).save_pretrained(...)",
+                "it holds no tokenizer.json and no vocab.txt; save one with AutoTokenizer.from_pretrained(...).save_pretrained(...)",
             ));
-        }
-        let tokenizer = Tokenizer::from_json_file(&json)?;
-        let settings = [CONFIG, "tokenizer.json", "tokenizer_config.json"].map(|name| folder.join(name));
+        };
+        let vocabulary = if json.is_file() { "tokenizer.json" } else { "vocab.txt" };
+        let settings = [CONFIG, vocabulary, "tokenizer_config.json"].map(|name| folder.join(name));
         let settings = settings.into_iter().filter(|path| path.is_file());
         let settings =
             settings.map(|path| Ok((path.clone(), files::sha256(&path)?))).collect::<Result<_>>()?;

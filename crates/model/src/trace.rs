@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::forward::{Buffers, Model};
 use crate::routing::Routes;
 use fathom_kernels::backend::{Backend, Cpu, Run};
+use std::ops::Range;
 
 /// A place in the model, with its TransformerLens name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,7 +13,7 @@ pub enum Hook {
     ResidPre(usize),
     /// `blocks.L.hook_attn_out`: the output of attention, a.
     AttnOut(usize),
-    /// `blocks.L.hook_resid_mid`: h + a.
+    /// `blocks.L.hook_resid_mid`: h + a, normalised in post-norm blocks.
     ResidMid(usize),
     /// `blocks.L.hook_mlp_out`: the output of the MLP, m.
     MlpOut(usize),
@@ -78,11 +79,64 @@ pub struct Trace<B: Backend = Cpu> {
     pub mlp_out: Vec<B::Buffer>,
     /// The KV cache of each layer, `[T, 2 kv]`: keys after the rotation, then values.
     pub kv_cache: Vec<B::Buffer>,
+    /// In post-norm blocks, what those of other models follow from; empty elsewhere.
+    pub post_norm: Vec<PostNorm<B>>,
     /// The experts that each token took in each layer; `None` for a dense one.
     pub routes: Vec<Option<Routes>>,
 }
 
+/// What a post-norm block keeps of a text beside its sublayers' outputs, `[T, d]` each.
+pub struct PostNorm<B: Backend = Cpu> {
+    /// The stream between the sublayers, after the norm.
+    pub mid: B::Buffer,
+    /// What the stream changes by, D.
+    pub added: B::Buffer,
+    /// Zeros.
+    zeros: B::Buffer,
+}
+
+impl<B: Backend> PostNorm<B> {
+    /// The stream between the sublayers and what the stream changes by, of the same size.
+    pub fn new(on: &B, mid: B::Buffer, added: B::Buffer) -> Self {
+        let zeros = on.buffer_of(&vec![0.0; on.len(&mid)]);
+        Self { mid, added, zeros }
+    }
+}
+
 impl<B: Backend> Trace<B> {
+    /// Two matrices whose sum is what layer `l` contributes to the stream, D.
+    pub fn contribution(&self, l: usize) -> [&B::Buffer; 2] {
+        match self.post_norm.get(l) {
+            Some(PostNorm { added, zeros, .. }) => [added, zeros],
+            None => [&self.attn_out[l], &self.mlp_out[l]],
+        }
+    }
+
+    /// Some rows of the trace, as a trace of its own for what looks at rows one by one. It has no KV cache.
+    pub fn rows(&self, on: &B, rows: &[u32]) -> Self {
+        let some = |buffer: &B::Buffer| {
+            let mut part = on.empty();
+            on.gather(self.hidden, buffer, rows, &mut part);
+            part
+        };
+        let all = |buffers: &[B::Buffer]| buffers.iter().map(some).collect();
+        let of_post_norm = |of: &PostNorm<B>| PostNorm {
+            mid: some(&of.mid),
+            added: some(&of.added),
+            zeros: some(&of.zeros),
+        };
+        Self {
+            tokens: rows.iter().map(|row| self.tokens[*row as usize]).collect(),
+            hidden: self.hidden,
+            resid: all(&self.resid),
+            attn_out: all(&self.attn_out),
+            mlp_out: all(&self.mlp_out),
+            kv_cache: Vec::new(),
+            post_norm: self.post_norm.iter().map(of_post_norm).collect(),
+            routes: Vec::new(),
+        }
+    }
+
     /// Number of layers, L.
     pub fn depth(&self) -> usize {
         self.attn_out.len()
@@ -96,6 +150,7 @@ impl<B: Backend> Trace<B> {
             attn_out: Vec::new(),
             mlp_out: Vec::new(),
             kv_cache: Vec::new(),
+            post_norm: Vec::new(),
             routes: Vec::new(),
         }
     }
@@ -124,6 +179,7 @@ impl<B: Backend> Model<B> {
         let batch = self.batch(runs);
         let mut buffers = Buffers::new(self);
         buffers.reserve(self, batch.rows())?;
+        let post_norm = self.is_post_norm();
         let (mut h, mut out) = (on.buffer_of(&embedded), on.empty());
         for l in 0..self.config.depth() {
             self.layer(l, &batch, &h, &mut buffers, &mut out);
@@ -131,7 +187,10 @@ impl<B: Backend> Model<B> {
                 let part = run.rows.start * d..run.rows.end * d;
                 trace.resid.push(on.copy(&h, part.clone()));
                 trace.attn_out.push(on.copy(&buffers.attn_out, part.clone()));
-                trace.mlp_out.push(on.copy(&buffers.mlp_out, part));
+                trace.mlp_out.push(on.copy(&buffers.mlp_out, part.clone()));
+                if post_norm {
+                    trace.post_norm.push(self.kept_of_post_norm(&h, &out, &buffers, part));
+                }
                 trace.kv_cache.push(self.kv_cache(run.rows.clone(), &buffers));
                 trace.routes.push(buffers.routes.as_ref().map(|routes| routes.rows(run.rows.clone())));
             }
@@ -143,6 +202,20 @@ impl<B: Backend> Model<B> {
         Ok(traces)
     }
 
+    /// What is kept of some elements of a post-norm block's streams, `h` before and `out` after it.
+    fn kept_of_post_norm(
+        &self,
+        h: &B::Buffer,
+        out: &B::Buffer,
+        buffers: &Buffers<B>,
+        part: Range<usize>,
+    ) -> PostNorm<B> {
+        let on = &self.backend;
+        let mut added = on.empty();
+        on.subtract(&on.copy(out, part.clone()), &on.copy(h, part.clone()), &mut added);
+        PostNorm::new(on, on.copy(buffers.mid(), part), added)
+    }
+
     /// The values at a hook of a trace, `[T, d]`.
     ///
     /// # Panics
@@ -152,6 +225,7 @@ impl<B: Backend> Model<B> {
         match hook {
             Hook::ResidPre(l) => all(&trace.resid[l]),
             Hook::AttnOut(l) => all(&trace.attn_out[l]),
+            Hook::ResidMid(l) if !trace.post_norm.is_empty() => all(&trace.post_norm[l].mid),
             Hook::ResidMid(l) => {
                 let attn = all(&trace.attn_out[l]);
                 all(&trace.resid[l]).iter().zip(&attn).map(|(h, a)| h + a).collect()

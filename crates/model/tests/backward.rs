@@ -113,18 +113,22 @@ fn gradients(model: &Model, trace: &Trace, answer: Answer) -> Vec<Gradient> {
         let mut out = Buffer::default();
         let saved = model.layer_saved(l, &batch, h, &mut Buffers::new(model), &mut out);
         assert_eq!(out[..], trace.resid[l + 1][..], "saving changes a result");
-        let mid: Buffer = h.iter().zip(a.iter()).map(|(h, a)| h + a).collect::<Vec<_>>().into();
+        let mut mid = Buffer::default();
+        model.after_attention(l, h, a, &mut mid);
         let mlp_reads = if c.parallel { h } else { &mid };
-        let of_mlp = model.mlp_backward(l, &saved, &gradient);
-        let mut of_mid = copy(&gradient);
+        let mut of_out = copy(&gradient);
+        model.after_mlp_backward(l, &saved, &mut of_out);
+        let of_mlp = model.mlp_backward(l, &saved, &of_out);
+        let mut of_mid = copy(&of_out);
         if !c.parallel {
             of_mid.iter_mut().zip(of_mlp.iter()).for_each(|(d, m)| *d += m);
         }
+        model.after_attention_backward(l, &saved, &mut of_mid);
         let of_attn = model.attention_backward(l, &batch, &saved, &of_mid);
         let mut of_stream = copy(&gradient);
         model.layer_backward(l, &batch, &saved, &mut of_stream);
         for (place, x, d_x) in [
-            (Place::MlpOut, m, &gradient),
+            (Place::MlpOut, m, &of_out),
             (Place::MlpIn, mlp_reads, &of_mlp),
             (Place::AttnOut, a, &of_mid),
             (Place::AttnIn, h, &of_attn),
@@ -183,7 +187,8 @@ fn check_routes(name: &str, (model, reference): (&Model, &Reference), trace: &Tr
 fn check(name: &str, tokens: usize) {
     let loaded = load(name);
     let (model, reference) = (&loaded.model, Reference::new(loaded.model.config(), &loaded.weights));
-    let text: Vec<u32> = (0..tokens as u32).map(|i| (i * i * 5 + i * 37 + 3) % 300).collect();
+    let vocab = model.config().vocab.min(300) as u32;
+    let text: Vec<u32> = (0..tokens as u32).map(|i| (i * i * 5 + i * 37 + 3) % vocab).collect();
     let trace = model.run(&[&text]).unwrap().remove(0);
 
     let mut h = reference.embed(&text);
@@ -317,6 +322,13 @@ folders! {
     glm4_moe: "glm4_moe", 24;
     deepseek_v2: "deepseek_v2", 24;
     deepseek_v3: "deepseek_v3", 24;
+    esm: "esm", 24;
+    esm_first: "esm-first", 24;
+    bert: "bert", 24;
+    bert_symbols: "bert-symbols", 24;
+    roberta: "roberta", 24;
+    distilbert: "distilbert", 24;
+    modernbert: "modernbert", 40;
 }
 
 #[test]

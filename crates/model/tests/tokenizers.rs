@@ -44,6 +44,10 @@ fn tokenizer_json_gives_the_ids_of_transformers() {
     for folder in folders() {
         let tokenizer = Tokenizer::from_json_file(&folder.join("tokenizer.json")).unwrap();
         let golden = json(&folder.join("golden.json"));
+        if golden["bos"].is_null() {
+            same_ids(&tokenizer, &golden);
+            continue;
+        }
         let about = tokenizer.describe();
         assert_eq!(Some(about.adds_bos), golden["bos"]["adds_bos"].as_bool(), "{folder:?}");
         if about.adds_bos {
@@ -58,6 +62,55 @@ fn tokenizer_json_gives_the_ids_of_transformers() {
             assert_eq!(tokenizer.decode(&bare), case["decoded"].as_str().unwrap(), "{folder:?} {text:?}");
         }
     }
+}
+
+fn same_ids(tokenizer: &Tokenizer, golden: &Json) {
+    let texts = golden["texts"].as_array().unwrap();
+    for case in texts {
+        let text = case["text"].as_str().unwrap();
+        assert_eq!(tokenizer.encode(text).unwrap(), ids(&case["ids"]), "{} {text:?}", golden["name"]);
+    }
+}
+
+#[test]
+fn vocab_txt_gives_the_ids_of_transformers() {
+    for (name, kind, [mask, unknown]) in [
+        ("esm", "vocab.txt (symbols)", [32, 3]),
+        ("bert-symbols", "vocab.txt (symbols)", [4, 1]),
+        ("bert", "vocab.txt (WordPiece)", [4, 1]),
+    ] {
+        let folder = fixtures().join(name);
+        let tokenizer = Tokenizer::from_vocab_file(&folder.join("vocab.txt"), true).unwrap();
+        assert_eq!(tokenizer.describe().kind, kind);
+        assert_eq!([tokenizer.mask(), tokenizer.unknown()], [Some(mask), Some(unknown)]);
+        assert!(tokenizer.is_special(mask) && !tokenizer.is_special(7));
+        let golden = json(&folder.join("golden.json"));
+        assert!(golden["texts"].as_array().unwrap().len() > 3);
+        same_ids(&tokenizer, &golden);
+    }
+    // A residue is a token of its own, with or without spaces, and so is one that is unknown.
+    let path = fixtures().join("bert-symbols/vocab.txt");
+    let [encoder, causal] = [true, false].map(|encoder| Tokenizer::from_vocab_file(&path, encoder).unwrap());
+    assert_eq!(encoder.encode("MKXX").unwrap(), [2, 15, 13, 1, 1, 3]);
+    assert_eq!(encoder.encode("M K X X").unwrap(), [2, 15, 13, 1, 1, 3]);
+    assert_eq!(causal.encode("MK").unwrap(), [15, 13]);
+}
+
+#[test]
+fn damaged_vocabularies_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vocab.txt");
+    for (content, says) in [
+        ("", "0 tokens"),
+        ("A\nB\n", "no token for what is unknown"),
+        ("[UNK]\nA\nA\n", "line 3 repeats the token 'A'"),
+    ] {
+        std::fs::write(&path, content).unwrap();
+        let error = Tokenizer::from_vocab_file(&path, true).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    std::fs::write(&path, [0xff, 0xfe]).unwrap();
+    assert!(Tokenizer::from_vocab_file(&path, true).unwrap_err().to_string().contains("UTF-8"));
 }
 
 #[test]
@@ -111,6 +164,10 @@ fn both_sources_of_a_model_read_ids_alike() {
 fn pieces_of_a_text_are_its_text() {
     for folder in folders() {
         let tokenizer = Tokenizer::from_json_file(&folder.join("tokenizer.json")).unwrap();
+        if tokenizer.describe().kind.contains("WordPiece") {
+            // It keeps no spaces.
+            continue;
+        }
         let ids = tokenizer.encode_bare("The layers can't see\n\t42 streams.").unwrap();
         let text: String = ids.iter().map(|id| tokenizer.piece(*id)).collect();
         assert_eq!(text.trim_start(), "The layers can't see\n\t42 streams.", "{folder:?}");

@@ -31,8 +31,8 @@ fn skips(depth: usize, tokens: usize) -> Vec<Request<'static, Buffer>> {
     let positions = (4..tokens).step_by(4);
     let request = |layer, t| Request {
         edits: vec![Edit { layer, site: Site::Layer, positions: 1..t, action: Action::Skip }],
-        added: t..tokens,
-        logits: t..tokens,
+        added: (t..tokens).into(),
+        logits: (t..tokens).into(),
         until: depth,
     };
     positions.flat_map(|t| (0..depth).map(move |layer| request(layer, t))).collect()

@@ -19,7 +19,10 @@ pub(crate) fn plan(depth: usize, tokens: usize, hidden: usize) -> crate::Work {
 pub fn measure<B: Backend>(on: &B, trace: &Trace<B>) -> ContributionsSample {
     let sums =
         |l: usize| on.contribution_sums(trace.hidden, &trace.resid[l], &trace.attn_out[l], &trace.mlp_out[l]);
-    let layers = on.read((0..trace.depth()).map(sums).collect());
+    let layers = match trace.post_norm.is_empty() {
+        true => on.read((0..trace.depth()).map(sums).collect()),
+        false => post_norm(on, trace),
+    };
     let layers: Vec<Vec<Values>> =
         layers.iter().map(|tokens| tokens.as_chunks().0.iter().map(values).collect()).collect();
     let mean = |tokens: &Vec<Values>, which: usize| {
@@ -33,6 +36,30 @@ pub fn measure<B: Backend>(on: &B, trace: &Trace<B>) -> ContributionsSample {
     };
     let parts = |first: usize| Parts { attn: pick(first), mlp: pick(first + 1), layer: pick(first + 2) };
     ContributionsSample { relative_norm: parts(0), cosine: parts(3) }
+}
+
+/// The sums of each layer of post-norm blocks, whose streams between and behind the sublayers are normalised: from the
+/// same products of other pairs of matrices, each as the stream and as what is added to it.
+fn post_norm<B: Backend>(on: &B, trace: &Trace<B>) -> Vec<Vec<f64>> {
+    let pairs = |l: usize| {
+        let [added, zeros] = trace.contribution(l);
+        let sums = |h: &B::Buffer, a: &B::Buffer| on.contribution_sums(trace.hidden, h, a, zeros);
+        let (h, mid) = (&trace.resid[l], &trace.post_norm[l].mid);
+        [sums(h, &trace.attn_out[l]), sums(mid, &trace.mlp_out[l]), sums(h, added)]
+    };
+    let all = on.read((0..trace.depth()).flat_map(pairs).collect());
+    let of_layer = |of: &[Vec<f64>]| {
+        let rows = |i: usize| of[i].as_chunks::<CONTRIBUTION_SUMS>().0;
+        let row = |((attn, mlp), layer): ((&[f64; 8], &[f64; 8]), &[f64; 8])| {
+            // Of each pair: the stream with itself, what is added with itself, and their product.
+            let [h, _, a, _, _, a_h, ..] = *attn;
+            let [mid, _, m, _, _, m_mid, ..] = *mlp;
+            let [_, _, added, _, _, added_h, ..] = *layer;
+            [h, mid, a, m, added, a_h, m_mid, added_h]
+        };
+        rows(0).iter().zip(rows(1)).zip(rows(2)).flat_map(row).collect()
+    };
+    all.chunks(3).map(of_layer).collect()
 }
 
 fn values(sums: &[f64; CONTRIBUTION_SUMS]) -> Values {
@@ -105,6 +132,7 @@ mod tests {
             attn_out: vec![vec![0.0, 1.0, 0.0, 2.0].into()],
             mlp_out: vec![vec![-3.0, -5.0, 0.0, -2.0].into()],
             kv_cache: vec![],
+            post_norm: vec![],
             routes: vec![],
         };
         let s = measure(&Cpu, &trace);
@@ -129,6 +157,7 @@ mod tests {
             attn_out: vec![vec![0.0, 1.0, 4.0, 0.0].into()],
             mlp_out: vec![vec![3.0, 0.0, 3.0, 0.0].into()],
             kv_cache: vec![],
+            post_norm: vec![],
             routes: vec![],
         };
         let sample = measure(&Cpu, &trace);

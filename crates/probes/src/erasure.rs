@@ -1,8 +1,8 @@
 //! The effect on the answer of replacing the residual vector of one token by a mean (arXiv 2505.13898).
 
-use crate::planner::{Action, Edit, EditSink, Request, Rows, Site, count, execute};
+use crate::planner::{Action, Edit, EditSink, LogitReading, Places, Request, Rows, Site, count, execute};
 use crate::skip::larger;
-use crate::tokenized::predicting;
+use crate::tokenized::{Masked, Targets, predicting};
 use crate::{ExecOptions, MemoryPlan, Work};
 use fathom_model::{Backend, Model, Trace};
 use std::ops::Range;
@@ -54,6 +54,46 @@ pub fn measure<B: Backend>(
     (reader.effect, work)
 }
 
+/// As [`measure`] for a masked text: for every level and position of the text's own tokens, how much the sum of the
+/// probabilities of the hidden tokens changes; 0 at special tokens.
+pub fn measure_masked<B: Backend>(
+    model: &Model<B>,
+    trace: &Trace<B>,
+    masked: &Masked,
+    means: &B::Buffer,
+    exec: &ExecOptions<'_>,
+) -> (Vec<Vec<f64>>, Work) {
+    let (depth, tokens) = (model.config().depth(), trace.tokens.len());
+    let (keys, requests) = masked_requests(depth, masked, means);
+    let mut reader =
+        TargetReader { keys, targets: &masked.targets, change: vec![vec![0.0; tokens]; depth + 1] };
+    let work = execute(model, trace, &requests, exec, &mut reader);
+    let effect = reader.change.into_iter().map(|level| level.into_iter().map(f64::abs).collect()).collect();
+    (effect, work)
+}
+
+/// The work of [`measure_masked`] on a text of `tokens` tokens.
+pub fn plan_masked<B: Backend>(model: &Model<B>, tokens: usize, masked: &Masked, memory: MemoryPlan) -> Work {
+    let means = model.backend().empty();
+    count(model, tokens, &masked_requests(model.config().depth(), masked, &means).1, memory)
+}
+
+fn masked_requests<'a, T>(depth: usize, masked: &Masked, means: &'a T) -> Erasures<'a, T> {
+    let read = Places::of(masked.targets.positions.iter().copied());
+    let each = (0..depth + 1).flat_map(|level| masked.own.iter().map(move |t| (level, *t)));
+    let request = |(level, t): (usize, usize)| {
+        let action = Action::Replace(Rows::one(means, level));
+        let edit = Edit { layer: level, site: Site::Resid, positions: t..t + 1, action };
+        // In front of the head, an edit changes its own position alone.
+        let logits = match level == depth {
+            true => Places::of(masked.targets.positions.iter().copied().filter(|position| *position == t)),
+            false => read.clone(),
+        };
+        ((level, t), Request { edits: vec![edit], added: Places::default(), logits, until: depth })
+    };
+    each.map(request).unzip()
+}
+
 /// The work of [`measure`] on a pair of `tokens` tokens.
 pub fn plan<B: Backend>(model: &Model<B>, tokens: usize, answer: usize, memory: MemoryPlan) -> Work {
     let means = model.backend().empty();
@@ -73,8 +113,8 @@ fn requests<T>(depth: usize, tokens: usize, answer: usize, means: &T) -> Erasure
             let action = Action::Replace(Rows::one(means, level));
             requests.push(Request {
                 edits: vec![Edit { layer: level, site: Site::Resid, positions: t..t + 1, action }],
-                added: 0..0,
-                logits: read.start.max(t)..read.end,
+                added: Places::default(),
+                logits: (read.start.max(t)..read.end).into(),
                 until: depth,
             });
         }
@@ -95,5 +135,29 @@ impl EditSink for Reader {
         let (level, t) = self.keys[request];
         let largest = &mut self.effect[level][t];
         *largest = numbers.iter().copied().fold(*largest, larger);
+    }
+}
+
+struct TargetReader<'a> {
+    /// Level and position of each request.
+    keys: Vec<(usize, usize)>,
+    targets: &'a Targets,
+    change: Vec<Vec<f64>>,
+}
+
+impl EditSink for TargetReader<'_> {
+    fn reading(&self) -> LogitReading {
+        LogitReading::Probability
+    }
+
+    fn token(&self, position: usize) -> u32 {
+        self.targets.token(position)
+    }
+
+    fn added(&mut self, _: usize, _: usize, _: Range<usize>, _: &[f64]) {}
+
+    fn logits(&mut self, request: usize, _: usize, numbers: &[f64]) {
+        let (level, t) = self.keys[request];
+        self.change[level][t] += numbers[1] - numbers[0];
     }
 }

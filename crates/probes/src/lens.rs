@@ -22,7 +22,8 @@ pub struct Point {
     pub common: usize,
     /// Whether the most likely tokens agree.
     pub agrees: bool,
-    /// `-ln p_l` of the token that follows, in nats; the last token has none.
+    /// `-ln p_l` of the token that follows, or of the one that a mask hides, in nats; the last token of a causal text
+    /// has none.
     pub nll: Option<f64>,
 }
 
@@ -44,6 +45,21 @@ fn at_once<B: Backend>(model: &Model<B>, levels: usize, tokens: usize, memory: M
 
 /// Applies the lens to every token and level of one prompt.
 pub fn sweep<B: Backend>(model: &Model<B>, trace: &Trace<B>, exec: &ExecOptions<'_>) -> Points {
+    // The last token is followed by none; what is read of any other in its place is dropped.
+    let tokens = &trace.tokens;
+    let followers: Vec<u32> = tokens.iter().skip(1).chain(tokens.first()).copied().collect();
+    let mut points = sweep_targets(model, trace, &followers, exec);
+    points.iter_mut().skip(tokens.len() - 1).flatten().for_each(|point| point.nll = None);
+    points
+}
+
+/// As [`sweep`], with the token that each row should predict.
+pub fn sweep_targets<B: Backend>(
+    model: &Model<B>,
+    trace: &Trace<B>,
+    targets: &[u32],
+    exec: &ExecOptions<'_>,
+) -> Points {
     let (on, d, vocab) = (model.backend(), trace.hidden, model.config().vocab);
     let (levels, tokens) = (trace.resid.len(), trace.tokens.len());
     let (mut part, mut rows, mut logits) = (on.empty(), on.empty(), on.empty());
@@ -59,9 +75,8 @@ pub fn sweep<B: Backend>(model: &Model<B>, trace: &Trace<B>, exec: &ExecOptions<
         }
         model.head(&rows, &mut logits);
         numbers.push(on.lens(vocab, levels, &logits));
-        // The last token is followed by none; what is read of any other in its place is dropped below.
-        let next = |t: &u32| trace.tokens.get(*t as usize + 1).copied().unwrap_or(trace.tokens[0]);
-        let followers: Vec<u32> = some.iter().flat_map(|t| std::iter::repeat_n(next(t), levels)).collect();
+        let target = |t: &u32| std::iter::repeat_n(targets[*t as usize], levels);
+        let followers: Vec<u32> = some.iter().flat_map(target).collect();
         log_likelihoods.push(on.log_probabilities(vocab, &logits, &followers));
         (exec.on_progress)(model.head_macs_per_row() * (some.len() * levels) as u64);
     }
@@ -71,10 +86,7 @@ pub fn sweep<B: Backend>(model: &Model<B>, trace: &Trace<B>, exec: &ExecOptions<
     let numbers = numbers.concat();
     let points =
         numbers.as_chunks().0.iter().zip(&log_likelihoods).map(|(numbers, log)| Point::of(numbers, *log));
-    let mut points: Vec<Vec<Point>> =
-        points.collect::<Vec<_>>().chunks(levels).map(<[Point]>::to_vec).collect();
-    points.iter_mut().skip(tokens - 1).flatten().for_each(|point| point.nll = None);
-    points
+    points.collect::<Vec<_>>().chunks(levels).map(<[Point]>::to_vec).collect()
 }
 
 impl Point {
@@ -116,6 +128,15 @@ pub fn curves(points: &Points) -> LensCurves {
 
 /// Combines prompts, weighted by their tokens.
 pub fn summarise(samples: &[(&LensCurves, usize)]) -> LensCurves {
+    LensCurves { nll: losses(samples, 1), ..means(samples) }
+}
+
+/// As [`summarise`] for masked texts, weighted by their masks, each of which hides a token.
+pub fn summarise_masked(samples: &[(&LensCurves, usize)]) -> LensCurves {
+    LensCurves { nll: losses(samples, 0), ..means(samples) }
+}
+
+fn means(samples: &[(&LensCurves, usize)]) -> LensCurves {
     let total: usize = samples.iter().map(|s| s.1).sum();
     let mut all = LensCurves::default();
     for (curves, tokens) in samples {
@@ -124,18 +145,18 @@ pub fn summarise(samples: &[(&LensCurves, usize)]) -> LensCurves {
             add_weighted(sum, row, *tokens as f64 / total as f64);
         }
     }
-    all.nll = losses(samples);
     all
 }
 
-/// The losses of all prompts together; none if a prompt of two tokens or more lacks them.
-fn losses(samples: &[(&LensCurves, usize)]) -> Vec<f64> {
-    let followed = || samples.iter().filter(|(_, tokens)| *tokens > 1);
-    let total: usize = followed().map(|(_, tokens)| tokens - 1).sum();
+/// The losses of all prompts together; none if a prompt that predicts tokens lacks them. `without` of the tokens of each
+/// are not predicted.
+fn losses(samples: &[(&LensCurves, usize)], without: usize) -> Vec<f64> {
+    let followed = || samples.iter().filter(|(_, tokens)| *tokens > without);
+    let total: usize = followed().map(|(_, tokens)| tokens - without).sum();
     let mut all = Vec::new();
     if followed().all(|(curves, _)| !curves.nll.is_empty()) {
         followed().for_each(|(curves, tokens)| {
-            add_weighted(&mut all, &curves.nll, (tokens - 1) as f64 / total as f64);
+            add_weighted(&mut all, &curves.nll, (tokens - without) as f64 / total as f64);
         });
     }
     all

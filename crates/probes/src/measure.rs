@@ -5,10 +5,10 @@ use crate::erasure::{self, MeanResiduals};
 use crate::exec::{ExecOptions, InsufficientMemory};
 use crate::options::ProbeOptions;
 use crate::plan::memory_plan;
-use crate::tokenized::{TokenizedPair, TokenizedPrompt};
-use crate::{angles, contributions, gradients, lens, order, settling, similarity, skip};
+use crate::tokenized::{Masked, TokenizedPair, TokenizedPrompt};
+use crate::{angles, contributions, gradients, lens, one_at_a_time, order, settling, similarity, skip};
 use fathom_model::{Backend, Model, Trace};
-use fathom_results::{Probe, Sample, Work};
+use fathom_results::{MaskedSample, Probe, Sample, Work};
 use std::time::Instant;
 
 /// Callbacks of a measurement.
@@ -94,6 +94,15 @@ pub fn measure<B: Backend, E: std::error::Error + 'static>(
         if first.tokens.is_empty() {
             return Err(Error::Empty { id: first.id.clone() });
         }
+        if let Some(masked) = &first.masked
+            && let Some(mask) = masked.one_at_a_time
+        {
+            rest = &rest[1..];
+            let sample = measure_each(model, first, (masked, mask), options, &exec, &mut costs);
+            let failed = |source| Error::Model { id: first.id.clone(), source: Box::new(source) };
+            sink(sample.map_err(failed)?).map_err(Error::Sink)?;
+            continue;
+        }
         let (group, later) = rest.split_at(group_size(rest, rows));
         let tokens: Vec<&[u32]> = group.iter().map(|t| &t.tokens[..]).collect();
         let start = Instant::now();
@@ -128,7 +137,8 @@ fn group_size(prompts: &[TokenizedPrompt], rows: usize) -> usize {
     let mut taken = 0;
     let fits = |t: &&TokenizedPrompt| {
         taken += t.tokens.len();
-        taken <= rows && !t.tokens.is_empty()
+        let at_once = t.masked.as_ref().is_none_or(|masked| masked.one_at_a_time.is_none());
+        taken <= rows && !t.tokens.is_empty() && at_once
     };
     prompts.iter().take_while(fits).count().max(1)
 }
@@ -162,6 +172,7 @@ pub fn measure_pairs<B: Backend, E: std::error::Error + 'static>(
         spend(&mut costs, "forward", forward, start);
         (observer.on_progress)(forward.macs);
         let mut record = Record::of(&pair.id, &pair.group, &pair.tokens, &pair.pieces);
+        record.sample.masked = pair.masked.as_ref().map(hidden_of);
         record.sample.qa = Some(pair.qa.clone());
         let measured = record.probe_pair(model, pair, &trace, &means, options, &exec);
         sink(record.finish(measured, forward, &mut costs)).map_err(Error::Sink)?;
@@ -175,7 +186,8 @@ struct Record {
     costs: Costs,
 }
 
-/// The mean residuals over all tokens of some prompts, `[L + 1, d]`; `None` if cancelled.
+/// The mean residuals over all tokens of some prompts, of masked ones without special tokens, `[L + 1, d]`; `None` if
+/// cancelled.
 fn means<B: Backend, E: std::error::Error + 'static>(
     model: &Model<B>,
     baseline: &[TokenizedPrompt],
@@ -191,7 +203,13 @@ fn means<B: Backend, E: std::error::Error + 'static>(
         let start = Instant::now();
         let trace = clean(model, &prompt.id, &prompt.tokens)?;
         match finite(model, &trace) {
-            Ok(()) => means.add(model.backend(), &trace),
+            Ok(()) => match &prompt.masked {
+                Some(masked) => {
+                    let own: Vec<u32> = masked.own.iter().map(|position| *position as u32).collect();
+                    means.add(model.backend(), &trace.rows(model.backend(), &own));
+                }
+                None => means.add(model.backend(), &trace),
+            },
             Err(_) => overflows.push(format!("'{}'", prompt.id)),
         }
         let work = baseline_work(model, std::slice::from_ref(prompt));
@@ -244,9 +262,58 @@ fn measure_prompt<B: Backend>(
 ) -> Sample {
     let mut record = Record::of(&prompt.id, &prompt.group, &prompt.tokens, &prompt.pieces);
     record.sample.text_sha256 = prompt.text_sha256.clone();
-    let measured = record.probe_prompt(model, prompt, trace, options, exec);
+    let measured = match &prompt.masked {
+        Some(masked) => {
+            record.sample.masked = Some(hidden_of(masked));
+            record.probe_masked(model, masked, trace, options, exec)
+        }
+        None => record.probe_prompt(model, prompt, trace, options, exec),
+    };
     let forward = Work::plain(1, model.layers_macs(prompt.tokens.len()));
     record.finish(measured, forward, costs)
+}
+
+/// What was hidden of a text.
+fn hidden_of(masked: &Masked) -> MaskedSample {
+    MaskedSample {
+        positions: masked.targets.positions.clone(),
+        hidden: masked.targets.tokens.clone(),
+        own: masked.own.len(),
+        ratio: masked.ratio,
+        pseudo_log_likelihood: None,
+    }
+}
+
+/// Measures one text with its tokens masked one at a time.
+fn measure_each<B: Backend>(
+    model: &Model<B>,
+    prompt: &TokenizedPrompt,
+    (masked, mask): (&Masked, u32),
+    options: &ProbeOptions,
+    exec: &ExecOptions<'_>,
+    costs: &mut Costs,
+) -> Result<Sample, fathom_model::Error> {
+    let start = Instant::now();
+    let trace = one_at_a_time::trace(model, prompt, masked, mask, exec.memory.clean, exec.on_progress)?;
+    model.backend().wait();
+    let forward = forward_work(model, prompt);
+    spend(costs, "forward", forward, start);
+    let mut record = Record::of(&prompt.id, &prompt.group, &prompt.tokens, &prompt.pieces);
+    record.sample.text_sha256 = prompt.text_sha256.clone();
+    record.sample.masked = Some(hidden_of(masked));
+    let measured = record.probe_rows(model, (&trace, &trace), &masked.targets.tokens, options, exec);
+    if let (Some(lens), Some(sample)) = (&record.sample.lens, &mut record.sample.masked) {
+        let mean = lens.nll.last().copied();
+        sample.pseudo_log_likelihood = mean.map(|mean| -mean * masked.own.len() as f64);
+    }
+    Ok(record.finish(measured, forward, costs))
+}
+
+/// The work of the clean runs of a prompt.
+pub(crate) fn forward_work<B: Backend>(model: &Model<B>, prompt: &TokenizedPrompt) -> Work {
+    let each = prompt.masked.as_ref().is_some_and(|masked| masked.one_at_a_time.is_some());
+    let runs = if each { prompt.masked.as_ref().map_or(0, |masked| masked.own.len()) } else { 1 } as u64;
+    Work::plain(runs, runs * model.layers_macs(prompt.tokens.len()))
 }
 
 impl Record {
@@ -265,9 +332,10 @@ impl Record {
     fn finish(self, measured: Result<(), Overflow>, forward: Work, costs: &mut Costs) -> Sample {
         let mut sample = self.sample;
         if let Err(overflow) = measured {
-            let Sample { id, group, text_sha256, tokens, pieces, qa, .. } = sample;
+            let Sample { id, group, text_sha256, tokens, pieces, masked, qa, .. } = sample;
             let failed = Some(overflow.reason());
-            sample = Sample { id, group, text_sha256, tokens, pieces, qa, failed, ..Sample::default() };
+            sample =
+                Sample { id, group, text_sha256, tokens, pieces, masked, qa, failed, ..Sample::default() };
         }
         forward.add_to(&mut sample.work, "forward");
         self.costs.iter().for_each(|(name, cost)| cost.work.add_to(&mut sample.work, name));
@@ -335,6 +403,67 @@ impl Record {
         Ok(())
     }
 
+    /// Runs the probes of masked texts.
+    fn probe_masked<B: Backend>(
+        &mut self,
+        model: &Model<B>,
+        masked: &Masked,
+        trace: &Trace<B>,
+        options: &ProbeOptions,
+        exec: &ExecOptions<'_>,
+    ) -> Result<(), Overflow> {
+        finite(model, trace)?;
+        let rows = |of: &[usize]| {
+            trace.rows(model.backend(), &of.iter().map(|position| *position as u32).collect::<Vec<_>>())
+        };
+        let (own, masks) = (rows(&masked.own), rows(&masked.targets.positions));
+        self.probe_rows(model, (&own, &masks), &masked.targets.tokens, options, exec)?;
+        if options.has(Probe::Skip) {
+            let start = Instant::now();
+            let (skips, work) = skip::sample_masked(model, trace, &options.skip, masked, exec);
+            spend(&mut self.costs, "skip", work, start);
+            if !skips.is_finite() {
+                return Err(Overflow("the effect of a skip"));
+            }
+            self.sample.skip = Some(skips);
+        }
+        Ok(())
+    }
+
+    /// Runs the probes that look at positions one by one: those of a text's own tokens, and the masks among them with the
+    /// tokens that they hide.
+    fn probe_rows<B: Backend>(
+        &mut self,
+        model: &Model<B>,
+        (own, masks): (&Trace<B>, &Trace<B>),
+        hidden: &[u32],
+        options: &ProbeOptions,
+        exec: &ExecOptions<'_>,
+    ) -> Result<(), Overflow> {
+        let Self { sample, costs } = self;
+        let (depth, tokens) = (own.depth(), own.tokens.len());
+        finite(model, own)?;
+        if options.has(Probe::Contributions) {
+            let work = contributions::plan(depth, tokens, own.hidden);
+            let measure = || contributions::measure(model.backend(), own);
+            sample.contributions = Some(timed(costs, "contributions", work, measure));
+        }
+        if options.has(Probe::Lens) || options.has(Probe::Settling) {
+            let name = if options.has(Probe::Lens) { "lens" } else { "settling" };
+            let work = lens::plan(model, masks.tokens.len(), exec.memory).0;
+            let points = timed(costs, name, work, || lens::sweep_targets(model, masks, hidden, exec));
+            Overflow::check(points.iter().flatten().map(|p| p.divergence.kl), "the logit lens")?;
+            sample.lens = options.has(Probe::Lens).then(|| lens::curves(&points));
+            sample.settling = options.has(Probe::Settling).then(|| settling::measure(&points));
+        }
+        if options.has(Probe::Similarity) {
+            let work = similarity::plan(depth, tokens, own.hidden);
+            let measure = || similarity::measure(model.backend(), own);
+            sample.similarity = Some(timed(costs, "similarity", work, measure));
+        }
+        Ok(())
+    }
+
     /// Runs the probes of question-answer pairs.
     fn probe_pair<B: Backend>(
         &mut self,
@@ -348,16 +477,20 @@ impl Record {
         let Self { sample, costs } = self;
         finite(model, trace)?;
         let answer = pair.qa.answer_tokens;
+        let targets = pair.targets();
         if options.has(Probe::Erasure) {
             let start = Instant::now();
-            let (effect, work) = erasure::measure(model, trace, answer, means, exec);
+            let (effect, work) = match &pair.masked {
+                Some(masked) => erasure::measure_masked(model, trace, masked, means, exec),
+                None => erasure::measure(model, trace, answer, means, exec),
+            };
             spend(costs, "erasure", work, start);
             Overflow::check(effect.iter().flatten().copied(), "the effect of an erasure")?;
             sample.erasure = Some(effect);
         }
         if options.has(Probe::Gradients) {
             let start = Instant::now();
-            let (gradients, work) = gradients::measure(model, trace, answer, &options.gradients, exec);
+            let (gradients, work) = gradients::measure(model, trace, &targets, &options.gradients, exec);
             spend(costs, "gradients", work, start);
             let attributions = gradients.iter().flat_map(|g| g.attribution.iter().flatten());
             Overflow::check(attributions.copied(), "the gradient")?;

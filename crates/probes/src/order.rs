@@ -111,6 +111,7 @@ pub fn measure<B: Backend>(model: &Model<B>, trace: &Trace<B>, exec: &ExecOption
             attn_out: vec![],
             mlp_out: vec![],
             kv_cache: vec![],
+            post_norm: vec![],
             routes: vec![],
         };
         let curves = lens::curves(&lens::sweep(model, &streams, exec));

@@ -58,17 +58,28 @@ pub fn plan<B: Backend>(
     let (depth, hidden) = (model.config().depth(), model.config().hidden);
     for prompt in prompts {
         let tokens = prompt.tokens.len();
-        plans.clean("forward", tokens);
+        plans.forward(prompt);
+        let (own, read) = match &prompt.masked {
+            Some(masked) => (masked.own.len(), masked.targets.positions.len()),
+            None => (tokens, tokens),
+        };
         if options.has(Probe::Contributions) {
-            plans.add("contributions", contributions::plan(depth, tokens, hidden), 0);
+            plans.add("contributions", contributions::plan(depth, own, hidden), 0);
         }
         if options.has(Probe::Lens) || options.has(Probe::Settling) {
             let name = if options.has(Probe::Lens) { "lens" } else { "settling" };
-            let (work, bytes) = lens::plan(model, tokens, memory);
+            let (work, bytes) = lens::plan(model, read, memory);
             plans.add(name, work, bytes);
         }
         if options.has(Probe::Similarity) {
-            plans.add("similarity", similarity::plan(depth, tokens, hidden), 0);
+            plans.add("similarity", similarity::plan(depth, own, hidden), 0);
+        }
+        if let Some(masked) = &prompt.masked {
+            if options.has(Probe::Skip) && masked.one_at_a_time.is_none() {
+                let work = skip::plan_masked(model, tokens, &options.skip, masked, memory);
+                plans.edited("skip", options.naive, work);
+            }
+            continue;
         }
         if options.has(Probe::Angles) {
             let (work, bytes) = angles::plan(model, tokens, memory);
@@ -106,14 +117,18 @@ pub fn plan_pairs<B: Backend>(
     for prompt in baseline {
         plans.clean("erasure", prompt.tokens.len());
     }
-    for TokenizedPair { tokens, qa, .. } in pairs {
+    for pair in pairs {
+        let TokenizedPair { tokens, qa, .. } = pair;
         plans.clean("forward", tokens.len());
         if options.has(Probe::Erasure) {
-            let work = erasure::plan(model, tokens.len(), qa.answer_tokens, memory);
+            let work = match &pair.masked {
+                Some(masked) => erasure::plan_masked(model, tokens.len(), masked, memory),
+                None => erasure::plan(model, tokens.len(), qa.answer_tokens, memory),
+            };
             plans.edited("erasure", options.naive, work);
         }
         if options.has(Probe::Gradients) {
-            let work = gradients::plan(model, tokens.len(), qa.answer_tokens, &options.gradients);
+            let work = gradients::plan(model, tokens.len(), &pair.targets(), &options.gradients);
             let rows = memory.rows as u64 * model.row_bytes() as u64;
             let saved = saved(model, tokens.len(), options).max(memory.saved as u64);
             plans.add("gradients", work, rows + saved + memory.bytes as u64);
@@ -148,6 +163,12 @@ impl<'a, B: Backend> Counter<'a, B> {
     fn add(&mut self, name: &str, work: Work, bytes: u64) {
         let more = Plan { work, bytes: self.kept + bytes };
         join(&mut self.plans, Plans::from([(name.to_owned(), more)]));
+    }
+
+    /// Adds the clean runs of a prompt.
+    fn forward(&mut self, prompt: &TokenizedPrompt) {
+        let rows = self.memory.clean.max(prompt.tokens.len()) * self.model.row_bytes();
+        self.add("forward", crate::measure::forward_work(self.model, prompt), rows as u64);
     }
 
     /// Adds a clean run.

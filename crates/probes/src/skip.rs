@@ -1,7 +1,8 @@
 //! The effect of bypassing a layer on later layers and on the output (arXiv 2505.13898).
 
 use crate::number::add_weighted;
-use crate::planner::{Action, Edit, EditSink, Request, Rows, Site, count, execute};
+use crate::planner::{Action, Edit, EditSink, Places, Request, Rows, Site, count, execute};
+use crate::tokenized::Masked;
 use crate::{ExecOptions, MemoryPlan, Work};
 use fathom_model::{Backend, Model, Trace};
 use fathom_results::{
@@ -36,8 +37,22 @@ impl SkipOptions {
         let allowed = move |m: &&SkipMode| match m {
             SkipMode::Current => tokens > 1,
             SkipMode::Future | SkipMode::Local => !positions.is_empty(),
+            SkipMode::Others => false,
         };
         self.modes.iter().filter(allowed).flat_map(|m| self.parts.iter().map(|p| (*m, *p)))
+    }
+}
+
+impl SkipOptions {
+    /// The modes and parts of a masked text.
+    fn masked_kinds(&self, masked: &Masked) -> impl Iterator<Item = (SkipMode, SkipPart)> {
+        let halves = !masked.halves.is_empty();
+        let allowed = move |mode: &&SkipMode| match mode {
+            SkipMode::Current => true,
+            SkipMode::Others => halves,
+            SkipMode::Future | SkipMode::Local => false,
+        };
+        self.modes.iter().filter(allowed).flat_map(|mode| self.parts.iter().map(|part| (*mode, *part)))
     }
 }
 
@@ -66,6 +81,73 @@ pub fn sample<B: Backend>(
         work += done;
     }
     (sample, work)
+}
+
+/// As [`sample`] for a masked text. Of the modes, `current` bypasses a part at all own positions, and `others` at a random
+/// half of them, as often as there are draws, with effects on layers read at the other half. Effects on the output are
+/// read at the masked positions; of `others`, at those of the other half.
+pub fn sample_masked<B: Backend>(
+    model: &Model<B>,
+    trace: &Trace<B>,
+    options: &SkipOptions,
+    masked: &Masked,
+    exec: &ExecOptions<'_>,
+) -> (SkipSample, Work) {
+    let (mut sample, mut work) = (SkipSample::default(), Work::default());
+    let depth = model.config().depth();
+    for (mode, part) in options.masked_kinds(masked) {
+        let (keys, requests) = masked_requests::<B::Buffer>(depth, mode, part, masked);
+        let mut reader = Reader::new(depth, &keys);
+        work += execute(model, trace, &requests, exec, &mut reader);
+        sample.effects.entry(mode).or_default().insert(part, reader.effects(mode));
+    }
+    (sample, work)
+}
+
+/// The work of [`sample_masked`] on a text of `tokens` tokens.
+pub fn plan_masked<B: Backend>(
+    model: &Model<B>,
+    tokens: usize,
+    options: &SkipOptions,
+    masked: &Masked,
+    memory: MemoryPlan,
+) -> Work {
+    let mut work = Work::default();
+    for (mode, part) in options.masked_kinds(masked) {
+        let (_, requests) = masked_requests::<B::Buffer>(model.config().depth(), mode, part, masked);
+        work += count(model, tokens, &requests, memory);
+    }
+    work
+}
+
+/// The edited runs and the skipped layer of each.
+fn masked_requests<'a, T>(
+    depth: usize,
+    mode: SkipMode,
+    part: SkipPart,
+    masked: &Masked,
+) -> (Vec<usize>, Vec<Request<'a, T>>) {
+    // What is bypassed, where effects on layers are read, and where those on the output.
+    let all = || masked.own.iter().copied();
+    let hidden = || masked.targets.positions.iter().copied();
+    let draws: Vec<[Places; 3]> = match mode {
+        SkipMode::Others => {
+            let draw = |half: &Vec<usize>| {
+                let others = |position: &usize| half.binary_search(position).is_err();
+                let bypassed = Places::of(half.iter().copied());
+                [bypassed, Places::of(all().filter(others)), Places::of(hidden().filter(others))]
+            };
+            masked.halves.iter().map(draw).collect()
+        }
+        _ => vec![[Places::of(all()), Places::of(all()), Places::of(hidden())]],
+    };
+    let request = |layer: usize, [bypassed, added, logits]: &[Places; 3]| {
+        let edit = |positions| Edit { layer, site: site(part), positions, action: Action::Skip };
+        let edits = bypassed.ranges().map(edit).collect();
+        Request { edits, added: added.clone(), logits: logits.clone(), until: depth }
+    };
+    let each = (0..depth).flat_map(|layer| draws.iter().map(move |draw| (layer, request(layer, draw))));
+    each.unzip()
 }
 
 /// The work of [`sample`] on a prompt of `tokens` tokens.
@@ -172,8 +254,8 @@ fn requests<'a, T>(
     let (mut keys, mut requests) = (Vec::new(), Vec::new());
     let skip = |layer: usize, edited: Range<usize>, read: Range<usize>| Request {
         edits: vec![Edit { layer, site: site(part), positions: edited, action: Action::Skip }],
-        added: read.clone(),
-        logits: read,
+        added: read.clone().into(),
+        logits: read.into(),
         until: depth,
     };
     for (s, &removed) in removed.iter().enumerate() {
@@ -182,7 +264,7 @@ fn requests<'a, T>(
                 keys.push(s);
                 requests.push(skip(s, 1..tokens, 1..tokens));
             }
-            SkipMode::Current => {}
+            SkipMode::Current | SkipMode::Others => {}
             SkipMode::Future => {
                 for &t in positions.iter().filter(|t| (2..tokens).contains(*t)) {
                     keys.push(s);
@@ -207,8 +289,8 @@ fn without<T>(removed: &T, l: usize, t: usize, tokens: usize) -> Request<'_, T> 
     let action = Action::Subtract(Rows::each(removed, 1));
     Request {
         edits: vec![Edit { layer: l, site: Site::Resid, positions: 1..t, action }],
-        added: t..tokens,
-        logits: 0..0,
+        added: (t..tokens).into(),
+        logits: Places::default(),
         until: l + 1,
     }
 }

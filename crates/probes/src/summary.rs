@@ -11,14 +11,15 @@ pub fn summarise(samples: &[Sample], depth: usize) -> ProbeResults {
     }
     let of = samples.iter();
     let weight = |s: &'_ Sample| s.tokens.len();
-    let lens = some(of.clone().filter_map(|s| Some((s.lens.as_ref()?, weight(s)))).collect());
-    let similar = some(of.clone().filter_map(|s| Some((s.similarity.as_ref()?, weight(s)))).collect());
+    let is_masked = samples.iter().any(|s| s.masked.is_some());
+    let lens = some(of.clone().filter_map(|s| Some((s.lens.as_ref()?, s.lens_tokens()))).collect());
+    let similar = some(of.clone().filter_map(|s| Some((s.similarity.as_ref()?, s.own_tokens()))).collect());
     let turns = some(of.clone().filter_map(|s| Some((s.angles.as_ref()?, weight(s)))).collect());
     let ordered = some(of.clone().filter_map(|s| Some((s.order.as_ref()?, weight(s)))).collect());
     ProbeResults {
         contributions: some(of.clone().filter_map(|s| s.contributions.as_ref()).collect())
             .map(|s| contributions::summarise(&s)),
-        lens: lens.map(|s| lens::summarise(&s)),
+        lens: lens.map(|s| if is_masked { lens::summarise_masked(&s) } else { lens::summarise(&s) }),
         similarity: similar.map(|s| similarity::summarise(&s)),
         angles: turns.map(|s| angles::summarise(&s)),
         settling: some(of.clone().filter_map(|s| s.settling.as_ref()).collect())

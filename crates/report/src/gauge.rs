@@ -5,7 +5,7 @@ use fathom_results::{Depth, Results, Rule, RuleKind};
 
 use crate::text::line;
 
-/// Rules that fit; there are nine.
+/// Rules that fit; there are ten.
 const MOST: usize = 16;
 
 /// What the value of a rule states. The rules measure different things; only values of one kind are compared.

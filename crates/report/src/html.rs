@@ -37,6 +37,7 @@ pub fn render(results: &Results, run: &Value) -> Result<String> {
         details => answer::details(results),
         warnings => warnings(results, run),
         gauge => gauge,
+        objective => results.objective.as_ref().map(|objective| objective.sentence()),
         depth => results.depth.iter().map(|row| depth(row, results.model.layers)).collect::<Vec<_>>(),
         cost => results.cost.keys().map(|probe| cost_row(results, probe)).collect::<Vec<_>>(),
         sections => sections(&plots::figures(results))?,
@@ -165,6 +166,7 @@ fn about(rule: Rule) -> &'static str {
         }
         Rule::KlLast => "first layer from which it stays nearer",
         Rule::Overlap => "first layer whose five likeliest tokens share enough with the output's",
+        Rule::Top1 => "first level from which on the early answer mostly is the output's",
         Rule::SkipLayer => "mean layer, weighted by what later layers lose without it",
         Rule::SkipOutput => "mean layer, weighted by what the output loses without it",
         Rule::InfluenceNumber => "effective number of layers that carry the effect on the output",

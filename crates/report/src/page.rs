@@ -55,7 +55,7 @@ pub(crate) fn figure(figure: &Figure) -> Result<Cell> {
     Ok(context! {
         name => figure.name.as_str(),
         title => figure.title.as_str(),
-        reading => figure.reading,
+        reading => &figure.reading,
         note => figure.note.as_str(),
         wide => figure.is_wide(),
         not_drawn => figure.not_drawn,

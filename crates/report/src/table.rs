@@ -61,9 +61,12 @@ fn head(results: &Results, lines: &mut Lines) {
         "{}: {}, {}{pairs}{failed}",
         data.id,
         counted(data.prompts as u64, "prompt"),
-        counted(data.tokens, "token")
+        counted(data.tokens, results.objective.as_ref().map_or("token", |objective| &objective.unit))
     );
     lines.line(Emphasis::Plain, &prompts);
+    if let Some(objective) = &results.objective {
+        lines.line(Emphasis::Plain, &format!("predicted: {}", objective.sentence()));
+    }
 }
 
 /// The answer in words.

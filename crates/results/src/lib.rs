@@ -18,6 +18,7 @@ pub mod fixture;
 pub mod folder;
 mod map;
 mod null;
+mod objective;
 mod probe;
 mod probes;
 mod prune;
@@ -44,6 +45,7 @@ pub use fit::{
 };
 pub use folder::{Folder, Lock};
 pub use map::{MAP_SCHEMA_VERSION, MapLine, Mapping};
+pub use objective::{MaskedSample, Objective, ObjectiveInfo};
 pub use probe::{Probe, UnknownProbe};
 pub use probes::*;
 pub use prune::{

@@ -9,7 +9,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Depth, Error, ProbeResults, Resources, Result, Uncertainty, WorkByProbe, version};
+use crate::{
+    Depth, Error, ObjectiveInfo, ProbeResults, Resources, Result, Uncertainty, WorkByProbe, version,
+};
 
 /// The newest version of `results.json` this crate reads and the one it writes.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -23,6 +25,9 @@ pub struct Results {
     pub model: ModelInfo,
     /// The prompts it was measured on.
     pub data: DataInfo,
+    /// What a masked model was asked to predict; absent where it is the next token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objective: Option<ObjectiveInfo>,
     /// The curves, one entry per probe that ran.
     #[serde(default)]
     pub probes: ProbeResults,

@@ -21,6 +21,9 @@ pub enum Rule {
     KlLast,
     /// The first layer whose lens shares enough of its top tokens with the output.
     Overlap,
+    /// The first level from which on the likeliest token of the lens is that of the output for more than a given share of
+    /// the tokens: the number of layers that have run by then. For masked models, whose vocabularies may be small.
+    Top1,
     /// The centre of gravity, over layers, of the effect that skipping a layer has
     /// on the layers after it.
     SkipLayer,
@@ -41,11 +44,12 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule, in the order in which results list them.
-    pub const ALL: [Rule; 9] = [
+    pub const ALL: [Rule; 10] = [
         Rule::Cosine,
         Rule::Kl,
         Rule::KlLast,
         Rule::Overlap,
+        Rule::Top1,
         Rule::SkipLayer,
         Rule::SkipOutput,
         Rule::InfluenceNumber,
@@ -60,6 +64,7 @@ impl Rule {
             Rule::Kl => "kl",
             Rule::KlLast => "kl_last",
             Rule::Overlap => "overlap",
+            Rule::Top1 => "top1",
             Rule::SkipLayer => "skip_layer",
             Rule::SkipOutput => "skip_output",
             Rule::InfluenceNumber => "influence_number",
@@ -77,6 +82,7 @@ impl Rule {
             Rule::Kl => "first layer whose lens KL falls below a share of its maximum",
             Rule::KlLast => "first layer from which the lens KL stays below a share of its maximum",
             Rule::Overlap => "first layer whose lens top-5 overlap with the output exceeds a threshold",
+            Rule::Top1 => "first level from which on the lens mostly has the likeliest token of the output",
             Rule::SkipLayer => "mean layer, weighted by the effect of skipping it on later layers",
             Rule::SkipOutput => "mean layer, weighted by the effect of skipping it on the output",
             Rule::InfluenceNumber => "effective number of layers that carry the effect on the output",
@@ -91,7 +97,7 @@ impl Rule {
     pub fn source(self) -> &'static str {
         match self {
             Rule::Cosine | Rule::Kl | Rule::Overlap => "arXiv 2512.14064",
-            Rule::KlLast => "after arXiv 2512.14064",
+            Rule::KlLast | Rule::Top1 => "after arXiv 2512.14064",
             Rule::SkipLayer | Rule::SkipOutput => "arXiv 2505.13898",
             Rule::InfluenceNumber | Rule::Influence90 => "after arXiv 2505.13898",
             Rule::Settling => "arXiv 2602.13517",
@@ -101,7 +107,9 @@ impl Rule {
     /// What the rule's value says.
     pub fn kind(self) -> RuleKind {
         match self {
-            Rule::Cosine | Rule::Kl | Rule::KlLast | Rule::Overlap | Rule::Settling => RuleKind::UpTo,
+            Rule::Cosine | Rule::Kl | Rule::KlLast | Rule::Overlap | Rule::Top1 | Rule::Settling => {
+                RuleKind::UpTo
+            }
             Rule::SkipLayer | Rule::SkipOutput => RuleKind::Centre,
             Rule::InfluenceNumber | Rule::Influence90 => RuleKind::Count,
         }
@@ -111,7 +119,7 @@ impl Rule {
     pub fn probe(self) -> Probe {
         match self {
             Rule::Cosine => Probe::Contributions,
-            Rule::Kl | Rule::KlLast | Rule::Overlap => Probe::Lens,
+            Rule::Kl | Rule::KlLast | Rule::Overlap | Rule::Top1 => Probe::Lens,
             Rule::SkipLayer | Rule::SkipOutput | Rule::InfluenceNumber | Rule::Influence90 => Probe::Skip,
             Rule::Settling => Probe::Settling,
         }
@@ -120,21 +128,24 @@ impl Rule {
     /// How many layers a value of this rule says are used, 0 to L.
     ///
     /// Rules that give the index of a layer count that layer too, as the papers do.
-    /// `settling` gives a level, which is the number of layers that have run, and the
+    /// `settling` and `top1` give a level, which is the number of layers that have run, and the
     /// influence rules give a number of layers: these are used as they are.
     pub fn layers_used(self, value: f64) -> f64 {
         match self {
             Rule::Cosine | Rule::Kl | Rule::KlLast | Rule::Overlap | Rule::SkipLayer | Rule::SkipOutput => {
                 value + 1.0
             }
-            Rule::InfluenceNumber | Rule::Influence90 | Rule::Settling => value,
+            Rule::Top1 | Rule::InfluenceNumber | Rule::Influence90 | Rule::Settling => value,
         }
     }
 
     /// Whether the value is a whole number on any prompts. Such a value moves in steps, so what
     /// resamples show of it says nothing about values that none of them has.
     pub fn is_whole(self) -> bool {
-        matches!(self, Rule::Cosine | Rule::Kl | Rule::KlLast | Rule::Overlap | Rule::Influence90)
+        matches!(
+            self,
+            Rule::Cosine | Rule::Kl | Rule::KlLast | Rule::Overlap | Rule::Top1 | Rule::Influence90
+        )
     }
 
     /// Whether the value is read off the largest effect of any prompt, as the papers do. The

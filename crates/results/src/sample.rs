@@ -1,8 +1,8 @@
 //! A line of samples.jsonl: what was measured on one prompt or question-answer pair.
 
 use crate::{
-    AnglesSample, ContributionsSample, Gradients, LensCurves, Order, Probe, SettlingSample, Similarity,
-    SkipSample, WorkByProbe,
+    AnglesSample, ContributionsSample, Gradients, LensCurves, MaskedSample, Order, Probe, SettlingSample,
+    Similarity, SkipSample, WorkByProbe,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -38,6 +38,9 @@ pub struct Sample {
     pub tokens: Vec<u32>,
     /// The text of each token.
     pub pieces: Vec<String>,
+    /// What was hidden, where a model predicts masked tokens; [`Self::tokens`] has the masks.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub masked: Option<MaskedSample>,
     /// Why the prompt could not be measured, where the model overflows on it. Such a sample has no probes and
     /// enters no statistic.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -102,6 +105,7 @@ impl Sample {
         later.work.iter().for_each(|(name, work)| work.add_to(&mut self.work, name));
         self.failed = later.failed.or(self.failed.take());
         self.text_sha256 = later.text_sha256.or(self.text_sha256.take());
+        self.masked = later.masked.or(self.masked.take());
         self.contributions = later.contributions.or(self.contributions.take());
         self.lens = later.lens.or(self.lens.take());
         self.similarity = later.similarity.or(self.similarity.take());

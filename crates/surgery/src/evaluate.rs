@@ -203,7 +203,7 @@ fn layer_macs<B: Backend>(
     let ([attention, mlp], rows) = (model.sublayer_sizes(l), positions.len() as u64);
     let mut macs = 0;
     if !removal.drops_attention(l) {
-        macs += attention.macs * rows + positions.map(|p| model.attention_macs(l, p)).sum::<u64>();
+        macs += attention.macs * rows + positions.map(|p| model.attention_macs(l, p, p + 1)).sum::<u64>();
     }
     if !removal.drops_mlp(l) {
         macs += mlp.macs * rows;

@@ -26,6 +26,8 @@ pub enum Curve {
     BlockInfluence,
     /// Angle between the residual stream before and after a layer, in radians.
     Angle,
+    /// Share of tokens whose likeliest token of lens and output is the same, of masked models.
+    Top1,
     /// Mean effect of skipping a layer on later layers; each effect is the largest of any prompt.
     SkipLayerMax,
     /// As above; each effect is the mean over prompts.
@@ -38,7 +40,7 @@ pub enum Curve {
 
 impl Curve {
     /// Every curve, in reporting order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::NormAttn,
         Self::NormMlp,
         Self::NormLayer,
@@ -49,6 +51,7 @@ impl Curve {
         Self::Overlap,
         Self::BlockInfluence,
         Self::Angle,
+        Self::Top1,
         Self::SkipLayerMax,
         Self::SkipLayerMean,
         Self::SkipOutputMax,
@@ -68,6 +71,7 @@ impl Curve {
             Self::Overlap => "overlap",
             Self::BlockInfluence => "block_influence",
             Self::Angle => "angle",
+            Self::Top1 => "top1_agreement",
             Self::SkipLayerMax => "skip_layer_max",
             Self::SkipLayerMean => "skip_layer_mean",
             Self::SkipOutputMax => "skip_output_max",

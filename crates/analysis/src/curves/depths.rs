@@ -12,6 +12,7 @@ impl PromptCurves {
             Rule::Cosine => self.plain[3..6].iter().all(Option::is_some),
             Rule::Kl | Rule::KlLast => self.plain[6].is_some(),
             Rule::Overlap => self.plain[7].is_some(),
+            Rule::Top1 => self.plain[10].is_some(),
             Rule::Settling => self.settling.is_some(),
             Rule::SkipLayer | Rule::SkipOutput | Rule::InfluenceNumber | Rule::Influence90 => {
                 self.skip.is_some()
@@ -30,6 +31,7 @@ impl PromptCurves {
             }
             Rule::Kl | Rule::KlLast => pooled.kl = Some(self.mean(Curve::KlLensFinal, weights)?),
             Rule::Overlap => pooled.overlap = Some(self.mean(Curve::Overlap, weights)?),
+            Rule::Top1 => pooled.top1 = Some(self.mean(Curve::Top1, weights)?),
             Rule::Settling => {
                 let each = self.settling.as_ref()?.iter().zip(weights).map(|(s, w)| (s, f64::from(*w)));
                 let (sum, tokens) = each.fold((0.0, 0.0), |all, (s, w)| (all.0 + s.0 * w, all.1 + s.1 * w));
@@ -93,6 +95,7 @@ pub(crate) struct Pooled {
     cosine: Option<[Vec<f64>; 3]>,
     kl: Option<Vec<f64>>,
     overlap: Option<Vec<f64>>,
+    top1: Option<Vec<f64>>,
     layer_effect: Option<Vec<Vec<f64>>>,
     output_effect: Option<Vec<f64>>,
     settle: Option<f64>,
@@ -105,6 +108,7 @@ impl Pooled {
             cosine: self.cosine.as_ref().map(|[attn, mlp, layer]| [&attn[..], &mlp[..], &layer[..]]),
             kl_lens_final: self.kl.as_deref(),
             overlap: self.overlap.as_deref(),
+            top1: self.top1.as_deref(),
             layer_effect: self.layer_effect.as_deref(),
             output_effect: self.output_effect.as_deref(),
             settle_mean: self.settle,

@@ -12,6 +12,8 @@ pub(super) struct Prompt {
     /// Its text, decoded from its tokens.
     pub(super) text: String,
     pub(super) tokens: f64,
+    /// Those that the lens reads.
+    pub(super) lens_tokens: f64,
 }
 
 impl PromptCurves {

@@ -76,7 +76,7 @@ pub(crate) enum Over {
 }
 
 /// The number of curves that are token-weighted means; they are the first of [`Curve::ALL`].
-const PLAIN: usize = 10;
+const PLAIN: usize = 11;
 
 impl PromptCurves {
     /// L, the number of layers.
@@ -123,9 +123,18 @@ impl PromptCurves {
     fn mean(&self, curve: Curve, weights: &[u32]) -> Option<Vec<f64>> {
         let curves = self.plain.get(curve as usize)?.as_ref()?;
         let each = self.prompts.iter().zip(curves);
+        let read_by_lens = matches!(curve, Curve::KlLensFinal | Curve::Overlap | Curve::Top1);
+        let tokens = |prompt: &Prompt| if read_by_lens { prompt.lens_tokens } else { prompt.tokens };
         let samples: Vec<pool::Sample<'_>> =
-            each.map(|(prompt, curve)| pool::Sample { tokens: prompt.tokens, curve }).collect();
+            each.map(|(prompt, curve)| pool::Sample { tokens: tokens(prompt), curve }).collect();
         pool::mean(&samples, weights)
+    }
+
+    /// Without the overlap of the five likeliest tokens, which says nothing where there are few tokens.
+    #[must_use]
+    pub fn without_overlap(mut self) -> Self {
+        self.plain[Curve::Overlap as usize] = None;
+        self
     }
 
     /// The loss per token of the output on weighted prompts, in nats; `None` if a prompt lacks it or no token with weight

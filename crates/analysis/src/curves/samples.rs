@@ -37,7 +37,8 @@ impl PromptCurves {
             id: s.0[0].id.clone(),
             hash: s.find(|s| s.text_sha256.clone()),
             text: shown_text(&s.0[0].pieces),
-            tokens: s.0[0].tokens.len() as f64,
+            tokens: s.0[0].own_tokens() as f64,
+            lens_tokens: s.0[0].lens_tokens() as f64,
         };
         Ok(Self {
             layers,
@@ -63,10 +64,10 @@ impl<'a> SamplesOfPrompt<'a> {
 /// The sum of the losses at the output and their number; `None` if they were not measured.
 fn output_loss(sample: &SamplesOfPrompt<'_>) -> Option<(f64, f64)> {
     let lens = sample.find(|s| s.lens.as_ref())?;
-    match sample.0[0].tokens.len() {
-        0 | 1 => Some((0.0, 0.0)),
-        tokens => {
-            let predicted = (tokens - 1) as f64;
+    match sample.0[0].predicted_tokens() {
+        0 => Some((0.0, 0.0)),
+        predicted => {
+            let predicted = predicted as f64;
             lens.nll.last().map(|mean| (mean * predicted, predicted))
         }
     }
@@ -97,7 +98,8 @@ fn per_prompt(
     curve: Curve,
     layers: usize,
 ) -> Result<Option<PerPrompt>, Error> {
-    let expected = if matches!(curve, Curve::KlLensFinal | Curve::Overlap) { layers + 1 } else { layers };
+    let expected =
+        if matches!(curve, Curve::KlLensFinal | Curve::Overlap | Curve::Top1) { layers + 1 } else { layers };
     let mut all = Vec::with_capacity(samples.len());
     for sample in samples {
         let Some(values) = sample.find(|s| plain_curve(s, curve)) else { return Ok(None) };
@@ -121,6 +123,8 @@ fn plain_curve(sample: &Sample, curve: Curve) -> Option<&Vec<f64>> {
         Curve::CosineLayer => &contributions?.cosine.layer.mean,
         Curve::KlLensFinal => &lens?.kl_lens_final,
         Curve::Overlap => &lens?.overlap,
+        // Rules of causal models do not read it.
+        Curve::Top1 => sample.masked.as_ref().and(lens).map(|lens| &lens.top1_agreement)?,
         Curve::BlockInfluence => &sample.similarity.as_ref()?.block_influence,
         Curve::Angle => &sample.angles.as_ref()?.step,
         Curve::SkipLayerMax | Curve::SkipLayerMean | Curve::SkipOutputMax | Curve::SkipOutputMean => {
@@ -132,8 +136,9 @@ fn plain_curve(sample: &Sample, curve: Curve) -> Option<&Vec<f64>> {
 /// The effects of one prompt. A prompt that is too short gets zeros, which do not change a maximum over
 /// prompts.
 fn skipped(sample: &SamplesOfPrompt<'_>, layers: usize) -> Result<Skipped, Error> {
-    let future =
-        |s: &'_ Sample| s.skip.as_ref()?.effects.get(&SkipMode::Future)?.get(&SkipPart::Layer).cloned();
+    let future = |s: &'_ Sample| {
+        s.skip.as_ref()?.effects.get(&SkipMode::far(s.masked.is_some()))?.get(&SkipPart::Layer).cloned()
+    };
     let found = sample.find(future).and_then(|effects| Some((effects.layer_effect, effects.output_effect?)));
     let Some((rows, output)) = found else {
         let none = vec![0.0; layers];

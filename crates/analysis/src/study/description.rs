@@ -136,7 +136,7 @@ impl Question {
 }
 
 /// Options of `fathom measure` that a study may set under `options`; others have fields of their own.
-pub const OPTIONS: [&str; 12] = [
+pub const OPTIONS: [&str; 20] = [
     "split",
     "max-tokens",
     "skip-modes",
@@ -149,6 +149,14 @@ pub const OPTIONS: [&str; 12] = [
     "memory",
     "rng",
     "device",
+    "objective",
+    "mask-ratio",
+    "mask-seed",
+    "mask",
+    "max-residues",
+    "crop",
+    "prefix",
+    "suffix",
 ];
 impl StudyDescription {
     /// All cells, model by model.

@@ -2,13 +2,15 @@
 
 use super::run::{Bootstrap, ModelArgs, RunArgs, optional, with_run_args};
 use clap::{Args as Arguments, ValueEnum};
-use fathom::{GradientSite, Measurement, PathBaseline, Probe, Quadrature, Shard, SkipMode, SkipPart};
+use fathom::{
+    Crop, GradientSite, Measurement, Objective, PathBaseline, Probe, Quadrature, Shard, SkipMode, SkipPart,
+};
 
 #[derive(Arguments, Clone)]
 pub(crate) struct Measure {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Prompts: the name of a set (see `fathom data`) or a .jsonl, .parquet or .txt file
+    /// Prompts: the name of a set (see `fathom data`) or a .jsonl, .parquet, .txt or .fasta file
     #[arg(long, value_name = "ID|FILE", default_value = fathom::DEFAULT_DATA)]
     pub(crate) data: String,
     /// Use only the first N prompts, and the first N pairs of --qa
@@ -22,6 +24,8 @@ pub(crate) struct Measure {
     /// rows with "question" and "answer"
     #[arg(long, value_name = "ID|FILE", default_value = "qa")]
     pub(crate) qa: String,
+    #[command(flatten)]
+    pub(crate) masks: Masks,
     #[command(flatten)]
     pub(crate) causal: Causal,
     #[command(flatten)]
@@ -47,7 +51,6 @@ impl Measure {
             .data(self.data.as_str())
             .probes(&self.probes.0)
             .qa(self.qa.as_str())
-            .skip_modes(&all(&causal.skip_modes))
             .skip_parts(&all(&causal.skip_parts))
             .positions(causal.positions.into())
             .sites(&all(&causal.sites))
@@ -58,22 +61,124 @@ impl Measure {
             .parquet(self.parquet);
         let m = with_run_args!(m, &self.model, &self.run, threads);
         let m = optional(m, &self.limit, |m, limit| m.limit(*limit));
+        let m = if causal.skip_modes.is_empty() { m } else { m.skip_modes(&all(&causal.skip_modes)) };
+        let m = self.masks.of(m);
         let m = optional(m, &self.shard, |m, shard| m.shard(*shard));
         let m = optional(m, &causal.baseline_data, |m, data| m.baseline_data(data.as_str()));
         self.bootstrap.threshold.iter().fold(m, |m, (rule, value)| m.threshold(*rule, *value))
     }
 }
 
+/// What a masked model is asked to predict, and what is done to sequences.
+#[derive(Arguments, Clone)]
+pub(crate) struct Masks {
+    /// What is predicted [default: what the model was trained for]
+    #[arg(long, value_name = "NAME", value_enum, help_heading = "Masked models")]
+    pub(crate) objective: Option<ObjectiveArg>,
+    /// The share of a text that is masked; several for --objective diffusion, which measures each
+    /// [default: 0.15; of diffusion 0.1,0.3,0.5,0.7,0.9]
+    #[arg(long, value_name = "R,..", value_delimiter = ',', help_heading = "Masked models")]
+    pub(crate) mask_ratio: Vec<f64>,
+    /// Keep at most N residues of each sequence
+    #[arg(long, value_name = "N", help_heading = "Sequences")]
+    pub(crate) max_residues: Option<usize>,
+    /// Which part of a longer sequence is kept: its start, or a random window
+    #[arg(long, value_name = "PART", value_enum, default_value = "start", help_heading = "Sequences")]
+    pub(crate) crop: CropArg,
+    /// Text before each prompt, such as the marks that a protein model expects: '[HEAVY][HUMAN]'
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Sequences"
+    )]
+    pub(crate) prefix: String,
+    /// Text behind each prompt
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Sequences"
+    )]
+    pub(crate) suffix: String,
+    /// Seed of the masks [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Masked models")]
+    pub(crate) mask_seed: Option<u64>,
+    /// Mask one position at a time, in a run of its own each: the lens then gives the
+    /// pseudo-log-likelihood
+    #[arg(long, value_name = "HOW", value_enum, help_heading = "Masked models")]
+    pub(crate) mask: Option<MaskArg>,
+}
+
+impl Masks {
+    fn of(&self, m: Measurement) -> Measurement {
+        let m = optional(m, &self.objective, |m, objective| m.objective((*objective).into()));
+        let m = optional(m, &self.mask_seed, |m, seed| m.mask_seed(*seed));
+        let m = if self.mask_ratio.is_empty() { m } else { m.mask_ratios(&self.mask_ratio) };
+        let m = optional(m, &self.max_residues, |m, residues| m.max_residues(*residues));
+        let m = m.crop(self.crop.into()).around(self.prefix.as_str(), self.suffix.as_str());
+        m.mask_each(self.mask == Some(MaskArg::Each))
+    }
+}
+
+/// What a model is asked to predict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ObjectiveArg {
+    /// The next token
+    Causal,
+    /// Masked tokens
+    Masked,
+    /// Masked tokens, with several shares of a text masked
+    Diffusion,
+}
+
+/// Which part of a long sequence is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CropArg {
+    /// Its start
+    Start,
+    /// A random window, the same in every run
+    Random,
+}
+
+impl From<CropArg> for Crop {
+    fn from(arg: CropArg) -> Self {
+        match arg {
+            CropArg::Start => Self::Start,
+            CropArg::Random => Self::Random,
+        }
+    }
+}
+
+/// How positions are masked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MaskArg {
+    /// One at a time
+    Each,
+}
+
+impl From<ObjectiveArg> for Objective {
+    fn from(arg: ObjectiveArg) -> Self {
+        match arg {
+            ObjectiveArg::Causal => Self::Causal,
+            ObjectiveArg::Masked => Self::Masked,
+            ObjectiveArg::Diffusion => Self::Diffusion,
+        }
+    }
+}
+
 /// Options of the probes that edit the model's runs.
 #[derive(Arguments, Clone)]
 pub(crate) struct Causal {
-    /// Skip: where a layer is bypassed and where the effect is read
+    /// Skip: where a layer is bypassed and where the effect is read [default: future,current,local; of
+    /// masked models current,others]
     #[arg(
         long,
         value_name = "LIST",
         value_enum,
         value_delimiter = ',',
-        default_value = "future,current,local",
         help_heading = "Probes that edit runs"
     )]
     pub(crate) skip_modes: Vec<ModeArg>,
@@ -127,6 +232,8 @@ pub(crate) enum ModeArg {
     Current,
     /// As future, but nothing propagates: each later layer misses only what the bypassed one added
     Local,
+    /// Of masked models: bypass at a random half of the positions, effect at the other half
+    Others,
 }
 
 /// A part of a layer.
@@ -174,6 +281,7 @@ impl From<ModeArg> for SkipMode {
             ModeArg::Future => Self::Future,
             ModeArg::Current => Self::Current,
             ModeArg::Local => Self::Local,
+            ModeArg::Others => Self::Others,
         }
     }
 }

@@ -15,6 +15,7 @@ mod interrupt;
 mod lab;
 mod lists;
 mod map;
+mod masked;
 mod measure;
 mod mix;
 mod prune;

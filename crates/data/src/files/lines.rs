@@ -39,8 +39,18 @@ impl<R: BufRead> Lines<R> {
         Self { reader, path: path.to_owned(), longest: bounds.line, number: 0, buffer: Vec::new() }
     }
 
+    /// The file, for messages.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The number of the last line read, from 1.
+    pub(super) fn number(&self) -> usize {
+        self.number
+    }
+
     /// Reads the next line; `false` at the end of the file.
-    fn advance(&mut self) -> Result<bool, DataError> {
+    pub(super) fn advance(&mut self) -> Result<bool, DataError> {
         self.buffer.clear();
         // The longest line plus a byte order mark, a carriage return and a line feed.
         let most = self.longest as u64 + 5;
@@ -53,7 +63,7 @@ impl<R: BufRead> Lines<R> {
     }
 
     /// The last line read, without its line ending and without a byte order mark at the start of the file.
-    fn line(&self) -> Result<&str, DataError> {
+    pub(super) fn line(&self) -> Result<&str, DataError> {
         const MARK: &[u8] = b"\xef\xbb\xbf";
         let mut line = self.buffer.as_slice();
         if self.number == 1 {

@@ -1,6 +1,7 @@
-//! Prompts from files: JSON lines, Parquet, and paragraphs of text.
+//! Prompts from files: JSON lines, Parquet, FASTA, and paragraphs of text.
 
 mod checks;
+mod fasta;
 mod lines;
 mod opened;
 mod tables;
@@ -19,6 +20,7 @@ use crate::{DataError, Prompt};
 
 use checks::Bounds;
 pub(crate) use checks::{BOUNDS, PromptChecks};
+use fasta::Records;
 use lines::{Lines, Paragraphs};
 use opened::OpenedRows;
 
@@ -26,6 +28,9 @@ use opened::OpenedRows;
 pub(crate) fn open(path: &Path, format: FileFormat) -> Result<PromptStream, DataError> {
     if format == FileFormat::Text {
         return of_text(reader(path)?, path, BOUNDS);
+    }
+    if format == FileFormat::Fasta {
+        return of_fasta(path, BOUNDS);
     }
     let OpenedRows { rows, schema, ignored } = rows_of(path, format)?;
     Ok(of_rows(rows, schema, path, BOUNDS)?.ignoring(ignored))
@@ -37,6 +42,25 @@ fn of_text(reader: impl BufRead + 'static, path: &Path, bounds: Bounds) -> Resul
     let first = paragraphs.pull()?.ok_or_else(|| DataError::NoPrompts { path: path.to_owned() })?;
     Ok(PromptStream::new(&file_format::stem(path), path.display().to_string(), paragraphs)
         .starting_with(first))
+}
+
+/// The sequences of a FASTA file, which may be compressed.
+fn of_fasta(path: &Path, bounds: Bounds) -> Result<PromptStream, DataError> {
+    let mut reader = reader(path)?;
+    let begins = reader.fill_buf().map_err(DataError::io(path))?;
+    let reader: Box<dyn BufRead> = match begins.starts_with(&[0x1f, 0x8b]) {
+        true => Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(reader))),
+        false => Box::new(reader),
+    };
+    let mut records = Records::new(reader, path, bounds);
+    let Some(first) = records.pull()? else {
+        let (path, rows) = (path.to_owned(), records.skipped());
+        return Err(match rows {
+            0 => DataError::NoPrompts { path },
+            _ => DataError::AllEmpty { unit: "record", path, rows },
+        });
+    };
+    Ok(PromptStream::new(&file_format::stem(path), path.display().to_string(), records).starting_with(first))
 }
 
 /// The rows of a file. Unless the schema is given, it is detected from the first row.

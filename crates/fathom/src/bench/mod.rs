@@ -194,7 +194,7 @@ impl OnDevice for Benching<'_, '_> {
         report.kernels =
             time_kernels(&backend, &effort, model.as_ref().map(|(_, (_, c))| c), observer, each)?;
         if let Some((spec, (located, checkpoint))) = model {
-            let loaded = spec.load(checkpoint, backend, observer)?;
+            let loaded = spec.load_causal(checkpoint, backend, "the benchmark", observer)?;
             let timing = counted(observer, "model", Unit::Items("timings"), model::STEPS as u64);
             let mut speed = model::describe(&located, &loaded, &effort, observer)?;
             timing.advance(1);

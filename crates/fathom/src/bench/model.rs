@@ -222,7 +222,15 @@ fn text<B: Backend>(loaded: &Loaded<B>, prompt: Prompt, most: usize) -> Result<T
     let spread = (1..=POSITIONS).map(|i| i * tokens.len() / (POSITIONS + 1));
     let positions = spread.filter(|t| (2..tokens.len()).contains(t)).collect();
     let pieces = tokens.iter().map(|t| loaded.tokenizer.piece(*t)).collect();
-    Ok(TokenizedPrompt { id: prompt.id, group: prompt.group, text_sha256: None, tokens, pieces, positions })
+    Ok(TokenizedPrompt {
+        masked: None,
+        id: prompt.id,
+        group: prompt.group,
+        text_sha256: None,
+        tokens,
+        pieces,
+        positions,
+    })
 }
 
 /// The first built-in pairs.

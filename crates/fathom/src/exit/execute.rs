@@ -43,7 +43,7 @@ impl OnDevice for Exits<'_> {
 
     fn run<B: Backend>(self, backend: B) -> Result<Exiting> {
         let Self { e, data, located, checkpoint, folder, started, observer } = self;
-        let loaded = e.options.model.load(checkpoint, backend, observer)?;
+        let loaded = e.options.model.load_causal(checkpoint, backend, "early exit", observer)?;
         let texts = read(e, data, &loaded, observer)?;
         let memory = e.options.memory.unwrap_or_else(|| memory::default_for(&loaded.model));
         let job = Job { e, loaded: &loaded, texts: &texts, memory, observer };
@@ -166,7 +166,7 @@ impl OnDevice for Estimating<'_> {
     fn run<B: Backend>(self, backend: B) -> Result<ExitEstimate> {
         let Self { e, data, observer } = self;
         let (_, checkpoint) = e.options.model.open(observer)?;
-        let loaded = e.options.model.load(checkpoint, backend, observer)?;
+        let loaded = e.options.model.load_causal(checkpoint, backend, "early exit", observer)?;
         let texts = read(e, data, &loaded, observer)?;
         let memory = e.options.memory.unwrap_or_else(|| memory::default_for(&loaded.model));
         let job = Job { e, loaded: &loaded, texts: &texts, memory, observer };

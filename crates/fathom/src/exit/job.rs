@@ -186,7 +186,8 @@ impl<'a, B: Backend> Job<'a, B> {
         let tokens: usize = texts.iter().map(|p| p.tokens.len() - 1).sum();
         let layer = |l: usize| {
             let positions = texts.iter().flat_map(|p| 0..p.tokens.len() - 1);
-            let attention: u64 = positions.map(|position| model.attention_macs(l, position)).sum();
+            let attention: u64 =
+                positions.map(|position| model.attention_macs(l, position, position + 1)).sum();
             let products: u64 = model.sublayer_sizes(l).iter().map(|size| size.macs).sum();
             products as f64 + attention as f64 / tokens.max(1) as f64
         };

@@ -92,7 +92,7 @@ impl OnDevice for First<'_> {
     fn run<B: Backend>(self, backend: B) -> Result<Outcome> {
         let Self { opened, folder, started } = self;
         let Opened { m, data, source: (located, checkpoint), target, observer } = opened;
-        let loaded = m.options.model.load(checkpoint, backend, observer)?;
+        let loaded = m.options.model.load_causal(checkpoint, backend, "a map between layers", observer)?;
         let ids = [&located.id[..], &target.0.id];
         let [fit, heldout] = texts(m, data, &loaded, ids, &target.1, observer)?;
         let memory = m.options.memory.unwrap_or_else(|| memory::default_for(&loaded.model));
@@ -136,7 +136,7 @@ impl OnDevice for Second<'_> {
     fn run<B: Backend>(self, backend: B) -> Result<Outcome> {
         let Self { m, source, target: (located, checkpoint), texts, memory, folder, started, observer } =
             self;
-        let loaded = m.options.model.load(checkpoint, backend, observer)?;
+        let loaded = m.options.model.load_causal(checkpoint, backend, "a map between layers", observer)?;
         let [fit, heldout] = &texts;
         memory::check_texts(&loaded.model, fit.prompts.iter().chain(&heldout.prompts), memory)?;
         let job = Job { m, source: source.levels, target: &loaded, fit, heldout, memory, observer };

@@ -62,7 +62,7 @@ impl OnDevice for Estimating<'_> {
     fn run<B: Backend>(self, backend: B) -> Result<PruneEstimate> {
         let Self { p, data, observer } = self;
         let (_, checkpoint) = p.options.model.open(observer)?;
-        let loaded = p.options.model.load(checkpoint, backend, observer)?;
+        let loaded = p.options.model.load_causal(checkpoint, backend, "pruning", observer)?;
         let [calibration, heldout] = read_both(p, data, &loaded, observer)?;
         let questions = Questions::read(p, &loaded, observer)?;
         let is_cancelled = || observer.is_cancelled();

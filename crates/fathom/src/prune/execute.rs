@@ -49,7 +49,7 @@ impl OnDevice for Pruner<'_> {
 
     fn run<B: Backend>(self, backend: B) -> Result<Pruning> {
         let Self { p, data, located, checkpoint, folder, started, observer } = self;
-        let loaded = p.options.model.load(checkpoint, backend, observer)?;
+        let loaded = p.options.model.load_causal(checkpoint, backend, "pruning", observer)?;
         let [calibration, heldout] = read_both(p, data, &loaded, observer)?;
         let questions = Questions::read(p, &loaded, observer)?;
         let is_cancelled = || observer.is_cancelled();

@@ -9,7 +9,7 @@ use crate::measurement::checked_quadrature;
 use fathom_model::source::Loaded;
 use fathom_model::{Backend, Trace};
 use fathom_probes::erasure::{self, MeanResiduals};
-use fathom_probes::{GradientOptions, gradients, skip};
+use fathom_probes::{GradientOptions, Targets, gradients, skip};
 use fathom_results::{GradientSite, PathBaseline, Quadrature, SkipMode, SkipPart};
 
 /// Two thousandths, or two ten-thousandths for effects below a tenth.
@@ -58,7 +58,13 @@ pub(super) fn compare<B: Backend>(
             baseline: PathBaseline::Sequence,
             quadrature: checked_quadrature(Quadrature::Riemann(want.steps))?,
         };
-        let (got, _) = gradients::measure(&loaded.model, &trace, want.alen, &options, &EXEC);
+        let (got, _) = gradients::measure(
+            &loaded.model,
+            &trace,
+            &Targets::answer(&want.tokens, want.alen),
+            &options,
+            &EXEC,
+        );
         let got = got[0].attribution.concat();
         rows.push(GoldenRow::compare(format!("gradients of pair {i}"), &got, &want.map.concat(), LIMIT));
     }

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 pub(super) struct Golden {
     pub(super) prompts: Vec<String>,
     pub(super) tokens: Option<Vec<Vec<u32>>>,
+    /// For a masked model, the tokens that the masks of each prompt hide, in order.
+    pub(super) masked: Option<Vec<Vec<u32>>>,
     pub(super) logits: Option<Vec<Logits>>,
     pub(super) contributions: Option<BTreeMap<String, Vec<f64>>>,
     pub(super) lens: Option<BTreeMap<String, Vec<f64>>>,

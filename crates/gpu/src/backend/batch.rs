@@ -39,7 +39,7 @@ pub(crate) fn batch<D: Device>(device: &D, runs: &[Run], rotations: &[Rotation])
         for start in run.rows.clone().step_by(TILE_ROWS) {
             let count = TILE_ROWS.min(run.rows.end - start);
             let position = run.first + start - run.rows.start;
-            tiles.extend([start, count, position, first_segment, end].map(word));
+            tiles.extend([start, count, position, first_segment, end, run.first + run.rows.len()].map(word));
         }
     }
     let whole = runs.iter().all(|r| r.first == 0);
@@ -49,7 +49,7 @@ pub(crate) fn batch<D: Device>(device: &D, runs: &[Run], rotations: &[Rotation])
     });
     Batch {
         rows,
-        tiles: (upload(device, &tiles), tiles.len() / 5),
+        tiles: (upload(device, &tiles), tiles.len() / 6),
         segments: upload(device, &segments),
         texts,
         tables: rotations.iter().map(|r| table(device, rows, r)).collect(),

@@ -3,7 +3,7 @@
 use super::{Buffer, upload};
 use crate::Gpu;
 use crate::device::{Device, Kernel, word};
-use fathom_kernels::attention::AttentionShape;
+use fathom_kernels::attention::{AttentionShape, Visibility};
 use fathom_kernels::backend::{Columns, Norm};
 use fathom_kernels::elementwise::Activation;
 use fathom_kernels::norm::NormKind;
@@ -68,10 +68,16 @@ impl<D: Device> Gpu<D> {
         );
     }
 
-    /// Heads, dimensions, scale, soft-capping and window, as the attention kernels take them.
-    pub(super) fn attention_parameters(shape: &AttentionShape) -> [u32; 8] {
-        let AttentionShape { heads, kv_heads, head_dim, scale, softcap, window } = *shape;
+    /// Heads, dimensions, scale, soft-capping and visibility, as the attention kernels take them.
+    pub(super) fn attention_parameters(shape: &AttentionShape) -> [u32; 9] {
+        let AttentionShape { heads, kv_heads, head_dim, scale, softcap, visibility } = *shape;
         assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "heads must share key heads");
+        let (window, ahead) = match visibility {
+            Visibility::Causal => (None, 0),
+            Visibility::Window(window) => (Some(window), 0),
+            Visibility::Full => (None, LONGEST_WINDOW),
+            Visibility::Around(side) => (side.checked_add(1), side.min(LONGEST_WINDOW)),
+        };
         assert!(head_dim > 0 && window != Some(0), "heads and windows must not be empty");
         let cap = softcap.unwrap_or(1.0).to_bits();
         // A window longer than any text sees all of it. Kernels add windows to positions.
@@ -86,6 +92,7 @@ impl<D: Device> Gpu<D> {
             u32::from(softcap.is_some()),
             cap,
             window,
+            word(ahead),
         ]
     }
 

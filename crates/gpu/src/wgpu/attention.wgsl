@@ -9,7 +9,12 @@ fn first_seen(position: u32) -> u32 {
     return position + 1u - p.window;
 }
 
-//# attention: qkv, cache, tiles:u32, segments:u32 | out [units, heads, kv_heads, head_dim, stride, scale:f32, has_cap, cap:f32, window, cache_stride]
+// One past the last position that a position of a text sees.
+fn end_seen(position: u32, length: u32) -> u32 {
+    return min(position + 1u + p.ahead, length);
+}
+
+//# attention: qkv, cache, tiles:u32, segments:u32 | out [units, heads, kv_heads, head_dim, stride, scale:f32, has_cap, cap:f32, window, ahead, cache_stride]
 // A group computes one head of up to 16 rows. Keys and values come in blocks of 32 positions, which start
 // at multiples of 32, and heads in chunks of 64 dimensions. Thread (r, t) owns keys t and t + 16 of row r, and
 // dimensions 4 t to 4 t + 3 of every chunk of its output.
@@ -105,15 +110,17 @@ fn store(row: u32, head: u32, d: u32, x: vec4f) {
 fn unit(i: u32, lane: u32) {
     let head = i % p.heads;
     let kv_head = head / (p.heads / p.kv_heads);
-    let tile = i / p.heads * 5u;
+    let tile = i / p.heads * 6u;
     let first_row = tiles[tile];
     let rows = tiles[tile + 1u];
     let first = tiles[tile + 2u];
-    let end = first + rows;
+    let length = tiles[tile + 5u];
+    let end = end_seen(first + rows - 1u, length);
     let r = lane / 16u;
     let t = lane % 16u;
     let position = first + r;
     let low = first_seen(position);
+    let high = end_seen(position, length);
     let query = (first_row + r) * p.stride + head * p.head_dim;
     var most = LEAST;
     var norm = 0.0;
@@ -140,7 +147,7 @@ fn unit(i: u32, lane: u32) {
             score = vec2f(capped(p.cap, score.x), capped(p.cap, score.y));
         }
         let keys = vec2u(block + t, block + t + 16u);
-        let visible = (keys >= vec2u(low)) & (keys <= vec2u(position)) & vec2<bool>(r < rows);
+        let visible = (keys >= vec2u(low)) & (keys < vec2u(high)) & vec2<bool>(r < rows);
         weights[r * SCORES + t] = select(LEAST, score.x, visible.x);
         weights[r * SCORES + t + 16u] = select(LEAST, score.y, visible.y);
         workgroupBarrier();
@@ -153,7 +160,7 @@ fn unit(i: u32, lane: u32) {
         weights[r * SCORES + t + 16u] = select(0.0, e(score.y - now), visible.y);
         workgroupBarrier();
         // The part of the block that the row sees. A NaN elsewhere must not reach it.
-        let seen = vec2u(max(low, block), max(min(position + 1u, block + KEYS), block)) - block;
+        let seen = vec2u(max(low, block), max(min(high, block + KEYS), block)) - block;
         let shrink = e(most - now);
         var some = 0.0;
         for (var key = seen.x; key < seen.y; key++) {

@@ -99,24 +99,26 @@ fn score_gradient(score: f32, weight: f32, gradient: f32) -> f32 {
     return d;
 }
 
-//# attention_stats: qkv, d_out, tiles:u32 | stats [units, heads, kv_heads, head_dim, stride, scale:f32, has_cap, cap:f32, window]
+//# attention_stats: qkv, d_out, tiles:u32 | stats [units, heads, kv_heads, head_dim, stride, scale:f32, has_cap, cap:f32, window, ahead]
 fn unit(i: u32, lane: u32) {
     let head = i % p.heads;
     let tile = i / p.heads * 4u;
     let text = tiles[tile + 2u];
     let rows = tiles[tile + 1u];
     let first = tiles[tile] - text;
+    let length = tiles[tile + 3u] - text;
+    let end = end_seen(first + rows - 1u, length);
     let r = lane / 16u;
     let t = lane % 16u;
     let position = first + r;
     var most = LEAST;
     var norm = 0.0;
     var mean = 0.0;
-    for (var block = first_seen(first) / SIDE * SIDE; block < first + rows; block += SIDE) {
+    for (var block = first_seen(first) / SIDE * SIDE; block < end; block += SIDE) {
         let key = block + t;
         let loaded = block + r;
-        let pair = products(text + position, r < rows, text + loaded, loaded < first + rows, head, false, lane);
-        let visible = r < rows && key <= position && key >= first_seen(position);
+        let pair = products(text + position, r < rows, text + loaded, loaded < end, head, false, lane);
+        let visible = r < rows && key < end_seen(position, length) && key >= first_seen(position);
         ones[r * PITCH + t] = select(LEAST, pair.x, visible);
         workgroupBarrier();
         var now = most;
@@ -154,7 +156,7 @@ fn store(row: u32, head: u32, d: u32, x: vec4f) {
     if (d + 3u < p.head_dim) { d_qkv[at + 3u] = x.w; }
 }
 
-//# attention_dq: qkv, d_out, tiles:u32, stats | d_qkv [units, heads, kv_heads, head_dim, stride, scale:f32, has_cap, cap:f32, window]
+//# attention_dq: qkv, d_out, tiles:u32, stats | d_qkv [units, heads, kv_heads, head_dim, stride, scale:f32, has_cap, cap:f32, window, ahead]
 fn mix(chunk: u32, sum: vec4f, text: u32, block: u32, end: u32, head: u32, seen: vec2u, lane: u32) -> vec4f {
     workgroupBarrier();
     let key = block + lane / 16u;
@@ -176,20 +178,22 @@ fn unit(i: u32, lane: u32) {
     let text = tiles[tile + 2u];
     let rows = tiles[tile + 1u];
     let first = tiles[tile] - text;
-    let end = first + rows;
+    let length = tiles[tile + 3u] - text;
+    let end = end_seen(first + rows - 1u, length);
     let r = lane / 16u;
     let t = lane % 16u;
     let position = first + r;
     let low = first_seen(position);
-    let at = ((text + min(position, end - 1u)) * p.heads + head) * 3u;
+    let high = end_seen(position, length);
+    let at = ((text + min(position, first + rows - 1u)) * p.heads + head) * 3u;
     var sum{c} = vec4f(); // each chunk
     for (var block = first_seen(first) / SIDE * SIDE; block < end; block += SIDE) {
         let loaded = block + r;
         let pair = products(text + position, r < rows, text + loaded, loaded < end, head, false, lane);
-        let visible = r < rows && block + t <= position && block + t >= low;
+        let visible = r < rows && block + t < high && block + t >= low;
         let weight = e(pair.x - stats[at]) / stats[at + 1u];
         ones[r * PITCH + t] = select(0.0, score_gradient(pair.x, weight, pair.y - stats[at + 2u]), visible);
-        let seen = vec2u(max(low, block), max(min(position + 1u, block + SIDE), block)) - block;
+        let seen = vec2u(max(low, block), max(min(high, block + SIDE), block)) - block;
         sum{c} = mix({c}u, sum{c}, text, block, end, head, seen, lane); // each chunk
     }
     if (r < rows) {
@@ -197,7 +201,7 @@ fn unit(i: u32, lane: u32) {
     }
 }
 
-//# attention_dkv: qkv, d_out, tiles:u32, stats | d_qkv [units, heads, kv_heads, head_dim, stride, scale:f32, has_cap, cap:f32, window]
+//# attention_dkv: qkv, d_out, tiles:u32, stats | d_qkv [units, heads, kv_heads, head_dim, stride, scale:f32, has_cap, cap:f32, window, ahead]
 // Adds the weighted queries of one chunk of a block, or the weighted gradients.
 fn mix(chunk: u32, sum: vec4f, row: u32, has_row: bool, head: u32, gradients: bool, seen: vec2u, lane: u32) -> vec4f {
     workgroupBarrier();
@@ -235,19 +239,22 @@ fn unit(i: u32, lane: u32) {
         end = min(end, first + rows - 1u + p.window);
         my_end = min(my_end, position + p.window);
     }
+    // The first query that sees a key.
+    let my_start = position - min(position, p.ahead);
+    let start = first - min(first, p.ahead);
     var keys{c} = vec4f(); // each chunk
     var values{c} = vec4f(); // each chunk
     for (var head = kv_head * group; head < (kv_head + 1u) * group; head++) {
-        for (var block = first / SIDE * SIDE; block < end; block += SIDE) {
+        for (var block = start / SIDE * SIDE; block < end; block += SIDE) {
             let loaded = block + r;
             let pair = products(text + position, r < rows, text + loaded, loaded < length, head, true, lane);
             let query = block + t;
-            let visible = r < rows && query >= position && query < my_end;
+            let visible = r < rows && query >= my_start && query < my_end;
             let at = ((text + min(query, length - 1u)) * p.heads + head) * 3u;
             let weight = e(pair.x - stats[at]) / stats[at + 1u];
             ones[r * PITCH + t] = select(0.0, score_gradient(pair.x, weight, pair.y - stats[at + 2u]), visible);
             others[r * PITCH + t] = select(0.0, weight, visible);
-            let seen = vec2u(max(position, block), max(min(my_end, block + SIDE), block)) - block;
+            let seen = vec2u(clamp(my_start, block, block + SIDE), max(min(my_end, block + SIDE), block)) - block;
             keys{c} = mix({c}u, keys{c}, text + loaded, loaded < length, head, false, seen, lane); // each chunk
             values{c} = mix({c}u, values{c}, text + loaded, loaded < length, head, true, seen, lane); // each chunk
         }

@@ -50,6 +50,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         embedding_scale: 1.0,
         residual_scale: 1.0,
         logit_scale: 1.0,
+        encoder: None,
         tied: f.bool_or("tie_word_embeddings", true)?,
     };
     let bias = f.bool_or("bias", false)?;
@@ -64,7 +65,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         embedding: TensorRef::new(format!("{prefix}word_embeddings")),
         position: None,
         first_position: 0,
-        final_norm: TensorRef::new(format!("{prefix}ln_f")).biased(true),
+        final_norm: Some(TensorRef::new(format!("{prefix}ln_f")).biased(true)),
         head: TensorRef::new(format!("{}lm_head", llama::prefix(weights, "lm_head", ""))),
         attn_norm: Some(tensor_ref(attn_norm).biased(true)),
         qkv: vec![tensor_ref("self_attention.query_key_value").ordered(RowOrder::PerHeadQkv)],
@@ -76,8 +77,10 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         up: vec![tensor_ref("mlp.dense_h_to_4h")],
         down: tensor_ref("mlp.dense_4h_to_h"),
         experts: None,
+        first_attn_norm: 0,
         post_mlp_norm: None,
         norm_offset: 0.0,
+        encoder: None,
     };
     Ok(Description::new(config, layout))
 }

@@ -248,6 +248,7 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
         embedding_scale,
         residual_scale,
         logit_scale,
+        encoder: None,
         tied: !weights.has("output.weight"),
     };
     let layout = Layout { experts, ..layout(family, &config, weights) };
@@ -467,7 +468,7 @@ fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
         embedding: TensorRef::new("token_embd"),
         position: (family.arch == "gpt2").then(|| TensorRef::new("position_embd")),
         first_position: 0,
-        final_norm: whole("output_norm"),
+        final_norm: Some(whole("output_norm")),
         head: whole("output"),
         attn_norm: pre.then(|| tensor_ref(attn_norm)),
         qkv: if fused {
@@ -487,7 +488,9 @@ fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
         },
         down: tensor_ref("ffn_down"),
         experts: None,
+        first_attn_norm: 0,
         post_mlp_norm: config.post_norm.then(|| plain("post_ffw_norm")),
         norm_offset: 0.0,
+        encoder: None,
     }
 }

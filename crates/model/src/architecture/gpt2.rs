@@ -38,6 +38,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         embedding_scale: 1.0,
         residual_scale: 1.0,
         logit_scale: 1.0,
+        encoder: None,
         tied: f.bool_or("tie_word_embeddings", true)?,
     };
     // The first published files omit the prefix.
@@ -48,7 +49,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         embedding: TensorRef::new(format!("{prefix}wte")),
         position: Some(TensorRef::new(format!("{prefix}wpe"))),
         first_position: 0,
-        final_norm: TensorRef::new(format!("{prefix}ln_f")).biased(true),
+        final_norm: Some(TensorRef::new(format!("{prefix}ln_f")).biased(true)),
         head: TensorRef::new(format!("{}lm_head", llama::prefix(weights, "lm_head", ""))),
         attn_norm: Some(tensor_ref("ln_1")),
         qkv: vec![matrix("attn.c_attn")],
@@ -60,8 +61,10 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         up: vec![matrix("mlp.c_fc")],
         down: matrix("mlp.c_proj"),
         experts: None,
+        first_attn_norm: 0,
         post_mlp_norm: None,
         norm_offset: 0.0,
+        encoder: None,
     };
     Ok(Description::new(config, layout))
 }

@@ -43,6 +43,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         embedding_scale: 1.0,
         residual_scale: 1.0,
         logit_scale: 1.0,
+        encoder: None,
         tied: f.bool_or("tie_word_embeddings", false)?,
     };
     let attention_bias = f.bool_or("attention_bias", true)?;
@@ -52,7 +53,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         embedding: TensorRef::new(format!("{prefix}embed_in")),
         position: None,
         first_position: 0,
-        final_norm: TensorRef::new(format!("{prefix}final_layer_norm")).biased(true),
+        final_norm: Some(TensorRef::new(format!("{prefix}final_layer_norm")).biased(true)),
         head: TensorRef::new(format!("{}embed_out", llama::prefix(weights, "embed_out", ""))),
         attn_norm: Some(tensor_ref("input_layernorm")),
         qkv: vec![
@@ -66,8 +67,10 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         up: vec![tensor_ref("mlp.dense_h_to_4h")],
         down: tensor_ref("mlp.dense_4h_to_h"),
         experts: None,
+        first_attn_norm: 0,
         post_mlp_norm: None,
         norm_offset: 0.0,
+        encoder: None,
     };
     Ok(Description::new(config, layout))
 }

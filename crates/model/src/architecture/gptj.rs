@@ -45,6 +45,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         embedding_scale: 1.0,
         residual_scale: 1.0,
         logit_scale: 1.0,
+        encoder: None,
         tied: f.bool_or("tie_word_embeddings", false)?,
     };
     // The first files say 'rotary' and mean what the family always does.
@@ -57,7 +58,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         embedding: TensorRef::new(format!("{prefix}wte")),
         position: None,
         first_position: 0,
-        final_norm: TensorRef::new(format!("{prefix}ln_f")).biased(true),
+        final_norm: Some(TensorRef::new(format!("{prefix}ln_f")).biased(true)),
         head: TensorRef::new(format!("{}lm_head", llama::prefix(weights, "lm_head", ""))).biased(true),
         attn_norm: Some(norm.clone()),
         qkv: vec![turned("attn.q_proj"), turned("attn.k_proj"), tensor_ref("attn.v_proj")],
@@ -69,8 +70,10 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         up: vec![tensor_ref("mlp.fc_in").biased(true)],
         down: tensor_ref("mlp.fc_out").biased(true),
         experts: None,
+        first_attn_norm: 0,
         post_mlp_norm: None,
         norm_offset: 0.0,
+        encoder: None,
     };
     Ok(Description::new(config, layout))
 }

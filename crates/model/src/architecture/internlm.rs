@@ -21,7 +21,7 @@ pub(super) fn describe_second(f: &Fields<'_>, weights: &Weights) -> Result<Descr
     let bias = f.bool_or("bias", true)?;
     let at = &mut d.layout;
     at.embedding = TensorRef::new(format!("{prefix}tok_embeddings"));
-    at.final_norm = TensorRef::new(format!("{prefix}norm"));
+    at.final_norm = Some(TensorRef::new(format!("{prefix}norm")));
     at.head = TensorRef::new(format!("{}output", llama::prefix(weights, "output", "")));
     (at.attn_norm, at.mlp_norm) = (Some(layer("attention_norm")), Some(layer("ffn_norm")));
     at.qkv = vec![layer("attention.wqkv").ordered(RowOrder::PerHeadQkv).biased(bias)];

@@ -47,7 +47,7 @@ impl Description {
             needed.contains(name)
                 || read.iter().any(|read| read == name)
                 || weights.is_scale(name)
-                || is_other_modality(name)
+                || (d.config.is_causal() && is_other_modality(name))
                 || BUFFERS.iter().any(|end| name.ends_with(end))
         };
         let unread: Vec<&str> = weights.names().into_iter().filter(|name| !is_read(name)).collect();
@@ -88,18 +88,25 @@ impl Layout {
             }
         };
         add(&self.embedding, 0);
-        add(&self.final_norm, 0);
-        if !config.tied {
-            add(&self.head, 0);
+        self.final_norm.iter().for_each(|tensor_ref| add(tensor_ref, 0));
+        if config.has_head() {
+            let tied = TensorRef { name: self.embedding.name.clone(), ..self.head.clone() };
+            add(if config.tied { &tied } else { &self.head }, 0);
         }
+        let of_encoder = self.encoder.clone().unwrap_or_default();
+        let once = [of_encoder.token_types, of_encoder.embedding_norm].into_iter().flatten();
+        once.chain(of_encoder.head_dense.into_iter().flatten()).for_each(|tensor_ref| add(&tensor_ref, 0));
         if config.positions == Positions::Learned {
             self.position.iter().for_each(|tensor_ref| add(tensor_ref, 0));
         }
         for layer in 0..config.depth() {
-            let norms = [&self.attn_norm, &self.post_attn_norm, &self.mlp_norm, &self.post_mlp_norm];
+            let attn_norm = self.attn_norm.clone().filter(|_| layer >= self.first_attn_norm);
+            let norms = [&attn_norm, &self.post_attn_norm, &self.mlp_norm, &self.post_mlp_norm];
             let latent = self.latent.iter().flat_map(LatentLayout::all);
             let matrices = self.qkv.iter().chain(latent).chain([&self.attn_out]);
-            norms.into_iter().flatten().chain(matrices).for_each(|tensor_ref| add(tensor_ref, layer));
+            let stream_norms = self.encoder.iter().flat_map(|of| of.stream_norms.iter().flatten());
+            let norms = norms.into_iter().flatten().chain(stream_norms);
+            norms.chain(matrices).for_each(|tensor_ref| add(tensor_ref, layer));
             match config.layers[layer].mlp {
                 Mlp::Dense => {
                     self.up.iter().chain([&self.down]).for_each(|tensor_ref| add(tensor_ref, layer))

@@ -78,7 +78,7 @@ pub(super) fn set_qkv_bias(d: &mut Description, bias: bool) {
 /// Sets whether the norms before sublayers and head have biases.
 pub(super) fn set_norm_bias(d: &mut Description, bias: bool) {
     let norms = d.layout.attn_norm.iter_mut().chain(&mut d.layout.mlp_norm);
-    norms.chain([&mut d.layout.final_norm]).for_each(|tensor_ref| tensor_ref.bias = bias);
+    norms.chain(&mut d.layout.final_norm).for_each(|tensor_ref| tensor_ref.bias = bias);
 }
 
 /// Both sublayers read the stream through the norm before attention.
@@ -153,6 +153,7 @@ pub(super) fn base_with(f: &Fields<'_>, weights: &Weights, own: &Base) -> Result
         embedding_scale: 1.0,
         residual_scale: 1.0,
         logit_scale: 1.0,
+        encoder: None,
         tied: f.bool_or("tie_word_embeddings", false)?,
     };
     let mut config = config;
@@ -182,7 +183,7 @@ fn layout(prefix: &str, head: &str) -> Layout {
         embedding: TensorRef::new(format!("{prefix}embed_tokens")),
         position: None,
         first_position: 0,
-        final_norm: TensorRef::new(format!("{prefix}norm")),
+        final_norm: Some(TensorRef::new(format!("{prefix}norm"))),
         head: TensorRef::new(format!("{head}lm_head")),
         attn_norm: Some(tensor_ref("input_layernorm")),
         qkv: ["q", "k", "v"].map(|p| tensor_ref(&format!("self_attn.{p}_proj"))).to_vec(),
@@ -194,8 +195,10 @@ fn layout(prefix: &str, head: &str) -> Layout {
         up: ["gate", "up"].map(|p| tensor_ref(&format!("mlp.{p}_proj"))).to_vec(),
         down: tensor_ref("mlp.down_proj"),
         experts: None,
+        first_attn_norm: 0,
         post_mlp_norm: None,
         norm_offset: 0.0,
+        encoder: None,
     }
 }
 

@@ -4,6 +4,7 @@
 mod audit;
 mod cohere;
 mod deepseek;
+mod encoders;
 mod exaone;
 mod experts;
 mod falcon;
@@ -119,13 +120,22 @@ pub(crate) struct TensorRef {
     pub(crate) order: RowOrder,
     /// Whether the name is that of a parameter, with nothing behind it.
     pub(crate) bare: bool,
+    /// The name of the bias, where it does not lie beside the weight.
+    pub(crate) other_bias: Option<String>,
     /// The matrix among those of a stacked tensor, and their number.
     pub(crate) slice: Option<(usize, usize)>,
 }
 
 impl TensorRef {
     fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), bias: false, order: RowOrder::AsStored, bare: false, slice: None }
+        Self {
+            name: name.into(),
+            bias: false,
+            order: RowOrder::AsStored,
+            bare: false,
+            other_bias: None,
+            slice: None,
+        }
     }
 
     fn biased(self, bias: bool) -> Self {
@@ -138,6 +148,11 @@ impl TensorRef {
 
     fn bare(self) -> Self {
         Self { bare: true, ..self }
+    }
+
+    /// With a bias of another name.
+    fn biased_by(self, name: String) -> Self {
+        Self { bias: true, other_bias: Some(name), ..self }
     }
 
     /// The matrix of one of `count` experts: a tensor of its own, or a part of one that holds those of all.
@@ -170,7 +185,10 @@ impl TensorRef {
 
     /// The name of the bias in a layer.
     pub(crate) fn bias(&self, layer: usize) -> String {
-        format!("{}.bias", self.name.replace("{}", &layer.to_string()))
+        match &self.other_bias {
+            Some(name) => name.replace("{}", &layer.to_string()),
+            None => format!("{}.bias", self.name.replace("{}", &layer.to_string())),
+        }
     }
 }
 
@@ -181,9 +199,11 @@ pub(crate) struct Layout {
     pub(crate) position: Option<TensorRef>,
     /// The row of the first position (OPT has two rows before it).
     pub(crate) first_position: usize,
-    pub(crate) final_norm: TensorRef,
+    pub(crate) final_norm: Option<TensorRef>,
     pub(crate) head: TensorRef,
     pub(crate) attn_norm: Option<TensorRef>,
+    /// The first layer that has it.
+    pub(crate) first_attn_norm: usize,
     /// One fused matrix, or q, k and v.
     pub(crate) qkv: Vec<TensorRef>,
     pub(crate) qk_norms: Option<[TensorRef; 2]>,
@@ -200,6 +220,20 @@ pub(crate) struct Layout {
     pub(crate) post_mlp_norm: Option<TensorRef>,
     /// Added to norm weights (Gemma stores them around zero).
     pub(crate) norm_offset: f32,
+    /// The tensors that only encoders have.
+    pub(crate) encoder: Option<EncoderLayout>,
+}
+
+/// The names of tensors that only encoders have.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct EncoderLayout {
+    /// The first row is added to every embedding.
+    pub(crate) token_types: Option<TensorRef>,
+    pub(crate) embedding_norm: Option<TensorRef>,
+    /// Norms on the stream after attention and after the MLP.
+    pub(crate) stream_norms: Option<[TensorRef; 2]>,
+    /// The matrix before the unembedding, and the norm behind it.
+    pub(crate) head_dense: Option<[TensorRef; 2]>,
 }
 
 /// The names of the tensors of latent attention.
@@ -302,6 +336,11 @@ const FAMILIES: &[Family] = &[
     ("mistral3", llama::describe, llama::MISTRAL3),
     ("gpt_neox", gpt_neox::describe, r#"{"rotary_pct": 0.25}"#),
     ("gpt2", gpt2::describe, "{}"),
+    ("esm", encoders::esm, encoders::ESM),
+    ("bert", encoders::bert, encoders::BERT),
+    ("roberta", encoders::roberta, encoders::ROBERTA),
+    ("distilbert", encoders::distilbert, encoders::DISTILBERT),
+    ("modernbert", encoders::modernbert, encoders::MODERNBERT),
 ];
 
 /// As [`FAMILIES`], for mixtures of experts.

@@ -54,6 +54,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         embedding_scale: 1.0,
         residual_scale: 1.0,
         logit_scale: 1.0,
+        encoder: None,
         tied: f.bool_or("tie_word_embeddings", true)?,
     };
     f.ignore(&["dropout", "activation_dropout", "layerdrop", "init_std"]);
@@ -65,7 +66,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         embedding: TensorRef::new(format!("{prefix}embed_tokens")),
         position: Some(TensorRef::new(format!("{prefix}embed_positions"))),
         first_position: 2,
-        final_norm: TensorRef::new(format!("{prefix}final_layer_norm")).biased(true),
+        final_norm: Some(TensorRef::new(format!("{prefix}final_layer_norm")).biased(true)),
         head: TensorRef::new(format!("{}lm_head", llama::prefix(weights, "lm_head", ""))),
         attn_norm: norm("self_attn_layer_norm"),
         qkv: ["q", "k", "v"].map(|p| tensor_ref(&format!("self_attn.{p}_proj"))).to_vec(),
@@ -77,8 +78,10 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         up: vec![tensor_ref("fc1")],
         down: tensor_ref("fc2"),
         experts: None,
+        first_attn_norm: 0,
         post_mlp_norm: None,
         norm_offset: 0.0,
+        encoder: None,
     };
     Ok(Description::new(config, layout))
 }

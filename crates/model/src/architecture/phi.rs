@@ -36,8 +36,9 @@ pub(super) fn describe_first(f: &Fields<'_>, weights: &Weights) -> Result<Descri
     }
     d.config.gated = false;
     (d.layout.up, d.layout.down) = (vec![at(&d, "mlp.fc1")], at(&d, "mlp.fc2"));
-    let prefix = d.layout.final_norm.name.trim_end_matches("norm");
-    d.layout.final_norm = TensorRef::new(format!("{prefix}final_layernorm"));
+    let embedding = &d.layout.embedding.name;
+    let prefix = embedding.trim_end_matches("embed_tokens");
+    d.layout.final_norm = Some(TensorRef::new(format!("{prefix}final_layernorm")));
     d.layout.attn_out = at(&d, "self_attn.dense");
     d.layout.head.bias = true;
     llama::set_qkv_bias(&mut d, true);

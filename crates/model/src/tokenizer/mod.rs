@@ -8,6 +8,7 @@ mod json;
 mod metadata;
 mod pretokenizers;
 mod spm;
+mod vocab_txt;
 
 use crate::error::{Error, Result};
 use crate::{files, gguf};
@@ -25,9 +26,14 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     style: Style,
     policy: Policy,
+    mask: Option<u32>,
+    unknown: Option<u32>,
     description: Description,
     warnings: Vec<String>,
 }
+
+/// The kind of a tokenizer whose tokens are symbols.
+const SYMBOLS: &str = "vocab.txt (symbols)";
 
 /// A description of a tokenizer, for reports and `run.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -77,10 +83,33 @@ impl Tokenizer {
     pub fn from_json_file(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(Error::io(path))?;
         files::refuse_pointer(path, &bytes)?;
-        let beside = path.with_file_name("tokenizer_config.json");
-        let config = if beside.is_file() { files::json(&beside)? } else { Value::Null };
+        Self::from_json(path, &bytes, &config_beside(path)?)
+    }
+
+    /// Reads a `vocab.txt` and the `tokenizer_config.json` beside it: WordPiece, or symbols of which each is a token.
+    /// An encoder has special tokens around a text, a causal model has none.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is not a vocabulary.
+    pub fn from_vocab_file(path: &Path, encoder: bool) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        files::refuse_pointer(path, &bytes)?;
+        let bad = |what: String| Error::tokenizer(path, format!("not a vocabulary: {what}"));
+        let text = String::from_utf8(bytes).map_err(|_| bad("it is not UTF-8".into()))?;
+        let config = config_beside(path)?;
+        let json = vocab_txt::to_json(&text, &config, encoder).map_err(bad)?;
+        let mut this = Self::from_json(path, json.to_string().as_bytes(), &config)?;
+        this.description.kind = this.description.kind.replace("tokenizer.json", "vocab.txt");
+        if this.description.kind.contains("WordLevel") {
+            this.description.kind = SYMBOLS.into();
+        }
+        Ok(this)
+    }
+
+    /// Builds the tokenizer from the content of `tokenizer.json` and `tokenizer_config.json`.
+    fn from_json(path: &Path, bytes: &[u8], config: &Value) -> Result<Self> {
         let json::Loaded { inner, around: (before, after), warnings } =
-            json::load(&bytes, &config).map_err(|e| {
+            json::load(bytes, config).map_err(|e| {
                 Error::tokenizer(
                     path,
                     format!("not a valid tokenizer file ({e}); save it again with transformers"),
@@ -99,11 +128,18 @@ impl Tokenizer {
             specials: specials(&inner),
             adds_bos: before.is_some(),
             adds_eos: after.is_some(),
-            bos: token(before).or(json::named(&config, "bos_token")),
-            eos: token(after).or(json::named(&config, "eos_token")),
+            bos: token(before).or(json::named(config, "bos_token")),
+            eos: token(after).or(json::named(config, "eos_token")),
         };
         let style = style_of(&inner);
-        Ok(Self { path: path.to_owned(), inner, style, policy: Policy::PostProcessor, description, warnings })
+        let named = |key: &str, usual: [&str; 2]| {
+            let own = json::named(config, key).into_iter();
+            own.chain(usual.map(str::to_owned)).find_map(|token| inner.token_to_id(&token))
+        };
+        let (mask, unknown) =
+            (named("mask_token", ["[MASK]", "<mask>"]), named("unk_token", ["[UNK]", "<unk>"]));
+        let policy = Policy::PostProcessor;
+        Ok(Self { path: path.to_owned(), inner, style, policy, mask, unknown, description, warnings })
     }
 
     /// Builds the tokenizer described by the metadata of a GGUF file; `path` is for messages.
@@ -146,7 +182,8 @@ impl Tokenizer {
             bos: text(bos),
             eos: text(eos),
         };
-        Ok(Self { path: path.to_owned(), inner, style, policy, description, warnings: Vec::new() })
+        let (mask, unknown, warnings) = (None, None, Vec::new());
+        Ok(Self { path: path.to_owned(), inner, style, policy, mask, unknown, description, warnings })
     }
 
     /// A description of the tokenizer.
@@ -184,6 +221,27 @@ impl Tokenizer {
                 Err(Error::tokenizer(&self.path, what))
             }
         }
+    }
+
+    /// The token that hides another one from a masked model.
+    pub fn mask(&self) -> Option<u32> {
+        self.mask
+    }
+
+    /// The token of what the vocabulary lacks.
+    pub fn unknown(&self) -> Option<u32> {
+        self.unknown
+    }
+
+    /// Whether each symbol of a text is a token, as the residues of proteins are.
+    pub fn has_symbols(&self) -> bool {
+        self.description.kind == SYMBOLS
+    }
+
+    /// Whether a token is special: it stands for no part of a text.
+    pub fn is_special(&self, id: u32) -> bool {
+        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
+        added.get(&id).is_some_and(|token| token.special)
     }
 
     /// Warnings for the user about the files, one sentence each.
@@ -225,6 +283,12 @@ impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tokenizer").field("path", &self.path).field("description", &self.description).finish()
     }
+}
+
+/// The `tokenizer_config.json` beside a file; `null` if there is none.
+fn config_beside(path: &Path) -> Result<Value> {
+    let beside = path.with_file_name("tokenizer_config.json");
+    if beside.is_file() { files::json(&beside) } else { Ok(Value::Null) }
 }
 
 /// A tokenizer built from a GGUF vocabulary of either kind.

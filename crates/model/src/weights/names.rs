@@ -17,7 +17,14 @@ pub(super) fn canonical(name: &str) -> String {
         name = rest;
     }
     let kept: Vec<&str> = name.split('.').filter(|part| !WRAPPERS.contains(part)).collect();
-    kept.join(".")
+    let name = kept.join(".");
+    // The first files of BERT name the parameters of norms as TensorFlow did.
+    for (old, new) in [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")] {
+        if let Some(module) = name.strip_suffix(old) {
+            return format!("{module}{new}");
+        }
+    }
+    name
 }
 
 /// Maximum number of names that a message suggests.
@@ -44,6 +51,8 @@ mod tests {
             ("model.layers.0._orig_mod.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"),
             ("_fsdp_wrapped_module.model.layers.1._checkpoint_wrapped_module.x", "model.layers.1.x"),
             ("transformer.h.0.attn.c_attn.bias", "transformer.h.0.attn.c_attn.bias"),
+            ("bert.embeddings.LayerNorm.gamma", "bert.embeddings.LayerNorm.weight"),
+            ("bert.embeddings.LayerNorm.beta", "bert.embeddings.LayerNorm.bias"),
             // Similar to a wrapper's name, but not one.
             ("modules.0.weight", "modules.0.weight"),
         ] {

@@ -1,12 +1,13 @@
 //! A decoder in f64, one row and one number at a time: nothing is shared with the crate but
 //! the description of the model and the reader of its tensors.
 
+mod encoders;
 mod experts;
 mod latent;
 
 use experts::{FeedForward, Mixture};
 use fathom_kernels::elementwise::Activation;
-use fathom_model::config::{Config, Experts, Mlp, NormKind, Positions, QkNorm, Rope, RopeScaling};
+use fathom_model::config::{Config, Experts, Head, Mlp, NormKind, Positions, QkNorm, Rope, RopeScaling};
 use fathom_model::weights::Weights;
 use std::f64::consts::PI;
 
@@ -65,6 +66,8 @@ struct Layer {
     mlp_norm: Option<Norm>,
     mlp: LayerMlp,
     post_mlp_norm: Option<Norm>,
+    /// Norms on the stream after each addition.
+    stream_norms: [Option<Norm>; 2],
 }
 
 enum LayerMlp {
@@ -91,13 +94,21 @@ pub(crate) struct Reference {
     config: Config,
     embedding: Linear,
     positions: Option<Linear>,
+    /// The row of the first position.
+    first_position: usize,
+    token_type: Option<Row>,
+    embedding_norm: Option<Norm>,
     layers: Vec<Layer>,
-    final_norm: Norm,
+    final_norm: Option<Norm>,
+    head_dense: Option<(Linear, Norm)>,
     head: Linear,
 }
 
 impl Reference {
     pub(crate) fn new(config: &Config, weights: &Weights) -> Self {
+        if config.encoder.is_some() {
+            return encoders::read(config, weights);
+        }
         let read = Reader { config, weights };
         // Models of several modalities have their text model under a longer name.
         let names = weights.names();
@@ -130,19 +141,25 @@ impl Reference {
             embedding: read.linear(&under(embedding)),
             positions: (!positions.is_empty()).then(|| read.linear(&under(positions))),
             layers: layers.collect(),
-            final_norm: read.norm(&under(final_norm)),
+            // OPT does not use the first two.
+            first_position: if config.architecture == "opt" { 2 } else { 0 },
+            token_type: None,
+            embedding_norm: None,
+            head_dense: None,
+            final_norm: Some(read.norm(&under(final_norm))),
             head: if config.tied { read.linear(&under(embedding)) } else { read.linear(head) },
         }
     }
 
     pub(crate) fn embed(&self, tokens: &[u32]) -> Vec<Row> {
+        if self.config.encoder.is_some() {
+            return encoders::embed(self, tokens);
+        }
         let scale = f64::from(self.config.embedding_scale);
         let rows = tokens.iter().enumerate().map(|(i, token)| {
             let row: Row = self.embedding.weight[*token as usize].iter().map(|x| x * scale).collect();
             match &self.positions {
-                // OPT does not use the first two.
-                Some(learned) if self.config.architecture == "opt" => add(&row, &learned.weight[i + 2]),
-                Some(learned) => add(&row, &learned.weight[i]),
+                Some(learned) => add(&row, &learned.weight[i + self.first_position]),
                 None => row,
             }
         });
@@ -155,10 +172,14 @@ impl Reference {
         let h = given(Place::Stream).unwrap_or(h.to_vec());
         let read = given(Place::AttnIn).unwrap_or(h.clone());
         let a = given(Place::AttnOut).unwrap_or_else(|| self.attention(l, &read));
-        let mid: Vec<Row> = h.iter().zip(&a).map(|(h, a)| add(h, a)).collect();
+        let [after_attention, after_mlp] = &self.layers[l].stream_norms;
+        let sum = |norm: &Option<Norm>, a: &[Row], b: &[Row]| -> Vec<Row> {
+            a.iter().zip(b).map(|(a, b)| self.normed(norm, &add(a, b))).collect()
+        };
+        let mid = sum(after_attention, &h, &a);
         let read = given(Place::MlpIn).unwrap_or(if self.config.parallel { h } else { mid.clone() });
         let m = given(Place::MlpOut).unwrap_or_else(|| read.iter().map(|x| self.mlp(l, x)).collect());
-        mid.iter().zip(&m).map(|(mid, m)| add(mid, m)).collect()
+        sum(after_mlp, &mid, &m)
     }
 
     /// What the attention of layer `l` adds.
@@ -188,10 +209,16 @@ impl Reference {
             v.push(self.heads(&layer.v.of(&x), &[]));
         }
         let rows = q.iter().enumerate().map(|(i, queries)| {
-            let first = c.layers[l].window.map_or(0, |w| (i + 1).saturating_sub(w));
+            let window = c.layers[l].window;
+            let first = window.map_or(0, |w| (i + 1).saturating_sub(w));
+            let last = match (c.encoder, window) {
+                (None, _) => i,
+                (Some(_), None) => h.len() - 1,
+                (Some(_), Some(w)) => (i + w - 1).min(h.len() - 1),
+            };
             let mixed = queries.iter().enumerate().flat_map(|(head, query)| {
                 let kv = head / (c.heads / c.kv_heads);
-                let seen = first..=i;
+                let seen = first..=last;
                 let scores: Row = seen.clone().map(|j| self.score(query, &k[j][kv])).collect();
                 let weights = softmax(&scores);
                 let mut sum = vec![0.0; c.head_dim];
@@ -244,7 +271,12 @@ impl Reference {
 
     /// The probabilities of all tokens after a row of the last stream.
     pub(crate) fn probabilities(&self, h: &[f64]) -> Row {
-        let normed = self.final_norm.of(self.config.norm, h);
+        let mut normed = self.normed(&self.final_norm, h);
+        if let (Some((dense, norm)), Some(encoder)) = (&self.head_dense, self.config.encoder) {
+            let Head::Dense(kind) = encoder.head else { unreachable!("the model has a head") };
+            let inner: Row = dense.of(&normed).iter().map(|x| activation(kind, *x)).collect();
+            normed = norm.of(self.config.norm, &inner);
+        }
         let scale = f64::from(self.config.logit_scale);
         let logits: Row =
             self.head.of(&normed).iter().map(|x| capped(self.config.final_softcap, scale * x)).collect();
@@ -406,6 +438,7 @@ impl Reader<'_> {
                 Mlp::Experts(about) => LayerMlp::Experts(Box::new(self.mixture(at, about))),
             },
             post_mlp_norm: norm(c.post_norm, "post_feedforward_layernorm"),
+            stream_norms: [None, None],
         }
     }
 
@@ -590,6 +623,7 @@ impl Reader<'_> {
             mlp_norm: Some(self.norm(&format!("{at}{mlp_norm}"))),
             mlp: LayerMlp::Dense(FeedForward { gate: None, up, down }),
             post_mlp_norm: None,
+            stream_norms: [None, None],
         }
     }
 

@@ -5,7 +5,7 @@ mod path;
 mod quadrature;
 
 use crate::planner::naive;
-use crate::tokenized::predicting;
+use crate::tokenized::Targets;
 use crate::vector::SMALLEST;
 use crate::{ExecOptions, MemoryPlan, Work};
 use fathom_model::{Backend, Dtype, Model, Trace};
@@ -35,20 +35,20 @@ impl Default for GradientOptions {
     }
 }
 
-/// Measures one pair whose last `answer` tokens are the answer, at each site of the options.
+/// Measures one pair, whose answer `targets` asks for, at each site of the options.
 ///
 /// The naive multiply-adds are those of the papers' method: for each layer, 256 full forward passes with
 /// the logits of every position, and the backward passes to the layer.
 pub fn measure<B: Backend>(
     model: &Model<B>,
     trace: &Trace<B>,
-    answer: usize,
+    targets: &Targets,
     options: &GradientOptions,
     exec: &ExecOptions<'_>,
 ) -> (Vec<Gradients>, Work) {
     // Nothing but batches of nodes is shared, so naive means one node at a time.
     let memory = if exec.naive { MemoryPlan { rows: 1, ..exec.memory } } else { exec.memory };
-    let pair = TracedPair::new(model, trace, answer, memory);
+    let pair = TracedPair::new(model, trace, targets, memory);
     let mut work = Work::default();
     let at_site = |site: &GradientSite| {
         let (gradients, done) = at_site(&pair, *site, options, exec.on_progress);
@@ -84,7 +84,7 @@ fn at_site<B: Backend>(
         nodes: Vec::with_capacity(depth),
     };
     let mut work = Work::default();
-    if pair.read.is_empty() {
+    if pair.targets.positions.is_empty() {
         // Nothing is predicted, so all attributions are 0.
         gradients.attribution = vec![vec![0.0; tokens]; depth];
         gradients.completeness_error = vec![0.0; depth];
@@ -129,20 +129,25 @@ fn above<B: Backend>(
     model: &Model<B>,
     rows: usize,
     layer: usize,
-    attention: impl Fn(&Model<B>, usize, usize) -> u64,
+    attention: impl Fn(&Model<B>, usize, usize, usize) -> u64,
 ) -> u64 {
     let layers = layer + 1..model.config().depth();
     let of_layer = |l| {
-        let attention: u64 = (0..rows).map(|p| attention(model, l, p)).sum();
+        let attention: u64 = (0..rows).map(|p| attention(model, l, p, rows)).sum();
         model.layer_macs_per_row(l) * rows as u64 + attention
     };
     layers.map(of_layer).sum()
 }
 
 /// The work of [`measure`] on a pair of `tokens` tokens; approximate for the adaptive rule.
-pub fn plan<B: Backend>(model: &Model<B>, tokens: usize, answer: usize, options: &GradientOptions) -> Work {
-    let rows = tokens.saturating_sub(1);
-    let head = model.head_macs_per_row() * predicting(tokens, answer).len() as u64;
+pub fn plan<B: Backend>(
+    model: &Model<B>,
+    tokens: usize,
+    targets: &Targets,
+    options: &GradientOptions,
+) -> Work {
+    let rows = path::rows(model, tokens);
+    let head = model.head_macs_per_row() * targets.positions.len() as u64;
     let nodes = quadrature::expected_nodes(options.quadrature);
     let mut work = Work::default();
     for site in &options.sites {

@@ -1,12 +1,12 @@
 //! The path from a baseline to the values at one layer, and the target along it.
 //!
 //! Points of the path form a batch, which runs forward and backward through the layers above the cut
-//! only. The last token predicts nothing and is not part of the batch.
+//! only. In a causal text the last token predicts nothing and is not part of the batch.
 
 use super::quadrature::Node;
 use super::{GradientSite, PathBaseline, above};
 use crate::MemoryPlan;
-use crate::tokenized::predicting;
+use crate::tokenized::Targets;
 use fathom_model::{Backend, Buffers, Model, Run, SavedActivations, Trace};
 use std::ops::Range;
 
@@ -14,29 +14,34 @@ use std::ops::Range;
 pub(super) struct TracedPair<'a, B: Backend> {
     pub(super) model: &'a Model<B>,
     pub(super) trace: &'a Trace<B>,
-    /// Positions that predict the answer.
-    pub(super) read: Range<usize>,
+    /// What is predicted, and where.
+    pub(super) targets: &'a Targets,
     pub(super) memory: MemoryPlan,
 }
 
 impl<'a, B: Backend> TracedPair<'a, B> {
-    pub(super) fn new(model: &'a Model<B>, trace: &'a Trace<B>, answer: usize, memory: MemoryPlan) -> Self {
-        Self { model, trace, read: predicting(trace.tokens.len(), answer), memory }
+    pub(super) fn new(
+        model: &'a Model<B>,
+        trace: &'a Trace<B>,
+        targets: &'a Targets,
+        memory: MemoryPlan,
+    ) -> Self {
+        Self { model, trace, targets, memory }
     }
 
-    /// Rows that run through the layers: all but the last.
+    /// Rows that run through the layers.
     pub(super) fn rows(&self) -> usize {
-        self.trace.tokens.len().saturating_sub(1)
+        rows(self.model, self.trace.tokens.len())
     }
 
     /// The target F of the clean run.
     pub(super) fn clean(&self, scratch: &mut Scratch<B>) -> f64 {
         let last = &self.trace.resid[self.trace.depth()];
-        self.targets(last, 1, self.trace.tokens.len(), scratch).iter().sum()
+        self.values(last, 1, self.trace.tokens.len(), scratch).iter().sum()
     }
 
     /// F of each point, from the stream that enters the final norm, `[points, rows, d]`.
-    fn targets(&self, h: &B::Buffer, points: usize, rows: usize, scratch: &mut Scratch<B>) -> Vec<f64> {
+    fn values(&self, h: &B::Buffer, points: usize, rows: usize, scratch: &mut Scratch<B>) -> Vec<f64> {
         let on = self.model.backend();
         let (answer_rows, tokens) = self.answer_rows(points, rows);
         let mut numbers = Vec::new();
@@ -45,20 +50,24 @@ impl<'a, B: Backend> TracedPair<'a, B> {
             numbers.push(self.model.answer(&scratch.rows, tokens, &mut scratch.logits));
         }
         let found: Vec<f64> = on.read(numbers).into_iter().flatten().map(f64::exp).collect();
-        found.chunks(self.read.len().max(1)).map(|point| point.iter().sum()).collect()
+        found.chunks(self.targets.positions.len().max(1)).map(|point| point.iter().sum()).collect()
     }
 
     /// The rows of all points that predict the answer, and the tokens they should predict.
     fn answer_rows(&self, points: usize, rows: usize) -> (Vec<u32>, Vec<u32>) {
-        let of_point = |point: usize| self.read.clone().map(move |t| (point * rows + t) as u32);
-        let tokens = &self.trace.tokens[self.read.start + 1..self.read.end + 1];
-        ((0..points).flat_map(of_point).collect(), tokens.repeat(points))
+        let of_point = |point: usize| self.targets.positions.iter().map(move |t| (point * rows + t) as u32);
+        ((0..points).flat_map(of_point).collect(), self.targets.tokens.repeat(points))
     }
 
     /// Rows of logits that fit into memory beside their gradients.
     fn head_rows(&self) -> usize {
         (self.memory.bytes / (8 * self.model.config().vocab)).max(1)
     }
+}
+
+/// Rows of a text that run through the layers: the last one of a causal text predicts nothing.
+pub(super) fn rows<B: Backend>(model: &Model<B>, tokens: usize) -> usize {
+    if model.config().is_causal() { tokens.saturating_sub(1) } else { tokens }
 }
 
 /// Scratch buffers, shared by the paths of all layers.
@@ -106,6 +115,7 @@ impl<'a, B: Backend> Path<'a, B> {
             GradientSite::Mlp => {
                 let mut mid = on.copy(&trace.resid[layer], part.clone());
                 on.add_assign(&mut mid, &on.copy(&trace.attn_out[layer], part.clone()));
+                model.norm_after_attention(layer, &mut mid, None);
                 (&trace.mlp_out[layer], Some(mid))
             }
         };
@@ -134,7 +144,7 @@ impl<'a, B: Backend> Path<'a, B> {
     pub(super) fn baseline_target(&mut self) -> f64 {
         let (h, _) = self.enter(&[0.0], false);
         let (h, _) = self.forward(h, 1, false);
-        self.pair.targets(&h, 1, self.pair.rows(), self.scratch).iter().sum()
+        self.pair.values(&h, 1, self.pair.rows(), self.scratch).iter().sum()
     }
 
     /// F and its slopes at some points, in batches.
@@ -154,9 +164,13 @@ impl<'a, B: Backend> Path<'a, B> {
         for (l, saved) in self.above().zip(&saved).rev() {
             model.layer_backward(l, &batch, saved, &mut gradient);
         }
-        if let Some(saved) = entered {
-            let through_mlp = model.mlp_backward(self.layer, &saved, &gradient);
-            on.add_assign(&mut gradient, &through_mlp);
+        match entered {
+            Some(saved) if self.site == GradientSite::Attn => {
+                model.mlp_half_backward(self.layer, &saved, &mut gradient);
+                model.after_attention_backward(self.layer, &saved, &mut gradient);
+            }
+            Some(saved) => model.after_mlp_backward(self.layer, &saved, &mut gradient),
+            None => {}
         }
         self.macs += self.backward_macs() * at.len() as u64;
         let mut numbers = targets;
@@ -164,7 +178,9 @@ impl<'a, B: Backend> Path<'a, B> {
         let mut numbers = on.read(numbers);
         let slopes = numbers.pop().unwrap_or_default();
         let targets = numbers.concat();
-        let points = slopes.chunks_exact(self.pair.rows()).zip(targets.chunks_exact(self.pair.read.len()));
+        let points = slopes
+            .chunks_exact(self.pair.rows())
+            .zip(targets.chunks_exact(self.pair.targets.positions.len()));
         let node = |((slopes, target), &at): ((&[f64], &[f64]), &f64)| Node {
             at,
             value: target.iter().sum(),
@@ -183,8 +199,8 @@ impl<'a, B: Backend> Path<'a, B> {
         (0..points).map(|i| Run { rows: i * rows..(i + 1) * rows, first: 0, length, past: vec![] }).collect()
     }
 
-    /// The residual stream that leaves the layer at each point. With `save`, also the activations of the
-    /// MLP, if it lies between the path and that stream.
+    /// The residual stream that leaves the layer at each point. With `save`, also the activations of what lies between the
+    /// path and that stream: the MLP, or a norm.
     fn enter(&mut self, at: &[f64], save: bool) -> (B::Buffer, Option<SavedActivations<B>>) {
         let TracedPair { model, trace, .. } = self.pair;
         let on = model.backend();
@@ -194,22 +210,28 @@ impl<'a, B: Backend> Path<'a, B> {
         if let Some(beside) = &self.beside {
             on.add_assign(&mut h, beside);
         }
-        if self.site != GradientSite::Attn {
-            return (h, None);
+        let mut saved = save.then(SavedActivations::default);
+        match self.site {
+            GradientSite::Resid => return (h, None),
+            GradientSite::Mlp => {
+                model.norm_after_mlp(self.layer, &mut h, saved.as_mut());
+                return (h, saved);
+            }
+            GradientSite::Attn => {}
         }
         if model.config().parallel {
             let rows = 0..self.pair.rows() * trace.hidden;
             on.add_assign(&mut h, &on.copy(&trace.mlp_out[self.layer], rows));
             return (h, None);
         }
-        let saved = if save {
-            Some(model.mlp_saved(self.layer, &h, &mut self.scratch.b))
-        } else {
-            model.mlp(self.layer, &h, &mut self.scratch.b);
-            None
-        };
+        model.norm_after_attention(self.layer, &mut h, saved.as_mut());
+        match &mut saved {
+            Some(saved) => model.mlp_saved_in(self.layer, &h, &mut self.scratch.b, saved),
+            None => model.mlp(self.layer, &h, &mut self.scratch.b),
+        }
         self.macs += model.mlp_macs_per_row(self.layer) * (at.len() * self.pair.rows()) as u64;
         on.add_assign(&mut h, &self.scratch.b.mlp_out);
+        model.norm_after_mlp(self.layer, &mut h, saved.as_mut());
         (h, saved)
     }
 
@@ -233,7 +255,7 @@ impl<'a, B: Backend> Path<'a, B> {
             std::mem::swap(&mut h, &mut out);
         }
         self.macs += (above(model, self.pair.rows(), self.layer, Model::attention_macs)
-            + model.head_macs_per_row() * self.pair.read.len() as u64)
+            + model.head_macs_per_row() * self.pair.targets.positions.len() as u64)
             * points as u64;
         (h, saved)
     }
@@ -261,7 +283,7 @@ impl<'a, B: Backend> Path<'a, B> {
         let model = self.pair.model;
         let entered = self.site == GradientSite::Attn && !model.config().parallel;
         let mlp = if entered { model.mlp_macs_per_row(self.layer) * self.pair.rows() as u64 } else { 0 };
-        let head = model.head_macs_per_row() * self.pair.read.len() as u64;
+        let head = model.head_macs_per_row() * self.pair.targets.positions.len() as u64;
         above(model, self.pair.rows(), self.layer, Model::attention_backward_macs) + mlp + head
     }
 }

@@ -1,6 +1,7 @@
 //! Requests of probes: edits of the residual stream, and what to read of their effect.
 
 use fathom_kernels::backend::RowAction;
+use fathom_model::{Backend, Model};
 use std::ops::Range;
 
 /// Where an edit acts.
@@ -169,15 +170,64 @@ impl<'a, T> Edit<'a, T> {
     }
 }
 
+/// Positions of a text: ranges in ascending order that do not touch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places(Vec<Range<usize>>);
+
+impl Places {
+    /// These positions, in ascending order.
+    pub fn of(positions: impl IntoIterator<Item = usize>) -> Self {
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        for position in positions {
+            match ranges.last_mut() {
+                Some(last) if last.end == position => last.end += 1,
+                _ => ranges.push(position..position + 1),
+            }
+        }
+        Self(ranges)
+    }
+
+    /// The ranges.
+    pub fn ranges(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        self.0.iter().cloned()
+    }
+
+    /// The positions.
+    pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        self.ranges().flatten()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a position is among them.
+    pub fn contains(&self, position: usize) -> bool {
+        self.0.iter().any(|range| range.contains(&position))
+    }
+
+    /// One past the last; 0 without any.
+    pub fn end(&self) -> usize {
+        self.0.last().map_or(0, |range| range.end)
+    }
+}
+
+impl From<Range<usize>> for Places {
+    fn from(range: Range<usize>) -> Self {
+        Self(if range.is_empty() { Vec::new() } else { vec![range] })
+    }
+}
+
 /// One edited run: its edits, and what to read of it.
 #[derive(Debug)]
 pub struct Request<'a, T> {
     /// The edits, in order of application.
     pub edits: Vec<Edit<'a, T>>,
     /// Positions at which the change of D is read, for every layer from the first edited one on.
-    pub added: Range<usize>,
+    pub added: Places,
     /// Positions at which the logits are read.
-    pub logits: Range<usize>,
+    pub logits: Places,
     /// The first layer that is not run; L if logits are read.
     pub until: usize,
 }
@@ -188,11 +238,10 @@ impl<T> Request<'_, T> {
         self.edits.iter().map(Edit::level).min().unwrap_or(0)
     }
 
-    /// The positions to run: from the first edit to the last read.
-    pub(super) fn positions(&self) -> Range<usize> {
+    /// The positions to run in a text of `tokens` tokens: from the first edit to the last read, or all.
+    pub(super) fn positions<B: Backend>(&self, model: &Model<B>, tokens: usize) -> Range<usize> {
         let start = self.edits.iter().map(|e| e.positions.start).min().unwrap_or(0);
-        let read = |r: &Range<usize>| if r.is_empty() { 0 } else { r.end };
-        start..read(&self.added).max(read(&self.logits)).max(start)
+        model.reached(start, self.added.end().max(self.logits.end()), tokens)
     }
 }
 
@@ -204,6 +253,8 @@ pub enum LogitReading {
     Distance,
     /// The clean logits, then the edited ones: `2 V` numbers.
     Rows,
+    /// The probability of [`EditSink::token`] in the clean run, then in the edited one: two numbers.
+    Probability,
 }
 
 /// Receives the numbers that requests read.
@@ -211,6 +262,11 @@ pub trait EditSink {
     /// What is read of logits.
     fn reading(&self) -> LogitReading {
         LogitReading::default()
+    }
+
+    /// The token whose probability [`LogitReading::Probability`] reads at a position.
+    fn token(&self, _position: usize) -> u32 {
+        0
     }
 
     /// The relative change of the contribution of layer `layer`, `|D - D'| / |D|`, at consecutive positions

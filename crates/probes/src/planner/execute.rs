@@ -31,7 +31,7 @@ pub fn execute<B: Backend>(
         return Work { runs: work.edits, macs: work.macs_naive, ..work };
     }
     let mut scratch = Scratch::new(model);
-    for group in Group::all(requests, exec.memory.rows) {
+    for group in Group::all(model, trace.tokens.len(), requests, exec.memory.rows) {
         work.runs += group.nodes.len() as u64;
         work.macs += Running::run(model, trace, requests, &group, exec, &mut scratch, sink);
     }
@@ -47,7 +47,7 @@ pub fn count<B: Backend>(
     memory: MemoryPlan,
 ) -> Work {
     let mut work = unshared(model, tokens, requests);
-    for group in Group::all(requests, memory.rows) {
+    for group in Group::all(model, tokens, requests, memory.rows) {
         work.runs += group.nodes.len() as u64;
         work.macs += group.count(model, tokens, requests, memory);
     }
@@ -63,7 +63,7 @@ fn unshared<B: Backend>(model: &Model<B>, tokens: usize, requests: &[Request<'_,
 fn check<B: Backend>(model: &Model<B>, trace: &Trace<B>, requests: &[Request<'_, B::Buffer>]) {
     let (depth, tokens) = (model.config().depth(), trace.tokens.len());
     for request in requests {
-        assert!(request.added.end <= tokens && request.logits.end <= tokens && request.until <= depth);
+        assert!(request.added.end() <= tokens && request.logits.end() <= tokens && request.until <= depth);
         assert!(request.logits.is_empty() || request.until == depth, "logits need all layers");
         for edit in &request.edits {
             let last = if edit.site == Site::Resid { depth } else { depth - 1 };
@@ -222,7 +222,7 @@ impl<'a, B: Backend> Running<'a, B> {
                 part
             });
         self.edit(layer, Site::Attn, &at, &mut attn);
-        on.add(&before, &attn, &mut s.mid);
+        model.after_attention(layer, &before, &attn, &mut s.mid);
         let again = |(_, (n, p)): &(usize, &NodeRow)| self.group.nodes[*n].recomputes_mlp(model, *p);
         let again: Vec<u32> = at.iter().enumerate().filter(again).map(|(i, _)| i as u32).collect();
         if !again.is_empty() {
@@ -232,20 +232,21 @@ impl<'a, B: Backend> Running<'a, B> {
             on.scatter(d, &s.b.mlp_out, &again, &mut mlp);
         }
         self.edit(layer, Site::Mlp, &at, &mut mlp);
-        on.add(&attn, &mlp, &mut s.added);
+        // Same order of additions as in the clean run, so that an empty edit changes no bit, and bits do not
+        // depend on which positions share a node.
+        model.after_mlp(layer, &s.mid, &mlp, &mut s.out);
+        model.contribution(&before, [&attn, &mlp], &s.out, &mut s.added);
         self.edit(layer, Site::Layer, &at, &mut s.added);
         let row_of: BTreeMap<NodeRow, usize> = at.iter().enumerate().map(|(i, row)| (*row, i)).collect();
         self.read_added(layer, |row| row_of.get(&row).copied(), &s.added);
-        self.leave_layer(layer, &at, &mut before, &mlp, s);
+        self.leave_layer(layer, &at, &mut before, s);
         on.scatter(d, &s.out, &index, h);
     }
 
-    /// Fills `s.out` with the stream after a layer, from the stream before it and the edited parts.
-    fn leave_layer(&self, l: usize, at: &[NodeRow], h: &mut B::Buffer, mlp: &B::Buffer, s: &mut Scratch<B>) {
+    /// Puts the stream `h` before a layer and its edited contribution in the place of the stream after it in `s.out`,
+    /// where the contribution as a whole is edited.
+    fn leave_layer(&self, l: usize, at: &[NodeRow], h: &mut B::Buffer, s: &mut Scratch<B>) {
         let (on, d) = (self.model.backend(), self.trace.hidden);
-        // Same order of additions as in the clean run, so that an empty edit changes no bit, and bits do not
-        // depend on which positions share a node.
-        on.add(&s.mid, mlp, &mut s.out);
         let whole = |(_, (n, p)): &(usize, &NodeRow)| {
             let mut acting = self.group.nodes[*n].edits.iter().filter(|e| e.positions.contains(p));
             acting.any(|e| e.edit.site == Site::Layer && e.edit.layer == l)
@@ -282,17 +283,18 @@ impl<'a, B: Backend> Running<'a, B> {
         self.batch = Some((active, batch));
         let mut attn = replace(&mut s.b.attn_out, on.empty());
         self.edit(l, Site::Attn, &at, &mut attn);
-        on.add(&h, &attn, &mut s.mid);
+        model.after_attention(l, &h, &attn, &mut s.mid);
         model.mlp(l, if model.config().parallel { &h } else { &s.mid }, &mut s.b);
         let mut mlp = replace(&mut s.b.mlp_out, on.empty());
         self.edit(l, Site::Mlp, &at, &mut mlp);
+        model.after_mlp(l, &s.mid, &mlp, &mut s.out);
         if self.is_edited(l, Site::Layer, &at) || self.reads_added(l) {
-            on.add(&attn, &mlp, &mut s.added);
+            model.contribution(&h, [&attn, &mlp], &s.out, &mut s.added);
             self.edit(l, Site::Layer, &at, &mut s.added);
             let row_of = |(n, p): NodeRow| Some(first_of[n]? + p - self.group.nodes[n].positions.start);
             self.read_added(l, row_of, &s.added);
         }
-        self.leave_layer(l, &at, &mut h, &mlp, s);
+        self.leave_layer(l, &at, &mut h, s);
         (s.b.attn_out, s.b.mlp_out, s.h) = (attn, mlp, h);
         self.edit(l + 1, Site::Resid, &at, &mut s.out);
         match all {
@@ -304,7 +306,8 @@ impl<'a, B: Backend> Running<'a, B> {
     /// The batch of the active nodes of a layer. Counts the multiply-adds of the layer.
     fn batch(&mut self, l: usize, active: &[usize]) -> Batch<B> {
         let positions = || active.iter().flat_map(|n| self.group.nodes[*n].positions.clone());
-        let attention = positions().map(|p| self.model.attention_macs(l, p)).sum::<u64>();
+        let attention =
+            positions().map(|p| self.model.attention_macs(l, p, self.trace.tokens.len())).sum::<u64>();
         self.macs += attention + self.model.layer_macs_per_row(l) * positions().count() as u64;
         match self.batch.take() {
             Some((nodes, batch)) if nodes == active => batch,
@@ -392,7 +395,7 @@ impl<'a, B: Backend> Running<'a, B> {
             }
         }
         if !rows.is_empty() {
-            let clean = [&self.trace.attn_out[layer], &self.trace.mlp_out[layer]];
+            let clean = self.trace.contribution(layer);
             let sums = self.model.backend().change_sums(self.trace.hidden, added, &rows, clean, &positions);
             self.readings.push_added(layer, of, sums);
         }
@@ -402,7 +405,8 @@ impl<'a, B: Backend> Running<'a, B> {
 /// Requests that read contributions, with the nodes and positions at which they do.
 fn reads<T>(requests: &[Request<'_, T>], group: &Group<'_, T>) -> Vec<(usize, usize, Range<usize>)> {
     let of_leaf = |(request, leaf): &(usize, usize)| {
-        let pieces = group.pieces(*leaf, &requests[*request].added);
+        let added = requests[*request].added.ranges();
+        let pieces: Vec<_> = added.flat_map(|range| group.pieces(*leaf, &range)).collect();
         let request = *request;
         pieces.into_iter().map(move |(node, part)| (request, node, part))
     };

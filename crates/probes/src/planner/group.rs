@@ -8,13 +8,13 @@ use std::ops::Range;
 
 /// Splits requests of one level into parts of at most `rows` rows. Prefixes are shared only
 /// within a part.
-fn split<'f, T>(family: &'f [usize], requests: &[Request<'_, T>], rows: usize) -> Vec<&'f [usize]> {
+fn split(family: &[usize], size: impl Fn(usize) -> usize, rows: usize) -> Vec<&[usize]> {
     let mut parts = Vec::new();
     let mut rest = family;
     while !rest.is_empty() {
         let mut sum = 0;
         let fits = |r: &&usize| {
-            sum += requests[**r].positions().len();
+            sum += size(**r);
             sum <= rows
         };
         let (part, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
@@ -40,15 +40,26 @@ impl<T> Default for Group<'_, T> {
 
 impl<'a, T> Group<'a, T> {
     /// Groups requests by the level at which they start, about `rows` rows to a group.
-    pub(super) fn all(requests: &[Request<'a, T>], rows: usize) -> Vec<Self> {
+    pub(super) fn all<B: Backend>(
+        model: &Model<B>,
+        tokens: usize,
+        requests: &[Request<'a, T>],
+        rows: usize,
+    ) -> Vec<Self> {
         let mut by_level: Vec<usize> =
             (0..requests.len()).filter(|r| !requests[*r].edits.is_empty()).collect();
         by_level.sort_by_key(|r| requests[*r].level());
         let (mut groups, mut group) = (Vec::new(), Self::default());
         for family in by_level.chunk_by(|a, b| requests[*a].level() == requests[*b].level()) {
             let level = requests[family[0]].level();
-            for part in split(family, requests, rows) {
-                let forest = tree::build(&part.iter().map(|r| &requests[*r]).collect::<Vec<_>>(), level);
+            let size = |r: usize| requests[r].positions(model, tokens).len();
+            for part in split(family, size, rows) {
+                let some: Vec<_> =
+                    part.iter().map(|r| (&requests[*r], requests[*r].positions(model, tokens))).collect();
+                let forest = match model.config().is_causal() {
+                    true => tree::build(&some, level),
+                    false => tree::apart(&some, level),
+                };
                 let more: usize = forest.nodes.iter().map(|n| n.positions.len()).sum();
                 if group.rows > 0 && group.rows + more > rows {
                     groups.push(std::mem::take(&mut group));
@@ -72,7 +83,7 @@ impl<'a, T> Group<'a, T> {
         let of_node = |n: &Node<'_, T>| {
             let rows = n.positions.len() as u64;
             let of_layer = |l| {
-                let attention: u64 = n.positions.clone().map(|p| model.attention_macs(l, p)).sum();
+                let attention: u64 = n.positions.clone().map(|p| model.attention_macs(l, p, tokens)).sum();
                 rows * model.layer_macs_per_row(l) + attention
             };
             let recomputed = n.positions.clone().filter(|p| n.recomputes_mlp(model, *p)).count() as u64;
@@ -82,7 +93,7 @@ impl<'a, T> Group<'a, T> {
         let at_once = rows_at_once(model, memory);
         let head_rows = |position: usize| {
             let reads = |(request, leaf): &&(usize, usize)| {
-                requests[*request].logits.contains(&position)
+                requests[*request].logits.contains(position)
                     && !self.pieces(*leaf, &(position..position + 1)).is_empty()
             };
             let readers = self.leaves.iter().filter(reads).count();

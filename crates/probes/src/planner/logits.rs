@@ -74,12 +74,21 @@ impl<B: Backend> Running<'_, B> {
 
     /// The requests that read logits at a position, and their rows of the streams.
     fn readers(&self, position: usize) -> Vec<(usize, u32)> {
-        let reads = |(request, _): &&(usize, usize)| self.requests[*request].logits.contains(&position);
+        let reads = |(request, _): &&(usize, usize)| self.requests[*request].logits.contains(position);
         let rows = self.group.leaves.iter().filter(reads).flat_map(|(request, leaf)| {
             let pieces = self.group.pieces(*leaf, &(position..position + 1));
             pieces.into_iter().map(|(node, _)| (*request, self.stream_row((node, position)) as u32))
         });
         rows.collect()
+    }
+
+    /// The token that is read of each row of logits.
+    fn tokens_of(&self, slots: &Slots<B>, tokens: &mut [u32], sink: &dyn EditSink) {
+        for (_, position, slot) in &slots.of {
+            let token = sink.token(*position);
+            tokens[*slot] = token;
+            tokens[slots.references[*slot] as usize] = token;
+        }
     }
 
     /// Computes the logits of the collected rows and what is read of them.
@@ -103,6 +112,15 @@ impl<B: Backend> Running<'_, B> {
             LogitReading::Distance => {
                 let distances = on.distances(vocab, &slots.logits, &slots.references);
                 self.readings.push_distances(slots.of.clone(), distances);
+            }
+            LogitReading::Probability => {
+                let mut tokens = vec![0; rows];
+                self.tokens_of(slots, &mut tokens, sink);
+                let numbers = on.log_probabilities(vocab, &slots.logits, &tokens);
+                let of = slots.of.iter().map(|(request, position, slot)| {
+                    (*request, *position, [slots.references[*slot] as usize, *slot])
+                });
+                self.readings.push_probabilities(of.collect(), numbers);
             }
             LogitReading::Rows => {
                 for (request, position, slot) in &slots.of {

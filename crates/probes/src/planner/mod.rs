@@ -14,5 +14,5 @@ pub mod naive;
 mod reading;
 mod tree;
 
-pub use edit::{Action, Edit, EditSink, LogitReading, Request, Rows, Site};
+pub use edit::{Action, Edit, EditSink, LogitReading, Places, Request, Rows, Site};
 pub use execute::{count, execute};

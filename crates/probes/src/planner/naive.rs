@@ -50,23 +50,28 @@ fn one<B: Backend>(
     let batch = model.batch(vec![Run { rows: 0..tokens, first: 0, length: tokens, past: vec![] }]);
     let whole = 0..tokens * d;
     let mut h = on.copy(&trace.resid[0], whole.clone());
-    let (mut b, mut mid) = (Buffers::new(model), on.empty());
+    let (mut b, mut mid, mut out, mut added) = (Buffers::new(model), on.empty(), on.empty(), on.empty());
     let reads_from = request.level().saturating_sub(1);
     for l in 0..request.until {
         edit(l, Site::Resid, &mut h);
         model.attention(l, &batch, None, &h, &mut b);
         let mut attn = on.copy(&b.attn_out, whole.clone());
         edit(l, Site::Attn, &mut attn);
-        on.add(&h, &attn, &mut mid);
+        model.after_attention(l, &h, &attn, &mut mid);
         model.mlp(l, if model.config().parallel { &h } else { &mid }, &mut b);
-        let mut added = on.copy(&b.mlp_out, whole.clone());
-        edit(l, Site::Mlp, &mut added);
-        on.add_assign(&mut added, &attn);
+        let mut mlp = on.copy(&b.mlp_out, whole.clone());
+        edit(l, Site::Mlp, &mut mlp);
+        model.after_mlp(l, &mid, &mlp, &mut out);
+        model.contribution(&h, [&attn, &mlp], &out, &mut added);
         edit(l, Site::Layer, &mut added);
         if l >= reads_from && !request.added.is_empty() {
             read_added(model, trace, index, request, l, &added, sink);
         }
-        on.add_assign(&mut h, &added);
+        let whole_layer = request.edits.iter().any(|e| e.layer == l && e.site == Site::Layer);
+        match model.is_post_norm() && !whole_layer {
+            true => std::mem::swap(&mut h, &mut out),
+            false => on.add_assign(&mut h, &added),
+        }
     }
     edit(depth, Site::Resid, &mut h);
     read_logits(model, trace, index, request, &h, sink);
@@ -81,12 +86,16 @@ fn read_added<B: Backend>(
     added: &B::Buffer,
     sink: &mut dyn EditSink,
 ) {
-    let rows: Vec<u32> = request.added.clone().map(|p| p as u32).collect();
-    let clean = [&trace.attn_out[l], &trace.mlp_out[l]];
+    let rows: Vec<u32> = request.added.iter().map(|p| p as u32).collect();
+    let clean = trace.contribution(l);
     let sums = model.backend().change_sums(trace.hidden, added, &rows, clean, &rows);
     let sums = model.backend().read(vec![sums]).concat();
-    let changes = sums.as_chunks::<2>().0.iter().map(|[gap, clean]| gap.sqrt() / clean.sqrt().max(SMALLEST));
-    sink.added(index, l, request.added.clone(), &changes.collect::<Vec<_>>());
+    let mut changes =
+        sums.as_chunks::<2>().0.iter().map(|[gap, clean]| gap.sqrt() / clean.sqrt().max(SMALLEST));
+    for range in request.added.ranges() {
+        let some: Vec<f64> = changes.by_ref().take(range.len()).collect();
+        sink.added(index, l, range, &some);
+    }
 }
 
 fn read_logits<B: Backend>(
@@ -99,7 +108,7 @@ fn read_logits<B: Backend>(
 ) {
     let (on, d, vocab) = (model.backend(), trace.hidden, model.config().vocab);
     let (mut rows, mut logits) = (on.empty(), on.empty());
-    for position in request.logits.clone() {
+    for position in request.logits.iter() {
         let row = position * d..(position + 1) * d;
         let clean = on.copy(&trace.resid[model.config().depth()], row.clone());
         let edited = on.copy(h, row);
@@ -110,6 +119,10 @@ fn read_logits<B: Backend>(
         let numbers = match sink.reading() {
             LogitReading::Distance => {
                 on.read(vec![on.distances(vocab, &logits, &[0, 0])]).concat().split_off(1)
+            }
+            LogitReading::Probability => {
+                let numbers = on.log_probabilities(vocab, &logits, &[sink.token(position); 2]);
+                on.read(vec![numbers]).concat().into_iter().map(f64::exp).collect()
             }
             LogitReading::Rows => on.download(&logits, 0..2 * vocab).into_iter().map(f64::from).collect(),
         };

@@ -10,6 +10,8 @@ enum Of {
     Added(usize, Vec<(usize, usize)>),
     /// Logits: request, position and index among the numbers.
     Distances(Vec<(usize, usize, usize)>),
+    /// Log-probabilities: request, position, and the indices of the clean and the edited one.
+    Probabilities(Vec<(usize, usize, [usize; 2])>),
 }
 
 /// Numbers that have not been delivered.
@@ -37,12 +39,21 @@ impl<B: Backend> Readings<B> {
         self.numbers.push(distances);
     }
 
+    /// Keeps log-probabilities of rows for requests, positions and the indices of the clean and the edited row.
+    pub(super) fn push_probabilities(&mut self, of: Vec<(usize, usize, [usize; 2])>, numbers: B::Numbers) {
+        self.of.push(Of::Probabilities(of));
+        self.numbers.push(numbers);
+    }
+
     /// Passes everything to the sink.
     pub(super) fn deliver(&mut self, on: &B, sink: &mut dyn EditSink) {
         let all = on.read(std::mem::take(&mut self.numbers));
         for (of, numbers) in self.of.drain(..).zip(all) {
             match of {
                 Of::Added(layer, of) => deliver_added(layer, &of, &numbers, sink),
+                Of::Probabilities(of) => of.iter().for_each(|(request, position, pair)| {
+                    sink.logits(*request, *position, &pair.map(|i| numbers[i].exp()));
+                }),
                 Of::Distances(of) => {
                     of.iter()
                         .for_each(|(request, position, i)| sink.logits(*request, *position, &[numbers[*i]]));

@@ -56,13 +56,29 @@ pub(super) struct Forest<'a, T> {
     pub(super) leaves: Vec<Option<usize>>,
 }
 
-/// Builds the trees of requests that start at `level`.
-pub(super) fn build<'a, T>(requests: &[&Request<'a, T>], level: usize) -> Forest<'a, T> {
+/// A run of its own for each request, all of which start at `level`: where an edit reaches positions before it, runs share
+/// nothing but the layers below.
+pub(super) fn apart<'a, T>(requests: &[(&Request<'a, T>, Range<usize>)], level: usize) -> Forest<'a, T> {
+    let node = |(request, positions): &(&Request<'a, T>, Range<usize>)| {
+        let acting = |edit: &Edit<'a, T>| Acting { positions: edit.positions.clone(), edit: edit.clone() };
+        Node {
+            parent: None,
+            positions: positions.clone(),
+            edits: request.edits.iter().map(acting).collect(),
+            level,
+            until: request.until,
+        }
+    };
+    Forest { nodes: requests.iter().map(node).collect(), leaves: (0..requests.len()).map(Some).collect() }
+}
+
+/// Builds the trees of requests that start at `level`, each with the positions that it runs.
+pub(super) fn build<'a, T>(requests: &[(&Request<'a, T>, Range<usize>)], level: usize) -> Forest<'a, T> {
     let mut stretches: Vec<Stretch<'_, 'a, T>> = Vec::new();
     let mut roots: Vec<usize> = Vec::new();
     let mut ends: Vec<Option<usize>> = Vec::with_capacity(requests.len());
-    for request in requests {
-        let end = insert(request, &mut stretches, &mut roots, &mut ends);
+    for (request, positions) in requests {
+        let end = insert(request, positions, &mut stretches, &mut roots, &mut ends);
         ends.push(end);
     }
     let mut forest = Forest { nodes: Vec::new(), leaves: vec![None; requests.len()] };
@@ -80,12 +96,13 @@ pub(super) fn build<'a, T>(requests: &[&Request<'a, T>], level: usize) -> Forest
 /// the rest. Returns the stretch of its last position; `ends` holds those of earlier requests.
 fn insert<'r, 'a, T>(
     request: &'r Request<'a, T>,
+    whole: &Range<usize>,
     all: &mut Vec<Stretch<'r, 'a, T>>,
     roots: &mut Vec<usize>,
     ends: &mut [Option<usize>],
 ) -> Option<usize> {
     let mut at: Option<usize> = None;
-    for (mut positions, edits) in stretches(request) {
+    for (mut positions, edits) in stretches(request, whole) {
         while !positions.is_empty() {
             let siblings = at.map_or(&*roots, |a| &all[a].children);
             let agrees = |s: &&usize| {
@@ -140,8 +157,10 @@ fn split<T>(stretch: usize, at: usize, all: &mut Vec<Stretch<'_, '_, T>>) -> usi
 }
 
 /// The positions of a request, split where the set of edits changes.
-fn stretches<'r, 'a, T>(request: &'r Request<'a, T>) -> Vec<(Range<usize>, Vec<&'r Edit<'a, T>>)> {
-    let whole = request.positions();
+fn stretches<'r, 'a, T>(
+    request: &'r Request<'a, T>,
+    whole: &Range<usize>,
+) -> Vec<(Range<usize>, Vec<&'r Edit<'a, T>>)> {
     let mut cuts: Vec<usize> = vec![whole.start, whole.end];
     for edit in &request.edits {
         cuts.extend([edit.positions.start, edit.positions.end].map(|c| c.clamp(whole.start, whole.end)));

@@ -5,6 +5,7 @@ mod counting;
 mod degenerate;
 mod erasure;
 mod local;
+mod masked;
 mod nothing;
 mod random;
 mod skip;

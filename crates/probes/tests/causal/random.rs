@@ -25,7 +25,7 @@ struct Draft {
 }
 
 #[derive(Clone, Debug)]
-struct Drafts {
+pub(crate) struct Drafts {
     edits: Vec<Draft>,
     added: (usize, usize),
     logits: (usize, usize),
@@ -55,7 +55,7 @@ fn drafts() -> impl Strategy<Value = Drafts> {
 }
 
 /// In some lists, requests share whole edits.
-fn lists() -> impl Strategy<Value = Vec<Drafts>> {
+pub(crate) fn lists() -> impl Strategy<Value = Vec<Drafts>> {
     let own = prop::collection::vec(drafts(), 1..=6);
     let shared = (draft(), prop::collection::vec((drafts(), 1..30usize), 2..=6)).prop_map(|(first, all)| {
         let with_first = |(mut one, count): (Drafts, usize)| {
@@ -71,11 +71,11 @@ fn lists() -> impl Strategy<Value = Vec<Drafts>> {
 }
 
 /// Rows for the edits of drafts, two choices of them, enough for any prompt.
-fn values(model: &Model) -> [Buffer; 2] {
+pub(crate) fn values(model: &Model) -> [Buffer; 2] {
     [0, 1].map(|seed| noise(60 * model.config().hidden, seed))
 }
 
-fn finish<'a>(model: &Model, tokens: usize, one: &Drafts, values: &'a [Buffer; 2]) -> Request<'a> {
+pub(crate) fn finish<'a>(model: &Model, tokens: usize, one: &Drafts, values: &'a [Buffer; 2]) -> Request<'a> {
     let depth = model.config().depth();
     let clip = |(start, end): (usize, usize)| -> Range<usize> {
         let end = end.min(tokens);
@@ -84,8 +84,8 @@ fn finish<'a>(model: &Model, tokens: usize, one: &Drafts, values: &'a [Buffer; 2
     let logits = if one.until.is_some() { 0..0 } else { clip(one.logits) };
     Request {
         edits: one.edits.iter().map(|e| finish_edit(model, tokens, e, values)).collect(),
-        added: clip(one.added),
-        logits,
+        added: clip(one.added).into(),
+        logits: logits.into(),
         until: one.until.map_or(depth, |u| u.min(depth)),
     }
 }
@@ -114,7 +114,7 @@ fn finish_edit<'a>(model: &Model, tokens: usize, draft: &Draft, values: &'a [Buf
 /// Rounding, relative to the row.
 const ROUNDING: f64 = 1e-4;
 
-fn agree(
+pub(crate) fn agree(
     model: &Model,
     trace: &Trace,
     requests: &[Request<'_>],
@@ -144,6 +144,9 @@ fn agree(
             return Err(format!("logits {key:?} changed and were left out"));
         }
     }
+    if !model.config().is_causal() {
+        return Ok(());
+    }
     // Nothing runs before the first edit.
     let first = |r: usize| requests[r].edits.iter().map(|e| e.positions.start).min();
     let early = |r: usize, p: usize| first(r).is_none_or(|f| p < f);
@@ -154,9 +157,9 @@ fn agree(
 }
 
 /// What one request reads: the change of D by layer and position, and the edited logits by position.
-type Read<'a> = (Vec<((usize, usize), f64)>, Vec<(usize, &'a [f32])>);
+pub(crate) type Read<'a> = (Vec<((usize, usize), f64)>, Vec<(usize, &'a [f32])>);
 
-fn only(seen: &Seen, request: usize) -> Read<'_> {
+pub(crate) fn only(seen: &Seen, request: usize) -> Read<'_> {
     let added = seen.added.iter().filter(|(k, _)| k.0 == request);
     let logits = seen.logits.iter().filter(|(k, _)| k.0 == request);
     (
@@ -180,9 +183,8 @@ fn counted(model: &Model, requests: &[Request<'_>]) -> u64 {
     for r in requests.iter().filter(|r| !r.edits.is_empty()) {
         let start = r.edits.iter().map(|e| e.positions.start).min().unwrap();
         let first = r.edits.iter().map(level).min().unwrap();
-        let end = |read: &Range<usize>| if read.is_empty() { 0 } else { read.end };
         let mut text = format!("{first} {start}");
-        for p in start..end(&r.added).max(end(&r.logits)) {
+        for p in start..r.added.end().max(r.logits.end()) {
             let acting = || r.edits.iter().filter(|e| e.positions.contains(&p));
             acting().for_each(|e| {
                 text += &format!("|{} {:?} {} {:?}", e.layer, e.site, e.positions.start, number(&e.action));
@@ -197,7 +199,7 @@ fn counted(model: &Model, requests: &[Request<'_>]) -> u64 {
             if again && !c.parallel {
                 started.insert((first, text.clone()));
             }
-            if r.logits.contains(&p) {
+            if r.logits.contains(p) {
                 heads += 1;
                 cleans.insert(p);
             }

@@ -19,22 +19,31 @@ pub(crate) type Action<'a> = planner::Action<'a, Buffer>;
 pub(crate) type Edit<'a> = planner::Edit<'a, Buffer>;
 pub(crate) type Request<'a> = planner::Request<'a, Buffer>;
 
-/// The fixture of every architecture, loaded once.
-pub(crate) static MODELS: LazyLock<Vec<(&str, Model)>> = LazyLock::new(|| {
-    let load = |name: &str| {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name);
-        let checkpoint = Checkpoint::open(&folder).unwrap_or_else(|e| panic!("{e}"));
-        checkpoint.load(Dtype::F32, &|| ()).unwrap_or_else(|e| panic!("{e}")).model
-    };
-    ARCHITECTURES.iter().map(|name| (*name, load(name))).collect()
+/// The fixtures of encoders, loaded once.
+pub(crate) static ENCODERS: LazyLock<Vec<(&str, Model)>> = LazyLock::new(|| {
+    ["esm", "esm-first", "bert", "bert-symbols", "roberta", "distilbert", "modernbert"]
+        .into_iter()
+        .map(|name| (name, load(name)))
+        .collect()
 });
+
+fn load(name: &str) -> Model {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name);
+    let checkpoint = Checkpoint::open(&folder).unwrap_or_else(|e| panic!("{e}"));
+    checkpoint.load(Dtype::F32, &|| ()).unwrap_or_else(|e| panic!("{e}")).model
+}
+
+/// The fixture of every architecture, loaded once.
+pub(crate) static MODELS: LazyLock<Vec<(&str, Model)>> =
+    LazyLock::new(|| ARCHITECTURES.iter().map(|name| (*name, load(name))).collect());
 
 /// A memory plan that puts everything into one batch.
 pub(crate) const PLENTY: MemoryPlan = MemoryPlan { clean: 1, rows: 1 << 20, bytes: 1 << 28, saved: 1 << 28 };
 
 /// The trace of a prompt in the vocabulary of every fixture.
 pub(crate) fn run(model: &Model, tokens: usize) -> Trace {
-    let text: Vec<u32> = (0..tokens as u32).map(|i| (i * i * 5 + i * 37 + 7) % 300).collect();
+    let vocab = model.config().vocab.min(300) as u32;
+    let text: Vec<u32> = (0..tokens as u32).map(|i| (i * i * 5 + i * 37 + 7) % vocab).collect();
     model.run(&[&text]).unwrap().remove(0)
 }
 
@@ -67,7 +76,7 @@ pub(crate) fn edit(site: Site, layer: usize, positions: Range<usize>, action: Ac
 
 /// A request that reads everything at some positions.
 pub(crate) fn request<'a>(model: &Model, edits: Vec<Edit<'a>>, read: Range<usize>) -> Request<'a> {
-    Request { edits, added: read.clone(), logits: read, until: model.config().depth() }
+    Request { edits, added: read.clone().into(), logits: read.into(), until: model.config().depth() }
 }
 
 /// The values of a run.

@@ -9,6 +9,7 @@ use fathom_kernels::Buffer;
 use fathom_model::source::Checkpoint;
 use fathom_model::{Buffers, Dtype, Model, Run, Trace};
 use fathom_probes::GradientOptions;
+use fathom_probes::Targets;
 use fathom_probes::gradients::{measure, plan};
 use fathom_probes::{ExecOptions, MemoryPlan, Work};
 use fathom_results::{GradientSite, Gradients, PAPER_STEPS, PathBaseline, Quadrature};
@@ -41,7 +42,9 @@ fn gradients(
     by: Quadrature,
 ) -> Gradients {
     let options = GradientOptions { sites: vec![site], baseline, quadrature: by };
-    measure(model, trace, ANSWER, &options, &ExecOptions::planned(LIMITS)).0.remove(0)
+    measure(model, trace, &Targets::answer(&trace.tokens, ANSWER), &options, &ExecOptions::planned(LIMITS))
+        .0
+        .remove(0)
 }
 
 /// F with values `base + r (values - base)` at a site, by forward passes.
@@ -183,7 +186,9 @@ fn batch_size_changes_no_bit() {
     let trace = trace(&model, 31);
     for quadrature in [Quadrature::Riemann(9), Quadrature::Adaptive] {
         let options = GradientOptions { sites: SITES.to_vec(), baseline: PathBaseline::Sequence, quadrature };
-        let with = |exec: ExecOptions<'_>| measure(&model, &trace, ANSWER, &options, &exec);
+        let with = |exec: ExecOptions<'_>| {
+            measure(&model, &trace, &Targets::answer(&trace.tokens, ANSWER), &options, &exec)
+        };
         let whole = with(ExecOptions::planned(MemoryPlan {
             clean: 1,
             rows: 1 << 20,
@@ -213,10 +218,11 @@ fn the_count_is_that_of_the_rows_that_run() {
                 } else {
                     0
                 };
-                let layers = |attention: fn(&Model, usize, usize) -> u64| {
+                let layers = |attention: fn(&Model, usize, usize, usize) -> u64| {
                     (layer + 1..depth)
                         .map(|l| {
-                            let mixing: u64 = (0..rows as usize).map(|p| attention(&model, l, p)).sum();
+                            let mixing: u64 =
+                                (0..rows as usize).map(|p| attention(&model, l, p, rows as usize)).sum();
                             model.layer_macs_per_row(l) * rows + mixing
                         })
                         .sum::<u64>()
@@ -235,9 +241,19 @@ fn the_count_is_that_of_the_rows_that_run() {
             baseline: PathBaseline::Sequence,
             quadrature: Quadrature::Riemann(steps as u32),
         };
-        let (_, done) = measure(&model, &trace, ANSWER, &options, &ExecOptions::planned(LIMITS));
+        let (_, done) = measure(
+            &model,
+            &trace,
+            &Targets::answer(&trace.tokens, ANSWER),
+            &options,
+            &ExecOptions::planned(LIMITS),
+        );
         assert_eq!((done.macs, done.runs, done.edits), (want.macs, want.runs, want.edits), "{name}");
-        assert_eq!(done, plan(&model, trace.tokens.len(), ANSWER, &options), "{name}");
+        assert_eq!(
+            done,
+            plan(&model, trace.tokens.len(), &Targets::answer(&trace.tokens, ANSWER), &options),
+            "{name}"
+        );
     }
 }
 
@@ -247,8 +263,13 @@ const COMPLETE: f64 = 0.01;
 /// Checks that the adaptive rule takes at most the share `at_most` of the papers' work.
 #[track_caller]
 fn check_share(what: &str, model: &Model, trace: &Trace, answer: usize, at_most: f64) {
-    let (found, work) =
-        measure(model, trace, answer, &GradientOptions::default(), &ExecOptions::planned(LIMITS));
+    let (found, work) = measure(
+        model,
+        trace,
+        &Targets::answer(&trace.tokens, answer),
+        &GradientOptions::default(),
+        &ExecOptions::planned(LIMITS),
+    );
     let share = work.macs as f64 / work.macs_naive as f64;
     let worst = found[0].completeness_error.iter().copied().fold(0.0, f64::max);
     assert!(
@@ -291,7 +312,8 @@ fn progress_adds_up_to_the_work() {
     let told = std::cell::Cell::new(0);
     let done = |macs| told.set(told.get() + macs);
     let exec = ExecOptions { on_progress: &done, ..ExecOptions::planned(LIMITS) };
-    let (_, work) = measure(&model, &trace, ANSWER, &GradientOptions::default(), &exec);
+    let (_, work) =
+        measure(&model, &trace, &Targets::answer(&trace.tokens, ANSWER), &GradientOptions::default(), &exec);
     assert_eq!(told.get(), work.macs);
 }
 
@@ -301,7 +323,13 @@ fn a_pair_without_an_answer_has_no_attributions() {
     for (tokens, answer) in [(1, 1), (5, 0)] {
         let trace = trace(&model, tokens);
         let options = GradientOptions { sites: vec![GradientSite::Attn], ..GradientOptions::default() };
-        let (found, _) = measure(&model, &trace, answer, &options, &ExecOptions::planned(LIMITS));
+        let (found, _) = measure(
+            &model,
+            &trace,
+            &Targets::answer(&trace.tokens, answer),
+            &options,
+            &ExecOptions::planned(LIMITS),
+        );
         assert_eq!(found[0].attribution, vec![vec![0.0; tokens as usize]; model.config().depth()]);
     }
 }

@@ -77,6 +77,7 @@ fn samples_carry_their_prompt() {
     texts[1].pieces = (0..6).map(|i| format!("piece {i}")).collect();
     for (sample, text) in samples(&load("llama2"), &texts).into_iter().zip(texts) {
         let kept = TokenizedPrompt {
+            masked: None,
             id: sample.id,
             group: sample.group,
             text_sha256: sample.text_sha256,

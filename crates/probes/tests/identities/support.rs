@@ -46,6 +46,7 @@ pub(crate) fn on_every_architecture(check: impl Fn(&str, &Model, &Trace)) {
 
 pub(crate) fn text(id: &str, tokens: Vec<u32>) -> TokenizedPrompt {
     TokenizedPrompt {
+        masked: None,
         id: id.to_owned(),
         group: None,
         text_sha256: None,
@@ -105,6 +106,7 @@ pub(crate) fn part(trace: &Trace, tokens: Range<usize>) -> Trace {
         attn_out: cut(&trace.attn_out),
         mlp_out: cut(&trace.mlp_out),
         kv_cache: vec![],
+        post_norm: vec![],
         routes: vec![],
     }
 }

@@ -53,6 +53,12 @@ fn later_layers(
              adds. The diagonal is the layer itself and equals 1. Dark columns on the right are layers that work \
              independently of the others.",
         ),
+        SkipMode::Others => (
+            "what other positions lose",
+            "Each row skips one layer at a random half of the positions. The colour is the relative change of what a later \
+             layer (column) adds at the other half. A bright row is a layer that others build on; a dark right half means \
+             that late layers need little of what earlier layers computed for other positions.",
+        ),
         SkipMode::Local => (
             "direct dependence",
             "As for later tokens, but each later layer (column) misses only what the skipped layer (row) added, and \
@@ -83,7 +89,11 @@ fn output_figure(
     (mode, part): (SkipMode, SkipPart),
     what: &str,
 ) -> Figure {
-    let tokens = if mode == SkipMode::Future { "at later tokens" } else { "at the same tokens" };
+    let tokens = match mode {
+        SkipMode::Future => "at later tokens",
+        SkipMode::Others => "at masks among the other positions",
+        SkipMode::Current | SkipMode::Local => "at the same tokens",
+    };
     let series = [
         Series::new("largest of any prompt", &output.max, Color::Blue),
         Series::new("mean over prompts", &output.mean, Color::Orange),
@@ -94,7 +104,7 @@ fn output_figure(
     let largest = bars(&output.max, &scale, Color::Blue, true);
     let panel = Panel {
         bars: means.into_iter().chain(largest).collect(),
-        marks: if (mode, part) == (SkipMode::Future, SkipPart::Layer) {
+        marks: if matches!(mode, SkipMode::Future | SkipMode::Others) && part == SkipPart::Layer {
             depth_marks(results, &[Rule::SkipOutput])
         } else {
             Vec::new()

@@ -1,6 +1,7 @@
 //! One figure: what it shows, how to read it, its numbers, and how to draw it.
 
 use fathom_results::Results;
+use std::borrow::Cow;
 
 use super::canvas::{COLUMN, Canvas};
 use super::color::Surface;
@@ -20,7 +21,7 @@ pub struct Figure {
     /// The title.
     pub title: String,
     /// How to read it, in about two lines.
-    pub reading: &'static str,
+    pub reading: Cow<'static, str>,
     /// A remark on this figure alone, such as its question and answer; often empty. It is text from outside and not
     /// escaped.
     pub note: String,
@@ -58,20 +59,26 @@ impl Figure {
         reading: &'static str,
         body: (Body, FigureTable),
     ) -> Self {
+        let reading = match &results.objective {
+            Some(objective) => Cow::Owned(objective.worded(reading)),
+            None => Cow::Borrowed(reading),
+        };
+        let title = title.into();
+        let title = results.objective.as_ref().map_or(title.clone(), |objective| objective.worded(&title));
         Self::new(name, title, reading, format!("{} on {}", results.model.id, results.data.id), body)
     }
 
     pub(crate) fn new(
         name: impl Into<String>,
         title: impl Into<String>,
-        reading: &'static str,
+        reading: impl Into<Cow<'static, str>>,
         caption: String,
         (body, table): (Body, FigureTable),
     ) -> Self {
         Self {
             name: name.into(),
             title: title.into(),
-            reading,
+            reading: reading.into(),
             note: String::new(),
             listed: Vec::new(),
             not_drawn: 0,

@@ -72,7 +72,12 @@ fn quantities() -> [Quantity; 6] {
                       the square root of 2 is another token with certainty.",
             scale: ValueScale::linear("|p - p'|"),
             take: |results| {
-                let effects = results.probes.skip.as_ref()?.get(&SkipMode::Future)?.get(&SkipPart::Layer)?;
+                let effects = results
+                    .probes
+                    .skip
+                    .as_ref()?
+                    .get(&SkipMode::far(results.objective.is_some()))?
+                    .get(&SkipPart::Layer)?;
                 Some(effects.output_effect.as_ref()?.max.clone())
             },
         },
@@ -81,7 +86,14 @@ fn quantities() -> [Quantity; 6] {
 
 /// The mean effect of each layer on the later ones; NaN for the last layer.
 fn later_layers(results: &Results) -> Option<Vec<f64>> {
-    let rows = &results.probes.skip.as_ref()?.get(&SkipMode::Future)?.get(&SkipPart::Layer)?.layer_effect.max;
+    let rows = &results
+        .probes
+        .skip
+        .as_ref()?
+        .get(&SkipMode::far(results.objective.is_some()))?
+        .get(&SkipPart::Layer)?
+        .layer_effect
+        .max;
     let mean = |(skipped, row): (usize, &Vec<f64>)| {
         let later = row.get(skipped + 1..).unwrap_or_default();
         later.iter().sum::<f64>() / later.len() as f64

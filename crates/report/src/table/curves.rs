@@ -41,8 +41,11 @@ pub(super) fn curves(results: &Results) -> Vec<NamedCurve<'_>> {
     if let Some(angles) = &results.probes.angles {
         add("angle", "angle", &angles.step, false);
     }
-    let skip =
-        results.probes.skip.as_ref().and_then(|skip| skip.get(&SkipMode::Future)?.get(&SkipPart::Layer));
+    let skip = results
+        .probes
+        .skip
+        .as_ref()
+        .and_then(|skip| skip.get(&SkipMode::far(results.objective.is_some()))?.get(&SkipPart::Layer));
     if let Some(output) = skip.and_then(|effects| effects.output_effect.as_ref()) {
         add("skip output", "skip", &output.max, true);
     }

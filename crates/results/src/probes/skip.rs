@@ -10,16 +10,23 @@ use std::collections::BTreeMap;
 pub enum SkipMode {
     /// Bypass at positions 1..t, effect at positions from t on (the papers' main figure).
     Future,
-    /// Bypass and effect at all positions but the first.
+    /// Bypass and effect at all positions but the first; in masked models, at all but those of special tokens.
     Current,
     /// As `Future`, but each later layer sees the clean stream minus what the layer added; nothing propagates, and
     /// the output is not read.
     Local,
+    /// In masked models, bypass at a random half of the text's positions, effect at the other half.
+    Others,
 }
 
 impl SkipMode {
     /// All modes, in the order of results.
-    pub const ALL: [Self; 3] = [Self::Future, Self::Current, Self::Local];
+    pub const ALL: [Self; 4] = [Self::Future, Self::Current, Self::Local, Self::Others];
+
+    /// The mode whose effects on other tokens the rules read: in causal models on later ones.
+    pub fn far(masked: bool) -> Self {
+        if masked { Self::Others } else { Self::Future }
+    }
 
     /// The name on the command line and in results.
     pub fn name(self) -> &'static str {
@@ -27,6 +34,7 @@ impl SkipMode {
             Self::Future => "future",
             Self::Current => "current",
             Self::Local => "local",
+            Self::Others => "others",
         }
     }
 }

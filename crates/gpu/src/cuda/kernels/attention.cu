@@ -152,6 +152,11 @@ __device__ __forceinline__ int first_seen(int position, u32 window) {
     return window != 0 && (u32)position + 1 > window ? position + 1 - (int)window : 0;
 }
 
+// One past the last position that a position of a text sees.
+__device__ __forceinline__ int end_seen(int position, u32 ahead, int length) {
+    return min_of(position + 1 + (int)ahead, length);
+}
+
 // What e^x is taken of minus the maximum; a maximum over nothing counts as zero.
 __device__ __forceinline__ float finite_or_zero(float max) { return max == -infinity() ? 0.0f : max; }
 
@@ -178,11 +183,11 @@ ATTENTION(attention, MOST_SLOTS * SLOT_THREADS, HEAD <= 128 ? 2 : 1)(const float
                                                    const u32* segments, float* out, Params p) {
     extern __shared__ float4 shared[];
     __shared__ const float* places[KEYS];
-    const u32 heads = p.v[1], kv_heads = p.v[2], head_dim = p.v[3], window = p.v[8];
-    const size_t stride = p.v[4], cache_stride = p.v[9];
+    const u32 heads = p.v[1], kv_heads = p.v[2], head_dim = p.v[3], window = p.v[8], ahead = p.v[9];
+    const size_t stride = p.v[4], cache_stride = p.v[10];
     const float scale = parameter_float(p.v[5]), cap = parameter_float(p.v[7]);
     const bool has_cap = p.v[6];
-    const u32 count = p.v[10], group_heads = p.v[11], slots = 2 * group_heads, columns = heads / group_heads;
+    const u32 count = p.v[11], group_heads = p.v[12], slots = 2 * group_heads, columns = heads / group_heads;
     float* own = (float*)shared;
     float* tile = own + slots * OWN_ROWS * HEAD;
     float* weights = tile + KEYS * PITCH;
@@ -192,7 +197,7 @@ ATTENTION(attention, MOST_SLOTS * SLOT_THREADS, HEAD <= 128 ? 2 : 1)(const float
     const u32 pair = (count + 1) / 2 - 1 - blockIdx.x / columns;
     const u32 head = blockIdx.x % columns * group_heads + slot % group_heads;
     const u32 kv_head = head / (heads / kv_heads);
-    const u32 *left = tiles + (size_t)pair * 10, *right = pair * 2 + 1 < count ? left + 5 : left;
+    const u32 *left = tiles + (size_t)pair * 12, *right = pair * 2 + 1 < count ? left + 6 : left;
     const bool single = left == right, same_run = !single && left[3] == right[3] && left[4] == right[4];
     const u32* entry = slot < group_heads ? left : right;
     const u32 row = entry[0], rows = single && slot >= group_heads ? 0 : entry[1];
@@ -222,7 +227,9 @@ ATTENTION(attention, MOST_SLOTS * SLOT_THREADS, HEAD <= 128 ? 2 : 1)(const float
         const u32* from_tile = turn == 0 ? left : right;
         const u32* to_tile = same_run ? right : from_tile;
         const bool active = same_run || single || (slot >= group_heads) == (turn == 1);
-        const int end = max_of((int)(from_tile[2] + from_tile[1]), (int)(to_tile[2] + to_tile[1]));
+        const int length = from_tile[5];
+        const int last = max_of((int)(from_tile[2] + from_tile[1]), (int)(to_tile[2] + to_tile[1])) - 1;
+        const int end = end_seen(last, ahead, length);
         const u32 end_segment = from_tile[4];
         u32 segment = from_tile[3];
         const int low = min_of(first_seen(from_tile[2], window), first_seen(to_tile[2], window));
@@ -242,7 +249,8 @@ ATTENTION(attention, MOST_SLOTS * SLOT_THREADS, HEAD <= 128 ? 2 : 1)(const float
             load_rows(tile, PITCH, KEYS, head_dim, aligned, keys);
             __syncthreads();
             const int position = first + (int)own_row - start;
-            const View<ROWS> view = {window && window < FAR ? position + 1 - (int)window : -FAR, position + 1, FAR,
+            const View<ROWS> view = {window && window < FAR ? position + 1 - (int)window : -FAR,
+                                     position + 1 + (int)ahead, length - start,
                                      active ? (int)rows - (int)own_row : 0};
             const bool any = !view.nothing(KEYS);
             if (any) {
@@ -304,14 +312,14 @@ ATTENTION(attention, MOST_SLOTS * SLOT_THREADS, HEAD <= 128 ? 2 : 1)(const float
 
 // What the kernels of the backward pass have in common.
 struct Backward {
-    u32 heads, kv_heads, head_dim, window, row, rows, text, count, own_row, unit_head;
+    u32 heads, kv_heads, head_dim, window, ahead, row, rows, text, count, own_row, unit_head;
     size_t stride;
     float scale, cap;
     bool has_cap, aligned;
     const u32 *left, *right;
 
     __device__ __forceinline__ Backward(const u32* tiles, u32 pair, u32 head, const Params& p) {
-        heads = p.v[1], kv_heads = p.v[2], head_dim = p.v[3], window = p.v[8];
+        heads = p.v[1], kv_heads = p.v[2], head_dim = p.v[3], window = p.v[8], ahead = p.v[9];
         stride = p.v[4];
         scale = parameter_float(p.v[5]), cap = parameter_float(p.v[7]);
         has_cap = p.v[6];
@@ -319,7 +327,7 @@ struct Backward {
         unit_head = head;
         own_row = threadIdx.x / WARP * WARP_ROWS;
         left = tiles + (size_t)pair * 8;
-        right = pair * 2 + 1 < p.v[9] ? left + 4 : nullptr;
+        right = pair * 2 + 1 < p.v[10] ? left + 4 : nullptr;
         take(left);
         if (GROUP_ROWS > OWN_ROWS && right && right[2] == text && right[0] == row + rows) {
             rows += right[1];
@@ -370,20 +378,31 @@ struct Backward {
     // The keys from position `start` on that the warp's queries see.
     __device__ __forceinline__ View<WARP_ROWS> keys_seen(int start) const {
         const int position = (int)(row - text + own_row) - start;
-        return {window && window < FAR ? position + 1 - (int)window : -FAR, position + 1, FAR,
-                (int)rows - (int)own_row};
+        return {window && window < FAR ? position + 1 - (int)window : -FAR, position + 1 + (int)ahead,
+                (int)count - start, (int)rows - (int)own_row};
     }
 
     // The queries from position `start` on that see the warp's keys.
     __device__ __forceinline__ View<WARP_ROWS> queries_seeing(int start) const {
         const int position = (int)(row - text + own_row) - start;
-        return {position, window && window < FAR ? position + (int)window : FAR, (int)count - start,
+        return {position - (int)ahead, window && window < FAR ? position + (int)window : FAR, (int)count - start,
                 (int)rows - (int)own_row};
     }
 
     // The first tile of keys that a query of the group sees.
     __device__ __forceinline__ int first_tile() const {
         return first_seen(row - text, window) / KEYS * KEYS;
+    }
+
+    // Beyond the last key that a query of the group sees.
+    __device__ __forceinline__ int end_of_keys() const {
+        return end_seen(row - text + rows - 1, ahead, count);
+    }
+
+    // The first query that sees a key of the group.
+    __device__ __forceinline__ u32 first_query() const {
+        const u32 first = row - text;
+        return first > ahead ? first - ahead : 0;
     }
 
     __device__ __forceinline__ void store(float* to, u32 head, const float (&sums)[WARP_ROWS][LANE_COLUMNS]) const {
@@ -412,7 +431,7 @@ ATTENTION(attention_stats, GROUP_THREADS, 2)(const float* qkv, const float* d_ou
     float* queries = (float*)shared;
     float* d_rows = queries + GROUP_ROWS * HEAD;
     float* tile = d_rows + GROUP_ROWS * HEAD;
-    Backward b(tiles, pair_from_the_end(p.v[9], p.v[1]), blockIdx.x % p.v[1], p);
+    Backward b(tiles, pair_from_the_end(p.v[10], p.v[1]), blockIdx.x % p.v[1], p);
     const u32 head = b.unit_head, kv_head = head / (b.heads / b.kv_heads), lane = threadIdx.x % WARP;
     do {
         b.load_own(queries, b.part(qkv, head, b.row, b.rows));
@@ -422,7 +441,7 @@ ATTENTION(attention_stats, GROUP_THREADS, 2)(const float* qkv, const float* d_ou
         double sum[WARP_ROWS] = {}, d_sum[WARP_ROWS] = {};
 #pragma unroll
         for (int r = 0; r < WARP_ROWS; r++) max[r] = -infinity();
-        const int end = b.row - b.text + b.rows;
+        const int end = b.end_of_keys();
         for (int start = b.first_tile(); start < end; start += KEYS) {
             float s[WARP_ROWS][LANE_KEYS], d[WARP_ROWS][LANE_KEYS];
             b.dots_with(queries, tile, b.part(qkv, b.heads + kv_head, b.text + start, KEYS), s);
@@ -476,7 +495,7 @@ ATTENTION(attention_dq, GROUP_THREADS, 2)(const float* qkv, const float* d_out, 
     float* queries = (float*)shared;
     float* d_rows = queries + GROUP_ROWS * HEAD;
     float* tile = d_rows + GROUP_ROWS * HEAD;
-    Backward b(tiles, pair_from_the_end(p.v[9], p.v[1]), blockIdx.x % p.v[1], p);
+    Backward b(tiles, pair_from_the_end(p.v[10], p.v[1]), blockIdx.x % p.v[1], p);
     float* weights = tile + KEYS * PITCH + b.own_row * (KEYS + 4);
     const u32 head = b.unit_head, kv_head = head / (b.heads / b.kv_heads), lane = threadIdx.x % WARP;
     do {
@@ -484,7 +503,7 @@ ATTENTION(attention_dq, GROUP_THREADS, 2)(const float* qkv, const float* d_out, 
         b.load_own(d_rows, b.output(d_out, head, b.row, b.rows));
         const float* of_row = stats + ((b.row + b.own_row) * (size_t)b.heads + head) * 3;
         float sums[WARP_ROWS][LANE_COLUMNS] = {};
-        const int end = b.row - b.text + b.rows;
+        const int end = b.end_of_keys();
         for (int start = b.first_tile(); start < end; start += KEYS) {
             float s[WARP_ROWS][LANE_KEYS], d[WARP_ROWS][LANE_KEYS];
             b.dots_with(d_rows, tile, b.part(qkv, b.heads + b.kv_heads + kv_head, b.text + start, KEYS), d);
@@ -529,7 +548,7 @@ ATTENTION(attention_dkv, GROUP_THREADS, 2)(const float* qkv, const float* d_out,
             end = first + b.rows - 1 + b.window;
         }
         for (u32 head = kv_head * group; head < (kv_head + 1) * group; head++) {
-            for (u32 start = first / KEYS * KEYS; start < end; start += KEYS) {
+            for (u32 start = b.first_query() / KEYS * KEYS; start < end; start += KEYS) {
                 const Contiguous queries = b.part(qkv, head, b.text + start, KEYS);
                 float s[WARP_ROWS][LANE_KEYS], d[WARP_ROWS][LANE_KEYS];
                 b.dots_with(keys, tile, queries, s);

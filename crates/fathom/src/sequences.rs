@@ -1,0 +1,88 @@
+//! What is done to sequences before they are tokens.
+
+use crate::Result;
+use crate::error::invalid;
+use fathom_data::Rng;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+/// Which part of a long sequence is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Crop {
+    /// Its beginning.
+    #[default]
+    Start,
+    /// A random window, the same in every run.
+    Random,
+}
+
+impl Crop {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Start, Self::Random];
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Random => "random",
+        }
+    }
+}
+
+/// What is done to every text of a measurement.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Sequences {
+    pub(crate) max_residues: Option<usize>,
+    pub(crate) crop: Crop,
+    pub(crate) prefix: String,
+    pub(crate) suffix: String,
+}
+
+impl Sequences {
+    pub(crate) fn check(&self) -> Result<()> {
+        match (self.max_residues, self.crop) {
+            (Some(0), _) => invalid!("--max-residues: give at least 1"),
+            (None, Crop::Random) => {
+                invalid!("--crop is about sequences longer than --max-residues; give that too")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The text as the model reads it. `seed` and the id of the text choose the window.
+    pub(crate) fn apply(&self, text: &str, id: &str, seed: u64) -> String {
+        let residues: Vec<char> = text.chars().collect();
+        let kept = self.max_residues.map_or(residues.len(), |most| most.min(residues.len()));
+        let first = match self.crop {
+            Crop::Start => 0,
+            Crop::Random => {
+                let hash = Sha256::digest(format!("{seed}/{id}"));
+                let seed = hash.iter().take(8).fold(0u64, |seed, byte| seed << 8 | u64::from(*byte));
+                let mut places: Vec<usize> = (0..=residues.len() - kept).collect();
+                Rng::default().seeded(seed).shuffle(&mut places);
+                places[0]
+            }
+        };
+        let window: String = residues[first..first + kept].iter().collect();
+        format!("{}{window}{}", self.prefix, self.suffix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_sequences_are_cropped_and_all_get_prefix_and_suffix() {
+        let some = Sequences { max_residues: Some(3), prefix: "[A]".into(), ..Sequences::default() };
+        assert_eq!(some.apply("MKTAY", "x", 1), "[A]MKT");
+        assert_eq!(some.apply("MK", "x", 1), "[A]MK");
+        let random = Sequences { crop: Crop::Random, prefix: String::new(), suffix: "!".into(), ..some };
+        let windows: Vec<String> = (0..40).map(|seed| random.apply("MKTAY", "x", seed)).collect();
+        assert!(["MKT!", "KTA!", "TAY!"].iter().all(|one| windows.iter().any(|window| window == one)));
+        assert_eq!(random.apply("MKTAY", "x", 7), random.apply("MKTAY", "x", 7));
+        assert!(Sequences { max_residues: None, ..random.clone() }.check().is_err());
+        assert!(Sequences { max_residues: Some(0), ..random }.check().is_err());
+    }
+}
