@@ -4,7 +4,7 @@ use crate::args::Report;
 use crate::observer::Terminal;
 use crate::{output, study};
 use anyhow::Result;
-use fathom::{Study, exit_summary, fit_summary, map_summary, prune_summary, table};
+use fathom::{Study, exit_summary, fit_summary, grow_summary, map_summary, prune_summary, table};
 
 pub(crate) fn run(args: &Report) -> Result<()> {
     let terminal = Terminal::default();
@@ -19,6 +19,8 @@ pub(crate) fn run(args: &Report) -> Result<()> {
             output::print(&exit_summary(&fathom::exit_report(folder)?, output::style()))?;
         } else if fathom::is_map(folder) {
             output::print(&map_summary(&fathom::map_report(folder)?, output::style()))?;
+        } else if fathom::is_grown(folder) {
+            output::print(&grow_summary(&fathom::grow_report(folder)?, output::style()))?;
         } else if fathom::is_fit(folder) {
             output::print(&fit_summary(&fathom::fit_report(folder)?, output::style()))?;
         } else {

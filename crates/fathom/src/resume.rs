@@ -47,8 +47,9 @@ pub(crate) fn start_anew(folder: &Folder) -> Result<Earlier> {
         refuse_foreign(folder)?;
     }
     crate::prune::remove_earlier_export(folder.path())?;
+    crate::grow::remove_earlier_model(folder.path(), &folder.run()?.unwrap_or_default())?;
     let mut paths: Vec<PathBuf> =
-        [folder::RESULTS, folder::PRUNE, folder::EXIT, folder::MAP, folder::SAMPLES, folder::REPORT]
+        [folder::RESULTS, folder::PRUNE, folder::EXIT, folder::MAP, folder::GROW, folder::SAMPLES, folder::REPORT]
             .map(|name| folder.path().join(name))
             .into();
     paths.extend(plots(folder.path()));

@@ -146,8 +146,12 @@ pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &Path) -> Result<
 }
 
 /// Kinds of runs other than a measurement: the key of `run.json` that only they have, and what they are called.
-const KINDS: [(&str, &str); 3] =
-    [("prune", "a pruning"), ("exit", "early exits"), ("map", "maps between models")];
+const KINDS: [(&str, &str); 4] = [
+    ("prune", "a pruning"),
+    ("exit", "early exits"),
+    ("map", "maps between models"),
+    ("grow", "a grown model"),
+];
 
 /// Refuses to go on with a folder of another kind of run than that of this key, or than a measurement.
 pub(crate) fn refuse_other_kind(earlier: &Value, expected: Option<&str>, folder: &Path) -> Result<()> {

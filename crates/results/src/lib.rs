@@ -16,6 +16,7 @@ mod fit;
 #[cfg(any(test, feature = "fixture"))]
 pub mod fixture;
 pub mod folder;
+mod grow;
 mod map;
 mod null;
 mod probe;
@@ -43,6 +44,7 @@ pub use fit::{
     Regression, ScanPoint, Starts,
 };
 pub use folder::{Folder, Lock};
+pub use grow::{GROW_SCHEMA_VERSION, GrowMeasured, GrowMethod, GrowNetwork, Growing, LayerOrigin};
 pub use map::{MAP_SCHEMA_VERSION, MapLine, Mapping};
 pub use probe::{Probe, UnknownProbe};
 pub use probes::*;
