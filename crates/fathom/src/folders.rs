@@ -7,7 +7,7 @@ use crate::{Observer, Result, threads};
 use fathom_analysis::curves::rows_of;
 use fathom_analysis::{BootstrapOptions, Comparison, Pairing, PromptCurves, RunCurves, compare, uncertainty};
 use fathom_data::Options;
-use fathom_results::{Depth, Folder, Results, Rule, Sample, Uncertainty};
+use fathom_results::{Depth, Folder, LensInfo, Results, Rule, Sample, Uncertainty};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -201,6 +201,18 @@ impl RunComparison {
             let name = |path: &Path, results: &Results| {
                 format!("{} on {} ({})", results.model.id, results.data.id, path.display())
             };
+            let lens = |results: &Results| LensInfo::kind(results.lens.as_ref());
+            let reads_lens = |results: &Results| results.probes.lens.is_some() || results.probes.settling.is_some();
+            if reads_lens(&a.0) && reads_lens(&b.0) && lens(&a.0) != lens(&b.0) {
+                invalid!(
+                    "the runs read the stream with different lenses, {} ({}) and {} ({}), so their curves say different \
+                     things; measure one of them again with the --lens of the other",
+                    lens(&a.0),
+                    self.a.display(),
+                    lens(&b.0),
+                    self.b.display()
+                );
+            }
             let device = |results: &Results| results.model.device.clone().unwrap_or_else(|| "cpu".to_owned());
             let devices = [device(&a.0), device(&b.0)];
             if devices[0] != devices[1] {

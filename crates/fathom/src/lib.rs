@@ -48,6 +48,7 @@ mod fit;
 mod folders;
 mod grow;
 mod job;
+mod lens;
 mod map;
 mod measurement;
 mod memory;
@@ -97,6 +98,7 @@ pub use fathom_results::{
 pub use fit::{Fit, FitOutcome, FitSchedule, RlResponse};
 pub use folders::{DepthAnalysis, GroupDepth, RunComparison};
 pub use grow::{Grow, GrowEstimate, Grown, NewNorms};
+pub use lens::Lens;
 pub use map::{LayerMap, MapEstimate, MapOutcome};
 pub use measurement::{Measured, Measurement, bootstrap_options};
 pub use merge::{Merge, Merged};

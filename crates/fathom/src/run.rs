@@ -7,6 +7,7 @@ use fathom_analysis::BootstrapOptions;
 use fathom_kernels::Isa;
 use fathom_model::Backend;
 use fathom_model::source::{Loaded, Located};
+use fathom_results::LensInfo;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::SystemTime;
@@ -115,6 +116,15 @@ pub(crate) fn describe<B: Backend>(
             json!({"index": shard.index(), "of": shard.count(), "prompts": prompts, "pairs": pairs});
     }
     run
+}
+
+/// Notes the lens among the options of the probes that read it, if it is not the logit lens.
+pub(crate) fn describe_lens(run: &mut Value, lens: Option<&LensInfo>) {
+    if let Some(lens) = lens {
+        for probe in ["lens", "settling"] {
+            run["probes"][probe]["lens"] = json!(lens);
+        }
+    }
 }
 
 /// This process, as the message of another one names it.

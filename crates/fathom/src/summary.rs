@@ -5,13 +5,15 @@ use crate::observer::uncounted;
 use crate::{Error, Observer, Result};
 use fathom_analysis::{BootstrapOptions, PromptCurves, curves::rows_of, uncertainty};
 use fathom_results::{
-    DataInfo, FailedPrompt, ModelInfo, Probe, Resources, Results, SCHEMA_VERSION, Sample, Work, WorkByProbe,
+    DataInfo, FailedPrompt, LensInfo, ModelInfo, Probe, Resources, Results, SCHEMA_VERSION, Sample, Work, WorkByProbe,
 };
 use std::collections::BTreeMap;
 
 /// What was measured, beside the samples.
 pub(crate) struct Subject {
     pub(crate) model: ModelInfo,
+    /// The lens, if it is not the logit lens.
+    pub(crate) lens: Option<LensInfo>,
     /// The name of the prompts.
     pub(crate) data: String,
     /// The work of the mean that erases, which no sample counts; it is part of the results if erasure was measured.
@@ -106,6 +108,7 @@ pub(crate) fn summarise(
         schema_version: SCHEMA_VERSION,
         probes: fathom_probes::summarise(&samples.all, subject.model.layers),
         model: subject.model,
+        lens: subject.lens,
         data: DataInfo {
             id: subject.data,
             prompts: prompts.len(),

@@ -36,6 +36,7 @@ pub fn render(results: &Results, run: &Value) -> Result<String> {
         answer => answer::headline(results),
         details => answer::details(results),
         warnings => warnings(results, run),
+        lens => results.lens.as_ref().map(ToString::to_string),
         gauge => gauge,
         depth => results.depth.iter().map(|row| depth(row, results.model.layers)).collect::<Vec<_>>(),
         cost => results.cost.keys().map(|probe| cost_row(results, probe)).collect::<Vec<_>>(),

@@ -64,6 +64,9 @@ fn head(results: &Results, lines: &mut Lines) {
         counted(data.tokens, "token")
     );
     lines.line(Emphasis::Plain, &prompts);
+    if let Some(lens) = &results.lens {
+        lines.line(Emphasis::Plain, &format!("lens: {lens}"));
+    }
 }
 
 /// The answer in words.

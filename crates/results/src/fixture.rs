@@ -185,6 +185,7 @@ pub fn results() -> Results {
     let reason = "the mean cosine never changes from negative to positive".to_owned();
     let none = Depth { reason: Some(reason), ..Depth::none(Rule::Cosine) };
     Results {
+        lens: None,
         schema_version: SCHEMA_VERSION,
         model: ModelInfo {
             id: "example/model-135m".to_owned(),

@@ -52,7 +52,7 @@ pub use prune::{
     Accuracy, Candidate, Choice, Estimated, Exported, LinearMap, Measured, PRUNE_SCHEMA_VERSION, PruneLine,
     PruneMethod, PruneResources, Pruning, SearchStep, TextSet, UnitScores, VariantChoices, VariantScore,
 };
-pub use results::{DataInfo, FailedPrompt, ModelInfo, Results, SCHEMA_VERSION};
+pub use results::{DataInfo, FailedPrompt, LensInfo, ModelInfo, Results, SCHEMA_VERSION};
 pub use rule::{Rule, RuleKind, UnknownRule};
 pub use sample::{QaPair, SAMPLES_VERSION, Sample};
 pub use work::{Resources, Work, WorkByProbe};

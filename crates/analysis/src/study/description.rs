@@ -136,7 +136,7 @@ impl Question {
 }
 
 /// Options of `fathom measure` that a study may set under `options`; others have fields of their own.
-pub const OPTIONS: [&str; 12] = [
+pub const OPTIONS: [&str; 14] = [
     "split",
     "max-tokens",
     "skip-modes",
@@ -146,6 +146,8 @@ pub const OPTIONS: [&str; 12] = [
     "sites",
     "baseline",
     "quadrature",
+    "lens",
+    "lens-data",
     "memory",
     "rng",
     "device",

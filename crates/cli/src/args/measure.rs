@@ -2,7 +2,7 @@
 
 use super::run::{Bootstrap, ModelArgs, RunArgs, optional, with_run_args};
 use clap::{Args as Arguments, ValueEnum};
-use fathom::{GradientSite, Measurement, PathBaseline, Probe, Quadrature, Shard, SkipMode, SkipPart};
+use fathom::{GradientSite, Lens, Measurement, PathBaseline, Probe, Quadrature, Shard, SkipMode, SkipPart};
 
 #[derive(Arguments, Clone)]
 pub(crate) struct Measure {
@@ -22,6 +22,13 @@ pub(crate) struct Measure {
     /// rows with "question" and "answer"
     #[arg(long, value_name = "ID|FILE", default_value = "qa")]
     pub(crate) qa: String,
+    /// How lens and settling read the stream: logit, linear (after an affine map to the last level, fitted to other texts),
+    /// or the folder of a checkpoint of the tuned-lens project (config.json, params.pt)
+    #[arg(long, value_name = "KIND|DIR", default_value = "logit")]
+    pub(crate) lens: Lens,
+    /// Texts that a linear lens is fitted to, none of which is measured [default: prose]
+    #[arg(long, value_name = "ID|FILE")]
+    pub(crate) lens_data: Option<String>,
     #[command(flatten)]
     pub(crate) causal: Causal,
     #[command(flatten)]
@@ -51,9 +58,11 @@ impl Measure {
             .baseline(causal.baseline.into())
             .quadrature(causal.quadrature)
             .resamples(self.bootstrap.resamples.get())
-            .naive(self.naive);
+            .naive(self.naive)
+            .lens(self.lens.clone());
         let m = with_run_args!(m, &self.model, &self.run, threads);
         let m = optional(m, &self.limit, |m, limit| m.limit(*limit));
+        let m = optional(m, &self.lens_data, |m, data| m.lens_data(data.as_str()));
         let m = optional(m, &self.shard, |m, shard| m.shard(*shard));
         let m = optional(m, &causal.baseline_data, |m, data| m.baseline_data(data.as_str()));
         self.bootstrap.threshold.iter().fold(m, |m, (rule, value)| m.threshold(*rule, *value))
