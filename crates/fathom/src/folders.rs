@@ -202,7 +202,8 @@ impl RunComparison {
                 format!("{} on {} ({})", results.model.id, results.data.id, path.display())
             };
             let lens = |results: &Results| LensInfo::kind(results.lens.as_ref());
-            let reads_lens = |results: &Results| results.probes.lens.is_some() || results.probes.settling.is_some();
+            let reads_lens =
+                |results: &Results| results.probes.lens.is_some() || results.probes.settling.is_some();
             if reads_lens(&a.0) && reads_lens(&b.0) && lens(&a.0) != lens(&b.0) {
                 invalid!(
                     "the runs read the stream with different lenses, {} ({}) and {} ({}), so their curves say different \

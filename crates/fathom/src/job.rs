@@ -186,8 +186,7 @@ impl Job {
         let mut costs = Costs::new();
         for (probes, prompts) in prompts {
             let (model, options) = (&loaded.model, self.only(probes));
-            let more =
-                fathom_probes::measure_through(model, lens, prompts, &options, callbacks, &mut keep)?;
+            let more = fathom_probes::measure_through(model, lens, prompts, &options, callbacks, &mut keep)?;
             fathom_probes::add(&mut costs, more);
         }
         for (probes, pairs) in pairs {

@@ -163,7 +163,8 @@ fn fitting_texts<B: Backend>(
     let (set, mut prompts, _) = read(open, tokenizer, limit, observer)?;
     prompts.retain(|p| p.tokens.len() > 1);
     let measured: HashSet<_> = job.prompts.iter().filter_map(|p| p.text_sha256.as_ref()).collect();
-    let common = |p: &&fathom_probes::TokenizedPrompt| p.text_sha256.as_ref().is_some_and(|t| measured.contains(t));
+    let common =
+        |p: &&fathom_probes::TokenizedPrompt| p.text_sha256.as_ref().is_some_and(|t| measured.contains(t));
     if let Some(first) = prompts.iter().find(common) {
         invalid!(
             "'{}' of {id} is measured too, so the linear lens would be fitted to what it reads; give other texts with \
@@ -239,7 +240,9 @@ fn read_tuned<B: Backend>(
         let found = config.get(name).and_then(Value::as_u64);
         if found != Some(wanted as u64) {
             let found = found.map_or("missing".to_owned(), |found| found.to_string());
-            return Err(at(format!("'{name}' is {found}, and the model has {wanted}; give a lens of this model")));
+            return Err(at(format!(
+                "'{name}' is {found}, and the model has {wanted}; give a lens of this model"
+            )));
         }
     }
     if let Some(kind) = config.get("lens_type").filter(|kind| *kind != LENS_TYPE) {
@@ -247,7 +250,8 @@ fn read_tuned<B: Backend>(
     }
     let unknown = config.as_object().into_iter().flatten().map(|(name, _)| name.as_str());
     for name in unknown.filter(|name| !KNOWN.contains(name)) {
-        observer.warn(&format!("{}: '{name}' is not known and not used", folder.join("config.json").display()));
+        observer
+            .warn(&format!("{}: '{name}' is not known and not used", folder.join("config.json").display()));
     }
     let has_bias = config.get("bias").and_then(Value::as_bool).unwrap_or(true);
     let weights = Weights::open_pickle(&folder.join("params.pt"))?;

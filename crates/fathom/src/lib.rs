@@ -92,8 +92,8 @@ pub use fathom_report::{
 };
 pub use fathom_results as results;
 pub use fathom_results::{
-    Depth, ExitHead, Exiting, Fitting, GradientSite, GrowMethod, Growing, LawName, Mapping, PathBaseline, Probe, PruneMethod,
-    Pruning, Quadrature, Results, Rule, SkipMode, SkipPart, Uncertainty, UnknownRule,
+    Depth, ExitHead, Exiting, Fitting, GradientSite, GrowMethod, Growing, LawName, Mapping, PathBaseline,
+    Probe, PruneMethod, Pruning, Quadrature, Results, Rule, SkipMode, SkipPart, Uncertainty, UnknownRule,
 };
 pub use fit::{Fit, FitOutcome, FitSchedule, RlResponse};
 pub use folders::{DepthAnalysis, GroupDepth, RunComparison};
@@ -109,7 +109,8 @@ pub use prune::{
     ExportFormat, Prune, PruneEstimate, Pruned, Replace, StageEstimate, VerifiedExport, verify_export,
 };
 pub use report::{
-    exit_report, fit_report, grow_report, is_exit, is_fit, is_grown, is_map, is_pruning, map_report, prune_report, report,
+    exit_report, fit_report, grow_report, is_exit, is_fit, is_grown, is_map, is_pruning, map_report,
+    prune_report, report,
 };
 pub use run_table::{RunRow, RunTable};
 pub use shard::Shard;

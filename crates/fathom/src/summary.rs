@@ -5,7 +5,8 @@ use crate::observer::uncounted;
 use crate::{Error, Observer, Result};
 use fathom_analysis::{BootstrapOptions, PromptCurves, curves::rows_of, uncertainty};
 use fathom_results::{
-    DataInfo, FailedPrompt, LensInfo, ModelInfo, Probe, Resources, Results, SCHEMA_VERSION, Sample, Work, WorkByProbe,
+    DataInfo, FailedPrompt, LensInfo, ModelInfo, Probe, Resources, Results, SCHEMA_VERSION, Sample, Work,
+    WorkByProbe,
 };
 use std::collections::BTreeMap;
 

@@ -76,7 +76,9 @@ fn estimated(e: &Estimated) -> String {
 fn depth(depth: &Depth) -> String {
     let number = |x: f64| crate::text::significant(x, 3);
     match (depth.shown(), depth.interval) {
-        (Some(value), Some([low, high])) => format!("{} ({} to {})", number(value), number(low), number(high)),
+        (Some(value), Some([low, high])) => {
+            format!("{} ({} to {})", number(value), number(low), number(high))
+        }
         (Some(value), None) => number(value),
         (None, _) => "none".to_owned(),
     }

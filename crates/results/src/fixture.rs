@@ -464,8 +464,7 @@ pub fn mapping() -> Mapping {
 
 /// A model of 6 layers that lesa grew to 8.
 pub fn growing() -> Growing {
-    let text_set =
-        TextSet { id: "prose".to_owned(), texts: 30, tokens: 3000, sha256: "0f".repeat(32) };
+    let text_set = TextSet { id: "prose".to_owned(), texts: 30, tokens: 3000, sha256: "0f".repeat(32) };
     let estimated = |value: f64| Estimated { value, interval: Some([value - 0.1, value + 0.1]) };
     let measured = |layers: usize, nll: f64| GrowMeasured {
         layers,

@@ -90,7 +90,8 @@ impl Folder {
             Ok(metadata) if !metadata.is_dir() => return refuse("it is a file"),
             Ok(_) => {}
         }
-        if ![RUN, RESULTS, PRUNE, EXIT, MAP, GROW, FIT, SAMPLES].iter().any(|name| path.join(name).is_file()) {
+        if ![RUN, RESULTS, PRUNE, EXIT, MAP, GROW, FIT, SAMPLES].iter().any(|name| path.join(name).is_file())
+        {
             return refuse(
                 "it has no run.json, results.json, prune.json, exit.json, map.json, grow.json, fit.json or samples.jsonl",
             );

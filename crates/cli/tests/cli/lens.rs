@@ -41,7 +41,10 @@ fn a_linear_lens_is_closer_to_the_output_and_says_so() {
     assert!(printed.contains("lens: linear, fitted to lens, 60 texts"), "{printed}");
     let (plain, with) = (json(&plain.join("results.json")), json(&out.join("results.json")));
     assert!(plain.get("lens").is_none());
-    assert_eq!((with["lens"]["kind"].as_str(), with["lens"]["fit"]["texts"].as_u64()), (Some("linear"), Some(60)));
+    assert_eq!(
+        (with["lens"]["kind"].as_str(), with["lens"]["fit"]["texts"].as_u64()),
+        (Some("linear"), Some(60))
+    );
     let (a, b) = (curve(&plain, "kl_final_lens"), curve(&with, "kl_final_lens"));
     let last = a.len() - 1;
     assert!(a[0] > b[0] && a[last - 1] > b[last - 1], "{a:?} {b:?}");

@@ -46,7 +46,8 @@ pub(super) fn write(
             n.mse_mean
         );
     }
-    let command: Vec<String> = g.options.command.iter().map(|word| crate::shell_quoted(&one_line(word))).collect();
+    let command: Vec<String> =
+        g.options.command.iter().map(|word| crate::shell_quoted(&one_line(word))).collect();
     let _ = write!(
         card,
         "\n## How it was made\n\nfathom {}:\n\n```\n{}\n```\n",

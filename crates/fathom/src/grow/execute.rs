@@ -70,8 +70,8 @@ pub(super) fn grow(g: &Grow, observer: &dyn Observer) -> Result<Measured> {
     };
     let target = Target { g, texts: &texts, model: &written.model(folder.path()), folder: &folder, observer };
     let (after, sha256) = device.run(observer, target)?;
-    let difference = (g.recipe.method == GrowMethod::LlamaPro)
-        .then(|| largest_difference(&before.logits, &after.logits));
+    let difference =
+        (g.recipe.method == GrowMethod::LlamaPro).then(|| largest_difference(&before.logits, &after.logits));
     let results =
         Parts { g, texts: &texts, origins, before, after, written: &written, sha256, difference, started }
             .results(observer);

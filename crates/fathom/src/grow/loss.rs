@@ -1,13 +1,15 @@
 //! The loss of a model on the held-out texts.
 
 use crate::observer::counted;
+use crate::prompts::OpenSet;
 use crate::texts::{Division, Part, Texts};
 use crate::{Error, Grow, Observer, Result, Unit, memory};
-use crate::prompts::OpenSet;
 use fathom_model::source::Loaded;
 use fathom_model::{Backend, Model};
 use fathom_results::{SkipPart, Work};
-use fathom_surgery::{EvaluateOptions, Reading, Removal, Text, Variant, count, evaluate, group_sizes, logits};
+use fathom_surgery::{
+    EvaluateOptions, Reading, Removal, Text, Variant, count, evaluate, group_sizes, logits,
+};
 
 /// All texts are held out.
 const HELDOUT: [Part; 1] = [("held-out", "", 256)];

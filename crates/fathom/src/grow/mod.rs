@@ -184,7 +184,9 @@ impl Grow {
     fn check(&self) -> Result<()> {
         let (lesa, method) = (self.lesa, self.recipe.method);
         let default = LesaOptions::default();
-        if method != GrowMethod::Lesa && (lesa.epochs, lesa.norm_weight) != (default.epochs, default.norm_weight) {
+        if method != GrowMethod::Lesa
+            && (lesa.epochs, lesa.norm_weight) != (default.epochs, default.norm_weight)
+        {
             invalid!("{} trains no network; --epochs and --norm-weight are for lesa", method.name());
         }
         if !matches!(method, GrowMethod::Lesa | GrowMethod::Interpolate) && self.norms != NewNorms::Mean {

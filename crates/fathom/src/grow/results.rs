@@ -106,7 +106,9 @@ fn conclusion(
 ) -> String {
     let layers = format!("{} layers instead of {} by {}", after.layers, before.layers, method.name());
     if difference == Some(0.0) {
-        return format!("{layers} leave every compared logit as it was, bit for bit; what they can add takes training.");
+        return format!(
+            "{layers} leave every compared logit as it was, bit for bit; what they can add takes training."
+        );
     }
     let interval = match increase.interval {
         Some([low, high]) => format!(" ({low:.3} to {high:.3})"),
@@ -133,7 +135,9 @@ mod tests {
             let increase = Estimated { value, interval: Some([value - 0.1, value + 0.1]) };
             conclusion(GrowMethod::Solar, &g.before, &g.after, &increase, difference)
         };
-        assert!(of(0.4, None).contains("8 layers instead of 6 by solar raise the loss by 0.400 (0.300 to 0.500)"));
+        assert!(
+            of(0.4, None).contains("8 layers instead of 6 by solar raise the loss by 0.400 (0.300 to 0.500)")
+        );
         assert!(of(-0.4, None).contains("lower the loss by 0.400"));
         assert!(of(0.0, Some(0.0)).contains("bit for bit"));
     }

@@ -5,8 +5,8 @@ use crate::support::{
 };
 use fathom_kernels::Buffer;
 use fathom_kernels::distribution::{Divergence, Logits, Reference};
-use fathom_model::{Model, Trace};
 use fathom_model::Backend as _;
+use fathom_model::{Model, Trace};
 use fathom_probes::lens::{self, Point};
 use fathom_probes::{ExecOptions, LensMaps, LevelMap};
 use fathom_results::LensCurves;
@@ -246,7 +246,8 @@ fn a_sweep_through_maps_is_that_of_mapped_streams_and_is_counted() {
     let model = load("qwen2");
     let (d, depth) = (model.config().hidden, model.config().depth());
     let trace = run(&model, &tokens(9, 4));
-    let weights: Vec<f64> = (0..d * d).map(|i| identity(d)[i] + ((i * 7 % 23) as f64 - 11.0) / 400.0).collect();
+    let weights: Vec<f64> =
+        (0..d * d).map(|i| identity(d)[i] + ((i * 7 % 23) as f64 - 11.0) / 400.0).collect();
     let bias: Vec<f64> = (0..d).map(|i| (i % 5) as f64 / 10.0).collect();
     let maps = LensMaps::new(vec![Some(LevelMap::pack(&model, &weights, &bias).unwrap())]);
     assert_eq!((maps.count(), maps.at(1).is_none()), (1, true));

@@ -48,10 +48,13 @@ fn training(growing: &Growing, epochs: usize) -> Figure {
     let reading = "The mean loss of the batches of each epoch of the networks that predict a layer from its neighbours, one \
                    for each matrix, in shares of the mean squared error of copying the layer before. At 1 a network is no \
                    better than a copy.";
-    Figure::new("grow_training", "Training of the networks", reading, caption, (
-        Body::Panels(Grid::one(panel, legend)),
-        numbers,
-    ))
+    Figure::new(
+        "grow_training",
+        "Training of the networks",
+        reading,
+        caption,
+        (Body::Panels(Grid::one(panel, legend)), numbers),
+    )
 }
 
 #[cfg(test)]

@@ -21,10 +21,7 @@ pub fn summary(growing: &Growing, style: Style) -> String {
     if !growing.networks.is_empty() {
         lines.line(Emphasis::Plain, "");
         lines.line(Emphasis::Bold, "mean squared error of a right singular vector's elements");
-        let heading = format!(
-            "{:<34} {:>9} {:>9} {:>9} {:>9}",
-            "matrix", "rows", "network", "copy", "mean"
-        );
+        let heading = format!("{:<34} {:>9} {:>9} {:>9} {:>9}", "matrix", "rows", "network", "copy", "mean");
         lines.line(Emphasis::Faint, &heading);
     }
     for n in &growing.networks {

@@ -85,7 +85,9 @@ pub(super) fn from_gguf<'a>(
     let mut tensors = Vec::new();
     for tensor in &model.tensors {
         // Only growth repeats layers, and it does not change the format.
-        let Some(config::Placed { name, .. }) = config::placed(job, prefix, &tensor.name).pop() else { continue };
+        let Some(config::Placed { name, .. }) = config::placed(job, prefix, &tensor.name).pop() else {
+            continue;
+        };
         tensors.push(match changed.as_ref().filter(|(_, layer)| tensor.name.starts_with(layer.as_str())) {
             Some((r, _)) if Some(&tensor.name) == model.down_projections.get(r.layer) => {
                 made(name, tensor, &r.down)

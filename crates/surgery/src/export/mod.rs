@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 pub use commands::{llama_quantize, mergekit};
 pub(crate) use config::layer_of;
 pub use error::ExportError;
-pub use grown::{Change, Growth, GrownLayer};
+pub use grown::{Change, GrownLayer, Growth};
 use part::PlannedFile;
 use stage::Stage;
 

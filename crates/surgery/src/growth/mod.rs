@@ -112,7 +112,9 @@ impl<'a> Grower<'a> {
             ));
         }
         match layers.len() {
-            0..3 => fail("the network learns from a layer between two others; the model has too few".to_owned()),
+            0..3 => {
+                fail("the network learns from a layer between two others; the model has too few".to_owned())
+            }
             depth => (1..depth).try_for_each(|layer| self.check_alike([0, layer])).or_else(fail),
         }
     }
@@ -125,7 +127,9 @@ impl<'a> Grower<'a> {
             match (a.get(name), b.get(name)) {
                 (Some(a), Some(b)) if a.shape == b.shape => {}
                 (Some(_), Some(_)) => {
-                    return Err(format!("'{name}' has other shapes in layers {one} and {other}; grow by copies"));
+                    return Err(format!(
+                        "'{name}' has other shapes in layers {one} and {other}; grow by copies"
+                    ));
                 }
                 _ => return Err(format!("layers {one} and {other} differ in '{name}'; grow by copies")),
             }
@@ -183,11 +187,12 @@ impl<'a> Grower<'a> {
         for (name, shape) in self.matrices() {
             let read = |layer: usize| self.read(layer, name);
             let stack = Stack { name, shape, layers: self.tensors.len(), read: &read };
-            let (made, network) = stack.predict(&pairs, &self.lesa, progress).map_err(|error| match error {
-                Failed::Read(error) => error.into(),
-                Failed::Cancelled => GrowthError::Cancelled,
-                other => GrowthError::Unsupported(format!("{}: {other}", self.method.name())),
-            })?;
+            let (made, network) =
+                stack.predict(&pairs, &self.lesa, progress).map_err(|error| match error {
+                    Failed::Read(error) => error.into(),
+                    Failed::Cancelled => GrowthError::Cancelled,
+                    other => GrowthError::Unsupported(format!("{}: {other}", self.method.name())),
+                })?;
             self.checkpoint.weights().release();
             let predicted = |origin: &LayerOrigin| matches!(origin, LayerOrigin::Predicted { .. });
             let new = layers.iter_mut().zip(self.origins).filter(|(_, origin)| predicted(origin));

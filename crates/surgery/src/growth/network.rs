@@ -194,7 +194,8 @@ impl Network {
     /// Sets the gradients of a batch, and returns its loss.
     fn gradients(&mut self, x: &DMatrix<f32>, target: &DMatrix<f32>, loss: Loss) -> f64 {
         let (Activations([one, two]), out) = self.activate(x);
-        let through_relu = |dy: DMatrix<f32>, y: &DMatrix<f32>| dy.zip_map(y, |d, y| if y > 0.0 { d } else { 0.0 });
+        let through_relu =
+            |dy: DMatrix<f32>, y: &DMatrix<f32>| dy.zip_map(y, |d, y| if y > 0.0 { d } else { 0.0 });
         let d_out = loss.gradient(&out, target);
         let d_two = through_relu(self.layers[2].backward(&d_out), &two);
         let d_one = through_relu(self.layers[1].backward(&d_two), &one);
@@ -248,7 +249,10 @@ mod tests {
                 let found = network.layers[layer].weight_gradient.as_slice()[place];
                 let wanted = numeric(&|n, step| n.layers[layer].weight.as_mut_slice()[place] += step);
                 // A step may cross the kink of a ReLU.
-                assert!((f64::from(found) - wanted).abs() < 0.02 * f64::from(largest), "{layer} {place}: {found} {wanted}");
+                assert!(
+                    (f64::from(found) - wanted).abs() < 0.02 * f64::from(largest),
+                    "{layer} {place}: {found} {wanted}"
+                );
             }
             for place in 0..network.layers[layer].bias.len().min(5) {
                 let found = network.layers[layer].bias_gradient[place];

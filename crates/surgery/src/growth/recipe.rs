@@ -78,27 +78,18 @@ impl Recipe {
     }
 
     /// The refusal of N, with numbers of layers that are reached.
-    fn out_of_reach(
-        &self,
-        depth: usize,
-        why: &str,
-        reached: impl Iterator<Item = usize>,
-    ) -> InvalidRecipe {
+    fn out_of_reach(&self, depth: usize, why: &str, reached: impl Iterator<Item = usize>) -> InvalidRecipe {
         let mut numbers: Vec<usize> = reached.collect();
         numbers.sort_unstable();
-        let mut text = format!(
-            "{} cannot make {} layers of {depth}: {why}; ",
-            self.method.name(),
-            self.layers
-        );
+        let mut text =
+            format!("{} cannot make {} layers of {depth}: {why}; ", self.method.name(), self.layers);
         match &numbers[..] {
             [] => text.push_str("choose another method"),
             numbers => {
                 // Those around N say more than the first ones.
                 let at = numbers.partition_point(|n| *n < self.layers);
                 let from = at.saturating_sub(LISTED / 2).min(numbers.len().saturating_sub(LISTED));
-                let shown: Vec<String> =
-                    numbers[from..].iter().take(LISTED).map(usize::to_string).collect();
+                let shown: Vec<String> = numbers[from..].iter().take(LISTED).map(usize::to_string).collect();
                 let more = if shown.len() < numbers.len() { ", among others" } else { "" };
                 let _ = write!(text, "it reaches {}{more}", shown.join(", "));
             }

@@ -47,7 +47,11 @@ fn copies_run_as_layers_of_the_source_that_run_twice() {
             Ok(made) => made,
             // A kind of layer that a configuration can state for the first or the last layers only.
             Err(message) => {
-                assert!(message.contains("discarded") || message.contains("scales attention"), "{}: {message}", source.display());
+                assert!(
+                    message.contains("discarded") || message.contains("scales attention"),
+                    "{}: {message}",
+                    source.display()
+                );
                 assert!(place.names().is_empty(), "{}", source.display());
                 continue;
             }
@@ -72,7 +76,8 @@ fn copies_that_do_not_overlap_are_the_model() {
         let written = open(&made);
         assert_eq!(checkpoint.config().difference(written.config()), None);
         for tensor in checkpoint.weights().stored() {
-            let same = written.weights().stored().into_iter().find(|other| other.name == tensor.name).unwrap();
+            let same =
+                written.weights().stored().into_iter().find(|other| other.name == tensor.name).unwrap();
             assert_eq!(same.bytes, tensor.bytes, "{}", tensor.name);
         }
     }
@@ -130,7 +135,8 @@ fn means_are_those_of_the_neighbours() {
             let written = open(&made);
             assert_eq!(written.config().depth(), depth + 1);
             for pattern in names {
-                let of = |c: &Checkpoint, layer: usize| numbers(c, &pattern.replace("{}", &layer.to_string()));
+                let of =
+                    |c: &Checkpoint, layer: usize| numbers(c, &pattern.replace("{}", &layer.to_string()));
                 let found = of(&written, at);
                 let (one, other) = (of(&checkpoint, at - 1), of(&checkpoint, at));
                 let first = norms == NewNorms::First && pattern.contains("norm");
@@ -138,7 +144,10 @@ fn means_are_those_of_the_neighbours() {
                     true => of(&checkpoint, 0),
                     false => one.iter().zip(&other).map(|(a, b)| 0.5 * a + 0.5 * b).collect(),
                 };
-                assert!(found.iter().zip(&wanted).all(|(a, b)| a == b || *a == f16(*b)), "{source} {pattern}");
+                assert!(
+                    found.iter().zip(&wanted).all(|(a, b)| a == b || *a == f16(*b)),
+                    "{source} {pattern}"
+                );
                 // Layers behind the new one keep theirs.
                 assert_eq!(of(&written, at + 1), other);
             }
