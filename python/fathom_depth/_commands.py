@@ -47,9 +47,15 @@ def study(file: Argument, *, quiet: bool = False, **more: Any) -> Study:
     return Study(_folder(run_program(["study", *options(more), "--", file], quiet=quiet)))
 
 
-def compare(a: Union[Argument, Run], b: Union[Argument, Run], *, quiet: bool = False, **more: Any) -> Json:
-    """Compares two finished runs, with intervals: ``fathom compare``."""
-    return _json(["compare", *options(more), "--json", "--", _path(a), _path(b)], quiet)
+def compare(
+    a: Union[Argument, Run], *others: Union[Argument, Run], quiet: bool = False, **more: Any
+) -> Json:
+    """Compares finished runs with the first, with intervals: ``fathom compare``.
+
+    With one other run the result has ``rules`` and ``curves``; with several, ``comparisons`` has one such a run, and
+    ``rules`` the p-values corrected for their number.
+    """
+    return _json(["compare", *options(more), "--json", "--", *map(_path, (a, *others))], quiet)
 
 
 def table(*runs: Union[Argument, Run, Study], quiet: bool = False, **more: Any) -> List[Json]:

@@ -74,6 +74,52 @@ def test_two_runs_are_compared(run, prompts, tmp_path):
     other = fathom.measure(FIXTURES / "llama2", prompts, probes="contributions,lens", out=tmp_path / "b", quiet=True)
     found = fathom.compare(run, other, resamples=200)
     assert found["pairing"] == "paired" and found["curves"]
+    several = fathom.compare(run, other, run.folder, resamples=200)
+    assert several["comparisons"][0] == found and len(several["rules"][0]["p_holm"]) == 2
+
+
+def test_samples_are_read_by_pandas_polars_and_duckdb(run, prompts, tmp_path):
+    probes = "contributions,lens,similarity,settling,skip,erasure,gradients"
+    own = tmp_path / "pairs.jsonl"
+    own.write_text('{"question": "The capital of France is", "answer": " Paris"}\n', encoding="utf-8")
+    full = fathom.measure(
+        FIXTURES / "llama3", prompts, probes=probes, qa=own, out=tmp_path / "full", parquet=True, resamples=200, quiet=True
+    )
+    file, samples = full.folder / "samples.parquet", list(full.samples)
+    assert len(samples) == 4 and file.is_file()
+
+    def check(column):
+        """``column`` gives the values of a column as lists; what they hold must be what the lines hold."""
+        for name in ("id", "tokens", "pieces", "settling.layers"):
+            assert column(name) == [at(sample, name) for sample in samples], name
+        for name in ("lens.kl_lens_final", "skip.effects.future.layer.layer_effect", "erasure"):
+            assert column(name) == [at(sample, name) for sample in samples], name
+        attribution = column("gradients.resid.attribution")
+        assert attribution[:3] == [None] * 3
+        assert attribution[3] == samples[3]["gradients"][0]["attribution"]
+
+    pandas, polars, duckdb = (pytest.importorskip(name) for name in ("pandas", "polars", "duckdb"))
+    frame = pandas.read_parquet(file)
+    check(lambda name: [plain(value) for value in frame[name]])
+    table = polars.read_parquet(file)
+    check(lambda name: table[name].to_list())
+    check(lambda name: [row[0] for row in duckdb.sql(f"select \"{name}\" from '{file}'").fetchall()])
+
+
+def at(sample, path):
+    """The value at a path of a sample; ``None`` where there is none."""
+    for name in path.split("."):
+        sample = sample.get(name) if sample is not None else None
+    return sample
+
+
+def plain(value):
+    """Lists for NumPy's arrays, and ``None`` for what pandas makes of a missing value."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return None if value is None or (isinstance(value, float) and math.isnan(value)) else value
 
 
 def test_shards_are_merged(prompts, tmp_path):

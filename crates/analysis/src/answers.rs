@@ -300,7 +300,7 @@ fn set_verdicts(drafts: &mut [(CellPair<'_>, CellComparison)]) {
 
 /// Holm-corrected p-values, to be compared with the family-wise error rate (S. Holm, "A simple
 /// sequentially rejective multiple test procedure", 1979).
-fn holm(p_values: &[f64]) -> Vec<f64> {
+pub(crate) fn holm(p_values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p_values.len()).collect();
     order.sort_by(|i, j| p_values[*i].total_cmp(&p_values[*j]));
     let mut corrected = vec![1.0; p_values.len()];

@@ -121,6 +121,13 @@ pub struct CurveDifference {
     pub separate: usize,
 }
 
+impl Comparison {
+    /// The difference of the ratios by a rule, where both runs have one.
+    pub(crate) fn ratio(&self, rule: Rule) -> Option<&Difference> {
+        self.rules.iter().find(|row| row.rule == rule)?.ratio.as_ref()
+    }
+}
+
 /// Compares two runs.
 ///
 /// # Errors

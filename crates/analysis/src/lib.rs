@@ -9,6 +9,7 @@
 //!   rows of the depth table.
 //! - [`stability`]: how the depth depends on the threshold and on the number of prompts.
 //! - [`mod@compare`]: two runs, rule by rule and layer by layer.
+//! - [`baseline`]: several runs against one.
 //! - [`exit`]: leaving a model early, with calibrated thresholds.
 //! - [`map`]: the best targets of maps between the levels of two models.
 //! - [`study`]: the description of a study, `STUDY.toml`.
@@ -43,6 +44,7 @@
 #![deny(missing_docs)]
 
 pub mod answers;
+pub mod baseline;
 mod cell;
 pub mod compare;
 pub mod curves;
@@ -56,6 +58,7 @@ pub mod stability;
 pub mod study;
 pub mod tables;
 
+pub use baseline::{BaselineComparison, compare_with_baseline};
 pub use cell::FinishedCell;
 pub use compare::{Comparison, Pairing, RunCurves, compare};
 pub use curves::{BootstrapOptions, Curve, PromptCurves, rows};

@@ -6,6 +6,7 @@ use approx::assert_relative_eq;
 use common::{samples, seen, with_threads};
 use fathom_analysis::{
     BootstrapOptions, Comparison, Curve, Error, Pairing, PromptCurves, RunCurves, compare,
+    compare_with_baseline,
 };
 use fathom_depth::{IntervalOf, Rule, paired};
 use fathom_results::Sample;
@@ -280,4 +281,39 @@ fn json_is_complete_and_independent_of_threads() {
     assert_eq!(json["curves"][6]["differences"].as_array().unwrap().len(), 8);
     assert_eq!(json["rules"][1]["rule"], "kl");
     assert!(json["rules"][1]["ratio"]["interval"][0].is_number());
+}
+
+#[test]
+fn several_runs_are_compared_with_one_as_each_alone_and_their_p_values_are_corrected() {
+    let runs = [curves(&samples(9, 8, 0), 8), curves(&samples(9, 8, 3), 8), curves(&samples(9, 6, 7), 6)];
+    let [a, b, c] =
+        [("a", &runs[0]), ("b", &runs[1]), ("c", &runs[2])].map(|(name, curves)| RunCurves { name, curves });
+    let all = compare_with_baseline(a, &[b, c, a], Pairing::Paired, &options()).unwrap();
+    for (found, other) in all.comparisons.iter().zip([b, c, a]) {
+        assert_eq!(*found, compare(a, other, Pairing::Paired, &options()).unwrap());
+    }
+    assert_eq!((all.baseline.name.as_str(), all.baseline.layers, all.rules.len()), ("a", 8, Rule::ALL.len()));
+    for row in &all.rules {
+        let p_values: Vec<Option<f64>> = all
+            .comparisons
+            .iter()
+            .map(|one| one.rules.iter().find(|found| found.rule == row.rule)?.ratio?.p_value)
+            .collect();
+        let tested = p_values.iter().flatten().count() as f64;
+        let least = p_values.iter().flatten().copied().fold(f64::INFINITY, f64::min);
+        for (corrected, alone) in row.p_holm.iter().zip(&p_values) {
+            assert_eq!(corrected.is_some(), alone.is_some());
+            let (Some(corrected), Some(alone)) = (corrected, alone) else { continue };
+            assert!(*corrected >= *alone && *corrected <= (tested * alone).min(1.0) + 1e-12);
+            if *alone == least {
+                assert_relative_eq!(*corrected, (tested * alone).min(1.0));
+            }
+        }
+        // A run does not differ from itself.
+        assert!(row.p_holm[2].is_none_or(|p| p == 1.0));
+    }
+    let table = all.table();
+    for part in ["A: a, 8 layers", "D: a, 8 layers", "Holm", "| rule ", "kl", "of 8"] {
+        assert!(table.contains(part), "{table}");
+    }
 }

@@ -16,6 +16,7 @@ mod interrupt;
 mod map;
 mod measure;
 mod merge;
+mod mix;
 mod models;
 mod observer;
 mod output;
@@ -57,6 +58,7 @@ fn run() -> ExitCode {
         Command::Map(args) => map::run(&args, threads),
         Command::Grow(args) => grow::run(&args, threads),
         Command::Fit(args) => fit::run(&args, threads),
+        Command::Mix(args) => mix::run(&args),
         Command::Verify(args) => verify::run(&args, threads),
         Command::Models(args) => models::run(&args),
         Command::Data(args) => data::run(&args),

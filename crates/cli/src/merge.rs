@@ -7,7 +7,10 @@ use anyhow::Result;
 use fathom::{Merge, table};
 
 pub(crate) fn run(args: &MergeArgs, threads: Option<u16>) -> Result<()> {
-    let merge = Merge::new(&args.shards, &args.out).overwrite(args.overwrite).command(command_line());
+    let merge = Merge::new(&args.shards, &args.out)
+        .overwrite(args.overwrite)
+        .parquet(args.parquet)
+        .command(command_line());
     let merge = optional(merge, &threads, |m, threads| m.threads((*threads).into()));
     let merged = merge.run(&Terminal::default())?;
     if args.json {

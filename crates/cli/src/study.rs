@@ -29,8 +29,12 @@ pub(crate) fn run(args: &StudyArgs, threads: Option<u16>) -> Result<()> {
     if args.estimate && !(args.plan || args.submit.is_some()) {
         bail!("--estimate is for --plan and --submit; `fathom measure --dry-run` estimates one cell");
     }
-    if let Some(cell) = &args.cell {
-        let folder = study.measure_cell(study.cell(cell)?, &terminal)?;
+    let cell = match (&args.cell, args.cell_index) {
+        (Some(cell), _) => Some(study.cell(cell)?),
+        (None, index) => index.map(|index| index.saturating_add(1)),
+    };
+    if let Some(cell) = cell {
+        let folder = study.measure_cell(cell, &terminal)?;
         return output::print(&format!("results: {}\n", folder.display()));
     }
     if args.plan || args.missing || args.submit.is_some() {
@@ -134,7 +138,7 @@ mod tests {
         let text = "name = 'x'\nprobes = 'all'\nlimit = 3\nseed = 9\nqa = 'qa'\n\
              options = { split = 'train', max-tokens = 50, skip-modes = 'future,local', skip-parts = 'attn', \
              positions = 2, baseline-data = 'builtin', sites = 'mlp,attn', baseline = 'feature', \
-             quadrature = 'riemann:8', memory = '1GiB', rng = 'python', device = 'gpu:1' }\n\
+             quadrature = 'riemann:8', memory = '1GiB', lens = 'linear', lens-data = 'builtin', rng = 'python', device = 'gpu:1' }\n\
              [[model]]\nid = 'smollm2-135m'\ndtype = 'bf16'\nrevision = 'main'\n[[data]]\nid = 'builtin'\n";
         std::fs::write(&file, text).unwrap();
         let study = Study::read(&file).unwrap().command(command_line());

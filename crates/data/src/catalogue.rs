@@ -235,7 +235,7 @@ impl Entry {
                     let (set, name, known) = (self.id, (*name).to_owned(), self.parameters);
                     return Err(DataError::UnknownParameter { set, name, known });
                 }
-                Ok(PromptStream::new(self.id, "built in".to_owned(), read().into_iter()))
+                Ok(PromptStream::new(self.id, "the built-in prompts".to_owned(), read().into_iter()))
             }
         }
     }

@@ -7,6 +7,11 @@ use fathom_model::{Backend, Cpu};
 use std::fmt;
 use std::str::FromStr;
 
+/// The instruction set that the kernels use on this processor: `portable`, `avx2`, `avx512`, `avx512_bf16` or `amx`.
+pub fn instructions() -> &'static str {
+    fathom_kernels::Isa::get().name()
+}
+
 /// The device that a model runs on.
 ///
 /// Its name is `cpu`, `auto`, `gpu`, `gpu:N`, `cuda` or `cuda:N`.

@@ -8,7 +8,7 @@ use crate::prompts::OpenSet;
 use crate::resume::{merged, resume, start_anew};
 use crate::run_options::Opened;
 use crate::summary::{self, Samples, Subject};
-use crate::{Measured, Measurement, Observer, Result, run};
+use crate::{Measured, Measurement, Observer, Result, run, samples_parquet};
 use fathom_analysis::BootstrapOptions;
 use fathom_model::Backend;
 use fathom_model::source::{Checkpoint, Loaded, Located};
@@ -93,6 +93,7 @@ impl OnDevice for Measuring<'_> {
         let results = summary::summarise(subject, &measured, resources, &bootstrap, observer)?;
         finish(&mut run, progress.is_complete(), &measured, started.elapsed(), &costs);
         fathom_report::write_all(folder, &results, &run)?;
+        samples_parquet::renew(folder, self.m.parquet)?;
         let cancelled = (!progress.is_complete()).then(|| progress.sentence(&job, folder.path()));
         Ok((results, cancelled))
     }

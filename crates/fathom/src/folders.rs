@@ -1,13 +1,13 @@
-//! Depths and comparisons of finished runs, from their folders.
+//! Depths of finished runs, from their folders.
 
 use crate::error::invalid;
 use crate::measurement::bootstrap_options;
 use crate::observer::uncounted;
 use crate::{Observer, Result, threads};
 use fathom_analysis::curves::rows_of;
-use fathom_analysis::{BootstrapOptions, Comparison, Pairing, PromptCurves, RunCurves, compare, uncertainty};
+use fathom_analysis::{BootstrapOptions, PromptCurves, uncertainty};
 use fathom_data::Options;
-use fathom_results::{Depth, Folder, LensInfo, Results, Rule, Sample, Uncertainty};
+use fathom_results::{Depth, Folder, Results, Rule, Sample, Uncertainty};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -153,83 +153,6 @@ fn groups(samples: Vec<Sample>, apart: bool) -> Vec<(Option<String>, Vec<Sample>
         }
     }
     groups
-}
-
-/// A comparison of two finished runs: depths and curves, with intervals.
-///
-/// ```no_run
-/// use fathom::{RunComparison, Silent};
-///
-/// let found = RunComparison::of("fathom-out/base/gsm8k", "fathom-out/instruct/gsm8k").run(&Silent)?;
-/// println!("{}", found.table());
-/// # Ok::<(), fathom::Error>(())
-/// ```
-#[derive(Clone, Debug, PartialEq)]
-pub struct RunComparison {
-    a: PathBuf,
-    b: PathBuf,
-    pairing: Pairing,
-    bootstrap: Bootstrap,
-    threads: Option<usize>,
-}
-
-impl RunComparison {
-    /// The comparison of two results folders, with prompts paired by their texts.
-    pub fn of(a: impl Into<PathBuf>, b: impl Into<PathBuf>) -> Self {
-        let (a, b, bootstrap) = (a.into(), b.into(), Bootstrap::default());
-        Self { a, b, pairing: Pairing::Paired, bootstrap, threads: None }
-    }
-
-    /// How prompts are resampled: together, or each run on its own, as for runs on different prompts.
-    #[must_use]
-    pub fn pairing(mut self, pairing: Pairing) -> Self {
-        self.pairing = pairing;
-        self
-    }
-
-    bootstrap_setters!();
-
-    /// Compares the runs. Differences are second less first.
-    ///
-    /// # Errors
-    /// When a folder is not one of a run with prompts, the runs cannot be paired or have no probe in common, or a
-    /// threshold is invalid.
-    pub fn run(&self, observer: &dyn Observer) -> Result<Comparison> {
-        let options = self.bootstrap.options()?;
-        threads::run(self.threads, || {
-            let (a, b) = (open(&self.a)?, open(&self.b)?);
-            let name = |path: &Path, results: &Results| {
-                format!("{} on {} ({})", results.model.id, results.data.id, path.display())
-            };
-            let lens = |results: &Results| LensInfo::kind(results.lens.as_ref());
-            let reads_lens =
-                |results: &Results| results.probes.lens.is_some() || results.probes.settling.is_some();
-            if reads_lens(&a.0) && reads_lens(&b.0) && lens(&a.0) != lens(&b.0) {
-                invalid!(
-                    "the runs read the stream with different lenses, {} ({}) and {} ({}), so their curves say different \
-                     things; measure one of them again with the --lens of the other",
-                    lens(&a.0),
-                    self.a.display(),
-                    lens(&b.0),
-                    self.b.display()
-                );
-            }
-            let device = |results: &Results| results.model.device.clone().unwrap_or_else(|| "cpu".to_owned());
-            let devices = [device(&a.0), device(&b.0)];
-            if devices[0] != devices[1] {
-                observer.warn(&format!(
-                    "the runs were made on different devices, {} and {}: differences of about 1e-5 of a value and less are \
-                     rounding",
-                    devices[0], devices[1]
-                ));
-            }
-            let names = [name(&self.a, &a.0), name(&self.b, &b.0)];
-            let _working = uncounted(observer, "resampling prompts");
-            let [a, b] =
-                [RunCurves { name: &names[0], curves: &a.1 }, RunCurves { name: &names[1], curves: &b.1 }];
-            Ok(compare(a, b, self.pairing, &options)?)
-        })
-    }
 }
 
 /// A finished run: its results, and the curves of its prompts.

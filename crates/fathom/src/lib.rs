@@ -7,12 +7,13 @@
 //! - [`Measurement`] runs probes on a model and writes a results folder; [`Measurement::estimate`] counts beforehand what
 //!   that takes.
 //! - [`DepthAnalysis`] reads depths off a finished run with other thresholds or by groups of prompts, and
-//!   [`RunComparison`] compares two runs.
+//!   [`RunComparison`] compares runs.
 //! - [`Prune`] finds layers that can go, and shows on held-out text what that costs.
 //! - [`Exit`] measures at which levels tokens can leave a model, with calibrated thresholds, and whether that pays.
 //! - [`LayerMap`] maps the levels of one model to those of another.
 //! - [`Grow`] makes a deeper model of a model's layers, and measures both.
 //! - [`Fit`] fits a law of depth, data or compute to a table.
+//! - [`mix()`] weights training sets by what a development set shows.
 //! - [`Study`] measures models on data sets as a file describes, and answers its questions.
 //! - [`Verification`] compares a model's numbers with reference values, and bf16 with f32.
 //! - [`Bench`] times kernels and probes on this machine.
@@ -39,6 +40,7 @@
 
 mod bench;
 mod choices;
+mod comparison;
 mod device;
 mod error;
 mod estimate;
@@ -53,6 +55,7 @@ mod map;
 mod measurement;
 mod memory;
 mod merge;
+mod mix;
 mod model;
 mod observer;
 mod prompts;
@@ -62,6 +65,7 @@ mod resume;
 mod run;
 mod run_options;
 mod run_table;
+mod samples_parquet;
 mod shard;
 mod study;
 mod summary;
@@ -75,15 +79,19 @@ pub use bench::{
     ProbeSpeed, Speed,
 };
 pub use choices::{ChoiceJob, ChoiceScore, ChoiceText, ChoiceTokens};
-pub use device::{Device, DeviceInfo, devices};
+pub use comparison::RunComparison;
+pub use device::{Device, DeviceInfo, devices, instructions};
 pub use error::{Error, Result};
 pub use estimate::{Estimate, ProbeEstimate};
 pub use exit::{Exit, ExitEstimate, ExitOutcome};
 pub use fathom_analysis::study::OPTIONS as STUDY_OPTIONS;
-pub use fathom_analysis::{BootstrapOptions, Comparison, Curve, Pairing, StudyDescription, Tables};
+pub use fathom_analysis::{
+    BaselineComparison, BootstrapOptions, Comparison, Curve, Pairing, StudyDescription, Tables,
+};
 pub use fathom_data::{
     Choice, ChoiceSet, DEFAULT as DEFAULT_DATA, Entry, Options, Prompt, PromptSet, Rng, catalogue,
 };
+pub use fathom_laws::mixture;
 pub use fathom_model::source::DEFAULT as DEFAULT_MODEL;
 pub use fathom_model::{Dtype, GGML_TYPES, mixtures_of_experts, supported as architectures};
 pub use fathom_report::{
@@ -96,12 +104,13 @@ pub use fathom_results::{
     Probe, PruneMethod, Pruning, Quadrature, Results, Rule, SkipMode, SkipPart, Uncertainty, UnknownRule,
 };
 pub use fit::{Fit, FitOutcome, FitSchedule, RlResponse};
-pub use folders::{DepthAnalysis, GroupDepth, RunComparison};
+pub use folders::{DepthAnalysis, GroupDepth};
 pub use grow::{Grow, GrowEstimate, Grown, NewNorms};
 pub use lens::Lens;
 pub use map::{LayerMap, MapEstimate, MapOutcome};
 pub use measurement::{Measured, Measurement, bootstrap_options};
 pub use merge::{Merge, Merged};
+pub use mix::mix;
 pub use model::{ExpertsDescription, ModelDescription, ModelSpec, ShortName, describe_model, short_names};
 pub use observer::{Observer, Silent, Task, Unit};
 pub use prompts::{PromptSpec, read_choices, read_prompts};
@@ -109,10 +118,11 @@ pub use prune::{
     ExportFormat, Prune, PruneEstimate, Pruned, Replace, StageEstimate, VerifiedExport, verify_export,
 };
 pub use report::{
-    exit_report, fit_report, grow_report, is_exit, is_fit, is_grown, is_map, is_pruning, map_report,
-    prune_report, report,
+    exit_report, fit_report, grow_report, is_exit, is_fit, is_grown, is_map, is_measurement, is_pruning,
+    map_report, prune_report, report,
 };
 pub use run_table::{RunRow, RunTable};
+pub use samples_parquet::write_samples_parquet;
 pub use shard::Shard;
 pub use study::{
     CellEstimate, CellState, PlannedCell, Scheduler, Study, StudyOutcome, quoted as shell_quoted,

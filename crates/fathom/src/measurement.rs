@@ -38,6 +38,7 @@ pub struct Measurement {
     pub(crate) gradients: GradientOptions,
     pub(crate) thresholds: Vec<(Rule, f64)>,
     pub(crate) naive: bool,
+    pub(crate) parquet: bool,
     pub(crate) shard: Option<Shard>,
     pub(crate) lens: Lens,
     pub(crate) lens_data: Option<String>,
@@ -81,6 +82,7 @@ impl Measurement {
             gradients: GradientOptions::default(),
             thresholds: Vec::new(),
             naive: false,
+            parquet: false,
             shard: None,
             lens: Lens::Logit,
             lens_data: None,
@@ -183,6 +185,13 @@ impl Measurement {
     #[must_use]
     pub fn lens_data(mut self, data: impl Into<String>) -> Self {
         self.lens_data = Some(data.into());
+        self
+    }
+
+    /// Whether the samples are also written as `samples.parquet`, as by [`write_samples_parquet`](crate::write_samples_parquet).
+    #[must_use]
+    pub fn parquet(mut self, parquet: bool) -> Self {
+        self.parquet = parquet;
         self
     }
 

@@ -4,7 +4,7 @@ use crate::error::invalid;
 use crate::resume::{merged, start_anew};
 use crate::shard::interleaved;
 use crate::summary::{self, Samples, Subject};
-use crate::{Error, Observer, Result, Shard, run, threads};
+use crate::{Error, Observer, Result, Shard, run, samples_parquet, threads};
 use fathom_analysis::BootstrapOptions;
 use fathom_results::{Folder, Probe, Resources, Results, Sample, Work, folder};
 use serde_json::{Value, json};
@@ -29,6 +29,7 @@ pub struct Merge {
     shards: Vec<PathBuf>,
     out: PathBuf,
     overwrite: bool,
+    parquet: bool,
     threads: Option<usize>,
     command: Vec<String>,
 }
@@ -49,6 +50,7 @@ impl Merge {
             shards: shards.into_iter().map(Into::into).collect(),
             out: out.into(),
             overwrite: false,
+            parquet: false,
             threads: None,
             command: Vec::new(),
         }
@@ -58,6 +60,13 @@ impl Merge {
     #[must_use]
     pub fn overwrite(mut self, overwrite: bool) -> Self {
         self.overwrite = overwrite;
+        self
+    }
+
+    /// Whether the samples are also written as `samples.parquet`.
+    #[must_use]
+    pub fn parquet(mut self, parquet: bool) -> Self {
+        self.parquet = parquet;
         self
     }
 
@@ -128,6 +137,7 @@ impl Merge {
         out.write_bytes_atomic(folder::SAMPLES, (lines.join("\n") + "\n").as_bytes())?;
         let results = summary::summarise(subject, &Samples::of(samples), resources, &bootstrap, observer)?;
         fathom_report::write_all(&out, &results, &run)?;
+        samples_parquet::renew(&out, self.parquet)?;
         Ok(Merged { folder: self.out.clone(), results })
     }
 

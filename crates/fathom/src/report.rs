@@ -16,6 +16,11 @@ pub fn report(folder: &Path) -> Result<Results> {
     Ok(results)
 }
 
+/// Whether a folder holds the results of a finished measurement.
+pub fn is_measurement(path: &Path) -> bool {
+    path.join(folder::RESULTS).is_file()
+}
+
 /// Whether a folder holds the results of a finished pruning.
 pub fn is_pruning(path: &Path) -> bool {
     path.join(folder::PRUNE).is_file()

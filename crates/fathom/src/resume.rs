@@ -48,17 +48,17 @@ pub(crate) fn start_anew(folder: &Folder) -> Result<Earlier> {
     }
     crate::prune::remove_earlier_export(folder.path())?;
     crate::grow::remove_earlier_model(folder.path(), &folder.run()?.unwrap_or_default())?;
-    let mut paths: Vec<PathBuf> = [
+    let files = [
         folder::RESULTS,
         folder::PRUNE,
         folder::EXIT,
         folder::MAP,
         folder::GROW,
         folder::SAMPLES,
+        folder::SAMPLES_PARQUET,
         folder::REPORT,
-    ]
-    .map(|name| folder.path().join(name))
-    .into();
+    ];
+    let mut paths: Vec<PathBuf> = files.map(|name| folder.path().join(name)).into();
     paths.extend(plots(folder.path()));
     for path in paths.iter().filter(|p| p.exists()) {
         std::fs::remove_file(path).map_err(|e| {

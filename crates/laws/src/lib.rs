@@ -10,6 +10,7 @@
 //!   Levenberg-Marquardt.
 //! - [`curves`]: learning curves from NumPy arrays, and the steps that they take to a threshold.
 //! - [`expression`]: formulas as users write them.
+//! - [`mixture`]: weights of two training sets, from what a development set shows.
 //!
 //! The crate reads bytes that it is handed and no files. Nothing depends on the number of threads.
 //!
@@ -37,6 +38,7 @@ pub mod expression;
 mod fit;
 pub mod isotonic;
 mod law;
+pub mod mixture;
 mod objective;
 pub mod ols;
 mod random;

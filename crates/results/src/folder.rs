@@ -31,6 +31,8 @@ pub const EXIT: &str = "exit.json";
 pub const FIT: &str = "fit.json";
 /// The file with one line per prompt.
 pub const SAMPLES: &str = "samples.jsonl";
+/// The same as a table of columns.
+pub const SAMPLES_PARQUET: &str = "samples.parquet";
 /// The page to look at.
 pub const REPORT: &str = "report.html";
 /// The folder with the figures.

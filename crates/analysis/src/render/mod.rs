@@ -1,5 +1,6 @@
 //! Tables, answers and comparisons as Markdown, CSV, LaTeX and JSON.
 
+mod baseline;
 mod comparison;
 mod csv;
 mod latex;

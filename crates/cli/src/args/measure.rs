@@ -39,6 +39,9 @@ pub(crate) struct Measure {
     /// Run every edit as a separate full forward pass: slow, for checking
     #[arg(long)]
     pub(crate) naive: bool,
+    /// Write the samples as samples.parquet too, a table that pandas, polars and DuckDB read
+    #[arg(long)]
+    pub(crate) parquet: bool,
     #[command(flatten)]
     pub(crate) run: RunArgs,
 }
@@ -59,7 +62,8 @@ impl Measure {
             .quadrature(causal.quadrature)
             .resamples(self.bootstrap.resamples.get())
             .naive(self.naive)
-            .lens(self.lens.clone());
+            .lens(self.lens.clone())
+            .parquet(self.parquet);
         let m = with_run_args!(m, &self.model, &self.run, threads);
         let m = optional(m, &self.limit, |m, limit| m.limit(*limit));
         let m = optional(m, &self.lens_data, |m, data| m.lens_data(data.as_str()));

@@ -5,8 +5,10 @@ mod fit;
 mod grow;
 mod map;
 mod measure;
+mod mix;
 mod prune;
 mod run;
+mod version;
 
 use clap::{Args as Arguments, Parser, Subcommand};
 pub(crate) use exit::Exit;
@@ -15,19 +17,15 @@ pub(crate) use fit::Fit;
 pub(crate) use grow::Grow;
 pub(crate) use map::Map;
 pub(crate) use measure::Measure;
+pub(crate) use mix::Mix;
 pub(crate) use prune::Prune;
 pub(crate) use run::{Bootstrap, DtypeArg, ModelArgs, command_line, optional};
 use std::path::PathBuf;
-
-/// The version; in releases with the commit, which `.ci/package` gives.
-const VERSION: &str = match option_env!("FATHOM_VERSION") {
-    Some(version) => version,
-    None => env!("CARGO_PKG_VERSION"),
-};
+use version::{LONG_VERSION, VERSION};
 
 /// Measures how much of a language model's depth does useful work.
 #[derive(Parser)]
-#[command(name = "fathom", version = VERSION, long_about = LONG, propagate_version = true, max_term_width = 100)]
+#[command(name = "fathom", version = VERSION, long_version = LONG_VERSION.as_str(), long_about = LONG, propagate_version = true, max_term_width = 100)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -51,7 +49,7 @@ the depths are, and turns the curves into effective depths with intervals.
   fathom grow model.gguf --method solar --layers 40
                                           a deeper model, and what it does untrained
   fathom fit depth runs.csv               a scaling law, and how far it can be trusted
-  fathom compare out-a out-b              two finished runs, with intervals
+  fathom compare out-a out-b              finished runs, with intervals
   fathom study study.toml                 models and data sets as a file describes
   fathom models                           models that can be loaded
   fathom data                             prompt sets
@@ -80,6 +78,9 @@ pub(crate) enum Command {
     /// Fit a law of depth, data or compute to a table
     #[command(long_about = fit::LONG, after_long_help = fit::EXAMPLES)]
     Fit(Box<Fit>),
+    /// Weight training sets of short and of long solutions by what a development set shows
+    #[command(long_about = mix::LONG, after_long_help = mix::EXAMPLES)]
+    Mix(Mix),
     /// Compare a model's numbers with reference values, or bf16 or a GPU with f32 on the processor
     #[command(long_about = VERIFY)]
     Verify(Verify),
@@ -93,7 +94,7 @@ pub(crate) enum Command {
     Report(Report),
     /// Effective depth of finished runs, with other thresholds, intervals and numbers of prompts
     Depth(DepthArgs),
-    /// Compare two finished runs: depths and curves with intervals
+    /// Compare finished runs with one of them: depths and curves with intervals
     Compare(Compare),
     /// Print the curves and depths of finished runs and studies as a tidy table
     Table(TableArgs),
@@ -231,6 +232,12 @@ pub(crate) struct Report {
     /// Results folders, of runs or of studies
     #[arg(value_name = "OUT", required = true)]
     pub(crate) folders: Vec<PathBuf>,
+    /// Open the page of each folder in the browser
+    #[arg(long)]
+    pub(crate) open: bool,
+    /// Write the samples of each measurement as samples.parquet too
+    #[arg(long)]
+    pub(crate) parquet: bool,
 }
 
 #[derive(Arguments)]
@@ -253,12 +260,12 @@ pub(crate) struct DepthArgs {
 
 #[derive(Arguments)]
 pub(crate) struct Compare {
-    /// Results folder of the first run
+    /// Results folder of the run that others are compared with
     #[arg(value_name = "A")]
     pub(crate) a: PathBuf,
-    /// Results folder of the second run
-    #[arg(value_name = "B")]
-    pub(crate) b: PathBuf,
+    /// Results folder of the run that is compared with it, or of several
+    #[arg(value_name = "B", required = true)]
+    pub(crate) others: Vec<PathBuf>,
     /// Resample the prompts of each run separately, for runs on different prompts
     #[arg(long)]
     pub(crate) unpaired: bool,
@@ -301,6 +308,9 @@ pub(crate) struct MergeArgs {
     /// Delete results that are in the folder of the whole
     #[arg(long)]
     pub(crate) overwrite: bool,
+    /// Write the samples as samples.parquet too
+    #[arg(long)]
+    pub(crate) parquet: bool,
     /// Print the results as JSON instead of tables
     #[arg(long)]
     pub(crate) json: bool,
@@ -320,6 +330,9 @@ pub(crate) struct StudyArgs {
     /// Measure one cell, by its number from 1 or as MODEL/DATA, and make no tables
     #[arg(long, value_name = "N|MODEL/DATA", group = "what")]
     pub(crate) cell: Option<String>,
+    /// As --cell, by its index from 0, as Kubernetes and AWS Batch count
+    #[arg(long, value_name = "I", group = "what")]
+    pub(crate) cell_index: Option<usize>,
     /// Print the numbers of cells that are not finished, as `sbatch --array` takes them: 3,7-9
     #[arg(long, group = "what")]
     pub(crate) missing: bool,

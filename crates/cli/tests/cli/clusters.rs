@@ -130,7 +130,7 @@ fn cells_measured_one_by_one_make_the_same_tables() {
     let (together, apart) = (description(&place, "together", ""), description(&place, "apart", ""));
     succeed(&mut study(&together));
     assert_eq!(succeed(study(&apart).arg("--missing")), "1-4\n");
-    succeed(study(&apart).args(["--cell", "2"]));
+    succeed(study(&apart).args(["--cell-index", "1"]));
     succeed(study(&apart).args(["--cell", "m1/own"]));
     assert!(!place.at("apart/study.json").exists());
     assert_eq!(succeed(study(&apart).arg("--missing")), "1,4\n");
@@ -193,6 +193,7 @@ fn cells_of_other_options_or_data_are_not_taken_for_done() {
     assert_eq!(states(&file)[0], "finished");
     fail(study(&file).args(["--cell", "5"]), &["no cell '5'", "from 1 to 4", "m0/own"]);
     fail(study(&file).args(["--cell", "m0/none"]), &["no cell 'm0/none'"]);
+    fail(study(&file).args(["--cell-index", "4"]), &["has 4 cells", "no cell 5"]);
 }
 
 #[test]

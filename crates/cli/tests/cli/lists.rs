@@ -16,7 +16,11 @@ fn help_names_every_command() {
         let own = succeed(fathom().args([command, "--help"]));
         assert!(own.contains(&format!("Usage: fathom {command}")), "{own}");
     }
-    assert!(succeed(fathom().arg("--version")).starts_with("fathom "));
+    let version = succeed(fathom().arg("--version").env("FATHOM_ISA", "portable"));
+    assert!(version.starts_with(&succeed(fathom().arg("-V"))), "{version}");
+    for part in ["fathom ", "platform:", "portable on this processor", "devices:  cpu"] {
+        assert!(version.contains(part), "{version}");
+    }
 }
 
 /// Wrong usage ends with code 2 and says what is wrong.

@@ -95,6 +95,21 @@ fn a_run_compared_with_itself_does_not_differ() {
 }
 
 #[test]
+fn several_runs_are_compared_with_the_first() {
+    let place = Place::new();
+    let runs = ["llama2", "llama3", "gpt2"].map(|model| run(&place, model, PROMPTS));
+    let table = succeed(fathom().arg("compare").args(&runs));
+    for part in ["A: llama2", "B: llama3", "C: gpt2", "Holm's correction for 2 runs", "cosine_layer"] {
+        assert!(table.contains(part), "{table}");
+    }
+    let all: Value =
+        serde_json::from_str(&succeed(fathom().arg("compare").args(&runs).arg("--json"))).unwrap();
+    let one = succeed(fathom().arg("compare").args([&runs[0], &runs[2]]).arg("--json"));
+    assert_eq!(all["comparisons"][1], serde_json::from_str::<Value>(&one).unwrap());
+    fail(fathom().arg("compare").args(&runs).arg(place.at("nowhere")), &["nowhere"]);
+}
+
+#[test]
 fn runs_on_different_prompts_are_compared_only_when_told() {
     let place = Place::new();
     let a = run(&place, "llama2", PROMPTS);

@@ -156,8 +156,9 @@ exec fathom study {file} --cell "$SLURM_ARRAY_TASK_ID" --threads "$SLURM_CPUS_PE
     fn kubernetes(&self, request: &Request) -> String {
         let name = label(&self.description.name).to_lowercase().replace(['_', '.'], "-");
         let Request { count, gibibytes, .. } = request;
-        // In a folded scalar of YAML, only the shell's quotes count.
         let file = quoted(&self.file);
+        // A string of JSON is one of YAML, and Kubernetes replaces variables in it unless the dollar is doubled.
+        let argument = serde_json::Value::from(self.file.replace("$(", "$$(")).to_string();
         format!(
             r#"# An indexed job: one pod a cell. Cells that are finished end at once, so the same job may be applied again.
 # Image and volume are yours. Results, models and the description lie on a volume that all pods share:
@@ -182,10 +183,8 @@ spec:
           env:
             - {{name: HF_HOME, value: /shared/huggingface}}
             - {{name: HF_HUB_OFFLINE, value: "1"}}
-          command: [/bin/sh, -c]
-          args:
-            - >-
-              exec fathom study {file} --cell "$((JOB_COMPLETION_INDEX + 1))" --threads {CPUS}
+          command: [fathom, study, {argument}]
+          args: [--cell-index, $(JOB_COMPLETION_INDEX), --threads, "{CPUS}"]
           resources:
             requests: {{cpu: "{CPUS}", memory: {gibibytes}Gi}}
             limits: {{memory: {gibibytes}Gi}}
