@@ -24,7 +24,12 @@ pub(crate) fn run(args: &StudyArgs, threads: Option<u16>) -> Result<()> {
             format!("fathom measure {}\n", words.join(" "))
         };
         let lines: String = study.commands().iter().map(line).collect();
-        return output::print(&lines);
+        let job = |(kind, arguments): &(&str, Vec<String>)| {
+            let words: Vec<String> = arguments.iter().map(|word| fathom::shell_quoted(word)).collect();
+            format!("fathom {kind} {}\n", words.join(" "))
+        };
+        let jobs: String = study.job_commands().iter().map(job).collect();
+        return output::print(&(lines + &jobs));
     }
     if args.estimate && !(args.plan || args.submit.is_some()) {
         bail!("--estimate is for --plan and --submit; `fathom measure --dry-run` estimates one cell");

@@ -100,7 +100,8 @@ struct Run {
 impl Run {
     fn open(path: &Path) -> Result<Self> {
         let (Results { model, data, lens, probes, .. }, curves) = open(path)?;
-        let lens = (probes.lens.is_some() || probes.settling.is_some()).then(|| LensInfo::kind(lens.as_ref()));
+        let lens =
+            (probes.lens.is_some() || probes.settling.is_some()).then(|| LensInfo::kind(lens.as_ref()));
         let name = format!("{} on {} ({})", model.id, data.id, path.display());
         Ok(Self { name, device: model.device.unwrap_or_else(|| "cpu".to_owned()), lens, curves })
     }

@@ -370,14 +370,14 @@ fn invalid_option(name: &str, error: &dyn std::fmt::Display) -> crate::Error {
     crate::Error::Invalid(format!("{name}: {error}"))
 }
 
-fn parsed<T: std::str::FromStr>(name: &str, value: &str) -> Result<T>
+pub(crate) fn parsed<T: std::str::FromStr>(name: &str, value: &str) -> Result<T>
 where
     T::Err: std::fmt::Display,
 {
     value.parse().map_err(|e| invalid_option(name, &e))
 }
 
-fn choice<T: Copy>(name: &str, value: &str, all: &[(&str, T)]) -> Result<T> {
+pub(crate) fn choice<T: Copy>(name: &str, value: &str, all: &[(&str, T)]) -> Result<T> {
     match all.iter().find(|(one, _)| *one == value) {
         Some((_, found)) => Ok(*found),
         None => {
@@ -387,7 +387,7 @@ fn choice<T: Copy>(name: &str, value: &str, all: &[(&str, T)]) -> Result<T> {
     }
 }
 
-fn choices<T: Copy>(name: &str, value: &str, all: &[(&str, T)]) -> Result<Vec<T>> {
+pub(crate) fn choices<T: Copy>(name: &str, value: &str, all: &[(&str, T)]) -> Result<Vec<T>> {
     value.split(',').map(|word| choice(name, word.trim(), all)).collect()
 }
 

@@ -50,7 +50,9 @@ pub fn mix(name: &str, log: impl BufRead, controller: &Controller) -> Result<Vec
 }
 
 /// A line: its fields, the weights that it starts from, and what was measured.
-fn parse(text: &str) -> Result<(Map<String, Value>, Option<Weights>, Bound), String> {
+type Line = (Map<String, Value>, Option<Weights>, Bound);
+
+fn parse(text: &str) -> Result<Line, String> {
     let fields: Map<String, Value> = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let number = |name: &str| match fields.get(name).map(Value::as_f64) {
         Some(Some(number)) => Ok(number),

@@ -1,5 +1,6 @@
 //! The contents of a study description, and the cells it defines.
 
+use super::jobs::StudyJob;
 use fathom_results::{Probe, Rule};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -28,6 +29,8 @@ pub struct StudyDescription {
     pub models: Vec<StudyModel>,
     /// The data sets, at least one.
     pub data: Vec<StudyData>,
+    /// What is run beside measurements.
+    pub jobs: Vec<StudyJob>,
     /// The compared pairs: those declared or, for a question without any, those derived from models and data.
     pub pairs: Vec<ComparedPair>,
 }

@@ -13,6 +13,7 @@ mod fit;
 mod grow;
 mod hub;
 mod interrupt;
+mod jobs;
 mod lens;
 mod lists;
 mod map;

@@ -7,6 +7,7 @@ mod results;
 mod write;
 
 use crate::error::invalid;
+use crate::measurement::{choice, parsed};
 use crate::prune::StageEstimate;
 use crate::run_options::{RunOptions, run_setters};
 use crate::{Observer, PromptSpec, Result, threads};
@@ -150,6 +151,28 @@ impl Grow {
     pub fn norm_weight(mut self, weight: f64) -> Self {
         self.lesa.norm_weight = weight;
         self
+    }
+
+    /// Sets an option that a study may have, by its name on the command line without the dashes.
+    ///
+    /// # Errors
+    /// When the option does not exist, or the value is invalid.
+    pub fn set(self, name: &str, value: &str) -> Result<Self> {
+        Ok(match name {
+            "heldout" => self.heldout(value),
+            "insert" => {
+                let numbers = value.split(',').map(|word| parsed(name, word.trim()));
+                self.insert(&numbers.collect::<Result<Vec<_>>>()?)
+            }
+            "block" => self.block(parsed(name, value)?),
+            "norms" => {
+                self.norms(choice(name, value, &[("mean", NewNorms::Mean), ("first", NewNorms::First)])?)
+            }
+            "epochs" => self.epochs(parsed(name, value)?),
+            "norm-weight" => self.norm_weight(parsed(name, value)?),
+            "depth-prompts" => self.depth_prompts(parsed(name, value)?),
+            _ => self.set_common(name, value)?,
+        })
     }
 
     /// Makes the new layers, writes the model, measures both, and writes the results folder, in which the model is

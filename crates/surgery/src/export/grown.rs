@@ -92,7 +92,7 @@ impl Job<'_> {
         let elements: usize = tensor.shape.iter().product();
         let [one, other] = layers.map(|layer| self.in_layer(tensor, layer));
         let len = (elements * dtype.bitsize() / 8) as u64;
-        Ok(Part { len, from: Origin::Mean([one?, other?], dtype) })
+        Ok(Part { len, from: Origin::Mean(Box::new([one?, other?]), dtype) })
     }
 }
 

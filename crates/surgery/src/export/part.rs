@@ -36,7 +36,7 @@ pub(super) enum Origin<'a> {
     /// Numbers of a GGUF tensor as this type, which holds them exactly.
     Converted(&'a Converted<'a>, Dtype),
     /// The mean of two tensors of the source, rounded to this type.
-    Mean([Tensor<'a>; 2], Dtype),
+    Mean(Box<[Tensor<'a>; 2]>, Dtype),
     /// Zeros.
     Zeros,
 }
