@@ -97,6 +97,7 @@ fn lenses_without_a_meaning_are_refused() {
     same(measure(&place, &out).args(["--lens", "linear", "--lens-data"]).arg(&data));
     fail(measure(&place, &out).args(["--lens-data", "prose"]), &["--lens-data is for --lens linear"]);
     fail(measure(&place, &out).args(["--lens", "nowhere"]), &["--lens takes logit, linear, or a folder"]);
-    let mut without = measure(&place, &out);
-    fail(without.args(["--lens", "linear", "--probes", "similarity"]), &["for the probes lens and settling"]);
+    let mut without = fathom();
+    without.arg("measure").arg(fixture("qwen2")).args(["--lens", "linear", "--probes", "similarity"]);
+    fail(without.arg("-o").arg(&out), &["for the probes lens and settling"]);
 }

@@ -126,14 +126,23 @@ fn conclusion(
 #[cfg(test)]
 mod tests {
     use super::conclusion;
-    use fathom_results::{Estimated, GrowMethod, fixture};
+    use fathom_results::{Estimated, GrowMeasured, GrowMethod};
 
     #[test]
     fn the_sentence_says_which_way_the_loss_went() {
-        let g = fixture::growing();
+        let estimated = |value| Estimated { value, interval: None };
+        let measured = |layers, nll: f64| GrowMeasured {
+            layers,
+            parameters: 1000,
+            nll: estimated(nll),
+            perplexity: nll.exp(),
+            mean_perplexity: estimated(nll.exp()),
+            depth: Vec::new(),
+        };
+        let (before, after) = (measured(6, 3.0), measured(8, 3.4));
         let of = |value, difference| {
             let increase = Estimated { value, interval: Some([value - 0.1, value + 0.1]) };
-            conclusion(GrowMethod::Solar, &g.before, &g.after, &increase, difference)
+            conclusion(GrowMethod::Solar, &before, &after, &increase, difference)
         };
         assert!(
             of(0.4, None).contains("8 layers instead of 6 by solar raise the loss by 0.400 (0.300 to 0.500)")
