@@ -14,12 +14,7 @@ fn grow(place: &Place, model: &Path, method: &str, layers: usize, out: &Path) ->
     }
     let mut command = fathom();
     command.arg("grow").arg(model).args(["--method", method, "--layers", &layers.to_string()]);
-    command.arg("--heldout").arg(data).arg("-o").arg(out).args([
-        "--resamples",
-        "200",
-        "--depth-prompts",
-        "2",
-    ]);
+    command.arg("--heldout").arg(data).arg("-o").arg(out).args(["--resamples", "200"]);
     command
 }
 
