@@ -325,10 +325,10 @@ mod tests {
     #[test]
     fn a_tuned_lens_reads_what_torch_reads() {
         let model = load("qwen2");
-        let (info, maps) = read_tuned(&fixture("tuned-lens"), &model, &Silent).unwrap();
+        let (info, maps) = read_tuned(&fixture("lenses/qwen2"), &model, &Silent).unwrap();
         assert!(matches!(&info, LensInfo::Tuned { model: Some(name), .. } if name == "qwen2"), "{info:?}");
         let maps = OpenLens::Tuned(info, maps).maps(&model, 1 << 26, &Silent).unwrap();
-        let text = std::fs::read(fixture("tuned-lens/reference.json")).unwrap();
+        let text = std::fs::read(fixture("lenses/qwen2/reference.json")).unwrap();
         let reference: Value = serde_json::from_slice(&text).unwrap();
         let numbers = |name: &str| -> Vec<f64> {
             reference[name].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
@@ -353,11 +353,11 @@ mod tests {
 
     #[test]
     fn a_lens_of_another_model_or_kind_is_refused_by_name() {
-        refused(&fixture("tuned-lens"), &load("llama2"), "give a lens of this model");
+        refused(&fixture("lenses/qwen2"), &load("llama2"), "give a lens of this model");
         let model = load("qwen2");
         refused(&fixture("nowhere"), &model, "--lens takes logit, linear, or a folder");
         let folder = tempfile::tempdir().unwrap();
-        let config = std::fs::read_to_string(fixture("tuned-lens/config.json")).unwrap();
+        let config = std::fs::read_to_string(fixture("lenses/qwen2/config.json")).unwrap();
         let write = |text: &str| std::fs::write(folder.path().join("config.json"), text).unwrap();
         write(&config.replace("linear_tuned_lens", "mlp_lens"));
         refused(folder.path(), &model, "'lens_type' is \"mlp_lens\"");
@@ -365,7 +365,7 @@ mod tests {
         refused(folder.path(), &model, "config.json");
         // A bias that the configuration denies.
         write(&config.replace("\"bias\": true", "\"bias\": false"));
-        std::fs::copy(fixture("tuned-lens/params.pt"), folder.path().join("params.pt")).unwrap();
+        std::fs::copy(fixture("lenses/qwen2/params.pt"), folder.path().join("params.pt")).unwrap();
         refused(folder.path(), &model, "'0.bias' is not a part of a tuned lens");
     }
 }

@@ -79,12 +79,12 @@ fn different_lenses_are_neither_mixed_nor_compared() {
 fn a_tuned_lens_is_read_from_its_folder() {
     let place = Place::new();
     let out = place.out();
-    succeed(measure(&place, &out).arg("--lens").arg(fixture("tuned-lens")));
+    succeed(measure(&place, &out).arg("--lens").arg(fixture("lenses/qwen2")));
     let results = json(&out.join("results.json"));
     assert_eq!(results["lens"]["kind"], "tuned");
     assert_eq!(results["lens"]["model"], "qwen2");
     let mut other = fathom();
-    other.arg("measure").arg(fixture("llama2")).args(["--limit", "1", "--lens"]).arg(fixture("tuned-lens"));
+    other.arg("measure").arg(fixture("llama2")).args(["--limit", "1", "--lens"]).arg(fixture("lenses/qwen2"));
     fail(other.arg("-o").arg(place.at("other")), &["give a lens of this model"]);
 }
 
