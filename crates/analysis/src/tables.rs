@@ -3,7 +3,7 @@
 use crate::answers::{Answer, FinishedCells};
 use crate::cell::FinishedCell;
 use crate::curves::BootstrapOptions;
-use crate::study::{Cell, Question, StudyDescription, StudyModel, grouped, series};
+use crate::study::{Cell, JobKind, Question, StudyDescription, StudyModel, grouped, series};
 use fathom_depth::{Depth, Rule};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -23,6 +23,44 @@ pub struct Tables {
     pub views: Vec<View>,
     /// The answers to the three questions.
     pub answers: Vec<Answer>,
+    /// What was run beside measurements.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub jobs: Vec<JobRow>,
+}
+
+/// A job on a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct JobRow {
+    /// The kind.
+    pub kind: JobKind,
+    /// The job's name.
+    pub name: String,
+    /// The model's name; of a map, the source.
+    pub model: String,
+    /// The target of a map.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// What was found, in a sentence; `None` if the job is missing.
+    pub conclusion: Option<String>,
+}
+
+impl JobRow {
+    /// The headings of a table of jobs.
+    pub const HEADING: [&str; 3] = ["job", "model", "what was found"];
+
+    /// A row of such a table.
+    pub fn line(&self) -> Vec<String> {
+        let name = match self.name == self.kind.name() {
+            true => self.name.clone(),
+            false => format!("{} ({})", self.name, self.kind.name()),
+        };
+        let model = match &self.target {
+            Some(target) => format!("{} to {target}", self.model),
+            None => self.model.clone(),
+        };
+        let found = self.conclusion.clone().unwrap_or_else(|| "not run".to_owned());
+        vec![name, model, found]
+    }
 }
 
 /// A model on a data set.
@@ -97,8 +135,15 @@ impl Tables {
             rows,
             views: views.filter(|view| !view.groups.is_empty()).collect(),
             answers: Question::ALL.into_iter().map(|question| cells.answer(question)).collect(),
+            jobs: Vec::new(),
             rules,
         }
+    }
+
+    /// The tables with what was run beside measurements.
+    #[must_use]
+    pub fn with_jobs(self, jobs: Vec<JobRow>) -> Self {
+        Self { jobs, ..self }
     }
 }
 

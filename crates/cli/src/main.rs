@@ -11,6 +11,7 @@ mod devices;
 mod exit;
 mod fit;
 mod generate;
+mod grow;
 mod interrupt;
 mod lab;
 mod map;
@@ -60,6 +61,7 @@ fn run() -> ExitCode {
         Command::Prune(args) => prune::run(&args, threads),
         Command::Exit(args) => exit::run(&args, threads),
         Command::Map(args) => map::run(&args, threads),
+        Command::Grow(args) => grow::run(&args, threads),
         Command::Fit(args) => fit::run(&args, threads),
         Command::Mix(args) => mix::run(&args),
         Command::Verify(args) => verify::run(&args, threads),

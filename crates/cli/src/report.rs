@@ -4,7 +4,7 @@ use crate::args::Report;
 use crate::observer::Terminal;
 use crate::{output, study};
 use anyhow::{Context, Result, bail};
-use fathom::{Study, exit_summary, fit_summary, map_summary, prune_summary, table};
+use fathom::{Study, exit_summary, fit_summary, grow_summary, map_summary, prune_summary, table};
 use std::path::{Path, PathBuf};
 
 pub(crate) fn run(args: &Report) -> Result<()> {
@@ -38,6 +38,8 @@ fn draw(folder: &Path, parquet: bool) -> Result<PathBuf> {
         exit_summary(&fathom::exit_report(folder)?, style)
     } else if fathom::is_map(folder) {
         map_summary(&fathom::map_report(folder)?, style)
+    } else if fathom::is_grown(folder) {
+        grow_summary(&fathom::grow_report(folder)?, style)
     } else if fathom::is_fit(folder) {
         fit_summary(&fathom::fit_report(folder)?, style)
     } else {

@@ -24,7 +24,12 @@ pub(crate) fn run(args: &StudyArgs, threads: Option<u16>) -> Result<()> {
             format!("fathom measure {}\n", words.join(" "))
         };
         let lines: String = study.commands().iter().map(line).collect();
-        return output::print(&lines);
+        let job = |(kind, arguments): &(&str, Vec<String>)| {
+            let words: Vec<String> = arguments.iter().map(|word| fathom::shell_quoted(word)).collect();
+            format!("fathom {kind} {}\n", words.join(" "))
+        };
+        let jobs: String = study.job_commands().iter().map(job).collect();
+        return output::print(&(lines + &jobs));
     }
     if args.estimate && !(args.plan || args.submit.is_some()) {
         bail!("--estimate is for --plan and --submit; `fathom measure --dry-run` estimates one cell");
@@ -142,7 +147,7 @@ mod tests {
         let text = "name = 'x'\nprobes = 'all'\nlimit = 3\nseed = 9\nqa = 'qa'\n\
              options = { split = 'train', max-tokens = 50, skip-modes = 'future,local', skip-parts = 'attn', \
              positions = 2, baseline-data = 'builtin', sites = 'mlp,attn', baseline = 'feature', \
-             quadrature = 'riemann:8', memory = '1GiB', rng = 'python', device = 'gpu:1' }\n\
+             quadrature = 'riemann:8', memory = '1GiB', lens = 'linear', lens-data = 'builtin', rng = 'python', device = 'gpu:1' }\n\
              [[model]]\nid = 'smollm2-135m'\ndtype = 'bf16'\nrevision = 'main'\n[[data]]\nid = 'builtin'\n";
         std::fs::write(&file, text).unwrap();
         let study = Study::read(&file).unwrap().command(command_line());

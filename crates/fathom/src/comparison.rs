@@ -1,12 +1,13 @@
 //! Comparisons of finished runs, from their folders.
 
+use crate::error::invalid;
 use crate::folders::{Bootstrap, bootstrap_setters, open};
 use crate::observer::uncounted;
 use crate::{Observer, Result, threads};
 use fathom_analysis::{
     BaselineComparison, Comparison, Pairing, PromptCurves, RunCurves, compare, compare_with_baseline,
 };
-use fathom_results::{Results, Rule};
+use fathom_results::{LensInfo, Results, Rule};
 use std::path::{Path, PathBuf};
 
 /// A comparison of finished runs with one of them: depths and curves, with intervals.
@@ -62,6 +63,7 @@ impl RunComparison {
         let options = self.bootstrap.options()?;
         threads::run(self.threads, || {
             let (a, b) = (Run::open(&self.baseline)?, Run::open(&self.others[0])?);
+            a.refuse_other_lens(&b)?;
             a.warn_of_devices(&b, observer);
             let _working = uncounted(observer, "resampling prompts");
             Ok(compare(a.curves(), b.curves(), self.pairing, &options)?)
@@ -77,6 +79,7 @@ impl RunComparison {
         threads::run(self.threads, || {
             let baseline = Run::open(&self.baseline)?;
             let others = self.others.iter().map(|path| Run::open(path)).collect::<Result<Vec<_>>>()?;
+            others.iter().try_for_each(|other| baseline.refuse_other_lens(other))?;
             others.iter().for_each(|other| baseline.warn_of_devices(other, observer));
             let _working = uncounted(observer, "resampling prompts");
             let curves: Vec<RunCurves<'_>> = others.iter().map(Run::curves).collect();
@@ -89,18 +92,34 @@ impl RunComparison {
 struct Run {
     name: String,
     device: String,
+    /// The kind of lens, if one was used.
+    lens: Option<&'static str>,
     curves: PromptCurves,
 }
 
 impl Run {
     fn open(path: &Path) -> Result<Self> {
-        let (Results { model, data, .. }, curves) = open(path)?;
+        let (Results { model, data, lens, probes, .. }, curves) = open(path)?;
+        let lens =
+            (probes.lens.is_some() || probes.settling.is_some()).then(|| LensInfo::kind(lens.as_ref()));
         let name = format!("{} on {} ({})", model.id, data.id, path.display());
-        Ok(Self { name, device: model.device.unwrap_or_else(|| "cpu".to_owned()), curves })
+        Ok(Self { name, device: model.device.unwrap_or_else(|| "cpu".to_owned()), lens, curves })
     }
 
     fn curves(&self) -> RunCurves<'_> {
         RunCurves { name: &self.name, curves: &self.curves }
+    }
+
+    fn refuse_other_lens(&self, other: &Self) -> Result<()> {
+        match (self.lens, other.lens) {
+            (Some(one), Some(two)) if one != two => invalid!(
+                "the runs read the stream with different lenses, {one} ({}) and {two} ({}), so their curves say different \
+                 things; measure one of them again with the --lens of the other",
+                self.name,
+                other.name
+            ),
+            _ => Ok(()),
+        }
     }
 
     fn warn_of_devices(&self, other: &Self, observer: &dyn Observer) {

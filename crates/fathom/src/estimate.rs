@@ -114,6 +114,8 @@ fn calibrate<B: Backend>(
 ) -> Result<Costs> {
     let mut options = options.clone();
     options.gradients.quadrature = Quadrature::Riemann(2);
+    // The maps of a lens are not fitted for an estimate.
+    options.lens_maps = 0;
     let callbacks = fathom_probes::Observer::NONE;
     let mut ignore = |_| Ok::<(), std::convert::Infallible>(());
     let prompts: Vec<TokenizedPrompt> = prompts.iter().take(1).map(short).collect();

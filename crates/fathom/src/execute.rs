@@ -2,6 +2,7 @@
 
 use crate::device::OnDevice;
 use crate::job::Job;
+use crate::lens::OpenLens;
 use crate::observer::{Cancellable, uncounted};
 use crate::prompts::OpenSet;
 use crate::resume::{merged, resume, start_anew};
@@ -48,7 +49,7 @@ impl OnDevice for Measuring<'_> {
     fn run<B: Backend>(self, backend: B) -> Result<Self::Output> {
         let Self { m, bootstrap, data, located, checkpoint, folder, started, observer } = self;
         let loaded = m.options.model.load(checkpoint, backend, observer)?;
-        let job = Job::new(m, data, &loaded, observer)?;
+        let mut job = Job::new(m, data, &loaded, observer)?;
         if let Some(shard) = m.shard {
             observer.note(&format!(
                 "shard {shard}: {} and {}",
@@ -57,16 +58,25 @@ impl OnDevice for Measuring<'_> {
             ));
         }
         introduce(&located, &loaded, &job, observer);
+        let lens = OpenLens::open(m, &loaded, &job, observer)?;
+        let lens_info = lens.info();
+        if let Some(info) = &lens_info {
+            observer.note(&format!("lens: {info}"));
+        }
 
         let hashing = uncounted(observer, "hashing the weights");
         let hashes = loaded.weights.sha256();
         drop(hashing);
         let mut run = run::describe(m, &bootstrap, &job, &located, &loaded, &hashes);
+        run::describe_lens(&mut run, lens_info.as_ref());
         let (done, mut costs) =
             if m.options.overwrite { start_anew(folder)? } else { resume(folder, &mut run)? };
         folder.write_json_atomic(folder::RUN, &run)?;
         let _cancellable = Cancellable::begin(observer);
-        fathom_probes::add(&mut costs, job.measure(&loaded, &done, folder, observer)?);
+        let lens = if job.needs_lens(&done) { lens } else { OpenLens::Logit };
+        let maps = lens.maps(&loaded.model, job.options.memory, observer)?;
+        job.options.lens_maps = maps.count();
+        fathom_probes::add(&mut costs, job.measure(&loaded, &maps, &done, folder, observer)?);
 
         let lines: Vec<Sample> = folder.samples()?;
         let order: Vec<String> = lines.iter().map(|sample| sample.id.clone()).collect();
@@ -75,6 +85,7 @@ impl OnDevice for Measuring<'_> {
         let measured = samples(&job, &order, known);
         let subject = Subject {
             model: model_info(&located, &loaded),
+            lens: lens_info,
             data: job.set.id.clone(),
             objective: job.masking.as_ref().map(|masking| masking.info(job.remarks.unknown)),
             erasure_baseline: fathom_probes::baseline_work(&loaded.model, job.baseline()),

@@ -9,7 +9,7 @@ use crate::{Measurement, Observer, Result, Shard, Unit, memory};
 use fathom_data::PromptSet;
 use fathom_model::source::Loaded;
 use fathom_model::{Backend, Model};
-use fathom_probes::{Costs, Plans, ProbeOptions, TokenizedPair, TokenizedPrompt};
+use fathom_probes::{Costs, LensMaps, Plans, ProbeOptions, TokenizedPair, TokenizedPrompt};
 use fathom_results::{Folder, Probe, Sample, SkipMode};
 use std::collections::{BTreeMap, HashMap};
 
@@ -139,6 +139,12 @@ impl Job {
         wanted.filter(|p| !sample.is_some_and(|s| s.has(**p))).copied().collect()
     }
 
+    /// Whether a prompt lacks what the lens reads.
+    pub(crate) fn needs_lens(&self, done: &HashMap<String, Sample>) -> bool {
+        let reads = |probe: &Probe| matches!(probe, Probe::Lens | Probe::Settling);
+        self.prompts.iter().any(|t| self.missing(done.get(&t.id), false).iter().any(reads))
+    }
+
     /// The plans of all prompts and pairs.
     pub(crate) fn plans<B: Backend>(&self, model: &Model<B>) -> Result<Plans> {
         plans(model, &self.prompts, self.baseline(), &self.pairs, &self.options)
@@ -148,6 +154,7 @@ impl Job {
     pub(crate) fn measure<B: Backend>(
         &self,
         loaded: &Loaded<B>,
+        lens: &LensMaps<B>,
         done: &HashMap<String, Sample>,
         folder: &Folder,
         observer: &dyn Observer,
@@ -176,12 +183,13 @@ impl Job {
             macs += work(plans(&loaded.model, &[], self.baseline(), pairs, &self.only(probes))?);
         }
         let _measuring = counted(observer, "measuring", Unit::MultiplyAdds, macs);
-        self.measure_open(loaded, &prompts, &pairs, folder, observer)
+        self.measure_open(loaded, lens, &prompts, &pairs, folder, observer)
     }
 
     fn measure_open<B: Backend>(
         &self,
         loaded: &Loaded<B>,
+        lens: &LensMaps<B>,
         prompts: &[(Vec<Probe>, Vec<TokenizedPrompt>)],
         pairs: &[(Vec<Probe>, Vec<TokenizedPair>)],
         folder: &Folder,
@@ -199,8 +207,8 @@ impl Job {
         };
         let mut costs = Costs::new();
         for (probes, prompts) in prompts {
-            let more =
-                fathom_probes::measure(&loaded.model, prompts, &self.only(probes), callbacks, &mut keep)?;
+            let (model, options) = (&loaded.model, self.only(probes));
+            let more = fathom_probes::measure_through(model, lens, prompts, &options, callbacks, &mut keep)?;
             fathom_probes::add(&mut costs, more);
         }
         for (probes, pairs) in pairs {

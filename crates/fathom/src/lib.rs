@@ -11,6 +11,7 @@
 //! - [`Prune`] finds layers that can go, and shows on held-out text what that costs.
 //! - [`Exit`] measures at which levels tokens can leave a model, with calibrated thresholds, and whether that pays.
 //! - [`LayerMap`] maps the levels of one model to those of another.
+//! - [`Grow`] makes a deeper model of a model's layers, and measures both.
 //! - [`Fit`] fits a law of depth, data or compute to a table.
 //! - [`mix()`] weights training sets by what a development set shows.
 //! - [`Study`] measures models on data sets as a file describes, and answers its questions.
@@ -47,7 +48,9 @@ mod execute;
 mod exit;
 mod fit;
 mod folders;
+mod grow;
 mod job;
+mod lens;
 mod map;
 mod measurement;
 mod memory;
@@ -95,15 +98,18 @@ pub use fathom_model::source::DEFAULT as DEFAULT_MODEL;
 pub use fathom_model::{Dtype, GGML_TYPES, mixtures_of_experts, supported as architectures};
 pub use fathom_report::{
     Style, answer::headline, exit::summary as exit_summary, fit::summary as fit_summary,
-    map::summary as map_summary, prune::summary as prune_summary, table,
+    grow::summary as grow_summary, map::summary as map_summary, prune::summary as prune_summary, table,
 };
 pub use fathom_results as results;
 pub use fathom_results::{
-    Depth, ExitHead, Exiting, Fitting, GradientSite, LawName, Mapping, Objective, PathBaseline, Probe,
-    PruneMethod, Pruning, Quadrature, Results, Rule, SkipMode, SkipPart, Uncertainty, UnknownRule,
+    Depth, ExitHead, Exiting, Fitting, GradientSite, GrowMethod, Growing, LawName, Mapping, Objective,
+    PathBaseline, Probe, PruneMethod, Pruning, Quadrature, Results, Rule, SkipMode, SkipPart, Uncertainty,
+    UnknownRule,
 };
 pub use fit::{Fit, FitOutcome, FitSchedule, RlResponse};
 pub use folders::{DepthAnalysis, GroupDepth};
+pub use grow::{Grow, GrowEstimate, Grown, NewNorms};
+pub use lens::Lens;
 pub use map::{LayerMap, MapEstimate, MapOutcome};
 pub use measurement::{Measured, Measurement, bootstrap_options};
 pub use merge::{Merge, Merged};
@@ -115,8 +121,8 @@ pub use prune::{
     ExportFormat, Prune, PruneEstimate, Pruned, Replace, StageEstimate, VerifiedExport, verify_export,
 };
 pub use report::{
-    exit_report, fit_report, is_exit, is_fit, is_map, is_measurement, is_pruning, map_report, prune_report,
-    report,
+    exit_report, fit_report, grow_report, is_exit, is_fit, is_grown, is_map, is_measurement, is_pruning,
+    map_report, prune_report, report,
 };
 pub use run_table::{RunRow, RunTable};
 pub use samples_parquet::write_samples_parquet;

@@ -4,7 +4,7 @@ use crate::error::invalid;
 use crate::objective::MaskOptions;
 use crate::run_options::{RunOptions, run_setters};
 use crate::sequences::{Crop, Sequences};
-use crate::{Estimate, Observer, Result, Shard, estimate, execute, memory, threads};
+use crate::{Estimate, Lens, Observer, Result, Shard, estimate, execute, lens, memory, threads};
 use bytesize::ByteSize;
 use fathom_analysis::BootstrapOptions;
 use fathom_model::{Backend, Dtype, Model};
@@ -48,6 +48,8 @@ pub struct Measurement {
     pub(crate) naive: bool,
     pub(crate) parquet: bool,
     pub(crate) shard: Option<Shard>,
+    pub(crate) lens: Lens,
+    pub(crate) lens_data: Option<String>,
 }
 
 /// A finished or cancelled measurement.
@@ -72,6 +74,9 @@ pub(crate) const QA: &str = "qa";
 run_setters!(Measurement);
 
 impl Measurement {
+    /// The set of texts that a linear lens is fitted to, unless set otherwise.
+    pub const LENS_DATA: &str = "prose";
+
     /// A measurement of `model` (a folder, a .gguf or .safetensors file, a Hugging Face id or a short name) by the
     /// probes of the clean run on the built-in prompts.
     pub fn new(model: impl Into<String>) -> Self {
@@ -90,6 +95,8 @@ impl Measurement {
             naive: false,
             parquet: false,
             shard: None,
+            lens: Lens::Logit,
+            lens_data: None,
         }
     }
 
@@ -228,6 +235,21 @@ impl Measurement {
         self
     }
 
+    /// The lens that the probes lens and settling read the stream with; the logit lens unless set otherwise.
+    #[must_use]
+    pub fn lens(mut self, lens: Lens) -> Self {
+        self.lens = lens;
+        self
+    }
+
+    /// The texts that a linear lens is fitted to: a set or a file, none of whose texts is measured;
+    /// [`LENS_DATA`](Self::LENS_DATA) unless set otherwise.
+    #[must_use]
+    pub fn lens_data(mut self, data: impl Into<String>) -> Self {
+        self.lens_data = Some(data.into());
+        self
+    }
+
     /// Whether the samples are also written as `samples.parquet`, as by [`write_samples_parquet`](crate::write_samples_parquet).
     #[must_use]
     pub fn parquet(mut self, parquet: bool) -> Self {
@@ -300,6 +322,8 @@ impl Measurement {
             "sites" => self.sites(&choices(name, value, &GradientSite::ALL.map(|s| (s.name(), s)))?),
             "baseline" => self.baseline(choice(name, value, &PathBaseline::ALL.map(|b| (b.name(), b)))?),
             "quadrature" => self.quadrature(parsed(name, value)?),
+            "lens" => self.lens(parsed(name, value)?),
+            "lens-data" => self.lens_data(value),
             "memory" => self.memory(parsed::<ByteSize>(name, value)?.as_u64()),
             _ => invalid!("a study cannot set the option '{name}'"),
         })
@@ -327,6 +351,7 @@ impl Measurement {
     /// Refuses options that no command line can give.
     fn check(&self) -> Result<()> {
         self.bootstrap()?;
+        lens::check(self)?;
         checked_quadrature(self.gradients.quadrature)?;
         self.masks.check()?;
         self.sequences.check()?;
@@ -343,7 +368,7 @@ impl Measurement {
     /// which can be changed afterwards.
     pub(crate) fn request(&self) -> Value {
         let RunOptions { model, data, .. } = &self.options;
-        json!({
+        let mut request = json!({
             "model": model.id,
             "revision": model.revision,
             "dtype": model.dtype.name(),
@@ -360,7 +385,13 @@ impl Measurement {
             "baseline_data": self.baseline_data,
             "gradients": self.gradients,
             "naive": self.naive,
-        })
+        });
+        // Runs of earlier versions know no lens.
+        if self.lens != Lens::Logit {
+            request["lens"] = json!(self.lens.to_string());
+            request["lens_data"] = json!(self.lens_data);
+        }
+        request
     }
 
     /// The options of the bootstrap and the rules.
@@ -378,6 +409,7 @@ impl Measurement {
             longest_pair: 0,
             skip: self.skip.clone(),
             gradients: self.gradients.clone(),
+            lens_maps: if self.lens == Lens::Logit { 0 } else { model.config().depth() },
         }
     }
 }
@@ -420,14 +452,14 @@ fn invalid_option(name: &str, error: &dyn std::fmt::Display) -> crate::Error {
     crate::Error::Invalid(format!("{name}: {error}"))
 }
 
-fn parsed<T: std::str::FromStr>(name: &str, value: &str) -> Result<T>
+pub(crate) fn parsed<T: std::str::FromStr>(name: &str, value: &str) -> Result<T>
 where
     T::Err: std::fmt::Display,
 {
     value.parse().map_err(|e| invalid_option(name, &e))
 }
 
-fn choice<T: Copy>(name: &str, value: &str, all: &[(&str, T)]) -> Result<T> {
+pub(crate) fn choice<T: Copy>(name: &str, value: &str, all: &[(&str, T)]) -> Result<T> {
     match all.iter().find(|(one, _)| *one == value) {
         Some((_, found)) => Ok(*found),
         None => {
@@ -437,7 +469,7 @@ fn choice<T: Copy>(name: &str, value: &str, all: &[(&str, T)]) -> Result<T> {
     }
 }
 
-fn choices<T: Copy>(name: &str, value: &str, all: &[(&str, T)]) -> Result<Vec<T>> {
+pub(crate) fn choices<T: Copy>(name: &str, value: &str, all: &[(&str, T)]) -> Result<Vec<T>> {
     value.split(',').map(|word| choice(name, word.trim(), all)).collect()
 }
 

@@ -52,6 +52,7 @@ pub(crate) fn check_texts<'a, B: Backend>(
 ) -> Result<()> {
     let longest = texts.map(|t| t.tokens.len()).max().unwrap_or(0);
     let options = ProbeOptions {
+        lens_maps: 0,
         probes: Vec::new(),
         memory,
         naive: false,

@@ -115,8 +115,13 @@ impl Merge {
         // Each shard that erased has computed the whole mean.
         let baseline = parts.iter().map(Part::erasure_baseline).find(|work| *work != Work::default());
         let erasure_baseline = baseline.unwrap_or_default();
-        let objective = parts[0].results.objective.clone();
-        let subject = Subject { model: model.clone(), data: data.clone(), objective, erasure_baseline };
+        let subject = Subject {
+            model: model.clone(),
+            lens: parts[0].results.lens.clone(),
+            data: data.clone(),
+            objective: parts[0].results.objective.clone(),
+            erasure_baseline,
+        };
         let bootstrap = parts[0].bootstrap()?;
         let mut resources: BTreeMap<String, Resources> = BTreeMap::new();
         for (name, part) in parts.iter().flat_map(|part| &part.results.resources) {

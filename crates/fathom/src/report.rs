@@ -1,7 +1,7 @@
 //! Reports of finished runs.
 
 use crate::Result;
-use fathom_results::{Exiting, Fitting, Folder, Mapping, Pruning, Results, folder};
+use fathom_results::{Exiting, Fitting, Folder, Growing, Mapping, Pruning, Results, folder};
 use std::path::Path;
 
 /// Draws the figures and the page of a results folder again, and returns its results.
@@ -70,6 +70,23 @@ pub fn map_report(path: &Path) -> Result<Mapping> {
     let run = folder.run()?.unwrap_or_default();
     fathom_report::map::write_report(&folder, &mapping, &run)?;
     Ok(mapping)
+}
+
+/// Whether a folder holds a grown model.
+pub fn is_grown(path: &Path) -> bool {
+    path.join(folder::GROW).is_file()
+}
+
+/// Draws the figures and the page of a grown model again, and returns its results.
+///
+/// # Errors
+/// As [`report`].
+pub fn grow_report(path: &Path) -> Result<Growing> {
+    let folder = Folder::open(path)?;
+    let growing = Growing::read(&path.join(folder::GROW))?;
+    let run = folder.run()?.unwrap_or_default();
+    fathom_report::grow::write_report(&folder, &growing, &run)?;
+    Ok(growing)
 }
 
 /// Whether a folder holds a fitted law.

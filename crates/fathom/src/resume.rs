@@ -47,11 +47,13 @@ pub(crate) fn start_anew(folder: &Folder) -> Result<Earlier> {
         refuse_foreign(folder)?;
     }
     crate::prune::remove_earlier_export(folder.path())?;
+    crate::grow::remove_earlier_model(folder.path(), &folder.run()?.unwrap_or_default())?;
     let files = [
         folder::RESULTS,
         folder::PRUNE,
         folder::EXIT,
         folder::MAP,
+        folder::GROW,
         folder::SAMPLES,
         folder::SAMPLES_PARQUET,
         folder::REPORT,

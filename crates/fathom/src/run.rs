@@ -8,6 +8,7 @@ use fathom_analysis::BootstrapOptions;
 use fathom_kernels::Isa;
 use fathom_model::Backend;
 use fathom_model::source::{Loaded, Located};
+use fathom_results::LensInfo;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::SystemTime;
@@ -125,6 +126,15 @@ pub(crate) fn describe<B: Backend>(
     run
 }
 
+/// Notes the lens among the options of the probes that read it, if it is not the logit lens.
+pub(crate) fn describe_lens(run: &mut Value, lens: Option<&LensInfo>) {
+    if let Some(lens) = lens {
+        for probe in ["lens", "settling"] {
+            run["probes"][probe]["lens"] = json!(lens);
+        }
+    }
+}
+
 /// This process, as the message of another one names it.
 pub(crate) fn process() -> String {
     let host = sysinfo::System::host_name().unwrap_or_else(|| "an unnamed host".into());
@@ -156,8 +166,12 @@ pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &Path) -> Result<
 }
 
 /// Kinds of runs other than a measurement: the key of `run.json` that only they have, and what they are called.
-const KINDS: [(&str, &str); 3] =
-    [("prune", "a pruning"), ("exit", "early exits"), ("map", "maps between models")];
+const KINDS: [(&str, &str); 4] = [
+    ("prune", "a pruning"),
+    ("exit", "early exits"),
+    ("map", "maps between models"),
+    ("grow", "a grown model"),
+];
 
 /// Refuses to go on with a folder of another kind of run than that of this key, or than a measurement.
 pub(crate) fn refuse_other_kind(earlier: &Value, expected: Option<&str>, folder: &Path) -> Result<()> {

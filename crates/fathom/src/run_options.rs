@@ -167,6 +167,31 @@ macro_rules! run_setters {
                 self
             }
 
+            /// Sets an option that all commands have, by its name on the command line without the dashes.
+            ///
+            /// # Errors
+            /// When the option does not exist, or the value is invalid.
+            #[allow(dead_code, reason = "a measurement has its own")]
+            pub(crate) fn set_common(self, name: &str, value: &str) -> $crate::Result<Self> {
+                use fathom_model::Dtype;
+                use $crate::measurement::{choice, parsed};
+                Ok(match name {
+                    "limit" => self.limit(parsed(name, value)?),
+                    "split" => self.split(value),
+                    "max-tokens" => self.max_tokens(parsed(name, value)?),
+                    "seed" => self.seed(parsed(name, value)?),
+                    "rng" => self.rng(parsed(name, value)?),
+                    "resamples" => self.resamples(parsed(name, value)?),
+                    "dtype" => {
+                        self.dtype(choice(name, value, &[("f32", Dtype::F32), ("bf16", Dtype::Bf16)])?)
+                    }
+                    "revision" => self.revision(value),
+                    "device" => self.device(parsed(name, value)?),
+                    "memory" => self.memory(parsed::<bytesize::ByteSize>(name, value)?.as_u64()),
+                    _ => $crate::error::invalid!("a study cannot set the option '{name}'"),
+                })
+            }
+
             /// The command line to record in `run.json`.
             #[must_use]
             pub fn command(mut self, command: Vec<String>) -> Self {

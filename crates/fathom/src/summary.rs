@@ -5,14 +5,16 @@ use crate::observer::uncounted;
 use crate::{Error, Observer, Result};
 use fathom_analysis::{BootstrapOptions, PromptCurves, curves::rows_of, uncertainty};
 use fathom_results::{
-    DataInfo, FailedPrompt, ModelInfo, ObjectiveInfo, Probe, Resources, Results, SCHEMA_VERSION, Sample,
-    Work, WorkByProbe,
+    DataInfo, FailedPrompt, LensInfo, ModelInfo, ObjectiveInfo, Probe, Resources, Results, SCHEMA_VERSION,
+    Sample, Work, WorkByProbe,
 };
 use std::collections::BTreeMap;
 
 /// What was measured, beside the samples.
 pub(crate) struct Subject {
     pub(crate) model: ModelInfo,
+    /// The lens, if it is not the logit lens.
+    pub(crate) lens: Option<LensInfo>,
     /// The name of the prompts.
     pub(crate) data: String,
     /// What a masked model was asked to predict.
@@ -126,6 +128,7 @@ pub(crate) fn summarise(
         objective: subject.objective,
         probes: fathom_probes::summarise(&samples.all, subject.model.layers),
         model: subject.model,
+        lens: subject.lens,
         data: DataInfo {
             id: subject.data,
             prompts: prompts.len(),

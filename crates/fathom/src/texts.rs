@@ -54,7 +54,7 @@ pub(crate) struct Texts {
 pub(crate) type Check<'a> = &'a dyn Fn(&str, &TokenizedPrompt) -> Result<()>;
 
 impl Texts {
-    fn new(set: &PromptSet, id: String, prompts: Vec<TokenizedPrompt>) -> Self {
+    pub(crate) fn new(set: &PromptSet, id: String, prompts: Vec<TokenizedPrompt>) -> Self {
         let texts: Vec<Text> = prompts.iter().map(|p| Text::whole(p.tokens.clone())).collect();
         let tokens = texts.iter().map(|t| t.scored.len() as u64).sum();
         let ids: HashSet<&str> = prompts.iter().map(|p| p.id.as_str()).collect();

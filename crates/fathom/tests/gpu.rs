@@ -155,6 +155,7 @@ fn rows_do_not_depend_on_their_batch() {
 
 fn options(memory: u64, naive: bool) -> ProbeOptions {
     ProbeOptions {
+        lens_maps: 0,
         probes: Probe::ALL.to_vec(),
         memory,
         naive,

@@ -1,7 +1,8 @@
 //! From a model argument to a loaded model. An argument is a path, a short name or a Hugging Face id, in this
 //! order.
 
-use crate::architecture::{self, Description, HfConfig, Layout, RowOrder};
+use crate::architecture::{self, Description, HfConfig, Layout, RowOrder, TensorRef};
+use crate::config::Mlp;
 use crate::convert;
 pub use crate::convert::{Converted, HuggingFace};
 use crate::error::{Error, Result};
@@ -295,6 +296,44 @@ impl Checkpoint {
             bias: down.bias.then(|| down.bias(layer)),
             transposed: down.order == RowOrder::Transposed,
         }
+    }
+
+    /// The names of the tensors of a layer without which it adds nothing to the residual stream, where they are zeros: the
+    /// weights and biases of what attention and MLP end with.
+    pub fn output_tensors(&self, layer: usize) -> Vec<String> {
+        let (config, layout) = (&self.description.config, &self.description.layout);
+        let mut refs = vec![layout.attn_out.clone()];
+        match (config.layers[layer].mlp, &layout.experts) {
+            (Mlp::Experts(experts), Some(names)) => {
+                refs.extend((0..experts.count).map(|expert| names.down.of_expert(expert, experts.count)));
+                refs.extend(names.shared.as_ref().map(|(_, down)| down.clone()));
+            }
+            _ => refs.push(layout.down.clone()),
+        }
+        // A norm of zeros is its bias.
+        let norms = [&layout.post_attn_norm, &layout.post_mlp_norm].into_iter().flatten();
+        let norm_biases = norms.filter(|norm| norm.bias).map(|norm| norm.bias(layer));
+        let mut names: Vec<String> = norm_biases.collect();
+        for tensor in refs {
+            names.push(tensor.weight(layer));
+            names.extend(tensor.bias.then(|| tensor.bias(layer)));
+        }
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// A tensor of the layers that holds more than one matrix, such as fused queries, keys and values, or one that is
+    /// stored transposed; its name in layer 0.
+    pub fn fused_matrix(&self) -> Option<String> {
+        let (config, layout) = (&self.description.config, &self.description.layout);
+        let fused_qkv = layout.latent.is_none() && layout.qkv.len() == 1;
+        let fused_up = config.gated && layout.up.len() == 1;
+        let fused = [(fused_qkv, layout.qkv.first()), (fused_up, layout.up.first())];
+        let mut all = layout.qkv.iter().chain(&layout.up).chain([&layout.attn_out, &layout.down]);
+        let fused = fused.into_iter().find_map(|(fused, tensor)| tensor.filter(|_| fused));
+        let odd = |t: &&TensorRef| matches!(t.order, RowOrder::Transposed | RowOrder::PerHeadQkv);
+        fused.or_else(|| all.find(odd)).map(|tensor| tensor.weight(0))
     }
 
     /// The model as a Hugging Face folder would hold it, for one read from a GGUF file.

@@ -6,7 +6,7 @@
 //! compute every product twice.
 
 use crate::number::add_weighted;
-use crate::{ExecOptions, MemoryPlan, Work};
+use crate::{ExecOptions, LensMaps, MemoryPlan, Work};
 use fathom_kernels::backend::LENS_NUMBERS;
 pub use fathom_kernels::backend::TOP;
 use fathom_kernels::distribution::Divergence;
@@ -30,11 +30,22 @@ pub struct Point {
 /// The points of one prompt, `[T][L + 1]`.
 pub type Points = Vec<Vec<Point>>;
 
-/// The work of [`sweep`] on a prompt of `tokens` tokens, and the bytes of its logits.
-pub(crate) fn plan<B: Backend>(model: &Model<B>, tokens: usize, memory: MemoryPlan) -> (Work, u64) {
+/// The work of [`sweep_through`] on a prompt of `tokens` tokens with that many maps, and the bytes of its logits.
+pub(crate) fn plan<B: Backend>(
+    model: &Model<B>,
+    tokens: usize,
+    memory: MemoryPlan,
+    maps: usize,
+) -> (Work, u64) {
     let levels = model.config().depth() + 1;
-    let work = Work::plain(0, model.head_macs_per_row() * (levels * tokens) as u64);
+    let macs = model.head_macs_per_row() * levels as u64 + map_macs(model, maps);
+    let work = Work::plain(0, macs * tokens as u64);
     (work, (at_once(model, levels, tokens, memory) * levels * model.config().vocab * 4) as u64)
+}
+
+/// Multiply-adds of the maps for one token.
+fn map_macs<B: Backend>(model: &Model<B>, maps: usize) -> u64 {
+    maps as u64 * (model.config().hidden as u64).pow(2)
 }
 
 /// Number of tokens whose logits are held at a time.
@@ -45,10 +56,20 @@ fn at_once<B: Backend>(model: &Model<B>, levels: usize, tokens: usize, memory: M
 
 /// Applies the lens to every token and level of one prompt.
 pub fn sweep<B: Backend>(model: &Model<B>, trace: &Trace<B>, exec: &ExecOptions<'_>) -> Points {
+    sweep_through(model, trace, &LensMaps::none(), exec)
+}
+
+/// [`sweep`], with maps that the stream goes through first. The last level is read as it is.
+pub fn sweep_through<B: Backend>(
+    model: &Model<B>,
+    trace: &Trace<B>,
+    maps: &LensMaps<B>,
+    exec: &ExecOptions<'_>,
+) -> Points {
     // The last token is followed by none; what is read of any other in its place is dropped.
     let tokens = &trace.tokens;
     let followers: Vec<u32> = tokens.iter().skip(1).chain(tokens.first()).copied().collect();
-    let mut points = sweep_targets(model, trace, &followers, exec);
+    let mut points = sweep_rows(model, trace, maps, &followers, exec);
     points.iter_mut().skip(tokens.len() - 1).flatten().for_each(|point| point.nll = None);
     points
 }
@@ -60,9 +81,19 @@ pub fn sweep_targets<B: Backend>(
     targets: &[u32],
     exec: &ExecOptions<'_>,
 ) -> Points {
+    sweep_rows(model, trace, &LensMaps::none(), targets, exec)
+}
+
+fn sweep_rows<B: Backend>(
+    model: &Model<B>,
+    trace: &Trace<B>,
+    maps: &LensMaps<B>,
+    targets: &[u32],
+    exec: &ExecOptions<'_>,
+) -> Points {
     let (on, d, vocab) = (model.backend(), trace.hidden, model.config().vocab);
     let (levels, tokens) = (trace.resid.len(), trace.tokens.len());
-    let (mut part, mut rows, mut logits) = (on.empty(), on.empty(), on.empty());
+    let (mut part, mut mapped, mut rows, mut logits) = (on.empty(), on.empty(), on.empty(), on.empty());
     let (mut numbers, mut log_likelihoods) = (Vec::new(), Vec::new());
     let all: Vec<u32> = (0..tokens as u32).collect();
     for some in all.chunks(at_once(model, levels, tokens, exec.memory)) {
@@ -71,14 +102,21 @@ pub fn sweep_targets<B: Backend>(
             // The levels of a token follow each other.
             let to: Vec<u32> = (0..some.len()).map(|i| (i * levels + level) as u32).collect();
             on.gather(d, resid, some, &mut part);
-            on.scatter(d, &part, &to, &mut rows);
+            match maps.at(level).filter(|_| level + 1 < levels) {
+                Some(map) => {
+                    map.apply(on, &part, &mut mapped);
+                    on.scatter(d, &mapped, &to, &mut rows);
+                }
+                None => on.scatter(d, &part, &to, &mut rows),
+            }
         }
         model.head(&rows, &mut logits);
         numbers.push(on.lens(vocab, levels, &logits));
         let target = |t: &u32| std::iter::repeat_n(targets[*t as usize], levels);
         let followers: Vec<u32> = some.iter().flat_map(target).collect();
         log_likelihoods.push(on.log_probabilities(vocab, &logits, &followers));
-        (exec.on_progress)(model.head_macs_per_row() * (some.len() * levels) as u64);
+        let macs = model.head_macs_per_row() * levels as u64 + map_macs(model, maps.count());
+        (exec.on_progress)(macs * some.len() as u64);
     }
     numbers.append(&mut log_likelihoods);
     let mut numbers = on.read(numbers);

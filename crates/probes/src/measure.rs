@@ -3,6 +3,7 @@
 use crate::cost::{Costs, add, spend};
 use crate::erasure::{self, MeanResiduals};
 use crate::exec::{ExecOptions, InsufficientMemory};
+use crate::lens_maps::LensMaps;
 use crate::options::ProbeOptions;
 use crate::plan::memory_plan;
 use crate::tokenized::{Masked, TokenizedPair, TokenizedPrompt};
@@ -83,6 +84,25 @@ pub fn measure<B: Backend, E: std::error::Error + 'static>(
     observer: Observer<'_>,
     sink: &mut dyn FnMut(Sample) -> Result<(), E>,
 ) -> Result<Costs, Error<E>> {
+    measure_through(model, &LensMaps::none(), prompts, options, observer, sink)
+}
+
+/// [`measure`], with maps that the stream goes through before the lens and settling read it.
+///
+/// # Errors
+/// As [`measure`].
+///
+/// # Panics
+/// When the options count other maps.
+pub fn measure_through<B: Backend, E: std::error::Error + 'static>(
+    model: &Model<B>,
+    maps: &LensMaps<B>,
+    prompts: &[TokenizedPrompt],
+    options: &ProbeOptions,
+    observer: Observer<'_>,
+    sink: &mut dyn FnMut(Sample) -> Result<(), E>,
+) -> Result<Costs, Error<E>> {
+    assert_eq!(options.lens_maps, maps.count(), "the plan counts the maps of the lens");
     let mut costs = Costs::new();
     let memory = memory_plan(model, prompts, &[], options).map_err(Error::InsufficientMemory)?;
     let exec = ExecOptions { memory, naive: options.naive, on_progress: observer.on_progress };
@@ -125,7 +145,8 @@ pub fn measure<B: Backend, E: std::error::Error + 'static>(
             if (observer.is_cancelled)() {
                 return Ok(costs);
             }
-            sink(measure_prompt(model, prompt, trace, options, &exec, &mut costs)).map_err(Error::Sink)?;
+            let sample = measure_prompt(model, maps, prompt, trace, options, &exec, &mut costs);
+            sink(sample).map_err(Error::Sink)?;
         }
     }
     Ok(costs)
@@ -254,6 +275,7 @@ fn finite<B: Backend>(model: &Model<B>, trace: &Trace<B>) -> Result<(), Overflow
 /// Runs the probes of prompts on one prompt.
 fn measure_prompt<B: Backend>(
     model: &Model<B>,
+    maps: &LensMaps<B>,
     prompt: &TokenizedPrompt,
     trace: &Trace<B>,
     options: &ProbeOptions,
@@ -267,7 +289,7 @@ fn measure_prompt<B: Backend>(
             record.sample.masked = Some(hidden_of(masked));
             record.probe_masked(model, masked, trace, options, exec)
         }
-        None => record.probe_prompt(model, prompt, trace, options, exec),
+        None => record.probe_prompt(model, maps, prompt, trace, options, exec),
     };
     let forward = Work::plain(1, model.layers_macs(prompt.tokens.len()));
     record.finish(measured, forward, costs)
@@ -347,6 +369,7 @@ impl Record {
     fn probe_prompt<B: Backend>(
         &mut self,
         model: &Model<B>,
+        maps: &LensMaps<B>,
         prompt: &TokenizedPrompt,
         trace: &Trace<B>,
         options: &ProbeOptions,
@@ -364,10 +387,9 @@ impl Record {
         if has(Probe::Lens) || has(Probe::Settling) {
             // One sweep serves both probes; its cost is that of the lens if both run.
             let name = if has(Probe::Lens) { "lens" } else { "settling" };
-            let points = timed(costs, name, lens::plan(model, tokens, exec.memory).0, || {
-                lens::sweep(model, trace, exec)
-            });
-            Overflow::check(points.iter().flatten().map(|p| p.divergence.kl), "the logit lens")?;
+            let work = lens::plan(model, tokens, exec.memory, options.lens_maps).0;
+            let points = timed(costs, name, work, || lens::sweep_through(model, trace, maps, exec));
+            Overflow::check(points.iter().flatten().map(|p| p.divergence.kl), "the lens")?;
             sample.lens = has(Probe::Lens).then(|| lens::curves(&points));
             sample.settling = has(Probe::Settling).then(|| settling::measure(&points));
         }
@@ -450,7 +472,7 @@ impl Record {
         }
         if options.has(Probe::Lens) || options.has(Probe::Settling) {
             let name = if options.has(Probe::Lens) { "lens" } else { "settling" };
-            let work = lens::plan(model, masks.tokens.len(), exec.memory).0;
+            let work = lens::plan(model, masks.tokens.len(), exec.memory, 0).0;
             let points = timed(costs, name, work, || lens::sweep_targets(model, masks, hidden, exec));
             Overflow::check(points.iter().flatten().map(|p| p.divergence.kl), "the logit lens")?;
             sample.lens = options.has(Probe::Lens).then(|| lens::curves(&points));

@@ -20,6 +20,9 @@ pub struct ProbeOptions {
     pub skip: SkipOptions,
     /// Options of integrated gradients.
     pub gradients: GradientOptions,
+    /// Levels whose stream goes through a map before the lens; see [`measure_through`](crate::measure_through). None for
+    /// the logit lens.
+    pub lens_maps: usize,
 }
 
 impl ProbeOptions {

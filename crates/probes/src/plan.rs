@@ -68,7 +68,7 @@ pub fn plan<B: Backend>(
         }
         if options.has(Probe::Lens) || options.has(Probe::Settling) {
             let name = if options.has(Probe::Lens) { "lens" } else { "settling" };
-            let (work, bytes) = lens::plan(model, read, memory);
+            let (work, bytes) = lens::plan(model, read, memory, options.lens_maps);
             plans.add(name, work, bytes);
         }
         if options.has(Probe::Similarity) {

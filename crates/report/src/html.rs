@@ -36,6 +36,7 @@ pub fn render(results: &Results, run: &Value) -> Result<String> {
         answer => answer::headline(results),
         details => answer::details(results),
         warnings => warnings(results, run),
+        lens => results.lens.as_ref().map(ToString::to_string),
         gauge => gauge,
         objective => results.objective.as_ref().map(|objective| objective.sentence()),
         depth => results.depth.iter().map(|row| depth(row, results.model.layers)).collect::<Vec<_>>(),

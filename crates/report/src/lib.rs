@@ -8,6 +8,7 @@
 //! - [`html`]: the report page, one file that needs no network and can be read without scripts.
 //! - [`prune`]: table, figures and page of a pruning.
 //! - [`exit`]: table, figures and page of early exits.
+//! - [`grow`]: table, figures and page of a grown model.
 //! - [`map`]: table, figures and page of maps between models.
 //! - [`fit`]: table, figures and page of a fitted law.
 //! - [`study`]: the page of many models on many data sets.
@@ -19,6 +20,7 @@ mod error;
 pub mod exit;
 pub mod fit;
 mod gauge;
+pub mod grow;
 pub mod html;
 pub mod map;
 mod page;

@@ -67,6 +67,9 @@ fn head(results: &Results, lines: &mut Lines) {
     if let Some(objective) = &results.objective {
         lines.line(Emphasis::Plain, &format!("predicted: {}", objective.sentence()));
     }
+    if let Some(lens) = &results.lens {
+        lines.line(Emphasis::Plain, &format!("lens: {lens}"));
+    }
 }
 
 /// The answer in words.

@@ -186,6 +186,7 @@ pub fn results() -> Results {
     let none = Depth { reason: Some(reason), ..Depth::none(Rule::Cosine) };
     Results {
         objective: None,
+        lens: None,
         schema_version: SCHEMA_VERSION,
         model: ModelInfo {
             id: "example/model-135m".to_owned(),
@@ -457,6 +458,56 @@ pub fn mapping() -> Mapping {
         conclusion: "The best targets have a slope of 1.00.".to_owned(),
         cost: [("fit", 4_000_000_000), ("measure", 1_000_000_000)]
             .map(|(stage, macs)| (stage.to_owned(), Work::plain(90, macs)))
+            .into(),
+        resources: [("all".to_owned(), Resources { seconds: 12.0, peak_bytes: 1 << 30 })].into(),
+    }
+}
+
+/// A model of 6 layers that lesa grew to 8.
+pub fn growing() -> Growing {
+    let text_set = TextSet { id: "prose".to_owned(), texts: 30, tokens: 3000, sha256: "0f".repeat(32) };
+    let estimated = |value: f64| Estimated { value, interval: Some([value - 0.1, value + 0.1]) };
+    let measured = |layers: usize, nll: f64| GrowMeasured {
+        layers,
+        parameters: 1_000_000 * layers as u64,
+        nll: estimated(nll),
+        perplexity: nll.exp(),
+        mean_perplexity: estimated(nll.exp() * 1.2),
+        depth: results().depth,
+    };
+    let layers = (0..8).map(|place| match place {
+        0..=3 => LayerOrigin::Copy { layer: place },
+        4 => LayerOrigin::Predicted { layers: [3, 4] },
+        5 => LayerOrigin::Copy { layer: 4 },
+        6 => LayerOrigin::Predicted { layers: [4, 5] },
+        _ => LayerOrigin::Copy { layer: 5 },
+    });
+    Growing {
+        schema_version: GROW_SCHEMA_VERSION,
+        model: ModelInfo { layers: 6, ..results().model },
+        method: GrowMethod::Lesa,
+        layers: layers.collect(),
+        heldout: text_set,
+        before: measured(6, 3.0),
+        after: measured(8, 3.4),
+        nll_increase: estimated(0.4),
+        largest_logit_difference: None,
+        networks: vec![GrowNetwork {
+            matrix: ".mlp.down_proj.weight".to_owned(),
+            shape: [64, 192],
+            rank: 64,
+            rows: 256,
+            loss: vec![4e-3, 3e-3, 2.5e-3],
+            mse: 2.4e-3,
+            mse_copy: 5e-3,
+            mse_mean: 3.5e-3,
+        }],
+        path: "grown".to_owned(),
+        bytes: 12_345_678,
+        sha256: vec!["ab".repeat(32)],
+        conclusion: "2 layers more raise the loss by 0.400 nats per token.".to_owned(),
+        cost: [("train", 5_000_000_000), ("measure", 2_000_000_000)]
+            .map(|(stage, macs)| (stage.to_owned(), Work::plain(30, macs)))
             .into(),
         resources: [("all".to_owned(), Resources { seconds: 12.0, peak_bytes: 1 << 30 })].into(),
     }

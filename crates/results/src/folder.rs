@@ -23,6 +23,8 @@ pub const RESULTS: &str = "results.json";
 pub const PRUNE: &str = "prune.json";
 /// The file with maps between the levels of two models.
 pub const MAP: &str = "map.json";
+/// The file with what growing a model does.
+pub const GROW: &str = "grow.json";
 /// The file with what exiting early saves.
 pub const EXIT: &str = "exit.json";
 /// The file with a fitted law.
@@ -90,9 +92,10 @@ impl Folder {
             Ok(metadata) if !metadata.is_dir() => return refuse("it is a file"),
             Ok(_) => {}
         }
-        if ![RUN, RESULTS, PRUNE, EXIT, MAP, FIT, SAMPLES].iter().any(|name| path.join(name).is_file()) {
+        if ![RUN, RESULTS, PRUNE, EXIT, MAP, GROW, FIT, SAMPLES].iter().any(|name| path.join(name).is_file())
+        {
             return refuse(
-                "it has no run.json, results.json, prune.json, exit.json, map.json, fit.json or samples.jsonl",
+                "it has no run.json, results.json, prune.json, exit.json, map.json, grow.json, fit.json or samples.jsonl",
             );
         }
         Ok(Self { path: path.to_owned(), samples: Mutex::new(None) })
@@ -143,10 +146,11 @@ impl Folder {
     pub fn results(&self) -> Result<Results> {
         let path = self.path.join(RESULTS);
         if !path.exists() {
-            const OTHERS: [(&str, &str); 4] = [
+            const OTHERS: [(&str, &str); 5] = [
                 (PRUNE, "it holds a pruning, which `fathom report` shows"),
                 (EXIT, "it holds early exits, which `fathom report` shows"),
                 (MAP, "it holds maps between models, which `fathom report` shows"),
+                (GROW, "it holds a grown model, which `fathom report` shows"),
                 (FIT, "it holds a fitted law, which `fathom report` shows"),
             ];
             let other = OTHERS.iter().find(|(name, _)| self.path.join(name).exists());

@@ -16,6 +16,7 @@ mod fit;
 #[cfg(any(test, feature = "fixture"))]
 pub mod fixture;
 pub mod folder;
+mod grow;
 mod map;
 mod null;
 mod objective;
@@ -44,6 +45,7 @@ pub use fit::{
     Regression, ScanPoint, Starts,
 };
 pub use folder::{Folder, Lock};
+pub use grow::{GROW_SCHEMA_VERSION, GrowMeasured, GrowMethod, GrowNetwork, Growing, LayerOrigin};
 pub use map::{MAP_SCHEMA_VERSION, MapLine, Mapping};
 pub use objective::{MaskedSample, Objective, ObjectiveInfo};
 pub use probe::{Probe, UnknownProbe};
@@ -52,7 +54,7 @@ pub use prune::{
     Accuracy, Candidate, Choice, Estimated, Exported, LinearMap, Measured, PRUNE_SCHEMA_VERSION, PruneLine,
     PruneMethod, PruneResources, Pruning, SearchStep, TextSet, UnitScores, VariantChoices, VariantScore,
 };
-pub use results::{DataInfo, FailedPrompt, ModelInfo, Results, SCHEMA_VERSION};
+pub use results::{DataInfo, FailedPrompt, LensInfo, ModelInfo, Results, SCHEMA_VERSION};
 pub use rule::{Rule, RuleKind, UnknownRule};
 pub use sample::{QaPair, SAMPLES_VERSION, Sample};
 pub use work::{Resources, Work, WorkByProbe};

@@ -5,12 +5,13 @@
 //! `null` and read back as NaN, because JSON has no such numbers.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Depth, Error, ObjectiveInfo, ProbeResults, Resources, Result, Uncertainty, WorkByProbe, version,
+    Depth, Error, ObjectiveInfo, ProbeResults, Resources, Result, TextSet, Uncertainty, WorkByProbe, version,
 };
 
 /// The newest version of `results.json` this crate reads and the one it writes.
@@ -28,6 +29,9 @@ pub struct Results {
     /// What a masked model was asked to predict; absent where it is the next token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub objective: Option<ObjectiveInfo>,
+    /// The lens that the probes lens and settling read the stream with; absent for the logit lens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lens: Option<LensInfo>,
     /// The curves, one entry per probe that ran.
     #[serde(default)]
     pub probes: ProbeResults,
@@ -44,6 +48,48 @@ pub struct Results {
     /// measurement.
     #[serde(default)]
     pub resources: BTreeMap<String, Resources>,
+}
+
+/// A lens other than the logit lens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum LensInfo {
+    /// Affine maps of least squared error to the last level.
+    Linear {
+        /// The texts that they were fitted to.
+        fit: TextSet,
+    },
+    /// The maps of a published tuned lens.
+    Tuned {
+        /// Its folder.
+        path: String,
+        /// SHA-256 of its weights.
+        sha256: String,
+        /// The model that it was trained for, as it says.
+        #[serde(default)]
+        model: Option<String>,
+    },
+}
+
+impl LensInfo {
+    /// The kind of a lens in a word; no lens is the logit lens.
+    pub fn kind(lens: Option<&Self>) -> &'static str {
+        match lens {
+            None => "logit",
+            Some(Self::Linear { .. }) => "linear",
+            Some(Self::Tuned { .. }) => "tuned",
+        }
+    }
+}
+
+/// `linear, fitted to prose, 33 texts, 4414 tokens`.
+impl fmt::Display for LensInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Linear { fit } => write!(f, "linear, fitted to {fit}"),
+            Self::Tuned { path, .. } => write!(f, "tuned, {path}"),
+        }
+    }
 }
 
 /// The model that was measured.

@@ -10,21 +10,14 @@ use fathom_model::{Backend, Error, Model, Trace};
 use rayon::prelude::*;
 
 /// A map as a linear layer of the model's back end.
-pub struct PackedMap<B: Backend>(B::Linear);
+pub type PackedMap<B> = fathom_probes::LevelMap<B>;
 
 /// Packs a fitted map.
 ///
 /// # Errors
 /// When the device refuses the memory.
 pub fn pack<B: Backend>(model: &Model<B>, fitted: &Fitted) -> Result<PackedMap<B>, Error> {
-    let (d, weights) = (model.config().hidden, fitted.map.transposed());
-    let bias = fitted.map.bias().iter().map(|b| *b as f32).collect();
-    let packed = model.backend().pack(d, d, fathom_model::Dtype::F32, Some(bias), |rows, to| {
-        let from = &weights[rows.start * d..rows.end * d];
-        to.iter_mut().zip(from).for_each(|(to, from)| *to = *from as f32);
-        Ok::<_, Error>(())
-    })?;
-    Ok(PackedMap(packed))
+    PackedMap::pack(model, fitted.map.transposed(), fitted.map.bias())
 }
 
 /// The maps from some levels to the last one, being fitted.
@@ -126,7 +119,7 @@ pub fn read<B: Backend>(
             on.gather(d, resid, some, &mut part);
             on.scatter(d, &part, &to((level + 1) % (depth + 1)), &mut rows);
             if let Some(place) = mapped.iter().position(|(mapped, _)| *mapped == level) {
-                on.linear(&mapped[place].1.0, &part, &mut through);
+                mapped[place].1.apply(on, &part, &mut through);
                 on.scatter(d, &through, &to(1 + depth + place), &mut rows);
             }
         }

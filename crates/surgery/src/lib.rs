@@ -5,6 +5,8 @@
 //! [`linear`] lets the MLP before a removed block take over some of its work. [`export::export`] writes the model that is
 //! left.
 //!
+//! [`growth`] makes models with more layers instead.
+//!
 //! [`least_squares`] fits linear maps from sums over tokens: for [`linear`], [`mod@exit`], and [`maps`] between the layers of two
 //! models.
 
@@ -14,6 +16,7 @@ mod evaluate;
 pub mod exit;
 pub mod export;
 mod group;
+pub mod growth;
 pub mod least_squares;
 pub mod linear;
 pub mod maps;

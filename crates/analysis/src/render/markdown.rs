@@ -1,7 +1,7 @@
 //! Study tables as Markdown.
 
 use super::VERDICTS;
-use crate::tables::{Tables, View};
+use crate::tables::{JobRow, Tables, View};
 use fathom_results::text::clean;
 
 impl Tables {
@@ -18,6 +18,11 @@ impl Tables {
             for group in groups {
                 out += &format!("\n### {}\n\n{}", clean(&group.title), table(&group.rows));
             }
+        }
+        if !self.jobs.is_empty() {
+            let heading = JobRow::HEADING.map(str::to_owned);
+            let rows: Vec<Vec<String>> = self.jobs.iter().map(JobRow::line).collect();
+            out += &format!("\n## Beside measurements\n\n{}", aligned_table(&heading, &rows));
         }
         for answer in &self.answers {
             out += &format!("\n## {}\n\n{}\n", answer.about, answer.summary);

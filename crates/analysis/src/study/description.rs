@@ -1,5 +1,6 @@
 //! The contents of a study description, and the cells it defines.
 
+use super::jobs::StudyJob;
 use fathom_results::{Probe, Rule};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -28,6 +29,8 @@ pub struct StudyDescription {
     pub models: Vec<StudyModel>,
     /// The data sets, at least one.
     pub data: Vec<StudyData>,
+    /// What is run beside measurements.
+    pub jobs: Vec<StudyJob>,
     /// The compared pairs: those declared or, for a question without any, those derived from models and data.
     pub pairs: Vec<ComparedPair>,
 }
@@ -136,7 +139,7 @@ impl Question {
 }
 
 /// Options of `fathom measure` that a study may set under `options`; others have fields of their own.
-pub const OPTIONS: [&str; 20] = [
+pub const OPTIONS: [&str; 22] = [
     "split",
     "max-tokens",
     "skip-modes",
@@ -146,6 +149,8 @@ pub const OPTIONS: [&str; 20] = [
     "sites",
     "baseline",
     "quadrature",
+    "lens",
+    "lens-data",
     "memory",
     "rng",
     "device",

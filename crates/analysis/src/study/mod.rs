@@ -22,10 +22,17 @@
 //! difficulty = "easy"            # or a number
 //! series = "problems"            # difficulties are compared within a series
 //! probes = "all"                 # default: those of the study
+//!
+//! [[job]]                        # something other than a measurement
+//! kind = "prune"                 # prune, exit, map or grow
+//! name = "prune"                 # default: the kind
+//! models = ["Qwen2.5 0.5B"]      # default: all; of a map source and target
+//! options = { limit = 64 }       # of the command
 //! ```
 
 mod description;
 mod error;
+mod jobs;
 mod pairs;
 mod parse;
 mod reader;
@@ -34,4 +41,5 @@ pub use description::{
     Cell, ComparedPair, Difficulty, OPTIONS, Question, StudyData, StudyDescription, StudyModel,
 };
 pub use error::{Problem, StudyError};
+pub use jobs::{JobCell, JobKind, StudyJob};
 pub(crate) use pairs::{grouped, series};

@@ -16,8 +16,8 @@ const WORDS: [&str; 5] = ["very easy", "easy", "medium", "hard", "very hard"];
 /// The types in which weights can be stored.
 const DTYPES: [&str; 2] = ["f32", "bf16"];
 /// Fields of the document and of its tables.
-const STUDY: [&str; 11] =
-    ["name", "out", "probes", "limit", "seed", "primary", "qa", "options", "model", "data", "pair"];
+const STUDY: [&str; 12] =
+    ["name", "out", "probes", "limit", "seed", "primary", "qa", "options", "model", "data", "pair", "job"];
 const MODEL: [&str; 8] = ["id", "name", "family", "size", "tokens", "type", "dtype", "revision"];
 const DATA: [&str; 6] = ["id", "name", "difficulty", "series", "limit", "probes"];
 const PAIR: [&str; 3] = ["question", "a", "b"];
@@ -89,9 +89,11 @@ impl Field for OptionValue {
     fn of(value: DeValue<'_>) -> Result<Self, String> {
         let text = match value {
             DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().to_owned()),
+            DeValue::Float(number) => Some(number.as_str().to_owned()),
+            DeValue::Boolean(value) => Some(value.to_string()),
             value => texts(value).map(|texts| texts.join(",")),
         };
-        text.map(Self).ok_or_else(|| "a text, a whole number or a list of texts".to_owned())
+        text.map(Self).ok_or_else(|| "a text, a number, true or false, or a list of texts".to_owned())
     }
 }
 
@@ -161,17 +163,37 @@ impl Reader<'_> {
         let seed = self.value(&mut top, "seed");
         let primary = self.primary(&mut top, &probes);
         let qa = self.value(&mut top, "qa");
-        let options = self.options(&mut top);
+        let options = self.options(&mut top, &OPTIONS);
         let models = self.models(&mut top);
         let data = self.data(&mut top);
         self.distinct("model", models.items.iter().map(|m| m.name.as_str()).zip(models.lines));
         self.distinct("data set", data.items.iter().map(|d| d.name.as_str()).zip(data.lines));
         let (models, data) = (models.items, data.items);
+        let names: Vec<&str> = models.iter().map(|m| m.name.as_str()).collect();
+        let jobs = self.jobs(&mut top, &names);
+        // Both are folders beside each other.
+        let job_names = jobs.iter().map(|(job, line)| (job.name.as_str(), *line));
+        let sets = data.iter().map(|d| (d.name.as_str(), None));
+        self.distinct("data sets and job", sets.chain(job_names));
+        let jobs = jobs.into_iter().map(|(job, _)| job).collect();
         let pairs = self.pairs(&mut top, &models, &data);
         let name = name?.value;
         let default = || PathBuf::from("fathom-out").join(folder(&format!("study-{name}")));
         let out = out.map_or_else(default, PathBuf::from);
-        Some(StudyDescription { name, out, probes, limit, seed, primary, qa, options, models, data, pairs })
+        Some(StudyDescription {
+            name,
+            out,
+            probes,
+            limit,
+            seed,
+            primary,
+            qa,
+            options,
+            models,
+            data,
+            jobs,
+            pairs,
+        })
     }
 
     fn probes(&mut self, table: &mut Table<'_>) -> Option<Vec<Probe>> {
@@ -236,14 +258,14 @@ impl Reader<'_> {
         None
     }
 
-    fn options(&mut self, top: &mut Table<'_>) -> Vec<(String, String)> {
+    pub(super) fn options(&mut self, top: &mut Table<'_>, known: &[&str]) -> Vec<(String, String)> {
         let Some(At { value, line }) = top.fields.remove("options") else { return Vec::new() };
         let DeValue::Table(options) = value else {
             self.wrong(top, "options", line, "a table such as { positions = 4 }");
             return Vec::new();
         };
         let mut options = self.table("options".to_owned(), Some(line), options);
-        self.unknown(&options, &OPTIONS);
+        self.unknown(&options, known);
         let names: Vec<String> = options.fields.keys().cloned().collect();
         let value = |name: String| {
             let OptionValue(value) = self.value(&mut options, &name)?;

@@ -3,7 +3,8 @@
 use super::run::{Bootstrap, ModelArgs, RunArgs, optional, with_run_args};
 use clap::{Args as Arguments, ValueEnum};
 use fathom::{
-    Crop, GradientSite, Measurement, Objective, PathBaseline, Probe, Quadrature, Shard, SkipMode, SkipPart,
+    Crop, GradientSite, Lens, Measurement, Objective, PathBaseline, Probe, Quadrature, Shard, SkipMode,
+    SkipPart,
 };
 
 #[derive(Arguments, Clone)]
@@ -24,6 +25,13 @@ pub(crate) struct Measure {
     /// rows with "question" and "answer"
     #[arg(long, value_name = "ID|FILE", default_value = "qa")]
     pub(crate) qa: String,
+    /// How lens and settling read the stream: logit, linear (after an affine map to the last level, fitted to other texts),
+    /// or the folder of a checkpoint of the tuned-lens project (config.json, params.pt)
+    #[arg(long, value_name = "KIND|DIR", default_value = "logit")]
+    pub(crate) lens: Lens,
+    /// Texts that a linear lens is fitted to, none of which is measured [default: prose]
+    #[arg(long, value_name = "ID|FILE")]
+    pub(crate) lens_data: Option<String>,
     #[command(flatten)]
     pub(crate) masks: Masks,
     #[command(flatten)]
@@ -58,11 +66,13 @@ impl Measure {
             .quadrature(causal.quadrature)
             .resamples(self.bootstrap.resamples.get())
             .naive(self.naive)
+            .lens(self.lens.clone())
             .parquet(self.parquet);
         let m = with_run_args!(m, &self.model, &self.run, threads);
         let m = optional(m, &self.limit, |m, limit| m.limit(*limit));
         let m = if causal.skip_modes.is_empty() { m } else { m.skip_modes(&all(&causal.skip_modes)) };
         let m = self.masks.of(m);
+        let m = optional(m, &self.lens_data, |m, data| m.lens_data(data.as_str()));
         let m = optional(m, &self.shard, |m, shard| m.shard(*shard));
         let m = optional(m, &causal.baseline_data, |m, data| m.baseline_data(data.as_str()));
         self.bootstrap.threshold.iter().fold(m, |m, (rule, value)| m.threshold(*rule, *value))

@@ -2,6 +2,7 @@
 
 mod exit;
 mod fit;
+mod grow;
 mod map;
 mod measure;
 mod mix;
@@ -13,6 +14,7 @@ use clap::{Args as Arguments, Parser, Subcommand};
 pub(crate) use exit::Exit;
 use fathom::{Device, Options, PromptSpec, Rng, Scheduler};
 pub(crate) use fit::Fit;
+pub(crate) use grow::Grow;
 pub(crate) use map::Map;
 pub(crate) use measure::Measure;
 pub(crate) use mix::Mix;
@@ -45,6 +47,8 @@ the depths are, and turns the curves into effective depths with intervals.
   fathom prune model.gguf                 layers that can go, shown on held-out text
   fathom exit model.gguf                  levels at which tokens can leave early
   fathom map small.gguf large.gguf        which layers of two models correspond
+  fathom grow model.gguf --method solar --layers 40
+                                          a deeper model, and what it does untrained
   fathom fit depth runs.csv               a scaling law, and how far it can be trusted
   fathom compare out-a out-b              finished runs, with intervals
   fathom study study.toml                 models and data sets as a file describes
@@ -69,6 +73,9 @@ pub(crate) enum Command {
     /// Map every level of a model to every level of another one
     #[command(long_about = map::LONG, after_long_help = map::EXAMPLES)]
     Map(Box<Map>),
+    /// Make a deeper model of a model's layers, and measure both
+    #[command(long_about = grow::LONG, after_long_help = grow::EXAMPLES)]
+    Grow(Box<Grow>),
     /// Fit a law of depth, data or compute to a table
     #[command(long_about = fit::LONG, after_long_help = fit::EXAMPLES)]
     Fit(Box<Fit>),

@@ -194,6 +194,7 @@ fn options(probe: Probe, effort: &Effort) -> ProbeOptions {
     let quadrature = Quadrature::Riemann(effort.steps);
     let gradients = GradientOptions { quadrature, ..GradientOptions::default() };
     ProbeOptions {
+        lens_maps: 0,
         probes: vec![probe],
         memory: MEMORY,
         naive: false,

@@ -6,6 +6,7 @@ mod results;
 mod texts;
 
 use crate::error::invalid;
+use crate::measurement::{choices, parsed};
 use crate::prune::StageEstimate;
 use crate::run_options::{RunOptions, run_setters};
 use crate::{Observer, PromptSpec, Result, threads};
@@ -131,6 +132,21 @@ impl Exit {
     pub fn delta(mut self, probability: f64) -> Self {
         self.delta = probability;
         self
+    }
+
+    /// Sets an option that a study may have, by its name on the command line without the dashes.
+    ///
+    /// # Errors
+    /// When the option does not exist, or the value is invalid.
+    pub fn set(self, name: &str, value: &str) -> Result<Self> {
+        Ok(match name {
+            "data" => self.data(value),
+            "heldout" => self.heldout(value),
+            "heads" => self.heads(&choices(name, value, &ExitHead::ALL.map(|h| (h.name(), h)))?),
+            "epsilon" => self.epsilon(parsed(name, value)?),
+            "delta" => self.delta(parsed(name, value)?),
+            _ => self.set_common(name, value)?,
+        })
     }
 
     /// Measures, calibrates, and writes the results folder. Continues what an earlier run with the same options left

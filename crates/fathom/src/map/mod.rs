@@ -6,6 +6,7 @@ mod job;
 mod read;
 
 use crate::error::invalid;
+use crate::measurement::parsed;
 use crate::prune::StageEstimate;
 use crate::run_options::{RunOptions, run_setters};
 use crate::{ModelSpec, Observer, PromptSpec, Result, threads};
@@ -112,6 +113,20 @@ impl LayerMap {
     pub fn limit(mut self, limit: usize) -> Self {
         self.options.data.limit = Some(limit);
         self
+    }
+
+    /// Sets an option that a study may have, by its name on the command line without the dashes.
+    ///
+    /// # Errors
+    /// When the option does not exist, or the value is invalid.
+    pub fn set(self, name: &str, value: &str) -> Result<Self> {
+        Ok(match name {
+            "data" => self.data(value),
+            "heldout" => self.heldout(value),
+            "differences" => self.differences(parsed(name, value)?),
+            "target-revision" => self.target_revision(value),
+            _ => self.set_common(name, value)?,
+        })
     }
 
     /// Fits, measures, and writes the results folder. Continues what an earlier run with the same options left there.

@@ -21,6 +21,7 @@ mod texts;
 mod verify;
 
 use crate::error::invalid;
+use crate::measurement::{choice, choices, parsed};
 use crate::run_options::{RunOptions, run_setters};
 use crate::{Observer, PromptSpec, Result, threads};
 pub use estimate::{PruneEstimate, StageEstimate};
@@ -204,6 +205,25 @@ impl Prune {
     pub fn racing(mut self, racing: bool) -> Self {
         self.racing = racing;
         self
+    }
+
+    /// Sets an option that a study may have, by its name on the command line without the dashes.
+    ///
+    /// # Errors
+    /// When the option does not exist, or the value is invalid.
+    pub fn set(self, name: &str, value: &str) -> Result<Self> {
+        Ok(match name {
+            "data" => self.data(value),
+            "heldout" => self.heldout(value),
+            "methods" => self.methods(&choices(name, value, &PruneMethod::CHOOSING.map(|m| (m.name(), m)))?),
+            "remove" => {
+                let numbers = value.split(',').map(|word| parsed(name, word.trim()));
+                self.remove(&numbers.collect::<Result<Vec<_>>>()?)
+            }
+            "max-loss" => self.max_loss(parsed(name, value)?),
+            "unit" => self.unit(choice(name, value, &SkipPart::ALL.map(|p| (p.name(), p)))?),
+            _ => self.set_common(name, value)?,
+        })
     }
 
     /// Chooses, measures, and writes the results folder. Continues what an earlier run with the same options left there.

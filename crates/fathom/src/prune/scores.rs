@@ -76,6 +76,7 @@ impl<B: Backend> Job<'_, B> {
     /// How much the output changes when a unit is bypassed, by the skip probe.
     fn output_scores(&self) -> Result<Option<PruneLine>> {
         let options = ProbeOptions {
+            lens_maps: 0,
             probes: vec![Probe::Skip],
             memory: self.memory,
             naive: false,

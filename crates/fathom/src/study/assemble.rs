@@ -1,10 +1,10 @@
 //! What the cells of a study say together: tables in four formats, and a page with figures.
 
-use super::{Study, machines};
+use super::{Study, jobs, machines};
 use crate::observer::uncounted;
 use crate::{Error, Observer, Result};
 use fathom_analysis::study::Cell;
-use fathom_analysis::tables::Group;
+use fathom_analysis::tables::{Group, JobRow};
 use fathom_analysis::{BootstrapOptions, FinishedCell, StudyDescription, Tables, models_csv};
 use fathom_report::study::{StudyAnswer, StudyCell, StudyData, StudyModel, StudyPage, Table};
 use fathom_results::{Folder, Results, Sample};
@@ -45,7 +45,7 @@ pub(super) fn write(
         }
     }
     machines::differences(study, shown.keys()).iter().for_each(|difference| observer.warn(difference));
-    let tables = Tables::of(study, &finished, options);
+    let tables = Tables::of(study, &finished, options).with_jobs(jobs::rows(study));
     drop(working);
     let _drawing = uncounted(observer, "drawing");
     let out = Folder::create(&study.out)?;
@@ -139,6 +139,13 @@ fn grids(tables: &Tables) -> Vec<Table> {
         rows: rows.map(|row| tables.line(&tables.rows[row])).collect(),
     };
     let mut all = vec![grid("Effective depth of all cells".to_owned(), &mut (0..tables.rows.len()))];
+    if !tables.jobs.is_empty() {
+        all.push(Table {
+            title: "Beside measurements".to_owned(),
+            headings: JobRow::HEADING.map(str::to_owned).to_vec(),
+            rows: tables.jobs.iter().map(JobRow::line).collect(),
+        });
+    }
     for view in &tables.views {
         for Group { title, rows } in &view.groups {
             let title = format!("By {}: {title}", view.question.name());

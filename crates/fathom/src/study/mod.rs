@@ -2,6 +2,7 @@
 
 mod assemble;
 mod cells;
+mod jobs;
 mod machines;
 mod plan;
 mod submit;
@@ -132,6 +133,11 @@ impl Study {
         self.description.cells().map(|cell| self.command_of(cell)).collect()
     }
 
+    /// The commands of the jobs beside measurements, and their arguments.
+    pub fn job_commands(&self) -> Vec<(&'static str, Vec<String>)> {
+        jobs::planned(self, 1).into_iter().map(|cell| (cell.kind, cell.arguments)).collect()
+    }
+
     fn command_of(&self, cell: Cell) -> Vec<String> {
         let out = format!("--out={}", self.description.folder(cell).display());
         [out].into_iter().chain(self.description.arguments(cell)).collect()
@@ -172,6 +178,11 @@ impl Study {
                 problems.push(format!("data '{}': {error}", data.name));
             }
         }
+        for cell in study.job_cells() {
+            if let Err(error) = jobs::Job::of(self, cell) {
+                problems.push(error.to_string());
+            }
+        }
         // An option that is wrong for one cell is wrong for all.
         let mut seen = HashSet::new();
         problems.retain(|p| seen.insert(p.clone()));
@@ -198,16 +209,43 @@ impl Study {
     pub fn run(&self, observer: &dyn Observer) -> Result<StudyOutcome> {
         let Bootstrap { thresholds, resamples, seed } = &self.bootstrap;
         let options = bootstrap_options(thresholds, *resamples, *seed)?;
-        threads::run(self.threads, || {
+        let measured = threads::run(self.threads, || {
             let cells = self.planned(observer)?;
-            let failed = match self.tables_only {
-                true => BTreeMap::new(),
-                false => cells::measure(&self.description, &cells, self.overwrite, observer)?,
-            };
-            let tables = assemble::write(self, &failed, &options, observer)?;
-            let failed = failed.into_iter().map(|(cell, e)| (self.description.title(cell), e)).collect();
-            Ok(StudyOutcome { tables, folder: self.description.out.clone(), failed, cells: cells.len() })
+            match self.tables_only {
+                true => Ok(BTreeMap::new()),
+                false => cells::measure(&self.description, &cells, self.overwrite, observer),
+            }
+        })?;
+        // Each of these runs on a pool of its own.
+        let jobs = if self.tables_only { Vec::new() } else { self.run_jobs(observer)? };
+        threads::run(self.threads, || {
+            let tables = assemble::write(self, &measured, &options, observer)?;
+            let failed = measured.into_iter().map(|(cell, e)| (self.description.title(cell), e));
+            let cells = self.description.cells().count() + self.description.job_cells().count();
+            let failed = failed.chain(jobs).collect();
+            Ok(StudyOutcome { tables, folder: self.description.out.clone(), failed, cells })
         })
+    }
+
+    /// Runs the jobs that are not there yet; gives what failed.
+    fn run_jobs(&self, observer: &dyn Observer) -> Result<Vec<(String, String)>> {
+        let study = &self.description;
+        let (first, mut failed) = (study.cells().count(), Vec::new());
+        let all = first + study.job_cells().count();
+        for (index, cell) in study.job_cells().enumerate() {
+            let title = format!("cell {} of {all}: {}", first + index + 1, study.job_title(cell));
+            match jobs::run_one(self, cell, &title, observer) {
+                Ok(()) => {}
+                Err(error) if observer.is_cancelled() => {
+                    return Err(error.context("the study was interrupted; the same command goes on"));
+                }
+                Err(error) => {
+                    observer.warn(&format!("{} failed: {error}", study.job_title(cell)));
+                    failed.push((study.job_title(cell), error.to_string()));
+                }
+            }
+        }
+        Ok(failed)
     }
 
     /// Whether a folder is that of a study.

@@ -1,10 +1,10 @@
 //! The cells of a study one by one, for clusters.
 
-use super::{Study, cells};
+use super::{Study, cells, jobs};
 use crate::error::invalid;
 use crate::observer::uncounted;
 use crate::{Observer, Result, threads};
-use fathom_analysis::study::Cell;
+use fathom_analysis::study::{Cell, JobCell};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,15 +14,17 @@ use std::path::PathBuf;
 pub struct PlannedCell {
     /// Its number, from 1.
     pub cell: usize,
+    /// What it is: `measure`, `prune`, `exit`, `map` or `grow`, the command that its arguments are for.
+    pub kind: &'static str,
     /// The name of the model in the description.
     pub model: String,
-    /// The name of the data set in the description.
+    /// The name of the data set in the description, or of the job.
     pub data: String,
     /// Its results folder.
     pub folder: PathBuf,
     /// How far it is.
     pub state: CellState,
-    /// The arguments of `fathom measure` that measure it.
+    /// The arguments of the command.
     pub arguments: Vec<String>,
     /// What it will take, if that was asked for and could be found out.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,6 +79,7 @@ impl Study {
             let begun = cells::Begun::of(study, cell, &measurement, &mut sets, observer);
             PlannedCell {
                 cell: index + 1,
+                kind: "measure",
                 model: study.models[cell.model].name.clone(),
                 data: study.data[cell.data].name.clone(),
                 folder: study.folder(cell),
@@ -85,7 +88,9 @@ impl Study {
                 estimate: None,
             }
         };
-        Ok(planned.map(one).collect())
+        let mut all: Vec<PlannedCell> = planned.map(one).collect();
+        all.extend(jobs::planned(self, all.len() + 1));
+        Ok(all)
     }
 
     /// The same with what each unfinished cell will take. Weights are loaded, and those of models on the hub downloaded.
@@ -109,6 +114,16 @@ impl Study {
                 Err(error) => observer.warn(&format!("cell {}: {error}", planned.cell)),
             }
         }
+        let first = self.description.cells().count();
+        for (planned, cell) in plan[first..].iter_mut().zip(self.description.job_cells()) {
+            if planned.state == CellState::Finished {
+                continue;
+            }
+            match jobs::Job::of(self, cell).and_then(|job| job.estimate(observer)) {
+                Ok(found) => planned.estimate = Some(found),
+                Err(error) => observer.warn(&format!("cell {}: {error}", planned.cell)),
+            }
+        }
         Ok(plan)
     }
 
@@ -121,6 +136,11 @@ impl Study {
         let names: Vec<String> = study
             .cells()
             .map(|cell| format!("{}/{}", study.models[cell.model].name, study.data[cell.data].name))
+            .chain(
+                study
+                    .job_cells()
+                    .map(|cell| format!("{}/{}", study.models[cell.model].name, study.jobs[cell.job].name)),
+            )
             .collect();
         let number = name.parse::<usize>().ok().filter(|number| (1..=names.len()).contains(number));
         match number.or_else(|| names.iter().position(|known| known == name).map(|index| index + 1)) {
@@ -141,12 +161,19 @@ impl Study {
     pub fn measure_cell(&self, number: usize, observer: &dyn Observer) -> Result<PathBuf> {
         let study = &self.description;
         let cells: Vec<Cell> = study.cells().collect();
+        let jobs: Vec<JobCell> = study.job_cells().collect();
+        let count = cells.len() + jobs.len();
+        if let Some(job) = number.checked_sub(cells.len() + 1).and_then(|index| jobs.get(index)) {
+            let title = format!("cell {number} of {count}: {}", study.job_title(*job));
+            jobs::run_one(self, *job, &title, observer)?;
+            return Ok(study.job_folder(*job));
+        }
         let Some(cell) = number.checked_sub(1).and_then(|index| cells.get(index)) else {
-            invalid!("{} has {} cells, and no cell {number}", self.file, cells.len());
+            invalid!("{} has {count} cells, and no cell {number}", self.file);
         };
         let measurement = self.measurement(*cell)?;
         threads::run(self.threads, || {
-            let title = format!("cell {number} of {}: {}", cells.len(), study.title(*cell));
+            let title = format!("cell {number} of {count}: {}", study.title(*cell));
             let mut sets = BTreeMap::new();
             let begun = cells::Begun::of(study, *cell, &measurement, &mut sets, observer);
             cells::measure_one(study, *cell, &measurement, &begun, &title, self.overwrite, observer)?;

@@ -2,6 +2,8 @@
 
 use super::{PlannedCell, Study, plan::ranges};
 use crate::{Observer, Result};
+use fathom_analysis::study::JobKind;
+use fathom_results::folder;
 use std::fmt;
 use std::str::FromStr;
 
@@ -203,7 +205,10 @@ spec:
         let file = python(&self.file);
         let folders: Vec<String> = plan
             .iter()
-            .map(|cell| format!("    {}: {},\n", cell.cell, python(&cell.folder.display().to_string())))
+            .map(|cell| {
+                let file = cell.folder.join(result_file(cell.kind));
+                format!("    {}: {},\n", cell.cell, python(&file.display().to_string()))
+            })
             .collect();
         let tables = python(&self.description.out.join("study.json").display().to_string());
         let Request { minutes, gibibytes, .. } = request;
@@ -215,14 +220,14 @@ CELLS = {{
 {folders}}}
 
 rule tables:
-    input: [folder + "/results.json" for folder in CELLS.values()]
+    input: CELLS.values()
     output: {tables}
     shell: "fathom study {{STUDY:q}} --tables-only"
 
-for number, folder in CELLS.items():
+for number, file in CELLS.items():
     rule:
         name: f"cell_{{number}}"
-        output: folder + "/results.json"
+        output: file
         params: cell=number
         threads: {CPUS}
         resources: mem_mb={megabytes}, runtime={minutes}
@@ -233,6 +238,12 @@ for number, folder in CELLS.items():
             megabytes = 1024 * gibibytes,
         )
     }
+}
+
+/// The file that a finished cell has.
+fn result_file(kind: &str) -> &'static str {
+    let job = JobKind::ALL.into_iter().find(|known| known.name() == kind);
+    job.map_or(folder::RESULTS, super::jobs::result_file)
 }
 
 /// A name for jobs: letters, digits and dashes.

@@ -125,6 +125,7 @@ fn curves<B: Backend>(
     let tokenizer = PromptTokenizer::new(&loaded.tokenizer, config, &set.source, random, 0)?;
     let prompts = tokenise::tokenise(&set, tokenizer, observer)?;
     let options = ProbeOptions {
+        lens_maps: 0,
         probes: Probe::CLEAN.to_vec(),
         memory: memory::default_for(&loaded.model),
         naive: false,

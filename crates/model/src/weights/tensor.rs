@@ -21,6 +21,11 @@ pub struct Tensor<'a> {
 }
 
 impl Tensor<'_> {
+    /// Rows, and the width of one; a vector is one row.
+    pub fn size(&self) -> (usize, usize) {
+        (self.rows, self.width)
+    }
+
     /// Reads rows as `f32`, dequantised.
     ///
     /// # Shapes

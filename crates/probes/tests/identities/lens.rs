@@ -5,8 +5,10 @@ use crate::support::{
 };
 use fathom_kernels::Buffer;
 use fathom_kernels::distribution::{Divergence, Logits, Reference};
+use fathom_model::Backend as _;
 use fathom_model::{Model, Trace};
 use fathom_probes::lens::{self, Point};
+use fathom_probes::{ExecOptions, LensMaps, LevelMap};
 use fathom_results::LensCurves;
 
 /// The lens of one row of the stream against another, by definition.
@@ -210,5 +212,66 @@ fn logits_far_from_zero_lose_little_precision() {
         same("KL(p || p_l)", got.kl_reverse, want.kl_reverse);
         same("JSD", got.jsd_bits, want.jsd_bits);
         same("entropy", got.entropy, want.entropy);
+    }
+}
+
+/// Weights `[d, d]` of a map, transposed.
+fn identity(d: usize) -> Vec<f64> {
+    (0..d * d).map(|i| f64::from(u8::from(i % (d + 1) == 0))).collect()
+}
+
+#[test]
+fn maps_that_change_nothing_are_the_logit_lens_and_the_last_level_has_none() {
+    on_every_architecture(|name, model, trace| {
+        let d = model.config().hidden;
+        let whole = lens::sweep(model, trace, &exec(PLENTY));
+        // Not a constant, which a norm of layers takes away.
+        let bias = |size: f64| (0..d).map(|i| size * (i % 3) as f64).collect::<Vec<f64>>();
+        let map = |weights: &[f64], size: f64| Some(LevelMap::pack(model, weights, &bias(size)).unwrap());
+        let depth = model.config().depth();
+        let same = LensMaps::new((0..depth).map(|_| map(&identity(d), 0.0)).collect());
+        assert_eq!(lens::sweep_through(model, trace, &same, &exec(PLENTY)), whole, "{name}");
+        // One level, and a map at the last that must not be used.
+        let shifted = |level: usize| (level == 1 || level == depth).then(|| map(&identity(d), 0.5)).flatten();
+        let shifted = LensMaps::new((0..=depth).map(shifted).collect());
+        let found = lens::sweep_through(model, trace, &shifted, &exec(PLENTY));
+        for (found, whole) in found.iter().zip(&whole) {
+            assert_eq!(found[0], whole[0], "{name}");
+            assert_ne!(found[1], whole[1], "{name}");
+            assert_eq!(found[2..], whole[2..], "{name}");
+        }
+    });
+}
+
+#[test]
+fn a_sweep_through_maps_is_that_of_mapped_streams_and_is_counted() {
+    let model = load("qwen2");
+    let (d, depth) = (model.config().hidden, model.config().depth());
+    let trace = run(&model, &tokens(9, 4));
+    let weights: Vec<f64> =
+        (0..d * d).map(|i| identity(d)[i] + ((i * 7 % 23) as f64 - 11.0) / 400.0).collect();
+    let bias: Vec<f64> = (0..d).map(|i| (i % 5) as f64 / 10.0).collect();
+    let maps = LensMaps::new(vec![Some(LevelMap::pack(&model, &weights, &bias).unwrap())]);
+    assert_eq!((maps.count(), maps.at(1).is_none()), (1, true));
+    let done = std::cell::Cell::new(0);
+    let counting = |macs| done.set(done.get() + macs);
+    let exec = ExecOptions { on_progress: &counting, ..exec(PLENTY) };
+    let found = lens::sweep_through(&model, &trace, &maps, &exec);
+    let rows = trace.tokens.len() as u64;
+    let head = model.head_macs_per_row() * (depth as u64 + 1);
+    assert_eq!(done.get(), rows * (head + (d * d) as u64));
+    // The same by hand: the first level mapped, then the logit lens.
+    let mut mapped = trace;
+    let row = |row: &[f32]| -> Vec<f32> {
+        let at = |j: usize| (0..d).map(|k| f64::from(row[k]) * weights[j * d + k]).sum::<f64>() + bias[j];
+        (0..d).map(|j| at(j) as f32).collect()
+    };
+    let rows: Vec<f32> = mapped.resid[0].chunks_exact(d).flat_map(row).collect();
+    mapped.resid[0] = model.backend().buffer_of(&rows);
+    let wanted = lens::sweep(&model, &mapped, &exec);
+    for (found, wanted) in found.iter().zip(&wanted) {
+        let (a, b) = (found[0].divergence.kl, wanted[0].divergence.kl);
+        assert!((a - b).abs() < 1e-4 * b.max(1.0), "{a} {b}");
+        assert_eq!(found[1..], wanted[1..]);
     }
 }

@@ -71,6 +71,7 @@ pub(crate) fn options(probes: &[Probe]) -> ProbeOptions {
         longest_pair: 0,
         skip: fathom_probes::SkipOptions::default(),
         gradients: fathom_probes::GradientOptions::default(),
+        lens_maps: 0,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Cutting a config.json to the layers that stay.
+//! A config.json for the layers of the result.
 
 use super::Job;
 use fathom_model::Config;
@@ -63,7 +63,7 @@ const PATTERNS: [&str; 2] = ["sliding_window_pattern", "_sliding_window_pattern"
 
 /// Cuts every setting per layer. Says in `warnings` what was cut on suspicion.
 pub(super) fn cut(json: &mut Value, job: &Job<'_>, prefix: &str, warnings: &mut Vec<String>) {
-    if job.kept.len() == job.depth() {
+    if job.is_whole() {
         return;
     }
     let cut = Cut { job, prefix };
@@ -90,7 +90,7 @@ impl Cut<'_> {
             let known = |names: &[&str]| names.contains(&name.as_str());
             match value {
                 Value::Number(_) if known(&COUNTS) && *value == json!(depth) => {
-                    *value = json!(self.job.kept.len());
+                    *value = json!(self.job.layers.len());
                 }
                 Value::Number(n) if name == "max_window_layers" => {
                     if let Some(first) = n.as_u64().and_then(|n| usize::try_from(n).ok()) {
@@ -100,10 +100,10 @@ impl Cut<'_> {
                 Value::Array(list) if list.len() == depth && !known(NOT_PER_LAYER) => {
                     if !known(PER_LAYER) {
                         warnings.push(format!(
-                            "'{scope}{name}' of config.json has an entry for each of the {depth} layers, it seems, and was cut to those that stay"
+                            "'{scope}{name}' of config.json has an entry for each of the {depth} layers, it seems, and was given one for each layer of the result"
                         ));
                     }
-                    *list = self.job.kept.iter().map(|layer| list[*layer].clone()).collect();
+                    *list = self.job.layers.iter().map(|layer| list[*layer].clone()).collect();
                 }
                 Value::Object(inner) if known(&WITH_NAMES) => self.names(inner),
                 Value::Object(inner) if !known(OTHER_OBJECTS) => {
@@ -117,8 +117,11 @@ impl Cut<'_> {
     /// Where the layers with a window begin, given where they did.
     fn first_windowed(&self, first: usize) -> usize {
         match first >= self.job.depth() {
-            true => first,
-            false => self.job.kept.partition_point(|layer| *layer < first),
+            // No layer had one.
+            true => first.max(self.job.layers.len()),
+            // Layers with a window follow those without; what they would otherwise be read as is noticed when the
+            // result is opened.
+            false => self.job.layers.iter().filter(|layer| **layer < first).count(),
         }
     }
 
@@ -128,9 +131,11 @@ impl Cut<'_> {
             match value {
                 Value::Object(inner) => self.names(inner),
                 Value::Array(list) => {
-                    let renamed = std::mem::take(list).into_iter().filter_map(|item| match item.as_str() {
-                        Some(name) => renumbered(self.job, self.prefix, name).map(Value::from),
-                        None => Some(item),
+                    let renamed = std::mem::take(list).into_iter().flat_map(|item| match item.as_str() {
+                        Some(name) => {
+                            placed(self.job, self.prefix, name).into_iter().map(|p| p.name.into()).collect()
+                        }
+                        None => vec![item],
                     });
                     *list = renamed.collect();
                 }
@@ -143,10 +148,11 @@ impl Cut<'_> {
     fn decoder(&self, map: &mut Map<String, Value>, warnings: &mut Vec<String>) {
         let source = self.job.checkpoint.config();
         if !COUNTS.iter().any(|name| map.contains_key(*name)) {
-            map.insert(COUNTS[0].into(), json!(self.job.kept.len()));
+            map.insert(COUNTS[0].into(), json!(self.job.layers.len()));
         }
         let qwen = matches!(source.architecture.as_str(), "qwen2" | "qwen3" | "qwen2_moe" | "qwen3_moe");
-        if qwen && !map.contains_key("max_window_layers") && source.depth() > MAX_WINDOW_LAYERS {
+        let deepest = source.depth().max(self.job.layers.len());
+        if qwen && !map.contains_key("max_window_layers") && deepest > MAX_WINDOW_LAYERS {
             map.insert("max_window_layers".into(), json!(self.first_windowed(MAX_WINDOW_LAYERS)));
         }
         match source.architecture.as_str() {
@@ -155,11 +161,11 @@ impl Cut<'_> {
             "olmo3" | "cohere2" | "exaone4" => self.alternating(map, source, 4, warnings),
             "smollm3" => {
                 let rotates = |layer: &usize| usize::from(source.layers[*layer].rope.is_some());
-                map.insert("no_rope_layers".into(), self.job.kept.iter().map(rotates).collect());
+                map.insert("no_rope_layers".into(), self.job.layers.iter().map(rotates).collect());
             }
             // Every layer but those named has experts.
             "qwen2_moe" | "qwen3_moe" => {
-                let kept = self.job.kept.iter().enumerate();
+                let kept = self.job.layers.iter().enumerate();
                 let dense =
                     kept.filter(|(_, layer)| source.layers[**layer].mlp == Mlp::Dense).map(|(i, _)| i);
                 map.insert("mlp_only_layers".into(), dense.collect());
@@ -171,7 +177,7 @@ impl Cut<'_> {
             // What a layer adds is divided by the root of the number of layers.
             "minicpm" => {
                 let scale = map.get("scale_depth").and_then(Value::as_f64).unwrap_or(1.0);
-                let share = self.job.kept.len() as f64 / self.job.depth() as f64;
+                let share = self.job.layers.len() as f64 / self.job.depth() as f64;
                 map.insert("scale_depth".into(), json!(scale * share.sqrt()));
             }
             _ => {}
@@ -189,7 +195,7 @@ impl Cut<'_> {
         let stated = PATTERNS.iter().find_map(|name| map.get(*name)?.as_u64());
         let period = stated.filter(|_| source.architecture != "gemma2").unwrap_or(usual);
         let is_local = |layer: &usize| source.layers[*layer].window.is_some();
-        let local: Vec<bool> = self.job.kept.iter().map(is_local).collect();
+        let local: Vec<bool> = self.job.layers.iter().map(is_local).collect();
         let periodic = (1u64..).zip(&local).all(|(n, local)| n.is_multiple_of(period.max(1)) != *local);
         // Without any window there is nothing to tell apart.
         if periodic || source.layers.iter().all(|layer| layer.window.is_none()) {
@@ -206,16 +212,27 @@ impl Cut<'_> {
     }
 }
 
-/// A name with the new number of its layer; nothing if the layer is removed. Names outside the layers stay.
-pub(super) fn renumbered(job: &Job<'_>, prefix: &str, name: &str) -> Option<String> {
+/// A tensor in the result.
+pub(super) struct Placed {
+    /// Its name, with the new number of its layer.
+    pub(super) name: String,
+    /// The layer of the result; none outside the layers.
+    pub(super) layer: Option<usize>,
+}
+
+/// Where a tensor of the source is in the result: nowhere if its layer is removed, and once outside the layers.
+pub(super) fn placed(job: &Job<'_>, prefix: &str, name: &str) -> Vec<Placed> {
     match layer_of(prefix, name) {
-        None => Some(name.to_owned()),
-        Some((layer, rest)) => Some(format!("{prefix}{}{rest}", job.renumbered(layer)?)),
+        None => vec![Placed { name: name.to_owned(), layer: None }],
+        Some((layer, rest)) => job
+            .places(layer)
+            .map(|place| Placed { name: format!("{prefix}{place}{rest}"), layer: Some(place) })
+            .collect(),
     }
 }
 
 /// The layer in a name, and what follows its number.
-pub(super) fn layer_of<'n>(prefix: &str, name: &'n str) -> Option<(usize, &'n str)> {
+pub(crate) fn layer_of<'n>(prefix: &str, name: &'n str) -> Option<(usize, &'n str)> {
     let rest = name.strip_prefix(prefix)?;
     let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     let ends = rest[end..].is_empty() || rest[end..].starts_with('.');

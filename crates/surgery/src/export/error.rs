@@ -30,6 +30,9 @@ pub enum ExportError {
     /// The replacement does not fit the model.
     #[error("the linear replacement cannot be merged: {0}")]
     Replacement(String),
+    /// A new layer cannot be written.
+    #[error("the grown model cannot be written: {0}")]
+    Growth(String),
     /// The target is not free.
     #[error("{}: {what}", path.display())]
     Target {
@@ -68,7 +71,7 @@ pub enum ExportError {
         source: io::Error,
     },
     /// What was written would be another model.
-    #[error("the export was discarded, because it would not be the source without the removed layers: {0}")]
+    #[error("the export was discarded, because it would not be read as what was meant: {0}")]
     Differs(String),
     /// The progress callback ended the export.
     #[error("the export was ended; nothing is left of it")]

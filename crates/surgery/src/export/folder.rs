@@ -1,7 +1,7 @@
 //! Hugging Face folders.
 
 use super::part::{Origin, Part, PlannedFile, encode, smallest_type};
-use super::{ExportError, Job, Plan, config};
+use super::{ExportError, Job, Plan, config, grown};
 use fathom_model::source::{Converted, HuggingFace};
 use fathom_model::weights::{StoredTensor, StoredType};
 use safetensors::Dtype;
@@ -54,8 +54,10 @@ pub(super) fn from_folder<'a>(job: &'a Job<'_>, source: &Path, shard: u64) -> Re
     for tensor in weights.stored() {
         if config::layer_of(prefix, tensor.name).is_some_and(|(layer, _)| layer >= job.depth()) {
             beyond.push(tensor.name);
-        } else if let Some(name) = config::renumbered(job, prefix, tensor.name) {
-            tensors.push(copied(job, source, name, tensor)?);
+        } else {
+            for placed in config::placed(job, prefix, tensor.name) {
+                tensors.push(copied(job, source, placed, tensor)?);
+            }
         }
     }
     left_out(beyond, "the configuration has no such layers", &mut warnings);
@@ -67,7 +69,7 @@ pub(super) fn from_folder<'a>(job: &'a Job<'_>, source: &Path, shard: u64) -> Re
     let mut files = vec![PlannedFile::text("config.json", pretty(&json))];
     files.extend(companions(source)?);
     files.extend(shards(tensors, shard));
-    let description = job.without_removed(job.checkpoint.config());
+    let description = job.described(job.checkpoint.config());
     Ok(Plan { files, model: None, description, warnings })
 }
 
@@ -79,10 +81,13 @@ pub(super) fn from_gguf<'a>(
 ) -> Result<Plan<'a>, ExportError> {
     let prefix = &model.layer_prefix;
     let mut warnings = model.warnings.clone();
-    let changed = job.e.replacement.map(|r| (r, format!("{prefix}{}.", r.layer)));
+    let changed = job.replacement.map(|r| (r, format!("{prefix}{}.", r.layer)));
     let mut tensors = Vec::new();
     for tensor in &model.tensors {
-        let Some(name) = config::renumbered(job, prefix, &tensor.name) else { continue };
+        // Only growth repeats layers, and it does not change the format.
+        let Some(config::Placed { name, .. }) = config::placed(job, prefix, &tensor.name).pop() else {
+            continue;
+        };
         tensors.push(match changed.as_ref().filter(|(_, layer)| tensor.name.starts_with(layer.as_str())) {
             Some((r, _)) if Some(&tensor.name) == model.down_projections.get(r.layer) => {
                 made(name, tensor, &r.down)
@@ -102,7 +107,7 @@ pub(super) fn from_gguf<'a>(
     let mut files = vec![PlannedFile::text("config.json", pretty(&json))];
     files.extend(model.files.iter().map(|(name, text)| PlannedFile::text(name, text.clone())));
     files.extend(shards(tensors, shard));
-    let description = job.without_removed(&model.description);
+    let description = job.described(&model.description);
     Ok(Plan { files, model: None, description, warnings })
 }
 
@@ -113,15 +118,19 @@ fn is_bias_of(model: &HuggingFace<'_>, layer: usize, name: &str) -> bool {
 
 /// A tensor of the source, or what replaces it.
 fn copied<'a>(
-    job: &Job<'_>,
+    job: &'a Job<'_>,
     source: &Path,
-    name: String,
+    placed: config::Placed,
     tensor: StoredTensor<'a>,
 ) -> Result<Planned<'a>, ExportError> {
     let StoredType::Plain(dtype) = tensor.kind else {
         return Err(ExportError::unsupported(source, format!("'{}' is of a type of GGUF", tensor.name)));
     };
-    let shape = tensor.shape.to_vec();
+    let (name, shape) = (placed.name, tensor.shape.to_vec());
+    if let Some(change) = job.change(placed.layer, tensor.name) {
+        let (dtype, part) = grown::as_safetensors(job, change, tensor, dtype)?;
+        return Ok(Planned { name, dtype, shape, part });
+    }
     let Some(replaced) = job.replaced(tensor.name) else {
         return Ok(Planned { name, dtype, shape, part: Part::stored(tensor.bytes) });
     };

@@ -1,7 +1,7 @@
 //! GGUF files: a new header, then the tensors as they are.
 
 use super::part::{Part, PlannedFile, encode};
-use super::{ExportError, Job, Plan, config};
+use super::{ExportError, Job, Plan, config, grown};
 use fathom_model::gguf::{Header, Numbers, Value};
 use fathom_model::weights::StoredType;
 use half::f16;
@@ -15,8 +15,8 @@ const STRING: u32 = 8;
 const BOOL: u32 = 7;
 
 /// ggml's numbers of the two types that changed weights are stored in.
-const F32: u32 = 0;
-const F16: u32 = 1;
+pub(super) const F32: u32 = 0;
+pub(super) const F16: u32 = 1;
 
 /// Arrays of an architecture with an entry per layer.
 const PER_LAYER: &[&str] = &[
@@ -47,11 +47,11 @@ pub(super) fn plan<'a>(job: &'a Job<'_>, path: &Path, header: &Header) -> Result
     writer.check_scale()?;
     let mut warnings = Vec::new();
     let keys = writer.keys(&mut warnings)?;
-    let tensors = writer.tensors(&mut warnings);
-    let stem = job.e.out.file_name().unwrap_or_default().to_string_lossy();
+    let tensors = writer.tensors(&mut warnings)?;
+    let stem = job.out.file_name().unwrap_or_default().to_string_lossy();
     let name = format!("{stem}.gguf");
     let file = PlannedFile { name: name.clone(), parts: writer.parts(&keys, tensors) };
-    let description = job.without_removed(job.checkpoint.config());
+    let description = job.described(job.checkpoint.config());
     Ok(Plan { files: vec![file], model: Some(name), description, warnings })
 }
 
@@ -80,7 +80,7 @@ impl<'a> Writer<'a, '_> {
     /// Refuses the models whose number of layers says how attention is scaled.
     fn check_scale(&self) -> Result<(), ExportError> {
         let c = self.job.checkpoint.config();
-        let depths = [c.depth(), self.job.kept.len()];
+        let depths = [c.depth(), self.job.layers.len()];
         let changes = depths[0] != depths[1] && c.hidden / c.heads != c.head_dim;
         let widest = match self.arch {
             Some("gemma2") => 46,
@@ -141,11 +141,11 @@ impl<'a> Writer<'a, '_> {
         let (job, depth) = (self.job, self.job.depth());
         let own = self.arch.and_then(|arch| key.strip_prefix(arch)?.strip_prefix('.'));
         let (Some(own), Some(value)) = (own, self.header.get(key)) else { return bytes.to_vec() };
-        if job.kept.len() == depth || NOT_PER_LAYER.contains(&own) {
+        if job.is_whole() || NOT_PER_LAYER.contains(&own) {
             return bytes.to_vec();
         }
         let count = match own {
-            "block_count" => Some(job.kept.len()),
+            "block_count" => Some(job.layers.len()),
             "leading_dense_block_count" => Some(job.dense()),
             _ => None,
         };
@@ -157,7 +157,7 @@ impl<'a> Writer<'a, '_> {
         let cut = match value {
             Value::Numbers(numbers) if numbers.len() == depth => self.cut_numbers(numbers, bytes),
             Value::Strings(texts) if texts.len() == depth => {
-                let kept: Vec<&String> = job.kept.iter().map(|layer| &texts[*layer]).collect();
+                let kept: Vec<&String> = job.layers.iter().map(|layer| &texts[*layer]).collect();
                 let mut cut = array(STRING, kept.len());
                 kept.iter().for_each(|text| put_string(&mut cut, text));
                 cut
@@ -166,7 +166,7 @@ impl<'a> Writer<'a, '_> {
         };
         if !PER_LAYER.contains(&own) {
             warnings.push(format!(
-                "the metadata '{key}' has an entry for each of the {depth} layers, it seems, and was cut to those that stay"
+                "the metadata '{key}' has an entry for each of the {depth} layers, it seems, and was given one for each layer of the result"
             ));
         }
         cut
@@ -177,8 +177,8 @@ impl<'a> Writer<'a, '_> {
         const START: usize = 16;
         let width = (bytes.len() - START) / numbers.len().max(1);
         let mut cut = bytes[..8].to_vec();
-        cut.extend((self.job.kept.len() as u64).to_le_bytes());
-        for layer in &self.job.kept {
+        cut.extend((self.job.layers.len() as u64).to_le_bytes());
+        for layer in &self.job.layers {
             cut.extend(&bytes[START + layer * width..][..width]);
         }
         cut
@@ -196,7 +196,7 @@ impl<'a> Writer<'a, '_> {
             ("olmo2" | "cohere2" | "exaone4", None) => 4,
             _ => return None,
         };
-        let local: Vec<bool> = self.job.kept.iter().map(|l| c.layers[*l].window.is_some()).collect();
+        let local: Vec<bool> = self.job.layers.iter().map(|l| c.layers[*l].window.is_some()).collect();
         let of_rule = |layer: usize| period == 0 || !(layer + 1).is_multiple_of(period);
         let regular = local.iter().enumerate().all(|(layer, local)| of_rule(layer) == *local);
         if regular || c.layers.iter().all(|layer| layer.window.is_none()) {
@@ -208,7 +208,7 @@ impl<'a> Writer<'a, '_> {
     }
 
     /// The tensors of the result, in the order of the source.
-    fn tensors(&self, warnings: &mut Vec<String>) -> Vec<Planned<'a>> {
+    fn tensors(&self, warnings: &mut Vec<String>) -> Result<Vec<Planned<'a>>, ExportError> {
         let (mut tensors, mut beyond) = (Vec::new(), 0);
         for tensor in self.job.checkpoint.weights().stored() {
             let StoredType::Ggml(kind) = tensor.kind else { continue };
@@ -216,19 +216,23 @@ impl<'a> Writer<'a, '_> {
                 beyond += 1;
                 continue;
             }
-            let Some(name) = config::renumbered(self.job, PREFIX, tensor.name) else { continue };
-            let (kind, part) = match self.job.replaced(tensor.name) {
-                Some(replaced) => changed(&replaced.stored(), tensor.shape.len()),
-                None => (kind, Part::stored(tensor.bytes)),
-            };
-            tensors.push(Planned { name, shape: tensor.shape, kind, part });
+            for placed in config::placed(self.job, PREFIX, tensor.name) {
+                let (kind, part) = match self.job.change(placed.layer, tensor.name) {
+                    Some(change) => grown::as_gguf(self.job, change, tensor, kind)?,
+                    None => match self.job.replaced(tensor.name) {
+                        Some(replaced) => changed(&replaced.stored(), tensor.shape.len()),
+                        None => (kind, Part::stored(tensor.bytes)),
+                    },
+                };
+                tensors.push(Planned { name: placed.name, shape: tensor.shape, kind, part });
+            }
         }
         if beyond > 0 {
             warnings.push(format!(
                 "{beyond} tensors of layers that the metadata does not count were left out of the export"
             ));
         }
-        tensors
+        Ok(tensors)
     }
 
     /// The whole file.
@@ -262,7 +266,7 @@ impl<'a> Writer<'a, '_> {
 }
 
 /// New numbers as F16 where all of them fit, else as F32, as biases always are.
-fn changed<'a>(numbers: &[f32], axes: usize) -> (u32, Part<'a>) {
+pub(super) fn changed<'a>(numbers: &[f32], axes: usize) -> (u32, Part<'a>) {
     let fits = axes > 1 && numbers.iter().all(|x| f16::from_f32(*x).is_finite());
     let (kind, dtype) = if fits { (F16, Dtype::F16) } else { (F32, Dtype::F32) };
     (kind, Part::made(encode(numbers, dtype)))

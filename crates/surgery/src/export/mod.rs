@@ -10,6 +10,7 @@ mod config;
 mod error;
 mod folder;
 mod gguf;
+mod grown;
 mod part;
 mod replacement;
 mod stage;
@@ -25,7 +26,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 pub use commands::{llama_quantize, mergekit};
+pub(crate) use config::layer_of;
 pub use error::ExportError;
+pub use grown::{Change, GrownLayer, Growth};
 use part::PlannedFile;
 use stage::Stage;
 
@@ -152,37 +155,30 @@ fn stage_to(
     let checkpoint = Checkpoint::open(e.source)?;
     let depth = checkpoint.config().depth();
     e.removal.check(depth)?;
-    let job = Job { e, checkpoint: &checkpoint, kept: e.removal.kept(depth) };
+    let job = Job {
+        checkpoint: &checkpoint,
+        layers: e.removal.kept(depth),
+        replacement: e.replacement,
+        grown: &[],
+        out: e.out,
+        card: e.card,
+    };
     if let Some(replacement) = e.replacement {
         replacement::check(&job, replacement)?;
     }
-    stage::check_target(e.out)?;
-    match (checkpoint.form(), e.format) {
-        (Form::Folder(source), ExportFormat::Hf) => {
-            let plan = folder::from_folder(&job, source, shard_bytes)?;
-            job.write(plan, create, progress)
-        }
-        (Form::Gguf { .. }, ExportFormat::Hf) => {
-            let model = checkpoint.as_hugging_face()?;
-            let plan = folder::from_gguf(&job, &model, shard_bytes)?;
-            job.write(plan, create, progress)
-        }
-        (Form::Gguf { path, header }, ExportFormat::Gguf) => {
-            let plan = gguf::plan(&job, path, header)?;
-            job.write(plan, create, progress)
-        }
-        (Form::Folder(source), ExportFormat::Gguf) => {
-            Err(ExportError::NoGgufOfFolder { source_folder: source.clone() })
-        }
-    }
+    job.stage(e.format, shard_bytes, create, progress)
 }
 
 /// An export whose source is open.
 struct Job<'a> {
-    e: &'a Export<'a>,
     checkpoint: &'a Checkpoint,
-    /// The layers that stay, ascending.
-    kept: Vec<usize>,
+    /// For each layer of the result the layer of the source that it is, or takes its settings from.
+    layers: Vec<usize>,
+    replacement: Option<&'a Replacement>,
+    /// What differs in each layer of the result; empty if nothing does.
+    grown: &'a [GrownLayer],
+    out: &'a Path,
+    card: &'a str,
 }
 
 /// The files of a result.
@@ -196,9 +192,43 @@ struct Plan<'a> {
 }
 
 impl Job<'_> {
-    /// The new number of a layer; nothing if it is removed.
-    fn renumbered(&self, layer: usize) -> Option<usize> {
-        self.kept.binary_search(&layer).ok()
+    /// Plans and writes the result.
+    fn stage(
+        &self,
+        format: ExportFormat,
+        shard_bytes: u64,
+        create: &stage::Create<'_>,
+        progress: &dyn Fn(u64, u64) -> ControlFlow<()>,
+    ) -> Result<Staged, ExportError> {
+        stage::check_target(self.out)?;
+        match (self.checkpoint.form(), format) {
+            (Form::Folder(source), ExportFormat::Hf) => {
+                let plan = folder::from_folder(self, source, shard_bytes)?;
+                self.write(plan, create, progress)
+            }
+            (Form::Gguf { .. }, ExportFormat::Hf) => {
+                let model = self.checkpoint.as_hugging_face()?;
+                let plan = folder::from_gguf(self, &model, shard_bytes)?;
+                self.write(plan, create, progress)
+            }
+            (Form::Gguf { path, header }, ExportFormat::Gguf) => {
+                let plan = gguf::plan(self, path, header)?;
+                self.write(plan, create, progress)
+            }
+            (Form::Folder(source), ExportFormat::Gguf) => {
+                Err(ExportError::NoGgufOfFolder { source_folder: source.clone() })
+            }
+        }
+    }
+
+    /// The layers of the result that are made of a layer of the source.
+    fn places(&self, layer: usize) -> impl Iterator<Item = usize> {
+        self.layers.iter().enumerate().filter(move |(_, from)| **from == layer).map(|(place, _)| place)
+    }
+
+    /// Whether the result has the layers of the source, in their order.
+    fn is_whole(&self) -> bool {
+        self.layers.len() == self.depth() && self.layers.iter().enumerate().all(|(i, layer)| i == *layer)
     }
 
     /// The number of layers of the source.
@@ -206,15 +236,15 @@ impl Job<'_> {
         self.checkpoint.config().depth()
     }
 
-    /// The number of layers without experts that stay.
+    /// The number of layers without experts in the result.
     fn dense(&self) -> usize {
         let layers = &self.checkpoint.config().layers;
-        self.kept.iter().filter(|layer| layers[**layer].mlp == Mlp::Dense).count()
+        self.layers.iter().filter(|layer| layers[**layer].mlp == Mlp::Dense).count()
     }
 
-    /// A description of the source without the removed layers.
-    fn without_removed(&self, config: &Config) -> Config {
-        let layers = self.kept.iter().map(|layer| config.layers[*layer]).collect();
+    /// A description of the source with the layers of the result.
+    fn described(&self, config: &Config) -> Config {
+        let layers = self.layers.iter().map(|layer| config.layers[*layer]).collect();
         Config { layers, ..config.clone() }
     }
 
@@ -224,15 +254,15 @@ impl Job<'_> {
         create: &stage::Create<'_>,
         progress: &dyn Fn(u64, u64) -> ControlFlow<()>,
     ) -> Result<Staged, ExportError> {
-        plan.files.push(PlannedFile::text(CARD, self.e.card.to_owned()));
+        plan.files.push(PlannedFile::text(CARD, self.card.to_owned()));
         let bytes: u64 = plan.files.iter().map(PlannedFile::len).sum();
-        let stage = Stage::beside(self.e.out, bytes)?;
+        let stage = Stage::beside(self.out, bytes)?;
         stage.write(&plan.files, create, &|written| progress(written, bytes))?;
         self.checkpoint.weights().release();
         check::written(&stage.model(plan.model.as_deref()), &plan.description, self.checkpoint.tokenizer())?;
-        let out = |name: &str| self.e.out.join(name);
+        let out = |name: &str| self.out.join(name);
         let exported = Exported {
-            model: plan.model.as_deref().map_or_else(|| self.e.out.to_owned(), out),
+            model: plan.model.as_deref().map_or_else(|| self.out.to_owned(), out),
             files: plan.files.iter().map(|file| out(&file.name)).collect(),
             bytes,
             warnings: plan.warnings,

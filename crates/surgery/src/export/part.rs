@@ -2,6 +2,7 @@
 
 use super::ExportError;
 use fathom_model::source::Converted;
+use fathom_model::weights::Tensor;
 use half::{bf16, f16};
 use safetensors::Dtype;
 use std::fs::File;
@@ -34,6 +35,10 @@ pub(super) enum Origin<'a> {
     File(PathBuf),
     /// Numbers of a GGUF tensor as this type, which holds them exactly.
     Converted(&'a Converted<'a>, Dtype),
+    /// The mean of two tensors of the source, rounded to this type.
+    Mean(Box<[Tensor<'a>; 2]>, Dtype),
+    /// Zeros.
+    Zeros,
 }
 
 impl<'a> Part<'a> {
@@ -43,6 +48,10 @@ impl<'a> Part<'a> {
 
     pub(super) fn stored(bytes: &'a [u8]) -> Self {
         Self { len: bytes.len() as u64, from: Origin::Stored(bytes) }
+    }
+
+    pub(super) fn zeros(bytes: usize) -> Self {
+        Self { len: bytes as u64, from: Origin::Zeros }
     }
 
     /// Calls `each` with the bytes, piece by piece.
@@ -71,8 +80,42 @@ impl<'a> Part<'a> {
                 Ok(())
             }
             Origin::Converted(tensor, dtype) => tensor.read(|numbers| each(&encode(numbers, *dtype))),
+            Origin::Mean(tensors, dtype) => mean(tensors, *dtype, each),
+            Origin::Zeros => {
+                let zeros = vec![0; AT_ONCE.min(self.len as usize)];
+                let mut left = self.len as usize;
+                while left > 0 {
+                    let now = left.min(AT_ONCE);
+                    each(&zeros[..now])?;
+                    left -= now;
+                }
+                Ok(())
+            }
         }
     }
+}
+
+/// Reads the mean of two tensors, some rows at a time.
+fn mean(
+    tensors: &[Tensor<'_>; 2],
+    dtype: Dtype,
+    each: &mut dyn FnMut(&[u8]) -> Result<(), ExportError>,
+) -> Result<(), ExportError> {
+    let (rows, width) = tensors[0].size();
+    let step = (AT_ONCE / 4 / width.max(1)).max(1);
+    let mut pair = [Vec::new(), Vec::new()];
+    for start in (0..rows).step_by(step) {
+        let range = start..rows.min(start + step);
+        for (numbers, tensor) in pair.iter_mut().zip(tensors) {
+            numbers.resize(range.len() * width, 0.0);
+            tensor.read(range.clone(), numbers)?;
+        }
+        let [one, other] = &mut pair;
+        // Halved before they are added, so that nothing overflows.
+        one.iter_mut().zip(other.iter()).for_each(|(a, b)| *a = 0.5 * *a + 0.5 * b);
+        each(&encode(one, dtype))?;
+    }
+    Ok(())
 }
 
 impl<'a> PlannedFile<'a> {

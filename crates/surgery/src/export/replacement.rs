@@ -17,7 +17,7 @@ pub(super) fn check(job: &Job<'_>, r: &Replacement) -> Result<(), ExportError> {
     if c.layers.get(r.layer).is_some_and(|layer| layer.mlp != Mlp::Dense) {
         return refuse(NotReplaceable::Experts(r.layer).to_string());
     }
-    if job.renumbered(r.layer).is_none() {
+    if job.places(r.layer).next().is_none() {
         return refuse(format!("layer {} does not remain in the model", r.layer));
     }
     if r.down.len() != c.hidden * c.intermediate {
@@ -66,7 +66,7 @@ impl Replaced<'_> {
 impl Job<'_> {
     /// What replaces the tensor of this name in the source.
     pub(super) fn replaced(&self, name: &str) -> Option<Replaced<'_>> {
-        let r = self.e.replacement?;
+        let r = self.replacement?;
         let stored = self.checkpoint.down_projection(r.layer);
         if stored.bias.as_deref() == Some(name) {
             return Some(Replaced { numbers: r.bias.as_deref()?, transposed: None });

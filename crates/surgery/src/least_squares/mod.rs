@@ -206,7 +206,7 @@ impl Map {
 }
 
 /// `sum += a b`, in parallel by columns, or the lower triangle of it; every column is one fixed chain of operations.
-fn add_product(sum: &mut DMatrix<f64>, a: &DMatrix<f64>, b: &DMatrix<f64>, lower: bool) {
+pub(crate) fn add_product(sum: &mut DMatrix<f64>, a: &DMatrix<f64>, b: &DMatrix<f64>, lower: bool) {
     let rows = sum.nrows();
     if rows == 0 {
         return;

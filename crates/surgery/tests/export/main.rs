@@ -3,6 +3,7 @@
 mod conversions;
 mod folders;
 mod gguf;
+mod growth;
 mod replacements;
 mod support;
 mod targets;
