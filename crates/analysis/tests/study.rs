@@ -176,7 +176,7 @@ fn all_errors_are_reported_with_their_lines() {
 probes = "lens,skipp"
 limit = 0
 seed = -1
-options = { positons = 3, sites = 1.5 }
+options = { positons = 3, sites = [1.5] }
 [[model]]
 id = "a/one"
 sise = 3
@@ -215,7 +215,7 @@ STUDY.toml has 22 errors:
   line 3: 'limit' of the study must be a number of prompts from 1 up; leave it out for all
   line 4: 'seed' of the study must be a whole number from 0 up
   line 5: options has no field 'positons'; did you mean 'positions'?
-  line 5: 'sites' of options must be a text, a whole number or a list of texts
+  line 5: 'sites' of options must be a text, a number, true or false, or a list of texts
   line 8: model 1 has no field 'sise'; did you mean 'size'?
   line 9: 'size' of model 1 must be a number of billions of parameters, such as 0.5
   line 10: two models are called 'one'; give one of them another name

@@ -175,7 +175,8 @@ fn a_model_compared_with_itself_shows_no_change() {
     let cells: BTreeMap<Cell, FinishedCell> =
         study.cells().map(|cell| (cell, finished(&samples(6, 7, 3), 7))).collect();
     let tables = Tables::of(&study, &cells, &options());
-    assert_eq!(tables.rules, Rule::ALL);
+    let causal: Vec<Rule> = Rule::ALL.into_iter().filter(|rule| *rule != Rule::Top1).collect();
+    assert_eq!(tables.rules, causal);
     for answer in &tables.answers {
         assert!(answer.summary.starts_with("No evidence: of "), "{}", answer.summary);
         for one in &answer.comparisons {

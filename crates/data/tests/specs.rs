@@ -14,8 +14,8 @@ fn an_unknown_name_lists_the_known_ones() {
     assert_eq!(
         message("adition:digits=3"),
         "there is no prompt set `adition` (did you mean `addition`?); there are builtin, plain, word-problems, \
-         competition, qa, prose, addition, multiplication, gsm8k, hellaswag, aime24, math, mquake, and a path \
-         to a .jsonl, .parquet or .txt file works too"
+         competition, qa, prose, proteins, addition, multiplication, gsm8k, hellaswag, aime24, math, mquake, and a path \
+         to a .jsonl, .parquet, .txt or .fasta file works too"
     );
     assert!(message("mult").contains("did you mean `multiplication`?"));
     assert!(message("Plain").contains("did you mean `plain`?"));

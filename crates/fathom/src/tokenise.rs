@@ -149,7 +149,7 @@ impl<'a> PromptTokenizer<'a> {
         self.doubled.warn(source, observer);
         if self.unknown > 0 {
             observer.warn(&format!(
-                "{} of {source} not in the vocabulary; the model reads them as unknown",
+                "{source}: {} not in the vocabulary, which the model reads as unknown",
                 if self.unknown == 1 { "1 token is".into() } else { format!("{} tokens are", self.unknown) }
             ));
         }

@@ -2,7 +2,7 @@
 #![allow(dead_code)]
 
 use fathom_results::{
-    AnglesSample, ContributionsSample, LensCurves, Parts, PerToken, Sample, SettlingSample, Similarity,
+    AnglesSample, ContributionsSample, LensCurves, Parts, PerToken, Rule, Sample, SettlingSample, Similarity,
     SkipEffects, SkipMode, SkipPart, SkipSample,
 };
 
@@ -38,6 +38,9 @@ fn per_token(layers: usize, tokens: usize, value: impl Fn(usize, usize) -> f64) 
     let mean = tokens.iter().map(|row| row.iter().sum::<f64>() / row.len() as f64).collect();
     PerToken { mean, tokens }
 }
+
+/// The number of rules of causal models: `top1` is for masked ones.
+pub(crate) const CAUSAL_RULES: usize = Rule::ALL.len() - 1;
 
 /// `count` prompts of a model with `layers` layers, every probe measured; the fourth of every five is
 /// too short for positions of skip.

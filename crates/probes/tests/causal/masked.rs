@@ -123,6 +123,7 @@ fn pair(model: &Model) -> TokenizedPair {
 
 fn options(probes: &[Probe], naive: bool) -> ProbeOptions {
     ProbeOptions {
+        lens_maps: 0,
         probes: probes.to_vec(),
         memory: 1 << 30,
         naive,

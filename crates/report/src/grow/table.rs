@@ -51,7 +51,7 @@ mod tests {
         assert!(line("layers  ").ends_with("8") && line("layers  ").contains(" 6 "));
         assert!(line("loss").contains("3 (2.9 to 3.1)") && line("loss").contains("3.4 (3.3 to 3.5)"));
         assert!(line("layers:").contains("0..4, predicted from 3 and 4, 4, predicted from 4 and 5, 5"));
-        assert!(line("mlp.down_proj.weight").contains("0.0024"));
+        assert!(line("mlp.down_proj.weight").contains("0.002"));
         assert!(text.contains(&growing.conclusion) && text.contains("effective depth, settling"));
     }
 }
