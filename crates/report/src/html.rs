@@ -163,17 +163,17 @@ fn about(rule: Rule) -> &'static str {
     match rule {
         Rule::Cosine => "last layer where the mean cosine with the stream turns from negative to positive",
         Rule::Kl => {
-            "first layer where the early answer is nearer to the output than a share of the largest distance"
+            "first layer where the early prediction is nearer to the output than a share of the largest distance"
         }
         Rule::KlLast => "first layer from which it stays nearer",
         Rule::Overlap => "first layer whose five likeliest tokens share enough with the output's",
-        Rule::Top1 => "first level from which on the early answer mostly is the output's",
+        Rule::Top1 => "first level from which on the early prediction mostly is the output's",
         Rule::SkipLayer => "mean layer, weighted by what later layers lose without it",
         Rule::SkipOutput => "mean layer, weighted by what the output loses without it",
         Rule::InfluenceNumber => "effective number of layers that carry the effect on the output",
         Rule::Influence90 => "smallest number of layers that carry a share of the effect on the output",
         Rule::Settling => {
-            "mean over tokens of the number of layers after which the early answer first comes close to the output; \
+            "mean over tokens of the number of layers after which the early prediction first comes close to the output; \
              a later rise does not count"
         }
     }

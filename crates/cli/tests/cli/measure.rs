@@ -108,9 +108,10 @@ fn shards_and_pickles_are_measured() {
 fn every_fixture_is_measured() {
     for entry in fs::read_dir(fixture("")).unwrap() {
         let path = entry.unwrap().path();
-        if path.join("config.json").is_file() {
+        // Without a head, there is no lens; tests of masked models measure the rest.
+        if path.join("config.json").is_file() && !path.ends_with("bert-headless") {
             let place = Place::new();
-            if path.join("vocab.txt").is_file() {
+            if path.ends_with("bert-symbols") {
                 // A vocabulary of residues has no small letters.
                 let rows = ["MKTAYIAKQRQ", "ISFVKSHFSRQ", "LEERLGLIEVQ", "APILSRVGDGT"];
                 let rows = rows.map(|text| format!("{{\"text\": \"{text}\"}}\n"));
