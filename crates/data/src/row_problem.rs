@@ -21,7 +21,7 @@ pub enum RowProblem {
     /// A sequence of a FASTA file has no header.
     #[error("residues before the first header; begin each record with a line of `>` and a name")]
     NoHeader,
-    /// A character of a FASTA file is no residue.
+    /// A character of a FASTA file is not a residue.
     #[error("{character:?} is not a residue; sequences are letters, `*`, `-` and `.`")]
     NotAResidue {
         /// The character.

@@ -128,7 +128,7 @@ impl Measurement {
         self
     }
 
-    /// Keeps at most so many residues of each sequence: those of the start, or of a random window.
+    /// Keeps at most that many residues of each sequence: those of the start, or of a random window.
     #[must_use]
     pub fn max_residues(mut self, residues: usize) -> Self {
         self.sequences.max_residues = Some(residues);

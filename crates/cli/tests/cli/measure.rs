@@ -108,7 +108,7 @@ fn shards_and_pickles_are_measured() {
 fn every_fixture_is_measured() {
     for entry in fs::read_dir(fixture("")).unwrap() {
         let path = entry.unwrap().path();
-        // Without a head, there is no lens; tests of masked models measure the rest.
+        // A model without a head has no lens; tests of masked models measure the rest.
         if path.join("config.json").is_file() && !path.ends_with("bert-headless") {
             let place = Place::new();
             if path.ends_with("bert-symbols") {

@@ -276,6 +276,7 @@ impl OnDevice for Estimating<'_> {
     fn run<B: Backend>(self, backend: B) -> Result<GrowEstimate> {
         let Self { g, data, observer } = self;
         let (_, checkpoint) = g.options.model.open(observer)?;
+        refuse_masked(checkpoint.config(), "growing")?;
         let origins: Vec<LayerOrigin> = origins(g, &checkpoint)?;
         let (train, making_bytes) = {
             let grower = grower(g, &checkpoint, &origins)?;

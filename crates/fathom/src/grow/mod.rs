@@ -179,7 +179,7 @@ impl Grow {
     /// `grown`. What an earlier run with the same options left there is continued: a model that is there is kept.
     ///
     /// # Errors
-    /// When the model or texts cannot be read, the method cannot make so many layers or has no form for the model, the
+    /// When the model or texts cannot be read, the method cannot make that many layers or has no form for the model, the
     /// folder belongs to another job or cannot be written, or the observer cancels.
     pub fn run(&self, observer: &dyn Observer) -> Result<Grown> {
         self.check()?;
