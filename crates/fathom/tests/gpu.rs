@@ -266,7 +266,7 @@ fn all_probes_agree_with_the_processor() {
 
 /// The samples of a text by the lens and settling, through maps of all levels but the last: each mixes the stream with
 /// its columns in another order and adds a constant.
-fn samples_through_maps<B: Backend>(loaded: &Loaded<B>) -> Vec<Sample> {
+fn through_maps<B: Backend>(loaded: &Loaded<B>) -> Vec<Sample> {
     let model = &loaded.model;
     let (d, depth) = (model.config().hidden, model.config().depth());
     let map = |level: usize| {
@@ -278,9 +278,17 @@ fn samples_through_maps<B: Backend>(loaded: &Loaded<B>) -> Vec<Sample> {
         let bias: Vec<f64> = (0..d).map(|i| ((i * 5 + level) % 11) as f64 / 50.0).collect();
         Some(LevelMap::pack(model, &transposed, &bias).unwrap())
     };
-    let maps = LensMaps::new((0..depth).map(map).collect());
+    through(loaded, &LensMaps::new((0..depth).map(map).collect()))
+}
+
+fn without_maps<B: Backend>(loaded: &Loaded<B>) -> Vec<Sample> {
+    through(loaded, &LensMaps::none())
+}
+
+fn through<B: Backend>(loaded: &Loaded<B>, maps: &LensMaps<B>) -> Vec<Sample> {
+    let model = &loaded.model;
     let probes = vec![Probe::Lens, Probe::Settling];
-    let options = ProbeOptions { probes, lens_maps: depth, ..options(1 << 28, false) };
+    let options = ProbeOptions { probes, lens_maps: maps.count(), ..options(1 << 28, false) };
     let text = TokenizedPrompt {
         masked: None,
         id: "text".to_owned(),
@@ -295,7 +303,7 @@ fn samples_through_maps<B: Backend>(loaded: &Loaded<B>) -> Vec<Sample> {
         all.push(sample);
         Ok::<_, Infallible>(())
     };
-    measure_through(model, &maps, &[text], &options, Observer::NONE, &mut keep).unwrap();
+    measure_through(model, maps, &[text], &options, Observer::NONE, &mut keep).unwrap();
     all
 }
 
@@ -307,11 +315,11 @@ impl Check for Mapped {
         for fixture in ["llama3", "qwen2", "gemma2", "gpt2", "llama2.gguf"] {
             let path = fixtures().into_iter().find(|path| name(path) == fixture).unwrap();
             let (cpu, gpu) = (load(Cpu, &path), load(backend.clone(), &path));
-            let want = samples_through_maps(&cpu);
-            agree(fixture, &samples_through_maps(&gpu), &want);
+            let want = through_maps(&cpu);
+            agree(fixture, &through_maps(&gpu), &want);
             // The maps are read: without them the curves are others.
-            let plain = &samples(&cpu, false)[0].lens.as_ref().unwrap().kl_final_lens;
-            assert_ne!(&want[0].lens.as_ref().unwrap().kl_final_lens, plain, "{fixture}");
+            let curve = |samples: &[Sample]| samples[0].lens.as_ref().unwrap().kl_final_lens.clone();
+            assert_ne!(curve(&want), curve(&without_maps(&cpu)), "{fixture}");
         }
     }
 }

@@ -24,8 +24,9 @@ pub fn render(mapping: &Mapping, run: &Value) -> Result<String> {
     let warnings = ["/model/warnings", "/target/warnings"];
     let warnings = warnings.iter().filter_map(|place| run.pointer(place)?.as_array()).flatten();
     let slope = |slope: &Estimated| {
-        let interval = slope.interval.map(|ends| ends.map(|end| significant(end, 3)).to_vec());
-        context! { value => significant(slope.value, 3), interval => interval }
+        let interval = slope.interval.map(|ends| ends.map(|end| significant(end, 3)));
+        let interval = interval.map_or(String::new(), |[low, high]| format!(" ({low} to {high})"));
+        format!("{}{interval}", significant(slope.value, 3))
     };
     let sources = mapping.sources.as_ref();
     let page = context! {
