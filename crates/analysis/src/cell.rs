@@ -21,8 +21,12 @@ impl FinishedCell {
     /// # Errors
     /// As [`PromptCurves::of`].
     pub fn of(samples: &[Sample], layers: usize, options: &BootstrapOptions) -> Result<Self, Error> {
-        let curves = PromptCurves::of(samples, layers)?;
+        Ok(Self::of_curves(PromptCurves::of(samples, layers)?, options))
+    }
+
+    /// The cell with these curves.
+    pub fn of_curves(curves: PromptCurves, options: &BootstrapOptions) -> Self {
         let depth = rows_of(&curves, options);
-        Ok(Self { curves, depth })
+        Self { curves, depth }
     }
 }

@@ -102,6 +102,30 @@ fn a_cell_is_a_command_line() {
 }
 
 #[test]
+fn options_of_models_and_data_sets_replace_those_of_the_study() {
+    let study = parse(
+        r#"
+            name = "proteins"
+            options = { max-residues = 300, mask-ratio = 0.15 }
+            model = [
+                { id = "esm" },
+                { id = "iglm", options = { prefix = "[HEAVY]", max-residues = 200 } },
+            ]
+            data = [{ id = "short" }, { id = "long", options = { max-residues = 900 } }]
+        "#,
+    );
+    let options = |model, data| {
+        let options = study.options(Cell { model, data }).into_iter();
+        let own = ["max-residues", "mask-ratio", "prefix"];
+        let own = options.filter(|(name, _)| own.contains(&name.as_str()));
+        own.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+    };
+    assert_eq!(options(0, 0), ["mask-ratio=0.15", "max-residues=300"]);
+    assert_eq!(options(1, 0), ["mask-ratio=0.15", "max-residues=200", "prefix=[HEAVY]"]);
+    assert_eq!(options(1, 1), ["mask-ratio=0.15", "max-residues=900", "prefix=[HEAVY]"]);
+}
+
+#[test]
 fn a_minimal_description() {
     let study = parse("name = \"../x y\"\n[[model]]\nid = \"smollm2-135m\"\n[[data]]\nid = \"builtin\"");
     assert_eq!(study.out.to_str(), Some("fathom-out/study-.._x_y"));

@@ -128,8 +128,8 @@ mod tests {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../studies");
         for entry in std::fs::read_dir(folder).unwrap() {
             let file = entry.unwrap().path();
-            // Recipes of the lab are in a folder of their own.
-            if file.is_dir() {
+            // Recipes of the lab and sequences lie beside the descriptions.
+            if file.extension().is_none_or(|ending| ending != "toml") {
                 continue;
             }
             let study = Study::read(&file).unwrap();

@@ -123,10 +123,15 @@ pub(crate) fn summarise(
     if samples.all.iter().any(|s| s.erasure.is_some()) {
         subject.erasure_baseline.add_to(&mut cost, Probe::Erasure.name());
     }
+    let mut probes = fathom_probes::summarise(&samples.all, subject.model.layers);
+    if let (Some(lens), Some(_)) = (&mut probes.lens, &subject.objective) {
+        let ln_vocab = (subject.model.vocab as f64).ln();
+        lens.kl_over_ln_vocab = lens.kl_lens_final.iter().map(|kl| kl / ln_vocab).collect();
+    }
     let results = Results {
         schema_version: SCHEMA_VERSION,
         objective: subject.objective,
-        probes: fathom_probes::summarise(&samples.all, subject.model.layers),
+        probes,
         model: subject.model,
         lens: subject.lens,
         data: DataInfo {

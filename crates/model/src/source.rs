@@ -332,7 +332,9 @@ impl Checkpoint {
         let fused = [(fused_qkv, layout.qkv.first()), (fused_up, layout.up.first())];
         let mut all = layout.qkv.iter().chain(&layout.up).chain([&layout.attn_out, &layout.down]);
         let fused = fused.into_iter().find_map(|(fused, tensor)| tensor.filter(|_| fused));
-        let odd = |t: &&TensorRef| matches!(t.order, RowOrder::Transposed | RowOrder::PerHeadQkv);
+        let odd = |t: &&TensorRef| {
+            matches!(t.order, RowOrder::Transposed | RowOrder::PerHeadQkv | RowOrder::PartitionedQvk { .. })
+        };
         fused.or_else(|| all.find(odd)).map(|tensor| tensor.weight(0))
     }
 

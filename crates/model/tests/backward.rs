@@ -303,6 +303,8 @@ folders! {
     seed_oss: "seed_oss", 24;
     nemotron: "nemotron", 24;
     gptj: "gptj", 24;
+    codegen: "codegen", 24;
+    progen: "progen", 24;
     falcon: "falcon", 24;
     falcon_new: "falcon-new", 24;
     opt: "opt", 24;

@@ -69,6 +69,7 @@ fn small() -> Results {
         top1_agreement: vec![0.0, 0.125, 0.25, 0.75, 1.0],
         entropy: vec![8.0, 6.0, 4.0, 3.5, 3.0],
         nll: vec![11.0, 9.0, 6.0, 4.5, 3.25],
+        kl_over_ln_vocab: Vec::new(),
     });
     let similarity = probes.similarity.as_mut().unwrap();
     similarity.block_influence = vec![0.5, 0.05, 0.02, 0.2];

@@ -42,6 +42,7 @@ fn lens() -> LensCurves {
         top1_agreement: curve(LAYERS + 1, |x| x.powi(5)),
         entropy: curve(LAYERS + 1, |x| 8.0 - 5.0 * x),
         nll: curve(LAYERS + 1, |x| 11.0 - 7.5 * x),
+        kl_over_ln_vocab: Vec::new(),
     };
     lens.kl_lens_final[LAYERS] = 0.0;
     lens

@@ -55,6 +55,9 @@ pub struct StudyModel {
     pub dtype: Option<String>,
     /// Branch, tag or commit.
     pub revision: Option<String>,
+    /// Options of its cells, in the place of those of the study.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<(String, String)>,
 }
 
 /// A data set of a study.
@@ -72,6 +75,9 @@ pub struct StudyData {
     pub limit: Option<usize>,
     /// The probes of its cells; `None` for those of the study.
     pub probes: Option<Vec<Probe>>,
+    /// Options of its cells, in the place of those of the study and of the model.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<(String, String)>,
 }
 
 /// The difficulty of a data set.
@@ -163,6 +169,7 @@ pub const OPTIONS: [&str; 22] = [
     "prefix",
     "suffix",
 ];
+
 impl StudyDescription {
     /// All cells, model by model.
     pub fn cells(&self) -> impl Iterator<Item = Cell> {
@@ -194,7 +201,9 @@ impl StudyDescription {
         add("qa", self.qa.clone());
         add("dtype", model.dtype.clone());
         add("revision", model.revision.clone());
-        options.extend(self.options.iter().cloned());
+        let further: BTreeMap<_, _> =
+            [&self.options, &model.options, &data.options].into_iter().flatten().cloned().collect();
+        options.extend(further);
         options
     }
 

@@ -18,8 +18,8 @@ const DTYPES: [&str; 2] = ["f32", "bf16"];
 /// Fields of the document and of its tables.
 const STUDY: [&str; 12] =
     ["name", "out", "probes", "limit", "seed", "primary", "qa", "options", "model", "data", "pair", "job"];
-const MODEL: [&str; 8] = ["id", "name", "family", "size", "tokens", "type", "dtype", "revision"];
-const DATA: [&str; 6] = ["id", "name", "difficulty", "series", "limit", "probes"];
+const MODEL: [&str; 9] = ["id", "name", "family", "size", "tokens", "type", "dtype", "revision", "options"];
+const DATA: [&str; 7] = ["id", "name", "difficulty", "series", "limit", "probes", "options"];
 const PAIR: [&str; 3] = ["question", "a", "b"];
 
 /// Primary rules by preference: a description that names none gets the first whose probe is measured.
@@ -289,7 +289,8 @@ impl Reader<'_> {
             let tokens = self.value::<Tokens>(&mut table, "tokens").map(|tokens| tokens.0);
             let mut text = |name| self.value::<String>(&mut table, name);
             let (family, kind, revision) = (text("family"), text("type"), text("revision"));
-            models.items.push(StudyModel { id, name, family, size, tokens, kind, dtype, revision });
+            let options = self.options(&mut table, &OPTIONS);
+            models.items.push(StudyModel { id, name, family, size, tokens, kind, dtype, revision, options });
         }
         models
     }
@@ -327,7 +328,8 @@ impl Reader<'_> {
             let limit = self.value::<Limit>(&mut table, "limit").map(|limit| limit.0);
             let series = self.value(&mut table, "series");
             let probes = self.probes(&mut table);
-            data.items.push(StudyData { id, name, difficulty, series, limit, probes });
+            let options = self.options(&mut table, &OPTIONS);
+            data.items.push(StudyData { id, name, difficulty, series, limit, probes, options });
         }
         let mixed = levels.iter().find(|(is_word, _)| *is_word != levels[0].0);
         if let Some((_, line)) = mixed {

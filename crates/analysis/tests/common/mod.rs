@@ -27,6 +27,7 @@ pub(crate) fn seen(id: &str, tokens: usize, kl: &[f64], overlap: &[f64]) -> Samp
         top1_agreement: overlap.clone(),
         entropy: kl.clone(),
         nll: kl.clone(),
+        kl_over_ln_vocab: Vec::new(),
         kl_lens_final: kl,
         overlap,
     };
@@ -83,6 +84,7 @@ fn sample(i: usize, layers: usize, salt: usize) -> Sample {
             top1_agreement: rising(34),
             entropy: level(35, 5.0),
             nll: level(36, 7.0),
+            kl_over_ln_vocab: Vec::new(),
         }),
         similarity: Some(Similarity {
             block_influence: (0..layers).map(|l| at(l, 40)).collect(),

@@ -40,6 +40,11 @@ fn all_probes_of_a_protein_model() {
         rules.contains(&"top1") && rules.contains(&"skip_layer") && !rules.contains(&"overlap"),
         "{rules:?}"
     );
+    let (vocab, lens) = (results["model"]["vocab"].as_f64().unwrap(), &results["probes"]["lens"]);
+    let curve =
+        |name: &str| lens[name].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect::<Vec<_>>();
+    let shares: Vec<f64> = curve("kl_lens_final").iter().map(|kl| kl / vocab.ln()).collect();
+    assert_eq!(curve("kl_over_ln_vocab"), shares);
     let modes = results["probes"]["skip"].as_object().unwrap();
     assert_eq!(modes.keys().collect::<Vec<_>>(), ["current", "others"]);
     let all = samples(&place);
@@ -52,6 +57,38 @@ fn all_probes_of_a_protein_model() {
     assert!(
         report.contains("residue") && report.contains("guess at a mask") && !report.contains("early answer")
     );
+}
+
+/// Models of both kinds in one study: masks are options of one, and tables leave out what `measure` leaves out.
+#[test]
+fn a_study_of_masked_and_causal_models() {
+    let place = Place::new();
+    let (data, out) = (fasta(&place), place.at("study"));
+    let models = ["bert-symbols", "progen"].map(fixture);
+    let text = format!(
+        r#"
+            name = "proteins"
+            out = {out:?}
+            probes = ["lens", "settling"]
+            model = [
+                {{ id = {:?}, name = "masked", options = {{ mask-ratio = 0.4 }} }},
+                {{ id = {:?}, name = "causal" }},
+            ]
+            data = [{{ id = {data:?}, name = "some" }}]
+        "#,
+        models[0], models[1]
+    );
+    fs::write(place.at("study.toml"), text).unwrap();
+    succeed(fathom().arg("study").arg(place.at("study.toml")));
+    let objective = |model: &str| json(&out.join(model).join("some/results.json"))["objective"].clone();
+    assert_eq!(objective("masked")["mask_ratios"], serde_json::json!([0.4]));
+    assert!(objective("causal").is_null());
+    let csv = fs::read_to_string(out.join("study.csv")).unwrap();
+    let has = |model: &str, rule: &str| {
+        csv.lines().any(|line| line.starts_with(&format!("{model},")) && line.contains(&format!(",{rule},")))
+    };
+    assert!(has("masked", "top1") && has("causal", "overlap"), "{csv}");
+    assert!(!has("masked", "overlap") && !has("causal", "top1"), "{csv}");
 }
 
 /// Masks are those of the text, whatever is measured beside it.
@@ -105,16 +142,17 @@ fn another_mask_does_not_continue_a_run() {
 
 #[test]
 fn a_model_without_a_head_has_contributions_and_similarity() {
-    let place = Place::new();
-    let data = place.data();
-    let model = fixture("bert-headless");
-    fail(
-        &mut measure(&model, &data, &place.out()),
-        &["'lens'", "no language-model head", "contributions,similarity"],
-    );
-    succeed(measure(&model, &data, &place.out()).args(["--probes", "contributions,similarity"]));
-    let results = json(&place.at("out/results.json"));
-    assert!(results["probes"]["contributions"].is_object() && results["probes"]["lens"].is_null());
+    for model in ["bert-headless", "gemma3-encoder"] {
+        let (place, model) = (Place::new(), fixture(model));
+        let data = place.data();
+        fail(
+            &mut measure(&model, &data, &place.out()),
+            &["'lens'", "no language-model head", "contributions,similarity"],
+        );
+        succeed(measure(&model, &data, &place.out()).args(["--probes", "contributions,similarity"]));
+        let results = json(&place.at("out/results.json"));
+        assert!(results["probes"]["contributions"].is_object() && results["probes"]["lens"].is_null());
+    }
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 use super::{Study, jobs, machines};
 use crate::observer::uncounted;
+use crate::summary::readable;
 use crate::{Error, Observer, Result};
 use fathom_analysis::study::Cell;
 use fathom_analysis::tables::{Group, JobRow};
-use fathom_analysis::{BootstrapOptions, FinishedCell, StudyDescription, Tables, models_csv};
+use fathom_analysis::{BootstrapOptions, FinishedCell, PromptCurves, StudyDescription, Tables, models_csv};
 use fathom_report::study::{StudyAnswer, StudyCell, StudyData, StudyModel, StudyPage, Table};
 use fathom_results::{Folder, Results, Sample};
 use serde_json::json;
@@ -69,7 +70,9 @@ fn read(study: &StudyDescription, cell: Cell, options: &BootstrapOptions) -> Res
     let folder = Folder::open(study.folder(cell))?;
     let results = folder.results()?;
     let samples: Vec<Sample> = folder.samples()?;
-    let cell = FinishedCell::of(&samples, results.model.layers, options)?;
+    let curves = PromptCurves::of(&samples, results.model.layers)?;
+    let curves = readable(curves, results.objective.as_ref(), results.model.vocab);
+    let cell = FinishedCell::of_curves(curves, options);
     let depth = cell.depth.clone();
     Ok((cell, Results { depth, ..results }))
 }

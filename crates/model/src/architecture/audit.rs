@@ -149,7 +149,9 @@ pub(super) fn refuse(path: &Path, json: &Value) -> Result<()> {
         if is("is_causal", false) {
             return bad("'is_causal' is false: attention sees the whole text, which is not supported; choose a causal model".into());
         }
-        if part.get("use_bidirectional_attention").is_some_and(|v| !is_off(v) && v != "vision") {
+        let sees_both_sides =
+            part.get("use_bidirectional_attention").is_some_and(|v| !is_off(v) && v != "vision");
+        if sees_both_sides && model_type != "gemma3_text" {
             return bad("'use_bidirectional_attention' is set: attention sees the whole text, which is not supported; choose a causal model".into());
         }
         for name in ["is_encoder_decoder", "add_cross_attention", "alibi"] {

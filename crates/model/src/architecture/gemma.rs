@@ -3,8 +3,8 @@
 //! global layers differently.
 
 use super::fields::{FULL_ATTENTION, RopePlace};
-use super::{Description, Fields, llama};
-use crate::config::{Positions, QkNorm};
+use super::{Description, EncoderLayout, Fields, llama};
+use crate::config::{Encoder, Head, Positions, QkNorm};
 use crate::error::Result;
 use crate::weights::Weights;
 use fathom_kernels::elementwise::Activation;
@@ -72,6 +72,13 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         // transformers writes the other name beside 'layer_types' but does not read it.
         if f.has("layer_types") {
             f.ignore(&["_sliding_window_pattern"]);
+        }
+        // Embedding models see both sides, half of the window on each.
+        let both_sides = f.bool_or("use_bidirectional_attention", false)?;
+        let window = window.map(|window| if both_sides { window / 2 + 1 } else { window });
+        if both_sides {
+            c.encoder = Some(Encoder { token_types: 0, token_dropout: None, head: Head::None });
+            d.layout.encoder = Some(EncoderLayout::default());
         }
         c.layers = f.layers(c.depth(), window, 1, |l| !(l + 1).is_multiple_of(pattern))?;
         c.positions = Positions::Rotary(vec![f.rope(&GLOBAL, c.head_dim)?, f.rope(&LOCAL, c.head_dim)?]);

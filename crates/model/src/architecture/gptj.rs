@@ -1,5 +1,5 @@
 //! GPT-J: attention and MLP in parallel behind one layer norm, rotated pairs side by side, biases in MLP and head
-//! only.
+//! only. CodeGen and ProGen 2 have q, k and v in one matrix, in parts for the processors that they were trained on.
 
 use super::{Description, Fields, Layout, RowOrder, TensorRef, llama};
 use crate::config::{Config, NormKind, Positions, QkNorm, Rope, RopeScaling};
@@ -9,20 +9,69 @@ use crate::weights::Weights;
 /// Defaults of transformers.
 pub(super) const DEFAULTS: &str = r#"{"n_positions": 2048, "rotary_dim": 64, "layer_norm_epsilon": 1e-5}"#;
 
+/// Defaults of the code that ProGen 2 comes with.
+pub(super) const PROGEN: &str = r#"{"rotary_dim": 32, "layer_norm_epsilon": 1e-5}"#;
+
 pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
-    let (hidden, heads) = (f.usize("n_embd")?, f.usize("n_head")?);
+    base(f, weights, "gptj")
+}
+
+pub(super) fn describe_codegen(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
+    let mut d = base(f, weights, "codegen")?;
+    partition(f, &mut d, weights, 4)?;
+    Ok(d)
+}
+
+pub(super) fn describe_progen(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
+    let mut d = base(f, weights, "progen")?;
+    partition(f, &mut d, weights, 8)?;
+    if let Some(head) = f.opt_usize("vocab_size_lm_head")?
+        && head != d.config.vocab
+    {
+        return f.fail(format!(
+            "'vocab_size_lm_head' is {head} and 'vocab_size_emb' {}; they must be equal",
+            d.config.vocab
+        ));
+    }
+    Ok(d)
+}
+
+/// Puts q, k and v into the matrix that holds them in `parts` parts.
+fn partition(f: &Fields<'_>, d: &mut Description, weights: &Weights, parts: usize) -> Result<()> {
+    if !d.config.heads.is_multiple_of(parts) {
+        return f.fail(format!(
+            "'n_head' is {}, but q, k and v are stored in {parts} parts of equally many heads",
+            d.config.heads
+        ));
+    }
+    let prefix = llama::prefix(weights, "wte", "transformer.");
+    let fused = TensorRef::new(format!("{prefix}h.{{}}.attn.qkv_proj"));
+    d.layout.qkv = vec![fused.ordered(RowOrder::PartitionedQvk { parts })];
+    Ok(())
+}
+
+/// The first of some fields that is there, for a family whose files name it differently.
+fn either(f: &Fields<'_>, names: [&str; 2]) -> Result<usize> {
+    match f.opt_usize(names[1])? {
+        Some(value) => Ok(value),
+        None => f.usize(names[0]),
+    }
+}
+
+fn base(f: &Fields<'_>, weights: &Weights, name: &str) -> Result<Description> {
+    let (hidden, heads) = (either(f, ["n_embd", "embed_dim"])?, f.usize("n_head")?);
     let head_dim = hidden / heads.max(1);
     let Some(rotated) = f.opt_usize("rotary_dim")? else {
         return f.fail("'rotary_dim' is null, which is not supported; it must be the rotated part of a head");
     };
     let config = Config {
-        architecture: "gptj".to_owned(),
+        architecture: name.to_owned(),
         hidden,
         heads,
         kv_heads: heads,
         head_dim,
         intermediate: f.opt_usize("n_inner")?.unwrap_or(4 * hidden),
-        vocab: f.usize("vocab_size")?,
+        vocab: either(f, ["vocab_size", "vocab_size_emb"])?,
         context: f.usize("n_positions")?,
         layers: f.plain_layers("n_layer")?,
         positions: Positions::Rotary(vec![Rope {

@@ -11,10 +11,11 @@ const NAMED: usize = 3;
 
 /// Suffixes of buffers that follow from the configuration: masks, frequencies, and scales of activations,
 /// which are not quantised here.
-const BUFFERS: [&str; 6] = [
+const BUFFERS: [&str; 7] = [
     "inv_freq",
     ".attn.bias",
     ".attn.masked_bias",
+    ".attn.causal_mask",
     ".attention.bias",
     ".attention.masked_bias",
     ".input_scale",

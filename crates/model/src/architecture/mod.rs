@@ -73,6 +73,12 @@ pub(crate) enum RowOrder {
     /// GPT-NeoX, Falcon and InternLM 2 store for each key head its query heads, its keys and its values.
     /// Packing gathers all q, then all k, then all v.
     PerHeadQkv,
+    /// CodeGen and ProGen 2 store for each of `parts` equal parts of the heads all q, then all v, then all k, rotated
+    /// numbers side by side. Packing gathers all q, then all k, then all v.
+    PartitionedQvk {
+        /// The number of processors that the model was trained on.
+        parts: usize,
+    },
     /// The rotated numbers of a head come last, side by side or not. Packing puts them first, as halves.
     RotatedLast {
         /// Whether the two numbers that are rotated together lie side by side.
@@ -86,10 +92,16 @@ impl RowOrder {
         let (head, i) = (r / c.head_dim, r % c.head_dim);
         match self {
             Self::AsStored | Self::Transposed => r,
-            Self::InterleavedHalves => {
-                let half = c.rotated() / 2;
-                let stored = if i < 2 * half { i % half * 2 + i / half } else { i };
-                head * c.head_dim + stored
+            Self::InterleavedHalves => head * c.head_dim + side_by_side(c, i),
+            Self::PartitionedQvk { parts } => {
+                let (kind, head) = (head / c.heads, head % c.heads);
+                let in_part = c.heads / parts;
+                let (place, i) = match kind {
+                    0 => (0, side_by_side(c, i)),
+                    1 => (2, side_by_side(c, i)),
+                    _ => (1, i),
+                };
+                ((head / in_part * 3 + place) * in_part + head % in_part) * c.head_dim + i
             }
             Self::RotatedLast { interleaved } => {
                 let (half, plain) = (c.rotated() / 2, c.head_dim - c.rotated());
@@ -110,6 +122,12 @@ impl RowOrder {
             }
         }
     }
+}
+
+/// Where number `i` of a head is stored if the two numbers that are rotated together lie side by side.
+fn side_by_side(c: &Config, i: usize) -> usize {
+    let half = c.rotated() / 2;
+    if i < 2 * half { i % half * 2 + i / half } else { i }
 }
 
 /// The name of a matrix or norm, with `{}` for the layer and without `.weight` or `.bias`.
@@ -322,6 +340,8 @@ const FAMILIES: &[Family] = &[
     ("seed_oss", relatives::seed_oss, relatives::SEED_OSS),
     ("nemotron", relatives::nemotron, relatives::NEMOTRON),
     ("gptj", gptj::describe, gptj::DEFAULTS),
+    ("codegen", gptj::describe_codegen, gptj::DEFAULTS),
+    ("progen", gptj::describe_progen, gptj::PROGEN),
     ("falcon", falcon::describe, falcon::DEFAULTS),
     ("opt", opt::describe, opt::DEFAULTS),
     ("internlm2", internlm::describe_second, internlm::INTERNLM2),

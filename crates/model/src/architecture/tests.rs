@@ -173,6 +173,13 @@ fn variants_that_are_not_supported_are_refused() {
     assert!(describe(&dense("attention")).unwrap().layers.iter().all(|layer| layer.rope.is_none()));
     let gptj = json!({"model_type": "gptj", "n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 8, "rotary_dim": null});
     refused(&gptj, "'rotary_dim' is null");
+    let progen = json!({
+        "model_type": "progen", "embed_dim": 16, "n_layer": 2, "n_head": 8, "n_positions": 8, "rotary_dim": 2,
+        "vocab_size_emb": 8, "vocab_size_lm_head": 9, "activation_function": "gelu_new",
+    });
+    refused(&progen, "'vocab_size_lm_head' is 9 and 'vocab_size_emb' 8; they must be equal");
+    let uneven = json!({"model_type": "codegen", "n_embd": 12, "n_layer": 2, "n_head": 6, "vocab_size": 8, "rotary_dim": 2});
+    refused(&uneven, "'n_head' is 6, but q, k and v are stored in 4 parts");
 }
 
 #[test]

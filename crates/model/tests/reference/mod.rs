@@ -118,7 +118,7 @@ impl Reference {
             names.iter().find_map(|name| name.strip_suffix(".weight").filter(|n| n.ends_with("lm_head")));
         let (at, [embedding, positions, final_norm, head]) = match config.architecture.as_str() {
             "gpt2" => ("transformer.", ["wte", "wpe", "ln_f", "lm_head"]),
-            "gptj" => ("transformer.", ["wte", "", "ln_f", "lm_head"]),
+            "gptj" | "codegen" | "progen" => ("transformer.", ["wte", "", "ln_f", "lm_head"]),
             "falcon" => ("transformer.", ["word_embeddings", "", "ln_f", "lm_head"]),
             "gpt_neox" => ("gpt_neox.", ["embed_in", "", "final_layer_norm", "embed_out"]),
             "opt" => ("model.decoder.", ["embed_tokens", "embed_positions", "final_layer_norm", "lm_head"]),
@@ -130,6 +130,8 @@ impl Reference {
         let layers = (0..config.depth()).map(|l| match config.architecture.as_str() {
             "gpt2" => read.gpt2(&format!("{at}h.{l}.")),
             "gptj" => read.gptj(&format!("{at}h.{l}.")),
+            "codegen" => read.partitioned(&format!("{at}h.{l}."), 4),
+            "progen" => read.partitioned(&format!("{at}h.{l}."), 8),
             "falcon" => read.falcon(&format!("{at}h.{l}.")),
             "gpt_neox" => read.gpt_neox(&format!("{at}layers.{l}.")),
             "opt" => read.opt(&format!("{at}layers.{l}.")),
@@ -291,7 +293,8 @@ impl Reference {
 
     /// A head, rotated.
     fn rotated(&self, head: &[f64], position: f64, rotation: &(Row, f64)) -> Row {
-        let side_by_side = ["cohere", "cohere2", "ernie4_5", "gptj"].contains(&&*self.config.architecture);
+        let families = ["cohere", "cohere2", "ernie4_5", "gptj", "codegen", "progen"];
+        let side_by_side = families.contains(&&*self.config.architecture);
         rotate(head, position, rotation, side_by_side)
     }
 
@@ -587,6 +590,15 @@ impl Reader<'_> {
     fn gptj(&self, at: &str) -> Layer {
         let qkv = ["q", "k", "v"].map(|p| self.linear(&format!("{at}attn.{p}_proj")));
         self.plain(at, ["ln_1", "attn.out_proj", "ln_1"], qkv, ["mlp.fc_in", "mlp.fc_out"])
+    }
+
+    /// CodeGen and ProGen 2 keep `parts` times the queries, values and keys of some heads.
+    fn partitioned(&self, at: &str, parts: usize) -> Layer {
+        let all = self.linear(&format!("{at}attn.qkv_proj"));
+        let width = self.config.hidden / parts;
+        let [q, v, k] = [0, 1, 2]
+            .map(|place| all.rows((0..3 * self.config.hidden).filter(|row| row / width % 3 == place)));
+        self.plain(at, ["ln_1", "attn.out_proj", "ln_1"], [q, k, v], ["mlp.fc_in", "mlp.fc_out"])
     }
 
     fn opt(&self, at: &str) -> Layer {

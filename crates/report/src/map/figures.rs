@@ -79,7 +79,7 @@ impl Best<'_> {
         let [x_end, y_end] = if of == "source" { ends } else { [ends[1], ends[0]] };
         let x_label = format!("{unit} of the {of}");
         let x = Axis::whole(&x_label, -0.5, x_end + 0.5, PAGE * 0.6);
-        let y = Axis::whole(&format!("best {unit} of the {among}"), -0.5, y_end + 0.5, 280.0);
+        let y = Axis::whole(format!("best {unit} of the {among}"), -0.5, y_end + 0.5, 280.0);
         let mut panel = Panel::new("", x, y);
         let line = |points: Vec<(f64, f64)>, color, stroke, dots| Curve { points, color, stroke, dots };
         panel.curves.push(line(vec![(0.0, 0.0), (x_end, y_end)], Color::Soft, Stroke::Dashed, Dots::None));

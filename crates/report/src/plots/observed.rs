@@ -126,7 +126,12 @@ fn chart(
 }
 
 fn kl_figure(results: &Results, lens: &LensCurves) -> Figure {
-    let top = lens.kl_lens_final.iter().copied().filter(|v| v.is_finite()).fold(0.0, f64::max);
+    // Vocabularies of masked models differ by orders of magnitude.
+    let (values, unit) = match lens.kl_over_ln_vocab.is_empty() {
+        true => (&lens.kl_lens_final, "KL divergence (nats)"),
+        false => (&lens.kl_over_ln_vocab, "KL divergence / ln V"),
+    };
+    let top = values.iter().copied().filter(|v| v.is_finite()).fold(0.0, f64::max);
     let rules = [Rule::Kl, Rule::KlLast];
     let kl_levels =
         thresholds(results, &rules, |share| (share * top, format!("{} of the maximum", number(share))));
@@ -139,8 +144,8 @@ fn kl_figure(results: &Results, lens: &LensCurves) -> Figure {
          kl (first time) and kl_last (for good) consider the answer decided; their 95 % intervals are shaded.",
         chart(
             results,
-            ValueScale::linear("KL divergence (nats)"),
-            vec![Series::new("KL(lens || output)", &lens.kl_lens_final, Color::Blue)],
+            ValueScale::linear(unit),
+            vec![Series::new("KL(lens || output)", values, Color::Blue)],
             &rules,
             kl_levels,
         ),

@@ -30,6 +30,10 @@ pub struct LensCurves {
     /// samples.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null::numbers")]
     pub nll: Vec<f64>,
+    /// [`Self::kl_lens_final`] divided by ln V, where V is the size of the vocabulary, to compare models of different
+    /// vocabularies. In the results of masked models; empty elsewhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null::numbers")]
+    pub kl_over_ln_vocab: Vec<f64>,
 }
 
 impl LensCurves {
@@ -43,12 +47,14 @@ impl LensCurves {
             ("top1_agreement", &self.top1_agreement),
             ("entropy", &self.entropy),
             ("nll", &self.nll),
+            ("kl_over_ln_vocab", &self.kl_over_ln_vocab),
         ]
         .into_iter()
-        .filter(|(name, curve)| *name != "nll" || !curve.is_empty())
+        .filter(|(name, curve)| !["nll", "kl_over_ln_vocab"].contains(name) || !curve.is_empty())
     }
 
-    /// The curves that are means over all tokens, in the order of the fields, to be changed: all but [`Self::nll`].
+    /// The curves that are means over all tokens, in the order of the fields, to be changed: all but [`Self::nll`] and
+    /// [`Self::kl_over_ln_vocab`].
     pub fn curves_mut(&mut self) -> [&mut Vec<f64>; 6] {
         [
             &mut self.kl_lens_final,
