@@ -1,4 +1,5 @@
-//! Maps between the levels of two models: the best target of each source level, and the slope of relative depths.
+//! Maps between the levels of two models: the best target of each source level and the best source of each target level,
+//! and the slopes of relative depths.
 
 use fathom_depth::bootstrap;
 use fathom_results::Estimated;
@@ -52,6 +53,14 @@ impl RelativeErrors<'_> {
         (square > 0.0).then(|| product / square)
     }
 
+    /// The same with targets in the place of sources, to find best sources. Sources without maps have errors that are not
+    /// numbers.
+    pub fn transposed(&self, targets: usize) -> Vec<Vec<Vec<f64>>> {
+        let missing = vec![f64::NAN; self.tokens.len()];
+        let of = |rows: &Vec<Vec<f64>>, l: usize| rows.get(l).unwrap_or(&missing).clone();
+        (0..targets).map(|l| self.sums.iter().map(|rows| of(rows, l)).collect()).collect()
+    }
+
     /// The best targets with intervals.
     pub fn best_targets(&self, targets: usize, resamples: usize, seed: u64) -> BestTargets {
         let (texts, once) = (self.tokens.len(), vec![1; self.tokens.len()]);
@@ -76,22 +85,30 @@ impl RelativeErrors<'_> {
     }
 }
 
-/// What the slope says of the depth of two models, in a sentence.
-pub fn conclusion(source: &str, target: &str, slope: &Estimated) -> String {
+/// Which way a slope reads the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// The best target of each source.
+    Targets,
+    /// The best source of each target.
+    Sources,
+}
+
+/// What the slope says of the depth of two models, in a sentence. `of` has the levels that are placed `among` the other's.
+pub fn conclusion(reading: Reading, of: &str, among: &str, slope: &Estimated) -> String {
     let Estimated { value, interval } = slope;
     if !value.is_finite() {
-        return format!("The levels of {source} cannot be placed among those of {target}.");
+        return format!("The levels of {of} cannot be placed among those of {among}.");
     }
-    let Some([low, high]) = interval else {
-        return format!(
-            "The best targets of {source} in {target} have a slope of {value:.2} in relative depth; with fewer than two \
-             held-out texts it has no interval."
-        );
+    let best = match reading {
+        Reading::Targets => "targets",
+        Reading::Sources => "sources",
     };
-    let found = format!(
-        "The best targets of {source} in {target} have a slope of {value:.2} in relative depth (95 % interval {low:.2} \
-         to {high:.2})"
-    );
+    let slope = format!("The best {best} of {of} in {among} have a slope of {value:.2} in relative depth");
+    let Some([low, high]) = interval else {
+        return format!("{slope}; with fewer than two held-out texts it has no interval.");
+    };
+    let found = format!("{slope} (95 % interval {low:.2} to {high:.2})");
     match (low, high) {
         (low, high) if *low <= 1.0 && *high >= 1.0 => {
             format!(
@@ -99,13 +116,11 @@ pub fn conclusion(source: &str, target: &str, slope: &Estimated) -> String {
             )
         }
         (_, high) if *high < 1.0 && *high > 0.0 => format!(
-            "{found}: less than 1, so the levels of {source} reach over a smaller share of the depth of {target} than of \
-             their own."
+            "{found}: less than 1, so the levels of {of} reach over a smaller share of the depth of {among} than of their own."
         ),
         (_, high) if *high <= 0.0 => format!("{found}: depth in one does not go with depth in the other."),
         _ => format!(
-            "{found}: more than 1, so the levels of {source} reach over a larger share of the depth of {target} than of \
-             their own."
+            "{found}: more than 1, so the levels of {of} reach over a larger share of the depth of {among} than of their own."
         ),
     }
 }
@@ -130,11 +145,11 @@ mod tests {
         let same = of(&[[0, 0], [1, 1], [2, 2], [3, 3]], 4);
         assert_eq!(same.best, [0, 1, 2, 3].map(Some));
         assert_eq!((same.slope.value, same.slope.interval), (1.0, Some([1.0, 1.0])));
-        assert!(conclusion("a", "b", &same.slope).contains("same relative depth"));
+        assert!(conclusion(Reading::Targets, "a", "b", &same.slope).contains("same relative depth"));
         // All within the lower half of a model of twice the depth.
         let half = of(&[[0, 0], [1, 1], [2, 2], [3, 3]], 7);
         assert_eq!(half.slope.value, 0.5);
-        assert!(conclusion("a", "b", &half.slope).contains("smaller share"));
+        assert!(conclusion(Reading::Targets, "a", "b", &half.slope).contains("smaller share"));
         // Texts that disagree give an interval.
         let between = of(&[[0, 0], [1, 3], [6, 2], [6, 4]], 7);
         let [low, high] = between.slope.interval.unwrap();
@@ -149,5 +164,29 @@ mod tests {
         assert_eq!(best.best, [Some(0), None, Some(2)]);
         assert_eq!(best.slope.value, 1.0);
         assert!(best.relative[1].iter().all(|e| e.is_nan()));
+    }
+
+    /// A target that everything predicts best, as the embedding of the token is, hides where the others come from.
+    #[test]
+    fn best_sources_do_not_depend_on_how_hard_targets_are() {
+        let mut sums = errors(&[[0, 0], [1, 1], [2, 2], [3, 3]], 4);
+        for rows in &mut sums {
+            rows[0].iter_mut().for_each(|sum| *sum *= 0.01);
+        }
+        let (tokens, texts) = ([10.0, 10.0], 200);
+        let errors = RelativeErrors { sums: &sums, tokens: &tokens };
+        let targets = errors.best_targets(4, texts, 1);
+        assert_eq!((targets.best, targets.slope.value), (vec![Some(0); 4], 0.0));
+        let turned = errors.transposed(4);
+        let sources = RelativeErrors { sums: &turned, tokens: &tokens }.best_targets(4, texts, 1);
+        assert_eq!(sources.best, [0, 1, 2, 3].map(Some));
+        assert_eq!((sources.slope.value, sources.slope.interval), (1.0, Some([1.0, 1.0])));
+        let said = conclusion(Reading::Sources, "b", "a", &sources.slope);
+        assert!(said.starts_with("The best sources of b in a have a slope of 1.00"), "{said}");
+        // A source without maps is nobody's.
+        sums[1].clear();
+        let turned = RelativeErrors { sums: &sums, tokens: &tokens }.transposed(4);
+        let sources = RelativeErrors { sums: &turned, tokens: &tokens }.best_targets(4, texts, 1);
+        assert_eq!(sources.best, [0, 0, 2, 3].map(Some));
     }
 }

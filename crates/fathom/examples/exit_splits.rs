@@ -1,7 +1,10 @@
 //! How often calibrated thresholds fail to keep their limit: divides the texts of a finished `fathom exit` anew, again and
 //! again, calibrates on one half and measures on the other.
 //!
-//!     cargo run --release -p fathom --example exit_splits -- OUT [SPLITS]
+//! The texts that the linear heads were fitted to choose the rule in every split, and no split calibrates or measures on
+//! them.
+//!
+//!     cargo run --release -p fathom --example exit_splits -- OUT [SPLITS [EPSILON]]
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -13,6 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let out = arguments.next().ok_or("give the folder that `fathom exit` wrote")?;
     let splits: usize = arguments.next().map_or(Ok(20), |count| count.parse())?;
+    let epsilon: Option<f64> = arguments.next().map(|epsilon| epsilon.parse()).transpose()?;
     let results = Exiting::read(&std::path::Path::new(&out).join(folder::EXIT))?;
     let mut samples: Vec<ExitSample> = Vec::new();
     for line in Folder::open(&out)?.samples::<ExitLine>()? {
@@ -20,10 +24,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             samples.push(sample);
         }
     }
-    // Any fixed set of texts chooses the rules; which one it is does not matter for the calibration.
-    samples.sort_by_key(|sample| draw(0, sample));
+    // They are measured in this order: fitting, calibration, held out.
     let (fit, rest) = samples.split_at(results.fit.texts);
-    println!("split  epsilon   risk held out   saved   head and confidence");
+    let epsilon = epsilon.unwrap_or(results.epsilon);
+    let options = ExitOptions { epsilon, delta: results.delta, resamples: 100, seed: 1 };
+    println!(
+        "epsilon {epsilon}, delta {}; {} texts to calibrate and {} to measure on",
+        results.delta,
+        rest.len() / 2,
+        rest.len() - rest.len() / 2
+    );
+    println!("split  threshold   risk calibrated   risk held out   saved   head, confidence and levels");
     let (mut certified, mut exceeded) = (0, 0);
     for split in 1..=splits {
         let mut rest: Vec<&ExitSample> = rest.iter().collect();
@@ -35,7 +46,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             heldout: heldout.to_vec(),
             costs: &results.costs,
         };
-        let options = ExitOptions { epsilon: results.epsilon, delta: results.delta, resamples: 100, seed: 1 };
         let analysis = texts.analyse(&[], &options)?;
         let chosen = analysis
             .choice
@@ -47,10 +57,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         };
         let risk = measured.risk_heldout.value;
         certified += 1;
-        exceeded += usize::from(risk > options.epsilon);
+        exceeded += usize::from(risk > epsilon);
         println!(
-            "{split:>5} {:>8} {risk:>15.4} {:>5.1} %   {} {} at {:?}",
-            options.epsilon,
+            "{split:>5} {:>10.4} {:>17.4} {risk:>15.4} {:>5.1} %   {} {} at {:?}",
+            rule.threshold.unwrap_or(f64::NAN),
+            measured.risk_calibration,
             100.0 * measured.net_saving.value,
             rule.head.name(),
             rule.confidence.name(),

@@ -2,18 +2,21 @@
 
 use crate::device::OnDevice;
 use crate::job::Job;
+use crate::lens::OpenLens;
 use crate::observer::uncounted;
 use crate::prompts::OpenSet;
 use crate::{Measurement, Observer, Result, execute};
 use fathom_model::{Backend, Model};
 use fathom_probes::{Costs, Plans, ProbeOptions, TokenizedPair, TokenizedPrompt};
 use fathom_results::Quadrature;
+use fathom_surgery::least_squares::{Gram, Intercept};
 use serde::Serialize;
+use std::time::Instant;
 
 /// What a measurement will take.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Estimate {
-    /// One entry a probe; `forward` is the clean run that all share.
+    /// One entry a probe; `forward` is the clean run that all share, `lens fit` the fit of a linear lens.
     #[serde(rename = "plan")]
     pub probes: Vec<ProbeEstimate>,
     /// Bytes of weights.
@@ -75,12 +78,14 @@ impl OnDevice for Estimating<'_> {
         let loaded = m.options.model.load(checkpoint, backend, observer)?;
         let job = Job::new(m, data, &loaded, observer)?;
         execute::introduce(&located, &loaded, &job, observer);
+        let lens = OpenLens::open(m, &loaded, &job, observer)?;
         let plans = job.plans(&loaded.model)?;
         let calibrating = uncounted(observer, "calibrating");
         let costs = calibrate(&loaded.model, &job.prompts, &job.pairs, &job.options)?;
+        let fit = lens.estimate(&loaded.model, job.options.memory, &costs);
         drop(calibrating);
         Ok(Estimate {
-            probes: entries(&plans, &costs),
+            probes: entries(&plans, &costs).into_iter().chain(fit).collect(),
             weight_bytes: loaded.model.bytes(),
             memory_bytes: job.options.memory,
         })
@@ -139,4 +144,16 @@ fn short_pair(pair: &TokenizedPair) -> TokenizedPair {
     short.qa.answer_tokens = 1;
     short.masked = pair.masked.as_ref().map(|masked| masked.before(short.tokens.len()));
     short
+}
+
+/// Rows and columns of the products that are timed.
+const SIZE: usize = 512;
+
+/// Multiply-adds per second of sums for least squares, in f64.
+pub(crate) fn speed_of_sums() -> f64 {
+    let mut gram = Gram::new(SIZE, SIZE, Intercept::Fitted);
+    let rows = vec![1.0; SIZE * SIZE];
+    let started = Instant::now();
+    gram.add(&rows, &rows);
+    (SIZE * SIZE * SIZE) as f64 * 1.5 / started.elapsed().as_secs_f64()
 }

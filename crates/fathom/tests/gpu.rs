@@ -9,8 +9,8 @@ use fathom_gpu::{Interface, open_cuda, open_wgpu};
 use fathom_model::source::{Checkpoint, Loaded};
 use fathom_model::{Backend, Cpu, Dtype};
 use fathom_probes::{
-    GradientOptions, Masked, Observer, ProbeOptions, SkipOptions, Targets, TokenizedPair, TokenizedPrompt,
-    measure, measure_pairs,
+    GradientOptions, LensMaps, LevelMap, Masked, Observer, ProbeOptions, SkipOptions, Targets, TokenizedPair,
+    TokenizedPrompt, measure, measure_pairs, measure_through,
 };
 use fathom_results::{GradientSite, Probe, QaPair, Quadrature, Sample, SkipMode, SkipPart};
 use serde_json::Value;
@@ -264,6 +264,71 @@ impl Check for Probes {
 #[test]
 fn all_probes_agree_with_the_processor() {
     on_devices(&Probes);
+}
+
+/// The samples of a text by the lens and settling, through maps of all levels but the last: each mixes the stream with
+/// its columns in another order and adds a constant.
+fn through_maps<B: Backend>(loaded: &Loaded<B>) -> Vec<Sample> {
+    let model = &loaded.model;
+    let (d, depth) = (model.config().hidden, model.config().depth());
+    let map = |level: usize| {
+        let mut transposed = vec![0.0; d * d];
+        for i in 0..d {
+            transposed[i * d + i] = 1.0;
+            transposed[i * d + (i * 7 + level + 1) % d] += 0.3;
+        }
+        let bias: Vec<f64> = (0..d).map(|i| ((i * 5 + level) % 11) as f64 / 50.0).collect();
+        Some(LevelMap::pack(model, &transposed, &bias).unwrap())
+    };
+    through(loaded, &LensMaps::new((0..depth).map(map).collect()))
+}
+
+fn without_maps<B: Backend>(loaded: &Loaded<B>) -> Vec<Sample> {
+    through(loaded, &LensMaps::none())
+}
+
+fn through<B: Backend>(loaded: &Loaded<B>, maps: &LensMaps<B>) -> Vec<Sample> {
+    let model = &loaded.model;
+    let probes = vec![Probe::Lens, Probe::Settling];
+    let options = ProbeOptions { probes, lens_maps: maps.count(), ..options(1 << 28, false) };
+    let text = TokenizedPrompt {
+        masked: None,
+        id: "text".to_owned(),
+        group: None,
+        text_sha256: None,
+        tokens: tokens(23, model.config().vocab, 4),
+        pieces: Vec::new(),
+        positions: Vec::new(),
+    };
+    let mut all = Vec::new();
+    let mut keep = |sample: Sample| {
+        all.push(sample);
+        Ok::<_, Infallible>(())
+    };
+    measure_through(model, maps, &[text], &options, Observer::NONE, &mut keep).unwrap();
+    all
+}
+
+struct Mapped;
+
+impl Check for Mapped {
+    fn check<B: Backend + Clone>(&self, backend: B) {
+        // Tied and untied heads, soft caps, GGUF; maps are fitted to causal models only.
+        for fixture in ["llama3", "qwen2", "gemma2", "gpt2", "llama2.gguf"] {
+            let path = fixtures().into_iter().find(|path| name(path) == fixture).unwrap();
+            let (cpu, gpu) = (load(Cpu, &path), load(backend.clone(), &path));
+            let want = through_maps(&cpu);
+            agree(fixture, &through_maps(&gpu), &want);
+            // The maps are read: without them the curves are others.
+            let curve = |samples: &[Sample]| samples[0].lens.as_ref().unwrap().kl_final_lens.clone();
+            assert_ne!(curve(&want), curve(&without_maps(&cpu)), "{fixture}");
+        }
+    }
+}
+
+#[test]
+fn a_lens_with_maps_agrees_with_the_processor() {
+    on_devices(&Mapped);
 }
 
 struct Rounded;

@@ -457,6 +457,12 @@ pub fn mapping() -> Mapping {
         best_interval: (0..=6).map(|m| Some([(2 * m) as f64 - 0.5, (2 * m) as f64 + 0.5])).collect(),
         slope: Estimated { value: 1.0, interval: Some([0.96, 1.03]) },
         conclusion: "The best targets have a slope of 1.00.".to_owned(),
+        sources: Some(BestSources {
+            best: (0..=12).map(|l| Some(l / 2)).collect(),
+            best_interval: (0..=12).map(|l| Some([(l / 2) as f64, (l / 2) as f64 + 0.5])).collect(),
+            slope: Estimated { value: 0.98, interval: Some([0.95, 1.02]) },
+            conclusion: "The best sources have a slope of 0.98.".to_owned(),
+        }),
         cost: [("fit", 4_000_000_000), ("measure", 1_000_000_000)]
             .map(|(stage, macs)| (stage.to_owned(), Work::plain(90, macs)))
             .into(),

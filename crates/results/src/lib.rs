@@ -46,7 +46,7 @@ pub use fit::{
 };
 pub use folder::{Folder, Lock};
 pub use grow::{GROW_SCHEMA_VERSION, GrowMeasured, GrowMethod, GrowNetwork, Growing, LayerOrigin};
-pub use map::{MAP_SCHEMA_VERSION, MapLine, Mapping};
+pub use map::{BestSources, MAP_SCHEMA_VERSION, MapLine, Mapping};
 pub use objective::{MaskedSample, Objective, ObjectiveInfo};
 pub use probe::{Probe, UnknownProbe};
 pub use probes::*;

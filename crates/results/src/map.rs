@@ -44,10 +44,29 @@ pub struct Mapping {
     pub slope: Estimated,
     /// What that means, in a sentence.
     pub conclusion: String,
+    /// The other way round, which results of earlier versions lack.
+    #[serde(default)]
+    pub sources: Option<BestSources>,
     /// Counted work: `fit`, `measure`.
     pub cost: BTreeMap<String, Work>,
     /// Time and memory by stage: what differs between two runs of the same job.
     pub resources: BTreeMap<String, Resources>,
+}
+
+/// From where each target level is predicted best.
+///
+/// Targets differ in how well anything predicts them, the embedding of the token best of all, so one target can be the best of many
+/// sources. Errors of one target do not differ in that.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BestSources {
+    /// For each target level the source level of least relative error; none where no map could be fitted.
+    pub best: Vec<Option<usize>>,
+    /// The 95 % bootstrap interval of each over texts.
+    pub best_interval: Vec<Option<[f64; 2]>>,
+    /// The slope of the best source's relative depth on the relative depth of the target.
+    pub slope: Estimated,
+    /// What that means, in a sentence.
+    pub conclusion: String,
 }
 
 /// A line of `samples.jsonl` of a mapping: the maps from one source level.
@@ -105,12 +124,18 @@ impl Mapping {
                 return wrong(name, "is not a row of target levels for each source level");
             }
         }
-        if self.best.len() != sources || self.best_interval.len() != sources {
-            return wrong("best", "does not have an entry for each source level");
-        }
-        match self.best.iter().flatten().any(|best| *best >= targets) {
-            true => wrong("best", "names a level that the target does not have"),
-            false => Ok(()),
-        }
+        let check = |field: &str, best: &[Option<usize>], intervals: usize, [from, to]: [usize; 2]| {
+            if best.len() != from || intervals != from {
+                return wrong(field, "does not have an entry for each level");
+            }
+            match best.iter().flatten().any(|best| *best >= to) {
+                true => wrong(field, "names a level that the model does not have"),
+                false => Ok(()),
+            }
+        };
+        check("best", &self.best, self.best_interval.len(), [sources, targets])?;
+        self.sources
+            .as_ref()
+            .map_or(Ok(()), |of| check("sources.best", &of.best, of.best_interval.len(), [targets, sources]))
     }
 }

@@ -4,7 +4,7 @@
 //! level l to the last one (arXiv 2303.09435), W the unembedding and N the final norm. Logits come to the host, where all
 //! that is read of a row is read at once.
 
-use crate::least_squares::{Fit, Fitted, Intercept};
+use crate::least_squares::{Fit, Fitted, Intercept, PENALTIES};
 use fathom_kernels::distribution::{log_sum_exp, scaled_softmax};
 use fathom_model::{Backend, Error, Model, Trace};
 use rayon::prelude::*;
@@ -50,6 +50,13 @@ impl HeadFit {
     /// Multiply-adds of adding a token to one level.
     pub fn macs_per_token(d: usize) -> u64 {
         2 * (d * d) as u64
+    }
+
+    /// Multiply-adds of solving for one level: a factorisation, a solution and an error for each penalty, then once for
+    /// all texts.
+    pub fn macs_of_solving(d: usize) -> u64 {
+        let (penalties, cube) = (PENALTIES.len() as u64, (d as u64).pow(3));
+        (penalties + 1) * cube * 7 / 6 + penalties * cube
     }
 }
 

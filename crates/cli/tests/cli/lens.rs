@@ -101,3 +101,40 @@ fn lenses_without_a_meaning_are_refused() {
     without.arg("measure").arg(fixture("qwen2")).args(["--lens", "linear", "--probes", "similarity"]);
     fail(without.arg("-o").arg(&out), &["for the probes lens and settling"]);
 }
+
+/// Entries of a dry run, by the name of the probe.
+fn planned(command: &mut Command) -> Value {
+    let plan: Value = serde_json::from_str(&succeed(command.args(["--dry-run", "--json"]))).unwrap();
+    let rows = plan["plan"].as_array().unwrap().iter();
+    rows.map(|row| (row["probe"].as_str().unwrap().to_owned(), row.clone())).collect()
+}
+
+#[test]
+fn a_dry_run_counts_the_fit_of_a_linear_lens() {
+    let place = Place::new();
+    let out = place.out();
+    let fit = planned(&mut linear(&place, &out))["lens fit"].clone();
+    // Clean runs over the fitting texts cost what a measurement of them says.
+    let mut clean = fathom();
+    clean.arg("measure").arg(fixture("qwen2")).arg("--data").arg(place.at("lens.jsonl"));
+    let clean = planned(clean.args(["--probes", "contributions"]).arg("-o").arg(&out));
+    let forward = clean["forward"]["madds"].as_u64().unwrap();
+    succeed(&mut linear(&place, &out));
+    let tokens = json(&out.join("results.json"))["lens"]["fit"]["tokens"].as_u64().unwrap();
+    let (layers, width) = (3, 48);
+    let sums = layers * 2 * width * width * tokens;
+    // Seven penalties, a factorisation, solution and error each, and a last solution.
+    let solving = layers * (8 * width * width * width * 7 / 6 + 7 * width * width * width);
+    assert_eq!(fit["madds"], forward + sums + solving);
+    assert_eq!(fit["runs"], 60);
+    assert!(fit["seconds"].as_f64() > Some(0.0), "{fit}");
+    assert!(fit["bytes"].as_u64() > Some(layers * 4 * 8 * 2 * width * width), "{fit}");
+    // So little memory that levels are fitted one by one.
+    let place = Place::new();
+    let slow = planned(linear(&place, &place.out()).args(["--memory", "600KiB"]))["lens fit"].clone();
+    assert_eq!(slow["runs"], 60 * layers);
+    assert_eq!(slow["madds"], 3 * forward + sums + solving);
+    assert!(slow["bytes"].as_u64() < fit["bytes"].as_u64(), "{slow}");
+    assert!(planned(&mut measure(&place, &place.out())).get("lens fit").is_none());
+    fail(measure(&place, &place.out()).args(["--lens", "nowhere", "--dry-run"]), &["--lens takes logit"]);
+}

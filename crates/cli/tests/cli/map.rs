@@ -44,7 +44,10 @@ fn a_model_onto_itself_has_no_error_on_the_diagonal_and_slope_one() {
         assert!(number(&results, &format!("/r2/{level}/{level}")) > 1.0 - 1e-6, "{level}");
         assert_eq!(results["best"][level], level);
     }
-    assert_eq!(results["slope"]["interval"], serde_json::json!([1.0, 1.0]));
+    for of in [&results, &results["sources"]] {
+        assert_eq!(of["slope"]["interval"], serde_json::json!([1.0, 1.0]));
+    }
+    assert_eq!(results["sources"]["best"], results["best"]);
     for file in ["report.html", "run.json", "samples.jsonl", "plots/map_best.svg", "plots/map_r2.png"] {
         assert!(out.join(file).is_file(), "{file}");
     }
@@ -75,7 +78,7 @@ fn threads_memory_and_interruptions_change_nothing() {
     // So little memory that levels are fitted one by one.
     succeed(map(&place, &model, &model, &other).args(["--threads", "3", "--memory", "3MiB"]));
     let (all, expected) = (results(&other), results(&one));
-    for name in ["relative", "r2", "mse", "penalty", "best", "best_interval", "slope"] {
+    for name in ["relative", "r2", "mse", "penalty", "best", "best_interval", "slope", "sources"] {
         assert_eq!(all[name], expected[name], "{name}");
     }
     // Half of the lines, as if it had been killed.

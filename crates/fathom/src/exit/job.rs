@@ -8,7 +8,7 @@ use fathom_model::{Backend, Model};
 use fathom_probes::TokenizedPrompt;
 use fathom_results::{ExitCosts, ExitHead, ExitLine, ExitMap, ExitSample, Folder, HeadValues, Work};
 use fathom_surgery::exit::{HeadFit, HeadReading, HeadReadings, PackedMap, macs, pack, read};
-use fathom_surgery::least_squares::{Fit, PENALTIES};
+use fathom_surgery::least_squares::Fit;
 use std::collections::BTreeMap;
 
 /// The stages.
@@ -67,13 +67,6 @@ impl<'a, B: Backend> Job<'a, B> {
         depth.div_ceil(depth.div_ceil(most.clamp(1, depth as u64) as usize))
     }
 
-    /// Multiply-adds of solving for one level.
-    fn solving(&self) -> u64 {
-        let d = self.model().config().hidden as u64;
-        // A factorisation, a solution and an error for each penalty, then once for all texts.
-        (PENALTIES.len() as u64 + 1) * d.pow(3) * 7 / 6 + PENALTIES.len() as u64 * d.pow(3)
-    }
-
     /// Multiply-adds of fitting all maps.
     pub(super) fn fit_macs(&self) -> u64 {
         if !self.has(ExitHead::Linear) {
@@ -82,8 +75,9 @@ impl<'a, B: Backend> Job<'a, B> {
         let passes = self.depth().div_ceil(self.levels_at_once()) as u64;
         let forward: u64 =
             self.texts[0].prompts.iter().map(|p| self.model().layers_macs(p.tokens.len())).sum();
-        let sums = HeadFit::macs_per_token(self.model().config().hidden) * self.texts[0].about.tokens;
-        passes * forward + self.depth() as u64 * (sums + self.solving())
+        let d = self.model().config().hidden;
+        let sums = HeadFit::macs_per_token(d) * self.texts[0].about.tokens;
+        passes * forward + self.depth() as u64 * (sums + HeadFit::macs_of_solving(d))
     }
 
     /// Multiply-adds of measuring a text.
@@ -149,11 +143,11 @@ impl<'a, B: Backend> Job<'a, B> {
                     return Err(interrupted("fitting linear heads"));
                 }
                 model.run(&[&prompt.tokens])?.iter().for_each(|trace| fit.add(model.backend(), trace));
-                let sums = HeadFit::macs_per_token(d) * (prompt.tokens.len() * group.len()) as u64;
+                let sums = HeadFit::macs_per_token(d) * ((prompt.tokens.len() - 1) * group.len()) as u64;
                 running.advance(model.layers_macs(prompt.tokens.len()) + sums);
             }
             for (level, fitted) in group.iter().zip(fit.solve()) {
-                running.advance(self.solving());
+                running.advance(HeadFit::macs_of_solving(d));
                 if fitted.is_none() {
                     self.observer.warn(&format!(
                         "no map from level {level}: its activations are not finite or vanish, so the level has no linear \

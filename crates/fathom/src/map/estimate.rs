@@ -3,11 +3,8 @@
 use super::job::{FIT, Job, MEASURE};
 use super::{MapEstimate, StageEstimate};
 use crate::Result;
-use fathom_surgery::least_squares::{Gram, Intercept};
+use crate::estimate::speed_of_sums;
 use std::time::Instant;
-
-/// Rows and columns of the products that are timed.
-const SIZE: usize = 512;
 
 impl Job<'_> {
     /// Counts the stages, and times a short text and a product of sums.
@@ -41,13 +38,4 @@ impl Job<'_> {
         self.target.rows(&tokens, self.mapped())?;
         Ok(macs as f64 / started.elapsed().as_secs_f64())
     }
-}
-
-/// Multiply-adds per second of the sums, in f64.
-fn speed_of_sums() -> f64 {
-    let mut gram = Gram::new(SIZE, SIZE, Intercept::Fitted);
-    let rows = vec![1.0; SIZE * SIZE];
-    let started = Instant::now();
-    gram.add(&rows, &rows);
-    (SIZE * SIZE * SIZE) as f64 * 1.5 / started.elapsed().as_secs_f64()
 }

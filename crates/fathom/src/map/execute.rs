@@ -11,11 +11,11 @@ use crate::resume::{refuse_foreign, start_anew};
 use crate::run::{self, refuse_differences, refuse_other_kind};
 use crate::texts::Texts;
 use crate::{LayerMap, MapOutcome, Observer, Result, memory};
-use fathom_analysis::map::{RelativeErrors, conclusion};
+use fathom_analysis::map::{Reading, RelativeErrors, conclusion};
 use fathom_model::Backend;
 use fathom_model::source::{Checkpoint, Located};
 use fathom_results::{
-    Folder, MAP_SCHEMA_VERSION, MapLine, Mapping, ModelInfo, Resources, WorkByProbe, folder,
+    BestSources, Folder, MAP_SCHEMA_VERSION, MapLine, Mapping, ModelInfo, Resources, WorkByProbe, folder,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -248,11 +248,15 @@ impl Job<'_> {
     /// `map.json` from the lines.
     fn results(&self, known: &Known, [source, target]: [ModelInfo; 2], started: Instant) -> Mapping {
         let resampling = uncounted(self.observer, "resampling texts");
-        let targets = self.levels()[1];
+        let [sources, targets] = self.levels();
         let sums: Vec<Vec<Vec<f64>>> = known.values().map(|line| line.relative.clone()).collect();
         let tokens: Vec<f64> = self.heldout.prompts.iter().map(|p| (p.tokens.len() - 1) as f64).collect();
         let (resamples, seed) = (self.m.options.resamples, self.m.options.data.seed);
-        let best = RelativeErrors { sums: &sums, tokens: &tokens }.best_targets(targets, resamples, seed);
+        let errors = RelativeErrors { sums: &sums, tokens: &tokens };
+        let best = errors.best_targets(targets, resamples, seed);
+        let turned = errors.transposed(targets);
+        let turned = RelativeErrors { sums: &turned, tokens: &tokens };
+        let from = turned.best_targets(sources, resamples, seed);
         drop(resampling);
         let matrix = |of: fn(&MapLine) -> &Vec<f64>| {
             let row = |line: &MapLine| match of(line).is_empty() {
@@ -270,7 +274,13 @@ impl Job<'_> {
             Resources { seconds: started.elapsed().as_secs_f64(), peak_bytes: fathom_probes::peak_bytes() };
         Mapping {
             schema_version: MAP_SCHEMA_VERSION,
-            conclusion: conclusion(&source.id, &target.id, &best.slope),
+            conclusion: conclusion(Reading::Targets, &source.id, &target.id, &best.slope),
+            sources: Some(BestSources {
+                conclusion: conclusion(Reading::Sources, &target.id, &source.id, &from.slope),
+                best: from.best,
+                best_interval: from.intervals,
+                slope: from.slope,
+            }),
             source,
             target,
             differences: self.m.differences,

@@ -1,5 +1,6 @@
 //! The figures of maps between models.
 
+use super::unit;
 use crate::plots::axis::Axis;
 use crate::plots::canvas::{PAGE, Stroke};
 use crate::plots::color::Color;
@@ -12,7 +13,8 @@ use fathom_results::Mapping;
 
 /// All figures, in the order of the page.
 pub fn figures(mapping: &Mapping) -> Vec<Figure> {
-    vec![best(mapping), relative(mapping), explained(mapping)]
+    let best = [Some(targets(mapping)), sources(mapping)];
+    best.into_iter().flatten().chain([relative(mapping), explained(mapping)]).collect()
 }
 
 fn figure(
@@ -25,51 +27,94 @@ fn figure(
     Figure::new(name, title, reading, caption, body)
 }
 
-/// The best target of each source, with the line of equal relative depth.
-fn best(mapping: &Mapping) -> Figure {
-    let [sources, targets] = mapping.levels();
-    let (x_end, y_end) = ((sources - 1).max(1) as f64, (targets - 1).max(1) as f64);
-    let [x_label, y_label] = match mapping.differences {
-        true => ["layer of the source", "best layer of the target"],
-        false => ["level of the source", "best level of the target"],
+/// Levels of one model, each with the best level of the other.
+struct Best<'a> {
+    name: &'static str,
+    title: &'static str,
+    reading: &'static str,
+    /// Whose levels they are, and among whose the best is.
+    models: [&'static str; 2],
+    best: &'a [Option<usize>],
+    intervals: &'a [Option<[f64; 2]>],
+}
+
+/// The best target of each source.
+fn targets(mapping: &Mapping) -> Figure {
+    let best = Best {
+        name: "map_best",
+        title: "Where levels map to",
+        reading: "For every source the target that an affine map of it predicts with the least relative error, with 95 % \
+                  intervals over held-out texts. On the dashed line are targets at the same relative depth. A plateau \
+                  below it means that the upper part of the target has nothing in common with the source, or that one \
+                  target is easy to predict from everywhere, as the embedding of the token is.",
+        models: ["source", "target"],
+        best: &mapping.best,
+        intervals: &mapping.best_interval,
     };
-    let width = PAGE * 0.6;
-    let x = Axis::whole(x_label, -0.5, x_end + 0.5, width);
-    let y = Axis::whole(y_label, -0.5, y_end + 0.5, 280.0);
-    let mut panel = Panel::new("", x, y);
-    let line = |points: Vec<(f64, f64)>, color, stroke, dots| Curve { points, color, stroke, dots };
-    panel.curves.push(line(vec![(0.0, 0.0), (x_end, y_end)], Color::Soft, Stroke::Dashed, Dots::None));
-    let places = mapping.best.iter().enumerate();
-    let points = places.filter_map(|(m, best)| Some((m as f64, (*best)? as f64))).collect();
-    panel.curves.push(line(points, Color::Blue, Stroke::Solid, Dots::Filled));
-    let intervals = mapping.best_interval.iter().enumerate();
-    let points = intervals.filter_map(|(m, interval)| Some((m as f64, (*interval)?))).collect();
-    panel.bands.push(Band { points, color: Color::Blue, whiskers: true });
-    let entry = |label: &str, color, stroke| LegendEntry {
-        label: label.to_owned(),
-        color,
-        mark: LegendMark::Line(stroke),
+    best.figure(mapping, &|m, l| [mapping.relative[m][l], mapping.r2[m][l]])
+}
+
+/// The best source of each target.
+fn sources(mapping: &Mapping) -> Option<Figure> {
+    let sources = mapping.sources.as_ref()?;
+    let best = Best {
+        name: "map_best_source",
+        title: "Where levels are read from",
+        reading: "For every target the source whose map predicts it with the least relative error, with 95 % intervals over \
+                  held-out texts. How hard a target is to predict does not matter here, because errors of one target are \
+                  compared. On the dashed line are sources at the same relative depth.",
+        models: ["target", "source"],
+        best: &sources.best,
+        intervals: &sources.best_interval,
     };
-    let legend = vec![
-        entry("best target", Color::Blue, Stroke::Solid),
-        entry("the same relative depth", Color::Soft, Stroke::Dashed),
-    ];
-    let row = |(m, best): (usize, &Option<usize>)| {
-        let [low, high] = mapping.best_interval[m].unwrap_or([f64::NAN; 2]);
-        let at = |matrix: &[Vec<f64>]| best.map_or(f64::NAN, |best| matrix[m][best]);
-        let level = best.map_or(f64::NAN, |best| best as f64);
-        (m.to_string(), vec![level, low, high, at(&mapping.relative), at(&mapping.r2)])
-    };
-    let numbers = FigureTable {
-        index: x_label.to_owned(),
-        headings: ["best target", "interval from", "to", "relative error", "R²"].map(str::to_owned).to_vec(),
-        rows: mapping.best.iter().enumerate().map(row).collect(),
-    };
-    let grid = Grid { legend, columns: 1, panels: vec![panel], height: 280.0, width: PAGE * 0.75 };
-    let reading = "For every source the target that an affine map of it predicts with the least relative error, with 95 % \
-                   intervals over held-out texts. On the dashed line are targets at the same relative depth. A plateau \
-                   below it means that the upper part of the target has nothing in common with the source.";
-    figure(mapping, ("map_best", "Where levels map to"), reading, (Body::Panels(grid), numbers))
+    Some(best.figure(mapping, &|l, m| [mapping.relative[m][l], mapping.r2[m][l]]))
+}
+
+impl Best<'_> {
+    /// The figure, with the line of equal relative depth. `at` gives the relative error and R² of a pair.
+    fn figure(&self, mapping: &Mapping, at: &dyn Fn(usize, usize) -> [f64; 2]) -> Figure {
+        let [of, among] = self.models;
+        let unit = unit(mapping);
+        let ends = mapping.levels().map(|levels| (levels - 1).max(1) as f64);
+        let [x_end, y_end] = if of == "source" { ends } else { [ends[1], ends[0]] };
+        let x_label = format!("{unit} of the {of}");
+        let x = Axis::whole(&x_label, -0.5, x_end + 0.5, PAGE * 0.6);
+        let y = Axis::whole(format!("best {unit} of the {among}"), -0.5, y_end + 0.5, 280.0);
+        let mut panel = Panel::new("", x, y);
+        let line = |points: Vec<(f64, f64)>, color, stroke, dots| Curve { points, color, stroke, dots };
+        panel.curves.push(line(vec![(0.0, 0.0), (x_end, y_end)], Color::Soft, Stroke::Dashed, Dots::None));
+        let places = self.best.iter().enumerate();
+        let points = places.filter_map(|(m, best)| Some((m as f64, (*best)? as f64))).collect();
+        panel.curves.push(line(points, Color::Blue, Stroke::Solid, Dots::Filled));
+        let intervals = self.intervals.iter().enumerate();
+        let points = intervals.filter_map(|(m, interval)| Some((m as f64, (*interval)?))).collect();
+        panel.bands.push(Band { points, color: Color::Blue, whiskers: true });
+        let entry =
+            |label: String, color, stroke| LegendEntry { label, color, mark: LegendMark::Line(stroke) };
+        let legend = vec![
+            entry(format!("best {among}"), Color::Blue, Stroke::Solid),
+            entry("the same relative depth".to_owned(), Color::Soft, Stroke::Dashed),
+        ];
+        let grid = Grid { legend, columns: 1, panels: vec![panel], height: 280.0, width: PAGE * 0.75 };
+        let body = (Body::Panels(grid), self.numbers(x_label, at));
+        figure(mapping, (self.name, self.title), self.reading, body)
+    }
+
+    fn numbers(&self, index: String, at: &dyn Fn(usize, usize) -> [f64; 2]) -> FigureTable {
+        let row = |(level, best): (usize, &Option<usize>)| {
+            let [low, high] = self.intervals[level].unwrap_or([f64::NAN; 2]);
+            let [relative, r2] = best.map_or([f64::NAN; 2], |best| at(level, best));
+            let best = best.map_or(f64::NAN, |best| best as f64);
+            (level.to_string(), vec![best, low, high, relative, r2])
+        };
+        let best = format!("best {}", self.models[1]);
+        let others = ["interval from", "to", "relative error", "R²"].map(str::to_owned);
+        FigureTable {
+            index,
+            headings: [best].into_iter().chain(others).collect(),
+            rows: self.best.iter().enumerate().map(row).collect(),
+        }
+    }
 }
 
 fn heat(
@@ -128,7 +173,10 @@ mod tests {
         mapping.best_interval[1] = None;
         mapping.relative[1].fill(f64::NAN);
         mapping.r2[1].fill(f64::NAN);
-        assert_eq!(figures(&mapping).iter().filter(|f| f.svg().is_ok()).count(), 3);
+        assert_eq!(figures(&mapping).iter().filter(|f| f.svg().is_ok()).count(), 4);
+        // Results of earlier versions.
+        mapping.sources = None;
+        assert!(figures(&mapping).iter().all(|f| f.name != "map_best_source"));
         let table = figures(&mapping)[0].table().rows[1].1.clone();
         assert!(table.iter().all(|number| number.is_nan()));
     }

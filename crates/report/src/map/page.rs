@@ -5,7 +5,7 @@ use super::unit;
 use crate::html::settings;
 use crate::text::significant;
 use crate::{Result, page};
-use fathom_results::{Mapping, folder};
+use fathom_results::{Estimated, Mapping, folder};
 use minijinja::value::Serde;
 use minijinja::{Value as Cell, context};
 use serde_json::Value;
@@ -23,8 +23,12 @@ pub fn render(mapping: &Mapping, run: &Value) -> Result<String> {
     let figures = figures(mapping).iter().map(page::figure).collect::<Result<Vec<Cell>>>()?;
     let warnings = ["/model/warnings", "/target/warnings"];
     let warnings = warnings.iter().filter_map(|place| run.pointer(place)?.as_array()).flatten();
-    let slope = &mapping.slope;
-    let interval = slope.interval.map(|ends| ends.map(|end| significant(end, 3)).to_vec());
+    let slope = |slope: &Estimated| {
+        let interval = slope.interval.map(|ends| ends.map(|end| significant(end, 3)));
+        let interval = interval.map_or(String::new(), |[low, high]| format!(" ({low} to {high})"));
+        format!("{}{interval}", significant(slope.value, 3))
+    };
+    let sources = mapping.sources.as_ref();
     let page = context! {
         title => format!("{} to {}: maps between layers", mapping.source.id, mapping.target.id),
         source => Cell::from(Serde(&mapping.source)),
@@ -34,8 +38,9 @@ pub fn render(mapping: &Mapping, run: &Value) -> Result<String> {
         fit => mapping.fit.to_string(),
         heldout => mapping.heldout.to_string(),
         answer => mapping.conclusion.as_str(),
-        slope => significant(slope.value, 3),
-        interval => interval,
+        answer_of_sources => sources.map(|sources| sources.conclusion.as_str()),
+        slope => slope(&mapping.slope),
+        slope_of_sources => sources.map(|sources| slope(&sources.slope)),
         warnings => Cell::from(Serde(warnings.filter_map(Value::as_str).collect::<Vec<_>>())),
         figures => figures,
         cost => costs(mapping),

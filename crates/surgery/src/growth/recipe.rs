@@ -84,6 +84,7 @@ impl Recipe {
         let mut text =
             format!("{} cannot make {} layers of {depth}: {why}; ", self.method.name(), self.layers);
         match &numbers[..] {
+            [] if self.block.is_some() => text.push_str("leave out --block or choose another method"),
             [] => text.push_str("choose another method"),
             numbers => {
                 // Those around N say more than the first ones.
@@ -293,7 +294,8 @@ mod tests {
         assert_eq!(layers(&lidas(12, None), 8), [0, 1, 2, 3, 2, 3, 4, 5, 4, 5, 6, 7]);
         refused(&lidas(9, None), 8, "it reaches 10, 12, 14, 16");
         refused(&midas(9, Some(2)), 8, "it reaches 10, 12, 14, 16");
-        refused(&midas(9, Some(0)), 8, "choose another method");
+        refused(&midas(9, Some(0)), 8, "leave out --block or choose another method");
+        refused(&midas(9, Some(3)), 8, "leave out --block or choose another method");
     }
 
     #[test]
