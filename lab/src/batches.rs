@@ -1,8 +1,7 @@
 //! Which windows of the training tokens a step sees.
 
 use crate::corpus::shuffle;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
+use crate::random::stream;
 
 /// Windows of a stream of tokens, in another order in each epoch. A function of seed and step alone, so that a resumed
 /// run goes on as if it had never stopped.
@@ -60,9 +59,7 @@ impl<'a> Batches<'a> {
 
     fn order_of(&self, epoch: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.windows()).collect();
-        let mut random = ChaCha8Rng::seed_from_u64(self.seed);
-        random.set_stream(epoch as u64 + 1);
-        shuffle(&mut order, &mut random);
+        shuffle(&mut order, &mut stream(self.seed, epoch as u64 + 1));
         order
     }
 }

@@ -1,6 +1,7 @@
 //! Checkpoints as Hugging Face folders, and the state from which an interrupted run goes on.
 
 use crate::decoder::{Decoder, EPSILON, THETA};
+use crate::files::write_json;
 use crate::recipe::{Model, Recipe};
 use crate::tokenizer::Tokenizer;
 use crate::weights::weights;
@@ -143,9 +144,7 @@ impl StateFolder {
         optimiser
             .save(&files[1])
             .map_err(|error| anyhow::anyhow!("cannot write {}: {error:?}", files[1].display()))?;
-        let partial = self.0.join("state.partial");
-        write_json(&partial, &json!(state))?;
-        fs::rename(&partial, self.0.join("state.json"))?;
+        write_json(&self.0.join("state.json"), state)?;
         for entry in fs::read_dir(&self.0)? {
             let path = entry?.path();
             let is_old = path.extension().is_some_and(|e| e == "bpk") && !files.contains(&path);
@@ -159,14 +158,4 @@ impl StateFolder {
     fn files(&self, step: usize) -> [PathBuf; 2] {
         ["weights", "optimiser"].map(|name| self.0.join(format!("{name}-{step:06}.bpk")))
     }
-}
-
-/// Writes a file of JSON and flushes it to disk.
-pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        let mut file = fs::File::create(path)?;
-        serde_json::to_writer_pretty(&mut file, value)?;
-        file.sync_all()
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
 }

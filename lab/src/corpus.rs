@@ -1,10 +1,11 @@
 //! Texts as tokens, those to train on and those held out.
 
+use crate::random::stream;
 use crate::recipe::Data;
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, bail};
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use rand_chacha::rand_core::Rng;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,8 @@ pub struct Corpus {
     pub training: Vec<u32>,
     /// The held-out tokens.
     pub validation: Vec<u32>,
+    /// Pieces of the held-out texts of at most a context, evenly spread over all of them.
+    pub held_out: Vec<String>,
 }
 
 impl Corpus {
@@ -31,11 +34,12 @@ impl Corpus {
         let texts = texts(&data.texts)?;
         let (validation, mut training): (Vec<String>, Vec<String>) =
             texts.into_iter().partition(|text| is_held_out(text, data.validation));
-        shuffle(&mut training, &mut ChaCha8Rng::seed_from_u64(seed));
+        shuffle(&mut training, &mut stream(seed, 0));
         let tokenizer = Tokenizer::train(&training, data.vocabulary)?;
         let mut corpus = Self {
             training: tokenizer.stream(&training)?,
             validation: tokenizer.stream(&validation)?,
+            held_out: spread(&validation, context),
             tokenizer,
         };
         if let Some(unique) = data.unique {
@@ -92,6 +96,33 @@ fn is_held_out(text: &str, share: f64) -> bool {
     (number as f64) < share * u64::MAX as f64
 }
 
+/// The most pieces of held-out texts.
+const PIECES: usize = 64;
+
+/// Pieces of texts of whole words and at most `most` bytes, and so at most as many tokens: the token that measurements put
+/// before a text has room.
+fn spread(texts: &[String], most: usize) -> Vec<String> {
+    let pieces: Vec<String> = texts.iter().flat_map(|text| pieces(text, most.saturating_sub(1))).collect();
+    let count = PIECES.min(pieces.len());
+    (0..count).map(|i| pieces[i * pieces.len() / count].clone()).collect()
+}
+
+/// A word that is too long alone is left out.
+fn pieces(text: &str, most: usize) -> Vec<String> {
+    let mut pieces = vec![String::new()];
+    for word in text.split_inclusive(char::is_whitespace).filter(|word| word.len() <= most) {
+        if pieces.last().is_some_and(|piece| piece.len() + word.len() > most) {
+            pieces.push(String::new());
+        }
+        if let Some(piece) = pieces.last_mut() {
+            piece.push_str(word);
+        }
+    }
+    // What is left at the end of a text may be a word or two.
+    pieces.retain(|piece| 2 * piece.trim().len() >= most);
+    pieces
+}
+
 /// Fisher and Yates.
 pub(crate) fn shuffle<T>(items: &mut [T], random: &mut ChaCha8Rng) {
     for i in (1..items.len()).rev() {
@@ -115,6 +146,15 @@ mod tests {
         let other = Corpus::of(&few, 64, 2).unwrap();
         assert_ne!(other.training[..], corpus.training[..1000]);
         assert_eq!(other.validation, corpus.validation);
+    }
+
+    #[test]
+    fn pieces_are_of_whole_words_and_fit_a_context() {
+        assert_eq!(pieces("one two three four", 8), ["one two ", "three ", "four"]);
+        assert_eq!(pieces("incomprehensible äöü an", 7), ["äöü "]);
+        let corpus = Corpus::of(&Data::default(), 100, 1).unwrap();
+        assert_eq!(corpus.held_out.len(), PIECES);
+        assert!(corpus.held_out.iter().all(|piece| (50..100).contains(&piece.trim().len())));
     }
 
     #[test]

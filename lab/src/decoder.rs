@@ -1,11 +1,10 @@
 //! A decoder as Llama's: RMSNorm, rotary embeddings, SwiGLU, no biases.
 
+use crate::random::{normal, stream};
 use crate::recipe::Model;
 use burn::module::{Module, Param};
 use burn::tensor::activation::{log_softmax, silu, softmax};
 use burn::tensor::{Bool, Device, Distribution, Int, Tensor, TensorData};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
 
 /// The epsilon of RMSNorm.
 pub const EPSILON: f64 = 1e-5;
@@ -80,7 +79,7 @@ impl Decoder {
     /// what is added to the stream (GPT-2).
     pub fn new(model: &Model, vocabulary: usize, seed: u64, device: &Device) -> Self {
         let (width, inner) = (model.width, model.inner());
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut random = stream(seed, 0);
         let added = SPREAD / (2.0 * model.layers as f64).sqrt();
         let mut matrix = |rows: usize, columns: usize, spread: f64| {
             let values: Vec<f32> =
@@ -200,11 +199,4 @@ pub fn loss(logits: Tensor<3>, targets: Tensor<1, Int>, smoothing: f64) -> Tenso
         true => loss.mul_scalar(1.0 - smoothing) - log_probabilities.mean().mul_scalar(smoothing),
         false => loss,
     }
-}
-
-/// A standard normal number (Box and Muller).
-fn normal(random: &mut ChaCha8Rng) -> f64 {
-    let mut uniform = || (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-    let (u, v) = (1.0 - uniform(), uniform());
-    (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
 }

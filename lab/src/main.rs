@@ -1,11 +1,10 @@
 //! `fathom-lab`: small trainings that test what depth does.
 
+mod commands;
+
 use anyhow::Result;
-use burn::tensor::Device;
-use clap::{Args as Arguments, Parser, Subcommand};
-use fathom_lab::Recipe;
-use fathom_lab::train::train;
-use std::path::PathBuf;
+use clap::{Parser, Subcommand};
+use commands::{lm, mix, repeat, residual};
 use std::process::ExitCode;
 
 /// Small trainings that test what depth does
@@ -21,46 +20,27 @@ struct Args {
 
 const LONG: &str = "Small trainings that test what depth does: seeded, resumable, on two cores in minutes.
 
-  fathom lab lm studies/lab/tiny.toml       a small decoder; its checkpoints are models for `fathom measure`
+  fathom lab lm studies/lab/tiny.toml             a small decoder; its checkpoints are models for `fathom measure`
+  fathom lab residual studies/lab/residual.toml   how loss falls with depth: students of a deep teacher
+  fathom lab repeat studies/lab/repeat.toml       what repeated data do to loss and depth
+  fathom lab mix studies/lab/mix.toml             short and long solutions: fixed mixtures against a controlled one
 
-Every checkpoint is a Hugging Face folder. The same command goes on where an earlier one stopped.";
+Every run has a folder with its numbers and a page. The same command goes on where an earlier one stopped.";
 
 #[derive(Subcommand)]
 enum Command {
     /// Train a small decoder as a recipe says
-    #[command(after_long_help = LM_EXAMPLES)]
-    Lm(Lm),
-}
-
-const LM_EXAMPLES: &str = "A recipe:
-  name = \"tiny\"
-  [data]
-  texts = \"prose\"          # a prompt set, a file or a folder of text, JSONL or Parquet files
-  unique = 65536           # tokens that may be seen; the rest of the budget repeats them
-  [model]
-  width = 64
-  layers = 4
-  heads = 4
-  context = 128
-  [training]
-  tokens = 1048576
-  batch = 16
-  dropout = 0.1";
-
-#[derive(Arguments)]
-struct Lm {
-    /// The recipe
-    #[arg(value_name = "RECIPE.toml")]
-    recipe: PathBuf,
-    /// The folder of the run [default: fathom-out/lab/NAME]
-    #[arg(short, long, value_name = "OUT")]
-    out: Option<PathBuf>,
-    /// Delete what an earlier run left in the folder, and begin again
-    #[arg(long)]
-    overwrite: bool,
-    /// Print what was measured as JSON instead of a table
-    #[arg(long)]
-    json: bool,
+    #[command(after_long_help = lm::EXAMPLES)]
+    Lm(lm::Lm),
+    /// Train decoders on short and long solutions of sums, in fixed mixtures and in a controlled one
+    #[command(after_long_help = mix::EXAMPLES)]
+    Mix(mix::Mix),
+    /// Train decoders on data that are repeated more and more, with and without dropout
+    #[command(after_long_help = repeat::EXAMPLES)]
+    Repeat(repeat::Repeat),
+    /// Train students of several depths on a deep teacher, and fit their loss against depth
+    #[command(after_long_help = residual::EXAMPLES)]
+    Residual(residual::Residual),
 }
 
 fn main() -> ExitCode {
@@ -80,34 +60,8 @@ fn run(args: &Args) -> Result<()> {
     }
     match &args.command {
         Command::Lm(lm) => lm.run(),
-    }
-}
-
-impl Lm {
-    fn run(&self) -> Result<()> {
-        let recipe = Recipe::read(&self.recipe)?;
-        let out = self.out.clone().unwrap_or_else(|| PathBuf::from("fathom-out/lab").join(&recipe.name));
-        let trained = train(&recipe, &out, &Device::default(), self.overwrite)?;
-        if self.json {
-            println!("{}", serde_json::to_string_pretty(&trained.metrics)?);
-            return Ok(());
-        }
-        println!(
-            "{:>8} {:>12} {:>6} {:>14} {:>14}",
-            "step", "tokens", "epoch", "training loss", "held-out loss"
-        );
-        for m in &trained.metrics {
-            println!(
-                "{:>8} {:>12} {:>6} {:>14.4} {:>14.4}",
-                m.step, m.tokens, m.epoch, m.training_loss, m.validation_loss
-            );
-        }
-        println!(
-            "\n{} parameters\ncheckpoint: {}\nmeasure it: fathom measure {}",
-            trained.parameters,
-            trained.checkpoint.display(),
-            trained.checkpoint.display()
-        );
-        Ok(())
+        Command::Mix(mix) => mix.run(),
+        Command::Repeat(repeat) => repeat.run(),
+        Command::Residual(residual) => residual.run(),
     }
 }

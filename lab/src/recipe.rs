@@ -1,5 +1,6 @@
 //! What is trained, on what and how: a recipe, as TOML.
 
+use crate::settings;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -105,6 +106,9 @@ pub struct Training {
     /// The epoch from which on they are, counted from 0.
     #[serde(default)]
     pub dropout_from: usize,
+    /// The step from which on they are, counted from 0.
+    #[serde(default)]
+    pub dropout_from_step: usize,
     /// Label smoothing.
     #[serde(default)]
     pub label_smoothing: f64,
@@ -114,6 +118,27 @@ pub struct Training {
     /// How many checkpoints are kept, evenly spaced, the last at the end.
     #[serde(default = "one")]
     pub checkpoints: usize,
+}
+
+impl Training {
+    /// A budget and a batch, and for all else the values that a recipe without them has.
+    pub(crate) fn of(tokens: usize, batch: usize) -> Self {
+        Self {
+            tokens,
+            batch,
+            learning_rate: default_rate(),
+            warmup: default_warmup(),
+            last_rate: default_warmup(),
+            weight_decay: default_decay(),
+            clip: default_clip(),
+            dropout: 0.0,
+            dropout_from: 0,
+            dropout_from_step: 0,
+            label_smoothing: 0.0,
+            evaluations: default_evaluations(),
+            checkpoints: one(),
+        }
+    }
 }
 
 fn default_seed() -> u64 {
@@ -147,20 +172,15 @@ impl Recipe {
     /// # Errors
     /// When the file cannot be read; every key that is not understood, all at once; a value that makes no sense, by its key.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read {}; give a recipe", path.display()))?;
-        Self::parse(&text).with_context(|| format!("{}", path.display()))
+        let recipe: Self = settings::read(path)?;
+        recipe.check().with_context(|| format!("{}", path.display()))?;
+        Ok(recipe)
     }
 
-    fn parse(text: &str) -> Result<Self> {
-        let mut unknown = Vec::new();
-        let deserializer = toml::Deserializer::parse(text)?;
-        let recipe: Self = serde_ignored::deserialize(deserializer, |path| unknown.push(path.to_string()))?;
-        if !unknown.is_empty() {
-            bail!("unknown keys: {}", unknown.join(", "));
-        }
-        recipe.check()?;
-        Ok(recipe)
+    /// The share of activations that is dropped in a step of an epoch, both counted from 0.
+    pub fn dropout(&self, step: usize, epoch: usize) -> f64 {
+        let begun = epoch >= self.training.dropout_from && step >= self.training.dropout_from_step;
+        if begun { self.training.dropout } else { 0.0 }
     }
 
     /// The number of steps that the budget allows.
@@ -168,7 +188,7 @@ impl Recipe {
         self.training.tokens / (self.training.batch * self.model.context)
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let Self { data, model, training, .. } = self;
         let positive = [
             ("model.width", model.width),
@@ -235,25 +255,43 @@ mod tests {
 
     const SMALL: &str = "name = 'a'\n[data]\n[model]\nwidth = 32\nlayers = 2\nheads = 2\ncontext = 16\n[training]\ntokens = 640\nbatch = 4\n";
 
+    fn parsed(text: &str) -> Result<Recipe> {
+        let recipe: Recipe = settings::parse(text)?;
+        recipe.check()?;
+        Ok(recipe)
+    }
+
     #[test]
     fn what_is_left_out_has_defaults() {
-        let recipe = Recipe::parse(SMALL).unwrap();
+        let recipe = parsed(SMALL).unwrap();
         assert_eq!((recipe.steps(), recipe.model.inner(), recipe.seed), (10, 88, 1));
         assert_eq!((recipe.data.texts.as_str(), recipe.data.vocabulary), ("prose", 257));
+    }
+
+    #[test]
+    fn dropout_begins_with_an_epoch_or_a_step() {
+        let shares = |keys: &str| {
+            let recipe = parsed(&SMALL.replace("batch = 4", &format!("batch = 4\n{keys}"))).unwrap();
+            [(0, 0), (4, 1), (5, 1), (9, 2)].map(|(step, epoch)| recipe.dropout(step, epoch))
+        };
+        assert_eq!(shares("dropout = 0.1"), [0.1; 4]);
+        assert_eq!(shares("dropout = 0.1\ndropout-from = 2"), [0.0, 0.0, 0.0, 0.1]);
+        assert_eq!(shares("dropout = 0.1\ndropout-from-step = 5"), [0.0, 0.0, 0.1, 0.1]);
+        assert_eq!(shares("dropout-from = 1"), [0.0; 4]);
     }
 
     #[test]
     fn all_unknown_keys_are_named_at_once() {
         let text =
             SMALL.replace("layers = 2", "layers = 2\nlayer = 3").replace("batch = 4", "batch = 4\nlr = 1");
-        let message = format!("{:#}", Recipe::parse(&text).unwrap_err());
+        let message = format!("{:#}", parsed(&text).unwrap_err());
         assert!(message.contains("model.layer, training.lr"), "{message}");
     }
 
     #[test]
     fn values_that_make_no_sense_are_named() {
         let refuse = |from: &str, to: &str, part: &str| {
-            let message = format!("{:#}", Recipe::parse(&SMALL.replace(from, to)).unwrap_err());
+            let message = format!("{:#}", parsed(&SMALL.replace(from, to)).unwrap_err());
             assert!(message.contains(part), "{message}");
         };
         refuse("heads = 2", "heads = 3", "model.width (32)");

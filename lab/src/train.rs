@@ -1,24 +1,27 @@
 //! Training a decoder as a recipe says.
 
 use crate::batches::{Batch, Batches, windows_of};
-use crate::checkpoint::{State, StateFolder, export, write_json};
+use crate::checkpoint::{State, StateFolder, export};
 use crate::corpus::Corpus;
 use crate::decoder::{Decoder, Shape, loss};
+use crate::files::{self, write_json};
 use crate::metrics::{Metric, MetricsLog};
 use crate::optimiser::{clip, learning_rate, optimiser};
+use crate::page;
 use crate::recipe::Recipe;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use burn::module::Module;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Held-out windows that a loss is measured on.
 const HELD_OUT: usize = 256;
+/// The file of held-out texts, one a line, of at most a context each.
+pub const HELD_OUT_TEXTS: &str = "held-out.jsonl";
 
 /// What a finished run left.
 #[derive(Debug)]
@@ -37,11 +40,7 @@ pub struct Trained {
 /// When texts cannot be read, the folder cannot be written or holds another run, or the loss is no longer a number: the
 /// last state is kept.
 pub fn train(recipe: &Recipe, out: &Path, device: &Device, overwrite: bool) -> Result<Trained> {
-    fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
-    let lock = File::create(out.join(".lock"))?;
-    if matches!(lock.try_lock(), Err(fs::TryLockError::WouldBlock)) {
-        bail!("{} is in use by another process", out.display());
-    }
+    let _lock = files::claim(out)?;
     if overwrite {
         start_anew(out)?;
     }
@@ -53,10 +52,10 @@ fn start_anew(out: &Path) -> Result<()> {
     for entry in fs::read_dir(out)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let is_ours = name == "state" || name.starts_with("checkpoint-");
+        let is_ours = name == "state" || name == "plots" || name.starts_with("checkpoint-");
         if is_ours && path.is_dir() {
             fs::remove_dir_all(&path)?;
-        } else if ["metrics.jsonl", "run.json", "report.html"].contains(&name.as_str()) {
+        } else if ["metrics.jsonl", "run.json", "report.html", HELD_OUT_TEXTS].contains(&name.as_str()) {
             fs::remove_file(&path)?;
         }
     }
@@ -96,6 +95,7 @@ impl<'a> Trainer<'a> {
             Some(earlier) => state.load(&earlier, decoder, optimiser)?,
             None => (decoder, optimiser),
         };
+        write_held_out(&out.join(HELD_OUT_TEXTS), &corpus)?;
         let log = MetricsLog::open(&out.join("metrics.jsonl"), first)?;
         let shape = Shape::of(&recipe.model, &device);
         Ok(Self {
@@ -115,13 +115,13 @@ impl<'a> Trainer<'a> {
 
     fn run(mut self) -> Result<Trained> {
         let training = &self.recipe.training;
-        let progress = bar(&self.recipe.name, self.first, self.steps);
+        let progress = files::bar(&self.recipe.name, self.first, self.steps);
         let tokens = self.corpus.training.clone();
         let mut batches = Batches::of(&tokens, self.recipe.model.context, training.batch, self.recipe.seed);
         let (mut losses, began) = (Vec::new(), Instant::now());
         for step in self.first..self.steps {
             let epoch = batches.epoch(step);
-            let dropout = if epoch >= training.dropout_from { training.dropout } else { 0.0 };
+            let dropout = self.recipe.dropout(step, epoch);
             let rate = learning_rate(training, step, self.steps);
             let (loss, norm) = self.step(step, &batches.at(step), rate, dropout)?;
             losses.push(loss);
@@ -215,9 +215,19 @@ impl<'a> Trainer<'a> {
         let path = self.out.join("run.json");
         if self.first < self.steps || !path.exists() {
             write_json(&path, &run)?;
+            page::write(self.recipe, &metrics, parameters, self.out)?;
         }
         Ok(Trained { metrics, checkpoint: self.checkpoint(self.steps), parameters })
     }
+}
+
+/// The held-out texts as `fathom measure --data` reads them.
+fn write_held_out(path: &Path, corpus: &Corpus) -> Result<()> {
+    let mut lines = String::new();
+    for text in &corpus.held_out {
+        lines += &(json!({"text": text}).to_string() + "\n");
+    }
+    if !path.exists() { files::write(path, lines.as_bytes()) } else { Ok(()) }
 }
 
 /// Whether something that happens `times` times over the steps is due after `done` of them.
@@ -235,14 +245,4 @@ fn targets(tokens: &[u32], device: &Device) -> Tensor<1, Int> {
     let count = tokens.len();
     let tokens: Vec<i32> = tokens.iter().map(|token| *token as i32).collect();
     Tensor::from_data(TensorData::new(tokens, [count]), device)
-}
-
-fn bar(name: &str, first: usize, steps: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} steps, {eta} left  {msg}");
-    let bar = ProgressBar::new(steps as u64);
-    if let Ok(style) = style {
-        bar.set_style(style);
-    }
-    bar.set_prefix(name.to_owned());
-    bar.with_position(first as u64)
 }

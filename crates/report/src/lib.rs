@@ -11,11 +11,13 @@
 //! - [`grow`]: table, figures and page of a grown model.
 //! - [`map`]: table, figures and page of maps between models.
 //! - [`fit`]: table, figures and page of a fitted law.
+//! - [`charts`]: the page of an experiment of any kind.
 //! - [`study`]: the page of many models on many data sets.
 
 #![deny(missing_docs)]
 
 pub mod answer;
+pub mod charts;
 mod error;
 pub mod exit;
 pub mod fit;

@@ -1,0 +1,33 @@
+//! The commands, a file each.
+
+pub(crate) mod lm;
+pub(crate) mod mix;
+pub(crate) mod repeat;
+pub(crate) mod residual;
+
+use clap::Args as Arguments;
+use std::path::PathBuf;
+
+/// What every command takes.
+#[derive(Arguments)]
+pub(crate) struct Common {
+    /// The recipe
+    #[arg(value_name = "RECIPE.toml")]
+    pub(crate) recipe: PathBuf,
+    /// The folder of the run [default: fathom-out/lab/NAME]
+    #[arg(short, long, value_name = "OUT")]
+    out: Option<PathBuf>,
+    /// Delete what an earlier run left in the folder, and begin again
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Print what was measured as JSON instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Common {
+    /// The folder of a run of this name.
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+        self.out.clone().unwrap_or_else(|| PathBuf::from("fathom-out/lab").join(name))
+    }
+}
