@@ -28,8 +28,22 @@ pub struct Exponent {
     pub over_seeds: Option<Mean>,
     /// The share of the variance of the losses that the law explains.
     pub r2: f64,
+    /// The fit of loss = c / layers^a + l0 to students of four depths or more, where l0 is a loss that depth does not
+    /// remove, such as what training left.
+    pub floored: Option<Floored>,
     /// Exponents between one depth and the next, from the mean logarithms over seeds: `(from, to, exponent)`.
     pub local: Vec<(usize, usize, f64)>,
+}
+
+/// A power law that ends at a loss above 0.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Floored {
+    /// The exponent a.
+    pub value: f64,
+    /// Its 95 % bootstrap interval over students.
+    pub interval: Option<[f64; 2]>,
+    /// The loss l0.
+    pub floor: f64,
 }
 
 /// One for each kind of teacher that has students of at least three depths.
@@ -48,12 +62,18 @@ pub fn exponents(students: &[Student]) -> Result<Vec<Exponent>> {
 }
 
 fn exponent(kind: Kind, students: &[&Student]) -> Result<Exponent> {
-    let together = power_law(students, RESAMPLES)?;
+    let together = power_law(students, RESAMPLES, false)?;
+    let floored = if depths(students).len() < 4 {
+        None
+    } else {
+        let law = power_law(students, RESAMPLES, true)?;
+        Some(Floored { value: law.exponent, interval: law.interval, floor: law.floor })
+    };
     let mut seeds: Vec<(u64, f64)> = Vec::new();
     for seed in students.iter().map(|student| student.setting.seed) {
         if seeds.iter().all(|(other, _)| *other != seed) {
             let of: Vec<&Student> = students.iter().copied().filter(|s| s.setting.seed == seed).collect();
-            seeds.push((seed, power_law(&of, 0)?.exponent));
+            seeds.push((seed, power_law(&of, 0, false)?.exponent));
         }
     }
     let values: Vec<f64> = seeds.iter().map(|(_, value)| *value).collect();
@@ -65,6 +85,7 @@ fn exponent(kind: Kind, students: &[&Student]) -> Result<Exponent> {
         over_seeds: Mean::of(&values),
         seeds,
         r2: together.r2,
+        floored,
         local: local(students),
     })
 }
@@ -73,17 +94,24 @@ struct PowerLaw {
     exponent: f64,
     interval: Option<[f64; 2]>,
     factor: f64,
+    floor: f64,
     r2: f64,
 }
 
-/// Fits loss = c / layers^a by least squares of logarithms.
-fn power_law(students: &[&Student], resamples: usize) -> Result<PowerLaw> {
+/// Fits loss = c / layers^a, or that with a floor, by least squares of logarithms.
+fn power_law(students: &[&Student], resamples: usize, floored: bool) -> Result<PowerLaw> {
     let layers: Vec<f64> = students.iter().map(|student| student.setting.layers as f64).collect();
     let losses: Vec<f64> = students.iter().map(|student| student.loss).collect();
     let table = Table::from_numbers(&[("layers", &layers), ("loss", &losses)])?;
     let start = losses[0] * layers[0];
+    let least = losses.iter().copied().fold(f64::INFINITY, f64::min);
+    let (floor, parameter) = match floored {
+        true => (" + l0", format!("l0 = {{ start = {:e}, log = true }}\n", least / 2.0)),
+        false => ("", String::new()),
+    };
     let description = Description::parse(&format!(
-        "response = 'loss'\nexpression = 'c / layers^a'\n[parameters]\nc = {{ start = {start:e}, log = true }}\na = {{ start = 1.0 }}\n"
+        "response = 'loss'\nexpression = 'c / layers^a{floor}'\n[parameters]\nc = {{ start = {start:e}, log = true }}\n\
+         a = {{ start = 1.0 }}\n{parameter}"
     ))?;
     let effort = Effort { resamples, heldout: 0, profile: 0, ..Effort::default() };
     let outcome = fit(&Choice::Custom(description), &table, &Options { effort, ..Options::default() })?;
@@ -94,6 +122,7 @@ fn power_law(students: &[&Student], resamples: usize) -> Result<PowerLaw> {
         exponent: exponent.value,
         interval: exponent.interval,
         factor: parameter("c")?.value,
+        floor: if floored { parameter("l0")?.value } else { 0.0 },
         r2: fitted.r2,
     })
 }
@@ -149,6 +178,20 @@ mod tests {
         assert!(low < 1.2 && 1.2 < high && high - low < 0.4);
         assert!(found.seeds.iter().zip([1.1, 1.2, 1.3]).all(|((_, a), b)| (a - b).abs() < 1e-6));
         assert!((found.over_seeds.unwrap().value - 1.2).abs() < 1e-6);
+        assert_eq!(found.floored, None);
         assert!(found.local.len() == 2 && found.local.iter().all(|(_, _, a)| (a - 1.2).abs() < 1e-9));
+    }
+
+    #[test]
+    fn a_floor_is_told_from_a_small_exponent() {
+        let loss = |layers: usize| 0.7 / layers as f64 + 0.1;
+        let students: Vec<Student> = [2, 3, 4, 8, 16]
+            .into_iter()
+            .map(|layers| student(Kind::Independent, 1, layers, loss(layers)))
+            .collect();
+        let found = &exponents(&students).unwrap()[0];
+        let floored = found.floored.unwrap();
+        assert!((floored.value - 1.0).abs() < 1e-3 && (floored.floor - 0.1).abs() < 1e-3, "{floored:?}");
+        assert!(found.value < 0.8, "{}", found.value);
     }
 }

@@ -1,7 +1,7 @@
 //! The page of a study of students.
 
 use super::Study;
-use super::fit::Exponent;
+use super::fit::{Exponent, Floored};
 use super::recipe::Kind;
 use super::student::Student;
 use crate::statistics::Mean;
@@ -46,15 +46,26 @@ pub fn answer(study: &Study) -> String {
         };
         let interval = e.interval.map_or(String::new(), |[low, high]| format!(" ({low:.2} to {high:.2})"));
         format!(
-            "Under {} teachers the loss falls as 1 / layers^{:.2}{interval}{seeds}.",
+            "Under {} teachers the loss falls as 1 / layers^{:.2}{interval}{seeds}{}.",
             e.kind.name(),
-            e.value
+            e.value,
+            e.floored.map_or(String::new(), |f| format!(
+                "; as 1 / layers^{} above a loss of {:.3}",
+                floored(&f),
+                f.floor
+            ))
         )
     };
     match study.exponents.is_empty() {
         true => "There are fewer than three depths, so there is no exponent.".to_owned(),
         false => study.exponents.iter().map(sentence).collect::<Vec<_>>().join(" "),
     }
+}
+
+/// The exponent above a floor, with its interval.
+fn floored(found: &Floored) -> String {
+    let interval = found.interval.map_or(String::new(), |[low, high]| format!(" ({low:.2} to {high:.2})"));
+    format!("{:.2}{interval}", found.value)
 }
 
 fn of(study: &Study, kind: Kind) -> impl Iterator<Item = &Student> + Clone {
@@ -172,17 +183,28 @@ fn exponents(study: &Study) -> Table {
             interval,
             e.over_seeds.map_or(String::new(), |mean| mean.text(3)),
             format!("{:.4}", e.r2),
+            e.floored.map_or(String::new(), |found| floored(&found)),
+            e.floored.map_or(String::new(), |found| format!("{:.4}", found.floor)),
             local.collect::<Vec<_>>().join(", "),
         ]
     });
     Table {
         title: "Exponents".to_owned(),
         reading: "The law c / layers^a, fitted by least squares of logarithms (`fathom fit custom`). The bootstrap resamples \
-                  students; the interval over seeds is that of the exponents of each seed alone, by Student's distribution."
+                  students; the interval over seeds is that of the exponents of each seed alone, by Student's distribution. The law with a floor is c / layers^a + l0."
             .to_owned(),
-        headings: ["teachers", "exponent", "bootstrap", "over seeds", "R²", "between depths"]
-            .map(str::to_owned)
-            .to_vec(),
+        headings: [
+            "teachers",
+            "exponent",
+            "bootstrap",
+            "over seeds",
+            "R²",
+            "exponent above a floor",
+            "floor",
+            "between depths",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
         rows: rows.collect(),
     }
 }
