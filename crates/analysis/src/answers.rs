@@ -239,7 +239,7 @@ impl<'a> FinishedCells<'a> {
     ) -> CellComparison {
         let direction = pair.direction();
         let Some(found) = runs.rule(rule, self.options) else {
-            let text = format!("{direction}: not measured (its probe was not run in both)");
+            let text = format!("{direction}: not measured in both");
             return pair.comparison(Some(rule), Verdict::NotMeasured, &text);
         };
         let Some(change) = found.ratio else {

@@ -175,13 +175,13 @@ impl<'a> PairedRuns<'a> {
         let (a_prompts, b_prompts) = (a.curves.prompts(), b.curves.prompts());
         let few = |run: &RunCurves<'_>| Error::TooFewPrompts {
             run: run.name.to_owned(),
-            prompts: run.curves.prompts(),
+            prompts: run.curves.text_count(),
         };
-        if let Some(run) = [a, b].iter().find(|run| run.curves.prompts() < 2) {
+        if let Some(run) = [a, b].iter().find(|run| run.curves.text_count() < 2) {
             return Err(few(run));
         }
         let (places, sets) = match pairing {
-            Pairing::Unpaired => (None, vec![a_prompts, b_prompts]),
+            Pairing::Unpaired => (None, vec![a.curves.texts(), b.curves.texts()]),
             Pairing::Paired => {
                 let places = a.curves.places_in(b.curves).map_err(|common| Error::DifferentPrompts {
                     a: a.name.to_owned(),
@@ -190,10 +190,10 @@ impl<'a> PairedRuns<'a> {
                     b_prompts,
                     common,
                 })?;
-                (Some(places), vec![a_prompts])
+                (Some(places), vec![a.curves.texts()])
             }
         };
-        let resampling = Resampling::independent(&sets, options.resamples, options.seed)?;
+        let resampling = Resampling::of_texts(&sets, options.resamples, options.seed)?;
         Ok(Self { a: a.curves, b: b.curves, places, resampling })
     }
 
@@ -241,11 +241,11 @@ impl<'a> PairedRuns<'a> {
     /// A difference and its uncertainty, from the values of A and B on each resample.
     fn difference(&self, found: f64, a: &[Option<f64>], b: &[Option<f64>], lattice: bool) -> Difference {
         let correction = match &self.places {
-            Some(_) => Correction::of(self.a.prompts()),
+            Some(_) => Correction::of(self.a.text_count()),
             None => {
                 let varies =
                     |all: &[Option<f64>]| variance(&all.iter().flatten().copied().collect::<Vec<_>>());
-                Correction::welch(&[(self.a.prompts(), varies(a)), (self.b.prompts(), varies(b))])
+                Correction::welch(&[(self.a.text_count(), varies(a)), (self.b.text_count(), varies(b))])
             }
         };
         let values: Vec<Option<f64>> = a.iter().zip(b).map(|(a, b)| Some((*b)? - (*a)?)).collect();

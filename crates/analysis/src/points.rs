@@ -1,7 +1,7 @@
 //! Curves of a finished run, point by point with intervals.
 
 use crate::curves::{BootstrapOptions, Curve, PromptCurves};
-use fathom_depth::{Interval, Resampling};
+use fathom_depth::Interval;
 use serde::Serialize;
 
 /// A point of a curve.
@@ -24,7 +24,7 @@ pub fn points(curves: &PromptCurves, options: &BootstrapOptions) -> Vec<CurvePoi
 
 fn of_curve(curves: &PromptCurves, curve: Curve, options: &BootstrapOptions) -> Vec<CurvePoint> {
     let Some(values) = curves.curve(curve, &curves.once()) else { return Vec::new() };
-    let resampling = Resampling::of(curves.prompts(), options.resamples, options.seed).ok();
+    let resampling = curves.resampling(options).ok();
     let resampled = resampling
         .filter(|_| !curve.is_largest())
         .map(|resampling| (resampling.correction(), resampling.each(|weights| curves.curve(curve, weights))));

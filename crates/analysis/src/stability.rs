@@ -2,7 +2,7 @@
 //! resample to resample: `uncertainty` in results.json.
 
 use crate::curves::{BootstrapOptions, Over, PromptCurves};
-use fathom_depth::{BootstrapError, Interval, Resampling, Rule, Thresholds};
+use fathom_depth::{BootstrapError, Interval, Rule, Thresholds};
 use fathom_results::{
     IntervalWidth, OutputLoss, ResampleHistogram, RuleUncertainty, SweepPoint, Uncertainty,
 };
@@ -25,7 +25,7 @@ pub fn uncertainty(curves: &PromptCurves, options: &BootstrapOptions) -> Uncerta
 /// The loss of the output with its interval.
 fn loss(curves: &PromptCurves, options: &BootstrapOptions) -> Option<OutputLoss> {
     let value = curves.output_loss(&curves.once())?;
-    let resampling = Resampling::of(curves.prompts(), options.resamples, options.seed);
+    let resampling = curves.resampling(options);
     let interval =
         resampling.and_then(|resampling| resampling.interval(|weights| curves.output_loss(weights)));
     Some(OutputLoss { value, interval: interval.ok().map(|Interval { lo, hi, .. }| [lo, hi]) })
@@ -34,15 +34,15 @@ fn loss(curves: &PromptCurves, options: &BootstrapOptions) -> Option<OutputLoss>
 fn of_rule(curves: &PromptCurves, rule: Rule, options: &BootstrapOptions) -> RuleUncertainty {
     let sweep = sweep(curves, rule, options);
     // With too few prompts to resample, there is neither a width nor a histogram.
-    let Ok(resampling) = Resampling::of(curves.prompts(), options.resamples, options.seed) else {
+    let Ok(resampling) = curves.resampling(options) else {
         return RuleUncertainty { rule, sweep, by_prompts: Vec::new(), histogram: None };
     };
     let (mut by_prompts, mut histogram) = (Vec::new(), None);
-    for prompts in prompt_counts(curves.prompts()) {
+    for prompts in prompt_counts(curves.text_count()) {
         let resampling = resampling.clone().drawing(prompts);
         let values = curves.resampled(rule, &resampling, &options.thresholds);
         by_prompts.push(width(prompts, Interval::of(values.iter().copied(), resampling.correction())));
-        if prompts == curves.prompts() {
+        if prompts == curves.text_count() {
             histogram = self::histogram(&values);
         }
     }
@@ -96,7 +96,8 @@ fn sweep(curves: &PromptCurves, rule: Rule, options: &BootstrapOptions) -> Vec<S
     }
     let once = curves.once();
     let (values, estimates) = (at(&once, Over::Largest), at(&once, Over::Mean));
-    let resampled = Resampling::of(curves.prompts(), options.resamples, options.seed)
+    let resampled = curves
+        .resampling(options)
         .map(|resampling| (resampling.correction(), resampling.each(|weights| at(weights, Over::Mean))));
     let point = |(i, (value, ratio)): (usize, (Option<f64>, Option<f64>))| {
         let estimate = estimates[i].0;

@@ -148,9 +148,11 @@ mod tests {
              options = { split = 'train', max-tokens = 50, skip-modes = 'future,local', skip-parts = 'attn', \
              positions = 2, baseline-data = 'builtin', sites = 'mlp,attn', baseline = 'feature', \
              quadrature = 'riemann:8', memory = '1GiB', lens = 'linear', lens-data = 'builtin', rng = 'python', device = 'gpu:1', \
-             objective = 'masked', mask-ratio = 0.2, mask-seed = 7, mask = 'each', max-residues = 30, crop = 'random', \
+             max-residues = 30, crop = 'random', \
              prefix = 'A', suffix = 'B' }\n\
-             [[model]]\nid = 'smollm2-135m'\ndtype = 'bf16'\nrevision = 'main'\n[[data]]\nid = 'builtin'\n";
+             [[model]]\nid = 'smollm2-135m'\ndtype = 'bf16'\nrevision = 'main'\n\
+             options = { objective = 'masked', mask-ratio = 0.2, mask-seed = 7 }\n\
+             [[model]]\nid = 'smollm2-135m'\nname = 'each'\noptions = { mask = 'each' }\n[[data]]\nid = 'builtin'\n";
         std::fs::write(&file, text).unwrap();
         let study = Study::read(&file).unwrap().command(command_line());
         for option in fathom::STUDY_OPTIONS {

@@ -194,8 +194,10 @@ pub fn variance(values: &[f64]) -> f64 {
 /// not depend on the number of threads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resampling {
-    /// Independent sets of prompts: their number of prompts, and the number of draws with replacement.
+    /// Independent sets of texts: their number of texts, and the number of draws with replacement.
     sets: Vec<(usize, usize)>,
+    /// For each prompt of all sets, its text; `None` where each prompt is a text of its own.
+    texts: Option<Vec<usize>>,
     resamples: usize,
     seed: u64,
 }
@@ -221,7 +223,32 @@ impl Resampling {
         if !(1..=MAX_RESAMPLES).contains(&resamples) {
             return Err(BootstrapError::Resamples { resamples });
         }
-        Ok(Self { sets: prompts.iter().map(|&prompts| (prompts, prompts)).collect(), resamples, seed })
+        let sets = prompts.iter().map(|&prompts| (prompts, prompts)).collect();
+        Ok(Self { sets, texts: None, resamples, seed })
+    }
+
+    /// As [`Self::independent`], where several prompts may be made of one text, such as masked in several ways: texts are
+    /// drawn, and all prompts of a text are drawn together. `texts` has for each set the text of each prompt, counted from 0
+    /// without gaps.
+    ///
+    /// # Errors
+    /// As [`Self::of`], of texts.
+    pub fn of_texts(texts: &[Vec<usize>], resamples: usize, seed: u64) -> Result<Self, BootstrapError> {
+        let counts: Vec<usize> =
+            texts.iter().map(|set| set.iter().max().map_or(0, |last| last + 1)).collect();
+        let plain = Self::independent(&counts, resamples, seed)?;
+        let all: Vec<usize> = texts
+            .iter()
+            .zip(&counts)
+            .scan(0, |first, (set, count)| {
+                let from = *first;
+                *first += count;
+                Some(set.iter().map(move |text| from + text))
+            })
+            .flatten()
+            .collect();
+        let is_plain = all.iter().enumerate().all(|(prompt, text)| prompt == *text);
+        Ok(Self { texts: (!is_plain).then_some(all), ..plain })
     }
 
     /// Draws `draws` prompts of each set, to estimate how a statistic would vary with that many
@@ -238,7 +265,13 @@ impl Resampling {
         let prompts = self.sets.iter().map(|set| set.0).sum();
         let one = |weights: &mut Vec<u32>, index: usize| {
             self.draw(weights, index as u64);
-            statistic(weights)
+            match &self.texts {
+                None => statistic(weights),
+                Some(texts) => {
+                    let of_prompts: Vec<u32> = texts.iter().map(|text| weights[*text]).collect();
+                    statistic(&of_prompts)
+                }
+            }
         };
         (0..self.resamples).into_par_iter().map_init(|| vec![0; prompts], one).collect()
     }
@@ -260,7 +293,7 @@ impl Resampling {
         Correction::welch(&sets)
     }
 
-    /// Fills `weights` with the number of times each prompt occurs in resample `index`.
+    /// Fills `weights` with the number of times each text occurs in resample `index`.
     fn draw(&self, weights: &mut [u32], index: u64) {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&self.seed.to_le_bytes());
@@ -424,6 +457,16 @@ mod tests {
         assert!(both.each(sums).into_iter().all(|sums| sums == (3, 5)));
         assert!(both.clone().drawing(2).each(sums).into_iter().all(|sums| sums == (2, 2)));
         // The first set is drawn as if it were alone.
+        // Prompts of one text are drawn together; texts are drawn as prompts are.
+        let texts = Resampling::of_texts(&[vec![0, 1, 0, 2], vec![0, 0, 1, 2, 3, 4]], 100, 7).unwrap();
+        let expanded = |w: &[u32]| vec![w[0], w[1], w[0], w[2], w[3], w[3], w[4], w[5], w[6], w[7]];
+        assert_eq!(texts.each(<[u32]>::to_vec), both.each(expanded));
+        assert_eq!(texts.correction(), both.correction());
+        assert_eq!(Resampling::of_texts(&[vec![0, 1, 2], vec![0, 1, 2, 3, 4]], 100, 7).as_ref(), Ok(&both));
+        assert_eq!(
+            Resampling::of_texts(&[vec![0, 0, 0]], 100, 7),
+            Err(BootstrapError::TooFewPrompts { prompts: 1 })
+        );
         let alone = Resampling::of(3, 100, 7).unwrap();
         assert_eq!(both.each(|weights| weights[..3].to_vec()), alone.each(<[u32]>::to_vec));
         assert_eq!(

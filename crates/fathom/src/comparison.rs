@@ -7,7 +7,7 @@ use crate::{Observer, Result, threads};
 use fathom_analysis::{
     BaselineComparison, Comparison, Pairing, PromptCurves, RunCurves, compare, compare_with_baseline,
 };
-use fathom_results::{LensInfo, Results, Rule};
+use fathom_results::{LensInfo, ObjectiveInfo, Results, Rule};
 use std::path::{Path, PathBuf};
 
 /// A comparison of finished runs with one of them: depths and curves, with intervals.
@@ -64,7 +64,7 @@ impl RunComparison {
         threads::run(self.threads, || {
             let (a, b) = (Run::open(&self.baseline)?, Run::open(&self.others[0])?);
             a.refuse_other_lens(&b)?;
-            a.warn_of_devices(&b, observer);
+            a.warn_of_differences(&b, observer);
             let _working = uncounted(observer, "resampling prompts");
             Ok(compare(a.curves(), b.curves(), self.pairing, &options)?)
         })
@@ -80,7 +80,7 @@ impl RunComparison {
             let baseline = Run::open(&self.baseline)?;
             let others = self.others.iter().map(|path| Run::open(path)).collect::<Result<Vec<_>>>()?;
             others.iter().try_for_each(|other| baseline.refuse_other_lens(other))?;
-            others.iter().for_each(|other| baseline.warn_of_devices(other, observer));
+            others.iter().for_each(|other| baseline.warn_of_differences(other, observer));
             let _working = uncounted(observer, "resampling prompts");
             let curves: Vec<RunCurves<'_>> = others.iter().map(Run::curves).collect();
             Ok(compare_with_baseline(baseline.curves(), &curves, self.pairing, &options)?)
@@ -92,6 +92,8 @@ impl RunComparison {
 struct Run {
     name: String,
     device: String,
+    /// What is predicted, in words.
+    objective: String,
     /// The kind of lens, if one was used.
     lens: Option<&'static str>,
     curves: PromptCurves,
@@ -99,11 +101,12 @@ struct Run {
 
 impl Run {
     fn open(path: &Path) -> Result<Self> {
-        let (Results { model, data, lens, probes, .. }, curves) = open(path)?;
+        let (Results { model, data, lens, probes, objective, .. }, curves) = open(path)?;
         let lens =
             (probes.lens.is_some() || probes.settling.is_some()).then(|| LensInfo::kind(lens.as_ref()));
         let name = format!("{} on {} ({})", model.id, data.id, path.display());
-        Ok(Self { name, device: model.device.unwrap_or_else(|| "cpu".to_owned()), lens, curves })
+        let objective = predicted(objective.as_ref());
+        Ok(Self { name, objective, device: model.device.unwrap_or_else(|| "cpu".to_owned()), lens, curves })
     }
 
     fn curves(&self) -> RunCurves<'_> {
@@ -122,7 +125,13 @@ impl Run {
         }
     }
 
-    fn warn_of_devices(&self, other: &Self, observer: &dyn Observer) {
+    fn warn_of_differences(&self, other: &Self, observer: &dyn Observer) {
+        if self.objective != other.objective {
+            observer.warn(&format!(
+                "the runs predict different things, {} ({}) and {} ({}): a difference in depth may be one of the task",
+                self.objective, self.name, other.objective, other.name
+            ));
+        }
         if self.device != other.device {
             observer.warn(&format!(
                 "the runs were made on different devices, {} and {}: differences of about 1e-5 of a value and less are rounding",
@@ -130,4 +139,9 @@ impl Run {
             ));
         }
     }
+}
+
+/// What a run predicts, in words.
+pub(crate) fn predicted(objective: Option<&ObjectiveInfo>) -> String {
+    objective.map_or_else(|| "the next token".to_owned(), ObjectiveInfo::sentence)
 }

@@ -349,7 +349,7 @@ impl Measurement {
     }
 
     /// Refuses options that no command line can give.
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         self.bootstrap()?;
         lens::check(self)?;
         checked_quadrature(self.gradients.quadrature)?;

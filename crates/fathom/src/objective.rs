@@ -90,6 +90,12 @@ impl MaskOptions {
             None if !config.has_head() => None,
             None => invalid!("the tokenizer has no mask token, which a masked objective needs"),
         };
+        if !config.has_head() && (self.objective.is_some() || self.is_set()) {
+            invalid!(
+                "{} has no language-model head, so nothing is masked; leave out --objective and the options of masks",
+                config.architecture
+            );
+        }
         let usual: &[f64] = if objective == Objective::Diffusion { &DIFFUSION } else { &[RATIO] };
         Ok(Some(Masking {
             objective,
@@ -256,7 +262,7 @@ impl Masking {
 pub(crate) fn refuse_masked(config: &fathom_model::Config, what: &str) -> Result<()> {
     if !config.is_causal() {
         invalid!(
-            "{what} needs a causal model; {} predicts masked tokens, and `fathom measure` measures it",
+            "{what} needs a causal model, and {} sees both sides of a token; `fathom measure` measures it",
             config.architecture
         );
     }

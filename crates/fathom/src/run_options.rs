@@ -1,5 +1,6 @@
 //! Options of the builders that run a model on texts.
 
+use crate::objective::refuse_masked;
 use crate::prompts::OpenSet;
 use crate::{ModelSpec, Observer, PromptSpec, Result, run};
 use fathom_analysis::BootstrapOptions;
@@ -56,6 +57,10 @@ impl RunOptions {
     pub(crate) fn open(&self, texts: &PromptSpec, kind: &str, observer: &dyn Observer) -> Result<Opened> {
         let data = OpenSet::open(texts, observer)?;
         let (located, checkpoint) = self.model.open(observer)?;
+        // All but `measure` need a causal model, which is said before there is a folder.
+        if !kind.is_empty() {
+            refuse_masked(checkpoint.config(), &format!("fathom {}", kind.trim_end_matches('-')))?;
+        }
         let default = || {
             let model = located.id.replace(['/', '\\'], "__");
             Path::new("fathom-out").join(model).join(format!("{kind}{}", data.rest.id()))

@@ -135,10 +135,10 @@ pub fn rows_of(curves: &PromptCurves, options: &BootstrapOptions) -> Vec<Depth> 
     let once = curves.once();
     let row = |rule: Rule| {
         let measured = curves.apply(rule, &once, &options.thresholds)?;
-        if measured.estimate().is_none() || once.len() < 2 {
+        if measured.estimate().is_none() || curves.text_count() < 2 {
             return Some(measured);
         }
-        let interval = Resampling::of(once.len(), options.resamples, options.seed).and_then(|resampling| {
+        let interval = curves.resampling(options).and_then(|resampling| {
             Interval::of(curves.resampled(rule, &resampling, &options.thresholds), resampling.correction())
         });
         Some(with_interval(measured, &interval))

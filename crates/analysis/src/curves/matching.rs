@@ -1,6 +1,7 @@
 //! Which prompts of two runs have the same text.
 
-use super::PromptCurves;
+use super::{BootstrapOptions, PromptCurves};
+use fathom_depth::{BootstrapError, Resampling};
 use std::collections::HashMap;
 
 /// The identity and the length of a prompt.
@@ -14,6 +15,8 @@ pub(super) struct Prompt {
     pub(super) tokens: f64,
     /// Those that the lens reads.
     pub(super) lens_tokens: f64,
+    /// Whether it is a masked text, of which there may be several.
+    pub(super) is_masked: bool,
 }
 
 impl PromptCurves {
@@ -34,6 +37,32 @@ impl PromptCurves {
         };
         let same = found.len() == self.prompts.len() && found.len() == other.prompts.len();
         if same { Ok(found) } else { Err(found.len()) }
+    }
+
+    /// The text of each prompt, counted from 0. Prompts are texts of their own, apart from a text that is masked in several
+    /// ways.
+    pub(crate) fn texts(&self) -> Vec<usize> {
+        let (mut seen, mut texts) = (HashMap::<&str, usize>::new(), Vec::new());
+        let mut count = 0;
+        for prompt in &self.prompts {
+            let own = match prompt.hash.as_deref().filter(|_| prompt.is_masked) {
+                Some(hash) => *seen.entry(hash).or_insert(count),
+                None => count,
+            };
+            count = count.max(own + 1);
+            texts.push(own);
+        }
+        texts
+    }
+
+    /// The number of texts, which resamples draw.
+    pub(crate) fn text_count(&self) -> usize {
+        self.texts().into_iter().max().map_or(0, |last| last + 1)
+    }
+
+    /// The resamples of the texts.
+    pub(crate) fn resampling(&self, options: &BootstrapOptions) -> Result<Resampling, BootstrapError> {
+        Resampling::of_texts(&[self.texts()], options.resamples, options.seed)
     }
 
     /// The hash of each prompt's text and the number of earlier prompts with the same hash; `None` unless

@@ -39,6 +39,7 @@ impl PromptCurves {
             text: shown_text(&s.0[0].pieces),
             tokens: s.0[0].own_tokens() as f64,
             lens_tokens: s.0[0].lens_tokens() as f64,
+            is_masked: s.0[0].masked.is_some(),
         };
         Ok(Self {
             layers,

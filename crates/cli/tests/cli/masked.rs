@@ -91,6 +91,44 @@ fn a_study_of_masked_and_causal_models() {
     assert!(!has("masked", "overlap") && !has("causal", "top1"), "{csv}");
 }
 
+#[test]
+fn options_of_a_study_are_checked_as_those_of_measure() {
+    let place = Place::new();
+    let data = fasta(&place);
+    for (options, part) in [
+        ("mask-ratio = 2", "between 0 and 1"),
+        ("mask = 'each', mask-ratio = 0.3", "--mask each"),
+        ("crop = 'random'", "--max-residues"),
+        ("lens-data = 'prose'", "--lens linear"),
+    ] {
+        let text = format!(
+            "name = 'x'\nout = {:?}\nprobes = 'lens'\n[[model]]\nid = {:?}\noptions = {{ {options} }}\n[[data]]\nid = {data:?}\n",
+            place.at("study"),
+            fixture("esm")
+        );
+        fs::write(place.at("study.toml"), text).unwrap();
+        let done = finish(fathom().arg("study").arg(place.at("study.toml")));
+        assert_eq!(done.code, Some(1), "{}", done.stderr);
+        assert!(done.stderr.contains("cannot be measured") && done.stderr.contains(part), "{}", done.stderr);
+    }
+}
+
+/// The ratios of one text are not independent, so texts are resampled.
+#[test]
+fn one_text_at_several_ratios_has_no_interval() {
+    let depths = |sequences: &str| {
+        let place = Place::new();
+        fs::write(place.at("some.fasta"), sequences).unwrap();
+        let mut command = measure(&fixture("esm"), place.at("some.fasta"), &place.out());
+        succeed(command.args(["--objective", "diffusion", "--probes", "settling"]));
+        let results = json(&place.at("out/results.json"));
+        results["depth"].as_array().unwrap().iter().map(|row| row["interval"].clone()).collect::<Vec<_>>()
+    };
+    assert!(depths(">a\nMKTAYIAKQRQISFVKSHFSRQ\n").iter().all(Value::is_null));
+    let two = depths(">a\nMKTAYIAKQRQISFVKSHFSRQ\n>b\nACDEFGHIKLMNPQRSTVWY\n");
+    assert!(!two.is_empty() && two.iter().all(Value::is_array), "{two:?}");
+}
+
 /// Masks are those of the text, whatever is measured beside it.
 #[test]
 fn masks_depend_on_the_text_and_the_seed_alone() {
@@ -149,7 +187,15 @@ fn a_model_without_a_head_has_contributions_and_similarity() {
             &mut measure(&model, &data, &place.out()),
             &["'lens'", "no language-model head", "contributions,similarity"],
         );
-        succeed(measure(&model, &data, &place.out()).args(["--probes", "contributions,similarity"]));
+        let plain = ["--probes", "contributions,similarity"];
+        fail(
+            measure(&model, &data, &place.out()).args(plain).args(["--mask", "each"]),
+            &["nothing is masked"],
+        );
+        succeed(measure(&model, &data, &place.out()).args(plain));
+        let mut verify = fathom();
+        verify.arg("verify").arg(&model).args(["--dtype", "bf16", "--data"]).arg(&data);
+        fail(&mut verify, &["no language-model head"]);
         let results = json(&place.at("out/results.json"));
         assert!(results["probes"]["contributions"].is_object() && results["probes"]["lens"].is_null());
     }
@@ -179,7 +225,7 @@ fn what_cannot_be_masked_is_refused_by_name() {
     let long = place.at("long.fasta");
     fs::write(&long, format!(">long\n{}\n", "MKTAYIAKQR".repeat(30))).unwrap();
     fail(&mut measure(&fixture("bert-symbols"), &long, &out), &["'long'", "302 tokens", "128"]);
-    for (args, what) in [(vec!["prune"], "pruning"), (vec!["exit"], "early exit")] {
+    for (args, what) in [(vec!["prune"], "fathom prune"), (vec!["exit"], "early exit")] {
         let mut command = fathom();
         command.arg(args[0]).arg(fixture("esm")).args(&args[1..]);
         command.arg("-o").arg(place.at(what));

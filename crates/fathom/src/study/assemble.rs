@@ -1,6 +1,7 @@
 //! What the cells of a study say together: tables in four formats, and a page with figures.
 
 use super::{Study, jobs, machines};
+use crate::comparison::predicted;
 use crate::observer::uncounted;
 use crate::summary::readable;
 use crate::{Error, Observer, Result};
@@ -8,7 +9,7 @@ use fathom_analysis::study::Cell;
 use fathom_analysis::tables::{Group, JobRow};
 use fathom_analysis::{BootstrapOptions, FinishedCell, PromptCurves, StudyDescription, Tables, models_csv};
 use fathom_report::study::{StudyAnswer, StudyCell, StudyData, StudyModel, StudyPage, Table};
-use fathom_results::{Folder, Results, Sample};
+use fathom_results::{Folder, LensInfo, Results, Sample};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -46,6 +47,7 @@ pub(super) fn write(
         }
     }
     machines::differences(study, shown.keys()).iter().for_each(|difference| observer.warn(difference));
+    differently_read(&shown).iter().for_each(|difference| observer.warn(difference));
     let tables = Tables::of(study, &finished, options).with_jobs(jobs::rows(study));
     drop(working);
     let _drawing = uncounted(observer, "drawing");
@@ -75,6 +77,29 @@ fn read(study: &StudyDescription, cell: Cell, options: &BootstrapOptions) -> Res
     let cell = FinishedCell::of_curves(curves, options);
     let depth = cell.depth.clone();
     Ok((cell, Results { depth, ..results }))
+}
+
+/// A sentence where cells predict different things, or read the stream with different lenses.
+fn differently_read(shown: &BTreeMap<Cell, Results>) -> Vec<String> {
+    let counted = |of: &dyn Fn(&Results) -> Option<String>| {
+        let mut found: BTreeMap<String, usize> = BTreeMap::new();
+        shown.values().filter_map(of).for_each(|what| *found.entry(what).or_default() += 1);
+        let all: Vec<String> = found.iter().map(|(what, cells)| format!("{what} ({cells})")).collect();
+        (all.len() > 1).then(|| all.join("; "))
+    };
+    let objectives = counted(&|results| Some(predicted(results.objective.as_ref())));
+    let lenses = counted(&|results| {
+        let probes = &results.probes;
+        (probes.lens.is_some() || probes.settling.is_some())
+            .then(|| LensInfo::kind(results.lens.as_ref()).to_owned())
+    });
+    let objectives = objectives.map(|all| {
+        format!("the cells predict different things: {all}; a difference in depth may be one of the task")
+    });
+    let lenses = lenses.map(|all| {
+        format!("the cells read the stream with different lenses: {all}; compare their depths by kl, overlap and settling within a lens alone")
+    });
+    objectives.into_iter().chain(lenses).collect()
 }
 
 fn table_error(source: std::io::Error) -> Error {

@@ -198,7 +198,10 @@ impl Study {
             .data(study.data[cell.data].id.as_str())
             .out(study.folder(cell))
             .command(self.command.clone());
-        study.options(cell).into_iter().try_fold(measurement, |m, (name, value)| m.set(&name, &value))
+        let mut options = study.options(cell).into_iter();
+        let measurement = options.try_fold(measurement, |m, (name, value)| m.set(&name, &value))?;
+        measurement.check()?;
+        Ok(measurement)
     }
 
     /// Measures the cells that are not there yet, and writes tables and the page beside them. A cell that fails leaves

@@ -2,6 +2,7 @@
 //! apart.
 
 use crate::device::OnDevice;
+use crate::error::invalid;
 use crate::observer::{Cancellable, counted};
 use crate::prompts::warn_of_unread;
 use crate::tokenise::{self, PromptTokenizer};
@@ -122,6 +123,12 @@ fn curves<B: Backend>(
     let set = spec.load(observer)?;
     warn_of_unread(&set, observer);
     let (config, random) = (loaded.model.config(), spec.rng.seeded(spec.seed));
+    if !config.has_head() {
+        invalid!(
+            "{} has no language-model head, so there are no predictions to compare between number types",
+            config.architecture
+        );
+    }
     let tokenizer = PromptTokenizer::new(&loaded.tokenizer, config, &set.source, random, 0)?;
     let prompts = tokenise::tokenise(&set, tokenizer, observer)?;
     let options = ProbeOptions {
