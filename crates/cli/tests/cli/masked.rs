@@ -225,11 +225,11 @@ fn what_cannot_be_masked_is_refused_by_name() {
     let long = place.at("long.fasta");
     fs::write(&long, format!(">long\n{}\n", "MKTAYIAKQR".repeat(30))).unwrap();
     fail(&mut measure(&fixture("bert-symbols"), &long, &out), &["'long'", "302 tokens", "128"]);
-    for (args, what) in [(vec!["prune"], "fathom prune"), (vec!["exit"], "early exit")] {
+    for kind in ["prune", "exit"] {
         let mut command = fathom();
-        command.arg(args[0]).arg(fixture("esm")).args(&args[1..]);
-        command.arg("-o").arg(place.at(what));
-        fail(&mut command, &[what, "causal", "esm"]);
+        command.arg(kind).arg(fixture("esm")).arg("-o").arg(place.at(kind));
+        fail(&mut command, &[&format!("fathom {kind}"), "causal", "esm"]);
+        assert!(!place.at(kind).exists(), "{kind}");
     }
 }
 
