@@ -49,7 +49,19 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     write(path, &text)
 }
 
-/// Reads a file of JSON; none if there is no such file.
+/// Writes `run.json` of a finished study.
+pub(crate) fn write_run(out: &Path, recipe: &impl Serialize, seconds: f64) -> Result<()> {
+    let run = serde_json::json!({
+        "fathom-lab": env!("CARGO_PKG_VERSION"),
+        "status": "complete",
+        "recipe": recipe,
+        // Of the last call, which may have continued an earlier one.
+        "seconds": seconds,
+    });
+    write_json(&out.join("run.json"), &run)
+}
+
+/// Reads a file of JSON; `None` if it does not exist.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,

@@ -1,7 +1,7 @@
 //! What is trained, on what and how: a recipe, as TOML.
 
 use crate::settings;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -172,9 +172,7 @@ impl Recipe {
     /// # Errors
     /// When the file cannot be read; every key that is not understood, all at once; a value that makes no sense, by its key.
     pub fn read(path: &Path) -> Result<Self> {
-        let recipe: Self = settings::read(path)?;
-        recipe.check().with_context(|| format!("{}", path.display()))?;
-        Ok(recipe)
+        settings::read(path, Self::check)
     }
 
     /// The share of activations that is dropped in a step of an epoch, both counted from 0.

@@ -4,20 +4,22 @@ use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use std::path::Path;
 
-/// Reads a file.
+/// Reads and checks a file.
 ///
 /// # Errors
-/// When it cannot be read, is no TOML or lacks a key, with the line; all keys that are not understood, at once.
-pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
+/// When it cannot be read, is not TOML or lacks a key, with the line; all keys that are not understood, at once; what
+/// `check` refuses.
+pub(crate) fn read<T: DeserializeOwned>(path: &Path, check: impl Fn(&T) -> Result<()>) -> Result<T> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read {}; give a recipe", path.display()))?;
-    parse(&text).with_context(|| format!("{}", path.display()))
+    let checked = parse(&text).and_then(|settings| check(&settings).map(|()| settings));
+    checked.with_context(|| format!("{}", path.display()))
 }
 
 /// Reads text.
 ///
 /// # Errors
-/// As [`read`].
+/// As [`read`], without a check.
 pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
     let mut unknown = Vec::new();
     let deserializer = toml::Deserializer::parse(text)?;
@@ -37,4 +39,19 @@ pub(crate) fn check_list<T: PartialEq + std::fmt::Debug>(key: &str, items: &[T])
         Some((_, twice)) => bail!("{key} has {twice:?} twice"),
         None => Ok(()),
     }
+}
+
+/// Fails unless `text`, with `from` replaced by `to`, is refused with a message that contains `part`.
+#[cfg(test)]
+#[track_caller]
+pub(crate) fn assert_refused<T: DeserializeOwned>(
+    check: impl Fn(&T) -> Result<()>,
+    text: &str,
+    [from, to]: [&str; 2],
+    part: &str,
+) {
+    assert!(text.contains(from), "{from} is not in the recipe");
+    let checked = parse::<T>(&text.replace(from, to)).and_then(|settings| check(&settings));
+    let message = format!("{:#}", checked.unwrap_err());
+    assert!(message.contains(part), "{message}");
 }

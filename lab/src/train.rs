@@ -37,7 +37,7 @@ pub struct Trained {
 /// Trains, or goes on where an earlier run stopped, and writes metrics and checkpoints into a folder.
 ///
 /// # Errors
-/// When texts cannot be read, the folder cannot be written or holds another run, or the loss is no longer a number: the
+/// When texts cannot be read, the folder cannot be written or holds another run, or the loss is not a number: the
 /// last state is kept.
 pub fn train(recipe: &Recipe, out: &Path, device: &Device, overwrite: bool) -> Result<Trained> {
     let _lock = files::claim(out)?;

@@ -88,5 +88,5 @@ fn a_loss_that_is_not_a_number_names_the_student_and_wrong_options_are_refused()
     let done = run(place.path(), RECIPE, &["--teacher", "tide"]);
     assert!(String::from_utf8_lossy(&done.stderr).contains("give independent or tied"));
     let few = succeed(place.path(), RECIPE, &["-o", "few", "--depths", "1,2", "--seeds", "1"]);
-    assert!(few.contains("fewer than three depths"), "{few}");
+    assert!(few.contains("needs students of at least three depths"), "{few}");
 }

@@ -9,7 +9,7 @@ use fathom_lab::repeat::{self, Recipe};
 pub(crate) const EXAMPLES: &str = "\
 Every run sees the same number of tokens; with more epochs, fewer of them are unique. A run for each size, regulariser, number
 of epochs and seed, each a `fathom lab lm` in a folder of its own under OUT/runs, which `fathom measure` then measures on
-held-out texts (left out where there is no fathom beside this program or on PATH).
+held-out texts (left out if fathom is neither beside this program nor on PATH).
 
   fathom lab repeat studies/lab/repeat.toml
 

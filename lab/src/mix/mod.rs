@@ -16,7 +16,6 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use indicatif::ProgressBar;
 use serde::Serialize;
-use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -34,7 +33,7 @@ pub struct Study {
 /// Trains what is not there yet, and writes table and page into the folder.
 ///
 /// # Errors
-/// When the folder cannot be written or is in use, has a run of other settings, a loss is no longer a number, or short and
+/// When the folder cannot be written or is in use, has a run of other settings, a loss is not a number, or short and
 /// long solutions lead to the same length or accuracy.
 pub fn study(recipe: &Recipe, out: &Path, device: &Device, overwrite: bool) -> Result<Study> {
     let _lock = files::claim(out)?;
@@ -134,13 +133,6 @@ fn write(study: &Study, out: &Path, seconds: f64) -> Result<()> {
     files::write(&out.join("mix.csv"), page::csv(study).as_bytes())?;
     files::write(&out.join("mix.md"), markdown(study).as_bytes())?;
     write_json(&out.join("mix.json"), study)?;
-    let run = json!({
-        "fathom-lab": env!("CARGO_PKG_VERSION"),
-        "status": "complete",
-        "recipe": study.recipe,
-        // Of the last call, which may have gone on from an earlier one.
-        "seconds": seconds,
-    });
-    write_json(&out.join("run.json"), &run)?;
+    files::write_run(out, &study.recipe, seconds)?;
     page::write(study, out)
 }

@@ -143,7 +143,7 @@ fn answer(study: &Study) -> String {
     let controlled = study.rows.iter().find(|row| row.short.is_some() && row.mixture == "controlled");
     let Some((row, accuracy, length)) = controlled.and_then(|row| Some((row, row.accuracy?, row.length?)))
     else {
-        return "There is no controlled mixture.".to_owned();
+        return "The study has no run with the controller.".to_owned();
     };
     let above = match row.above_fixed {
         Some(mean) => format!(" against fixed mixtures of the same length: {}", mean.text(3)),

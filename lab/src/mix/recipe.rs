@@ -3,7 +3,7 @@
 use super::arithmetic::longest;
 use crate::recipe;
 use crate::settings::{self, check_list};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use fathom_laws::mixture::Controller;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -104,9 +104,7 @@ impl Recipe {
     /// # Errors
     /// When the file cannot be read; every key that is not understood, all at once; a value that makes no sense, by its key.
     pub fn read(path: &Path) -> Result<Self> {
-        let recipe: Self = settings::read(path)?;
-        recipe.check().with_context(|| format!("{}", path.display()))?;
-        Ok(recipe)
+        settings::read(path, Self::check)
     }
 
     fn check(&self) -> Result<()> {
@@ -164,11 +162,7 @@ mod tests {
         let recipe: Recipe = settings::parse(SMALL).unwrap();
         recipe.check().unwrap();
         assert_eq!((recipe.decoder().steps(), recipe.control.rate, recipe.control.floor), (5, 4.0, 1e-4));
-        let refuse = |from: &str, to: &str, part: &str| {
-            let parsed = settings::parse::<Recipe>(&SMALL.replace(from, to));
-            let message = format!("{:#}", parsed.and_then(|recipe| recipe.check()).unwrap_err());
-            assert!(message.contains(part), "{message}");
-        };
+        let refuse = |from, to, part| settings::assert_refused(Recipe::check, SMALL, [from, to], part);
         refuse("[0.5]", "[0.5, 1.0]", "fixed has 1");
         refuse("[0.5]", "[]", "fixed is empty");
         refuse("heads = 2", "heads = 3", "model.width (16)");

@@ -77,7 +77,7 @@ struct Trainer<'a> {
 /// Trains on a mixture; `tick` is called after each step.
 ///
 /// # Errors
-/// When the loss is no longer a number, or the bounds of the controller are none.
+/// When the loss is not a number, or the controller refuses its bounds.
 pub(crate) fn train(
     recipe: &Recipe,
     seed: u64,

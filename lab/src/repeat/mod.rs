@@ -17,7 +17,6 @@ use crate::train::{HELD_OUT_TEXTS, train};
 use anyhow::{Context, Result};
 use burn::tensor::Device;
 use serde::Serialize;
-use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// A finished study: what `repeat.json` holds.
@@ -126,13 +125,6 @@ fn write(study: &Study, out: &Path, seconds: f64) -> Result<()> {
     files::write(&out.join("repeat.csv"), table::csv(study).as_bytes())?;
     files::write(&out.join("repeat.md"), markdown(study).as_bytes())?;
     write_json(&out.join("repeat.json"), study)?;
-    let run = json!({
-        "fathom-lab": env!("CARGO_PKG_VERSION"),
-        "status": "complete",
-        "recipe": study.recipe,
-        // Of the last call, which may have gone on from an earlier one.
-        "seconds": seconds,
-    });
-    write_json(&out.join("run.json"), &run)?;
+    files::write_run(out, &study.recipe, seconds)?;
     page::write(study, out)
 }

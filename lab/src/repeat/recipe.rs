@@ -78,9 +78,7 @@ impl Recipe {
     /// # Errors
     /// When the file cannot be read; every key that is not understood, all at once; a value that makes no sense, by its key.
     pub fn read(path: &Path) -> Result<Self> {
-        let recipe: Self = settings::read(path)?;
-        recipe.check().with_context(|| format!("{}", path.display()))?;
-        Ok(recipe)
+        settings::read(path, Self::check)
     }
 
     fn check(&self) -> Result<()> {
@@ -198,11 +196,7 @@ mod tests {
 
     #[test]
     fn values_that_make_no_sense_are_named() {
-        let refuse = |from: &str, to: &str, part: &str| {
-            let parsed = settings::parse::<Recipe>(&SMALL.replace(from, to));
-            let message = format!("{:#}", parsed.and_then(|recipe| recipe.check()).unwrap_err());
-            assert!(message.contains(part), "{message}");
-        };
+        let refuse = |from, to, part| settings::assert_refused(Recipe::check, SMALL, [from, to], part);
         refuse("[1, 4]", "[1, 0]", "epochs has 0");
         refuse("[1, 4]", "[1, 64]", "64 epochs of a budget of 640 tokens leave 11 unique tokens");
         refuse("batch = 4", "batch = 4\ndropout = 0.1", "training has dropout");

@@ -21,7 +21,6 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use indicatif::ProgressBar;
 use serde::Serialize;
-use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -39,7 +38,7 @@ pub struct Study {
 /// Trains what is not there yet, and writes table, fit and page into the folder.
 ///
 /// # Errors
-/// When the folder cannot be written or is in use, has a student of other settings, or a loss is no longer a number.
+/// When the folder cannot be written or is in use, has a student of other settings, or a loss is not a number.
 pub fn study(recipe: &Recipe, out: &Path, device: &Device, overwrite: bool) -> Result<Study> {
     let _lock = files::claim(out)?;
     if overwrite {
@@ -126,13 +125,7 @@ fn write(study: &Study, out: &Path, seconds: Option<f64>) -> Result<()> {
     files::write(&out.join("residual.csv"), csv.as_bytes())?;
     write_json(&out.join("residual.json"), study)?;
     if let Some(seconds) = seconds {
-        let run = json!({
-            "fathom-lab": env!("CARGO_PKG_VERSION"),
-            "status": "complete",
-            "recipe": study.recipe,
-            "seconds": seconds,
-        });
-        write_json(&out.join("run.json"), &run)?;
+        files::write_run(out, &study.recipe, seconds)?;
     }
     page::write(study, out)
 }

@@ -57,7 +57,7 @@ pub fn answer(study: &Study) -> String {
         )
     };
     match study.exponents.is_empty() {
-        true => "There are fewer than three depths, so there is no exponent.".to_owned(),
+        true => "An exponent needs students of at least three depths.".to_owned(),
         false => study.exponents.iter().map(sentence).collect::<Vec<_>>().join(" "),
     }
 }

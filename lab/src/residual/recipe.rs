@@ -1,7 +1,7 @@
 //! What teachers and students are, and how students are trained.
 
 use crate::settings::{self, check_list};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -118,9 +118,7 @@ impl Recipe {
     /// # Errors
     /// When the file cannot be read; every key that is not understood, all at once; a value that makes no sense, by its key.
     pub fn read(path: &Path) -> Result<Self> {
-        let recipe: Self = settings::read(path)?;
-        recipe.check().with_context(|| format!("{}", path.display()))?;
-        Ok(recipe)
+        settings::read(path, Self::check)
     }
 
     /// Refuses values that make no sense.
@@ -167,11 +165,7 @@ mod tests {
         let recipe: Recipe = settings::parse(SMALL).unwrap();
         recipe.check().unwrap();
         assert_eq!((recipe.size.inner, recipe.teacher.kinds.len()), (128, 2));
-        let refuse = |from: &str, to: &str, part: &str| {
-            let parsed = settings::parse::<Recipe>(&SMALL.replace(from, to));
-            let message = format!("{:#}", parsed.and_then(|recipe| recipe.check()).unwrap_err());
-            assert!(message.contains(part), "{message}");
-        };
+        let refuse = |from, to, part| settings::assert_refused(Recipe::check, SMALL, [from, to], part);
         refuse("[1, 2]", "[]", "seeds is empty");
         refuse("[1, 2]", "[1, 1]", "seeds has 1 twice");
         refuse("[2, 3]", "[2, 0]", "students.layers is 0");

@@ -121,7 +121,7 @@ fn teacher_seed(seed: u64) -> u64 {
 /// Trains a student; `tick` is called after each step.
 ///
 /// # Errors
-/// When the loss is no longer a number.
+/// When the loss is not a number.
 pub(crate) fn train(setting: Setting, lessons: &mut Lessons, tick: &dyn Fn()) -> Result<Student> {
     let began = std::time::Instant::now();
     let Setting { training, size, layers, seed, .. } = setting;

@@ -88,7 +88,7 @@ impl<'a, B: Backend> LinearFit<'a, B> {
         self.levels.chunks(self.at_once)
     }
 
-    /// Multiply-adds of the sums of a text of so many tokens, the first of which is left out.
+    /// Multiply-adds of the sums of a text of that many tokens, the first of which is left out.
     fn of_sums(&self, tokens: usize, levels: usize) -> u64 {
         HeadFit::macs_per_token(self.width()) * (tokens.saturating_sub(1) * levels) as u64
     }

@@ -125,7 +125,7 @@ fn curves<B: Backend>(
     let (config, random) = (loaded.model.config(), spec.rng.seeded(spec.seed));
     if !config.has_head() {
         invalid!(
-            "{} has no language-model head, so there are no predictions to compare between number types",
+            "{} has no language-model head, whose predictions are what is compared between number types",
             config.architecture
         );
     }
