@@ -25,8 +25,9 @@ fn list() -> String {
             model.bytes as f64 / 1e6
         );
     }
-    let experts = fathom::mixtures_of_experts();
-    let dense: Vec<_> = fathom::architectures().into_iter().filter(|name| !experts.contains(name)).collect();
+    let (experts, hybrids) = (fathom::mixtures_of_experts(), fathom::hybrids());
+    let mut dense = fathom::architectures();
+    dense.retain(|name| !experts.contains(name) && !hybrids.contains(name));
     let _ = write!(
         text,
         "\nA MODEL is, in this order:\n  \
@@ -37,10 +38,12 @@ fn list() -> String {
          (HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured)\n\n\
          Dense architectures: {}\n\
          Mixtures of experts: {}\n\
+         Hybrids (attention and recurrences): {}\n\
          Weights: safetensors (single or sharded; f32, f16, bf16, fp8 with scales), PyTorch .bin,\n  \
          GGUF ({})\n",
         lines("Dense architectures: ", &dense),
         lines("Mixtures of experts: ", &experts),
+        lines("Hybrids (attention and recurrences): ", &hybrids),
         fathom::GGML_TYPES
     );
     text

@@ -369,8 +369,14 @@ as_on_the_cpu!(norms_and_their_gradients, 3e-6, |b| {
     out
 });
 
-const ACTIVATIONS: [Activation; 5] =
-    [Activation::Silu, Activation::GeluTanh, Activation::GeluErf, Activation::Relu, Activation::ReluSquared];
+const ACTIVATIONS: [Activation; 6] = [
+    Activation::Silu,
+    Activation::GeluTanh,
+    Activation::GeluErf,
+    Activation::Relu,
+    Activation::ReluSquared,
+    Activation::Sigmoid,
+];
 
 as_on_the_cpu!(activations_and_their_gradients, 1e-6, |b| {
     let mut out = Vec::new();

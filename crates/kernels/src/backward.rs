@@ -102,6 +102,11 @@ fn relu(x: f32) -> (f32, f32) {
     if x <= 0.0 { (0.0, 0.0) } else { (x, 1.0) }
 }
 
+fn sigmoid(x: f32) -> (f32, f32) {
+    let s = crate::elementwise::sigmoid(x);
+    (s, s * (1.0 - s))
+}
+
 fn relu_squared(x: f32) -> (f32, f32) {
     if x <= 0.0 { (0.0, 0.0) } else { (x * x, 2.0 * x) }
 }
@@ -173,6 +178,7 @@ pub fn gated(activation: Activation, gate_up: &[f32], width: usize, d_out: &[f32
                 Activation::GeluErf => gate_with(gelu_erf, gate, up, d_out, d_gate, d_up),
                 Activation::Relu => gate_with(relu, gate, up, d_out, d_gate, d_up),
                 Activation::ReluSquared => gate_with(relu_squared, gate, up, d_out, d_gate, d_up),
+                Activation::Sigmoid => gate_with(sigmoid, gate, up, d_out, d_gate, d_up),
             }
         },
     );
@@ -192,6 +198,7 @@ pub fn activate(activation: Activation, x: &[f32], d: &mut [f32]) {
         Activation::GeluErf => d.iter_mut().zip(x).for_each(|(d, x)| *d *= gelu_erf(*x).1),
         Activation::Relu => d.iter_mut().zip(x).for_each(|(d, x)| *d *= relu(*x).1),
         Activation::ReluSquared => d.iter_mut().zip(x).for_each(|(d, x)| *d *= relu_squared(*x).1),
+        Activation::Sigmoid => d.iter_mut().zip(x).for_each(|(d, x)| *d *= sigmoid(*x).1),
     });
 }
 

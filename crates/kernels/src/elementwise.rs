@@ -60,6 +60,13 @@ pub enum Activation {
     Relu,
     /// `max(x, 0)^2`.
     ReluSquared,
+    /// `1 / (1 + e^-x)`, of gates.
+    Sigmoid,
+}
+
+/// `1 / (1 + e^-x)`.
+pub(crate) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
 }
 
 #[inline(always)]
@@ -109,7 +116,7 @@ multiversion! {
 }
 
 multiversion! {
-    fn silu_in_place(x: &mut [f32]) {
+    pub(crate) fn silu_in_place(x: &mut [f32]) {
         for x in x {
             *x = silu::<FUSED>(*x);
         }
@@ -152,6 +159,7 @@ pub fn gated(activation: Activation, gate_up: &[f32], width: usize, out: &mut [f
                 Activation::GeluErf => gate_with(gelu_erf, gate, up, out),
                 Activation::Relu => gate_with(relu, gate, up, out),
                 Activation::ReluSquared => gate_with(relu_squared, gate, up, out),
+                Activation::Sigmoid => gate_with(sigmoid, gate, up, out),
             }
         },
     );
@@ -165,6 +173,7 @@ pub fn activate(activation: Activation, x: &mut [f32]) {
         Activation::GeluErf => x.iter_mut().for_each(|x| *x = gelu_erf(*x)),
         Activation::Relu => x.iter_mut().for_each(|x| *x = relu(*x)),
         Activation::ReluSquared => x.iter_mut().for_each(|x| *x = relu_squared(*x)),
+        Activation::Sigmoid => x.iter_mut().for_each(|x| *x = sigmoid(*x)),
     });
 }
 

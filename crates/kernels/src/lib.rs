@@ -29,6 +29,7 @@ mod memory;
 pub mod norm;
 mod panel;
 pub mod peak;
+pub mod recurrence;
 pub mod reduction;
 mod storage;
 mod tile;

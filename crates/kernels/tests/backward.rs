@@ -75,6 +75,7 @@ fn act(activation: Activation, x: f64) -> f64 {
         Activation::GeluErf => 0.5 * x * (1.0 + libm::erf(x / 2f64.sqrt())),
         Activation::Relu => x.max(0.0),
         Activation::ReluSquared => x.max(0.0).powi(2),
+        Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
     }
 }
 
@@ -112,6 +113,7 @@ fn activations() -> impl Strategy<Value = Activation> {
         Just(Activation::GeluErf),
         Just(Activation::Relu),
         Just(Activation::ReluSquared),
+        Just(Activation::Sigmoid),
     ]
 }
 

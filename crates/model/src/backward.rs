@@ -5,11 +5,12 @@
 //! constants, and texts are whole: every run of the batch starts at position 0.
 
 use crate::config::{Layer, Mlp, QkNorm};
-use crate::forward::{Batch, Buffers, Model};
+use crate::forward::{Batch, Buffers, Model, halves};
 use crate::latent::QkvWeights;
 use crate::load::MlpWeights;
 use crate::saved::SavedActivations;
 use fathom_kernels::backend::{Backend, Columns, Norm};
+use fathom_kernels::elementwise::Activation;
 
 impl<B: Backend> Model<B> {
     /// [`Self::layer`] over whole texts; returns the activations that [`Self::layer_backward`] needs.
@@ -140,17 +141,38 @@ impl<B: Backend> Model<B> {
         self.norm_backward(block.post_attn_norm.as_ref(), &saved.raw_attn, &mut d);
         let (mut d_mixed, mut d_qkv) = (on.empty(), on.empty());
         on.linear_backward(&block.attn_out, &d, &mut d_mixed); // [rows, q]
+        let d_gate = block.attn_gate.as_ref().map(|gate| (gate, self.gate_backward(saved, &mut d_mixed)));
         let qkv = of_pass(&saved.qkv);
-        on.attend_backward(&self.shape(l), &batch.on_device, qkv, &d_mixed, &mut d_qkv); // [rows, q + 2 kv]
-        self.norm_and_rotate_backward(l, batch, saved, &mut d_qkv);
+        match &block.qkv {
+            QkvWeights::Recurrent(of) => self.recur_backward(of, batch, qkv, &d_mixed, &mut d_qkv),
+            _ => on.attend_backward(&self.shape(l), &batch.on_device, qkv, &d_mixed, &mut d_qkv),
+        }
+        self.norm_and_rotate_backward(l, batch, saved, &mut d_qkv); // [rows, q + 2 kv]
         match &block.qkv {
             QkvWeights::Plain(qkv) => on.linear_backward(qkv, &d_qkv, &mut d), // [rows, d]
+            QkvWeights::Recurrent(of) => on.linear_backward(&of.input, &d_qkv, &mut d),
             QkvWeights::Latent(latent) => {
                 self.latent_qkv_backward(latent, of_pass(&saved.latent), &d_qkv, &mut d);
             }
         }
+        if let Some((gate, d_gate)) = d_gate {
+            let mut of_gate = on.empty();
+            on.linear_backward(gate, &d_gate, &mut of_gate);
+            on.add_assign(&mut d, &of_gate);
+        }
         self.norm_backward(block.attn_norm.as_ref(), &saved.attn_in, &mut d);
         d
+    }
+
+    /// Turns the gradient of gated attention into that of what the gate multiplied, in place; returns that of the gate.
+    fn gate_backward(&self, saved: &SavedActivations<B>, d_mixed: &mut B::Buffer) -> B::Buffer {
+        let (on, width) = (&self.backend, self.config.q_width());
+        let (mut d_both, mut d_gate) = (on.empty(), on.empty());
+        on.gated_backward(Activation::Sigmoid, width, of_pass(&saved.attn_gate), d_mixed, &mut d_both);
+        let [of_gate, of_mixed] = halves(on.len(d_mixed) / width);
+        on.gather(width, &d_both, &of_gate, &mut d_gate);
+        on.gather(width, &d_both, &of_mixed, d_mixed);
+        d_gate
     }
 
     fn norm_and_rotate_backward(
@@ -242,7 +264,9 @@ impl<B: Backend> Model<B> {
         let copies = if c.qk_norm == QkNorm::None { 1 } else { 2 };
         let norms = usize::from(c.pre_norm) + usize::from(c.post_norm) + usize::from(self.is_post_norm());
         let latent = c.latent.map_or(0, |l| l.q_rank.unwrap_or(0) + l.rank + l.rotated);
-        4 * (latent + 2 * norms * c.hidden + copies * (c.q_width() + 2 * c.kv_width()) + wide)
+        let qkv = (0..c.depth()).map(|l| c.input_width(l)).max().unwrap_or(0);
+        let gate = if c.attention_gate { 2 * c.q_width() } else { 0 };
+        4 * (latent + 2 * norms * c.hidden + copies * qkv + gate + wide)
     }
 
     fn norm_backward(&self, norm: Option<&Norm<B>>, x: &Option<B::Buffer>, d: &mut B::Buffer) {

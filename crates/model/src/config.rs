@@ -7,6 +7,7 @@ pub use fathom_kernels::attention::Visibility;
 use fathom_kernels::backend::Columns;
 use fathom_kernels::elementwise::Activation;
 pub use fathom_kernels::norm::NormKind;
+pub use fathom_kernels::recurrence::{Recurrence, Update};
 use std::path::Path;
 
 /// Norms on queries and keys, before the rotation unless the variant says otherwise.
@@ -43,6 +44,18 @@ pub struct Layer {
     pub rope: Option<usize>,
     /// What follows attention.
     pub mlp: Mlp,
+    /// How the layer mixes positions.
+    pub mixer: Mixer,
+}
+
+/// How a layer mixes positions.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Mixer {
+    /// Attention.
+    #[default]
+    Attention,
+    /// A recurrence, in the place of attention (Qwen3-Next).
+    Recurrence(Recurrence),
 }
 
 /// What follows attention in a layer.
@@ -232,6 +245,8 @@ pub struct Config {
     pub parallel: bool,
     /// Norms on queries and keys.
     pub qk_norm: QkNorm,
+    /// Whether what attention returns is multiplied by the sigmoid of one more projection (Qwen3-Next).
+    pub attention_gate: bool,
     /// Latent attention, where queries, keys and values are not projections of the stream.
     pub latent: Option<Latent>,
     /// Activation of the MLP.
@@ -291,6 +306,36 @@ impl Config {
         self.kv_heads * self.head_dim
     }
 
+    /// The recurrence of layer `l`; `None` for attention.
+    pub fn recurrence(&self, l: usize) -> Option<Recurrence> {
+        match self.layers[l].mixer {
+            Mixer::Attention => None,
+            Mixer::Recurrence(recurrence) => Some(recurrence),
+        }
+    }
+
+    /// The recurrence of the first layer that has one.
+    pub fn first_recurrence(&self) -> Option<Recurrence> {
+        (0..self.depth()).find_map(|l| self.recurrence(l))
+    }
+
+    /// Width of a row before positions are mixed in layer `l`: queries, keys and values, or what the recurrence reads.
+    pub fn input_width(&self, l: usize) -> usize {
+        self.recurrence(l).map_or(self.q_width() + 2 * self.kv_width(), |of| of.width())
+    }
+
+    /// Width of what mixing positions returns in layer `l`, before the output projection.
+    pub fn mixed_width(&self, l: usize) -> usize {
+        self.recurrence(l).map_or(self.q_width(), |of| of.values())
+    }
+
+    /// The part of a row of [`Self::input_width`] that later positions read in layer `l`.
+    pub fn cached_columns(&self, l: usize) -> Columns {
+        let width = self.recurrence(l).map_or(2 * self.kv_width(), |of| of.cached());
+        let stride = self.input_width(l);
+        Columns { stride, start: stride - width, width, count: 1 }
+    }
+
     /// The experts of the first layer that has some.
     pub fn experts(&self) -> Option<Experts> {
         self.layers.iter().find_map(|layer| match layer.mlp {
@@ -336,6 +381,7 @@ impl Config {
             post_norm,
             parallel,
             qk_norm,
+            attention_gate,
             latent,
             activation,
             gated,
@@ -402,9 +448,25 @@ impl Config {
                 experts.check(path)?;
             }
         }
+        if let Some(recurrence) = self.first_recurrence() {
+            check_recurrence(path, &recurrence)?;
+            let other = (0..self.depth()).filter_map(|l| self.recurrence(l)).find(|of| *of != recurrence);
+            if other.is_some() || self.encoder.is_some() {
+                return bad("recurrences of several shapes, or in an encoder, are not supported".into());
+            }
+        }
         if self.layers.iter().any(|l| l.window == Some(0)) {
             return bad("a sliding window of 0 sees nothing".into());
         }
         Ok(())
     }
+}
+
+fn check_recurrence(path: &Path, of: &Recurrence) -> Result<()> {
+    let Recurrence { key_heads, key_width, heads, value_width, taps, .. } = *of;
+    let all = [key_heads, key_width, heads, value_width, taps];
+    if all.iter().any(|size| *size == 0 || *size > 1 << 12) || !heads.is_multiple_of(key_heads) {
+        return Err(Error::config(path, format!("the sizes of the recurrence are impossible: {of:?}")));
+    }
+    Ok(())
 }

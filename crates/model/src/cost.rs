@@ -30,11 +30,13 @@ impl<B: Backend> Model<B> {
         let mlp = self.mlp_macs_per_row(l);
         let mut attention = b.qkv.matrices();
         attention.push(&b.attn_out);
+        attention.extend(&b.attn_gate);
         let mut sizes = [
             size(&attention, &of_attention, self.layer_macs_per_row(l) - mlp),
             size(&b.mlp.matrices(), &of_mlp, mlp),
         ];
         sizes[0].parameters -= b.qkv.padding(self.config.hidden, self.config.heads);
+        sizes[0].parameters += b.qkv.small();
         sizes[1].parameters += b.mlp.correction();
         sizes
     }
@@ -52,7 +54,7 @@ impl<B: Backend> Model<B> {
     /// MACs of the matrix products of layer `l`, per row. Of experts, those that a row takes count.
     pub fn layer_macs_per_row(&self, l: usize) -> u64 {
         let b = &self.packed.layers[l];
-        let of_qkv: u64 = b.qkv.matrices().into_iter().map(macs).sum();
+        let of_qkv: u64 = b.qkv.matrices().into_iter().chain(&b.attn_gate).map(macs).sum();
         of_qkv + macs(&b.attn_out) + self.mlp_macs_per_row(l)
     }
 
@@ -65,15 +67,22 @@ impl<B: Backend> Model<B> {
     }
 
     /// MACs of attention in layer `l` for a row at `position` of a text of `tokens` tokens: scores and weighted sums of
-    /// values.
+    /// values. Those of a recurrence are the same at every position; what it computes again of earlier ones is not counted.
     pub fn attention_macs(&self, l: usize, position: usize, tokens: usize) -> u64 {
+        if let Some(recurrence) = self.config.recurrence(l) {
+            return recurrence.macs();
+        }
         let seen = self.config.visibility(l).seen(position, tokens).len();
         2 * (self.config.q_width() * seen) as u64
     }
 
     /// MACs of the backward pass of attention in layer `l` for a row at `position` of `tokens`: the scores once more,
-    /// and the gradients of weights, queries, keys and values.
+    /// and the gradients of weights, queries, keys and values. A recurrence computes its states twice more, and takes
+    /// about as many products for gradients.
     pub fn attention_backward_macs(&self, l: usize, position: usize, tokens: usize) -> u64 {
+        if self.config.recurrence(l).is_some() {
+            return 4 * self.attention_macs(l, position, tokens);
+        }
         self.attention_macs(l, position, tokens) / 2 * 5
     }
 
@@ -117,7 +126,8 @@ impl<B: Backend> Model<B> {
     pub fn trace_bytes_per_token(&self) -> usize {
         let c = &self.config;
         let of_post_norm = if self.is_post_norm() { 2 } else { 0 };
-        4 * (((3 + of_post_norm) * c.depth() + 1) * c.hidden + 2 * c.depth() * c.kv_width())
+        let cached: usize = (0..c.depth()).map(|l| c.cached_columns(l).width).sum();
+        4 * (((3 + of_post_norm) * c.depth() + 1) * c.hidden + cached)
     }
 
     /// Approximate bytes per row while a batch passes through a layer: the residual stream before and
@@ -132,7 +142,11 @@ impl<B: Backend> Model<B> {
             Mlp::Experts(of) => (up + 1) * of.width.max(of.shared) + 2 * c.hidden + 2 * of.count,
         };
         let wide = c.layers.iter().map(of_mlp).max().unwrap_or(0);
-        4 * (10 * c.hidden + 2 * c.q_width() + 2 * c.kv_width() + wide + latent)
+        let mixing = (0..c.depth()).map(|l| c.input_width(l) + c.mixed_width(l)).max().unwrap_or(0);
+        let gate = if c.attention_gate { 3 * c.q_width() } else { 0 };
+        // Convolved rows, and outputs by head.
+        let recurrence = c.first_recurrence().map_or(0, |of| of.channels() + 2 * of.values());
+        4 * (10 * c.hidden + mixing + gate + recurrence + wide + latent)
     }
 
     /// Bytes of the packed weights.

@@ -42,7 +42,31 @@ pub(crate) fn text(path: &Path) -> Result<String> {
 /// # Errors
 /// As [`text`], or when it is not JSON.
 pub(crate) fn json(path: &Path) -> Result<serde_json::Value> {
-    serde_json::from_str(&text(path)?).map_err(|e| Error::file(path, format!("it is not JSON: {e}")))
+    let text = text(path)?;
+    let json =
+        serde_json::from_str(&text).or_else(|error| serde_json::from_str(&quoted(&text)).or(Err(error)));
+    json.map_err(|e| Error::file(path, format!("it is not JSON: {e}")))
+}
+
+/// Numbers that Python writes and JSON lacks, as strings.
+fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut in_string = false;
+    for (i, part) in text.split('"').enumerate() {
+        if i > 0 {
+            out.push('"');
+            // An escaped quotation mark does not end a string.
+            let escaped = out[..out.len() - 1].chars().rev().take_while(|c| *c == '\\').count() % 2 == 1;
+            in_string ^= !(in_string && escaped);
+        }
+        match in_string {
+            true => out.push_str(part),
+            false => out.push_str(
+                &part.replace("Infinity", "\"Infinity\"").replace("-\"", "\"-").replace("NaN", "\"NaN\""),
+            ),
+        }
+    }
+    out
 }
 
 /// SHA-256 of a small file.
@@ -80,4 +104,16 @@ pub(crate) fn refuse_pointer(path: &Path, bytes: &[u8]) -> Result<()> {
         path,
         "it is a Git LFS pointer, not the file itself; run 'git lfs pull' in its folder, or download the file again",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_python_writes_beyond_json_becomes_strings() {
+        let python = r#"{"a \" Infinity": [0.0, Infinity], "b": "NaN \\", "c": NaN, "d": -Infinity}"#;
+        let want = serde_json::json!({"a \" Infinity": [0.0, "Infinity"], "b": "NaN \\", "c": "NaN", "d": "-Infinity"});
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&quoted(python)).unwrap(), want);
+    }
 }

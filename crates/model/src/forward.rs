@@ -12,6 +12,7 @@ use crate::saved::SavedActivations;
 use fathom_kernels::Dtype;
 use fathom_kernels::attention::AttentionShape;
 use fathom_kernels::backend::{Backend, Columns, Cpu, Norm, Run};
+use fathom_kernels::elementwise::Activation;
 use half::bf16;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -38,6 +39,13 @@ impl<B: Backend> Batch<B> {
     }
 }
 
+/// The places of the left and the right halves of rows among all halves.
+pub(crate) fn halves(rows: usize) -> [Vec<u32>; 2] {
+    let all = 0..2 * rows as u32;
+    let (left, right) = all.partition(|half| half % 2 == 0);
+    [left, right]
+}
+
 /// Scratch buffers of a batch, reused from layer to layer.
 pub struct Buffers<B: Backend = Cpu> {
     /// `h + attn_out`, `[rows, d]`.
@@ -46,6 +54,8 @@ pub struct Buffers<B: Backend = Cpu> {
     /// Queries, keys and values, `[rows, q + 2 kv]`.
     qkv: B::Buffer,
     mixed: B::Buffer,
+    /// The projection that gates attention, `[rows, q]`, and both side by side, `[rows, 2 q]`.
+    attn_gate: [B::Buffer; 2],
     wide: B::Buffer,
     gated: B::Buffer,
     latent: LatentBuffers<B>,
@@ -69,6 +79,7 @@ impl<B: Backend> Buffers<B> {
             normed: empty(),
             qkv: empty(),
             mixed: empty(),
+            attn_gate: [empty(), empty()],
             wide: empty(),
             gated: empty(),
             latent: LatentBuffers::new(&model.backend),
@@ -96,11 +107,16 @@ impl<B: Backend> Buffers<B> {
         let experts = c.experts();
         let of_latent = c.latent.as_ref().map(|of| self.latent.sizes(of, c.q_width()));
         let of_experts = experts.as_ref().map(|of| self.experts.sizes(c.hidden, of, up));
+        let widest = |of: &dyn Fn(usize) -> usize| (0..c.depth()).map(of).max().unwrap_or(0);
+        let [gate, gated] = &mut self.attn_gate;
+        let gate_width = if c.attention_gate { c.q_width() } else { 0 };
         let sizes = [
             (&mut self.mid, c.hidden),
             (&mut self.normed, c.hidden),
-            (&mut self.qkv, c.q_width() + 2 * c.kv_width()),
-            (&mut self.mixed, c.q_width()),
+            (&mut self.qkv, widest(&|l| c.input_width(l))),
+            (&mut self.mixed, widest(&|l| c.mixed_width(l))),
+            (gate, gate_width),
+            (gated, 2 * gate_width),
             (&mut self.wide, up * dense),
             (&mut self.gated, if c.gated { dense } else { 0 }),
             (&mut self.attn_out, c.hidden),
@@ -237,18 +253,40 @@ impl<B: Backend> Model<B> {
         let input = self.normalised(block.attn_norm.as_ref(), h, &mut b.normed); // [rows, d]
         match &block.qkv {
             QkvWeights::Plain(qkv) => on.linear(qkv, input, &mut b.qkv), // [rows, q + 2 kv]
+            QkvWeights::Recurrent(of) => on.linear(&of.input, input, &mut b.qkv), // [rows, width]
             QkvWeights::Latent(latent) => {
                 let save = b.saved.is_some();
                 let latent = self.latent_qkv(latent, input, &mut b.latent, &mut b.qkv, save);
                 b.saved.iter_mut().zip(latent).for_each(|(saved, latent)| saved.latent = Some(latent));
             }
         }
+        if let Some(gate) = &block.attn_gate {
+            on.linear(gate, input, &mut b.attn_gate[0]); // [rows, q]
+        }
         self.norm_and_rotate(l, batch, b);
         self.keep(b.saved.as_mut().map(|s| &mut s.qkv), true, &b.qkv);
-        on.attend(&self.shape(l), &batch.on_device, past, &b.qkv, &mut b.mixed); // [rows, q]
+        match &block.qkv {
+            QkvWeights::Recurrent(of) => self.recur(of, batch, past, &b.qkv, &mut b.mixed), // [rows, values]
+            _ => on.attend(&self.shape(l), &batch.on_device, past, &b.qkv, &mut b.mixed),   // [rows, q]
+        }
+        if block.attn_gate.is_some() {
+            self.gate_attention(b);
+        }
         on.linear(&block.attn_out, &b.mixed, &mut b.attn_out); // [rows, d]
         self.keep(b.saved.as_mut().map(|s| &mut s.raw_attn), block.post_attn_norm.is_some(), &b.attn_out);
         self.finish(block.post_attn_norm.as_ref(), &mut b.attn_out);
+    }
+
+    /// Multiplies what attention returned by the sigmoid of the gate.
+    fn gate_attention(&self, b: &mut Buffers<B>) {
+        let (on, width) = (&self.backend, self.config.q_width());
+        let [gate, both] = &mut b.attn_gate;
+        let [of_gate, of_mixed] = halves(on.len(gate) / width);
+        on.resize(both, 2 * on.len(gate));
+        on.scatter(width, gate, &of_gate, both);
+        on.scatter(width, &b.mixed, &of_mixed, both);
+        self.keep(b.saved.as_mut().map(|s| &mut s.attn_gate), true, both);
+        on.gated(Activation::Sigmoid, width, both, &mut b.mixed);
     }
 
     /// The shape of attention in layer `l`.
@@ -433,11 +471,10 @@ impl<B: Backend> Model<B> {
         b.mid = mid;
     }
 
-    /// Copies the keys and values of some rows of the last attention step, `[rows, 2 kv]`.
-    pub fn kv_cache(&self, rows: Range<usize>, b: &Buffers<B>) -> B::Buffer {
-        let (q, kv) = (self.config.q_width(), self.config.kv_width());
-        let columns = Columns { stride: q + 2 * kv, start: q, width: 2 * kv, count: 1 };
-        self.backend.copy_columns(columns, &b.qkv, rows)
+    /// Copies the keys and values of some rows of the last attention step, which was that of layer `l`, `[rows, 2 kv]`;
+    /// of a recurrence, what later positions read ([`Config::cached_columns`]).
+    pub fn kv_cache(&self, l: usize, rows: Range<usize>, b: &Buffers<B>) -> B::Buffer {
+        self.backend.copy_columns(self.config.cached_columns(l), &b.qkv, rows)
     }
 
     /// The logits of some rows: final norm and unembedding, with what lies between them in encoders.

@@ -24,6 +24,7 @@ mod latent;
 mod load;
 mod pickle;
 mod projection;
+mod recurrent;
 mod rope;
 mod routing;
 mod saved;
@@ -32,7 +33,7 @@ pub mod tokenizer;
 mod trace;
 pub mod weights;
 
-pub use architecture::{mixtures_of_experts, supported};
+pub use architecture::{hybrids, mixtures_of_experts, supported};
 pub use blocks::GGML_TYPES;
 pub use config::Config;
 pub use cost::SublayerSize;

@@ -19,7 +19,9 @@ pub(crate) struct LayerWeights<B: Backend> {
     pub(crate) qkv: QkvWeights<B>,
     /// Norms on queries and keys, and the columns of `qkv`'s output that each applies to.
     pub(crate) qk_norms: Vec<(Norm<B>, Columns)>,
-    /// `[d, q]`.
+    /// `[q, d]`; its sigmoid multiplies what attention returns.
+    pub(crate) attn_gate: Option<B::Linear>,
+    /// `[d, q]`, or `[d, values]` behind a recurrence.
     pub(crate) attn_out: B::Linear,
     pub(crate) post_attn_norm: Option<Norm<B>>,
     pub(crate) mlp_norm: Option<Norm<B>>,
@@ -60,6 +62,7 @@ impl<B: Backend> LayerWeights<B> {
     pub(crate) fn matrices(&self) -> Vec<&B::Linear> {
         let mut all = self.qkv.matrices();
         all.push(&self.attn_out);
+        all.extend(&self.attn_gate);
         all.extend(self.mlp.matrices());
         all
     }
@@ -68,7 +71,7 @@ impl<B: Backend> LayerWeights<B> {
     pub(crate) fn parameters(&self, on: &B, c: &Config) -> u64 {
         let linear: usize = self.matrices().iter().map(|l| l.parameters()).sum();
         let norms: u64 = self.norms().iter().flatten().map(|norm| norm_parameters(on, norm)).sum();
-        linear as u64 + norms + self.mlp.correction() - self.qkv.padding(c.hidden, c.heads)
+        linear as u64 + norms + self.mlp.correction() + self.qkv.small() - self.qkv.padding(c.hidden, c.heads)
     }
 
     /// The norms of attention and of the MLP, each once.
@@ -167,6 +170,7 @@ impl<B: Backend> Loader<'_, B> {
             attn_norm: norm(&at.attn_norm.clone().filter(|_| layer >= at.first_attn_norm))?,
             qkv: self.qkv(layer)?,
             qk_norms: self.qk_norms(layer)?,
+            attn_gate: self.attn_gate(layer)?,
             attn_out: self.attn_out(layer)?,
             post_attn_norm: norm(&at.post_attn_norm)?,
             mlp_norm: norm(&at.mlp_norm)?,
@@ -273,6 +277,9 @@ impl<B: Backend> Loader<'_, B> {
 
     fn qk_norms(&self, layer: usize) -> Result<Vec<(Norm<B>, Columns)>> {
         let (c, Some(refs)) = (self.config, &self.layout.qk_norms) else { return Ok(Vec::new()) };
+        if c.recurrence(layer).is_some() {
+            return Ok(Vec::new());
+        }
         let stride = c.q_width() + 2 * c.kv_width();
         let mut norms = Vec::new();
         for (tensor_ref, start, heads) in [(&refs[0], 0, c.heads), (&refs[1], c.q_width(), c.kv_heads)] {
@@ -360,6 +367,7 @@ impl<B: Backend> Loader<'_, B> {
         let [rows, width] = if transposed { [k, n] } else { [n, k] };
         let (shape, first) = match tensor_ref.slice {
             Some((slice, count)) => (vec![count, rows, width], slice * rows),
+            None if matches!(tensor_ref.order, RowOrder::HeadHalves { .. }) => (vec![2 * rows, width], 0),
             // A matrix of one row may be stored as a vector.
             None if rows == 1 && self.weights.shape(&name) == Some(&[width]) => (vec![width], 0),
             None => (vec![rows, width], 0),

@@ -15,6 +15,8 @@ pub struct SavedActivations<B: Backend = Cpu> {
     pub(crate) raw_qkv: Option<B::Buffer>,
     /// Queries, keys and values as attention reads them, `[rows, q + 2 kv]`.
     pub(crate) qkv: Option<B::Buffer>,
+    /// The gate of attention and what it multiplies, `[rows, 2 q]`.
+    pub(crate) attn_gate: Option<B::Buffer>,
     /// Output of attention before its norm, `[rows, d]`.
     pub(crate) raw_attn: Option<B::Buffer>,
     /// Input of the norm before the MLP, `[rows, d]`.
@@ -38,6 +40,7 @@ impl<B: Backend> Default for SavedActivations<B> {
             latent: None,
             raw_qkv: None,
             qkv: None,
+            attn_gate: None,
             raw_attn: None,
             mlp_in: None,
             wide: None,

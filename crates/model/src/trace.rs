@@ -77,7 +77,8 @@ pub struct Trace<B: Backend = Cpu> {
     pub attn_out: Vec<B::Buffer>,
     /// The output of the MLP in each layer.
     pub mlp_out: Vec<B::Buffer>,
-    /// The KV cache of each layer, `[T, 2 kv]`: keys after the rotation, then values.
+    /// The KV cache of each layer, `[T, 2 kv]`: keys after the rotation, then values. Of a recurrence, what its inputs
+    /// are but for the gates.
     pub kv_cache: Vec<B::Buffer>,
     /// In post-norm blocks, what those of other models follow from; empty elsewhere.
     pub post_norm: Vec<PostNorm<B>>,
@@ -191,7 +192,7 @@ impl<B: Backend> Model<B> {
                 if post_norm {
                     trace.post_norm.push(self.kept_of_post_norm(&h, &out, &buffers, part));
                 }
-                trace.kv_cache.push(self.kv_cache(run.rows.clone(), &buffers));
+                trace.kv_cache.push(self.kv_cache(l, run.rows.clone(), &buffers));
                 trace.routes.push(buffers.routes.as_ref().map(|routes| routes.rows(run.rows.clone())));
             }
             std::mem::swap(&mut h, &mut out);

@@ -324,6 +324,9 @@ folders! {
     glm4_moe: "glm4_moe", 24;
     deepseek_v2: "deepseek_v2", 24;
     deepseek_v3: "deepseek_v3", 24;
+    qwen3_next: "qwen3_next", 40;
+    qwen3_5: "qwen3_5", 24;
+    granite4_hybrid: "granite4-hybrid", 24;
     esm: "esm", 24;
     esm_first: "esm-first", 24;
     bert: "bert", 24;

@@ -202,6 +202,9 @@ folders! {
     glm4_moe: "glm4_moe",
     deepseek_v2: "deepseek_v2",
     deepseek_v3: "deepseek_v3",
+    qwen3_next: "qwen3_next",
+    qwen3_5: "qwen3_5",
+    granite4_hybrid: "granite4-hybrid",
     llama_dynamic: "llama-dynamic",
     llama_linear: "llama-linear",
     llama2_sharded_bf16: "llama2-sharded-bf16",
@@ -295,7 +298,7 @@ fn levels(buffers: &[Buffer]) -> Vec<&[f32]> {
 }
 
 /// The architectures, one folder each.
-const ONE_EACH: [&str; 32] = [
+const ONE_EACH: [&str; 35] = [
     "esm",
     "bert",
     "roberta",
@@ -328,6 +331,9 @@ const ONE_EACH: [&str; 32] = [
     "glm4_moe",
     "deepseek_v2",
     "deepseek_v3",
+    "qwen3_next",
+    "qwen3_5",
+    "granite4-hybrid",
 ];
 
 #[test]

@@ -131,7 +131,7 @@ fn gradients() -> GradientsPair {
         gradients: Gradients {
             site: GradientSite::Resid,
             baseline: PathBaseline::Sequence,
-            quadrature: Quadrature::Adaptive,
+            quadrature: Quadrature::ADAPTIVE,
             attribution: (0..LAYERS).map(attribution).collect(),
             completeness_error: curve(LAYERS, |x| 0.008 * x),
             interval_error: Some(curve(LAYERS, |x| 0.009 * x)),

@@ -227,8 +227,8 @@ pub(crate) struct Causal {
         help_heading = "Probes that edit runs"
     )]
     pub(crate) baseline: BaselineArg,
-    /// Gradients: adaptive, gauss-legendre, riemann (the papers' 256 steps), or one of the latter
-    /// two with a number, as in riemann:64
+    /// Gradients: adaptive (to an error of 0.01), gauss-legendre (32 nodes), riemann (the papers' 256 steps), each also with
+    /// a number, as in adaptive:0.05 or riemann:64
     #[arg(long, value_name = "RULE", default_value = "adaptive", help_heading = "Probes that edit runs")]
     pub(crate) quadrature: Quadrature,
 }

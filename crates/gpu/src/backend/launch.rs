@@ -15,6 +15,7 @@ pub(super) fn activation_word(activation: Activation) -> u32 {
         Activation::GeluErf => 2,
         Activation::Relu => 3,
         Activation::ReluSquared => 4,
+        Activation::Sigmoid => 5,
     }
 }
 

@@ -70,6 +70,7 @@ fn act(which: u32, x: f32) -> f32 {
         case 1u: { return gelu_tanh(x); }
         case 3u: { return select(x, 0.0, x <= 0.0); }
         case 4u: { return select(x * x, 0.0, x <= 0.0); }
+        case 5u: { return 1.0 / (1.0 + e(-x)); }
         default: { return x * normal(x); }
     }
 }
@@ -88,6 +89,10 @@ fn act_slope(which: u32, x: f32) -> f32 {
         }
         case 3u: { return select(1.0, 0.0, x <= 0.0); }
         case 4u: { return select(2.0 * x, 0.0, x <= 0.0); }
+        case 5u: {
+            let s = 1.0 / (1.0 + e(-x));
+            return s * (1.0 - s);
+        }
         default: { return fma(x * 0.3989423, e(-0.5 * x * x), normal(x)); }
     }
 }

@@ -13,6 +13,7 @@ use crate::peak::macs_per_second;
 use crate::reduction::dot;
 use crate::{Dtype, Isa, Linear, QuantBlocks, backward};
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// The CPU.
@@ -113,6 +114,10 @@ impl Backend for Cpu {
 
     fn download(&self, from: &Buffer, part: Range<usize>) -> Vec<f32> {
         from[part].to_vec()
+    }
+
+    fn on_host<'a>(&self, buffer: &'a Buffer) -> Cow<'a, [f32]> {
+        Cow::Borrowed(buffer)
     }
 
     fn buffer_of(&self, values: &[f32]) -> Buffer {

@@ -17,6 +17,7 @@ use crate::memory::OutOfMemory;
 use crate::norm::NormKind;
 use crate::{Dtype, QuantBlocks};
 pub use cpu::{Cpu, CpuBatch};
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// A device failed, or cannot run what it was given. Operations panic with this as the payload, because
@@ -222,6 +223,11 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// Elements of a buffer, read to the host.
     fn download(&self, from: &Self::Buffer, part: Range<usize>) -> Vec<f32>;
+
+    /// All elements of a buffer on the host, borrowed where that is the device.
+    fn on_host<'a>(&self, buffer: &'a Self::Buffer) -> Cow<'a, [f32]> {
+        Cow::Owned(self.download(buffer, 0..self.len(buffer)))
+    }
 
     /// A new buffer with a part of another, of exactly that size.
     fn copy(&self, from: &Self::Buffer, part: Range<usize>) -> Self::Buffer;

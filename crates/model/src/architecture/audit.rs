@@ -135,7 +135,8 @@ pub(super) fn refuse(path: &Path, json: &Value) -> Result<()> {
         refuse_quantised(path, part)?;
         let bad = |what: String| Err(Error::config(path, what));
         let model_type = part.get("model_type").and_then(Value::as_str).unwrap_or_default();
-        let has_experts = super::EXPERT_FAMILIES.iter().any(|family| family.0 == model_type);
+        let has_experts = super::EXPERT_FAMILIES.iter().any(|family| family.0 == model_type)
+            || super::HYBRIDS_WITH_EXPERTS.contains(&model_type);
         if let Some((name, count)) = EXPERTS.iter().find_map(|name| Some((name, part.get(name)?.as_u64()?)))
             && count > 1
             && !has_experts

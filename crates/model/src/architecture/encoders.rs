@@ -2,7 +2,7 @@
 
 use super::fields::{FULL_ATTENTION, RopePlace};
 use super::{Description, EncoderLayout, Fields, Layout, TensorRef, llama};
-use crate::config::{Config, Encoder, Head, Layer, Mlp, NormKind, Positions, QkNorm};
+use crate::config::{Config, Encoder, Head, Layer, Mixer, Mlp, NormKind, Positions, QkNorm};
 use crate::error::Result;
 use crate::weights::Weights;
 use fathom_kernels::elementwise::Activation;
@@ -77,6 +77,7 @@ fn config(f: &Fields<'_>, name: &str, named: &Named, activation: Activation) -> 
         parallel: false,
         qk_norm: QkNorm::None,
         latent: None,
+        attention_gate: false,
         activation,
         gated: false,
         attention_scale: 1.0 / (head_dim as f32).sqrt(),
@@ -117,6 +118,8 @@ impl Block<'_> {
             qkv: self.qkv.iter().map(|name| self.name(name)).collect(),
             qk_norms: None,
             latent: None,
+            recurrence: None,
+            attn_gate: None,
             attn_out: self.name(self.attn_out),
             post_attn_norm: None,
             mlp_norm: None,
@@ -360,8 +363,8 @@ pub(super) fn modernbert(f: &Fields<'_>, weights: &Weights) -> Result<Descriptio
     }
     c.layers = (0..c.depth())
         .map(|l| match is_local(l) {
-            true => Layer { window: Some(window), rope: Some(1), mlp: Mlp::Dense },
-            false => Layer { window: None, rope: Some(0), mlp: Mlp::Dense },
+            true => Layer { window: Some(window), rope: Some(1), mlp: Mlp::Dense, mixer: Mixer::Attention },
+            false => Layer { window: None, rope: Some(0), mlp: Mlp::Dense, mixer: Mixer::Attention },
         })
         .collect();
     let own = ["classifier_pooling", "classifier_dropout", "deterministic_flash_attn", "sparse_prediction"];

@@ -130,17 +130,23 @@ pub(super) fn qwen3(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
 pub(super) fn qwen2(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     let mut d = qwen::describe(f, weights)?;
     llama::set_qkv_bias(&mut d, f.bool_or("qkv_bias", true)?);
-    qwen_experts(f, weights, &mut d)?;
+    qwen_shared(f, weights, &mut d)?;
+    Ok(d)
+}
+
+/// The experts of a Qwen, one of which every token takes, with a gate of its own.
+pub(super) fn qwen_shared(f: &Fields<'_>, weights: &Weights, d: &mut Description) -> Result<()> {
+    qwen_experts(f, weights, d)?;
     let shared = f.usize("shared_expert_intermediate_size")?;
     for layer in &mut d.config.layers {
         if let Mlp::Experts(of) = &mut layer.mlp {
             *of = Experts { shared, shared_gate: shared > 0, ..*of };
         }
     }
-    name_shared(&mut d, "mlp.shared_expert");
+    name_shared(d, "mlp.shared_expert");
     let gate = llama::tensor_ref(&d.layout, "mlp.shared_expert_gate");
     d.layout.experts.iter_mut().for_each(|experts| experts.shared_gate = Some(gate.clone()));
-    Ok(d)
+    Ok(())
 }
 
 /// Which layers of a Qwen have experts, and how these are weighed.

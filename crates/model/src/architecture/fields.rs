@@ -1,6 +1,6 @@
 //! Typed reading of `config.json`, with errors that name the field.
 
-use crate::config::{Layer, Mlp, Rope, RopeScaling};
+use crate::config::{Layer, Mixer, Mlp, Rope, RopeScaling};
 use crate::error::{Error, Result};
 use fathom_kernels::elementwise::Activation;
 use serde_json::Value;
@@ -162,6 +162,18 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// A lower and an upper limit; Python's infinity is an object or a string.
+    pub(crate) fn opt_limits(&self, name: &str) -> Result<Option<[f64; 2]>> {
+        let limit = |v: &Value| {
+            let text = v.as_str().or_else(|| v.get("__float__").and_then(Value::as_str));
+            v.as_f64().or_else(|| text.filter(|t| *t == "Infinity").map(|_| f64::INFINITY))
+        };
+        self.typed(name, "pair of limits", |v| {
+            let limits = v.as_array()?.iter().map(limit).collect::<Option<Vec<f64>>>()?;
+            limits.try_into().ok()
+        })
+    }
+
     /// The activation named by a field.
     pub(crate) fn activation(&self, name: &str, default: &str) -> Result<Activation> {
         match self.opt_str(name)?.unwrap_or(default) {
@@ -182,7 +194,7 @@ impl<'a> Fields<'a> {
         if count > 1 << 14 {
             return self.fail(format!("'{name}' is {count}, more than any model has"));
         }
-        Ok(vec![Layer { window: None, rope: Some(0), mlp: Mlp::Dense }; count])
+        Ok(vec![Layer { window: None, rope: Some(0), mlp: Mlp::Dense, mixer: Mixer::Attention }; count])
     }
 
     /// The layers. Those that are sliding by `layer_types` (or by `is_local`, if the field is absent) see
@@ -210,9 +222,9 @@ impl<'a> Fields<'a> {
                 Some(other) => return self.fail(format!("the layer type '{other}' is not supported")),
             };
             layers.push(if local && window.is_some() {
-                Layer { window, rope: Some(local_rope), mlp: Mlp::Dense }
+                Layer { window, rope: Some(local_rope), mlp: Mlp::Dense, mixer: Mixer::Attention }
             } else {
-                Layer { window: None, rope: Some(0), mlp: Mlp::Dense }
+                Layer { window: None, rope: Some(0), mlp: Mlp::Dense, mixer: Mixer::Attention }
             });
         }
         Ok(layers)

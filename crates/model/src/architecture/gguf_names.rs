@@ -5,7 +5,7 @@
 
 use super::gguf_families::{Factors, GGUF_FAMILIES, GgufFamily, Mixture, Norms, Residual, Windows};
 use super::{Description, Layout, RowOrder, TensorRef, gguf_experts, unknown};
-use crate::config::{Config, Layer, Mlp, NormKind, Positions, QkNorm, Rope, RopeScaling};
+use crate::config::{Config, Layer, Mixer, Mlp, NormKind, Positions, QkNorm, Rope, RopeScaling};
 use crate::error::{Error, Result};
 use crate::gguf::{Header, Value};
 use crate::weights::Weights;
@@ -236,6 +236,7 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
             }
         },
         latent: None,
+        attention_gate: false,
         qk_norm: match family.qk_norm {
             QkNorm::OwnHead | QkNorm::Head if !has("attn_q_norm") => QkNorm::None,
             usual => usual,
@@ -326,7 +327,7 @@ fn layers(keys: &Keys<'_>, family: &GgufFamily, depth: usize) -> Result<Vec<Laye
             Windows::Unrotated(n) => (!(l + 1).is_multiple_of(n)).then_some(0),
             _ => rotates.then_some(0),
         };
-        Layer { window: window.filter(|_| local), rope, mlp: Mlp::Dense }
+        Layer { window: window.filter(|_| local), rope, mlp: Mlp::Dense, mixer: Mixer::Attention }
     };
     Ok(local.into_iter().enumerate().map(layer).collect())
 }
@@ -477,6 +478,8 @@ fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
             vec![turned("attn_q"), turned("attn_k"), tensor_ref("attn_v")]
         },
         latent: None,
+        recurrence: None,
+        attn_gate: None,
         qk_norms: (config.qk_norm != QkNorm::None).then(|| ["attn_q_norm", "attn_k_norm"].map(turned)),
         attn_out: tensor_ref("attn_output"),
         post_attn_norm: config.post_norm.then(|| plain("post_attention_norm")),

@@ -1,57 +1,112 @@
-//! Granite 3, and 4 without experts and Mamba layers: Llama with factors on the embedding, on attention scores, on what each sublayer adds,
-//! and on the logits. MiniCPM: the same with other names, derived from its widths.
+//! Granite 3: Llama with factors on the embedding, on attention scores, on what each sublayer adds, and on the logits.
+//! Granite 4: the same with layers of Mamba 2 among those of attention, and experts or not. MiniCPM: Granite 3 with other
+//! names, derived from its widths.
+//!
+//! Tensors of Mamba 2: `mamba.{in_proj,conv1d,A_log,dt_bias,D,norm,out_proj}`.
 
-use super::{Description, ExpertLayout, Fields, experts, llama};
-use crate::config::Experts;
+use super::{Description, ExpertLayout, Fields, RecurrenceLayout, RowOrder, experts, llama};
+use crate::config::{Experts, Mixer, Recurrence, Update};
 use crate::error::Result;
 use crate::weights::Weights;
 
 /// Defaults of transformers for Granite 4.
-pub(super) const GRANITE4: &str = r#"{"num_local_experts": 8, "shared_intermediate_size": 1024}"#;
+pub(super) const GRANITE4: &str = r#"{
+    "num_local_experts": 8, "num_experts_per_tok": 2, "shared_intermediate_size": 1024, "mamba_n_heads": 128,
+    "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_head": "auto", "mamba_d_conv": 4, "mamba_expand": 2
+}"#;
 
-/// Fields about experts and Mamba layers, which do not matter where there are none.
-const UNUSED: &[&str] = &[
-    "intermediate_size",
-    "mamba_chunk_size",
-    "mamba_conv_bias",
-    "mamba_d_conv",
-    "mamba_d_head",
-    "mamba_d_state",
-    "mamba_expand",
-    "mamba_n_groups",
-    "mamba_n_heads",
-    "mamba_proj_bias",
-    "num_experts_per_tok",
-    "output_router_logits",
-    "router_aux_loss_coef",
-    "time_step_limit",
-    "time_step_max",
-    "time_step_min",
-];
+/// Fields that only matter to how a computation is divided, or to training.
+const UNUSED: &[&str] = &["mamba_chunk_size", "time_step_max", "time_step_min"];
 
-/// Granite 4 in the form that can also hold experts and Mamba layers.
+/// As [`UNUSED`], where there are no experts.
+const OF_EXPERTS: &[&str] =
+    &["intermediate_size", "num_experts_per_tok", "output_router_logits", "router_aux_loss_coef"];
+
+/// Granite 4.
 pub(super) fn describe_fourth(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     let mut d = describe(f, weights)?;
-    let experts = f.usize("num_local_experts")?;
-    if experts > 0 {
-        return f.fail(format!(
-            "the model is a mixture of experts ('num_local_experts' is {experts}), which is not supported; choose a dense model"
-        ));
-    }
-    let types = f.strings("layer_types")?.or(f.strings("layers_block_type")?);
-    let types = types.unwrap_or_else(|| vec!["mamba"]);
-    if let Some(other) = types.iter().find(|kind| !["attention", "full_attention"].contains(kind)) {
-        return f
-            .fail(format!("the layer type '{other}' is not supported; choose a model of attention layers"));
-    }
     f.ignore(UNUSED);
+    let shared = f.usize("shared_intermediate_size")?;
+    if f.usize("num_local_experts")? > 0 {
+        let of = experts::experts(f, "intermediate_size", experts::softmax(true))?;
+        give_experts(&mut d, Experts { shared, ..of });
+    } else {
+        f.ignore(OF_EXPERTS);
+        d.config.intermediate = shared;
+        d.layout.up = vec![llama::tensor_ref(&d.layout, "shared_mlp.input_linear")];
+        d.layout.down = llama::tensor_ref(&d.layout, "shared_mlp.output_linear");
+    }
     if f.opt_str("position_embedding_type")? != Some("rope") {
         d.config.layers.iter_mut().for_each(|layer| layer.rope = None);
     }
-    d.config.intermediate = f.usize("shared_intermediate_size")?;
-    d.layout.up = vec![llama::tensor_ref(&d.layout, "shared_mlp.input_linear")];
-    d.layout.down = llama::tensor_ref(&d.layout, "shared_mlp.output_linear");
+    mixers(f, &mut d)?;
     Ok(d)
+}
+
+/// Which layers are those of Mamba 2, their sizes and tensors.
+fn mixers(f: &Fields<'_>, d: &mut Description) -> Result<()> {
+    let recurrence = mamba(f, d.config.hidden)?;
+    let types = f.strings("layer_types")?.or(f.strings("layers_block_type")?);
+    if types.as_ref().is_some_and(|types| types.len() != d.config.depth()) {
+        return f.fail(format!("'layer_types' does not name {} layers", d.config.depth()));
+    }
+    for (l, layer) in d.config.layers.iter_mut().enumerate() {
+        match types.as_ref().map_or("mamba", |types| types[l]) {
+            "attention" | "full_attention" => {}
+            "mamba" | "linear_attention" => {
+                layer.mixer = Mixer::Recurrence(recurrence);
+                layer.rope = None;
+            }
+            other => return f.fail(format!("the layer type '{other}' is not supported")),
+        }
+    }
+    if d.config.first_recurrence().is_some() {
+        d.layout.recurrence = Some(mamba_names(f, d)?);
+    }
+    Ok(())
+}
+
+/// The sizes of Mamba 2's recurrence.
+fn mamba(f: &Fields<'_>, hidden: usize) -> Result<Recurrence> {
+    let (heads, inner) = (f.usize("mamba_n_heads")?, f.usize("mamba_expand")?.saturating_mul(hidden));
+    let width = match f.opt_str("mamba_d_head") {
+        Ok(Some("auto")) => inner / heads.max(1),
+        _ => f.usize("mamba_d_head")?,
+    };
+    if heads.checked_mul(width) != Some(inner) {
+        return f.fail(format!(
+            "'mamba_n_heads' times 'mamba_d_head' is {heads} times {width}; it must be 'mamba_expand' times 'hidden_size', {inner}"
+        ));
+    }
+    if let Some(limit) = f.opt_limits("time_step_limit")?
+        && (limit[0] > 0.0 || limit[1].is_finite())
+    {
+        return f.fail(format!("'time_step_limit' limits time steps to {limit:?}, which is not supported"));
+    }
+    Ok(Recurrence {
+        update: Update::StateSpace,
+        key_heads: f.usize("mamba_n_groups")?,
+        key_width: f.usize("mamba_d_state")?,
+        heads,
+        value_width: width,
+        taps: f.usize("mamba_d_conv")?,
+    })
+}
+
+fn mamba_names(f: &Fields<'_>, d: &Description) -> Result<RecurrenceLayout> {
+    let tensor_ref = |name: &str| llama::tensor_ref(&d.layout, &format!("mamba.{name}"));
+    let bias = f.bool_or("mamba_proj_bias", false)?;
+    Ok(RecurrenceLayout {
+        input: vec![tensor_ref("in_proj").ordered(RowOrder::ValuesFirst).biased(bias)],
+        conv: tensor_ref("conv1d")
+            .ordered(RowOrder::ChannelsValuesFirst)
+            .biased(f.bool_or("mamba_conv_bias", true)?),
+        log_rate: tensor_ref("A_log").bare(),
+        time_bias: tensor_ref("dt_bias").bare(),
+        skip: Some(tensor_ref("D").bare()),
+        norm: tensor_ref("norm"),
+        out: tensor_ref("out_proj").biased(bias),
+    })
 }
 
 /// Defaults of transformers for Granite's mixtures of experts.
@@ -67,7 +122,13 @@ pub(super) fn describe_experts(f: &Fields<'_>, weights: &Weights) -> Result<Desc
     if d.config.architecture == "granitemoeshared" {
         of = Experts { shared: f.usize("shared_intermediate_size")?, ..of };
     }
-    experts::give(&mut d, of, |_| true);
+    give_experts(&mut d, of);
+    Ok(d)
+}
+
+/// Gives experts to all layers, and names their tensors.
+fn give_experts(d: &mut Description, of: Experts) {
+    experts::give(d, of, |_| true);
     let tensor_ref = |name: &str| llama::tensor_ref(&d.layout, name);
     let experts = ExpertLayout {
         router: tensor_ref("block_sparse_moe.router.layer"),
@@ -78,7 +139,6 @@ pub(super) fn describe_experts(f: &Fields<'_>, weights: &Weights) -> Result<Desc
         shared_gate: None,
     };
     d.layout.experts = Some(experts);
-    Ok(d)
 }
 
 /// Defaults of the configuration class that comes with MiniCPM's files.

@@ -26,6 +26,7 @@ mod olmo;
 mod opt;
 mod phi;
 mod qwen;
+mod qwen_next;
 mod relatives;
 mod smollm;
 mod stablelm;
@@ -33,7 +34,7 @@ mod starcoder;
 #[cfg(test)]
 mod tests;
 
-use crate::config::Config;
+use crate::config::{Config, Recurrence};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::gguf::Header;
@@ -79,6 +80,20 @@ pub(crate) enum RowOrder {
         /// The number of processors that the model was trained on.
         parts: usize,
     },
+    /// Of each head, queries and a gate lie side by side (Qwen3-Next). These are the queries, or the gates.
+    HeadHalves {
+        /// Whether these are the gates.
+        gates: bool,
+    },
+    /// Qwen3-Next stores for each key head its queries, its keys, and the values and gates of its value heads. Packing
+    /// gathers all gates, q, k, v.
+    PerKeyHead,
+    /// As [`Self::PerKeyHead`], for the numbers of the strengths and those of the decays.
+    NumbersPerKeyHead,
+    /// Mamba 2 stores gates, values, keys, queries, numbers. Packing orders them as gates, q, k, v, numbers.
+    ValuesFirst,
+    /// As [`Self::ValuesFirst`], for the channels of the convolution.
+    ChannelsValuesFirst,
     /// The rotated numbers of a head come last, side by side or not. Packing puts them first, as halves.
     RotatedLast {
         /// Whether the two numbers that are rotated together lie side by side.
@@ -92,6 +107,18 @@ impl RowOrder {
         let (head, i) = (r / c.head_dim, r % c.head_dim);
         match self {
             Self::AsStored | Self::Transposed => r,
+            Self::HeadHalves { gates } => (2 * head + usize::from(gates)) * c.head_dim + i,
+            Self::PerKeyHead => c.first_recurrence().map_or(r, |of| per_key_head(&of, r)),
+            Self::NumbersPerKeyHead => c.first_recurrence().map_or(r, |of| {
+                let each = of.heads / of.key_heads;
+                let (second, head) = (r / of.heads, r % of.heads);
+                (head / each * 2 + second) * each + head % each
+            }),
+            Self::ValuesFirst => c.first_recurrence().map_or(r, |of| match r.checked_sub(of.values()) {
+                Some(behind) => of.values() + values_first(&of, behind),
+                None => r,
+            }),
+            Self::ChannelsValuesFirst => c.first_recurrence().map_or(r, |of| values_first(&of, r)),
             Self::InterleavedHalves => head * c.head_dim + side_by_side(c, i),
             Self::PartitionedQvk { parts } => {
                 let (kind, head) = (head / c.heads, head % c.heads);
@@ -121,6 +148,29 @@ impl RowOrder {
                 (group * (queries + 2) + place) * c.head_dim + i
             }
         }
+    }
+}
+
+/// Where row `r` of gates, queries, keys and values is stored if these lie together for each key head.
+fn per_key_head(of: &Recurrence, r: usize) -> usize {
+    let values = of.values() / of.key_heads;
+    let group = 2 * of.key_width + 2 * values;
+    let place = |width: usize, at: usize, r: usize| r / width * group + at + r % width;
+    match r.checked_sub(of.values()) {
+        None => place(values, 2 * of.key_width + values, r),
+        Some(r) if r < of.keys() => place(of.key_width, 0, r),
+        Some(r) if r < 2 * of.keys() => place(of.key_width, of.key_width, r - of.keys()),
+        Some(r) => place(values, 2 * of.key_width, r - 2 * of.keys()),
+    }
+}
+
+/// Where row `r` of queries, keys, values and what follows is stored if values come first, then keys, then queries.
+fn values_first(of: &Recurrence, r: usize) -> usize {
+    match r {
+        _ if r < of.keys() => of.values() + of.keys() + r,
+        _ if r < 2 * of.keys() => of.values() + r - of.keys(),
+        _ if r < of.channels() => r - 2 * of.keys(),
+        _ => r,
     }
 }
 
@@ -225,6 +275,10 @@ pub(crate) struct Layout {
     /// One fused matrix, or q, k and v.
     pub(crate) qkv: Vec<TensorRef>,
     pub(crate) qk_norms: Option<[TensorRef; 2]>,
+    /// The projection whose sigmoid multiplies what attention returns.
+    pub(crate) attn_gate: Option<TensorRef>,
+    /// The tensors of layers with a recurrence, in the place of [`Self::qkv`] and [`Self::attn_out`].
+    pub(crate) recurrence: Option<RecurrenceLayout>,
     /// The tensors of latent attention, in the place of [`Self::qkv`].
     pub(crate) latent: Option<LatentLayout>,
     pub(crate) attn_out: TensorRef,
@@ -252,6 +306,29 @@ pub(crate) struct EncoderLayout {
     pub(crate) stream_norms: Option<[TensorRef; 2]>,
     /// The matrix before the unembedding, and the norm behind it.
     pub(crate) head_dense: Option<[TensorRef; 2]>,
+}
+
+/// The names of the tensors of a recurrence.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RecurrenceLayout {
+    /// All rows, or gates, queries with keys and values, and the numbers of strengths and decays, these together or apart.
+    pub(crate) input: Vec<TensorRef>,
+    /// `[channels, 1, taps]`.
+    pub(crate) conv: TensorRef,
+    /// The logarithm of the rate of decay.
+    pub(crate) log_rate: TensorRef,
+    pub(crate) time_bias: TensorRef,
+    /// Of the state-space model.
+    pub(crate) skip: Option<TensorRef>,
+    pub(crate) norm: TensorRef,
+    pub(crate) out: TensorRef,
+}
+
+impl RecurrenceLayout {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &TensorRef> {
+        let one = [&self.conv, &self.log_rate, &self.time_bias, &self.norm, &self.out];
+        self.input.iter().chain(one).chain(&self.skip)
+    }
 }
 
 /// The names of the tensors of latent attention.
@@ -328,7 +405,6 @@ const FAMILIES: &[Family] = &[
     ("olmo3", olmo::describe_third, olmo::OLMO3),
     ("starcoder2", starcoder::describe, starcoder::DEFAULTS),
     ("granite", granite::describe, "{}"),
-    ("granitemoehybrid", granite::describe_fourth, granite::GRANITE4),
     ("cohere", cohere::describe, cohere::COHERE),
     ("cohere2", cohere::describe, cohere::COHERE2),
     ("stablelm", stablelm::describe, stablelm::DEFAULTS),
@@ -376,14 +452,35 @@ const EXPERT_FAMILIES: &[Family] = &[
     ("deepseek_v3", deepseek::third, deepseek::V3),
 ];
 
+/// As [`FAMILIES`], for models some of whose layers mix positions by a recurrence.
+const HYBRID_FAMILIES: &[Family] = &[
+    ("qwen3_next", qwen_next::describe, qwen_next::QWEN3_NEXT),
+    ("qwen3_5", qwen_next::dense, qwen_next::QWEN3_5),
+    ("qwen3_5_text", qwen_next::dense, qwen_next::QWEN3_5),
+    ("granitemoehybrid", granite::describe_fourth, granite::GRANITE4),
+];
+
+/// Those of [`HYBRID_FAMILIES`] that may have experts.
+const HYBRIDS_WITH_EXPERTS: &[&str] = &["qwen3_next", "granitemoehybrid"];
+
+/// All families.
+fn families() -> impl Iterator<Item = &'static Family> {
+    FAMILIES.iter().chain(EXPERT_FAMILIES).chain(HYBRID_FAMILIES)
+}
+
 /// The architectures that can be loaded, as `model_type` names them.
 pub fn supported() -> Vec<&'static str> {
-    FAMILIES.iter().chain(EXPERT_FAMILIES).map(|f| f.0).collect()
+    families().map(|f| f.0).collect()
 }
 
 /// Those of [`supported`] that are mixtures of experts.
 pub fn mixtures_of_experts() -> Vec<&'static str> {
     EXPERT_FAMILIES.iter().map(|f| f.0).collect()
+}
+
+/// Those of [`supported`] some of whose layers mix positions by a recurrence.
+pub fn hybrids() -> Vec<&'static str> {
+    HYBRID_FAMILIES.iter().map(|f| f.0).collect()
 }
 
 fn unknown(path: &Path, name: &str) -> Error {
@@ -417,10 +514,7 @@ impl HfConfig {
 
     fn family(&self) -> Result<&'static Family> {
         let name = |json: &Value| json.get("model_type").and_then(Value::as_str).map(str::to_owned);
-        let find = |name: &str| {
-            let mut all = FAMILIES.iter().chain(EXPERT_FAMILIES);
-            all.find(|f| f.0 == name).ok_or_else(|| unknown(&self.path, name))
-        };
+        let find = |name: &str| families().find(|f| f.0 == name).ok_or_else(|| unknown(&self.path, name));
         // The text models of Mistral 3 are of more than one family.
         let text = self.json.get("text_config").and_then(name);
         match name(&self.json) {

@@ -1,13 +1,15 @@
 //! Packing attention and MLPs of all kinds.
 
 use super::{Loader, MlpWeights};
-use crate::architecture::{LatentLayout, TensorRef};
-use crate::config::{Latent, Mlp};
+use crate::architecture::{LatentLayout, RecurrenceLayout, TensorRef};
+use crate::config::{Latent, Mlp, Recurrence, Update};
 use crate::error::Result;
 use crate::experts::{ExpertWeights, FeedForward};
 use crate::latent::{LatentWeights, QkvWeights};
+use crate::recurrent::RecurrentWeights;
 use fathom_kernels::Dtype;
 use fathom_kernels::backend::{Backend, Norm};
+use fathom_kernels::recurrence::RecurrenceWeights;
 use std::ops::Range;
 
 /// What transformers adds to the mean square of latent vectors, whatever the configuration says of other norms.
@@ -19,11 +21,57 @@ impl<B: Backend> Loader<'_, B> {
         if let (Some(latent), Some(names)) = (c.latent, &at.latent) {
             return self.latent(latent, names, layer);
         }
+        if let (Some(recurrence), Some(names)) = (c.recurrence(layer), &at.recurrence) {
+            return self.recurrent(recurrence, names, layer);
+        }
         let rows = match at.qkv.len() {
             1 => vec![c.q_width() + 2 * c.kv_width()],
             _ => vec![c.q_width(), c.kv_width(), c.kv_width()],
         };
         Ok(QkvWeights::Plain(self.linear(&at.qkv, &rows, c.hidden, layer)?))
+    }
+
+    /// The weights of a recurrence but for the output projection.
+    fn recurrent(&self, about: Recurrence, at: &RecurrenceLayout, layer: usize) -> Result<QkvWeights<B>> {
+        let (values, channels, heads) = (about.values(), about.channels(), about.heads);
+        let rows = match at.input.len() {
+            1 => vec![about.width()],
+            2 => vec![values + channels, about.numbers() * heads],
+            _ => vec![values, channels, heads, heads],
+        };
+        let norm = match about.update {
+            Update::Delta => about.value_width,
+            Update::StateSpace => values,
+        };
+        let vector = |at: &TensorRef, len: usize| self.weights.vector(&at.weight(layer), len);
+        let order = |stored: &[f32], width: usize| -> Vec<f32> {
+            let row = |r: usize| &stored[at.conv.order.stored_row(self.config, r) * width..][..width];
+            (0..channels).flat_map(|r| row(r).iter().copied()).collect()
+        };
+        let mut conv = vec![0.0; channels * about.taps];
+        let tensor = self.weights.tensor(&at.conv.weight(layer), &[channels, 1, about.taps])?;
+        tensor.read(0..channels, &mut conv)?;
+        let bias = at.conv.bias.then(|| self.weights.vector(&at.conv.bias(layer), channels)).transpose()?;
+        Ok(QkvWeights::Recurrent(Box::new(RecurrentWeights {
+            about,
+            input: self.linear(&at.input, &rows, self.config.hidden, layer)?,
+            own: RecurrenceWeights {
+                conv: order(&conv, about.taps),
+                conv_bias: bias.map(|bias| order(&bias, 1)),
+                rate: vector(&at.log_rate, heads)?.into_iter().map(f32::exp).collect(),
+                time_bias: vector(&at.time_bias, heads)?,
+                skip: at.skip.as_ref().map_or(Ok(Vec::new()), |skip| vector(skip, heads))?,
+                norm: vector(&at.norm, norm)?,
+                eps: self.config.norm_eps,
+            },
+        })))
+    }
+
+    /// The projection whose sigmoid multiplies what attention returns.
+    pub(super) fn attn_gate(&self, layer: usize) -> Result<Option<B::Linear>> {
+        let c = self.config;
+        let at = self.layout.attn_gate.iter().find(|_| c.recurrence(layer).is_none());
+        at.map(|at| self.linear(std::slice::from_ref(at), &[c.q_width()], c.hidden, layer)).transpose()
     }
 
     fn latent(&self, about: Latent, at: &LatentLayout, layer: usize) -> Result<QkvWeights<B>> {
@@ -78,6 +126,9 @@ impl<B: Backend> Loader<'_, B> {
     /// The output of attention. Values of latent attention are padded, and so are its columns.
     pub(super) fn attn_out(&self, layer: usize) -> Result<B::Linear> {
         let (c, at) = (self.config, &self.layout.attn_out);
+        if let (Some(recurrence), Some(names)) = (c.recurrence(layer), &self.layout.recurrence) {
+            return self.linear(std::slice::from_ref(&names.out), &[c.hidden], recurrence.values(), layer);
+        }
         let Some(l) = c.latent else {
             return self.linear(std::slice::from_ref(at), &[c.hidden], c.q_width(), layer);
         };

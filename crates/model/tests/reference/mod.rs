@@ -4,6 +4,7 @@
 mod encoders;
 mod experts;
 mod latent;
+mod recurrence;
 
 use experts::{FeedForward, Mixture};
 use fathom_kernels::elementwise::Activation;
@@ -61,6 +62,9 @@ struct Layer {
     /// Norms on queries and on keys: none, one, or one for each head.
     qk_norms: [Vec<Norm>; 2],
     latent: Option<latent::Projections>,
+    recurrence: Option<recurrence::Weights>,
+    /// The projection whose sigmoid multiplies what attention returns.
+    gate: Option<Linear>,
     attn_out: Linear,
     post_attn_norm: Option<Norm>,
     mlp_norm: Option<Norm>,
@@ -187,6 +191,9 @@ impl Reference {
     /// What the attention of layer `l` adds.
     pub(crate) fn attention(&self, l: usize, h: &[Row]) -> Vec<Row> {
         let (c, layer) = (&self.config, &self.layers[l]);
+        if let Some(recurrence) = &layer.recurrence {
+            return self.recur(l, recurrence, h);
+        }
         if let Some(latent) = &layer.latent {
             return self.latent_attention(l, latent, h);
         }
@@ -229,7 +236,12 @@ impl Reference {
                 }
                 sum
             });
-            self.added(&layer.post_attn_norm, &layer.attn_out.of(&mixed.collect::<Row>()))
+            let mut mixed: Row = mixed.collect();
+            if let Some(gate) = &layer.gate {
+                let gate = gate.of(&self.normed(&layer.attn_norm, &h[i]));
+                mixed.iter_mut().zip(gate).for_each(|(x, z)| *x /= 1.0 + (-z).exp());
+            }
+            self.added(&layer.post_attn_norm, &layer.attn_out.of(&mixed))
         });
         rows.collect()
     }
@@ -328,6 +340,7 @@ fn activation(kind: Activation, x: f64) -> f64 {
         Activation::GeluErf => 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
         Activation::Relu => x.max(0.0),
         Activation::ReluSquared => x.max(0.0).powi(2),
+        Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
     }
 }
 
@@ -410,7 +423,8 @@ impl Reader<'_> {
         let either = |names: &[&str]| linear(names.iter().find(has).expect("a matrix of the layer"));
         let norm = |here: bool, name: &str| here.then(|| self.norm(&format!("{at}{name}")));
         let (q, kv) = (c.q_width(), c.kv_width());
-        let [q, k, v] = if c.latent.is_some() {
+        let recurrence = c.recurrence(l).map(|of| self.recurrence(at, &of));
+        let [mut q, k, v] = if c.latent.is_some() || recurrence.is_some() {
             [(); 3].map(|()| Linear { weight: vec![], bias: vec![] })
         } else if has(&&"self_attn.qkv_proj") {
             let all = linear("self_attn.qkv_proj");
@@ -418,6 +432,13 @@ impl Reader<'_> {
         } else {
             ["q", "k", "v"].map(|p| linear(&format!("self_attn.{p}_proj")))
         };
+        // Queries and gates lie together, head by head.
+        let gate = (c.attention_gate && recurrence.is_none()).then(|| {
+            let of = |second: usize| (0..2 * c.q_width()).filter(move |r| r / c.head_dim % 2 == second);
+            let gate = q.rows(of(1));
+            q = q.rows(of(0));
+            gate
+        });
         // With norms on both sides of attention the one behind it has the name that
         // the one before the MLP has elsewhere.
         let mlp_norm = match (c.post_norm, c.architecture.as_str()) {
@@ -431,9 +452,16 @@ impl Reader<'_> {
             q,
             k,
             v,
-            qk_norms: self.qk_norms(at),
+            qk_norms: if recurrence.is_some() { [vec![], vec![]] } else { self.qk_norms(at) },
             latent: c.latent.is_some().then(|| self.latent(at)),
-            attn_out: either(&["self_attn.o_proj", "self_attn.dense"]),
+            attn_out: either(&[
+                "self_attn.o_proj",
+                "self_attn.dense",
+                "linear_attn.out_proj",
+                "mamba.out_proj",
+            ]),
+            recurrence,
+            gate,
             post_attn_norm: norm(c.post_norm, "post_attention_layernorm"),
             mlp_norm: norm(c.pre_norm, mlp_norm),
             mlp: match c.layers[l].mlp {
@@ -630,6 +658,8 @@ impl Reader<'_> {
             v,
             qk_norms: [vec![], vec![]],
             latent: None,
+            recurrence: None,
+            gate: None,
             attn_out: self.linear(&format!("{at}{attn_out}")),
             post_attn_norm: None,
             mlp_norm: Some(self.norm(&format!("{at}{mlp_norm}"))),
@@ -649,7 +679,9 @@ impl Reader<'_> {
 
     fn norm(&self, name: &str) -> Norm {
         // Gemma and Nemotron keep their norms around zero.
-        let zero = ["gemma", "nemotron"].iter().any(|family| self.config.architecture.starts_with(family));
+        let zero = ["gemma", "nemotron", "qwen3_next", "qwen3_5"]
+            .iter()
+            .any(|family| self.config.architecture.starts_with(family));
         let offset = if zero { 1.0 } else { 0.0 };
         let weight: Row =
             self.matrix(&format!("{name}.weight")).concat().iter().map(|w| w + offset).collect();

@@ -30,7 +30,7 @@ impl Default for GradientOptions {
         Self {
             sites: vec![GradientSite::Resid],
             baseline: PathBaseline::Sequence,
-            quadrature: Quadrature::Adaptive,
+            quadrature: Quadrature::ADAPTIVE,
         }
     }
 }
@@ -80,7 +80,7 @@ fn at_site<B: Backend>(
         quadrature,
         attribution: Vec::with_capacity(depth),
         completeness_error: Vec::with_capacity(depth),
-        interval_error: (quadrature == Quadrature::Adaptive).then(|| Vec::with_capacity(depth)),
+        interval_error: matches!(quadrature, Quadrature::Adaptive(_)).then(|| Vec::with_capacity(depth)),
         nodes: Vec::with_capacity(depth),
     };
     let mut work = Work::default();

@@ -1,6 +1,6 @@
 //! Planned multiply-adds as a share of those of full passes.
 
-use crate::support::{MODELS, PLENTY, baseline, mlp_macs, projection_macs, run};
+use crate::support::{MODELS, PLENTY, baseline, mixing_macs, mlp_macs, projection_macs, run};
 use fathom_model::Model;
 use fathom_probes::ExecOptions;
 use fathom_probes::erasure::measure as erase;
@@ -11,9 +11,10 @@ use fathom_results::{SkipMode, SkipPart};
 struct Shape {
     depth: u64,
     d: u64,
-    q: u64,
-    /// Multiply-adds of the matrices of attention, per row.
-    projections: u64,
+    /// Multiply-adds of the matrices of attention in each layer, per row.
+    projections: Vec<u64>,
+    /// Multiply-adds of mixing positions in a layer, for a row that sees so many.
+    mixing: Box<dyn Fn(usize, u64) -> u64>,
     /// Multiply-adds of the MLP of each layer, per row.
     mlp: Vec<u64>,
     parallel: bool,
@@ -25,11 +26,12 @@ struct Shape {
 impl Shape {
     fn of(model: &Model) -> Self {
         let c = model.config();
+        let config = c.clone();
         Self {
             depth: c.depth() as u64,
             d: c.hidden as u64,
-            q: c.q_width() as u64,
-            projections: projection_macs(c),
+            projections: (0..c.depth()).map(|l| projection_macs(c, l)).collect(),
+            mixing: Box::new(move |l, seen| mixing_macs(&config, l, seen)),
             mlp: (0..c.depth()).map(|l| mlp_macs(c, l)).collect(),
             parallel: c.parallel,
             vocab: c.vocab as u64,
@@ -42,8 +44,8 @@ impl Shape {
         Self {
             depth: 30,
             d: 576,
-            q: 576,
-            projections: 576 * 2 * (576 + 192),
+            projections: vec![576 * 2 * (576 + 192); 30],
+            mixing: Box::new(|_, seen| 2 * 576 * seen),
             mlp: vec![3 * 576 * 1536; 30],
             parallel: false,
             vocab: 49152,
@@ -57,8 +59,9 @@ impl Shape {
 
     /// Positions that go through layer `l`.
     fn rows(&self, l: u64, positions: impl Iterator<Item = u64>) -> u64 {
-        let a_row = self.projections + self.mlp[l as usize];
-        positions.map(|p| a_row + 2 * self.q * (p + 1).min(self.windows[l as usize])).sum()
+        let l = l as usize;
+        let a_row = self.projections[l] + self.mlp[l];
+        positions.map(|p| a_row + (self.mixing)(l, (p + 1).min(self.windows[l]))).sum()
     }
 
     fn pass(&self, tokens: u64) -> u64 {

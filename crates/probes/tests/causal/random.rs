@@ -1,8 +1,8 @@
 //! Random requests: the planner against full passes, and bit equality for any grouping and sharing.
 
 use crate::support::{
-    Action, Edit, MODELS, PLENTY, Request, Seen, clean_logits, edit, full, mlp_macs, near, near_change,
-    noise, planned, projection_macs, request, run,
+    Action, Edit, MODELS, PLENTY, Request, Seen, clean_logits, edit, full, mixing_macs, mlp_macs, near,
+    near_change, noise, planned, projection_macs, request, run,
 };
 use fathom_kernels::Buffer;
 use fathom_model::{Model, Trace};
@@ -174,7 +174,7 @@ pub(crate) fn only(seen: &Seen, request: usize) -> Read<'_> {
 fn counted(model: &Model, requests: &[Request<'_>]) -> u64 {
     let c = model.config();
     let d = c.hidden as u64;
-    let a_row = |l: usize| projection_macs(c) + mlp_macs(c, l);
+    let a_row = |l: usize| projection_macs(c, l) + mlp_macs(c, l);
     let level = |e: &Edit<'_>| if e.site == Site::Resid { e.layer } else { e.layer + 1 };
     let (mut rows, mut started) = (BTreeSet::new(), BTreeSet::new());
     let (mut heads, mut cleans) = (0, BTreeSet::new());
@@ -206,7 +206,7 @@ fn counted(model: &Model, requests: &[Request<'_>]) -> u64 {
         }
     }
     let seen = |l: usize, p: usize| c.layers[l].window.unwrap_or(usize::MAX).min(p + 1);
-    rows.iter().map(|(l, p, _)| a_row(*l) + 2 * (c.q_width() * seen(*l, *p)) as u64).sum::<u64>()
+    rows.iter().map(|(l, p, _)| a_row(*l) + mixing_macs(c, *l, seen(*l, *p) as u64)).sum::<u64>()
         + started.iter().map(|(level, _)| mlp_macs(c, level - 1)).sum::<u64>()
         + (heads + cleans.len() as u64) * d * c.vocab as u64
 }

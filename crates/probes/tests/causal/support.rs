@@ -4,7 +4,7 @@
 mod common;
 
 use common::ARCHITECTURES;
-pub(crate) use common::{mlp_macs, projection_macs};
+pub(crate) use common::{mixing_macs, mlp_macs, projection_macs};
 use fathom_kernels::Buffer;
 use fathom_model::source::Checkpoint;
 use fathom_model::{Buffers, Dtype, Model, Run, Trace};

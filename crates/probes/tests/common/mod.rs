@@ -1,10 +1,10 @@
 //! The fixtures of all architectures, for the test binaries of this crate.
 
-use fathom_model::config::{Config, Mlp};
+use fathom_model::config::{Config, Mlp, Update};
 
 /// A fixture for every architecture and each variant that changes how the residual stream is composed. A new
 /// architecture is tested by every probe once it is in this list.
-pub(crate) const ARCHITECTURES: [&str; 25] = [
+pub(crate) const ARCHITECTURES: [&str; 28] = [
     "llama2",
     "llama3",
     "mistral",
@@ -30,12 +30,22 @@ pub(crate) const ARCHITECTURES: [&str; 25] = [
     "glm4_moe",
     "deepseek_v2",
     "deepseek_v3",
+    "qwen3_next",
+    "qwen3_5",
+    "granite4-hybrid",
 ];
 
-/// Multiply-adds of the matrices of attention, per row.
+/// Multiply-adds of the matrices of attention or of a recurrence in layer `l`, per row.
 #[allow(dead_code)]
-pub(crate) fn projection_macs(c: &Config) -> u64 {
+pub(crate) fn projection_macs(c: &Config, l: usize) -> u64 {
     let (d, q, kv) = (c.hidden, c.q_width(), c.kv_width());
+    if let Some(of) = c.recurrence(l) {
+        let (keys, values) = (of.key_heads * of.key_width, of.heads * of.value_width);
+        // Two numbers per head where the state is read before it is written, one elsewhere.
+        let numbers = if of.update == Update::Delta { 2 } else { 1 };
+        return (d * (2 * keys + 2 * values + numbers * of.heads) + values * d) as u64;
+    }
+    let gate = if c.attention_gate { d * q } else { 0 };
     let of_input = match c.latent {
         None => d * (q + 2 * kv),
         Some(l) => {
@@ -44,7 +54,21 @@ pub(crate) fn projection_macs(c: &Config) -> u64 {
             queries + d * low + low * 2 * q
         }
     };
-    (of_input + q * d) as u64
+    (of_input + gate + q * d) as u64
+}
+
+/// Multiply-adds of mixing positions in layer `l` for a row that sees `seen`.
+#[allow(dead_code)]
+pub(crate) fn mixing_macs(c: &Config, l: usize, seen: u64) -> u64 {
+    match c.recurrence(l) {
+        None => 2 * c.q_width() as u64 * seen,
+        // The delta rule also reads the state before it writes; queries, keys and values are convolved.
+        Some(of) => {
+            let channels = 2 * of.key_heads * of.key_width + of.heads * of.value_width;
+            let passes = if of.update == Update::Delta { 3 } else { 2 };
+            (channels * of.taps + passes * of.heads * of.key_width * of.value_width) as u64
+        }
+    }
 }
 
 /// Multiply-adds of the MLP of layer `l`, per row.

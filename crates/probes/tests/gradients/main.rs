@@ -119,7 +119,7 @@ fn every(check: impl Fn(&str, &Model, &Trace, GradientSite, PathBaseline)) {
 #[test]
 fn attributions_sum_to_the_change_of_the_target() {
     every(|what, model, trace, site, baseline| {
-        let found = gradients(model, trace, site, baseline, Quadrature::Adaptive);
+        let found = gradients(model, trace, site, baseline, Quadrature::ADAPTIVE);
         for (l, map) in found.attribution.iter().enumerate() {
             assert_eq!(map.len(), trace.tokens.len());
             assert_eq!(map.last(), Some(&0.0), "{what}: the last token predicts nothing");
@@ -162,7 +162,7 @@ fn the_quadratures_agree() {
         for site in SITES {
             let by = |q| gradients(&model, &trace, site, PathBaseline::Sequence, q);
             let fine = by(Quadrature::GaussLegendre(32));
-            let adaptive = by(Quadrature::Adaptive);
+            let adaptive = by(Quadrature::ADAPTIVE);
             // The error of a left sum falls with 1 / steps, so two of them are extrapolated.
             let (few, many) = (by(Quadrature::Riemann(128)), by(Quadrature::Riemann(256)));
             assert_eq!(many.nodes, vec![256; model.config().depth()]);
@@ -184,7 +184,7 @@ fn the_quadratures_agree() {
 fn batch_size_changes_no_bit() {
     let model = fixture("gemma3");
     let trace = trace(&model, 31);
-    for quadrature in [Quadrature::Riemann(9), Quadrature::Adaptive] {
+    for quadrature in [Quadrature::Riemann(9), Quadrature::ADAPTIVE] {
         let options = GradientOptions { sites: SITES.to_vec(), baseline: PathBaseline::Sequence, quadrature };
         let with = |exec: ExecOptions<'_>| {
             measure(&model, &trace, &Targets::answer(&trace.tokens, ANSWER), &options, &exec)

@@ -3,6 +3,7 @@
 use crate::null;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 /// Whose values the path leads to.
@@ -55,18 +56,18 @@ impl PathBaseline {
     }
 }
 
-/// How the integral along the path is taken. In text `adaptive`, `gauss-legendre`,
+/// How the integral along the path is taken. In text `adaptive`, `adaptive:TOLERANCE`, `gauss-legendre`,
 /// `gauss-legendre:NODES`, `riemann` or `riemann:STEPS`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Quadrature {
     /// Simpson's rule on intervals that are halved where it misses the change of the
-    /// target most. It ends where what they miss is below 1 % of the change together, and
-    /// below 2 % of all that the target moves up and down if no errors cancel; or where what
+    /// target most. It ends where what they miss is below this share of the change together, and
+    /// below twice that of all that the target moves up and down if no errors cancel; or where what
     /// is left may be rounding, which in bfloat16 can be more. Halves use the nodes of the whole again,
     /// and no node is spent where the target is flat: along such a path it often jumps
     /// within a thousandth of the way, which no fixed rule sees.
-    Adaptive,
+    Adaptive(f64),
     /// Gauss-Legendre quadrature with this number of nodes.
     GaussLegendre(u32),
     /// The left Riemann sum with this number of steps, at nodes k / steps (the papers: 256).
@@ -75,6 +76,12 @@ pub enum Quadrature {
 
 /// Steps of the papers' sum.
 pub const PAPER_STEPS: u32 = 256;
+
+/// The tolerated completeness error where the adaptive rule has no other.
+const TOLERANCE: f64 = 0.01;
+
+/// The tolerances that the adaptive rule may have.
+const TOLERANCES: RangeInclusive<f64> = 1e-4..=0.5;
 
 /// Nodes of Gauss and Legendre where no number is given.
 const NODES: u32 = 32;
@@ -89,14 +96,20 @@ const MOST_STEPS: u32 = 1 << 16;
 /// A quadrature that does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown quadrature '{0}'; use 'adaptive', 'gauss-legendre' ({NODES} nodes), 'gauss-legendre:NODES' with 1 to {MOST_GAUSS}, 'riemann' ({PAPER_STEPS} steps) or 'riemann:STEPS' with 1 to {MOST_STEPS}"
+    "unknown quadrature '{0}'; use 'adaptive' (up to an error of {TOLERANCE}), 'adaptive:ERROR' with 0.0001 to 0.5, 'gauss-legendre' ({NODES} nodes), 'gauss-legendre:NODES' with 1 to {MOST_GAUSS}, 'riemann' ({PAPER_STEPS} steps) or 'riemann:STEPS' with 1 to {MOST_STEPS}"
 )]
 pub struct UnknownQuadrature(String);
+
+impl Quadrature {
+    /// The adaptive rule with its default tolerance of 1 %.
+    pub const ADAPTIVE: Self = Self::Adaptive(TOLERANCE);
+}
 
 impl fmt::Display for Quadrature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Adaptive => f.write_str("adaptive"),
+            Self::Adaptive(TOLERANCE) => f.write_str("adaptive"),
+            Self::Adaptive(tolerance) => write!(f, "adaptive:{tolerance}"),
             Self::GaussLegendre(NODES) => f.write_str("gauss-legendre"),
             Self::GaussLegendre(nodes) => write!(f, "gauss-legendre:{nodes}"),
             Self::Riemann(PAPER_STEPS) => f.write_str("riemann"),
@@ -110,18 +123,20 @@ impl FromStr for Quadrature {
 
     fn from_str(text: &str) -> Result<Self, UnknownQuadrature> {
         let unknown = || UnknownQuadrature(text.to_owned());
-        let (name, count) = match text.split_once(':') {
-            Some((name, count)) => (name, Some(count.parse::<u32>().map_err(|_| unknown())?)),
-            None => (text, None),
+        let (name, argument) = text.split_once(':').map_or((text, None), |(name, of)| (name, Some(of)));
+        let count = |default: u32, most: u32| match argument.map(str::parse::<u32>) {
+            None => Ok(default),
+            Some(Ok(count)) if (1..=most).contains(&count) => Ok(count),
+            Some(_) => Err(unknown()),
         };
-        let most = if name == "riemann" { MOST_STEPS } else { MOST_GAUSS };
-        if count.is_some_and(|n| !(1..=most).contains(&n)) {
-            return Err(unknown());
-        }
-        match (name, count) {
-            ("adaptive", None) => Ok(Self::Adaptive),
-            ("gauss-legendre", n) => Ok(Self::GaussLegendre(n.unwrap_or(NODES))),
-            ("riemann", n) => Ok(Self::Riemann(n.unwrap_or(PAPER_STEPS))),
+        match name {
+            "adaptive" => match argument.map(str::parse::<f64>) {
+                None => Ok(Self::ADAPTIVE),
+                Some(Ok(tolerance)) if TOLERANCES.contains(&tolerance) => Ok(Self::Adaptive(tolerance)),
+                Some(_) => Err(unknown()),
+            },
+            "gauss-legendre" => count(NODES, MOST_GAUSS).map(Self::GaussLegendre),
+            "riemann" => count(PAPER_STEPS, MOST_STEPS).map(Self::Riemann),
             _ => Err(unknown()),
         }
     }
@@ -187,7 +202,15 @@ mod tests {
     #[test]
     fn names_of_quadratures_are_read_back() {
         use Quadrature::{Adaptive, GaussLegendre, Riemann};
-        for quadrature in [Adaptive, GaussLegendre(32), GaussLegendre(5), Riemann(256), Riemann(7)] {
+        for quadrature in [
+            Quadrature::ADAPTIVE,
+            Adaptive(0.05),
+            Adaptive(1e-4),
+            GaussLegendre(32),
+            GaussLegendre(5),
+            Riemann(256),
+            Riemann(7),
+        ] {
             assert_eq!(quadrature.to_string().parse(), Ok(quadrature));
         }
         for wrong in [
@@ -197,6 +220,9 @@ mod tests {
             "riemann:99999999",
             "gauss",
             "adaptive:3",
+            "adaptive:NaN",
+            "adaptive:0",
+            "adaptive:",
             "riemann:",
             "gauss-legendre:2000",
         ] {

@@ -4,6 +4,7 @@
 #define GELU_TANH 1
 #define RELU 3
 #define RELU_SQUARED 4
+#define SIGMOID 5
 
 KERNEL(add)(const float* a, const float* b, float* out, Params p) {
     ELEMENT(i);
@@ -56,6 +57,7 @@ __device__ __forceinline__ float activation(u32 kind, float x) {
     }
     if (kind == RELU) return x <= 0.0f ? 0.0f : x;
     if (kind == RELU_SQUARED) return x <= 0.0f ? 0.0f : x * x;
+    if (kind == SIGMOID) return logistic(x);
     return 0.5f * x * (1.0f + erff(x * 0.70710678f));
 }
 
@@ -74,6 +76,10 @@ __device__ __forceinline__ float2 activation_slope(u32 kind, float x) {
     if (kind == RELU || kind == RELU_SQUARED) {
         if (x <= 0.0f) return make_float2(0.0f, 0.0f);
         return kind == RELU ? make_float2(x, 1.0f) : make_float2(x * x, 2.0f * x);
+    }
+    if (kind == SIGMOID) {
+        const float s = logistic(x);
+        return make_float2(s, s * (1.0f - s));
     }
     const float below = 0.5f * (1.0f + erff(x * 0.70710678f));
     return make_float2(x * below, below + x * 0.3989423f * expf(-0.5f * x * x));
