@@ -31,6 +31,7 @@ mod panel;
 pub mod peak;
 pub mod recurrence;
 pub mod reduction;
+pub mod short_convolution;
 mod storage;
 mod tile;
 mod transpose;

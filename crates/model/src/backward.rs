@@ -144,13 +144,13 @@ impl<B: Backend> Model<B> {
         let d_gate = block.attn_gate.as_ref().map(|gate| (gate, self.gate_backward(saved, &mut d_mixed)));
         let qkv = of_pass(&saved.qkv);
         match &block.qkv {
-            QkvWeights::Recurrent(of) => self.recur_backward(of, batch, qkv, &d_mixed, &mut d_qkv),
+            QkvWeights::Mixer(of) => self.mix_backward(of, batch, qkv, &d_mixed, &mut d_qkv),
             _ => on.attend_backward(&self.shape(l), &batch.on_device, qkv, &d_mixed, &mut d_qkv),
         }
         self.norm_and_rotate_backward(l, batch, saved, &mut d_qkv); // [rows, q + 2 kv]
         match &block.qkv {
             QkvWeights::Plain(qkv) => on.linear_backward(qkv, &d_qkv, &mut d), // [rows, d]
-            QkvWeights::Recurrent(of) => on.linear_backward(&of.input, &d_qkv, &mut d),
+            QkvWeights::Mixer(of) => on.linear_backward(&of.input, &d_qkv, &mut d),
             QkvWeights::Latent(latent) => {
                 self.latent_qkv_backward(latent, of_pass(&saved.latent), &d_qkv, &mut d);
             }

@@ -8,6 +8,7 @@ use fathom_kernels::backend::Columns;
 use fathom_kernels::elementwise::Activation;
 pub use fathom_kernels::norm::NormKind;
 pub use fathom_kernels::recurrence::{Recurrence, Update};
+pub use fathom_kernels::short_convolution::ShortConvolution;
 use std::path::Path;
 
 /// Norms on queries and keys, before the rotation unless the variant says otherwise.
@@ -56,6 +57,8 @@ pub enum Mixer {
     Attention,
     /// A recurrence, in the place of attention (Qwen3-Next).
     Recurrence(Recurrence),
+    /// A short convolution, in the place of attention (LFM2).
+    Convolution(ShortConvolution),
 }
 
 /// What follows attention in a layer.
@@ -306,10 +309,15 @@ impl Config {
         self.kv_heads * self.head_dim
     }
 
-    /// The recurrence of layer `l`; `None` for attention.
+    /// Whether layer `l` mixes positions by attention.
+    pub fn has_attention(&self, l: usize) -> bool {
+        self.layers[l].mixer == Mixer::Attention
+    }
+
+    /// The recurrence of layer `l`, if it has one.
     pub fn recurrence(&self, l: usize) -> Option<Recurrence> {
         match self.layers[l].mixer {
-            Mixer::Attention => None,
+            Mixer::Attention | Mixer::Convolution(_) => None,
             Mixer::Recurrence(recurrence) => Some(recurrence),
         }
     }
@@ -319,19 +327,31 @@ impl Config {
         (0..self.depth()).find_map(|l| self.recurrence(l))
     }
 
-    /// Width of a row before positions are mixed in layer `l`: queries, keys and values, or what the recurrence reads.
+    /// Width of a row before positions are mixed in layer `l`: queries, keys and values, or what takes their place.
     pub fn input_width(&self, l: usize) -> usize {
-        self.recurrence(l).map_or(self.q_width() + 2 * self.kv_width(), |of| of.width())
+        match self.layers[l].mixer {
+            Mixer::Attention => self.q_width() + 2 * self.kv_width(),
+            Mixer::Recurrence(of) => of.width(),
+            Mixer::Convolution(of) => of.width(),
+        }
     }
 
     /// Width of what mixing positions returns in layer `l`, before the output projection.
     pub fn mixed_width(&self, l: usize) -> usize {
-        self.recurrence(l).map_or(self.q_width(), |of| of.values())
+        match self.layers[l].mixer {
+            Mixer::Attention => self.q_width(),
+            Mixer::Recurrence(of) => of.values(),
+            Mixer::Convolution(of) => of.channels,
+        }
     }
 
     /// The part of a row of [`Self::input_width`] that later positions read in layer `l`.
     pub fn cached_columns(&self, l: usize) -> Columns {
-        let width = self.recurrence(l).map_or(2 * self.kv_width(), |of| of.cached());
+        let width = match self.layers[l].mixer {
+            Mixer::Attention => 2 * self.kv_width(),
+            Mixer::Recurrence(of) => of.cached(),
+            Mixer::Convolution(of) => of.cached(),
+        };
         let stride = self.input_width(l);
         Columns { stride, start: stride - width, width, count: 1 }
     }
@@ -448,10 +468,11 @@ impl Config {
                 experts.check(path)?;
             }
         }
-        if let Some(recurrence) = self.first_recurrence() {
-            check_recurrence(path, &recurrence)?;
-            let other = (0..self.depth()).filter_map(|l| self.recurrence(l)).find(|of| *of != recurrence);
-            if other.is_some() || self.encoder.is_some() {
+        let mut others =
+            self.layers.iter().map(|layer| layer.mixer).filter(|mixer| *mixer != Mixer::Attention);
+        if let Some(mixer) = others.next() {
+            check_mixer(path, &mixer, self.hidden)?;
+            if others.any(|other| other != mixer) || self.encoder.is_some() {
                 return bad("recurrences of several shapes, or in an encoder, are not supported".into());
             }
         }
@@ -462,11 +483,21 @@ impl Config {
     }
 }
 
-fn check_recurrence(path: &Path, of: &Recurrence) -> Result<()> {
-    let Recurrence { key_heads, key_width, heads, value_width, taps, .. } = *of;
-    let all = [key_heads, key_width, heads, value_width, taps];
-    if all.iter().any(|size| *size == 0 || *size > 1 << 12) || !heads.is_multiple_of(key_heads) {
-        return Err(Error::config(path, format!("the sizes of the recurrence are impossible: {of:?}")));
+fn check_mixer(path: &Path, mixer: &Mixer, hidden: usize) -> Result<()> {
+    let possible = match *mixer {
+        Mixer::Attention => true,
+        Mixer::Recurrence(Recurrence { key_heads, key_width, heads, value_width, taps, .. }) => {
+            let sizes = [key_heads, key_width, heads, value_width, taps];
+            sizes.iter().all(|size| (1..=1 << 12).contains(size)) && heads.is_multiple_of(key_heads)
+        }
+        Mixer::Convolution(ShortConvolution { channels, taps }) => {
+            channels == hidden && (1..=1 << 12).contains(&taps)
+        }
+    };
+    match possible {
+        true => Ok(()),
+        false => {
+            Err(Error::config(path, format!("the sizes of what mixes positions are impossible: {mixer:?}")))
+        }
     }
-    Ok(())
 }

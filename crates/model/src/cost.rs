@@ -1,6 +1,6 @@
 //! Multiply-adds (MACs) and bytes, counted from shapes.
 
-use crate::config::{Layer, Mlp};
+use crate::config::{Layer, Mixer, Mlp};
 use crate::forward::Model;
 use crate::load::{LayerWeights, MlpWeights, norm_parameters};
 use fathom_kernels::backend::{Backend, LinearLayer, Norm};
@@ -69,8 +69,10 @@ impl<B: Backend> Model<B> {
     /// MACs of attention in layer `l` for a row at `position` of a text of `tokens` tokens: scores and weighted sums of
     /// values. Those of a recurrence are the same at every position; what it computes again of earlier ones is not counted.
     pub fn attention_macs(&self, l: usize, position: usize, tokens: usize) -> u64 {
-        if let Some(recurrence) = self.config.recurrence(l) {
-            return recurrence.macs();
+        match self.config.layers[l].mixer {
+            Mixer::Attention => {}
+            Mixer::Recurrence(of) => return of.macs(),
+            Mixer::Convolution(of) => return of.macs(),
         }
         let seen = self.config.visibility(l).seen(position, tokens).len();
         2 * (self.config.q_width() * seen) as u64
@@ -80,7 +82,7 @@ impl<B: Backend> Model<B> {
     /// and the gradients of weights, queries, keys and values. A recurrence computes its states twice more, and takes
     /// about as many products for gradients.
     pub fn attention_backward_macs(&self, l: usize, position: usize, tokens: usize) -> u64 {
-        if self.config.recurrence(l).is_some() {
+        if !self.config.has_attention(l) {
             return 4 * self.attention_macs(l, position, tokens);
         }
         self.attention_macs(l, position, tokens) / 2 * 5

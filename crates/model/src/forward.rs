@@ -253,7 +253,7 @@ impl<B: Backend> Model<B> {
         let input = self.normalised(block.attn_norm.as_ref(), h, &mut b.normed); // [rows, d]
         match &block.qkv {
             QkvWeights::Plain(qkv) => on.linear(qkv, input, &mut b.qkv), // [rows, q + 2 kv]
-            QkvWeights::Recurrent(of) => on.linear(&of.input, input, &mut b.qkv), // [rows, width]
+            QkvWeights::Mixer(of) => on.linear(&of.input, input, &mut b.qkv), // [rows, width]
             QkvWeights::Latent(latent) => {
                 let save = b.saved.is_some();
                 let latent = self.latent_qkv(latent, input, &mut b.latent, &mut b.qkv, save);
@@ -266,8 +266,8 @@ impl<B: Backend> Model<B> {
         self.norm_and_rotate(l, batch, b);
         self.keep(b.saved.as_mut().map(|s| &mut s.qkv), true, &b.qkv);
         match &block.qkv {
-            QkvWeights::Recurrent(of) => self.recur(of, batch, past, &b.qkv, &mut b.mixed), // [rows, values]
-            _ => on.attend(&self.shape(l), &batch.on_device, past, &b.qkv, &mut b.mixed),   // [rows, q]
+            QkvWeights::Mixer(of) => self.mix(l, of, batch, past, &b.qkv, &mut b.mixed),
+            _ => on.attend(&self.shape(l), &batch.on_device, past, &b.qkv, &mut b.mixed), // [rows, q]
         }
         if block.attn_gate.is_some() {
             self.gate_attention(b);

@@ -6,7 +6,7 @@
 
 use crate::config::Latent;
 use crate::forward::Model;
-use crate::recurrent::RecurrentWeights;
+use crate::mixer::MixerWeights;
 use fathom_kernels::backend::{Backend, Columns, LinearLayer, Norm};
 
 /// The matrices that give queries, keys and values.
@@ -14,8 +14,8 @@ pub(crate) enum QkvWeights<B: Backend> {
     /// `[q + 2 kv, d]`: queries, keys, values.
     Plain(B::Linear),
     Latent(Box<LatentWeights<B>>),
-    /// What a recurrence reads, in the place of attention.
-    Recurrent(Box<RecurrentWeights<B>>),
+    /// What takes the place of attention.
+    Mixer(Box<MixerWeights<B>>),
 }
 
 /// The matrices of latent attention. H heads of width w, latent vectors of widths `q_rank` and `rank`, r rotated.
@@ -38,7 +38,7 @@ impl<B: Backend> QkvWeights<B> {
     pub(crate) fn matrices(&self) -> Vec<&B::Linear> {
         match self {
             Self::Plain(qkv) => vec![qkv],
-            Self::Recurrent(of) => vec![&of.input],
+            Self::Mixer(of) => vec![&of.input],
             Self::Latent(of) => {
                 let mut all = vec![&of.q, &of.kv_down, &of.kv_up];
                 all.extend(of.q_down.as_ref().map(|(down, _)| down));
@@ -50,7 +50,7 @@ impl<B: Backend> QkvWeights<B> {
     /// The norms on latent vectors.
     pub(crate) fn norms(&self) -> Vec<&Norm<B>> {
         match self {
-            Self::Plain(_) | Self::Recurrent(_) => vec![],
+            Self::Plain(_) | Self::Mixer(_) => vec![],
             Self::Latent(of) => of.q_down.iter().map(|(_, norm)| norm).chain([&of.kv_norm]).collect(),
         }
     }
@@ -59,7 +59,7 @@ impl<B: Backend> QkvWeights<B> {
     pub(crate) fn small(&self) -> u64 {
         match self {
             Self::Plain(_) | Self::Latent(_) => 0,
-            Self::Recurrent(of) => of.small(),
+            Self::Mixer(of) => of.small(),
         }
     }
 

@@ -277,7 +277,7 @@ impl<B: Backend> Loader<'_, B> {
 
     fn qk_norms(&self, layer: usize) -> Result<Vec<(Norm<B>, Columns)>> {
         let (c, Some(refs)) = (self.config, &self.layout.qk_norms) else { return Ok(Vec::new()) };
-        if c.recurrence(layer).is_some() {
+        if !c.has_attention(layer) {
             return Ok(Vec::new());
         }
         let stride = c.q_width() + 2 * c.kv_width();

@@ -302,7 +302,8 @@ impl Checkpoint {
     /// weights and biases of what attention and MLP end with.
     pub fn output_tensors(&self, layer: usize) -> Vec<String> {
         let (config, layout) = (&self.description.config, &self.description.layout);
-        let mut refs = vec![layout.attn_out.clone()];
+        let mixer = layout.mixer.as_ref().filter(|_| !config.has_attention(layer));
+        let mut refs = vec![mixer.map_or(&layout.attn_out, |names| &names.out).clone()];
         match (config.layers[layer].mlp, &layout.experts) {
             (Mlp::Experts(experts), Some(names)) => {
                 refs.extend((0..experts.count).map(|expert| names.down.of_expert(expert, experts.count)));
@@ -330,10 +331,15 @@ impl Checkpoint {
         let fused_qkv = layout.latent.is_none() && layout.qkv.len() == 1;
         let fused_up = config.gated && layout.up.len() == 1;
         let fused = [(fused_qkv, layout.qkv.first()), (fused_up, layout.up.first())];
-        let mut all = layout.qkv.iter().chain(&layout.up).chain([&layout.attn_out, &layout.down]);
+        let mixer = layout.mixer.iter().flat_map(|names| &names.input);
+        let mut all =
+            layout.qkv.iter().chain(mixer).chain(&layout.up).chain([&layout.attn_out, &layout.down]);
         let fused = fused.into_iter().find_map(|(fused, tensor)| tensor.filter(|_| fused));
         let odd = |t: &&TensorRef| {
-            matches!(t.order, RowOrder::Transposed | RowOrder::PerHeadQkv | RowOrder::PartitionedQvk { .. })
+            !matches!(
+                t.order,
+                RowOrder::AsStored | RowOrder::InterleavedHalves | RowOrder::RotatedLast { .. }
+            )
         };
         fused.or_else(|| all.find(odd)).map(|tensor| tensor.weight(0))
     }

@@ -327,6 +327,7 @@ folders! {
     qwen3_next: "qwen3_next", 40;
     qwen3_5: "qwen3_5", 24;
     granite4_hybrid: "granite4-hybrid", 24;
+    lfm2: "lfm2", 24;
     esm: "esm", 24;
     esm_first: "esm-first", 24;
     bert: "bert", 24;

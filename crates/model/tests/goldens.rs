@@ -205,6 +205,7 @@ folders! {
     qwen3_next: "qwen3_next",
     qwen3_5: "qwen3_5",
     granite4_hybrid: "granite4-hybrid",
+    lfm2: "lfm2",
     llama_dynamic: "llama-dynamic",
     llama_linear: "llama-linear",
     llama2_sharded_bf16: "llama2-sharded-bf16",
@@ -298,7 +299,7 @@ fn levels(buffers: &[Buffer]) -> Vec<&[f32]> {
 }
 
 /// The architectures, one folder each.
-const ONE_EACH: [&str; 35] = [
+const ONE_EACH: [&str; 36] = [
     "esm",
     "bert",
     "roberta",
@@ -334,6 +335,7 @@ const ONE_EACH: [&str; 35] = [
     "qwen3_next",
     "qwen3_5",
     "granite4-hybrid",
+    "lfm2",
 ];
 
 #[test]

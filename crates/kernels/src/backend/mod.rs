@@ -42,6 +42,22 @@ pub enum Span {
     Rows(Range<usize>),
 }
 
+impl Span {
+    /// Its positions or rows.
+    pub(crate) fn range(&self) -> &Range<usize> {
+        match self {
+            Self::Cache(range) | Self::Rows(range) => range,
+        }
+    }
+}
+
+/// A row of the batch or a position of the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Row(usize),
+    Cache(usize),
+}
+
 /// Rows of consecutive positions of one text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Run {
@@ -53,6 +69,32 @@ pub struct Run {
     pub length: usize,
     /// Keys and values of positions `0..first`, in order.
     pub past: Vec<Span>,
+}
+
+impl Run {
+    /// Where a position of the run's text is.
+    ///
+    /// # Panics
+    /// When the past lacks it.
+    pub(crate) fn place(&self, position: usize) -> Place {
+        if position >= self.first {
+            return Place::Row(self.rows.start + position - self.first);
+        }
+        let mut end = self.first;
+        for span in self.past.iter().rev() {
+            let range = span.range();
+            let first = end - range.len();
+            if position >= first {
+                let at = range.start + position - first;
+                return match span {
+                    Span::Cache(_) => Place::Cache(at),
+                    Span::Rows(_) => Place::Row(at),
+                };
+            }
+            end = first;
+        }
+        unreachable!("the past of a run has all positions before it")
+    }
 }
 
 /// A part of every row of a matrix, seen as `count` vectors of `width` elements from column `start` on.

@@ -1,8 +1,8 @@
 //! The backward pass of a recurrence, over whole texts.
 
 use super::forward::{Mixed, Step, add_outer, inverse_length, read, read_states};
-use super::{Place, Recurrence, RecurrenceWeights, Rows, Update};
-use crate::backend::Run;
+use super::{Recurrence, RecurrenceWeights, Rows, Update};
+use crate::backend::{Place, Run};
 use crate::backward::rms_row;
 use crate::cpu::multiversion;
 use crate::elementwise::sigmoid;

@@ -1,7 +1,7 @@
 //! The forward pass of a recurrence.
 
-use super::{LENGTH_EPS, Place, Recurrence, RecurrenceWeights, Rows, Start, Update, start};
-use crate::backend::Run;
+use super::{LENGTH_EPS, Recurrence, RecurrenceWeights, Rows, Start, Update, start};
+use crate::backend::{Place, Run};
 use crate::cpu::{mul_add, multiversion};
 use crate::elementwise::{sigmoid, silu_in_place};
 use crate::norm::rms_row;
@@ -82,7 +82,7 @@ impl Mixed {
             let window = |i: usize| {
                 let position = run.first + i;
                 let window = (position + 1).saturating_sub(taps)..=position;
-                window.map(|p| rows.place(run, p)).collect()
+                window.map(|p| run.place(p)).collect()
             };
             (0..run.rows.len()).map(window).collect()
         };

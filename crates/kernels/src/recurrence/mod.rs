@@ -27,8 +27,7 @@ mod tests;
 pub use backward::backward;
 pub use forward::forward;
 
-use crate::backend::{Run, Span};
-use std::ops::Range;
+use crate::backend::{Place, Run, Span};
 
 /// How the state is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,17 +147,11 @@ enum Start {
 }
 
 fn start(run: &Run) -> Start {
-    let last = run.past.iter().rfind(|span| !range(span).is_empty());
+    let last = run.past.iter().rfind(|span| !span.range().is_empty());
     match last {
         None => Start::Zero,
         Some(Span::Cache(positions)) => Start::Cache(positions.end),
         Some(Span::Rows(rows)) => Start::Row(rows.end - 1),
-    }
-}
-
-fn range(span: &Span) -> &Range<usize> {
-    match span {
-        Span::Cache(range) | Span::Rows(range) => range,
     }
 }
 
@@ -173,13 +166,6 @@ struct Rows<'a> {
     x: &'a [f32],
 }
 
-/// A row of the batch or a position of the cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Row(usize),
-    Cache(usize),
-}
-
 impl<'a> Rows<'a> {
     /// What later rows depend on: queries, keys, values, and the numbers per head.
     fn cached(&self, place: Place) -> &'a [f32] {
@@ -192,27 +178,6 @@ impl<'a> Rows<'a> {
 
     fn gate(&self, row: usize) -> &'a [f32] {
         &self.x[row * self.of.width()..][..self.of.values()]
-    }
-
-    /// Where a position of a run's text is.
-    fn place(&self, run: &Run, position: usize) -> Place {
-        if position >= run.first {
-            return Place::Row(run.rows.start + position - run.first);
-        }
-        let mut end = run.first;
-        for span in run.past.iter().rev() {
-            let range = range(span);
-            let first = end - range.len();
-            if position >= first {
-                let at = range.start + position - first;
-                return match span {
-                    Span::Cache(_) => Place::Cache(at),
-                    Span::Rows(_) => Place::Row(at),
-                };
-            }
-            end = first;
-        }
-        unreachable!("the past of a run has all positions before it")
     }
 
     /// Positions of the cache that the state of some run depends on.

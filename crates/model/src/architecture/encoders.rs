@@ -118,7 +118,7 @@ impl Block<'_> {
             qkv: self.qkv.iter().map(|name| self.name(name)).collect(),
             qk_norms: None,
             latent: None,
-            recurrence: None,
+            mixer: None,
             attn_gate: None,
             attn_out: self.name(self.attn_out),
             post_attn_norm: None,

@@ -72,7 +72,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         qkv: vec![tensor_ref("self_attention.query_key_value").ordered(RowOrder::PerHeadQkv)],
         qk_norms: None,
         latent: None,
-        recurrence: None,
+        mixer: None,
         attn_gate: None,
         attn_out: tensor_ref("self_attention.dense"),
         post_attn_norm: None,

@@ -478,7 +478,7 @@ fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
             vec![turned("attn_q"), turned("attn_k"), tensor_ref("attn_v")]
         },
         latent: None,
-        recurrence: None,
+        mixer: None,
         attn_gate: None,
         qk_norms: (config.qk_norm != QkNorm::None).then(|| ["attn_q_norm", "attn_k_norm"].map(turned)),
         attn_out: tensor_ref("attn_output"),

@@ -56,7 +56,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         qkv: vec![matrix("attn.c_attn")],
         qk_norms: None,
         latent: None,
-        recurrence: None,
+        mixer: None,
         attn_gate: None,
         attn_out: matrix("attn.c_proj"),
         post_attn_norm: None,

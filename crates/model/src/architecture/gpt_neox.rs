@@ -62,7 +62,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         ],
         qk_norms: None,
         latent: None,
-        recurrence: None,
+        mixer: None,
         attn_gate: None,
         attn_out: tensor_ref("attention.dense").biased(attention_bias),
         post_attn_norm: None,

@@ -114,7 +114,7 @@ fn base(f: &Fields<'_>, weights: &Weights, name: &str) -> Result<Description> {
         qkv: vec![turned("attn.q_proj"), turned("attn.k_proj"), tensor_ref("attn.v_proj")],
         qk_norms: None,
         latent: None,
-        recurrence: None,
+        mixer: None,
         attn_gate: None,
         attn_out: tensor_ref("attn.out_proj"),
         post_attn_norm: None,

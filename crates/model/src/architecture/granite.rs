@@ -4,7 +4,7 @@
 //!
 //! Tensors of Mamba 2: `mamba.{in_proj,conv1d,A_log,dt_bias,D,norm,out_proj}`.
 
-use super::{Description, ExpertLayout, Fields, RecurrenceLayout, RowOrder, experts, llama};
+use super::{Description, ExpertLayout, Fields, MixerLayout, RecurrenceLayout, RowOrder, experts, llama};
 use crate::config::{Experts, Mixer, Recurrence, Update};
 use crate::error::Result;
 use crate::weights::Weights;
@@ -61,7 +61,9 @@ fn mixers(f: &Fields<'_>, d: &mut Description) -> Result<()> {
         }
     }
     if d.config.first_recurrence().is_some() {
-        d.layout.recurrence = Some(mamba_names(f, d)?);
+        d.layout.mixer = Some(mamba_names(f, d)?);
+    } else {
+        f.ignore(&["mamba_conv_bias", "mamba_proj_bias"]);
     }
     Ok(())
 }
@@ -93,18 +95,20 @@ fn mamba(f: &Fields<'_>, hidden: usize) -> Result<Recurrence> {
     })
 }
 
-fn mamba_names(f: &Fields<'_>, d: &Description) -> Result<RecurrenceLayout> {
+fn mamba_names(f: &Fields<'_>, d: &Description) -> Result<MixerLayout> {
     let tensor_ref = |name: &str| llama::tensor_ref(&d.layout, &format!("mamba.{name}"));
     let bias = f.bool_or("mamba_proj_bias", false)?;
-    Ok(RecurrenceLayout {
+    Ok(MixerLayout {
         input: vec![tensor_ref("in_proj").ordered(RowOrder::ValuesFirst).biased(bias)],
         conv: tensor_ref("conv1d")
             .ordered(RowOrder::ChannelsValuesFirst)
             .biased(f.bool_or("mamba_conv_bias", true)?),
-        log_rate: tensor_ref("A_log").bare(),
-        time_bias: tensor_ref("dt_bias").bare(),
-        skip: Some(tensor_ref("D").bare()),
-        norm: tensor_ref("norm"),
+        recurrence: Some(RecurrenceLayout {
+            log_rate: tensor_ref("A_log").bare(),
+            time_bias: tensor_ref("dt_bias").bare(),
+            skip: Some(tensor_ref("D").bare()),
+            norm: tensor_ref("norm"),
+        }),
         out: tensor_ref("out_proj").biased(bias),
     })
 }

@@ -104,10 +104,10 @@ impl Layout {
             let attn_norm = self.attn_norm.clone().filter(|_| layer >= self.first_attn_norm);
             let norms = [&attn_norm, &self.post_attn_norm, &self.mlp_norm, &self.post_mlp_norm];
             let latent = self.latent.iter().flat_map(LatentLayout::all);
-            let recurrence = config.recurrence(layer).and(self.recurrence.as_ref());
+            let mixer = self.mixer.as_ref().filter(|_| !config.has_attention(layer));
             let of_attention = self.qkv.iter().chain(latent).chain(&self.attn_gate).chain([&self.attn_out]);
-            let of_attention = of_attention.filter(|_| recurrence.is_none());
-            let matrices = of_attention.chain(recurrence.iter().flat_map(|of| of.all()));
+            let of_attention = of_attention.filter(|_| mixer.is_none());
+            let matrices = of_attention.chain(mixer.iter().flat_map(|of| of.all()));
             let stream_norms = self.encoder.iter().flat_map(|of| of.stream_norms.iter().flatten());
             let norms = norms.into_iter().flatten().chain(stream_norms);
             norms.chain(matrices).for_each(|tensor_ref| add(tensor_ref, layer));
@@ -121,7 +121,7 @@ impl Layout {
                 }
             }
             let heads = [config.heads, config.kv_heads];
-            let qk_norms = self.qk_norms.iter().flatten().filter(|_| recurrence.is_none());
+            let qk_norms = self.qk_norms.iter().flatten().filter(|_| mixer.is_none());
             for (norm, heads) in qk_norms.zip(heads) {
                 let parts = if norm.has_heads() { heads } else { 1 };
                 (0..parts).for_each(|head| add(&norm.of_head(head), layer));

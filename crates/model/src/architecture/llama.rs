@@ -190,7 +190,7 @@ fn layout(prefix: &str, head: &str) -> Layout {
         qkv: ["q", "k", "v"].map(|p| tensor_ref(&format!("self_attn.{p}_proj"))).to_vec(),
         qk_norms: None,
         latent: None,
-        recurrence: None,
+        mixer: None,
         attn_gate: None,
         attn_out: tensor_ref("self_attn.o_proj"),
         post_attn_norm: None,

@@ -21,6 +21,7 @@ mod gptj;
 mod granite;
 mod internlm;
 mod inventory;
+mod lfm;
 mod llama;
 mod olmo;
 mod opt;
@@ -94,6 +95,8 @@ pub(crate) enum RowOrder {
     ValuesFirst,
     /// As [`Self::ValuesFirst`], for the channels of the convolution.
     ChannelsValuesFirst,
+    /// LFM2 stores the gate of its convolution's input before that of the output. Packing swaps them.
+    OutputGateSecond,
     /// The rotated numbers of a head come last, side by side or not. Packing puts them first, as halves.
     RotatedLast {
         /// Whether the two numbers that are rotated together lie side by side.
@@ -108,6 +111,11 @@ impl RowOrder {
         match self {
             Self::AsStored | Self::Transposed => r,
             Self::HeadHalves { gates } => (2 * head + usize::from(gates)) * c.head_dim + i,
+            Self::OutputGateSecond => match r / c.hidden {
+                0 => r + c.hidden,
+                1 => r - c.hidden,
+                _ => r,
+            },
             Self::PerKeyHead => c.first_recurrence().map_or(r, |of| per_key_head(&of, r)),
             Self::NumbersPerKeyHead => c.first_recurrence().map_or(r, |of| {
                 let each = of.heads / of.key_heads;
@@ -277,8 +285,8 @@ pub(crate) struct Layout {
     pub(crate) qk_norms: Option<[TensorRef; 2]>,
     /// The projection whose sigmoid multiplies what attention returns.
     pub(crate) attn_gate: Option<TensorRef>,
-    /// The tensors of layers with a recurrence, in the place of [`Self::qkv`] and [`Self::attn_out`].
-    pub(crate) recurrence: Option<RecurrenceLayout>,
+    /// The tensors of layers without attention, in the place of [`Self::qkv`] and [`Self::attn_out`].
+    pub(crate) mixer: Option<MixerLayout>,
     /// The tensors of latent attention, in the place of [`Self::qkv`].
     pub(crate) latent: Option<LatentLayout>,
     pub(crate) attn_out: TensorRef,
@@ -308,26 +316,36 @@ pub(crate) struct EncoderLayout {
     pub(crate) head_dense: Option<[TensorRef; 2]>,
 }
 
-/// The names of the tensors of a recurrence.
+/// The names of the tensors of a recurrence or a short convolution.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct RecurrenceLayout {
+pub(crate) struct MixerLayout {
     /// All rows, or gates, queries with keys and values, and the numbers of strengths and decays, these together or apart.
     pub(crate) input: Vec<TensorRef>,
     /// `[channels, 1, taps]`.
     pub(crate) conv: TensorRef,
+    /// Those that only recurrences have.
+    pub(crate) recurrence: Option<RecurrenceLayout>,
+    pub(crate) out: TensorRef,
+}
+
+/// The names of the tensors that only recurrences have.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RecurrenceLayout {
     /// The logarithm of the rate of decay.
     pub(crate) log_rate: TensorRef,
     pub(crate) time_bias: TensorRef,
     /// Of the state-space model.
     pub(crate) skip: Option<TensorRef>,
     pub(crate) norm: TensorRef,
-    pub(crate) out: TensorRef,
 }
 
-impl RecurrenceLayout {
+impl MixerLayout {
     pub(crate) fn all(&self) -> impl Iterator<Item = &TensorRef> {
-        let one = [&self.conv, &self.log_rate, &self.time_bias, &self.norm, &self.out];
-        self.input.iter().chain(one).chain(&self.skip)
+        let own = self
+            .recurrence
+            .iter()
+            .flat_map(|of| [&of.log_rate, &of.time_bias, &of.norm].into_iter().chain(&of.skip));
+        self.input.iter().chain([&self.conv, &self.out]).chain(own)
     }
 }
 
@@ -458,6 +476,7 @@ const HYBRID_FAMILIES: &[Family] = &[
     ("qwen3_5", qwen_next::dense, qwen_next::QWEN3_5),
     ("qwen3_5_text", qwen_next::dense, qwen_next::QWEN3_5),
     ("granitemoehybrid", granite::describe_fourth, granite::GRANITE4),
+    ("lfm2", lfm::describe, lfm::LFM2),
 ];
 
 /// Those of [`HYBRID_FAMILIES`] that may have experts.

@@ -73,7 +73,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         qkv: ["q", "k", "v"].map(|p| tensor_ref(&format!("self_attn.{p}_proj"))).to_vec(),
         qk_norms: None,
         latent: None,
-        recurrence: None,
+        mixer: None,
         attn_gate: None,
         attn_out: tensor_ref("self_attn.out_proj"),
         post_attn_norm: None,

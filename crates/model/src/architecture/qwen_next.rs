@@ -7,7 +7,7 @@
 
 use super::fields::{FULL_ATTENTION, RopePlace};
 use super::llama::{self, Base};
-use super::{Description, Fields, RecurrenceLayout, RowOrder, experts};
+use super::{Description, Fields, MixerLayout, RecurrenceLayout, RowOrder, experts};
 use crate::config::{Mixer, QkNorm, Recurrence, Update};
 use crate::error::Result;
 use crate::weights::Weights;
@@ -49,7 +49,7 @@ pub(super) fn dense(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     let queries = d.layout.qkv[0].clone();
     d.layout.attn_gate = Some(queries.clone().ordered(RowOrder::HeadHalves { gates: true }));
     d.layout.qkv[0] = queries.ordered(RowOrder::HeadHalves { gates: false });
-    d.layout.recurrence = Some(names(&d, weights));
+    d.layout.mixer = Some(names(&d, weights));
     Ok(d)
 }
 
@@ -86,7 +86,7 @@ fn mixers(f: &Fields<'_>, d: &mut Description) -> Result<()> {
 }
 
 /// The tensors of the delta rule.
-fn names(d: &Description, weights: &Weights) -> RecurrenceLayout {
+fn names(d: &Description, weights: &Weights) -> MixerLayout {
     let tensor_ref = |name: &str| llama::tensor_ref(&d.layout, &format!("linear_attn.{name}"));
     let first = (0..d.config.depth()).find(|l| d.config.recurrence(*l).is_some()).unwrap_or(0);
     let fused = tensor_ref("in_proj_qkvz").ordered(RowOrder::PerKeyHead);
@@ -94,13 +94,15 @@ fn names(d: &Description, weights: &Weights) -> RecurrenceLayout {
         true => vec![fused, tensor_ref("in_proj_ba").ordered(RowOrder::NumbersPerKeyHead)],
         false => ["in_proj_z", "in_proj_qkv", "in_proj_b", "in_proj_a"].map(tensor_ref).to_vec(),
     };
-    RecurrenceLayout {
+    MixerLayout {
         input,
         conv: tensor_ref("conv1d"),
-        log_rate: tensor_ref("A_log").bare(),
-        time_bias: tensor_ref("dt_bias").bare(),
-        skip: None,
-        norm: tensor_ref("norm"),
+        recurrence: Some(RecurrenceLayout {
+            log_rate: tensor_ref("A_log").bare(),
+            time_bias: tensor_ref("dt_bias").bare(),
+            skip: None,
+            norm: tensor_ref("norm"),
+        }),
         out: tensor_ref("out_proj"),
     }
 }

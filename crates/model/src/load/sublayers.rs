@@ -1,15 +1,16 @@
 //! Packing attention and MLPs of all kinds.
 
 use super::{Loader, MlpWeights};
-use crate::architecture::{LatentLayout, RecurrenceLayout, TensorRef};
-use crate::config::{Latent, Mlp, Recurrence, Update};
+use crate::architecture::{LatentLayout, MixerLayout, RecurrenceLayout, TensorRef};
+use crate::config::{Latent, Mixer, Mlp, Recurrence, Update};
 use crate::error::Result;
 use crate::experts::{ExpertWeights, FeedForward};
 use crate::latent::{LatentWeights, QkvWeights};
-use crate::recurrent::RecurrentWeights;
+use crate::mixer::{MixerKind, MixerWeights};
 use fathom_kernels::Dtype;
 use fathom_kernels::backend::{Backend, Norm};
 use fathom_kernels::recurrence::RecurrenceWeights;
+use fathom_kernels::short_convolution::ShortConvolutionWeights;
 use std::ops::Range;
 
 /// What transformers adds to the mean square of latent vectors, whatever the configuration says of other norms.
@@ -21,8 +22,10 @@ impl<B: Backend> Loader<'_, B> {
         if let (Some(latent), Some(names)) = (c.latent, &at.latent) {
             return self.latent(latent, names, layer);
         }
-        if let (Some(recurrence), Some(names)) = (c.recurrence(layer), &at.recurrence) {
-            return self.recurrent(recurrence, names, layer);
+        if let Some(names) = &at.mixer
+            && let Some(mixer) = self.mixer(c.layers[layer].mixer, names, layer)?
+        {
+            return Ok(mixer);
         }
         let rows = match at.qkv.len() {
             1 => vec![c.q_width() + 2 * c.kv_width()],
@@ -31,46 +34,75 @@ impl<B: Backend> Loader<'_, B> {
         Ok(QkvWeights::Plain(self.linear(&at.qkv, &rows, c.hidden, layer)?))
     }
 
-    /// The weights of a recurrence but for the output projection.
-    fn recurrent(&self, about: Recurrence, at: &RecurrenceLayout, layer: usize) -> Result<QkvWeights<B>> {
-        let (values, channels, heads) = (about.values(), about.channels(), about.heads);
-        let rows = match at.input.len() {
-            1 => vec![about.width()],
-            2 => vec![values + channels, about.numbers() * heads],
-            _ => vec![values, channels, heads, heads],
+    /// The weights of what takes the place of attention, but for the output projection.
+    fn mixer(&self, mixer: Mixer, at: &MixerLayout, layer: usize) -> Result<Option<QkvWeights<B>>> {
+        let kind = match (mixer, &at.recurrence) {
+            (Mixer::Recurrence(about), Some(names)) => {
+                MixerKind::Recurrence(about, self.recurrence(about, at, names, layer)?)
+            }
+            (Mixer::Convolution(about), _) => {
+                let (conv, bias) = self.convolution(&at.conv, about.channels, about.taps, layer)?;
+                MixerKind::Convolution(about, ShortConvolutionWeights { conv, bias })
+            }
+            _ => return Ok(None),
         };
+        let width = self.config.input_width(layer);
+        let rows = match (mixer, at.input.len()) {
+            (Mixer::Recurrence(of), 2) => vec![of.values() + of.channels(), of.numbers() * of.heads],
+            (Mixer::Recurrence(of), 4) => vec![of.values(), of.channels(), of.heads, of.heads],
+            _ => vec![width],
+        };
+        let input = self.linear(&at.input, &rows, self.config.hidden, layer)?;
+        Ok(Some(QkvWeights::Mixer(Box::new(MixerWeights { input, kind }))))
+    }
+
+    fn recurrence(
+        &self,
+        about: Recurrence,
+        at: &MixerLayout,
+        names: &RecurrenceLayout,
+        layer: usize,
+    ) -> Result<RecurrenceWeights> {
         let norm = match about.update {
             Update::Delta => about.value_width,
-            Update::StateSpace => values,
+            Update::StateSpace => about.values(),
         };
         let vector = |at: &TensorRef, len: usize| self.weights.vector(&at.weight(layer), len);
+        let (conv, conv_bias) = self.convolution(&at.conv, about.channels(), about.taps, layer)?;
+        Ok(RecurrenceWeights {
+            conv,
+            conv_bias,
+            rate: vector(&names.log_rate, about.heads)?.into_iter().map(f32::exp).collect(),
+            time_bias: vector(&names.time_bias, about.heads)?,
+            skip: names.skip.as_ref().map_or(Ok(Vec::new()), |skip| vector(skip, about.heads))?,
+            norm: vector(&names.norm, norm)?,
+            eps: self.config.norm_eps,
+        })
+    }
+
+    /// A convolution of channels by themselves, `[channels, taps]`, and its bias.
+    fn convolution(
+        &self,
+        at: &TensorRef,
+        channels: usize,
+        taps: usize,
+        layer: usize,
+    ) -> Result<(Vec<f32>, Option<Vec<f32>>)> {
         let order = |stored: &[f32], width: usize| -> Vec<f32> {
-            let row = |r: usize| &stored[at.conv.order.stored_row(self.config, r) * width..][..width];
+            let row = |r: usize| &stored[at.order.stored_row(self.config, r) * width..][..width];
             (0..channels).flat_map(|r| row(r).iter().copied()).collect()
         };
-        let mut conv = vec![0.0; channels * about.taps];
-        let tensor = self.weights.tensor(&at.conv.weight(layer), &[channels, 1, about.taps])?;
+        let mut conv = vec![0.0; channels * taps];
+        let tensor = self.weights.tensor(&at.weight(layer), &[channels, 1, taps])?;
         tensor.read(0..channels, &mut conv)?;
-        let bias = at.conv.bias.then(|| self.weights.vector(&at.conv.bias(layer), channels)).transpose()?;
-        Ok(QkvWeights::Recurrent(Box::new(RecurrentWeights {
-            about,
-            input: self.linear(&at.input, &rows, self.config.hidden, layer)?,
-            own: RecurrenceWeights {
-                conv: order(&conv, about.taps),
-                conv_bias: bias.map(|bias| order(&bias, 1)),
-                rate: vector(&at.log_rate, heads)?.into_iter().map(f32::exp).collect(),
-                time_bias: vector(&at.time_bias, heads)?,
-                skip: at.skip.as_ref().map_or(Ok(Vec::new()), |skip| vector(skip, heads))?,
-                norm: vector(&at.norm, norm)?,
-                eps: self.config.norm_eps,
-            },
-        })))
+        let bias = at.bias.then(|| self.weights.vector(&at.bias(layer), channels)).transpose()?;
+        Ok((order(&conv, taps), bias.map(|bias| order(&bias, 1))))
     }
 
     /// The projection whose sigmoid multiplies what attention returns.
     pub(super) fn attn_gate(&self, layer: usize) -> Result<Option<B::Linear>> {
         let c = self.config;
-        let at = self.layout.attn_gate.iter().find(|_| c.recurrence(layer).is_none());
+        let at = self.layout.attn_gate.as_ref().filter(|_| c.has_attention(layer));
         at.map(|at| self.linear(std::slice::from_ref(at), &[c.q_width()], c.hidden, layer)).transpose()
     }
 
@@ -126,8 +158,9 @@ impl<B: Backend> Loader<'_, B> {
     /// The output of attention. Values of latent attention are padded, and so are its columns.
     pub(super) fn attn_out(&self, layer: usize) -> Result<B::Linear> {
         let (c, at) = (self.config, &self.layout.attn_out);
-        if let (Some(recurrence), Some(names)) = (c.recurrence(layer), &self.layout.recurrence) {
-            return self.linear(std::slice::from_ref(&names.out), &[c.hidden], recurrence.values(), layer);
+        if let Some(names) = self.layout.mixer.as_ref().filter(|_| !c.has_attention(layer)) {
+            let width = c.mixed_width(layer);
+            return self.linear(std::slice::from_ref(&names.out), &[c.hidden], width, layer);
         }
         let Some(l) = c.latent else {
             return self.linear(std::slice::from_ref(at), &[c.hidden], c.q_width(), layer);

@@ -139,6 +139,7 @@ fn layer(read: &Reader<'_>, names: &Names, l: usize) -> Layer {
         qk_norms: [vec![], vec![]],
         latent: None,
         recurrence: None,
+        convolution: None,
         gate: None,
         attn_out,
         post_attn_norm: None,

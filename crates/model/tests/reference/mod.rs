@@ -4,6 +4,7 @@
 mod encoders;
 mod experts;
 mod latent;
+mod lfm2;
 mod recurrence;
 
 use experts::{FeedForward, Mixture};
@@ -63,6 +64,7 @@ struct Layer {
     qk_norms: [Vec<Norm>; 2],
     latent: Option<latent::Projections>,
     recurrence: Option<recurrence::Weights>,
+    convolution: Option<lfm2::Convolution>,
     /// The projection whose sigmoid multiplies what attention returns.
     gate: Option<Linear>,
     attn_out: Linear,
@@ -128,6 +130,7 @@ impl Reference {
             "opt" => ("model.decoder.", ["embed_tokens", "embed_positions", "final_layer_norm", "lm_head"]),
             "internlm2" => ("model.", ["tok_embeddings", "", "norm", "output"]),
             "phi" => ("model.", ["embed_tokens", "", "final_layernorm", "lm_head"]),
+            "lfm2" => ("model.", ["embed_tokens", "", "embedding_norm", "lm_head"]),
             _ => (text, ["embed_tokens", "", "norm", head.unwrap_or_default()]),
         };
         let under = |name: &str| format!("{at}{name}");
@@ -140,6 +143,7 @@ impl Reference {
             "gpt_neox" => read.gpt_neox(&format!("{at}layers.{l}.")),
             "opt" => read.opt(&format!("{at}layers.{l}.")),
             "internlm2" => read.internlm2(&format!("{at}layers.{l}.")),
+            "lfm2" => read.lfm2(&format!("{at}layers.{l}."), l),
             _ => read.llama(&format!("{at}layers.{l}."), l),
         });
         Self {
@@ -193,6 +197,9 @@ impl Reference {
         let (c, layer) = (&self.config, &self.layers[l]);
         if let Some(recurrence) = &layer.recurrence {
             return self.recur(l, recurrence, h);
+        }
+        if let Some(convolution) = &layer.convolution {
+            return self.convolved(l, convolution, h);
         }
         if let Some(latent) = &layer.latent {
             return self.latent_attention(l, latent, h);
@@ -461,6 +468,7 @@ impl Reader<'_> {
                 "mamba.out_proj",
             ]),
             recurrence,
+            convolution: None,
             gate,
             post_attn_norm: norm(c.post_norm, "post_attention_layernorm"),
             mlp_norm: norm(c.pre_norm, mlp_norm),
@@ -659,6 +667,7 @@ impl Reader<'_> {
             qk_norms: [vec![], vec![]],
             latent: None,
             recurrence: None,
+            convolution: None,
             gate: None,
             attn_out: self.linear(&format!("{at}{attn_out}")),
             post_attn_norm: None,

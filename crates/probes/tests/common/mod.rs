@@ -1,10 +1,10 @@
 //! The fixtures of all architectures, for the test binaries of this crate.
 
-use fathom_model::config::{Config, Mlp, Update};
+use fathom_model::config::{Config, Mixer, Mlp, Update};
 
 /// A fixture for every architecture and each variant that changes how the residual stream is composed. A new
 /// architecture is tested by every probe once it is in this list.
-pub(crate) const ARCHITECTURES: [&str; 28] = [
+pub(crate) const ARCHITECTURES: [&str; 29] = [
     "llama2",
     "llama3",
     "mistral",
@@ -33,12 +33,16 @@ pub(crate) const ARCHITECTURES: [&str; 28] = [
     "qwen3_next",
     "qwen3_5",
     "granite4-hybrid",
+    "lfm2",
 ];
 
 /// Multiply-adds of the matrices of attention or of a recurrence in layer `l`, per row.
 #[allow(dead_code)]
 pub(crate) fn projection_macs(c: &Config, l: usize) -> u64 {
     let (d, q, kv) = (c.hidden, c.q_width(), c.kv_width());
+    if let Mixer::Convolution(_) = c.layers[l].mixer {
+        return (4 * d * d) as u64;
+    }
     if let Some(of) = c.recurrence(l) {
         let (keys, values) = (of.key_heads * of.key_width, of.heads * of.value_width);
         // Two numbers per head where the state is read before it is written, one elsewhere.
@@ -60,10 +64,11 @@ pub(crate) fn projection_macs(c: &Config, l: usize) -> u64 {
 /// Multiply-adds of mixing positions in layer `l` for a row that sees `seen`.
 #[allow(dead_code)]
 pub(crate) fn mixing_macs(c: &Config, l: usize, seen: u64) -> u64 {
-    match c.recurrence(l) {
-        None => 2 * c.q_width() as u64 * seen,
+    match c.layers[l].mixer {
+        Mixer::Attention => 2 * c.q_width() as u64 * seen,
+        Mixer::Convolution(of) => (c.hidden * of.taps) as u64,
         // The delta rule also reads the state before it writes; queries, keys and values are convolved.
-        Some(of) => {
+        Mixer::Recurrence(of) => {
             let channels = 2 * of.key_heads * of.key_width + of.heads * of.value_width;
             let passes = if of.update == Update::Delta { 3 } else { 2 };
             (channels * of.taps + passes * of.heads * of.key_width * of.value_width) as u64

@@ -2,7 +2,7 @@
 
 use super::Job;
 use fathom_model::Config;
-use fathom_model::config::Mlp;
+use fathom_model::config::{Mixer, Mlp};
 use serde_json::{Map, Value, json};
 
 /// Fields with the number of layers.
@@ -155,6 +155,9 @@ impl Cut<'_> {
         if qwen && !map.contains_key("max_window_layers") && deepest > MAX_WINDOW_LAYERS {
             map.insert("max_window_layers".into(), json!(self.first_windowed(MAX_WINDOW_LAYERS)));
         }
+        if source.layers.iter().any(|layer| layer.mixer != Mixer::Attention) {
+            self.mixers(map, source);
+        }
         match source.architecture.as_str() {
             "gemma2" => self.alternating(map, source, 2, warnings),
             "gemma3_text" | "gemma3" => self.alternating(map, source, 6, warnings),
@@ -164,7 +167,7 @@ impl Cut<'_> {
                 map.insert("no_rope_layers".into(), self.job.layers.iter().map(rotates).collect());
             }
             // Every layer but those named has experts.
-            "qwen2_moe" | "qwen3_moe" => {
+            "qwen2_moe" | "qwen3_moe" | "qwen3_next" => {
                 let kept = self.job.layers.iter().enumerate();
                 let dense =
                     kept.filter(|(_, layer)| source.layers[**layer].mlp == Mlp::Dense).map(|(i, _)| i);
@@ -182,6 +185,23 @@ impl Cut<'_> {
             }
             _ => {}
         }
+    }
+
+    /// Names how each layer mixes positions.
+    fn mixers(&self, map: &mut Map<String, Value>, source: &Config) {
+        // Where they are named already, those that are left are named by now.
+        if map.contains_key("layer_types") || map.contains_key("layers_block_type") {
+            return;
+        }
+        ["full_attention_interval", "full_attn_idxs"].iter().for_each(|name| {
+            map.shift_remove(*name);
+        });
+        let kind = |layer: &usize| match source.layers[*layer].mixer {
+            Mixer::Attention => "full_attention",
+            Mixer::Recurrence(_) => "linear_attention",
+            Mixer::Convolution(_) => "conv",
+        };
+        map.insert("layer_types".into(), self.job.layers.iter().map(kind).collect());
     }
 
     /// Names the kind of each layer where the number of a layer no longer tells it.
