@@ -109,7 +109,7 @@ impl<B: Backend> Model<B> {
         match &block.mlp {
             MlpWeights::Dense(mlp) => {
                 let wide = of_pass(&saved.wide);
-                self.feed_forward_backward(mlp.matrices(), wide, None, &d, &mut d_in);
+                self.feed_forward_backward(mlp, wide, None, &d, &mut d_in);
             }
             MlpWeights::Experts(experts) => {
                 self.experts_backward(experts, of_pass(&saved.experts), &d, &mut d_in);
@@ -141,7 +141,8 @@ impl<B: Backend> Model<B> {
         let (mut d_mixed, mut d_qkv) = (on.empty(), on.empty());
         on.linear_backward(&block.attn_out, &d, &mut d_mixed); // [rows, q]
         let qkv = of_pass(&saved.qkv);
-        on.attend_backward(&self.shape(l), &batch.on_device, qkv, &d_mixed, &mut d_qkv); // [rows, q + 2 kv]
+        let (shape, bias) = (self.shape(l), &block.head_bias);
+        on.attend_backward(&shape, bias, &batch.on_device, qkv, &d_mixed, &mut d_qkv); // [rows, q + 2 kv]
         self.norm_and_rotate_backward(l, batch, saved, &mut d_qkv);
         match &block.qkv {
             QkvWeights::Plain(qkv) => on.linear_backward(qkv, &d_qkv, &mut d), // [rows, d]

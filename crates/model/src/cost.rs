@@ -35,6 +35,7 @@ impl<B: Backend> Model<B> {
             size(&b.mlp.matrices(), &of_mlp, mlp),
         ];
         sizes[0].parameters -= b.qkv.padding(self.config.hidden, self.config.heads);
+        sizes[0].parameters += b.sinks(&self.backend);
         sizes[1].parameters += b.mlp.correction();
         sizes
     }

@@ -142,7 +142,7 @@ impl<B: Backend> Model<B> {
             places.extend((0..run.rows.len()).map(|i| (run.first + i, run.length)));
         }
         let rotations = match &self.config.positions {
-            Positions::Learned => Vec::new(),
+            Positions::Learned | Positions::Alibi(_) => Vec::new(),
             Positions::Rotary(ropes) => ropes.iter().map(|r| rope::table(r, &places)).collect(),
         };
         Batch { rows: places.len(), on_device: self.backend.batch(&runs, rotations), runs }
@@ -245,7 +245,7 @@ impl<B: Backend> Model<B> {
         }
         self.norm_and_rotate(l, batch, b);
         self.keep(b.saved.as_mut().map(|s| &mut s.qkv), true, &b.qkv);
-        on.attend(&self.shape(l), &batch.on_device, past, &b.qkv, &mut b.mixed); // [rows, q]
+        on.attend(&self.shape(l), &block.head_bias, &batch.on_device, past, &b.qkv, &mut b.mixed); // [rows, q]
         on.linear(&block.attn_out, &b.mixed, &mut b.attn_out); // [rows, d]
         self.keep(b.saved.as_mut().map(|s| &mut s.raw_attn), block.post_attn_norm.is_some(), &b.attn_out);
         self.finish(block.post_attn_norm.as_ref(), &mut b.attn_out);
@@ -289,7 +289,7 @@ impl<B: Backend> Model<B> {
         let save = b.saved.is_some();
         b.routes = None;
         match &block.mlp {
-            MlpWeights::Dense(FeedForward { up, down }) => {
+            MlpWeights::Dense(FeedForward { up, down, .. }) => {
                 let matrices = [up, other_down.unwrap_or(down)];
                 let inner = [&mut b.wide, &mut b.gated];
                 let wide = self.feed_forward(matrices, input, inner, &mut b.mlp_out, save);
@@ -530,7 +530,7 @@ impl<B: Backend> Model<B> {
     /// rows of what they have in common.
     pub fn shares_positions(&self, one: usize, other: usize) -> bool {
         match &self.config.positions {
-            Positions::Learned => true,
+            Positions::Learned | Positions::Alibi(_) => true,
             Positions::Rotary(ropes) => {
                 ropes.iter().all(|r| rope::variant(r, one) == rope::variant(r, other))
             }

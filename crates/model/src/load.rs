@@ -9,6 +9,7 @@ use crate::experts::{ExpertWeights, FeedForward};
 use crate::latent::QkvWeights;
 use crate::weights::{Tensor, Weights};
 use fathom_kernels::Dtype;
+use fathom_kernels::attention::HeadBias;
 use fathom_kernels::backend::{Backend, Columns, LinearLayer, Norm};
 use fathom_kernels::elementwise::Activation;
 use std::ops::Range;
@@ -19,6 +20,8 @@ pub(crate) struct LayerWeights<B: Backend> {
     pub(crate) qkv: QkvWeights<B>,
     /// Norms on queries and keys, and the columns of `qkv`'s output that each applies to.
     pub(crate) qk_norms: Vec<(Norm<B>, Columns)>,
+    /// Sinks and slopes of the heads.
+    pub(crate) head_bias: HeadBias<B::Buffer>,
     /// `[d, q]`.
     pub(crate) attn_out: B::Linear,
     pub(crate) post_attn_norm: Option<Norm<B>>,
@@ -68,7 +71,12 @@ impl<B: Backend> LayerWeights<B> {
     pub(crate) fn parameters(&self, on: &B, c: &Config) -> u64 {
         let linear: usize = self.matrices().iter().map(|l| l.parameters()).sum();
         let norms: u64 = self.norms().iter().flatten().map(|norm| norm_parameters(on, norm)).sum();
-        linear as u64 + norms + self.mlp.correction() - self.qkv.padding(c.hidden, c.heads)
+        linear as u64 + norms + self.sinks(on) + self.mlp.correction() - self.qkv.padding(c.hidden, c.heads)
+    }
+
+    /// Number of attention sinks.
+    pub(crate) fn sinks(&self, on: &B) -> u64 {
+        self.head_bias.sinks.as_ref().map_or(0, |sinks| on.len(sinks) as u64)
     }
 
     /// The norms of attention and of the MLP, each once.
@@ -167,6 +175,7 @@ impl<B: Backend> Loader<'_, B> {
             attn_norm: norm(&at.attn_norm.clone().filter(|_| layer >= at.first_attn_norm))?,
             qkv: self.qkv(layer)?,
             qk_norms: self.qk_norms(layer)?,
+            head_bias: self.head_bias(layer)?,
             attn_out: self.attn_out(layer)?,
             post_attn_norm: norm(&at.post_attn_norm)?,
             mlp_norm: norm(&at.mlp_norm)?,
@@ -208,7 +217,7 @@ impl<B: Backend> Loader<'_, B> {
             layers,
             embedding,
             position,
-            embedding_norm: match &of_encoder.embedding_norm {
+            embedding_norm: match &at.embedding_norm {
                 Some(tensor_ref) => Some(self.norm(tensor_ref, 0, c.hidden)?),
                 None => None,
             },
@@ -321,7 +330,7 @@ impl<B: Backend> Loader<'_, B> {
         for (tensor_ref, &n) in refs.iter().zip(rows) {
             parts.push(self.part(tensor_ref, n, k, layer)?);
             if tensor_ref.bias {
-                let stored = self.weights.vector(&tensor_ref.bias(layer), n)?;
+                let stored = self.bias(tensor_ref, n, layer)?;
                 bias.extend((0..n).map(|r| stored[tensor_ref.order.stored_row(self.config, r)]));
             }
         }
@@ -339,7 +348,8 @@ impl<B: Backend> Loader<'_, B> {
             None => self.on.pack(n, k, self.dtype, bias, |wanted, block| {
                 in_parts(&parts, &wanted, |part, rows, at| match &part.columns {
                     Some(all) => {
-                        part.transpose(all, rows, k, &mut block[at * k..]);
+                        let columns = rows.map(|row| part.order.stored_row(self.config, row));
+                        part.transpose(all, columns, k, &mut block[at * k..]);
                         Ok(())
                     }
                     None => self.read(part, rows, |rows, i| {
@@ -354,9 +364,18 @@ impl<B: Backend> Loader<'_, B> {
         Ok(packed)
     }
 
+    /// The bias of a matrix, or of one of a stack of matrices.
+    fn bias(&self, tensor_ref: &TensorRef, n: usize, layer: usize) -> Result<Vec<f32>> {
+        let name = tensor_ref.bias(layer);
+        let Some((slice, count)) = tensor_ref.slice else { return self.weights.vector(&name, n) };
+        let mut bias = vec![0.0; n];
+        self.weights.tensor(&name, &[count, n])?.read(slice..slice + 1, &mut bias)?;
+        Ok(bias)
+    }
+
     fn part(&self, tensor_ref: &TensorRef, n: usize, k: usize, layer: usize) -> Result<StoredPart<'_>> {
         let name = tensor_ref.weight(layer);
-        let transposed = tensor_ref.order == RowOrder::Transposed;
+        let transposed = tensor_ref.order.is_transposed();
         let [rows, width] = if transposed { [k, n] } else { [n, k] };
         let (shape, first) = match tensor_ref.slice {
             Some((slice, count)) => (vec![count, rows, width], slice * rows),
@@ -415,8 +434,8 @@ struct StoredPart<'a> {
 
 impl StoredPart<'_> {
     /// Writes columns of the matrix as rows.
-    fn transpose(&self, all: &[f32], rows: Range<usize>, k: usize, out: &mut [f32]) {
-        for (r, out) in rows.zip(out.chunks_exact_mut(k)) {
+    fn transpose(&self, all: &[f32], columns: impl Iterator<Item = usize>, k: usize, out: &mut [f32]) {
+        for (r, out) in columns.zip(out.chunks_exact_mut(k)) {
             out.iter_mut().zip(all[r..].iter().step_by(self.n)).for_each(|(o, w)| *o = *w);
         }
     }

@@ -324,6 +324,8 @@ folders! {
     glm4_moe: "glm4_moe", 24;
     deepseek_v2: "deepseek_v2", 24;
     deepseek_v3: "deepseek_v3", 24;
+    gpt_oss: "gpt_oss", 24;
+    gpt_oss_mxfp4: "gpt_oss-mxfp4", 24;
     esm: "esm", 24;
     esm_first: "esm-first", 24;
     bert: "bert", 24;

@@ -202,6 +202,8 @@ folders! {
     glm4_moe: "glm4_moe",
     deepseek_v2: "deepseek_v2",
     deepseek_v3: "deepseek_v3",
+    gpt_oss: "gpt_oss",
+    gpt_oss_mxfp4: "gpt_oss-mxfp4",
     llama_dynamic: "llama-dynamic",
     llama_linear: "llama-linear",
     llama2_sharded_bf16: "llama2-sharded-bf16",
@@ -295,7 +297,7 @@ fn levels(buffers: &[Buffer]) -> Vec<&[f32]> {
 }
 
 /// The architectures, one folder each.
-const ONE_EACH: [&str; 32] = [
+const ONE_EACH: [&str; 33] = [
     "esm",
     "bert",
     "roberta",
@@ -328,6 +330,7 @@ const ONE_EACH: [&str; 32] = [
     "glm4_moe",
     "deepseek_v2",
     "deepseek_v3",
+    "gpt_oss-mxfp4",
 ];
 
 #[test]

@@ -249,4 +249,12 @@ pub(super) const GGUF_FAMILIES: &[GgufFamily] = &[
         ..HALVES
     },
     GgufFamily { arch: "seed_oss", name: "seed_oss", ..HALVES },
+    GgufFamily {
+        arch: "gpt-oss",
+        name: "gpt_oss",
+        activation: Activation::ClampedSwiglu,
+        windows: Windows::Groups(2),
+        mixture: Mixture::NormalisedSoftmax,
+        ..HALVES
+    },
 ];

@@ -427,7 +427,8 @@ fn rope_scaling(keys: &Keys<'_>, weights: &Weights, dim: usize) -> Result<RopeSc
             beta_slow: beta_slow?,
             attention_factor: attention.unwrap_or(1.0)
                 * if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 },
-            truncate: true,
+            // Of this family, whose ends of the ramp are no whole dimensions, files do not say so.
+            truncate: keys.arch != "gpt-oss",
         }),
         other => keys.fail(format!(
             "the rotary scaling '{other}' is not supported (linear, yarn and longrope with its factors are)"
@@ -456,7 +457,7 @@ fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
     // behind attention. Where attention and MLP are parallel, one norm may be before both.
     let attn_norm = if has("attn_norm_2") { "attn_norm_2" } else { "attn_norm" };
     let mlp_norm = match family.arch {
-        "seed_oss" | "glm4moe" => "post_attention_norm",
+        "seed_oss" | "glm4moe" | "gpt-oss" => "post_attention_norm",
         _ if config.parallel && !has("ffn_norm") => "attn_norm",
         _ => "ffn_norm",
     };
@@ -489,6 +490,8 @@ fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
         down: tensor_ref("ffn_down"),
         experts: None,
         first_attn_norm: 0,
+        sinks: has("attn_sinks").then(|| plain("attn_sinks")),
+        embedding_norm: None,
         post_mlp_norm: config.post_norm.then(|| plain("post_ffw_norm")),
         norm_offset: 0.0,
         encoder: None,

@@ -62,6 +62,8 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         down: matrix("mlp.c_proj"),
         experts: None,
         first_attn_norm: 0,
+        sinks: None,
+        embedding_norm: None,
         post_mlp_norm: None,
         norm_offset: 0.0,
         encoder: None,

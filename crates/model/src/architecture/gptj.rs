@@ -120,6 +120,8 @@ fn base(f: &Fields<'_>, weights: &Weights, name: &str) -> Result<Description> {
         down: tensor_ref("mlp.fc_out").biased(true),
         experts: None,
         first_attn_norm: 0,
+        sinks: None,
+        embedding_norm: None,
         post_mlp_norm: None,
         norm_offset: 0.0,
         encoder: None,

@@ -95,7 +95,7 @@ impl Layout {
             add(if config.tied { &tied } else { &self.head }, 0);
         }
         let of_encoder = self.encoder.clone().unwrap_or_default();
-        let once = [of_encoder.token_types, of_encoder.embedding_norm].into_iter().flatten();
+        let once = of_encoder.token_types.into_iter().chain(self.embedding_norm.clone());
         once.chain(of_encoder.head_dense.into_iter().flatten()).for_each(|tensor_ref| add(&tensor_ref, 0));
         if config.positions == Positions::Learned {
             self.position.iter().for_each(|tensor_ref| add(tensor_ref, 0));
@@ -104,7 +104,7 @@ impl Layout {
             let attn_norm = self.attn_norm.clone().filter(|_| layer >= self.first_attn_norm);
             let norms = [&attn_norm, &self.post_attn_norm, &self.mlp_norm, &self.post_mlp_norm];
             let latent = self.latent.iter().flat_map(LatentLayout::all);
-            let matrices = self.qkv.iter().chain(latent).chain([&self.attn_out]);
+            let matrices = self.qkv.iter().chain(latent).chain([&self.attn_out]).chain(&self.sinks);
             let stream_norms = self.encoder.iter().flat_map(|of| of.stream_norms.iter().flatten());
             let norms = norms.into_iter().flatten().chain(stream_norms);
             norms.chain(matrices).for_each(|tensor_ref| add(tensor_ref, layer));

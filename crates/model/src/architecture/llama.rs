@@ -196,6 +196,8 @@ fn layout(prefix: &str, head: &str) -> Layout {
         down: tensor_ref("mlp.down_proj"),
         experts: None,
         first_attn_norm: 0,
+        sinks: None,
+        embedding_norm: None,
         post_mlp_norm: None,
         norm_offset: 0.0,
         encoder: None,

@@ -17,6 +17,7 @@ mod gguf_to_hf;
 mod glm;
 mod gpt2;
 mod gpt_neox;
+mod gpt_oss;
 mod gptj;
 mod granite;
 mod internlm;
@@ -66,6 +67,11 @@ pub(crate) enum RowOrder {
     AsStored,
     /// The matrix is stored `[k, n]` (GPT-2's Conv1D).
     Transposed,
+    /// Rows of gate and up in turn (gpt-oss). Packing puts the gate first.
+    InterleavedGate {
+        /// Whether the matrix is stored `[k, n]`.
+        transposed: bool,
+    },
     /// The two numbers that are rotated together lie side by side, not half of the rotated part of a head
     /// apart: in Cohere and GPT-J, and where llama.cpp's converter interleaves the halves. Packing separates
     /// them, so that all families share one rotation.
@@ -87,11 +93,20 @@ pub(crate) enum RowOrder {
 }
 
 impl RowOrder {
+    /// Whether the matrix is stored `[k, n]`.
+    pub(crate) fn is_transposed(self) -> bool {
+        matches!(self, Self::Transposed | Self::InterleavedGate { transposed: true })
+    }
+
     /// The row of the stored matrix that holds row `r` of the layer.
     pub(crate) fn stored_row(self, c: &Config, r: usize) -> usize {
         let (head, i) = (r / c.head_dim, r % c.head_dim);
         match self {
             Self::AsStored | Self::Transposed => r,
+            Self::InterleavedGate { .. } => match r.checked_sub(c.intermediate) {
+                None => 2 * r,
+                Some(up) => 2 * up + 1,
+            },
             Self::InterleavedHalves => head * c.head_dim + side_by_side(c, i),
             Self::PartitionedQvk { parts } => {
                 let (kind, head) = (head / c.heads, head % c.heads);
@@ -214,6 +229,7 @@ impl TensorRef {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Layout {
     pub(crate) embedding: TensorRef,
+    pub(crate) embedding_norm: Option<TensorRef>,
     pub(crate) position: Option<TensorRef>,
     /// The row of the first position (OPT has two rows before it).
     pub(crate) first_position: usize,
@@ -225,6 +241,8 @@ pub(crate) struct Layout {
     /// One fused matrix, or q, k and v.
     pub(crate) qkv: Vec<TensorRef>,
     pub(crate) qk_norms: Option<[TensorRef; 2]>,
+    /// A score for each head that joins the softmax of its rows.
+    pub(crate) sinks: Option<TensorRef>,
     /// The tensors of latent attention, in the place of [`Self::qkv`].
     pub(crate) latent: Option<LatentLayout>,
     pub(crate) attn_out: TensorRef,
@@ -247,7 +265,6 @@ pub(crate) struct Layout {
 pub(crate) struct EncoderLayout {
     /// The first row is added to every embedding.
     pub(crate) token_types: Option<TensorRef>,
-    pub(crate) embedding_norm: Option<TensorRef>,
     /// Norms on the stream after attention and after the MLP.
     pub(crate) stream_norms: Option<[TensorRef; 2]>,
     /// The matrix before the unembedding, and the norm behind it.
@@ -374,6 +391,7 @@ const EXPERT_FAMILIES: &[Family] = &[
     ("glm4_moe", glm::describe_experts, glm::GLM4_MOE),
     ("deepseek_v2", deepseek::second, deepseek::V2),
     ("deepseek_v3", deepseek::third, deepseek::V3),
+    ("gpt_oss", gpt_oss::describe, gpt_oss::DEFAULTS),
 ];
 
 /// The architectures that can be loaded, as `model_type` names them.

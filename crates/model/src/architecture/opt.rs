@@ -79,6 +79,8 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         down: tensor_ref("fc2"),
         experts: None,
         first_attn_norm: 0,
+        sinks: None,
+        embedding_norm: None,
         post_mlp_norm: None,
         norm_offset: 0.0,
         encoder: None,

@@ -138,6 +138,7 @@ fn layer(read: &Reader<'_>, names: &Names, l: usize) -> Layer {
         v,
         qk_norms: [vec![], vec![]],
         latent: None,
+        sinks: None,
         attn_out,
         post_attn_norm: None,
         mlp_norm,

@@ -61,6 +61,8 @@ struct Layer {
     /// Norms on queries and on keys: none, one, or one for each head.
     qk_norms: [Vec<Norm>; 2],
     latent: Option<latent::Projections>,
+    /// A score for each head that joins the softmax of its rows.
+    sinks: Option<Row>,
     attn_out: Linear,
     post_attn_norm: Option<Norm>,
     mlp_norm: Option<Norm>,
@@ -221,7 +223,14 @@ impl Reference {
             let mixed = queries.iter().enumerate().flat_map(|(head, query)| {
                 let kv = head / (c.heads / c.kv_heads);
                 let seen = first..=last;
-                let scores: Row = seen.clone().map(|j| self.score(query, &k[j][kv])).collect();
+                let slope = match &c.positions {
+                    Positions::Alibi(slopes) => f64::from(slopes[head]),
+                    _ => 0.0,
+                };
+                let score = |j: usize| self.score(query, &k[j][kv]) + slope * (j as f64 - i as f64);
+                // The sink comes last and has no value.
+                let sink = layer.sinks.as_ref().map(|sinks| sinks[head]);
+                let scores: Row = seen.clone().map(score).chain(sink).collect();
                 let weights = softmax(&scores);
                 let mut sum = vec![0.0; c.head_dim];
                 for (j, w) in seen.zip(weights) {
@@ -328,6 +337,7 @@ fn activation(kind: Activation, x: f64) -> f64 {
         Activation::GeluErf => 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
         Activation::Relu => x.max(0.0),
         Activation::ReluSquared => x.max(0.0).powi(2),
+        Activation::ClampedSwiglu => x.min(7.0) / (1.0 + (-1.702 * x.min(7.0)).exp()),
     }
 }
 
@@ -433,6 +443,8 @@ impl Reader<'_> {
             v,
             qk_norms: self.qk_norms(at),
             latent: c.latent.is_some().then(|| self.latent(at)),
+            sinks: (c.architecture == "gpt_oss")
+                .then(|| self.matrix(&format!("{at}self_attn.sinks")).concat()),
             attn_out: either(&["self_attn.o_proj", "self_attn.dense"]),
             post_attn_norm: norm(c.post_norm, "post_attention_layernorm"),
             mlp_norm: norm(c.pre_norm, mlp_norm),
@@ -467,6 +479,9 @@ impl Reader<'_> {
         if self.config.architecture.starts_with("granite") {
             return self.granite_mixture(at, about);
         }
+        if self.config.architecture == "gpt_oss" {
+            return self.gpt_oss_mixture(at, about);
+        }
         let names = match self.config.architecture.as_str() {
             "mixtral" => ["block_sparse_moe", "w1", "w3", "w2"],
             _ => ["mlp", "gate_proj", "up_proj", "down_proj"],
@@ -494,6 +509,40 @@ impl Reader<'_> {
                 .weights
                 .has(&format!("{shared_gate}.weight"))
                 .then(|| self.linear(&shared_gate)),
+        }
+    }
+
+    /// gpt-oss keeps the matrices of all experts in one tensor, gate and up in turn, with a column for each output unless
+    /// they are 4-bit floats.
+    fn gpt_oss_mixture(&self, at: &str, about: Experts) -> Mixture {
+        let (d, f) = (self.config.hidden, about.width);
+        let experts = |name: &str, outputs: usize, inputs: usize| -> Vec<Linear> {
+            let name = format!("{at}mlp.experts.{name}");
+            let by_columns = self.weights.names().contains(&name.as_str());
+            let (rows, biases) = (self.matrix(&name), self.matrix(&format!("{name}_bias")));
+            let of_expert = |(rows, bias): (&[Row], Row)| {
+                let column = |o: usize| rows.iter().map(|row| row[o]).collect();
+                let weight = if by_columns { (0..outputs).map(column).collect() } else { rows.to_vec() };
+                Linear { weight, bias }
+            };
+            rows.chunks(if by_columns { inputs } else { outputs }).zip(biases).map(of_expert).collect()
+        };
+        let mlp = |(both, down): (Linear, Linear)| FeedForward {
+            gate: Some(both.rows((0..2 * f).step_by(2))),
+            up: both.rows((1..2 * f).step_by(2)),
+            down,
+        };
+        Mixture {
+            about,
+            router: self.linear(&format!("{at}mlp.router")),
+            correction: vec![0.0; about.count],
+            experts: experts("gate_up_proj", 2 * f, d)
+                .into_iter()
+                .zip(experts("down_proj", d, f))
+                .map(mlp)
+                .collect(),
+            shared: None,
+            shared_gate: None,
         }
     }
 
@@ -630,6 +679,7 @@ impl Reader<'_> {
             v,
             qk_norms: [vec![], vec![]],
             latent: None,
+            sinks: None,
             attn_out: self.linear(&format!("{at}{attn_out}")),
             post_attn_norm: None,
             mlp_norm: Some(self.norm(&format!("{at}{mlp_norm}"))),
