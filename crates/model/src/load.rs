@@ -157,6 +157,9 @@ pub(crate) fn pack<B: Backend>(
     packed
 }
 
+/// What shorter rows of a normalised head are divided by, as in PyTorch.
+const LEAST_LENGTH: f64 = 1e-12;
+
 struct Loader<'a, B> {
     on: &'a B,
     config: &'a Config,
@@ -224,6 +227,7 @@ impl<B: Backend> Loader<'_, B> {
             final_norm: at.final_norm.as_ref().map(|at| self.final_norm(at)).transpose()?,
             head_dense,
             head: match c.has_head() {
+                true if at.normalised_head => Some(self.normalised_head(head)?),
                 true => Some(self.linear(std::slice::from_ref(head), &[c.vocab], c.hidden, 0)?),
                 false => None,
             },
@@ -245,6 +249,20 @@ impl<B: Backend> Loader<'_, B> {
             all.chunks_exact_mut(width).for_each(|row| row.iter_mut().zip(&first).for_each(|(x, t)| *x += t));
         }
         Ok(all)
+    }
+
+    /// The unembedding with every row divided by its length.
+    fn normalised_head(&self, head: &TensorRef) -> Result<B::Linear> {
+        let (n, k) = (self.config.vocab, self.config.hidden);
+        let tensor = self.weights.tensor(&head.weight(0), &[n, k])?;
+        self.on.pack(n, k, self.dtype, None, |rows, block| {
+            tensor.read(rows, block)?;
+            for row in block.chunks_exact_mut(k) {
+                let length = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+                row.iter_mut().for_each(|x| *x = (f64::from(*x) / length.max(LEAST_LENGTH)) as f32);
+            }
+            Ok(())
+        })
     }
 
     /// The norm before the head. The factor on the logits is a factor on what the head reads.

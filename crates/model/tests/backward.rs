@@ -311,6 +311,10 @@ folders! {
     internlm2: "internlm2", 24;
     internlm3: "internlm3", 24;
     minicpm: "minicpm", 24;
+    bloom: "bloom", 24;
+    mpt: "mpt", 24;
+    baichuan: "baichuan", 24;
+    baichuan2_13b: "baichuan2-13b", 24;
     qwen2_5_vl: "qwen2_5_vl", 24;
     qwen3_vl: "qwen3_vl", 24;
     mistral3: "mistral3", 24;

@@ -189,6 +189,10 @@ folders! {
     internlm2: "internlm2",
     internlm3: "internlm3",
     minicpm: "minicpm",
+    bloom: "bloom",
+    mpt: "mpt",
+    baichuan: "baichuan",
+    baichuan2_13b: "baichuan2-13b",
     qwen2_5_vl: "qwen2_5_vl",
     qwen3_vl: "qwen3_vl",
     mistral3: "mistral3",
@@ -234,7 +238,11 @@ fn real_proteins() {
 #[test]
 fn every_setting_and_tensor_of_the_fixtures_is_known() {
     // What a warning is meant to say of some fixtures.
-    let meant = ["only its text model is read", "queries beyond position 96 are scaled"];
+    let meant = [
+        "only its text model is read",
+        "queries beyond position 96 are scaled",
+        "the vocabulary is neither that of Baichuan (64000) nor that of Baichuan 2 (125696)",
+    ];
     let mut others = Vec::new();
     for entry in std::fs::read_dir(fixtures()).unwrap() {
         let path = entry.unwrap().path();
@@ -245,7 +253,9 @@ fn every_setting_and_tensor_of_the_fixtures_is_known() {
         }
     }
     assert!(others.is_empty(), "{others:#?}");
-    for (name, says) in [("qwen3_vl", meant[0]), ("mistral3", meant[0]), ("ministral3", meant[1])] {
+    for (name, says) in
+        [("qwen3_vl", meant[0]), ("mistral3", meant[0]), ("ministral3", meant[1]), ("baichuan", meant[2])]
+    {
         let checkpoint = Checkpoint::open(&fixtures().join(name)).unwrap();
         assert!(checkpoint.warnings().any(|what| what.contains(says)), "{name}");
     }
@@ -297,7 +307,7 @@ fn levels(buffers: &[Buffer]) -> Vec<&[f32]> {
 }
 
 /// The architectures, one folder each.
-const ONE_EACH: [&str; 33] = [
+const ONE_EACH: [&str; 35] = [
     "esm",
     "bert",
     "roberta",
@@ -331,6 +341,8 @@ const ONE_EACH: [&str; 33] = [
     "deepseek_v2",
     "deepseek_v3",
     "gpt_oss-mxfp4",
+    "bloom",
+    "baichuan2-13b",
 ];
 
 #[test]

@@ -254,7 +254,9 @@ fn gather<'a>(
 ) {
     for (name, value) in object {
         let full = format!("{scope}{name}");
-        let harmless = scope.is_empty() && HARMLESS.contains(&name.as_str());
+        // transformers writes the fields of every configuration into that of MPT's attention too.
+        let whole = scope.is_empty() || scope == "attn_config.";
+        let harmless = whole && HARMLESS.contains(&name.as_str());
         match value {
             value if harmless || is_off(value) || KNOWN_ELSEWHERE.contains(&full.as_str()) => {}
             Value::Object(inner) if fields.was_read(&full) => {

@@ -126,6 +126,7 @@ impl Block<'_> {
             first_attn_norm: 0,
             sinks: None,
             embedding_norm: None,
+            normalised_head: false,
             post_mlp_norm: None,
             norm_offset: 0.0,
             encoder: Some(encoder),

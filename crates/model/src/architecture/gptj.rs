@@ -122,6 +122,7 @@ fn base(f: &Fields<'_>, weights: &Weights, name: &str) -> Result<Description> {
         first_attn_norm: 0,
         sinks: None,
         embedding_norm: None,
+        normalised_head: false,
         post_mlp_norm: None,
         norm_offset: 0.0,
         encoder: None,

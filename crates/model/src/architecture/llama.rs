@@ -198,6 +198,7 @@ fn layout(prefix: &str, head: &str) -> Layout {
         first_attn_norm: 0,
         sinks: None,
         embedding_norm: None,
+        normalised_head: false,
         post_mlp_norm: None,
         norm_offset: 0.0,
         encoder: None,

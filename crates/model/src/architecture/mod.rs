@@ -1,7 +1,10 @@
 //! The supported architectures: one file per family. Each turns the configuration of a checkpoint into a
 //! [`Config`] and the names of its tensors into a [`Layout`].
 
+mod alibi;
 mod audit;
+mod baichuan;
+mod bloom;
 mod cohere;
 mod deepseek;
 mod encoders;
@@ -23,6 +26,7 @@ mod granite;
 mod internlm;
 mod inventory;
 mod llama;
+mod mpt;
 mod olmo;
 mod opt;
 mod phi;
@@ -235,6 +239,8 @@ pub(crate) struct Layout {
     pub(crate) first_position: usize,
     pub(crate) final_norm: Option<TensorRef>,
     pub(crate) head: TensorRef,
+    /// Whether the rows of the head are divided by their lengths (Baichuan 2).
+    pub(crate) normalised_head: bool,
     pub(crate) attn_norm: Option<TensorRef>,
     /// The first layer that has it.
     pub(crate) first_attn_norm: usize,
@@ -364,6 +370,9 @@ const FAMILIES: &[Family] = &[
     ("internlm2", internlm::describe_second, internlm::INTERNLM2),
     ("internlm3", internlm::describe_third, internlm::INTERNLM3),
     ("minicpm", granite::describe_minicpm, granite::MINICPM),
+    ("bloom", bloom::describe, bloom::DEFAULTS),
+    ("mpt", mpt::describe, mpt::DEFAULTS),
+    ("baichuan", baichuan::describe, baichuan::DEFAULTS),
     ("qwen2_vl", qwen::describe, qwen::QWEN2_VL),
     ("qwen2_vl_text", qwen::describe, qwen::QWEN2_VL),
     ("qwen2_5_vl", qwen::describe, qwen::QWEN2_VL),

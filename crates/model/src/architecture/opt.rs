@@ -81,6 +81,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         first_attn_norm: 0,
         sinks: None,
         embedding_norm: None,
+        normalised_head: false,
         post_mlp_norm: None,
         norm_offset: 0.0,
         encoder: None,

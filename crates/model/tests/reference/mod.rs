@@ -122,6 +122,8 @@ impl Reference {
             "gpt2" => ("transformer.", ["wte", "wpe", "ln_f", "lm_head"]),
             "gptj" | "codegen" | "progen" => ("transformer.", ["wte", "", "ln_f", "lm_head"]),
             "falcon" => ("transformer.", ["word_embeddings", "", "ln_f", "lm_head"]),
+            "bloom" => ("transformer.", ["word_embeddings", "", "ln_f", "lm_head"]),
+            "mpt" => ("transformer.", ["wte", "", "norm_f", "lm_head"]),
             "gpt_neox" => ("gpt_neox.", ["embed_in", "", "final_layer_norm", "embed_out"]),
             "opt" => ("model.decoder.", ["embed_tokens", "embed_positions", "final_layer_norm", "lm_head"]),
             "internlm2" => ("model.", ["tok_embeddings", "", "norm", "output"]),
@@ -136,6 +138,8 @@ impl Reference {
             "progen" => read.partitioned(&format!("{at}h.{l}."), 8),
             "falcon" => read.falcon(&format!("{at}h.{l}.")),
             "gpt_neox" => read.gpt_neox(&format!("{at}layers.{l}.")),
+            "bloom" => read.bloom(&format!("{at}h.{l}.")),
+            "mpt" => read.mpt(&format!("{at}blocks.{l}.")),
             "opt" => read.opt(&format!("{at}layers.{l}.")),
             "internlm2" => read.internlm2(&format!("{at}layers.{l}.")),
             _ => read.llama(&format!("{at}layers.{l}."), l),
@@ -148,10 +152,16 @@ impl Reference {
             // OPT does not use the first two.
             first_position: if config.architecture == "opt" { 2 } else { 0 },
             token_type: None,
-            embedding_norm: None,
+            embedding_norm: (config.architecture == "bloom")
+                .then(|| read.norm("transformer.word_embeddings_layernorm")),
             head_dense: None,
             final_norm: Some(read.norm(&under(final_norm))),
-            head: if config.tied { read.linear(&under(embedding)) } else { read.linear(head) },
+            head: match config.architecture.as_str() {
+                _ if config.tied => read.linear(&under(embedding)),
+                // Baichuan 2, the one of both fixtures that does not rotate.
+                "baichuan" if matches!(config.positions, Positions::Alibi(_)) => unit_rows(read.linear(head)),
+                _ => read.linear(head),
+            },
         }
     }
 
@@ -164,7 +174,7 @@ impl Reference {
             let row: Row = self.embedding.weight[*token as usize].iter().map(|x| x * scale).collect();
             match &self.positions {
                 Some(learned) => add(&row, &learned.weight[i + self.first_position]),
-                None => row,
+                None => self.normed(&self.embedding_norm, &row),
             }
         });
         rows.collect()
@@ -312,6 +322,15 @@ impl Reference {
     }
 }
 
+/// The layer with its rows divided by their lengths.
+fn unit_rows(mut layer: Linear) -> Linear {
+    for row in &mut layer.weight {
+        let length = dot(row, row).sqrt();
+        row.iter_mut().for_each(|x| *x /= length);
+    }
+    layer
+}
+
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
@@ -422,8 +441,8 @@ impl Reader<'_> {
         let (q, kv) = (c.q_width(), c.kv_width());
         let [q, k, v] = if c.latent.is_some() {
             [(); 3].map(|()| Linear { weight: vec![], bias: vec![] })
-        } else if has(&&"self_attn.qkv_proj") {
-            let all = linear("self_attn.qkv_proj");
+        } else if let Some(fused) = ["self_attn.qkv_proj", "self_attn.W_pack"].iter().find(has) {
+            let all = linear(fused);
             [0..q, q..q + kv, q + kv..q + 2 * kv].map(|part| all.rows(part))
         } else {
             ["q", "k", "v"].map(|p| linear(&format!("self_attn.{p}_proj")))
@@ -604,6 +623,20 @@ impl Reader<'_> {
         };
         let names = ["input_layernorm", "attention.dense", "post_attention_layernorm"];
         self.plain(at, names, [third(0), third(1), third(2)], ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"])
+    }
+
+    /// BLOOM keeps them as GPT-NeoX does.
+    fn bloom(&self, at: &str) -> Layer {
+        let qkv = self.grouped(&self.linear(&format!("{at}self_attention.query_key_value")));
+        let names = ["input_layernorm", "self_attention.dense", "post_attention_layernorm"];
+        self.plain(at, names, qkv, ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"])
+    }
+
+    fn mpt(&self, at: &str) -> Layer {
+        let d = self.config.hidden;
+        let all = self.linear(&format!("{at}attn.Wqkv"));
+        let thirds = [0..d, d..2 * d, 2 * d..3 * d].map(|part| all.rows(part));
+        self.plain(at, ["norm_1", "attn.out_proj", "norm_2"], thirds, ["ffn.up_proj", "ffn.down_proj"])
     }
 
     /// InternLM 2 and Falcon keep q, k and v of a key head together.
