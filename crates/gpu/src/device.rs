@@ -222,7 +222,8 @@ pub enum Kernel {
     ProbabilityBackward,
     /// `qkv, cache, tiles, segments, sinks, slopes | out`
     /// `[tiles * heads, heads, kv_heads, head_dim, stride, scale, has_cap, cap, window, ahead, has_sinks, has_slopes,
-    /// cache_stride]`. Sinks and slopes are `[heads]`.
+    /// cache_stride]`. Sinks and slopes are `[heads]`; `has_slopes` is 1 where they are multiplied by distances, and 2 where
+    /// they are multiplied by positions in bfloat16 before the scale.
     ///
     /// Six words per tile: first row, rows (at most [`TILE_ROWS`]), position of the first row, first and end
     /// segment, end position of the run. Three words per segment: first position, source (0 the batch, 1 the cache), first row in the

@@ -477,8 +477,25 @@ fn bias_of<B: Backend>(b: &B, heads: usize, [sinks, slopes]: [bool; 2]) -> HeadB
     HeadBias {
         sinks: sinks.then(|| b.buffer_of(&data(heads, 51, 3.0))),
         slopes: slopes.then(|| b.buffer_of(&data(heads, 52, 0.2))),
+        rounded: false,
     }
 }
+
+as_on_the_cpu!(slopes_in_bf16, 5e-6, |b| {
+    let mut out = Vec::new();
+    for shape in [shape(4, 2, 16), shape(2, 1, 130)] {
+        let stride = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
+        let slopes = [0.06f32, 0.011, 0.3, 0.0005].map(|x| half::bf16::from_f32(x).to_f32());
+        let bias = HeadBias { slopes: Some(b.buffer_of(&slopes[..shape.heads])), rounded: true, sinks: None };
+        // Beyond 256 positions are rounded too.
+        let batch = b.batch(&[run(0..300, 0, vec![])], vec![]);
+        let qkv = b.buffer_of(&data(300 * stride, 53, 1.0));
+        let d_out = b.buffer_of(&data(300 * shape.heads * shape.head_dim, 54, 1.0));
+        out.push(filled(b, |out| b.attend(&shape, &bias, &batch, None, &qkv, out)));
+        out.push(filled(b, |d| b.attend_backward(&shape, &bias, &batch, &qkv, &d_out, d)));
+    }
+    out
+});
 
 /// Each shape as it is, and some of them with sinks, slopes, and both.
 fn biased_shapes() -> impl Iterator<Item = (AttentionShape, [bool; 2])> {

@@ -6,6 +6,7 @@ use crate::memory::SharedPtr;
 use crate::panel::{Blocking, WIDTH};
 use crate::tile::{Kernel, Prefetch, Tile};
 use crate::{Isa, checked_area};
+use half::bf16;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -35,18 +36,25 @@ pub struct HeadBias<T> {
     /// Slopes m of the head: `m (j - i)` is added to the score of position j for the query at position i, after scale
     /// and soft-capping (ALiBi, arXiv 2108.12409).
     pub slopes: Option<T>,
+    /// Whether slopes are multiplied by positions in bfloat16 instead, as in Falcon: `scale m j` is added to the score of
+    /// position j, where j and `m j` are rounded.
+    pub rounded: bool,
 }
 
 impl<T> Default for HeadBias<T> {
     fn default() -> Self {
-        Self { sinks: None, slopes: None }
+        Self { sinks: None, slopes: None, rounded: false }
     }
 }
 
 impl<T> HeadBias<T> {
     /// The same with what `view` makes of the numbers.
     pub fn map<'a, U>(&'a self, mut view: impl FnMut(&'a T) -> U) -> HeadBias<U> {
-        HeadBias { sinks: self.sinks.as_ref().map(&mut view), slopes: self.slopes.as_ref().map(&mut view) }
+        HeadBias {
+            sinks: self.sinks.as_ref().map(&mut view),
+            slopes: self.slopes.as_ref().map(&mut view),
+            rounded: self.rounded,
+        }
     }
 }
 
@@ -60,7 +68,30 @@ impl HeadBias<&[f32]> {
 
     /// The sink and the slope of one head.
     pub(crate) fn of(&self, head: usize) -> HeadBias<f32> {
-        HeadBias { sinks: self.sinks.map(|all| all[head]), slopes: self.slopes.map(|all| all[head]) }
+        HeadBias {
+            sinks: self.sinks.map(|all| all[head]),
+            slopes: self.slopes.map(|all| all[head]),
+            rounded: self.rounded,
+        }
+    }
+}
+
+impl HeadBias<f32> {
+    /// Adds what depends on positions to the scores of consecutive positions from `first` on, for the query at `position`.
+    #[inline(always)]
+    pub(crate) fn add_slope(&self, scale: f32, position: usize, first: usize, scores: &mut [f32]) {
+        let Some(slope) = self.slopes else { return };
+        if self.rounded {
+            let round = |x: f32| bf16::from_f32(x).to_f32();
+            for (i, score) in scores.iter_mut().enumerate() {
+                *score += scale * round(slope * round((first + i) as f32));
+            }
+        } else {
+            let distance = first as f32 - position as f32;
+            for (i, score) in scores.iter_mut().enumerate() {
+                *score += slope * (distance + i as f32);
+            }
+        }
     }
 }
 
@@ -360,7 +391,6 @@ impl AttentionShape {
         low: usize,
         scores: &mut [f32],
     ) {
-        let first = seen.start as f32 - position as f32;
         let last = seen.end - low;
         let from = seen.start - low;
         scores[..from].fill(0.0);
@@ -373,9 +403,7 @@ impl AttentionShape {
         if let Some(cap) = self.softcap {
             softcap_row(cap, visible);
         }
-        if let Some(slope) = bias.slopes {
-            add_slope(slope, first, visible);
-        }
+        add_slope(bias, self.scale, position, seen.start, visible);
         softmax(visible, 1.0, bias.sinks);
     }
 }
@@ -431,11 +459,8 @@ impl Mix {
 }
 
 multiversion! {
-    /// Adds `slope * distance` to scores of consecutive positions, the first of which lies `first` behind the query.
-    fn add_slope(slope: f32, first: f32, x: &mut [f32]) {
-        for (i, x) in x.iter_mut().enumerate() {
-            *x += slope * (first + i as f32);
-        }
+    fn add_slope(bias: HeadBias<f32>, scale: f32, position: usize, first: usize, scores: &mut [f32]) {
+        bias.add_slope(scale, position, first, scores);
     }
 }
 
@@ -489,6 +514,12 @@ mod tests {
             .collect()
     }
 
+    /// A number of at most 24 bits, rounded to 8 bits, ties to even.
+    fn rounded(x: f32) -> f32 {
+        let step = 2f32.powi(if x == 0.0 { 0 } else { x.abs().log2().floor() as i32 - 7 });
+        (x / step).round_ties_even() * step
+    }
+
     fn naive(
         shape: &AttentionShape,
         bias: HeadBias<&[f32]>,
@@ -514,8 +545,12 @@ mod tests {
                             .sum();
                         let s = dot * f64::from(shape.scale);
                         let s = shape.softcap.map_or(s, |c| f64::from(c) * (s / f64::from(c)).tanh());
-                        let slope = bias.slopes.map_or(0.0, |all| f64::from(all[head]));
-                        s + slope * (p as f64 - position as f64)
+                        let Some(slope) = bias.slopes.map(|all| all[head]) else { return s };
+                        match bias.rounded {
+                            // Products of numbers of 8 bits are exact in f32.
+                            true => s + f64::from(shape.scale * rounded(slope * rounded(p as f32))),
+                            false => s + f64::from(slope) * (p as f64 - position as f64),
+                        }
                     })
                     .collect();
                 let sink = bias.sinks.map_or(f64::NEG_INFINITY, |all| f64::from(all[head]));
@@ -542,16 +577,17 @@ mod tests {
         let (sinks, slopes) = ([1.5, -0.5], [0.25, 0.01]);
         let biases = [
             HeadBias::default(),
-            HeadBias { sinks: Some(&sinks[..]), slopes: None },
-            HeadBias { sinks: None, slopes: Some(&slopes[..]) },
+            HeadBias { sinks: Some(&sinks[..]), ..HeadBias::default() },
+            HeadBias { slopes: Some(&slopes[..]), ..HeadBias::default() },
+            HeadBias { slopes: Some(&[0.0625, 0.01171875]), rounded: true, sinks: None },
         ];
         let visibilities =
             [Visibility::Causal, Visibility::Window(512), Visibility::Window(100), Visibility::Window(333)];
-        for (visibility, bias) in visibilities
-            .into_iter()
-            .zip([biases[0]; 4])
-            .chain([(Visibility::Window(100), biases[1]), (Visibility::Causal, biases[2])])
-        {
+        for (visibility, bias) in visibilities.into_iter().zip([biases[0]; 4]).chain([
+            (Visibility::Window(100), biases[1]),
+            (Visibility::Causal, biases[2]),
+            (Visibility::Causal, biases[3]),
+        ]) {
             let shape = AttentionShape {
                 heads: 2,
                 kv_heads: 1,
@@ -607,7 +643,7 @@ mod tests {
             let (sinks, slopes) = (numbers(shape.heads, seed ^ 3), numbers(shape.heads, seed ^ 4));
             // A score that grows with the distance would have too few digits of its own.
             let slopes: Vec<f32> = slopes.iter().map(|m| m.abs() / 2.0).collect();
-            let bias = HeadBias { sinks: sink.then_some(&sinks[..]), slopes: slope.then_some(&slopes[..]) };
+            let bias = HeadBias { sinks: sink.then_some(&sinks[..]), slopes: slope.then_some(&slopes[..]), rounded: false };
             let q = numbers(rows * width, seed);
             let (k, v) = (numbers(total * kv_width, seed ^ 1), numbers(total * kv_width, seed ^ 2));
             let segment = |range: Range<usize>| KvSegment { keys: &k[range.start * kv_width..], values: &v[range.start * kv_width..], stride: kv_width, count: range.len() };

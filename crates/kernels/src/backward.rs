@@ -410,8 +410,8 @@ multiversion! {
                 let d_weights = &mut d_weights[..seen.len()];
                 let slopes = &mut slopes[..seen.len()];
                 combine(query, keys, count, &seen, weights);
-                let first = seen.start as f32 - position as f32;
-                let rest = weigh::<FUSED>(shape, bias.of(kv * group + g), first, weights, slopes);
+                let of_head = bias.of(kv * group + g);
+                let rest = weigh::<FUSED>(shape, of_head, [position, seen.start], weights, slopes);
                 combine(d_mixed, values, count, &seen, d_weights);
                 // The mean is taken of differences from the first gradient: where keys are similar, so are
                 // the gradients, and the rounding error of the weights' sum would dominate. The gradient of a sink's
@@ -433,13 +433,12 @@ multiversion! {
     }
 }
 
-/// Turns dot products of a query and its keys, the first of which lies `first` behind the query, into attention
-/// weights, and computes the slopes of the scores with respect to the dot products. Returns the weight of the sink.
+/// Turns dot products of the query at a position and the keys from `first` on into attention weights, and computes the slopes of the scores with respect to the dot products. Returns the weight of the sink.
 #[inline(always)]
 fn weigh<const FUSED: bool>(
     shape: &AttentionShape,
     bias: HeadBias<f32>,
-    first: f32,
+    [position, first]: [usize; 2],
     weights: &mut [f32],
     slopes: &mut [f32],
 ) -> f32 {
@@ -455,9 +454,7 @@ fn weigh<const FUSED: bool>(
             *slope *= (1.0 - t) * (1.0 + t);
         }
     }
-    if let Some(slope) = bias.slopes {
-        weights.iter_mut().enumerate().for_each(|(i, w)| *w += slope * (first + i as f32));
-    }
+    bias.add_slope(shape.scale, position, first, weights);
     let max = weights.iter().copied().fold(bias.sinks.unwrap_or(f32::NEG_INFINITY), f32::max);
     weights.iter_mut().for_each(|w| *w = exp::<FUSED>(*w - max));
     let rest = bias.sinks.map_or(0.0, |sink| exp::<FUSED>(sink - max));

@@ -307,6 +307,7 @@ folders! {
     progen: "progen", 24;
     falcon: "falcon", 24;
     falcon_new: "falcon-new", 24;
+    falcon_rw: "falcon-rw", 24;
     opt: "opt", 24;
     internlm2: "internlm2", 24;
     internlm3: "internlm3", 24;

@@ -185,6 +185,7 @@ folders! {
     progen: "progen",
     falcon: "falcon",
     falcon_new: "falcon-new",
+    falcon_rw: "falcon-rw",
     opt: "opt",
     internlm2: "internlm2",
     internlm3: "internlm3",

@@ -69,8 +69,8 @@ impl<D: Device> Gpu<D> {
         );
     }
 
-    /// Heads, dimensions, scale, soft-capping, visibility, and whether heads have sinks and slopes, as the attention
-    /// kernels take them.
+    /// Heads, dimensions, scale, soft-capping, visibility, and whether heads have sinks and slopes, as the kernels of
+    /// attention take them.
     pub(super) fn attention_parameters(
         shape: &AttentionShape,
         bias: &HeadBias<Buffer<D::Memory>>,
@@ -101,7 +101,7 @@ impl<D: Device> Gpu<D> {
             window,
             word(ahead),
             u32::from(bias.sinks.is_some()),
-            u32::from(bias.slopes.is_some()),
+            bias.slopes.as_ref().map_or(0, |_| 1 + u32::from(bias.rounded)),
         ]
     }
 

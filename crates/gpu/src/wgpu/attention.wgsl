@@ -14,6 +14,19 @@ fn end_seen(position: u32, length: u32) -> u32 {
     return min(position + 1u + p.ahead, length);
 }
 
+fn to_bf16(x: f32) -> f32 {
+    let bits = bitcast<u32>(x);
+    return bitcast<f32>((bits + 0x7fffu + ((bits >> 16u) & 1u)) & 0xffff0000u);
+}
+
+// What is added to the score of a query and a key by a head of this slope.
+fn by_positions(slope: f32, query: u32, key: u32) -> f32 {
+    if (p.has_slopes == 2u) {
+        return p.scale * to_bf16(slope * to_bf16(f32(key)));
+    }
+    return slope * (f32(key) - f32(query));
+}
+
 //# attention: qkv, cache, tiles:u32, segments:u32, sinks, slopes | out [units, heads, kv_heads, head_dim, stride, scale:f32, has_cap, cap:f32, window, ahead, has_sinks, has_slopes, cache_stride]
 // A group computes one head of up to 16 rows. Keys and values come in blocks of 32 positions, which start
 // at multiples of 32, and heads in chunks of 64 dimensions. Thread (r, t) owns keys t and t + 16 of row r, and
@@ -152,7 +165,8 @@ fn unit(i: u32, lane: u32) {
         }
         let keys = vec2u(block + t, block + t + 16u);
         if (p.has_slopes != 0u) {
-            score += slopes[head] * (vec2f(keys) - vec2f(f32(position)));
+            let slope = slopes[head];
+            score += vec2f(by_positions(slope, position, keys.x), by_positions(slope, position, keys.y));
         }
         let visible = (keys >= vec2u(low)) & (keys < vec2u(high)) & vec2<bool>(r < rows);
         weights[r * SCORES + t] = select(LEAST, score.x, visible.x);

@@ -95,7 +95,7 @@ fn slope_of(head: u32, query: u32, key: u32) -> f32 {
     if (p.has_slopes == 0u) {
         return 0.0;
     }
-    return slopes[head] * (f32(key) - f32(query));
+    return by_positions(slopes[head], query, key);
 }
 
 // The gradient of `q . k` from the score without its slope, its weight, and the gradient of the weight less its mean.

@@ -155,7 +155,7 @@ pub(super) fn refuse(path: &Path, json: &Value) -> Result<()> {
             return bad("'use_bidirectional_attention' is set: attention sees the whole text, which is not supported; choose a causal model".into());
         }
         for name in ["is_encoder_decoder", "add_cross_attention", "alibi"] {
-            if is(name, true) {
+            if is(name, true) && (name, model_type) != ("alibi", "falcon") {
                 return bad(format!("'{name}' is true, which is not supported; choose a decoder without it"));
             }
         }

@@ -81,10 +81,14 @@ impl<B: Backend> Loader<'_, B> {
         let (c, at) = (self.config, self.layout);
         let sinks = at.sinks.as_ref().map(|sinks| self.weights.vector(&sinks.weight(layer), c.heads));
         let slopes = match &c.positions {
-            Positions::Alibi(slopes) => Some(self.on.buffer_of(slopes)),
+            Positions::Alibi(alibi) => Some(alibi),
             _ => None,
         };
-        Ok(HeadBias { sinks: sinks.transpose()?.map(|sinks| self.on.buffer_of(&sinks)), slopes })
+        Ok(HeadBias {
+            sinks: sinks.transpose()?.map(|sinks| self.on.buffer_of(&sinks)),
+            slopes: slopes.map(|alibi| self.on.buffer_of(&alibi.slopes)),
+            rounded: slopes.is_some_and(|alibi| alibi.rounded),
+        })
     }
 
     /// The output of attention. Values of latent attention are padded, and so are its columns.

@@ -233,11 +233,7 @@ impl Reference {
             let mixed = queries.iter().enumerate().flat_map(|(head, query)| {
                 let kv = head / (c.heads / c.kv_heads);
                 let seen = first..=last;
-                let slope = match &c.positions {
-                    Positions::Alibi(slopes) => f64::from(slopes[head]),
-                    _ => 0.0,
-                };
-                let score = |j: usize| self.score(query, &k[j][kv]) + slope * (j as f64 - i as f64);
+                let score = |j: usize| self.score(query, &k[j][kv]) + self.by_positions(head, i, j);
                 // The sink comes last and has no value.
                 let sink = layer.sinks.as_ref().map(|sinks| sinks[head]);
                 let scores: Row = seen.clone().map(score).chain(sink).collect();
@@ -251,6 +247,18 @@ impl Reference {
             self.added(&layer.post_attn_norm, &layer.attn_out.of(&mixed.collect::<Row>()))
         });
         rows.collect()
+    }
+
+    /// What is added to the score of a query at position `i` and a key at position `j`.
+    fn by_positions(&self, head: usize, i: usize, j: usize) -> f64 {
+        let round = |x: f64| f64::from(half::bf16::from_f64(x).to_f32());
+        match &self.config.positions {
+            Positions::Alibi(of) if of.rounded => {
+                f64::from(self.config.attention_scale) * round(f64::from(of.slopes[head]) * round(j as f64))
+            }
+            Positions::Alibi(of) => f64::from(of.slopes[head]) * (j as f64 - i as f64),
+            _ => 0.0,
+        }
     }
 
     /// The heads of one row, normalised where there are norms.
@@ -663,6 +671,7 @@ impl Reader<'_> {
         let qkv = self.grouped(&self.linear(&format!("{at}self_attention.query_key_value")));
         let [norm, mlp_norm] = match self.weights.has(&format!("{at}ln_mlp.weight")) {
             true => ["ln_attn", "ln_mlp"],
+            false if !self.config.parallel => ["input_layernorm", "post_attention_layernorm"],
             false => ["input_layernorm", "input_layernorm"],
         };
         let names = [norm, "self_attention.dense", mlp_norm];

@@ -4,7 +4,7 @@ use fathom_model::config::{Config, Mlp};
 
 /// A fixture for every architecture and each variant that changes how the residual stream is composed. A new
 /// architecture is tested by every probe once it is in this list.
-pub(crate) const ARCHITECTURES: [&str; 25] = [
+pub(crate) const ARCHITECTURES: [&str; 28] = [
     "llama2",
     "llama3",
     "mistral",
@@ -30,6 +30,9 @@ pub(crate) const ARCHITECTURES: [&str; 25] = [
     "glm4_moe",
     "deepseek_v2",
     "deepseek_v3",
+    "gpt_oss-mxfp4",
+    "bloom",
+    "baichuan2-13b",
 ];
 
 /// Multiply-adds of the matrices of attention, per row.

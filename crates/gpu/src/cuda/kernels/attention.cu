@@ -146,8 +146,19 @@ __device__ __forceinline__ float2 score(float dot, float scale, bool has_cap, fl
 }
 
 // The slope of a head by which scores depend on distances; zero without one.
-__device__ __forceinline__ float slope_of(const float* slopes, bool has_slopes, u32 head) {
+__device__ __forceinline__ float slope_of(const float* slopes, u32 has_slopes, u32 head) {
     return has_slopes ? slopes[head] : 0.0f;
+}
+
+__device__ __forceinline__ float to_bf16(float x) {
+    const u32 bits = __float_as_uint(x);
+    return __uint_as_float((bits + 0x7fffu + (bits >> 16 & 1)) & 0xffff0000u);
+}
+
+// What is added to the score of a query and a key by a head of this slope.
+__device__ __forceinline__ float by_positions(u32 has_slopes, float slope, float scale, int query, int key) {
+    if (has_slopes == 2) return scale * to_bf16(slope * to_bf16((float)key));
+    return slope * (float)(key - query);
 }
 
 __device__ __forceinline__ int max_of(int a, int b) { return a > b ? a : b; }
@@ -270,9 +281,9 @@ ATTENTION(attention, MOST_SLOTS * SLOT_THREADS, HEAD <= 128 ? 2 : 1)(const float
 #pragma unroll
                     for (int j = 0; j < LANE_KEYS; j++) {
                         const bool seen = view.sees(r, lane + j * WARP);
-                        const float distance = (float)((int)(lane + j * WARP) - position - r);
-                        const float of = fmaf(slope, distance, score(s[r][j], scale, has_cap, cap).x);
-                        s[r][j] = seen ? of : -infinity();
+                        const int key = start + (int)(lane + j * WARP);
+                        const float added = by_positions(p.v[11], slope, scale, start + position + r, key);
+                        s[r][j] = seen ? score(s[r][j], scale, has_cap, cap).x + added : -infinity();
                         most = larger(most, s[r][j]);
                     }
                     most = warp_max(most);
@@ -325,7 +336,8 @@ struct Backward {
     u32 heads, kv_heads, head_dim, window, ahead, row, rows, text, count, own_row, unit_head;
     size_t stride;
     float scale, cap;
-    bool has_cap, aligned, has_sinks, has_slopes;
+    u32 has_slopes;
+    bool has_cap, aligned, has_sinks;
     const u32 *left, *right;
 
     __device__ __forceinline__ Backward(const u32* tiles, u32 pair, u32 head, const Params& p) {
@@ -402,6 +414,10 @@ struct Backward {
     // The position of row `r` of the warp in its text.
     __device__ __forceinline__ int position(int r) const { return (int)(row - text + own_row) + r; }
 
+    __device__ __forceinline__ float added(float slope, int query, int key) const {
+        return by_positions(has_slopes, slope, scale, query, key);
+    }
+
     // The first tile of keys that a query of the group sees.
     __device__ __forceinline__ int first_tile() const {
         return first_seen(row - text, window) / KEYS * KEYS;
@@ -471,9 +487,8 @@ ATTENTION(attention_stats, GROUP_THREADS, 2)(const float* qkv, const float* d_ou
 #pragma unroll
                 for (int j = 0; j < LANE_KEYS; j++) {
                     const bool seen = view.sees(r, lane + j * WARP);
-                    const float distance = (float)(start + (int)(lane + j * WARP) - b.position(r));
-                    const float of = fmaf(slope, distance, score(s[r][j], b.scale, b.has_cap, b.cap).x);
-                    s[r][j] = seen ? of : -infinity();
+                    const float added = b.added(slope, b.position(r), start + (int)(lane + j * WARP));
+                    s[r][j] = seen ? score(s[r][j], b.scale, b.has_cap, b.cap).x + added : -infinity();
                     most = larger(most, s[r][j]);
                 }
                 most = warp_max(most);
@@ -537,7 +552,7 @@ ATTENTION(attention_dq, GROUP_THREADS, 2)(const float* qkv, const float* d_out, 
                 for (int j = 0; j < LANE_KEYS; j++) {
                     float gradient = 0.0f;
                     if (view.sees(r, lane + j * WARP)) {
-                        const float added = slope * (float)(start + (int)(lane + j * WARP) - b.position(r));
+                        const float added = b.added(slope, b.position(r), start + (int)(lane + j * WARP));
                         gradient = weigh(b, of_row + (size_t)r * b.heads * 3, s[r][j], added, d[r][j]).y;
                     }
                     weights[r * (KEYS + 4) + lane + j * WARP] = gradient;
@@ -585,7 +600,7 @@ ATTENTION(attention_dkv, GROUP_THREADS, 2)(const float* qkv, const float* d_out,
                     for (int j = 0; j < LANE_KEYS; j++) {
                         float2 w = make_float2(0.0f, 0.0f);
                         if (view.sees(r, lane + j * WARP)) {
-                            const float added = slope * (float)(b.position(r) - (int)(start + lane + j * WARP));
+                            const float added = b.added(slope, start + lane + j * WARP, b.position(r));
                             w = weigh(b, of_query + (size_t)j * WARP * b.heads * 3, s[r][j], added, d[r][j]);
                         }
                         s[r][j] = w.y;
