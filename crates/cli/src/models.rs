@@ -37,7 +37,7 @@ fn list() -> String {
          (HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured)\n\n\
          Dense architectures: {}\n\
          Mixtures of experts: {}\n\
-         Weights: safetensors (single or sharded; f32, f16, bf16, fp8 with scales), PyTorch .bin,\n  \
+         Weights: safetensors (single or sharded; f32, f16, bf16, fp8 with scales, mxfp4), PyTorch .bin,\n  \
          GGUF ({})\n",
         lines("Dense architectures: ", &dense),
         lines("Mixtures of experts: ", &experts),

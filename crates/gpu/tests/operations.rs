@@ -481,7 +481,7 @@ fn bias_of<B: Backend>(b: &B, heads: usize, [sinks, slopes]: [bool; 2]) -> HeadB
     }
 }
 
-as_on_the_cpu!(slopes_in_bf16, 5e-6, |b| {
+as_on_the_cpu!(slopes_in_bf16, 1e-5, |b| {
     let mut out = Vec::new();
     for shape in [shape(4, 2, 16), shape(2, 1, 130)] {
         let stride = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
