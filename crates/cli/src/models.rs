@@ -39,7 +39,7 @@ fn list() -> String {
          Dense architectures: {}\n\
          Mixtures of experts: {}\n\
          Hybrids (attention and recurrences): {}\n\
-         Weights: safetensors (single or sharded; f32, f16, bf16, fp8 with scales), PyTorch .bin,\n  \
+         Weights: safetensors (single or sharded; f32, f16, bf16, fp8 with scales, mxfp4), PyTorch .bin,\n  \
          GGUF ({})\n",
         lines("Dense architectures: ", &dense),
         lines("Mixtures of experts: ", &experts),

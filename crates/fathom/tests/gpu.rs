@@ -382,8 +382,20 @@ struct Planned;
 
 impl Check for Planned {
     fn check<B: Backend + Clone>(&self, backend: B) {
-        // Sequential and parallel blocks, norms on the outputs of sublayers, experts, latent attention.
-        for fixture in ["llama3", "gemma2", "gpt_neox", "qwen2_moe", "deepseek_v3"] {
+        // Sequential and parallel blocks, norms on the outputs of sublayers, experts, latent attention, sinks,
+        // recurrences and convolutions.
+        let names = [
+            "llama3",
+            "gemma2",
+            "gpt_neox",
+            "qwen2_moe",
+            "deepseek_v3",
+            "gpt_oss",
+            "qwen3_next",
+            "granite4-hybrid",
+            "lfm2",
+        ];
+        for fixture in names {
             let path = fixtures().into_iter().find(|path| name(path) == fixture).unwrap();
             let gpu = load(backend.clone(), &path);
             agree(fixture, &samples(&gpu, false), &samples(&gpu, true));

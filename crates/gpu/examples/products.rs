@@ -5,7 +5,7 @@
 #![allow(clippy::print_stdout, reason = "the output of the example")]
 
 use fathom_gpu::{Gpu, Interface, Wgpu, devices, open_wgpu};
-use fathom_kernels::attention::{AttentionShape, Visibility};
+use fathom_kernels::attention::{AttentionShape, HeadBias, Visibility};
 use fathom_kernels::backend::{Backend, Run};
 use fathom_kernels::{Dtype, OutOfMemory};
 use std::time::Instant;
@@ -63,13 +63,14 @@ fn attention(gpu: &Gpu<Wgpu>, rows: &[usize]) {
         softcap: None,
         visibility: Visibility::Causal,
     };
+    let bias = HeadBias::default();
     for &m in rows {
         let run = Run { rows: 0..m, first: 0, length: m, past: vec![] };
         let batch = gpu.batch(&[run], vec![]);
         let qkv = gpu.buffer_of(&numbers(m * 16 * 128));
         let (mut out, mut d_qkv) = (gpu.empty(), gpu.empty());
-        let forward = time(gpu, || gpu.attend(&shape, &batch, None, &qkv, &mut out));
-        let backward = time(gpu, || gpu.attend_backward(&shape, &batch, &qkv, &out, &mut d_qkv));
+        let forward = time(gpu, || gpu.attend(&shape, &bias, &batch, None, &qkv, &mut out));
+        let backward = time(gpu, || gpu.attend_backward(&shape, &bias, &batch, &qkv, &out, &mut d_qkv));
         println!("attention {m:5} rows: forward {:.2} ms, backward {:.2} ms", 1e3 * forward, 1e3 * backward);
     }
 }

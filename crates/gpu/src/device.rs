@@ -151,7 +151,8 @@ pub enum Class {
 ///
 /// Each is given as: arguments that are read | arguments that are written, then `[parameters]`, of which
 /// the first is the number of units of work. Parameters are words; floats are given by their bits. A written
-/// argument may be read too. `act` is 0 for SiLU, 1 for GELU with tanh, 2 for GELU with erf; `kind` is 0 for
+/// argument may be read too. `act` is 0 for SiLU, 1 for GELU with tanh, 2 for GELU with erf, 3 for ReLU, 4 for its
+/// square, 5 for the clamped SwiGLU; `kind` is 0 for
 /// RMSNorm, 1 for LayerNorm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kernel {
@@ -219,8 +220,10 @@ pub enum Kernel {
     Pick,
     /// `stats, tokens | logits` `[rows, vocab, has_cap, cap]`, in place
     ProbabilityBackward,
-    /// `qkv, cache, tiles, segments | out`
-    /// `[tiles * heads, heads, kv_heads, head_dim, stride, scale, has_cap, cap, window, ahead, cache_stride]`.
+    /// `qkv, cache, tiles, segments, sinks, slopes | out`
+    /// `[tiles * heads, heads, kv_heads, head_dim, stride, scale, has_cap, cap, window, ahead, has_sinks, has_slopes,
+    /// cache_stride]`. Sinks and slopes are `[heads]`; `has_slopes` is 1 where they are multiplied by distances, and 2 where
+    /// they are multiplied by positions in bfloat16 before the scale.
     ///
     /// Six words per tile: first row, rows (at most [`TILE_ROWS`]), position of the first row, first and end
     /// segment, end position of the run. Three words per segment: first position, source (0 the batch, 1 the cache), first row in the
@@ -229,19 +232,19 @@ pub enum Kernel {
     /// its run has. Unit `i` is head `i % heads` of tile `i / heads`. Blocks of keys start at multiples of
     /// their size counted from position 0, so that the order of a sum does not depend on the tile.
     Attention,
-    /// `qkv, d_out, tiles | stats [rows, heads, 3]`
-    /// `[tiles * heads, heads, kv_heads, head_dim, stride, scale, has_cap, cap, window, ahead]`.
+    /// `qkv, d_out, tiles, sinks, slopes | stats [rows, heads, 3]`
+    /// `[tiles * heads, heads, kv_heads, head_dim, stride, scale, has_cap, cap, window, ahead, has_sinks, has_slopes]`.
     ///
     /// Texts start at position 0. Four words per tile: first row, rows (at most [`TILE_ROWS`], all of one
-    /// text), first and end row of the text. Per row and head: the largest score m, the sum of
+    /// text), first and end row of the text. Per row and head, its sink included: the largest score m, the sum of
     /// `e^(score - m)`, and `sum_j p_j (d_out . v_j)`. Unit `i` is head `i % heads` of tile `i / heads`.
     AttentionStats,
-    /// `qkv, d_out, tiles, stats | d_qkv`, parameters as [`Self::AttentionStats`]: writes the gradients of
+    /// `qkv, d_out, tiles, slopes, stats | d_qkv`, parameters as [`Self::AttentionStats`]: writes the gradients of
     /// queries
     AttentionDq,
-    /// `qkv, d_out, tiles, stats | d_qkv`
-    /// `[tiles * kv_heads, heads, kv_heads, head_dim, stride, scale, has_cap, cap, window, ahead]`: writes the
-    /// gradients of keys and values of the tile's rows. Unit `i` is head `i % kv_heads` of tile
+    /// `qkv, d_out, tiles, slopes, stats | d_qkv`
+    /// `[tiles * kv_heads, heads, kv_heads, head_dim, stride, scale, has_cap, cap, window, ahead, has_sinks,
+    /// has_slopes]`: writes the gradients of keys and values of the tile's rows. Unit `i` is head `i % kv_heads` of tile
     /// `i / kv_heads`.
     AttentionDkv,
     /// `| out` `[n, steps, is_bf16]`: multiply-adds on registers, [`Device::peak_macs`] per thread and step
@@ -380,14 +383,9 @@ impl Kernel {
             | Self::RowDots
             | Self::Divergences
             | Self::ProbabilityBackward => 2,
-            Self::Interpolate
-            | Self::Rotate
-            | Self::ContributionSums
-            | Self::Distances
-            | Self::Pick
-            | Self::AttentionStats => 3,
-            Self::Attention | Self::AttentionDq | Self::AttentionDkv => 4,
-            Self::ChangeSums => 5,
+            Self::Interpolate | Self::Rotate | Self::ContributionSums | Self::Distances | Self::Pick => 3,
+            Self::ChangeSums | Self::AttentionStats | Self::AttentionDq | Self::AttentionDkv => 5,
+            Self::Attention => 6,
         }
     }
 }

@@ -6,7 +6,7 @@
 #![allow(clippy::print_stderr, reason = "tests say what they ran on and how large errors were")]
 
 use fathom_gpu::{Cuda, Gpu, Interface, Wgpu, devices, open_cuda, open_wgpu};
-use fathom_kernels::attention::{AttentionShape, Visibility};
+use fathom_kernels::attention::{AttentionShape, HeadBias, Visibility};
 use fathom_kernels::backend::{Backend, Columns, Cpu, Norm, RowAction, RowEdit, Run, Span};
 use fathom_kernels::elementwise::{Activation, Rotation};
 use fathom_kernels::norm::NormKind;
@@ -369,13 +369,14 @@ as_on_the_cpu!(norms_and_their_gradients, 3e-6, |b| {
     out
 });
 
-const ACTIVATIONS: [Activation; 6] = [
+const ACTIVATIONS: [Activation; 7] = [
     Activation::Silu,
     Activation::GeluTanh,
     Activation::GeluErf,
     Activation::Relu,
     Activation::ReluSquared,
     Activation::Sigmoid,
+    Activation::ClampedSwiglu,
 ];
 
 as_on_the_cpu!(activations_and_their_gradients, 1e-6, |b| {
@@ -472,9 +473,42 @@ const SHAPES: [fn() -> AttentionShape; 11] = [
     || AttentionShape { visibility: Visibility::Around(0), ..shape(2, 2, 8) },
 ];
 
+/// Sinks and slopes of heads, or neither.
+fn bias_of<B: Backend>(b: &B, heads: usize, [sinks, slopes]: [bool; 2]) -> HeadBias<B::Buffer> {
+    HeadBias {
+        sinks: sinks.then(|| b.buffer_of(&data(heads, 51, 3.0))),
+        slopes: slopes.then(|| b.buffer_of(&data(heads, 52, 0.2))),
+        rounded: false,
+    }
+}
+
+as_on_the_cpu!(slopes_in_bf16, 1e-5, |b| {
+    let mut out = Vec::new();
+    for shape in [shape(4, 2, 16), shape(2, 1, 130)] {
+        let stride = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
+        let slopes = [0.06f32, 0.011, 0.3, 0.0005].map(|x| half::bf16::from_f32(x).to_f32());
+        let bias = HeadBias { slopes: Some(b.buffer_of(&slopes[..shape.heads])), rounded: true, sinks: None };
+        // Beyond 256 positions are rounded too.
+        let batch = b.batch(&[run(0..300, 0, vec![])], vec![]);
+        let qkv = b.buffer_of(&data(300 * stride, 53, 1.0));
+        let d_out = b.buffer_of(&data(300 * shape.heads * shape.head_dim, 54, 1.0));
+        out.push(filled(b, |out| b.attend(&shape, &bias, &batch, None, &qkv, out)));
+        out.push(filled(b, |d| b.attend_backward(&shape, &bias, &batch, &qkv, &d_out, d)));
+    }
+    out
+});
+
+/// Each shape as it is, and some of them with sinks, slopes, and both.
+fn biased_shapes() -> impl Iterator<Item = (AttentionShape, [bool; 2])> {
+    let plain = SHAPES.iter().map(|shape| (shape(), [false; 2]));
+    let some = [0, 1, 4, 6, 7].into_iter().map(|i| SHAPES[i]());
+    plain.chain(some.flat_map(|shape| [[true, false], [false, true], [true, true]].map(|bias| (shape, bias))))
+}
+
 as_on_the_cpu!(attention_over_several_segments, 4e-6, |b| {
     let mut out = Vec::new();
-    for shape in SHAPES.map(|s| s()) {
+    for (shape, bias) in biased_shapes() {
+        let bias = bias_of(b, shape.heads, bias);
         let stride = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
         let kv = 2 * shape.kv_heads * shape.head_dim;
         let runs = [
@@ -486,7 +520,7 @@ as_on_the_cpu!(attention_over_several_segments, 4e-6, |b| {
         ];
         let batch = b.batch(&runs, vec![]);
         let (past, qkv) = (b.buffer_of(&data(71 * kv, 25, 1.0)), b.buffer_of(&data(90 * stride, 26, 1.0)));
-        out.push(filled(b, |out| b.attend(&shape, &batch, Some(&past), &qkv, out)));
+        out.push(filled(b, |out| b.attend(&shape, &bias, &batch, Some(&past), &qkv, out)));
     }
     out
 });
@@ -494,12 +528,13 @@ as_on_the_cpu!(attention_over_several_segments, 4e-6, |b| {
 on_every_device!(attention_does_not_depend_on_the_batch, |b| {
     let shape = AttentionShape { visibility: Visibility::Window(50), ..shape(4, 2, 72) };
     let (stride, kv, width) = (8 * 72, 4 * 72, 4 * 72);
+    let bias = bias_of(b, 4, [true, true]);
     let mut values = data(150 * stride, 27, 1.0);
     // Rows with NaN after the others must not reach them.
     values[149 * stride..].fill(f32::NAN);
     let batch = b.batch(&[run(0..150, 0, vec![])], vec![]);
     let qkv = b.buffer_of(&values);
-    let whole = filled(b, |out| b.attend(&shape, &batch, None, &qkv, out));
+    let whole = filled(b, |out| b.attend(&shape, &bias, &batch, None, &qkv, out));
     assert!(whole[..149 * width].iter().all(|x| x.is_finite()));
     assert!(whole[149 * width..].iter().all(|x| x.is_nan()));
     let columns = Columns { stride, start: 4 * 72, width: kv, count: 1 };
@@ -511,19 +546,20 @@ on_every_device!(attention_does_not_depend_on_the_batch, |b| {
         let mut some = data(2 * stride, 28, 1.0);
         some.extend(&values[rows.start * stride..rows.end * stride]);
         let some = b.buffer_of(&some);
-        let part = filled(b, |out| b.attend(&shape, &batch, Some(&past), &some, out));
+        let part = filled(b, |out| b.attend(&shape, &bias, &batch, Some(&past), &some, out));
         assert_eq!(bits(&part[2 * width..]), bits(&whole[rows.start * width..rows.end * width]), "{rows:?}");
     }
 });
 
 as_on_the_cpu!(gradients_of_attention, 5e-6, |b| {
     let mut out = Vec::new();
-    for shape in SHAPES.map(|s| s()) {
+    for (shape, bias) in biased_shapes() {
+        let bias = bias_of(b, shape.heads, bias);
         let stride = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
         let batch = b.batch(&[run(0..37, 0, vec![]), run(37..38, 0, vec![]), run(38..61, 0, vec![])], vec![]);
         let qkv = b.buffer_of(&data(61 * stride, 29, 1.0));
         let d_out = b.buffer_of(&data(61 * shape.heads * shape.head_dim, 30, 1.0));
-        out.push(filled(b, |d| b.attend_backward(&shape, &batch, &qkv, &d_out, d)));
+        out.push(filled(b, |d| b.attend_backward(&shape, &bias, &batch, &qkv, &d_out, d)));
     }
     out
 });
@@ -534,9 +570,9 @@ on_every_device!(wider_heads_work_or_are_refused, |b| {
     let attend = |b: &B| {
         let batch = b.batch(&[run(0..21, 0, vec![])], vec![]);
         let qkv = b.buffer_of(&values);
-        filled(b, |out| b.attend(&shape, &batch, None, &qkv, out))
+        filled(b, |out| b.attend(&shape, &HeadBias::default(), &batch, None, &qkv, out))
     };
-    let want = naive_attention(&shape, &values);
+    let want = naive_attention(&shape, [None; 2], &values);
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| attend(b))) {
         Ok(got) => assert!(difference("wide heads", &got, &want) < 1e-6),
         Err(error) => assert!(error.downcast_ref::<String>().is_some_and(|text| text.contains("300"))),
@@ -544,20 +580,26 @@ on_every_device!(wider_heads_work_or_are_refused, |b| {
 });
 
 on_every_device!(attention_agrees_with_f64, |b| {
-    for shape in SHAPES.map(|s| s()) {
+    for (shape, has) in biased_shapes() {
+        let bias = bias_of(b, shape.heads, has);
         let stride = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
         let values = data(61 * stride, 42, 1.0);
         let batch = b.batch(&[run(0..61, 0, vec![])], vec![]);
         let qkv = b.buffer_of(&values);
-        let got = filled(b, |out| b.attend(&shape, &batch, None, &qkv, out));
-        let error = difference("attention", &got, &naive_attention(&shape, &values));
-        eprintln!("error {error:.1e} with {shape:?}");
+        let got = filled(b, |out| b.attend(&shape, &bias, &batch, None, &qkv, out));
+        let numbers = [bias.sinks.as_ref(), bias.slopes.as_ref()].map(|x| x.map(|x| all(b, x)));
+        let error = difference(
+            "attention",
+            &got,
+            &naive_attention(&shape, numbers.each_ref().map(|x| x.as_deref()), &values),
+        );
+        eprintln!("error {error:.1e} with {shape:?}, sinks and slopes {has:?}");
         assert!(error < 2e-6);
     }
 });
 
 /// Attention over one text, in `f64`.
-fn naive_attention(shape: &AttentionShape, qkv: &[f32]) -> Vec<f32> {
+fn naive_attention(shape: &AttentionShape, [sinks, slopes]: [Option<&[f32]>; 2], qkv: &[f32]) -> Vec<f32> {
     let AttentionShape { heads, kv_heads, head_dim, scale, softcap, visibility } = *shape;
     let stride = (heads + 2 * kv_heads) * head_dim;
     let rows = qkv.len() / stride;
@@ -569,10 +611,12 @@ fn naive_attention(shape: &AttentionShape, qkv: &[f32]) -> Vec<f32> {
         let score = |key: usize| {
             let pairs = vector(row, head).iter().zip(vector(key, kv));
             let s = f64::from(scale) * pairs.map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>();
-            softcap.map_or(s, |cap| f64::from(cap) * (s / f64::from(cap)).tanh()).exp()
+            let s = softcap.map_or(s, |cap| f64::from(cap) * (s / f64::from(cap)).tanh());
+            let slope = slopes.map_or(0.0, |all| f64::from(all[head]));
+            (s + slope * (key as f64 - row as f64)).exp()
         };
         let weights: Vec<f64> = seen.clone().map(score).collect();
-        let norm: f64 = weights.iter().sum();
+        let norm = weights.iter().sum::<f64>() + sinks.map_or(0.0, |all| f64::from(all[head]).exp());
         let of = |d: usize| {
             let values = seen.clone().map(|key| f64::from(vector(key, kv + kv_heads)[d]));
             (values.zip(&weights).map(|(v, w)| v * w).sum::<f64>() / norm) as f32

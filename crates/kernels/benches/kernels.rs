@@ -6,7 +6,7 @@
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use fathom_kernels::attention::{AttentionRun, AttentionShape, KvSegment, Visibility, attend};
+use fathom_kernels::attention::{AttentionRun, AttentionShape, HeadBias, KvSegment, Visibility, attend};
 use fathom_kernels::distribution::{Logits, Reference};
 use fathom_kernels::{Dtype, Linear, OutOfMemory, norm};
 use std::ops::Range;
@@ -119,7 +119,7 @@ fn attention(bencher: Bencher<'_, '_>, (tokens, window): (usize, Option<usize>))
     bencher.counter(ItemsCount::new(2 * seen * width)).bench_local(|| {
         let segment = KvSegment { keys: &k, values: &v, stride: kv_width, count: tokens };
         let run = AttentionRun { rows: 0..tokens, first: 0, segments: vec![segment] };
-        attend(&shape, black_box(&q), width, &[run], &mut out);
+        attend(&shape, HeadBias::default(), black_box(&q), width, &[run], &mut out);
     });
 }
 

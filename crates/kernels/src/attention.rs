@@ -6,6 +6,7 @@ use crate::memory::SharedPtr;
 use crate::panel::{Blocking, WIDTH};
 use crate::tile::{Kernel, Prefetch, Tile};
 use crate::{Isa, checked_area};
+use half::bf16;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -24,6 +25,74 @@ pub struct AttentionShape {
     pub softcap: Option<f32>,
     /// Which positions a position sees.
     pub visibility: Visibility,
+}
+
+/// What is stored for each query head beside the shape of attention, `[heads]` each.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeadBias<T> {
+    /// Scores that join the softmax of every row of the head and have no value, so that weights add up to less than
+    /// 1 (attention sinks; arXiv 2309.17453, section 3.3, and gpt-oss).
+    pub sinks: Option<T>,
+    /// Slopes m of the head: `m (j - i)` is added to the score of position j for the query at position i, after scale
+    /// and soft-capping (ALiBi, arXiv 2108.12409).
+    pub slopes: Option<T>,
+    /// Whether slopes are multiplied by positions in bfloat16 instead, as in Falcon: `scale m j` is added to the score of
+    /// position j, where j and `m j` are rounded.
+    pub rounded: bool,
+}
+
+impl<T> Default for HeadBias<T> {
+    fn default() -> Self {
+        Self { sinks: None, slopes: None, rounded: false }
+    }
+}
+
+impl<T> HeadBias<T> {
+    /// The same with what `view` makes of the numbers.
+    pub fn map<'a, U>(&'a self, mut view: impl FnMut(&'a T) -> U) -> HeadBias<U> {
+        HeadBias {
+            sinks: self.sinks.as_ref().map(&mut view),
+            slopes: self.slopes.as_ref().map(&mut view),
+            rounded: self.rounded,
+        }
+    }
+}
+
+impl HeadBias<&[f32]> {
+    /// # Panics
+    /// When there is not a number for each head.
+    pub(crate) fn check(&self, heads: usize) {
+        let lens = [self.sinks, self.slopes].map(|numbers| numbers.map_or(heads, <[f32]>::len));
+        assert_eq!(lens, [heads; 2], "each head needs a sink and a slope");
+    }
+
+    /// The sink and the slope of one head.
+    pub(crate) fn of(&self, head: usize) -> HeadBias<f32> {
+        HeadBias {
+            sinks: self.sinks.map(|all| all[head]),
+            slopes: self.slopes.map(|all| all[head]),
+            rounded: self.rounded,
+        }
+    }
+}
+
+impl HeadBias<f32> {
+    /// Adds what depends on positions to the scores of consecutive positions from `first` on, for the query at `position`.
+    #[inline(always)]
+    pub(crate) fn add_slope(&self, scale: f32, position: usize, first: usize, scores: &mut [f32]) {
+        let Some(slope) = self.slopes else { return };
+        if self.rounded {
+            let round = |x: f32| bf16::from_f32(x).to_f32();
+            for (i, score) in scores.iter_mut().enumerate() {
+                *score += scale * round(slope * round((first + i) as f32));
+            }
+        } else {
+            let distance = first as f32 - position as f32;
+            for (i, score) in scores.iter_mut().enumerate() {
+                *score += slope * (distance + i as f32);
+            }
+        }
+    }
 }
 
 /// Which positions of a text a position sees.
@@ -114,7 +183,8 @@ const LANES: usize = 16;
 /// Query rows per job: few enough to occupy all threads, many enough to pay for packing the keys.
 const ROWS_PER_JOB: usize = 64;
 
-/// Attends: for each row and head, `softmax(scale q k^T) v` over the positions that the row sees.
+/// Attends: for each row and head, `softmax(scale q k^T) v` over the positions that the row sees, with what `bias` adds
+/// to the scores.
 ///
 /// # Shapes
 /// `q [m, q_stride]` with the heads in its first columns, `out [m, heads * head_dim]`.
@@ -124,12 +194,14 @@ const ROWS_PER_JOB: usize = 64;
 /// positions.
 pub fn attend(
     shape: &AttentionShape,
+    bias: HeadBias<&[f32]>,
     q: &[f32],
     q_stride: usize,
     runs: &[AttentionRun<'_>],
     out: &mut [f32],
 ) {
     let width = shape.width();
+    bias.check(shape.heads);
     let rows = check_runs(shape, runs);
     assert!(width <= q_stride);
     assert!(q.len() >= checked_area(rows, q_stride) && out.len() == checked_area(rows, width));
@@ -141,6 +213,7 @@ pub fn attend(
                 let rows = start..(start + ROWS_PER_JOB).min(run.rows.len());
                 (0..shape.kv_heads).map(move |kv_head| AttentionJob {
                     shape,
+                    bias,
                     q,
                     q_stride,
                     run,
@@ -176,6 +249,7 @@ fn check_runs(shape: &AttentionShape, runs: &[AttentionRun<'_>]) -> usize {
 /// Some rows of a run, with the query heads that read one key head.
 struct AttentionJob<'a> {
     shape: &'a AttentionShape,
+    bias: HeadBias<&'a [f32]>,
     q: &'a [f32],
     q_stride: usize,
     run: &'a AttentionRun<'a>,
@@ -208,13 +282,14 @@ impl AttentionJob<'_> {
         self.pack(low..high, scratch);
         let group = shape.heads / shape.kv_heads;
         for head in self.kv_head * group..(self.kv_head + 1) * group {
+            let bias = self.bias.of(head);
             for tile in kernel.row_tiles() {
                 let row = self.run.rows.start + self.rows.start + tile.start;
                 let position = first + tile.start;
                 let seen = low..self.seen(position + tile.len() - 1).end;
                 self.score(&kernel, head, row, tile.len(), seen.len(), scratch);
                 for (i, scores) in scratch.scores.chunks_exact_mut(padded(seen.len())).enumerate() {
-                    shape.weigh(self.seen(position + i), low, scores);
+                    shape.weigh(bias, position + i, self.seen(position + i), low, scores);
                 }
                 let mix = Mix {
                     rows: tile.len(),
@@ -306,21 +381,30 @@ fn padded(seen: usize) -> usize {
 }
 
 impl AttentionShape {
-    /// Turns the scores of a row that sees the positions `seen`, against positions from `low` on, into
+    /// Turns the scores of a row at `position` that sees the positions `seen`, against positions from `low` on, into
     /// weights: a softmax over what the row sees and zeros elsewhere.
-    fn weigh(&self, seen: Range<usize>, low: usize, scores: &mut [f32]) {
+    fn weigh(
+        &self,
+        bias: HeadBias<f32>,
+        position: usize,
+        seen: Range<usize>,
+        low: usize,
+        scores: &mut [f32],
+    ) {
         let last = seen.end - low;
         let from = seen.start - low;
         scores[..from].fill(0.0);
         scores[last..].fill(0.0);
         let visible = &mut scores[from..last];
-        if let Some(cap) = self.softcap {
-            visible.iter_mut().for_each(|s| *s *= self.scale);
-            softcap_row(cap, visible);
-            softmax(visible, 1.0);
-        } else {
-            softmax(visible, self.scale);
+        if self.softcap.is_none() && bias.slopes.is_none() {
+            return softmax(visible, self.scale, bias.sinks);
         }
+        visible.iter_mut().for_each(|s| *s *= self.scale);
+        if let Some(cap) = self.softcap {
+            softcap_row(cap, visible);
+        }
+        add_slope(bias, self.scale, position, seen.start, visible);
+        softmax(visible, 1.0, bias.sinks);
     }
 }
 
@@ -375,8 +459,14 @@ impl Mix {
 }
 
 multiversion! {
-    /// Softmax of `scale * x`, in place.
-    fn softmax(x: &mut [f32], scale: f32) {
+    fn add_slope(bias: HeadBias<f32>, scale: f32, position: usize, first: usize, scores: &mut [f32]) {
+        bias.add_slope(scale, position, first, scores);
+    }
+}
+
+multiversion! {
+    /// Softmax of `scale * x`, in place, with one more score in its denominator if there is a sink.
+    fn softmax(x: &mut [f32], scale: f32, sink: Option<f32>) {
         let mut lanes = [f32::NEG_INFINITY; LANES];
         let (chunks, rest) = x.as_chunks_mut::<LANES>();
         for chunk in &mut *chunks {
@@ -389,7 +479,7 @@ multiversion! {
             *x *= scale;
             *lane = if *x > *lane { *x } else { *lane };
         }
-        let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        let max = lanes.into_iter().fold(sink.unwrap_or(f32::NEG_INFINITY), f32::max);
         let mut lanes = [0.0f32; LANES];
         for chunk in &mut *chunks {
             for i in 0..LANES {
@@ -401,7 +491,8 @@ multiversion! {
             *x = exp::<FUSED>(*x - max);
             *lane += *x;
         }
-        let norm = 1.0 / lanes.iter().sum::<f32>();
+        let sum = lanes.iter().sum::<f32>();
+        let norm = 1.0 / sink.map_or(sum, |sink| sum + exp::<FUSED>(sink - max));
         for x in x.iter_mut() {
             *x *= norm;
         }
@@ -423,7 +514,18 @@ mod tests {
             .collect()
     }
 
-    fn naive(shape: &AttentionShape, q: &[f32], k: &[f32], v: &[f32], first: usize) -> Vec<f64> {
+    /// A number of at most 24 bits, rounded to 8 bits, ties to even.
+    fn rounded(x: f32) -> f32 {
+        let step = 2f32.powi(if x == 0.0 { 0 } else { x.abs().log2().floor() as i32 - 7 });
+        (x / step).round_ties_even() * step
+    }
+
+    fn naive(
+        shape: &AttentionShape,
+        bias: HeadBias<&[f32]>,
+        [q, k, v]: [&[f32]; 3],
+        first: usize,
+    ) -> Vec<f64> {
         let (width, kv_width, dim) =
             (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.head_dim);
         let mut out = Vec::new();
@@ -442,11 +544,18 @@ mod tests {
                             })
                             .sum();
                         let s = dot * f64::from(shape.scale);
-                        shape.softcap.map_or(s, |c| f64::from(c) * (s / f64::from(c)).tanh())
+                        let s = shape.softcap.map_or(s, |c| f64::from(c) * (s / f64::from(c)).tanh());
+                        let Some(slope) = bias.slopes.map(|all| all[head]) else { return s };
+                        match bias.rounded {
+                            // Products of numbers of 8 bits are exact in f32.
+                            true => s + f64::from(shape.scale * rounded(slope * rounded(p as f32))),
+                            false => s + f64::from(slope) * (p as f64 - position as f64),
+                        }
                     })
                     .collect();
-                let max = scores.iter().copied().fold(f64::MIN, f64::max);
-                let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+                let sink = bias.sinks.map_or(f64::NEG_INFINITY, |all| f64::from(all[head]));
+                let max = scores.iter().copied().fold(sink, f64::max);
+                let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum::<f64>() + (sink - max).exp();
                 for d in 0..dim {
                     out.push(
                         seen.clone()
@@ -465,9 +574,20 @@ mod tests {
     #[test]
     fn rows_keep_their_bits_at_700_tokens() {
         let (total, dim) = (700, 40);
-        for visibility in
-            [Visibility::Causal, Visibility::Window(512), Visibility::Window(100), Visibility::Window(333)]
-        {
+        let (sinks, slopes) = ([1.5, -0.5], [0.25, 0.01]);
+        let biases = [
+            HeadBias::default(),
+            HeadBias { sinks: Some(&sinks[..]), ..HeadBias::default() },
+            HeadBias { slopes: Some(&slopes[..]), ..HeadBias::default() },
+            HeadBias { slopes: Some(&[0.0625, 0.01171875]), rounded: true, sinks: None },
+        ];
+        let visibilities =
+            [Visibility::Causal, Visibility::Window(512), Visibility::Window(100), Visibility::Window(333)];
+        for (visibility, bias) in visibilities.into_iter().zip([biases[0]; 4]).chain([
+            (Visibility::Window(100), biases[1]),
+            (Visibility::Causal, biases[2]),
+            (Visibility::Causal, biases[3]),
+        ]) {
             let shape = AttentionShape {
                 heads: 2,
                 kv_heads: 1,
@@ -482,11 +602,11 @@ mod tests {
                 let mut out = vec![f32::NAN; (end - first) * 2 * dim];
                 let segment = KvSegment { keys: &k, values: &v, stride: dim, count: end };
                 let run = AttentionRun { rows: 0..end - first, first, segments: vec![segment] };
-                attend(&shape, &q[first * 2 * dim..], 2 * dim, &[run], &mut out);
+                attend(&shape, bias, &q[first * 2 * dim..], 2 * dim, &[run], &mut out);
                 out
             };
             let whole = attend_from(0, total);
-            let expected = naive(&shape, &q, &k, &v, 0);
+            let expected = naive(&shape, bias, [&q, &k, &v], 0);
             for (got, want) in whole.iter().zip(&expected) {
                 assert!((f64::from(*got) - want).abs() < 1e-5, "{got} against {want}");
             }
@@ -513,26 +633,30 @@ mod tests {
         #[test]
         fn agrees_with_a_naive_attention(
             total in 1usize..140, rows in 1usize..140, cut in 0usize..140, kv_heads in 1usize..3, group in 1usize..4,
-            dim in prop::sample::select(vec![4usize, 8, 20, 32, 40, 64]), visibility in visibilities(), cap: bool, seed: u32,
+            dim in prop::sample::select(vec![4usize, 8, 20, 32, 40, 64]), visibility in visibilities(), cap: bool, sink: bool, slope: bool, seed: u32,
         ) {
             let rows = rows.min(total);
             let first = total - rows;
             let cut = cut.min(total);
             let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim: dim, scale: 0.3, softcap: cap.then_some(2.5), visibility };
             let (width, kv_width) = (shape.heads * dim, kv_heads * dim);
+            let (sinks, slopes) = (numbers(shape.heads, seed ^ 3), numbers(shape.heads, seed ^ 4));
+            // A score that grows with the distance would have too few digits of its own.
+            let slopes: Vec<f32> = slopes.iter().map(|m| m.abs() / 2.0).collect();
+            let bias = HeadBias { sinks: sink.then_some(&sinks[..]), slopes: slope.then_some(&slopes[..]), rounded: false };
             let q = numbers(rows * width, seed);
             let (k, v) = (numbers(total * kv_width, seed ^ 1), numbers(total * kv_width, seed ^ 2));
             let segment = |range: Range<usize>| KvSegment { keys: &k[range.start * kv_width..], values: &v[range.start * kv_width..], stride: kv_width, count: range.len() };
             let mut whole = vec![f32::NAN; rows * width];
-            attend(&shape, &q, width, &[AttentionRun { rows: 0..rows, first, segments: vec![segment(0..total)] }], &mut whole);
-            for (got, want) in whole.iter().zip(naive(&shape, &q, &k, &v, first)) {
+            attend(&shape, bias, &q, width, &[AttentionRun { rows: 0..rows, first, segments: vec![segment(0..total)] }], &mut whole);
+            for (got, want) in whole.iter().zip(naive(&shape, bias, [&q, &k, &v], first)) {
                 prop_assert!((f64::from(*got) - want).abs() < 1e-5, "{got} against {want}");
             }
             // Splitting keys into segments or rows into runs changes no bit. A run without the end of the text cannot
             // see it.
             let half = if visibility.is_causal() { rows / 2 } else { 0 };
             let mut cut_up = vec![f32::NAN; rows * width];
-            attend(&shape, &q, width, &[
+            attend(&shape, bias, &q, width, &[
                 AttentionRun { rows: 0..half, first, segments: vec![segment(0..first + half)] },
                 AttentionRun { rows: half..rows, first: first + half, segments: vec![segment(0..cut), segment(cut..total)] },
             ], &mut cut_up);

@@ -4,10 +4,10 @@
 //! As in the forward pass, every row of a gradient depends on its own text alone, so batching changes no
 //! bit. [`crate::Linear::backward`] is the backward pass of the matrix product.
 
-use crate::attention::AttentionShape;
+use crate::attention::{AttentionShape, HeadBias};
 use crate::checked_area;
 use crate::cpu::{BUILT_FUSED, multiversion};
-use crate::elementwise::{Activation, Rotation, exp};
+use crate::elementwise::{Activation, Rotation, SWIGLU_ALPHA, SWIGLU_LIMIT, clamped_factor, exp};
 use crate::memory::SharedPtr;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -107,6 +107,16 @@ fn sigmoid(x: f32) -> (f32, f32) {
     (s, s * (1.0 - s))
 }
 
+/// The part of the gate in [`Activation::ClampedSwiglu`].
+#[inline(always)]
+fn clamped_swiglu<const FUSED: bool>(x: f32) -> (f32, f32) {
+    // NaN is not above the limit and stays.
+    let clamped = if x > SWIGLU_LIMIT { SWIGLU_LIMIT } else { x };
+    let s = 1.0 / (1.0 + exp::<FUSED>(-SWIGLU_ALPHA * clamped));
+    let slope = s * (1.0 + SWIGLU_ALPHA * clamped * (1.0 - s));
+    (clamped * s, if x > SWIGLU_LIMIT { 0.0 } else { slope })
+}
+
 fn relu_squared(x: f32) -> (f32, f32) {
     if x <= 0.0 { (0.0, 0.0) } else { (x * x, 2.0 * x) }
 }
@@ -120,6 +130,25 @@ multiversion! {
 multiversion! {
     fn gelu_tanh_gate(gate: &[f32], up: &[f32], d_out: &[f32], d_gate: &mut [f32], d_up: &mut [f32]) {
         gate_with(gelu_tanh::<FUSED>, gate, up, d_out, d_gate, d_up);
+    }
+}
+
+multiversion! {
+    fn clamped_swiglu_gate(gate: &[f32], up: &[f32], d_out: &[f32], d_gate: &mut [f32], d_up: &mut [f32]) {
+        let inputs = gate.iter().zip(up).zip(d_out);
+        for (((g, u), d), (d_gate, d_up)) in inputs.zip(d_gate.iter_mut().zip(d_up)) {
+            let (value, slope) = clamped_swiglu::<FUSED>(*g);
+            *d_gate = d * clamped_factor(*u) * slope;
+            *d_up = if u.abs() > SWIGLU_LIMIT { 0.0 } else { d * value };
+        }
+    }
+}
+
+multiversion! {
+    fn clamped_swiglu_slope(x: &[f32], d: &mut [f32]) {
+        for (d, x) in d.iter_mut().zip(x) {
+            *d *= clamped_swiglu::<FUSED>(*x).1;
+        }
     }
 }
 
@@ -179,6 +208,7 @@ pub fn gated(activation: Activation, gate_up: &[f32], width: usize, d_out: &[f32
                 Activation::Relu => gate_with(relu, gate, up, d_out, d_gate, d_up),
                 Activation::ReluSquared => gate_with(relu_squared, gate, up, d_out, d_gate, d_up),
                 Activation::Sigmoid => gate_with(sigmoid, gate, up, d_out, d_gate, d_up),
+                Activation::ClampedSwiglu => clamped_swiglu_gate(gate, up, d_out, d_gate, d_up),
             }
         },
     );
@@ -199,6 +229,7 @@ pub fn activate(activation: Activation, x: &[f32], d: &mut [f32]) {
         Activation::Relu => d.iter_mut().zip(x).for_each(|(d, x)| *d *= relu(*x).1),
         Activation::ReluSquared => d.iter_mut().zip(x).for_each(|(d, x)| *d *= relu_squared(*x).1),
         Activation::Sigmoid => d.iter_mut().zip(x).for_each(|(d, x)| *d *= sigmoid(*x).1),
+        Activation::ClampedSwiglu => clamped_swiglu_slope(x, d),
     });
 }
 
@@ -251,8 +282,16 @@ pub fn rotate(d: &mut [f32], stride: usize, heads: usize, head_dim: usize, rotat
 ///
 /// # Panics
 /// When the shape is impossible or the lengths do not fit.
-pub fn attend(shape: &AttentionShape, qkv: &[f32], texts: &[Range<usize>], d_out: &[f32], d_qkv: &mut [f32]) {
+pub fn attend(
+    shape: &AttentionShape,
+    bias: HeadBias<&[f32]>,
+    qkv: &[f32],
+    texts: &[Range<usize>],
+    d_out: &[f32],
+    d_qkv: &mut [f32],
+) {
     let width = shape.width();
+    bias.check(shape.heads);
     let heads = shape.kv_heads.checked_mul(2).and_then(|kv| kv.checked_add(shape.heads));
     let stride = checked_area(heads.unwrap_or(usize::MAX), shape.head_dim);
     let rows = texts.iter().fold(0, |end, text| {
@@ -267,7 +306,7 @@ pub fn attend(shape: &AttentionShape, qkv: &[f32], texts: &[Range<usize>], d_out
     jobs.par_iter().for_each_init(Scratch::default, |scratch, &(text, kv)| {
         let qkv = &qkv[text.start * stride..text.end * stride];
         let d_out = &d_out[text.start * width..text.end * width];
-        attend_head(shape, kv, qkv, d_out, scratch);
+        attend_head(shape, bias, kv, qkv, d_out, scratch);
         for row in 0..text.len() {
             let dim = shape.head_dim;
             let group = shape.heads / shape.kv_heads * dim;
@@ -354,7 +393,14 @@ fn add_scaled(x: f32, row: &[f32], to: &mut [f32]) {
 
 multiversion! {
     /// One text, one key head and the query heads that read it.
-    fn attend_head(shape: &AttentionShape, kv: usize, qkv: &[f32], d_out: &[f32], scratch: &mut Scratch) {
+    fn attend_head(
+        shape: &AttentionShape,
+        bias: HeadBias<&[f32]>,
+        kv: usize,
+        qkv: &[f32],
+        d_out: &[f32],
+        scratch: &mut Scratch,
+    ) {
         scratch.prepare(shape, kv, qkv);
         let Scratch { keys, values, d_queries, d_keys, d_values, weights, d_weights, slopes } = scratch;
         let (dim, group) = (shape.head_dim, shape.heads / shape.kv_heads);
@@ -371,13 +417,15 @@ multiversion! {
                 let d_weights = &mut d_weights[..seen.len()];
                 let slopes = &mut slopes[..seen.len()];
                 combine(query, keys, count, &seen, weights);
-                weigh::<FUSED>(shape, weights, slopes);
+                let of_head = bias.of(kv * group + g);
+                let rest = weigh::<FUSED>(shape, of_head, [position, seen.start], weights, slopes);
                 combine(d_mixed, values, count, &seen, d_weights);
                 // The mean is taken of differences from the first gradient: where keys are similar, so are
-                // the gradients, and the rounding error of the weights' sum would dominate.
+                // the gradients, and the rounding error of the weights' sum would dominate. The gradient of a sink's
+                // weight is zero.
                 let first = d_weights[0];
                 d_weights.iter_mut().for_each(|d| *d -= first);
-                let mean = sum_of_products([weights, d_weights]);
+                let mean = sum_of_products([weights, d_weights]) - rest * first;
                 for ((d, w), slope) in d_weights.iter_mut().zip(&*weights).zip(&*slopes) {
                     *d = w * (*d - mean) * slope;
                 }
@@ -392,10 +440,15 @@ multiversion! {
     }
 }
 
-/// Turns dot products of a query and its keys into attention weights, and computes the slopes of the
-/// scores with respect to the dot products.
+/// Turns dot products of the query at a position and the keys from `first` on into attention weights, and computes the slopes of the scores with respect to the dot products. Returns the weight of the sink.
 #[inline(always)]
-fn weigh<const FUSED: bool>(shape: &AttentionShape, weights: &mut [f32], slopes: &mut [f32]) {
+fn weigh<const FUSED: bool>(
+    shape: &AttentionShape,
+    bias: HeadBias<f32>,
+    [position, first]: [usize; 2],
+    weights: &mut [f32],
+    slopes: &mut [f32],
+) -> f32 {
     for (w, slope) in weights.iter_mut().zip(&mut *slopes) {
         *w *= shape.scale;
         *slope = shape.scale;
@@ -408,8 +461,11 @@ fn weigh<const FUSED: bool>(shape: &AttentionShape, weights: &mut [f32], slopes:
             *slope *= (1.0 - t) * (1.0 + t);
         }
     }
-    let max = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    bias.add_slope(shape.scale, position, first, weights);
+    let max = weights.iter().copied().fold(bias.sinks.unwrap_or(f32::NEG_INFINITY), f32::max);
     weights.iter_mut().for_each(|w| *w = exp::<FUSED>(*w - max));
-    let norm = 1.0 / sum_of_products([weights]);
+    let rest = bias.sinks.map_or(0.0, |sink| exp::<FUSED>(sink - max));
+    let norm = 1.0 / (sum_of_products([weights]) + rest);
     weights.iter_mut().for_each(|w| *w *= norm);
+    rest * norm
 }

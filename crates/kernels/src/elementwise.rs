@@ -62,12 +62,21 @@ pub enum Activation {
     ReluSquared,
     /// `1 / (1 + e^-x)`, of gates.
     Sigmoid,
+    /// `x / (1 + e^-1.702 x)` of `min(x, 7)`, where the other factor of a gated MLP is limited to -7 and 7, and 1 is added
+    /// to it (gpt-oss).
+    ClampedSwiglu,
 }
 
 /// `1 / (1 + e^-x)`.
 pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
 }
+
+/// The factor in the exponent of [`Activation::ClampedSwiglu`].
+pub const SWIGLU_ALPHA: f32 = 1.702;
+
+/// Where [`Activation::ClampedSwiglu`] limits its inputs.
+pub const SWIGLU_LIMIT: f32 = 7.0;
 
 #[inline(always)]
 fn silu<const FUSED: bool>(x: f32) -> f32 {
@@ -97,6 +106,21 @@ fn relu_squared(x: f32) -> f32 {
 }
 
 #[inline(always)]
+fn clamped_swiglu<const FUSED: bool>(x: f32) -> f32 {
+    let x = if x > SWIGLU_LIMIT { SWIGLU_LIMIT } else { x };
+    x / (1.0 + exp::<FUSED>(-SWIGLU_ALPHA * x))
+}
+
+/// The other factor of a gated MLP with [`Activation::ClampedSwiglu`].
+#[inline(always)]
+pub(crate) fn clamped_factor(u: f32) -> f32 {
+    // Comparisons propagate NaN.
+    let u = if u > SWIGLU_LIMIT { SWIGLU_LIMIT } else { u };
+    let u = if u < -SWIGLU_LIMIT { -SWIGLU_LIMIT } else { u };
+    u + 1.0
+}
+
+#[inline(always)]
 fn gate_with(act: impl Fn(f32) -> f32, gate: &[f32], up: &[f32], out: &mut [f32]) {
     for ((o, g), u) in out.iter_mut().zip(gate).zip(up) {
         *o = act(*g) * u;
@@ -112,6 +136,22 @@ multiversion! {
 multiversion! {
     fn gelu_tanh_gate(gate: &[f32], up: &[f32], out: &mut [f32]) {
         gate_with(gelu_tanh::<FUSED>, gate, up, out);
+    }
+}
+
+multiversion! {
+    fn clamped_swiglu_gate(gate: &[f32], up: &[f32], out: &mut [f32]) {
+        for ((o, g), u) in out.iter_mut().zip(gate).zip(up) {
+            *o = clamped_swiglu::<FUSED>(*g) * clamped_factor(*u);
+        }
+    }
+}
+
+multiversion! {
+    fn clamped_swiglu_in_place(x: &mut [f32]) {
+        for x in x {
+            *x = clamped_swiglu::<FUSED>(*x);
+        }
     }
 }
 
@@ -160,6 +200,7 @@ pub fn gated(activation: Activation, gate_up: &[f32], width: usize, out: &mut [f
                 Activation::Relu => gate_with(relu, gate, up, out),
                 Activation::ReluSquared => gate_with(relu_squared, gate, up, out),
                 Activation::Sigmoid => gate_with(sigmoid, gate, up, out),
+                Activation::ClampedSwiglu => clamped_swiglu_gate(gate, up, out),
             }
         },
     );
@@ -174,6 +215,7 @@ pub fn activate(activation: Activation, x: &mut [f32]) {
         Activation::Relu => x.iter_mut().for_each(|x| *x = relu(*x)),
         Activation::ReluSquared => x.iter_mut().for_each(|x| *x = relu_squared(*x)),
         Activation::Sigmoid => x.iter_mut().for_each(|x| *x = sigmoid(*x)),
+        Activation::ClampedSwiglu => clamped_swiglu_in_place(x),
     });
 }
 

@@ -1,6 +1,6 @@
 //! Gradients against central differences of naive f64 implementations.
 
-use fathom_kernels::attention::{AttentionShape, Visibility};
+use fathom_kernels::attention::{AttentionShape, HeadBias, Visibility};
 use fathom_kernels::elementwise::{Activation, Rotation};
 use fathom_kernels::{Dtype, Linear, OutOfMemory, backward};
 use proptest::prelude::*;
@@ -76,11 +76,20 @@ fn act(activation: Activation, x: f64) -> f64 {
         Activation::Relu => x.max(0.0),
         Activation::ReluSquared => x.max(0.0).powi(2),
         Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        Activation::ClampedSwiglu => x.min(7.0) / (1.0 + (-1.702 * x.min(7.0)).exp()),
+    }
+}
+
+/// The other factor of a gated MLP.
+fn factor(activation: Activation, u: f64) -> f64 {
+    match activation {
+        Activation::ClampedSwiglu => u.clamp(-7.0, 7.0) + 1.0,
+        _ => u,
     }
 }
 
 /// Attention over whole texts, score by score.
-fn attend(shape: &AttentionShape, qkv: &[f64], texts: &[Range<usize>]) -> Vec<f64> {
+fn attend(shape: &AttentionShape, bias: HeadBias<&[f32]>, qkv: &[f64], texts: &[Range<usize>]) -> Vec<f64> {
     let AttentionShape { heads, kv_heads, head_dim: dim, .. } = *shape;
     let stride = (heads + 2 * kv_heads) * dim;
     let part = |row: usize, head: usize| &qkv[row * stride + head * dim..][..dim];
@@ -93,10 +102,20 @@ fn attend(shape: &AttentionShape, qkv: &[f64], texts: &[Range<usize>]) -> Vec<f6
             let score = |at: usize| {
                 let product: f64 = part(row, head).iter().zip(part(at, heads + kv)).map(|(q, k)| q * k).sum();
                 let score = product * f64::from(shape.scale);
-                shape.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
+                let score =
+                    shape.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh());
+                let slope = bias.slopes.map_or(0.0, |all| f64::from(all[head]));
+                // Positions and products are so small that rounding them changes nothing.
+                let place = if bias.rounded {
+                    f64::from(shape.scale) * (at - text.start) as f64
+                } else {
+                    at as f64 - row as f64
+                };
+                score + slope * place
             };
             let weights: Vec<f64> = seen.clone().map(|at| score(at).exp()).collect();
-            let norm: f64 = weights.iter().sum();
+            let sink = bias.sinks.map_or(0.0, |all| f64::from(all[head]).exp());
+            let norm = weights.iter().sum::<f64>() + sink;
             for i in 0..dim {
                 let mixed = seen.clone().zip(&weights).map(|(at, w)| w * part(at, heads + kv_heads + kv)[i]);
                 out.push(mixed.sum::<f64>() / norm);
@@ -114,6 +133,7 @@ fn activations() -> impl Strategy<Value = Activation> {
         Just(Activation::Relu),
         Just(Activation::ReluSquared),
         Just(Activation::Sigmoid),
+        Just(Activation::ClampedSwiglu),
     ]
 }
 
@@ -171,7 +191,7 @@ proptest! {
         backward::gated(activation, &x, width, &c, &mut d);
         check(&x, &c, &d, f64::from(scale), |x| {
             let rows = x.chunks_exact(2 * width).map(|row| row.split_at(width));
-            rows.flat_map(|(gate, up)| gate.iter().zip(up).map(|(g, u)| act(activation, *g) * u)).collect()
+            rows.flat_map(|(gate, up)| gate.iter().zip(up).map(|(g, u)| act(activation, *g) * factor(activation, *u))).collect()
         });
     }
 
@@ -228,6 +248,8 @@ proptest! {
         visibility in visibilities(),
         softcap in prop::option::of(0.5f32..5.0),
         scale in 0.3f32..2.0,
+        sink: bool,
+        slope in prop::option::of(any::<bool>()),
         seed: u32,
     ) {
         let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim, scale, softcap, visibility };
@@ -236,9 +258,15 @@ proptest! {
         let rows: usize = lengths.iter().sum();
         let x = numbers(rows * (group + 2) * kv_heads * head_dim, 2.0, seed);
         let c = numbers(rows * group * kv_heads * head_dim, 1.0, seed ^ 1);
+        let (sinks, slopes) = (numbers(shape.heads, 2.0, seed ^ 2), numbers(shape.heads, 1.0, seed ^ 3));
+        // Multiples of 1 / 8.
+        let coarse: Vec<f32> = slopes.iter().map(|m| (m * 8.0).round() / 8.0).collect();
+        let rounded = slope == Some(true);
+        let slopes = slope.map(|_| if rounded { &coarse[..] } else { &slopes[..] });
+        let bias = HeadBias { sinks: sink.then_some(&sinks[..]), slopes, rounded };
         let mut d = vec![f32::NAN; x.len()];
-        backward::attend(&shape, &x, &texts, &c, &mut d);
-        check(&x, &c, &d, 1.0, |x| attend(&shape, x, &texts));
+        backward::attend(&shape, bias, &x, &texts, &c, &mut d);
+        check(&x, &c, &d, 1.0, |x| attend(&shape, bias, x, &texts));
     }
 
     #[test]

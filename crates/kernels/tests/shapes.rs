@@ -1,6 +1,6 @@
 //! Impossible shapes cause the documented panic before anything is read or written.
 
-use fathom_kernels::attention::{AttentionRun, AttentionShape, KvSegment, Visibility, attend};
+use fathom_kernels::attention::{AttentionRun, AttentionShape, HeadBias, KvSegment, Visibility, attend};
 use fathom_kernels::elementwise::{self, Activation, Rotation};
 use fathom_kernels::{Dtype, Linear, OutOfMemory, backward, norm};
 
@@ -38,26 +38,39 @@ fn inverted_run_does_not_shrink_the_output() {
         |rows, count: usize| AttentionRun { rows, first: 4 - count, segments: vec![segment(&keys, 4, 4)] };
     // The second run subtracts two rows, so that an output of two rows would seem to fit four.
     let runs = || [run(0..4, 4), run(4..2, 0)];
-    panics("runs must follow each other", || attend(&SHAPE, &[0.0; 16], 4, &runs(), &mut [0.0; 8]));
+    panics("runs must follow each other", || {
+        attend(&SHAPE, HeadBias::default(), &[0.0; 16], 4, &runs(), &mut [0.0; 8])
+    });
 }
 
 #[test]
 fn width_of_heads_does_not_wrap() {
     let shape = AttentionShape { heads: HALF, kv_heads: HALF, head_dim: 2, ..SHAPE };
-    panics(TOO_LARGE, || attend(&shape, &[], 0, &[], &mut []));
-    panics(TOO_LARGE, || backward::attend(&shape, &[], &[], &[], &mut []));
+    panics(TOO_LARGE, || attend(&shape, HeadBias::default(), &[], 0, &[], &mut []));
+    panics(TOO_LARGE, || backward::attend(&shape, HeadBias::default(), &[], &[], &[], &mut []));
     // The queries fit, but with keys and values a row is 2^64 elements wide.
     let shape = AttentionShape { heads: HALF / 2, kv_heads: HALF / 2, head_dim: 1, ..SHAPE };
-    panics(TOO_LARGE, || backward::attend(&AttentionShape { head_dim: 2, ..shape }, &[], &[], &[], &mut []));
+    panics(TOO_LARGE, || {
+        backward::attend(
+            &AttentionShape { head_dim: 2, ..shape },
+            HeadBias::default(),
+            &[],
+            &[],
+            &[],
+            &mut [],
+        )
+    });
 }
 
 #[test]
 fn rows_times_stride_does_not_wrap() {
     let keys = [0.0; 8];
     let run = || [AttentionRun { rows: 0..2, first: 0, segments: vec![segment(&keys, 4, 2)] }];
-    panics(TOO_LARGE, || attend(&SHAPE, &[0.0; 8], HALF, &run(), &mut [0.0; 8]));
+    panics(TOO_LARGE, || attend(&SHAPE, HeadBias::default(), &[0.0; 8], HALF, &run(), &mut [0.0; 8]));
     let text = 0..HALF;
-    panics(TOO_LARGE, || backward::attend(&SHAPE, &[], std::slice::from_ref(&text), &[], &mut []));
+    panics(TOO_LARGE, || {
+        backward::attend(&SHAPE, HeadBias::default(), &[], std::slice::from_ref(&text), &[], &mut [])
+    });
 }
 
 #[test]
@@ -66,10 +79,22 @@ fn segments_shorter_than_they_say_are_noticed_at_once() {
     for (stride, count) in [(4, 3), (HALF, 3), (5, 2)] {
         let run =
             || [AttentionRun { rows: 0..1, first: count - 1, segments: vec![segment(&keys, stride, count)] }];
-        assert!(std::panic::catch_unwind(|| attend(&SHAPE, &[0.0; 4], 4, &run(), &mut [0.0; 4])).is_err());
+        assert!(
+            std::panic::catch_unwind(|| attend(
+                &SHAPE,
+                HeadBias::default(),
+                &[0.0; 4],
+                4,
+                &run(),
+                &mut [0.0; 4]
+            ))
+            .is_err()
+        );
     }
     let run = || [AttentionRun { rows: 0..2, first: usize::MAX, segments: vec![segment(&keys, 4, 1)] }];
-    panics("segments must cover", || attend(&SHAPE, &[0.0; 8], 4, &run(), &mut [0.0; 8]));
+    panics("segments must cover", || {
+        attend(&SHAPE, HeadBias::default(), &[0.0; 8], 4, &run(), &mut [0.0; 8])
+    });
 }
 
 #[test]
@@ -97,6 +122,8 @@ fn zero_widths_are_refused_by_name() {
     panics("a gate must have a width", || backward::gated(Activation::Silu, &[], 0, &[], &mut []));
     panics("a row must have a width", || norm::rows(&mut [], 0, |_| ()));
     let shape = AttentionShape { head_dim: 0, ..SHAPE };
-    panics("must not be empty", move || attend(&shape, &[], 0, &[], &mut []));
-    panics("must not be empty", move || backward::attend(&shape, &[], &[], &[], &mut []));
+    panics("must not be empty", move || attend(&shape, HeadBias::default(), &[], 0, &[], &mut []));
+    panics("must not be empty", move || {
+        backward::attend(&shape, HeadBias::default(), &[], &[], &[], &mut [])
+    });
 }

@@ -110,7 +110,7 @@ impl<B: Backend> Model<B> {
         match &block.mlp {
             MlpWeights::Dense(mlp) => {
                 let wide = of_pass(&saved.wide);
-                self.feed_forward_backward(mlp.matrices(), wide, None, &d, &mut d_in);
+                self.feed_forward_backward(mlp, wide, None, &d, &mut d_in);
             }
             MlpWeights::Experts(experts) => {
                 self.experts_backward(experts, of_pass(&saved.experts), &d, &mut d_in);
@@ -145,7 +145,14 @@ impl<B: Backend> Model<B> {
         let qkv = of_pass(&saved.qkv);
         match &block.qkv {
             QkvWeights::Mixer(of) => self.mix_backward(of, batch, qkv, &d_mixed, &mut d_qkv),
-            _ => on.attend_backward(&self.shape(l), &batch.on_device, qkv, &d_mixed, &mut d_qkv),
+            _ => on.attend_backward(
+                &self.shape(l),
+                &block.head_bias,
+                &batch.on_device,
+                qkv,
+                &d_mixed,
+                &mut d_qkv,
+            ),
         }
         self.norm_and_rotate_backward(l, batch, saved, &mut d_qkv); // [rows, q + 2 kv]
         match &block.qkv {

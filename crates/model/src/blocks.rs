@@ -272,8 +272,13 @@ fn iq4_xs(block: &[u8], to: QuantBlocks<'_>) {
     }
 }
 
+/// Twice the 4-bit float of four bits.
+pub(crate) fn twice_e2m1(bits: u8) -> i8 {
+    E2M1[usize::from(bits & 15)]
+}
+
 /// Half the power of two of a biased 8-bit exponent.
-fn half_power_of_two(exponent: u8) -> f32 {
+pub(crate) fn half_power_of_two(exponent: u8) -> f32 {
     match exponent {
         // Below the smallest normal number.
         0 | 1 => f32::from_bits(0x0020_0000 << exponent),

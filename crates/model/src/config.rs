@@ -33,6 +33,18 @@ pub enum Positions {
     Learned,
     /// Rotary embeddings of queries and keys; [`Layer::rope`] indexes the list.
     Rotary(Vec<Rope>),
+    /// A bias on attention scores that grows with the distance.
+    Alibi(Alibi),
+}
+
+/// A bias on attention scores that grows with the distance (arXiv 2108.12409).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Alibi {
+    /// The slope of each head ([`HeadBias::slopes`](fathom_kernels::attention::HeadBias::slopes)).
+    pub slopes: Vec<f32>,
+    /// Whether they are multiplied by positions in bfloat16 (Falcon;
+    /// [`HeadBias::rounded`](fathom_kernels::attention::HeadBias::rounded)).
+    pub rounded: bool,
 }
 
 /// The settings of one layer.
@@ -367,7 +379,7 @@ impl Config {
     /// Rotated dimensions of a head.
     pub(crate) fn rotated(&self) -> usize {
         match &self.positions {
-            Positions::Learned => 0,
+            Positions::Learned | Positions::Alibi(_) => 0,
             Positions::Rotary(ropes) => ropes.first().map_or(0, |rope| rope.dim),
         }
     }
@@ -454,6 +466,11 @@ impl Config {
         }
         if let Some(latent) = self.latent {
             latent.check(path)?;
+        }
+        if let Positions::Alibi(Alibi { slopes, .. }) = &self.positions
+            && (slopes.len() != self.heads || !slopes.iter().all(|slope| slope.is_finite() && *slope > 0.0))
+        {
+            return bad(format!("the slopes of {} heads are {slopes:?}", self.heads));
         }
         if let Positions::Rotary(ropes) = &self.positions {
             for rope in ropes {

@@ -37,6 +37,7 @@ impl<B: Backend> Model<B> {
         ];
         sizes[0].parameters -= b.qkv.padding(self.config.hidden, self.config.heads);
         sizes[0].parameters += b.qkv.small();
+        sizes[0].parameters += b.sinks(&self.backend);
         sizes[1].parameters += b.mlp.correction();
         sizes
     }

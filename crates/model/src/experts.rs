@@ -14,6 +14,8 @@ pub(crate) struct FeedForward<B: Backend> {
     pub(crate) up: B::Linear,
     /// `[d, f]`.
     pub(crate) down: B::Linear,
+    /// The bias of `down` once more, for the gradients of an expert's weights; `[d]`.
+    pub(crate) down_bias: Option<B::Buffer>,
 }
 
 impl<B: Backend> FeedForward<B> {
@@ -167,23 +169,26 @@ impl<B: Backend> Model<B> {
     }
 
     /// Backward of [`Self::feed_forward`]: the gradient of its input from that of its output, and where there are
-    /// `weights` of rows of the output, the gradients of these.
+    /// `weights` of rows of the output, what the gradients of these are the sum of.
     ///
     /// # Shapes
     /// `d_out`, `d_in [rows, d]`, `weights [rows]`.
     pub(crate) fn feed_forward_backward(
         &self,
-        [up, down]: [&B::Linear; 2],
+        mlp: &FeedForward<B>,
         wide: &B::Buffer,
         weights: Option<&[f32]>,
         d_out: &B::Buffer,
         d_in: &mut B::Buffer,
-    ) -> Option<B::Numbers> {
-        let (on, c, f) = (&self.backend, &self.config, down.inputs());
+    ) -> Vec<B::Numbers> {
+        let (on, c, [up, down]) = (&self.backend, &self.config, mlp.matrices());
+        let f = down.inputs();
         let mut d_inner = on.empty();
         on.linear_backward(down, d_out, &mut d_inner); // [rows, f]
-        let d_weights = weights.map(|weights| {
-            // The output is linear in the activations, so its product with a gradient is theirs with their gradient.
+        let mut d_weights = Vec::new();
+        if let Some(weights) = weights {
+            // The output is linear in the activations, so its product with a gradient is theirs with their gradient, and
+            // that of the bias.
             let mut inner = on.empty();
             if c.gated {
                 on.gated(c.activation, f, wide, &mut inner);
@@ -191,10 +196,10 @@ impl<B: Backend> Model<B> {
                 on.assign(wide, &mut inner);
                 on.activate(c.activation, &mut inner);
             }
-            let d_weights = on.row_dots(f, &inner, &d_inner);
+            d_weights.push(on.row_dots(f, &inner, &d_inner));
+            d_weights.extend(mlp.down_bias.as_ref().map(|bias| on.row_dots(c.hidden, d_out, bias)));
             on.edit(f, &scalings(weights), &mut d_inner);
-            d_weights
-        });
+        }
         if c.gated {
             let mut d_wide = on.empty();
             on.gated_backward(c.activation, f, wide, &d_inner, &mut d_wide); // [rows, 2 f]
@@ -269,19 +274,17 @@ impl<B: Backend> Model<B> {
         for (group, wide) in weights.groups(&saved.routes, &saved.gates).into_iter().zip(&saved.wide) {
             on.gather(d, d_out, &group.rows, &mut part);
             let factors = group.weights.as_deref();
-            let of = self.feed_forward_backward(group.mlp.matrices(), wide, factors, &part, &mut d_part);
+            let of = self.feed_forward_backward(group.mlp, wide, factors, &part, &mut d_part);
             on.edit(d, &contributions(&group.rows, &d_part, &mut begun), d_in);
-            if let Some(of) = of {
-                numbers.push(of);
-                places.push(group.places);
-            }
+            places.extend(of.iter().map(|_| group.places.clone()));
+            numbers.extend(of);
         }
         let mut d_weights = vec![0.0; saved.routes.experts.len()];
         let mut d_gates = Vec::new();
         for (places, numbers) in places.into_iter().zip(on.read(numbers)) {
             match places.is_empty() {
                 true => d_gates = numbers,
-                false => places.iter().zip(numbers).for_each(|(place, d)| d_weights[*place as usize] = d),
+                false => places.iter().zip(numbers).for_each(|(place, d)| d_weights[*place as usize] += d),
             }
         }
         let d_logits = routing::route_backward(&weights.about, &saved.routes, &saved.logits, &d_weights);

@@ -158,7 +158,7 @@ impl<B: Backend> Model<B> {
             places.extend((0..run.rows.len()).map(|i| (run.first + i, run.length)));
         }
         let rotations = match &self.config.positions {
-            Positions::Learned => Vec::new(),
+            Positions::Learned | Positions::Alibi(_) => Vec::new(),
             Positions::Rotary(ropes) => ropes.iter().map(|r| rope::table(r, &places)).collect(),
         };
         Batch { rows: places.len(), on_device: self.backend.batch(&runs, rotations), runs }
@@ -267,7 +267,7 @@ impl<B: Backend> Model<B> {
         self.keep(b.saved.as_mut().map(|s| &mut s.qkv), true, &b.qkv);
         match &block.qkv {
             QkvWeights::Mixer(of) => self.mix(l, of, batch, past, &b.qkv, &mut b.mixed),
-            _ => on.attend(&self.shape(l), &batch.on_device, past, &b.qkv, &mut b.mixed), // [rows, q]
+            _ => on.attend(&self.shape(l), &block.head_bias, &batch.on_device, past, &b.qkv, &mut b.mixed), // [rows, q]
         }
         if block.attn_gate.is_some() {
             self.gate_attention(b);
@@ -327,7 +327,7 @@ impl<B: Backend> Model<B> {
         let save = b.saved.is_some();
         b.routes = None;
         match &block.mlp {
-            MlpWeights::Dense(FeedForward { up, down }) => {
+            MlpWeights::Dense(FeedForward { up, down, .. }) => {
                 let matrices = [up, other_down.unwrap_or(down)];
                 let inner = [&mut b.wide, &mut b.gated];
                 let wide = self.feed_forward(matrices, input, inner, &mut b.mlp_out, save);
@@ -567,7 +567,7 @@ impl<B: Backend> Model<B> {
     /// rows of what they have in common.
     pub fn shares_positions(&self, one: usize, other: usize) -> bool {
         match &self.config.positions {
-            Positions::Learned => true,
+            Positions::Learned | Positions::Alibi(_) => true,
             Positions::Rotary(ropes) => {
                 ropes.iter().all(|r| rope::variant(r, one) == rope::variant(r, other))
             }

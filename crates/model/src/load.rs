@@ -9,6 +9,7 @@ use crate::experts::{ExpertWeights, FeedForward};
 use crate::latent::QkvWeights;
 use crate::weights::{Tensor, Weights};
 use fathom_kernels::Dtype;
+use fathom_kernels::attention::HeadBias;
 use fathom_kernels::backend::{Backend, Columns, LinearLayer, Norm};
 use fathom_kernels::elementwise::Activation;
 use std::ops::Range;
@@ -21,6 +22,8 @@ pub(crate) struct LayerWeights<B: Backend> {
     pub(crate) qk_norms: Vec<(Norm<B>, Columns)>,
     /// `[q, d]`; its sigmoid multiplies what attention returns.
     pub(crate) attn_gate: Option<B::Linear>,
+    /// Sinks and slopes of the heads.
+    pub(crate) head_bias: HeadBias<B::Buffer>,
     /// `[d, q]`, or `[d, values]` behind a recurrence.
     pub(crate) attn_out: B::Linear,
     pub(crate) post_attn_norm: Option<Norm<B>>,
@@ -71,7 +74,13 @@ impl<B: Backend> LayerWeights<B> {
     pub(crate) fn parameters(&self, on: &B, c: &Config) -> u64 {
         let linear: usize = self.matrices().iter().map(|l| l.parameters()).sum();
         let norms: u64 = self.norms().iter().flatten().map(|norm| norm_parameters(on, norm)).sum();
-        linear as u64 + norms + self.mlp.correction() + self.qkv.small() - self.qkv.padding(c.hidden, c.heads)
+        linear as u64 + norms + self.sinks(on) + self.mlp.correction() + self.qkv.small()
+            - self.qkv.padding(c.hidden, c.heads)
+    }
+
+    /// Number of attention sinks.
+    pub(crate) fn sinks(&self, on: &B) -> u64 {
+        self.head_bias.sinks.as_ref().map_or(0, |sinks| on.len(sinks) as u64)
     }
 
     /// The norms of attention and of the MLP, each once.
@@ -152,6 +161,9 @@ pub(crate) fn pack<B: Backend>(
     packed
 }
 
+/// What shorter rows of a normalised head are divided by, as in PyTorch.
+const LEAST_LENGTH: f64 = 1e-12;
+
 struct Loader<'a, B> {
     on: &'a B,
     config: &'a Config,
@@ -171,6 +183,7 @@ impl<B: Backend> Loader<'_, B> {
             qkv: self.qkv(layer)?,
             qk_norms: self.qk_norms(layer)?,
             attn_gate: self.attn_gate(layer)?,
+            head_bias: self.head_bias(layer)?,
             attn_out: self.attn_out(layer)?,
             post_attn_norm: norm(&at.post_attn_norm)?,
             mlp_norm: norm(&at.mlp_norm)?,
@@ -212,13 +225,14 @@ impl<B: Backend> Loader<'_, B> {
             layers,
             embedding,
             position,
-            embedding_norm: match &of_encoder.embedding_norm {
+            embedding_norm: match &at.embedding_norm {
                 Some(tensor_ref) => Some(self.norm(tensor_ref, 0, c.hidden)?),
                 None => None,
             },
             final_norm: at.final_norm.as_ref().map(|at| self.final_norm(at)).transpose()?,
             head_dense,
             head: match c.has_head() {
+                true if at.normalised_head => Some(self.normalised_head(head)?),
                 true => Some(self.linear(std::slice::from_ref(head), &[c.vocab], c.hidden, 0)?),
                 false => None,
             },
@@ -240,6 +254,20 @@ impl<B: Backend> Loader<'_, B> {
             all.chunks_exact_mut(width).for_each(|row| row.iter_mut().zip(&first).for_each(|(x, t)| *x += t));
         }
         Ok(all)
+    }
+
+    /// The unembedding with every row divided by its length.
+    fn normalised_head(&self, head: &TensorRef) -> Result<B::Linear> {
+        let (n, k) = (self.config.vocab, self.config.hidden);
+        let tensor = self.weights.tensor(&head.weight(0), &[n, k])?;
+        self.on.pack(n, k, self.dtype, None, |rows, block| {
+            tensor.read(rows, block)?;
+            for row in block.chunks_exact_mut(k) {
+                let length = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+                row.iter_mut().for_each(|x| *x = (f64::from(*x) / length.max(LEAST_LENGTH)) as f32);
+            }
+            Ok(())
+        })
     }
 
     /// The norm before the head. The factor on the logits is a factor on what the head reads.
@@ -328,7 +356,7 @@ impl<B: Backend> Loader<'_, B> {
         for (tensor_ref, &n) in refs.iter().zip(rows) {
             parts.push(self.part(tensor_ref, n, k, layer)?);
             if tensor_ref.bias {
-                let stored = self.weights.vector(&tensor_ref.bias(layer), n)?;
+                let stored = self.bias(tensor_ref, n, layer)?;
                 bias.extend((0..n).map(|r| stored[tensor_ref.order.stored_row(self.config, r)]));
             }
         }
@@ -346,7 +374,8 @@ impl<B: Backend> Loader<'_, B> {
             None => self.on.pack(n, k, self.dtype, bias, |wanted, block| {
                 in_parts(&parts, &wanted, |part, rows, at| match &part.columns {
                     Some(all) => {
-                        part.transpose(all, rows, k, &mut block[at * k..]);
+                        let columns = rows.map(|row| part.order.stored_row(self.config, row));
+                        part.transpose(all, columns, k, &mut block[at * k..]);
                         Ok(())
                     }
                     None => self.read(part, rows, |rows, i| {
@@ -361,9 +390,18 @@ impl<B: Backend> Loader<'_, B> {
         Ok(packed)
     }
 
+    /// The bias of a matrix, or of one of a stack of matrices.
+    fn bias(&self, tensor_ref: &TensorRef, n: usize, layer: usize) -> Result<Vec<f32>> {
+        let name = tensor_ref.bias(layer);
+        let Some((slice, count)) = tensor_ref.slice else { return self.weights.vector(&name, n) };
+        let mut bias = vec![0.0; n];
+        self.weights.tensor(&name, &[count, n])?.read(slice..slice + 1, &mut bias)?;
+        Ok(bias)
+    }
+
     fn part(&self, tensor_ref: &TensorRef, n: usize, k: usize, layer: usize) -> Result<StoredPart<'_>> {
         let name = tensor_ref.weight(layer);
-        let transposed = tensor_ref.order == RowOrder::Transposed;
+        let transposed = tensor_ref.order.is_transposed();
         let [rows, width] = if transposed { [k, n] } else { [n, k] };
         let (shape, first) = match tensor_ref.slice {
             Some((slice, count)) => (vec![count, rows, width], slice * rows),
@@ -423,8 +461,8 @@ struct StoredPart<'a> {
 
 impl StoredPart<'_> {
     /// Writes columns of the matrix as rows.
-    fn transpose(&self, all: &[f32], rows: Range<usize>, k: usize, out: &mut [f32]) {
-        for (r, out) in rows.zip(out.chunks_exact_mut(k)) {
+    fn transpose(&self, all: &[f32], columns: impl Iterator<Item = usize>, k: usize, out: &mut [f32]) {
+        for (r, out) in columns.zip(out.chunks_exact_mut(k)) {
             out.iter_mut().zip(all[r..].iter().step_by(self.n)).for_each(|(o, w)| *o = *w);
         }
     }

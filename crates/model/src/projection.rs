@@ -1,6 +1,5 @@
 //! Down projections outside the forward pass: read as they are stored, and packed anew.
 
-use crate::architecture::RowOrder;
 use crate::error::Result;
 use crate::forward::Model;
 use crate::source::Loaded;
@@ -23,7 +22,7 @@ impl<B: Backend> Loaded<B> {
     pub fn down_projection(&self, l: usize) -> Result<DownProjection> {
         let (tensor_ref, config) = (&self.layout.down, self.model.config());
         let (d, f) = (config.hidden, config.intermediate);
-        let transposed = tensor_ref.order == RowOrder::Transposed;
+        let transposed = tensor_ref.order.is_transposed();
         let shape = if transposed { [f, d] } else { [d, f] };
         let mut weight = vec![0.0; d * f];
         self.weights.tensor(&tensor_ref.weight(l), &shape)?.read(0..shape[0], &mut weight)?;

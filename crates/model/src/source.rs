@@ -294,7 +294,7 @@ impl Checkpoint {
         StoredProjection {
             weight: down.weight(layer),
             bias: down.bias.then(|| down.bias(layer)),
-            transposed: down.order == RowOrder::Transposed,
+            transposed: down.order.is_transposed(),
         }
     }
 
@@ -316,7 +316,7 @@ impl Checkpoint {
         let norm_biases = norms.filter(|norm| norm.bias).map(|norm| norm.bias(layer));
         let mut names: Vec<String> = norm_biases.collect();
         for tensor in refs {
-            names.push(tensor.weight(layer));
+            names.push(self.weights.stored_name(tensor.weight(layer)));
             names.extend(tensor.bias.then(|| tensor.bias(layer)));
         }
         names.sort();

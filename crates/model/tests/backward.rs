@@ -307,10 +307,15 @@ folders! {
     progen: "progen", 24;
     falcon: "falcon", 24;
     falcon_new: "falcon-new", 24;
+    falcon_rw: "falcon-rw", 24;
     opt: "opt", 24;
     internlm2: "internlm2", 24;
     internlm3: "internlm3", 24;
     minicpm: "minicpm", 24;
+    bloom: "bloom", 24;
+    mpt: "mpt", 24;
+    baichuan: "baichuan", 24;
+    baichuan2_13b: "baichuan2-13b", 24;
     qwen2_5_vl: "qwen2_5_vl", 24;
     qwen3_vl: "qwen3_vl", 24;
     mistral3: "mistral3", 24;
@@ -328,6 +333,8 @@ folders! {
     qwen3_5: "qwen3_5", 24;
     granite4_hybrid: "granite4-hybrid", 24;
     lfm2: "lfm2", 24;
+    gpt_oss: "gpt_oss", 24;
+    gpt_oss_mxfp4: "gpt_oss-mxfp4", 24;
     esm: "esm", 24;
     esm_first: "esm-first", 24;
     bert: "bert", 24;

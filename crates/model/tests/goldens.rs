@@ -185,10 +185,15 @@ folders! {
     progen: "progen",
     falcon: "falcon",
     falcon_new: "falcon-new",
+    falcon_rw: "falcon-rw",
     opt: "opt",
     internlm2: "internlm2",
     internlm3: "internlm3",
     minicpm: "minicpm",
+    bloom: "bloom",
+    mpt: "mpt",
+    baichuan: "baichuan",
+    baichuan2_13b: "baichuan2-13b",
     qwen2_5_vl: "qwen2_5_vl",
     qwen3_vl: "qwen3_vl",
     mistral3: "mistral3",
@@ -206,6 +211,8 @@ folders! {
     qwen3_5: "qwen3_5",
     granite4_hybrid: "granite4-hybrid",
     lfm2: "lfm2",
+    gpt_oss: "gpt_oss",
+    gpt_oss_mxfp4: "gpt_oss-mxfp4",
     llama_dynamic: "llama-dynamic",
     llama_linear: "llama-linear",
     llama2_sharded_bf16: "llama2-sharded-bf16",
@@ -236,7 +243,11 @@ fn real_proteins() {
 #[test]
 fn every_setting_and_tensor_of_the_fixtures_is_known() {
     // What a warning is meant to say of some fixtures.
-    let meant = ["only its text model is read", "queries beyond position 96 are scaled"];
+    let meant = [
+        "only its text model is read",
+        "queries beyond position 96 are scaled",
+        "the vocabulary is neither that of Baichuan (64000) nor that of Baichuan 2 (125696)",
+    ];
     let mut others = Vec::new();
     for entry in std::fs::read_dir(fixtures()).unwrap() {
         let path = entry.unwrap().path();
@@ -247,7 +258,9 @@ fn every_setting_and_tensor_of_the_fixtures_is_known() {
         }
     }
     assert!(others.is_empty(), "{others:#?}");
-    for (name, says) in [("qwen3_vl", meant[0]), ("mistral3", meant[0]), ("ministral3", meant[1])] {
+    for (name, says) in
+        [("qwen3_vl", meant[0]), ("mistral3", meant[0]), ("ministral3", meant[1]), ("baichuan", meant[2])]
+    {
         let checkpoint = Checkpoint::open(&fixtures().join(name)).unwrap();
         assert!(checkpoint.warnings().any(|what| what.contains(says)), "{name}");
     }
@@ -299,7 +312,7 @@ fn levels(buffers: &[Buffer]) -> Vec<&[f32]> {
 }
 
 /// The architectures, one folder each.
-const ONE_EACH: [&str; 36] = [
+const ONE_EACH: [&str; 39] = [
     "esm",
     "bert",
     "roberta",
@@ -336,6 +349,9 @@ const ONE_EACH: [&str; 36] = [
     "qwen3_5",
     "granite4-hybrid",
     "lfm2",
+    "gpt_oss-mxfp4",
+    "bloom",
+    "baichuan2-13b",
 ];
 
 #[test]

@@ -3,7 +3,7 @@
 use super::{Buffer, upload};
 use crate::Gpu;
 use crate::device::{Device, Kernel, word};
-use fathom_kernels::attention::{AttentionShape, Visibility};
+use fathom_kernels::attention::{AttentionShape, HeadBias, Visibility};
 use fathom_kernels::backend::{Columns, Norm};
 use fathom_kernels::elementwise::Activation;
 use fathom_kernels::norm::NormKind;
@@ -15,7 +15,8 @@ pub(super) fn activation_word(activation: Activation) -> u32 {
         Activation::GeluErf => 2,
         Activation::Relu => 3,
         Activation::ReluSquared => 4,
-        Activation::Sigmoid => 5,
+        Activation::Sigmoid => 6,
+        Activation::ClampedSwiglu => 5,
     }
 }
 
@@ -69,8 +70,12 @@ impl<D: Device> Gpu<D> {
         );
     }
 
-    /// Heads, dimensions, scale, soft-capping and visibility, as the attention kernels take them.
-    pub(super) fn attention_parameters(shape: &AttentionShape) -> [u32; 9] {
+    /// Heads, dimensions, scale, soft-capping, visibility, and whether heads have sinks and slopes, as the kernels of
+    /// attention take them.
+    pub(super) fn attention_parameters(
+        shape: &AttentionShape,
+        bias: &HeadBias<Buffer<D::Memory>>,
+    ) -> [u32; 11] {
         let AttentionShape { heads, kv_heads, head_dim, scale, softcap, visibility } = *shape;
         assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "heads must share key heads");
         let (window, ahead) = match visibility {
@@ -80,6 +85,8 @@ impl<D: Device> Gpu<D> {
             Visibility::Around(side) => (side.checked_add(1), side.min(LONGEST_WINDOW)),
         };
         assert!(head_dim > 0 && window != Some(0), "heads and windows must not be empty");
+        let lens = [&bias.sinks, &bias.slopes].map(|numbers| numbers.as_ref().map_or(heads, |n| n.len));
+        assert_eq!(lens, [heads; 2], "each head needs a sink and a slope");
         let cap = softcap.unwrap_or(1.0).to_bits();
         // A window longer than any text sees all of it. Kernels add windows to positions.
         let window = window.filter(|window| *window < LONGEST_WINDOW).map_or(0, word);
@@ -94,6 +101,8 @@ impl<D: Device> Gpu<D> {
             cap,
             window,
             word(ahead),
+            u32::from(bias.sinks.is_some()),
+            bias.slopes.as_ref().map_or(0, |_| 1 + u32::from(bias.rounded)),
         ]
     }
 

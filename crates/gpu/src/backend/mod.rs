@@ -15,7 +15,7 @@ pub use pack::Linear;
 use crate::Gpu;
 use crate::device::{Device, Kernel, word};
 use edit::compatible;
-use fathom_kernels::attention::AttentionShape;
+use fathom_kernels::attention::{AttentionShape, HeadBias};
 use fathom_kernels::backend::{Backend, BatchLimits, Columns, LinearLayer, Norm, RowEdit, Run};
 use fathom_kernels::elementwise::{Activation, Rotation};
 use fathom_kernels::{Dtype, OutOfMemory, QuantBlocks};
@@ -246,12 +246,13 @@ impl<D: Device> Backend for Gpu<D> {
     fn attend(
         &self,
         shape: &AttentionShape,
+        bias: &HeadBias<Self::Buffer>,
         batch: &Self::Batch,
         past: Option<&Self::Buffer>,
         qkv: &Self::Buffer,
         out: &mut Self::Buffer,
     ) {
-        let parameters = Self::attention_parameters(shape);
+        let parameters = Self::attention_parameters(shape, bias);
         let (width, cache_stride) = (shape.heads * shape.head_dim, 2 * shape.kv_heads * shape.head_dim);
         assert_eq!(qkv.len, batch.rows * parameters[3] as usize, "qkv must hold a row per row of the batch");
         let cached = past.map_or(0, |past| past.len / cache_stride);
@@ -259,7 +260,9 @@ impl<D: Device> Backend for Gpu<D> {
         self.resize(out, batch.rows * width);
         let (tiles, count) = &batch.tiles;
         let cache = past.map_or(self.of(qkv), |past| self.of(past));
-        let buffers = [self.of(qkv), cache, tiles, &batch.segments, self.of(out)];
+        let bias = bias.map(|numbers| self.of(numbers));
+        let (sinks, slopes) = (bias.sinks.unwrap_or(&self.nothing), bias.slopes.unwrap_or(&self.nothing));
+        let buffers = [self.of(qkv), cache, tiles, &batch.segments, sinks, slopes, self.of(out)];
         let mut all = parameters.to_vec();
         all.push(word(cache_stride));
         self.launch(Kernel::Attention, &buffers, count * shape.heads, &all);
@@ -268,23 +271,27 @@ impl<D: Device> Backend for Gpu<D> {
     fn attend_backward(
         &self,
         shape: &AttentionShape,
+        bias: &HeadBias<Self::Buffer>,
         batch: &Self::Batch,
         qkv: &Self::Buffer,
         d_out: &Self::Buffer,
         d_qkv: &mut Self::Buffer,
     ) {
-        let parameters = Self::attention_parameters(shape);
+        let parameters = Self::attention_parameters(shape, bias);
         assert_eq!(qkv.len, batch.rows * parameters[3] as usize, "qkv must hold a row per row of the batch");
         assert_eq!(d_out.len, batch.rows * shape.heads * shape.head_dim, "d_out must hold a row per row");
         let (tiles, count) = batch.texts.as_ref().expect("gradients need whole texts");
         self.resize(d_qkv, qkv.len);
         let stats = allocate(self.device(), batch.rows * shape.heads * 3);
         let (qkv, d_out, d_qkv) = (self.of(qkv), self.of(d_out), self.of(d_qkv));
+        let bias = bias.map(|numbers| self.of(numbers));
+        let (sinks, slopes) = (bias.sinks.unwrap_or(&self.nothing), bias.slopes.unwrap_or(&self.nothing));
         let work = count * shape.heads;
-        self.launch(Kernel::AttentionStats, &[qkv, d_out, tiles, &stats], work, &parameters);
-        self.launch(Kernel::AttentionDq, &[qkv, d_out, tiles, &stats, d_qkv], work, &parameters);
-        let work = count * shape.kv_heads;
-        self.launch(Kernel::AttentionDkv, &[qkv, d_out, tiles, &stats, d_qkv], work, &parameters);
+        let buffers = [qkv, d_out, tiles, sinks, slopes, &stats];
+        self.launch(Kernel::AttentionStats, &buffers, work, &parameters);
+        let buffers = [qkv, d_out, tiles, slopes, &stats, d_qkv];
+        self.launch(Kernel::AttentionDq, &buffers, work, &parameters);
+        self.launch(Kernel::AttentionDkv, &buffers, count * shape.kv_heads, &parameters);
     }
 
     fn gated(&self, activation: Activation, width: usize, wide: &Self::Buffer, out: &mut Self::Buffer) {

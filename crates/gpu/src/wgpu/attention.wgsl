@@ -14,7 +14,20 @@ fn end_seen(position: u32, length: u32) -> u32 {
     return min(position + 1u + p.ahead, length);
 }
 
-//# attention: qkv, cache, tiles:u32, segments:u32 | out [units, heads, kv_heads, head_dim, stride, scale:f32, has_cap, cap:f32, window, ahead, cache_stride]
+fn to_bf16(x: f32) -> f32 {
+    let bits = bitcast<u32>(x);
+    return bitcast<f32>((bits + 0x7fffu + ((bits >> 16u) & 1u)) & 0xffff0000u);
+}
+
+// What is added to the score of a query and a key by a head of this slope.
+fn by_positions(slope: f32, query: u32, key: u32) -> f32 {
+    if (p.has_slopes == 2u) {
+        return p.scale * to_bf16(slope * to_bf16(f32(key)));
+    }
+    return slope * (f32(key) - f32(query));
+}
+
+//# attention: qkv, cache, tiles:u32, segments:u32, sinks, slopes | out [units, heads, kv_heads, head_dim, stride, scale:f32, has_cap, cap:f32, window, ahead, has_sinks, has_slopes, cache_stride]
 // A group computes one head of up to 16 rows. Keys and values come in blocks of 32 positions, which start
 // at multiples of 32, and heads in chunks of 64 dimensions. Thread (r, t) owns keys t and t + 16 of row r, and
 // dimensions 4 t to 4 t + 3 of every chunk of its output.
@@ -124,6 +137,10 @@ fn unit(i: u32, lane: u32) {
     let query = (first_row + r) * p.stride + head * p.head_dim;
     var most = LEAST;
     var norm = 0.0;
+    if (p.has_sinks != 0u) {
+        most = sinks[head];
+        norm = 1.0;
+    }
     var sum{c} = vec4f(); // each chunk
     for (var block = first_seen(first) / KEYS * KEYS; block < end; block += KEYS) {
         locate(block, end, tiles[tile + 3u], tiles[tile + 4u], kv_head, lane);
@@ -147,6 +164,10 @@ fn unit(i: u32, lane: u32) {
             score = vec2f(capped(p.cap, score.x), capped(p.cap, score.y));
         }
         let keys = vec2u(block + t, block + t + 16u);
+        if (p.has_slopes != 0u) {
+            let slope = slopes[head];
+            score += vec2f(by_positions(slope, position, keys.x), by_positions(slope, position, keys.y));
+        }
         let visible = (keys >= vec2u(low)) & (keys < vec2u(high)) & vec2<bool>(r < rows);
         weights[r * SCORES + t] = select(LEAST, score.x, visible.x);
         weights[r * SCORES + t + 16u] = select(LEAST, score.y, visible.y);

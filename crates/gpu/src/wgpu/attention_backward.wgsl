@@ -90,7 +90,15 @@ fn products(row: u32, has_row: bool, other: u32, has_other: bool, head: u32, key
     return vec2f(s, across(gradient));
 }
 
-// The gradient of `q . k` from the score, its weight, and the gradient of the weight less its mean.
+// What is added to the score of a pair of a query and a key, by their positions.
+fn slope_of(head: u32, query: u32, key: u32) -> f32 {
+    if (p.has_slopes == 0u) {
+        return 0.0;
+    }
+    return by_positions(slopes[head], query, key);
+}
+
+// The gradient of `q . k` from the score without its slope, its weight, and the gradient of the weight less its mean.
 fn score_gradient(score: f32, weight: f32, gradient: f32) -> f32 {
     var d = weight * gradient * p.scale;
     if (p.has_cap != 0u) {
@@ -99,7 +107,7 @@ fn score_gradient(score: f32, weight: f32, gradient: f32) -> f32 {
     return d;
 }
 
-//# attention_stats: qkv, d_out, tiles:u32 | stats [units, heads, kv_heads, head_dim, stride, scale:f32, has_cap, cap:f32, window, ahead]
+//# attention_stats: qkv, d_out, tiles:u32, sinks, slopes | stats [units, heads, kv_heads, head_dim, stride, scale:f32, has_cap, cap:f32, window, ahead, has_sinks, has_slopes]
 fn unit(i: u32, lane: u32) {
     let head = i % p.heads;
     let tile = i / p.heads * 4u;
@@ -114,19 +122,24 @@ fn unit(i: u32, lane: u32) {
     var most = LEAST;
     var norm = 0.0;
     var mean = 0.0;
+    if (p.has_sinks != 0u) {
+        most = sinks[head];
+        norm = 1.0;
+    }
     for (var block = first_seen(first) / SIDE * SIDE; block < end; block += SIDE) {
         let key = block + t;
         let loaded = block + r;
         let pair = products(text + position, r < rows, text + loaded, loaded < end, head, false, lane);
         let visible = r < rows && key < end_seen(position, length) && key >= first_seen(position);
-        ones[r * PITCH + t] = select(LEAST, pair.x, visible);
+        let score = pair.x + slope_of(head, position, key);
+        ones[r * PITCH + t] = select(LEAST, score, visible);
         workgroupBarrier();
         var now = most;
         for (var j = 0u; j < SIDE; j++) {
             now = max(now, ones[r * PITCH + j]);
         }
         workgroupBarrier();
-        let weight = e(pair.x - now);
+        let weight = e(score - now);
         ones[r * PITCH + t] = select(0.0, weight, visible);
         others[r * PITCH + t] = select(0.0, weight * pair.y, visible);
         workgroupBarrier();
@@ -156,7 +169,7 @@ fn store(row: u32, head: u32, d: u32, x: vec4f) {
     if (d + 3u < p.head_dim) { d_qkv[at + 3u] = x.w; }
 }
 
-//# attention_dq: qkv, d_out, tiles:u32, stats | d_qkv [units, heads, kv_heads, head_dim, stride, scale:f32, has_cap, cap:f32, window, ahead]
+//# attention_dq: qkv, d_out, tiles:u32, slopes, stats | d_qkv [units, heads, kv_heads, head_dim, stride, scale:f32, has_cap, cap:f32, window, ahead, has_sinks, has_slopes]
 fn mix(chunk: u32, sum: vec4f, text: u32, block: u32, end: u32, head: u32, seen: vec2u, lane: u32) -> vec4f {
     workgroupBarrier();
     let key = block + lane / 16u;
@@ -191,7 +204,8 @@ fn unit(i: u32, lane: u32) {
         let loaded = block + r;
         let pair = products(text + position, r < rows, text + loaded, loaded < end, head, false, lane);
         let visible = r < rows && block + t < high && block + t >= low;
-        let weight = e(pair.x - stats[at]) / stats[at + 1u];
+        let score = pair.x + slope_of(head, position, block + t);
+        let weight = e(score - stats[at]) / stats[at + 1u];
         ones[r * PITCH + t] = select(0.0, score_gradient(pair.x, weight, pair.y - stats[at + 2u]), visible);
         let seen = vec2u(max(low, block), max(min(high, block + SIDE), block)) - block;
         sum{c} = mix({c}u, sum{c}, text, block, end, head, seen, lane); // each chunk
@@ -201,7 +215,7 @@ fn unit(i: u32, lane: u32) {
     }
 }
 
-//# attention_dkv: qkv, d_out, tiles:u32, stats | d_qkv [units, heads, kv_heads, head_dim, stride, scale:f32, has_cap, cap:f32, window, ahead]
+//# attention_dkv: qkv, d_out, tiles:u32, slopes, stats | d_qkv [units, heads, kv_heads, head_dim, stride, scale:f32, has_cap, cap:f32, window, ahead, has_sinks, has_slopes]
 // Adds the weighted queries of one chunk of a block, or the weighted gradients.
 fn mix(chunk: u32, sum: vec4f, row: u32, has_row: bool, head: u32, gradients: bool, seen: vec2u, lane: u32) -> vec4f {
     workgroupBarrier();
@@ -251,7 +265,8 @@ fn unit(i: u32, lane: u32) {
             let query = block + t;
             let visible = r < rows && query >= my_start && query < my_end;
             let at = ((text + min(query, length - 1u)) * p.heads + head) * 3u;
-            let weight = e(pair.x - stats[at]) / stats[at + 1u];
+            let score = pair.x + slope_of(head, query, position);
+            let weight = e(score - stats[at]) / stats[at + 1u];
             ones[r * PITCH + t] = select(0.0, score_gradient(pair.x, weight, pair.y - stats[at + 2u]), visible);
             others[r * PITCH + t] = select(0.0, weight, visible);
             let seen = vec2u(clamp(my_start, block, block + SIDE), max(min(my_end, block + SIDE), block)) - block;

@@ -70,9 +70,22 @@ fn act(which: u32, x: f32) -> f32 {
         case 1u: { return gelu_tanh(x); }
         case 3u: { return select(x, 0.0, x <= 0.0); }
         case 4u: { return select(x * x, 0.0, x <= 0.0); }
-        case 5u: { return 1.0 / (1.0 + e(-x)); }
+        case 6u: { return 1.0 / (1.0 + e(-x)); }
+        case 5u: {
+            let y = select(x, 7.0, x > 7.0);
+            return y / (1.0 + e(-1.702 * y));
+        }
         default: { return x * normal(x); }
     }
+}
+
+// The other factor of a gated MLP, and its slope.
+fn factor(which: u32, x: f32) -> f32 {
+    return select(x, select(select(x, 7.0, x > 7.0), -7.0, x < -7.0) + 1.0, which == 5u);
+}
+
+fn factor_slope(which: u32, x: f32) -> f32 {
+    return select(1.0, 0.0, which == 5u && (x > 7.0 || x < -7.0));
 }
 
 fn act_slope(which: u32, x: f32) -> f32 {
@@ -90,6 +103,10 @@ fn act_slope(which: u32, x: f32) -> f32 {
         case 3u: { return select(1.0, 0.0, x <= 0.0); }
         case 4u: { return select(2.0 * x, 0.0, x <= 0.0); }
         case 5u: {
+            let s = 1.0 / (1.0 + e(-1.702 * x));
+            return select(s * fma(1.702 * x, 1.0 - s, 1.0), 0.0, x > 7.0);
+        }
+        case 6u: {
             let s = 1.0 / (1.0 + e(-x));
             return s * (1.0 - s);
         }

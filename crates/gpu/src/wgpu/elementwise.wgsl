@@ -47,7 +47,7 @@ fn unit(i: u32) {
 //# gate: wide | out [n, f, act]
 fn unit(i: u32) {
     let at = i / p.f * p.f * 2u + i % p.f;
-    out[i] = act(p.act, wide[at]) * wide[at + p.f];
+    out[i] = act(p.act, wide[at]) * factor(p.act, wide[at + p.f]);
 }
 
 //# gate_backward: wide, d_out | d_wide [n, f, act]
@@ -55,8 +55,9 @@ fn unit(i: u32) {
     let at = i / p.f * p.f * 2u + i % p.f;
     let g = wide[at];
     let d = d_out[i];
-    d_wide[at] = d * wide[at + p.f] * act_slope(p.act, g);
-    d_wide[at + p.f] = d * act(p.act, g);
+    let u = wide[at + p.f];
+    d_wide[at] = d * factor(p.act, u) * act_slope(p.act, g);
+    d_wide[at + p.f] = d * act(p.act, g) * factor_slope(p.act, u);
 }
 
 //# scale: | x [n, factor:f32]

@@ -4,7 +4,7 @@
 //! its batch.
 
 use super::{Backend, BatchLimits, Columns, LinearLayer, Norm, RowAction, RowEdit, Run, Span, TOP};
-use crate::attention::{AttentionRun, AttentionShape, KvSegment, attend};
+use crate::attention::{AttentionRun, AttentionShape, HeadBias, KvSegment, attend};
 use crate::distribution::{Logits, Reference, log_sum_exp, scaled_softmax};
 use crate::elementwise::{self as ops, Activation, Rotation};
 use crate::memory::{Buffer, OutOfMemory};
@@ -229,6 +229,7 @@ impl Backend for Cpu {
     fn attend(
         &self,
         shape: &AttentionShape,
+        bias: &HeadBias<Buffer>,
         batch: &CpuBatch,
         past: Option<&Buffer>,
         qkv: &Buffer,
@@ -238,12 +239,13 @@ impl Backend for Cpu {
         let stride = q + 2 * kv;
         out.resize(qkv.len() / stride * q);
         let runs: Vec<_> = batch.runs.iter().map(|run| segments(run, past, qkv, q, kv)).collect();
-        attend(shape, qkv, stride, &runs, out);
+        attend(shape, bias.map(|numbers| &numbers[..]), qkv, stride, &runs, out);
     }
 
     fn attend_backward(
         &self,
         shape: &AttentionShape,
+        bias: &HeadBias<Buffer>,
         batch: &CpuBatch,
         qkv: &Buffer,
         d_out: &Buffer,
@@ -253,7 +255,7 @@ impl Backend for Cpu {
         assert!(whole, "gradients need whole texts");
         let texts: Vec<Range<usize>> = batch.runs.iter().map(|r| r.rows.clone()).collect();
         d_qkv.resize(qkv.len());
-        backward::attend(shape, qkv, &texts, d_out, d_qkv);
+        backward::attend(shape, bias.map(|numbers| &numbers[..]), qkv, &texts, d_out, d_qkv);
     }
 
     fn gated(&self, activation: Activation, width: usize, wide: &Buffer, out: &mut Buffer) {

@@ -11,7 +11,7 @@
 
 mod cpu;
 
-use crate::attention::AttentionShape;
+use crate::attention::{AttentionShape, HeadBias};
 use crate::elementwise::{Activation, Rotation};
 use crate::memory::OutOfMemory;
 use crate::norm::NormKind;
@@ -364,8 +364,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// `x [rows of the batch, heads.stride]`.
     fn rotate(&self, batch: &Self::Batch, table: usize, heads: Columns, inverse: bool, x: &mut Self::Buffer);
 
-    /// Causal attention: for each row and head, `softmax(scale q k^T) v` over the positions that the row
-    /// sees. `past` is the KV cache that the runs refer to.
+    /// Attention: for each row and head, `softmax(scale q k^T) v` over the positions that the row sees, with what `bias`
+    /// adds to the scores of each head. `past` is the KV cache that the runs refer to.
     ///
     /// # Shapes
     /// `qkv [rows, q + 2 kv]`, each row its queries, keys and values; `past [positions, 2 kv]`, each row
@@ -373,6 +373,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn attend(
         &self,
         shape: &AttentionShape,
+        bias: &HeadBias<Self::Buffer>,
         batch: &Self::Batch,
         past: Option<&Self::Buffer>,
         qkv: &Self::Buffer,
@@ -387,6 +388,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn attend_backward(
         &self,
         shape: &AttentionShape,
+        bias: &HeadBias<Self::Buffer>,
         batch: &Self::Batch,
         qkv: &Self::Buffer,
         d_out: &Self::Buffer,

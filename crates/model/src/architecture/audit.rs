@@ -132,9 +132,9 @@ const EXPERTS: &[&str] = &["num_local_experts", "num_experts", "n_routed_experts
 /// otherwise show as missing tensors. `json` is the whole configuration.
 pub(super) fn refuse(path: &Path, json: &Value) -> Result<()> {
     for part in [json].into_iter().chain(json.get("text_config")) {
-        refuse_quantised(path, part)?;
-        let bad = |what: String| Err(Error::config(path, what));
         let model_type = part.get("model_type").and_then(Value::as_str).unwrap_or_default();
+        refuse_quantised(path, part, model_type)?;
+        let bad = |what: String| Err(Error::config(path, what));
         let has_experts = super::EXPERT_FAMILIES.iter().any(|family| family.0 == model_type)
             || super::HYBRIDS_WITH_EXPERTS.contains(&model_type);
         if let Some((name, count)) = EXPERTS.iter().find_map(|name| Some((name, part.get(name)?.as_u64()?)))
@@ -156,7 +156,7 @@ pub(super) fn refuse(path: &Path, json: &Value) -> Result<()> {
             return bad("'use_bidirectional_attention' is set: attention sees the whole text, which is not supported; choose a causal model".into());
         }
         for name in ["is_encoder_decoder", "add_cross_attention", "alibi"] {
-            if is(name, true) {
+            if is(name, true) && (name, model_type) != ("alibi", "falcon") {
                 return bad(format!("'{name}' is true, which is not supported; choose a decoder without it"));
             }
         }
@@ -170,7 +170,7 @@ pub(super) fn refuse(path: &Path, json: &Value) -> Result<()> {
 }
 
 /// Refuses weights in an unsupported quantised format.
-fn refuse_quantised(path: &Path, json: &Value) -> Result<()> {
+fn refuse_quantised(path: &Path, json: &Value, model_type: &str) -> Result<()> {
     let Some((name, settings)) = ["quantization_config", "compression_config"]
         .into_iter()
         .find_map(|name| Some((name, json.get(name).filter(|v| !v.is_null())?)))
@@ -185,6 +185,8 @@ fn refuse_quantised(path: &Path, json: &Value) -> Result<()> {
     };
     match method {
         "fp8" => fp8_block(path, json).map(|_| ()),
+        // 4-bit floats of experts.
+        "mxfp4" if model_type == "gpt_oss" => Ok(()),
         // 8-bit floats with a scale per row or matrix.
         "compressed-tensors"
             if settings.get("format").is_some_and(|f| f == "float-quantized" || f == "naive-quantized") =>
@@ -253,7 +255,9 @@ fn gather<'a>(
 ) {
     for (name, value) in object {
         let full = format!("{scope}{name}");
-        let harmless = scope.is_empty() && HARMLESS.contains(&name.as_str());
+        // transformers writes the fields of every configuration into that of MPT's attention too.
+        let whole = scope.is_empty() || scope == "attn_config.";
+        let harmless = whole && HARMLESS.contains(&name.as_str());
         match value {
             value if harmless || is_off(value) || KNOWN_ELSEWHERE.contains(&full.as_str()) => {}
             Value::Object(inner) if fields.was_read(&full) => {

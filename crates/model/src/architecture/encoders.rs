@@ -127,6 +127,9 @@ impl Block<'_> {
             down: self.name(self.down),
             experts: None,
             first_attn_norm: 0,
+            sinks: None,
+            embedding_norm: None,
+            normalised_head: false,
             post_mlp_norm: None,
             norm_offset: 0.0,
             encoder: Some(encoder),
@@ -198,8 +201,8 @@ pub(super) fn esm(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
         };
         encoder.token_dropout = u32::try_from(mask).ok();
     }
-    if let (Some(of), true) = (&mut at.encoder, f.bool_or("emb_layer_norm_before", false)?) {
-        of.embedding_norm = Some(TensorRef::new(format!("{prefix}embeddings.layer_norm")).biased(true));
+    if f.bool_or("emb_layer_norm_before", false)? {
+        at.embedding_norm = Some(TensorRef::new(format!("{prefix}embeddings.layer_norm")).biased(true));
     }
     at.attn_norm = Some(block.name("attention.LayerNorm"));
     at.mlp_norm = Some(block.name("LayerNorm"));
@@ -258,11 +261,11 @@ fn bert_like(f: &Fields<'_>, weights: &Weights, name: &str) -> Result<Descriptio
     let of = |name: &str| TensorRef::new(format!("{prefix}embeddings.{name}"));
     let encoder = EncoderLayout {
         token_types: (token_types > 0).then(|| of("token_type_embeddings")),
-        embedding_norm: Some(of("LayerNorm").biased(true)),
         stream_norms: Some(["attention.output.LayerNorm", "output.LayerNorm"].map(|name| block.name(name))),
         head_dense: None,
     };
     let mut at = block.layout(format!("{prefix}embeddings.word_embeddings"), encoder);
+    at.embedding_norm = Some(TensorRef::new(format!("{prefix}embeddings.LayerNorm")).biased(true));
     at.position = Some(of("position_embeddings"));
     let mut d = Description::new(c, at);
     let others = ["pooler.", "embeddings.position_ids"].map(|name| format!("{prefix}{name}"));
@@ -319,11 +322,11 @@ pub(super) fn distilbert(f: &Fields<'_>, weights: &Weights) -> Result<Descriptio
     };
     let encoder = EncoderLayout {
         token_types: None,
-        embedding_norm: Some(TensorRef::new(format!("{prefix}embeddings.LayerNorm")).biased(true)),
         stream_norms: Some(["sa_layer_norm", "output_layer_norm"].map(|name| block.name(name))),
         head_dense: None,
     };
     let mut at = block.layout(format!("{prefix}embeddings.word_embeddings"), encoder);
+    at.embedding_norm = Some(TensorRef::new(format!("{prefix}embeddings.LayerNorm")).biased(true));
     at.position = Some(TensorRef::new(format!("{prefix}embeddings.position_embeddings")));
     let mut d = Description::new(c, at);
     let head = HeadNames {
@@ -385,8 +388,8 @@ fn modernbert_layout(f: &Fields<'_>, weights: &Weights, c: Config) -> Result<Des
     let block =
         Block { layer: &layer, qkv: &["attn.Wqkv"], attn_out: "attn.Wo", up: "mlp.Wi", down: "mlp.Wo" };
     let norm = |name: &str| TensorRef::new(format!("{prefix}{name}")).biased(norm_bias);
-    let encoder = EncoderLayout { embedding_norm: Some(norm("embeddings.norm")), ..EncoderLayout::default() };
-    let mut at = block.layout(format!("{prefix}embeddings.tok_embeddings"), encoder);
+    let mut at = block.layout(format!("{prefix}embeddings.tok_embeddings"), EncoderLayout::default());
+    at.embedding_norm = Some(norm("embeddings.norm"));
     at.attn_norm = Some(block.name("attn_norm").biased(norm_bias));
     // The embedding is normalised already.
     at.first_attn_norm = 1;

@@ -1,8 +1,8 @@
 //! Falcon: layer norms, attention and MLP in parallel (or in sequence), one key head (7B) or a few (40B, 11B), q, k
-//! and v fused key head by key head. Falcon-RW has ALiBi and is refused.
+//! and v fused key head by key head. Falcon-RW has ALiBi instead of a rotation.
 
 use super::fields::RopePlace;
-use super::{Description, Fields, Layout, RowOrder, TensorRef, llama};
+use super::{Description, Fields, Layout, RowOrder, TensorRef, alibi, llama};
 use crate::config::{Config, NormKind, Positions, QkNorm};
 use crate::error::Result;
 use crate::weights::Weights;
@@ -20,6 +20,8 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
     let (one_key, parallel) = (f.bool_or("multi_query", true)?, f.bool_or("parallel_attn", true)?);
     let key_heads = f.opt_usize("num_kv_heads")?.unwrap_or(heads);
     let norms = f.opt_usize("num_ln_in_parallel_attn")?.unwrap_or(if new { 2 } else { 1 });
+    // transformers writes a rotation whether there is one or not.
+    let rope = f.rope(&RopePlace::USUAL, head_dim)?;
     let config = Config {
         architecture: "falcon".to_owned(),
         hidden,
@@ -34,7 +36,10 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         vocab: f.usize("vocab_size")?,
         context: f.usize("max_position_embeddings")?,
         layers: f.plain_layers("num_hidden_layers")?,
-        positions: Positions::Rotary(vec![f.rope(&RopePlace::USUAL, head_dim)?]),
+        positions: match f.bool_or("alibi", false)? {
+            true => alibi::rounded_positions(heads),
+            false => Positions::Rotary(vec![rope]),
+        },
         norm: NormKind::Layer,
         norm_eps: f.f64_or("layer_norm_epsilon", 1e-5)? as f32,
         pre_norm: true,
@@ -81,6 +86,9 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         down: tensor_ref("mlp.dense_4h_to_h"),
         experts: None,
         first_attn_norm: 0,
+        sinks: None,
+        embedding_norm: None,
+        normalised_head: false,
         post_mlp_norm: None,
         norm_offset: 0.0,
         encoder: None,

@@ -57,7 +57,11 @@ pub(super) fn read(
             layer.mlp = Mlp::Experts(of);
         }
     }
-    Ok(Some(layout(stacked)))
+    let biased = |tensor_ref: TensorRef| {
+        let bias = weights.has(&tensor_ref.of_expert(0, count).bias(first));
+        tensor_ref.biased(bias)
+    };
+    Ok(Some(layout(stacked, biased)))
 }
 
 fn routing(keys: &Keys<'_>, family: &GgufFamily, correction: bool) -> Result<Routing> {
@@ -92,15 +96,15 @@ fn routing(keys: &Keys<'_>, family: &GgufFamily, correction: bool) -> Result<Rou
     })
 }
 
-fn layout(stacked: bool) -> ExpertLayout {
+fn layout(stacked: bool, biased: impl Fn(TensorRef) -> TensorRef) -> ExpertLayout {
     let tensor_ref = |name: &str| TensorRef::new(format!("blk.{{}}.{name}"));
     let expert = |name: &str| tensor_ref(&format!("{name}{}", if stacked { "_exps" } else { ".{expert}" }));
     let shared = |name: &str| tensor_ref(&format!("{name}_shexp"));
     ExpertLayout {
-        router: tensor_ref("ffn_gate_inp"),
+        router: biased(tensor_ref("ffn_gate_inp")),
         correction: Some(TensorRef::new("blk.{}.exp_probs_b.bias").bare()),
-        up: vec![expert("ffn_gate"), expert("ffn_up")],
-        down: expert("ffn_down"),
+        up: vec![biased(expert("ffn_gate")), biased(expert("ffn_up"))],
+        down: biased(expert("ffn_down")),
         shared: Some((vec![shared("ffn_gate"), shared("ffn_up")], shared("ffn_down"))),
         shared_gate: Some(tensor_ref("ffn_gate_inp_shexp")),
     }

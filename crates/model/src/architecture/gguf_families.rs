@@ -21,6 +21,19 @@ pub(super) struct GgufFamily {
     pub(super) factors: Factors,
     pub(super) windows: Windows,
     pub(super) mixture: Mixture,
+    pub(super) alibi: Alibi,
+}
+
+/// Whether scores fall with the distance instead of a rotation, and the largest exponent of the slopes.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Alibi {
+    Never,
+    /// By this exponent.
+    Always(f64),
+    /// By the exponent that a key gives; files without it are refused.
+    ByKey,
+    /// By the exponent that a key gives, and in models of so many layers by this one.
+    InDepth(usize, f64),
 }
 
 /// How experts are weighed, if a file has some.
@@ -100,6 +113,7 @@ const LLAMA: GgufFamily = GgufFamily {
     factors: Factors::None,
     windows: Windows::All,
     mixture: Mixture::Never,
+    alibi: Alibi::Never,
 };
 
 /// Llama's block with the rotation of Hugging Face checkpoints.
@@ -249,4 +263,22 @@ pub(super) const GGUF_FAMILIES: &[GgufFamily] = &[
         ..HALVES
     },
     GgufFamily { arch: "seed_oss", name: "seed_oss", ..HALVES },
+    GgufFamily {
+        arch: "gpt-oss",
+        name: "gpt_oss",
+        activation: Activation::ClampedSwiglu,
+        windows: Windows::Groups(2),
+        mixture: Mixture::NormalisedSoftmax,
+        ..HALVES
+    },
+    GgufFamily { arch: "bloom", name: "bloom", alibi: Alibi::Always(8.0), ..PLAIN },
+    GgufFamily { arch: "mpt", name: "mpt", activation: Activation::GeluErf, alibi: Alibi::ByKey, ..PLAIN },
+    // Files do not say that the 13B models have ALiBi.
+    GgufFamily {
+        arch: "baichuan",
+        name: "baichuan",
+        windows: Windows::Never,
+        alibi: Alibi::InDepth(40, 8.0),
+        ..LLAMA
+    },
 ];

@@ -3,8 +3,8 @@
 //! Settings missing from these files follow llama.cpp: Gemma's attention scale and pattern of local layers,
 //! and the base of Gemma 3's local rotation.
 
-use super::gguf_families::{Factors, GGUF_FAMILIES, GgufFamily, Mixture, Norms, Residual, Windows};
-use super::{Description, Layout, RowOrder, TensorRef, gguf_experts, unknown};
+use super::gguf_families::{Alibi, Factors, GGUF_FAMILIES, GgufFamily, Mixture, Norms, Residual, Windows};
+use super::{Description, Layout, RowOrder, TensorRef, alibi, gguf_experts, unknown};
 use crate::config::{Config, Layer, Mixer, Mlp, NormKind, Positions, QkNorm, Rope, RopeScaling};
 use crate::error::{Error, Result};
 use crate::gguf::{Header, Value};
@@ -29,11 +29,13 @@ const OTHER_KEYS: [&str; 6] = ["general.", "tokenizer.", "split.", "quantize.", 
 /// Keys that change the forward pass unless they have this value.
 const ONLY: &[(&str, f64)] = &[
     ("attention.clamp_kqv", 0.0),
-    ("attention.max_alibi_bias", 0.0),
     ("nextn_predict_layers", 0.0),
     ("rope.scaling.yarn_ext_factor", 1.0),
     ("rope.scaling.yarn_log_multiplier", 0.0),
 ];
+
+/// The largest exponent of the slopes of ALiBi; 0 without it.
+const MAX_ALIBI_BIAS: &str = "attention.max_alibi_bias";
 
 /// As [`ONLY`], for architectures that have no such factors.
 const FACTORS: [(&str, f64); 3] = [("embedding_scale", 1.0), ("logit_scale", 1.0), ("residual_scale", 1.0)];
@@ -125,7 +127,9 @@ impl<'a> Keys<'a> {
             Some(Factors::Cohere) => &FACTORS[..1],
             _ => &FACTORS[..],
         };
-        for (key, only) in ONLY.iter().chain(factors) {
+        let no_slopes = family.is_none_or(|family| family.alibi == Alibi::Never);
+        let slopes = if no_slopes { &[(MAX_ALIBI_BIAS, 0.0)][..] } else { &[] };
+        for (key, only) in ONLY.iter().chain(factors).chain(slopes) {
             if let Some(value) = self.number(key)?.filter(|value| value != only) {
                 return self.fail(format!(
                     "'{}.{key}' is {value}, which is not supported; only {only} is",
@@ -206,6 +210,8 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
     let windowed = layers.iter().any(|layer| layer.window.is_some());
     let has = |name: &str| weights.has(&format!("blk.0.{name}.weight"));
     let [embedding_scale, residual_scale, logit_scale] = factors(&keys, family, hidden)?;
+    // Files of models with ALiBi may describe a rotation all the same.
+    let rotary = positions(&keys, weights, head_dim, windowed)?;
     let config = Config {
         architecture: match arch {
             "olmo2" if windowed => "olmo3",
@@ -221,7 +227,10 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
         vocab: *vocab,
         context: keys.needed("context_length")?,
         layers,
-        positions: positions(&keys, weights, head_dim, windowed)?,
+        positions: match max_alibi_bias(&keys, family, depth)? {
+            Some(max) => alibi::positions(heads, max),
+            None => rotary,
+        },
         norm: family.norm,
         norm_eps: keys.needed_number(eps)? as f32,
         pre_norm: family.norms != Norms::Behind,
@@ -349,6 +358,23 @@ fn local_layers(keys: &Keys<'_>, group: Option<usize>, depth: usize) -> Result<V
     }
 }
 
+/// The largest exponent of the slopes of ALiBi, if the model has them.
+fn max_alibi_bias(keys: &Keys<'_>, family: &GgufFamily, depth: usize) -> Result<Option<f64>> {
+    let key = || keys.number(MAX_ALIBI_BIAS).map(|max| max.filter(|max| *max > 0.0));
+    match family.alibi {
+        Alibi::Never => Ok(None),
+        Alibi::Always(max) => Ok(Some(max)),
+        Alibi::ByKey => match key()? {
+            Some(max) => Ok(Some(max)),
+            None => keys.fail(format!(
+                "'{}.{MAX_ALIBI_BIAS}' is missing or 0: positions are learned, which is not supported for this architecture",
+                keys.arch
+            )),
+        },
+        Alibi::InDepth(deep, max) => Ok(key()?.or((depth == deep).then_some(max))),
+    }
+}
+
 fn positions(keys: &Keys<'_>, weights: &Weights, head_dim: usize, windowed: bool) -> Result<Positions> {
     if keys.arch == "gpt2" {
         return Ok(Positions::Learned);
@@ -428,7 +454,8 @@ fn rope_scaling(keys: &Keys<'_>, weights: &Weights, dim: usize) -> Result<RopeSc
             beta_slow: beta_slow?,
             attention_factor: attention.unwrap_or(1.0)
                 * if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 },
-            truncate: true,
+            // Of this family, whose ends of the ramp are no whole dimensions, files do not say so.
+            truncate: keys.arch != "gpt-oss",
         }),
         other => keys.fail(format!(
             "the rotary scaling '{other}' is not supported (linear, yarn and longrope with its factors are)"
@@ -457,7 +484,7 @@ fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
     // behind attention. Where attention and MLP are parallel, one norm may be before both.
     let attn_norm = if has("attn_norm_2") { "attn_norm_2" } else { "attn_norm" };
     let mlp_norm = match family.arch {
-        "seed_oss" | "glm4moe" => "post_attention_norm",
+        "seed_oss" | "glm4moe" | "gpt-oss" => "post_attention_norm",
         _ if config.parallel && !has("ffn_norm") => "attn_norm",
         _ => "ffn_norm",
     };
@@ -492,6 +519,9 @@ fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
         down: tensor_ref("ffn_down"),
         experts: None,
         first_attn_norm: 0,
+        sinks: has("attn_sinks").then(|| plain("attn_sinks")),
+        embedding_norm: (family.arch == "bloom").then(|| whole("token_embd_norm")),
+        normalised_head: false,
         post_mlp_norm: config.post_norm.then(|| plain("post_ffw_norm")),
         norm_offset: 0.0,
         encoder: None,

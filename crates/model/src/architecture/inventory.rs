@@ -95,7 +95,7 @@ impl Layout {
             add(if config.tied { &tied } else { &self.head }, 0);
         }
         let of_encoder = self.encoder.clone().unwrap_or_default();
-        let once = [of_encoder.token_types, of_encoder.embedding_norm].into_iter().flatten();
+        let once = of_encoder.token_types.into_iter().chain(self.embedding_norm.clone());
         once.chain(of_encoder.head_dense.into_iter().flatten()).for_each(|tensor_ref| add(&tensor_ref, 0));
         if config.positions == Positions::Learned {
             self.position.iter().for_each(|tensor_ref| add(tensor_ref, 0));
@@ -105,7 +105,13 @@ impl Layout {
             let norms = [&attn_norm, &self.post_attn_norm, &self.mlp_norm, &self.post_mlp_norm];
             let latent = self.latent.iter().flat_map(LatentLayout::all);
             let mixer = self.mixer.as_ref().filter(|_| !config.has_attention(layer));
-            let of_attention = self.qkv.iter().chain(latent).chain(&self.attn_gate).chain([&self.attn_out]);
+            let of_attention = self
+                .qkv
+                .iter()
+                .chain(latent)
+                .chain(&self.attn_gate)
+                .chain([&self.attn_out])
+                .chain(&self.sinks);
             let of_attention = of_attention.filter(|_| mixer.is_none());
             let matrices = of_attention.chain(mixer.iter().flat_map(|of| of.all()));
             let stream_norms = self.encoder.iter().flat_map(|of| of.stream_norms.iter().flatten());

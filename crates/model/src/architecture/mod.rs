@@ -1,7 +1,10 @@
 //! The supported architectures: one file per family. Each turns the configuration of a checkpoint into a
 //! [`Config`] and the names of its tensors into a [`Layout`].
 
+mod alibi;
 mod audit;
+mod baichuan;
+mod bloom;
 mod cohere;
 mod deepseek;
 mod encoders;
@@ -17,12 +20,14 @@ mod gguf_to_hf;
 mod glm;
 mod gpt2;
 mod gpt_neox;
+mod gpt_oss;
 mod gptj;
 mod granite;
 mod internlm;
 mod inventory;
 mod lfm;
 mod llama;
+mod mpt;
 mod olmo;
 mod opt;
 mod phi;
@@ -68,6 +73,11 @@ pub(crate) enum RowOrder {
     AsStored,
     /// The matrix is stored `[k, n]` (GPT-2's Conv1D).
     Transposed,
+    /// Rows of gate and up in turn (gpt-oss). Packing puts the gate first.
+    InterleavedGate {
+        /// Whether the matrix is stored `[k, n]`.
+        transposed: bool,
+    },
     /// The two numbers that are rotated together lie side by side, not half of the rotated part of a head
     /// apart: in Cohere and GPT-J, and where llama.cpp's converter interleaves the halves. Packing separates
     /// them, so that all families share one rotation.
@@ -105,6 +115,11 @@ pub(crate) enum RowOrder {
 }
 
 impl RowOrder {
+    /// Whether the matrix is stored `[k, n]`.
+    pub(crate) fn is_transposed(self) -> bool {
+        matches!(self, Self::Transposed | Self::InterleavedGate { transposed: true })
+    }
+
     /// The row of the stored matrix that holds row `r` of the layer.
     pub(crate) fn stored_row(self, c: &Config, r: usize) -> usize {
         let (head, i) = (r / c.head_dim, r % c.head_dim);
@@ -127,6 +142,10 @@ impl RowOrder {
                 None => r,
             }),
             Self::ChannelsValuesFirst => c.first_recurrence().map_or(r, |of| values_first(&of, r)),
+            Self::InterleavedGate { .. } => match r.checked_sub(c.intermediate) {
+                None => 2 * r,
+                Some(up) => 2 * up + 1,
+            },
             Self::InterleavedHalves => head * c.head_dim + side_by_side(c, i),
             Self::PartitionedQvk { parts } => {
                 let (kind, head) = (head / c.heads, head % c.heads);
@@ -272,11 +291,14 @@ impl TensorRef {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Layout {
     pub(crate) embedding: TensorRef,
+    pub(crate) embedding_norm: Option<TensorRef>,
     pub(crate) position: Option<TensorRef>,
     /// The row of the first position (OPT has two rows before it).
     pub(crate) first_position: usize,
     pub(crate) final_norm: Option<TensorRef>,
     pub(crate) head: TensorRef,
+    /// Whether the rows of the head are divided by their lengths (Baichuan 2).
+    pub(crate) normalised_head: bool,
     pub(crate) attn_norm: Option<TensorRef>,
     /// The first layer that has it.
     pub(crate) first_attn_norm: usize,
@@ -287,6 +309,8 @@ pub(crate) struct Layout {
     pub(crate) attn_gate: Option<TensorRef>,
     /// The tensors of layers without attention, in the place of [`Self::qkv`] and [`Self::attn_out`].
     pub(crate) mixer: Option<MixerLayout>,
+    /// A score for each head that joins the softmax of its rows.
+    pub(crate) sinks: Option<TensorRef>,
     /// The tensors of latent attention, in the place of [`Self::qkv`].
     pub(crate) latent: Option<LatentLayout>,
     pub(crate) attn_out: TensorRef,
@@ -309,7 +333,6 @@ pub(crate) struct Layout {
 pub(crate) struct EncoderLayout {
     /// The first row is added to every embedding.
     pub(crate) token_types: Option<TensorRef>,
-    pub(crate) embedding_norm: Option<TensorRef>,
     /// Norms on the stream after attention and after the MLP.
     pub(crate) stream_norms: Option<[TensorRef; 2]>,
     /// The matrix before the unembedding, and the norm behind it.
@@ -441,6 +464,9 @@ const FAMILIES: &[Family] = &[
     ("internlm2", internlm::describe_second, internlm::INTERNLM2),
     ("internlm3", internlm::describe_third, internlm::INTERNLM3),
     ("minicpm", granite::describe_minicpm, granite::MINICPM),
+    ("bloom", bloom::describe, bloom::DEFAULTS),
+    ("mpt", mpt::describe, mpt::DEFAULTS),
+    ("baichuan", baichuan::describe, baichuan::DEFAULTS),
     ("qwen2_vl", qwen::describe, qwen::QWEN2_VL),
     ("qwen2_vl_text", qwen::describe, qwen::QWEN2_VL),
     ("qwen2_5_vl", qwen::describe, qwen::QWEN2_VL),
@@ -468,6 +494,7 @@ const EXPERT_FAMILIES: &[Family] = &[
     ("glm4_moe", glm::describe_experts, glm::GLM4_MOE),
     ("deepseek_v2", deepseek::second, deepseek::V2),
     ("deepseek_v3", deepseek::third, deepseek::V3),
+    ("gpt_oss", gpt_oss::describe, gpt_oss::DEFAULTS),
 ];
 
 /// As [`FAMILIES`], for models some of whose layers mix positions by a recurrence.

@@ -157,7 +157,7 @@ fn text_models_of_checkpoints_with_images() {
 
 #[test]
 fn variants_that_are_not_supported_are_refused() {
-    refused(&with("falcon", json!({"alibi": true})), "'alibi' is true");
+    refused(&with("llama", json!({"alibi": true})), "'alibi' is true");
     let opt = |more: Value| {
         let mut config = with("opt", json!({"ffn_dim": 64}));
         config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -180,6 +180,80 @@ fn variants_that_are_not_supported_are_refused() {
     refused(&progen, "'vocab_size_lm_head' is 9 and 'vocab_size_emb' 8; they must be equal");
     let uneven = json!({"model_type": "codegen", "n_embd": 12, "n_layer": 2, "n_head": 6, "vocab_size": 8, "rotary_dim": 2});
     refused(&uneven, "'n_head' is 6, but q, k and v are stored in 4 parts");
+}
+
+#[test]
+fn settings_of_gpt_oss() {
+    let scaling = json!({"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": false,
+        "original_max_position_embeddings": 4096});
+    let of = |more: Value| {
+        let mut config = with(
+            "gpt_oss",
+            json!({"rope_scaling": scaling, "quantization_config": {"quant_method": "mxfp4"}}),
+        );
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        config
+    };
+    let c = describe(&of(json!({}))).unwrap();
+    assert_eq!((c.head_dim, c.kv_heads, c.context, c.norm_eps), (64, 8, 131_072, 1e-5));
+    let windows: Vec<_> = c.layers.iter().map(|layer| layer.window).collect();
+    assert_eq!(windows, [Some(128), None]);
+    assert_eq!(c.experts().map(|of| (of.count, of.active, of.width)), Some((128, 4, 64)));
+    let [rope] = rotary(&c) else { panic!() };
+    assert!(matches!(rope.scaling, RopeScaling::Yarn { truncate: false, .. }) && rope.theta == 150_000.0);
+    assert!(describe(&of(json!({"swiglu_limit": 7.0, "swiglu_alpha": 1.702}))).is_ok());
+    refused(&of(json!({"swiglu_limit": 5.0})), "'swiglu_limit' is 5, which is not supported; only 7 is");
+    refused(&of(json!({"swiglu_alpha": 1.0})), "'swiglu_alpha' is 1, which is not supported; only 1.702 is");
+    refused(&of(json!({"rope_scaling": null})), "neither 'rope_parameters' nor 'rope_scaling'");
+    refused(&of(json!({"quantization_config": {"quant_method": "gptq"}})), "the weights are quantised: GPTQ");
+    refused(
+        &with("llama", json!({"quantization_config": {"quant_method": "mxfp4"}})),
+        "the weights are quantised: mxfp4",
+    );
+}
+
+#[test]
+fn settings_of_families_with_alibi() {
+    let slopes = |config: &Value| match describe(config).unwrap().positions {
+        Positions::Alibi(alibi) => (alibi.slopes[31], alibi.rounded),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(slopes(&with("bloom", json!({}))), (0.00390625, false));
+    assert_eq!(slopes(&with("falcon", json!({"alibi": true}))), (0.00390625, true));
+    let mpt = |more: Value| json!({"model_type": "mpt", "d_model": 256, "n_heads": 32, "n_layers": 2, "vocab_size": 8, "attn_config": more});
+    assert_eq!(slopes(&mpt(json!({}))), (0.00390625, false));
+    assert_eq!(slopes(&mpt(json!({"alibi_bias_max": 16}))), (2f32.powi(-16), false));
+    assert_eq!(describe(&mpt(json!({"softmax_scale": 0.5}))).unwrap().attention_scale, 0.5);
+    for (more, says) in [
+        (json!({"alibi": false}), "'attn_config.alibi' is false"),
+        (json!({"clip_qkv": 6.0}), "'attn_config.clip_qkv' limits"),
+        (json!({"qk_ln": true}), "'attn_config.qk_ln' is true"),
+        (json!({"prefix_lm": true}), "'attn_config.prefix_lm' is true"),
+        (json!({"attn_type": "multiquery_attention"}), "'attn_config.attn_type' is 'multiquery_attention'"),
+        (json!({"alibi_bias_max": -1}), "the slopes of 32 heads are"),
+    ] {
+        refused(&mpt(more), says);
+    }
+    for (field, value, says) in [
+        ("logit_scale", json!(0.5), "'logit_scale' is set"),
+        ("no_bias", json!(false), "'no_bias' is false"),
+        ("expansion_ratio", json!(2), "'expansion_ratio' is 2"),
+        ("norm_type", json!("rmsnorm"), "the norm 'rmsnorm' is not supported"),
+    ] {
+        let mut config = mpt(json!({}));
+        config[field] = value;
+        refused(&config, says);
+    }
+    let post = json!({"apply_residual_connection_post_layernorm": true});
+    refused(&with("bloom", post), "'apply_residual_connection_post_layernorm' is true");
+    refused(&with("bloom", json!({"n_inner": 8})), "'n_inner' is 8, which is not supported; only 1024 is");
+    // Baichuan 7B rotates, 13B does not.
+    let baichuan = |more: Value| describe(&with("baichuan", more)).unwrap();
+    let seven = baichuan(json!({"max_position_embeddings": 4096}));
+    assert_eq!((rotary(&seven).len(), seven.context), (1, 4096));
+    assert_eq!(slopes(&with("baichuan", json!({"model_max_length": 4096}))), (0.00390625, false));
+    assert_eq!(baichuan(json!({"model_max_length": 4096})).context, 4096);
+    refused(&with("baichuan", json!({})), "the field 'model_max_length' is missing");
 }
 
 #[test]

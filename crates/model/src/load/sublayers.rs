@@ -2,12 +2,13 @@
 
 use super::{Loader, MlpWeights};
 use crate::architecture::{LatentLayout, MixerLayout, RecurrenceLayout, TensorRef};
-use crate::config::{Latent, Mixer, Mlp, Recurrence, Update};
+use crate::config::{Latent, Mixer, Mlp, Positions, Recurrence, Update};
 use crate::error::Result;
 use crate::experts::{ExpertWeights, FeedForward};
 use crate::latent::{LatentWeights, QkvWeights};
 use crate::mixer::{MixerKind, MixerWeights};
 use fathom_kernels::Dtype;
+use fathom_kernels::attention::HeadBias;
 use fathom_kernels::backend::{Backend, Norm};
 use fathom_kernels::recurrence::RecurrenceWeights;
 use fathom_kernels::short_convolution::ShortConvolutionWeights;
@@ -155,6 +156,21 @@ impl<B: Backend> Loader<'_, B> {
         Ok(packed)
     }
 
+    /// What is added to the scores of heads.
+    pub(super) fn head_bias(&self, layer: usize) -> Result<HeadBias<B::Buffer>> {
+        let (c, at) = (self.config, self.layout);
+        let sinks = at.sinks.as_ref().map(|sinks| self.weights.vector(&sinks.weight(layer), c.heads));
+        let slopes = match &c.positions {
+            Positions::Alibi(alibi) => Some(alibi),
+            _ => None,
+        };
+        Ok(HeadBias {
+            sinks: sinks.transpose()?.map(|sinks| self.on.buffer_of(&sinks)),
+            slopes: slopes.map(|alibi| self.on.buffer_of(&alibi.slopes)),
+            rounded: slopes.is_some_and(|alibi| alibi.rounded),
+        })
+    }
+
     /// The output of attention. Values of latent attention are padded, and so are its columns.
     pub(super) fn attn_out(&self, layer: usize) -> Result<B::Linear> {
         let (c, at) = (self.config, &self.layout.attn_out);
@@ -194,7 +210,10 @@ impl<B: Backend> Loader<'_, B> {
         let Some(names) = &at.experts else { unreachable!("a family with experts names their tensors") };
         let of_expert = |expert| {
             let up: Vec<TensorRef> = names.up.iter().map(|up| up.of_expert(expert, about.count)).collect();
-            self.feed_forward(&up, &names.down.of_expert(expert, about.count), about.width, layer)
+            let down = names.down.of_expert(expert, about.count);
+            let mlp = self.feed_forward(&up, &down, about.width, layer)?;
+            let down_bias = down.bias.then(|| self.bias(&down, c.hidden, layer)).transpose()?;
+            Ok(FeedForward { down_bias: down_bias.map(|bias| self.on.buffer_of(&bias)), ..mlp })
         };
         let in_f32 = Self { dtype: Dtype::F32, ..*self };
         let one = |tensor_ref: &TensorRef, n| {
@@ -236,6 +255,7 @@ impl<B: Backend> Loader<'_, B> {
         Ok(FeedForward {
             up: self.linear(up, &rows, d, layer)?,
             down: self.linear(std::slice::from_ref(down), &[d], f, layer)?,
+            down_bias: None,
         })
     }
 }

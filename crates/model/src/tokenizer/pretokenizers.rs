@@ -66,6 +66,9 @@ const DEEPSEEK_LETTERS: &str = concat!(
     r"\x{1e900}-\x{1e943}]+",
 );
 
+/// Runs of what is neither white space nor one of some marks of several scripts.
+const BLOOM: &str = r" ?[^(\s|.,!?\x{2026}\x{3002}\x{ff0c}\x{3001}\x{0964}\x{06d4}\x{060c})]+";
+
 const PLAIN: Split = Split { names: &[], patterns: &[], nfc: false, whole_words: false, adds_bos: false };
 
 const SPLITS: &[Split] = &[
@@ -129,6 +132,7 @@ const SPLITS: &[Split] = &[
         patterns: &[r"\p{N}{1,3}", r"[\x{4e00}-\x{9fa5}\x{3040}-\x{309f}\x{30a0}-\x{30ff}]+", DEEPSEEK3],
         ..PLAIN
     },
+    Split { names: &["bloom", "poro-chat", "gpt3-finnish"], patterns: &[BLOOM], ..PLAIN },
     Split { names: &["gpt-4o", "llama4"], patterns: &[GPT4O], ..PLAIN },
     Split { names: &["tekken"], patterns: &[TEKKEN], whole_words: true, adds_bos: true, ..PLAIN },
     Split { names: &["seed-coder"], patterns: &[SEED], ..PLAIN },

@@ -1,8 +1,8 @@
 //! Collecting the tensors of several files.
 
 use super::fp8::FP8_BLOCK;
-use super::names;
 use super::store::{File, Store, TensorEntry, UnsupportedPlace, UnsupportedTensor};
+use super::{mxfp4, names};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -39,8 +39,19 @@ impl Builder {
 
     pub(super) fn finish(self) -> Store {
         let notes = self.notes();
+        let mxfp4 = mxfp4::find(&self).filter(|(name, _)| !self.has(name)).collect();
         let Self { files, entries, unsupported, .. } = self;
-        Store { files, entries, unsupported, notes, fp8_block: FP8_BLOCK }
+        Store { files, entries, mxfp4, unsupported, notes, fp8_block: FP8_BLOCK }
+    }
+
+    /// The names of tensors of types that are not read by themselves.
+    pub(super) fn unsupported_names(&self) -> impl Iterator<Item = &str> {
+        self.unsupported.keys().map(String::as_str)
+    }
+
+    /// Where such a tensor lies, if that is known.
+    pub(super) fn place_of_unsupported(&self, name: &str) -> Option<&UnsupportedPlace> {
+        self.unsupported.get(name)?.place.as_ref()
     }
 
     fn notes(&self) -> Vec<String> {

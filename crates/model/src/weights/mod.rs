@@ -3,6 +3,7 @@
 mod builder;
 mod folder;
 mod fp8;
+mod mxfp4;
 mod names;
 mod read_gguf;
 mod read_pickle;
@@ -15,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::gguf;
 use builder::Builder;
 use fp8::{SCALE_SUFFIXES, Scales};
+use mxfp4::Mxfp4Entry;
 use std::path::Path;
 use std::sync::Arc;
 use store::{ElementType, File, Store, TensorEntry};
@@ -78,10 +80,20 @@ impl Weights {
 
     /// Whether there is a tensor of this name.
     pub fn has(&self, name: &str) -> bool {
-        self.0.entries.contains_key(name)
+        self.0.entries.contains_key(name) || self.has_mxfp4(name)
     }
 
-    /// The names of all tensors, sorted.
+    /// Whether a tensor is stored as 4-bit floats and their scales.
+    pub(crate) fn has_mxfp4(&self, name: &str) -> bool {
+        self.0.mxfp4.contains_key(name)
+    }
+
+    /// The name under which the numbers of a tensor are stored; that of its blocks for 4-bit floats.
+    pub(crate) fn stored_name(&self, name: String) -> String {
+        if self.has_mxfp4(&name) { mxfp4::blocks_of(&name) } else { name }
+    }
+
+    /// The names of all tensors that are stored as one, sorted.
     pub fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.0.entries.keys().map(String::as_str).collect();
         names.sort_unstable();
@@ -90,7 +102,8 @@ impl Weights {
 
     /// The shape of a tensor, slowest axis first.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.0.entries.get(name).map(|e| &e.shape[..])
+        let mxfp4 = || self.0.mxfp4.get(name).map(|e| &e.shape[..]);
+        self.0.entries.get(name).map(|e| &e.shape[..]).or_else(mxfp4)
     }
 
     /// Notes for the user on how the files were read, one sentence each.
@@ -116,7 +129,8 @@ impl Weights {
                 _ => entry.bytes.len() as u64,
             }
         };
-        self.0.entries.values().map(of).sum()
+        let mxfp4 = self.0.mxfp4.values().map(|entry| entry.bytes() as u64);
+        self.0.entries.values().map(of).chain(mxfp4).sum()
     }
 
     /// The files, in the order in which they were opened.
@@ -150,6 +164,9 @@ impl Weights {
     /// When it is missing, has another shape, or an unsupported element type.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
         let inner = &*self.0;
+        if let Some(entry) = inner.mxfp4.get(name) {
+            return self.mxfp4_tensor(name, entry, shape);
+        }
         let Some(entry) = inner.entries.get(name) else { return Err(self.missing(name)) };
         let file = &inner.files[entry.file];
         if entry.shape != shape {
@@ -173,6 +190,31 @@ impl Weights {
                 ElementType::F8E4M3 => Some(self.scales(name, rows.max(1), width)?),
                 _ => None,
             },
+            exponents: &[],
+        })
+    }
+
+    fn mxfp4_tensor(&self, name: &str, entry: &Mxfp4Entry, shape: &[usize]) -> Result<Tensor<'_>> {
+        let (file, bytes) = &entry.blocks;
+        let file = &self.0.files[*file];
+        if entry.shape != shape {
+            return Err(Error::Shape {
+                path: file.path.clone(),
+                name: mxfp4::blocks_of(name),
+                found: entry.shape.clone(),
+                wanted: shape.to_vec(),
+            });
+        }
+        let (scales_file, scales) = &entry.scales;
+        Ok(Tensor {
+            path: &file.path,
+            name: mxfp4::blocks_of(name),
+            element: ElementType::Mxfp4,
+            bytes: &file.map[bytes.clone()],
+            rows: shape[..shape.len().saturating_sub(1)].iter().product(),
+            width: *shape.last().unwrap_or(&1),
+            scales: None,
+            exponents: &self.0.files[*scales_file].map[scales.clone()],
         })
     }
 

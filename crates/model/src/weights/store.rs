@@ -1,5 +1,6 @@
 //! What is known of opened weight files: where each tensor lies, and how its elements are stored.
 
+use super::mxfp4::{self, Mxfp4Entry};
 use crate::blocks::Format;
 use fathom_kernels::mapped::Mapped;
 use std::collections::{BTreeMap, HashMap};
@@ -17,6 +18,8 @@ pub(super) enum ElementType {
     F8E4M3,
     /// Blocks of ggml's quantised formats.
     Blocks(Format),
+    /// 4-bit floats, whose scales are a tensor of their own.
+    Mxfp4,
 }
 
 impl ElementType {
@@ -30,7 +33,8 @@ impl ElementType {
             Self::Blocks(format) if elements.is_multiple_of(format.numbers()) => {
                 (elements / format.numbers()).checked_mul(format.bytes())
             }
-            Self::Blocks(_) => None,
+            Self::Mxfp4 if elements.is_multiple_of(mxfp4::BLOCK) => Some(elements / 2),
+            Self::Blocks(_) | Self::Mxfp4 => None,
         }
     }
 
@@ -89,6 +93,8 @@ pub(super) struct File {
 pub(super) struct Store {
     pub(super) files: Vec<File>,
     pub(super) entries: HashMap<String, TensorEntry>,
+    /// Tensors of 4-bit floats, each of which two tensors of bytes among `unsupported` make.
+    pub(super) mxfp4: HashMap<String, Mxfp4Entry>,
     /// Tensors of an unsupported element type.
     pub(super) unsupported: BTreeMap<String, UnsupportedTensor>,
     /// Notes for the user on how the files were read, one sentence each.

@@ -1,8 +1,8 @@
 //! Reading the rows of a tensor.
 
 use super::fp8::{F8E4M3, Scales};
+use super::mxfp4;
 use super::store::ElementType;
-use crate::blocks::Format;
 use crate::error::{Error, Result};
 use fathom_kernels::QuantBlocks;
 use half::{bf16, f16};
@@ -18,6 +18,8 @@ pub struct Tensor<'a> {
     pub(crate) rows: usize,
     pub(crate) width: usize,
     pub(super) scales: Option<Scales>,
+    /// The exponents of blocks of 4-bit floats.
+    pub(super) exponents: &'a [u8],
 }
 
 impl Tensor<'_> {
@@ -45,7 +47,7 @@ impl Tensor<'_> {
             ElementType::F16 => decode(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
             ElementType::Bf16 => decode(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
             ElementType::F8E4M3 => decode(bytes, out, |[b]: [u8; 1]| F8E4M3[usize::from(b)]),
-            ElementType::Blocks(format) => return self.dequantise(format, rows, out),
+            ElementType::Blocks(_) | ElementType::Mxfp4 => return self.dequantise(rows, out),
         }
         if let Some(scales) = &self.scales {
             scales.apply(rows.clone(), self.width, out);
@@ -57,6 +59,7 @@ impl Tensor<'_> {
     pub(crate) fn columns_per_scale(&self) -> Option<usize> {
         match self.element {
             ElementType::Blocks(format) => Some(format.numbers_per_scale()),
+            ElementType::Mxfp4 => Some(mxfp4::BLOCK),
             _ => None,
         }
     }
@@ -72,12 +75,20 @@ impl Tensor<'_> {
     /// # Panics
     /// When the tensor is not quantised, or the lengths do not fit.
     pub(crate) fn read_blocks(&self, rows: Range<usize>, to: QuantBlocks<'_>) -> Result<()> {
-        let ElementType::Blocks(format) = self.element else { panic!("'{}' has no blocks", self.name) };
+        let columns = self.columns_per_scale().unwrap_or_else(|| panic!("'{}' has no blocks", self.name));
         assert!(to.values.len() == rows.len() * self.width);
-        let count = to.values.len() / format.numbers_per_scale();
+        let count = to.values.len() / columns;
         let QuantBlocks { values, scales, offsets } = to;
         let (own_scales, own_offsets) = (&mut scales[..count], &mut offsets[..count]);
-        format.read(self.bytes_of(&rows)?, QuantBlocks { values, scales: own_scales, offsets: own_offsets });
+        let (bytes, to) =
+            (self.bytes_of(&rows)?, QuantBlocks { values, scales: own_scales, offsets: own_offsets });
+        match self.element {
+            ElementType::Blocks(format) => format.read(bytes, to),
+            _ => {
+                let of_row = self.width / columns;
+                mxfp4::read(bytes, &self.exponents[rows.start * of_row..rows.end * of_row], to);
+            }
+        }
         self.check(&rows, own_scales)?;
         self.check(&rows, own_offsets)?;
         spread(scales, count);
@@ -85,8 +96,8 @@ impl Tensor<'_> {
         Ok(())
     }
 
-    fn dequantise(&self, format: Format, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        let columns = format.numbers_per_scale();
+    fn dequantise(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let columns = self.columns_per_scale().unwrap_or(1);
         let (mut values, count) = (vec![0; out.len()], out.len() / columns);
         let (mut scales, mut offsets) = (vec![0.0; count], vec![0.0; count]);
         let to = QuantBlocks { values: &mut values, scales: &mut scales, offsets: &mut offsets };

@@ -141,6 +141,7 @@ fn layer(read: &Reader<'_>, names: &Names, l: usize) -> Layer {
         recurrence: None,
         convolution: None,
         gate: None,
+        sinks: None,
         attn_out,
         post_attn_norm: None,
         mlp_norm,

@@ -16,10 +16,18 @@ impl FeedForward {
         let act = |x: &f64| super::activation(kind, *x);
         let up = self.up.of(x);
         let inner: Row = match &self.gate {
-            Some(gate) => gate.of(x).iter().zip(up).map(|(g, u)| act(g) * u).collect(),
+            Some(gate) => gate.of(x).iter().zip(up).map(|(g, u)| act(g) * factor(kind, u)).collect(),
             None => up.iter().map(act).collect(),
         };
         self.down.of(&inner)
+    }
+}
+
+/// The other factor of a gated MLP.
+fn factor(kind: Activation, u: f64) -> f64 {
+    match kind {
+        Activation::ClampedSwiglu => u.clamp(-7.0, 7.0) + 1.0,
+        _ => u,
     }
 }
 

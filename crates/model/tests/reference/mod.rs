@@ -67,6 +67,8 @@ struct Layer {
     convolution: Option<lfm2::Convolution>,
     /// The projection whose sigmoid multiplies what attention returns.
     gate: Option<Linear>,
+    /// A score for each head that joins the softmax of its rows.
+    sinks: Option<Row>,
     attn_out: Linear,
     post_attn_norm: Option<Norm>,
     mlp_norm: Option<Norm>,
@@ -126,6 +128,8 @@ impl Reference {
             "gpt2" => ("transformer.", ["wte", "wpe", "ln_f", "lm_head"]),
             "gptj" | "codegen" | "progen" => ("transformer.", ["wte", "", "ln_f", "lm_head"]),
             "falcon" => ("transformer.", ["word_embeddings", "", "ln_f", "lm_head"]),
+            "bloom" => ("transformer.", ["word_embeddings", "", "ln_f", "lm_head"]),
+            "mpt" => ("transformer.", ["wte", "", "norm_f", "lm_head"]),
             "gpt_neox" => ("gpt_neox.", ["embed_in", "", "final_layer_norm", "embed_out"]),
             "opt" => ("model.decoder.", ["embed_tokens", "embed_positions", "final_layer_norm", "lm_head"]),
             "internlm2" => ("model.", ["tok_embeddings", "", "norm", "output"]),
@@ -141,6 +145,8 @@ impl Reference {
             "progen" => read.partitioned(&format!("{at}h.{l}."), 8),
             "falcon" => read.falcon(&format!("{at}h.{l}.")),
             "gpt_neox" => read.gpt_neox(&format!("{at}layers.{l}.")),
+            "bloom" => read.bloom(&format!("{at}h.{l}.")),
+            "mpt" => read.mpt(&format!("{at}blocks.{l}.")),
             "opt" => read.opt(&format!("{at}layers.{l}.")),
             "internlm2" => read.internlm2(&format!("{at}layers.{l}.")),
             "lfm2" => read.lfm2(&format!("{at}layers.{l}."), l),
@@ -154,10 +160,16 @@ impl Reference {
             // OPT does not use the first two.
             first_position: if config.architecture == "opt" { 2 } else { 0 },
             token_type: None,
-            embedding_norm: None,
+            embedding_norm: (config.architecture == "bloom")
+                .then(|| read.norm("transformer.word_embeddings_layernorm")),
             head_dense: None,
             final_norm: Some(read.norm(&under(final_norm))),
-            head: if config.tied { read.linear(&under(embedding)) } else { read.linear(head) },
+            head: match config.architecture.as_str() {
+                _ if config.tied => read.linear(&under(embedding)),
+                // Baichuan 2, the one of both fixtures that does not rotate.
+                "baichuan" if matches!(config.positions, Positions::Alibi(_)) => unit_rows(read.linear(head)),
+                _ => read.linear(head),
+            },
         }
     }
 
@@ -170,7 +182,7 @@ impl Reference {
             let row: Row = self.embedding.weight[*token as usize].iter().map(|x| x * scale).collect();
             match &self.positions {
                 Some(learned) => add(&row, &learned.weight[i + self.first_position]),
-                None => row,
+                None => self.normed(&self.embedding_norm, &row),
             }
         });
         rows.collect()
@@ -235,7 +247,10 @@ impl Reference {
             let mixed = queries.iter().enumerate().flat_map(|(head, query)| {
                 let kv = head / (c.heads / c.kv_heads);
                 let seen = first..=last;
-                let scores: Row = seen.clone().map(|j| self.score(query, &k[j][kv])).collect();
+                let score = |j: usize| self.score(query, &k[j][kv]) + self.by_positions(head, i, j);
+                // The sink comes last and has no value.
+                let sink = layer.sinks.as_ref().map(|sinks| sinks[head]);
+                let scores: Row = seen.clone().map(score).chain(sink).collect();
                 let weights = softmax(&scores);
                 let mut sum = vec![0.0; c.head_dim];
                 for (j, w) in seen.zip(weights) {
@@ -251,6 +266,18 @@ impl Reference {
             self.added(&layer.post_attn_norm, &layer.attn_out.of(&mixed))
         });
         rows.collect()
+    }
+
+    /// What is added to the score of a query at position `i` and a key at position `j`.
+    fn by_positions(&self, head: usize, i: usize, j: usize) -> f64 {
+        let round = |x: f64| f64::from(half::bf16::from_f64(x).to_f32());
+        match &self.config.positions {
+            Positions::Alibi(of) if of.rounded => {
+                f64::from(self.config.attention_scale) * round(f64::from(of.slopes[head]) * round(j as f64))
+            }
+            Positions::Alibi(of) => f64::from(of.slopes[head]) * (j as f64 - i as f64),
+            _ => 0.0,
+        }
     }
 
     /// The heads of one row, normalised where there are norms.
@@ -322,6 +349,15 @@ impl Reference {
     }
 }
 
+/// The layer with its rows divided by their lengths.
+fn unit_rows(mut layer: Linear) -> Linear {
+    for row in &mut layer.weight {
+        let length = dot(row, row).sqrt();
+        row.iter_mut().for_each(|x| *x /= length);
+    }
+    layer
+}
+
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
@@ -348,6 +384,7 @@ fn activation(kind: Activation, x: f64) -> f64 {
         Activation::Relu => x.max(0.0),
         Activation::ReluSquared => x.max(0.0).powi(2),
         Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        Activation::ClampedSwiglu => x.min(7.0) / (1.0 + (-1.702 * x.min(7.0)).exp()),
     }
 }
 
@@ -433,8 +470,8 @@ impl Reader<'_> {
         let recurrence = c.recurrence(l).map(|of| self.recurrence(at, &of));
         let [mut q, k, v] = if c.latent.is_some() || recurrence.is_some() {
             [(); 3].map(|()| Linear { weight: vec![], bias: vec![] })
-        } else if has(&&"self_attn.qkv_proj") {
-            let all = linear("self_attn.qkv_proj");
+        } else if let Some(fused) = ["self_attn.qkv_proj", "self_attn.W_pack"].iter().find(has) {
+            let all = linear(fused);
             [0..q, q..q + kv, q + kv..q + 2 * kv].map(|part| all.rows(part))
         } else {
             ["q", "k", "v"].map(|p| linear(&format!("self_attn.{p}_proj")))
@@ -461,6 +498,8 @@ impl Reader<'_> {
             v,
             qk_norms: if recurrence.is_some() { [vec![], vec![]] } else { self.qk_norms(at) },
             latent: c.latent.is_some().then(|| self.latent(at)),
+            sinks: (c.architecture == "gpt_oss")
+                .then(|| self.matrix(&format!("{at}self_attn.sinks")).concat()),
             attn_out: either(&[
                 "self_attn.o_proj",
                 "self_attn.dense",
@@ -503,6 +542,9 @@ impl Reader<'_> {
         if self.config.architecture.starts_with("granite") {
             return self.granite_mixture(at, about);
         }
+        if self.config.architecture == "gpt_oss" {
+            return self.gpt_oss_mixture(at, about);
+        }
         let names = match self.config.architecture.as_str() {
             "mixtral" => ["block_sparse_moe", "w1", "w3", "w2"],
             _ => ["mlp", "gate_proj", "up_proj", "down_proj"],
@@ -530,6 +572,40 @@ impl Reader<'_> {
                 .weights
                 .has(&format!("{shared_gate}.weight"))
                 .then(|| self.linear(&shared_gate)),
+        }
+    }
+
+    /// gpt-oss keeps the matrices of all experts in one tensor, gate and up in turn, with a column for each output unless
+    /// they are 4-bit floats.
+    fn gpt_oss_mixture(&self, at: &str, about: Experts) -> Mixture {
+        let (d, f) = (self.config.hidden, about.width);
+        let experts = |name: &str, outputs: usize, inputs: usize| -> Vec<Linear> {
+            let name = format!("{at}mlp.experts.{name}");
+            let by_columns = self.weights.names().contains(&name.as_str());
+            let (rows, biases) = (self.matrix(&name), self.matrix(&format!("{name}_bias")));
+            let of_expert = |(rows, bias): (&[Row], Row)| {
+                let column = |o: usize| rows.iter().map(|row| row[o]).collect();
+                let weight = if by_columns { (0..outputs).map(column).collect() } else { rows.to_vec() };
+                Linear { weight, bias }
+            };
+            rows.chunks(if by_columns { inputs } else { outputs }).zip(biases).map(of_expert).collect()
+        };
+        let mlp = |(both, down): (Linear, Linear)| FeedForward {
+            gate: Some(both.rows((0..2 * f).step_by(2))),
+            up: both.rows((1..2 * f).step_by(2)),
+            down,
+        };
+        Mixture {
+            about,
+            router: self.linear(&format!("{at}mlp.router")),
+            correction: vec![0.0; about.count],
+            experts: experts("gate_up_proj", 2 * f, d)
+                .into_iter()
+                .zip(experts("down_proj", d, f))
+                .map(mlp)
+                .collect(),
+            shared: None,
+            shared_gate: None,
         }
     }
 
@@ -593,6 +669,20 @@ impl Reader<'_> {
         self.plain(at, names, [third(0), third(1), third(2)], ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"])
     }
 
+    /// BLOOM keeps them as GPT-NeoX does.
+    fn bloom(&self, at: &str) -> Layer {
+        let qkv = self.grouped(&self.linear(&format!("{at}self_attention.query_key_value")));
+        let names = ["input_layernorm", "self_attention.dense", "post_attention_layernorm"];
+        self.plain(at, names, qkv, ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"])
+    }
+
+    fn mpt(&self, at: &str) -> Layer {
+        let d = self.config.hidden;
+        let all = self.linear(&format!("{at}attn.Wqkv"));
+        let thirds = [0..d, d..2 * d, 2 * d..3 * d].map(|part| all.rows(part));
+        self.plain(at, ["norm_1", "attn.out_proj", "norm_2"], thirds, ["ffn.up_proj", "ffn.down_proj"])
+    }
+
     /// InternLM 2 and Falcon keep q, k and v of a key head together.
     fn grouped(&self, all: &Linear) -> [Linear; 3] {
         let (d, keys, queries) =
@@ -617,6 +707,7 @@ impl Reader<'_> {
         let qkv = self.grouped(&self.linear(&format!("{at}self_attention.query_key_value")));
         let [norm, mlp_norm] = match self.weights.has(&format!("{at}ln_mlp.weight")) {
             true => ["ln_attn", "ln_mlp"],
+            false if !self.config.parallel => ["input_layernorm", "post_attention_layernorm"],
             false => ["input_layernorm", "input_layernorm"],
         };
         let names = [norm, "self_attention.dense", mlp_norm];
@@ -669,6 +760,7 @@ impl Reader<'_> {
             recurrence: None,
             convolution: None,
             gate: None,
+            sinks: None,
             attn_out: self.linear(&format!("{at}{attn_out}")),
             post_attn_norm: None,
             mlp_norm: Some(self.norm(&format!("{at}{mlp_norm}"))),

@@ -5,7 +5,7 @@ use crate::support::{
     near_change, noise, planned, projection_macs, request, run,
 };
 use fathom_kernels::Buffer;
-use fathom_model::{Model, Trace};
+use fathom_model::{Model, Routes, Trace};
 use fathom_probes::MemoryPlan;
 use fathom_probes::planner::{Rows, Site};
 use proptest::prelude::*;
@@ -248,13 +248,45 @@ proptest! {
 
     #[test]
     fn planned_equals_naive_for_any_grouping(
-        which in 0..13usize,
+        which in 0..MODELS.len(),
         tokens in 12..=60usize,
         drafts in lists(),
     ) {
         if let Err(e) = check(which, tokens, &drafts) {
             let requests: Vec<_> = drafts.iter().map(|d| format!("{d:?}")).collect();
             prop_assert!(false, "{e}\n{tokens} tokens, {}", requests.join("\n"));
+        }
+    }
+}
+
+/// An edited token sends others to other experts. The planner chooses anew, and gives what the text with another token in
+/// the edited place gives.
+#[test]
+fn an_edit_changes_the_experts_of_later_tokens() {
+    const EDITED: usize = 5;
+    for (name, model) in MODELS.iter().filter(|(_, model)| model.config().experts().is_some()) {
+        let trace = run(model, 40);
+        let mut text = trace.tokens.clone();
+        text[EDITED] = (text[EDITED] + 1) % model.config().vocab as u32;
+        let other = model.run(&[&text]).unwrap().remove(0);
+        let later = |routes: &Option<Routes>| {
+            routes.as_ref().map(|routes| routes.experts[(EDITED + 1) * routes.active..].to_vec())
+        };
+        let moved = trace.routes.iter().zip(&other.routes).any(|(one, other)| later(one) != later(other));
+        assert!(moved, "{name}: no later token takes another expert");
+        let d = model.config().hidden;
+        let rows = Buffer::from(other.resid[0][EDITED * d..(EDITED + 1) * d].to_vec());
+        let replaced = edit(Site::Resid, 0, EDITED..EDITED + 1, Action::Replace(Rows::one(&rows, 0)));
+        let requests = [request(model, vec![replaced], EDITED..40)];
+        let (seen, _) = planned(model, &trace, &requests, PLENTY);
+        let result = agree(model, &trace, &requests, &seen, &full(model, &trace, &requests));
+        assert_eq!(result, Ok(()), "{name}");
+        for position in EDITED..40 {
+            let [_, edited] = &seen.logits[&(0, position)];
+            assert!(
+                near(edited, &clean_logits(model, &other, position), 1e-5),
+                "{name}, position {position}"
+            );
         }
     }
 }

@@ -4,7 +4,7 @@ use fathom_model::config::{Config, Mixer, Mlp, Update};
 
 /// A fixture for every architecture and each variant that changes how the residual stream is composed. A new
 /// architecture is tested by every probe once it is in this list.
-pub(crate) const ARCHITECTURES: [&str; 29] = [
+pub(crate) const ARCHITECTURES: [&str; 32] = [
     "llama2",
     "llama3",
     "mistral",
@@ -34,6 +34,9 @@ pub(crate) const ARCHITECTURES: [&str; 29] = [
     "qwen3_5",
     "granite4-hybrid",
     "lfm2",
+    "gpt_oss-mxfp4",
+    "bloom",
+    "baichuan2-13b",
 ];
 
 /// Multiply-adds of the matrices of attention or of a recurrence in layer `l`, per row.

@@ -159,7 +159,7 @@ impl Cut<'_> {
             self.mixers(map, source);
         }
         match source.architecture.as_str() {
-            "gemma2" => self.alternating(map, source, 2, warnings),
+            "gemma2" | "gpt_oss" => self.alternating(map, source, 2, warnings),
             "gemma3_text" | "gemma3" => self.alternating(map, source, 6, warnings),
             "olmo3" | "cohere2" | "exaone4" => self.alternating(map, source, 4, warnings),
             "smollm3" => {

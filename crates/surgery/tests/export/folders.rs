@@ -99,6 +99,36 @@ fn layers_keep_or_lack_their_experts() {
 }
 
 #[test]
+fn hybrids_name_how_their_layers_mix_positions() {
+    let interval = |config: &mut Value| {
+        config.as_object_mut().unwrap().remove("layer_types");
+        config["full_attention_interval"] = json!(3);
+    };
+    let none = |_: &mut Value| ();
+    let cases: [(&str, &str, &dyn Fn(&mut Value), &str, [&str; 3]); 2] = [
+        ("lfm2", "config.v4.json", &none, "full_attn_idxs", ["full_attention", "conv", "conv"]),
+        (
+            "qwen3_next",
+            "config.json",
+            &interval,
+            "full_attention_interval",
+            ["linear_attention", "full_attention", "linear_attention"],
+        ),
+    ];
+    for (name, config, change, gone, types) in cases {
+        let (place, out) = (Place::new(), Place::new());
+        let source = with_config(&place, name, change, config);
+        let removal = Removal::parse(SkipPart::Layer, "0").unwrap();
+        let done = exported(&source, &removal, Hf, &out);
+        let written = config_of(&done.model);
+        assert_eq!((&written["layer_types"], written.get(gone)), (&json!(types), None), "{name}");
+        let found = open(&done.model).config().clone();
+        let attention: Vec<bool> = (0..3).map(|l| found.has_attention(l)).collect();
+        assert_eq!(attention, types.map(|kind| kind == "full_attention"), "{name}");
+    }
+}
+
+#[test]
 fn lists_per_layer_are_cut_and_unknown_ones_named() {
     let place = Place::new();
     let change = |config: &mut Value| {

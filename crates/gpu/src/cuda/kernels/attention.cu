@@ -137,12 +137,28 @@ __device__ __forceinline__ void mix(const float* weights, const float* tile, con
     }
 }
 
-// The score of a dot product, and its slope with respect to it.
+// The score of a dot product without what depends on positions, and its slope with respect to the product.
 __device__ __forceinline__ float2 score(float dot, float scale, bool has_cap, float cap) {
     dot *= scale;
     if (!has_cap) return make_float2(dot, scale);
     const float t = tanhf(dot / cap);
     return make_float2(cap * t, scale * ((1.0f - t) * (1.0f + t)));
+}
+
+// The slope of a head by which scores depend on distances; zero without one.
+__device__ __forceinline__ float slope_of(const float* slopes, u32 has_slopes, u32 head) {
+    return has_slopes ? slopes[head] : 0.0f;
+}
+
+__device__ __forceinline__ float to_bf16(float x) {
+    const u32 bits = __float_as_uint(x);
+    return __uint_as_float((bits + 0x7fffu + (bits >> 16 & 1)) & 0xffff0000u);
+}
+
+// What is added to the score of a query and a key by a head of this slope.
+__device__ __forceinline__ float by_positions(u32 has_slopes, float slope, float scale, int query, int key) {
+    if (has_slopes == 2) return scale * to_bf16(slope * to_bf16((float)key));
+    return slope * (float)(key - query);
 }
 
 __device__ __forceinline__ int max_of(int a, int b) { return a > b ? a : b; }
@@ -180,14 +196,15 @@ __device__ __forceinline__ float finite_or_zero(float max) { return max == -infi
 // Two neighbouring tiles of one or two heads that share keys: slots of a group. Slots of one run take the same
 // keys at a time. Parameters beyond those of the table: tiles, heads of a group.
 ATTENTION(attention, MOST_SLOTS * SLOT_THREADS, HEAD <= 128 ? 2 : 1)(const float* qkv, const float* cache, const u32* tiles,
-                                                   const u32* segments, float* out, Params p) {
+                                                   const u32* segments, const float* sinks,
+                                                   const float* slopes, float* out, Params p) {
     extern __shared__ float4 shared[];
     __shared__ const float* places[KEYS];
     const u32 heads = p.v[1], kv_heads = p.v[2], head_dim = p.v[3], window = p.v[8], ahead = p.v[9];
-    const size_t stride = p.v[4], cache_stride = p.v[10];
+    const size_t stride = p.v[4], cache_stride = p.v[12];
     const float scale = parameter_float(p.v[5]), cap = parameter_float(p.v[7]);
-    const bool has_cap = p.v[6];
-    const u32 count = p.v[11], group_heads = p.v[12], slots = 2 * group_heads, columns = heads / group_heads;
+    const bool has_cap = p.v[6], has_sinks = p.v[10];
+    const u32 count = p.v[13], group_heads = p.v[14], slots = 2 * group_heads, columns = heads / group_heads;
     float* own = (float*)shared;
     float* tile = own + slots * OWN_ROWS * HEAD;
     float* weights = tile + KEYS * PITCH;
@@ -197,6 +214,7 @@ ATTENTION(attention, MOST_SLOTS * SLOT_THREADS, HEAD <= 128 ? 2 : 1)(const float
     const u32 pair = (count + 1) / 2 - 1 - blockIdx.x / columns;
     const u32 head = blockIdx.x % columns * group_heads + slot % group_heads;
     const u32 kv_head = head / (heads / kv_heads);
+    const float slope = slope_of(slopes, p.v[11], head);
     const u32 *left = tiles + (size_t)pair * 12, *right = pair * 2 + 1 < count ? left + 6 : left;
     const bool single = left == right, same_run = !single && left[3] == right[3] && left[4] == right[4];
     const u32* entry = slot < group_heads ? left : right;
@@ -216,8 +234,9 @@ ATTENTION(attention, MOST_SLOTS * SLOT_THREADS, HEAD <= 128 ? 2 : 1)(const float
     float max[ROWS], sum[ROWS], mixed[ROWS][LANE_COLUMNS];
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
-        max[r] = -infinity();
-        sum[r] = 0.0f;
+        max[r] = has_sinks ? sinks[head] : -infinity();
+        // Lanes have parts of the sum.
+        sum[r] = has_sinks && lane == 0 ? 1.0f : 0.0f;
 #pragma unroll
         for (int c = 0; c < LANE_COLUMNS; c++) mixed[r][c] = 0.0f;
     }
@@ -262,7 +281,9 @@ ATTENTION(attention, MOST_SLOTS * SLOT_THREADS, HEAD <= 128 ? 2 : 1)(const float
 #pragma unroll
                     for (int j = 0; j < LANE_KEYS; j++) {
                         const bool seen = view.sees(r, lane + j * WARP);
-                        s[r][j] = seen ? score(s[r][j], scale, has_cap, cap).x : -infinity();
+                        const int key = start + (int)(lane + j * WARP);
+                        const float added = by_positions(p.v[11], slope, scale, start + position + r, key);
+                        s[r][j] = seen ? score(s[r][j], scale, has_cap, cap).x + added : -infinity();
                         most = larger(most, s[r][j]);
                     }
                     most = warp_max(most);
@@ -315,19 +336,20 @@ struct Backward {
     u32 heads, kv_heads, head_dim, window, ahead, row, rows, text, count, own_row, unit_head;
     size_t stride;
     float scale, cap;
-    bool has_cap, aligned;
+    u32 has_slopes;
+    bool has_cap, aligned, has_sinks;
     const u32 *left, *right;
 
     __device__ __forceinline__ Backward(const u32* tiles, u32 pair, u32 head, const Params& p) {
         heads = p.v[1], kv_heads = p.v[2], head_dim = p.v[3], window = p.v[8], ahead = p.v[9];
         stride = p.v[4];
         scale = parameter_float(p.v[5]), cap = parameter_float(p.v[7]);
-        has_cap = p.v[6];
+        has_cap = p.v[6], has_sinks = p.v[10], has_slopes = p.v[11];
         aligned = head_dim % 4 == 0 && stride % 4 == 0;
         unit_head = head;
         own_row = threadIdx.x / WARP * WARP_ROWS;
         left = tiles + (size_t)pair * 8;
-        right = pair * 2 + 1 < p.v[10] ? left + 4 : nullptr;
+        right = pair * 2 + 1 < p.v[12] ? left + 4 : nullptr;
         take(left);
         if (GROUP_ROWS > OWN_ROWS && right && right[2] == text && right[0] == row + rows) {
             rows += right[1];
@@ -389,6 +411,13 @@ struct Backward {
                 (int)rows - (int)own_row};
     }
 
+    // The position of row `r` of the warp in its text.
+    __device__ __forceinline__ int position(int r) const { return (int)(row - text + own_row) + r; }
+
+    __device__ __forceinline__ float added(float slope, int query, int key) const {
+        return by_positions(has_slopes, slope, scale, query, key);
+    }
+
     // The first tile of keys that a query of the group sees.
     __device__ __forceinline__ int first_tile() const {
         return first_seen(row - text, window) / KEYS * KEYS;
@@ -425,13 +454,13 @@ __device__ __forceinline__ u32 pair_from_the_end(u32 tiles, u32 units) {
 }
 
 // Per row and head: the largest score m, the sum of e^(score - m), and the mean gradient of the weights.
-ATTENTION(attention_stats, GROUP_THREADS, 2)(const float* qkv, const float* d_out, const u32* tiles, float* stats,
-                                             Params p) {
+ATTENTION(attention_stats, GROUP_THREADS, 2)(const float* qkv, const float* d_out, const u32* tiles,
+                                             const float* sinks, const float* slopes, float* stats, Params p) {
     extern __shared__ float4 shared[];
     float* queries = (float*)shared;
     float* d_rows = queries + GROUP_ROWS * HEAD;
     float* tile = d_rows + GROUP_ROWS * HEAD;
-    Backward b(tiles, pair_from_the_end(p.v[10], p.v[1]), blockIdx.x % p.v[1], p);
+    Backward b(tiles, pair_from_the_end(p.v[12], p.v[1]), blockIdx.x % p.v[1], p);
     const u32 head = b.unit_head, kv_head = head / (b.heads / b.kv_heads), lane = threadIdx.x % WARP;
     do {
         b.load_own(queries, b.part(qkv, head, b.row, b.rows));
@@ -439,8 +468,13 @@ ATTENTION(attention_stats, GROUP_THREADS, 2)(const float* qkv, const float* d_ou
         float max[WARP_ROWS];
         // Both sums use the same weights, so rounding of the weights hardly moves the mean.
         double sum[WARP_ROWS] = {}, d_sum[WARP_ROWS] = {};
+        const float slope = slope_of(slopes, b.has_slopes, head);
 #pragma unroll
-        for (int r = 0; r < WARP_ROWS; r++) max[r] = -infinity();
+        for (int r = 0; r < WARP_ROWS; r++) {
+            max[r] = b.has_sinks ? sinks[head] : -infinity();
+            // Lanes have parts of the sum.
+            if (b.has_sinks && lane == 0) sum[r] = 1.0;
+        }
         const int end = b.end_of_keys();
         for (int start = b.first_tile(); start < end; start += KEYS) {
             float s[WARP_ROWS][LANE_KEYS], d[WARP_ROWS][LANE_KEYS];
@@ -453,7 +487,8 @@ ATTENTION(attention_stats, GROUP_THREADS, 2)(const float* qkv, const float* d_ou
 #pragma unroll
                 for (int j = 0; j < LANE_KEYS; j++) {
                     const bool seen = view.sees(r, lane + j * WARP);
-                    s[r][j] = seen ? score(s[r][j], b.scale, b.has_cap, b.cap).x : -infinity();
+                    const float added = b.added(slope, b.position(r), start + (int)(lane + j * WARP));
+                    s[r][j] = seen ? score(s[r][j], b.scale, b.has_cap, b.cap).x + added : -infinity();
                     most = larger(most, s[r][j]);
                 }
                 most = warp_max(most);
@@ -482,26 +517,28 @@ ATTENTION(attention_stats, GROUP_THREADS, 2)(const float* qkv, const float* d_ou
     } while (b.next());
 }
 
-// The weight of a query and a key, and the gradient of their dot product.
-__device__ __forceinline__ float2 weigh(const Backward& b, const float* stats, float dot, float d_weight) {
+// The weight of a query and a key, and the gradient of their dot product. `added` is what depends on their positions.
+__device__ __forceinline__ float2 weigh(const Backward& b, const float* stats, float dot, float added,
+                                        float d_weight) {
     const float2 s = score(dot, b.scale, b.has_cap, b.cap);
-    const float w = expf(s.x - stats[0]) / stats[1];
+    const float w = expf(s.x + added - stats[0]) / stats[1];
     return make_float2(w, w * (d_weight - stats[2]) * s.y);
 }
 
 ATTENTION(attention_dq, GROUP_THREADS, 2)(const float* qkv, const float* d_out, const u32* tiles,
-                                          const float* stats, float* d_qkv, Params p) {
+                                          const float* slopes, const float* stats, float* d_qkv, Params p) {
     extern __shared__ float4 shared[];
     float* queries = (float*)shared;
     float* d_rows = queries + GROUP_ROWS * HEAD;
     float* tile = d_rows + GROUP_ROWS * HEAD;
-    Backward b(tiles, pair_from_the_end(p.v[10], p.v[1]), blockIdx.x % p.v[1], p);
+    Backward b(tiles, pair_from_the_end(p.v[12], p.v[1]), blockIdx.x % p.v[1], p);
     float* weights = tile + KEYS * PITCH + b.own_row * (KEYS + 4);
     const u32 head = b.unit_head, kv_head = head / (b.heads / b.kv_heads), lane = threadIdx.x % WARP;
     do {
         b.load_own(queries, b.part(qkv, head, b.row, b.rows));
         b.load_own(d_rows, b.output(d_out, head, b.row, b.rows));
         const float* of_row = stats + ((b.row + b.own_row) * (size_t)b.heads + head) * 3;
+        const float slope = slope_of(slopes, b.has_slopes, head);
         float sums[WARP_ROWS][LANE_COLUMNS] = {};
         const int end = b.end_of_keys();
         for (int start = b.first_tile(); start < end; start += KEYS) {
@@ -515,7 +552,8 @@ ATTENTION(attention_dq, GROUP_THREADS, 2)(const float* qkv, const float* d_out, 
                 for (int j = 0; j < LANE_KEYS; j++) {
                     float gradient = 0.0f;
                     if (view.sees(r, lane + j * WARP)) {
-                        gradient = weigh(b, of_row + (size_t)r * b.heads * 3, s[r][j], d[r][j]).y;
+                        const float added = b.added(slope, b.position(r), start + (int)(lane + j * WARP));
+                        gradient = weigh(b, of_row + (size_t)r * b.heads * 3, s[r][j], added, d[r][j]).y;
                     }
                     weights[r * (KEYS + 4) + lane + j * WARP] = gradient;
                 }
@@ -528,7 +566,7 @@ ATTENTION(attention_dq, GROUP_THREADS, 2)(const float* qkv, const float* d_out, 
 }
 
 ATTENTION(attention_dkv, GROUP_THREADS, 2)(const float* qkv, const float* d_out, const u32* tiles,
-                                           const float* stats, float* d_qkv, Params p) {
+                                           const float* slopes, const float* stats, float* d_qkv, Params p) {
     extern __shared__ float4 shared[];
     float* keys = (float*)shared;
     float* values = keys + GROUP_ROWS * HEAD;
@@ -548,6 +586,7 @@ ATTENTION(attention_dkv, GROUP_THREADS, 2)(const float* qkv, const float* d_out,
             end = first + b.rows - 1 + b.window;
         }
         for (u32 head = kv_head * group; head < (kv_head + 1) * group; head++) {
+            const float slope = slope_of(slopes, b.has_slopes, head);
             for (u32 start = b.first_query() / KEYS * KEYS; start < end; start += KEYS) {
                 const Contiguous queries = b.part(qkv, head, b.text + start, KEYS);
                 float s[WARP_ROWS][LANE_KEYS], d[WARP_ROWS][LANE_KEYS];
@@ -561,7 +600,8 @@ ATTENTION(attention_dkv, GROUP_THREADS, 2)(const float* qkv, const float* d_out,
                     for (int j = 0; j < LANE_KEYS; j++) {
                         float2 w = make_float2(0.0f, 0.0f);
                         if (view.sees(r, lane + j * WARP)) {
-                            w = weigh(b, of_query + (size_t)j * WARP * b.heads * 3, s[r][j], d[r][j]);
+                            const float added = b.added(slope, start + lane + j * WARP, b.position(r));
+                            w = weigh(b, of_query + (size_t)j * WARP * b.heads * 3, s[r][j], added, d[r][j]);
                         }
                         s[r][j] = w.y;
                         weights[r * (KEYS + 4) + lane + j * WARP] = w.x;

@@ -4,7 +4,8 @@
 #define GELU_TANH 1
 #define RELU 3
 #define RELU_SQUARED 4
-#define SIGMOID 5
+#define SIGMOID 6
+#define CLAMPED_SWIGLU 5
 
 KERNEL(add)(const float* a, const float* b, float* out, Params p) {
     ELEMENT(i);
@@ -58,6 +59,10 @@ __device__ __forceinline__ float activation(u32 kind, float x) {
     if (kind == RELU) return x <= 0.0f ? 0.0f : x;
     if (kind == RELU_SQUARED) return x <= 0.0f ? 0.0f : x * x;
     if (kind == SIGMOID) return logistic(x);
+    if (kind == CLAMPED_SWIGLU) {
+        const float clamped = x > 7.0f ? 7.0f : x;
+        return clamped / (1.0f + expf(-1.702f * clamped));
+    }
     return 0.5f * x * (1.0f + erff(x * 0.70710678f));
 }
 
@@ -73,6 +78,10 @@ __device__ __forceinline__ float2 activation_slope(u32 kind, float x) {
         const float s = logistic(twice);
         return make_float2(x * s, s + x * s * (1.0f - s) * slope);
     }
+    if (kind == CLAMPED_SWIGLU) {
+        const float clamped = x > 7.0f ? 7.0f : x, s = logistic(1.702f * clamped);
+        return make_float2(clamped * s, x > 7.0f ? 0.0f : s * (1.0f + 1.702f * x * (1.0f - s)));
+    }
     if (kind == RELU || kind == RELU_SQUARED) {
         if (x <= 0.0f) return make_float2(0.0f, 0.0f);
         return kind == RELU ? make_float2(x, 1.0f) : make_float2(x * x, 2.0f * x);
@@ -83,6 +92,13 @@ __device__ __forceinline__ float2 activation_slope(u32 kind, float x) {
     }
     const float below = 0.5f * (1.0f + erff(x * 0.70710678f));
     return make_float2(x * below, below + x * 0.3989423f * expf(-0.5f * x * x));
+}
+
+// The other factor of a gated MLP and its slope.
+__device__ __forceinline__ float2 other_factor(u32 kind, float x) {
+    if (kind != CLAMPED_SWIGLU) return make_float2(x, 1.0f);
+    const float clamped = x > 7.0f ? 7.0f : x < -7.0f ? -7.0f : x;
+    return make_float2(clamped + 1.0f, x > 7.0f || x < -7.0f ? 0.0f : 1.0f);
 }
 
 KERNEL(activate)(float* x, Params p) {
@@ -99,15 +115,16 @@ KERNEL(gate)(const float* wide, float* out, Params p) {
     ELEMENT(i);
     const size_t f = p.v[1];
     const float* row = wide + i / f * 2 * f + i % f;
-    out[i] = activation(p.v[2], row[0]) * row[f];
+    out[i] = activation(p.v[2], row[0]) * other_factor(p.v[2], row[f]).x;
 }
 
 KERNEL(gate_backward)(const float* wide, const float* d_out, float* d_wide, Params p) {
     ELEMENT(i);
     const size_t f = p.v[1], at = i / f * 2 * f + i % f;
     const float2 act = activation_slope(p.v[2], wide[at]);
-    d_wide[at] = d_out[i] * wide[at + f] * act.y;
-    d_wide[at + f] = d_out[i] * act.x;
+    const float2 other = other_factor(p.v[2], wide[at + f]);
+    d_wide[at] = d_out[i] * other.x * act.y;
+    d_wide[at + f] = d_out[i] * act.x * other.y;
 }
 
 KERNEL(scale)(float* x, Params p) {
