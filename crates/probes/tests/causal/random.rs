@@ -283,7 +283,10 @@ fn an_edit_changes_the_experts_of_later_tokens() {
         assert_eq!(result, Ok(()), "{name}");
         for position in EDITED..40 {
             let [_, edited] = &seen.logits[&(0, position)];
-            assert!(near(edited, &clean_logits(model, &other, position), 1e-5), "{name}, position {position}");
+            assert!(
+                near(edited, &clean_logits(model, &other, position), 1e-5),
+                "{name}, position {position}"
+            );
         }
     }
 }
