@@ -190,8 +190,10 @@ impl<'a> Writer<'a, '_> {
         let stated = self.header.get(&self.key(PATTERN));
         let period = match (self.arch?, stated) {
             (_, Some(Value::Numbers(_))) => return None,
-            ("gemma2" | "gemma3" | "olmo2" | "cohere2" | "exaone4", Some(period)) => period.as_usize()?,
-            ("gemma2", None) => 2,
+            ("gemma2" | "gemma3" | "olmo2" | "cohere2" | "exaone4" | "gpt-oss", Some(period)) => {
+                period.as_usize()?
+            }
+            ("gemma2" | "gpt-oss", None) => 2,
             ("gemma3", None) => 6,
             ("olmo2" | "cohere2" | "exaone4", None) => 4,
             _ => return None,
