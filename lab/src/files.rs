@@ -75,11 +75,17 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 
 /// A bar of steps with the time that is left.
 pub(crate) fn bar(name: &str, first: usize, steps: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} steps, {eta} left  {msg}");
-    let bar = ProgressBar::new(steps as u64);
+    bar_of(name, "steps", steps as u64).with_position(first as u64)
+}
+
+/// A bar of work in a unit, with the time that is left.
+pub(crate) fn bar_of(name: &str, unit: &str, work: u64) -> ProgressBar {
+    let template = format!("{{prefix}} {{bar:30}} {{pos}}/{{len}} {unit}, {{eta}} left  {{msg}}");
+    let style = ProgressStyle::with_template(&template);
+    let bar = ProgressBar::new(work);
     if let Ok(style) = style {
         bar.set_style(style);
     }
     bar.set_prefix(name.to_owned());
-    bar.with_position(first as u64)
+    bar
 }
