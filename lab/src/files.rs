@@ -50,11 +50,13 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 }
 
 /// Writes `run.json` of a finished study.
-pub(crate) fn write_run(out: &Path, recipe: &impl Serialize, seconds: f64) -> Result<()> {
+pub(crate) fn write_run(out: &Path, recipe: &impl Serialize, conclusion: &str, seconds: f64) -> Result<()> {
     let run = serde_json::json!({
         "fathom-lab": env!("CARGO_PKG_VERSION"),
         "status": "complete",
         "recipe": recipe,
+        // `fathom study` shows it.
+        "conclusion": conclusion,
         // Of the last call, which may have continued an earlier one.
         "seconds": seconds,
     });

@@ -90,7 +90,7 @@ pub fn study(recipe: &Recipe, out: &Path, overwrite: bool) -> Result<Study> {
     let is_new = !missing.is_empty() || !out.join("run.json").exists();
     let total = missing.iter().map(|(setting, _)| setting.cost()).sum::<u64>() / COST;
     let progress = files::bar_of(&recipe.name, "GFLOP", total);
-    missing.into_par_iter().with_max_len(1).try_for_each(|(setting, run)| -> Result<()> {
+    missing.into_iter().par_bridge().try_for_each(|(setting, run)| -> Result<()> {
         *run = Some(one(setting, &folder, &progress)?);
         Ok(())
     })?;
@@ -195,7 +195,7 @@ fn write(study: &Study, out: &Path, seconds: Option<f64>) -> Result<()> {
     files::write(&out.join("rl.md"), markdown(study).as_bytes())?;
     write_json(&out.join("rl.json"), study)?;
     if let Some(seconds) = seconds {
-        files::write_run(out, &study.recipe, seconds)?;
+        files::write_run(out, &study.recipe, &answer(study), seconds)?;
     }
     page::write(study, out)
 }

@@ -77,8 +77,13 @@ fn law_in_words(law: &Efficiency) -> String {
             error.rms_fitted.exp()
         )
     });
+    let unknown = law.parameters.iter().filter(|(_, found)| found.stderr.is_none()).count();
+    let undetermined = match unknown {
+        0 => "",
+        _ => " These settings do not determine the law: other values fit as well.",
+    };
     format!(
-        "In {} the law of data efficiency over {} settings has alpha {} for updates per step and beta {} for weights{held_out}.",
+        "In {} the law of data efficiency over {} settings has alpha {} for updates per step and beta {} for weights{held_out}.{undetermined}",
         law.environment,
         law.settings,
         value("alpha"),
