@@ -70,7 +70,9 @@ impl LabRun {
         observer.cancellable(false);
         let status = child.wait().map_err(fail)?;
         match (said, status.success()) {
-            (None, _) => Err(Error::Cancelled("the lab was interrupted; the same command goes on".to_owned())),
+            (None, _) => {
+                Err(Error::Cancelled("the lab was interrupted; the same command goes on".to_owned()))
+            }
             (Some(_), true) => Ok(()),
             (Some(said), false) if said.is_empty() => invalid!("{} ended with {status}", program.display()),
             (Some(said), false) => invalid!("{said}"),

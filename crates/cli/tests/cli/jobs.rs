@@ -125,10 +125,8 @@ fn studies_of_the_lab_are_cells_about_no_model() {
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let path = format!("{}:/bin:/usr/bin", place.path().display());
     let recipe = place.at("recipe.toml");
-    let job = format!(
-        "[[job]]\nkind = 'lab'\ncommand = 'rl'\nname = 'critics'\nrecipe = '{}'\n",
-        recipe.display()
-    );
+    let job =
+        format!("[[job]]\nkind = 'lab'\ncommand = 'rl'\nname = 'critics'\nrecipe = '{}'\n", recipe.display());
     let file = study(&place, &job);
     let run = |args: &[&str]| finish(fathom().arg("study").arg(&file).args(args).env("PATH", &path));
     let refused = run(&["--plan"]);
@@ -137,7 +135,8 @@ fn studies_of_the_lab_are_cells_about_no_model() {
     fs::write(&recipe, "wrong").unwrap();
     let plan = run(&["--plan"]).stdout;
     assert!(plan.lines().count() == 3 && plan.contains("lab") && plan.contains("critics"), "{plan}");
-    let command = format!("fathom lab rl --out={} {}", place.at("out/lab/critics").display(), recipe.display());
+    let command =
+        format!("fathom lab rl --out={} {}", place.at("out/lab/critics").display(), recipe.display());
     let commands = run(&["--dry-run"]).stdout;
     assert!(commands.contains(&command), "{command}: {commands}");
     assert!(run(&["--submit", "snakemake"]).stdout.contains("out/lab/critics/run.json"));
@@ -152,13 +151,15 @@ fn studies_of_the_lab_are_cells_about_no_model() {
     let made = run(&["--overwrite", "--threads", "2"]);
     assert_eq!(made.code, Some(0), "{}", made.stderr);
     assert!(made.stderr.contains("--overwrite --threads=2"), "{}", made.stderr);
-    assert!(made.stdout.contains("| critics (lab) | | More updates help. |"), "{}", made.stdout);
+    let row = made.stdout.lines().find(|line| line.contains("critics (lab)")).unwrap();
+    assert!(row.contains("More updates help."), "{row}");
     let jobs = json(&place.at("out/study.json"))["jobs"].clone();
     assert_eq!((jobs[0]["kind"].as_str(), jobs[0].get("model")), (Some("lab"), None));
     assert!(run(&["--cell", "3"]).stderr.contains("there already"));
     fs::write(&recipe, "changed").unwrap();
     assert!(run(&["--plan"]).stdout.contains("other"));
-    let missing = finish(fathom().arg("study").arg(&file).args(["--cell", "3", "--overwrite"]).env("PATH", ""));
+    let missing =
+        finish(fathom().arg("study").arg(&file).args(["--cell", "3", "--overwrite"]).env("PATH", ""));
     assert!(missing.stderr.contains("cargo install --path lab"), "{}", missing.stderr);
 }
 
@@ -166,10 +167,12 @@ fn studies_of_the_lab_are_cells_about_no_model() {
 fn wrong_studies_of_the_lab_are_refused_with_their_lines() {
     let place = Place::new();
     let refused = |job: &str, words: &[&str]| {
-        fail(fathom().arg("study").arg(study(&place, job)).arg("--plan"), words);
+        let done = finish(fathom().arg("study").arg(study(&place, job)).arg("--plan"));
+        assert_eq!(done.code, Some(1), "{}", done.stderr);
+        assert!(words.iter().all(|word| done.stderr.contains(word)), "{}", done.stderr);
     };
     refused("[[job]]\nkind = 'lab'\n", &["has no 'command'", "has no 'recipe'"]);
-    refused("[[job]]\nkind = 'lab'\ncommand = 'rk'\nrecipe = 'x'\n", &["lm, mix, repeat, residual, rl", "'rl'"]);
+    refused("[[job]]\nkind = 'lab'\ncommand = 'rk'\nrecipe = 'x'\n", &["lm, mix, repeat, residual, rl"]);
     refused("[[job]]\nkind = 'lab'\ncommand = 'rl'\nrecipe = 'x'\nmodels = 'a'\n", &["'models'"]);
     refused("[[job]]\nkind = 'prune'\nrecipe = 'x'\n", &["'recipe'"]);
 }
