@@ -37,7 +37,7 @@ pub(super) fn write(study: &Study, out: &Path) -> Result<()> {
     Ok(())
 }
 
-fn grid<'a>(study: &'a Study) -> impl Iterator<Item = (&'a String, Grid)> {
+fn grid(study: &Study) -> impl Iterator<Item = (&String, Grid)> {
     study.recipe.environment.iter().map(|(name, task)| (name, study.recipe.grid_of(task)))
 }
 

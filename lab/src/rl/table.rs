@@ -69,7 +69,7 @@ pub fn answer(study: &Study) -> String {
 }
 
 fn law_in_words(law: &Efficiency) -> String {
-    let value = |name: &str| law.parameters.get(name).map_or(String::new(), |found| with_interval(found));
+    let value = |name: &str| law.parameters.get(name).map_or(String::new(), with_interval);
     let held_out = law.held_out.map_or(String::new(), |error| {
         format!(
             ", and misses settings that it was not fitted to by a factor of {:.2} ({:.2} on those that it was)",
