@@ -6,7 +6,7 @@ use super::recipe::Recipe;
 use crate::statistics::Mean;
 use serde::Serialize;
 
-/// TD errors of a setting: the mean over seeds of the mean over the second half of a run.
+/// TD errors of a setting: the geometric mean over seeds of the mean over the second half of a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Errors {
@@ -53,7 +53,7 @@ pub fn errors(runs: &[Run]) -> Vec<Errors> {
     let of = |group: &[Run]| {
         let setting = &group.first()?.setting;
         let mean = |of: fn(&Point) -> Option<f64>| {
-            Mean::of(&group.iter().filter_map(|run| late(run, of)).collect::<Vec<_>>())
+            geometric(&group.iter().filter_map(|run| late(run, of)).collect::<Vec<_>>())
         };
         Some(Errors {
             environment: setting.environment.clone(),
@@ -66,6 +66,13 @@ pub fn errors(runs: &[Run]) -> Vec<Errors> {
         })
     };
     runs.chunk_by(same).filter_map(of).collect()
+}
+
+/// The geometric mean of positive values, whose interval is that of the mean of their logarithms.
+fn geometric(values: &[f64]) -> Option<Mean> {
+    let logarithms: Vec<f64> = values.iter().map(|value| value.ln()).collect();
+    let mean = Mean::of(&logarithms).filter(|mean| mean.value.is_finite())?;
+    Some(Mean { value: mean.value.exp(), interval: mean.interval.map(|ends| ends.map(f64::exp)) })
 }
 
 fn training(point: &Point) -> Option<f64> {
@@ -186,6 +193,15 @@ mod tests {
         assert!((exponent([16.0, 64.0, 256.0].map(power).into_iter()).unwrap() + 0.5).abs() < 1e-12);
         assert_eq!(exponent([(2.0, 1.0)].into_iter()), None);
         assert_eq!(exponent([(2.0, 1.0), (4.0, 0.0)].into_iter()), None);
+    }
+
+    #[test]
+    fn geometric_means_have_positive_intervals() {
+        let mean = geometric(&[1.0, 10.0, 100.0]).unwrap();
+        assert!((mean.value - 10.0).abs() < 1e-12);
+        let [low, high] = mean.interval.unwrap();
+        assert!(0.0 < low && low < 1.0 && (low * high - 100.0).abs() < 1e-9, "{low} {high}");
+        assert_eq!(geometric(&[1.0, 0.0]), None);
     }
 
     #[test]

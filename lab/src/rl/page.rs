@@ -3,7 +3,7 @@
 use super::agent::Point;
 use super::overfitting::Errors;
 use super::recipe::Grid;
-use super::{Run, Study, table};
+use super::{Run, Study, Time, table};
 use crate::statistics::Mean;
 use anyhow::Result;
 use fathom_report::charts::{self, Chart, Page, Plot, Scale, Series};
@@ -13,7 +13,7 @@ use std::path::Path;
 
 pub(super) fn write(study: &Study, out: &Path) -> Result<()> {
     let recipe = &study.recipe;
-    let mut charts = vec![learning(study)];
+    let mut charts: Vec<Chart> = grid(study).map(|(name, grid)| learning(study, name, &grid)).collect();
     charts.extend([efficiency(study), overfitting(study)].into_iter().flatten());
     let environments: Vec<&str> = recipe.environment.keys().map(String::as_str).collect();
     let page = Page {
@@ -45,30 +45,27 @@ fn ends(values: &[usize]) -> [usize; 2] {
     [values.first(), values.last()].map(|value| value.copied().unwrap_or_default())
 }
 
-/// The two most different settings of each environment, each at its best batch size.
-fn learning(study: &Study) -> Chart {
-    let panel = |(name, grid): (&String, Grid)| {
-        let [widths, depths, updates] = [&grid.widths, &grid.depths, &grid.updates].map(|list| ends(list));
-        let labels = ["smallest critic, fewest updates", "largest critic, most updates"];
-        let series = labels.into_iter().enumerate().map(|(end, label)| Series {
-            label: label.to_owned(),
-            color: end,
-            line: true,
-            points: best_curve(study, name, [widths[end], depths[end], updates[end]]),
-            ..Series::default()
-        });
-        Plot { title: name.clone(), series: series.collect() }
-    };
+/// The two most different settings of an environment, each at its best batch size.
+fn learning(study: &Study, name: &str, grid: &Grid) -> Chart {
+    let [widths, depths, updates] = [&grid.widths, &grid.depths, &grid.updates].map(|list| ends(list));
+    let labels = ["smallest critic, fewest updates", "largest critic, most updates"];
+    let series = labels.into_iter().enumerate().map(|(end, label)| Series {
+        label: label.to_owned(),
+        color: end,
+        line: true,
+        points: best_curve(study, name, [widths[end], depths[end], updates[end]]),
+        ..Series::default()
+    });
     Chart {
-        name: "rl_learning".to_owned(),
-        title: "Learning curves".to_owned(),
+        name: format!("rl_learning_{name}"),
+        title: format!("Learning curves: {name}"),
         reading: "The return of greedy evaluation episodes: mean over seeds, with its 95 % interval by Student's distribution, at the \
                   batch size with the highest mean return over the second half of the run."
             .to_owned(),
         caption: study.recipe.name.clone(),
         x: Scale { label: "environment steps".to_owned(), log: false },
         y: Scale { label: "return".to_owned(), log: false },
-        panels: grid(study).map(panel).collect(),
+        panels: vec![Plot { title: String::new(), series: series.collect() }],
     }
 }
 
@@ -106,31 +103,30 @@ fn mean_curve(runs: &[&Run], of: impl Fn(&Point) -> f64) -> Vec<charts::Point> {
 fn efficiency(study: &Study) -> Option<Chart> {
     let panel = |(name, grid): (&String, Grid)| {
         let law = study.times.laws.iter().find(|law| law.environment == *name);
-        let of: Vec<_> = study.times.times.iter().filter(|time| time.environment == *name).collect();
-        let mut sizes: Vec<usize> = of.iter().map(|time| time.critic_parameters).collect();
-        sizes.sort_unstable();
-        sizes.dedup();
+        let times = study.times.times.iter().filter(|time| time.environment == *name);
+        // A law has a prediction for each of its times, in order.
+        let times: Vec<(&Time, Option<f64>)> = times
+            .enumerate()
+            .map(|(i, time)| (time, law.and_then(|law| law.predicted.get(i).copied())))
+            .collect();
         let mut series = Vec::new();
-        for (color, size) in sizes.into_iter().enumerate() {
-            let times = of.iter().filter(|time| time.critic_parameters == size);
-            let label = format!("{size} weights");
+        for (color, [width, depth]) in grid.critics().into_iter().enumerate() {
+            let of: Vec<_> = times.iter().filter(|(t, _)| [t.width, t.depth] == [width, depth]).collect();
+            let label = format!("width {width}, depth {depth}");
             series.push(Series {
                 label: label.clone(),
                 color,
                 dots: true,
-                points: times.map(|time| (time.updates as f64, time.steps).into()).collect(),
+                points: of.iter().map(|(time, _)| (time.updates as f64, time.steps).into()).collect(),
                 ..Series::default()
             });
-            let curve = grid.updates.iter().filter_map(|updates| {
-                let updates = *updates as f64;
-                Some((updates, law?.steps(updates, size as f64)?).into())
-            });
+            let law = of.iter().filter_map(|(time, law)| Some((time.updates as f64, (*law)?).into()));
             series.push(Series {
-                label: format!("{label}, law"),
+                label: format!("{label}: law"),
                 color,
                 dashed: true,
                 line: true,
-                points: curve.collect(),
+                points: law.collect(),
                 ..Series::default()
             });
         }
@@ -177,7 +173,7 @@ fn overfitting(study: &Study) -> Option<Chart> {
         name: "rl_overfitting".to_owned(),
         title: "TD error and batch size".to_owned(),
         reading: "The mean squared TD error over the second half of a run, rewards being divided by the largest: on transitions of the \
-                  replay buffer, and of episodes held out from it. Whiskers: 95 % intervals over seeds."
+                  replay buffer, and of episodes held out from it. Geometric means over seeds; whiskers: their 95 % intervals."
             .to_owned(),
         caption: study.recipe.name.clone(),
         x: Scale { label: "batch size".to_owned(), log: true },

@@ -212,12 +212,10 @@ impl Recipe {
     pub fn settings(&self) -> Vec<Setting> {
         let mut all = Vec::new();
         for (name, task) in &self.environment {
-            let Grid { widths, depths, updates, batches } = self.grid_of(task);
+            let Grid { updates, batches, .. } = self.grid_of(task);
             let mut critics = Vec::new();
-            for width in &widths {
-                for depth in &depths {
-                    critics.extend(updates.iter().map(|updates| [*width, *depth, *updates]));
-                }
+            for [width, depth] in self.grid_of(task).critics() {
+                critics.extend(updates.iter().map(|updates| [width, depth, *updates]));
             }
             for [width, depth, updates] in critics {
                 for batch in &batches {
@@ -236,6 +234,14 @@ impl Recipe {
             }
         }
         all
+    }
+}
+
+impl Grid {
+    /// Width and depth of every critic.
+    pub fn critics(&self) -> Vec<[usize; 2]> {
+        let of = |width: usize| self.depths.iter().map(move |depth| [width, *depth]);
+        self.widths.iter().flat_map(|width| of(*width)).collect()
     }
 }
 

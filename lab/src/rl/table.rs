@@ -77,10 +77,9 @@ fn law_in_words(law: &Efficiency) -> String {
             error.rms_fitted.exp()
         )
     });
-    let unknown = law.parameters.iter().filter(|(_, found)| found.stderr.is_none()).count();
-    let undetermined = match unknown {
-        0 => "",
-        _ => " These settings do not determine the law: other values fit as well.",
+    let undetermined = match law.is_determined() {
+        true => "",
+        false => " These settings do not determine the law: other values fit as well.",
     };
     format!(
         "In {} the law of data efficiency over {} settings has alpha {} for updates per step and beta {} for weights{held_out}.{undetermined}",
@@ -175,15 +174,17 @@ fn laws(study: &Study) -> Table {
 }
 
 fn allocations(study: &Study) -> Table {
-    let row = |environment: &str, best: &Best| {
-        let mut cells = vec![environment.to_owned(), format!("{:.1e}", best.budget)];
+    let row = |law: &Efficiency, best: &Best| {
+        let mut cells = vec![law.environment.clone(), format!("{:.1e}", best.budget)];
         for name in ["utd", "critic_params", "steps"] {
             cells.push(best.values.get(name).map_or(String::new(), with_interval));
         }
-        cells.push(if best.outside { "beyond the grid" } else { "" }.to_owned());
+        let remarks = [(best.outside, "beyond the grid"), (!law.is_determined(), "law not determined")];
+        let remarks: Vec<&str> = remarks.iter().filter(|(holds, _)| *holds).map(|(_, text)| *text).collect();
+        cells.push(remarks.join("; "));
         cells
     };
-    let all = study.times.laws.iter().flat_map(|law| law.best.iter().map(|best| row(&law.environment, best)));
+    let all = study.times.laws.iter().flat_map(|law| law.best.iter().map(|best| row(law, best)));
     table(
         "Best use of compute",
         "What the law calls best: the setting of fewest environment steps for an amount of compute, which is 10 x 256 FLOP for each \

@@ -57,6 +57,8 @@ pub struct Efficiency {
     pub r2: f64,
     /// The root mean square of the differences of logarithms, fitted and on settings that were held out.
     pub held_out: Option<HeldOut>,
+    /// The steps that the law gives for each setting, in the order of the times.
+    pub predicted: Vec<f64>,
     /// The settings of fewest steps for several amounts of compute.
     pub best: Vec<Best>,
 }
@@ -212,6 +214,7 @@ fn efficiency(environment: &str, times: &[&Time]) -> Result<(Efficiency, Vec<Str
         environment: environment.to_owned(),
         settings: fitted.rows,
         parameters: fitted.parameters,
+        predicted: fitted.points.iter().map(|point| point.predicted).collect(),
         r2: fitted.r2,
         held_out: fitted.heldout,
         best,
@@ -230,12 +233,9 @@ impl Best {
 }
 
 impl Efficiency {
-    /// The environment steps that the law gives.
-    pub fn steps(&self, updates: f64, size: f64) -> Option<f64> {
-        let value = |name: &str| self.parameters.get(name).map(|parameter| parameter.value);
-        let updates = (value("a")? / updates).powf(value("alpha")?);
-        let size = (value("b")? / size).powf(value("beta")?);
-        Some(value("d_min")? * (1.0 + updates + size))
+    /// Whether the settings determine every parameter.
+    pub fn is_determined(&self) -> bool {
+        self.parameters.iter().all(|(_, found)| found.stderr.is_some())
     }
 }
 
