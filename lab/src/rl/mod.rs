@@ -87,7 +87,7 @@ pub fn study(recipe: &Recipe, out: &Path, overwrite: bool) -> Result<Study> {
         settings.iter().zip(&mut found).filter(|(_, run)| run.is_none()).collect();
     // The costliest first, so that no thread ends with a long one.
     missing.sort_by_key(|(setting, _)| std::cmp::Reverse(setting.cost()));
-    let is_new = !missing.is_empty() || !out.join("run.json").exists();
+    let is_new = !missing.is_empty();
     let total = missing.iter().map(|(setting, _)| setting.cost()).sum::<u64>() / COST;
     let progress = files::bar_of(&recipe.name, "GFLOP", total);
     missing.into_iter().par_bridge().try_for_each(|(setting, run)| -> Result<()> {
@@ -103,8 +103,16 @@ pub fn study(recipe: &Recipe, out: &Path, overwrite: bool) -> Result<Study> {
         recipe: recipe.clone(),
         runs,
     };
-    write(&study, out, is_new.then(|| began.elapsed().as_secs_f64()))?;
+    let seconds = if is_new { None } else { earlier_seconds(out) };
+    write(&study, out, seconds.unwrap_or_else(|| began.elapsed().as_secs_f64()))?;
     Ok(study)
+}
+
+/// How long the last call took that trained anything.
+fn earlier_seconds(out: &Path) -> Option<f64> {
+    // What cannot be read is replaced anyway.
+    let run: serde_json::Value = files::read_json(&out.join("run.json")).ok().flatten()?;
+    run["seconds"].as_f64()
 }
 
 /// FLOP in a unit of progress.
@@ -189,13 +197,11 @@ fn read(folder: &Path, setting: &Setting) -> Result<Option<Run>> {
     Ok(Some(Run { curve: points, ..run }))
 }
 
-fn write(study: &Study, out: &Path, seconds: Option<f64>) -> Result<()> {
+fn write(study: &Study, out: &Path, seconds: f64) -> Result<()> {
     files::write(&out.join("rl.csv"), times::csv(&study.times.times).as_bytes())?;
     files::write(&out.join("rl-runs.csv"), table::runs(study).as_bytes())?;
     files::write(&out.join("rl.md"), markdown(study).as_bytes())?;
     write_json(&out.join("rl.json"), study)?;
-    if let Some(seconds) = seconds {
-        files::write_run(out, &study.recipe, &answer(study), seconds)?;
-    }
+    files::write_run(out, &study.recipe, &answer(study), seconds)?;
     page::write(study, out)
 }

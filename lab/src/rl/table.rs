@@ -188,7 +188,7 @@ fn allocations(study: &Study) -> Table {
     table(
         "Best use of compute",
         "What the law calls best: the setting of fewest environment steps for an amount of compute, which is 10 x 256 FLOP for each \
-         update and weight, with 95 % bootstrap intervals over settings. Beyond the grid, it is an extrapolation.",
+         update and weight, with 95 % bootstrap intervals over settings. Critics have 1,000 weights or more. Beyond the grid, it is an extrapolation.",
         &["environment", "compute, FLOP", "updates per step", "weights", "steps", ""],
         all.collect(),
     )
