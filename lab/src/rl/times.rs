@@ -259,3 +259,68 @@ impl Setting {
         Environment::named(&self.environment).map_or(0, |environment| self.shape(environment).count())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::agent::Point;
+    use super::*;
+    use crate::settings;
+
+    const RECIPE: &str = "name = 'a'\nseeds = [1, 2]\n[environment.chain]\nsteps = 600\nthreshold = 0.5\n[grid]\nwidths = [4]\n\
+                          depths = [1]\nupdates = [1, 2]\nbatches = [8, 16]\n[evaluation]\nevery = 200\n";
+
+    fn run(setting: Setting, scores: [f64; 3], diverged: Option<usize>) -> Run {
+        let point = |(i, score): (usize, f64)| Point {
+            step: 200 * (i + 1),
+            score,
+            training_error: 1.0,
+            validation_error: None,
+            mean_value: 0.0,
+        };
+        let curve = scores.into_iter().enumerate().map(point).collect();
+        Run { critic_parameters: setting.critic_parameters(), setting, diverged, seconds: 0.0, curve }
+    }
+
+    #[test]
+    fn the_mean_over_seeds_and_the_best_batch_size_count() {
+        let recipe: Recipe = settings::parse(RECIPE).unwrap();
+        let scores = |setting: &Setting| match (setting.updates, setting.batch, setting.seed) {
+            // Alone, the second seed is there at once, and the first one late.
+            (1, 8, 1) => [0.0, 0.3, 0.8],
+            (1, 8, 2) => [0.9, 0.9, 0.9],
+            (1, 16, _) => [0.0, 0.4, 0.6],
+            _ => [0.4, 0.4, 0.4],
+        };
+        let all = |diverged: Option<usize>| -> Vec<Run> {
+            let of = |setting: Setting| {
+                let diverged = diverged.filter(|_| setting.batch == 8 && setting.updates == 1);
+                let scores = scores(&setting);
+                run(setting, scores, diverged)
+            };
+            recipe.settings().into_iter().map(of).collect()
+        };
+        let found = times(&recipe, &all(None)).unwrap();
+        assert_eq!(found.times.len(), 1);
+        let time = &found.times[0];
+        assert_eq!((time.updates, time.batch, time.steps), (1, 8, 400.0));
+        assert_eq!(time.of_seeds, [Some(600.0), Some(200.0)]);
+        assert_eq!(time.over_seeds.unwrap().value, 400.0);
+        assert!(found.warnings[0].contains("2 updates per step: the return never reaches 0.5 in 600 steps"));
+        assert!(
+            found.laws.is_empty() && found.warnings[1].contains("no law is fitted"),
+            "{:?}",
+            found.warnings
+        );
+        let line = "chain,4,1,210,1,8,400\n";
+        assert!(csv(&found.times).ends_with(line), "{}", csv(&found.times));
+
+        let found = times(&recipe, &all(Some(600))).unwrap();
+        assert_eq!((found.times[0].batch, found.times[0].steps), (16, 600.0));
+        assert!(found.warnings[0].contains("chain-w4-d1-utd1-batch8-seed1"), "{:?}", found.warnings);
+    }
+
+    #[test]
+    fn amounts_of_compute_span_their_range() {
+        assert_eq!(budgets([1e10, 1e14]), [1e10, 1e11, 1e12, 1e13, 1e14]);
+    }
+}
