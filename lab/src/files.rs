@@ -50,11 +50,13 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 }
 
 /// Writes `run.json` of a finished study.
-pub(crate) fn write_run(out: &Path, recipe: &impl Serialize, seconds: f64) -> Result<()> {
+pub(crate) fn write_run(out: &Path, recipe: &impl Serialize, conclusion: &str, seconds: f64) -> Result<()> {
     let run = serde_json::json!({
         "fathom-lab": env!("CARGO_PKG_VERSION"),
         "status": "complete",
         "recipe": recipe,
+        // `fathom study` shows it.
+        "conclusion": conclusion,
         // Of the last call, which may have continued an earlier one.
         "seconds": seconds,
     });
@@ -75,11 +77,17 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 
 /// A bar of steps with the time that is left.
 pub(crate) fn bar(name: &str, first: usize, steps: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} steps, {eta} left  {msg}");
-    let bar = ProgressBar::new(steps as u64);
+    bar_of(name, "steps", steps as u64).with_position(first as u64)
+}
+
+/// A bar of work in a unit, with the time that is left.
+pub(crate) fn bar_of(name: &str, unit: &str, work: u64) -> ProgressBar {
+    let template = format!("{{prefix}} {{bar:30}} {{pos}}/{{len}} {unit}, {{eta}} left  {{msg}}");
+    let style = ProgressStyle::with_template(&template);
+    let bar = ProgressBar::new(work);
     if let Ok(style) = style {
         bar.set_style(style);
     }
     bar.set_prefix(name.to_owned());
-    bar.with_position(first as u64)
+    bar
 }

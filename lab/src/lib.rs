@@ -4,7 +4,7 @@
 //! Face folder that `fathom measure` and transformers load. [`residual::study`] trains students of several depths on what
 //! a deep residual network does; [`repeat::study`] trains decoders on data that are
 //! repeated more and more; [`mix::study`] compares
-//! mixtures of short and long solutions.
+//! mixtures of short and long solutions; [`rl::study`] trains agents of several sizes in small environments.
 
 #![deny(missing_docs)]
 
@@ -21,6 +21,7 @@ mod random;
 pub mod recipe;
 pub mod repeat;
 pub mod residual;
+pub mod rl;
 mod settings;
 mod statistics;
 pub mod tokenizer;

@@ -4,7 +4,7 @@ mod commands;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use commands::{lm, mix, repeat, residual};
+use commands::{lm, mix, repeat, residual, rl};
 use std::process::ExitCode;
 
 /// Small trainings that test what depth does
@@ -24,6 +24,7 @@ const LONG: &str = "Small trainings that test what depth does: seeded, resumable
   fathom lab residual studies/lab/residual.toml   how loss falls with depth: students of a deep teacher
   fathom lab repeat studies/lab/repeat.toml       what repeated data do to loss and depth
   fathom lab mix studies/lab/mix.toml             short and long solutions: fixed mixtures against a controlled one
+  fathom lab rl studies/lab/rl.toml               agents: steps to a return, by critic size and updates per step
 
 Every run has a folder with its numbers and a page. The same command goes on where an earlier one stopped.";
 
@@ -41,6 +42,9 @@ enum Command {
     /// Train students of several depths on a deep teacher, and fit their loss against depth
     #[command(after_long_help = residual::EXAMPLES)]
     Residual(residual::Residual),
+    /// Train agents over a grid of critic size, updates per step and batch size, and fit the steps to a return
+    #[command(after_long_help = rl::EXAMPLES)]
+    Rl(rl::Rl),
 }
 
 fn main() -> ExitCode {
@@ -63,5 +67,6 @@ fn run(args: &Args) -> Result<()> {
         Command::Mix(mix) => mix.run(),
         Command::Repeat(repeat) => repeat.run(),
         Command::Residual(residual) => residual.run(),
+        Command::Rl(rl) => rl.run(),
     }
 }

@@ -10,28 +10,32 @@ use std::path::Path;
 
 /// Writes the curves of a run, and `report.html`.
 pub(crate) fn write(recipe: &Recipe, metrics: &[Metric], parameters: usize, out: &Path) -> Result<()> {
-    let last = metrics.last();
-    let best = metrics.iter().min_by(|a, b| a.validation_loss.total_cmp(&b.validation_loss));
-    let answer = match (last, best) {
-        (Some(last), Some(best)) => format!(
-            "After {} tokens the loss on held-out texts is {:.3} nats per token; the least was {:.3} after {}.",
-            last.tokens, last.validation_loss, best.validation_loss, best.tokens
-        ),
-        _ => "Nothing was measured.".to_owned(),
-    };
     let page = Page {
         title: format!("Training of {}", recipe.name),
         about: format!(
             "{} layers, width {}, {parameters} weights; {}.",
             recipe.model.layers, recipe.model.width, recipe.data.texts
         ),
-        answer,
+        answer: answer(metrics),
         charts: vec![losses(recipe, metrics), gradients(recipe, metrics)],
         settings: json!({"recipe": recipe}),
         ..Page::default()
     };
     charts::write(&Folder::create(out)?, &page)?;
     Ok(())
+}
+
+/// What was found, in words.
+pub(crate) fn answer(metrics: &[Metric]) -> String {
+    let last = metrics.last();
+    let best = metrics.iter().min_by(|a, b| a.validation_loss.total_cmp(&b.validation_loss));
+    match (last, best) {
+        (Some(last), Some(best)) => format!(
+            "After {} tokens the loss on held-out texts is {:.3} nats per token; the least was {:.3} after {}.",
+            last.tokens, last.validation_loss, best.validation_loss, best.tokens
+        ),
+        _ => "Nothing was measured.".to_owned(),
+    }
 }
 
 fn losses(recipe: &Recipe, metrics: &[Metric]) -> Chart {

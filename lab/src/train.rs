@@ -205,6 +205,7 @@ impl<'a> Trainer<'a> {
             "fathom-lab": env!("CARGO_PKG_VERSION"),
             "status": "complete",
             "recipe": self.recipe,
+            "conclusion": page::answer(&metrics),
             "parameters": parameters,
             "vocabulary": self.corpus.tokenizer.vocabulary(),
             "unique-tokens": self.corpus.training.len(),

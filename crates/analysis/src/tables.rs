@@ -28,15 +28,16 @@ pub struct Tables {
     pub jobs: Vec<JobRow>,
 }
 
-/// A job on a model.
+/// A job on a model, or one of the lab.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct JobRow {
     /// The kind.
     pub kind: JobKind,
     /// The job's name.
     pub name: String,
-    /// The model's name; of a map, the source.
-    pub model: String,
+    /// The model's name; of a map, the source; of the lab, none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     /// The target of a map.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
@@ -54,9 +55,10 @@ impl JobRow {
             true => self.name.clone(),
             false => format!("{} ({})", self.name, self.kind.name()),
         };
+        let model = self.model.clone().unwrap_or_default();
         let model = match &self.target {
-            Some(target) => format!("{} to {target}", self.model),
-            None => self.model.clone(),
+            Some(target) => format!("{model} to {target}"),
+            None => model,
         };
         let found = self.conclusion.clone().unwrap_or_else(|| "not run".to_owned());
         vec![name, model, found]

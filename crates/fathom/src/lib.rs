@@ -50,6 +50,7 @@ mod fit;
 mod folders;
 mod grow;
 mod job;
+mod lab;
 mod lens;
 mod map;
 mod measurement;
@@ -109,6 +110,7 @@ pub use fathom_results::{
 pub use fit::{Fit, FitOutcome, FitSchedule, RlResponse};
 pub use folders::{DepthAnalysis, GroupDepth};
 pub use grow::{Grow, GrowEstimate, Grown, NewNorms};
+pub use lab::{LAB_PROGRAM, lab_program};
 pub use lens::Lens;
 pub use map::{LayerMap, MapEstimate, MapOutcome};
 pub use measurement::{Measured, Measurement, bootstrap_options};

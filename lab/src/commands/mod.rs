@@ -4,6 +4,7 @@ pub(crate) mod lm;
 pub(crate) mod mix;
 pub(crate) mod repeat;
 pub(crate) mod residual;
+pub(crate) mod rl;
 
 use clap::Args as Arguments;
 use std::path::PathBuf;

@@ -133,6 +133,6 @@ fn write(study: &Study, out: &Path, seconds: f64) -> Result<()> {
     files::write(&out.join("mix.csv"), page::csv(study).as_bytes())?;
     files::write(&out.join("mix.md"), markdown(study).as_bytes())?;
     write_json(&out.join("mix.json"), study)?;
-    files::write_run(out, &study.recipe, seconds)?;
+    files::write_run(out, &study.recipe, &page::answer(study), seconds)?;
     page::write(study, out)
 }

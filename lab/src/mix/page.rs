@@ -139,7 +139,7 @@ const READING: &str = "On test problems: means over seeds, with 95 % intervals b
      the accuracy less that of the fixed mixtures at the same length, by a line between the two whose lengths enclose it, seed \
      by seed.";
 
-fn answer(study: &Study) -> String {
+pub(super) fn answer(study: &Study) -> String {
     let controlled = study.rows.iter().find(|row| row.short.is_some() && row.mixture == "controlled");
     let Some((row, accuracy, length)) = controlled.and_then(|row| Some((row, row.accuracy?, row.length?)))
     else {

@@ -125,6 +125,6 @@ fn write(study: &Study, out: &Path, seconds: f64) -> Result<()> {
     files::write(&out.join("repeat.csv"), table::csv(study).as_bytes())?;
     files::write(&out.join("repeat.md"), markdown(study).as_bytes())?;
     write_json(&out.join("repeat.json"), study)?;
-    files::write_run(out, &study.recipe, seconds)?;
+    files::write_run(out, &study.recipe, &page::answer(study), seconds)?;
     page::write(study, out)
 }

@@ -54,7 +54,7 @@ const READING: &str = "Nats per token: means over seeds, with 95 % intervals by 
      size, and to the first regulariser. Training losses are with dropout.";
 
 /// What repeating most often costs, in words.
-fn answer(study: &Study) -> String {
+pub(super) fn answer(study: &Study) -> String {
     let most = study.recipe.epochs.iter().max().copied().unwrap_or_default();
     let sentence = |group: &Group| {
         let gap = group.gap?;

@@ -125,7 +125,7 @@ fn write(study: &Study, out: &Path, seconds: Option<f64>) -> Result<()> {
     files::write(&out.join("residual.csv"), csv.as_bytes())?;
     write_json(&out.join("residual.json"), study)?;
     if let Some(seconds) = seconds {
-        files::write_run(out, &study.recipe, seconds)?;
+        files::write_run(out, &study.recipe, &answer(study), seconds)?;
     }
     page::write(study, out)
 }

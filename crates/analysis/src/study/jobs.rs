@@ -1,4 +1,4 @@
-//! What a study runs beside measurements: prunings, early exits, maps between models, growth.
+//! What a study runs beside measurements: prunings, early exits, maps between models, growth, and studies of the lab.
 
 use super::description::{StudyDescription, folder};
 use super::reader::{At, Field, Reader, Table, instead};
@@ -19,6 +19,8 @@ pub enum JobKind {
     Map,
     /// `fathom grow`.
     Grow,
+    /// `fathom lab`, which is about none of the models.
+    Lab,
 }
 
 /// Options that all kinds have.
@@ -26,7 +28,7 @@ const COMMON: [&str; 8] = ["limit", "split", "max-tokens", "seed", "rng", "resam
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Prune, Self::Exit, Self::Map, Self::Grow];
+    pub const ALL: [Self; 5] = [Self::Prune, Self::Exit, Self::Map, Self::Grow, Self::Lab];
 
     /// The command of the program.
     pub fn name(self) -> &'static str {
@@ -35,6 +37,7 @@ impl JobKind {
             Self::Exit => "exit",
             Self::Map => "map",
             Self::Grow => "grow",
+            Self::Lab => "lab",
         }
     }
 
@@ -55,6 +58,8 @@ impl JobKind {
                 "norm-weight",
                 "depth-prompts",
             ],
+            // A recipe says it all.
+            Self::Lab => return Vec::new(),
         };
         [own, &COMMON].concat()
     }
@@ -80,42 +85,67 @@ pub struct StudyJob {
     pub models: Vec<usize>,
     /// Options of the command: names without dashes, and values.
     pub options: Vec<(String, String)>,
+    /// What the lab does; of no other kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lab: Option<LabRecipe>,
 }
 
-/// A job on a model, by index.
+/// A study of the lab.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LabRecipe {
+    /// The command of `fathom lab`.
+    pub command: String,
+    /// The file of the recipe.
+    pub recipe: String,
+}
+
+/// The commands of `fathom lab`.
+const LAB: [&str; 5] = ["lm", "mix", "repeat", "residual", "rl"];
+
+/// A job on a model, or one of the lab, by index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct JobCell {
     /// Index of the job.
     pub job: usize,
-    /// Index of the model; of a map, the source.
-    pub model: usize,
+    /// Index of the model; of a map, the source; of the lab, none.
+    pub model: Option<usize>,
 }
 
 impl StudyDescription {
     /// The runs beside measurements, job by job.
     pub fn job_cells(&self) -> impl Iterator<Item = JobCell> {
         let cells = |(job, known): (usize, &StudyJob)| {
-            let count = if known.kind == JobKind::Map { 1 } else { known.models.len() };
-            known.models.iter().take(count).map(|model| JobCell { job, model: *model }).collect::<Vec<_>>()
+            let cell = |model| JobCell { job, model };
+            let models = known.models.iter().copied().map(Some);
+            match known.kind {
+                JobKind::Lab => vec![cell(None)],
+                JobKind::Map => models.take(1).map(cell).collect(),
+                _ => models.map(cell).collect::<Vec<_>>(),
+            }
         };
         self.jobs.iter().enumerate().flat_map(cells)
     }
 
     /// The results folder of a job on a model.
     pub fn job_folder(&self, cell: JobCell) -> PathBuf {
-        let (model, job) = (&self.models[cell.model], &self.jobs[cell.job]);
-        self.out.join(folder(&model.name)).join(folder(&job.name))
+        self.out.join(folder(self.job_owner(cell))).join(folder(&self.jobs[cell.job].name))
+    }
+
+    /// The name of a job's model, or `lab`.
+    pub fn job_owner(&self, cell: JobCell) -> &str {
+        cell.model.map_or(JobKind::Lab.name(), |model| &self.models[model].name)
     }
 
     /// The title of a job on a model, "NAME of MODEL".
     pub fn job_title(&self, cell: JobCell) -> String {
-        format!("{} of {}", self.jobs[cell.job].name, self.models[cell.model].name)
+        format!("{} of {}", self.jobs[cell.job].name, self.job_owner(cell))
     }
 
     /// The options of a job on a model: names without dashes, and values.
     pub fn job_options(&self, cell: JobCell) -> Vec<(String, String)> {
-        let (model, job) = (&self.models[cell.model], &self.jobs[cell.job]);
+        let job = &self.jobs[cell.job];
         let mut options = job.options.clone();
+        let Some(model) = cell.model.map(|model| &self.models[model]) else { return options };
         let given = |name: &str| job.options.iter().any(|(known, _)| known == name);
         let seed = self.seed.filter(|_| !given("seed")).map(|seed| seed.to_string());
         let own = [("dtype", model.dtype.clone()), ("revision", model.revision.clone()), ("seed", seed)];
@@ -133,19 +163,34 @@ impl StudyDescription {
 
     /// The arguments of the command, without the folder.
     pub fn job_arguments(&self, cell: JobCell) -> Vec<String> {
+        if let Some(LabRecipe { command, recipe }) = &self.jobs[cell.job].lab {
+            return vec![command.clone(), recipe.clone()];
+        }
         let argument = |(name, value): (String, String)| match (name.as_str(), value.as_str()) {
             ("differences", "true") => Some("--differences".to_owned()),
             ("differences", "false") => None,
             _ => Some(format!("--{name}={value}")),
         };
         let options = self.job_options(cell).into_iter().filter_map(argument);
-        let models = [Some(cell.model), self.job_target(cell)].into_iter().flatten();
+        let models = [cell.model, self.job_target(cell)].into_iter().flatten();
         let models = models.map(|model| self.models[model].id.clone());
         options.chain(["--".to_owned()]).chain(models).collect()
     }
 }
 
 const JOB: [&str; 4] = ["kind", "name", "models", "options"];
+const LAB_JOB: [&str; 4] = ["kind", "name", "command", "recipe"];
+
+/// A command of `fathom lab`.
+struct LabCommand(String);
+
+impl Field for LabCommand {
+    fn of(value: DeValue<'_>) -> Result<Self, String> {
+        let name = String::of(value)?;
+        let wrong = || format!("one of {}{}", LAB.join(", "), did_you_mean(&name, LAB));
+        LAB.contains(&name.as_str()).then(|| Self(name.clone())).ok_or_else(wrong)
+    }
+}
 
 /// One name or several.
 struct Names(Vec<String>);
@@ -165,8 +210,12 @@ impl Reader<'_> {
     }
 
     fn job(&mut self, mut table: Table<'_>, models: &[&str]) -> Option<(StudyJob, Option<usize>)> {
-        self.unknown(&table, &JOB);
-        let kind = self.required::<JobKind>(&mut table, "kind")?.value;
+        let kind = self.required::<JobKind>(&mut table, "kind").map(|kind| kind.value);
+        self.unknown(&table, if kind == Some(JobKind::Lab) { &LAB_JOB } else { &JOB });
+        let kind = kind?;
+        if kind == JobKind::Lab {
+            return self.lab(table);
+        }
         let name = self.optional::<String>(&mut table, "name");
         let line = name.as_ref().map(|name| name.line).or(table.line);
         let name = name.map_or_else(|| kind.name().to_owned(), |name| name.value);
@@ -196,6 +245,18 @@ impl Reader<'_> {
                 }
             }
         }
-        Some((StudyJob { kind, name, models, options }, line))
+        Some((StudyJob { kind, name, models, options, lab: None }, line))
+    }
+
+    fn lab(&mut self, mut table: Table<'_>) -> Option<(StudyJob, Option<usize>)> {
+        let command = self.required::<LabCommand>(&mut table, "command");
+        let recipe = self.required::<String>(&mut table, "recipe");
+        let name = self.optional::<String>(&mut table, "name");
+        let (LabCommand(command), recipe) = (command?.value, recipe?.value);
+        let line = name.as_ref().map(|name| name.line).or(table.line);
+        let name = name.map_or_else(|| command.clone(), |name| name.value);
+        let lab = Some(LabRecipe { command, recipe });
+        let (models, options) = (Vec::new(), Vec::new());
+        Some((StudyJob { kind: JobKind::Lab, name, models, options, lab }, line))
     }
 }

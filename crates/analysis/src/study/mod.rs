@@ -24,10 +24,15 @@
 //! probes = "all"                 # default: those of the study
 //!
 //! [[job]]                        # something other than a measurement
-//! kind = "prune"                 # prune, exit, map or grow
+//! kind = "prune"                 # prune, exit, map, grow or lab
 //! name = "prune"                 # default: the kind
 //! models = ["Qwen2.5 0.5B"]      # default: all; of a map source and target
 //! options = { limit = 64 }       # of the command
+//!
+//! [[job]]
+//! kind = "lab"                   # about none of the models
+//! command = "rl"                 # of `fathom lab`
+//! recipe = "rl.toml"
 //! ```
 
 mod description;
@@ -41,5 +46,5 @@ pub use description::{
     Cell, ComparedPair, Difficulty, OPTIONS, Question, StudyData, StudyDescription, StudyModel,
 };
 pub use error::{Problem, StudyError};
-pub use jobs::{JobCell, JobKind, StudyJob};
+pub use jobs::{JobCell, JobKind, LabRecipe, StudyJob};
 pub(crate) use pairs::{grouped, series};

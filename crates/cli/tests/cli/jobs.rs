@@ -110,3 +110,69 @@ fn wrong_jobs_are_refused_with_their_lines() {
     refused("[[job]]\nkind = 'exit'\noptions = { epsilon = 'much' }\n", "job 'exit': epsilon");
     refused("[[job]]\nkind = 'exit'\nname = 'texts'\n", "called 'texts'");
 }
+
+#[cfg(unix)]
+#[test]
+fn studies_of_the_lab_are_cells_about_no_model() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    // In place of the lab: `rl RECIPE -o OUT ..`.
+    let program = place.at("fathom-lab");
+    let script = "#!/bin/sh\necho \"warning: asked $*\" >&2\n\
+                  if grep -q wrong \"$2\"; then echo 'error: the recipe is wrong' >&2; echo 'in line 1' >&2; exit 1; fi\n\
+                  echo '{\"status\": \"complete\", \"conclusion\": \"More updates help.\"}' > \"$4/run.json\"\n";
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:/bin:/usr/bin", place.path().display());
+    let recipe = place.at("recipe.toml");
+    let job =
+        format!("[[job]]\nkind = 'lab'\ncommand = 'rl'\nname = 'critics'\nrecipe = '{}'\n", recipe.display());
+    let file = study(&place, &job);
+    let run = |args: &[&str]| finish(fathom().arg("study").arg(&file).args(args).env("PATH", &path));
+    let refused = run(&["--plan"]);
+    assert!(refused.stderr.contains("job 'critics': there is no recipe"), "{}", refused.stderr);
+
+    fs::write(&recipe, "wrong").unwrap();
+    let plan = run(&["--plan"]).stdout;
+    assert!(plan.lines().count() == 3 && plan.contains("lab") && plan.contains("critics"), "{plan}");
+    let command =
+        format!("fathom lab rl --out={} {}", place.at("out/lab/critics").display(), recipe.display());
+    let commands = run(&["--dry-run"]).stdout;
+    assert!(commands.contains(&command), "{command}: {commands}");
+    assert!(run(&["--submit", "snakemake"]).stdout.contains("out/lab/critics/run.json"));
+    let failed = run(&["--cell", "lab/critics"]);
+    assert_eq!(failed.code, Some(1), "{}", failed.stderr);
+    assert!(failed.stderr.contains("the recipe is wrong\nin line 1"), "{}", failed.stderr);
+
+    // The recipe is put right: without a result there is nothing to protect, but a cell was begun with another one.
+    fs::write(&recipe, "right").unwrap();
+    let other = run(&["--cell", "lab/critics"]);
+    assert!(other.stderr.contains("was made with other options"), "{}", other.stderr);
+    let made = run(&["--overwrite", "--threads", "2"]);
+    assert_eq!(made.code, Some(0), "{}", made.stderr);
+    assert!(made.stderr.contains("--overwrite --threads=2"), "{}", made.stderr);
+    let row = made.stdout.lines().find(|line| line.contains("critics (lab)")).unwrap();
+    assert!(row.contains("More updates help."), "{row}");
+    let jobs = json(&place.at("out/study.json"))["jobs"].clone();
+    assert_eq!((jobs[0]["kind"].as_str(), jobs[0].get("model")), (Some("lab"), None));
+    assert!(run(&["--cell", "3"]).stderr.contains("there already"));
+    fs::write(&recipe, "changed").unwrap();
+    assert!(run(&["--plan"]).stdout.contains("other"));
+    let missing =
+        finish(fathom().arg("study").arg(&file).args(["--cell", "3", "--overwrite"]).env("PATH", ""));
+    assert!(missing.stderr.contains("cargo install --path lab"), "{}", missing.stderr);
+}
+
+#[test]
+fn wrong_studies_of_the_lab_are_refused_with_their_lines() {
+    let place = Place::new();
+    let refused = |job: &str, words: &[&str]| {
+        let done = finish(fathom().arg("study").arg(study(&place, job)).arg("--plan"));
+        assert_eq!(done.code, Some(1), "{}", done.stderr);
+        assert!(words.iter().all(|word| done.stderr.contains(word)), "{}", done.stderr);
+    };
+    refused("[[job]]\nkind = 'lab'\n", &["has no 'command'", "has no 'recipe'"]);
+    refused("[[job]]\nkind = 'lab'\ncommand = 'rk'\nrecipe = 'x'\n", &["lm, mix, repeat, residual, rl"]);
+    refused("[[job]]\nkind = 'lab'\ncommand = 'rl'\nrecipe = 'x'\nmodels = 'a'\n", &["'models'"]);
+    refused("[[job]]\nkind = 'prune'\nrecipe = 'x'\n", &["'recipe'"]);
+}

@@ -1,24 +1,26 @@
-//! What a study runs beside measurements: prunings, early exits, maps between models, growth.
+//! What a study runs beside measurements: prunings, early exits, maps between models, growth, and studies of the lab.
 
 use super::{CellState, PlannedCell, Study};
 use crate::error::invalid;
+use crate::lab::LabRun;
 use crate::{Error, Exit, Grow, LayerMap, Observer, Prune, Result};
 use fathom_analysis::StudyDescription;
-use fathom_analysis::study::{JobCell, JobKind};
+use fathom_analysis::study::{JobCell, JobKind, LabRecipe};
 use fathom_analysis::tables::JobRow;
 use fathom_results::{Exiting, Folder, GrowMethod, Growing, Mapping, Pruning, folder};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What stands in the folder of a job about the study that ran it.
 const CELL: &str = "cell.json";
 
-/// A job on a model, ready to run.
+/// A job, ready to run.
 pub(super) enum Job {
     Prune(Prune),
     Exit(Exit),
     Map(LayerMap),
     Grow(Box<Grow>),
+    Lab(LabRun),
 }
 
 impl Job {
@@ -26,8 +28,9 @@ impl Job {
     pub(super) fn of(study: &Study, cell: JobCell) -> Result<Self> {
         let described = &study.description;
         let job = &described.jobs[cell.job];
-        let model = described.models[cell.model].id.as_str();
         let (out, command) = (described.job_folder(cell), study.command.clone());
+        let Some(index) = cell.model else { return lab(study, cell, out).map(Self::Lab) };
+        let model = described.models[index].id.as_str();
         let mut options = described.job_options(cell);
         let mut take = |wanted: &str| {
             let place = options.iter().position(|(name, _)| name == wanted)?;
@@ -50,7 +53,7 @@ impl Job {
             JobKind::Prune => Self::Prune(built!(Prune::new(model))?),
             JobKind::Exit => Self::Exit(built!(Exit::new(model))?),
             JobKind::Map => {
-                let target = described.job_target(cell).unwrap_or(cell.model);
+                let target = described.job_target(cell).unwrap_or(index);
                 Self::Map(built!(LayerMap::new(model, described.models[target].id.as_str()))?)
             }
             JobKind::Grow => {
@@ -65,6 +68,7 @@ impl Job {
                 };
                 Self::Grow(Box::new(built!(Grow::new(model, method, layers))?))
             }
+            JobKind::Lab => lab(study, cell, out).map(Self::Lab)?,
         })
     }
 
@@ -74,6 +78,7 @@ impl Job {
             Self::Exit(job) => Self::Exit(job.overwrite(overwrite)),
             Self::Map(job) => Self::Map(job.overwrite(overwrite)),
             Self::Grow(job) => Self::Grow(Box::new(job.overwrite(overwrite))),
+            Self::Lab(job) => Self::Lab(job.overwrite(overwrite)),
         }
     }
 
@@ -83,6 +88,7 @@ impl Job {
             Self::Exit(job) => job.run(observer).map(drop),
             Self::Map(job) => job.run(observer).map(drop),
             Self::Grow(job) => job.run(observer).map(drop),
+            Self::Lab(job) => job.run(observer),
         }
     }
 
@@ -101,6 +107,7 @@ impl Job {
             Self::Grow(job) => job
                 .estimate(observer)
                 .map(|e| of(e.seconds(), e.weight_bytes, e.memory_bytes.max(e.making_bytes))),
+            Self::Lab(_) => invalid!("what a study of the lab takes is not known beforehand"),
         }
     }
 }
@@ -112,6 +119,29 @@ pub(super) fn result_file(kind: JobKind) -> &'static str {
         JobKind::Exit => folder::EXIT,
         JobKind::Map => folder::MAP,
         JobKind::Grow => folder::GROW,
+        JobKind::Lab => folder::RUN,
+    }
+}
+
+/// A study of the lab into a folder.
+fn lab(study: &Study, cell: JobCell, out: PathBuf) -> Result<LabRun> {
+    let job = &study.description.jobs[cell.job];
+    let Some(LabRecipe { command, recipe }) = &job.lab else {
+        invalid!("job '{}' has no recipe", job.name);
+    };
+    if !Path::new(recipe).is_file() {
+        invalid!("job '{}': there is no recipe {recipe}", job.name);
+    }
+    Ok(LabRun::new(command, recipe, out, study.threads))
+}
+
+/// What a job depends on, as it is kept in its folder.
+fn begun(study: &StudyDescription, cell: JobCell) -> Value {
+    let arguments = study.job_arguments(cell);
+    match &study.jobs[cell.job].lab {
+        // Without the recipe, whatever was made of it is of another one.
+        Some(lab) => json!({ "arguments": arguments, "recipe": std::fs::read_to_string(&lab.recipe).ok() }),
+        None => json!({ "arguments": arguments }),
     }
 }
 
@@ -122,7 +152,7 @@ pub(super) fn state(study: &StudyDescription, cell: JobCell) -> CellState {
         |name: &str| -> Option<Value> { serde_json::from_slice(&std::fs::read(out.join(name)).ok()?).ok() };
     match (read(CELL), read(folder::RUN)) {
         (None, None) => CellState::Missing,
-        (Some(begun), _) if begun["arguments"] != json!(study.job_arguments(cell)) => CellState::Other,
+        (Some(found), _) if found != begun(study, cell) => CellState::Other,
         (None, Some(_)) => CellState::Other,
         (_, Some(run)) if run["status"] == "complete" => CellState::Finished,
         _ => CellState::Begun,
@@ -138,15 +168,21 @@ pub(super) fn planned(study: &Study, first: usize) -> Vec<PlannedCell> {
         PlannedCell {
             cell: first + index,
             kind: job.kind.name(),
-            model: described.models[cell.model].name.clone(),
+            model: described.job_owner(cell).to_owned(),
             data: job.name.clone(),
             folder: described.job_folder(cell),
             state: state(described, cell),
-            arguments: [out].into_iter().chain(described.job_arguments(cell)).collect(),
+            arguments: arguments(described.job_arguments(cell), out, job.kind),
             estimate: None,
         }
     };
     described.job_cells().enumerate().map(one).collect()
+}
+
+/// With the folder: behind the command of the lab, in front of all others.
+fn arguments(mut all: Vec<String>, out: String, kind: JobKind) -> Vec<String> {
+    all.insert(usize::from(kind == JobKind::Lab), out);
+    all
 }
 
 /// Runs a job, unless it is there already.
@@ -168,7 +204,7 @@ pub(super) fn run_one(study: &Study, cell: JobCell, title: &str, observer: &dyn 
     let job = Job::of(study, cell)?.overwrite(other);
     observer.note(title);
     let folder = Folder::create(out)?;
-    folder.write_json_atomic(CELL, &json!({ "arguments": described.job_arguments(cell) }))?;
+    folder.write_json_atomic(CELL, &begun(described, cell))?;
     job.run(observer)
 }
 
@@ -181,7 +217,7 @@ pub(super) fn rows(study: &StudyDescription) -> Vec<JobRow> {
         JobRow {
             kind: job.kind,
             name: job.name.clone(),
-            model: study.models[cell.model].name.clone(),
+            model: cell.model.map(|model| study.models[model].name.clone()),
             target: study.job_target(cell).map(|target| study.models[target].name.clone()),
             conclusion: found,
         }
@@ -196,5 +232,9 @@ fn conclusion(kind: JobKind, out: &Path) -> Option<String> {
         JobKind::Exit => Some(Exiting::read(&file).ok()?.choice.reason),
         JobKind::Map => Some(Mapping::read(&file).ok()?.conclusion),
         JobKind::Grow => Some(Growing::read(&file).ok()?.conclusion),
+        JobKind::Lab => {
+            let run: Value = serde_json::from_slice(&std::fs::read(&file).ok()?).ok()?;
+            Some(run["conclusion"].as_str()?.to_owned())
+        }
     }
 }

@@ -14,9 +14,9 @@ use std::path::PathBuf;
 pub struct PlannedCell {
     /// Its number, from 1.
     pub cell: usize,
-    /// What it is: `measure`, `prune`, `exit`, `map` or `grow`, the command that its arguments are for.
+    /// What it is: `measure`, `prune`, `exit`, `map`, `grow` or `lab`, the command that its arguments are for.
     pub kind: &'static str,
-    /// The name of the model in the description.
+    /// The name of the model in the description, or `lab`.
     pub model: String,
     /// The name of the data set in the description, or of the job.
     pub data: String,
@@ -139,7 +139,7 @@ impl Study {
             .chain(
                 study
                     .job_cells()
-                    .map(|cell| format!("{}/{}", study.models[cell.model].name, study.jobs[cell.job].name)),
+                    .map(|cell| format!("{}/{}", study.job_owner(cell), study.jobs[cell.job].name)),
             )
             .collect();
         let number = name.parse::<usize>().ok().filter(|number| (1..=names.len()).contains(number));
