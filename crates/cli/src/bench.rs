@@ -15,7 +15,7 @@ pub(crate) fn run(args: &Bench, threads: Option<u16>) -> Result<()> {
     let bench = fathom::Bench::new().quick(args.quick).device(args.device);
     let bench = optional(bench, &args.model, |b, id| {
         let (revision, dtype, device) = (args.revision.clone(), args.dtype.into(), args.device);
-        b.model(ModelSpec { id: id.clone(), revision, dtype, device })
+        b.model(ModelSpec { revision, dtype, device, ..ModelSpec::new(id.as_str()) })
     });
     let bench = optional(bench, &threads, |b, threads| b.threads((*threads).into()));
     // Rough numbers are kept only where that was asked for.

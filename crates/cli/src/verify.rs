@@ -12,6 +12,8 @@ pub(crate) fn run(args: &Verify, threads: Option<u16>) -> Result<()> {
         Verification::of(args.model.model.as_str()).dtype(args.model.dtype.into()).device(args.model.device);
     let verification =
         optional(verification, &args.model.revision, |v, revision| v.revision(revision.as_str()));
+    let verification =
+        optional(verification, &args.model.expert_memory, |v, memory| v.expert_memory(memory.as_u64()));
     let verification = optional(verification, &threads, |v, threads| v.threads((*threads).into()));
     let terminal = Terminal::default();
     match &args.golden {

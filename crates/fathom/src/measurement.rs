@@ -293,6 +293,7 @@ impl Measurement {
             "dtype" => self.dtype(choice(name, value, &[("f32", Dtype::F32), ("bf16", Dtype::Bf16)])?),
             "revision" => self.revision(value),
             "device" => self.device(parsed(name, value)?),
+            "expert-memory" => self.expert_memory(parsed::<ByteSize>(name, value)?.as_u64()),
             "probes" => self.probes(&Probe::list(value).map_err(|e| invalid_option(name, &e))?),
             "skip-modes" => self.skip_modes(&choices(name, value, &SkipMode::ALL.map(|m| (m.name(), m)))?),
             "skip-parts" => self.skip_parts(&choices(name, value, &SkipPart::ALL.map(|p| (p.name(), p)))?),

@@ -9,12 +9,12 @@ use fathom_probes::{ProbeOptions, TokenizedPair, TokenizedPrompt};
 /// The share of the machine's memory that may be used beside the weights: one over this.
 const SHARE: u64 = 5;
 
-/// A fifth of the memory of the machine, or of the container in which this runs.
-fn default_memory() -> u64 {
+/// Bytes of memory of the machine, or of the container in which this runs.
+pub(crate) fn of_machine() -> u64 {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
     let contained = system.cgroup_limits().map(|limits| limits.total_memory);
-    contained.unwrap_or(u64::MAX).min(system.total_memory()) / SHARE
+    contained.unwrap_or(u64::MAX).min(system.total_memory())
 }
 
 /// What a model may use beside its weights, unless set otherwise: most of what they leave free on a device with its own
@@ -22,7 +22,7 @@ fn default_memory() -> u64 {
 pub(crate) fn default_for<B: Backend>(model: &Model<B>) -> u64 {
     match model.backend().memory() {
         Some(all) => all.saturating_sub(model.bytes()) / 4 * 3,
-        None => default_memory(),
+        None => of_machine() / SHARE,
     }
 }
 

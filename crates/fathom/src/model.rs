@@ -3,7 +3,7 @@
 use crate::error::invalid;
 use crate::objective;
 use crate::observer::{Downloads, counted, uncounted};
-use crate::{Device, Observer, Result, Unit, threads};
+use crate::{Device, Observer, Result, Unit, memory, threads};
 use bytesize::ByteSize;
 use fathom_model::config::Mlp;
 use fathom_model::source::{self, Checkpoint, Loaded, Located};
@@ -22,12 +22,15 @@ pub struct ModelSpec {
     pub dtype: Dtype,
     /// The device that it runs on.
     pub device: Device,
+    /// Bytes of a mixture's experts in memory; the others are read from the files when tokens take them. `None` keeps all
+    /// of them, or as many as fit.
+    pub expert_memory: Option<u64>,
 }
 
 impl ModelSpec {
     /// A model in f32 on the processor.
     pub fn new(id: impl Into<String>) -> Self {
-        Self { id: id.into(), revision: None, dtype: Dtype::F32, device: Device::Cpu }
+        Self { id: id.into(), revision: None, dtype: Dtype::F32, device: Device::Cpu, expert_memory: None }
     }
 
     /// Finds the model, downloading it where needed, and opens its files.
@@ -48,9 +51,15 @@ impl ModelSpec {
         backend: B,
         observer: &dyn Observer,
     ) -> Result<Loaded<B>> {
-        check_fits(&checkpoint, self.dtype, &backend)?;
+        let experts = match self.expert_memory {
+            None => memory_for_experts(&checkpoint, self.dtype, &backend, observer),
+            given => given,
+        };
+        if experts.is_none() {
+            check_fits(&checkpoint, self.dtype, &backend)?;
+        }
         let loading = counted(observer, "loading", Unit::Items("layers"), checkpoint.steps() as u64);
-        Ok(checkpoint.load_on(backend, self.dtype, &|| loading.advance(1))?)
+        Ok(checkpoint.load_within(backend, self.dtype, experts, &|| loading.advance(1))?)
     }
 }
 
@@ -66,6 +75,28 @@ impl ModelSpec {
         objective::refuse_masked(checkpoint.config(), what)?;
         self.load(checkpoint, backend, observer)
     }
+}
+
+/// The memory that is left for the experts of a mixture, if they do not fit; a quarter stays free for what is computed.
+fn memory_for_experts<B: Backend>(
+    checkpoint: &Checkpoint,
+    dtype: Dtype,
+    backend: &B,
+    observer: &dyn Observer,
+) -> Option<u64> {
+    let [all, experts] = checkpoint.packed_bytes(dtype);
+    let room = backend.memory().unwrap_or_else(memory::of_machine) / 4 * 3;
+    if experts == 0 || all <= room {
+        return None;
+    }
+    let left = room.saturating_sub(all - experts);
+    let size = |bytes| ByteSize(bytes).display().iec();
+    observer.warn(&format!(
+        "the experts take up to {} and {} is left for them; the others are read from the files when tokens take them, which is slower (--expert-memory sets how much is kept)",
+        size(experts),
+        size(left),
+    ));
+    Some(left)
 }
 
 /// Refuses a model that is larger than the memory of its device.

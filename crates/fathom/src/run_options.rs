@@ -107,6 +107,14 @@ macro_rules! run_setters {
                 self
             }
 
+            /// Bytes of a mixture's experts in memory; the others are read from the files when tokens take them. All of
+            /// them, or as many as fit, unless set otherwise.
+            #[must_use]
+            pub fn expert_memory(mut self, bytes: u64) -> Self {
+                self.options.model.expert_memory = Some(bytes);
+                self
+            }
+
             /// The split of a published data set.
             #[must_use]
             pub fn split(mut self, split: impl Into<String>) -> Self {
@@ -192,6 +200,9 @@ macro_rules! run_setters {
                     }
                     "revision" => self.revision(value),
                     "device" => self.device(parsed(name, value)?),
+                    "expert-memory" => {
+                        self.expert_memory(parsed::<bytesize::ByteSize>(name, value)?.as_u64())
+                    }
                     "memory" => self.memory(parsed::<bytesize::ByteSize>(name, value)?.as_u64()),
                     _ => $crate::error::invalid!("a study cannot set the option '{name}'"),
                 })

@@ -113,7 +113,7 @@ impl<B: Backend> Model<B> {
                 self.feed_forward_backward(mlp, wide, None, &d, &mut d_in);
             }
             MlpWeights::Experts(experts) => {
-                self.experts_backward(experts, of_pass(&saved.experts), &d, &mut d_in);
+                self.experts_backward(l, experts, of_pass(&saved.experts), &d, &mut d_in);
             }
         }
         self.norm_backward(block.mlp_norm.as_ref(), &saved.mlp_in, &mut d_in);

@@ -83,6 +83,16 @@ pub enum Mlp {
     Experts(Experts),
 }
 
+impl Mlp {
+    /// The experts, of a mixture.
+    pub fn experts(&self) -> Option<Experts> {
+        match self {
+            Self::Dense => None,
+            Self::Experts(experts) => Some(*experts),
+        }
+    }
+}
+
 /// A mixture of experts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Experts {
@@ -370,10 +380,7 @@ impl Config {
 
     /// The experts of the first layer that has some.
     pub fn experts(&self) -> Option<Experts> {
-        self.layers.iter().find_map(|layer| match layer.mlp {
-            Mlp::Experts(experts) => Some(experts),
-            Mlp::Dense => None,
-        })
+        self.layers.iter().find_map(|layer| layer.mlp.experts())
     }
 
     /// Rotated dimensions of a head.

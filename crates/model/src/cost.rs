@@ -47,7 +47,7 @@ impl<B: Backend> Model<B> {
         match &self.packed.layers[l].mlp {
             MlpWeights::Dense(mlp) => mlp.down.bytes() as u64,
             MlpWeights::Experts(of) => {
-                of.experts.iter().chain(&of.shared).map(|mlp| mlp.down.bytes() as u64).sum()
+                of.experts.packed().iter().chain(&of.shared).map(|mlp| mlp.down.bytes() as u64).sum()
             }
         }
     }
@@ -63,7 +63,7 @@ impl<B: Backend> Model<B> {
     pub fn mlp_macs_per_row(&self, l: usize) -> u64 {
         match &self.packed.layers[l].mlp {
             MlpWeights::Dense(mlp) => mlp.matrices().into_iter().map(macs).sum(),
-            MlpWeights::Experts(experts) => experts.matrices_of_a_row().map(macs).sum(),
+            MlpWeights::Experts(experts) => experts.macs_of_a_row(),
         }
     }
 
@@ -152,12 +152,14 @@ impl<B: Backend> Model<B> {
         4 * (10 * c.hidden + mixing + gate + recurrence + wide + latent)
     }
 
-    /// Bytes of the packed weights.
+    /// Bytes of the packed weights, and of those that are kept of experts in the checkpoint.
     pub fn bytes(&self) -> u64 {
         let blocks = self.packed.layers.iter().flat_map(LayerWeights::matrices);
         let position = self.packed.position.as_ref().map_or(0, |p| 4 * p.len());
         let dense = self.packed.head_dense.iter().map(|(dense, ..)| dense);
-        blocks.chain(&self.packed.head).chain(dense).map(|l| l.bytes() as u64).sum::<u64>() + position as u64
+        let experts = self.packed.expert_cache.as_ref().map_or(0, |cache| cache.budget());
+        let packed = blocks.chain(&self.packed.head).chain(dense).map(|l| l.bytes() as u64).sum::<u64>();
+        packed + position as u64 + experts
     }
 }
 

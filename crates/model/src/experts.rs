@@ -7,6 +7,8 @@ use crate::config::Experts;
 use crate::forward::Model;
 use crate::routing::{self, Routes, sigmoid};
 use fathom_kernels::backend::{Backend, LinearLayer, RowAction, RowEdit};
+use std::ops::Deref;
+use std::sync::Arc;
 
 /// The matrices of one MLP.
 pub(crate) struct FeedForward<B: Backend> {
@@ -25,6 +27,65 @@ impl<B: Backend> FeedForward<B> {
     }
 }
 
+/// The experts of a layer that rows choose from.
+pub(crate) enum ExpertMlps<B: Backend> {
+    /// All of them.
+    Packed(Vec<FeedForward<B>>),
+    /// They are in the checkpoint ([`ExpertCache`](crate::expert_cache::ExpertCache)).
+    Mapped(ExpertSize),
+}
+
+/// The size of one expert.
+#[derive(Clone, Copy)]
+pub(crate) struct ExpertSize {
+    /// Weights and biases.
+    pub(crate) parameters: u64,
+    /// Multiply-adds per row.
+    pub(crate) macs: u64,
+}
+
+impl<B: Backend> ExpertMlps<B> {
+    /// Those in memory.
+    pub(crate) fn packed(&self) -> &[FeedForward<B>] {
+        match self {
+            Self::Packed(mlps) => mlps,
+            Self::Mapped(_) => &[],
+        }
+    }
+
+    /// The size of each, where they are in the checkpoint.
+    pub(crate) fn mapped(&self) -> Option<ExpertSize> {
+        match self {
+            Self::Packed(_) => None,
+            Self::Mapped(size) => Some(*size),
+        }
+    }
+}
+
+/// An MLP that some rows take.
+enum Taken<'a, B: Backend> {
+    Packed(&'a FeedForward<B>),
+    /// The expert of this number.
+    Mapped(usize),
+}
+
+/// An MLP in memory, at least for now.
+enum InMemory<'a, B: Backend> {
+    Packed(&'a FeedForward<B>),
+    Read(Arc<FeedForward<B>>),
+}
+
+impl<B: Backend> Deref for InMemory<'_, B> {
+    type Target = FeedForward<B>;
+
+    fn deref(&self) -> &FeedForward<B> {
+        match self {
+            Self::Packed(mlp) => mlp,
+            Self::Read(mlp) => mlp,
+        }
+    }
+}
+
 /// The weights of a mixture of experts.
 pub(crate) struct ExpertWeights<B: Backend> {
     pub(crate) about: Experts,
@@ -32,37 +93,43 @@ pub(crate) struct ExpertWeights<B: Backend> {
     pub(crate) router: B::Linear,
     /// Added to scores while experts are chosen, `[E]`.
     pub(crate) correction: Option<Vec<f32>>,
-    pub(crate) experts: Vec<FeedForward<B>>,
+    pub(crate) experts: ExpertMlps<B>,
     pub(crate) shared: Option<FeedForward<B>>,
     /// `[1, d]`.
     pub(crate) shared_gate: Option<B::Linear>,
 }
 
 impl<B: Backend> ExpertWeights<B> {
-    /// All matrices.
+    /// All matrices in memory.
     pub(crate) fn matrices(&self) -> impl Iterator<Item = &B::Linear> {
-        let mlps = self.experts.iter().chain(&self.shared);
+        let mlps = self.experts.packed().iter().chain(&self.shared);
         [&self.router].into_iter().chain(&self.shared_gate).chain(mlps.flat_map(FeedForward::matrices))
     }
 
-    /// The matrices that a row is multiplied by.
-    pub(crate) fn matrices_of_a_row(&self) -> impl Iterator<Item = &B::Linear> {
-        let mlps = self.experts.iter().take(self.about.active).chain(&self.shared);
-        [&self.router].into_iter().chain(&self.shared_gate).chain(mlps.flat_map(FeedForward::matrices))
+    /// Multiply-adds per row.
+    pub(crate) fn macs_of_a_row(&self) -> u64 {
+        let mlps = self.experts.packed().iter().take(self.about.active).chain(&self.shared);
+        let matrices = [&self.router].into_iter().chain(&self.shared_gate);
+        let macs = |matrix: &B::Linear| (matrix.inputs() * matrix.outputs()) as u64;
+        let mapped = self.experts.mapped().map_or(0, |size| size.macs * self.about.active as u64);
+        matrices.chain(mlps.flat_map(FeedForward::matrices)).map(macs).sum::<u64>() + mapped
     }
 
     /// The MLPs that some rows take, with these rows: routed experts in ascending order, then the shared one.
     fn groups(&self, routes: &Routes, gates: &[f32]) -> Vec<Group<'_, B>> {
-        let routed = routes.by_expert(self.about.count).into_iter().zip(&self.experts);
-        let routed = routed.filter(|(places, _)| !places.is_empty()).map(|(places, mlp)| Group {
-            mlp,
+        let routed = routes.by_expert(self.about.count).into_iter().enumerate();
+        let routed = routed.filter(|(_, places)| !places.is_empty()).map(|(expert, places)| Group {
+            mlp: match &self.experts {
+                ExpertMlps::Packed(mlps) => Taken::Packed(&mlps[expert]),
+                ExpertMlps::Mapped(_) => Taken::Mapped(expert),
+            },
             rows: places.iter().map(|place| place / routes.active as u32).collect(),
             weights: Some(places.iter().map(|place| routes.weights[*place as usize]).collect()),
             places,
         });
         let rows = (routes.experts.len() / routes.active.max(1)) as u32;
         let shared = self.shared.iter().map(|mlp| Group {
-            mlp,
+            mlp: Taken::Packed(mlp),
             rows: (0..rows).collect(),
             weights: self.shared_gate.is_some().then(|| gates.to_vec()),
             places: Vec::new(),
@@ -73,7 +140,7 @@ impl<B: Backend> ExpertWeights<B> {
 
 /// An MLP and the rows that take it.
 struct Group<'a, B: Backend> {
-    mlp: &'a FeedForward<B>,
+    mlp: Taken<'a, B>,
     /// Rows of the batch, ascending.
     rows: Vec<u32>,
     /// The weight of each row; none where all are 1.
@@ -211,12 +278,25 @@ impl<B: Backend> Model<B> {
         d_weights
     }
 
-    /// The mixture of experts of a layer: fills `out` from its normalised input.
+    /// The MLP of a group of rows.
+    fn in_memory<'a>(&self, layer: usize, mlp: &Taken<'a, B>) -> InMemory<'a, B> {
+        match mlp {
+            Taken::Packed(mlp) => InMemory::Packed(mlp),
+            Taken::Mapped(expert) => {
+                let cache =
+                    self.packed.expert_cache.as_ref().expect("experts outside the memory have a cache");
+                InMemory::Read(cache.get(self, layer, *expert))
+            }
+        }
+    }
+
+    /// The mixture of experts of layer `l`: fills `out` from its normalised input.
     ///
     /// # Shapes
     /// `input`, `out [rows, d]`.
     pub(crate) fn experts(
         &self,
+        l: usize,
         weights: &ExpertWeights<B>,
         input: &B::Buffer,
         s: &mut ExpertBuffers<B>,
@@ -244,7 +324,8 @@ impl<B: Backend> Model<B> {
                 }
             };
             let inner = [&mut s.wide, &mut s.gated];
-            wide.extend(self.feed_forward(group.mlp.matrices(), part, inner, &mut s.output, save));
+            let mlp = self.in_memory(l, &group.mlp);
+            wide.extend(self.feed_forward(mlp.matrices(), part, inner, &mut s.output, save));
             if let Some(factors) = &group.weights {
                 on.edit(d, &scalings(factors), &mut s.output);
             }
@@ -261,6 +342,7 @@ impl<B: Backend> Model<B> {
     /// `d_out`, `d_in [rows, d]`.
     pub(crate) fn experts_backward(
         &self,
+        l: usize,
         weights: &ExpertWeights<B>,
         saved: &SavedExperts<B>,
         d_out: &B::Buffer,
@@ -274,7 +356,8 @@ impl<B: Backend> Model<B> {
         for (group, wide) in weights.groups(&saved.routes, &saved.gates).into_iter().zip(&saved.wide) {
             on.gather(d, d_out, &group.rows, &mut part);
             let factors = group.weights.as_deref();
-            let of = self.feed_forward_backward(group.mlp, wide, factors, &part, &mut d_part);
+            let of =
+                self.feed_forward_backward(&self.in_memory(l, &group.mlp), wide, factors, &part, &mut d_part);
             on.edit(d, &contributions(&group.rows, &d_part, &mut begun), d_in);
             places.extend(of.iter().map(|_| group.places.clone()));
             numbers.extend(of);

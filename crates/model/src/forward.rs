@@ -334,7 +334,8 @@ impl<B: Backend> Model<B> {
                 b.saved.iter_mut().zip(wide).for_each(|(saved, wide)| saved.wide = Some(wide));
             }
             MlpWeights::Experts(experts) => {
-                let (routes, of_experts) = self.experts(experts, input, &mut b.experts, &mut b.mlp_out, save);
+                let (routes, of_experts) =
+                    self.experts(l, experts, input, &mut b.experts, &mut b.mlp_out, save);
                 b.saved.iter_mut().zip(of_experts).for_each(|(saved, of)| saved.experts = Some(of));
                 b.routes = Some(routes);
             }

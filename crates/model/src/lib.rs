@@ -16,6 +16,7 @@ pub mod config;
 mod convert;
 mod cost;
 mod error;
+mod expert_cache;
 mod experts;
 mod files;
 mod forward;

@@ -3,8 +3,9 @@
 mod sublayers;
 
 use crate::architecture::{Description, Layout, RowOrder, TensorRef};
-use crate::config::{Config, Head, Positions, QkNorm};
+use crate::config::{Config, Head, Mlp, Positions, QkNorm};
 use crate::error::Result;
+use crate::expert_cache::ExpertCache;
 use crate::experts::{ExpertWeights, FeedForward};
 use crate::latent::QkvWeights;
 use crate::weights::{Tensor, Weights};
@@ -51,11 +52,15 @@ impl<B: Backend> MlpWeights<B> {
         }
     }
 
-    /// Parameters that are in no matrix.
+    /// Parameters that are in no matrix in memory.
     pub(crate) fn correction(&self) -> u64 {
         match self {
             Self::Dense(_) => 0,
-            Self::Experts(experts) => experts.correction.as_ref().map_or(0, |c| c.len() as u64),
+            Self::Experts(experts) => {
+                let mapped = experts.experts.mapped().map_or(0, |size| size.parameters);
+                mapped * experts.about.count as u64
+                    + experts.correction.as_ref().map_or(0, |c| c.len() as u64)
+            }
         }
     }
 }
@@ -124,6 +129,8 @@ pub(crate) struct PackedWeights<B: Backend> {
     pub(crate) head_dense: Option<(B::Linear, Activation, Norm<B>)>,
     /// `[V, d]`; absent from encoders without a head.
     pub(crate) head: Option<B::Linear>,
+    /// Experts that stay in the checkpoint.
+    pub(crate) expert_cache: Option<ExpertCache<B>>,
 }
 
 impl<B: Backend> PackedWeights<B> {
@@ -142,15 +149,18 @@ impl<B: Backend> PackedWeights<B> {
     }
 }
 
-/// Packs all weights; the progress callback `tick` is called after each layer and after the head.
+/// Packs all weights; the progress callback `tick` is called after each layer and after the head. With `expert_bytes`,
+/// experts stay in the checkpoint, and so many bytes of them are kept in memory.
 pub(crate) fn pack<B: Backend>(
     on: &B,
     d: &Description,
     weights: &Weights,
     dtype: Dtype,
+    expert_bytes: Option<u64>,
     tick: &dyn Fn(),
 ) -> Result<PackedWeights<B>> {
-    let loader = Loader { on, config: &d.config, layout: &d.layout, weights, dtype };
+    let map_experts = expert_bytes.is_some();
+    let loader = Loader { on, config: &d.config, layout: &d.layout, weights, dtype, map_experts };
     let mut layers = Vec::with_capacity(d.config.depth());
     for layer in 0..d.config.depth() {
         layers.push(loader.block(layer)?);
@@ -158,7 +168,25 @@ pub(crate) fn pack<B: Backend>(
     }
     let packed = loader.ends(layers);
     tick();
-    packed
+    let cache = |bytes| ExpertCache::new(d.layout.clone(), weights.clone(), bytes);
+    packed.map(|packed| PackedWeights { expert_cache: expert_bytes.map(cache), ..packed })
+}
+
+/// Packs one expert of a layer.
+pub(crate) fn expert<B: Backend>(
+    on: &B,
+    config: &Config,
+    layout: &Layout,
+    weights: &Weights,
+    dtype: Dtype,
+    layer: usize,
+    expert: usize,
+) -> Result<FeedForward<B>> {
+    let loader = Loader { on, config, layout, weights, dtype, map_experts: false };
+    let (Mlp::Experts(about), Some(names)) = (config.layers[layer].mlp, &layout.experts) else {
+        unreachable!("the layer has experts")
+    };
+    loader.expert(&about, names, expert, layer)
 }
 
 /// What shorter rows of a normalised head are divided by, as in PyTorch.
@@ -170,6 +198,8 @@ struct Loader<'a, B> {
     layout: &'a Layout,
     weights: &'a Weights,
     dtype: Dtype,
+    /// Whether experts stay in the checkpoint.
+    map_experts: bool,
 }
 
 impl<B: Backend> Loader<'_, B> {
@@ -236,6 +266,7 @@ impl<B: Backend> Loader<'_, B> {
                 true => Some(self.linear(std::slice::from_ref(head), &[c.vocab], c.hidden, 0)?),
                 false => None,
             },
+            expert_cache: None,
         })
     }
 

@@ -2,7 +2,7 @@
 //! order.
 
 use crate::architecture::{self, Description, HfConfig, Layout, RowOrder, TensorRef};
-use crate::config::Mlp;
+use crate::config::{Experts, Mlp};
 use crate::convert;
 pub use crate::convert::{Converted, HuggingFace};
 use crate::error::{Error, Result};
@@ -15,6 +15,7 @@ use crate::weights::Weights;
 use fathom_hub::{Hub, Progress, built_in};
 use fathom_kernels::Dtype;
 use fathom_kernels::backend::{Backend, Cpu};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "config.json";
@@ -268,6 +269,21 @@ impl Checkpoint {
         self.weights.bytes(dtype == Dtype::Bf16)
     }
 
+    /// Bytes that the packed weights take at most, and those of them that are experts which tokens choose from.
+    pub fn packed_bytes(&self, dtype: Dtype) -> [u64; 2] {
+        let (config, layout) = (&self.description.config, &self.description.layout);
+        let experts = (0..config.depth()).filter_map(|l| Some((l, config.layers[l].mlp.experts()?)));
+        let names = layout.experts.as_ref();
+        let of_layer =
+            |(l, of): (usize, Experts)| names.map_or(BTreeSet::new(), |names| names.of_routed(&of, l));
+        let routed: BTreeSet<String> = experts.flat_map(of_layer).collect();
+        let rounded = dtype == Dtype::Bf16;
+        [
+            self.weights.packed_bytes(rounded, |_| true),
+            self.weights.packed_bytes(rounded, |n| routed.contains(n)),
+        ]
+    }
+
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
@@ -370,7 +386,24 @@ impl Checkpoint {
     /// # Errors
     /// When a tensor is missing, has the wrong shape or holds NaN, or memory is refused.
     pub fn load_on<B: Backend>(self, backend: B, dtype: Dtype, tick: &dyn Fn()) -> Result<Loaded<B>> {
-        let packed = load::pack(&backend, &self.description, &self.weights, dtype, tick)?;
+        self.load_within(backend, dtype, None, tick)
+    }
+
+    /// As [`Self::load_on`]. With `expert_bytes`, the experts of a mixture stay in the checkpoint and are packed when tokens
+    /// take them; so many bytes of those that were taken last are kept. No result depends on it.
+    ///
+    /// # Errors
+    /// As [`Self::load_on`]; what is wrong with an expert is found when it is taken, which panics with
+    /// [`DeviceError`](fathom_kernels::backend::DeviceError).
+    pub fn load_within<B: Backend>(
+        self,
+        backend: B,
+        dtype: Dtype,
+        expert_bytes: Option<u64>,
+        tick: &dyn Fn(),
+    ) -> Result<Loaded<B>> {
+        let expert_bytes = expert_bytes.filter(|_| self.description.config.experts().is_some());
+        let packed = load::pack(&backend, &self.description, &self.weights, dtype, expert_bytes, tick)?;
         let warnings = self.warnings().map(str::to_owned).collect();
         let Description { config, layout, .. } = self.description;
         let model = Model { backend, config, packed, dtype };

@@ -344,6 +344,38 @@ folders! {
     modernbert: "modernbert", 40;
 }
 
+/// Experts that are read from the checkpoint when rows take them give the bits of those in memory, forwards and
+/// backwards, however many are kept.
+#[test]
+fn experts_in_the_checkpoint_are_those_in_memory() {
+    for name in ["qwen2_moe", "gpt_oss-mxfp4", "deepseek_v3", "gguf/qwen3_moe.gguf", "gguf/gpt_oss.gguf"] {
+        let model = load(name).model;
+        let tokens: Vec<u32> = (0..24).map(|i| i * 5 + 3).collect();
+        let trace = model.run(&[&tokens]).unwrap().remove(0);
+        let all = |trace: &Trace| {
+            [&trace.resid, &trace.mlp_out].map(|x| x.iter().map(|x| x.to_vec()).collect::<Vec<_>>())
+        };
+        let gradient = |model: &Model, trace: &Trace| gradients(model, trace, [7, 8, 9]);
+        for kept in [0, 5000, u64::MAX] {
+            let checkpoint = Checkpoint::open(&fixtures().join(name)).unwrap();
+            let mapped =
+                checkpoint.load_within(fathom_model::Cpu, Dtype::F32, Some(kept), &|| ()).unwrap().model;
+            let other = mapped.run(&[&tokens]).unwrap().remove(0);
+            assert_eq!(all(&trace), all(&other), "{name}, {kept} bytes");
+            assert_eq!(trace.routes, other.routes, "{name}");
+            assert_eq!(gradient(&model, &trace), gradient(&mapped, &other), "{name}, {kept} bytes");
+            assert_eq!(mapped.parameters(), model.parameters(), "{name}");
+            let last = model.config().depth() - 1;
+            assert_eq!(
+                mapped.sublayer_sizes(last)[1].parameters,
+                model.sublayer_sizes(last)[1].parameters,
+                "{name}"
+            );
+            assert_eq!(mapped.mlp_macs_per_row(last), model.mlp_macs_per_row(last), "{name}");
+        }
+    }
+}
+
 #[test]
 fn a_text_does_not_depend_on_its_batch() {
     for name in ["gemma3", "gpt_neox", "olmo2"] {

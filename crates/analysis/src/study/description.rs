@@ -145,7 +145,7 @@ impl Question {
 }
 
 /// Options of `fathom measure` that a study may set under `options`; others have fields of their own.
-pub const OPTIONS: [&str; 22] = [
+pub const OPTIONS: [&str; 23] = [
     "split",
     "max-tokens",
     "skip-modes",
@@ -158,6 +158,7 @@ pub const OPTIONS: [&str; 22] = [
     "lens",
     "lens-data",
     "memory",
+    "expert-memory",
     "rng",
     "device",
     "objective",

@@ -24,7 +24,8 @@ pub enum JobKind {
 }
 
 /// Options that all kinds have.
-const COMMON: [&str; 8] = ["limit", "split", "max-tokens", "seed", "rng", "resamples", "memory", "device"];
+const COMMON: [&str; 9] =
+    ["limit", "split", "max-tokens", "seed", "rng", "resamples", "memory", "expert-memory", "device"];
 
 impl JobKind {
     /// All kinds.

@@ -44,6 +44,9 @@ pub(crate) struct Map {
     /// processor
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: Device,
+    /// Memory for the experts of a mixture in each model, such as 8GiB [default: all of them, or as many as fit]
+    #[arg(long, value_name = "SIZE")]
+    expert_memory: Option<bytesize::ByteSize>,
     /// Map what each layer adds to the residual stream, instead of the stream at each level
     #[arg(long)]
     differences: bool,
@@ -74,6 +77,7 @@ impl Map {
             revision: self.revision.clone(),
             dtype: self.dtype,
             device: self.device,
+            expert_memory: self.expert_memory,
         };
         let m = with_run_args!(m, &source, &self.run, threads);
         let m = optional(m, &self.target_revision, |m, revision| m.target_revision(revision.as_str()));

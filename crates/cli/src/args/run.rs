@@ -20,6 +20,10 @@ pub(crate) struct ModelArgs {
     /// Metal or DirectX 12), cuda or cuda:N; see `fathom devices`
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub(crate) device: Device,
+    /// Memory for the experts of a mixture, such as 8GiB; the others are read from the files when tokens take
+    /// them [default: all of them, or as many as fit]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) expert_memory: Option<bytesize::ByteSize>,
 }
 
 /// The type in which weights are multiplied.
@@ -90,6 +94,7 @@ macro_rules! with_run_args {
             .overwrite(run.overwrite)
             .command(command_line());
         let builder = optional(builder, &model.revision, |b, revision| b.revision(revision.as_str()));
+        let builder = optional(builder, &model.expert_memory, |b, memory| b.expert_memory(memory.as_u64()));
         let builder = optional(builder, &run.split, |b, split| b.split(split.as_str()));
         let builder = optional(builder, &run.max_tokens, |b, tokens| b.max_tokens(*tokens));
         let builder = optional(builder, &run.memory, |b, memory| b.memory(memory.as_u64()));

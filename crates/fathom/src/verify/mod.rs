@@ -41,6 +41,13 @@ impl Verification {
         self
     }
 
+    /// Bytes of a mixture's experts in memory; all of them, or as many as fit, unless set otherwise.
+    #[must_use]
+    pub fn expert_memory(mut self, bytes: u64) -> Self {
+        self.model.expert_memory = Some(bytes);
+        self
+    }
+
     /// The type in which weights are multiplied where reference values are compared.
     #[must_use]
     pub fn dtype(mut self, dtype: Dtype) -> Self {

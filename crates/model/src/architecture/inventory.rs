@@ -138,6 +138,14 @@ impl Layout {
 }
 
 impl ExpertLayout {
+    /// The names of the matrices of the experts that tokens choose from, in layer `l`.
+    pub(crate) fn of_routed(&self, experts: &Experts, l: usize) -> BTreeSet<String> {
+        let of = |matrix: &TensorRef| -> Vec<String> {
+            (0..experts.count).map(|expert| matrix.of_expert(expert, experts.count).weight(l)).collect()
+        };
+        self.up.iter().chain([&self.down]).flat_map(of).collect()
+    }
+
     /// The tensors of one layer.
     fn of(&self, experts: &Experts) -> Vec<TensorRef> {
         let mut all = vec![self.router.clone()];

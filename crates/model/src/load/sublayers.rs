@@ -1,10 +1,10 @@
 //! Packing attention and MLPs of all kinds.
 
 use super::{Loader, MlpWeights};
-use crate::architecture::{LatentLayout, MixerLayout, RecurrenceLayout, TensorRef};
-use crate::config::{Latent, Mixer, Mlp, Positions, Recurrence, Update};
+use crate::architecture::{ExpertLayout, LatentLayout, MixerLayout, RecurrenceLayout, TensorRef};
+use crate::config::{Experts, Latent, Mixer, Mlp, Positions, Recurrence, Update};
 use crate::error::Result;
-use crate::experts::{ExpertWeights, FeedForward};
+use crate::experts::{ExpertMlps, ExpertSize, ExpertWeights, FeedForward};
 use crate::latent::{LatentWeights, QkvWeights};
 use crate::mixer::{MixerKind, MixerWeights};
 use fathom_kernels::Dtype;
@@ -208,13 +208,6 @@ impl<B: Backend> Loader<'_, B> {
             Mlp::Experts(about) => about,
         };
         let Some(names) = &at.experts else { unreachable!("a family with experts names their tensors") };
-        let of_expert = |expert| {
-            let up: Vec<TensorRef> = names.up.iter().map(|up| up.of_expert(expert, about.count)).collect();
-            let down = names.down.of_expert(expert, about.count);
-            let mlp = self.feed_forward(&up, &down, about.width, layer)?;
-            let down_bias = down.bias.then(|| self.bias(&down, c.hidden, layer)).transpose()?;
-            Ok(FeedForward { down_bias: down_bias.map(|bias| self.on.buffer_of(&bias)), ..mlp })
-        };
         let in_f32 = Self { dtype: Dtype::F32, ..*self };
         let one = |tensor_ref: &TensorRef, n| {
             in_f32.linear(std::slice::from_ref(tensor_ref), &[n], c.hidden, layer)
@@ -229,13 +222,43 @@ impl<B: Backend> Loader<'_, B> {
                 }
                 _ => None,
             },
-            experts: (0..about.count).map(of_expert).collect::<Result<_>>()?,
+            experts: match self.map_experts {
+                true => ExpertMlps::Mapped(self.expert_size(&about, names)),
+                false => {
+                    let each = (0..about.count).map(|expert| self.expert(&about, names, expert, layer));
+                    ExpertMlps::Packed(each.collect::<Result<_>>()?)
+                }
+            },
             shared: shared.map(|(up, down)| self.feed_forward(up, down, about.shared, layer)).transpose()?,
             shared_gate: match &names.shared_gate {
                 Some(gate) if about.shared_gate => Some(one(gate, 1)?),
                 _ => None,
             },
         })))
+    }
+
+    /// One of the experts that rows choose from.
+    pub(super) fn expert(
+        &self,
+        about: &Experts,
+        names: &ExpertLayout,
+        expert: usize,
+        layer: usize,
+    ) -> Result<FeedForward<B>> {
+        let up: Vec<TensorRef> = names.up.iter().map(|up| up.of_expert(expert, about.count)).collect();
+        let down = names.down.of_expert(expert, about.count);
+        let mlp = self.feed_forward(&up, &down, about.width, layer)?;
+        let down_bias = down.bias.then(|| self.bias(&down, self.config.hidden, layer)).transpose()?;
+        Ok(FeedForward { down_bias: down_bias.map(|bias| self.on.buffer_of(&bias)), ..mlp })
+    }
+
+    /// The size of such an expert.
+    fn expert_size(&self, about: &Experts, names: &ExpertLayout) -> ExpertSize {
+        let (d, up) = (self.config.hidden, if self.config.gated { 2 } else { 1 } * about.width);
+        let up_bias = if names.up.iter().any(|up| up.bias) { up } else { 0 };
+        let down_bias = if names.down.bias { d } else { 0 };
+        let macs = (d * up + d * about.width) as u64;
+        ExpertSize { parameters: macs + (up_bias + down_bias) as u64, macs }
     }
 
     /// An MLP of width `f`.

@@ -133,6 +133,25 @@ impl Weights {
         self.0.entries.values().map(of).chain(mxfp4).sum()
     }
 
+    /// Bytes that some tensors take packed, at most; `rounded` as in [`Self::bytes`].
+    pub(crate) fn packed_bytes(&self, rounded: bool, wanted: impl Fn(&str) -> bool) -> u64 {
+        let each = |element: ElementType, elements: u64| match element {
+            ElementType::F64 | ElementType::F32 if !rounded => 4 * elements,
+            ElementType::Blocks(_) | ElementType::Mxfp4 => elements / 2 * 3,
+            _ => 2 * elements,
+        };
+        let stored = self
+            .0
+            .entries
+            .iter()
+            .filter(|(name, _)| wanted(name))
+            .map(|(_, entry)| each(entry.element, entry.shape.iter().map(|size| *size as u64).product()));
+        let mxfp4 = self.0.mxfp4.iter().filter(|(name, _)| wanted(name));
+        // Half a byte an element, and scales.
+        let mxfp4 = mxfp4.map(|(_, entry)| each(ElementType::Mxfp4, 2 * entry.bytes() as u64));
+        stored.chain(mxfp4).sum()
+    }
+
     /// The files, in the order in which they were opened.
     pub fn paths(&self) -> Vec<&Path> {
         self.0.files.iter().map(|f| f.path.as_path()).collect()
