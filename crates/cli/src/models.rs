@@ -38,12 +38,12 @@ fn list() -> String {
          (HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured)\n\n\
          Dense architectures: {}\n\
          Mixtures of experts: {}\n\
-         Hybrids (attention and recurrences): {}\n\
+         Hybrids: {}\n\
          Weights: safetensors (single or sharded; f32, f16, bf16, fp8 with scales, mxfp4), PyTorch .bin,\n  \
          GGUF ({})\n",
         lines("Dense architectures: ", &dense),
         lines("Mixtures of experts: ", &experts),
-        lines("Hybrids (attention and recurrences): ", &hybrids),
+        lines("Hybrids: ", &hybrids),
         fathom::GGML_TYPES
     );
     text

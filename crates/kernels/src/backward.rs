@@ -103,8 +103,8 @@ fn relu(x: f32) -> (f32, f32) {
 }
 
 fn sigmoid(x: f32) -> (f32, f32) {
-    let s = crate::elementwise::sigmoid(x);
-    (s, s * (1.0 - s))
+    let [s, rest] = [x, -x].map(crate::elementwise::sigmoid);
+    (s, s * rest)
 }
 
 /// The part of the gate in [`Activation::ClampedSwiglu`].

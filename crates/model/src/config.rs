@@ -475,7 +475,7 @@ impl Config {
             latent.check(path)?;
         }
         if let Positions::Alibi(Alibi { slopes, .. }) = &self.positions
-            && (slopes.len() != self.heads || !slopes.iter().all(|slope| slope.is_finite() && *slope > 0.0))
+            && (slopes.len() != self.heads || !slopes.iter().all(|slope| *slope > 0.0 && *slope <= 1.0))
         {
             return bad(format!("the slopes of {} heads are {slopes:?}", self.heads));
         }

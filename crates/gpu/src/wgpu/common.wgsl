@@ -107,8 +107,7 @@ fn act_slope(which: u32, x: f32) -> f32 {
             return select(s * fma(1.702 * x, 1.0 - s, 1.0), 0.0, x > 7.0);
         }
         case 6u: {
-            let s = 1.0 / (1.0 + e(-x));
-            return s * (1.0 - s);
+            return 1.0 / ((1.0 + e(-x)) * (1.0 + e(x)));
         }
         default: { return fma(x * 0.3989423, e(-0.5 * x * x), normal(x)); }
     }

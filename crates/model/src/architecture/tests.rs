@@ -167,9 +167,17 @@ fn variants_that_are_not_supported_are_refused() {
     refused(&opt(json!({"do_layer_norm_before": false})), "'do_layer_norm_before' is false");
     refused(&opt(json!({"word_embed_proj_dim": 8})), "'word_embed_proj_dim' differs");
     let granite = |more| with("granitemoehybrid", more);
-    refused(&granite(json!({})), "mixture of experts ('num_local_experts' is 8)");
     let dense = |types: &str| granite(json!({"num_local_experts": 0, "layer_types": [types, "attention"]}));
-    refused(&dense("mamba"), "the layer type 'mamba' is not supported");
+    refused(&dense("other"), "the layer type 'other' is not supported");
+    refused(&granite(json!({"mamba_n_heads": 3})), "'mamba_n_heads' times 'mamba_d_head' is 3 times 170");
+    refused(&granite(json!({"mamba_n_groups": 3})), "the sizes of what mixes positions are impossible");
+    refused(
+        &granite(json!({"time_step_limit": [0.001, 0.1]})),
+        "'time_step_limit' limits time steps to [0.001, 0.1]",
+    );
+    for infinite in [json!("Infinity"), json!({"__float__": "Infinity"})] {
+        assert!(describe(&granite(json!({"time_step_limit": [0.0, infinite]}))).is_ok());
+    }
     assert!(describe(&dense("attention")).unwrap().layers.iter().all(|layer| layer.rope.is_none()));
     let gptj = json!({"model_type": "gptj", "n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 8, "rotary_dim": null});
     refused(&gptj, "'rotary_dim' is null");
@@ -180,6 +188,38 @@ fn variants_that_are_not_supported_are_refused() {
     refused(&progen, "'vocab_size_lm_head' is 9 and 'vocab_size_emb' 8; they must be equal");
     let uneven = json!({"model_type": "codegen", "n_embd": 12, "n_layer": 2, "n_head": 6, "vocab_size": 8, "rotary_dim": 2});
     refused(&uneven, "'n_head' is 6, but q, k and v are stored in 4 parts");
+}
+
+#[test]
+fn settings_of_hybrids() {
+    let attention = |config: &Value| -> Vec<bool> {
+        let config = describe(config).unwrap();
+        (0..2).map(|l| config.has_attention(l)).collect()
+    };
+    for family in ["qwen3_next", "qwen3_5"] {
+        let of = |more: Value| with(family, more);
+        assert_eq!(attention(&of(json!({}))), [false, false]);
+        assert_eq!(attention(&of(json!({"full_attention_interval": 2}))), [false, true]);
+        refused(&of(json!({"full_attention_interval": 0})), "'full_attention_interval' is 0");
+        refused(&of(json!({"layer_types": ["full_attention"]})), "'layer_types' does not name 2 layers");
+        let other = json!({"layer_types": ["full_attention", "mamba"]});
+        refused(&of(other), "the layer type 'mamba' is not supported");
+        refused(
+            &of(json!({"linear_num_value_heads": 24})),
+            "the sizes of what mixes positions are impossible",
+        );
+        let c = describe(&of(json!({}))).unwrap();
+        assert_eq!((rotary(&c)[0].dim, c.attention_gate, c.layers[0].rope), (64, true, None));
+    }
+    let lfm2 = |more: Value| with("lfm2", more);
+    assert_eq!(attention(&lfm2(json!({"full_attn_idxs": [1]}))), [false, true]);
+    assert_eq!(attention(&lfm2(json!({}))), [true, true]);
+    // Two thirds of the width, in whole multiples.
+    let width = |more: Value| describe(&lfm2(more)).unwrap().intermediate;
+    assert_eq!(width(json!({"intermediate_size": 12288})), 8192);
+    assert_eq!(width(json!({"block_ff_dim": 6656})), 4608);
+    assert_eq!(width(json!({"intermediate_size": 100, "block_auto_adjust_ff_dim": false})), 100);
+    refused(&lfm2(json!({"block_multiple_of": 0})), "'block_multiple_of' is 0");
 }
 
 #[test]

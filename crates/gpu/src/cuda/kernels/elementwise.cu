@@ -86,10 +86,7 @@ __device__ __forceinline__ float2 activation_slope(u32 kind, float x) {
         if (x <= 0.0f) return make_float2(0.0f, 0.0f);
         return kind == RELU ? make_float2(x, 1.0f) : make_float2(x * x, 2.0f * x);
     }
-    if (kind == SIGMOID) {
-        const float s = logistic(x);
-        return make_float2(s, s * (1.0f - s));
-    }
+    if (kind == SIGMOID) return make_float2(logistic(x), logistic(x) * logistic(-x));
     const float below = 0.5f * (1.0f + erff(x * 0.70710678f));
     return make_float2(x * below, below + x * 0.3989423f * expf(-0.5f * x * x));
 }
