@@ -49,7 +49,7 @@ pub fn export(folder: &Path, decoder: &Decoder, model: &Model, tokenizer: &Token
 }
 
 fn config(model: &Model, vocabulary: usize) -> Value {
-    json!({
+    let mut config = json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_size": model.width,
@@ -68,7 +68,22 @@ fn config(model: &Model, vocabulary: usize) -> Value {
         "bos_token_id": Tokenizer::BETWEEN,
         "eos_token_id": Tokenizer::BETWEEN,
         "torch_dtype": "float32",
-    })
+    });
+    if let Some((experts, taken)) = model.mixture() {
+        let of_mixtral = json!({
+            "architectures": ["MixtralForCausalLM"],
+            "model_type": "mixtral",
+            "num_local_experts": experts,
+            "num_experts_per_tok": taken,
+            "sliding_window": null,
+        });
+        config["attention_bias"].take();
+        config["mlp_bias"].take();
+        let map = config.as_object_mut().expect("an object");
+        map.retain(|_, value| !value.is_null());
+        map.extend(of_mixtral.as_object().expect("an object").clone());
+    }
+    config
 }
 
 /// Where an interrupted run goes on.

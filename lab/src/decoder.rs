@@ -1,4 +1,4 @@
-//! A decoder as Llama's: RMSNorm, rotary embeddings, SwiGLU, no biases.
+//! A decoder as Llama's: RMSNorm, rotary embeddings, SwiGLU, no biases; or as Mixtral's, with experts.
 
 use crate::random::{normal, stream};
 use crate::recipe::Model;
@@ -35,6 +35,15 @@ struct Layer {
     v_proj: Param<Tensor<2>>,
     o_proj: Param<Tensor<2>>,
     post_attention_layernorm: Param<Tensor<1>>,
+    /// `[experts, width]`; absent from a dense layer.
+    router: Option<Param<Tensor<2>>>,
+    /// One, or the experts.
+    mlp: Vec<Mlp>,
+}
+
+/// The weights of an MLP; matrices are `[outputs, inputs]`.
+#[derive(Module, Debug)]
+struct Mlp {
     gate_proj: Param<Tensor<2>>,
     up_proj: Param<Tensor<2>>,
     down_proj: Param<Tensor<2>>,
@@ -45,6 +54,8 @@ struct Layer {
 pub struct Shape {
     layers: usize,
     heads: usize,
+    /// Experts that a token takes.
+    taken: usize,
     /// `[1, 1, context, size of a head / 2]`
     cosines: Tensor<4>,
     sines: Tensor<4>,
@@ -67,6 +78,7 @@ impl Shape {
         Self {
             layers: model.layers,
             heads: model.heads,
+            taken: model.mixture().map_or(0, |(_, taken)| taken),
             cosines: table(f64::cos),
             sines: table(f64::sin),
             ahead: Tensor::from_data(TensorData::new(ahead, [1, 1, context, context]), device),
@@ -97,13 +109,23 @@ impl Decoder {
                 v_proj: matrix(width, width, SPREAD),
                 o_proj: matrix(width, width, added),
                 post_attention_layernorm: ones(),
-                gate_proj: matrix(inner, width, SPREAD),
-                up_proj: matrix(inner, width, SPREAD),
-                down_proj: matrix(width, inner, added),
+                router: model.mixture().map(|(experts, _)| matrix(experts, width, SPREAD)),
+                mlp: (0..model.mixture().map_or(1, |(experts, _)| experts))
+                    .map(|_| Mlp {
+                        gate_proj: matrix(inner, width, SPREAD),
+                        up_proj: matrix(inner, width, SPREAD),
+                        down_proj: matrix(width, inner, added),
+                    })
+                    .collect(),
             })
             .collect();
         let lm_head = (!model.tied).then(|| matrix(vocabulary, width, SPREAD));
         Self { embed_tokens, layers, norm: ones(), lm_head }
+    }
+
+    /// Whether its MLPs are mixtures of experts.
+    pub fn has_experts(&self) -> bool {
+        self.layers.iter().any(|layer| layer.router.is_some())
     }
 
     /// How many layers have weights of their own.
@@ -113,20 +135,38 @@ impl Decoder {
 
     /// Logits `[batch, context, vocabulary]` of tokens `[batch, context]`, with dropout of this share of the activations.
     pub fn forward(&self, shape: &Shape, tokens: Tensor<2, Int>, dropout: f64) -> Tensor<3> {
+        self.forward_balanced(shape, tokens, dropout).0
+    }
+
+    /// As [`Self::forward`], with how unevenly tokens are spread over experts, where there are some: the mean over layers
+    /// of E Σ (share of the tokens' choices) (mean probability), which is 1 where all are equal (Switch, equation 4).
+    pub fn forward_balanced(
+        &self,
+        shape: &Shape,
+        tokens: Tensor<2, Int>,
+        dropout: f64,
+    ) -> (Tensor<3>, Option<Tensor<1>>) {
         let [batch, context] = tokens.dims();
         let embedding = self.embed_tokens.val();
         let [vocabulary, width] = embedding.dims();
         let rows = embedding.clone().select(0, tokens.reshape([batch * context]));
         let mut stream = dropped(rows.reshape([batch, context, width]), dropout);
+        let mut uneven: Option<Tensor<1>> = None;
         for i in 0..shape.layers {
             let layer = &self.layers[i.min(self.layers.len() - 1)];
             let attention = layer.attention(shape, normed(stream.clone(), &layer.input_layernorm), dropout);
             stream = stream + dropped(attention, dropout);
-            let mlp = layer.mlp(normed(stream.clone(), &layer.post_attention_layernorm));
+            let input = normed(stream.clone(), &layer.post_attention_layernorm);
+            let (mlp, of_layer) = layer.mlp(shape, input);
+            uneven = of_layer.map(|of_layer| match uneven.take() {
+                Some(sum) => sum + of_layer,
+                None => of_layer,
+            });
             stream = stream + dropped(mlp, dropout);
         }
         let head = self.lm_head.as_ref().map_or(embedding, Param::val);
-        product(normed(stream, &self.norm), head).reshape([batch, context, vocabulary])
+        let logits = product(normed(stream, &self.norm), head).reshape([batch, context, vocabulary]);
+        (logits, uneven.map(|sum| sum.div_scalar(shape.layers as f64)))
     }
 }
 
@@ -149,7 +189,34 @@ impl Layer {
         product(mixed.swap_dims(1, 2).reshape([batch, context, width]), self.o_proj.val())
     }
 
-    fn mlp(&self, x: Tensor<3>) -> Tensor<3> {
+    /// What the MLP adds, and how unevenly tokens are spread over experts.
+    fn mlp(&self, shape: &Shape, x: Tensor<3>) -> (Tensor<3>, Option<Tensor<1>>) {
+        let Some(router) = &self.router else { return (self.mlp[0].forward(x), None) };
+        let experts = self.mlp.len();
+        let probabilities = softmax(product(x.clone(), router.val()), 2);
+        // The least of the chosen; on models this small every expert can see every token.
+        let least = probabilities.clone().detach().topk(shape.taken, 2).min_dim(2);
+        let chosen = probabilities.clone().detach().greater_equal(least.expand(probabilities.dims())).float();
+        let weights = probabilities.clone() * chosen.clone();
+        let weights = weights.clone() / weights.sum_dim(2);
+        let mean = |x: Tensor<3>| x.mean_dim(0).mean_dim(1).reshape([experts]);
+        let uneven = (mean(chosen).div_scalar(shape.taken as f64) * mean(probabilities)).sum();
+        let [batch, context, _] = x.dims();
+        let mut sum: Option<Tensor<3>> = None;
+        for (expert, mlp) in self.mlp.iter().enumerate() {
+            let weight = weights.clone().slice([0..batch, 0..context, expert..expert + 1]);
+            let out = mlp.forward(x.clone()) * weight;
+            sum = Some(match sum.take() {
+                Some(sum) => sum + out,
+                None => out,
+            });
+        }
+        (sum.expect("a mixture has experts"), Some(uneven.mul_scalar(experts as f64)))
+    }
+}
+
+impl Mlp {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let gate = silu(product(x.clone(), self.gate_proj.val()));
         product(gate * product(x, self.up_proj.val()), self.down_proj.val())
     }

@@ -68,12 +68,48 @@ pub struct Model {
     /// Whether all layers share one set of weights.
     #[serde(default)]
     pub shared_layers: bool,
+    /// Makes every MLP a mixture of so many of them, each of the inner width, as in Mixtral (arXiv 2401.04088).
+    pub experts: Option<usize>,
+    /// How many experts a token takes; 2 if absent.
+    pub experts_per_token: Option<usize>,
+    /// The weight of the loss that spreads tokens over experts (Switch, arXiv 2101.03961); 0.01 if absent.
+    pub balance: Option<f64>,
 }
 
 impl Model {
     /// The inner width of the MLP.
     pub fn inner(&self) -> usize {
         self.inner.unwrap_or((self.width * 8).div_ceil(3).next_multiple_of(8))
+    }
+
+    /// The weight of the loss that spreads tokens over experts, unless the recipe has another.
+    pub(crate) const BALANCE: f64 = 0.01;
+
+    /// The number of experts and how many a token takes, of a mixture.
+    pub fn mixture(&self) -> Option<(usize, usize)> {
+        self.experts.map(|experts| (experts, self.experts_per_token.unwrap_or(2)))
+    }
+
+    fn check_experts(&self) -> Result<()> {
+        let Some((experts, taken)) = self.mixture() else {
+            let given = [
+                ("experts-per-token", self.experts_per_token.is_some()),
+                ("balance", self.balance.is_some()),
+            ];
+            if let Some((key, _)) = given.iter().find(|(_, given)| *given) {
+                bail!("model.{key} is given without model.experts");
+            }
+            return Ok(());
+        };
+        if experts == 0 || taken == 0 || taken > experts {
+            bail!(
+                "model.experts is {experts} and model.experts-per-token {taken}; a token takes 1 to all of them"
+            );
+        }
+        if let Some(balance) = self.balance.filter(|balance| !(balance.is_finite() && *balance >= 0.0)) {
+            bail!("model.balance is {balance}; give 0 or a positive number");
+        }
+        Ok(())
     }
 }
 
@@ -207,6 +243,7 @@ impl Recipe {
                 model.heads
             );
         }
+        model.check_experts()?;
         if data.vocabulary < Data::BYTES {
             bail!(
                 "data.vocabulary is {}; give at least {}, all bytes and the token between texts",
@@ -299,5 +336,8 @@ mod tests {
         refuse("batch = 4", "batch = 4\ndropout = 1.0", "training.dropout is 1");
         refuse("batch = 4", "batch = 4\nlearning-rate = nan", "training.learning-rate");
         refuse("width = 32", "width = 'wide'", "width");
+        refuse("layers = 2", "layers = 2\nexperts = 2\nexperts-per-token = 3", "model.experts is 2");
+        refuse("layers = 2", "layers = 2\nbalance = 0.1", "model.balance is given without model.experts");
+        refuse("layers = 2", "layers = 2\nexperts = 2\nbalance = -1.0", "model.balance is -1");
     }
 }

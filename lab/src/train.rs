@@ -8,7 +8,7 @@ use crate::files::{self, write_json};
 use crate::metrics::{Metric, MetricsLog};
 use crate::optimiser::{clip, learning_rate, optimiser};
 use crate::page;
-use crate::recipe::Recipe;
+use crate::recipe::{Model, Recipe};
 use anyhow::{Result, bail};
 use burn::module::Module;
 use burn::optim::{GradientsParams, ModuleOptimizer};
@@ -153,8 +153,8 @@ impl<'a> Trainer<'a> {
         // What is dropped depends on seed and step alone.
         self.device.seed(self.recipe.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ step as u64);
         let Recipe { model, training, .. } = self.recipe;
-        let logits =
-            self.decoder.forward(&self.shape, tokens(&batch.inputs, model.context, &self.device), dropout);
+        let tokens = tokens(&batch.inputs, model.context, &self.device);
+        let (logits, uneven) = self.decoder.forward_balanced(&self.shape, tokens, dropout);
         let loss = loss(logits, targets(&batch.targets, &self.device), training.label_smoothing);
         let found = f64::from(loss.clone().into_scalar::<f32>());
         if !found.is_finite() {
@@ -164,7 +164,11 @@ impl<'a> Trainer<'a> {
                 self.out.display()
             );
         }
-        let mut grads = GradientsParams::from_grads(loss.backward(), &self.decoder);
+        let total = match uneven {
+            Some(uneven) => loss + uneven.mul_scalar(model.balance.unwrap_or(Model::BALANCE)),
+            None => loss,
+        };
+        let mut grads = GradientsParams::from_grads(total.backward(), &self.decoder);
         let norm = clip(&mut grads, &self.decoder, training.clip);
         self.decoder = self.optimiser.step(rate, self.decoder.clone(), grads);
         Ok((found, norm))

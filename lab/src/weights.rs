@@ -43,12 +43,15 @@ fn named(decoder: &Decoder, layers: usize, mut visitor: Visitor<'_>) -> Result<V
     for Weight { name, shape, values } in visitor.found {
         let parts: Vec<&str> = name.split('.').collect();
         match parts[..] {
-            ["layers", _, part] if shared => all.extend((0..layers).map(|i| Weight {
-                name: layer_name(&i.to_string(), part),
+            ["layers", _, ref rest @ ..] if shared => all.extend((0..layers).map(|i| Weight {
+                name: layer_name(&i.to_string(), rest, decoder.has_experts()),
                 shape: shape.clone(),
                 values: values.clone(),
             })),
-            ["layers", i, part] => all.push(Weight { name: layer_name(i, part), shape, values }),
+            ["layers", i, ref rest @ ..] => {
+                let name = layer_name(i, rest, decoder.has_experts());
+                all.push(Weight { name, shape, values });
+            }
             ["lm_head"] => all.push(Weight { name: "lm_head.weight".to_owned(), shape, values }),
             _ => all.push(Weight { name: format!("model.{name}.weight"), shape, values }),
         }
@@ -56,13 +59,23 @@ fn named(decoder: &Decoder, layers: usize, mut visitor: Visitor<'_>) -> Result<V
     Ok(all)
 }
 
-fn layer_name(layer: &str, part: &str) -> String {
-    let group = match part {
-        "q_proj" | "k_proj" | "v_proj" | "o_proj" => "self_attn.",
-        "gate_proj" | "up_proj" | "down_proj" => "mlp.",
-        _ => "",
+/// The name of a weight of a layer: as in Llama, or of experts as in Mixtral.
+fn layer_name(layer: &str, parts: &[&str], has_experts: bool) -> String {
+    let name = match parts {
+        ["router"] => "block_sparse_moe.gate".to_owned(),
+        ["mlp", expert, part] if has_experts => {
+            let part = match *part {
+                "gate_proj" => "w1",
+                "down_proj" => "w2",
+                _ => "w3",
+            };
+            format!("block_sparse_moe.experts.{expert}.{part}")
+        }
+        ["mlp", _, part] => format!("mlp.{part}"),
+        [part] if part.len() == "q_proj".len() && part.ends_with("_proj") => format!("self_attn.{part}"),
+        _ => parts.join("."),
     };
-    format!("model.layers.{layer}.{group}{part}.weight")
+    format!("model.layers.{layer}.{name}.weight")
 }
 
 /// Collects weights, or their gradients.

@@ -11,7 +11,25 @@ const VOCABULARY: usize = 19;
 const BATCH: usize = 2;
 
 fn model(tied: bool, shared_layers: bool) -> Model {
-    Model { width: 16, layers: 3, heads: 2, inner: Some(24), context: 6, tied, shared_layers }
+    let (experts, experts_per_token, balance) = (None, None, None);
+    let (width, inner) = (16, Some(24));
+    Model {
+        width,
+        layers: 3,
+        heads: 2,
+        inner,
+        context: 6,
+        tied,
+        shared_layers,
+        experts,
+        experts_per_token,
+        balance,
+    }
+}
+
+/// Three experts of width 8, of which a token takes two.
+fn mixture() -> Model {
+    Model { inner: Some(8), experts: Some(3), experts_per_token: None, ..model(true, false) }
 }
 
 fn tokens(salt: usize) -> Vec<usize> {
@@ -62,6 +80,35 @@ impl Reference<'_> {
         turned
     }
 
+    fn mlp(&self, [gate, up, down]: [String; 3], x: &[f64]) -> Vec<f64> {
+        let (gate, up) = (self.product(&gate, x), self.product(&up, x));
+        let inner: Vec<f64> = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
+        self.product(&down, &inner)
+    }
+
+    /// The probabilities of the experts of a layer, and which a token takes.
+    fn route(&self, layer: usize, x: &[f64]) -> (Vec<f64>, Vec<usize>) {
+        let scores = self.product(&format!("model.layers.{layer}.block_sparse_moe.gate"), x);
+        let sum: f64 = scores.iter().map(|s| s.exp()).sum();
+        let probabilities: Vec<f64> = scores.iter().map(|s| s.exp() / sum).collect();
+        let mut order: Vec<usize> = (0..scores.len()).collect();
+        order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+        order.truncate(2);
+        (probabilities, order)
+    }
+
+    fn mixture(&self, layer: usize, x: &[f64]) -> Vec<f64> {
+        let (probabilities, taken) = self.route(layer, x);
+        let sum: f64 = taken.iter().map(|expert| probabilities[*expert]).sum();
+        let mut out = vec![0.0; x.len()];
+        for expert in taken {
+            let name = |part: &str| format!("model.layers.{layer}.block_sparse_moe.experts.{expert}.{part}");
+            let added = self.mlp(["w1", "w3", "w2"].map(name), x);
+            out.iter_mut().zip(added).for_each(|(o, a)| *o += probabilities[expert] / sum * a);
+        }
+        out
+    }
+
     fn logits(&self, tokens: &[usize]) -> Vec<Vec<f64>> {
         let (width, size) = (self.model.width, self.model.width / self.model.heads);
         let embedding = self.values("model.embed_tokens");
@@ -97,10 +144,10 @@ impl Reference<'_> {
             }
             for h in &mut stream {
                 let x = self.norm(&name("post_attention_layernorm"), h);
-                let gate = self.product(&name("mlp.gate_proj"), &x);
-                let up = self.product(&name("mlp.up_proj"), &x);
-                let inner: Vec<f64> = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
-                let added = self.product(&name("mlp.down_proj"), &inner);
+                let added = match self.model.experts {
+                    None => self.mlp(["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"].map(&name), &x),
+                    Some(_) => self.mixture(layer, &x),
+                };
                 h.iter_mut().zip(added).for_each(|(h, m)| *h += m);
             }
         }
@@ -133,8 +180,7 @@ fn input(tokens: &[usize], device: &Device) -> Tensor<2, Int> {
 #[test]
 fn logits_are_those_of_a_plain_forward_pass() {
     let device = Device::default();
-    for (tied, shared) in [(true, false), (false, false), (true, true)] {
-        let model = model(tied, shared);
+    for model in [model(true, false), model(false, false), model(true, true), mixture()] {
         let decoder = Decoder::new(&model, VOCABULARY, 3, &device);
         let weights = named(&weights(&decoder, model.layers).unwrap());
         let shape = Shape::of(&model, &device);
@@ -152,8 +198,7 @@ fn logits_are_those_of_a_plain_forward_pass() {
 #[test]
 fn gradients_are_those_of_finite_differences() {
     let device = Device::default().autodiff();
-    for (tied, smoothing) in [(true, 0.0), (false, 0.1)] {
-        let model = model(tied, false);
+    for (model, smoothing) in [(model(true, false), 0.0), (model(false, false), 0.1), (mixture(), 0.0)] {
         let decoder = Decoder::new(&model, VOCABULARY, 5, &device);
         let shape = Shape::of(&model, &device);
         let (inputs, targets) = (tokens(0), tokens(4));
@@ -188,4 +233,21 @@ fn gradients_are_those_of_finite_differences() {
             }
         }
     }
+}
+
+/// Where every expert is as likely as any other, the balance is 1; where tokens crowd, it is more, up to the number of
+/// experts over that of those a token takes.
+#[test]
+fn an_uneven_mixture_is_told() {
+    let device = Device::default();
+    let model = mixture();
+    let decoder = Decoder::new(&model, VOCABULARY, 3, &device);
+    let shape = Shape::of(&model, &device);
+    let (_, uneven) = decoder.forward_balanced(&shape, input(&tokens(0), &device), 0.0);
+    let uneven = uneven.unwrap().into_scalar::<f32>();
+    // Initial routers are small: probabilities are nearly equal whatever is chosen.
+    assert!((uneven - 1.0).abs() < 0.05, "{uneven}");
+    let dense = Decoder::new(&self::model(true, false), VOCABULARY, 3, &device);
+    let shape = Shape::of(&self::model(true, false), &device);
+    assert!(dense.forward_balanced(&shape, input(&tokens(0), &device), 0.0).1.is_none());
 }

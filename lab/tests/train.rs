@@ -99,6 +99,32 @@ fn a_loss_that_is_not_a_number_stops_the_run_and_keeps_its_state() {
     assert!(!place.at("out/run.json").exists());
 }
 
+/// A decoder of experts is a Mixtral.
+#[test]
+fn a_checkpoint_of_experts_has_the_names_of_mixtral() {
+    use fathom_lab::{checkpoint, decoder::Decoder, recipe::Model, tokenizer::Tokenizer};
+    let tokenizer = Tokenizer::train(&["so, so, and so".to_owned()], 260).unwrap();
+    let model: Model = toml::from_str(
+        "width = 32\nlayers = 2\nheads = 4\ncontext = 64\ninner = 16\nexperts = 3\nexperts-per-token = 1",
+    )
+    .unwrap();
+    let decoder = Decoder::new(&model, tokenizer.vocabulary(), 1, &burn::tensor::Device::default());
+    let place = Place::new("");
+    checkpoint::export(&place.at("model"), &decoder, &model, &tokenizer).unwrap();
+    let config: serde_json::Value =
+        serde_json::from_slice(&fs::read(place.at("model/config.json")).unwrap()).unwrap();
+    let numbers = ["num_local_experts", "num_experts_per_tok", "intermediate_size"].map(|name| &config[name]);
+    assert_eq!((&config["model_type"], numbers), (&"mixtral".into(), [&3.into(), &1.into(), &16.into()]));
+    let bytes = fs::read(place.at("model/model.safetensors")).unwrap();
+    let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let shape =
+        |name: &str| stored.tensor(&format!("model.layers.1.{name}.weight")).unwrap().shape().to_vec();
+    assert_eq!(shape("block_sparse_moe.gate"), [3, 32]);
+    for (part, want) in [("w1", [16, 32]), ("w2", [32, 16]), ("w3", [16, 32])] {
+        assert_eq!(shape(&format!("block_sparse_moe.experts.2.{part}")), want);
+    }
+}
+
 #[test]
 fn wrong_recipes_are_refused_before_any_work() {
     let place = Place::new(&RECIPE.replace("[training]", "depth = 3\n[training]\nrate = 1"));
@@ -118,7 +144,18 @@ fn a_checkpoint_holds_the_weights_of_the_decoder() {
     use fathom_lab::{checkpoint, tokenizer::Tokenizer, weights::weights};
     let tokenizer = Tokenizer::train(&["so, so, and so".to_owned()], 260).unwrap();
     for (tied, shared_layers) in [(true, false), (false, true)] {
-        let model = Model { width: 32, layers: 3, heads: 4, inner: None, context: 64, tied, shared_layers };
+        let model = Model {
+            width: 32,
+            layers: 3,
+            heads: 4,
+            inner: None,
+            context: 64,
+            tied,
+            shared_layers,
+            experts: None,
+            experts_per_token: None,
+            balance: None,
+        };
         let decoder = Decoder::new(&model, tokenizer.vocabulary(), 1, &Device::default());
         let place = Place::new("");
         checkpoint::export(&place.at("model"), &decoder, &model, &tokenizer).unwrap();

@@ -141,8 +141,18 @@ impl Recipe {
     pub(crate) fn decoder(&self) -> recipe::Recipe {
         let context = longest(self.problems.digits[1]);
         let Model { width, layers, heads } = self.model;
-        let model =
-            recipe::Model { width, layers, heads, inner: None, context, tied: true, shared_layers: false };
+        let model = recipe::Model {
+            width,
+            layers,
+            heads,
+            inner: None,
+            context,
+            tied: true,
+            shared_layers: false,
+            experts: None,
+            experts_per_token: None,
+            balance: None,
+        };
         let Training { steps, batch, learning_rate } = self.training;
         let training =
             recipe::Training { learning_rate, ..recipe::Training::of(steps * batch * context, batch) };

@@ -124,7 +124,9 @@ impl Recipe {
     /// The sizes, smallest first.
     pub(crate) fn sizes(&self) -> Vec<&str> {
         let mut sizes: Vec<_> = self.size.iter().collect();
-        sizes.sort_by_key(|(_, model)| model.layers * model.width * (4 * model.width + 3 * model.inner()));
+        sizes.sort_by_key(|(_, model)| {
+            model.layers * model.width * (4 * model.width + 3 * model.inner() * model.experts.unwrap_or(1))
+        });
         sizes.into_iter().map(|(name, _)| name.as_str()).collect()
     }
 
