@@ -20,10 +20,16 @@ pub(crate) struct ExpertCache<B: Backend> {
 }
 
 struct Held<B: Backend> {
-    /// By layer and expert, with the time of the last use.
-    mlps: HashMap<(usize, usize), (Arc<FeedForward<B>>, u64)>,
+    /// By layer and expert.
+    mlps: HashMap<(usize, usize), Kept<B>>,
     bytes: u64,
     time: u64,
+}
+
+struct Kept<B: Backend> {
+    mlp: Arc<FeedForward<B>>,
+    /// The time of the last use.
+    used: u64,
 }
 
 impl<B: Backend> ExpertCache<B> {
@@ -62,9 +68,9 @@ impl<B: Backend> ExpertCache<B> {
 impl<B: Backend> Held<B> {
     fn find(&mut self, key: (usize, usize)) -> Option<Arc<FeedForward<B>>> {
         self.time += 1;
-        let (mlp, used) = self.mlps.get_mut(&key)?;
-        *used = self.time;
-        Some(mlp.clone())
+        let kept = self.mlps.get_mut(&key)?;
+        kept.used = self.time;
+        Some(kept.mlp.clone())
     }
 
     /// Keeps an expert if there is room once those that have not been used for longest are gone.
@@ -75,11 +81,11 @@ impl<B: Backend> Held<B> {
             return;
         }
         while self.bytes + bytes > budget {
-            let oldest = self.mlps.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key);
-            let Some((gone, _)) = oldest.and_then(|key| self.mlps.remove(&key)) else { break };
-            self.bytes -= size(&gone);
+            let oldest = self.mlps.iter().min_by_key(|(_, kept)| kept.used).map(|(key, _)| *key);
+            let Some(gone) = oldest.and_then(|key| self.mlps.remove(&key)) else { break };
+            self.bytes -= size(&gone.mlp);
         }
         self.bytes += bytes;
-        self.mlps.insert(key, (mlp.clone(), self.time));
+        self.mlps.insert(key, Kept { mlp: mlp.clone(), used: self.time });
     }
 }

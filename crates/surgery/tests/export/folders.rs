@@ -104,28 +104,22 @@ fn hybrids_name_how_their_layers_mix_positions() {
         config.as_object_mut().unwrap().remove("layer_types");
         config["full_attention_interval"] = json!(3);
     };
-    let none = |_: &mut Value| ();
-    let cases: [(&str, &str, &dyn Fn(&mut Value), &str, [&str; 3]); 2] = [
-        ("lfm2", "config.v4.json", &none, "full_attn_idxs", ["full_attention", "conv", "conv"]),
-        (
-            "qwen3_next",
-            "config.json",
-            &interval,
-            "full_attention_interval",
-            ["linear_attention", "full_attention", "linear_attention"],
-        ),
-    ];
-    for (name, config, change, gone, types) in cases {
-        let (place, out) = (Place::new(), Place::new());
-        let source = with_config(&place, name, change, config);
+    let check = |source: &Path, gone: &str, types: [&str; 3]| {
+        let out = Place::new();
         let removal = Removal::parse(SkipPart::Layer, "0").unwrap();
-        let done = exported(&source, &removal, Hf, &out);
+        let done = exported(source, &removal, Hf, &out);
         let written = config_of(&done.model);
-        assert_eq!((&written["layer_types"], written.get(gone)), (&json!(types), None), "{name}");
+        assert_eq!((&written["layer_types"], written.get(gone)), (&json!(types), None), "{gone}");
         let found = open(&done.model).config().clone();
         let attention: Vec<bool> = (0..3).map(|l| found.has_attention(l)).collect();
-        assert_eq!(attention, types.map(|kind| kind == "full_attention"), "{name}");
-    }
+        assert_eq!(attention, types.map(|kind| kind == "full_attention"), "{gone}");
+    };
+    let place = Place::new();
+    let lfm2 = with_config(&place, "lfm2", |_| (), "config.v4.json");
+    check(&lfm2, "full_attn_idxs", ["full_attention", "conv", "conv"]);
+    let qwen = with_config(&place, "qwen3_next", interval, "config.json");
+    let types = ["linear_attention", "full_attention", "linear_attention"];
+    check(&qwen, "full_attention_interval", types);
 }
 
 #[test]
