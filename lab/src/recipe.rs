@@ -79,7 +79,7 @@ pub struct Model {
 impl Model {
     /// The inner width of the MLP.
     pub fn inner(&self) -> usize {
-        self.inner.unwrap_or((self.width * 8).div_ceil(3).next_multiple_of(8))
+        self.inner.unwrap_or_else(|| self.width.saturating_mul(8).div_ceil(3).saturating_add(7) / 8 * 8)
     }
 
     /// The weight of the loss that spreads tokens over experts, unless the recipe has another.
@@ -203,6 +203,9 @@ fn default_evaluations() -> usize {
 }
 
 impl Recipe {
+    /// The largest size that is taken for meant.
+    const MOST: usize = 1 << 16;
+
     /// Reads and checks a recipe.
     ///
     /// # Errors
@@ -235,6 +238,17 @@ impl Recipe {
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             bail!("{key} is 0; give at least 1");
+        }
+        let limits = [
+            ("model.width", model.width),
+            ("model.layers", model.layers),
+            ("model.inner", model.inner()),
+            ("model.context", model.context),
+            ("model.experts", model.experts.unwrap_or(1)),
+            ("training.batch", training.batch),
+        ];
+        if let Some((key, value)) = limits.iter().find(|(_, value)| *value > Self::MOST) {
+            bail!("{key} is {value}; give at most {}", Self::MOST);
         }
         if model.width % (2 * model.heads) != 0 {
             bail!(
@@ -336,6 +350,12 @@ mod tests {
         refuse("batch = 4", "batch = 4\ndropout = 1.0", "training.dropout is 1");
         refuse("batch = 4", "batch = 4\nlearning-rate = nan", "training.learning-rate");
         refuse("width = 32", "width = 'wide'", "width");
+        refuse(
+            "width = 32",
+            "width = 4611686018427387904",
+            "model.width is 4611686018427387904; give at most 65536",
+        );
+        refuse("layers = 2", "layers = 2\ninner = 9223372036854775807", "model.inner is");
         refuse("layers = 2", "layers = 2\nexperts = 2\nexperts-per-token = 3", "model.experts is 2");
         refuse("layers = 2", "layers = 2\nbalance = 0.1", "model.balance is given without model.experts");
         refuse("layers = 2", "layers = 2\nexperts = 2\nbalance = -1.0", "model.balance is -1");

@@ -170,6 +170,13 @@ impl<'a> Trainer<'a> {
         };
         let mut grads = GradientsParams::from_grads(total.backward(), &self.decoder);
         let norm = clip(&mut grads, &self.decoder, training.clip);
+        if !norm.is_finite() {
+            bail!(
+                "the gradient's norm is {norm} at step {step}; {} has the last state before. A smaller training.learning-rate or \
+                 model.balance may help",
+                self.out.display()
+            );
+        }
         self.decoder = self.optimiser.step(rate, self.decoder.clone(), grads);
         Ok((found, norm))
     }

@@ -92,11 +92,16 @@ fn a_killed_run_goes_on_to_the_same_bits_on_any_number_of_threads() {
 }
 
 #[test]
-fn a_loss_that_is_not_a_number_stops_the_run_and_keeps_its_state() {
+fn a_loss_or_gradient_that_is_not_a_number_stops_the_run_and_keeps_its_state() {
     let place =
         Place::new(&RECIPE.replace("dropout = 0.1", "learning-rate = 1e36\nwarmup = 0.9\nclip = 1e30"));
-    fail(&place.command("out").output().unwrap(), &["the loss is", "at step", "learning-rate"]);
+    fail(
+        &place.command("out").output().unwrap(),
+        &["is NaN at step", "has the last state before", "learning-rate"],
+    );
     assert!(!place.at("out/run.json").exists());
+    let place = Place::new(&RECIPE.replace("[training]", "experts = 2\nbalance = 1e39\n[training]"));
+    fail(&place.command("out").output().unwrap(), &["the gradient's norm is", "at step", "model.balance"]);
 }
 
 /// A decoder of experts is a Mixtral.

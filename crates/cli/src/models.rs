@@ -87,6 +87,9 @@ fn table(m: &ModelDescription) -> String {
         );
     }
     line("heads", format!("{} of {}, {} for keys and values", m.heads, m.head_dim, m.kv_heads));
+    if let Some((layers, name)) = m.mixer {
+        line("mixing", format!("{layers} of {} layers by {name} in the place of attention", m.layers));
+    }
     line("vocabulary", format!("{}{}", m.vocab, if m.tied { ", head tied to the embedding" } else { "" }));
     line("context", m.context.to_string());
     if m.windowed_layers > 0 {

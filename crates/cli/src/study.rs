@@ -147,7 +147,7 @@ mod tests {
         let text = "name = 'x'\nprobes = 'all'\nlimit = 3\nseed = 9\nqa = 'qa'\n\
              options = { split = 'train', max-tokens = 50, skip-modes = 'future,local', skip-parts = 'attn', \
              positions = 2, baseline-data = 'builtin', sites = 'mlp,attn', baseline = 'feature', \
-             quadrature = 'riemann:8', memory = '1GiB', lens = 'linear', lens-data = 'builtin', rng = 'python', device = 'gpu:1', \
+             quadrature = 'riemann:8', memory = '1GiB', expert-memory = '8GiB', lens = 'linear', lens-data = 'builtin', rng = 'python', device = 'gpu:1', \
              max-residues = 30, crop = 'random', \
              prefix = 'A', suffix = 'B' }\n\
              [[model]]\nid = 'smollm2-135m'\ndtype = 'bf16'\nrevision = 'main'\n\

@@ -5,7 +5,7 @@ use crate::objective;
 use crate::observer::{Downloads, counted, uncounted};
 use crate::{Device, Observer, Result, Unit, memory, threads};
 use bytesize::ByteSize;
-use fathom_model::config::Mlp;
+use fathom_model::config::{Config, Mixer, Mlp, Update};
 use fathom_model::source::{self, Checkpoint, Loaded, Located};
 use fathom_model::{Backend, Dtype};
 use serde::Serialize;
@@ -151,6 +151,8 @@ pub struct ModelDescription {
     pub context: usize,
     /// Layers with sliding-window attention.
     pub windowed_layers: usize,
+    /// Layers without attention, and what mixes positions in them.
+    pub mixer: Option<(usize, &'static str)>,
     /// The tokenizer's kind.
     pub tokenizer: String,
     /// Tokens of the tokenizer.
@@ -205,11 +207,24 @@ pub fn describe_model(spec: &ModelSpec, observer: &dyn Observer) -> Result<Model
         tied: c.tied,
         context: c.context,
         windowed_layers: c.layers.iter().filter(|l| l.window.is_some()).count(),
+        mixer: mixer(c),
         tokenizer: t.kind.to_string(),
         tokens: t.vocab,
         bos: (t.bos.clone(), t.adds_bos),
         eos: (t.eos.clone(), t.adds_eos),
     })
+}
+
+/// The layers without attention, and what mixes positions in them.
+fn mixer(c: &Config) -> Option<(usize, &'static str)> {
+    let others = || c.layers.iter().map(|layer| layer.mixer).filter(|mixer| *mixer != Mixer::Attention);
+    let name = match others().next()? {
+        Mixer::Attention => return None,
+        Mixer::Recurrence(of) if of.update == Update::Delta => "the gated delta rule",
+        Mixer::Recurrence(_) => "Mamba 2",
+        Mixer::Convolution(_) => "short convolutions",
+    };
+    Some((others().count(), name))
 }
 
 /// A model with a short name.

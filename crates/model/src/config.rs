@@ -445,7 +445,7 @@ impl Config {
         let bad = |what: String| Err(Error::config(path, what));
         for (name, value, most) in [
             ("the width of the stream", self.hidden, 1 << 20),
-            ("the number of heads", self.heads, 1 << 16),
+            ("the number of heads", self.heads, MOST_HEADS),
             ("the number of key heads", self.kv_heads, 1 << 16),
             ("the width of a head", self.head_dim, 1 << 16),
             ("the width of the MLP", self.intermediate, 1 << 22),
@@ -506,6 +506,9 @@ impl Config {
         Ok(())
     }
 }
+
+/// The most heads that a model may have.
+pub(crate) const MOST_HEADS: usize = 1 << 16;
 
 fn check_mixer(path: &Path, mixer: &Mixer, hidden: usize) -> Result<()> {
     let possible = match *mixer {

@@ -331,6 +331,7 @@ folders! {
     deepseek_v3: "deepseek_v3", 24;
     qwen3_next: "qwen3_next", 40;
     qwen3_5: "qwen3_5", 24;
+    qwen3_5_moe: "qwen3_5_moe", 24;
     granite4_hybrid: "granite4-hybrid", 24;
     lfm2: "lfm2", 24;
     gpt_oss: "gpt_oss", 24;

@@ -209,6 +209,7 @@ folders! {
     deepseek_v3: "deepseek_v3",
     qwen3_next: "qwen3_next",
     qwen3_5: "qwen3_5",
+    qwen3_5_moe: "qwen3_5_moe",
     granite4_hybrid: "granite4-hybrid",
     lfm2: "lfm2",
     gpt_oss: "gpt_oss",

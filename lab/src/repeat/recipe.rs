@@ -124,9 +124,12 @@ impl Recipe {
     /// The sizes, smallest first.
     pub(crate) fn sizes(&self) -> Vec<&str> {
         let mut sizes: Vec<_> = self.size.iter().collect();
-        sizes.sort_by_key(|(_, model)| {
-            model.layers * model.width * (4 * model.width + 3 * model.inner() * model.experts.unwrap_or(1))
-        });
+        let weights = |model: &Model| {
+            let of_mlp = 3 * model.inner() * model.experts.unwrap_or(1);
+            let layers = if model.shared_layers { 1 } else { model.layers };
+            layers * model.width * (4 * model.width + of_mlp)
+        };
+        sizes.sort_by_key(|(_, model)| weights(model));
         sizes.into_iter().map(|(name, _)| name.as_str()).collect()
     }
 

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 
+/// The largest width, depth and so on that is taken for meant.
+const MOST: usize = 1 << 16;
+
 /// A grid of agents in built-in environments.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -147,8 +150,8 @@ impl Recipe {
         for (key, value) in
             [("evaluation.every", self.evaluation.every), ("evaluation.episodes", self.evaluation.episodes)]
         {
-            if value == 0 {
-                bail!("{key} is 0; give at least 1");
+            if value == 0 || (key == "evaluation.episodes" && value > MOST) {
+                bail!("{key} is {value}; give 1 to {MOST}");
             }
         }
         self.environment.iter().try_for_each(|(name, task)| self.check_task(name, task))
@@ -188,6 +191,9 @@ impl Recipe {
             }
             if let Some(batch) = values.iter().find(|batch| *list == "batches" && **batch > buffer) {
                 bail!("{key} has {batch}, more than the replay buffer can hold (agent.buffer, {buffer})");
+            }
+            if let Some(value) = values.iter().find(|value| **value > MOST) {
+                bail!("{key} has {value}; give at most {MOST}");
             }
         }
         Ok(())
@@ -253,6 +259,9 @@ impl Agent {
             if value == 0 {
                 bail!("agent.{key} is 0; give at least 1");
             }
+        }
+        if self.expansion > MOST {
+            bail!("agent.expansion is {}; give at most {MOST}", self.expansion);
         }
         if self.held_out < 2 {
             bail!("agent.held-out is {}; with less than 2, no episode is left to learn from", self.held_out);

@@ -1,6 +1,6 @@
 //! The slopes of ALiBi (arXiv 2108.12409), by which attention scores fall with the distance.
 
-use crate::config::{Alibi, Positions};
+use crate::config::{Alibi, MOST_HEADS, Positions};
 use half::bf16;
 
 /// The largest exponent of the slopes in most models: that of the last head is 2^-8.
@@ -9,6 +9,8 @@ pub(super) const USUAL: f64 = 8.0;
 /// Slopes of `heads` heads. Where these are a power of two, the slopes are `2^(-max k / heads)` for k = 1 to `heads`.
 /// Else they are those of the next smaller power, and behind them every other one of the next larger power.
 pub(super) fn positions(heads: usize, max: f64) -> Positions {
+    // The check of the configuration refuses more heads than this.
+    let heads = heads.min(MOST_HEADS + 1);
     let whole = if heads == 0 { 0 } else { 1 << heads.ilog2() };
     let slope = |k: usize, of: usize| (-max * k as f64 / of as f64).exp2() as f32;
     let first = (1..=whole).map(|k| slope(k, whole));

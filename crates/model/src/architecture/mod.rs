@@ -502,12 +502,14 @@ const HYBRID_FAMILIES: &[Family] = &[
     ("qwen3_next", qwen_next::describe, qwen_next::QWEN3_NEXT),
     ("qwen3_5", qwen_next::dense, qwen_next::QWEN3_5),
     ("qwen3_5_text", qwen_next::dense, qwen_next::QWEN3_5),
+    ("qwen3_5_moe", qwen_next::describe, qwen_next::QWEN3_5_MOE),
+    ("qwen3_5_moe_text", qwen_next::describe, qwen_next::QWEN3_5_MOE),
     ("granitemoehybrid", granite::describe_fourth, granite::GRANITE4),
     ("lfm2", lfm::describe, lfm::LFM2),
 ];
 
 /// Those of [`HYBRID_FAMILIES`] that may have experts.
-const HYBRIDS_WITH_EXPERTS: &[&str] = &["qwen3_next", "granitemoehybrid"];
+const HYBRIDS_WITH_EXPERTS: &[&str] = &["qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text", "granitemoehybrid"];
 
 /// All families.
 fn families() -> impl Iterator<Item = &'static Family> {

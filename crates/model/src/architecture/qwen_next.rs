@@ -27,6 +27,15 @@ pub(super) const QWEN3_5: &str = r#"{
     "linear_num_key_heads": 16, "linear_num_value_heads": 32
 }"#;
 
+/// As [`QWEN3_NEXT`]. Every layer has experts.
+pub(super) const QWEN3_5_MOE: &str = r#"{
+    "intermediate_size": 512, "num_key_value_heads": 2, "head_dim": 256, "max_position_embeddings": 32768,
+    "full_attention_interval": 4, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128, "linear_num_key_heads": 16, "linear_num_value_heads": 32, "decoder_sparse_step": 1,
+    "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512, "num_experts_per_tok": 8,
+    "num_experts": 256, "norm_topk_prob": true
+}"#;
+
 const LINEAR_ATTENTION: &str = "linear_attention";
 
 pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {

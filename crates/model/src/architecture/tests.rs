@@ -284,6 +284,10 @@ fn settings_of_families_with_alibi() {
         config[field] = value;
         refused(&config, says);
     }
+    let most = json!({"n_head": 1u64 << 62, "num_attention_heads": 1u64 << 62, "hidden_size": 1u64 << 62, "alibi": true});
+    for family in ["bloom", "falcon", "baichuan"] {
+        assert!(describe(&with(family, most.clone())).is_err(), "{family}");
+    }
     let post = json!({"apply_residual_connection_post_layernorm": true});
     refused(&with("bloom", post), "'apply_residual_connection_post_layernorm' is true");
     refused(&with("bloom", json!({"n_inner": 8})), "'n_inner' is 8, which is not supported; only 1024 is");

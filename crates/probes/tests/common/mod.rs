@@ -4,7 +4,7 @@ use fathom_model::config::{Config, Mixer, Mlp, Update};
 
 /// A fixture for every architecture and each variant that changes how the residual stream is composed. A new
 /// architecture is tested by every probe once it is in this list.
-pub(crate) const ARCHITECTURES: [&str; 32] = [
+pub(crate) const ARCHITECTURES: [&str; 33] = [
     "llama2",
     "llama3",
     "mistral",
@@ -32,6 +32,7 @@ pub(crate) const ARCHITECTURES: [&str; 32] = [
     "deepseek_v3",
     "qwen3_next",
     "qwen3_5",
+    "qwen3_5_moe",
     "granite4-hybrid",
     "lfm2",
     "gpt_oss-mxfp4",
