@@ -68,7 +68,7 @@ pub struct Model {
     /// Whether all layers share one set of weights.
     #[serde(default)]
     pub shared_layers: bool,
-    /// Makes every MLP a mixture of so many of them, each of the inner width, as in Mixtral (arXiv 2401.04088).
+    /// Makes every MLP a mixture of that many experts, each of the inner width, as in Mixtral (arXiv 2401.04088).
     pub experts: Option<usize>,
     /// How many experts a token takes; 2 if absent.
     pub experts_per_token: Option<usize>,

@@ -55,7 +55,7 @@ impl LabRun {
     /// Runs it, and passes on what it says.
     ///
     /// # Errors
-    /// When there is no such program, or it fails, with what it said; when the observer cancels.
+    /// When the program is missing, or when it fails, with its message; when the observer cancels.
     pub(crate) fn run(&self, observer: &dyn Observer) -> Result<()> {
         let program = lab_program()?;
         let fail = |source| Error::Io { what: format!("cannot run {}", program.display()), source };

@@ -60,7 +60,7 @@ impl<B: Backend> ExpertCache<B> {
     }
 
     fn held(&self) -> std::sync::MutexGuard<'_, Held<B>> {
-        // What is held is whole at every moment, whoever panicked.
+        // Every update leaves the cache consistent, so a panic elsewhere does not spoil it.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

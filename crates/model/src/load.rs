@@ -150,7 +150,7 @@ impl<B: Backend> PackedWeights<B> {
 }
 
 /// Packs all weights; the progress callback `tick` is called after each layer and after the head. With `expert_bytes`,
-/// experts stay in the checkpoint, and so many bytes of them are kept in memory.
+/// experts stay in the checkpoint, and at most that many bytes of them are kept in memory.
 pub(crate) fn pack<B: Backend>(
     on: &B,
     d: &Description,

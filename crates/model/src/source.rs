@@ -390,7 +390,7 @@ impl Checkpoint {
     }
 
     /// As [`Self::load_on`]. With `expert_bytes`, the experts of a mixture stay in the checkpoint and are packed when tokens
-    /// take them; so many bytes of those that were taken last are kept. No result depends on it.
+    /// take them; at most that many bytes of the most recently used ones are kept. No result depends on it.
     ///
     /// # Errors
     /// As [`Self::load_on`]; what is wrong with an expert is found when it is taken, which panics with

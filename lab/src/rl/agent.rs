@@ -66,7 +66,7 @@ pub struct Point {
 pub struct Learned {
     /// The learning curve.
     pub curve: Vec<Point>,
-    /// The step at which values were no numbers any more, where the run was stopped.
+    /// The step at which a value was not a number, which stopped the run.
     pub diverged: Option<usize>,
 }
 

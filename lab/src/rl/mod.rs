@@ -140,7 +140,7 @@ impl Setting {
 fn one(setting: &Setting, folder: &Path, progress: &ProgressBar) -> Result<Run> {
     let began = Instant::now();
     let environment = Environment::named(&setting.environment)
-        .with_context(|| format!("there is no environment {}", setting.environment))?;
+        .with_context(|| format!("unknown environment {}", setting.environment))?;
     let updated = setting.steps.saturating_sub(setting.agent.warm_up).max(1) as u64;
     let (cost, mut done, mut shown) = (setting.cost(), 0, 0);
     let learned = learn(setting, environment, &mut |step| {

@@ -140,7 +140,7 @@ fn slope(recipe: &Recipe, updates: &[usize], runs: &[&Run]) -> Option<Slope> {
     })
 }
 
-/// The slope of ln y against ln x; none of fewer than two different x, or where there is no logarithm.
+/// The slope of ln y against ln x; none of fewer than two different x, or of values without a logarithm.
 fn exponent(points: impl Iterator<Item = (f64, f64)>) -> Option<f64> {
     let logarithms: Vec<(f64, f64)> = points.map(|(x, y)| (x.ln(), y.ln())).collect();
     let count = logarithms.len() as f64;

@@ -135,7 +135,7 @@ impl Recipe {
     fn check(&self) -> Result<()> {
         check_list("seeds", &self.seeds)?;
         if self.environment.is_empty() {
-            bail!("there is no environment; give [environment.NAME] for one or more of {}", known());
+            bail!("no environment is given; give [environment.NAME] for one or more of {}", known());
         }
         let unknown: Vec<&str> = self
             .environment
@@ -341,7 +341,7 @@ mod tests {
             Recipe::check,
             "name = 'a'\nseeds = [1]\n[environment]\n[grid]\nwidths = [2]\ndepths = [1]\nupdates = [1]\nbatches = [1]\n",
             ["[2]", "[4]"],
-            "there is no environment",
+            "no environment is given",
         );
     }
 }

@@ -59,7 +59,7 @@ impl Replay {
         self.actions.len()
     }
 
-    /// Adds a transition, in place of the oldest one when there is no more room.
+    /// Adds a transition, in place of the oldest one when the buffer is full.
     pub(super) fn push(&mut self, transition: Transition<'_>) {
         let at = self.next;
         self.next = (at + 1) % self.capacity;

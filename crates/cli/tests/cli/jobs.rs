@@ -130,7 +130,7 @@ fn studies_of_the_lab_are_cells_about_no_model() {
     let file = study(&place, &job);
     let run = |args: &[&str]| finish(fathom().arg("study").arg(&file).args(args).env("PATH", &path));
     let refused = run(&["--plan"]);
-    assert!(refused.stderr.contains("job 'critics': there is no recipe"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("job 'critics': cannot find the recipe"), "{}", refused.stderr);
 
     fs::write(&recipe, "wrong").unwrap();
     let plan = run(&["--plan"]).stdout;

@@ -130,7 +130,7 @@ fn lab(study: &Study, cell: JobCell, out: PathBuf) -> Result<LabRun> {
         invalid!("job '{}' has no recipe", job.name);
     };
     if !Path::new(recipe).is_file() {
-        invalid!("job '{}': there is no recipe {recipe}", job.name);
+        invalid!("job '{}': cannot find the recipe {recipe}", job.name);
     }
     Ok(LabRun::new(command, recipe, out, study.threads))
 }

@@ -140,7 +140,7 @@ const LENGTH_EPS: f32 = 1e-6;
 enum Start {
     /// The text begins.
     Zero,
-    /// The state after so many positions of the cache.
+    /// The state after the given number of positions of the cache.
     Cache(usize),
     /// The state after a row of the batch.
     Row(usize),

@@ -32,7 +32,7 @@ pub(super) enum Alibi {
     Always(f64),
     /// By the exponent that a key gives; files without it are refused.
     ByKey,
-    /// By the exponent that a key gives, and in models of so many layers by this one.
+    /// By the exponent that a key gives, and by this one in models with that many layers.
     InDepth(usize, f64),
 }
 

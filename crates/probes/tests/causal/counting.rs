@@ -13,7 +13,7 @@ struct Shape {
     d: u64,
     /// Multiply-adds of the matrices of attention in each layer, per row.
     projections: Vec<u64>,
-    /// Multiply-adds of mixing positions in a layer, for a row that sees so many.
+    /// Multiply-adds of mixing positions in a layer, for a row that sees that many positions.
     mixing: Box<dyn Fn(usize, u64) -> u64>,
     /// Multiply-adds of the MLP of each layer, per row.
     mlp: Vec<u64>,

@@ -30,7 +30,7 @@ pub(super) struct CartPole {
 }
 
 impl CartPole {
-    /// The state after so many seconds, by the semi-implicit Euler method.
+    /// The state after the given number of seconds, by the semi-implicit Euler method.
     fn after(self, force: f64, seconds: f64) -> Self {
         let (sin, cos) = self.angle.sin_cos();
         let total = CART + POLE;

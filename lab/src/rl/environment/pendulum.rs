@@ -27,7 +27,7 @@ pub(super) struct Pendulum {
 }
 
 impl Pendulum {
-    /// The state after so many seconds, by the semi-implicit Euler method.
+    /// The state after the given number of seconds, by the semi-implicit Euler method.
     fn after(self, torque: f64, seconds: f64) -> Self {
         let inertia = MASS * LENGTH * LENGTH / 3.0;
         let acceleration = (0.5 * MASS * GRAVITY * LENGTH * self.angle.sin() + torque) / inertia;
