@@ -1,8 +1,9 @@
 //! Encoders, whose attention sees both sides: ESM-2, BERT (with ProtBERT and AntiBERTy), RoBERTa, DistilBERT, ModernBERT.
 
 use super::fields::{FULL_ATTENTION, RopePlace};
+use super::plain::Sizes;
 use super::{Description, EncoderLayout, Fields, Layout, TensorRef, llama};
-use crate::config::{Config, Encoder, Head, Layer, Mixer, Mlp, NormKind, Positions, QkNorm};
+use crate::config::{Config, Encoder, Head, Layer, Mixer, Mlp, Positions};
 use crate::error::Result;
 use crate::weights::Weights;
 use fathom_kernels::elementwise::Activation;
@@ -52,42 +53,27 @@ const USUAL: Named = Named {
 /// What most encoders share: learned positions, norms with biases behind the additions, a head that is tied.
 fn config(f: &Fields<'_>, name: &str, named: &Named, activation: Activation) -> Result<Config> {
     let (hidden, heads) = (f.usize(named.hidden)?, f.usize(named.heads)?);
-    let head_dim = hidden / heads.max(1);
-    if head_dim * heads != hidden {
+    if hidden / heads.max(1) * heads != hidden {
         return f.fail(format!("{heads} heads cannot share a stream of width {hidden} evenly"));
     }
     if f.bool_or("is_decoder", false)? {
         return f.fail("'is_decoder' is true, which is not supported for an encoder; choose a masked model");
     }
-    Ok(Config {
-        architecture: name.to_owned(),
+    let sizes = Sizes {
         hidden,
         heads,
-        kv_heads: heads,
-        head_dim,
         intermediate: f.usize(named.intermediate)?,
         vocab: f.usize("vocab_size")?,
         context: f.usize("max_position_embeddings")?,
         layers: f.plain_layers(named.layers)?,
-        positions: Positions::Learned,
-        norm: NormKind::Layer,
+    };
+    Ok(Config {
         norm_eps: 1e-12,
         pre_norm: false,
-        post_norm: false,
-        parallel: false,
-        qk_norm: QkNorm::None,
-        latent: None,
-        attention_gate: false,
         activation,
-        gated: false,
-        attention_scale: 1.0 / (head_dim as f32).sqrt(),
-        attention_softcap: None,
-        final_softcap: None,
-        embedding_scale: 1.0,
-        residual_scale: 1.0,
-        logit_scale: 1.0,
         tied: f.bool_or("tie_word_embeddings", true)?,
         encoder: Some(Encoder { token_types: 0, token_dropout: None, head: Head::None }),
+        ..sizes.config(name)
     })
 }
 

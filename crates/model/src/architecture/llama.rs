@@ -5,8 +5,9 @@
 //! post_attention_layernorm, mlp.{gate,up,down}_proj}`.
 
 use super::fields::RopePlace;
+use super::plain::{self, Names, Sizes};
 use super::{Description, Fields, Layout, RowOrder, TensorRef};
-use crate::config::{Config, NormKind, Positions, QkNorm, Rope, RopeScaling};
+use crate::config::{Config, NormKind, Positions, Rope, RopeScaling};
 use crate::error::Result;
 use crate::weights::Weights;
 
@@ -118,6 +119,20 @@ impl Base {
     pub(super) const LAYER_NORM: Self = Self { norm: NormKind::Layer, eps: "layer_norm_eps", ..Self::USUAL };
 }
 
+const NAMES: Names<'_> = Names {
+    prefix: "model.",
+    embedding: "embed_tokens",
+    final_norm: "norm",
+    head: "lm_head",
+    layer: "layers.{}.",
+    attn_norm: "input_layernorm",
+    qkv: &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    attn_out: "self_attn.o_proj",
+    mlp_norm: "post_attention_layernorm",
+    up: &["mlp.gate_proj", "mlp.up_proj"],
+    down: "mlp.down_proj",
+};
+
 /// The description shared by most families.
 pub(super) fn base(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     base_with(f, weights, &Base::USUAL)
@@ -127,45 +142,33 @@ pub(super) fn base(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
 pub(super) fn base_with(f: &Fields<'_>, weights: &Weights, own: &Base) -> Result<Description> {
     let (hidden, heads) = (f.usize("hidden_size")?, f.usize("num_attention_heads")?);
     let head_dim = f.opt_usize("head_dim")?.unwrap_or(hidden / heads.max(1));
-    let config = Config {
-        architecture: f.opt_str("model_type")?.unwrap_or("llama").to_owned(),
+    let sizes = Sizes {
         hidden,
         heads,
-        kv_heads: f.opt_usize("num_key_value_heads")?.unwrap_or(heads),
-        head_dim,
         intermediate: f.usize("intermediate_size")?,
         vocab: f.usize("vocab_size")?,
         context: f.opt_usize("max_position_embeddings")?.unwrap_or(2048),
         layers: f.plain_layers("num_hidden_layers")?,
+    };
+    let mut config = Config {
+        kv_heads: f.opt_usize("num_key_value_heads")?.unwrap_or(heads),
+        head_dim,
         positions: Positions::Rotary(vec![f.rope(&own.rope, head_dim)?]),
         norm: own.norm,
         norm_eps: f.f64_or(own.eps, 1e-6)? as f32,
-        pre_norm: true,
-        post_norm: false,
-        parallel: false,
-        latent: None,
-        attention_gate: false,
-        qk_norm: QkNorm::None,
         activation: f.activation("hidden_act", "silu")?,
         gated: true,
-        attention_scale: 1.0 / (head_dim as f32).sqrt(),
-        attention_softcap: None,
-        final_softcap: None,
-        embedding_scale: 1.0,
-        residual_scale: 1.0,
-        logit_scale: 1.0,
-        encoder: None,
+        attention_scale: plain::attention_scale(head_dim),
         tied: f.bool_or("tie_word_embeddings", false)?,
+        ..sizes.config(f.opt_str("model_type")?.unwrap_or("llama"))
     };
-    let mut config = config;
     // Dynamic scaling extends the context beyond this field.
     if let Positions::Rotary(ropes) = &config.positions
         && let [Rope { scaling: RopeScaling::Dynamic { factor, .. }, .. }] = ropes[..]
     {
         config.context = (config.context as f64 * factor) as usize;
     }
-    let layout = layout(&prefix(weights, "embed_tokens", "model."), &prefix(weights, "lm_head", ""));
-    Ok(Description::new(config, layout))
+    Ok(Description::new(config, NAMES.layout(weights, false, false)))
 }
 
 /// The prefix of a module's name in the weights, or `usual` if they lack the module. Checkpoints of the bare
@@ -176,36 +179,6 @@ pub(super) fn prefix(weights: &Weights, module: &str, usual: &str) -> String {
     let prefixes = names.iter().filter_map(|name| name.strip_suffix(&end));
     let prefixes = prefixes.filter(|p| (p.is_empty() || p.ends_with('.')) && !super::is_other_modality(p));
     prefixes.min_by_key(|p| (*p != usual, p.len())).unwrap_or(usual).to_owned()
-}
-
-fn layout(prefix: &str, head: &str) -> Layout {
-    let tensor_ref = |name: &str| TensorRef::new(format!("{prefix}layers.{{}}.{name}"));
-    Layout {
-        embedding: TensorRef::new(format!("{prefix}embed_tokens")),
-        position: None,
-        first_position: 0,
-        final_norm: Some(TensorRef::new(format!("{prefix}norm"))),
-        head: TensorRef::new(format!("{head}lm_head")),
-        attn_norm: Some(tensor_ref("input_layernorm")),
-        qkv: ["q", "k", "v"].map(|p| tensor_ref(&format!("self_attn.{p}_proj"))).to_vec(),
-        qk_norms: None,
-        latent: None,
-        mixer: None,
-        attn_gate: None,
-        attn_out: tensor_ref("self_attn.o_proj"),
-        post_attn_norm: None,
-        mlp_norm: Some(tensor_ref("post_attention_layernorm")),
-        up: ["gate", "up"].map(|p| tensor_ref(&format!("mlp.{p}_proj"))).to_vec(),
-        down: tensor_ref("mlp.down_proj"),
-        experts: None,
-        first_attn_norm: 0,
-        sinks: None,
-        embedding_norm: None,
-        normalised_head: false,
-        post_mlp_norm: None,
-        norm_offset: 0.0,
-        encoder: None,
-    }
 }
 
 /// `self_attn.q_norm` and `self_attn.k_norm`, for the families that have them.

@@ -31,6 +31,7 @@ mod mpt;
 mod olmo;
 mod opt;
 mod phi;
+mod plain;
 mod qwen;
 mod qwen_next;
 mod relatives;

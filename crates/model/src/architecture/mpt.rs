@@ -1,7 +1,8 @@
 //! MPT: ALiBi, layer norms and matrices without biases, q, k and v fused, GELU.
 
-use super::{Description, Fields, Layout, TensorRef, alibi, experts, llama};
-use crate::config::{Config, NormKind, QkNorm};
+use super::plain::{Names, Sizes};
+use super::{Description, Fields, alibi, experts};
+use crate::config::Config;
 use crate::error::Result;
 use crate::weights::Weights;
 use fathom_kernels::elementwise::Activation;
@@ -61,6 +62,20 @@ fn attention(f: &Fields<'_>) -> Result<(Option<f64>, f64)> {
     Ok((of.opt_f64("softmax_scale")?, of.f64_or("alibi_bias_max", alibi::USUAL)?))
 }
 
+const NAMES: Names<'_> = Names {
+    prefix: "transformer.",
+    embedding: "wte",
+    final_norm: "norm_f",
+    head: "lm_head",
+    layer: "blocks.{}.",
+    attn_norm: "norm_1",
+    qkv: &["attn.Wqkv"],
+    attn_out: "attn.out_proj",
+    mlp_norm: "norm_2",
+    up: &["ffn.up_proj"],
+    down: "ffn.down_proj",
+};
+
 pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     let hidden = experts::either(f, ["d_model", "hidden_size"])?;
     let heads = experts::either(f, ["n_heads", "num_attention_heads"])?;
@@ -69,67 +84,25 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
     f.ignore(UNUSED);
     f.ignore(&["num_hidden_layers"]);
     let (scale, max) = attention(f)?;
-    let head_dim = hidden / heads.max(1);
-    let config = Config {
-        architecture: "mpt".to_owned(),
+    let sizes = Sizes {
         hidden,
         heads,
-        kv_heads: heads,
-        head_dim,
         intermediate: 4 * hidden,
         vocab: f.usize("vocab_size")?,
         context: f.usize("max_seq_len")?,
         layers: f.plain_layers(depth)?,
+    };
+    let mut config = Config {
         positions: alibi::positions(heads, max),
-        norm: NormKind::Layer,
         norm_eps: f.f64_or("layer_norm_epsilon", 1e-5)? as f32,
-        pre_norm: true,
-        post_norm: false,
-        parallel: false,
-        latent: None,
-        attention_gate: false,
-        qk_norm: QkNorm::None,
         activation: Activation::GeluErf,
-        gated: false,
-        attention_scale: scale.map_or(1.0 / (head_dim as f32).sqrt(), |scale| scale as f32),
-        attention_softcap: None,
-        final_softcap: None,
-        embedding_scale: 1.0,
-        residual_scale: 1.0,
-        logit_scale: 1.0,
-        encoder: None,
         tied: f.bool_or("tie_word_embeddings", true)?,
+        ..sizes.config("mpt")
     };
-    let prefix = llama::prefix(weights, "wte", "transformer.");
-    let outer = |name: &str| TensorRef::new(format!("{prefix}{name}"));
-    let tensor_ref = |name: &str| outer(&format!("blocks.{{}}.{name}"));
-    let layout = Layout {
-        embedding: outer("wte"),
-        embedding_norm: None,
-        position: None,
-        first_position: 0,
-        final_norm: Some(outer("norm_f")),
-        head: TensorRef::new(format!("{}lm_head", llama::prefix(weights, "lm_head", ""))),
-        normalised_head: false,
-        attn_norm: Some(tensor_ref("norm_1")),
-        first_attn_norm: 0,
-        qkv: vec![tensor_ref("attn.Wqkv")],
-        qk_norms: None,
-        sinks: None,
-        latent: None,
-        mixer: None,
-        attn_gate: None,
-        attn_out: tensor_ref("attn.out_proj"),
-        post_attn_norm: None,
-        mlp_norm: Some(tensor_ref("norm_2")),
-        up: vec![tensor_ref("ffn.up_proj")],
-        down: tensor_ref("ffn.down_proj"),
-        experts: None,
-        post_mlp_norm: None,
-        norm_offset: 0.0,
-        encoder: None,
-    };
-    let mut d = Description::new(config, layout);
+    if let Some(scale) = scale {
+        config.attention_scale = scale as f32;
+    }
+    let mut d = Description::new(config, NAMES.layout(weights, false, false));
     if max != alibi::USUAL {
         d.warnings.push(format!(
             "'attn_config.alibi_bias_max' is {max} and is honoured; transformers takes {} whatever it says",

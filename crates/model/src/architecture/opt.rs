@@ -1,8 +1,9 @@
 //! OPT: learned positions, of which the first two are unused, layer norms, ReLU. OPT-350m, which has its norms after
 //! the sums and a narrow embedding, is refused.
 
-use super::{Description, Fields, Layout, TensorRef, llama};
-use crate::config::{Config, NormKind, Positions, QkNorm};
+use super::plain::{Names, Sizes};
+use super::{Description, Fields, Layout};
+use crate::config::Config;
 use crate::error::Result;
 use crate::weights::Weights;
 
@@ -12,8 +13,22 @@ pub(super) const DEFAULTS: &str = r#"{
     "layer_norm_elementwise_affine": true, "tie_word_embeddings": true
 }"#;
 
+const NAMES: Names<'_> = Names {
+    prefix: "model.decoder.",
+    embedding: "embed_tokens",
+    final_norm: "final_layer_norm",
+    head: "lm_head",
+    layer: "layers.{}.",
+    attn_norm: "self_attn_layer_norm",
+    qkv: &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    attn_out: "self_attn.out_proj",
+    mlp_norm: "final_layer_norm",
+    up: &["fc1"],
+    down: "fc2",
+};
+
 pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
-    let (hidden, heads) = (f.usize("hidden_size")?, f.usize("num_attention_heads")?);
+    let hidden = f.usize("hidden_size")?;
     for (name, only) in [
         ("do_layer_norm_before", true),
         ("layer_norm_elementwise_affine", true),
@@ -26,68 +41,26 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
     if f.opt_usize("word_embed_proj_dim")?.is_some_and(|width| width != hidden) {
         return f.fail("'word_embed_proj_dim' differs from 'hidden_size', which is not supported");
     }
-    let head_dim = hidden / heads.max(1);
-    let config = Config {
-        architecture: "opt".to_owned(),
+    let sizes = Sizes {
         hidden,
-        heads,
-        kv_heads: heads,
-        head_dim,
+        heads: f.usize("num_attention_heads")?,
         intermediate: f.usize("ffn_dim")?,
         vocab: f.usize("vocab_size")?,
         context: f.usize("max_position_embeddings")?,
         layers: f.plain_layers("num_hidden_layers")?,
-        positions: Positions::Learned,
-        norm: NormKind::Layer,
+    };
+    let config = Config {
+        activation: f.activation("activation_function", "relu")?,
+        tied: f.bool_or("tie_word_embeddings", true)?,
         // transformers has no setting for it.
         norm_eps: 1e-5,
-        pre_norm: true,
-        post_norm: false,
-        parallel: false,
-        latent: None,
-        attention_gate: false,
-        qk_norm: QkNorm::None,
-        activation: f.activation("activation_function", "relu")?,
-        gated: false,
-        attention_scale: 1.0 / (head_dim as f32).sqrt(),
-        attention_softcap: None,
-        final_softcap: None,
-        embedding_scale: 1.0,
-        residual_scale: 1.0,
-        logit_scale: 1.0,
-        encoder: None,
-        tied: f.bool_or("tie_word_embeddings", true)?,
+        ..sizes.config("opt")
     };
     f.ignore(&["dropout", "activation_dropout", "layerdrop", "init_std"]);
-    let bias = f.bool_or("enable_bias", true)?;
-    let prefix = llama::prefix(weights, "embed_tokens", "model.decoder.");
-    let tensor_ref = |name: &str| TensorRef::new(format!("{prefix}layers.{{}}.{name}")).biased(bias);
-    let norm = |name: &str| Some(tensor_ref(name).biased(true));
     let layout = Layout {
-        embedding: TensorRef::new(format!("{prefix}embed_tokens")),
-        position: Some(TensorRef::new(format!("{prefix}embed_positions"))),
+        position: Some(NAMES.outer(weights, "embed_positions")),
         first_position: 2,
-        final_norm: Some(TensorRef::new(format!("{prefix}final_layer_norm")).biased(true)),
-        head: TensorRef::new(format!("{}lm_head", llama::prefix(weights, "lm_head", ""))),
-        attn_norm: norm("self_attn_layer_norm"),
-        qkv: ["q", "k", "v"].map(|p| tensor_ref(&format!("self_attn.{p}_proj"))).to_vec(),
-        qk_norms: None,
-        latent: None,
-        mixer: None,
-        attn_gate: None,
-        attn_out: tensor_ref("self_attn.out_proj"),
-        post_attn_norm: None,
-        mlp_norm: norm("final_layer_norm"),
-        up: vec![tensor_ref("fc1")],
-        down: tensor_ref("fc2"),
-        experts: None,
-        first_attn_norm: 0,
-        sinks: None,
-        embedding_norm: None,
-        normalised_head: false,
-        post_mlp_norm: None,
-        norm_offset: 0.0,
-        encoder: None,
+        ..NAMES.layout(weights, true, f.bool_or("enable_bias", true)?)
     };
     Ok(Description::new(config, layout))
 }
