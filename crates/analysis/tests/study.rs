@@ -235,7 +235,7 @@ question = "size"
     let expected = "\
 STUDY.toml has 22 errors:
   line 1: the study has no field 'nme'; did you mean 'name'?
-  line 2: 'skipp' is not a probe; did you mean 'skip'? The probes are contributions, lens, similarity, settling, angles, skip, order, erasure, gradients; 'clean' selects those without edited runs, 'all' selects all
+  line 2: 'skipp' is not a probe; did you mean 'skip'? The probes are contributions, lens, similarity, settling, angles, experts, skip, order, erasure, gradients; 'clean' selects those without edited runs, 'all' selects all but 'experts'
   line 3: 'limit' of the study must be a number of prompts from 1 up; leave it out for all
   line 4: 'seed' of the study must be a whole number from 0 up
   line 5: options has no field 'positons'; did you mean 'positions'?

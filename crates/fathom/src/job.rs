@@ -50,6 +50,11 @@ impl Job {
             let random = m.options.data.rng.seeded(m.options.data.seed);
             PromptTokenizer::new(tokenizer, config, source, random, m.positions)
         };
+        if m.probes.contains(&Probe::Experts) && config.experts().is_none() {
+            invalid!(
+                "the probe 'experts' is about mixtures of experts, and this model has none; leave it out"
+            );
+        }
         let masking = m.masks.of(loaded)?;
         let mut options = m.probe_options(&loaded.model);
         if let Some(masking) = &masking {

@@ -124,7 +124,9 @@ pub(crate) fn check_probes(
     skip: &SkipOptions,
     modes_chosen: bool,
 ) -> Result<SkipOptions> {
-    if let Some(probe) = probes.iter().find(|probe| matches!(probe, Probe::Angles | Probe::Order)) {
+    if let Some(probe) =
+        probes.iter().find(|probe| matches!(probe, Probe::Angles | Probe::Order | Probe::Experts))
+    {
         invalid!("the probe '{}' is defined for causal models alone; leave it out", probe.name());
     }
     let needs_head = |probe: &&Probe| !matches!(probe, Probe::Contributions | Probe::Similarity);

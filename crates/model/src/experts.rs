@@ -4,7 +4,7 @@
 //! return is added in ascending order of the experts, the shared one last, so a row's bits do not depend on the batch.
 
 use crate::config::Experts;
-use crate::forward::Model;
+use crate::forward::{Buffers, Model};
 use crate::routing::{self, Routes, sigmoid};
 use fathom_kernels::backend::{Backend, LinearLayer, RowAction, RowEdit};
 use std::ops::Deref;
@@ -119,6 +119,7 @@ impl<B: Backend> ExpertWeights<B> {
     fn groups(&self, routes: &Routes, gates: &[f32]) -> Vec<Group<'_, B>> {
         let routed = routes.by_expert(self.about.count).into_iter().enumerate();
         let routed = routed.filter(|(_, places)| !places.is_empty()).map(|(expert, places)| Group {
+            expert: Some(expert),
             mlp: match &self.experts {
                 ExpertMlps::Packed(mlps) => Taken::Packed(&mlps[expert]),
                 ExpertMlps::Mapped(_) => Taken::Mapped(expert),
@@ -129,6 +130,7 @@ impl<B: Backend> ExpertWeights<B> {
         });
         let rows = (routes.experts.len() / routes.active.max(1)) as u32;
         let shared = self.shared.iter().map(|mlp| Group {
+            expert: None,
             mlp: Taken::Packed(mlp),
             rows: (0..rows).collect(),
             weights: self.shared_gate.is_some().then(|| gates.to_vec()),
@@ -140,6 +142,8 @@ impl<B: Backend> ExpertWeights<B> {
 
 /// An MLP and the rows that take it.
 struct Group<'a, B: Backend> {
+    /// Its number; none for the shared one.
+    expert: Option<usize>,
     mlp: Taken<'a, B>,
     /// Rows of the batch, ascending.
     rows: Vec<u32>,
@@ -149,8 +153,22 @@ struct Group<'a, B: Backend> {
     places: Vec<u32>,
 }
 
+/// What one expert adds to the tokens that take it, before any norm of the sum of all experts.
+pub struct ExpertPart<B: Backend> {
+    /// Its number; none for the expert that every token takes.
+    pub expert: Option<usize>,
+    /// The tokens that take it, ascending.
+    pub rows: Vec<u32>,
+    /// Its weight for each of them; none where all are 1.
+    pub weights: Option<Vec<f32>>,
+    /// `[rows, d]`, with the weights in it.
+    pub output: B::Buffer,
+}
+
 /// Scratch buffers of a mixture of experts.
 pub(crate) struct ExpertBuffers<B: Backend> {
+    /// What each expert adds, where that is wanted.
+    pub(crate) parts: Option<Vec<ExpertPart<B>>>,
     scores: B::Buffer,
     /// Rows of one expert, `[rows of it, d]`.
     input: B::Buffer,
@@ -165,7 +183,7 @@ pub(crate) struct ExpertBuffers<B: Backend> {
 impl<B: Backend> ExpertBuffers<B> {
     pub(crate) fn new(on: &B) -> Self {
         let empty = || on.empty();
-        Self { scores: empty(), input: empty(), wide: empty(), gated: empty(), output: empty() }
+        Self { parts: None, scores: empty(), input: empty(), wide: empty(), gated: empty(), output: empty() }
     }
 
     /// The buffers with their widths, for a layer of such experts.
@@ -330,9 +348,26 @@ impl<B: Backend> Model<B> {
                 on.edit(d, &scalings(factors), &mut s.output);
             }
             on.edit(d, &contributions(&group.rows, &s.output, &mut begun), out);
+            if let Some(parts) = &mut s.parts {
+                let output = on.copy(&s.output, 0..group.rows.len() * d);
+                let Group { expert, rows, weights, .. } = group;
+                parts.push(ExpertPart { expert, rows, weights, output });
+            }
         }
         let saved = save.then(|| SavedExperts { logits, routes: routes.clone(), gates, wide });
         (routes, saved)
+    }
+
+    /// What each expert of layer `l` adds, from the stream that [`Self::mlp`] reads, `x [rows, d]`: experts in ascending
+    /// order, the shared one last. Their sum is what the mixture adds, up to a norm or a factor behind it. Empty for a
+    /// layer without experts.
+    ///
+    /// # Panics
+    /// As [`Self::mlp`].
+    pub fn expert_parts(&self, l: usize, x: &B::Buffer, b: &mut Buffers<B>) -> Vec<ExpertPart<B>> {
+        b.experts.parts = Some(Vec::new());
+        self.mlp(l, x, b);
+        b.experts.parts.take().unwrap_or_default()
     }
 
     /// Backward of [`Self::experts`]: the gradient of its input from that of its output. The choice of experts is

@@ -59,7 +59,7 @@ pub struct Buffers<B: Backend = Cpu> {
     wide: B::Buffer,
     gated: B::Buffer,
     latent: LatentBuffers<B>,
-    experts: ExpertBuffers<B>,
+    pub(crate) experts: ExpertBuffers<B>,
     /// The experts that the rows of the last MLP step took, if it had some.
     pub(crate) routes: Option<Routes>,
     /// Output of attention, which is added to the residual stream, `[rows, d]`.

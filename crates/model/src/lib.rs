@@ -39,6 +39,7 @@ pub use blocks::GGML_TYPES;
 pub use config::Config;
 pub use cost::SublayerSize;
 pub use error::{Error, Result};
+pub use experts::ExpertPart;
 pub use fathom_kernels::Dtype;
 pub use fathom_kernels::backend::{Backend, Cpu, Run, Span};
 pub use forward::{Batch, Buffers, Model};

@@ -11,6 +11,7 @@ pub mod contributions;
 mod cost;
 pub mod erasure;
 mod exec;
+pub mod experts;
 pub mod gradients;
 pub mod lens;
 mod lens_maps;

@@ -7,7 +7,9 @@ use crate::lens_maps::LensMaps;
 use crate::options::ProbeOptions;
 use crate::plan::memory_plan;
 use crate::tokenized::{Masked, TokenizedPair, TokenizedPrompt};
-use crate::{angles, contributions, gradients, lens, one_at_a_time, order, settling, similarity, skip};
+use crate::{
+    angles, contributions, experts, gradients, lens, one_at_a_time, order, settling, similarity, skip,
+};
 use fathom_model::{Backend, Model, Trace};
 use fathom_results::{MaskedSample, Probe, Sample, Work};
 use std::time::Instant;
@@ -404,6 +406,11 @@ impl Record {
             let losses = angles.last_layer_nll.iter().copied();
             Overflow::check(losses, "the loss after the last layer")?;
             sample.angles = Some(angles);
+        }
+        if has(Probe::Experts) {
+            let work = experts::plan(model, tokens);
+            sample.experts = Some(timed(costs, "experts", work, || experts::measure(model, trace)));
+            (exec.on_progress)(work.macs);
         }
         if has(Probe::Skip) {
             let start = Instant::now();

@@ -3,7 +3,7 @@
 use crate::exec::{InsufficientMemory, MemoryPlan};
 use crate::options::ProbeOptions;
 use crate::tokenized::{TokenizedPair, TokenizedPrompt};
-use crate::{angles, contributions, erasure, gradients, lens, order, similarity, skip};
+use crate::{angles, contributions, erasure, experts, gradients, lens, order, similarity, skip};
 use fathom_model::{Backend, Model};
 use fathom_results::{Probe, Work};
 use std::collections::BTreeMap;
@@ -85,6 +85,10 @@ pub fn plan<B: Backend>(
             let (work, bytes) = angles::plan(model, tokens, memory);
             let rows = (memory.rows * model.row_bytes()) as u64;
             plans.add("angles", work, rows + bytes);
+        }
+        if options.has(Probe::Experts) {
+            let each = model.config().experts().map_or(0, |of| of.active + usize::from(of.shared > 0));
+            plans.add("experts", experts::plan(model, tokens), (each * tokens * hidden * 4) as u64);
         }
         if options.has(Probe::Skip) {
             let work = skip::plan(model, tokens, &options.skip, &prompt.positions, memory);

@@ -1,6 +1,6 @@
 //! The summary of all samples.
 
-use crate::{angles, contributions, lens, order, settling, similarity, skip};
+use crate::{angles, contributions, experts, lens, order, settling, similarity, skip};
 use fathom_results::{ErasurePair, Gradients, GradientsPair, ProbeResults, QaPair, Sample};
 
 /// Combines the samples of prompts and pairs of a model with `depth` layers: `probes` of results.json. A probe
@@ -15,6 +15,7 @@ pub fn summarise(samples: &[Sample], depth: usize) -> ProbeResults {
     let lens = some(of.clone().filter_map(|s| Some((s.lens.as_ref()?, s.lens_tokens()))).collect());
     let similar = some(of.clone().filter_map(|s| Some((s.similarity.as_ref()?, s.own_tokens()))).collect());
     let turns = some(of.clone().filter_map(|s| Some((s.angles.as_ref()?, weight(s)))).collect());
+    let taken = some(of.clone().filter_map(|s| Some((s.experts.as_ref()?, weight(s)))).collect());
     let ordered = some(of.clone().filter_map(|s| Some((s.order.as_ref()?, weight(s)))).collect());
     ProbeResults {
         contributions: some(of.clone().filter_map(|s| s.contributions.as_ref()).collect())
@@ -22,6 +23,7 @@ pub fn summarise(samples: &[Sample], depth: usize) -> ProbeResults {
         lens: lens.map(|s| if is_masked { lens::summarise_masked(&s) } else { lens::summarise(&s) }),
         similarity: similar.map(|s| similarity::summarise(&s)),
         angles: turns.map(|s| angles::summarise(&s)),
+        experts: taken.map(|s| experts::summarise(&s)),
         settling: some(of.clone().filter_map(|s| s.settling.as_ref()).collect())
             .map(|s| settling::summarise(&s, depth)),
         skip: some(of.clone().filter_map(|s| s.skip.as_ref()).collect()).map(|s| skip::summarise(&s)),

@@ -66,6 +66,7 @@ fn sections(figures: &[Figure]) -> Result<Vec<Cell>> {
         ("similarity", "Which layers resemble each other"),
         ("settling", "Settling"),
         ("angles", "Turns of the stream"),
+        ("experts", "Experts"),
         ("skip", "Skipping layers"),
         ("order", "Layers in another order"),
         ("erasure", "Erasing tokens"),

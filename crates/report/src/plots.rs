@@ -4,8 +4,9 @@
 //! numbers as a table, and tests can compare data instead of pixels. Drawing makes a list of elements, which is written
 //! as SVG or painted as PNG.
 //!
-//! - `observed`, `angles`, `causal`, `order`, `certainty`: the figures of the probes that only observe the model, of how far
-//!   its stream turns, of the probes that change its run, of layers in another order, and of the uncertainty of the depths.
+//! - `observed`, `angles`, `experts`, `causal`, `order`, `certainty`: the figures of the probes that only observe the model,
+//!   of how far its stream turns, of single experts, of the probes that change its run, of layers in another order, and of
+//!   the uncertainty of the depths.
 //! - `figure`, `table`: one figure, and its numbers.
 //! - `layers`, `panel`, `axis`, `grid`, `legend`: charts over layers, pairs of axes, small multiples.
 //! - `heat`, `gauge`: heat maps, the depth gauge.
@@ -18,6 +19,7 @@ pub(crate) mod canvas;
 mod causal;
 mod certainty;
 pub(crate) mod color;
+mod experts;
 mod figure;
 mod font;
 mod gauge;
@@ -58,6 +60,9 @@ pub fn figures(results: &Results) -> Vec<Figure> {
     if let Some(turns) = &probes.angles {
         all.extend(angles::figures(results, turns));
     }
+    if let Some(experts) = &probes.experts {
+        all.extend(experts::figures(results, experts));
+    }
     if let Some(skip) = &probes.skip {
         all.extend(causal::skip_figures(results, skip));
     }
@@ -91,7 +96,9 @@ pub fn depth_gauge(results: &Results) -> Option<Figure> {
 mod tests {
     use super::*;
     use fathom_results::fixture;
-    use fathom_results::{Angles, Order, OrderEffects, ProbeResults, ResampleHistogram, SkipMode, SkipPart};
+    use fathom_results::{
+        Angles, Experts, Order, OrderEffects, ProbeResults, ResampleHistogram, SkipMode, SkipPart,
+    };
 
     #[test]
     fn a_figure_is_the_same_whatever_was_drawn_before() {
@@ -248,6 +255,36 @@ mod tests {
             assert!(figure.svg().unwrap().len() < 200_000, "{}", figure.name);
             figure.png().unwrap();
         }
+    }
+
+    /// Of four layers, the last two have experts.
+    #[test]
+    fn layers_without_experts_stay_empty() {
+        let mut results = fixture::results();
+        results.model.layers = 4;
+        let rows = vec![vec![0.5, 0.25, 0.25], vec![1.5, 0.0, -0.5]];
+        let experts = Experts {
+            layers: vec![2, 3],
+            active: 1,
+            tokens: vec![vec![2, 1, 1], vec![4, 0, 0]],
+            weight: rows.clone(),
+            relative_norm: rows.clone(),
+            share: rows,
+            ..Experts::default()
+        };
+        results.probes = ProbeResults { experts: Some(experts), ..ProbeResults::default() };
+        results.validate().unwrap();
+        let all = figures(&results);
+        let named = |name: &str| all.iter().find(|figure| figure.name == name).unwrap();
+        for figure in &all {
+            figure.png().unwrap();
+        }
+        let load = &named("experts_load").table().rows;
+        assert!(load[0].1.iter().all(|value| value.is_nan()) && load[3].1 == [1.0, 0.0, 0.0], "{load:?}");
+        let used = &named("experts_used").table().rows;
+        assert!(used[1].1[0].is_nan() && (used[3].1[0] - 1.0).abs() < 1e-12, "{used:?}");
+        results.probes.experts.as_mut().unwrap().share[1].pop();
+        assert!(results.validate().unwrap_err().to_string().contains("probes.experts.share[1]"));
     }
 
     #[test]

@@ -210,6 +210,7 @@ pub fn results() -> Results {
                 angular_last: angular(1.0),
                 angular_mean: angular(0.8),
             }),
+            experts: None,
             angles: Some(Angles {
                 step: curve(LAYERS, |x| 1.2 * (-9.0 * x).exp() + 0.12 + 0.5 * x.powi(20)),
                 updates: curve(LAYERS - 1, |x| 1.3 + 0.2 * x),

@@ -18,6 +18,8 @@ pub enum Probe {
     Settling,
     /// How far the stream turns from layer to layer, and what the last layer makes of it.
     Angles,
+    /// What single experts add, in mixtures of experts.
+    Experts,
     /// What is lost when a layer is bypassed.
     Skip,
     /// What is lost when layers run in another order.
@@ -30,7 +32,21 @@ pub enum Probe {
 
 impl Probe {
     /// All probes, in the order in which they are reported.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
+        Self::Contributions,
+        Self::Lens,
+        Self::Similarity,
+        Self::Settling,
+        Self::Angles,
+        Self::Experts,
+        Self::Skip,
+        Self::Order,
+        Self::Erasure,
+        Self::Gradients,
+    ];
+
+    /// The probes that all kinds of models have: all but [`Self::Experts`].
+    pub const COMMON: [Self; 9] = [
         Self::Contributions,
         Self::Lens,
         Self::Similarity,
@@ -58,6 +74,7 @@ impl Probe {
             Self::Similarity => "similarity",
             Self::Settling => "settling",
             Self::Angles => "angles",
+            Self::Experts => "experts",
             Self::Skip => "skip",
             Self::Order => "order",
             Self::Erasure => "erasure",
@@ -65,8 +82,8 @@ impl Probe {
         }
     }
 
-    /// Reads a comma-separated list in which `all` stands for all probes and `clean`
-    /// for those of the clean run; each probe once, in the order of [`Self::ALL`].
+    /// Reads a comma-separated list in which `all` stands for [`Self::COMMON`] and `clean` for
+    /// [`Self::CLEAN`]; each probe once, in the order of [`Self::ALL`].
     ///
     /// # Errors
     /// The first word that does not name a probe.
@@ -74,7 +91,7 @@ impl Probe {
         let mut probes = Vec::new();
         for word in text.split(',') {
             match word.trim() {
-                "all" => probes.extend(Self::ALL),
+                "all" => probes.extend(Self::COMMON),
                 "clean" => probes.extend(Self::CLEAN),
                 word => probes.push(word.parse()?),
             }
@@ -88,7 +105,7 @@ impl Probe {
 /// A word that does not name a probe.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "'{word}' is not a probe{} The probes are {}; 'clean' selects those without edited runs, 'all' selects all",
+    "'{word}' is not a probe{} The probes are {}; 'clean' selects those without edited runs, 'all' selects all but 'experts'",
     suggestion(word),
     names().collect::<Vec<_>>().join(", ")
 )]

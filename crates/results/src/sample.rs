@@ -1,8 +1,8 @@
 //! A line of samples.jsonl: what was measured on one prompt or question-answer pair.
 
 use crate::{
-    AnglesSample, ContributionsSample, Gradients, LensCurves, MaskedSample, Order, Probe, SettlingSample,
-    Similarity, SkipSample, WorkByProbe,
+    AnglesSample, ContributionsSample, Experts, Gradients, LensCurves, MaskedSample, Order, Probe,
+    SettlingSample, Similarity, SkipSample, WorkByProbe,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -60,6 +60,9 @@ pub struct Sample {
     /// How far the stream turns.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub angles: Option<AnglesSample>,
+    /// What single experts add.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub experts: Option<Experts>,
     /// Settling layers.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub settling: Option<SettlingSample>,
@@ -91,6 +94,7 @@ impl Sample {
             Probe::Lens => self.lens.is_some(),
             Probe::Similarity => self.similarity.is_some(),
             Probe::Angles => self.angles.is_some(),
+            Probe::Experts => self.experts.is_some(),
             Probe::Settling => self.settling.is_some(),
             Probe::Skip => self.skip.is_some(),
             Probe::Order => self.order.is_some(),
@@ -110,6 +114,7 @@ impl Sample {
         self.lens = later.lens.or(self.lens.take());
         self.similarity = later.similarity.or(self.similarity.take());
         self.angles = later.angles.or(self.angles.take());
+        self.experts = later.experts.or(self.experts.take());
         self.settling = later.settling.or(self.settling.take());
         self.skip = later.skip.or(self.skip.take());
         self.order = later.order.or(self.order.take());

@@ -1,7 +1,8 @@
 //! Checks that the parts of a `results.json` fit each other: the file may be damaged or edited.
 
 use crate::{
-    ErasurePair, Error, Gradients, GradientsPair, Result, Results, Similarity, SkipAverage, Uncertainty,
+    ErasurePair, Error, Experts, Gradients, GradientsPair, Result, Results, Similarity, SkipAverage,
+    Uncertainty,
 };
 
 /// More layers than any model has; a larger number in a file is damage, and would only exhaust memory.
@@ -26,6 +27,9 @@ impl Results {
         }
         if let Some(similarity) = &self.probes.similarity {
             similarity.validate(layers)?;
+        }
+        if let Some(experts) = &self.probes.experts {
+            experts.validate(layers)?;
         }
         for (mode, parts) in self.probes.skip.iter().flatten() {
             for (part, effects) in parts {
@@ -126,6 +130,27 @@ impl Similarity {
     }
 }
 
+impl Experts {
+    fn validate(&self, layers: usize) -> Result<()> {
+        if let Some(layer) = self.layers.iter().find(|layer| **layer >= layers) {
+            let problem = format!("has layer {layer} of a model with {layers} layers");
+            return Err(inconsistent("probes.experts.layers", problem));
+        }
+        let (rows, experts) = (self.layers.len(), self.tokens.first().map_or(0, Vec::len));
+        let size = ((rows, "layers with experts"), (experts, "experts"));
+        rectangle("probes.experts.tokens", &self.tokens, size.0, size.1)?;
+        let matrices =
+            [("weight", &self.weight), ("relative_norm", &self.relative_norm), ("share", &self.share)];
+        for (name, matrix) in matrices {
+            rectangle(&format!("probes.experts.{name}"), matrix, size.0, size.1)?;
+        }
+        match self.left_out.is_empty() {
+            true => Ok(()),
+            false => fits("probes.experts.left_out", self.left_out.len(), size.0),
+        }
+    }
+}
+
 impl SkipAverage {
     fn validate(&self, field: &str, layers: usize) -> Result<()> {
         let size = (layers, "layers");
@@ -171,7 +196,7 @@ impl Uncertainty {
 }
 
 /// Checks the size of a matrix, each side given with what it counts.
-fn rectangle(field: &str, rows: &[Vec<f64>], down: (usize, &str), across: (usize, &str)) -> Result<()> {
+fn rectangle<T>(field: &str, rows: &[Vec<T>], down: (usize, &str), across: (usize, &str)) -> Result<()> {
     fits(field, rows.len(), down)?;
     rows.iter().enumerate().try_for_each(|(i, row)| fits(&format!("{field}[{i}]"), row.len(), across))
 }

@@ -158,7 +158,7 @@ impl Reader<'_> {
         self.unknown(&top, &STUDY);
         let name = self.required::<String>(&mut top, "name");
         let out: Option<String> = self.value(&mut top, "out");
-        let probes = self.probes(&mut top).unwrap_or_else(|| Probe::ALL.to_vec());
+        let probes = self.probes(&mut top).unwrap_or_else(|| Probe::COMMON.to_vec());
         let limit = self.value::<Limit>(&mut top, "limit").map(|limit| limit.0);
         let seed = self.value(&mut top, "seed");
         let primary = self.primary(&mut top, &probes);

@@ -17,8 +17,9 @@ pub(crate) struct Measure {
     /// Use only the first N prompts, and the first N pairs of --qa
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
-    /// Probes, separated by commas: contributions, lens, similarity, settling, angles, skip, order,
-    /// erasure, gradients. `clean` is the first four, which need only one forward pass; `all` takes minutes (see --dry-run)
+    /// Probes, separated by commas: contributions, lens, similarity, settling, angles, experts, skip, order,
+    /// erasure, gradients. `clean` is the first four, which need only one forward pass; `all` is all but experts
+    /// (mixtures of experts only) and takes minutes (see --dry-run)
     #[arg(long, value_name = "LIST", default_value = "clean", value_parser = probes)]
     pub(crate) probes: Probes,
     /// Question-answer pairs for erasure and gradients: a set with answers or a file of

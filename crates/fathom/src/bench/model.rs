@@ -14,7 +14,7 @@ use serde::Serialize;
 use std::convert::Infallible;
 
 /// Timings of a model: the prompt and each probe.
-pub(super) const STEPS: usize = 1 + Probe::ALL.len();
+pub(super) const STEPS: usize = 1 + Probe::COMMON.len();
 
 /// Positions of the skip probe in each prompt.
 const POSITIONS: usize = 4;
@@ -140,7 +140,7 @@ pub(super) fn measure_probes<B: Backend>(
     each: &mut dyn FnMut(&ProbeSpeed) -> Result<()>,
 ) -> Result<()> {
     let (texts, pairs) = (prompts(loaded, effort)?, pairs(loaded, effort, observer)?);
-    for probe in Probe::ALL {
+    for probe in Probe::COMMON {
         let speed = one(loaded, probe, (&texts, &pairs), effort, observer)?;
         each(&speed)?;
         of_model.probes.push(speed);

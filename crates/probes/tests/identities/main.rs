@@ -4,6 +4,7 @@
 mod angles;
 mod contributions;
 mod counting;
+mod experts;
 mod lens;
 mod likelihood;
 mod measuring;

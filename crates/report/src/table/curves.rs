@@ -1,6 +1,7 @@
 //! The curves in the terminal: a sparkline each, and a table by layer.
 
 use fathom_results::{Depth, Results, SkipMode, SkipPart};
+use std::borrow::Cow;
 
 use super::lines::{Emphasis, Lines};
 use crate::gauge::MarkKind;
@@ -11,14 +12,16 @@ use crate::text::column;
 pub(super) struct NamedCurve<'a> {
     name: &'static str,
     heading: &'static str,
-    values: &'a [f64],
+    values: Cow<'a, [f64]>,
     /// Whether it is worth a column in the table by layer.
     column: bool,
 }
 
-pub(super) fn curves(results: &Results) -> Vec<NamedCurve<'_>> {
+pub(super) fn curves<'a>(results: &'a Results) -> Vec<NamedCurve<'a>> {
     let mut all = Vec::new();
-    let mut add = |name, heading, values, column| all.push(NamedCurve { name, heading, values, column });
+    let mut add = |name, heading, values: &'a [f64], column| {
+        all.push(NamedCurve { name, heading, values: Cow::Borrowed(values), column });
+    };
     if let Some(contributions) = &results.probes.contributions {
         let (norm, cosine) = (&contributions.relative_norm, &contributions.cosine);
         add("norm attn", "|a|/|h|", norm.attn.mean.as_slice(), true);
@@ -49,6 +52,16 @@ pub(super) fn curves(results: &Results) -> Vec<NamedCurve<'_>> {
     if let Some(output) = skip.and_then(|effects| effects.output_effect.as_ref()) {
         add("skip output", "skip", &output.max, true);
     }
+    if let Some(experts) = &results.probes.experts {
+        let mut used = vec![f64::NAN; results.model.layers];
+        experts.layers.iter().zip(experts.used()).for_each(|(l, value)| used[*l] = value);
+        all.push(NamedCurve {
+            name: "experts used",
+            heading: "experts",
+            values: Cow::Owned(used),
+            column: true,
+        });
+    }
     all
 }
 
@@ -70,7 +83,7 @@ pub(super) fn sparklines(curves: &[NamedCurve<'_>], lines: &mut Lines) {
         // The name and the range take 17 and 36 columns; a narrow terminal keeps the range and loses bars.
         let bars = lines.style.width.saturating_sub(17 + 37);
         let spark = if lines.style.unicode && bars >= 8 {
-            sparkline(curve.values, low, high, bars)
+            sparkline(&curve.values, low, high, bars)
         } else {
             String::new()
         };

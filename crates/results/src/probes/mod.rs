@@ -3,6 +3,7 @@
 mod angles;
 mod contributions;
 mod erasure;
+mod experts;
 mod gradients;
 mod lens;
 mod order;
@@ -13,6 +14,7 @@ mod skip;
 pub use angles::{AngleComponent, AngleFit, Angles, AnglesSample};
 pub use contributions::{Contributions, ContributionsSample, MeanMedian, Parts, PerToken};
 pub use erasure::ErasurePair;
+pub use experts::Experts;
 pub use gradients::{
     GradientSite, Gradients, GradientsPair, PAPER_STEPS, PathBaseline, Quadrature, UnknownQuadrature,
 };
@@ -43,6 +45,9 @@ pub struct ProbeResults {
     /// The level at which each token's prediction settles.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settling: Option<Settling>,
+    /// What single experts add, in mixtures of experts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experts: Option<Experts>,
     /// What later layers and the output lose when a layer is bypassed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skip: Option<SkipSummary>,
