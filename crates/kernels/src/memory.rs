@@ -13,6 +13,8 @@ pub(crate) unsafe trait Plain: Copy {}
 // SAFETY: 8, 16 and 32 bits, all of which are values.
 unsafe impl Plain for i8 {}
 // SAFETY: as above.
+unsafe impl Plain for u8 {}
+// SAFETY: as above.
 unsafe impl Plain for u16 {}
 // SAFETY: as above.
 unsafe impl Plain for half::f16 {}

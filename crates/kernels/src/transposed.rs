@@ -5,10 +5,10 @@
 
 use crate::Isa;
 use crate::element::Element;
-use crate::memory::Lines;
+use crate::memory::{Lines, view, view_mut};
 use crate::panel::WIDTH;
 use crate::storage::{
-    COLUMNS_PER_SCALE, GROUP_WORDS, HEADER_WORDS, Storage, StorageFormat, TransposedSource,
+    COLUMNS_PER_SCALE, GROUP_WORDS, HEADER_WORDS, Storage, StorageFormat, TransposedSource, expand_codes,
 };
 use crate::transpose::{interleave, transpose, transpose_narrow};
 use std::ops::Range;
@@ -47,7 +47,9 @@ impl TransposedPanel {
             // Pairs of bfloat16 are packed faster from transposed panels, which hold rows two by two.
             _ if E::GROUP > 1 || !decode_in_tile || wanted.len() < WIDTH => None,
             StorageFormat::Bf16 | StorageFormat::F16 => Some(WIDTH / 2 * WIDTH),
-            StorageFormat::Quantised(columns) if columns.is_multiple_of(COLUMNS_PER_SCALE) => {
+            StorageFormat::Quantised(columns) | StorageFormat::Coded(columns)
+                if columns.is_multiple_of(COLUMNS_PER_SCALE) =>
+            {
                 Some(GROUP_WORDS)
             }
             _ => None,
@@ -64,7 +66,7 @@ impl TransposedPanel {
         let source = self.pending.map(|(format, words)| match format {
             StorageFormat::Bf16 => TransposedSource::Bf16(&self.source[..words]),
             StorageFormat::F16 => TransposedSource::F16(&self.source[..words]),
-            StorageFormat::Panels | StorageFormat::Quantised(_) => {
+            StorageFormat::Panels | StorageFormat::Quantised(_) | StorageFormat::Coded(_) => {
                 TransposedSource::Quantised(&self.source[..words])
             }
         });
@@ -84,17 +86,27 @@ impl TransposedPanel {
         self.source.resize(groups.len() * words);
         for (group, to) in groups.zip(self.source.chunks_exact_mut(words)) {
             let from = weights.stored::<E>(group, steps.clone());
-            let StorageFormat::Quantised(columns) = weights.format() else {
+            let (StorageFormat::Quantised(columns) | StorageFormat::Coded(columns)) = weights.format() else {
                 transpose(isa, from, WIDTH / 2, to, WIDTH, WIDTH, WIDTH / 2);
                 continue;
             };
             let (header, to) = to.split_at_mut(HEADER_WORDS);
-            let halves = [0, 1].map(|half| {
+            let mut expanded = [[0; COLUMNS_PER_SCALE * WIDTH / 4]; 2];
+            let mut halves: [&[u32]; 2] = [&[]; 2];
+            for (half, (place, expanded)) in halves.iter_mut().zip(&mut expanded).enumerate() {
                 let column = wanted.start % columns + half * COLUMNS_PER_SCALE;
                 let block = &from[column / columns * weights.format().words(columns)..];
                 header[half * 2 * WIDTH..(half + 1) * 2 * WIDTH].copy_from_slice(&block[..2 * WIDTH]);
-                &block[2 * WIDTH + column % columns * WIDTH / 4..][..COLUMNS_PER_SCALE * WIDTH / 4]
-            });
+                let values = &block[2 * WIDTH..];
+                *place = match weights.table() {
+                    None => &values[column % columns * WIDTH / 4..][..COLUMNS_PER_SCALE * WIDTH / 4],
+                    Some(table) => {
+                        let codes = &values[column % columns * WIDTH / 8..][..COLUMNS_PER_SCALE * WIDTH / 8];
+                        expand_codes(isa, view(codes), table, view_mut(expanded));
+                        expanded
+                    }
+                };
+            }
             transpose_narrow(isa, halves, to);
         }
     }

@@ -313,7 +313,8 @@ fn check_format<E: Element>(n: usize, k: usize, w: &[f32], stored: Linear, bytes
     };
     let panels = Linear { n, k, dtype: stored.dtype, weights, bias: stored.bias.clone() };
     check_rows(&stored);
-    assert_eq!(stored.bytes() as f64, bytes_per_weight * (n.next_multiple_of(WIDTH) * k) as f64);
+    let weights = (n.next_multiple_of(WIDTH) * k) as f64;
+    assert_eq!(stored.bytes() as f64, (bytes_per_weight * weights).round());
     let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
     for (isa, m) in Isa::available().into_iter().flat_map(|isa| [1, 14, 15, 100].map(|m| (isa, m))) {
         let (x, dy) = (numbers(m * k, 1), numbers(m * n, 2));
@@ -375,36 +376,55 @@ fn quantised_weights_are_lossless() {
         (40, 4320, 16),
         (33, 8640, 32),
     ] {
-        let count = k / columns;
-        // A value times its scale is exact, as in the real formats.
-        let value = |j: usize, kk: usize| ((j * 89 + kk * 57) % 256) as u8 as i8;
-        let scale = |j: usize, b: usize| ((j * 31 + b * 17) % 100) as f32 / 1024.0 - 0.05;
-        let scale = |j: usize, b: usize| bf16::from_f32(scale(j, b)).to_f32();
-        let offset = |j: usize, b: usize| ((j + b * 7) % 13) as f32 / 7.0;
-        let weight = |i: usize| {
-            let (j, kk) = (i / k, i % k);
-            f32::from(value(j, kk)).mul_add(scale(j, kk / columns), offset(j, kk / columns))
-        };
-        let w: Vec<f32> = (0..n * k).map(weight).collect();
-        let pack = |dtype| {
-            let stored = Linear::pack_quantised(n, k, columns, dtype, Some(numbers(n, 1)), |rows, blocks| {
-                let place = |i: usize, width: usize| (rows.start + i / width, i % width);
-                for (i, v) in blocks.values.iter_mut().enumerate() {
-                    *v = value(place(i, k).0, place(i, k).1);
-                }
-                for (i, (s, o)) in blocks.scales.iter_mut().zip(blocks.offsets).enumerate() {
-                    let (j, b) = place(i, count);
-                    (*s, *o) = (scale(j, b), offset(j, b));
-                }
-                Ok::<(), OutOfMemory>(())
-            });
-            stored.unwrap()
-        };
-        let bytes = 1.0 + 8.0 / columns as f64;
-        check_format::<f32>(n, k, &w, pack(Dtype::F32), bytes);
-        if k.is_multiple_of(WIDTH) {
-            check_format::<bf16>(n, k, &w, pack(Dtype::Bf16), bytes);
+        for integers in INTEGERS {
+            check_quantised(n, k, columns, integers);
         }
+    }
+}
+
+/// Eight bits, signed and unsigned ones of four, the floats of MXFP4 doubled, and 16 integers that no format has.
+const INTEGERS: [fn(usize) -> i8; 5] = [
+    |i| (i % 256) as u8 as i8,
+    |i| (i % 16) as i8 - 8,
+    |i| (i % 16) as i8,
+    |i| [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12][i % 16],
+    |i| (i % 16) as i8 * 8,
+];
+
+fn check_quantised(n: usize, k: usize, columns: usize, integers: fn(usize) -> i8) {
+    let count = k / columns;
+    // A value times its scale is exact, as in the real formats.
+    let value = |j: usize, kk: usize| integers(j * 89 + kk * 57);
+    let scale = |j: usize, b: usize| ((j * 31 + b * 17) % 100) as f32 / 1024.0 - 0.05;
+    let scale = |j: usize, b: usize| bf16::from_f32(scale(j, b)).to_f32();
+    let offset = |j: usize, b: usize| ((j + b * 7) % 13) as f32 / 7.0;
+    let weight = |i: usize| {
+        let (j, kk) = (i / k, i % k);
+        f32::from(value(j, kk)).mul_add(scale(j, kk / columns), offset(j, kk / columns))
+    };
+    let w: Vec<f32> = (0..n * k).map(weight).collect();
+    let pack = |dtype| {
+        let stored = Linear::pack_quantised(n, k, columns, dtype, Some(numbers(n, 1)), |rows, blocks| {
+            let place = |i: usize, width: usize| (rows.start + i / width, i % width);
+            for (i, v) in blocks.values.iter_mut().enumerate() {
+                *v = value(place(i, k).0, place(i, k).1);
+            }
+            for (i, (s, o)) in blocks.scales.iter_mut().zip(blocks.offsets).enumerate() {
+                let (j, b) = place(i, count);
+                (*s, *o) = (scale(j, b), offset(j, b));
+            }
+            Ok::<(), OutOfMemory>(())
+        });
+        stored.unwrap()
+    };
+    let present: Vec<i8> = (0..n * k).map(|i| value(i / k, i % k)).collect();
+    let within = |low, high| present.iter().all(|v| (low..=high).contains(v));
+    let coded =
+        within(-8, 7) || within(0, 15) || present.iter().all(|v| (0..16).any(|i| INTEGERS[3](i) == *v));
+    let bytes = if coded { 0.5 } else { 1.0 } + 8.0 / columns as f64;
+    check_format::<f32>(n, k, &w, pack(Dtype::F32), bytes);
+    if k.is_multiple_of(WIDTH) {
+        check_format::<bf16>(n, k, &w, pack(Dtype::Bf16), bytes);
     }
 }
 

@@ -1,10 +1,10 @@
 //! The storage formats of weights, and decoding them into panels.
 
-use crate::checked_area;
 use crate::cpu::{mul_add, multiversion};
 use crate::element::{bf16_bits, bf16_value};
 use crate::memory::{view, view_mut};
 use crate::panel::WIDTH;
+use crate::{Isa, checked_area};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use std::ops::Range;
@@ -20,10 +20,16 @@ pub(crate) enum StorageFormat {
     F16,
     /// Quantised in blocks of this many columns: a scale and an offset per row, then 8-bit integers.
     Quantised(usize),
+    /// As [`Self::Quantised`], with codes of 4 bits in the place of the integers: of two columns the codes of a row
+    /// share a byte, the first in its lower half.
+    Coded(usize),
 }
 
+/// The integers that codes of 4 bits stand for.
+pub(crate) type CodeTable = [i8; 16];
+
 impl StorageFormat {
-    /// Words that `columns` columns of a group take; whole blocks for [`Self::Quantised`].
+    /// Words that `columns` columns of a group take; whole blocks of quantised weights.
     pub(crate) fn words(self, columns: usize) -> usize {
         match self {
             Self::Panels => checked_area(columns, WIDTH),
@@ -31,6 +37,7 @@ impl StorageFormat {
             Self::Quantised(block) => {
                 checked_area(columns / block, 2 * WIDTH) + checked_area(columns, WIDTH / 4)
             }
+            Self::Coded(block) => checked_area(columns / block, 2 * WIDTH) + checked_area(columns, WIDTH / 8),
         }
     }
 }
@@ -95,6 +102,8 @@ pub(crate) struct QuantView<'a> {
     pub(crate) from: &'a [u32],
     /// Columns per block.
     pub(crate) columns: usize,
+    /// What codes of 4 bits stand for, if values are stored as such.
+    pub(crate) table: Option<&'a CodeTable>,
     /// Columns of the first block to skip.
     pub(crate) skip: usize,
     /// Steps to read from there on.
@@ -146,13 +155,31 @@ impl PairView<'_> {
 }
 
 impl QuantView<'_> {
+    /// Words of a block.
+    pub(crate) fn block_words(&self) -> usize {
+        let format = match self.table {
+            Some(_) => StorageFormat::Coded(self.columns),
+            None => StorageFormat::Quantised(self.columns),
+        };
+        format.words(self.columns)
+    }
+
     fn decode(&self, mut to: &mut [u32]) {
         let mut skip = self.skip;
-        for block in self.from.chunks_exact(StorageFormat::Quantised(self.columns).words(self.columns)) {
+        let mut of_codes = Vec::new();
+        for block in self.from.chunks_exact(self.block_words()) {
             let (scales, block) = block.split_at(WIDTH);
             let (offsets, values) = block.split_at(WIDTH);
             let (scales, offsets) = (view(scales), view(offsets));
-            let values = &view::<i8>(values)[skip * WIDTH..];
+            let values: &[i8] = match self.table {
+                None => view(values),
+                Some(table) => {
+                    of_codes.resize(self.columns * WIDTH, 0);
+                    expand_codes(Isa::get(), view(values), table, &mut of_codes);
+                    &of_codes
+                }
+            };
+            let values = &values[skip * WIDTH..];
             let words = to.len().min(values.len() / self.columns_per_step);
             let (decoded, rest) = to.split_at_mut(words);
             match self.columns_per_step {
@@ -170,19 +197,60 @@ impl QuantView<'_> {
     }
 }
 
+/// The integers of columns whose codes are stored, column by column.
+///
+/// # Panics
+/// When `to` does not have two integers for each byte of whole pairs of columns.
+pub(crate) fn expand_codes(isa: Isa, codes: &[u8], table: &CodeTable, to: &mut [i8]) {
+    assert!(codes.len().is_multiple_of(WIDTH) && to.len() == checked_area(codes.len(), 2));
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx2 && isa.is_available() {
+        // SAFETY: the processor has AVX2, and the lengths were checked.
+        return unsafe { expand_codes_avx2(codes, table, to) };
+    }
+    let _ = isa;
+    let integer = |code: u8| table[usize::from(code & 15)];
+    for (codes, to) in codes.as_chunks::<WIDTH>().0.iter().zip(to.as_chunks_mut::<{ 2 * WIDTH }>().0) {
+        for (j, code) in codes.iter().enumerate() {
+            (to[j], to[WIDTH + j]) = (integer(*code), integer(*code >> 4));
+        }
+    }
+}
+
+/// # Safety
+/// The processor must have AVX2, and the slices the lengths that [`expand_codes`] requires.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn expand_codes_avx2(codes: &[u8], table: &CodeTable, to: &mut [i8]) {
+    use std::arch::x86_64::*;
+    // SAFETY: the table has 16 bytes.
+    let table = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(table.as_ptr().cast()) });
+    let low = _mm256_set1_epi8(15);
+    for (i, codes) in codes.as_chunks::<WIDTH>().0.iter().enumerate() {
+        // SAFETY: there are 32 codes, and 64 integers for them.
+        unsafe {
+            let codes = _mm256_loadu_si256(codes.as_ptr().cast());
+            let to = to.as_mut_ptr().add(2 * WIDTH * i).cast::<__m256i>();
+            _mm256_storeu_si256(to, _mm256_shuffle_epi8(table, _mm256_and_si256(codes, low)));
+            let second = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), low);
+            _mm256_storeu_si256(to.add(1), _mm256_shuffle_epi8(table, second));
+        }
+    }
+}
+
 /// Columns of successive groups of rows, as they are stored, for the backward pass.
 #[derive(Clone, Copy)]
 pub(crate) struct StoredColumns<'a> {
-    /// From the first group on: its first column, or for [`ColumnFormat::Quantised`] the block with it.
+    /// From the first group on: its first column, or of quantised weights the block with it.
     pub(crate) words: &'a [u32],
     /// Words from one group to the next.
     pub(crate) stride: usize,
-    pub(crate) format: ColumnFormat,
+    pub(crate) format: ColumnFormat<'a>,
 }
 
 /// The format of [`StoredColumns`]. A column is [`WIDTH`] weights.
 #[derive(Clone, Copy)]
-pub(crate) enum ColumnFormat {
+pub(crate) enum ColumnFormat<'a> {
     Floats,
     /// Pairs of columns as bfloat16, the first of them even.
     Pairs,
@@ -195,6 +263,15 @@ pub(crate) enum ColumnFormat {
         /// Whether weights are rounded to bfloat16.
         round: bool,
     },
+    /// Scales and offsets, then pairs of columns of codes of 4 bits.
+    Coded {
+        /// Bytes in front of the first column, the first of a pair.
+        values: usize,
+        /// Whether weights are rounded to bfloat16.
+        round: bool,
+        /// What codes stand for.
+        table: &'a CodeTable,
+    },
 }
 
 impl StoredColumns<'_> {
@@ -206,6 +283,8 @@ impl StoredColumns<'_> {
             ColumnFormat::Pairs | ColumnFormat::Bf16 | ColumnFormat::F16 => 0..checked_area(weights, 2),
             ColumnFormat::Quantised { values, .. } if values == QUANT_HEADER => 0..values + weights,
             ColumnFormat::Quantised { values, .. } => values..values + weights,
+            ColumnFormat::Coded { values, .. } if values == QUANT_HEADER => 0..values + weights.div_ceil(2),
+            ColumnFormat::Coded { values, .. } => values..values + weights.div_ceil(2),
         }
     }
 

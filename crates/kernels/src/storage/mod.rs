@@ -2,7 +2,7 @@
 //!
 //! Few checkpoints use every digit of `f32`: most hold 16-bit floats, or small integers with one
 //! scale per 16 or 32 of them. Stored like that, weights take a half to less than a third of the
-//! memory. A panel is decoded into L2 when it is multiplied, and serves all rows of a job. Products in
+//! memory; where these integers take no more than 16 values, half of that again. A panel is decoded into L2 when it is multiplied, and serves all rows of a job. Products in
 //! `f32` lose no bit of a weight.
 //!
 //! In every format a group of [`WIDTH`] rows of the matrix is contiguous, in the order of k.
@@ -17,8 +17,8 @@ use crate::panel::WIDTH;
 use format::QUANT_HEADER;
 pub use format::QuantBlocks;
 pub(crate) use format::{
-    COLUMNS_PER_SCALE, ColumnFormat, GROUP_WORDS, HEADER_WORDS, PairView, QuantView, StorageFormat,
-    StoredColumns, StoredPanel, TransposedSource,
+    COLUMNS_PER_SCALE, CodeTable, ColumnFormat, GROUP_WORDS, HEADER_WORDS, PairView, QuantView,
+    StorageFormat, StoredColumns, StoredPanel, TransposedSource, expand_codes,
 };
 use half::f16;
 use std::ops::Range;
@@ -31,6 +31,8 @@ pub(crate) struct Storage {
     /// Words of a group of rows.
     group_words: usize,
     words: Memory,
+    /// What the codes of [`StorageFormat::Coded`] stand for.
+    table: CodeTable,
 }
 
 impl Storage {
@@ -60,7 +62,7 @@ impl Storage {
             format @ (StorageFormat::Bf16 | StorageFormat::F16) => {
                 columns.start * format.words(1)..columns.end * format.words(1)
             }
-            format @ StorageFormat::Quantised(block) => {
+            format @ (StorageFormat::Quantised(block) | StorageFormat::Coded(block)) => {
                 columns.start / block * format.words(block)..columns.end.div_ceil(block) * format.words(block)
             }
         };
@@ -79,15 +81,23 @@ impl Storage {
             }
             StorageFormat::Bf16 => StoredPanel::Bf16(view(from)),
             StorageFormat::F16 => StoredPanel::F16(view(from)),
-            StorageFormat::Quantised(columns) => StoredPanel::Quantised(QuantView {
-                from,
-                columns,
-                skip: first % columns,
-                steps: steps.len(),
-                columns_per_step: E::GROUP,
-                round: self.columns_per_step == 2,
-            }),
+            StorageFormat::Quantised(columns) | StorageFormat::Coded(columns) => {
+                StoredPanel::Quantised(QuantView {
+                    from,
+                    columns,
+                    table: self.table(),
+                    skip: first % columns,
+                    steps: steps.len(),
+                    columns_per_step: E::GROUP,
+                    round: self.columns_per_step == 2,
+                })
+            }
         }
+    }
+
+    /// What codes stand for, if the weights are stored as such.
+    pub(crate) fn table(&self) -> Option<&CodeTable> {
+        matches!(self.format, StorageFormat::Coded(_)).then_some(&self.table)
     }
 
     /// Steps `steps` of a group's panel, decoded into `buffer` unless they are stored as a panel.
@@ -121,6 +131,12 @@ impl Storage {
             StorageFormat::Quantised(columns) => {
                 let values = QUANT_HEADER + column % columns * WIDTH;
                 let format = ColumnFormat::Quantised { values, round: self.columns_per_step == 2 };
+                (column / columns * self.format.words(columns), format)
+            }
+            StorageFormat::Coded(columns) => {
+                let values = QUANT_HEADER + column % columns / 2 * WIDTH;
+                let (round, table) = (self.columns_per_step == 2, &self.table);
+                let format = ColumnFormat::Coded { values, round, table };
                 (column / columns * self.format.words(columns), format)
             }
         };
@@ -158,14 +174,21 @@ impl Storage {
                 let weights = view::<f16>(words).iter().skip(j).step_by(WIDTH);
                 out.iter_mut().zip(weights).for_each(|(out, w)| *out = w.to_f32());
             }
-            StorageFormat::Quantised(columns) => {
+            StorageFormat::Quantised(columns) | StorageFormat::Coded(columns) => {
                 let blocks = words.chunks_exact(self.format.words(columns));
                 for (out, block) in out.chunks_exact_mut(columns).zip(blocks) {
                     let (header, values) = block.split_at(2 * WIDTH);
                     let header: &[f32] = view(header);
-                    let values = view::<i8>(values).iter().skip(j).step_by(WIDTH);
-                    for (out, value) in out.iter_mut().zip(values) {
-                        let weight = f32::from(*value) * header[j] + header[WIDTH + j];
+                    let values: &[i8] = view(values);
+                    for (column, out) in out.iter_mut().enumerate() {
+                        let value = match self.table() {
+                            None => values[column * WIDTH + j],
+                            Some(table) => {
+                                let codes = values[column / 2 * WIDTH + j].cast_unsigned();
+                                table[usize::from(codes >> (column % 2 * 4) & 15)]
+                            }
+                        };
+                        let weight = f32::from(value) * header[j] + header[WIDTH + j];
                         *out = E::from_f32(weight).to_f32();
                     }
                 }

@@ -1,7 +1,7 @@
 //! Packing weights into storage, on all threads of the current pool.
 
 use super::Storage;
-use super::format::{QuantBlocks, StorageFormat};
+use super::format::{CodeTable, QuantBlocks, StorageFormat};
 use crate::checked_area;
 use crate::element::Element;
 use crate::memory::{Lines, Memory, OutOfMemory, Plain, view, view_mut};
@@ -62,6 +62,41 @@ struct QuantScratch {
     values: Vec<i8>,
     scales: Vec<f32>,
     offsets: Vec<f32>,
+    /// The values of a block, column by column.
+    columns: Vec<i8>,
+}
+
+/// The integers of the 4-bit formats: signed and unsigned ones, those of IQ4_NL and IQ4_XS, and twice the floats of MXFP4.
+const TABLES: [&CodeTable; 4] = [
+    &[-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7],
+    &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
+    &[-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113],
+    &[0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12],
+];
+
+/// The code of each integer.
+struct Codes([Option<u8>; 256]);
+
+impl Codes {
+    fn of(table: &CodeTable) -> Self {
+        let mut codes = [None; 256];
+        // Of equal integers the first code counts.
+        for (code, value) in table.iter().enumerate().rev() {
+            codes[usize::from(value.cast_unsigned())] = Some(code as u8);
+        }
+        Self(codes)
+    }
+
+    /// Packs pairs of columns of [`WIDTH`] integers, of which the first `rows` count; or `None` if one has no code.
+    fn pack(&self, columns: &[i8], rows: usize, to: &mut [u8]) -> Option<()> {
+        let code = |value: i8| self.0[usize::from(value.cast_unsigned())];
+        for (pair, to) in columns.as_chunks::<{ 2 * WIDTH }>().0.iter().zip(to.as_chunks_mut::<WIDTH>().0) {
+            for (j, to) in to.iter_mut().enumerate().take(rows) {
+                *to = code(pair[j])? | code(pair[WIDTH + j])? << 4;
+            }
+        }
+        Some(())
+    }
 }
 
 impl Storage {
@@ -134,7 +169,8 @@ impl Storage {
     }
 
     /// Packs `n` rows of `k` quantised weights in blocks of `columns`, to be decoded into panels of
-    /// `E`. `fill(rows, blocks)` writes the given rows, at most [`WIDTH`].
+    /// `E`: as codes of 4 bits if their integers allow. `fill(rows, blocks)` writes the given rows, at most [`WIDTH`], and
+    /// may be called several times for the same rows.
     ///
     /// # Errors
     /// The first error of `fill`, or [`OutOfMemory`].
@@ -153,15 +189,43 @@ impl Storage {
             "blocks must fill rows"
         );
         assert_eq!(checked_area(panel::k_steps::<E>(k), E::GROUP), k, "rows must fill the steps of a panel");
-        let format = StorageFormat::Quantised(columns);
+        // A table that does not do is mostly detected in the first rows.
+        for table in TABLES {
+            match Self::blocks_as::<E, _>(n, k, columns, Some(table), &fill) {
+                Ok(storage) => return Ok(storage),
+                Err(Stop::Failed(error)) => return Err(error),
+                Err(Stop::Lossy) => {}
+            }
+        }
+        match Self::blocks_as::<E, _>(n, k, columns, None, &fill) {
+            Ok(storage) => Ok(storage),
+            Err(Stop::Failed(error)) => Err(error),
+            Err(Stop::Lossy) => unreachable!("bytes hold themselves"),
+        }
+    }
+
+    /// Packs quantised weights as the codes of a table, or as bytes without one; or stops at the first value that the
+    /// table lacks.
+    fn blocks_as<E: Element, Err: Send + From<OutOfMemory>>(
+        n: usize,
+        k: usize,
+        columns: usize,
+        table: Option<&CodeTable>,
+        fill: &(impl Fn(Range<usize>, QuantBlocks<'_>) -> Result<(), Err> + Sync),
+    ) -> Result<Self, Stop<Err>> {
+        let format = match table {
+            Some(_) => StorageFormat::Coded(columns),
+            None => StorageFormat::Quantised(columns),
+        };
+        let codes = table.map(Codes::of);
         let count = k / columns;
         let words = checked_area(count, format.words(columns));
-        Self::build::<E, _, _>(n, format, words, |scratch: &mut QuantScratch, rows, to| {
-            let QuantScratch { values, scales, offsets } = scratch;
+        let built = Self::build::<E, _, _>(n, format, words, |scratch: &mut QuantScratch, rows, to| {
+            let QuantScratch { values, scales, offsets, columns: pair } = scratch;
             values.resize(rows.len() * k, 0);
             scales.resize(rows.len() * count, 0.0);
             offsets.resize(rows.len() * count, 0.0);
-            fill(rows, QuantBlocks { values, scales, offsets })?;
+            fill(rows, QuantBlocks { values, scales, offsets }).map_err(Stop::Failed)?;
             assert!(
                 scales.iter().chain(&*offsets).all(|x| x.is_finite()),
                 "scales and offsets must be finite"
@@ -171,10 +235,19 @@ impl Storage {
                 let (to_offsets, to_values) = to.split_at_mut(WIDTH);
                 transpose_rows(&scales[b..], count, view_mut(to_scales), 1);
                 transpose_rows(&offsets[b..], count, view_mut(to_offsets), 1);
-                transpose_rows(&values[b * columns..], k, view_mut(to_values), columns);
+                let Some(codes) = &codes else {
+                    transpose_rows(&values[b * columns..], k, view_mut(to_values), columns);
+                    continue;
+                };
+                pair.resize(columns * WIDTH, 0);
+                // Rows beyond the last have any code, and scales and offsets of zero.
+                transpose_rows(&values[b * columns..], k, pair, columns);
+                let rows = values.len() / k;
+                codes.pack(pair, rows, view_mut(to_values)).ok_or(Stop::Lossy)?;
             }
             Ok(())
-        })
+        });
+        built.map(|storage| Self { table: table.copied().unwrap_or_default(), ..storage })
     }
 
     /// Calls `pack` for every group of rows, each thread with a scratch buffer of its own.
@@ -191,7 +264,7 @@ impl Storage {
             .try_for_each_init(Scratch::default, |scratch, (group, to)| {
                 pack(scratch, group * WIDTH..((group + 1) * WIDTH).min(n), to)
             })?;
-        Ok(Self { format, columns_per_step: E::GROUP, group_words, words })
+        Ok(Self { format, columns_per_step: E::GROUP, group_words, words, table: [0; 16] })
     }
 }
 

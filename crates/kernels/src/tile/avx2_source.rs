@@ -5,7 +5,7 @@ use super::vector::{LANES, Vector};
 use crate::checked_area;
 use crate::element::Element;
 use crate::panel::WIDTH;
-use crate::storage::{PairView, QuantView, StorageFormat};
+use crate::storage::{CodeTable, PairView, QuantView};
 use half::f16;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
@@ -122,11 +122,16 @@ impl HalfSteps for Pairs<'_> {
     }
 }
 
-/// Quantised blocks, whose weights are rounded to bfloat16 if `ROUND`.
+/// Quantised blocks, whose weights are rounded to bfloat16 if `ROUND`, and whose integers are stored as codes of 4 bits if
+/// `CODED`.
 #[derive(Clone, Copy)]
-pub(super) struct Quantised<'a, const ROUND: bool> {
+pub(super) struct Quantised<'a, const ROUND: bool, const CODED: bool> {
     scales: *const f32,
     values: *const i8,
+    /// What codes stand for.
+    table: CodeTable,
+    /// Whether the next column is the second of its pair.
+    is_second: bool,
     /// Columns per block.
     columns: usize,
     /// Columns left in this block.
@@ -134,22 +139,25 @@ pub(super) struct Quantised<'a, const ROUND: bool> {
     from: PhantomData<&'a [u32]>,
 }
 
-impl<'a, const ROUND: bool> Quantised<'a, ROUND> {
+impl<'a, const ROUND: bool, const CODED: bool> Quantised<'a, ROUND, CODED> {
     /// Reads the columns of `view`.
     ///
     /// # Panics
-    /// When there are fewer than `view` says.
+    /// When there are fewer than `view` says, or they are stored otherwise.
     pub(super) fn new(view: QuantView<'a>) -> Self {
-        let QuantView { from, columns, skip, steps, .. } = view;
-        let words = StorageFormat::Quantised(columns).words(columns);
+        let QuantView { from, columns, skip, steps, table, .. } = view;
+        assert_eq!(table.is_some(), CODED);
+        let words = view.block_words();
         assert!(skip < columns && steps.saturating_add(skip) <= checked_area(from.len() / words, columns));
         let scales: *const f32 = from.as_ptr().cast();
-        let values = scales.wrapping_add(2 * WIDTH).cast::<i8>().wrapping_add(WIDTH * skip);
-        Self { scales, values, columns, left: columns - skip, from: PhantomData }
+        let skipped = if CODED { skip / 2 } else { skip } * WIDTH;
+        let values = scales.wrapping_add(2 * WIDTH).cast::<i8>().wrapping_add(skipped);
+        let (table, is_second) = (table.copied().unwrap_or_default(), skip % 2 == 1);
+        Self { scales, values, table, is_second, columns, left: columns - skip, from: PhantomData }
     }
 }
 
-impl<const ROUND: bool> HalfSteps for Quantised<'_, ROUND> {
+impl<const ROUND: bool, const CODED: bool> HalfSteps for Quantised<'_, ROUND, CODED> {
     const DECODES: bool = true;
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -166,11 +174,18 @@ impl<const ROUND: bool> HalfSteps for Quantised<'_, ROUND> {
             // front of the values.
             unsafe {
                 let [scale, offset] = [0, WIDTH].map(|at| Vector::load(self.scales.add(at + lane)));
-                let weight = <__m256 as Vector>::load_i8(self.values.add(lane)).mul_add(scale, offset);
+                let value: __m256 = match CODED {
+                    true => Vector::load_coded(self.values.add(lane).cast(), self.is_second, &self.table),
+                    false => Vector::load_i8(self.values.add(lane)),
+                };
+                let weight = value.mul_add(scale, offset);
                 if ROUND { weight.round_to_bf16() } else { weight }
             }
         });
-        self.values = self.values.wrapping_add(WIDTH);
+        if !CODED || self.is_second {
+            self.values = self.values.wrapping_add(WIDTH);
+        }
+        self.is_second = !self.is_second;
         weights
     }
 }

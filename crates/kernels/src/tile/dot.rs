@@ -9,7 +9,7 @@ use super::vector::{LANES, Portable, Vector};
 use crate::cpu::multiversion;
 use crate::element::bf16_value;
 use crate::panel::WIDTH;
-use crate::storage::{ColumnFormat, StoredColumns};
+use crate::storage::{CodeTable, ColumnFormat, StoredColumns};
 use crate::{Isa, checked_area};
 
 /// Columns of a tile.
@@ -117,6 +117,10 @@ struct F16;
 #[derive(Clone, Copy)]
 struct Quantised<const ROUND: bool>(usize);
 
+/// As [`Quantised`], with codes of 4 bits and what they stand for.
+#[derive(Clone, Copy)]
+struct Coded<'a, const ROUND: bool>(usize, &'a CodeTable);
+
 impl Format for Floats {
     #[inline(always)]
     unsafe fn vector<V: Vector>(self, at: *const u32, column: usize, lane: usize) -> V {
@@ -162,6 +166,20 @@ impl<const ROUND: bool> Format for Quantised<ROUND> {
     }
 }
 
+impl<const ROUND: bool> Format for Coded<'_, ROUND> {
+    #[inline(always)]
+    unsafe fn vector<V: Vector>(self, at: *const u32, column: usize, lane: usize) -> V {
+        // SAFETY: the caller's guarantee.
+        unsafe {
+            let codes = at.cast::<u8>().add(self.0 + column / 2 * WIDTH + lane);
+            let header = at.cast::<f32>().add(lane);
+            let value = V::load_coded(codes, column % 2 == 1, self.1);
+            let weight = value.mul_add(V::load(header), V::load(header.add(WIDTH)));
+            if ROUND { weight.round_to_bf16() } else { weight }
+        }
+    }
+}
+
 impl DotTile<'_> {
     /// Multiplies up to [`COLUMNS`] columns of stored weights, and writes them to `to` as floats for
     /// [`Self::run`].
@@ -191,6 +209,12 @@ impl DotTile<'_> {
                 }
                 ColumnFormat::Quantised { values, round: true } => {
                     self.dispatch(isa, source.with(Quantised::<true>(values)), to);
+                }
+                ColumnFormat::Coded { values, round: false, table } => {
+                    self.dispatch(isa, source.with(Coded::<false>(values, table)), to);
+                }
+                ColumnFormat::Coded { values, round: true, table } => {
+                    self.dispatch(isa, source.with(Coded::<true>(values, table)), to);
                 }
             }
         }

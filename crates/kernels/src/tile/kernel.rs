@@ -206,9 +206,10 @@ impl<E: Multiply> Tile<'_, E> {
                     self.run_decoding(kernel, F16Decoder::new(from), to);
                 }
                 // Pairs are packed by an instruction that rounds.
-                StoredPanel::Quantised(from) if E::GROUP == 2 || !from.round => {
-                    self.run_decoding(kernel, QuantDecoder::new(from), to);
-                }
+                StoredPanel::Quantised(from) if E::GROUP == 2 || !from.round => match from.table {
+                    None => self.run_decoding(kernel, QuantDecoder::<false>::new(from), to),
+                    Some(_) => self.run_decoding(kernel, QuantDecoder::<true>::new(from), to),
+                },
                 _ => return false,
             }
         }
@@ -238,10 +239,12 @@ impl<E: Multiply> Tile<'_, E> {
                 StoredPanel::Bf16(from) => self.run_avx2(Elements::new(from, self.steps), to, stride),
                 StoredPanel::F16(from) => self.run_avx2(Elements::new(from, self.steps), to, stride),
                 StoredPanel::Pairs(from) => self.run_avx2(Pairs::new(from), to, stride),
-                StoredPanel::Quantised(from) if from.round => {
-                    self.run_avx2(Quantised::<true>::new(from), to, stride);
-                }
-                StoredPanel::Quantised(from) => self.run_avx2(Quantised::<false>::new(from), to, stride),
+                StoredPanel::Quantised(from) => match (from.round, from.table) {
+                    (false, None) => self.run_avx2(Quantised::<false, false>::new(from), to, stride),
+                    (false, Some(_)) => self.run_avx2(Quantised::<false, true>::new(from), to, stride),
+                    (true, None) => self.run_avx2(Quantised::<true, false>::new(from), to, stride),
+                    (true, Some(_)) => self.run_avx2(Quantised::<true, true>::new(from), to, stride),
+                },
             }
         }
         true

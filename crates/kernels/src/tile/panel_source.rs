@@ -6,7 +6,7 @@
 
 use crate::checked_area;
 use crate::panel::WIDTH;
-use crate::storage::{GROUP_WORDS, HEADER_WORDS, QuantView, StorageFormat};
+use crate::storage::{CodeTable, GROUP_WORDS, HEADER_WORDS, QuantView};
 use half::f16;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
@@ -228,10 +228,14 @@ impl Decode for F16Decoder<'_> {
     }
 }
 
-/// Decodes quantised blocks.
-pub(super) struct QuantDecoder<'a> {
+/// Decodes quantised blocks, whose integers are stored as codes of 4 bits if `CODED`.
+pub(super) struct QuantDecoder<'a, const CODED: bool> {
     scales: *const f32,
-    values: *const __m128i,
+    values: *const u8,
+    /// What codes stand for.
+    table: CodeTable,
+    /// Whether the next column is the second of its pair.
+    is_second: bool,
     /// Columns per block.
     columns: usize,
     /// Columns left in this block.
@@ -241,24 +245,34 @@ pub(super) struct QuantDecoder<'a> {
     from: PhantomData<&'a [u32]>,
 }
 
-impl<'a> QuantDecoder<'a> {
+impl<'a, const CODED: bool> QuantDecoder<'a, CODED> {
     /// Reads the columns of `view`.
     ///
     /// # Panics
-    /// When there are fewer than `view` says.
+    /// When there are fewer than `view` says, or they are stored otherwise.
     pub(super) fn new(view: QuantView<'a>) -> Self {
-        let QuantView { from, columns, skip, .. } = view;
-        let words = StorageFormat::Quantised(columns).words(columns);
+        let QuantView { from, columns, skip, table, .. } = view;
+        assert_eq!(table.is_some(), CODED);
+        let words = view.block_words();
         let all = checked_area(view.steps, view.columns_per_step);
         assert!(skip < columns && all.saturating_add(skip) <= checked_area(from.len() / words, columns));
         let scales: *const f32 = from.as_ptr().cast();
-        // A column is two registers of 16 bytes.
-        let values = scales.wrapping_add(2 * WIDTH).cast::<__m128i>().wrapping_add(2 * skip);
-        Self { scales, values, columns, left: columns - skip, all, from: PhantomData }
+        let skipped = if CODED { skip / 2 } else { skip } * WIDTH;
+        let values = scales.wrapping_add(2 * WIDTH).cast::<u8>().wrapping_add(skipped);
+        Self {
+            scales,
+            values,
+            table: table.copied().unwrap_or_default(),
+            is_second: skip % 2 == 1,
+            columns,
+            left: columns - skip,
+            all,
+            from: PhantomData,
+        }
     }
 }
 
-impl Decode for QuantDecoder<'_> {
+impl<const CODED: bool> Decode for QuantDecoder<'_, CODED> {
     fn len(&self) -> usize {
         self.all
     }
@@ -277,11 +291,19 @@ impl Decode for QuantDecoder<'_> {
         // of offsets in front of the values.
         unsafe {
             let load = |at: usize| _mm512_loadu_ps(self.scales.add(at));
+            let table = _mm_loadu_si128(self.table.as_ptr().cast());
             let weights = [0, 1].map(|half| {
-                let values = float(_mm_loadu_si128(self.values.add(half)));
-                _mm512_fmadd_ps(values, load(half * 16), load(WIDTH + half * 16))
+                let mut values = _mm_loadu_si128(self.values.add(half * 16).cast());
+                if CODED {
+                    let codes = if self.is_second { _mm_srli_epi16::<4>(values) } else { values };
+                    values = _mm_shuffle_epi8(table, _mm_and_si128(codes, _mm_set1_epi8(15)));
+                }
+                _mm512_fmadd_ps(float(values), load(half * 16), load(WIDTH + half * 16))
             });
-            self.values = self.values.add(2);
+            if !CODED || self.is_second {
+                self.values = self.values.add(WIDTH);
+            }
+            self.is_second = !self.is_second;
             weights
         }
     }

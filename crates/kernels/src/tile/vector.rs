@@ -4,6 +4,7 @@
 
 use crate::cpu::{BUILT_FUSED, mul_add};
 use crate::element::bf16_bits;
+use crate::storage::CodeTable;
 use half::f16;
 
 /// Floats of a vector.
@@ -21,6 +22,8 @@ pub(crate) trait Vector: Copy {
     unsafe fn load(from: *const f32) -> Self;
     /// Reads integers of 8 bits.
     unsafe fn load_i8(from: *const i8) -> Self;
+    /// Reads codes of 4 bits, the lower halves of bytes or the upper ones, and what they stand for.
+    unsafe fn load_coded(from: *const u8, upper: bool, table: &CodeTable) -> Self;
     /// Reads bfloat16.
     unsafe fn load_bf16(from: *const u16) -> Self;
     /// Reads half-precision floats.
@@ -67,6 +70,12 @@ impl Vector for Portable {
         unsafe { Self::read(from, f32::from) }
     }
     #[inline(always)]
+    unsafe fn load_coded(from: *const u8, upper: bool, table: &CodeTable) -> Self {
+        let shift = if upper { 4 } else { 0 };
+        // SAFETY: the caller's guarantee.
+        unsafe { Self::read(from, |codes| f32::from(table[usize::from(codes >> shift & 15)])) }
+    }
+    #[inline(always)]
     unsafe fn load_bf16(from: *const u16) -> Self {
         // SAFETY: the caller's guarantee.
         unsafe { Self::read(from, |x| f32::from_bits(u32::from(x) << 16)) }
@@ -104,7 +113,7 @@ impl Vector for Portable {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::Vector;
+    use super::{CodeTable, Vector};
     use half::f16;
     use std::arch::x86_64::*;
 
@@ -125,6 +134,16 @@ mod x86 {
         unsafe fn load_i8(from: *const i8) -> Self {
             // SAFETY: the caller's guarantee.
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(from.cast()) }))
+        }
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn load_coded(from: *const u8, upper: bool, table: &CodeTable) -> Self {
+            // SAFETY: the caller's guarantee; the table has 16 bytes.
+            let (codes, table) =
+                unsafe { (_mm_loadl_epi64(from.cast()), _mm_loadu_si128(table.as_ptr().cast())) };
+            let codes = if upper { _mm_srli_epi16::<4>(codes) } else { codes };
+            let values = _mm_shuffle_epi8(table, _mm_and_si128(codes, _mm_set1_epi8(15)));
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(values))
         }
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
