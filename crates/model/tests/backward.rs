@@ -336,6 +336,11 @@ folders! {
     lfm2: "lfm2", 24;
     gpt_oss: "gpt_oss", 24;
     gpt_oss_mxfp4: "gpt_oss-mxfp4", 24;
+    llama4: "llama4", 30;
+    llama4_vision: "llama4-vision", 24;
+    mllama: "mllama", 24;
+    gemma4: "gemma4", 30;
+    gemma4_moe: "gemma4-moe", 30;
     esm: "esm", 24;
     esm_first: "esm-first", 24;
     bert: "bert", 24;
@@ -349,7 +354,15 @@ folders! {
 /// backwards, however many are kept.
 #[test]
 fn experts_in_the_checkpoint_are_those_in_memory() {
-    for name in ["qwen2_moe", "gpt_oss-mxfp4", "deepseek_v3", "gguf/qwen3_moe.gguf", "gguf/gpt_oss.gguf"] {
+    for name in [
+        "qwen2_moe",
+        "gpt_oss-mxfp4",
+        "deepseek_v3",
+        "gguf/qwen3_moe.gguf",
+        "gguf/gpt_oss.gguf",
+        "llama4",
+        "gemma4-moe",
+    ] {
         let model = load(name).model;
         let tokens: Vec<u32> = (0..24).map(|i| i * 5 + 3).collect();
         let trace = model.run(&[&tokens]).unwrap().remove(0);

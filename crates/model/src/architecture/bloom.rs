@@ -79,6 +79,8 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         normalised_head: false,
         attn_norm: Some(tensor_ref("input_layernorm")),
         first_attn_norm: 0,
+        layer_scalar: None,
+        beside: None,
         qkv: vec![tensor_ref("self_attention.query_key_value").ordered(RowOrder::PerHeadQkv)],
         qk_norms: None,
         sinks: None,

@@ -2,7 +2,7 @@
 
 use super::fields::{FULL_ATTENTION, RopePlace};
 use super::{Description, EncoderLayout, Fields, Layout, TensorRef, llama};
-use crate::config::{Config, Encoder, Head, Layer, Mixer, Mlp, NormKind, Positions, QkNorm};
+use crate::config::{Config, Encoder, Head, Layer, NormKind, Positions, QkNorm};
 use crate::error::Result;
 use crate::weights::Weights;
 use fathom_kernels::elementwise::Activation;
@@ -127,6 +127,8 @@ impl Block<'_> {
             down: self.name(self.down),
             experts: None,
             first_attn_norm: 0,
+            layer_scalar: None,
+            beside: None,
             sinks: None,
             embedding_norm: None,
             normalised_head: false,
@@ -366,8 +368,8 @@ pub(super) fn modernbert(f: &Fields<'_>, weights: &Weights) -> Result<Descriptio
     }
     c.layers = (0..c.depth())
         .map(|l| match is_local(l) {
-            true => Layer { window: Some(window), rope: Some(1), mlp: Mlp::Dense, mixer: Mixer::Attention },
-            false => Layer { window: None, rope: Some(0), mlp: Mlp::Dense, mixer: Mixer::Attention },
+            true => Layer { window: Some(window), rope: Some(1), ..Layer::default() },
+            false => Layer::default(),
         })
         .collect();
     let own = ["classifier_pooling", "classifier_dropout", "deterministic_flash_attn", "sparse_prediction"];

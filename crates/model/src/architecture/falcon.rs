@@ -86,6 +86,8 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         down: tensor_ref("mlp.dense_4h_to_h"),
         experts: None,
         first_attn_norm: 0,
+        layer_scalar: None,
+        beside: None,
         sinks: None,
         embedding_norm: None,
         normalised_head: false,

@@ -5,7 +5,7 @@
 
 use super::gguf_families::{Alibi, Factors, GGUF_FAMILIES, GgufFamily, Mixture, Norms, Residual, Windows};
 use super::{Description, Layout, RowOrder, TensorRef, alibi, gguf_experts, unknown};
-use crate::config::{Config, Layer, Mixer, Mlp, NormKind, Positions, QkNorm, Rope, RopeScaling};
+use crate::config::{Config, Layer, Mlp, NormKind, Positions, QkNorm, Rope, RopeScaling};
 use crate::error::{Error, Result};
 use crate::gguf::{Header, Value};
 use crate::weights::Weights;
@@ -336,7 +336,7 @@ fn layers(keys: &Keys<'_>, family: &GgufFamily, depth: usize) -> Result<Vec<Laye
             Windows::Unrotated(n) => (!(l + 1).is_multiple_of(n)).then_some(0),
             _ => rotates.then_some(0),
         };
-        Layer { window: window.filter(|_| local), rope, mlp: Mlp::Dense, mixer: Mixer::Attention }
+        Layer { window: window.filter(|_| local), rope, ..Layer::default() }
     };
     Ok(local.into_iter().enumerate().map(layer).collect())
 }
@@ -519,6 +519,8 @@ fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
         down: tensor_ref("ffn_down"),
         experts: None,
         first_attn_norm: 0,
+        layer_scalar: None,
+        beside: None,
         sinks: has("attn_sinks").then(|| plain("attn_sinks")),
         embedding_norm: (family.arch == "bloom").then(|| whole("token_embd_norm")),
         normalised_head: false,

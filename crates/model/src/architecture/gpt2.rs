@@ -65,6 +65,8 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         down: matrix("mlp.c_proj"),
         experts: None,
         first_attn_norm: 0,
+        layer_scalar: None,
+        beside: None,
         sinks: None,
         embedding_norm: None,
         normalised_head: false,

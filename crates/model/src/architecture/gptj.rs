@@ -123,6 +123,8 @@ fn base(f: &Fields<'_>, weights: &Weights, name: &str) -> Result<Description> {
         down: tensor_ref("mlp.fc_out").biased(true),
         experts: None,
         first_attn_norm: 0,
+        layer_scalar: None,
+        beside: None,
         sinks: None,
         embedding_norm: None,
         normalised_head: false,

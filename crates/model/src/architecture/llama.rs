@@ -199,6 +199,8 @@ fn layout(prefix: &str, head: &str) -> Layout {
         down: tensor_ref("mlp.down_proj"),
         experts: None,
         first_attn_norm: 0,
+        layer_scalar: None,
+        beside: None,
         sinks: None,
         embedding_norm: None,
         normalised_head: false,

@@ -113,6 +113,8 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         normalised_head: false,
         attn_norm: Some(tensor_ref("norm_1")),
         first_attn_norm: 0,
+        layer_scalar: None,
+        beside: None,
         qkv: vec![tensor_ref("attn.Wqkv")],
         qk_norms: None,
         sinks: None,

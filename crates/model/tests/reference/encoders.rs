@@ -148,6 +148,7 @@ fn layer(read: &Reader<'_>, names: &Names, l: usize) -> Layer {
         mlp: LayerMlp::Dense(mlp),
         post_mlp_norm: None,
         stream_norms: post,
+        scale: 1.0,
     }
 }
 
