@@ -599,7 +599,7 @@ impl Config {
                 experts.check(path)?;
             }
             if let Some(Temperature { floor, scale }) = layer.temperature
-                && (floor == 0 || !scale.is_finite() || scale < 0.0)
+                && (floor == 0 || !(0.0..=1e6).contains(&scale))
             {
                 return bad(format!("queries cannot grow by {scale} every {floor} positions"));
             }

@@ -304,6 +304,16 @@ impl Checkpoint {
         self.description.layout.layer_prefix()
     }
 
+    /// Why the files of a model with other layers cannot be made of those of this one, if so.
+    pub fn fixed_layers(&self) -> Option<&'static str> {
+        let layout = &self.description.layout;
+        if layout.attn_out.numbers.is_some() {
+            return Some("layers that attend to images are left out between those that are measured");
+        }
+        let by_number = "every layer multiplies the stream by a number, which those after it count on";
+        layout.layer_scalar.is_some().then_some(by_number)
+    }
+
     /// The down projection of a layer.
     pub fn down_projection(&self, layer: usize) -> StoredProjection {
         let down = &self.description.layout.down;

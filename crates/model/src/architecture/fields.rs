@@ -277,6 +277,9 @@ impl<'a> Fields<'a> {
         }
         if rotary.kind()? == "proportional" {
             let share = rotary.number_or("partial_rotary_factor", 1.0)?;
+            if !(0.0..=1.0).contains(&share) {
+                return self.fail(format!("'partial_rotary_factor' is {share}; it must lie between 0 and 1"));
+            }
             let pairs = (share * head_dim as f64 / 2.0) as usize;
             let scaling = RopeScaling::Proportional { pairs, factor: rotary.number_or("factor", 1.0)? };
             return Ok(Rope { dim: head_dim, theta, scaling });

@@ -92,7 +92,7 @@ fn routing(keys: &Keys<'_>, family: &GgufFamily, correction: bool) -> Result<Rou
         normalised,
         scale,
         correction,
-        on_input: family.arch == "llama4",
+        on_input: false,
         expert_scale: false,
         groups: groups.map(|(count, kept)| Groups { count, kept, best: 2 }),
     })
