@@ -730,7 +730,7 @@ impl Reader<'_> {
         [(q, c.heads), (k, c.kv_heads)].map(|(name, heads)| {
             let name = format!("{at}self_attn.{name}");
             match c.qk_norm {
-                QkNorm::None => vec![],
+                QkNorm::None | QkNorm::UnitRotated => vec![],
                 QkNorm::OwnHead if c.architecture == "stablelm" => {
                     (0..heads).map(|head| self.norm(&format!("{name}.norms.{head}"))).collect()
                 }
