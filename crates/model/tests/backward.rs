@@ -360,6 +360,7 @@ fn experts_in_the_checkpoint_are_those_in_memory() {
         "deepseek_v3",
         "gguf/qwen3_moe.gguf",
         "gguf/gpt_oss.gguf",
+        "gguf/llama4.gguf",
         "llama4",
         "gemma4-moe",
     ] {
