@@ -607,7 +607,7 @@ impl Config {
                 return bad("attention in chunks of 0 positions sees nothing".into());
             }
         }
-        self.check_temperatures(path)?;
+        self.check_shared(path)?;
         let mut others =
             self.layers.iter().map(|layer| layer.mixer).filter(|mixer| *mixer != Mixer::Attention);
         if let Some(mixer) = others.next() {
@@ -622,8 +622,8 @@ impl Config {
         Ok(())
     }
 
-    /// Checks that layers which share a table of the batch agree.
-    fn check_temperatures(&self, path: &Path) -> Result<()> {
+    /// Checks that layers agree on what a batch has once.
+    fn check_shared(&self, path: &Path) -> Result<()> {
         let differ = |mut all: Vec<usize>| {
             all.dedup();
             all.len() > 1

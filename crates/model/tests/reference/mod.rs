@@ -86,7 +86,7 @@ struct Layer {
 enum LayerMlp {
     Dense(FeedForward),
     Experts(Box<Mixture>),
-    Both(FeedForward, Box<Mixture>, gemma4::Beside),
+    Both(FeedForward, Box<Mixture>, Box<gemma4::Beside>),
 }
 
 /// A place in a layer where other values may be put.
@@ -560,7 +560,7 @@ impl Reader<'_> {
                 Mlp::Experts(about) => LayerMlp::Experts(Box::new(self.mixture(at, about))),
                 Mlp::DenseAndExperts(about) => {
                     let mixture = Box::new(self.gemma4_mixture(at, about));
-                    LayerMlp::Both(self.dense(at), mixture, self.beside(at))
+                    LayerMlp::Both(self.dense(at), mixture, Box::new(self.beside(at)))
                 }
             },
             post_mlp_norm: norm(c.post_norm, "post_feedforward_layernorm"),
