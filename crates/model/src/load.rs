@@ -223,13 +223,19 @@ pub(crate) fn expert<B: Backend>(
     layer: usize,
     expert: usize,
 ) -> Result<FeedForward<B>> {
-    let scales = vec![1.0; config.depth()];
+    let scales = vec![1.0; config.depth() + 1];
     let loader = Loader { on, config, layout, weights, dtype, map_experts: false, scales };
     let (Some(about), Some(names)) = (config.layers[layer].mlp.experts(), &layout.experts) else {
         unreachable!("the layer has experts")
     };
     loader.expert(&about, names, expert, layer)
 }
+
+/// What the stream is multiplied by at least: norms of rows must stay far above the smallest that probes divide by.
+const LEAST_SCALE: f64 = 1.0 / 16_384.0;
+
+/// What the stream is multiplied by at most: sums of squares must stay in the range of f32.
+const MOST_SCALE: f64 = (1u64 << 50) as f64;
 
 /// What shorter rows of a normalised head are divided by, as in PyTorch.
 const LEAST_LENGTH: f64 = 1e-12;
@@ -242,7 +248,7 @@ struct Loader<'a, B> {
     dtype: Dtype,
     /// Whether experts stay in the checkpoint.
     map_experts: bool,
-    /// What the stream before each layer is multiplied by ([`Layout::layer_scalar`]): 1 in most models.
+    /// What the stream before each layer and before the head is multiplied by ([`Layout::layer_scalar`]): 1 in most models.
     scales: Vec<f64>,
 }
 
@@ -355,37 +361,48 @@ impl<B: Backend> Loader<'_, B> {
         })
     }
 
-    /// What the stream before each layer is multiplied by: the product of the numbers by which this layer and those after
-    /// it multiply it. So the stream before the head is as it would be, and every layer adds to the stream.
+    /// What the stream before each layer and before the head is multiplied by, so that every layer adds to it: the product
+    /// of the numbers by which this layer and those after it multiply the stream, and one factor, a power of two.
     fn stream_scales(&self) -> Result<Vec<f64>> {
         let depth = self.config.depth();
-        let mut scales = vec![1.0; depth];
+        let mut scales = vec![1.0; depth + 1];
         let Some(at) = &self.layout.layer_scalar else { return Ok(scales) };
-        let mut product = 1.0;
         for layer in (0..depth).rev() {
             let name = at.weight(layer);
             let scalar = f64::from(self.weights.vector(&name, 1)?[0]);
-            product *= scalar;
-            // Squares of the stream must stay in the range of f32.
-            if !(scalar > 0.0 && (1e-15..=1e15).contains(&product)) {
-                let path = self.weights.paths().first().map(|path| path.to_path_buf()).unwrap_or_default();
-                return Err(Error::config(
-                    &path,
-                    format!(
-                        "'{name}' multiplies the stream by {scalar}, and this and the following layers by {product:e} together; supported are positive numbers whose product lies between 1e-15 and 1e15"
-                    ),
+            if !(scalar > 0.0 && scalar.is_finite()) {
+                return self.bad_scale(format!(
+                    "'{name}' multiplies the stream by {scalar}; supported are positive numbers"
                 ));
             }
-            scales[layer] = product;
+            scales[layer] = scales[layer + 1] * scalar;
         }
-        Ok(scales)
+        let least = scales.iter().copied().fold(1.0, f64::min);
+        let most = scales.iter().copied().fold(1.0, f64::max);
+        let factor = (LEAST_SCALE / least).max(1.0).log2().ceil().exp2();
+        scales.iter_mut().for_each(|scale| *scale *= factor);
+        match scales.iter().all(|scale| (LEAST_SCALE..=MOST_SCALE).contains(scale)) {
+            true => Ok(scales),
+            false => self.bad_scale(format!(
+                "the numbers by which layers multiply the stream ('{}' and so on) have products from {least:.0e} to {most:.0e}, which is not supported",
+                at.weight(0)
+            )),
+        }
+    }
+
+    fn bad_scale<T>(&self, what: String) -> Result<T> {
+        let path = self.weights.paths().first().map(|path| path.to_path_buf()).unwrap_or_default();
+        Err(Error::config(&path, what))
     }
 
     /// A norm that reads the stream of a layer. What is scaled is the stream, so epsilon is, too.
     fn norm_of_stream(&self, tensor_ref: &TensorRef, layer: usize) -> Result<Norm<B>> {
-        let norm = self.norm(tensor_ref, layer, self.config.hidden)?;
-        let eps = (f64::from(norm.eps) * self.scales[layer].powi(2)) as f32;
-        Ok(Norm { eps: eps.max(f32::MIN_POSITIVE), ..norm })
+        Ok(self.scaled(self.norm(tensor_ref, layer, self.config.hidden)?, layer))
+    }
+
+    fn scaled(&self, norm: Norm<B>, level: usize) -> Norm<B> {
+        let eps = (f64::from(norm.eps) * self.scales[level].powi(2)) as f32;
+        Norm { eps, ..norm }
     }
 
     /// A norm whose output is added to the stream of a layer.
@@ -400,7 +417,8 @@ impl<B: Backend> Loader<'_, B> {
     fn final_norm(&self, at: &TensorRef) -> Result<Norm<B>> {
         let (mut weight, mut bias) = self.norm_values(at, 0, self.config.hidden)?;
         weight.iter_mut().chain(bias.iter_mut().flatten()).for_each(|x| *x *= self.config.logit_scale);
-        Ok(self.norm_of(&weight, bias.as_deref()))
+        let norm = self.norm_of(&weight, bias.as_deref());
+        Ok(self.scaled(norm, self.config.depth()))
     }
 
     fn norm(&self, tensor_ref: &TensorRef, layer: usize, width: usize) -> Result<Norm<B>> {

@@ -218,6 +218,7 @@ folders! {
     mllama: "mllama",
     gemma4: "gemma4",
     gemma4_moe: "gemma4-moe",
+    gemma4_unified: "gemma4-unified",
     gpt_oss_mxfp4: "gpt_oss-mxfp4",
     llama_dynamic: "llama-dynamic",
     llama_linear: "llama-linear",

@@ -22,6 +22,17 @@ pub(super) const DEFAULTS: &str = r#"{
     }
 }"#;
 
+/// As [`DEFAULTS`], for the models of one size in between, whose parts for images and sound differ.
+pub(super) const UNIFIED: &str = r#"{
+    "model_type": "gemma4_unified_text", "vocab_size": 262144, "hidden_size": 2304, "intermediate_size": 9216,
+    "num_hidden_layers": 30, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+    "global_head_dim": 512, "max_position_embeddings": 262144, "tie_word_embeddings": true, "sliding_window": 1024,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0}
+    }
+}"#;
+
 /// The rotary embedding of global layers.
 const GLOBAL: RopePlace =
     RopePlace { kind: Some(FULL_ATTENTION), theta: (&[], 1_000_000.0), ..RopePlace::USUAL };

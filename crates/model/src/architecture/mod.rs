@@ -479,6 +479,8 @@ const FAMILIES: &[Family] = &[
     ("gemma3", gemma::describe, gemma::GEMMA3),
     ("gemma4_text", gemma4::describe, gemma4::DEFAULTS),
     ("gemma4", gemma4::describe, gemma4::DEFAULTS),
+    ("gemma4_unified_text", gemma4::describe, gemma4::UNIFIED),
+    ("gemma4_unified", gemma4::describe, gemma4::UNIFIED),
     ("mllama_text_model", mllama::describe, mllama::DEFAULTS),
     ("mllama", mllama::describe, mllama::DEFAULTS),
     ("olmo2", olmo::describe, r#"{"rms_norm_eps": 1e-5}"#),

@@ -322,6 +322,14 @@ fn settings_of_gemma4() {
     refused(&of(json!({"num_kv_shared_layers": 4})), "'num_kv_shared_layers' is 4: the last layers use");
     let shares = json!({"rope_parameters": {"full_attention": {"rope_type": "proportional", "partial_rotary_factor": 1.5}}});
     refused(&of(shares), "'partial_rotary_factor' is 1.5; it must lie between 0 and 1");
+    let unified = |more: Value| {
+        let mut config = with("gemma4_unified_text", json!({"num_attention_heads": 8}));
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        config
+    };
+    let c = describe(&unified(json!({}))).unwrap();
+    assert_eq!((c.layers[0].window, c.context, c.heads_of(1).head_dim), (Some(1024), 262_144, 512));
+    refused(&unified(json!({"num_kv_shared_layers": 4})), "'num_kv_shared_layers' is 4");
     for model_type in ["gemma3n", "gemma3n_text"] {
         refused(&with(model_type, json!({})), "layers do not add to one stream");
     }

@@ -33,13 +33,17 @@ impl Beside {
     }
 }
 
-/// What the stream before each layer is multiplied by: the numbers of the layers from that one on.
+/// What the stream before each layer and the last one is multiplied by: the numbers of the layers from there on, and a power
+/// of two where the first of them would be below 2^-14.
 pub(super) fn scales(config: &Config, weights: &Weights, at: &str) -> Vec<f64> {
     let scalar = |l: usize| {
         let name = format!("{at}layers.{l}.layer_scalar");
         if weights.has(&name) { f64::from(weights.vector(&name, 1).unwrap()[0]) } else { 1.0 }
     };
-    (0..config.depth()).map(|l| (l..config.depth()).map(scalar).product()).collect()
+    let from = |l: usize| -> f64 { (l..config.depth()).map(scalar).product() };
+    let least = (0..=config.depth()).map(from).fold(1.0, f64::min);
+    let lift = (0..64).map(|k| f64::from(2).powi(k)).find(|lift| least * lift >= 2f64.powi(-14)).unwrap();
+    (0..=config.depth()).map(|l| from(l) * lift).collect()
 }
 
 impl Reader<'_> {

@@ -114,6 +114,8 @@ pub(crate) struct Reference {
     embedding_norm: Option<Norm>,
     layers: Vec<Layer>,
     final_norm: Option<Norm>,
+    /// What the last stream is multiplied by.
+    last_scale: f64,
     head_dense: Option<(Linear, Norm)>,
     head: Linear,
 }
@@ -178,6 +180,7 @@ impl Reference {
             embedding_norm: (config.architecture == "bloom")
                 .then(|| read.norm("transformer.word_embeddings_layernorm")),
             head_dense: None,
+            last_scale: scales[config.depth()],
             final_norm: Some(read.norm(&under(final_norm))),
             head: match config.architecture.as_str() {
                 _ if config.tied => read.linear(&under(embedding)),
@@ -356,7 +359,8 @@ impl Reference {
 
     /// The probabilities of all tokens after a row of the last stream.
     pub(crate) fn probabilities(&self, h: &[f64]) -> Row {
-        let mut normed = self.normed(&self.final_norm, h);
+        let real: Row = h.iter().map(|x| x / self.last_scale).collect();
+        let mut normed = self.normed(&self.final_norm, &real);
         if let (Some((dense, norm)), Some(encoder)) = (&self.head_dense, self.config.encoder) {
             let Head::Dense(kind) = encoder.head else { unreachable!("the model has a head") };
             let inner: Row = dense.of(&normed).iter().map(|x| activation(kind, *x)).collect();
