@@ -229,7 +229,8 @@ fn check_loaded(name: &str, loaded: Loaded, tokens: usize) {
                     &x.iter().zip(&v).map(at).collect::<Vec<Row>>(),
                 )
             };
-            let want = (f(1e-5) - f(-1e-5)) / 2e-5;
+            let step = 1e-5 * reference.scale(l);
+            let want = (f(step) - f(-step)) / (2.0 * step);
             let got: f64 = gradient.iter().flatten().zip(v.iter().flatten()).map(|(g, v)| g * v).sum();
             // What a random direction sees of an error as large as the gradient itself.
             let part = gradient[moved.clone()].iter().flatten();
