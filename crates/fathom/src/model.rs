@@ -206,7 +206,7 @@ pub fn describe_model(spec: &ModelSpec, observer: &dyn Observer) -> Result<Model
         vocab: c.vocab,
         tied: c.tied,
         context: c.context,
-        windowed_layers: c.layers.iter().filter(|l| l.window.is_some()).count(),
+        windowed_layers: c.layers.iter().filter(|l| l.window.is_some() || l.chunk.is_some()).count(),
         mixer: mixer(c),
         tokenizer: t.kind.to_string(),
         tokens: t.vocab,

@@ -4,10 +4,10 @@
 //! [`Model::answer_backward`] starts the backward pass at the probabilities of given tokens. Weights are
 //! constants, and texts are whole: every run of the batch starts at position 0.
 
-use crate::config::{Layer, Mlp, QkNorm};
+use crate::config::{Layer, QkNorm};
 use crate::forward::{Batch, Buffers, Model, halves};
 use crate::latent::QkvWeights;
-use crate::load::MlpWeights;
+use crate::load::{DenseAndExperts, MlpWeights};
 use crate::saved::SavedActivations;
 use fathom_kernels::backend::{Backend, Columns, Norm};
 use fathom_kernels::elementwise::Activation;
@@ -113,11 +113,37 @@ impl<B: Backend> Model<B> {
                 self.feed_forward_backward(mlp, wide, None, &d, &mut d_in);
             }
             MlpWeights::Experts(experts) => {
-                self.experts_backward(l, experts, of_pass(&saved.experts), &d, &mut d_in);
+                self.experts_backward(l, experts, of_pass(&saved.experts), &d, &mut d_in, None);
             }
+            MlpWeights::DenseAndExperts(of) => return self.dense_and_experts_backward(l, of, saved, d),
         }
         self.norm_backward(block.mlp_norm.as_ref(), &saved.mlp_in, &mut d_in);
         d_in
+    }
+
+    /// The gradient of what a dense MLP and experts beside it read, before the norms, from that of their sum.
+    fn dense_and_experts_backward(
+        &self,
+        l: usize,
+        of: &DenseAndExperts<B>,
+        saved: &SavedActivations<B>,
+        mut d: B::Buffer,
+    ) -> B::Buffer {
+        let on = &self.backend;
+        let (mut d_dense, mut d_experts, mut d_router) = (on.empty(), on.empty(), on.empty());
+        let mut d_out = on.empty();
+        on.assign(&d, &mut d_out);
+        self.norm_backward(Some(&of.dense_norm), &saved.raw_dense, &mut d_out);
+        self.feed_forward_backward(&of.dense, of_pass(&saved.wide), None, &d_out, &mut d_dense);
+        self.norm_backward(self.packed.layers[l].mlp_norm.as_ref(), &saved.mlp_in, &mut d_dense);
+        self.norm_backward(Some(&of.expert_norms[1]), &saved.raw_experts, &mut d);
+        let of_experts = of_pass(&saved.experts);
+        self.experts_backward(l, &of.experts, of_experts, &d, &mut d_experts, Some(&mut d_router));
+        self.norm_backward(Some(&of.expert_norms[0]), &saved.mlp_in, &mut d_experts);
+        self.norm_backward(Some(&of.router_norm), &saved.mlp_in, &mut d_router);
+        on.add_assign(&mut d_dense, &d_experts);
+        on.add_assign(&mut d_dense, &d_router);
+        d_dense
     }
 
     /// The gradient of the input of layer `l`'s attention from that of its output.
@@ -141,14 +167,14 @@ impl<B: Backend> Model<B> {
         self.norm_backward(block.post_attn_norm.as_ref(), &saved.raw_attn, &mut d);
         let (mut d_mixed, mut d_qkv) = (on.empty(), on.empty());
         on.linear_backward(&block.attn_out, &d, &mut d_mixed); // [rows, q]
-        let d_gate = block.attn_gate.as_ref().map(|gate| (gate, self.gate_backward(saved, &mut d_mixed)));
+        let d_gate = block.attn_gate.as_ref().map(|gate| (gate, self.gate_backward(l, saved, &mut d_mixed)));
         let qkv = of_pass(&saved.qkv);
         match &block.qkv {
             QkvWeights::Mixer(of) => self.mix_backward(of, batch, qkv, &d_mixed, &mut d_qkv),
             _ => on.attend_backward(
                 &self.shape(l),
                 &block.head_bias,
-                &batch.on_device,
+                batch.of_attention(self.config.layers[l].chunk.is_some()),
                 qkv,
                 &d_mixed,
                 &mut d_qkv,
@@ -172,8 +198,8 @@ impl<B: Backend> Model<B> {
     }
 
     /// Turns the gradient of gated attention into that of what the gate multiplied, in place; returns that of the gate.
-    fn gate_backward(&self, saved: &SavedActivations<B>, d_mixed: &mut B::Buffer) -> B::Buffer {
-        let (on, width) = (&self.backend, self.config.q_width());
+    fn gate_backward(&self, l: usize, saved: &SavedActivations<B>, d_mixed: &mut B::Buffer) -> B::Buffer {
+        let (on, width) = (&self.backend, self.config.q_width(l));
         let (mut d_both, mut d_gate) = (on.empty(), on.empty());
         on.gated_backward(Activation::Sigmoid, width, of_pass(&saved.attn_gate), d_mixed, &mut d_both);
         let [of_gate, of_mixed] = halves(on.len(d_mixed) / width);
@@ -189,7 +215,7 @@ impl<B: Backend> Model<B> {
         saved: &SavedActivations<B>,
         d_qkv: &mut B::Buffer,
     ) {
-        let rotated_first = self.config.qk_norm == QkNorm::HeadRotated;
+        let rotated_first = self.config.qk_norm.is_behind_rotation();
         if !rotated_first {
             self.rotate(l, batch, true, d_qkv);
         }
@@ -263,16 +289,22 @@ impl<B: Backend> Model<B> {
     pub fn saved_bytes_per_row(&self) -> usize {
         let c = &self.config;
         let up = if c.gated { 2 } else { 1 };
-        let of_mlp = |layer: &Layer| match layer.mlp {
-            Mlp::Dense => up * c.intermediate,
-            Mlp::Experts(of) => up * (of.active * of.width + of.shared) + of.count + 2 * of.active,
+        let of_mlp = |layer: &Layer| {
+            let dense = if layer.mlp.has_dense() { up * c.intermediate } else { 0 };
+            let experts = layer.mlp.experts().map_or(0, |of| {
+                let input = if of.routing.on_input { c.hidden } else { 0 };
+                up * (of.active * of.width + of.shared) + of.count + 2 * of.active + input
+            });
+            // What the two read and return.
+            let both = if layer.mlp.is_both() { 4 * c.hidden } else { 0 };
+            dense + experts + both
         };
         let wide = c.layers.iter().map(of_mlp).max().unwrap_or(0);
         let copies = if c.qk_norm == QkNorm::None { 1 } else { 2 };
         let norms = usize::from(c.pre_norm) + usize::from(c.post_norm) + usize::from(self.is_post_norm());
         let latent = c.latent.map_or(0, |l| l.q_rank.unwrap_or(0) + l.rank + l.rotated);
         let qkv = (0..c.depth()).map(|l| c.input_width(l)).max().unwrap_or(0);
-        let gate = if c.attention_gate { 2 * c.q_width() } else { 0 };
+        let gate = if c.attention_gate { 2 * c.widest_q() } else { 0 };
         4 * (latent + 2 * norms * c.hidden + copies * qkv + gate + wide)
     }
 

@@ -9,6 +9,7 @@ use fathom_kernels::elementwise::Activation;
 pub use fathom_kernels::norm::NormKind;
 pub use fathom_kernels::recurrence::{Recurrence, Update};
 pub use fathom_kernels::short_convolution::ShortConvolution;
+use std::ops::Range;
 use std::path::Path;
 
 /// Norms on queries and keys, before the rotation unless the variant says otherwise.
@@ -22,8 +23,19 @@ pub enum QkNorm {
     HeadRotated,
     /// Each head separately, with weights of its own (Cohere, StableLM).
     OwnHead,
+    /// Each head separately, after the rotation and without weights, in the layers that rotate (Llama 4).
+    UnitRotated,
+    /// Each head separately, and the values without weights (Gemma 4).
+    HeadAndValues,
     /// All heads together (OLMo 2).
     Full,
+}
+
+impl QkNorm {
+    /// Whether the norms follow the rotation.
+    pub(crate) fn is_behind_rotation(self) -> bool {
+        matches!(self, Self::HeadRotated | Self::UnitRotated)
+    }
 }
 
 /// How positions are encoded.
@@ -53,12 +65,61 @@ pub struct Layer {
     /// Sliding window: positions that a position sees, including itself, backwards and in encoders forwards too; `None`
     /// for all.
     pub window: Option<usize>,
+    /// Chunked attention: texts are cut into chunks of this many positions, which do not see each other (Llama 4).
+    pub chunk: Option<usize>,
     /// Index into [`Positions::Rotary`]; `None` for a layer without rotation (SmolLM3, Cohere 2).
     pub rope: Option<usize>,
+    /// A factor on queries that grows with the position.
+    pub temperature: Option<Temperature>,
+    /// The heads of the layer, where they differ from those that [`Config`] names (Gemma 4).
+    pub heads: Option<Heads>,
     /// What follows attention.
     pub mlp: Mlp,
     /// How the layer mixes positions.
     pub mixer: Mixer,
+}
+
+/// A layer of dense attention that sees all positions and rotates by the first rotary embedding.
+impl Default for Layer {
+    fn default() -> Self {
+        Self {
+            window: None,
+            chunk: None,
+            rope: Some(0),
+            temperature: None,
+            heads: None,
+            mlp: Mlp::Dense,
+            mixer: Mixer::Attention,
+        }
+    }
+}
+
+/// A factor on the queries of a position p, counted from 0: `1 + scale ln(1 + floor((p + 1) / floor))`
+/// (arXiv 2501.19399, as Llama 4 has it).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Temperature {
+    /// Positions over which the factor stays the same.
+    pub floor: usize,
+    /// How fast it grows.
+    pub scale: f32,
+}
+
+impl Temperature {
+    /// The factor after some steps of [`Self::floor`] positions.
+    pub(crate) fn factor(self, steps: usize) -> f32 {
+        (1.0 + f64::from(self.scale) * (steps as f64).ln_1p()) as f32
+    }
+}
+
+/// The heads of a layer's keys and values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Heads {
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Whether values are the projection that keys are, before their norm.
+    pub keys_as_values: bool,
 }
 
 /// How a layer mixes positions.
@@ -81,6 +142,9 @@ pub enum Mlp {
     Dense,
     /// A mixture of experts, of which every token takes a few.
     Experts(Experts),
+    /// An MLP as in [`Self::Dense`] and a mixture of experts beside it, each with norms of its own, whose outputs are added
+    /// (Gemma 4).
+    DenseAndExperts(Experts),
 }
 
 impl Mlp {
@@ -88,8 +152,18 @@ impl Mlp {
     pub fn experts(&self) -> Option<Experts> {
         match self {
             Self::Dense => None,
-            Self::Experts(experts) => Some(*experts),
+            Self::Experts(experts) | Self::DenseAndExperts(experts) => Some(*experts),
         }
+    }
+
+    /// Whether it is [`Self::DenseAndExperts`].
+    pub(crate) fn is_both(&self) -> bool {
+        matches!(self, Self::DenseAndExperts(_))
+    }
+
+    /// Whether tokens take an MLP of the width [`Config::intermediate`].
+    pub fn has_dense(&self) -> bool {
+        !matches!(self, Self::Experts(_))
     }
 }
 
@@ -122,6 +196,10 @@ pub struct Routing {
     /// Whether a stored number for each expert is added to its score while experts are chosen. The weights do not
     /// contain it.
     pub correction: bool,
+    /// Whether weights multiply what experts read instead of what they return (Llama 4).
+    pub on_input: bool,
+    /// Whether a stored number for each expert multiplies its weight (Gemma 4).
+    pub expert_scale: bool,
     /// Restricts the choice to the best groups of experts (DeepSeek).
     pub groups: Option<Groups>,
 }
@@ -302,13 +380,20 @@ impl Config {
         self.layers.len()
     }
 
-    /// The positions that those of layer `l` see.
+    /// The positions that those of layer `l` see, within their chunk if the layer has some.
     pub fn visibility(&self, l: usize) -> Visibility {
         match (&self.encoder, self.layers[l].window) {
             (None, window) => Visibility::causal(window),
             (Some(_), None) => Visibility::Full,
             (Some(_), Some(window)) => Visibility::Around(window - 1),
         }
+    }
+
+    /// The positions that `position` of a text of `length` tokens sees in layer `l`.
+    pub fn seen(&self, l: usize, position: usize, length: usize) -> Range<usize> {
+        let start = self.layers[l].chunk.map_or(0, |chunk| position / chunk * chunk);
+        let seen = self.visibility(l).seen(position - start, length - start);
+        seen.start + start..seen.end + start
     }
 
     /// Whether no position sees one after it, in any layer.
@@ -321,14 +406,26 @@ impl Config {
         self.encoder.is_none_or(|encoder| encoder.head != Head::None)
     }
 
-    /// Width of all query heads.
-    pub fn q_width(&self) -> usize {
-        self.heads * self.head_dim
+    /// The heads of keys and values in layer `l`.
+    pub fn heads_of(&self, l: usize) -> Heads {
+        let usual = Heads { kv_heads: self.kv_heads, head_dim: self.head_dim, keys_as_values: false };
+        self.layers[l].heads.unwrap_or(usual)
     }
 
-    /// Width of all key heads, and of all value heads.
-    pub fn kv_width(&self) -> usize {
-        self.kv_heads * self.head_dim
+    /// Width of all query heads in layer `l`.
+    pub fn q_width(&self, l: usize) -> usize {
+        self.heads * self.heads_of(l).head_dim
+    }
+
+    /// Width of all key heads in layer `l`, and of all value heads.
+    pub fn kv_width(&self, l: usize) -> usize {
+        let of = self.heads_of(l);
+        of.kv_heads * of.head_dim
+    }
+
+    /// The widest query heads of a layer.
+    pub(crate) fn widest_q(&self) -> usize {
+        (0..self.depth()).map(|l| self.q_width(l)).max().unwrap_or(0)
     }
 
     /// Whether layer `l` mixes positions by attention.
@@ -352,7 +449,7 @@ impl Config {
     /// Width of a row before positions are mixed in layer `l`: queries, keys and values, or what takes their place.
     pub fn input_width(&self, l: usize) -> usize {
         match self.layers[l].mixer {
-            Mixer::Attention => self.q_width() + 2 * self.kv_width(),
+            Mixer::Attention => self.q_width(l) + 2 * self.kv_width(l),
             Mixer::Recurrence(of) => of.width(),
             Mixer::Convolution(of) => of.width(),
         }
@@ -361,7 +458,7 @@ impl Config {
     /// Width of what mixing positions returns in layer `l`, before the output projection.
     pub fn mixed_width(&self, l: usize) -> usize {
         match self.layers[l].mixer {
-            Mixer::Attention => self.q_width(),
+            Mixer::Attention => self.q_width(l),
             Mixer::Recurrence(of) => of.values(),
             Mixer::Convolution(of) => of.channels,
         }
@@ -370,7 +467,7 @@ impl Config {
     /// The part of a row of [`Self::input_width`] that later positions read in layer `l`.
     pub fn cached_columns(&self, l: usize) -> Columns {
         let width = match self.layers[l].mixer {
-            Mixer::Attention => 2 * self.kv_width(),
+            Mixer::Attention => 2 * self.kv_width(l),
             Mixer::Recurrence(of) => of.cached(),
             Mixer::Convolution(of) => of.cached(),
         };
@@ -457,8 +554,16 @@ impl Config {
                 return bad(format!("{name} is {value}; it must lie between 1 and {most}"));
             }
         }
-        if !self.heads.is_multiple_of(self.kv_heads) {
-            return bad(format!("{} heads cannot share {} key heads evenly", self.heads, self.kv_heads));
+        for l in 0..self.depth() {
+            let Heads { kv_heads, head_dim, .. } = self.heads_of(l);
+            if head_dim == 0 || head_dim > 1 << 16 {
+                return bad(format!(
+                    "the width of a head of layer {l} is {head_dim}; it must lie between 1 and 65536"
+                ));
+            }
+            if kv_heads == 0 || !self.heads.is_multiple_of(kv_heads) {
+                return bad(format!("{} heads cannot share {kv_heads} key heads evenly", self.heads));
+            }
         }
         for (name, value) in [
             ("the epsilon of the norms", Some(self.norm_eps)),
@@ -480,18 +585,29 @@ impl Config {
             return bad(format!("the slopes of {} heads are {slopes:?}", self.heads));
         }
         if let Positions::Rotary(ropes) = &self.positions {
-            for rope in ropes {
-                rope.check(path, self.head_dim)?;
-            }
             if self.layers.iter().filter_map(|l| l.rope).any(|rope| rope >= ropes.len()) {
                 return bad("a layer refers to a rotary embedding that does not exist".into());
             }
-        }
-        for layer in &self.layers {
-            if let Mlp::Experts(experts) = layer.mlp {
-                experts.check(path)?;
+            for (i, rope) in ropes.iter().enumerate() {
+                let turned = (0..self.depth()).filter(|l| self.layers[*l].rope == Some(i));
+                let narrowest = turned.map(|l| self.heads_of(l).head_dim).min();
+                rope.check(path, narrowest.unwrap_or(self.head_dim))?;
             }
         }
+        for layer in &self.layers {
+            if let Some(experts) = layer.mlp.experts() {
+                experts.check(path)?;
+            }
+            if let Some(Temperature { floor, scale }) = layer.temperature
+                && (floor == 0 || !(0.0..=1e6).contains(&scale))
+            {
+                return bad(format!("queries cannot grow by {scale} every {floor} positions"));
+            }
+            if layer.chunk == Some(0) {
+                return bad("attention in chunks of 0 positions sees nothing".into());
+            }
+        }
+        self.check_shared(path)?;
         let mut others =
             self.layers.iter().map(|layer| layer.mixer).filter(|mixer| *mixer != Mixer::Attention);
         if let Some(mixer) = others.next() {
@@ -504,6 +620,44 @@ impl Config {
             return bad("a sliding window of 0 sees nothing".into());
         }
         Ok(())
+    }
+
+    /// Checks that layers agree on what a batch has once.
+    fn check_shared(&self, path: &Path) -> Result<()> {
+        let differ = |mut all: Vec<usize>| {
+            all.dedup();
+            all.len() > 1
+        };
+        let temperatures: Vec<Temperature> =
+            self.layers.iter().filter_map(|layer| layer.temperature).collect();
+        let chunks = self.layers.iter().filter_map(|layer| layer.chunk).collect();
+        let with = (0..self.depth()).filter(|l| self.layers[*l].temperature.is_some());
+        let odd = self.layers.iter().any(|layer| layer.temperature.is_some() && layer.rope.is_some());
+        let widths: Vec<usize> = with.map(|l| self.heads_of(l).head_dim).collect();
+        if temperatures.windows(2).any(|two| two[0] != two[1]) || differ(chunks) || odd {
+            return Err(Error::config(
+                path,
+                "layers with several chunks or growths of queries are not supported",
+            ));
+        }
+        if widths.iter().any(|width| !width.is_multiple_of(2)) || differ(widths) {
+            return Err(Error::config(
+                path,
+                "queries that grow with the position need heads of one even width",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The growth of queries of the layers that have it.
+    pub(crate) fn temperature(&self) -> Option<(Temperature, usize)> {
+        let with = |l: usize| self.layers[l].temperature.map(|of| (of, self.heads_of(l).head_dim));
+        (0..self.depth()).find_map(with)
+    }
+
+    /// The length of the chunks of layers that have some.
+    pub(crate) fn chunk(&self) -> Option<usize> {
+        self.layers.iter().find_map(|layer| layer.chunk)
     }
 }
 

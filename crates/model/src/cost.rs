@@ -1,6 +1,6 @@
 //! Multiply-adds (MACs) and bytes, counted from shapes.
 
-use crate::config::{Layer, Mixer, Mlp};
+use crate::config::{Experts, Layer, Mixer};
 use crate::forward::Model;
 use crate::load::{LayerWeights, MlpWeights, norm_parameters};
 use fathom_kernels::backend::{Backend, LinearLayer, Norm};
@@ -35,7 +35,7 @@ impl<B: Backend> Model<B> {
             size(&attention, &of_attention, self.layer_macs_per_row(l) - mlp),
             size(&b.mlp.matrices(), &of_mlp, mlp),
         ];
-        sizes[0].parameters -= b.qkv.padding(self.config.hidden, self.config.heads);
+        sizes[0].parameters -= b.qkv.padding(self.config.hidden, self.config.heads) + b.copies;
         sizes[0].parameters += b.qkv.small();
         sizes[0].parameters += b.sinks(&self.backend);
         sizes[1].parameters += b.mlp.correction();
@@ -46,9 +46,8 @@ impl<B: Backend> Model<B> {
     pub fn down_bytes(&self, l: usize) -> u64 {
         match &self.packed.layers[l].mlp {
             MlpWeights::Dense(mlp) => mlp.down.bytes() as u64,
-            MlpWeights::Experts(of) => {
-                of.experts.packed().iter().chain(&of.shared).map(|mlp| mlp.down.bytes() as u64).sum()
-            }
+            MlpWeights::Experts(of) => of.down_bytes(),
+            MlpWeights::DenseAndExperts(of) => of.dense.down.bytes() as u64 + of.experts.down_bytes(),
         }
     }
 
@@ -64,6 +63,9 @@ impl<B: Backend> Model<B> {
         match &self.packed.layers[l].mlp {
             MlpWeights::Dense(mlp) => mlp.matrices().into_iter().map(macs).sum(),
             MlpWeights::Experts(experts) => experts.macs_of_a_row(),
+            MlpWeights::DenseAndExperts(of) => {
+                of.dense.matrices().into_iter().map(macs).sum::<u64>() + of.experts.macs_of_a_row()
+            }
         }
     }
 
@@ -75,8 +77,8 @@ impl<B: Backend> Model<B> {
             Mixer::Recurrence(of) => return of.macs(),
             Mixer::Convolution(of) => return of.macs(),
         }
-        let seen = self.config.visibility(l).seen(position, tokens).len();
-        2 * (self.config.q_width() * seen) as u64
+        let seen = self.config.seen(l, position, tokens).len();
+        2 * (self.config.q_width(l) * seen) as u64
     }
 
     /// MACs of the backward pass of attention in layer `l` for a row at `position` of `tokens`: the scores once more,
@@ -138,15 +140,17 @@ impl<B: Backend> Model<B> {
     pub fn row_bytes(&self) -> usize {
         let c = &self.config;
         let up = if c.gated { 2 } else { 1 };
-        let latent = c.latent.map_or(0, |l| l.q_rank.unwrap_or(0) + l.rank + l.rotated + 3 * c.q_width());
-        let of_mlp = |layer: &Layer| match layer.mlp {
-            Mlp::Dense => (up + 1) * c.intermediate,
+        let latent = c.latent.map_or(0, |l| l.q_rank.unwrap_or(0) + l.rank + l.rotated + 3 * c.widest_q());
+        let of_mlp = |layer: &Layer| {
+            let dense = if layer.mlp.has_dense() { (up + 1) * c.intermediate } else { 0 };
             // One expert at a time, at most with all rows.
-            Mlp::Experts(of) => (up + 1) * of.width.max(of.shared) + 2 * c.hidden + 2 * of.count,
+            let experts = |of: Experts| (up + 1) * of.width.max(of.shared) + 2 * c.hidden + 2 * of.count;
+            let both = if layer.mlp.is_both() { 2 * c.hidden } else { 0 };
+            dense + layer.mlp.experts().map_or(0, experts) + both
         };
         let wide = c.layers.iter().map(of_mlp).max().unwrap_or(0);
         let mixing = (0..c.depth()).map(|l| c.input_width(l) + c.mixed_width(l)).max().unwrap_or(0);
-        let gate = if c.attention_gate { 3 * c.q_width() } else { 0 };
+        let gate = if c.attention_gate { 3 * c.widest_q() } else { 0 };
         // Convolved rows, and outputs by head.
         let recurrence = c.first_recurrence().map_or(0, |of| of.channels() + 2 * of.values());
         4 * (10 * c.hidden + mixing + gate + recurrence + wide + latent)

@@ -5,7 +5,7 @@
 
 use crate::config::Experts;
 use crate::forward::{Buffers, Model};
-use crate::routing::{self, Routes, sigmoid};
+use crate::routing::{self, PerExpert, Routes, sigmoid};
 use fathom_kernels::backend::{Backend, LinearLayer, RowAction, RowEdit};
 use std::ops::Deref;
 use std::sync::Arc;
@@ -93,6 +93,8 @@ pub(crate) struct ExpertWeights<B: Backend> {
     pub(crate) router: B::Linear,
     /// Added to scores while experts are chosen, `[E]`.
     pub(crate) correction: Option<Vec<f32>>,
+    /// Factors on the weights of experts, `[E]`.
+    pub(crate) scale: Option<Vec<f32>>,
     pub(crate) experts: ExpertMlps<B>,
     pub(crate) shared: Option<FeedForward<B>>,
     /// `[1, d]`.
@@ -104,6 +106,23 @@ impl<B: Backend> ExpertWeights<B> {
     pub(crate) fn matrices(&self) -> impl Iterator<Item = &B::Linear> {
         let mlps = self.experts.packed().iter().chain(&self.shared);
         [&self.router].into_iter().chain(&self.shared_gate).chain(mlps.flat_map(FeedForward::matrices))
+    }
+
+    /// What is stored for each expert beside the router.
+    fn stored(&self) -> PerExpert<'_> {
+        PerExpert { correction: self.correction.as_deref(), scale: self.scale.as_deref() }
+    }
+
+    /// Bytes of the down projections.
+    pub(crate) fn down_bytes(&self) -> u64 {
+        self.experts.packed().iter().chain(&self.shared).map(|mlp| mlp.down.bytes() as u64).sum()
+    }
+
+    /// Parameters that are in no matrix in memory.
+    pub(crate) fn small(&self) -> u64 {
+        let mapped = self.experts.mapped().map_or(0, |size| size.parameters);
+        let stored = self.correction.iter().chain(&self.scale).map(|all| all.len() as u64).sum::<u64>();
+        mapped * self.about.count as u64 + stored
     }
 
     /// Multiply-adds per row.
@@ -151,6 +170,13 @@ struct Group<'a, B: Backend> {
     weights: Option<Vec<f32>>,
     /// Where the weights are in the routes; empty for the shared expert.
     places: Vec<u32>,
+}
+
+impl<B: Backend> Group<'_, B> {
+    /// Whether the weights multiply what the MLP reads.
+    fn weighs_input(&self, of: &Experts) -> bool {
+        of.routing.on_input && !self.places.is_empty()
+    }
 }
 
 /// What one expert adds to the tokens that take it, before any norm of the sum of all experts.
@@ -206,6 +232,8 @@ pub(crate) struct SavedExperts<B: Backend> {
     routes: Routes,
     /// Weights of the shared expert, `[rows]`, if it has a gate.
     gates: Vec<f32>,
+    /// What experts read before it is multiplied by weights, `[rows, d]`, if it is.
+    input: Option<B::Buffer>,
     /// Input of the activation in each group.
     wide: Vec<B::Buffer>,
 }
@@ -308,15 +336,15 @@ impl<B: Backend> Model<B> {
         }
     }
 
-    /// The mixture of experts of layer `l`: fills `out` from its normalised input.
+    /// The mixture of experts of layer `l`: fills `out` from the normalised inputs of the experts and of their router.
     ///
     /// # Shapes
-    /// `input`, `out [rows, d]`.
+    /// `input`, `of_router`, `out [rows, d]`.
     pub(crate) fn experts(
         &self,
         l: usize,
         weights: &ExpertWeights<B>,
-        input: &B::Buffer,
+        [input, of_router]: [&B::Buffer; 2],
         s: &mut ExpertBuffers<B>,
         out: &mut B::Buffer,
         save: bool,
@@ -325,26 +353,30 @@ impl<B: Backend> Model<B> {
         let rows = on.len(input) / d;
         on.resize(out, rows * d);
         let mut to_host = |layer: &B::Linear| {
-            on.linear(layer, input, &mut s.scores);
+            on.linear(layer, of_router, &mut s.scores);
             on.download(&s.scores, 0..on.len(&s.scores))
         };
         let gates = weights.shared_gate.as_ref().map(&mut to_host).unwrap_or_default();
         let gates: Vec<f32> = gates.iter().map(|x| sigmoid(f64::from(*x)) as f32).collect();
         let logits = to_host(&weights.router);
-        let routes = routing::route(&weights.about, weights.correction.as_deref(), &logits);
+        let routes = routing::route(&weights.about, weights.stored(), &logits);
         let (mut begun, mut wide) = (vec![false; rows], Vec::new());
         for group in weights.groups(&routes, &gates) {
-            let part = match group.rows.len() == rows {
+            let on_input = group.weights.as_deref().filter(|_| group.weighs_input(&weights.about));
+            let part = match group.rows.len() == rows && on_input.is_none() {
                 true => input,
                 false => {
                     on.gather(d, input, &group.rows, &mut s.input);
+                    if let Some(factors) = on_input {
+                        on.edit(d, &scalings(factors), &mut s.input);
+                    }
                     &s.input
                 }
             };
             let inner = [&mut s.wide, &mut s.gated];
             let mlp = self.in_memory(l, &group.mlp);
             wide.extend(self.feed_forward(mlp.matrices(), part, inner, &mut s.output, save));
-            if let Some(factors) = &group.weights {
+            if let (Some(factors), None) = (&group.weights, on_input) {
                 on.edit(d, &scalings(factors), &mut s.output);
             }
             on.edit(d, &contributions(&group.rows, &s.output, &mut begun), out);
@@ -354,7 +386,8 @@ impl<B: Backend> Model<B> {
                 parts.push(ExpertPart { expert, rows, weights, output });
             }
         }
-        let saved = save.then(|| SavedExperts { logits, routes: routes.clone(), gates, wide });
+        let kept = weights.about.routing.on_input.then(|| on.copy(input, 0..on.len(input)));
+        let saved = save.then(|| SavedExperts { logits, routes: routes.clone(), gates, input: kept, wide });
         (routes, saved)
     }
 
@@ -371,10 +404,11 @@ impl<B: Backend> Model<B> {
     }
 
     /// Backward of [`Self::experts`]: the gradient of its input from that of its output. The choice of experts is
-    /// constant, their weights are not.
+    /// constant, their weights are not. The gradient of the router's input is added to that of the experts', unless
+    /// there is a buffer for it.
     ///
     /// # Shapes
-    /// `d_out`, `d_in [rows, d]`.
+    /// `d_out`, `d_in`, `of_router [rows, d]`.
     pub(crate) fn experts_backward(
         &self,
         l: usize,
@@ -382,6 +416,7 @@ impl<B: Backend> Model<B> {
         saved: &SavedExperts<B>,
         d_out: &B::Buffer,
         d_in: &mut B::Buffer,
+        of_router: Option<&mut B::Buffer>,
     ) {
         let (on, d) = (&self.backend, self.config.hidden);
         let rows = on.len(d_out) / d;
@@ -391,8 +426,15 @@ impl<B: Backend> Model<B> {
         for (group, wide) in weights.groups(&saved.routes, &saved.gates).into_iter().zip(&saved.wide) {
             on.gather(d, d_out, &group.rows, &mut part);
             let factors = group.weights.as_deref();
-            let of =
-                self.feed_forward_backward(&self.in_memory(l, &group.mlp), wide, factors, &part, &mut d_part);
+            let on_input = factors.filter(|_| group.weighs_input(&weights.about));
+            let factors = factors.filter(|_| on_input.is_none());
+            let mlp = self.in_memory(l, &group.mlp);
+            let mut of = self.feed_forward_backward(&mlp, wide, factors, &part, &mut d_part);
+            if let (Some(factors), Some(input)) = (on_input, &saved.input) {
+                on.gather(d, input, &group.rows, &mut part);
+                of.push(on.row_dots(d, &part, &d_part));
+                on.edit(d, &scalings(factors), &mut d_part);
+            }
             on.edit(d, &contributions(&group.rows, &d_part, &mut begun), d_in);
             places.extend(of.iter().map(|_| group.places.clone()));
             numbers.extend(of);
@@ -405,9 +447,19 @@ impl<B: Backend> Model<B> {
                 false => places.iter().zip(numbers).for_each(|(place, d)| d_weights[*place as usize] += d),
             }
         }
-        let d_logits = routing::route_backward(&weights.about, &saved.routes, &saved.logits, &d_weights);
-        on.linear_backward(&weights.router, &on.buffer_of(&d_logits), &mut d_part);
-        on.add_assign(d_in, &d_part);
+        let d_logits = on.buffer_of(&routing::route_backward(
+            &weights.about,
+            weights.stored(),
+            &saved.routes,
+            &saved.logits,
+            &d_weights,
+        ));
+        if let Some(of_router) = of_router {
+            on.linear_backward(&weights.router, &d_logits, of_router);
+        } else {
+            on.linear_backward(&weights.router, &d_logits, &mut d_part);
+            on.add_assign(d_in, &d_part);
+        }
         if let Some(gate) = &weights.shared_gate {
             let through = |(d, g): (&f64, &f32)| (d * f64::from(*g) * (1.0 - f64::from(*g))) as f32;
             let d_gates: Vec<f32> = d_gates.iter().zip(&saved.gates).map(through).collect();

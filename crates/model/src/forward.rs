@@ -1,18 +1,19 @@
 //! The forward pass in steps: [`Model::embed`], then [`Model::attention`] and [`Model::mlp`] layer by
 //! layer, then [`Model::head`] on the rows whose logits are needed.
 
-use crate::config::{Config, Mlp, Positions, QkNorm};
+use crate::chunks;
+use crate::config::{Config, Mlp, Positions};
 use crate::error::{Error, Result};
 use crate::experts::{ExpertBuffers, FeedForward};
 use crate::latent::{LatentBuffers, QkvWeights};
-use crate::load::{Embedding, MlpWeights, PackedWeights};
+use crate::load::{DenseAndExperts, Embedding, MlpWeights, PackedWeights};
 use crate::rope;
 use crate::routing::Routes;
 use crate::saved::SavedActivations;
 use fathom_kernels::Dtype;
 use fathom_kernels::attention::AttentionShape;
 use fathom_kernels::backend::{Backend, Columns, Cpu, Norm, Run};
-use fathom_kernels::elementwise::Activation;
+use fathom_kernels::elementwise::{Activation, Rotation};
 use half::bf16;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -29,6 +30,8 @@ pub struct Model<B: Backend = Cpu> {
 pub struct Batch<B: Backend = Cpu> {
     pub(crate) runs: Vec<Run>,
     pub(crate) on_device: B::Batch,
+    /// The parts of the runs in each chunk, for layers with chunked attention and texts of several chunks.
+    chunks: Option<B::Batch>,
     rows: usize,
 }
 
@@ -36,6 +39,11 @@ impl<B: Backend> Batch<B> {
     /// Number of rows of all runs.
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// The runs as attention of a layer takes them, which has chunks or not.
+    pub(crate) fn of_attention(&self, chunked: bool) -> &B::Batch {
+        self.chunks.as_ref().filter(|_| chunked).unwrap_or(&self.on_device)
     }
 }
 
@@ -58,6 +66,8 @@ pub struct Buffers<B: Backend = Cpu> {
     attn_gate: [B::Buffer; 2],
     wide: B::Buffer,
     gated: B::Buffer,
+    /// What a dense MLP beside experts returns, and what their router reads, `[rows, d]`.
+    beside: [B::Buffer; 2],
     latent: LatentBuffers<B>,
     pub(crate) experts: ExpertBuffers<B>,
     /// The experts that the rows of the last MLP step took, if it had some.
@@ -82,6 +92,7 @@ impl<B: Backend> Buffers<B> {
             attn_gate: [empty(), empty()],
             wide: empty(),
             gated: empty(),
+            beside: [empty(), empty()],
             latent: LatentBuffers::new(&model.backend),
             experts: ExpertBuffers::new(&model.backend),
             routes: None,
@@ -103,13 +114,15 @@ impl<B: Backend> Buffers<B> {
     pub fn reserve(&mut self, model: &Model<B>, rows: usize) -> Result<()> {
         let c = &model.config;
         let up = if c.gated { 2 } else { 1 };
-        let dense = if c.layers.iter().any(|layer| layer.mlp == Mlp::Dense) { c.intermediate } else { 0 };
+        let dense = if c.layers.iter().any(|layer| layer.mlp.has_dense()) { c.intermediate } else { 0 };
         let experts = c.experts();
-        let of_latent = c.latent.as_ref().map(|of| self.latent.sizes(of, c.q_width()));
+        let of_latent = c.latent.as_ref().map(|of| self.latent.sizes(of, c.widest_q()));
         let of_experts = experts.as_ref().map(|of| self.experts.sizes(c.hidden, of, up));
         let widest = |of: &dyn Fn(usize) -> usize| (0..c.depth()).map(of).max().unwrap_or(0);
         let [gate, gated] = &mut self.attn_gate;
-        let gate_width = if c.attention_gate { c.q_width() } else { 0 };
+        let gate_width = if c.attention_gate { c.widest_q() } else { 0 };
+        let [of_dense, of_router] = &mut self.beside;
+        let beside = if c.layers.iter().any(|layer| layer.mlp.is_both()) { c.hidden } else { 0 };
         let sizes = [
             (&mut self.mid, c.hidden),
             (&mut self.normed, c.hidden),
@@ -119,6 +132,8 @@ impl<B: Backend> Buffers<B> {
             (gated, 2 * gate_width),
             (&mut self.wide, up * dense),
             (&mut self.gated, if c.gated { dense } else { 0 }),
+            (of_dense, beside),
+            (of_router, beside),
             (&mut self.attn_out, c.hidden),
             (&mut self.mlp_out, c.hidden),
         ];
@@ -157,11 +172,19 @@ impl<B: Backend> Model<B> {
             assert_eq!(run.rows.start, places.len(), "runs must follow each other");
             places.extend((0..run.rows.len()).map(|i| (run.first + i, run.length)));
         }
-        let rotations = match &self.config.positions {
+        let mut rotations: Vec<Rotation> = match &self.config.positions {
             Positions::Learned | Positions::Alibi(_) => Vec::new(),
             Positions::Rotary(ropes) => ropes.iter().map(|r| rope::table(r, &places)).collect(),
         };
-        Batch { rows: places.len(), on_device: self.backend.batch(&runs, rotations), runs }
+        let growth = self.config.temperature();
+        rotations.extend(growth.map(|(temperature, width)| rope::growth(temperature, width, &places)));
+        let chunks = self.config.chunk().and_then(|chunk| chunks::cut(&runs, chunk));
+        Batch {
+            rows: places.len(),
+            on_device: self.backend.batch(&runs, rotations),
+            chunks: chunks.map(|runs| self.backend.batch(&runs, vec![])),
+            runs,
+        }
     }
 
     /// The residual stream before layer 0.
@@ -189,11 +212,12 @@ impl<B: Backend> Model<B> {
             )));
         }
         let dropout = self.token_dropout(tokens);
+        let scale = self.config.embedding_scale * self.packed.stream_scale;
         let mut h = vec![0.0; tokens.len() * d];
         let rows = tokens.par_iter().zip(h.par_chunks_exact_mut(d)).enumerate();
         rows.with_min_len(8).try_for_each(|(i, (token, row))| -> Result<()> {
             self.embedding_row(*token as usize, row)?;
-            row.iter_mut().for_each(|x| *x *= self.config.embedding_scale);
+            row.iter_mut().for_each(|x| *x *= scale);
             if let Some((mask, factor)) = dropout {
                 let factor = if *token == mask { 0.0 } else { factor };
                 row.iter_mut().for_each(|x| *x *= factor);
@@ -223,8 +247,8 @@ impl<B: Backend> Model<B> {
     fn embedding_row(&self, token: usize, row: &mut [f32]) -> Result<()> {
         match &self.packed.embedding {
             Embedding::Tied => self.backend.row(self.packed.head(), token, row),
-            Embedding::Stored(weights, name) => {
-                weights.tensor(name, &[self.config.vocab, row.len()])?.read(token..token + 1, row)?;
+            Embedding::Stored(weights, name, rows) => {
+                weights.tensor(name, &[*rows, row.len()])?.read(token..token + 1, row)?;
                 if self.config.tied && self.dtype == Dtype::Bf16 {
                     // The weights of the head, which a tied embedding shares, are rounded.
                     row.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
@@ -267,10 +291,13 @@ impl<B: Backend> Model<B> {
         self.keep(b.saved.as_mut().map(|s| &mut s.qkv), true, &b.qkv);
         match &block.qkv {
             QkvWeights::Mixer(of) => self.mix(l, of, batch, past, &b.qkv, &mut b.mixed),
-            _ => on.attend(&self.shape(l), &block.head_bias, &batch.on_device, past, &b.qkv, &mut b.mixed), // [rows, q]
+            _ => {
+                let runs = batch.of_attention(self.config.layers[l].chunk.is_some());
+                on.attend(&self.shape(l), &block.head_bias, runs, past, &b.qkv, &mut b.mixed); // [rows, q]
+            }
         }
         if block.attn_gate.is_some() {
-            self.gate_attention(b);
+            self.gate_attention(l, b);
         }
         on.linear(&block.attn_out, &b.mixed, &mut b.attn_out); // [rows, d]
         self.keep(b.saved.as_mut().map(|s| &mut s.raw_attn), block.post_attn_norm.is_some(), &b.attn_out);
@@ -278,8 +305,8 @@ impl<B: Backend> Model<B> {
     }
 
     /// Multiplies what attention returned by the sigmoid of the gate.
-    fn gate_attention(&self, b: &mut Buffers<B>) {
-        let (on, width) = (&self.backend, self.config.q_width());
+    fn gate_attention(&self, l: usize, b: &mut Buffers<B>) {
+        let (on, width) = (&self.backend, self.config.q_width(l));
         let [gate, both] = &mut b.attn_gate;
         let [of_gate, of_mixed] = halves(on.len(gate) / width);
         on.resize(both, 2 * on.len(gate));
@@ -291,11 +318,11 @@ impl<B: Backend> Model<B> {
 
     /// The shape of attention in layer `l`.
     pub(crate) fn shape(&self, l: usize) -> AttentionShape {
-        let c = &self.config;
+        let (c, of) = (&self.config, self.config.heads_of(l));
         AttentionShape {
             heads: c.heads,
-            kv_heads: c.kv_heads,
-            head_dim: c.head_dim,
+            kv_heads: of.kv_heads,
+            head_dim: of.head_dim,
             scale: c.attention_scale,
             softcap: c.attention_softcap,
             visibility: c.visibility(l),
@@ -335,13 +362,36 @@ impl<B: Backend> Model<B> {
             }
             MlpWeights::Experts(experts) => {
                 let (routes, of_experts) =
-                    self.experts(l, experts, input, &mut b.experts, &mut b.mlp_out, save);
+                    self.experts(l, experts, [input, input], &mut b.experts, &mut b.mlp_out, save);
                 b.saved.iter_mut().zip(of_experts).for_each(|(saved, of)| saved.experts = Some(of));
                 b.routes = Some(routes);
             }
+            MlpWeights::DenseAndExperts(of) => self.dense_and_experts(l, of, x, b),
         }
         self.keep(b.saved.as_mut().map(|s| &mut s.raw_mlp), block.post_mlp_norm.is_some(), &b.mlp_out);
         self.finish(block.post_mlp_norm.as_ref(), &mut b.mlp_out);
+    }
+
+    /// A dense MLP and experts beside it: fills `b.mlp_out` from their input `x`, which `b.normed` has normalised for the
+    /// former.
+    fn dense_and_experts(&self, l: usize, of: &DenseAndExperts<B>, x: &B::Buffer, b: &mut Buffers<B>) {
+        let (on, d, save) = (&self.backend, self.config.hidden, b.saved.is_some());
+        let [dense_out, router_in] = &mut b.beside;
+        let inner = [&mut b.wide, &mut b.gated];
+        let wide = self.feed_forward(of.dense.matrices(), &b.normed, inner, dense_out, save);
+        self.keep(b.saved.as_mut().map(|s| &mut s.raw_dense), true, dense_out);
+        on.norm(&of.dense_norm, Columns::whole(d), dense_out);
+        on.norm_copy(&of.expert_norms[0], d, x, &mut b.normed);
+        on.norm_copy(&of.router_norm, d, x, router_in);
+        let inputs = [&b.normed, &*router_in];
+        let (routes, experts) = self.experts(l, &of.experts, inputs, &mut b.experts, &mut b.mlp_out, save);
+        self.keep(b.saved.as_mut().map(|s| &mut s.raw_experts), true, &b.mlp_out);
+        on.norm(&of.expert_norms[1], Columns::whole(d), &mut b.mlp_out);
+        on.add_assign(&mut b.mlp_out, dense_out);
+        if let Some(saved) = &mut b.saved {
+            (saved.wide, saved.experts) = (wide, experts);
+        }
+        b.routes = Some(routes);
     }
 
     /// Whether norms follow the additions to the stream (BERT).
@@ -536,15 +586,14 @@ impl<B: Backend> Model<B> {
     }
 
     /// The heads of queries and keys, which are rotated, in a row of queries, keys and values.
-    fn rotated_columns(&self) -> Columns {
-        let c = &self.config;
-        let stride = c.q_width() + 2 * c.kv_width();
-        Columns { stride, start: 0, width: c.head_dim, count: c.heads + c.kv_heads }
+    fn rotated_columns(&self, l: usize) -> Columns {
+        let (c, of) = (&self.config, self.config.heads_of(l));
+        Columns { stride: c.input_width(l), start: 0, width: of.head_dim, count: c.heads + of.kv_heads }
     }
 
     fn norm_and_rotate(&self, l: usize, batch: &Batch<B>, b: &mut Buffers<B>) {
         let norms = &self.packed.layers[l].qk_norms;
-        let rotated_first = self.config.qk_norm == QkNorm::HeadRotated;
+        let rotated_first = self.config.qk_norm.is_behind_rotation();
         if rotated_first {
             self.rotate(l, batch, false, &mut b.qkv);
         }
@@ -555,12 +604,19 @@ impl<B: Backend> Model<B> {
         }
     }
 
-    /// Rotates queries and keys, or rotates them back.
+    /// Rotates queries and keys, or rotates them back. Multiplies queries that grow with the position, which is its own
+    /// backward pass.
     pub(crate) fn rotate(&self, l: usize, batch: &Batch<B>, inverse: bool, qkv: &mut B::Buffer) {
-        let c = &self.config;
-        if let (Positions::Rotary(_), Some(table)) = (&c.positions, c.layers[l].rope) {
-            // Keys follow queries in each row, so one call rotates both.
-            self.backend.rotate(&batch.on_device, table, self.rotated_columns(), inverse, qkv);
+        let (c, of) = (&self.config, &self.config.layers[l]);
+        let Positions::Rotary(ropes) = &c.positions else { return };
+        // Keys follow queries in each row, so one call rotates both.
+        let both = self.rotated_columns(l);
+        if let Some(table) = of.rope {
+            self.backend.rotate(&batch.on_device, table, both, inverse, qkv);
+        }
+        if of.temperature.is_some() {
+            let queries = Columns { count: c.heads, ..both };
+            self.backend.rotate(&batch.on_device, ropes.len(), queries, inverse, qkv);
         }
     }
 

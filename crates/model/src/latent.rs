@@ -124,7 +124,7 @@ impl<B: Backend> Model<B> {
         qkv: &mut B::Buffer,
         save: bool,
     ) -> Option<SavedLatent<B>> {
-        let (on, width) = (&self.backend, self.config.q_width());
+        let (on, width) = (&self.backend, w.q.outputs());
         let rows = on.len(input) / self.config.hidden;
         let whole = |x: &B::Buffer| on.copy(x, 0..on.len(x));
         let mut q_low = None;
@@ -159,7 +159,7 @@ impl<B: Backend> Model<B> {
         d_qkv: &B::Buffer,
         d: &mut B::Buffer,
     ) {
-        let (on, width) = (&self.backend, self.config.q_width());
+        let (on, width) = (&self.backend, w.q.outputs());
         let [of_q, of_kv] = thirds(on.len(d_qkv) / (3 * width));
         let (mut part, mut low, mut more) = (on.empty(), on.empty(), on.empty());
         on.gather(width, d_qkv, &of_q, &mut part);

@@ -12,6 +12,7 @@
 mod architecture;
 mod backward;
 mod blocks;
+mod chunks;
 pub mod config;
 mod convert;
 mod cost;

@@ -3,8 +3,8 @@
 mod sublayers;
 
 use crate::architecture::{Description, Layout, RowOrder, TensorRef};
-use crate::config::{Config, Head, Mlp, Positions, QkNorm};
-use crate::error::Result;
+use crate::config::{Config, Head, Positions, QkNorm};
+use crate::error::{Error, Result};
 use crate::expert_cache::ExpertCache;
 use crate::experts::{ExpertWeights, FeedForward};
 use crate::latent::QkvWeights;
@@ -19,8 +19,11 @@ use std::ops::Range;
 pub(crate) struct LayerWeights<B: Backend> {
     pub(crate) attn_norm: Option<Norm<B>>,
     pub(crate) qkv: QkvWeights<B>,
-    /// Norms on queries and keys, and the columns of `qkv`'s output that each applies to.
+    /// Norms on queries, keys and values, and the columns of `qkv`'s output that each applies to.
     pub(crate) qk_norms: Vec<(Norm<B>, Columns)>,
+    /// Numbers of attention that are not in the checkpoint or are there once: norms without weights, and keys that are
+    /// values too.
+    pub(crate) copies: u64,
     /// `[q, d]`; its sigmoid multiplies what attention returns.
     pub(crate) attn_gate: Option<B::Linear>,
     /// Sinks and slopes of the heads.
@@ -41,6 +44,25 @@ pub(crate) struct LayerWeights<B: Backend> {
 pub(crate) enum MlpWeights<B: Backend> {
     Dense(FeedForward<B>),
     Experts(Box<ExpertWeights<B>>),
+    DenseAndExperts(Box<DenseAndExperts<B>>),
+}
+
+/// A dense MLP and experts beside it.
+pub(crate) struct DenseAndExperts<B: Backend> {
+    pub(crate) dense: FeedForward<B>,
+    /// Behind it.
+    pub(crate) dense_norm: Norm<B>,
+    pub(crate) experts: ExpertWeights<B>,
+    /// Before the experts and behind them.
+    pub(crate) expert_norms: [Norm<B>; 2],
+    /// Before the router.
+    pub(crate) router_norm: Norm<B>,
+}
+
+impl<B: Backend> DenseAndExperts<B> {
+    fn norms(&self) -> impl Iterator<Item = &Norm<B>> {
+        [&self.dense_norm, &self.router_norm].into_iter().chain(&self.expert_norms)
+    }
 }
 
 impl<B: Backend> MlpWeights<B> {
@@ -49,18 +71,27 @@ impl<B: Backend> MlpWeights<B> {
         match self {
             Self::Dense(mlp) => mlp.matrices().to_vec(),
             Self::Experts(experts) => experts.matrices().collect(),
+            Self::DenseAndExperts(of) => {
+                of.dense.matrices().into_iter().chain(of.experts.matrices()).collect()
+            }
         }
+    }
+
+    /// The norms between the one before the MLP and the one behind it.
+    fn inner_norms(&self) -> impl Iterator<Item = &Norm<B>> {
+        let both = match self {
+            Self::DenseAndExperts(of) => Some(of),
+            Self::Dense(_) | Self::Experts(_) => None,
+        };
+        both.into_iter().flat_map(|of| of.norms())
     }
 
     /// Parameters that are in no matrix in memory.
     pub(crate) fn correction(&self) -> u64 {
         match self {
             Self::Dense(_) => 0,
-            Self::Experts(experts) => {
-                let mapped = experts.experts.mapped().map_or(0, |size| size.parameters);
-                mapped * experts.about.count as u64
-                    + experts.correction.as_ref().map_or(0, |c| c.len() as u64)
-            }
+            Self::Experts(experts) => experts.small(),
+            Self::DenseAndExperts(of) => of.experts.small(),
         }
     }
 }
@@ -81,6 +112,7 @@ impl<B: Backend> LayerWeights<B> {
         let norms: u64 = self.norms().iter().flatten().map(|norm| norm_parameters(on, norm)).sum();
         linear as u64 + norms + self.sinks(on) + self.mlp.correction() + self.qkv.small()
             - self.qkv.padding(c.hidden, c.heads)
+            - self.copies
     }
 
     /// Number of attention sinks.
@@ -99,7 +131,12 @@ impl<B: Backend> LayerWeights<B> {
         let mlp_norm = self.mlp_norm.as_ref().filter(|_| !self.shared_norm);
         [
             of_attention.chain(self.qk_norms.iter().map(|(norm, _)| norm)).chain(self.qkv.norms()).collect(),
-            mlp_norm.into_iter().chain(&self.post_mlp_norm).chain(after_mlp).collect(),
+            mlp_norm
+                .into_iter()
+                .chain(self.mlp.inner_norms())
+                .chain(&self.post_mlp_norm)
+                .chain(after_mlp)
+                .collect(),
         ]
     }
 }
@@ -113,14 +150,16 @@ pub(crate) fn norm_parameters<B: Backend>(on: &B, norm: &Norm<B>) -> u64 {
 pub(crate) enum Embedding {
     /// The matrix of the head.
     Tied,
-    /// The memory-mapped checkpoint: few rows are needed, so none are kept.
-    Stored(Weights, String),
+    /// The memory-mapped checkpoint: few rows are needed, so none are kept. The name and the rows of the matrix.
+    Stored(Weights, String, usize),
 }
 
 /// All weights of a model.
 pub(crate) struct PackedWeights<B: Backend> {
     pub(crate) layers: Vec<LayerWeights<B>>,
     pub(crate) embedding: Embedding,
+    /// A factor on what [`Model::embed`](crate::Model::embed) returns ([`Layout::layer_scalar`]).
+    pub(crate) stream_scale: f32,
     /// `[context, d]` for learned positions.
     pub(crate) position: Option<Vec<f32>>,
     pub(crate) embedding_norm: Option<Norm<B>>,
@@ -160,7 +199,9 @@ pub(crate) fn pack<B: Backend>(
     tick: &dyn Fn(),
 ) -> Result<PackedWeights<B>> {
     let map_experts = expert_bytes.is_some();
-    let loader = Loader { on, config: &d.config, layout: &d.layout, weights, dtype, map_experts };
+    let mut loader =
+        Loader { on, config: &d.config, layout: &d.layout, weights, dtype, map_experts, scales: Vec::new() };
+    loader.scales = loader.stream_scales()?;
     let mut layers = Vec::with_capacity(d.config.depth());
     for layer in 0..d.config.depth() {
         layers.push(loader.block(layer)?);
@@ -182,12 +223,19 @@ pub(crate) fn expert<B: Backend>(
     layer: usize,
     expert: usize,
 ) -> Result<FeedForward<B>> {
-    let loader = Loader { on, config, layout, weights, dtype, map_experts: false };
-    let (Mlp::Experts(about), Some(names)) = (config.layers[layer].mlp, &layout.experts) else {
+    let scales = vec![1.0; config.depth() + 1];
+    let loader = Loader { on, config, layout, weights, dtype, map_experts: false, scales };
+    let (Some(about), Some(names)) = (config.layers[layer].mlp.experts(), &layout.experts) else {
         unreachable!("the layer has experts")
     };
     loader.expert(&about, names, expert, layer)
 }
+
+/// What the stream is multiplied by at least: norms of rows must stay far above the smallest that probes divide by.
+const LEAST_SCALE: f64 = 1.0 / 16_384.0;
+
+/// What the stream is multiplied by at most: sums of squares must stay in the range of f32.
+const MOST_SCALE: f64 = (1u64 << 50) as f64;
 
 /// What shorter rows of a normalised head are divided by, as in PyTorch.
 const LEAST_LENGTH: f64 = 1e-12;
@@ -200,26 +248,33 @@ struct Loader<'a, B> {
     dtype: Dtype,
     /// Whether experts stay in the checkpoint.
     map_experts: bool,
+    /// What the stream before each layer and before the head is multiplied by ([`Layout::layer_scalar`]): 1 in most models.
+    scales: Vec<f64>,
 }
 
 impl<B: Backend> Loader<'_, B> {
     fn block(&self, layer: usize) -> Result<LayerWeights<B>> {
         let (c, at) = (self.config, self.layout);
         let d = c.hidden;
-        let norm =
-            |tensor_ref: &Option<TensorRef>| tensor_ref.as_ref().map(|s| self.norm(s, layer, d)).transpose();
+        let before = |tensor_ref: &Option<TensorRef>| {
+            tensor_ref.as_ref().map(|s| self.norm_of_stream(s, layer)).transpose()
+        };
+        let behind = |tensor_ref: &Option<TensorRef>| {
+            tensor_ref.as_ref().map(|s| self.norm_to_stream(s, layer)).transpose()
+        };
         Ok(LayerWeights {
-            attn_norm: norm(&at.attn_norm.clone().filter(|_| layer >= at.first_attn_norm))?,
+            attn_norm: before(&at.attn_norm.clone().filter(|_| layer >= at.first_attn_norm))?,
             qkv: self.qkv(layer)?,
             qk_norms: self.qk_norms(layer)?,
+            copies: self.copies(layer),
             attn_gate: self.attn_gate(layer)?,
             head_bias: self.head_bias(layer)?,
             attn_out: self.attn_out(layer)?,
-            post_attn_norm: norm(&at.post_attn_norm)?,
-            mlp_norm: norm(&at.mlp_norm)?,
+            post_attn_norm: behind(&at.post_attn_norm)?,
+            mlp_norm: before(&at.mlp_norm)?,
             shared_norm: at.mlp_norm.is_some() && at.mlp_norm == at.attn_norm,
             mlp: self.mlp(layer)?,
-            post_mlp_norm: norm(&at.post_mlp_norm)?,
+            post_mlp_norm: behind(&at.post_mlp_norm)?,
             stream_norms: match at.encoder.as_ref().and_then(|of| of.stream_norms.as_ref()) {
                 Some([attention, mlp]) => Some([self.norm(attention, layer, d)?, self.norm(mlp, layer, d)?]),
                 None => None,
@@ -230,14 +285,18 @@ impl<B: Backend> Loader<'_, B> {
     /// Embedding, positions, final norm and head.
     fn ends(&self, layers: Vec<LayerWeights<B>>) -> Result<PackedWeights<B>> {
         let (c, at) = (self.config, self.layout);
-        let shape = [c.vocab, c.hidden];
-        self.weights.tensor(&at.embedding.weight(0), &shape)?;
-        let tied = TensorRef { name: at.embedding.name.clone(), ..at.head.clone() };
+        let rows = c.vocab + at.embedding.more_rows;
+        self.weights.tensor(&at.embedding.weight(0), &[rows, c.hidden])?;
+        let tied = TensorRef {
+            name: at.embedding.name.clone(),
+            more_rows: at.embedding.more_rows,
+            ..at.head.clone()
+        };
         let head = if c.tied { &tied } else { &at.head };
         let embedding = if c.tied && c.has_head() && B::READS_ROWS {
             Embedding::Tied
         } else {
-            Embedding::Stored(self.weights.clone(), at.embedding.weight(0))
+            Embedding::Stored(self.weights.clone(), at.embedding.weight(0), rows)
         };
         let position = match (&c.positions, &at.position) {
             (Positions::Learned, Some(tensor_ref)) => Some(self.positions(tensor_ref)?),
@@ -254,6 +313,7 @@ impl<B: Backend> Loader<'_, B> {
         Ok(PackedWeights {
             layers,
             embedding,
+            stream_scale: self.scales.first().map_or(1.0, |scale| *scale as f32),
             position,
             embedding_norm: match &at.embedding_norm {
                 Some(tensor_ref) => Some(self.norm(tensor_ref, 0, c.hidden)?),
@@ -301,11 +361,64 @@ impl<B: Backend> Loader<'_, B> {
         })
     }
 
+    /// What the stream before each layer and before the head is multiplied by, so that every layer adds to it: the product
+    /// of the numbers by which this layer and those after it multiply the stream, and one factor, a power of two.
+    fn stream_scales(&self) -> Result<Vec<f64>> {
+        let depth = self.config.depth();
+        let mut scales = vec![1.0; depth + 1];
+        let Some(at) = &self.layout.layer_scalar else { return Ok(scales) };
+        for layer in (0..depth).rev() {
+            let name = at.weight(layer);
+            let scalar = f64::from(self.weights.vector(&name, 1)?[0]);
+            if !(scalar > 0.0 && scalar.is_finite()) {
+                return self.bad_scale(format!(
+                    "'{name}' multiplies the stream by {scalar}; supported are positive numbers"
+                ));
+            }
+            scales[layer] = scales[layer + 1] * scalar;
+        }
+        let least = scales.iter().copied().fold(1.0, f64::min);
+        let most = scales.iter().copied().fold(1.0, f64::max);
+        let factor = (LEAST_SCALE / least).max(1.0).log2().ceil().exp2();
+        scales.iter_mut().for_each(|scale| *scale *= factor);
+        match scales.iter().all(|scale| (LEAST_SCALE..=MOST_SCALE).contains(scale)) {
+            true => Ok(scales),
+            false => self.bad_scale(format!(
+                "the numbers by which layers multiply the stream ('{}' and so on) have products from {least:.0e} to {most:.0e}, which is not supported",
+                at.weight(0)
+            )),
+        }
+    }
+
+    fn bad_scale<T>(&self, what: String) -> Result<T> {
+        let path = self.weights.paths().first().map(|path| path.to_path_buf()).unwrap_or_default();
+        Err(Error::config(&path, what))
+    }
+
+    /// A norm that reads the stream of a layer. What is scaled is the stream, so epsilon is, too.
+    fn norm_of_stream(&self, tensor_ref: &TensorRef, layer: usize) -> Result<Norm<B>> {
+        Ok(self.scaled(self.norm(tensor_ref, layer, self.config.hidden)?, layer))
+    }
+
+    fn scaled(&self, norm: Norm<B>, level: usize) -> Norm<B> {
+        let eps = (f64::from(norm.eps) * self.scales[level].powi(2)) as f32;
+        Norm { eps, ..norm }
+    }
+
+    /// A norm whose output is added to the stream of a layer.
+    fn norm_to_stream(&self, tensor_ref: &TensorRef, layer: usize) -> Result<Norm<B>> {
+        let (mut weight, mut bias) = self.norm_values(tensor_ref, layer, self.config.hidden)?;
+        let scale = self.scales[layer] as f32;
+        weight.iter_mut().chain(bias.iter_mut().flatten()).for_each(|x| *x *= scale);
+        Ok(self.norm_of(&weight, bias.as_deref()))
+    }
+
     /// The norm before the head. The factor on the logits is a factor on what the head reads.
     fn final_norm(&self, at: &TensorRef) -> Result<Norm<B>> {
         let (mut weight, mut bias) = self.norm_values(at, 0, self.config.hidden)?;
         weight.iter_mut().chain(bias.iter_mut().flatten()).for_each(|x| *x *= self.config.logit_scale);
-        Ok(self.norm_of(&weight, bias.as_deref()))
+        let norm = self.norm_of(&weight, bias.as_deref());
+        Ok(self.scaled(norm, self.config.depth()))
     }
 
     fn norm(&self, tensor_ref: &TensorRef, layer: usize, width: usize) -> Result<Norm<B>> {
@@ -335,22 +448,28 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     fn qk_norms(&self, layer: usize) -> Result<Vec<(Norm<B>, Columns)>> {
-        let (c, Some(refs)) = (self.config, &self.layout.qk_norms) else { return Ok(Vec::new()) };
+        let c = self.config;
         if !c.has_attention(layer) {
             return Ok(Vec::new());
         }
-        let stride = c.q_width() + 2 * c.kv_width();
+        let (of, q, stride) = (c.heads_of(layer), c.q_width(layer), c.input_width(layer));
+        let width = of.head_dim;
+        let unit =
+            |start, count| (self.norm_of(&vec![1.0; width], None), Columns { stride, start, width, count });
+        if c.qk_norm == QkNorm::UnitRotated {
+            return Ok(c.layers[layer].rope.map(|_| unit(0, c.heads + of.kv_heads)).into_iter().collect());
+        }
+        let Some(refs) = &self.layout.qk_norms else { return Ok(Vec::new()) };
         let mut norms = Vec::new();
-        for (tensor_ref, start, heads) in [(&refs[0], 0, c.heads), (&refs[1], c.q_width(), c.kv_heads)] {
-            let width = c.head_dim;
+        for (tensor_ref, start, heads) in [(&refs[0], 0, c.heads), (&refs[1], q, of.kv_heads)] {
             match c.qk_norm {
-                QkNorm::None => {}
+                QkNorm::None | QkNorm::UnitRotated => {}
                 QkNorm::Full => {
                     let all = heads * width;
                     let columns = Columns { stride, start, width: all, count: 1 };
                     norms.push((self.norm(tensor_ref, layer, all)?, columns));
                 }
-                QkNorm::Head | QkNorm::HeadRotated => {
+                QkNorm::Head | QkNorm::HeadRotated | QkNorm::HeadAndValues => {
                     let columns = Columns { stride, start, width, count: heads };
                     norms.push((self.norm(tensor_ref, layer, width)?, columns));
                 }
@@ -361,7 +480,22 @@ impl<B: Backend> Loader<'_, B> {
                 }
             }
         }
+        if c.qk_norm == QkNorm::HeadAndValues {
+            norms.push(unit(q + of.kv_heads * width, of.kv_heads));
+        }
         Ok(norms)
+    }
+
+    /// Numbers of attention that are not in the checkpoint or are there once.
+    fn copies(&self, layer: usize) -> u64 {
+        let (c, of) = (self.config, self.config.heads_of(layer));
+        let values = if of.keys_as_values { c.kv_width(layer) * c.hidden } else { 0 };
+        let unit = match c.qk_norm {
+            QkNorm::UnitRotated if c.layers[layer].rope.is_some() => of.head_dim,
+            QkNorm::HeadAndValues => of.head_dim,
+            _ => 0,
+        };
+        (values + unit) as u64
     }
 
     /// A norm for each head: tensors of their own, or the rows of one matrix.
@@ -439,7 +573,7 @@ impl<B: Backend> Loader<'_, B> {
             None if matches!(tensor_ref.order, RowOrder::HeadHalves { .. }) => (vec![2 * rows, width], 0),
             // A matrix of one row may be stored as a vector.
             None if rows == 1 && self.weights.shape(&name) == Some(&[width]) => (vec![width], 0),
-            None => (vec![rows, width], 0),
+            None => (vec![rows + tensor_ref.more_rows, width], 0),
         };
         let tensor = self.weights.tensor(&name, &shape)?;
         let columns = if transposed {

@@ -1,6 +1,7 @@
 //! Rotary embeddings: their parameters, and the tables of cosines and sines, built in `f32` as in the
 //! reference implementations.
 
+use crate::config::Temperature;
 use crate::error::{Error, Result};
 use fathom_kernels::elementwise::Rotation;
 use rayon::prelude::*;
@@ -59,6 +60,13 @@ pub enum RopeScaling {
         attention_factor: f64,
         /// Whether the ends of the ramp are rounded outwards.
         truncate: bool,
+    },
+    /// The first of the usual frequencies of a head, divided by a factor; the other numbers are not turned (Gemma 4).
+    Proportional {
+        /// Pairs of numbers that are turned.
+        pairs: usize,
+        /// Factor of all frequencies.
+        factor: f64,
     },
     /// LongRoPE (arXiv 2402.13753): one set of divisors for texts up to the
     /// original context length, another for longer ones.
@@ -155,7 +163,7 @@ impl RopeScaling {
     fn numbers(&self) -> Vec<(&'static str, f64)> {
         match *self {
             Self::None | Self::Divisors(_) => vec![],
-            Self::Linear(factor) => vec![("factor", factor)],
+            Self::Linear(factor) | Self::Proportional { factor, .. } => vec![("factor", factor)],
             Self::Dynamic { factor, original } => {
                 vec![("factor", factor), ("max_position_embeddings", original)]
             }
@@ -220,6 +228,21 @@ pub(crate) fn table(rope: &Rope, rows: &[(usize, usize)]) -> Rotation {
     Rotation { cos, sin, half, places: rows.iter().map(place).collect() }
 }
 
+/// The table that multiplies heads of `width` numbers at `(position, length of their text)` by a factor that grows with
+/// the position: a rotation by nothing.
+pub(crate) fn growth(of: Temperature, width: usize, rows: &[(usize, usize)]) -> Rotation {
+    let half = width / 2;
+    let step = |position: usize| (position + 1) / of.floor;
+    let steps = rows.iter().map(|row| step(row.0) + 1).max().unwrap_or(0);
+    let factor = |i: usize| of.factor(i / half);
+    Rotation {
+        cos: (0..steps * half).map(factor).collect(),
+        sin: vec![0.0; steps * half],
+        half,
+        places: rows.iter().map(|row| step(row.0)).collect(),
+    }
+}
+
 /// The variant of the frequencies for a text of some length; texts of one variant share them.
 pub(crate) fn variant(rope: &Rope, length: usize) -> usize {
     match &rope.scaling {
@@ -238,6 +261,10 @@ pub(crate) fn frequencies(rope: &Rope, variant: usize) -> (Vec<f32>, f32) {
     match &rope.scaling {
         RopeScaling::None => (plain().collect(), 1.0),
         RopeScaling::Linear(factor) => (plain().map(|f| f / *factor as f32).collect(), 1.0),
+        RopeScaling::Proportional { pairs, factor } => {
+            let turned = |(i, f): (usize, f32)| if i < *pairs { f / *factor as f32 } else { 0.0 };
+            (plain().enumerate().map(turned).collect(), 1.0)
+        }
         RopeScaling::Divisors(divisors) => (plain().zip(divisors).map(|(f, d)| f / d).collect(), 1.0),
         RopeScaling::Dynamic { factor, original } => {
             let stretch = factor * variant as f64 / original - (factor - 1.0);

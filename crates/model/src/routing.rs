@@ -36,16 +36,31 @@ impl Routes {
     }
 }
 
+/// What a checkpoint stores for each expert beside the router, `[E]` each.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct PerExpert<'a> {
+    /// Added to scores while experts are chosen.
+    pub(crate) correction: Option<&'a [f32]>,
+    /// Factors on the weights.
+    pub(crate) scale: Option<&'a [f32]>,
+}
+
+impl PerExpert<'_> {
+    fn scale_of(&self, expert: usize) -> f64 {
+        self.scale.map_or(1.0, |all| f64::from(all[expert]))
+    }
+}
+
 /// Chooses experts for every row.
 ///
 /// # Shapes
-/// `logits [rows, E]`; `correction [E]`, if the routing has one.
-pub(crate) fn route(experts: &Experts, correction: Option<&[f32]>, logits: &[f32]) -> Routes {
+/// `logits [rows, E]`.
+pub(crate) fn route(experts: &Experts, stored: PerExpert<'_>, logits: &[f32]) -> Routes {
     let mut routes = Routes { active: experts.active, ..Routes::default() };
     for row in logits.chunks_exact(experts.count) {
-        let mut chosen = choose(experts, correction, row);
+        let mut chosen = choose(experts, stored.correction, row);
         chosen.sort_unstable();
-        let weights = weights(&experts.routing, row, &chosen);
+        let weights = weights(&experts.routing, stored, row, &chosen);
         routes.experts.extend(chosen.iter().map(|expert| *expert as u32));
         routes.weights.extend(weights.iter().map(|w| *w as f32));
     }
@@ -104,11 +119,13 @@ pub(crate) fn sigmoid(x: f64) -> f64 {
 /// Below this sum of scores, weights are not divided by it, as in transformers.
 const LEAST_SUM: f64 = 1e-20;
 
-fn weights(routing: &Routing, logits: &[f32], chosen: &[usize]) -> Vec<f64> {
+fn weights(routing: &Routing, stored: PerExpert<'_>, logits: &[f32], chosen: &[usize]) -> Vec<f64> {
     let all = scores(routing.score, logits);
     let mut weights: Vec<f64> = chosen.iter().map(|expert| all[*expert]).collect();
     let sum: f64 = if routing.normalised { weights.iter().sum::<f64>() + LEAST_SUM } else { 1.0 };
-    weights.iter_mut().for_each(|w| *w *= f64::from(routing.scale) / sum);
+    weights.iter_mut().zip(chosen).for_each(|(w, expert)| {
+        *w *= f64::from(routing.scale) * stored.scale_of(*expert) / sum;
+    });
     weights
 }
 
@@ -118,6 +135,7 @@ fn weights(routing: &Routing, logits: &[f32], chosen: &[usize]) -> Vec<f64> {
 /// `logits`, `d_logits [E]`; `chosen`, `d_weights [k]`.
 fn weights_backward(
     routing: &Routing,
+    stored: PerExpert<'_>,
     logits: &[f32],
     chosen: &[u32],
     d_weights: &[f64],
@@ -125,9 +143,9 @@ fn weights_backward(
 ) {
     let all = scores(routing.score, logits);
     let score = |expert: &u32| all[*expert as usize];
-    let scale = f64::from(routing.scale);
+    let scale = |expert: &u32| f64::from(routing.scale) * stored.scale_of(*expert as usize);
     // The gradient of the chosen scores.
-    let mut d_scores: Vec<f64> = d_weights.iter().map(|d| d * scale).collect();
+    let mut d_scores: Vec<f64> = d_weights.iter().zip(chosen).map(|(d, e)| d * scale(e)).collect();
     if routing.normalised {
         let sum = chosen.iter().map(score).sum::<f64>() + LEAST_SUM;
         let mean = chosen.iter().zip(&d_scores).map(|(e, d)| score(e) * d).sum::<f64>() / sum;
@@ -157,6 +175,7 @@ fn weights_backward(
 /// `logits` and the result `[rows, E]`; `d_weights [rows, k]`.
 pub(crate) fn route_backward(
     experts: &Experts,
+    stored: PerExpert<'_>,
     routes: &Routes,
     logits: &[f32],
     d_weights: &[f64],
@@ -167,7 +186,7 @@ pub(crate) fn route_backward(
     for (((logits, d_logits), chosen), d) in
         rows.zip(routes.experts.chunks_exact(k)).zip(d_weights.chunks_exact(k))
     {
-        weights_backward(&experts.routing, logits, chosen, d, d_logits);
+        weights_backward(&experts.routing, stored, logits, chosen, d, d_logits);
     }
     all
 }
@@ -177,13 +196,22 @@ mod tests {
     use super::*;
 
     fn experts(score: Score, groups: Option<Groups>) -> Experts {
-        let routing = Routing { score, normalised: true, scale: 1.0, correction: false, groups };
+        let routing = Routing {
+            score,
+            normalised: true,
+            scale: 1.0,
+            correction: false,
+            on_input: false,
+            expert_scale: false,
+            groups,
+        };
         Experts { count: 6, active: 2, width: 1, shared: 0, shared_gate: false, routing }
     }
 
     #[test]
     fn the_best_are_chosen_and_of_equal_ones_the_first() {
-        let routes = route(&experts(Score::Softmax, None), None, &[1.0, 3.0, 0.0, 3.0, 3.0, 2.0]);
+        let logits = [1.0, 3.0, 0.0, 3.0, 3.0, 2.0];
+        let routes = route(&experts(Score::Softmax, None), PerExpert::default(), &logits);
         assert_eq!(routes.experts, [1, 3]);
         assert_eq!(routes.weights, [0.5, 0.5]);
     }
@@ -192,7 +220,8 @@ mod tests {
     fn a_correction_chooses_and_does_not_weigh() {
         let correction = [0.0, 0.0, 0.0, 0.0, 0.0, 9.0];
         let logits = [1.0, 0.5, 0.0, 0.0, 0.0, 1.0];
-        let routes = route(&experts(Score::Sigmoid, None), Some(&correction), &logits);
+        let stored = PerExpert { correction: Some(&correction), scale: None };
+        let routes = route(&experts(Score::Sigmoid, None), stored, &logits);
         assert_eq!(routes.experts, [0, 5]);
         assert_eq!(routes.weights, [0.5, 0.5]);
     }
@@ -204,9 +233,9 @@ mod tests {
         let logits = [9.0, 0.0, 0.0, 6.0, 6.0, 0.0];
         let mut of_sums = experts(Score::Sigmoid, Some(groups));
         of_sums.routing.groups = Some(Groups { best: 2, ..groups });
-        assert_eq!(route(&of_sums, None, &logits).experts, [3, 4]);
+        assert_eq!(route(&of_sums, PerExpert::default(), &logits).experts, [3, 4]);
         of_sums.routing.groups = Some(Groups { best: 1, ..groups });
-        assert_eq!(route(&of_sums, None, &logits).experts, [0, 1]);
+        assert_eq!(route(&of_sums, PerExpert::default(), &logits).experts, [0, 1]);
     }
 
     #[test]
@@ -218,14 +247,20 @@ mod tests {
         {
             let mut of = experts(score, None);
             of.routing = Routing { normalised, scale: 2.5, ..of.routing };
-            let routes = route(&of, None, &logits);
-            let got = route_backward(&of, &routes, &logits, &d_weights);
+            let scale = [1.0, 0.5, 2.0, 1.5, -0.7, 1.0];
+            let stored = PerExpert { correction: None, scale: Some(&scale) };
+            let routes = route(&of, stored, &logits);
+            let got = route_backward(&of, stored, &routes, &logits, &d_weights);
             for i in 0..6 {
                 let chosen: Vec<usize> = routes.experts.iter().map(|e| *e as usize).collect();
                 let target = |step: f32| -> f64 {
                     let mut moved = logits;
                     moved[i] += step;
-                    weights(&of.routing, &moved, &chosen).iter().zip(d_weights).map(|(w, d)| w * d).sum()
+                    weights(&of.routing, stored, &moved, &chosen)
+                        .iter()
+                        .zip(d_weights)
+                        .map(|(w, d)| w * d)
+                        .sum()
                 };
                 let want = (target(1e-2) - target(-1e-2)) / 2e-2;
                 assert!((f64::from(got[i]) - want).abs() < 1e-3, "{score:?} {normalised} {i}");

@@ -23,8 +23,12 @@ pub struct SavedActivations<B: Backend = Cpu> {
     pub(crate) mlp_in: Option<B::Buffer>,
     /// Input of the activation, `[rows, 2 f]` or `[rows, f]`.
     pub(crate) wide: Option<B::Buffer>,
-    /// In the place of `wide`, what a mixture of experts needs.
+    /// In the place of `wide` or beside it, what a mixture of experts needs.
     pub(crate) experts: Option<SavedExperts<B>>,
+    /// Output of a dense MLP beside experts before its norm, `[rows, d]`.
+    pub(crate) raw_dense: Option<B::Buffer>,
+    /// Output of those experts before their norm, `[rows, d]`.
+    pub(crate) raw_experts: Option<B::Buffer>,
     /// Output of the MLP before its norm, `[rows, d]`.
     pub(crate) raw_mlp: Option<B::Buffer>,
     /// The stream after attention before its norm, `[rows, d]`.
@@ -45,6 +49,8 @@ impl<B: Backend> Default for SavedActivations<B> {
             mlp_in: None,
             wide: None,
             experts: None,
+            raw_dense: None,
+            raw_experts: None,
             raw_mlp: None,
             raw_mid: None,
             raw_out: None,

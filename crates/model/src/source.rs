@@ -2,7 +2,7 @@
 //! order.
 
 use crate::architecture::{self, Description, HfConfig, Layout, RowOrder, TensorRef};
-use crate::config::{Experts, Mlp};
+use crate::config::Experts;
 use crate::convert;
 pub use crate::convert::{Converted, HuggingFace};
 use crate::error::{Error, Result};
@@ -304,6 +304,16 @@ impl Checkpoint {
         self.description.layout.layer_prefix()
     }
 
+    /// Why the files of a model with other layers cannot be made of those of this one, if so.
+    pub fn fixed_layers(&self) -> Option<&'static str> {
+        let layout = &self.description.layout;
+        if layout.attn_out.numbers.is_some() {
+            return Some("layers that attend to images are left out between those that are measured");
+        }
+        let by_number = "every layer multiplies the stream by a number, which those after it count on";
+        layout.layer_scalar.is_some().then_some(by_number)
+    }
+
     /// The down projection of a layer.
     pub fn down_projection(&self, layer: usize) -> StoredProjection {
         let down = &self.description.layout.down;
@@ -320,13 +330,12 @@ impl Checkpoint {
         let (config, layout) = (&self.description.config, &self.description.layout);
         let mixer = layout.mixer.as_ref().filter(|_| !config.has_attention(layer));
         let mut refs = vec![mixer.map_or(&layout.attn_out, |names| &names.out).clone()];
-        match (config.layers[layer].mlp, &layout.experts) {
-            (Mlp::Experts(experts), Some(names)) => {
-                refs.extend((0..experts.count).map(|expert| names.down.of_expert(expert, experts.count)));
-                refs.extend(names.shared.as_ref().map(|(_, down)| down.clone()));
-            }
-            _ => refs.push(layout.down.clone()),
+        let mlp = config.layers[layer].mlp;
+        if let (Some(experts), Some(names)) = (mlp.experts(), &layout.experts) {
+            refs.extend((0..experts.count).map(|expert| names.down.of_expert(expert, experts.count)));
+            refs.extend(names.shared.as_ref().map(|(_, down)| down.clone()));
         }
+        refs.extend(mlp.has_dense().then(|| layout.down.clone()));
         // A norm of zeros is its bias.
         let norms = [&layout.post_attn_norm, &layout.post_mlp_norm].into_iter().flatten();
         let norm_biases = norms.filter(|norm| norm.bias).map(|norm| norm.bias(layer));

@@ -185,7 +185,11 @@ fn check_routes(name: &str, (model, reference): (&Model, &Reference), trace: &Tr
 /// Central differences at every place of every layer of a text of `tokens` tokens.
 #[track_caller]
 fn check(name: &str, tokens: usize) {
-    let loaded = load(name);
+    check_loaded(name, load(name), tokens);
+}
+
+#[track_caller]
+fn check_loaded(name: &str, loaded: Loaded, tokens: usize) {
     let (model, reference) = (&loaded.model, Reference::new(loaded.model.config(), &loaded.weights));
     let vocab = model.config().vocab.min(300) as u32;
     let text: Vec<u32> = (0..tokens as u32).map(|i| (i * i * 5 + i * 37 + 3) % vocab).collect();
@@ -225,7 +229,8 @@ fn check(name: &str, tokens: usize) {
                     &x.iter().zip(&v).map(at).collect::<Vec<Row>>(),
                 )
             };
-            let want = (f(1e-5) - f(-1e-5)) / 2e-5;
+            let step = 1e-5 * reference.scale(l);
+            let want = (f(step) - f(-step)) / (2.0 * step);
             let got: f64 = gradient.iter().flatten().zip(v.iter().flatten()).map(|(g, v)| g * v).sum();
             // What a random direction sees of an error as large as the gradient itself.
             let part = gradient[moved.clone()].iter().flatten();
@@ -336,6 +341,12 @@ folders! {
     lfm2: "lfm2", 24;
     gpt_oss: "gpt_oss", 24;
     gpt_oss_mxfp4: "gpt_oss-mxfp4", 24;
+    llama4: "llama4", 30;
+    llama4_vision: "llama4-vision", 24;
+    mllama: "mllama", 24;
+    gemma4: "gemma4", 30;
+    gemma4_moe: "gemma4-moe", 30;
+    gemma4_unified: "gemma4-unified", 24;
     esm: "esm", 24;
     esm_first: "esm-first", 24;
     bert: "bert", 24;
@@ -349,7 +360,16 @@ folders! {
 /// backwards, however many are kept.
 #[test]
 fn experts_in_the_checkpoint_are_those_in_memory() {
-    for name in ["qwen2_moe", "gpt_oss-mxfp4", "deepseek_v3", "gguf/qwen3_moe.gguf", "gguf/gpt_oss.gguf"] {
+    for name in [
+        "qwen2_moe",
+        "gpt_oss-mxfp4",
+        "deepseek_v3",
+        "gguf/qwen3_moe.gguf",
+        "gguf/gpt_oss.gguf",
+        "gguf/llama4.gguf",
+        "llama4",
+        "gemma4-moe",
+    ] {
         let model = load(name).model;
         let tokens: Vec<u32> = (0..24).map(|i| i * 5 + 3).collect();
         let trace = model.run(&[&tokens]).unwrap().remove(0);
@@ -374,6 +394,44 @@ fn experts_in_the_checkpoint_are_those_in_memory() {
             );
             assert_eq!(mapped.mlp_macs_per_row(last), model.mlp_macs_per_row(last), "{name}");
         }
+    }
+}
+
+/// A copy of a fixture whose layers multiply the stream by other numbers.
+fn with_scalars(name: &str, scalars: &[f32]) -> (tempfile::TempDir, fathom_model::Result<Loaded>) {
+    let (from, copy) = (fixtures().join(name), tempfile::tempdir().unwrap());
+    for entry in std::fs::read_dir(&from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    let path = copy.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let header: usize = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let list: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    for (l, scalar) in scalars.iter().enumerate() {
+        let at = &list[format!("model.layers.{l}.layer_scalar")]["data_offsets"][0];
+        let at = 8 + header + at.as_u64().unwrap() as usize;
+        bytes[at..at + 4].copy_from_slice(&scalar.to_le_bytes());
+    }
+    std::fs::write(&path, bytes).unwrap();
+    let loaded = Checkpoint::open(copy.path()).and_then(|found| found.load(Dtype::F32, &|| ()));
+    (copy, loaded)
+}
+
+#[test]
+fn a_stream_that_layers_shrink() {
+    // The product is 2e-16: squares of the stream in the scale of the last level would leave the range of f32.
+    let (_copy, loaded) = with_scalars("gemma4", &[2e-4, 1e-5, 1e-3, 1e-4]);
+    check_loaded("gemma4", loaded.unwrap(), 30);
+    for (scalars, says) in [
+        ([1.0, 0.0, 1.0, 1.0], "'model.layers.1.layer_scalar' multiplies the stream by 0"),
+        ([-1.0, 1.0, 1.0, 1.0], "'model.layers.0.layer_scalar' multiplies the stream by -1"),
+        ([1e-8, 1e-8, 1e-8, 1.0], "have products from"),
+        ([1e8, 1e8, 1e8, 1.0], "have products from"),
+    ] {
+        let (_copy, loaded) = with_scalars("gemma4", &scalars);
+        let error = loaded.err().expect("the numbers are impossible").to_string();
+        assert!(error.contains(says), "{error}");
     }
 }
 

@@ -213,6 +213,12 @@ folders! {
     granite4_hybrid: "granite4-hybrid",
     lfm2: "lfm2",
     gpt_oss: "gpt_oss",
+    llama4: "llama4",
+    llama4_vision: "llama4-vision",
+    mllama: "mllama",
+    gemma4: "gemma4",
+    gemma4_moe: "gemma4-moe",
+    gemma4_unified: "gemma4-unified",
     gpt_oss_mxfp4: "gpt_oss-mxfp4",
     llama_dynamic: "llama-dynamic",
     llama_linear: "llama-linear",
@@ -247,6 +253,7 @@ fn every_setting_and_tensor_of_the_fixtures_is_known() {
     let meant = [
         "only its text model is read",
         "queries beyond position 96 are scaled",
+        "attend to images and are left out",
         "the vocabulary is neither that of Baichuan (64000) nor that of Baichuan 2 (125696)",
     ];
     let mut others = Vec::new();
@@ -259,9 +266,13 @@ fn every_setting_and_tensor_of_the_fixtures_is_known() {
         }
     }
     assert!(others.is_empty(), "{others:#?}");
-    for (name, says) in
-        [("qwen3_vl", meant[0]), ("mistral3", meant[0]), ("ministral3", meant[1]), ("baichuan", meant[2])]
-    {
+    for (name, says) in [
+        ("qwen3_vl", meant[0]),
+        ("mistral3", meant[0]),
+        ("ministral3", meant[1]),
+        ("baichuan", meant[3]),
+        ("mllama", meant[2]),
+    ] {
         let checkpoint = Checkpoint::open(&fixtures().join(name)).unwrap();
         assert!(checkpoint.warnings().any(|what| what.contains(says)), "{name}");
     }
@@ -313,7 +324,7 @@ fn levels(buffers: &[Buffer]) -> Vec<&[f32]> {
 }
 
 /// The architectures, one folder each.
-const ONE_EACH: [&str; 39] = [
+const ONE_EACH: [&str; 43] = [
     "esm",
     "bert",
     "roberta",
@@ -351,6 +362,10 @@ const ONE_EACH: [&str; 39] = [
     "granite4-hybrid",
     "lfm2",
     "gpt_oss-mxfp4",
+    "llama4",
+    "mllama",
+    "gemma4",
+    "gemma4-moe",
     "bloom",
     "baichuan2-13b",
 ];

@@ -99,8 +99,8 @@ pub(super) fn shapes(config: Option<&Config>) -> Vec<Shape> {
         add("reference", inputs, outputs);
     }
     if let Some(c) = config {
-        add("qkv", c.hidden, c.q_width() + 2 * c.kv_width());
-        add("attn_out", c.q_width(), c.hidden);
+        add("qkv", c.hidden, c.q_width(0) + 2 * c.kv_width(0));
+        add("attn_out", c.q_width(0), c.hidden);
         let width = c.experts().map_or(c.intermediate, |experts| experts.width);
         add("up", c.hidden, width * if c.gated { 2 } else { 1 });
         add("down", width, c.hidden);

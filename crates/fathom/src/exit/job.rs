@@ -185,10 +185,10 @@ impl<'a, B: Backend> Job<'a, B> {
             let products: u64 = model.sublayer_sizes(l).iter().map(|size| size.macs).sum();
             products as f64 + attention as f64 / tokens.max(1) as f64
         };
-        let key_values = (2 * config.kv_width() * config.hidden) as f64;
+        let key_values = |l: usize| (2 * config.kv_width(l) * config.hidden) as f64;
         ExitCosts {
             layers: (0..config.depth()).map(layer).collect(),
-            key_values: vec![key_values; config.depth()],
+            key_values: (0..config.depth()).map(key_values).collect(),
             head: model.head_macs_per_row() as f64,
             map: config.hidden.pow(2) as f64,
         }

@@ -4,8 +4,8 @@
 //! kv_b_proj, o_proj}`.
 
 use super::fields::RopePlace;
-use super::{Description, Fields, LatentLayout, RowOrder, glm, llama};
-use crate::config::{Groups, Latent, Positions, RopeScaling, Routing, Score};
+use super::{Description, Fields, LatentLayout, RowOrder, experts, glm, llama};
+use crate::config::{Groups, Latent, Positions, RopeScaling, Routing};
 use crate::error::Result;
 use crate::weights::Weights;
 
@@ -46,7 +46,7 @@ pub(super) fn second(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
         other => return f.fail(format!("'topk_method' is '{other}', which is not supported")),
     };
     let scale = f.f64_or("routed_scaling_factor", 1.0)? as f32;
-    let routing = Routing { score: Score::Softmax, normalised: false, scale, correction: false, groups };
+    let routing = Routing { scale, groups, ..experts::softmax(false) };
     glm::from_layer(f, weights, &mut d, routing)?;
     Ok(d)
 }

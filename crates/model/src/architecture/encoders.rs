@@ -3,7 +3,7 @@
 use super::fields::{FULL_ATTENTION, RopePlace};
 use super::plain::Sizes;
 use super::{Description, EncoderLayout, Fields, Layout, TensorRef, llama};
-use crate::config::{Config, Encoder, Head, Layer, Mixer, Mlp, Positions};
+use crate::config::{Config, Encoder, Head, Layer, Positions};
 use crate::error::Result;
 use crate::weights::Weights;
 use fathom_kernels::elementwise::Activation;
@@ -103,6 +103,8 @@ impl Block<'_> {
             attn_norm: None,
             qkv: self.qkv.iter().map(|name| self.name(name)).collect(),
             qk_norms: None,
+            layer_scalar: None,
+            beside: None,
             latent: None,
             mixer: None,
             attn_gate: None,
@@ -352,8 +354,8 @@ pub(super) fn modernbert(f: &Fields<'_>, weights: &Weights) -> Result<Descriptio
     }
     c.layers = (0..c.depth())
         .map(|l| match is_local(l) {
-            true => Layer { window: Some(window), rope: Some(1), mlp: Mlp::Dense, mixer: Mixer::Attention },
-            false => Layer { window: None, rope: Some(0), mlp: Mlp::Dense, mixer: Mixer::Attention },
+            true => Layer { window: Some(window), rope: Some(1), ..Layer::default() },
+            false => Layer::default(),
         })
         .collect();
     let own = ["classifier_pooling", "classifier_dropout", "deterministic_flash_attn", "sparse_prediction"];

@@ -38,7 +38,15 @@ const TRAINING: &[&str] = &["output_router_logits", "router_aux_loss_coef", "rou
 
 /// The softmax over all experts, the weights as they are or divided by their sum.
 pub(super) fn softmax(normalised: bool) -> Routing {
-    Routing { score: Score::Softmax, normalised, scale: 1.0, correction: false, groups: None }
+    Routing {
+        score: Score::Softmax,
+        normalised,
+        scale: 1.0,
+        correction: false,
+        on_input: false,
+        expert_scale: false,
+        groups: None,
+    }
 }
 
 /// A field that has had two names.

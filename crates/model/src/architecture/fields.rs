@@ -1,6 +1,6 @@
 //! Typed reading of `config.json`, with errors that name the field.
 
-use crate::config::{Layer, Mixer, Mlp, Rope, RopeScaling};
+use crate::config::{Layer, Rope, RopeScaling};
 use crate::error::{Error, Result};
 use fathom_kernels::elementwise::Activation;
 use serde_json::Value;
@@ -132,6 +132,11 @@ impl<'a> Fields<'a> {
         Ok(self.opt_bool(name)?.unwrap_or(default))
     }
 
+    /// A truth value, or a number that is one unless it is 0.
+    pub(crate) fn truth(&self, name: &str) -> Result<Option<bool>> {
+        self.typed(name, "truth value", |v| v.as_bool().or_else(|| v.as_f64().map(|v| v != 0.0)))
+    }
+
     pub(crate) fn opt_str(&self, name: &str) -> Result<Option<&'a str>> {
         self.typed(name, "string", Value::as_str)
     }
@@ -194,7 +199,7 @@ impl<'a> Fields<'a> {
         if count > 1 << 14 {
             return self.fail(format!("'{name}' is {count}, more than any model has"));
         }
-        Ok(vec![Layer { window: None, rope: Some(0), mlp: Mlp::Dense, mixer: Mixer::Attention }; count])
+        Ok(vec![Layer::default(); count])
     }
 
     /// The layers. Those that are sliding by `layer_types` (or by `is_local`, if the field is absent) see
@@ -222,9 +227,9 @@ impl<'a> Fields<'a> {
                 Some(other) => return self.fail(format!("the layer type '{other}' is not supported")),
             };
             layers.push(if local && window.is_some() {
-                Layer { window, rope: Some(local_rope), mlp: Mlp::Dense, mixer: Mixer::Attention }
+                Layer { window, rope: Some(local_rope), ..Layer::default() }
             } else {
-                Layer { window: None, rope: Some(0), mlp: Mlp::Dense, mixer: Mixer::Attention }
+                Layer::default()
             });
         }
         Ok(layers)
@@ -269,6 +274,15 @@ impl<'a> Fields<'a> {
             rotary.ignore(&["factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"]);
             let stretch = alpha.powf(dim as f64 / (dim as f64 - 2.0));
             return Ok(Rope { dim, theta: theta * stretch, scaling: RopeScaling::None });
+        }
+        if rotary.kind()? == "proportional" {
+            let share = rotary.number_or("partial_rotary_factor", 1.0)?;
+            if !(0.0..=1.0).contains(&share) {
+                return self.fail(format!("'partial_rotary_factor' is {share}; it must lie between 0 and 1"));
+            }
+            let pairs = (share * head_dim as f64 / 2.0) as usize;
+            let scaling = RopeScaling::Proportional { pairs, factor: rotary.number_or("factor", 1.0)? };
+            return Ok(Rope { dim: head_dim, theta, scaling });
         }
         Ok(Rope { dim, theta, scaling: rotary.scaling()? })
     }

@@ -68,12 +68,13 @@ fn routing(keys: &Keys<'_>, family: &GgufFamily, correction: bool) -> Result<Rou
     let scale = keys.number("expert_weights_scale")?.filter(|scale| *scale != 0.0).unwrap_or(1.0) as f32;
     let (says, gating) = (keys.flag("expert_weights_norm")?, keys.count("expert_gating_func")?);
     let normalised = match family.mixture {
-        Mixture::Never | Mixture::Softmax => false,
+        Mixture::Never | Mixture::Softmax | Mixture::OnInput => false,
         Mixture::NormalisedSoftmax => true,
         Mixture::ByKeys(_) => says.unwrap_or(false),
     };
     let default = match family.mixture {
         Mixture::ByKeys(score) => score,
+        Mixture::OnInput => Score::Sigmoid,
         _ => Score::Softmax,
     };
     let score = match gating {
@@ -92,6 +93,8 @@ fn routing(keys: &Keys<'_>, family: &GgufFamily, correction: bool) -> Result<Rou
         normalised,
         scale,
         correction,
+        on_input: family.mixture == Mixture::OnInput,
+        expert_scale: false,
         groups: groups.map(|(count, kept)| Groups { count, kept, best: 2 }),
     })
 }

@@ -47,6 +47,8 @@ pub(super) enum Mixture {
     NormalisedSoftmax,
     /// As keys say; this score without one.
     ByKeys(Score),
+    /// By sigmoids, which multiply what the experts read.
+    OnInput,
 }
 
 /// Where the norms of a layer are.
@@ -97,6 +99,8 @@ pub(super) enum Windows {
     OnlyLocalRotate(usize),
     /// Never; the last layer in each group of that many does not rotate.
     Unrotated(usize),
+    /// Chunks instead, as Llama 4 has them: files do not say how long they are.
+    Chunks,
 }
 
 /// Llama's block.
@@ -270,6 +274,14 @@ pub(super) const GGUF_FAMILIES: &[GgufFamily] = &[
         windows: Windows::Groups(2),
         mixture: Mixture::NormalisedSoftmax,
         ..HALVES
+    },
+    GgufFamily {
+        arch: "llama4",
+        name: "llama4_text",
+        qk_norm: QkNorm::UnitRotated,
+        windows: Windows::Chunks,
+        mixture: Mixture::OnInput,
+        ..LLAMA
     },
     GgufFamily { arch: "bloom", name: "bloom", alibi: Alibi::Always(8.0), ..PLAIN },
     GgufFamily { arch: "mpt", name: "mpt", activation: Activation::GeluErf, alibi: Alibi::ByKey, ..PLAIN },

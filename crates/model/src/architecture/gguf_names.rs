@@ -5,7 +5,7 @@
 
 use super::gguf_families::{Alibi, Factors, GGUF_FAMILIES, GgufFamily, Mixture, Norms, Residual, Windows};
 use super::{Description, Layout, RowOrder, TensorRef, alibi, gguf_experts, unknown};
-use crate::config::{Config, Layer, Mixer, Mlp, NormKind, Positions, QkNorm, Rope, RopeScaling};
+use crate::config::{Config, Layer, Mlp, NormKind, Positions, QkNorm, Rope, RopeScaling, Temperature};
 use crate::error::{Error, Result};
 use crate::gguf::{Header, Value};
 use crate::weights::Weights;
@@ -248,6 +248,8 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
         attention_gate: false,
         qk_norm: match family.qk_norm {
             QkNorm::OwnHead | QkNorm::Head if !has("attn_q_norm") => QkNorm::None,
+            // As in llama.cpp: Maverick has none.
+            QkNorm::UnitRotated if keys.count("expert_count")? == Some(128) => QkNorm::None,
             usual => usual,
         },
         activation: family.activation,
@@ -324,6 +326,9 @@ fn layers(keys: &Keys<'_>, family: &GgufFamily, depth: usize) -> Result<Vec<Laye
         Windows::Groups(n) | Windows::OwnRotation(n) | Windows::OnlyLocalRotate(n) => Some(n),
         _ => None,
     };
+    if family.windows == Windows::Chunks {
+        return chunked_layers(keys, depth);
+    }
     let local = local_layers(keys, group, depth)?;
     // Granite's files turn the rotation off by this key.
     let rotates =
@@ -336,9 +341,33 @@ fn layers(keys: &Keys<'_>, family: &GgufFamily, depth: usize) -> Result<Vec<Laye
             Windows::Unrotated(n) => (!(l + 1).is_multiple_of(n)).then_some(0),
             _ => rotates.then_some(0),
         };
-        Layer { window: window.filter(|_| local), rope, mlp: Mlp::Dense, mixer: Mixer::Attention }
+        Layer { window: window.filter(|_| local), rope, ..Layer::default() }
     };
     Ok(local.into_iter().enumerate().map(layer).collect())
+}
+
+/// The layers of Llama 4. Files do not say how long chunks are, which layers do not rotate and how their queries grow:
+/// llama.cpp has the numbers of the published models.
+fn chunked_layers(keys: &Keys<'_>, depth: usize) -> Result<Vec<Layer>> {
+    const CHUNK: usize = 8192;
+    const GROUP: usize = 4;
+    if keys.count("attention.sliding_window")? == Some(0) {
+        return keys.fail(format!(
+            "'{}.attention.sliding_window' is 0: attention has no chunks, which is not supported for this architecture",
+            keys.arch
+        ));
+    }
+    let temperature = Some(Temperature { floor: CHUNK, scale: 0.1 });
+    let layer = |(l, local): (usize, bool)| {
+        let rotates = !(l + 1).is_multiple_of(GROUP);
+        Layer {
+            chunk: local.then_some(CHUNK),
+            rope: rotates.then_some(0),
+            temperature: temperature.filter(|_| !rotates),
+            ..Layer::default()
+        }
+    };
+    Ok(local_layers(keys, Some(GROUP), depth)?.into_iter().enumerate().map(layer).collect())
 }
 
 /// Which layers have a sliding window, if there is one: all but the last in each group of the length that
@@ -507,7 +536,8 @@ fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
         latent: None,
         mixer: None,
         attn_gate: None,
-        qk_norms: (config.qk_norm != QkNorm::None).then(|| ["attn_q_norm", "attn_k_norm"].map(turned)),
+        qk_norms: (!matches!(config.qk_norm, QkNorm::None | QkNorm::UnitRotated))
+            .then(|| ["attn_q_norm", "attn_k_norm"].map(turned)),
         attn_out: tensor_ref("attn_output"),
         post_attn_norm: config.post_norm.then(|| plain("post_attention_norm")),
         mlp_norm: pre.then(|| tensor_ref(mlp_norm)),
@@ -519,6 +549,8 @@ fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
         down: tensor_ref("ffn_down"),
         experts: None,
         first_attn_norm: 0,
+        layer_scalar: None,
+        beside: None,
         sinks: has("attn_sinks").then(|| plain("attn_sinks")),
         embedding_norm: (family.arch == "bloom").then(|| whole("token_embd_norm")),
         normalised_head: false,

@@ -38,6 +38,8 @@ pub(super) fn corrected(f: &Fields<'_>, weights: &Weights, d: &mut Description) 
         normalised: f.bool_or("norm_topk_prob", true)?,
         scale: f.f64_or("routed_scaling_factor", 1.0)? as f32,
         correction: true,
+        on_input: false,
+        expert_scale: false,
         groups: (count > 1).then_some(Groups { count, kept, best: 2 }),
     };
     from_layer(f, weights, d, routing)?;

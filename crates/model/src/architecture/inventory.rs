@@ -1,7 +1,7 @@
 //! Missing and unread tensors of a checkpoint.
 
-use super::{Description, ExpertLayout, LatentLayout, Layout, TensorRef, is_other_modality};
-use crate::config::{Config, Experts, Mlp, Positions};
+use super::{BesideLayout, Description, ExpertLayout, LatentLayout, Layout, TensorRef, is_other_modality};
+use crate::config::{Config, Experts, Positions};
 use crate::error::Result;
 use crate::weights::Weights;
 use std::collections::BTreeSet;
@@ -105,26 +105,24 @@ impl Layout {
             let norms = [&attn_norm, &self.post_attn_norm, &self.mlp_norm, &self.post_mlp_norm];
             let latent = self.latent.iter().flat_map(LatentLayout::all);
             let mixer = self.mixer.as_ref().filter(|_| !config.has_attention(layer));
-            let of_attention = self
-                .qkv
-                .iter()
-                .chain(latent)
-                .chain(&self.attn_gate)
-                .chain([&self.attn_out])
-                .chain(&self.sinks);
+            let values_too = !config.heads_of(layer).keys_as_values;
+            let qkv = self.qkv.iter().enumerate().filter(|(i, _)| *i != 2 || values_too).map(|(_, at)| at);
+            let of_attention =
+                qkv.chain(latent).chain(&self.attn_gate).chain([&self.attn_out]).chain(&self.sinks);
             let of_attention = of_attention.filter(|_| mixer.is_none());
             let matrices = of_attention.chain(mixer.iter().flat_map(|of| of.all()));
             let stream_norms = self.encoder.iter().flat_map(|of| of.stream_norms.iter().flatten());
-            let norms = norms.into_iter().flatten().chain(stream_norms);
+            let beside = self.beside.iter().flat_map(BesideLayout::all);
+            let norms =
+                norms.into_iter().flatten().chain(stream_norms).chain(&self.layer_scalar).chain(beside);
             norms.chain(matrices).for_each(|tensor_ref| add(tensor_ref, layer));
-            match config.layers[layer].mlp {
-                Mlp::Dense => {
-                    self.up.iter().chain([&self.down]).for_each(|tensor_ref| add(tensor_ref, layer))
-                }
-                Mlp::Experts(experts) => {
-                    let all = self.experts.iter().flat_map(|names| names.of(&experts));
-                    all.for_each(|tensor_ref| add(&tensor_ref, layer));
-                }
+            let mlp = config.layers[layer].mlp;
+            if mlp.has_dense() {
+                self.up.iter().chain([&self.down]).for_each(|tensor_ref| add(tensor_ref, layer));
+            }
+            if let Some(experts) = mlp.experts() {
+                let all = self.experts.iter().flat_map(|names| names.of(&experts));
+                all.for_each(|tensor_ref| add(&tensor_ref, layer));
             }
             let heads = [config.heads, config.kv_heads];
             let qk_norms = self.qk_norms.iter().flatten().filter(|_| mixer.is_none());

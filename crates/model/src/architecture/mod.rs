@@ -13,6 +13,7 @@ mod experts;
 mod falcon;
 mod fields;
 mod gemma;
+mod gemma4;
 mod gguf_experts;
 mod gguf_families;
 mod gguf_names;
@@ -27,6 +28,8 @@ mod internlm;
 mod inventory;
 mod lfm;
 mod llama;
+mod llama4;
+mod mllama;
 mod mpt;
 mod olmo;
 mod opt;
@@ -50,6 +53,7 @@ pub(crate) use fields::Fields;
 pub(crate) use gguf_to_hf::config as hf_config;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A decoder and the names of its tensors.
 pub(crate) struct Description {
@@ -220,6 +224,10 @@ pub(crate) struct TensorRef {
     pub(crate) other_bias: Option<String>,
     /// The matrix among those of a stacked tensor, and their number.
     pub(crate) slice: Option<(usize, usize)>,
+    /// Rows behind those that are used.
+    pub(crate) more_rows: usize,
+    /// The numbers that layers have in names, where some layers are left out.
+    pub(crate) numbers: Option<Arc<[usize]>>,
 }
 
 impl TensorRef {
@@ -231,6 +239,8 @@ impl TensorRef {
             bare: false,
             other_bias: None,
             slice: None,
+            more_rows: 0,
+            numbers: None,
         }
     }
 
@@ -274,16 +284,22 @@ impl TensorRef {
         Self { name: self.name.replace("{head}", &head.to_string()), ..self.clone() }
     }
 
+    /// The name in a layer, with nothing behind it.
+    fn in_layer(&self, name: &str, layer: usize) -> String {
+        let number = self.numbers.as_ref().map_or(layer, |numbers| numbers[layer]);
+        name.replace("{}", &number.to_string())
+    }
+
     /// The name of the weight in a layer.
     pub(crate) fn weight(&self, layer: usize) -> String {
-        format!("{}{}", self.name.replace("{}", &layer.to_string()), if self.bare { "" } else { ".weight" })
+        format!("{}{}", self.in_layer(&self.name, layer), if self.bare { "" } else { ".weight" })
     }
 
     /// The name of the bias in a layer.
     pub(crate) fn bias(&self, layer: usize) -> String {
         match &self.other_bias {
-            Some(name) => name.replace("{}", &layer.to_string()),
-            None => format!("{}.bias", self.name.replace("{}", &layer.to_string())),
+            Some(name) => self.in_layer(name, layer),
+            None => format!("{}.bias", self.in_layer(&self.name, layer)),
         }
     }
 }
@@ -303,6 +319,10 @@ pub(crate) struct Layout {
     pub(crate) attn_norm: Option<TensorRef>,
     /// The first layer that has it.
     pub(crate) first_attn_norm: usize,
+    /// A number that multiplies the stream after a layer (Gemma 4).
+    pub(crate) layer_scalar: Option<TensorRef>,
+    /// The tensors of layers with experts beside a dense MLP, beyond those of both.
+    pub(crate) beside: Option<BesideLayout>,
     /// One fused matrix, or q, k and v.
     pub(crate) qkv: Vec<TensorRef>,
     pub(crate) qk_norms: Option<[TensorRef; 2]>,
@@ -391,6 +411,25 @@ impl LatentLayout {
     }
 }
 
+/// The names of tensors of layers with experts beside a dense MLP.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct BesideLayout {
+    /// The norm on what the dense MLP returns.
+    pub(crate) dense_out: TensorRef,
+    /// The norms before and after the experts.
+    pub(crate) experts: [TensorRef; 2],
+    /// The norm before the router, whose weights are the root of the width times too large.
+    pub(crate) router: TensorRef,
+    /// A factor on the weight of each expert.
+    pub(crate) expert_scale: TensorRef,
+}
+
+impl BesideLayout {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &TensorRef> {
+        [&self.dense_out, &self.router, &self.expert_scale].into_iter().chain(&self.experts)
+    }
+}
+
 /// The names of the tensors of a mixture of experts.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ExpertLayout {
@@ -439,6 +478,12 @@ const FAMILIES: &[Family] = &[
     ("gemma2", gemma::describe, gemma::GEMMA2),
     ("gemma3_text", gemma::describe, gemma::GEMMA3),
     ("gemma3", gemma::describe, gemma::GEMMA3),
+    ("gemma4_text", gemma4::describe, gemma4::DEFAULTS),
+    ("gemma4", gemma4::describe, gemma4::DEFAULTS),
+    ("gemma4_unified_text", gemma4::describe, gemma4::UNIFIED),
+    ("gemma4_unified", gemma4::describe, gemma4::UNIFIED),
+    ("mllama_text_model", mllama::describe, mllama::DEFAULTS),
+    ("mllama", mllama::describe, mllama::DEFAULTS),
     ("olmo2", olmo::describe, r#"{"rms_norm_eps": 1e-5}"#),
     ("phi3", phi::describe, phi::DEFAULTS),
     ("smollm3", smollm::describe, smollm::DEFAULTS),
@@ -496,6 +541,8 @@ const EXPERT_FAMILIES: &[Family] = &[
     ("deepseek_v2", deepseek::second, deepseek::V2),
     ("deepseek_v3", deepseek::third, deepseek::V3),
     ("gpt_oss", gpt_oss::describe, gpt_oss::DEFAULTS),
+    ("llama4_text", llama4::describe, llama4::DEFAULTS),
+    ("llama4", llama4::describe, llama4::DEFAULTS),
 ];
 
 /// As [`FAMILIES`], for models some of whose layers mix positions by a recurrence.
@@ -509,8 +556,9 @@ const HYBRID_FAMILIES: &[Family] = &[
     ("lfm2", lfm::describe, lfm::LFM2),
 ];
 
-/// Those of [`HYBRID_FAMILIES`] that may have experts.
-const HYBRIDS_WITH_EXPERTS: &[&str] = &["qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text", "granitemoehybrid"];
+/// Those of [`FAMILIES`] and [`HYBRID_FAMILIES`] that may have experts.
+const OTHERS_WITH_EXPERTS: &[&str] =
+    &["qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text", "granitemoehybrid", "gemma4_text", "gemma4"];
 
 /// All families.
 fn families() -> impl Iterator<Item = &'static Family> {

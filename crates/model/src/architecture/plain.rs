@@ -101,6 +101,8 @@ impl Names<'_> {
             first_attn_norm: 0,
             qkv: matrices(self.qkv),
             qk_norms: None,
+            layer_scalar: None,
+            beside: None,
             attn_gate: None,
             mixer: None,
             sinks: None,

@@ -223,6 +223,119 @@ fn settings_of_hybrids() {
 }
 
 #[test]
+fn settings_of_llama4() {
+    let of = |more: Value| with("llama4_text", more);
+    // Scout and Maverick, but for widths.
+    let c = describe(&of(json!({"num_hidden_layers": 48, "intermediate_size_mlp": 128}))).unwrap();
+    assert_eq!((c.head_dim, c.kv_heads, c.intermediate, c.norm_eps, c.context), (128, 8, 128, 1e-5, 131_072));
+    let routing = c.experts().map(|of| (of.count, of.active, of.width, of.shared, of.routing.on_input));
+    assert_eq!(routing, Some((16, 1, 64, 64, true)));
+    assert_eq!(rotary(&c)[0].theta, 500_000.0);
+    for (l, layer) in c.layers.iter().enumerate() {
+        let rotates = (l + 1) % 4 != 0;
+        assert_eq!((layer.chunk, layer.rope), (rotates.then_some(8192), rotates.then_some(0)));
+        assert_eq!(layer.temperature.is_some(), !rotates);
+        assert!(layer.mlp.experts().is_some());
+    }
+    assert_eq!(c.seen(0, 8191, 9000), 0..8192);
+    assert_eq!(c.seen(0, 8200, 9000), 8192..8201);
+    assert_eq!(c.seen(3, 8200, 9000), 0..8201);
+    let unrotated = |more: Value| describe(&unrotated_config(more)).unwrap().layers[1].temperature;
+    assert_eq!(unrotated(json!({})).map(|of| (of.floor, of.scale)), Some((8192, 0.1)));
+    // Early configurations have a number.
+    assert!(unrotated(json!({"attn_temperature_tuning": 4})).is_some());
+    assert!(unrotated(json!({"attn_temperature_tuning": 0})).is_none());
+    let every = |more: Value| {
+        let layers = describe(&of(more)).unwrap().layers;
+        layers.iter().map(|layer| layer.mlp.experts().is_some()).collect::<Vec<bool>>()
+    };
+    assert_eq!(every(json!({"interleave_moe_layer_step": 2})), [false, true]);
+    assert_eq!(every(json!({"moe_layers": [0]})), [true, false]);
+    refused(&of(json!({"no_rope_layers": [1]})), "'no_rope_layers' does not mark 2 layers");
+    refused(&of(json!({"layer_types": ["full_attention"]})), "'layer_types' does not name 2 layers");
+    refused(&of(json!({"attention_chunk_size": 0})), "attention in chunks of 0 positions sees nothing");
+    refused(&unrotated_config(json!({"floor_scale": 0})), "queries cannot grow by 0.1 every 0 positions");
+    refused(&of(json!({"interleave_moe_layer_step": 0})), "'interleave_moe_layer_step' is 0");
+    let chunked =
+        json!({"attention_chunk_size": null, "layer_types": ["chunked_attention", "full_attention"]});
+    refused(&of(chunked), "there is no 'attention_chunk_size'");
+}
+
+/// A Llama 4 whose second layer does not rotate.
+fn unrotated_config(more: Value) -> Value {
+    let mut config = with("llama4_text", json!({"no_rope_layers": [1, 0]}));
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    config
+}
+
+#[test]
+fn settings_of_mllama() {
+    let of = |more: Value| with("mllama_text_model", more);
+    let c = describe(&of(json!({"num_hidden_layers": 40}))).unwrap();
+    assert_eq!((c.depth(), c.kv_heads, c.head_dim, c.vocab, c.norm_eps), (32, 8, 8, 8, 1e-5));
+    assert_eq!(rotary(&c)[0].theta, 500_000.0);
+    assert_eq!(describe(&of(json!({"cross_attention_layers": []}))).unwrap().depth(), 2);
+    refused(&of(json!({"cross_attention_layers": [0, 1]})), "the number of layers is 0");
+}
+
+#[test]
+fn settings_of_gemma4() {
+    let large = json!({"hidden_size_per_layer_input": 0, "num_attention_heads": 8, "num_hidden_layers": 12});
+    let of = |more: Value| {
+        let mut config = with("gemma4_text", large.clone());
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        config
+    };
+    let c = describe(&of(json!({"attention_k_eq_v": true, "num_global_key_value_heads": 1}))).unwrap();
+    assert_eq!((c.attention_scale, c.embedding_scale, c.tied), (1.0, 16.0, true));
+    let heads = |c: &Config, l: usize| {
+        let of = c.heads_of(l);
+        (of.kv_heads, of.head_dim, of.keys_as_values)
+    };
+    for (l, layer) in c.layers.iter().enumerate() {
+        let local = (l + 1) % 6 != 0;
+        assert_eq!((layer.window, layer.rope), (local.then_some(512), Some(usize::from(local))));
+        assert_eq!(heads(&c, l), if local { (4, 256, false) } else { (1, 512, true) });
+    }
+    let [global, local] = rotary(&c) else { panic!() };
+    assert_eq!((global.dim, global.theta), (512, 1e6));
+    assert_eq!(global.scaling, RopeScaling::Proportional { pairs: 64, factor: 1.0 });
+    assert_eq!((local.dim, local.theta, &local.scaling), (256, 1e4, &RopeScaling::None));
+    // Without shared projections the heads are as many as elsewhere.
+    let c = describe(&of(json!({"num_global_key_value_heads": 1}))).unwrap();
+    assert_eq!(heads(&c, 5), (4, 512, false));
+    // As transformers 5 writes it; the last layer is global whatever its type says.
+    let types = json!({"num_hidden_layers": 2, "layer_types": ["sliding_attention", "sliding_attention"],
+        "per_layer_config": {"1": {"head_dim": 32, "num_key_value_heads": 2}}});
+    assert_eq!(heads(&describe(&of(types)).unwrap(), 1), (2, 32, false));
+    let other = json!({"per_layer_config": {"5": {"head_dim": 32}, "11": {"intermediate_size": 2}}});
+    refused(&of(other), "'per_layer_config.11.intermediate_size' makes layers differ");
+    refused(&of(json!({"per_layer_config": {"0": {"head_dim": 32}}})), "is about a local layer");
+    refused(&of(json!({"per_layer_config": {"5": {"head_dim": 32}}})), "of several widths, [32, 256]");
+    refused(&of(json!({"use_bidirectional_attention": "all"})), "attention sees the whole text");
+    assert!(describe(&of(json!({"use_bidirectional_attention": "vision"}))).is_ok());
+    refused(
+        &of(json!({"hidden_size_per_layer_input": 256})),
+        "'hidden_size_per_layer_input' is 256: every layer has",
+    );
+    refused(&of(json!({"hidden_size_per_layer_input": null})), "'hidden_size_per_layer_input' is null");
+    refused(&of(json!({"num_kv_shared_layers": 4})), "'num_kv_shared_layers' is 4: the last layers use");
+    let shares = json!({"rope_parameters": {"full_attention": {"rope_type": "proportional", "partial_rotary_factor": 1.5}}});
+    refused(&of(shares), "'partial_rotary_factor' is 1.5; it must lie between 0 and 1");
+    let unified = |more: Value| {
+        let mut config = with("gemma4_unified_text", json!({"num_attention_heads": 8}));
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        config
+    };
+    let c = describe(&unified(json!({}))).unwrap();
+    assert_eq!((c.layers[0].window, c.context, c.heads_of(1).head_dim), (Some(1024), 262_144, 512));
+    refused(&unified(json!({"num_kv_shared_layers": 4})), "'num_kv_shared_layers' is 4");
+    for model_type in ["gemma3n", "gemma3n_text"] {
+        refused(&with(model_type, json!({})), "layers do not add to one stream");
+    }
+}
+
+#[test]
 fn settings_of_gpt_oss() {
     let scaling = json!({"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": false,
         "original_max_position_embeddings": 4096});

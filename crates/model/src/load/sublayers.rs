@@ -1,6 +1,6 @@
 //! Packing attention and MLPs of all kinds.
 
-use super::{Loader, MlpWeights};
+use super::{DenseAndExperts, Loader, MlpWeights};
 use crate::architecture::{ExpertLayout, LatentLayout, MixerLayout, RecurrenceLayout, TensorRef};
 use crate::config::{Experts, Latent, Mixer, Mlp, Positions, Recurrence, Update};
 use crate::error::Result;
@@ -28,11 +28,13 @@ impl<B: Backend> Loader<'_, B> {
         {
             return Ok(mixer);
         }
-        let rows = match at.qkv.len() {
-            1 => vec![c.q_width() + 2 * c.kv_width()],
-            _ => vec![c.q_width(), c.kv_width(), c.kv_width()],
-        };
-        Ok(QkvWeights::Plain(self.linear(&at.qkv, &rows, c.hidden, layer)?))
+        let (q, kv) = (c.q_width(layer), c.kv_width(layer));
+        let rows = if at.qkv.len() == 1 { vec![q + 2 * kv] } else { vec![q, kv, kv] };
+        let mut names = at.qkv.clone();
+        if let (true, [_, keys, values]) = (c.heads_of(layer).keys_as_values, &mut names[..]) {
+            values.clone_from(keys);
+        }
+        Ok(QkvWeights::Plain(self.linear(&names, &rows, c.hidden, layer)?))
     }
 
     /// The weights of what takes the place of attention, but for the output projection.
@@ -104,7 +106,7 @@ impl<B: Backend> Loader<'_, B> {
     pub(super) fn attn_gate(&self, layer: usize) -> Result<Option<B::Linear>> {
         let c = self.config;
         let at = self.layout.attn_gate.as_ref().filter(|_| c.has_attention(layer));
-        at.map(|at| self.linear(std::slice::from_ref(at), &[c.q_width()], c.hidden, layer)).transpose()
+        at.map(|at| self.linear(std::slice::from_ref(at), &[c.q_width(layer)], c.hidden, layer)).transpose()
     }
 
     fn latent(&self, about: Latent, at: &LatentLayout, layer: usize) -> Result<QkvWeights<B>> {
@@ -121,7 +123,7 @@ impl<B: Backend> Loader<'_, B> {
         Ok(QkvWeights::Latent(Box::new(LatentWeights {
             about,
             q_down,
-            q: one(&at.q, c.q_width(), about.q_rank.unwrap_or(d))?,
+            q: one(&at.q, c.q_width(layer), about.q_rank.unwrap_or(d))?,
             kv_down: one(&at.kv_down, about.rank + about.rotated, d)?,
             kv_norm: norm(&at.kv_norm, about.rank)?,
             kv_up: self.kv_up(about, &at.kv_up, layer)?,
@@ -179,13 +181,13 @@ impl<B: Backend> Loader<'_, B> {
             return self.linear(std::slice::from_ref(&names.out), &[c.hidden], width, layer);
         }
         let Some(l) = c.latent else {
-            return self.linear(std::slice::from_ref(at), &[c.hidden], c.q_width(), layer);
+            return self.linear(std::slice::from_ref(at), &[c.hidden], c.q_width(layer), layer);
         };
         let tensor = self.weights.tensor(&at.weight(layer), &[c.hidden, c.heads * l.value])?;
         let bias = at.bias.then(|| self.weights.vector(&at.bias(layer), c.hidden)).transpose()?;
         let fill = |wanted: Range<usize>, block: &mut [f32]| -> Result<()> {
             let mut stored = vec![0.0; c.heads * l.value];
-            for (row, out) in wanted.zip(block.chunks_exact_mut(c.q_width())) {
+            for (row, out) in wanted.zip(block.chunks_exact_mut(c.q_width(layer))) {
                 tensor.read(row..row + 1, &mut stored)?;
                 out.fill(0.0);
                 for (head, values) in out.chunks_exact_mut(l.width()).zip(stored.chunks_exact(l.value)) {
@@ -194,27 +196,53 @@ impl<B: Backend> Loader<'_, B> {
             }
             Ok(())
         };
-        let packed = self.on.pack(c.hidden, c.q_width(), self.dtype, bias, fill)?;
+        let packed = self.on.pack(c.hidden, c.q_width(layer), self.dtype, bias, fill)?;
         self.weights.release();
         Ok(packed)
     }
 
     pub(super) fn mlp(&self, layer: usize) -> Result<MlpWeights<B>> {
         let (c, at) = (self.config, self.layout);
-        let about = match c.layers[layer].mlp {
-            Mlp::Dense => {
-                return Ok(MlpWeights::Dense(self.feed_forward(&at.up, &at.down, c.intermediate, layer)?));
+        let dense = || self.feed_forward(&at.up, &at.down, c.intermediate, layer);
+        Ok(match (c.layers[layer].mlp, &at.beside) {
+            (Mlp::Dense, _) => MlpWeights::Dense(dense()?),
+            (Mlp::Experts(about), _) => MlpWeights::Experts(Box::new(self.mixture(about, layer)?)),
+            (Mlp::DenseAndExperts(about), Some(names)) => {
+                let [before, behind] = &names.experts;
+                let scale = self.weights.vector(&names.expert_scale.weight(layer), about.count)?;
+                let experts = ExpertWeights { scale: Some(scale), ..self.mixture(about, layer)? };
+                MlpWeights::DenseAndExperts(Box::new(DenseAndExperts {
+                    dense: dense()?,
+                    dense_norm: self.norm(&names.dense_out, layer, c.hidden)?,
+                    experts,
+                    expert_norms: [self.norm_of_stream(before, layer)?, self.norm(behind, layer, c.hidden)?],
+                    router_norm: self.router_norm(&names.router, layer)?,
+                }))
             }
-            Mlp::Experts(about) => about,
-        };
+            (Mlp::DenseAndExperts(_), None) => unreachable!("a family with both names their tensors"),
+        })
+    }
+
+    /// The norm before the router of experts beside a dense MLP. Its weights are divided by the root of the width.
+    fn router_norm(&self, at: &TensorRef, layer: usize) -> Result<Norm<B>> {
+        let norm = self.norm_of_stream(at, layer)?;
+        let (mut weight, _) = self.norm_values(at, layer, self.config.hidden)?;
+        let root = (self.config.hidden as f32).sqrt();
+        weight.iter_mut().for_each(|w| *w /= root);
+        Ok(Norm { weight: self.on.buffer_of(&weight), ..norm })
+    }
+
+    fn mixture(&self, about: Experts, layer: usize) -> Result<ExpertWeights<B>> {
+        let (c, at) = (self.config, self.layout);
         let Some(names) = &at.experts else { unreachable!("a family with experts names their tensors") };
-        let in_f32 = Self { dtype: Dtype::F32, ..*self };
+        let in_f32 = Self { dtype: Dtype::F32, scales: Vec::new(), ..*self };
         let one = |tensor_ref: &TensorRef, n| {
             in_f32.linear(std::slice::from_ref(tensor_ref), &[n], c.hidden, layer)
         };
         let shared = names.shared.as_ref().filter(|_| about.shared > 0);
-        Ok(MlpWeights::Experts(Box::new(ExpertWeights {
+        Ok(ExpertWeights {
             about,
+            scale: None,
             router: one(&names.router, about.count)?,
             correction: match &names.correction {
                 Some(name) if about.routing.correction => {
@@ -234,7 +262,7 @@ impl<B: Backend> Loader<'_, B> {
                 Some(gate) if about.shared_gate => Some(one(gate, 1)?),
                 _ => None,
             },
-        })))
+        })
     }
 
     /// One of the experts that rows choose from.

@@ -35,6 +35,8 @@ pub(super) struct Mixture {
     pub(super) about: Experts,
     pub(super) router: Linear,
     pub(super) correction: Row,
+    /// Factors on the weights of experts.
+    pub(super) scale: Row,
     pub(super) experts: Vec<FeedForward>,
     pub(super) shared: Option<FeedForward>,
     pub(super) shared_gate: Option<Linear>,
@@ -44,8 +46,10 @@ impl Mixture {
     pub(super) fn of(&self, kind: Activation, x: &[f64]) -> Row {
         let mut sum = vec![0.0; x.len()];
         for (expert, weight) in self.route(x) {
-            let out = self.experts[expert].of(kind, x);
-            sum = add(&sum, &out.iter().map(|y| weight * y).collect::<Row>());
+            let times = |x: &[f64], factor: f64| -> Row { x.iter().map(|x| factor * x).collect() };
+            let [before, behind] = if self.about.routing.on_input { [weight, 1.0] } else { [1.0, weight] };
+            let out = self.experts[expert].of(kind, &times(x, before));
+            sum = add(&sum, &times(&out, behind));
         }
         if let Some(shared) = &self.shared {
             let weight = self.shared_gate.as_ref().map_or(1.0, |gate| sigmoid(dot(&gate.weight[0], x)));
@@ -82,7 +86,8 @@ impl Mixture {
         let chosen: Vec<usize> = (0..ranked.len()).filter(|e| rank(*e) < self.about.active).collect();
         assert_eq!(chosen.len(), self.about.active, "two experts have the same score");
         let sum: f64 = if routing.normalised { chosen.iter().map(|e| scores[*e]).sum() } else { 1.0 };
-        chosen.into_iter().map(|e| (e, f64::from(routing.scale) * scores[e] / sum)).collect()
+        let weight = |e: usize| f64::from(routing.scale) * scores[e] / sum * self.scale[e];
+        chosen.into_iter().map(|e| (e, weight(e))).collect()
     }
 }
 

@@ -3,13 +3,16 @@
 
 mod encoders;
 mod experts;
+mod gemma4;
 mod latent;
 mod lfm2;
 mod recurrence;
 
 use experts::{FeedForward, Mixture};
 use fathom_kernels::elementwise::Activation;
-use fathom_model::config::{Config, Experts, Head, Mlp, NormKind, Positions, QkNorm, Rope, RopeScaling};
+use fathom_model::config::{
+    Config, Experts, Head, Heads, Mlp, NormKind, Positions, QkNorm, Rope, RopeScaling,
+};
 use fathom_model::weights::Weights;
 use std::f64::consts::PI;
 
@@ -76,11 +79,14 @@ struct Layer {
     post_mlp_norm: Option<Norm>,
     /// Norms on the stream after each addition.
     stream_norms: [Option<Norm>; 2],
+    /// What the stream before the layer is multiplied by, to be in the scale of the last one.
+    scale: f64,
 }
 
 enum LayerMlp {
     Dense(FeedForward),
     Experts(Box<Mixture>),
+    Both(FeedForward, Box<Mixture>, Box<gemma4::Beside>),
 }
 
 /// A place in a layer where other values may be put.
@@ -108,6 +114,8 @@ pub(crate) struct Reference {
     embedding_norm: Option<Norm>,
     layers: Vec<Layer>,
     final_norm: Option<Norm>,
+    /// What the last stream is multiplied by.
+    last_scale: f64,
     head_dense: Option<(Linear, Norm)>,
     head: Linear,
 }
@@ -138,6 +146,15 @@ impl Reference {
             _ => (text, ["embed_tokens", "", "norm", head.unwrap_or_default()]),
         };
         let under = |name: &str| format!("{at}{name}");
+        // Llama 3.2 Vision leaves out the layers that attend to images.
+        let number = |l: usize| match config.architecture.starts_with("mllama") {
+            true => {
+                let is_kept = |n: &usize| weights.has(&format!("{at}layers.{n}.self_attn.o_proj.weight"));
+                (0..).filter(is_kept).nth(l).unwrap()
+            }
+            false => l,
+        };
+        let scales = gemma4::scales(config, weights, at);
         let layers = (0..config.depth()).map(|l| match config.architecture.as_str() {
             "gpt2" => read.gpt2(&format!("{at}h.{l}.")),
             "gptj" => read.gptj(&format!("{at}h.{l}.")),
@@ -150,7 +167,7 @@ impl Reference {
             "opt" => read.opt(&format!("{at}layers.{l}.")),
             "internlm2" => read.internlm2(&format!("{at}layers.{l}.")),
             "lfm2" => read.lfm2(&format!("{at}layers.{l}."), l),
-            _ => read.llama(&format!("{at}layers.{l}."), l),
+            _ => Layer { scale: scales[l], ..read.llama(&format!("{at}layers.{}.", number(l)), l) },
         });
         Self {
             config: config.clone(),
@@ -163,6 +180,7 @@ impl Reference {
             embedding_norm: (config.architecture == "bloom")
                 .then(|| read.norm("transformer.word_embeddings_layernorm")),
             head_dense: None,
+            last_scale: scales[config.depth()],
             final_norm: Some(read.norm(&under(final_norm))),
             head: match config.architecture.as_str() {
                 _ if config.tied => read.linear(&under(embedding)),
@@ -173,11 +191,16 @@ impl Reference {
         }
     }
 
+    /// What the stream that enters layer `l`, or the last one, is multiplied by.
+    pub(crate) fn scale(&self, l: usize) -> f64 {
+        self.layers.get(l).map_or(self.last_scale, |layer| layer.scale)
+    }
+
     pub(crate) fn embed(&self, tokens: &[u32]) -> Vec<Row> {
         if self.config.encoder.is_some() {
             return encoders::embed(self, tokens);
         }
-        let scale = f64::from(self.config.embedding_scale);
+        let scale = f64::from(self.config.embedding_scale) * self.layers[0].scale;
         let rows = tokens.iter().enumerate().map(|(i, token)| {
             let row: Row = self.embedding.weight[*token as usize].iter().map(|x| x * scale).collect();
             match &self.positions {
@@ -220,39 +243,54 @@ impl Reference {
             (Positions::Rotary(ropes), Some(rope)) => frequencies(&ropes[rope], h.len()),
             _ => (vec![], 1.0),
         };
+        let Heads { kv_heads, head_dim, keys_as_values } = c.heads_of(l);
         let [q_norm, k_norm] = &layer.qk_norms;
+        let unit =
+            [Norm { weight: vec![1.0; head_dim], bias: vec![0.0; head_dim], eps: f64::from(c.norm_eps) }];
+        let v_norm = if c.qk_norm == QkNorm::HeadAndValues { &unit[..] } else { &[] };
         let (mut q, mut k, mut v) = (vec![], vec![], vec![]);
         for (position, h) in h.iter().enumerate() {
-            let x = self.normed(&layer.attn_norm, h);
+            let real: Row = h.iter().map(|x| x / layer.scale).collect();
+            let x = self.normed(&layer.attn_norm, &real);
             let turned = |row: &[f64]| -> Row {
-                let heads = row.chunks(c.head_dim);
+                let heads = row.chunks(head_dim);
                 heads.flat_map(|head| self.rotated(head, position as f64, &rotation)).collect()
             };
             let heads = |row: Row, norms: &[Norm]| match c.qk_norm {
-                QkNorm::HeadRotated => self.heads(&turned(&row), norms),
-                _ => self.heads(&turned(&self.heads(&row, norms).concat()), &[]),
+                QkNorm::HeadRotated => self.heads(head_dim, &turned(&row), norms),
+                QkNorm::UnitRotated if c.layers[l].rope.is_some() => {
+                    self.heads(head_dim, &turned(&row), &unit)
+                }
+                _ => self.heads(head_dim, &turned(&self.heads(head_dim, &row, norms).concat()), &[]),
             };
-            q.push(heads(layer.q.of(&x), q_norm));
+            let grown = c.layers[l].temperature.map_or(1.0, |of| {
+                let steps = ((position + 1) as f64 / of.floor as f64).floor();
+                1.0 + f64::from(of.scale) * (1.0 + steps).ln()
+            });
+            let queries: Row = layer.q.of(&x).iter().map(|x| grown * x).collect();
+            q.push(heads(queries, q_norm));
             k.push(heads(layer.k.of(&x), k_norm));
-            v.push(self.heads(&layer.v.of(&x), &[]));
+            let values = if keys_as_values { &layer.k } else { &layer.v };
+            v.push(self.heads(head_dim, &values.of(&x), v_norm));
         }
         let rows = q.iter().enumerate().map(|(i, queries)| {
             let window = c.layers[l].window;
             let first = window.map_or(0, |w| (i + 1).saturating_sub(w));
+            let first = first.max(c.layers[l].chunk.map_or(0, |chunk| i - i % chunk));
             let last = match (c.encoder, window) {
                 (None, _) => i,
                 (Some(_), None) => h.len() - 1,
                 (Some(_), Some(w)) => (i + w - 1).min(h.len() - 1),
             };
             let mixed = queries.iter().enumerate().flat_map(|(head, query)| {
-                let kv = head / (c.heads / c.kv_heads);
+                let kv = head / (c.heads / kv_heads);
                 let seen = first..=last;
                 let score = |j: usize| self.score(query, &k[j][kv]) + self.by_positions(head, i, j);
                 // The sink comes last and has no value.
                 let sink = layer.sinks.as_ref().map(|sinks| sinks[head]);
                 let scores: Row = seen.clone().map(score).chain(sink).collect();
                 let weights = softmax(&scores);
-                let mut sum = vec![0.0; c.head_dim];
+                let mut sum = vec![0.0; head_dim];
                 for (j, w) in seen.zip(weights) {
                     sum.iter_mut().zip(&v[j][kv]).for_each(|(s, v)| *s += w * v);
                 }
@@ -263,7 +301,8 @@ impl Reference {
                 let gate = gate.of(&self.normed(&layer.attn_norm, &h[i]));
                 mixed.iter_mut().zip(gate).for_each(|(x, z)| *x /= 1.0 + (-z).exp());
             }
-            self.added(&layer.post_attn_norm, &layer.attn_out.of(&mixed))
+            let added = self.added(&layer.post_attn_norm, &layer.attn_out.of(&mixed));
+            added.iter().map(|x| x * layer.scale).collect()
         });
         rows.collect()
     }
@@ -281,8 +320,8 @@ impl Reference {
     }
 
     /// The heads of one row, normalised where there are norms.
-    fn heads(&self, row: &[f64], norms: &[Norm]) -> Vec<Row> {
-        let (kind, width) = (self.config.norm, self.config.head_dim);
+    fn heads(&self, width: usize, row: &[f64], norms: &[Norm]) -> Vec<Row> {
+        let kind = self.config.norm;
         match norms {
             [] => row.chunks(width).map(<[f64]>::to_vec).collect(),
             [norm] if self.config.qk_norm == QkNorm::Full => {
@@ -300,13 +339,15 @@ impl Reference {
     /// What the MLP of layer `l` adds to one row.
     pub(crate) fn mlp(&self, l: usize, x: &[f64]) -> Row {
         let layer = &self.layers[l];
-        let x = self.normed(&layer.mlp_norm, x);
+        let real: Row = x.iter().map(|x| x / layer.scale).collect();
+        let x = self.normed(&layer.mlp_norm, &real);
         let kind = self.config.activation;
         let out = match &layer.mlp {
             LayerMlp::Dense(mlp) => mlp.of(kind, &x),
             LayerMlp::Experts(mixture) => mixture.of(kind, &x),
+            LayerMlp::Both(dense, mixture, beside) => beside.of(kind, &real, &dense.of(kind, &x), mixture),
         };
-        self.added(&layer.post_mlp_norm, &out)
+        self.added(&layer.post_mlp_norm, &out).iter().map(|x| x * layer.scale).collect()
     }
 
     /// The experts that a row takes in layer `l`, with their weights; none if the layer is dense.
@@ -314,12 +355,17 @@ impl Reference {
         match &self.layers[l].mlp {
             LayerMlp::Dense(_) => vec![],
             LayerMlp::Experts(mixture) => mixture.route(&self.normed(&self.layers[l].mlp_norm, x)),
+            LayerMlp::Both(_, mixture, beside) => {
+                let real: Row = x.iter().map(|x| x / self.layers[l].scale).collect();
+                mixture.route(&beside.routed(&real))
+            }
         }
     }
 
     /// The probabilities of all tokens after a row of the last stream.
     pub(crate) fn probabilities(&self, h: &[f64]) -> Row {
-        let mut normed = self.normed(&self.final_norm, h);
+        let real: Row = h.iter().map(|x| x / self.last_scale).collect();
+        let mut normed = self.normed(&self.final_norm, &real);
         if let (Some((dense, norm)), Some(encoder)) = (&self.head_dense, self.config.encoder) {
             let Head::Dense(kind) = encoder.head else { unreachable!("the model has a head") };
             let inner: Row = dense.of(&normed).iter().map(|x| activation(kind, *x)).collect();
@@ -339,7 +385,7 @@ impl Reference {
 
     /// A head, rotated.
     fn rotated(&self, head: &[f64], position: f64, rotation: &(Row, f64)) -> Row {
-        let families = ["cohere", "cohere2", "ernie4_5", "gptj", "codegen", "progen"];
+        let families = ["cohere", "cohere2", "ernie4_5", "gptj", "codegen", "progen", "llama4_text"];
         let side_by_side = families.contains(&&*self.config.architecture);
         rotate(head, position, rotation, side_by_side)
     }
@@ -423,6 +469,11 @@ fn frequencies(rope: &Rope, length: usize) -> (Row, f64) {
     match &rope.scaling {
         RopeScaling::None => (plain.collect(), 1.0),
         RopeScaling::Linear(factor) => (plain.map(|f| f / factor).collect(), 1.0),
+        // The first pairs turn as they would in the whole head, the others do not.
+        RopeScaling::Proportional { pairs, factor } => {
+            let turned = |(i, f): (usize, f64)| if i < *pairs { f / factor } else { 0.0 };
+            (plain.enumerate().map(turned).collect(), 1.0)
+        }
         RopeScaling::Divisors(divisors) => (stretched(divisors), 1.0),
         RopeScaling::Long { short, long, original, attention_factor } => {
             (stretched(if length > *original { long } else { short }), *attention_factor)
@@ -466,19 +517,21 @@ impl Reader<'_> {
         let linear = |name: &str| self.linear(&format!("{at}{name}"));
         let either = |names: &[&str]| linear(names.iter().find(has).expect("a matrix of the layer"));
         let norm = |here: bool, name: &str| here.then(|| self.norm(&format!("{at}{name}")));
-        let (q, kv) = (c.q_width(), c.kv_width());
+        let (q, kv) = (c.q_width(l), c.kv_width(l));
         let recurrence = c.recurrence(l).map(|of| self.recurrence(at, &of));
         let [mut q, k, v] = if c.latent.is_some() || recurrence.is_some() {
             [(); 3].map(|()| Linear { weight: vec![], bias: vec![] })
         } else if let Some(fused) = ["self_attn.qkv_proj", "self_attn.W_pack"].iter().find(has) {
             let all = linear(fused);
             [0..q, q..q + kv, q + kv..q + 2 * kv].map(|part| all.rows(part))
+        } else if c.heads_of(l).keys_as_values {
+            ["q", "k", "k"].map(|p| linear(&format!("self_attn.{p}_proj")))
         } else {
             ["q", "k", "v"].map(|p| linear(&format!("self_attn.{p}_proj")))
         };
         // Queries and gates lie together, head by head.
         let gate = (c.attention_gate && recurrence.is_none()).then(|| {
-            let of = |second: usize| (0..2 * c.q_width()).filter(move |r| r / c.head_dim % 2 == second);
+            let of = |second: usize| (0..2 * c.q_width(l)).filter(move |r| r / c.head_dim % 2 == second);
             let gate = q.rows(of(1));
             q = q.rows(of(0));
             gate
@@ -514,9 +567,14 @@ impl Reader<'_> {
             mlp: match c.layers[l].mlp {
                 Mlp::Dense => LayerMlp::Dense(self.dense(at)),
                 Mlp::Experts(about) => LayerMlp::Experts(Box::new(self.mixture(at, about))),
+                Mlp::DenseAndExperts(about) => {
+                    let mixture = Box::new(self.gemma4_mixture(at, about));
+                    LayerMlp::Both(self.dense(at), mixture, Box::new(self.beside(at)))
+                }
             },
             post_mlp_norm: norm(c.post_norm, "post_feedforward_layernorm"),
             stream_norms: [None, None],
+            scale: 1.0,
         }
     }
 
@@ -531,10 +589,12 @@ impl Reader<'_> {
             let all = either(&fused);
             [0..f, f..2 * f].map(|part| Some(all.rows(part)))
         } else {
-            let gate = c.gated.then(|| linear("mlp.gate_proj"));
-            [gate, Some(either(&["mlp.up_proj", "mlp.c_fc", "mlp.fc1"]))]
+            let gate = c.gated.then(|| either(&["mlp.gate_proj", "feed_forward.gate_proj"]));
+            [gate, Some(either(&["mlp.up_proj", "mlp.c_fc", "mlp.fc1", "feed_forward.up_proj"]))]
         };
-        let down = either(&["mlp.down_proj", "mlp.c_proj", "mlp.fc2", "shared_mlp.output_linear"]);
+        let downs =
+            ["mlp.down_proj", "mlp.c_proj", "mlp.fc2", "shared_mlp.output_linear", "feed_forward.down_proj"];
+        let down = either(&downs);
         FeedForward { gate, up: up.unwrap(), down }
     }
 
@@ -544,6 +604,9 @@ impl Reader<'_> {
         }
         if self.config.architecture == "gpt_oss" {
             return self.gpt_oss_mixture(at, about);
+        }
+        if self.config.architecture == "llama4_text" {
+            return self.llama4_mixture(at, about);
         }
         let names = match self.config.architecture.as_str() {
             "mixtral" => ["block_sparse_moe", "w1", "w3", "w2"],
@@ -562,6 +625,7 @@ impl Reader<'_> {
         Mixture {
             about,
             router: self.linear(&format!("{at}gate")),
+            scale: vec![1.0; about.count],
             correction: match self.weights.has(&correction) {
                 true => self.matrix(&correction).concat(),
                 false => vec![0.0; about.count],
@@ -599,12 +663,44 @@ impl Reader<'_> {
             about,
             router: self.linear(&format!("{at}mlp.router")),
             correction: vec![0.0; about.count],
+            scale: vec![1.0; about.count],
             experts: experts("gate_up_proj", 2 * f, d)
                 .into_iter()
                 .zip(experts("down_proj", d, f))
                 .map(mlp)
                 .collect(),
             shared: None,
+            shared_gate: None,
+        }
+    }
+
+    /// Llama 4 keeps the matrices of all experts in one tensor, gates before what they multiply, with a column for each
+    /// output.
+    fn llama4_mixture(&self, at: &str, about: Experts) -> Mixture {
+        let (d, f) = (self.config.hidden, about.width);
+        let experts = |name: &str, inputs: usize| -> Vec<Linear> {
+            let rows = self.matrix(&format!("{at}feed_forward.experts.{name}"));
+            let of_expert = |rows: &[Row]| {
+                let column = |o: usize| rows.iter().map(|row| row[o]).collect();
+                let weight: Vec<Row> = (0..rows[0].len()).map(column).collect();
+                Linear { bias: vec![0.0; weight.len()], weight }
+            };
+            rows.chunks(inputs).map(of_expert).collect()
+        };
+        let mlp = |(both, down): (Linear, Linear)| FeedForward {
+            gate: Some(both.rows(0..f)),
+            up: both.rows(f..2 * f),
+            down,
+        };
+        let [gate, up, down] = ["gate_proj", "up_proj", "down_proj"]
+            .map(|name| self.linear(&format!("{at}feed_forward.shared_expert.{name}")));
+        Mixture {
+            about,
+            router: self.linear(&format!("{at}feed_forward.router")),
+            correction: vec![0.0; about.count],
+            scale: vec![1.0; about.count],
+            experts: experts("gate_up_proj", d).into_iter().zip(experts("down_proj", f)).map(mlp).collect(),
+            shared: Some(FeedForward { gate: Some(gate), up, down }),
             shared_gate: None,
         }
     }
@@ -626,6 +722,7 @@ impl Reader<'_> {
             about,
             router: plain(&rows("block_sparse_moe.router.layer")),
             correction: vec![0.0; about.count],
+            scale: vec![1.0; about.count],
             experts: experts.collect(),
             shared: (about.shared > 0).then(shared),
             shared_gate: None,
@@ -642,7 +739,7 @@ impl Reader<'_> {
         [(q, c.heads), (k, c.kv_heads)].map(|(name, heads)| {
             let name = format!("{at}self_attn.{name}");
             match c.qk_norm {
-                QkNorm::None => vec![],
+                QkNorm::None | QkNorm::UnitRotated => vec![],
                 QkNorm::OwnHead if c.architecture == "stablelm" => {
                     (0..heads).map(|head| self.norm(&format!("{name}.norms.{head}"))).collect()
                 }
@@ -767,6 +864,7 @@ impl Reader<'_> {
             mlp: LayerMlp::Dense(FeedForward { gate: None, up, down }),
             post_mlp_norm: None,
             stream_norms: [None, None],
+            scale: 1.0,
         }
     }
 
@@ -782,7 +880,8 @@ impl Reader<'_> {
         // Gemma and Nemotron keep their norms around zero.
         let zero = ["gemma", "nemotron", "qwen3_next", "qwen3_5"]
             .iter()
-            .any(|family| self.config.architecture.starts_with(family));
+            .any(|family| self.config.architecture.starts_with(family))
+            && !self.config.architecture.starts_with("gemma4");
         let offset = if zero { 1.0 } else { 0.0 };
         let weight: Row =
             self.matrix(&format!("{name}.weight")).concat().iter().map(|w| w + offset).collect();

@@ -21,6 +21,8 @@ struct Shape {
     vocab: u64,
     /// Window of each layer.
     windows: Vec<u64>,
+    /// Chunk of each layer.
+    chunks: Vec<u64>,
 }
 
 impl Shape {
@@ -36,6 +38,7 @@ impl Shape {
             parallel: c.parallel,
             vocab: c.vocab as u64,
             windows: c.layers.iter().map(|l| l.window.map_or(u64::MAX, |w| w as u64)).collect(),
+            chunks: c.layers.iter().map(|l| l.chunk.map_or(u64::MAX, |w| w as u64)).collect(),
         }
     }
 
@@ -50,6 +53,7 @@ impl Shape {
             parallel: false,
             vocab: 49152,
             windows: vec![u64::MAX; 30],
+            chunks: vec![u64::MAX; 30],
         }
     }
 
@@ -61,7 +65,8 @@ impl Shape {
     fn rows(&self, l: u64, positions: impl Iterator<Item = u64>) -> u64 {
         let l = l as usize;
         let a_row = self.projections[l] + self.mlp[l];
-        positions.map(|p| a_row + (self.mixing)(l, (p + 1).min(self.windows[l]))).sum()
+        let seen = |p: u64| (p % self.chunks[l] + 1).min(self.windows[l]);
+        positions.map(|p| a_row + (self.mixing)(l, seen(p))).sum()
     }
 
     fn pass(&self, tokens: u64) -> u64 {

@@ -205,7 +205,10 @@ fn counted(model: &Model, requests: &[Request<'_>]) -> u64 {
             }
         }
     }
-    let seen = |l: usize, p: usize| c.layers[l].window.unwrap_or(usize::MAX).min(p + 1);
+    let seen = |l: usize, p: usize| {
+        let in_chunk = p % c.layers[l].chunk.unwrap_or(usize::MAX) + 1;
+        c.layers[l].window.unwrap_or(usize::MAX).min(in_chunk)
+    };
     rows.iter().map(|(l, p, _)| a_row(*l) + mixing_macs(c, *l, seen(*l, *p) as u64)).sum::<u64>()
         + started.iter().map(|(level, _)| mlp_macs(c, level - 1)).sum::<u64>()
         + (heads + cleans.len() as u64) * d * c.vocab as u64

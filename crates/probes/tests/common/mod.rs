@@ -1,10 +1,10 @@
 //! The fixtures of all architectures, for the test binaries of this crate.
 
-use fathom_model::config::{Config, Mixer, Mlp, Update};
+use fathom_model::config::{Config, Experts, Mixer, Mlp, Update};
 
 /// A fixture for every architecture and each variant that changes how the residual stream is composed. A new
 /// architecture is tested by every probe once it is in this list.
-pub(crate) const ARCHITECTURES: [&str; 33] = [
+pub(crate) const ARCHITECTURES: [&str; 37] = [
     "llama2",
     "llama3",
     "mistral",
@@ -36,6 +36,10 @@ pub(crate) const ARCHITECTURES: [&str; 33] = [
     "granite4-hybrid",
     "lfm2",
     "gpt_oss-mxfp4",
+    "llama4",
+    "mllama",
+    "gemma4",
+    "gemma4-moe",
     "bloom",
     "baichuan2-13b",
 ];
@@ -43,7 +47,7 @@ pub(crate) const ARCHITECTURES: [&str; 33] = [
 /// Multiply-adds of the matrices of attention or of a recurrence in layer `l`, per row.
 #[allow(dead_code)]
 pub(crate) fn projection_macs(c: &Config, l: usize) -> u64 {
-    let (d, q, kv) = (c.hidden, c.q_width(), c.kv_width());
+    let (d, q, kv) = (c.hidden, c.q_width(l), c.kv_width(l));
     if let Mixer::Convolution(_) = c.layers[l].mixer {
         return (4 * d * d) as u64;
     }
@@ -69,7 +73,7 @@ pub(crate) fn projection_macs(c: &Config, l: usize) -> u64 {
 #[allow(dead_code)]
 pub(crate) fn mixing_macs(c: &Config, l: usize, seen: u64) -> u64 {
     match c.layers[l].mixer {
-        Mixer::Attention => 2 * c.q_width() as u64 * seen,
+        Mixer::Attention => 2 * c.q_width(l) as u64 * seen,
         Mixer::Convolution(of) => (c.hidden * of.taps) as u64,
         // The delta rule also reads the state before it writes; queries, keys and values are convolved.
         Mixer::Recurrence(of) => {
@@ -84,12 +88,15 @@ pub(crate) fn mixing_macs(c: &Config, l: usize, seen: u64) -> u64 {
 #[allow(dead_code)]
 pub(crate) fn mlp_macs(c: &Config, l: usize) -> u64 {
     let matrices = if c.gated { 3 } else { 2 };
+    let dense = matrices * c.hidden * c.intermediate;
+    let experts = |e: Experts| {
+        let shared = matrices * c.hidden * e.shared + if e.shared_gate { c.hidden } else { 0 };
+        c.hidden * e.count + e.active * matrices * c.hidden * e.width + shared
+    };
     let count = match c.layers[l].mlp {
-        Mlp::Dense => matrices * c.hidden * c.intermediate,
-        Mlp::Experts(e) => {
-            let shared = matrices * c.hidden * e.shared + if e.shared_gate { c.hidden } else { 0 };
-            c.hidden * e.count + e.active * matrices * c.hidden * e.width + shared
-        }
+        Mlp::Dense => dense,
+        Mlp::Experts(e) => experts(e),
+        Mlp::DenseAndExperts(e) => dense + experts(e),
     };
     count as u64
 }

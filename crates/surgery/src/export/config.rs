@@ -33,6 +33,7 @@ const NOT_PER_LAYER: &[&str] = &[
     "forced_decoder_ids",
     "keys_to_ignore_at_inference",
     "mlp_only_layers",
+    "moe_layers",
     "mrope_section",
     "pad_token_id",
     "suppress_tokens",
@@ -162,10 +163,14 @@ impl Cut<'_> {
             "gemma2" | "gpt_oss" => self.alternating(map, source, 2, warnings),
             "gemma3_text" | "gemma3" => self.alternating(map, source, 6, warnings),
             "olmo3" | "cohere2" | "exaone4" => self.alternating(map, source, 4, warnings),
-            "smollm3" => {
-                let rotates = |layer: &usize| usize::from(source.layers[*layer].rope.is_some());
-                map.insert("no_rope_layers".into(), self.job.layers.iter().map(rotates).collect());
+            "llama4_text" | "llama4" => {
+                let kept = self.job.layers.iter().enumerate();
+                let mixed =
+                    kept.filter(|(_, layer)| source.layers[**layer].mlp != Mlp::Dense).map(|(i, _)| i);
+                map.insert("moe_layers".into(), mixed.collect());
+                self.rotating(map, source);
             }
+            "smollm3" => self.rotating(map, source),
             // Every layer but those named has experts.
             "qwen2_moe" | "qwen3_moe" | "qwen3_next" => {
                 let kept = self.job.layers.iter().enumerate();
@@ -185,6 +190,12 @@ impl Cut<'_> {
             }
             _ => {}
         }
+    }
+
+    /// Marks the layers that rotate.
+    fn rotating(&self, map: &mut Map<String, Value>, source: &Config) {
+        let rotates = |layer: &usize| usize::from(source.layers[*layer].rope.is_some());
+        map.insert("no_rope_layers".into(), self.job.layers.iter().map(rotates).collect());
     }
 
     /// Names how each layer mixes positions.

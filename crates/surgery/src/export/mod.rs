@@ -201,6 +201,9 @@ impl Job<'_> {
         progress: &dyn Fn(u64, u64) -> ControlFlow<()>,
     ) -> Result<Staged, ExportError> {
         stage::check_target(self.out)?;
+        if let Some(why) = self.checkpoint.fixed_layers() {
+            return Err(ExportError::FixedLayers(why));
+        }
         match (self.checkpoint.form(), format) {
             (Form::Folder(source), ExportFormat::Hf) => {
                 let plan = folder::from_folder(self, source, shard_bytes)?;

@@ -99,6 +99,18 @@ fn layers_keep_or_lack_their_experts() {
 }
 
 #[test]
+fn layers_that_count_on_each_other_are_not_cut() {
+    for (name, why) in [("mllama", "attend to images"), ("gemma4", "multiplies the stream by a number")] {
+        let out = Place::new();
+        let removal = Removal::parse(SkipPart::Layer, "1").unwrap();
+        let error = try_export(&fixtures().join(name), &removal, None, Hf, &out.path().join("pruned"))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(why) && error.contains("measure without exporting"), "{error}");
+    }
+}
+
+#[test]
 fn hybrids_name_how_their_layers_mix_positions() {
     let interval = |config: &mut Value| {
         config.as_object_mut().unwrap().remove("layer_types");

@@ -21,6 +21,7 @@ pub(crate) fn folders() -> Vec<PathBuf> {
         .filter(|path| path.join("config.json").is_file())
         // The loss of a removal is that of the next token.
         .filter(|path| open(path).config().is_causal())
+        .filter(|path| open(path).fixed_layers().is_none())
         .collect();
     found.sort();
     assert!(found.len() > 20, "{} folders", found.len());
