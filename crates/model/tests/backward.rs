@@ -229,7 +229,8 @@ fn check_loaded(name: &str, loaded: Loaded, tokens: usize) {
                     &x.iter().zip(&v).map(at).collect::<Vec<Row>>(),
                 )
             };
-            let step = 1e-5 * reference.scale(l);
+            // Of the size of what is moved: streams may be far from 1.
+            let step = 1e-5 * norm(x.iter().flatten()) / ((tokens * trace.hidden) as f64).sqrt();
             let want = (f(step) - f(-step)) / (2.0 * step);
             let got: f64 = gradient.iter().flatten().zip(v.iter().flatten()).map(|(g, v)| g * v).sum();
             // What a random direction sees of an error as large as the gradient itself.

@@ -191,11 +191,6 @@ impl Reference {
         }
     }
 
-    /// What the stream that enters layer `l`, or the last one, is multiplied by.
-    pub(crate) fn scale(&self, l: usize) -> f64 {
-        self.layers.get(l).map_or(self.last_scale, |layer| layer.scale)
-    }
-
     pub(crate) fn embed(&self, tokens: &[u32]) -> Vec<Row> {
         if self.config.encoder.is_some() {
             return encoders::embed(self, tokens);
