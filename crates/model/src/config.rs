@@ -7,7 +7,7 @@ pub use fathom_kernels::attention::Visibility;
 use fathom_kernels::backend::Columns;
 use fathom_kernels::elementwise::Activation;
 pub use fathom_kernels::norm::NormKind;
-pub use fathom_kernels::recurrence::{Recurrence, Update};
+pub use fathom_kernels::recurrence::{OutputNorm, Recurrence, Update};
 pub use fathom_kernels::short_convolution::ShortConvolution;
 use std::path::Path;
 
@@ -71,6 +71,8 @@ pub enum Mixer {
     Recurrence(Recurrence),
     /// A short convolution, in the place of attention (LFM2).
     Convolution(ShortConvolution),
+    /// Attention and a recurrence that read the same; what both return is added (Falcon-H1).
+    Both(Recurrence),
 }
 
 /// What follows attention in a layer.
@@ -81,13 +83,15 @@ pub enum Mlp {
     Dense,
     /// A mixture of experts, of which every token takes a few.
     Experts(Experts),
+    /// Nothing: the layer ends there (Mamba 2).
+    None,
 }
 
 impl Mlp {
     /// The experts, of a mixture.
     pub fn experts(&self) -> Option<Experts> {
         match self {
-            Self::Dense => None,
+            Self::Dense | Self::None => None,
             Self::Experts(experts) => Some(*experts),
         }
     }
@@ -214,6 +218,35 @@ impl Latent {
     }
 }
 
+/// Factors on parts of a layer (Falcon-H1); all are 1 elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Multipliers {
+    /// On what attention adds to the stream.
+    pub attention: f32,
+    /// On the gates, queries, keys, values and numbers that the recurrence beside attention reads.
+    pub recurrence_in: [f32; 5],
+    /// On what that recurrence adds to the stream.
+    pub recurrence: f32,
+    /// On the gates of the MLP.
+    pub gate: f32,
+    /// On what the MLP adds to the stream.
+    pub mlp: f32,
+}
+
+impl Multipliers {
+    /// All are 1.
+    pub const NONE: Self =
+        Self { attention: 1.0, recurrence_in: [1.0; 5], recurrence: 1.0, gate: 1.0, mlp: 1.0 };
+
+    fn check(&self, path: &Path) -> Result<()> {
+        let own = [self.attention, self.recurrence, self.gate, self.mlp];
+        match own.iter().chain(&self.recurrence_in).find(|factor| !factor.is_finite()) {
+            None => Ok(()),
+            Some(factor) => Err(Error::config(path, format!("a factor on a part of a layer is {factor}"))),
+        }
+    }
+}
+
 /// What encoders have and decoders have not. Attention of encoders sees both sides, and the windows of their layers
 /// reach as far on each.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -242,13 +275,13 @@ pub struct Config {
     pub architecture: String,
     /// Width of the residual stream, d.
     pub hidden: usize,
-    /// Query heads.
+    /// Query heads; 0 where no layer has attention, as are the next two.
     pub heads: usize,
     /// Key and value heads.
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Width of the MLP of dense layers.
+    /// Width of the MLP of dense layers; 0 where there are none.
     pub intermediate: usize,
     /// Rows of the embedding, V.
     pub vocab: usize,
@@ -288,6 +321,8 @@ pub struct Config {
     pub embedding_scale: f32,
     /// Factor on what each sublayer adds to the residual stream (Granite).
     pub residual_scale: f32,
+    /// Factors on parts of a layer.
+    pub multipliers: Multipliers,
     /// Factor on the logits, before their soft-capping (Granite, Cohere).
     pub logit_scale: f32,
     /// Whether the head is tied to the embedding.
@@ -331,16 +366,21 @@ impl Config {
         self.kv_heads * self.head_dim
     }
 
-    /// Whether layer `l` mixes positions by attention.
+    /// Whether layer `l` mixes positions by attention, alone or beside a recurrence.
     pub fn has_attention(&self, l: usize) -> bool {
-        self.layers[l].mixer == Mixer::Attention
+        matches!(self.layers[l].mixer, Mixer::Attention | Mixer::Both(_))
+    }
+
+    /// Whether layer `l` has an MLP.
+    pub fn has_mlp(&self, l: usize) -> bool {
+        self.layers[l].mlp != Mlp::None
     }
 
     /// The recurrence of layer `l`, if it has one.
     pub fn recurrence(&self, l: usize) -> Option<Recurrence> {
         match self.layers[l].mixer {
             Mixer::Attention | Mixer::Convolution(_) => None,
-            Mixer::Recurrence(recurrence) => Some(recurrence),
+            Mixer::Recurrence(recurrence) | Mixer::Both(recurrence) => Some(recurrence),
         }
     }
 
@@ -352,10 +392,16 @@ impl Config {
     /// Width of a row before positions are mixed in layer `l`: queries, keys and values, or what takes their place.
     pub fn input_width(&self, l: usize) -> usize {
         match self.layers[l].mixer {
-            Mixer::Attention => self.q_width() + 2 * self.kv_width(),
+            Mixer::Attention => self.attention_width(),
             Mixer::Recurrence(of) => of.width(),
             Mixer::Convolution(of) => of.width(),
+            Mixer::Both(of) => self.attention_width() + of.width(),
         }
+    }
+
+    /// Width of queries, keys and values.
+    fn attention_width(&self) -> usize {
+        self.q_width() + 2 * self.kv_width()
     }
 
     /// Width of what mixing positions returns in layer `l`, before the output projection.
@@ -364,18 +410,26 @@ impl Config {
             Mixer::Attention => self.q_width(),
             Mixer::Recurrence(of) => of.values(),
             Mixer::Convolution(of) => of.channels,
+            Mixer::Both(of) => self.q_width() + of.values(),
         }
     }
 
-    /// The part of a row of [`Self::input_width`] that later positions read in layer `l`.
-    pub fn cached_columns(&self, l: usize) -> Columns {
-        let width = match self.layers[l].mixer {
-            Mixer::Attention => 2 * self.kv_width(),
-            Mixer::Recurrence(of) => of.cached(),
-            Mixer::Convolution(of) => of.cached(),
-        };
-        let stride = self.input_width(l);
-        Columns { stride, start: stride - width, width, count: 1 }
+    /// Width of what later positions read of a row in layer `l`: keys and values, or what takes their place.
+    pub fn cached_width(&self, l: usize) -> usize {
+        self.cached_columns(l).iter().map(|columns| columns.width).sum()
+    }
+
+    /// The parts of rows that later positions read in layer `l`, one for each matrix that rows come from. They are the last
+    /// columns of their rows.
+    pub(crate) fn cached_columns(&self, l: usize) -> Vec<Columns> {
+        let last = |stride: usize, width: usize| Columns { stride, start: stride - width, width, count: 1 };
+        let attention = || last(self.attention_width(), 2 * self.kv_width());
+        match self.layers[l].mixer {
+            Mixer::Attention => vec![attention()],
+            Mixer::Recurrence(of) => vec![last(of.width(), of.cached())],
+            Mixer::Convolution(of) => vec![last(of.width(), of.cached())],
+            Mixer::Both(of) => vec![attention(), last(of.width(), of.cached())],
+        }
     }
 
     /// The experts of the first layer that has some.
@@ -429,6 +483,7 @@ impl Config {
             final_softcap,
             embedding_scale,
             residual_scale,
+            multipliers,
             logit_scale,
             tied,
             encoder,
@@ -443,18 +498,21 @@ impl Config {
     /// Names the first impossible field.
     pub fn check(&self, path: &Path) -> Result<()> {
         let bad = |what: String| Err(Error::config(path, what));
-        for (name, value, most) in [
-            ("the width of the stream", self.hidden, 1 << 20),
-            ("the number of heads", self.heads, MOST_HEADS),
-            ("the number of key heads", self.kv_heads, 1 << 16),
-            ("the width of a head", self.head_dim, 1 << 16),
-            ("the width of the MLP", self.intermediate, 1 << 22),
-            ("the vocabulary", self.vocab, 1 << 26),
-            ("the context", self.context, 1 << 40),
-            ("the number of layers", self.layers.len(), 1 << 14),
+        let attends = usize::from((0..self.depth()).any(|l| self.has_attention(l)) || self.layers.is_empty());
+        // That of experts is a number of its own.
+        let has_mlp = usize::from((0..self.depth()).any(|l| self.has_mlp(l)));
+        for (name, value, least, most) in [
+            ("the width of the stream", self.hidden, 1, 1 << 20),
+            ("the number of heads", self.heads, attends, MOST_HEADS),
+            ("the number of key heads", self.kv_heads, attends, 1 << 16),
+            ("the width of a head", self.head_dim, attends, 1 << 16),
+            ("the width of the MLP", self.intermediate, has_mlp, 1 << 22),
+            ("the vocabulary", self.vocab, 1, 1 << 26),
+            ("the context", self.context, 1, 1 << 40),
+            ("the number of layers", self.layers.len(), 1, 1 << 14),
         ] {
-            if value == 0 || value > most {
-                return bad(format!("{name} is {value}; it must lie between 1 and {most}"));
+            if value < least || value > most {
+                return bad(format!("{name} is {value}; it must lie between {least} and {most}"));
             }
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
@@ -471,6 +529,7 @@ impl Config {
         ] {
             value.map_or(Ok(()), |value| rope::check_positive(path, name, value.into()))?;
         }
+        self.multipliers.check(path)?;
         if let Some(latent) = self.latent {
             latent.check(path)?;
         }
@@ -510,21 +569,44 @@ impl Config {
 /// The most heads that a model may have.
 pub(crate) const MOST_HEADS: usize = 1 << 16;
 
-fn check_mixer(path: &Path, mixer: &Mixer, hidden: usize) -> Result<()> {
-    let possible = match *mixer {
-        Mixer::Attention => true,
-        Mixer::Recurrence(Recurrence { key_heads, key_width, heads, value_width, taps, .. }) => {
-            let sizes = [key_heads, key_width, heads, value_width, taps];
-            sizes.iter().all(|size| (1..=1 << 12).contains(size)) && heads.is_multiple_of(key_heads)
-        }
-        Mixer::Convolution(ShortConvolution { channels, taps }) => {
-            channels == hidden && (1..=1 << 12).contains(&taps)
-        }
-    };
-    match possible {
-        true => Ok(()),
-        false => {
-            Err(Error::config(path, format!("the sizes of what mixes positions are impossible: {mixer:?}")))
-        }
+/// The largest size of what mixes positions otherwise than by attention.
+const MOST_OF_MIXER: usize = 1 << 12;
+
+/// Why a recurrence cannot have these sizes, if it cannot. `names` are those of its heads of keys, their width, its heads
+/// of values, their width, and its taps, in the file that gives them.
+pub(crate) fn impossible_recurrence(of: &Recurrence, names: [&str; 5]) -> Option<String> {
+    let sizes = [of.key_heads, of.key_width, of.heads, of.value_width, of.taps];
+    let wrong = names.iter().zip(sizes).find(|(_, size)| !(1..=MOST_OF_MIXER).contains(size));
+    match wrong {
+        Some((name, size)) => Some(out_of_range(name, size)),
+        None if !of.heads.is_multiple_of(of.key_heads) => Some(format!(
+            "'{}' is {}; it must be a multiple of '{}', which is {}",
+            names[2], of.heads, names[0], of.key_heads
+        )),
+        None => None,
     }
+}
+
+/// Why a short convolution cannot have that many taps, if it cannot; `name` is that of the number in the file.
+pub(crate) fn impossible_taps(taps: usize, name: &str) -> Option<String> {
+    (!(1..=MOST_OF_MIXER).contains(&taps)).then(|| out_of_range(name, taps))
+}
+
+fn out_of_range(name: &str, size: usize) -> String {
+    format!("'{name}' is {size}; it must lie between 1 and {MOST_OF_MIXER}")
+}
+
+/// Readers refuse sizes by the names that files give them; this is for those that do not.
+fn check_mixer(path: &Path, mixer: &Mixer, hidden: usize) -> Result<()> {
+    let wrong = match mixer {
+        Mixer::Attention => None,
+        Mixer::Recurrence(of) | Mixer::Both(of) => {
+            impossible_recurrence(of, ["key heads", "key width", "heads", "value width", "taps"])
+        }
+        Mixer::Convolution(ShortConvolution { channels, taps }) => match *channels == hidden {
+            true => impossible_taps(*taps, "taps"),
+            false => Some(format!("a convolution has {channels} channels where the stream has {hidden}")),
+        },
+    };
+    wrong.map_or(Ok(()), |what| Err(Error::config(path, what)))
 }

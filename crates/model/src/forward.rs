@@ -1,7 +1,7 @@
 //! The forward pass in steps: [`Model::embed`], then [`Model::attention`] and [`Model::mlp`] layer by
 //! layer, then [`Model::head`] on the rows whose logits are needed.
 
-use crate::config::{Config, Mlp, Positions, QkNorm};
+use crate::config::{Config, Mixer, Mlp, Positions, QkNorm};
 use crate::error::{Error, Result};
 use crate::experts::{ExpertBuffers, FeedForward};
 use crate::latent::{LatentBuffers, QkvWeights};
@@ -53,7 +53,9 @@ pub struct Buffers<B: Backend = Cpu> {
     normed: B::Buffer,
     /// Queries, keys and values, `[rows, q + 2 kv]`.
     qkv: B::Buffer,
-    mixed: B::Buffer,
+    /// What the recurrence beside attention reads, `[rows, width]`.
+    pub(crate) beside: B::Buffer,
+    pub(crate) mixed: B::Buffer,
     /// The projection that gates attention, `[rows, q]`, and both side by side, `[rows, 2 q]`.
     attn_gate: [B::Buffer; 2],
     wide: B::Buffer,
@@ -78,6 +80,7 @@ impl<B: Backend> Buffers<B> {
             mid: empty(),
             normed: empty(),
             qkv: empty(),
+            beside: empty(),
             mixed: empty(),
             attn_gate: [empty(), empty()],
             wide: empty(),
@@ -110,10 +113,15 @@ impl<B: Backend> Buffers<B> {
         let widest = |of: &dyn Fn(usize) -> usize| (0..c.depth()).map(of).max().unwrap_or(0);
         let [gate, gated] = &mut self.attn_gate;
         let gate_width = if c.attention_gate { c.q_width() } else { 0 };
+        let beside = |l: usize| match c.layers[l].mixer {
+            Mixer::Both(of) => of.width(),
+            _ => 0,
+        };
         let sizes = [
             (&mut self.mid, c.hidden),
             (&mut self.normed, c.hidden),
-            (&mut self.qkv, widest(&|l| c.input_width(l))),
+            (&mut self.qkv, widest(&|l| c.input_width(l) - beside(l))),
+            (&mut self.beside, widest(&beside)),
             (&mut self.mixed, widest(&|l| c.mixed_width(l))),
             (gate, gate_width),
             (gated, 2 * gate_width),
@@ -263,18 +271,48 @@ impl<B: Backend> Model<B> {
         if let Some(gate) = &block.attn_gate {
             on.linear(gate, input, &mut b.attn_gate[0]); // [rows, q]
         }
+        if let Some(beside) = &block.beside {
+            on.linear(&beside.mixer.input, input, &mut b.beside); // [rows, width]
+            self.keep(b.saved.as_mut().map(|s| &mut s.beside), true, &b.beside);
+        }
         self.norm_and_rotate(l, batch, b);
         self.keep(b.saved.as_mut().map(|s| &mut s.qkv), true, &b.qkv);
+        self.mix_positions(l, batch, past, b);
+        self.keep(b.saved.as_mut().map(|s| &mut s.raw_attn), block.post_attn_norm.is_some(), &b.attn_out);
+        self.finish(block.post_attn_norm.as_ref(), &mut b.attn_out);
+    }
+
+    /// Mixes positions: fills `b.attn_out` from the projected rows of layer `l`.
+    fn mix_positions(&self, l: usize, batch: &Batch<B>, past: Option<&B::Buffer>, b: &mut Buffers<B>) {
+        let (on, block) = (&self.backend, &self.packed.layers[l]);
+        let apart = past.filter(|_| block.beside.is_some()).map(|past| self.parts_of_cache(l, past));
+        let [past, past_beside] = match &apart {
+            Some([of_attention, beside]) => [Some(of_attention), Some(beside)],
+            None => [past, None],
+        };
         match &block.qkv {
-            QkvWeights::Mixer(of) => self.mix(l, of, batch, past, &b.qkv, &mut b.mixed),
+            QkvWeights::Mixer(of) => self.mix(of, batch, past, &b.qkv, &mut b.mixed),
             _ => on.attend(&self.shape(l), &block.head_bias, &batch.on_device, past, &b.qkv, &mut b.mixed), // [rows, q]
         }
         if block.attn_gate.is_some() {
             self.gate_attention(b);
         }
         on.linear(&block.attn_out, &b.mixed, &mut b.attn_out); // [rows, d]
-        self.keep(b.saved.as_mut().map(|s| &mut s.raw_attn), block.post_attn_norm.is_some(), &b.attn_out);
-        self.finish(block.post_attn_norm.as_ref(), &mut b.attn_out);
+        self.scale(self.config.multipliers.attention, &mut b.attn_out);
+        if let Some(beside) = &block.beside {
+            self.mix_beside(beside, batch, past_beside, b);
+        }
+    }
+
+    /// What attention and the recurrence beside it read of a cache.
+    fn parts_of_cache(&self, l: usize, past: &B::Buffer) -> [B::Buffer; 2] {
+        let stride = self.config.cached_width(l);
+        let positions = self.backend.len(past) / stride;
+        let attention = 2 * self.config.kv_width();
+        [(0, attention), (attention, stride - attention)].map(|(start, width)| {
+            let columns = Columns { stride, start, width, count: 1 };
+            self.backend.copy_columns(columns, past, 0..positions)
+        })
     }
 
     /// Multiplies what attention returned by the sigmoid of the gate.
@@ -327,10 +365,15 @@ impl<B: Backend> Model<B> {
         let save = b.saved.is_some();
         b.routes = None;
         match &block.mlp {
+            MlpWeights::None => {
+                b.mlp_out = self.backend.buffer_of(&vec![0.0; self.backend.len(x)]);
+                return;
+            }
             MlpWeights::Dense(FeedForward { up, down, .. }) => {
                 let matrices = [up, other_down.unwrap_or(down)];
                 let inner = [&mut b.wide, &mut b.gated];
                 let wide = self.feed_forward(matrices, input, inner, &mut b.mlp_out, save);
+                self.scale(self.config.multipliers.mlp, &mut b.mlp_out);
                 b.saved.iter_mut().zip(wide).for_each(|(saved, wide)| saved.wide = Some(wide));
             }
             MlpWeights::Experts(experts) => {
@@ -473,9 +516,17 @@ impl<B: Backend> Model<B> {
     }
 
     /// Copies the keys and values of some rows of the last attention step, which was that of layer `l`, `[rows, 2 kv]`;
-    /// of a recurrence, what later positions read ([`Config::cached_columns`]).
+    /// of a recurrence, what later positions read, which follows keys and values where there are both
+    /// ([`Config::cached_width`]).
     pub fn kv_cache(&self, l: usize, rows: Range<usize>, b: &Buffers<B>) -> B::Buffer {
-        self.backend.copy_columns(self.config.cached_columns(l), &b.qkv, rows)
+        let on = &self.backend;
+        let columns = self.config.cached_columns(l);
+        let one = on.copy_columns(columns[0], &b.qkv, rows.clone());
+        let Some(beside) = columns.get(1) else { return one };
+        let other = on.copy_columns(*beside, &b.beside, rows);
+        let (keys, others) = (on.on_host(&one), on.on_host(&other));
+        let rows = keys.chunks_exact(columns[0].width).zip(others.chunks_exact(beside.width));
+        on.buffer_of(&rows.flat_map(|(keys, others)| [keys, others].concat()).collect::<Vec<f32>>())
     }
 
     /// The logits of some rows: final norm and unembedding, with what lies between them in encoders.
@@ -523,8 +574,13 @@ impl<B: Backend> Model<B> {
 
     /// Multiplies by the factor on what a sublayer adds, forwards or backwards.
     pub(crate) fn scale_residual(&self, x: &mut B::Buffer) {
-        if self.config.residual_scale != 1.0 {
-            self.backend.scale(self.config.residual_scale, x);
+        self.scale(self.config.residual_scale, x);
+    }
+
+    /// Multiplies by a factor that most models do not have.
+    pub(crate) fn scale(&self, factor: f32, x: &mut B::Buffer) {
+        if factor != 1.0 {
+            self.backend.scale(factor, x);
         }
     }
 

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::expert_cache::ExpertCache;
 use crate::experts::{ExpertWeights, FeedForward};
 use crate::latent::QkvWeights;
+use crate::mixer::Beside;
 use crate::weights::{Tensor, Weights};
 use fathom_kernels::Dtype;
 use fathom_kernels::attention::HeadBias;
@@ -27,6 +28,7 @@ pub(crate) struct LayerWeights<B: Backend> {
     pub(crate) head_bias: HeadBias<B::Buffer>,
     /// `[d, q]`, or `[d, values]` behind a recurrence.
     pub(crate) attn_out: B::Linear,
+    pub(crate) beside: Option<Beside<B>>,
     pub(crate) post_attn_norm: Option<Norm<B>>,
     pub(crate) mlp_norm: Option<Norm<B>>,
     /// Whether the norm before the MLP is the one before attention, read twice.
@@ -41,6 +43,7 @@ pub(crate) struct LayerWeights<B: Backend> {
 pub(crate) enum MlpWeights<B: Backend> {
     Dense(FeedForward<B>),
     Experts(Box<ExpertWeights<B>>),
+    None,
 }
 
 impl<B: Backend> MlpWeights<B> {
@@ -49,13 +52,14 @@ impl<B: Backend> MlpWeights<B> {
         match self {
             Self::Dense(mlp) => mlp.matrices().to_vec(),
             Self::Experts(experts) => experts.matrices().collect(),
+            Self::None => Vec::new(),
         }
     }
 
     /// Parameters that are in no matrix in memory.
     pub(crate) fn correction(&self) -> u64 {
         match self {
-            Self::Dense(_) => 0,
+            Self::Dense(_) | Self::None => 0,
             Self::Experts(experts) => {
                 let mapped = experts.experts.mapped().map_or(0, |size| size.parameters);
                 mapped * experts.about.count as u64
@@ -71,6 +75,7 @@ impl<B: Backend> LayerWeights<B> {
         let mut all = self.qkv.matrices();
         all.push(&self.attn_out);
         all.extend(&self.attn_gate);
+        all.extend(self.beside.iter().flat_map(Beside::matrices));
         all.extend(self.mlp.matrices());
         all
     }
@@ -79,8 +84,13 @@ impl<B: Backend> LayerWeights<B> {
     pub(crate) fn parameters(&self, on: &B, c: &Config) -> u64 {
         let linear: usize = self.matrices().iter().map(|l| l.parameters()).sum();
         let norms: u64 = self.norms().iter().flatten().map(|norm| norm_parameters(on, norm)).sum();
-        linear as u64 + norms + self.sinks(on) + self.mlp.correction() + self.qkv.small()
+        linear as u64 + norms + self.sinks(on) + self.mlp.correction() + self.small()
             - self.qkv.padding(c.hidden, c.heads)
+    }
+
+    /// Parameters of what mixes positions that are in no matrix and no norm.
+    pub(crate) fn small(&self) -> u64 {
+        self.qkv.small() + self.beside.as_ref().map_or(0, |beside| beside.mixer.small())
     }
 
     /// Number of attention sinks.
@@ -215,8 +225,9 @@ impl<B: Backend> Loader<'_, B> {
             attn_gate: self.attn_gate(layer)?,
             head_bias: self.head_bias(layer)?,
             attn_out: self.attn_out(layer)?,
+            beside: self.beside(layer)?,
             post_attn_norm: norm(&at.post_attn_norm)?,
-            mlp_norm: norm(&at.mlp_norm)?,
+            mlp_norm: norm(&at.mlp_norm.clone().filter(|_| c.has_mlp(layer)))?,
             shared_norm: at.mlp_norm.is_some() && at.mlp_norm == at.attn_norm,
             mlp: self.mlp(layer)?,
             post_mlp_norm: norm(&at.post_mlp_norm)?,

@@ -318,9 +318,11 @@ impl Checkpoint {
     /// weights and biases of what attention and MLP end with.
     pub fn output_tensors(&self, layer: usize) -> Vec<String> {
         let (config, layout) = (&self.description.config, &self.description.layout);
-        let mixer = layout.mixer.as_ref().filter(|_| !config.has_attention(layer));
-        let mut refs = vec![mixer.map_or(&layout.attn_out, |names| &names.out).clone()];
+        let mixer = layout.mixer_of(config, layer);
+        let mut refs: Vec<TensorRef> = mixer.iter().map(|names| names.out.clone()).collect();
+        refs.extend(config.has_attention(layer).then(|| layout.attn_out.clone()));
         match (config.layers[layer].mlp, &layout.experts) {
+            (Mlp::None, _) => {}
             (Mlp::Experts(experts), Some(names)) => {
                 refs.extend((0..experts.count).map(|expert| names.down.of_expert(expert, experts.count)));
                 refs.extend(names.shared.as_ref().map(|(_, down)| down.clone()));

@@ -84,6 +84,8 @@ pub struct Trace<B: Backend = Cpu> {
     pub post_norm: Vec<PostNorm<B>>,
     /// The experts that each token took in each layer; `None` for a dense one.
     pub routes: Vec<Option<Routes>>,
+    /// The layers without an MLP, whose rows in [`Self::mlp_out`] are zeros.
+    pub without_mlp: Vec<usize>,
 }
 
 /// What a post-norm block keeps of a text beside its sublayers' outputs, `[T, d]` each.
@@ -135,6 +137,7 @@ impl<B: Backend> Trace<B> {
             kv_cache: Vec::new(),
             post_norm: self.post_norm.iter().map(of_post_norm).collect(),
             routes: Vec::new(),
+            without_mlp: self.without_mlp.clone(),
         }
     }
 
@@ -153,6 +156,7 @@ impl<B: Backend> Trace<B> {
             kv_cache: Vec::new(),
             post_norm: Vec::new(),
             routes: Vec::new(),
+            without_mlp: Vec::new(),
         }
     }
 }
@@ -175,7 +179,8 @@ impl<B: Backend> Model<B> {
             let rows = embedded.len() / d..embedded.len() / d + text.len();
             embedded.extend(self.embed(text, 0)?);
             runs.push(Run { rows, first: 0, length: text.len(), past: vec![] });
-            traces.push(Trace::new(text, d));
+            let without_mlp = (0..self.config.depth()).filter(|l| !self.config.has_mlp(*l)).collect();
+            traces.push(Trace { without_mlp, ..Trace::new(text, d) });
         }
         let batch = self.batch(runs);
         let mut buffers = Buffers::new(self);

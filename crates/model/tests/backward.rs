@@ -334,6 +334,10 @@ folders! {
     qwen3_5_moe: "qwen3_5_moe", 24;
     granite4_hybrid: "granite4-hybrid", 24;
     lfm2: "lfm2", 24;
+    mamba2: "mamba2", 24;
+    bamba: "bamba", 24;
+    falcon_h1: "falcon_h1", 24;
+    falcon_h1_norm: "falcon_h1-norm", 24;
     gpt_oss: "gpt_oss", 24;
     gpt_oss_mxfp4: "gpt_oss-mxfp4", 24;
     esm: "esm", 24;

@@ -34,7 +34,15 @@ pub fn measure<B: Backend>(on: &B, trace: &Trace<B>) -> ContributionsSample {
         mean: layers.iter().map(|t| mean(t, which)).collect(),
         tokens: layers.iter().map(|t| t.iter().map(|v| short(v[which])).collect()).collect(),
     };
-    let parts = |first: usize| Parts { attn: pick(first), mlp: pick(first + 1), layer: pick(first + 2) };
+    let mlp = |which: usize| {
+        let mut all = pick(which);
+        for l in &trace.without_mlp {
+            all.mean[*l] = f64::NAN;
+            all.tokens[*l].clear();
+        }
+        all
+    };
+    let parts = |first: usize| Parts { attn: pick(first), mlp: mlp(first + 1), layer: pick(first + 2) };
     ContributionsSample { relative_norm: parts(0), cosine: parts(3) }
 }
 
@@ -134,6 +142,7 @@ mod tests {
             kv_cache: vec![],
             post_norm: vec![],
             routes: vec![],
+            without_mlp: vec![],
         };
         let s = measure(&Cpu, &trace);
         let n = &s.relative_norm;
@@ -159,6 +168,7 @@ mod tests {
             kv_cache: vec![],
             post_norm: vec![],
             routes: vec![],
+            without_mlp: vec![],
         };
         let sample = measure(&Cpu, &trace);
         assert!(sample.relative_norm.attn.tokens[0][0].is_nan() && sample.cosine.layer.tokens[0][0].is_nan());

@@ -1,7 +1,7 @@
 //! BLOOM: ALiBi, layer norms, one of them on the embedding, q, k and v fused head by head, GELU.
 
 use super::{Description, Fields, Layout, RowOrder, TensorRef, alibi, experts, llama};
-use crate::config::{Config, NormKind, QkNorm};
+use crate::config::{Config, Multipliers, NormKind, QkNorm};
 use crate::error::Result;
 use crate::weights::Weights;
 use fathom_kernels::elementwise::Activation;
@@ -62,6 +62,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         final_softcap: None,
         embedding_scale: 1.0,
         residual_scale: 1.0,
+        multipliers: Multipliers::NONE,
         logit_scale: 1.0,
         encoder: None,
         tied: f.bool_or("tie_word_embeddings", true)?,

@@ -2,7 +2,7 @@
 
 use super::fields::{FULL_ATTENTION, RopePlace};
 use super::{Description, EncoderLayout, Fields, Layout, TensorRef, llama};
-use crate::config::{Config, Encoder, Head, Layer, Mixer, Mlp, NormKind, Positions, QkNorm};
+use crate::config::{Config, Encoder, Head, Layer, Mixer, Mlp, Multipliers, NormKind, Positions, QkNorm};
 use crate::error::Result;
 use crate::weights::Weights;
 use fathom_kernels::elementwise::Activation;
@@ -85,6 +85,7 @@ fn config(f: &Fields<'_>, name: &str, named: &Named, activation: Activation) -> 
         final_softcap: None,
         embedding_scale: 1.0,
         residual_scale: 1.0,
+        multipliers: Multipliers::NONE,
         logit_scale: 1.0,
         tied: f.bool_or("tie_word_embeddings", true)?,
         encoder: Some(Encoder { token_types: 0, token_dropout: None, head: Head::None }),

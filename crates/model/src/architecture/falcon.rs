@@ -3,7 +3,7 @@
 
 use super::fields::RopePlace;
 use super::{Description, Fields, Layout, RowOrder, TensorRef, alibi, llama};
-use crate::config::{Config, NormKind, Positions, QkNorm};
+use crate::config::{Config, Multipliers, NormKind, Positions, QkNorm};
 use crate::error::Result;
 use crate::weights::Weights;
 
@@ -55,6 +55,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         final_softcap: None,
         embedding_scale: 1.0,
         residual_scale: 1.0,
+        multipliers: Multipliers::NONE,
         logit_scale: 1.0,
         encoder: None,
         tied: f.bool_or("tie_word_embeddings", true)?,

@@ -22,6 +22,40 @@ pub(super) struct GgufFamily {
     pub(super) windows: Windows,
     pub(super) mixture: Mixture,
     pub(super) alibi: Alibi,
+    pub(super) mixing: Mixing,
+}
+
+/// What layers without attention have instead.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Mixing {
+    /// All layers have attention.
+    Attention,
+    /// The gated delta rule.
+    Delta,
+    /// The same with the heads of values in another order.
+    TiledDelta,
+    /// Mamba 2.
+    StateSpace,
+    /// The same, without MLPs.
+    StateSpaceAlone,
+    /// The same beside attention.
+    Both,
+    /// A short convolution.
+    Convolution,
+}
+
+impl Mixing {
+    /// Whether it is Mamba 2.
+    pub(super) fn is_state_space(self) -> bool {
+        matches!(self, Self::StateSpace | Self::StateSpaceAlone | Self::Both)
+    }
+}
+
+impl GgufFamily {
+    /// Whether attention has a gate beside its queries, head by head.
+    pub(super) fn gated_attention(&self) -> bool {
+        matches!(self.mixing, Mixing::Delta | Mixing::TiledDelta)
+    }
 }
 
 /// Whether scores fall with the distance instead of a rotation, and the largest exponent of the slopes.
@@ -114,6 +148,7 @@ const LLAMA: GgufFamily = GgufFamily {
     windows: Windows::All,
     mixture: Mixture::Never,
     alibi: Alibi::Never,
+    mixing: Mixing::Attention,
 };
 
 /// Llama's block with the rotation of Hugging Face checkpoints.
@@ -262,6 +297,49 @@ pub(super) const GGUF_FAMILIES: &[GgufFamily] = &[
         mixture: Mixture::ByKeys(Score::Sigmoid),
         ..HALVES
     },
+    GgufFamily {
+        arch: "deepseek2",
+        name: "deepseek_v2",
+        windows: Windows::Never,
+        mixture: Mixture::ByKeys(Score::Softmax),
+        ..LLAMA
+    },
+    GgufFamily {
+        arch: "qwen3next",
+        name: "qwen3_next",
+        qk_norm: QkNorm::Head,
+        mixture: Mixture::NormalisedSoftmax,
+        mixing: Mixing::Delta,
+        ..HALVES
+    },
+    GgufFamily {
+        arch: "qwen35",
+        name: "qwen3_5",
+        qk_norm: QkNorm::Head,
+        mixing: Mixing::TiledDelta,
+        ..HALVES
+    },
+    GgufFamily {
+        arch: "qwen35moe",
+        name: "qwen3_5_moe",
+        qk_norm: QkNorm::Head,
+        mixture: Mixture::NormalisedSoftmax,
+        mixing: Mixing::TiledDelta,
+        ..HALVES
+    },
+    GgufFamily {
+        arch: "granitehybrid",
+        name: "granitemoehybrid",
+        factors: Factors::Granite,
+        windows: Windows::Never,
+        mixture: Mixture::NormalisedSoftmax,
+        mixing: Mixing::StateSpace,
+        ..LLAMA
+    },
+    GgufFamily { arch: "mamba2", name: "mamba2", mixing: Mixing::StateSpaceAlone, ..HALVES },
+    // Its factors are in the weights.
+    GgufFamily { arch: "falcon-h1", name: "falcon_h1", mixing: Mixing::Both, ..HALVES },
+    GgufFamily { arch: "lfm2", name: "lfm2", qk_norm: QkNorm::Head, mixing: Mixing::Convolution, ..HALVES },
     GgufFamily { arch: "seed_oss", name: "seed_oss", ..HALVES },
     GgufFamily {
         arch: "gpt-oss",

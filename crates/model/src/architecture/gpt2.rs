@@ -1,7 +1,7 @@
 //! GPT-2: learned positions, layer norms with bias, matrices stored transposed.
 
 use super::{Description, Fields, Layout, RowOrder, TensorRef, llama};
-use crate::config::{Config, NormKind, Positions, QkNorm};
+use crate::config::{Config, Multipliers, NormKind, Positions, QkNorm};
 use crate::error::Result;
 use crate::weights::Weights;
 
@@ -38,6 +38,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         final_softcap: None,
         embedding_scale: 1.0,
         residual_scale: 1.0,
+        multipliers: Multipliers::NONE,
         logit_scale: 1.0,
         encoder: None,
         tied: f.bool_or("tie_word_embeddings", true)?,

@@ -2,7 +2,7 @@
 //! only. CodeGen and ProGen 2 have q, k and v in one matrix, in parts for the processors that they were trained on.
 
 use super::{Description, Fields, Layout, RowOrder, TensorRef, llama};
-use crate::config::{Config, NormKind, Positions, QkNorm, Rope, RopeScaling};
+use crate::config::{Config, Multipliers, NormKind, Positions, QkNorm, Rope, RopeScaling};
 use crate::error::Result;
 use crate::weights::Weights;
 
@@ -94,6 +94,7 @@ fn base(f: &Fields<'_>, weights: &Weights, name: &str) -> Result<Description> {
         final_softcap: None,
         embedding_scale: 1.0,
         residual_scale: 1.0,
+        multipliers: Multipliers::NONE,
         logit_scale: 1.0,
         encoder: None,
         tied: f.bool_or("tie_word_embeddings", false)?,

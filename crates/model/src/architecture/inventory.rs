@@ -1,7 +1,7 @@
 //! Missing and unread tensors of a checkpoint.
 
-use super::{Description, ExpertLayout, LatentLayout, Layout, TensorRef, is_other_modality};
-use crate::config::{Config, Experts, Mlp, Positions};
+use super::{Description, ExpertLayout, LatentLayout, Layout, MixerLayout, TensorRef, is_other_modality};
+use crate::config::{Config, Experts, Mixer, Mlp, Positions};
 use crate::error::Result;
 use crate::weights::Weights;
 use std::collections::BTreeSet;
@@ -79,6 +79,11 @@ fn sentence(unread: &[&str], d: &Description) -> String {
 }
 
 impl Layout {
+    /// The tensors of what mixes positions in a layer otherwise than by attention, or beside it.
+    pub(crate) fn mixer_of(&self, config: &Config, layer: usize) -> Option<&MixerLayout> {
+        self.mixer.as_ref().filter(|_| config.layers[layer].mixer != Mixer::Attention)
+    }
+
     /// The names of all tensors that a model of this layout reads.
     fn names(&self, config: &Config) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
@@ -104,7 +109,7 @@ impl Layout {
             let attn_norm = self.attn_norm.clone().filter(|_| layer >= self.first_attn_norm);
             let norms = [&attn_norm, &self.post_attn_norm, &self.mlp_norm, &self.post_mlp_norm];
             let latent = self.latent.iter().flat_map(LatentLayout::all);
-            let mixer = self.mixer.as_ref().filter(|_| !config.has_attention(layer));
+            let (mixer, attends) = (self.mixer_of(config, layer), config.has_attention(layer));
             let of_attention = self
                 .qkv
                 .iter()
@@ -112,7 +117,7 @@ impl Layout {
                 .chain(&self.attn_gate)
                 .chain([&self.attn_out])
                 .chain(&self.sinks);
-            let of_attention = of_attention.filter(|_| mixer.is_none());
+            let of_attention = of_attention.filter(|_| attends);
             let matrices = of_attention.chain(mixer.iter().flat_map(|of| of.all()));
             let stream_norms = self.encoder.iter().flat_map(|of| of.stream_norms.iter().flatten());
             let norms = norms.into_iter().flatten().chain(stream_norms);
@@ -125,9 +130,10 @@ impl Layout {
                     let all = self.experts.iter().flat_map(|names| names.of(&experts));
                     all.for_each(|tensor_ref| add(&tensor_ref, layer));
                 }
+                Mlp::None => {}
             }
             let heads = [config.heads, config.kv_heads];
-            let qk_norms = self.qk_norms.iter().flatten().filter(|_| mixer.is_none());
+            let qk_norms = self.qk_norms.iter().flatten().filter(|_| attends);
             for (norm, heads) in qk_norms.zip(heads) {
                 let parts = if norm.has_heads() { heads } else { 1 };
                 (0..parts).for_each(|head| add(&norm.of_head(head), layer));

@@ -7,7 +7,7 @@
 use super::fields::{FULL_ATTENTION, RopePlace};
 use super::llama::{self, Base};
 use super::{Description, Fields, MixerLayout, RowOrder, TensorRef};
-use crate::config::{Mixer, QkNorm, ShortConvolution};
+use crate::config::{Mixer, QkNorm, ShortConvolution, impossible_taps};
 use crate::error::Result;
 use crate::weights::Weights;
 
@@ -63,6 +63,9 @@ fn intermediate(f: &Fields<'_>) -> Result<usize> {
 /// Which layers have a convolution.
 fn mixers(f: &Fields<'_>, d: &mut Description) -> Result<()> {
     let convolution = ShortConvolution { channels: d.config.hidden, taps: f.usize("conv_L_cache")? };
+    if let Some(what) = impossible_taps(convolution.taps, "conv_L_cache") {
+        return f.fail(what);
+    }
     let (types, full) = (f.strings("layer_types")?, f.counts("full_attn_idxs")?);
     if types.as_ref().is_some_and(|types| types.len() != d.config.depth()) {
         return f.fail(format!("'layer_types' does not name {} layers", d.config.depth()));

@@ -6,7 +6,7 @@
 
 use super::fields::RopePlace;
 use super::{Description, Fields, Layout, RowOrder, TensorRef};
-use crate::config::{Config, NormKind, Positions, QkNorm, Rope, RopeScaling};
+use crate::config::{Config, Multipliers, NormKind, Positions, QkNorm, Rope, RopeScaling};
 use crate::error::Result;
 use crate::weights::Weights;
 
@@ -153,6 +153,7 @@ pub(super) fn base_with(f: &Fields<'_>, weights: &Weights, own: &Base) -> Result
         final_softcap: None,
         embedding_scale: 1.0,
         residual_scale: 1.0,
+        multipliers: Multipliers::NONE,
         logit_scale: 1.0,
         encoder: None,
         tied: f.bool_or("tie_word_embeddings", false)?,
@@ -178,7 +179,8 @@ pub(super) fn prefix(weights: &Weights, module: &str, usual: &str) -> String {
     prefixes.min_by_key(|p| (*p != usual, p.len())).unwrap_or(usual).to_owned()
 }
 
-fn layout(prefix: &str, head: &str) -> Layout {
+/// The names of Llama's tensors.
+pub(super) fn layout(prefix: &str, head: &str) -> Layout {
     let tensor_ref = |name: &str| TensorRef::new(format!("{prefix}layers.{{}}.{name}"));
     Layout {
         embedding: TensorRef::new(format!("{prefix}embed_tokens")),

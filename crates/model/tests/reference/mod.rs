@@ -5,6 +5,7 @@ mod encoders;
 mod experts;
 mod latent;
 mod lfm2;
+mod mamba;
 mod recurrence;
 
 use experts::{FeedForward, Mixture};
@@ -24,6 +25,12 @@ struct Linear {
 impl Linear {
     fn of(&self, x: &[f64]) -> Row {
         self.weight.iter().zip(&self.bias).map(|(w, b)| dot(w, x) + b).collect()
+    }
+
+    /// The layer with its outputs multiplied.
+    fn times(mut self, factor: f32) -> Self {
+        self.weight.iter_mut().flatten().chain(&mut self.bias).for_each(|x| *x *= f64::from(factor));
+        self
     }
 
     /// The layer whose outputs are these outputs of this one.
@@ -65,6 +72,8 @@ struct Layer {
     latent: Option<latent::Projections>,
     recurrence: Option<recurrence::Weights>,
     convolution: Option<lfm2::Convolution>,
+    /// A recurrence beside attention, with its output.
+    beside: Option<(recurrence::Weights, Linear)>,
     /// The projection whose sigmoid multiplies what attention returns.
     gate: Option<Linear>,
     /// A score for each head that joins the softmax of its rows.
@@ -81,6 +90,7 @@ struct Layer {
 enum LayerMlp {
     Dense(FeedForward),
     Experts(Box<Mixture>),
+    None,
 }
 
 /// A place in a layer where other values may be put.
@@ -134,6 +144,8 @@ impl Reference {
             "opt" => ("model.decoder.", ["embed_tokens", "embed_positions", "final_layer_norm", "lm_head"]),
             "internlm2" => ("model.", ["tok_embeddings", "", "norm", "output"]),
             "phi" => ("model.", ["embed_tokens", "", "final_layernorm", "lm_head"]),
+            "mamba2" => ("backbone.", ["embeddings", "", "norm_f", "lm_head"]),
+            "bamba" | "falcon_h1" => ("model.", ["embed_tokens", "", "final_layernorm", "lm_head"]),
             "lfm2" => ("model.", ["embed_tokens", "", "embedding_norm", "lm_head"]),
             _ => (text, ["embed_tokens", "", "norm", head.unwrap_or_default()]),
         };
@@ -150,6 +162,8 @@ impl Reference {
             "opt" => read.opt(&format!("{at}layers.{l}.")),
             "internlm2" => read.internlm2(&format!("{at}layers.{l}.")),
             "lfm2" => read.lfm2(&format!("{at}layers.{l}."), l),
+            "mamba2" => read.mamba2(&format!("{at}layers.{l}."), l),
+            "bamba" | "falcon_h1" => read.among_attention(&format!("{at}layers.{l}."), l),
             _ => read.llama(&format!("{at}layers.{l}."), l),
         });
         Self {
@@ -204,11 +218,21 @@ impl Reference {
         sum(after_mlp, &mid, &m)
     }
 
-    /// What the attention of layer `l` adds.
+    /// What the attention of layer `l` adds, and what is beside it.
     pub(crate) fn attention(&self, l: usize, h: &[Row]) -> Vec<Row> {
+        let factors = self.config.multipliers;
+        let times = |row: &Row, factor: f32| -> Row { row.iter().map(|x| x * f64::from(factor)).collect() };
+        let alone = self.attention_alone(l, h);
+        let Some((recurrence, out)) = &self.layers[l].beside else { return alone };
+        let beside = self.recur(l, recurrence, out, h);
+        let rows = alone.iter().zip(&beside);
+        rows.map(|(a, b)| add(&times(a, factors.attention), &times(b, factors.recurrence))).collect()
+    }
+
+    fn attention_alone(&self, l: usize, h: &[Row]) -> Vec<Row> {
         let (c, layer) = (&self.config, &self.layers[l]);
         if let Some(recurrence) = &layer.recurrence {
-            return self.recur(l, recurrence, h);
+            return self.recur(l, recurrence, &layer.attn_out, h);
         }
         if let Some(convolution) = &layer.convolution {
             return self.convolved(l, convolution, h);
@@ -305,6 +329,7 @@ impl Reference {
         let out = match &layer.mlp {
             LayerMlp::Dense(mlp) => mlp.of(kind, &x),
             LayerMlp::Experts(mixture) => mixture.of(kind, &x),
+            LayerMlp::None => return vec![0.0; x.len()],
         };
         self.added(&layer.post_mlp_norm, &out)
     }
@@ -312,7 +337,7 @@ impl Reference {
     /// The experts that a row takes in layer `l`, with their weights; none if the layer is dense.
     pub(crate) fn route(&self, l: usize, x: &[f64]) -> Vec<(usize, f64)> {
         match &self.layers[l].mlp {
-            LayerMlp::Dense(_) => vec![],
+            LayerMlp::Dense(_) | LayerMlp::None => vec![],
             LayerMlp::Experts(mixture) => mixture.route(&self.normed(&self.layers[l].mlp_norm, x)),
         }
     }
@@ -507,6 +532,7 @@ impl Reader<'_> {
                 "mamba.out_proj",
             ]),
             recurrence,
+            beside: None,
             convolution: None,
             gate,
             post_attn_norm: norm(c.post_norm, "post_attention_layernorm"),
@@ -514,6 +540,7 @@ impl Reader<'_> {
             mlp: match c.layers[l].mlp {
                 Mlp::Dense => LayerMlp::Dense(self.dense(at)),
                 Mlp::Experts(about) => LayerMlp::Experts(Box::new(self.mixture(at, about))),
+                Mlp::None => LayerMlp::None,
             },
             post_mlp_norm: norm(c.post_norm, "post_feedforward_layernorm"),
             stream_norms: [None, None],
@@ -758,6 +785,7 @@ impl Reader<'_> {
             qk_norms: [vec![], vec![]],
             latent: None,
             recurrence: None,
+            beside: None,
             convolution: None,
             gate: None,
             sinks: None,

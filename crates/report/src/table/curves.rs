@@ -19,13 +19,19 @@ pub(super) struct NamedCurve<'a> {
 pub(super) fn curves(results: &Results) -> Vec<NamedCurve<'_>> {
     let mut all = Vec::new();
     let mut add = |name, heading, values, column| all.push(NamedCurve { name, heading, values, column });
+    // A model may have no MLP.
+    let is_there = |values: &[f64]| values.iter().any(|value| !value.is_nan());
     if let Some(contributions) = &results.probes.contributions {
         let (norm, cosine) = (&contributions.relative_norm, &contributions.cosine);
         add("norm attn", "|a|/|h|", norm.attn.mean.as_slice(), true);
-        add("norm mlp", "|m|/|h|", &norm.mlp.mean, true);
+        if is_there(&norm.mlp.mean) {
+            add("norm mlp", "|m|/|h|", &norm.mlp.mean, true);
+        }
         add("norm layer", "|D|/|h|", &norm.layer.mean, true);
         add("cos attn", "cos attn", &cosine.attn.mean, false);
-        add("cos mlp", "cos mlp", &cosine.mlp.mean, false);
+        if is_there(&cosine.mlp.mean) {
+            add("cos mlp", "cos mlp", &cosine.mlp.mean, false);
+        }
         add("cos layer", "cos", &cosine.layer.mean, true);
     }
     if let Some(lens) = &results.probes.lens {

@@ -26,6 +26,7 @@ const PER_LAYER: &[&str] = &[
 /// Lists that have as many entries as there are layers by chance alone.
 const NOT_PER_LAYER: &[&str] = &[
     "architectures",
+    "attn_layer_indices",
     "bad_words_ids",
     "begin_suppress_tokens",
     "bos_token_id",
@@ -33,9 +34,12 @@ const NOT_PER_LAYER: &[&str] = &[
     "forced_decoder_ids",
     "keys_to_ignore_at_inference",
     "mlp_only_layers",
+    "mlp_multipliers",
     "mrope_section",
     "pad_token_id",
+    "ssm_multipliers",
     "suppress_tokens",
+    "time_step_limit",
     "weight_block_size",
 ];
 
@@ -155,7 +159,8 @@ impl Cut<'_> {
         if qwen && !map.contains_key("max_window_layers") && deepest > MAX_WINDOW_LAYERS {
             map.insert("max_window_layers".into(), json!(self.first_windowed(MAX_WINDOW_LAYERS)));
         }
-        if source.layers.iter().any(|layer| layer.mixer != Mixer::Attention) {
+        // Where all layers mix positions alike, the family says how.
+        if source.layers.iter().any(|layer| layer.mixer != source.layers[0].mixer) {
             self.mixers(map, source);
         }
         match source.architecture.as_str() {
@@ -189,6 +194,12 @@ impl Cut<'_> {
 
     /// Names how each layer mixes positions.
     fn mixers(&self, map: &mut Map<String, Value>, source: &Config) {
+        if source.architecture == "bamba" {
+            let kept = self.job.layers.iter().enumerate();
+            let attends = kept.filter(|(_, layer)| source.has_attention(**layer)).map(|(i, _)| i);
+            map.insert("attn_layer_indices".into(), attends.collect());
+            return;
+        }
         // Where they are named already, those that are left are named by now.
         if map.contains_key("layer_types") || map.contains_key("layers_block_type") {
             return;
@@ -197,7 +208,7 @@ impl Cut<'_> {
             map.shift_remove(*name);
         });
         let kind = |layer: &usize| match source.layers[*layer].mixer {
-            Mixer::Attention => "full_attention",
+            Mixer::Attention | Mixer::Both(_) => "full_attention",
             Mixer::Recurrence(_) => "linear_attention",
             Mixer::Convolution(_) => "conv",
         };
