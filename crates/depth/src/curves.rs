@@ -7,7 +7,7 @@ pub struct Curves<'a> {
     /// L, the number of layers.
     pub layers: usize,
     /// Mean cosines of the contributions of attention, MLP and the whole layer with the
-    /// residual stream, in this order, \[L\] each; NaN where a layer has no MLP.
+    /// residual stream, in this order, \[L\] each; NaN where a layer lacks the part.
     pub cosine: Option<[&'a [f64]; 3]>,
     /// Mean of KL(lens || output) in nats at each layer's input, \[L\], or \[L+1\] if the
     /// last value compares the output with itself, which no rule reads.

@@ -114,7 +114,7 @@ fn largest(curve: &[f64]) -> (usize, f64) {
 
 fn cosine(curves: &Curves<'_>) -> RuleValue {
     let [attn, mlp, layer] = curves.cosine.ok_or("the cosine curves were not measured")?;
-    let attn = checked(attn, curves.layers, "attention cosine")?;
+    let attn = checked_where_present(attn, curves.layers, "attention cosine")?;
     let mlp = checked_where_present(mlp, curves.layers, "MLP cosine")?;
     let layer = checked(layer, curves.layers, "layer cosine")?;
     require_two_layers(curves.layers)?;

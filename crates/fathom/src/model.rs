@@ -223,9 +223,14 @@ pub fn describe_model(spec: &ModelSpec, observer: &dyn Observer) -> Result<Model
 
 /// The layers that mix positions otherwise than by attention alone, and by what.
 fn mixer(c: &Config) -> Option<(usize, &'static str)> {
-    let others = || c.layers.iter().map(|layer| layer.mixer).filter(|mixer| *mixer != Mixer::Attention);
+    let others = || {
+        c.layers
+            .iter()
+            .map(|layer| layer.mixer)
+            .filter(|mixer| !matches!(mixer, Mixer::Attention | Mixer::None))
+    };
     let name = match others().next()? {
-        Mixer::Attention => return None,
+        Mixer::Attention | Mixer::None => return None,
         Mixer::Recurrence(of) if of.update == Update::Delta => "the gated delta rule",
         Mixer::Recurrence(_) | Mixer::Both(_) => "Mamba 2",
         Mixer::Convolution(_) => "short convolutions",

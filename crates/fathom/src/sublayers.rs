@@ -6,28 +6,32 @@ use fathom_results::{GradientSite, SkipPart};
 /// Why a part of layers cannot be removed or bypassed, where some layer does not have it.
 pub(crate) fn lacking(config: &Config, part: SkipPart) -> Option<String> {
     match part {
-        SkipPart::Layer | SkipPart::Attn => None,
-        SkipPart::Mlp => without_mlp(config, "layer"),
+        SkipPart::Layer => None,
+        SkipPart::Attn => without(config, "attn", "layer"),
+        SkipPart::Mlp => without(config, "mlp", "layer"),
     }
 }
 
 /// As [`lacking`], for where gradients are taken.
 pub(crate) fn lacking_at(config: &Config, site: GradientSite) -> Option<String> {
     match site {
-        GradientSite::Resid | GradientSite::Attn => None,
-        GradientSite::Mlp => without_mlp(config, "resid"),
+        GradientSite::Resid => None,
+        GradientSite::Attn => without(config, "attn", "resid"),
+        GradientSite::Mlp => without(config, "mlp", "resid"),
     }
 }
 
-/// What to use instead of the MLP.
-fn without_mlp(config: &Config, instead: &str) -> Option<String> {
-    let without = (0..config.depth()).filter(|l| !config.has_mlp(*l)).count();
-    let which = match without {
+/// What to use instead of a part that layers lack.
+fn without(config: &Config, part: &str, instead: &str) -> Option<String> {
+    let mlp = part == "mlp";
+    let has = |l: &usize| if mlp { config.has_mlp(*l) } else { config.has_mixer(*l) };
+    let what = if mlp { "have no MLP" } else { "do not mix positions" };
+    let which = match (0..config.depth()).filter(|l| !has(l)).count() {
         0 => return None,
-        all if all == config.depth() => "the layers of this model have no MLP".to_owned(),
-        some => format!("{some} of the {} layers of this model have no MLP", config.depth()),
+        all if all == config.depth() => format!("the layers of this model {what}"),
+        some => format!("{some} of the {} layers of this model {what}", config.depth()),
     };
-    Some(format!("{which}, so 'mlp' is not there to be measured; use '{instead}'"))
+    Some(format!("{which}, so '{part}' is not there to be measured; use '{instead}'"))
 }
 
 #[cfg(test)]

@@ -140,6 +140,7 @@ impl<B: Backend> Model<B> {
         d_out: &B::Buffer,
     ) -> B::Buffer {
         let (on, block) = (&self.backend, &self.packed.layers[l]);
+        let Some(attn_out) = &block.attn_out else { return on.buffer_of(&vec![0.0; on.len(d_out)]) };
         let mut d = on.empty();
         on.assign(d_out, &mut d); // [rows, d]
         self.scale_residual(&mut d);
@@ -150,7 +151,7 @@ impl<B: Backend> Model<B> {
             .map(|beside| self.mix_beside_backward(beside, batch, of_pass(&saved.beside), &d));
         self.scale(self.config.multipliers.attention, &mut d);
         let (mut d_mixed, mut d_qkv) = (on.empty(), on.empty());
-        on.linear_backward(&block.attn_out, &d, &mut d_mixed); // [rows, q]
+        on.linear_backward(attn_out, &d, &mut d_mixed); // [rows, q]
         let d_gate = block.attn_gate.as_ref().map(|gate| (gate, self.gate_backward(saved, &mut d_mixed)));
         let qkv = of_pass(&saved.qkv);
         match &block.qkv {
@@ -168,6 +169,7 @@ impl<B: Backend> Model<B> {
         match &block.qkv {
             QkvWeights::Plain(qkv) => on.linear_backward(qkv, &d_qkv, &mut d), // [rows, d]
             QkvWeights::Mixer(of) => on.linear_backward(&of.input, &d_qkv, &mut d),
+            QkvWeights::None => {}
             QkvWeights::Latent(latent) => {
                 self.latent_qkv_backward(latent, of_pass(&saved.latent), &d_qkv, &mut d);
             }

@@ -73,6 +73,8 @@ pub enum Mixer {
     Convolution(ShortConvolution),
     /// Attention and a recurrence that read the same; what both return is added (Falcon-H1).
     Both(Recurrence),
+    /// Nothing: the layer is an MLP (Nemotron-H).
+    None,
 }
 
 /// What follows attention in a layer.
@@ -83,7 +85,7 @@ pub enum Mlp {
     Dense,
     /// A mixture of experts, of which every token takes a few.
     Experts(Experts),
-    /// Nothing: the layer ends there (Mamba 2).
+    /// Nothing: the layer ends there (Mamba 2, Nemotron-H).
     None,
 }
 
@@ -371,6 +373,11 @@ impl Config {
         matches!(self.layers[l].mixer, Mixer::Attention | Mixer::Both(_))
     }
 
+    /// Whether layer `l` mixes positions.
+    pub fn has_mixer(&self, l: usize) -> bool {
+        self.layers[l].mixer != Mixer::None
+    }
+
     /// Whether layer `l` has an MLP.
     pub fn has_mlp(&self, l: usize) -> bool {
         self.layers[l].mlp != Mlp::None
@@ -379,7 +386,7 @@ impl Config {
     /// The recurrence of layer `l`, if it has one.
     pub fn recurrence(&self, l: usize) -> Option<Recurrence> {
         match self.layers[l].mixer {
-            Mixer::Attention | Mixer::Convolution(_) => None,
+            Mixer::Attention | Mixer::Convolution(_) | Mixer::None => None,
             Mixer::Recurrence(recurrence) | Mixer::Both(recurrence) => Some(recurrence),
         }
     }
@@ -396,6 +403,7 @@ impl Config {
             Mixer::Recurrence(of) => of.width(),
             Mixer::Convolution(of) => of.width(),
             Mixer::Both(of) => self.attention_width() + of.width(),
+            Mixer::None => 0,
         }
     }
 
@@ -411,6 +419,7 @@ impl Config {
             Mixer::Recurrence(of) => of.values(),
             Mixer::Convolution(of) => of.channels,
             Mixer::Both(of) => self.q_width() + of.values(),
+            Mixer::None => 0,
         }
     }
 
@@ -429,6 +438,7 @@ impl Config {
             Mixer::Recurrence(of) => vec![last(of.width(), of.cached())],
             Mixer::Convolution(of) => vec![last(of.width(), of.cached())],
             Mixer::Both(of) => vec![attention(), last(of.width(), of.cached())],
+            Mixer::None => Vec::new(),
         }
     }
 
@@ -551,8 +561,11 @@ impl Config {
                 experts.check(path)?;
             }
         }
-        let mut others =
-            self.layers.iter().map(|layer| layer.mixer).filter(|mixer| *mixer != Mixer::Attention);
+        let mut others = self
+            .layers
+            .iter()
+            .map(|layer| layer.mixer)
+            .filter(|mixer| !matches!(mixer, Mixer::Attention | Mixer::None));
         if let Some(mixer) = others.next() {
             check_mixer(path, &mixer, self.hidden)?;
             if others.any(|other| other != mixer) || self.encoder.is_some() {
@@ -599,7 +612,7 @@ fn out_of_range(name: &str, size: usize) -> String {
 /// Readers refuse sizes by the names that files give them; this is for those that do not.
 fn check_mixer(path: &Path, mixer: &Mixer, hidden: usize) -> Result<()> {
     let wrong = match mixer {
-        Mixer::Attention => None,
+        Mixer::Attention | Mixer::None => None,
         Mixer::Recurrence(of) | Mixer::Both(of) => {
             impossible_recurrence(of, ["key heads", "key width", "heads", "value width", "taps"])
         }

@@ -30,7 +30,7 @@ impl<B: Backend> Model<B> {
         let [of_attention, of_mlp] = b.norms();
         let mlp = self.mlp_macs_per_row(l);
         let mut attention = b.qkv.matrices();
-        attention.push(&b.attn_out);
+        attention.extend(&b.attn_out);
         attention.extend(&b.attn_gate);
         attention.extend(b.beside.iter().flat_map(Beside::matrices));
         let mut sizes = [
@@ -60,7 +60,7 @@ impl<B: Backend> Model<B> {
         let b = &self.packed.layers[l];
         let beside = b.beside.iter().flat_map(Beside::matrices);
         let of_qkv: u64 = b.qkv.matrices().into_iter().chain(&b.attn_gate).chain(beside).map(macs).sum();
-        of_qkv + macs(&b.attn_out) + self.mlp_macs_per_row(l)
+        of_qkv + b.attn_out.as_ref().map_or(0, macs) + self.mlp_macs_per_row(l)
     }
 
     /// MACs of the MLP of layer `l`, per row. Of experts, those that a row takes count.
@@ -82,6 +82,7 @@ impl<B: Backend> Model<B> {
             Mixer::Recurrence(of) => of.macs(),
             Mixer::Convolution(of) => of.macs(),
             Mixer::Both(of) => attention() + of.macs(),
+            Mixer::None => 0,
         }
     }
 
@@ -93,6 +94,7 @@ impl<B: Backend> Model<B> {
         match self.config.layers[l].mixer {
             Mixer::Attention => forward / 2 * 5,
             Mixer::Recurrence(_) | Mixer::Convolution(_) => 4 * forward,
+            Mixer::None => 0,
             Mixer::Both(of) => (forward - of.macs()) / 2 * 5 + 4 * of.macs(),
         }
     }

@@ -257,11 +257,16 @@ impl<B: Backend> Model<B> {
         b: &mut Buffers<B>,
     ) {
         let (on, block) = (&self.backend, &self.packed.layers[l]);
+        if !self.config.has_mixer(l) {
+            b.attn_out = on.buffer_of(&vec![0.0; on.len(h)]);
+            return;
+        }
         self.keep(b.saved.as_mut().map(|s| &mut s.attn_in), block.attn_norm.is_some(), h);
         let input = self.normalised(block.attn_norm.as_ref(), h, &mut b.normed); // [rows, d]
         match &block.qkv {
             QkvWeights::Plain(qkv) => on.linear(qkv, input, &mut b.qkv), // [rows, q + 2 kv]
             QkvWeights::Mixer(of) => on.linear(&of.input, input, &mut b.qkv), // [rows, width]
+            QkvWeights::None => {}
             QkvWeights::Latent(latent) => {
                 let save = b.saved.is_some();
                 let latent = self.latent_qkv(latent, input, &mut b.latent, &mut b.qkv, save);
@@ -297,7 +302,9 @@ impl<B: Backend> Model<B> {
         if block.attn_gate.is_some() {
             self.gate_attention(b);
         }
-        on.linear(&block.attn_out, &b.mixed, &mut b.attn_out); // [rows, d]
+        if let Some(out) = &block.attn_out {
+            on.linear(out, &b.mixed, &mut b.attn_out); // [rows, d]
+        }
         self.scale(self.config.multipliers.attention, &mut b.attn_out);
         if let Some(beside) = &block.beside {
             self.mix_beside(beside, batch, past_beside, b);
@@ -521,11 +528,12 @@ impl<B: Backend> Model<B> {
     pub fn kv_cache(&self, l: usize, rows: Range<usize>, b: &Buffers<B>) -> B::Buffer {
         let on = &self.backend;
         let columns = self.config.cached_columns(l);
-        let one = on.copy_columns(columns[0], &b.qkv, rows.clone());
+        let Some(first) = columns.first() else { return on.empty() };
+        let one = on.copy_columns(*first, &b.qkv, rows.clone());
         let Some(beside) = columns.get(1) else { return one };
         let other = on.copy_columns(*beside, &b.beside, rows);
         let (keys, others) = (on.on_host(&one), on.on_host(&other));
-        let rows = keys.chunks_exact(columns[0].width).zip(others.chunks_exact(beside.width));
+        let rows = keys.chunks_exact(first.width).zip(others.chunks_exact(beside.width));
         on.buffer_of(&rows.flat_map(|(keys, others)| [keys, others].concat()).collect::<Vec<f32>>())
     }
 

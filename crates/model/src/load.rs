@@ -26,8 +26,8 @@ pub(crate) struct LayerWeights<B: Backend> {
     pub(crate) attn_gate: Option<B::Linear>,
     /// Sinks and slopes of the heads.
     pub(crate) head_bias: HeadBias<B::Buffer>,
-    /// `[d, q]`, or `[d, values]` behind a recurrence.
-    pub(crate) attn_out: B::Linear,
+    /// `[d, q]`, or `[d, values]` behind a recurrence; none where nothing mixes positions.
+    pub(crate) attn_out: Option<B::Linear>,
     pub(crate) beside: Option<Beside<B>>,
     pub(crate) post_attn_norm: Option<Norm<B>>,
     pub(crate) mlp_norm: Option<Norm<B>>,
@@ -73,7 +73,7 @@ impl<B: Backend> LayerWeights<B> {
     /// All matrices.
     pub(crate) fn matrices(&self) -> Vec<&B::Linear> {
         let mut all = self.qkv.matrices();
-        all.push(&self.attn_out);
+        all.extend(&self.attn_out);
         all.extend(&self.attn_gate);
         all.extend(self.beside.iter().flat_map(Beside::matrices));
         all.extend(self.mlp.matrices());
@@ -219,16 +219,18 @@ impl<B: Backend> Loader<'_, B> {
         let norm =
             |tensor_ref: &Option<TensorRef>| tensor_ref.as_ref().map(|s| self.norm(s, layer, d)).transpose();
         Ok(LayerWeights {
-            attn_norm: norm(&at.attn_norm.clone().filter(|_| layer >= at.first_attn_norm))?,
+            attn_norm: norm(
+                &at.attn_norm.clone().filter(|_| layer >= at.first_attn_norm && c.has_mixer(layer)),
+            )?,
             qkv: self.qkv(layer)?,
             qk_norms: self.qk_norms(layer)?,
             attn_gate: self.attn_gate(layer)?,
             head_bias: self.head_bias(layer)?,
-            attn_out: self.attn_out(layer)?,
+            attn_out: c.has_mixer(layer).then(|| self.attn_out(layer)).transpose()?,
             beside: self.beside(layer)?,
             post_attn_norm: norm(&at.post_attn_norm)?,
             mlp_norm: norm(&at.mlp_norm.clone().filter(|_| c.has_mlp(layer)))?,
-            shared_norm: at.mlp_norm.is_some() && at.mlp_norm == at.attn_norm,
+            shared_norm: c.has_mixer(layer) && at.mlp_norm.is_some() && at.mlp_norm == at.attn_norm,
             mlp: self.mlp(layer)?,
             post_mlp_norm: norm(&at.post_mlp_norm)?,
             stream_norms: match at.encoder.as_ref().and_then(|of| of.stream_norms.as_ref()) {

@@ -212,8 +212,11 @@ folders! {
     qwen3_5_moe: "qwen3_5_moe",
     granite4_hybrid: "granite4-hybrid",
     lfm2: "lfm2",
+    lfm2_moe: "lfm2_moe",
     mamba2: "mamba2",
     bamba: "bamba",
+    nemotron_h: "nemotron_h",
+    nemotron_h_moe: "nemotron_h-moe",
     falcon_h1: "falcon_h1",
     falcon_h1_norm: "falcon_h1-norm",
     gpt_oss: "gpt_oss",
@@ -319,7 +322,7 @@ fn levels(buffers: &[Buffer]) -> Vec<&[f32]> {
 }
 
 /// The architectures, one folder each.
-const ONE_EACH: [&str; 43] = [
+const ONE_EACH: [&str; 46] = [
     "esm",
     "bert",
     "roberta",
@@ -356,8 +359,11 @@ const ONE_EACH: [&str; 43] = [
     "qwen3_5",
     "granite4-hybrid",
     "lfm2",
+    "lfm2_moe",
     "mamba2",
     "bamba",
+    "nemotron_h",
+    "nemotron_h-moe",
     "falcon_h1",
     "falcon_h1-norm",
     "gpt_oss-mxfp4",

@@ -66,6 +66,6 @@ fn joined<B: Backend>(on: &B, parts: Vec<Trace<B>>) -> Trace<B> {
         kv_cache: Vec::new(),
         post_norm: post_norm.collect(),
         routes: Vec::new(),
-        without_mlp: parts[0].without_mlp.clone(),
+        without: parts[0].without.clone(),
     }
 }

@@ -96,13 +96,14 @@ fn routing(keys: &Keys<'_>, family: &GgufFamily, correction: bool) -> Result<Rou
     let (says, gating) = (keys.flag("expert_weights_norm")?, keys.count("expert_gating_func")?);
     let normalised = match family.mixture {
         Mixture::Never | Mixture::Softmax => false,
-        Mixture::NormalisedSoftmax => true,
+        Mixture::NormalisedSoftmax | Mixture::NormalisedSigmoid => true,
         Mixture::ByKeys(_) => says.unwrap_or(false),
     };
     let default = match family.mixture {
         // A correction goes with sigmoids; some files of such models have no key.
         Mixture::ByKeys(_) if correction => Score::Sigmoid,
         Mixture::ByKeys(score) => score,
+        Mixture::NormalisedSigmoid => Score::Sigmoid,
         _ => Score::Softmax,
     };
     let score = match gating {

@@ -79,6 +79,8 @@ pub(super) enum Mixture {
     Softmax,
     /// As [`Self::Softmax`], divided by the sum of the chosen.
     NormalisedSoftmax,
+    /// By sigmoids, divided by the sum of the chosen.
+    NormalisedSigmoid,
     /// As keys say; this score without one.
     ByKeys(Score),
 }
@@ -340,6 +342,14 @@ pub(super) const GGUF_FAMILIES: &[GgufFamily] = &[
     // Its factors are in the weights.
     GgufFamily { arch: "falcon-h1", name: "falcon_h1", mixing: Mixing::Both, ..HALVES },
     GgufFamily { arch: "lfm2", name: "lfm2", qk_norm: QkNorm::Head, mixing: Mixing::Convolution, ..HALVES },
+    GgufFamily {
+        arch: "lfm2moe",
+        name: "lfm2_moe",
+        qk_norm: QkNorm::Head,
+        mixture: Mixture::NormalisedSigmoid,
+        mixing: Mixing::Convolution,
+        ..HALVES
+    },
     GgufFamily { arch: "seed_oss", name: "seed_oss", ..HALVES },
     GgufFamily {
         arch: "gpt-oss",

@@ -81,7 +81,7 @@ fn sentence(unread: &[&str], d: &Description) -> String {
 impl Layout {
     /// The tensors of what mixes positions in a layer otherwise than by attention, or beside it.
     pub(crate) fn mixer_of(&self, config: &Config, layer: usize) -> Option<&MixerLayout> {
-        self.mixer.as_ref().filter(|_| config.layers[layer].mixer != Mixer::Attention)
+        self.mixer.as_ref().filter(|_| !matches!(config.layers[layer].mixer, Mixer::Attention | Mixer::None))
     }
 
     /// The names of all tensors that a model of this layout reads.
@@ -106,8 +106,10 @@ impl Layout {
             self.position.iter().for_each(|tensor_ref| add(tensor_ref, 0));
         }
         for layer in 0..config.depth() {
-            let attn_norm = self.attn_norm.clone().filter(|_| layer >= self.first_attn_norm);
-            let norms = [&attn_norm, &self.post_attn_norm, &self.mlp_norm, &self.post_mlp_norm];
+            let has_norm = layer >= self.first_attn_norm && config.has_mixer(layer);
+            let attn_norm = self.attn_norm.clone().filter(|_| has_norm);
+            let mlp_norm = self.mlp_norm.clone().filter(|_| config.has_mlp(layer));
+            let norms = [&attn_norm, &self.post_attn_norm, &mlp_norm, &self.post_mlp_norm];
             let latent = self.latent.iter().flat_map(LatentLayout::all);
             let (mixer, attends) = (self.mixer_of(config, layer), config.has_attention(layer));
             let of_attention = self

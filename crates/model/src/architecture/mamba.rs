@@ -92,6 +92,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
     layout.embedding = TensorRef::new(format!("{prefix}embeddings"));
     layout.final_norm = Some(TensorRef::new(format!("{prefix}norm_f")));
     layout.attn_norm = Some(TensorRef::new(format!("{prefix}layers.{{}}.norm")));
+    layout.mlp_norm = None;
     layout.mixer = Some(with_conv_bias(names, f.bool_or("use_conv_bias", true)?));
     Ok(Description::new(config, layout))
 }

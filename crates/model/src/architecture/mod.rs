@@ -32,6 +32,7 @@ mod lfm;
 mod llama;
 mod mamba;
 mod mpt;
+mod nemotron_h;
 mod olmo;
 mod opt;
 mod phi;
@@ -528,13 +529,16 @@ const HYBRID_FAMILIES: &[Family] = &[
     ("qwen3_5_moe_text", qwen_next::describe, qwen_next::QWEN3_5_MOE),
     ("granitemoehybrid", granite::describe_fourth, granite::GRANITE4),
     ("lfm2", lfm::describe, lfm::LFM2),
+    ("lfm2_moe", lfm::describe_experts, lfm::LFM2_MOE),
     ("mamba2", mamba::describe, mamba::MAMBA2),
     ("bamba", mamba::bamba, mamba::BAMBA),
     ("falcon_h1", falcon_h1::describe, falcon_h1::FALCON_H1),
+    ("nemotron_h", nemotron_h::describe, nemotron_h::NEMOTRON_H),
 ];
 
 /// Those of [`HYBRID_FAMILIES`] that may have experts.
-const HYBRIDS_WITH_EXPERTS: &[&str] = &["qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text", "granitemoehybrid"];
+const HYBRIDS_WITH_EXPERTS: &[&str] =
+    &["qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text", "granitemoehybrid", "lfm2_moe", "nemotron_h"];
 
 /// All families.
 fn families() -> impl Iterator<Item = &'static Family> {

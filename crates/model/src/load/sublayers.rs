@@ -21,6 +21,9 @@ const LATENT_EPS: f32 = 1e-6;
 impl<B: Backend> Loader<'_, B> {
     pub(super) fn qkv(&self, layer: usize) -> Result<QkvWeights<B>> {
         let (c, at) = (self.config, self.layout);
+        if !c.has_mixer(layer) {
+            return Ok(QkvWeights::None);
+        }
         if let (Some(latent), Some(names)) = (c.latent, &at.latent) {
             return self.latent(latent, names, layer);
         }

@@ -1,7 +1,7 @@
 //! Mamba 2 alone, among layers of attention (Bamba), and beside attention (Falcon-H1).
 
-use super::{FeedForward, Layer, LayerMlp, Linear, Reader};
-use fathom_model::config::Mixer;
+use super::{FeedForward, Layer, LayerMlp, Linear, Mixture, Reader};
+use fathom_model::config::{Experts, Mixer, Mlp};
 
 fn nothing() -> Linear {
     Linear { weight: vec![], bias: vec![] }
@@ -37,6 +37,38 @@ impl Reader<'_> {
             recurrence: self.config.recurrence(l).map(|of| self.recurrence(at, &of)),
             attn_out: self.linear(&format!("{at}mixer.out_proj")),
             ..empty()
+        }
+    }
+
+    /// Nemotron-H: one sublayer.
+    pub(super) fn nemotron_h(&self, at: &str, l: usize) -> Layer {
+        let own = |name: &str| self.linear(&format!("{at}mixer.{name}"));
+        let norm = || Some(self.norm(&format!("{at}norm")));
+        let mlp = |module: &str| FeedForward {
+            gate: None,
+            up: own(&format!("{module}up_proj")),
+            down: own(&format!("{module}down_proj")),
+        };
+        let experts = |about: Experts| Mixture {
+            about,
+            router: own("gate"),
+            correction: self.matrix(&format!("{at}mixer.gate.e_score_correction_bias")).concat(),
+            experts: (0..about.count).map(|e| mlp(&format!("experts.{e}."))).collect(),
+            shared: Some(mlp("shared_experts.")),
+            shared_gate: None,
+        };
+        let layer = &self.config.layers[l];
+        match (layer.mixer, layer.mlp) {
+            (Mixer::None, Mlp::Experts(about)) => {
+                let mlp = LayerMlp::Experts(Box::new(experts(about)));
+                Layer { mlp_norm: norm(), mlp, ..empty() }
+            }
+            (Mixer::None, _) => Layer { mlp_norm: norm(), mlp: LayerMlp::Dense(mlp("")), ..empty() },
+            (Mixer::Attention, _) => {
+                let [q, k, v, attn_out] = ["q", "k", "v", "o"].map(|p| own(&format!("{p}_proj")));
+                Layer { attn_norm: norm(), q, k, v, attn_out, ..empty() }
+            }
+            _ => self.mamba2(at, l),
         }
     }
 

@@ -132,6 +132,8 @@ impl Reference {
         let names = weights.names();
         let text = names.iter().find_map(|name| name.strip_suffix("embed_tokens.weight"));
         let text = text.unwrap_or("model.");
+        let backbone =
+            names.iter().find_map(|name| name.strip_suffix("embeddings.weight")).unwrap_or_default();
         let head =
             names.iter().find_map(|name| name.strip_suffix(".weight").filter(|n| n.ends_with("lm_head")));
         let (at, [embedding, positions, final_norm, head]) = match config.architecture.as_str() {
@@ -144,9 +146,9 @@ impl Reference {
             "opt" => ("model.decoder.", ["embed_tokens", "embed_positions", "final_layer_norm", "lm_head"]),
             "internlm2" => ("model.", ["tok_embeddings", "", "norm", "output"]),
             "phi" => ("model.", ["embed_tokens", "", "final_layernorm", "lm_head"]),
-            "mamba2" => ("backbone.", ["embeddings", "", "norm_f", "lm_head"]),
+            "mamba2" | "nemotron_h" => (backbone, ["embeddings", "", "norm_f", "lm_head"]),
             "bamba" | "falcon_h1" => ("model.", ["embed_tokens", "", "final_layernorm", "lm_head"]),
-            "lfm2" => ("model.", ["embed_tokens", "", "embedding_norm", "lm_head"]),
+            "lfm2" | "lfm2_moe" => ("model.", ["embed_tokens", "", "embedding_norm", "lm_head"]),
             _ => (text, ["embed_tokens", "", "norm", head.unwrap_or_default()]),
         };
         let under = |name: &str| format!("{at}{name}");
@@ -161,7 +163,8 @@ impl Reference {
             "mpt" => read.mpt(&format!("{at}blocks.{l}.")),
             "opt" => read.opt(&format!("{at}layers.{l}.")),
             "internlm2" => read.internlm2(&format!("{at}layers.{l}.")),
-            "lfm2" => read.lfm2(&format!("{at}layers.{l}."), l),
+            "lfm2" | "lfm2_moe" => read.lfm2(&format!("{at}layers.{l}."), l),
+            "nemotron_h" => read.nemotron_h(&format!("{at}layers.{l}."), l),
             "mamba2" => read.mamba2(&format!("{at}layers.{l}."), l),
             "bamba" | "falcon_h1" => read.among_attention(&format!("{at}layers.{l}."), l),
             _ => read.llama(&format!("{at}layers.{l}."), l),
@@ -231,6 +234,9 @@ impl Reference {
 
     fn attention_alone(&self, l: usize, h: &[Row]) -> Vec<Row> {
         let (c, layer) = (&self.config, &self.layers[l]);
+        if !c.has_mixer(l) {
+            return vec![vec![0.0; c.hidden]; h.len()];
+        }
         if let Some(recurrence) = &layer.recurrence {
             return self.recur(l, recurrence, &layer.attn_out, h);
         }
@@ -574,6 +580,7 @@ impl Reader<'_> {
         }
         let names = match self.config.architecture.as_str() {
             "mixtral" => ["block_sparse_moe", "w1", "w3", "w2"],
+            "lfm2_moe" => ["feed_forward", "w1", "w3", "w2"],
             _ => ["mlp", "gate_proj", "up_proj", "down_proj"],
         };
         let [module, gate, up, down] = names;
@@ -582,17 +589,15 @@ impl Reader<'_> {
             let [gate, up, down] = [gate, up, down].map(|name| self.linear(&format!("{under}.{name}")));
             FeedForward { gate: Some(gate), up, down }
         };
-        let correction = format!("{at}gate.e_score_correction_bias");
+        let corrections = ["gate.e_score_correction_bias", "expert_bias"].map(|name| format!("{at}{name}"));
+        let correction = corrections.into_iter().find(|name| self.weights.has(name));
         let shared = ["shared_expert", "shared_experts"].map(|name| format!("{at}{name}"));
         let shared = shared.into_iter().find(|name| self.weights.has(&format!("{name}.up_proj.weight")));
         let shared_gate = format!("{at}shared_expert_gate");
         Mixture {
             about,
             router: self.linear(&format!("{at}gate")),
-            correction: match self.weights.has(&correction) {
-                true => self.matrix(&correction).concat(),
-                false => vec![0.0; about.count],
-            },
+            correction: correction.map_or(vec![0.0; about.count], |name| self.matrix(&name).concat()),
             experts: (0..about.count).map(|e| mlp(&format!("{at}experts.{e}"), [gate, up, down])).collect(),
             shared: shared.map(|name| mlp(&name, ["gate_proj", "up_proj", "down_proj"])),
             shared_gate: self
@@ -777,6 +782,12 @@ impl Reader<'_> {
         mlp: [&str; 2],
     ) -> Layer {
         let [up, down] = mlp.map(|name| self.linear(&format!("{at}{name}")));
+        let mlp = LayerMlp::Dense(FeedForward { gate: None, up, down });
+        Layer { mlp, ..self.mixer_of(at, [norm, attn_out, mlp_norm], [q, k, v]) }
+    }
+
+    /// A layer but for its MLP.
+    fn mixer_of(&self, at: &str, [norm, attn_out, mlp_norm]: [&str; 3], [q, k, v]: [Linear; 3]) -> Layer {
         Layer {
             attn_norm: Some(self.norm(&format!("{at}{norm}"))),
             q,
@@ -792,7 +803,7 @@ impl Reader<'_> {
             attn_out: self.linear(&format!("{at}{attn_out}")),
             post_attn_norm: None,
             mlp_norm: Some(self.norm(&format!("{at}{mlp_norm}"))),
-            mlp: LayerMlp::Dense(FeedForward { gate: None, up, down }),
+            mlp: LayerMlp::None,
             post_mlp_norm: None,
             stream_norms: [None, None],
         }
@@ -808,9 +819,9 @@ impl Reader<'_> {
 
     fn norm(&self, name: &str) -> Norm {
         // Gemma and Nemotron keep their norms around zero.
-        let zero = ["gemma", "nemotron", "qwen3_next", "qwen3_5"]
-            .iter()
-            .any(|family| self.config.architecture.starts_with(family));
+        let family = self.config.architecture.as_str();
+        let zero =
+            family == "nemotron" || ["gemma", "qwen3_next", "qwen3_5"].iter().any(|f| family.starts_with(f));
         let offset = if zero { 1.0 } else { 0.0 };
         let weight: Row =
             self.matrix(&format!("{name}.weight")).concat().iter().map(|w| w + offset).collect();

@@ -27,7 +27,7 @@ impl Reader<'_> {
     pub(super) fn recurrence(&self, at: &str, of: &Recurrence) -> Weights {
         let module = match of.update {
             Update::Delta => "linear_attn",
-            Update::StateSpace if self.config.architecture == "mamba2" => "mixer",
+            Update::StateSpace if matches!(&*self.config.architecture, "mamba2" | "nemotron_h") => "mixer",
             Update::StateSpace => "mamba",
         };
         let name = |name: &str| format!("{at}{module}.{name}");

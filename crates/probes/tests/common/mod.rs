@@ -4,7 +4,7 @@ use fathom_model::config::{Config, Mixer, Mlp, Update};
 
 /// A fixture for every architecture and each variant that changes how the residual stream is composed. A new
 /// architecture is tested by every probe once it is in this list.
-pub(crate) const ARCHITECTURES: [&str; 37] = [
+pub(crate) const ARCHITECTURES: [&str; 40] = [
     "llama2",
     "llama3",
     "mistral",
@@ -35,10 +35,13 @@ pub(crate) const ARCHITECTURES: [&str; 37] = [
     "qwen3_5_moe",
     "granite4-hybrid",
     "lfm2",
+    "lfm2_moe",
     "mamba2",
     "falcon_h1",
     "falcon_h1-norm",
     "bamba",
+    "nemotron_h",
+    "nemotron_h-moe",
     "gpt_oss-mxfp4",
     "bloom",
     "baichuan2-13b",
@@ -77,6 +80,7 @@ pub(crate) fn projection_macs(c: &Config, l: usize) -> u64 {
 pub(crate) fn mixing_macs(c: &Config, l: usize, seen: u64) -> u64 {
     let attention = 2 * c.q_width() as u64 * seen;
     match c.layers[l].mixer {
+        Mixer::None => 0,
         Mixer::Attention => attention,
         Mixer::Convolution(of) => (c.hidden * of.taps) as u64,
         // The delta rule also reads the state before it writes; queries, keys and values are convolved.

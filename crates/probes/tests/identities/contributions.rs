@@ -57,7 +57,8 @@ fn check(name: &str, sample: &ContributionsSample, layers: &[Around], of_tokens:
         for (l, around) in layers.iter().enumerate() {
             let at = format!("{name}, layer {l}, {what}");
             let want: Vec<f64> = (0..around.pre.len()).map(|t| around.values(t)[q]).collect();
-            if around.mlp.iter().flatten().all(|m| *m == 0.0) && matches!(q, 1 | 4) {
+            let none = |part: &[Vec<f64>]| part.iter().flatten().all(|x| *x == 0.0);
+            if none(&around.mlp) && matches!(q, 1 | 4) || none(&around.attn) && matches!(q, 0 | 3) {
                 assert!(quantity.mean[l].is_nan() && quantity.tokens[l].is_empty(), "{at}");
                 continue;
             }
@@ -85,7 +86,12 @@ fn contributions_agree_with_the_reference() {
     for name in ARCHITECTURES {
         let (model, golden) = (load(name), Golden::open(name, "short"));
         let trace = run(&model, &golden.tokens());
-        let absent = |l: usize, h: &str| h == "hook_mlp_out" && !model.config().has_mlp(l);
+        let c = model.config();
+        let absent = |l: usize, h: &str| match h {
+            "hook_mlp_out" => !c.has_mlp(l),
+            "hook_attn_out" => !c.has_mixer(l),
+            _ => false,
+        };
         let zeros = || vec![vec![0.0; trace.hidden]; trace.tokens.len()];
         let around = |l| Around::new(|h| if absent(l, h) { zeros() } else { golden.hook(l, h) });
         let layers: Vec<Around> = (0..model.config().depth()).map(around).collect();
@@ -117,7 +123,7 @@ fn norms_and_cosines_obey_the_law_of_cosines() {
         let grown = |r: f64, cos: f64| 1.0 + r * r + 2.0 * r * cos;
         for l in 0..n.attn.tokens.len() {
             for t in 0..trace.tokens.len() {
-                // A layer without an MLP adds nothing there.
+                // A layer without the sublayer adds nothing there.
                 let at = |p: &PerToken| p.tokens[l].get(t).copied().unwrap_or(0.0);
                 let by_parts = grown(at(&n.attn), at(&c.attn)) * grown(at(&n.mlp), at(&c.mlp));
                 let at_once = grown(at(&n.layer), at(&c.layer));
@@ -140,7 +146,7 @@ fn denominators_are_at_least_a_millionth_and_not_zero() {
         kv_cache: vec![],
         post_norm: vec![],
         routes: vec![],
-        without_mlp: vec![],
+        without: Default::default(),
     };
     let norms = contributions::measure(&Cpu, &trace).relative_norm;
     assert!(norms.mlp.tokens[0][1].is_nan(), "m over a stream that a has cancelled");

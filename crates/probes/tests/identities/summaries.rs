@@ -78,7 +78,7 @@ fn concatenated(traces: &[Trace]) -> Trace {
         kv_cache: vec![],
         post_norm: vec![],
         routes: vec![],
-        without_mlp: vec![],
+        without: Default::default(),
     }
 }
 

@@ -109,7 +109,7 @@ pub(crate) fn part(trace: &Trace, tokens: Range<usize>) -> Trace {
         kv_cache: vec![],
         post_norm: vec![],
         routes: vec![],
-        without_mlp: trace.without_mlp.clone(),
+        without: trace.without.clone(),
     }
 }
 

@@ -44,7 +44,7 @@ pub(super) fn contribution_figures(results: &Results, contributions: &Contributi
 fn mean_of_parts(parts: &Parts<MeanMedian>) -> Vec<f64> {
     let (attn, mlp, layer) = (&parts.attn.mean, &parts.mlp.mean, &parts.layer.mean);
     let mean = |((a, m), l): ((&f64, &f64), &f64)| {
-        // A layer may have no MLP.
+        // A layer may lack one of the two.
         let parts = [*a, *m, *l].into_iter().filter(|part| !part.is_nan());
         parts.clone().sum::<f64>() / parts.count() as f64
     };

@@ -23,12 +23,16 @@ pub(super) fn curves(results: &Results) -> Vec<NamedCurve<'_>> {
     let is_there = |values: &[f64]| values.iter().any(|value| !value.is_nan());
     if let Some(contributions) = &results.probes.contributions {
         let (norm, cosine) = (&contributions.relative_norm, &contributions.cosine);
-        add("norm attn", "|a|/|h|", norm.attn.mean.as_slice(), true);
+        if is_there(&norm.attn.mean) {
+            add("norm attn", "|a|/|h|", norm.attn.mean.as_slice(), true);
+        }
         if is_there(&norm.mlp.mean) {
             add("norm mlp", "|m|/|h|", &norm.mlp.mean, true);
         }
         add("norm layer", "|D|/|h|", &norm.layer.mean, true);
-        add("cos attn", "cos attn", &cosine.attn.mean, false);
+        if is_there(&cosine.attn.mean) {
+            add("cos attn", "cos attn", &cosine.attn.mean, false);
+        }
         if is_there(&cosine.mlp.mean) {
             add("cos mlp", "cos mlp", &cosine.mlp.mean, false);
         }

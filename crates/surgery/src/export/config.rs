@@ -179,6 +179,9 @@ impl Cut<'_> {
                 map.insert("mlp_only_layers".into(), dense.collect());
                 map.insert("decoder_sparse_step".into(), json!(1));
             }
+            "lfm2_moe" => {
+                map.insert("num_dense_layers".into(), json!(self.job.dense()));
+            }
             "glm4_moe" | "deepseek_v2" | "deepseek_v3" => {
                 map.insert("first_k_dense_replace".into(), json!(self.job.dense()));
             }
@@ -200,6 +203,13 @@ impl Cut<'_> {
             map.insert("attn_layer_indices".into(), attends.collect());
             return;
         }
+        // A letter for each layer.
+        if let Some(pattern) = map.get("hybrid_override_pattern").and_then(Value::as_str) {
+            let letters: Vec<char> = pattern.chars().collect();
+            let kept = self.job.layers.iter().filter_map(|layer| letters.get(*layer));
+            map.insert("hybrid_override_pattern".into(), kept.collect::<String>().into());
+            return;
+        }
         // Where they are named already, those that are left are named by now.
         if map.contains_key("layer_types") || map.contains_key("layers_block_type") {
             return;
@@ -208,7 +218,7 @@ impl Cut<'_> {
             map.shift_remove(*name);
         });
         let kind = |layer: &usize| match source.layers[*layer].mixer {
-            Mixer::Attention | Mixer::Both(_) => "full_attention",
+            Mixer::Attention | Mixer::Both(_) | Mixer::None => "full_attention",
             Mixer::Recurrence(_) => "linear_attention",
             Mixer::Convolution(_) => "conv",
         };
