@@ -455,15 +455,30 @@ impl Config {
         }
     }
 
-    /// The first setting in which two descriptions differ, with its value in each.
+    /// The same without the settings of sublayers that no layer has, which need not be stated.
+    fn relevant(&self) -> Self {
+        let mut c = self.clone();
+        if !(0..c.depth()).any(|l| c.has_attention(l)) {
+            (c.heads, c.kv_heads, c.head_dim, c.attention_scale) = (0, 0, 0, 1.0);
+            c.qk_norm = QkNorm::None;
+        }
+        if c.layers.iter().all(|layer| layer.mlp != Mlp::Dense) {
+            c.intermediate = 0;
+        }
+        c
+    }
+
+    /// The first setting in which two descriptions differ, with its value in each. Settings of sublayers that no
+    /// layer has do not count.
     pub fn difference(&self, other: &Self) -> Option<String> {
+        let (one, other) = (self.relevant(), other.relevant());
         macro_rules! differs {
             ($($field:ident),+ $(,)?) => {
                 // A field that is missing here does not compile.
                 let Self { $($field: _),+ } = self;
-                $(if self.$field != other.$field {
+                $(if one.$field != other.$field {
                     let name = stringify!($field);
-                    return Some(format!("'{name}' is {:?} where it was {:?}", other.$field, self.$field));
+                    return Some(format!("'{name}' is {:?} where it was {:?}", other.$field, one.$field));
                 })+
             };
         }

@@ -27,6 +27,12 @@ pub(super) fn read(
     layers: &mut [Layer],
 ) -> Result<Option<ExpertLayout>> {
     let count = keys.count("expert_count")?.unwrap_or(0);
+    if let Some(size) = keys.count("moe_latent_size")?.filter(|size| *size > 0) {
+        return keys.fail(format!(
+            "'{}.moe_latent_size' is {size}: experts read a projection of the stream, which is not supported",
+            keys.arch
+        ));
+    }
     if count < 2 || family.mixture == Mixture::Never {
         return Ok(None);
     }
@@ -41,6 +47,7 @@ pub(super) fn read(
     let form = match () {
         () if has(first, "ffn_gate_up_exps") => Form::Fused,
         () if has(first, "ffn_gate.0") => Form::Single,
+        () if !family.gated => Form::Ungated,
         () => Form::Stacked,
     };
     let width = match (form, shape(form.gate())) {
@@ -78,15 +85,18 @@ enum Form {
     Stacked,
     /// The same, gates before what they multiply in one tensor.
     Fused,
+    /// A tensor for all of them, without gates.
+    Ungated,
 }
 
 impl Form {
-    /// The first tensor with gates.
+    /// The first tensor with gates, or in their place.
     fn gate(self) -> &'static str {
         match self {
             Self::Single => "ffn_gate.0",
             Self::Stacked => "ffn_gate_exps",
             Self::Fused => "ffn_gate_up_exps",
+            Self::Ungated => "ffn_up_exps",
         }
     }
 }
@@ -141,10 +151,17 @@ fn layout(form: Form, biased: impl Fn(TensorRef) -> TensorRef) -> ExpertLayout {
         correction: Some(TensorRef::new("blk.{}.exp_probs_b.bias").bare()),
         up: match form {
             Form::Fused => vec![biased(expert("ffn_gate_up"))],
+            Form::Ungated => vec![biased(expert("ffn_up"))],
             _ => vec![biased(expert("ffn_gate")), biased(expert("ffn_up"))],
         },
         down: biased(expert("ffn_down")),
-        shared: Some((vec![shared("ffn_gate"), shared("ffn_up")], shared("ffn_down"))),
+        shared: Some((
+            match form {
+                Form::Ungated => vec![shared("ffn_up")],
+                _ => vec![shared("ffn_gate"), shared("ffn_up")],
+            },
+            shared("ffn_down"),
+        )),
         shared_gate: Some(tensor_ref("ffn_gate_inp_shexp")),
     }
 }

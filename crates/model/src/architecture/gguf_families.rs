@@ -40,6 +40,8 @@ pub(super) enum Mixing {
     StateSpaceAlone,
     /// The same beside attention.
     Both,
+    /// The same in some layers; each layer is that, attention without rotation, or an MLP.
+    OneEach,
     /// A short convolution.
     Convolution,
 }
@@ -47,7 +49,7 @@ pub(super) enum Mixing {
 impl Mixing {
     /// Whether it is Mamba 2.
     pub(super) fn is_state_space(self) -> bool {
-        matches!(self, Self::StateSpace | Self::StateSpaceAlone | Self::Both)
+        matches!(self, Self::StateSpace | Self::StateSpaceAlone | Self::Both | Self::OneEach)
     }
 }
 
@@ -159,6 +161,16 @@ const HALVES: GgufFamily = GgufFamily { side_by_side: false, windows: Windows::N
 /// Layer norms and an MLP without a gate.
 const PLAIN: GgufFamily =
     GgufFamily { norm: NormKind::Layer, activation: Activation::GeluTanh, gated: false, ..HALVES };
+
+/// Layers of one sublayer each.
+const NEMOTRON_H: GgufFamily = GgufFamily {
+    arch: "nemotron_h",
+    name: "nemotron_h",
+    activation: Activation::ReluSquared,
+    gated: false,
+    mixing: Mixing::OneEach,
+    ..HALVES
+};
 
 /// All architectures that are read.
 pub(super) const GGUF_FAMILIES: &[GgufFamily] = &[
@@ -339,6 +351,8 @@ pub(super) const GGUF_FAMILIES: &[GgufFamily] = &[
         ..LLAMA
     },
     GgufFamily { arch: "mamba2", name: "mamba2", mixing: Mixing::StateSpaceAlone, ..HALVES },
+    NEMOTRON_H,
+    GgufFamily { arch: "nemotron_h_moe", mixture: Mixture::ByKeys(Score::Sigmoid), ..NEMOTRON_H },
     // Its factors are in the weights.
     GgufFamily { arch: "falcon-h1", name: "falcon_h1", mixing: Mixing::Both, ..HALVES },
     GgufFamily { arch: "lfm2", name: "lfm2", qk_norm: QkNorm::Head, mixing: Mixing::Convolution, ..HALVES },

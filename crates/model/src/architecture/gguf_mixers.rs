@@ -17,6 +17,9 @@ use crate::weights::Weights;
 /// The key of the taps of a short convolution.
 const TAPS: &str = "shortconv.l_cache";
 
+/// The keys of the sizes of a recurrence, behind `ssm.`.
+const SIZES: [&str; 5] = ["group_count", "state_size", "time_step_rank", "inner_size", "conv_kernel"];
+
 /// Keys that follow from the tensors.
 pub(super) const FOLLOW: [&str; 1] = ["full_attention_interval"];
 
@@ -40,6 +43,18 @@ impl Tensors<'_> {
     }
 }
 
+/// Leaves each layer the one sublayer that it has.
+fn take_one(weights: &Weights, layers: &mut [Layer]) {
+    for (l, layer) in layers.iter_mut().enumerate() {
+        let has = |name: &str| weights.has(&format!("blk.{l}.{name}.weight"));
+        layer.rope = None;
+        match has("ffn_up") || has("ffn_gate_inp") {
+            true => layer.mixer = Mixer::None,
+            false => layer.mlp = Mlp::None,
+        }
+    }
+}
+
 /// Gives layers without attention what they have instead; returns the names of its tensors.
 pub(super) fn read(
     keys: &Keys<'_>,
@@ -50,8 +65,16 @@ pub(super) fn read(
 ) -> Result<Option<MixerLayout>> {
     let tensors = Tensors { weights, depth: layers.len() };
     let convolution = if family.mixing == Mixing::Convolution { "shortconv.conv" } else { "ssm_conv1d" };
-    if family.mixing == Mixing::Attention || !tensors.has(&format!("{convolution}.weight")) {
+    if family.mixing == Mixing::Attention {
         return Ok(None);
+    }
+    if family.mixing == Mixing::OneEach {
+        take_one(weights, layers);
+    }
+    if !tensors.has(&format!("{convolution}.weight")) {
+        // Sizes of what no layer has.
+        SIZES.iter().try_for_each(|name| keys.count(&format!("ssm.{name}")).map(|_| ()))?;
+        return keys.count(TAPS).map(|_| None);
     }
     let mixer = match family.mixing {
         Mixing::Convolution => {
@@ -109,8 +132,7 @@ fn recurrence(keys: &Keys<'_>, mixing: Mixing) -> Result<Recurrence> {
         norm: if space { OutputNorm::BehindGate } else { OutputNorm::BeforeGate },
     };
     // Widths of values are what is left of the inner size.
-    let names = ["group_count", "state_size", "time_step_rank", "inner_size", "conv_kernel"];
-    let names = names.map(|name| format!("{}.ssm.{name}", keys.arch));
+    let names = SIZES.map(|name| format!("{}.ssm.{name}", keys.arch));
     match impossible_recurrence(&of, names.each_ref().map(String::as_str)) {
         Some(what) => keys.fail(what),
         None => Ok(of),

@@ -80,7 +80,7 @@ impl<'a> Keys<'a> {
         self.count_where(key, |_| true)
     }
 
-    /// A count, or an array of counts that are equal in the layers that have some.
+    /// A count, or an array of counts that are equal in the layers that have some; none where no layer has.
     fn count_of_some(&self, key: &str) -> Result<Option<usize>> {
         self.count_where(key, |value| value.as_usize() != Some(0))
     }
@@ -90,6 +90,9 @@ impl<'a> Keys<'a> {
         let Some(Value::Numbers(numbers)) = value else { return self.get(key, Value::as_usize) };
         let mut values = numbers.iter().filter(matters);
         let first = values.next();
+        if first.is_none() && !numbers.is_empty() {
+            return Ok(None);
+        }
         match first.as_ref().and_then(Value::as_usize) {
             None => self.fail(format!("the metadata '{name}' has the wrong type")),
             same if values.all(|v| Some(&v) == first.as_ref()) => Ok(same),
@@ -249,7 +252,10 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
         heads,
         kv_heads: kv_heads(&keys, family, heads)?,
         head_dim,
-        intermediate: keys.needed("feed_forward_length")?,
+        intermediate: match family.mixing {
+            Mixing::OneEach => keys.count_of_some("feed_forward_length")?.unwrap_or(0),
+            _ => keys.needed("feed_forward_length")?,
+        },
         vocab: *vocab,
         context: keys.needed("context_length")?,
         layers,
@@ -559,6 +565,7 @@ fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
     let attn_norm = if has("attn_norm_2") { "attn_norm_2" } else { "attn_norm" };
     let mlp_norm = match family.arch {
         "seed_oss" | "glm4moe" | "gpt-oss" | "qwen3next" | "qwen35" | "qwen35moe" => "post_attention_norm",
+        "nemotron_h" | "nemotron_h_moe" => "attn_norm",
         _ if config.parallel && !has("ffn_norm") => "attn_norm",
         _ => "ffn_norm",
     };

@@ -245,7 +245,7 @@ fn settings_of_mamba_2() {
         "'num_heads' times 'head_dim' is 4 times 7; it must be 'expand' times",
     );
     refused(&mamba2(json!({"rms_norm": false})), "'rms_norm' is false");
-    refused(&mamba2(json!({"hidden_act": "gelu"})), "'hidden_act' is not 'silu'");
+    refused(&mamba2(json!({"n_groups": 2, "hidden_act": "gelu"})), "'hidden_act' is not 'silu'");
     let bamba = |more: Value| with("bamba", more);
     let c = describe(&bamba(json!({"attn_layer_indices": [1]}))).unwrap();
     assert_eq!((c.has_attention(0), c.has_attention(1), rotary(&c)[0].dim), (false, true, 4));

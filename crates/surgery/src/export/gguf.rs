@@ -85,12 +85,12 @@ impl<'a> Writer<'a, '_> {
     fn check_scale(&self) -> Result<(), ExportError> {
         let c = self.job.checkpoint.config();
         let depths = [c.depth(), self.job.layers.len()];
-        let changes = depths[0] != depths[1] && c.hidden / c.heads != c.head_dim;
         let widest = match self.arch {
             Some("gemma2") => 46,
             Some("gemma3") => 62,
             _ => return Ok(()),
         };
+        let changes = depths[0] != depths[1] && c.hidden / c.heads != c.head_dim;
         match changes && depths.contains(&widest) {
             false => Ok(()),
             true => Err(ExportError::unsupported(
