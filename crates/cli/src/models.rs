@@ -76,7 +76,8 @@ fn table(m: &ModelDescription) -> String {
     }
     line("architecture", m.architecture.clone());
     line("layers", m.layers.to_string());
-    line("width", format!("{} stream, {} MLP", m.hidden, m.intermediate));
+    let mlp = if m.without_mlp == m.layers { "no MLP".into() } else { format!("{} MLP", m.intermediate) };
+    line("width", format!("{} stream, {mlp}", m.hidden));
     if let Some(e) = &m.experts {
         let shared =
             if e.shared > 0 { format!(", one of width {} for all", e.shared) } else { String::new() };
@@ -86,9 +87,12 @@ fn table(m: &ModelDescription) -> String {
             format!("{} of {} per token, width {}{shared}, {layers}", e.active, e.count, e.width),
         );
     }
-    line("heads", format!("{} of {}, {} for keys and values", m.heads, m.head_dim, m.kv_heads));
+    if m.heads > 0 {
+        line("heads", format!("{} of {}, {} for keys and values", m.heads, m.head_dim, m.kv_heads));
+    }
     if let Some((layers, name)) = m.mixer {
-        line("mixing", format!("{layers} of {} layers by {name} in the place of attention", m.layers));
+        let place = if m.beside_attention { "beside" } else { "in the place of" };
+        line("mixing", format!("{layers} of {} layers by {name} {place} attention", m.layers));
     }
     line("vocabulary", format!("{}{}", m.vocab, if m.tied { ", head tied to the embedding" } else { "" }));
     line("context", m.context.to_string());

@@ -7,7 +7,7 @@ pub struct Curves<'a> {
     /// L, the number of layers.
     pub layers: usize,
     /// Mean cosines of the contributions of attention, MLP and the whole layer with the
-    /// residual stream, in this order, \[L\] each.
+    /// residual stream, in this order, \[L\] each; NaN where a layer lacks the part.
     pub cosine: Option<[&'a [f64]; 3]>,
     /// Mean of KL(lens || output) in nats at each layer's input, \[L\], or \[L+1\] if the
     /// last value compares the output with itself, which no rule reads.
@@ -40,6 +40,17 @@ pub(crate) fn checked<'a>(curve: &'a [f64], layers: usize, name: &str) -> Result
         Some(layer) => Err(format!("the {name} curve is {} at layer {layer}", curve[layer])),
         None => Ok(curve),
     }
+}
+
+/// As [`checked`], for a part that not every layer has; its value is NaN where it is missing.
+pub(crate) fn checked_where_present<'a>(
+    curve: &'a [f64],
+    layers: usize,
+    name: &str,
+) -> Result<&'a [f64], String> {
+    let finite: Vec<f64> = curve.iter().map(|value| if value.is_nan() { 0.0 } else { *value }).collect();
+    checked(&finite, layers, name)?;
+    Ok(&curve[..layers])
 }
 
 /// As [`checked`], for effects, which have exactly L values, none of them negative.

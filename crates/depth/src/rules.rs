@@ -1,6 +1,6 @@
 //! The depth rules.
 
-use crate::curves::{checked, checked_effect};
+use crate::curves::{checked, checked_effect, checked_where_present};
 use crate::{BootstrapError, Curves, Depth, Interval, IntervalOf, Rule, Thresholds, effects};
 
 /// Adds the bootstrap interval of its estimate to a depth. A depth without an estimate is unchanged; the reason notes an
@@ -114,11 +114,11 @@ fn largest(curve: &[f64]) -> (usize, f64) {
 
 fn cosine(curves: &Curves<'_>) -> RuleValue {
     let [attn, mlp, layer] = curves.cosine.ok_or("the cosine curves were not measured")?;
-    let attn = checked(attn, curves.layers, "attention cosine")?;
-    let mlp = checked(mlp, curves.layers, "MLP cosine")?;
+    let attn = checked_where_present(attn, curves.layers, "attention cosine")?;
+    let mlp = checked_where_present(mlp, curves.layers, "MLP cosine")?;
     let layer = checked(layer, curves.layers, "layer cosine")?;
     require_two_layers(curves.layers)?;
-    let mean: Vec<f64> = (0..curves.layers).map(|l| (attn[l] + mlp[l] + layer[l]) / 3.0).collect();
+    let mean: Vec<f64> = (0..curves.layers).map(|l| mean_of_present([attn[l], mlp[l], layer[l]])).collect();
     let turns = mean.windows(2).rposition(|pair| pair[0] < 0.0 && pair[1] >= 0.0);
     turns.map(|l| l as f64).ok_or_else(|| {
         let negative = mean.iter().filter(|value| **value < 0.0).count();
@@ -128,6 +128,12 @@ fn cosine(curves: &Curves<'_>) -> RuleValue {
             _ => "the mean cosine never turns from negative to positive, only the other way".to_owned(),
         }
     })
+}
+
+/// The mean of the parts that a layer has.
+fn mean_of_present(parts: [f64; 3]) -> f64 {
+    let present = parts.iter().filter(|part| !part.is_nan());
+    present.clone().sum::<f64>() / present.count() as f64
 }
 
 /// The divergence curve, and `share` of its maximum.

@@ -54,10 +54,23 @@ fn cosine_without_a_turn() {
     check_none(Rule::Cosine, cosine([&[-0.1]; 3]), "one layer");
     check_none(
         Rule::Cosine,
-        cosine([&[-0.1, 0.1], &[-0.1, f64::NAN], &[-0.1, 0.1]]),
-        "MLP cosine curve is NaN at layer 1",
+        cosine([&[-0.1, 0.1], &[-0.1, 0.1], &[-0.1, f64::NAN]]),
+        "layer cosine curve is NaN at layer 1",
+    );
+    check_none(
+        Rule::Cosine,
+        cosine([&[-0.1, 0.1], &[-0.1, f64::INFINITY], &[-0.1, 0.1]]),
+        "MLP cosine curve is inf at layer 1",
     );
     check_none(Rule::Cosine, cosine([&[-0.1, 0.1], &[-0.1], &[-0.1, 0.1]]), "1 values for 2 layers");
+}
+
+/// The mean is over the parts that a layer has.
+#[test]
+fn cosine_of_layers_without_a_part() {
+    let none = f64::NAN;
+    check(Rule::Cosine, cosine([&[-0.1, 0.3, 0.1], &[none; 3], &[-0.1, 0.3, 0.1]]), 0.0, 1.0 / 3.0);
+    check(Rule::Cosine, cosine([&[none, -0.1, none], &[-0.1, none, 0.2], &[0.2, -0.1, 0.2]]), 1.0, 2.0 / 3.0);
 }
 
 #[test]

@@ -38,6 +38,23 @@ pub(crate) struct BaselineSet {
     prompts: Vec<TokenizedPrompt>,
 }
 
+/// Refuses parts of layers that some layer does not have.
+fn check_parts(m: &Measurement, config: &fathom_model::Config) -> Result<()> {
+    let skip = m.probes.contains(&Probe::Skip);
+    for part in m.skip.parts.iter().filter(|_| skip) {
+        if let Some(what) = crate::sublayers::lacking(config, *part) {
+            invalid!("--skip-parts: {what}");
+        }
+    }
+    let gradients = m.probes.contains(&Probe::Gradients);
+    for site in m.gradients.sites.iter().filter(|_| gradients) {
+        if let Some(what) = crate::sublayers::lacking_at(config, *site) {
+            invalid!("--sites: {what}");
+        }
+    }
+    Ok(())
+}
+
 impl Job {
     pub(crate) fn new<B: Backend>(
         m: &Measurement,
@@ -57,6 +74,7 @@ impl Job {
         }
         let masking = m.masks.of(loaded)?;
         let mut options = m.probe_options(&loaded.model);
+        check_parts(m, config)?;
         if let Some(masking) = &masking {
             options.skip = objective::check_probes(masking, &m.probes, &m.skip, m.modes_chosen)?;
             if m.qa != crate::measurement::QA {

@@ -71,6 +71,7 @@ mod samples_parquet;
 mod sequences;
 mod shard;
 mod study;
+mod sublayers;
 mod summary;
 mod texts;
 mod threads;

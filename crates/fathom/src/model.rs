@@ -5,7 +5,7 @@ use crate::objective;
 use crate::observer::{Downloads, counted, uncounted};
 use crate::{Device, Observer, Result, Unit, memory, threads};
 use bytesize::ByteSize;
-use fathom_model::config::{Config, Mixer, Mlp, Update};
+use fathom_model::config::{Config, Mixer, Update};
 use fathom_model::source::{self, Checkpoint, Loaded, Located};
 use fathom_model::{Backend, Dtype};
 use serde::Serialize;
@@ -135,9 +135,11 @@ pub struct ModelDescription {
     pub hidden: usize,
     /// The width of the MLP.
     pub intermediate: usize,
+    /// Layers without an MLP.
+    pub without_mlp: usize,
     /// The experts, of a mixture of experts.
     pub experts: Option<ExpertsDescription>,
-    /// Attention heads.
+    /// Attention heads; 0 without attention.
     pub heads: usize,
     /// The width of a head.
     pub head_dim: usize,
@@ -151,8 +153,10 @@ pub struct ModelDescription {
     pub context: usize,
     /// Layers with sliding-window attention.
     pub windowed_layers: usize,
-    /// Layers without attention, and what mixes positions in them.
+    /// Layers that mix positions otherwise than by attention alone, and by what.
     pub mixer: Option<(usize, &'static str)>,
+    /// Whether that is beside attention, not in its place.
+    pub beside_attention: bool,
     /// The tokenizer's kind.
     pub tokenizer: String,
     /// Tokens of the tokenizer.
@@ -193,12 +197,13 @@ pub fn describe_model(spec: &ModelSpec, observer: &dyn Observer) -> Result<Model
         layers: c.depth(),
         hidden: c.hidden,
         intermediate: c.intermediate,
+        without_mlp: (0..c.depth()).filter(|l| !c.has_mlp(*l)).count(),
         experts: c.experts().map(|of| ExpertsDescription {
             count: of.count,
             active: of.active,
             width: of.width,
             shared: of.shared,
-            layers: c.layers.iter().filter(|layer| layer.mlp != Mlp::Dense).count(),
+            layers: c.layers.iter().filter(|layer| layer.mlp.experts().is_some()).count(),
         }),
         heads: c.heads,
         head_dim: c.head_dim,
@@ -208,6 +213,7 @@ pub fn describe_model(spec: &ModelSpec, observer: &dyn Observer) -> Result<Model
         context: c.context,
         windowed_layers: c.layers.iter().filter(|l| l.window.is_some() || l.chunk.is_some()).count(),
         mixer: mixer(c),
+        beside_attention: c.layers.iter().any(|layer| matches!(layer.mixer, Mixer::Both(_))),
         tokenizer: t.kind.to_string(),
         tokens: t.vocab,
         bos: (t.bos.clone(), t.adds_bos),
@@ -215,13 +221,18 @@ pub fn describe_model(spec: &ModelSpec, observer: &dyn Observer) -> Result<Model
     })
 }
 
-/// The layers without attention, and what mixes positions in them.
+/// The layers that mix positions otherwise than by attention alone, and by what.
 fn mixer(c: &Config) -> Option<(usize, &'static str)> {
-    let others = || c.layers.iter().map(|layer| layer.mixer).filter(|mixer| *mixer != Mixer::Attention);
+    let others = || {
+        c.layers
+            .iter()
+            .map(|layer| layer.mixer)
+            .filter(|mixer| !matches!(mixer, Mixer::Attention | Mixer::None))
+    };
     let name = match others().next()? {
-        Mixer::Attention => return None,
+        Mixer::Attention | Mixer::None => return None,
         Mixer::Recurrence(of) if of.update == Update::Delta => "the gated delta rule",
-        Mixer::Recurrence(_) => "Mamba 2",
+        Mixer::Recurrence(_) | Mixer::Both(_) => "Mamba 2",
         Mixer::Convolution(_) => "short convolutions",
     };
     Some((others().count(), name))

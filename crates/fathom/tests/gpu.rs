@@ -383,7 +383,7 @@ struct Planned;
 impl Check for Planned {
     fn check<B: Backend + Clone>(&self, backend: B) {
         // Sequential and parallel blocks, norms on the outputs of sublayers, experts, latent attention, sinks,
-        // recurrences and convolutions.
+        // recurrences, alone and beside attention, and convolutions.
         let names = [
             "llama3",
             "gemma2",
@@ -394,6 +394,9 @@ impl Check for Planned {
             "qwen3_next",
             "granite4-hybrid",
             "lfm2",
+            "mamba2",
+            "falcon_h1",
+            "nemotron_h",
         ];
         for fixture in names {
             let path = fixtures().into_iter().find(|path| name(path) == fixture).unwrap();

@@ -69,6 +69,9 @@ impl<B: Backend> Model<B> {
     /// When `saved` belongs to another batch.
     pub fn mlp_half_backward(&self, l: usize, saved: &SavedActivations<B>, d: &mut B::Buffer) {
         self.after_mlp_backward(l, saved, d);
+        if !self.config.has_mlp(l) {
+            return;
+        }
         let of_mlp = self.mlp_backward(l, saved, d);
         self.backend.add_assign(d, &of_mlp);
     }
@@ -108,8 +111,10 @@ impl<B: Backend> Model<B> {
         self.norm_backward(block.post_mlp_norm.as_ref(), &saved.raw_mlp, &mut d);
         let mut d_in = on.empty(); // [rows, d]
         match &block.mlp {
+            MlpWeights::None => return on.buffer_of(&vec![0.0; on.len(d_out)]),
             MlpWeights::Dense(mlp) => {
                 let wide = of_pass(&saved.wide);
+                self.scale(self.config.multipliers.mlp, &mut d);
                 self.feed_forward_backward(mlp, wide, None, &d, &mut d_in);
             }
             MlpWeights::Experts(experts) => {
@@ -161,12 +166,18 @@ impl<B: Backend> Model<B> {
         d_out: &B::Buffer,
     ) -> B::Buffer {
         let (on, block) = (&self.backend, &self.packed.layers[l]);
+        let Some(attn_out) = &block.attn_out else { return on.buffer_of(&vec![0.0; on.len(d_out)]) };
         let mut d = on.empty();
         on.assign(d_out, &mut d); // [rows, d]
         self.scale_residual(&mut d);
         self.norm_backward(block.post_attn_norm.as_ref(), &saved.raw_attn, &mut d);
+        let of_beside = block
+            .beside
+            .as_ref()
+            .map(|beside| self.mix_beside_backward(beside, batch, of_pass(&saved.beside), &d));
+        self.scale(self.config.multipliers.attention, &mut d);
         let (mut d_mixed, mut d_qkv) = (on.empty(), on.empty());
-        on.linear_backward(&block.attn_out, &d, &mut d_mixed); // [rows, q]
+        on.linear_backward(attn_out, &d, &mut d_mixed); // [rows, q]
         let d_gate = block.attn_gate.as_ref().map(|gate| (gate, self.gate_backward(l, saved, &mut d_mixed)));
         let qkv = of_pass(&saved.qkv);
         match &block.qkv {
@@ -184,6 +195,7 @@ impl<B: Backend> Model<B> {
         match &block.qkv {
             QkvWeights::Plain(qkv) => on.linear_backward(qkv, &d_qkv, &mut d), // [rows, d]
             QkvWeights::Mixer(of) => on.linear_backward(&of.input, &d_qkv, &mut d),
+            QkvWeights::None => {}
             QkvWeights::Latent(latent) => {
                 self.latent_qkv_backward(latent, of_pass(&saved.latent), &d_qkv, &mut d);
             }
@@ -192,6 +204,9 @@ impl<B: Backend> Model<B> {
             let mut of_gate = on.empty();
             on.linear_backward(gate, &d_gate, &mut of_gate);
             on.add_assign(&mut d, &of_gate);
+        }
+        if let Some(of_beside) = &of_beside {
+            on.add_assign(&mut d, of_beside);
         }
         self.norm_backward(block.attn_norm.as_ref(), &saved.attn_in, &mut d);
         d

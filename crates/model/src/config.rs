@@ -7,7 +7,7 @@ pub use fathom_kernels::attention::Visibility;
 use fathom_kernels::backend::Columns;
 use fathom_kernels::elementwise::Activation;
 pub use fathom_kernels::norm::NormKind;
-pub use fathom_kernels::recurrence::{Recurrence, Update};
+pub use fathom_kernels::recurrence::{OutputNorm, Recurrence, Update};
 pub use fathom_kernels::short_convolution::ShortConvolution;
 use std::ops::Range;
 use std::path::Path;
@@ -132,6 +132,10 @@ pub enum Mixer {
     Recurrence(Recurrence),
     /// A short convolution, in the place of attention (LFM2).
     Convolution(ShortConvolution),
+    /// Attention and a recurrence that read the same; what both return is added (Falcon-H1).
+    Both(Recurrence),
+    /// Nothing: the layer is an MLP (Nemotron-H).
+    None,
 }
 
 /// What follows attention in a layer.
@@ -145,13 +149,15 @@ pub enum Mlp {
     /// An MLP as in [`Self::Dense`] and a mixture of experts beside it, each with norms of its own, whose outputs are added
     /// (Gemma 4).
     DenseAndExperts(Experts),
+    /// Nothing: the layer ends there (Mamba 2, Nemotron-H).
+    None,
 }
 
 impl Mlp {
     /// The experts, of a mixture.
     pub fn experts(&self) -> Option<Experts> {
         match self {
-            Self::Dense => None,
+            Self::Dense | Self::None => None,
             Self::Experts(experts) | Self::DenseAndExperts(experts) => Some(*experts),
         }
     }
@@ -163,7 +169,7 @@ impl Mlp {
 
     /// Whether tokens take an MLP of the width [`Config::intermediate`].
     pub fn has_dense(&self) -> bool {
-        !matches!(self, Self::Experts(_))
+        matches!(self, Self::Dense | Self::DenseAndExperts(_))
     }
 }
 
@@ -292,6 +298,35 @@ impl Latent {
     }
 }
 
+/// Factors on parts of a layer (Falcon-H1); all are 1 elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Multipliers {
+    /// On what attention adds to the stream.
+    pub attention: f32,
+    /// On the gates, queries, keys, values and numbers that the recurrence beside attention reads.
+    pub recurrence_in: [f32; 5],
+    /// On what that recurrence adds to the stream.
+    pub recurrence: f32,
+    /// On the gates of the MLP.
+    pub gate: f32,
+    /// On what the MLP adds to the stream.
+    pub mlp: f32,
+}
+
+impl Multipliers {
+    /// All are 1.
+    pub const NONE: Self =
+        Self { attention: 1.0, recurrence_in: [1.0; 5], recurrence: 1.0, gate: 1.0, mlp: 1.0 };
+
+    fn check(&self, path: &Path) -> Result<()> {
+        let own = [self.attention, self.recurrence, self.gate, self.mlp];
+        match own.iter().chain(&self.recurrence_in).find(|factor| !factor.is_finite()) {
+            None => Ok(()),
+            Some(factor) => Err(Error::config(path, format!("a factor on a part of a layer is {factor}"))),
+        }
+    }
+}
+
 /// What encoders have and decoders have not. Attention of encoders sees both sides, and the windows of their layers
 /// reach as far on each.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -320,13 +355,13 @@ pub struct Config {
     pub architecture: String,
     /// Width of the residual stream, d.
     pub hidden: usize,
-    /// Query heads.
+    /// Query heads; 0 where no layer has attention, as are the next two.
     pub heads: usize,
     /// Key and value heads.
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Width of the MLP of dense layers.
+    /// Width of the MLP of dense layers; 0 where there are none.
     pub intermediate: usize,
     /// Rows of the embedding, V.
     pub vocab: usize,
@@ -366,6 +401,8 @@ pub struct Config {
     pub embedding_scale: f32,
     /// Factor on what each sublayer adds to the residual stream (Granite).
     pub residual_scale: f32,
+    /// Factors on parts of a layer.
+    pub multipliers: Multipliers,
     /// Factor on the logits, before their soft-capping (Granite, Cohere).
     pub logit_scale: f32,
     /// Whether the head is tied to the embedding.
@@ -428,16 +465,26 @@ impl Config {
         (0..self.depth()).map(|l| self.q_width(l)).max().unwrap_or(0)
     }
 
-    /// Whether layer `l` mixes positions by attention.
+    /// Whether layer `l` mixes positions by attention, alone or beside a recurrence.
     pub fn has_attention(&self, l: usize) -> bool {
-        self.layers[l].mixer == Mixer::Attention
+        matches!(self.layers[l].mixer, Mixer::Attention | Mixer::Both(_))
+    }
+
+    /// Whether layer `l` mixes positions.
+    pub fn has_mixer(&self, l: usize) -> bool {
+        self.layers[l].mixer != Mixer::None
+    }
+
+    /// Whether layer `l` has an MLP.
+    pub fn has_mlp(&self, l: usize) -> bool {
+        self.layers[l].mlp != Mlp::None
     }
 
     /// The recurrence of layer `l`, if it has one.
     pub fn recurrence(&self, l: usize) -> Option<Recurrence> {
         match self.layers[l].mixer {
-            Mixer::Attention | Mixer::Convolution(_) => None,
-            Mixer::Recurrence(recurrence) => Some(recurrence),
+            Mixer::Attention | Mixer::Convolution(_) | Mixer::None => None,
+            Mixer::Recurrence(recurrence) | Mixer::Both(recurrence) => Some(recurrence),
         }
     }
 
@@ -449,10 +496,17 @@ impl Config {
     /// Width of a row before positions are mixed in layer `l`: queries, keys and values, or what takes their place.
     pub fn input_width(&self, l: usize) -> usize {
         match self.layers[l].mixer {
-            Mixer::Attention => self.q_width(l) + 2 * self.kv_width(l),
+            Mixer::Attention => self.attention_width(l),
             Mixer::Recurrence(of) => of.width(),
             Mixer::Convolution(of) => of.width(),
+            Mixer::Both(of) => self.attention_width(l) + of.width(),
+            Mixer::None => 0,
         }
+    }
+
+    /// Width of queries, keys and values.
+    fn attention_width(&self, l: usize) -> usize {
+        self.q_width(l) + 2 * self.kv_width(l)
     }
 
     /// Width of what mixing positions returns in layer `l`, before the output projection.
@@ -461,18 +515,28 @@ impl Config {
             Mixer::Attention => self.q_width(l),
             Mixer::Recurrence(of) => of.values(),
             Mixer::Convolution(of) => of.channels,
+            Mixer::Both(of) => self.q_width(l) + of.values(),
+            Mixer::None => 0,
         }
     }
 
-    /// The part of a row of [`Self::input_width`] that later positions read in layer `l`.
-    pub fn cached_columns(&self, l: usize) -> Columns {
-        let width = match self.layers[l].mixer {
-            Mixer::Attention => 2 * self.kv_width(l),
-            Mixer::Recurrence(of) => of.cached(),
-            Mixer::Convolution(of) => of.cached(),
-        };
-        let stride = self.input_width(l);
-        Columns { stride, start: stride - width, width, count: 1 }
+    /// Width of what later positions read of a row in layer `l`: keys and values, or what takes their place.
+    pub fn cached_width(&self, l: usize) -> usize {
+        self.cached_columns(l).iter().map(|columns| columns.width).sum()
+    }
+
+    /// The parts of rows that later positions read in layer `l`, one for each matrix that rows come from. They are the last
+    /// columns of their rows.
+    pub(crate) fn cached_columns(&self, l: usize) -> Vec<Columns> {
+        let last = |stride: usize, width: usize| Columns { stride, start: stride - width, width, count: 1 };
+        let attention = || last(self.attention_width(l), 2 * self.kv_width(l));
+        match self.layers[l].mixer {
+            Mixer::Attention => vec![attention()],
+            Mixer::Recurrence(of) => vec![last(of.width(), of.cached())],
+            Mixer::Convolution(of) => vec![last(of.width(), of.cached())],
+            Mixer::Both(of) => vec![attention(), last(of.width(), of.cached())],
+            Mixer::None => Vec::new(),
+        }
     }
 
     /// The experts of the first layer that has some.
@@ -488,15 +552,30 @@ impl Config {
         }
     }
 
-    /// The first setting in which two descriptions differ, with its value in each.
+    /// The same without the settings of sublayers that no layer has, which need not be stated.
+    fn relevant(&self) -> Self {
+        let mut c = self.clone();
+        if !(0..c.depth()).any(|l| c.has_attention(l)) {
+            (c.heads, c.kv_heads, c.head_dim, c.attention_scale) = (0, 0, 0, 1.0);
+            c.qk_norm = QkNorm::None;
+        }
+        if c.layers.iter().all(|layer| layer.mlp != Mlp::Dense) {
+            c.intermediate = 0;
+        }
+        c
+    }
+
+    /// The first setting in which two descriptions differ, with its value in each. Settings of sublayers that no
+    /// layer has do not count.
     pub fn difference(&self, other: &Self) -> Option<String> {
+        let (one, other) = (self.relevant(), other.relevant());
         macro_rules! differs {
             ($($field:ident),+ $(,)?) => {
                 // A field that is missing here does not compile.
                 let Self { $($field: _),+ } = self;
-                $(if self.$field != other.$field {
+                $(if one.$field != other.$field {
                     let name = stringify!($field);
-                    return Some(format!("'{name}' is {:?} where it was {:?}", other.$field, self.$field));
+                    return Some(format!("'{name}' is {:?} where it was {:?}", other.$field, one.$field));
                 })+
             };
         }
@@ -526,6 +605,7 @@ impl Config {
             final_softcap,
             embedding_scale,
             residual_scale,
+            multipliers,
             logit_scale,
             tied,
             encoder,
@@ -540,18 +620,21 @@ impl Config {
     /// Names the first impossible field.
     pub fn check(&self, path: &Path) -> Result<()> {
         let bad = |what: String| Err(Error::config(path, what));
-        for (name, value, most) in [
-            ("the width of the stream", self.hidden, 1 << 20),
-            ("the number of heads", self.heads, MOST_HEADS),
-            ("the number of key heads", self.kv_heads, 1 << 16),
-            ("the width of a head", self.head_dim, 1 << 16),
-            ("the width of the MLP", self.intermediate, 1 << 22),
-            ("the vocabulary", self.vocab, 1 << 26),
-            ("the context", self.context, 1 << 40),
-            ("the number of layers", self.layers.len(), 1 << 14),
+        let attends = usize::from((0..self.depth()).any(|l| self.has_attention(l)) || self.layers.is_empty());
+        // That of experts is a number of its own.
+        let has_mlp = usize::from((0..self.depth()).any(|l| self.has_mlp(l)));
+        for (name, value, least, most) in [
+            ("the width of the stream", self.hidden, 1, 1 << 20),
+            ("the number of heads", self.heads, attends, MOST_HEADS),
+            ("the number of key heads", self.kv_heads, attends, 1 << 16),
+            ("the width of a head", self.head_dim, attends, 1 << 16),
+            ("the width of the MLP", self.intermediate, has_mlp, 1 << 22),
+            ("the vocabulary", self.vocab, 1, 1 << 26),
+            ("the context", self.context, 1, 1 << 40),
+            ("the number of layers", self.layers.len(), 1, 1 << 14),
         ] {
-            if value == 0 || value > most {
-                return bad(format!("{name} is {value}; it must lie between 1 and {most}"));
+            if value < least || value > most {
+                return bad(format!("{name} is {value}; it must lie between {least} and {most}"));
             }
         }
         for l in 0..self.depth() {
@@ -576,6 +659,7 @@ impl Config {
         ] {
             value.map_or(Ok(()), |value| rope::check_positive(path, name, value.into()))?;
         }
+        self.multipliers.check(path)?;
         if let Some(latent) = self.latent {
             latent.check(path)?;
         }
@@ -608,8 +692,11 @@ impl Config {
             }
         }
         self.check_shared(path)?;
-        let mut others =
-            self.layers.iter().map(|layer| layer.mixer).filter(|mixer| *mixer != Mixer::Attention);
+        let mut others = self
+            .layers
+            .iter()
+            .map(|layer| layer.mixer)
+            .filter(|mixer| !matches!(mixer, Mixer::Attention | Mixer::None));
         if let Some(mixer) = others.next() {
             check_mixer(path, &mixer, self.hidden)?;
             if others.any(|other| other != mixer) || self.encoder.is_some() {
@@ -664,21 +751,44 @@ impl Config {
 /// The most heads that a model may have.
 pub(crate) const MOST_HEADS: usize = 1 << 16;
 
-fn check_mixer(path: &Path, mixer: &Mixer, hidden: usize) -> Result<()> {
-    let possible = match *mixer {
-        Mixer::Attention => true,
-        Mixer::Recurrence(Recurrence { key_heads, key_width, heads, value_width, taps, .. }) => {
-            let sizes = [key_heads, key_width, heads, value_width, taps];
-            sizes.iter().all(|size| (1..=1 << 12).contains(size)) && heads.is_multiple_of(key_heads)
-        }
-        Mixer::Convolution(ShortConvolution { channels, taps }) => {
-            channels == hidden && (1..=1 << 12).contains(&taps)
-        }
-    };
-    match possible {
-        true => Ok(()),
-        false => {
-            Err(Error::config(path, format!("the sizes of what mixes positions are impossible: {mixer:?}")))
-        }
+/// The largest size of what mixes positions otherwise than by attention.
+const MOST_OF_MIXER: usize = 1 << 12;
+
+/// Why a recurrence cannot have these sizes, if it cannot. `names` are those of its heads of keys, their width, its heads
+/// of values, their width, and its taps, in the file that gives them.
+pub(crate) fn impossible_recurrence(of: &Recurrence, names: [&str; 5]) -> Option<String> {
+    let sizes = [of.key_heads, of.key_width, of.heads, of.value_width, of.taps];
+    let wrong = names.iter().zip(sizes).find(|(_, size)| !(1..=MOST_OF_MIXER).contains(size));
+    match wrong {
+        Some((name, size)) => Some(out_of_range(name, size)),
+        None if !of.heads.is_multiple_of(of.key_heads) => Some(format!(
+            "'{}' is {}; it must be a multiple of '{}', which is {}",
+            names[2], of.heads, names[0], of.key_heads
+        )),
+        None => None,
     }
+}
+
+/// Why a short convolution cannot have that many taps, if it cannot; `name` is that of the number in the file.
+pub(crate) fn impossible_taps(taps: usize, name: &str) -> Option<String> {
+    (!(1..=MOST_OF_MIXER).contains(&taps)).then(|| out_of_range(name, taps))
+}
+
+fn out_of_range(name: &str, size: usize) -> String {
+    format!("'{name}' is {size}; it must lie between 1 and {MOST_OF_MIXER}")
+}
+
+/// Readers refuse sizes by the names that files give them; this is for those that do not.
+fn check_mixer(path: &Path, mixer: &Mixer, hidden: usize) -> Result<()> {
+    let wrong = match mixer {
+        Mixer::Attention | Mixer::None => None,
+        Mixer::Recurrence(of) | Mixer::Both(of) => {
+            impossible_recurrence(of, ["key heads", "key width", "heads", "value width", "taps"])
+        }
+        Mixer::Convolution(ShortConvolution { channels, taps }) => match *channels == hidden {
+            true => impossible_taps(*taps, "taps"),
+            false => Some(format!("a convolution has {channels} channels where the stream has {hidden}")),
+        },
+    };
+    wrong.map_or(Ok(()), |what| Err(Error::config(path, what)))
 }

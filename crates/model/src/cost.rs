@@ -3,6 +3,7 @@
 use crate::config::{Experts, Layer, Mixer};
 use crate::forward::Model;
 use crate::load::{LayerWeights, MlpWeights, norm_parameters};
+use crate::mixer::Beside;
 use fathom_kernels::backend::{Backend, LinearLayer, Norm};
 
 /// The size of one sublayer.
@@ -29,14 +30,15 @@ impl<B: Backend> Model<B> {
         let [of_attention, of_mlp] = b.norms();
         let mlp = self.mlp_macs_per_row(l);
         let mut attention = b.qkv.matrices();
-        attention.push(&b.attn_out);
+        attention.extend(&b.attn_out);
         attention.extend(&b.attn_gate);
+        attention.extend(b.beside.iter().flat_map(Beside::matrices));
         let mut sizes = [
             size(&attention, &of_attention, self.layer_macs_per_row(l) - mlp),
             size(&b.mlp.matrices(), &of_mlp, mlp),
         ];
         sizes[0].parameters -= b.qkv.padding(self.config.hidden, self.config.heads) + b.copies;
-        sizes[0].parameters += b.qkv.small();
+        sizes[0].parameters += b.small();
         sizes[0].parameters += b.sinks(&self.backend);
         sizes[1].parameters += b.mlp.correction();
         sizes
@@ -45,6 +47,7 @@ impl<B: Backend> Model<B> {
     /// Bytes of the packed down projection of layer `l`; of all of them, if it has experts.
     pub fn down_bytes(&self, l: usize) -> u64 {
         match &self.packed.layers[l].mlp {
+            MlpWeights::None => 0,
             MlpWeights::Dense(mlp) => mlp.down.bytes() as u64,
             MlpWeights::Experts(of) => of.down_bytes(),
             MlpWeights::DenseAndExperts(of) => of.dense.down.bytes() as u64 + of.experts.down_bytes(),
@@ -54,13 +57,15 @@ impl<B: Backend> Model<B> {
     /// MACs of the matrix products of layer `l`, per row. Of experts, those that a row takes count.
     pub fn layer_macs_per_row(&self, l: usize) -> u64 {
         let b = &self.packed.layers[l];
-        let of_qkv: u64 = b.qkv.matrices().into_iter().chain(&b.attn_gate).map(macs).sum();
-        of_qkv + macs(&b.attn_out) + self.mlp_macs_per_row(l)
+        let beside = b.beside.iter().flat_map(Beside::matrices);
+        let of_qkv: u64 = b.qkv.matrices().into_iter().chain(&b.attn_gate).chain(beside).map(macs).sum();
+        of_qkv + b.attn_out.as_ref().map_or(0, macs) + self.mlp_macs_per_row(l)
     }
 
     /// MACs of the MLP of layer `l`, per row. Of experts, those that a row takes count.
     pub fn mlp_macs_per_row(&self, l: usize) -> u64 {
         match &self.packed.layers[l].mlp {
+            MlpWeights::None => 0,
             MlpWeights::Dense(mlp) => mlp.matrices().into_iter().map(macs).sum(),
             MlpWeights::Experts(experts) => experts.macs_of_a_row(),
             MlpWeights::DenseAndExperts(of) => {
@@ -72,23 +77,28 @@ impl<B: Backend> Model<B> {
     /// MACs of attention in layer `l` for a row at `position` of a text of `tokens` tokens: scores and weighted sums of
     /// values. Those of a recurrence are the same at every position; what it computes again of earlier ones is not counted.
     pub fn attention_macs(&self, l: usize, position: usize, tokens: usize) -> u64 {
+        let seen = || self.config.seen(l, position, tokens).len();
+        let attention = || 2 * (self.config.q_width(l) * seen()) as u64;
         match self.config.layers[l].mixer {
-            Mixer::Attention => {}
-            Mixer::Recurrence(of) => return of.macs(),
-            Mixer::Convolution(of) => return of.macs(),
+            Mixer::Attention => attention(),
+            Mixer::Recurrence(of) => of.macs(),
+            Mixer::Convolution(of) => of.macs(),
+            Mixer::Both(of) => attention() + of.macs(),
+            Mixer::None => 0,
         }
-        let seen = self.config.seen(l, position, tokens).len();
-        2 * (self.config.q_width(l) * seen) as u64
     }
 
     /// MACs of the backward pass of attention in layer `l` for a row at `position` of `tokens`: the scores once more,
     /// and the gradients of weights, queries, keys and values. A recurrence computes its states twice more, and takes
     /// about as many products for gradients.
     pub fn attention_backward_macs(&self, l: usize, position: usize, tokens: usize) -> u64 {
-        if !self.config.has_attention(l) {
-            return 4 * self.attention_macs(l, position, tokens);
+        let forward = self.attention_macs(l, position, tokens);
+        match self.config.layers[l].mixer {
+            Mixer::Attention => forward / 2 * 5,
+            Mixer::Recurrence(_) | Mixer::Convolution(_) => 4 * forward,
+            Mixer::None => 0,
+            Mixer::Both(of) => (forward - of.macs()) / 2 * 5 + 4 * of.macs(),
         }
-        self.attention_macs(l, position, tokens) / 2 * 5
     }
 
     /// MACs of the head, per row.
@@ -131,7 +141,7 @@ impl<B: Backend> Model<B> {
     pub fn trace_bytes_per_token(&self) -> usize {
         let c = &self.config;
         let of_post_norm = if self.is_post_norm() { 2 } else { 0 };
-        let cached: usize = (0..c.depth()).map(|l| c.cached_columns(l).width).sum();
+        let cached: usize = (0..c.depth()).map(|l| c.cached_width(l)).sum();
         4 * (((3 + of_post_norm) * c.depth() + 1) * c.hidden + cached)
     }
 

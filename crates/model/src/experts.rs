@@ -4,7 +4,7 @@
 //! return is added in ascending order of the experts, the shared one last, so a row's bits do not depend on the batch.
 
 use crate::config::Experts;
-use crate::forward::{Buffers, Model};
+use crate::forward::{Buffers, Model, halves};
 use crate::routing::{self, PerExpert, Routes, sigmoid};
 use fathom_kernels::backend::{Backend, LinearLayer, RowAction, RowEdit};
 use std::ops::Deref;
@@ -270,6 +270,7 @@ impl<B: Backend> Model<B> {
     ) -> Option<B::Buffer> {
         let (on, c) = (&self.backend, &self.config);
         on.linear(up, input, wide); // [rows, 2 f] or [rows, f]
+        self.scale_gates(down.inputs(), wide);
         let saved = save.then(|| on.copy(wide, 0..on.len(wide)));
         if c.gated {
             on.gated(c.activation, down.inputs(), wide, gated); // [rows, f]
@@ -279,6 +280,19 @@ impl<B: Backend> Model<B> {
             on.linear(down, wide, out); // [rows, d]
         }
         saved
+    }
+
+    /// Multiplies the gates in rows of gates and what they multiply, `f` each, by their factor; or their gradients.
+    fn scale_gates(&self, f: usize, wide: &mut B::Buffer) {
+        let (on, factor) = (&self.backend, self.config.multipliers.gate);
+        if !self.config.gated || factor == 1.0 {
+            return;
+        }
+        let [gates, _] = halves(on.len(wide) / (2 * f));
+        let mut part = on.empty();
+        on.gather(f, wide, &gates, &mut part);
+        on.scale(factor, &mut part);
+        on.scatter(f, &part, &gates, wide);
     }
 
     /// Backward of [`Self::feed_forward`]: the gradient of its input from that of its output, and where there are
@@ -316,6 +330,7 @@ impl<B: Backend> Model<B> {
         if c.gated {
             let mut d_wide = on.empty();
             on.gated_backward(c.activation, f, wide, &d_inner, &mut d_wide); // [rows, 2 f]
+            self.scale_gates(f, &mut d_wide);
             on.linear_backward(up, &d_wide, d_in); // [rows, d]
         } else {
             on.activate_backward(c.activation, wide, &mut d_inner); // [rows, f]

@@ -2,7 +2,7 @@
 //! layer, then [`Model::head`] on the rows whose logits are needed.
 
 use crate::chunks;
-use crate::config::{Config, Mlp, Positions};
+use crate::config::{Config, Mixer, Mlp, Positions};
 use crate::error::{Error, Result};
 use crate::experts::{ExpertBuffers, FeedForward};
 use crate::latent::{LatentBuffers, QkvWeights};
@@ -61,13 +61,15 @@ pub struct Buffers<B: Backend = Cpu> {
     normed: B::Buffer,
     /// Queries, keys and values, `[rows, q + 2 kv]`.
     qkv: B::Buffer,
-    mixed: B::Buffer,
+    /// What the recurrence beside attention reads, `[rows, width]`.
+    pub(crate) beside: B::Buffer,
+    pub(crate) mixed: B::Buffer,
     /// The projection that gates attention, `[rows, q]`, and both side by side, `[rows, 2 q]`.
     attn_gate: [B::Buffer; 2],
     wide: B::Buffer,
     gated: B::Buffer,
     /// What a dense MLP beside experts returns, and what their router reads, `[rows, d]`.
-    beside: [B::Buffer; 2],
+    dense_and_router: [B::Buffer; 2],
     latent: LatentBuffers<B>,
     pub(crate) experts: ExpertBuffers<B>,
     /// The experts that the rows of the last MLP step took, if it had some.
@@ -88,11 +90,12 @@ impl<B: Backend> Buffers<B> {
             mid: empty(),
             normed: empty(),
             qkv: empty(),
+            beside: empty(),
             mixed: empty(),
             attn_gate: [empty(), empty()],
             wide: empty(),
             gated: empty(),
-            beside: [empty(), empty()],
+            dense_and_router: [empty(), empty()],
             latent: LatentBuffers::new(&model.backend),
             experts: ExpertBuffers::new(&model.backend),
             routes: None,
@@ -121,19 +124,24 @@ impl<B: Backend> Buffers<B> {
         let widest = |of: &dyn Fn(usize) -> usize| (0..c.depth()).map(of).max().unwrap_or(0);
         let [gate, gated] = &mut self.attn_gate;
         let gate_width = if c.attention_gate { c.widest_q() } else { 0 };
-        let [of_dense, of_router] = &mut self.beside;
-        let beside = if c.layers.iter().any(|layer| layer.mlp.is_both()) { c.hidden } else { 0 };
+        let [of_dense, of_router] = &mut self.dense_and_router;
+        let both = if c.layers.iter().any(|layer| layer.mlp.is_both()) { c.hidden } else { 0 };
+        let beside = |l: usize| match c.layers[l].mixer {
+            Mixer::Both(of) => of.width(),
+            _ => 0,
+        };
         let sizes = [
             (&mut self.mid, c.hidden),
             (&mut self.normed, c.hidden),
-            (&mut self.qkv, widest(&|l| c.input_width(l))),
+            (&mut self.qkv, widest(&|l| c.input_width(l) - beside(l))),
+            (&mut self.beside, widest(&beside)),
             (&mut self.mixed, widest(&|l| c.mixed_width(l))),
             (gate, gate_width),
             (gated, 2 * gate_width),
             (&mut self.wide, up * dense),
             (&mut self.gated, if c.gated { dense } else { 0 }),
-            (of_dense, beside),
-            (of_router, beside),
+            (of_dense, both),
+            (of_router, both),
             (&mut self.attn_out, c.hidden),
             (&mut self.mlp_out, c.hidden),
         ];
@@ -273,11 +281,16 @@ impl<B: Backend> Model<B> {
         b: &mut Buffers<B>,
     ) {
         let (on, block) = (&self.backend, &self.packed.layers[l]);
+        if !self.config.has_mixer(l) {
+            b.attn_out = on.buffer_of(&vec![0.0; on.len(h)]);
+            return;
+        }
         self.keep(b.saved.as_mut().map(|s| &mut s.attn_in), block.attn_norm.is_some(), h);
         let input = self.normalised(block.attn_norm.as_ref(), h, &mut b.normed); // [rows, d]
         match &block.qkv {
             QkvWeights::Plain(qkv) => on.linear(qkv, input, &mut b.qkv), // [rows, q + 2 kv]
             QkvWeights::Mixer(of) => on.linear(&of.input, input, &mut b.qkv), // [rows, width]
+            QkvWeights::None => {}
             QkvWeights::Latent(latent) => {
                 let save = b.saved.is_some();
                 let latent = self.latent_qkv(latent, input, &mut b.latent, &mut b.qkv, save);
@@ -287,10 +300,27 @@ impl<B: Backend> Model<B> {
         if let Some(gate) = &block.attn_gate {
             on.linear(gate, input, &mut b.attn_gate[0]); // [rows, q]
         }
+        if let Some(beside) = &block.beside {
+            on.linear(&beside.mixer.input, input, &mut b.beside); // [rows, width]
+            self.keep(b.saved.as_mut().map(|s| &mut s.beside), true, &b.beside);
+        }
         self.norm_and_rotate(l, batch, b);
         self.keep(b.saved.as_mut().map(|s| &mut s.qkv), true, &b.qkv);
+        self.mix_positions(l, batch, past, b);
+        self.keep(b.saved.as_mut().map(|s| &mut s.raw_attn), block.post_attn_norm.is_some(), &b.attn_out);
+        self.finish(block.post_attn_norm.as_ref(), &mut b.attn_out);
+    }
+
+    /// Mixes positions: fills `b.attn_out` from the projected rows of layer `l`.
+    fn mix_positions(&self, l: usize, batch: &Batch<B>, past: Option<&B::Buffer>, b: &mut Buffers<B>) {
+        let (on, block) = (&self.backend, &self.packed.layers[l]);
+        let apart = past.filter(|_| block.beside.is_some()).map(|past| self.parts_of_cache(l, past));
+        let [past, past_beside] = match &apart {
+            Some([of_attention, beside]) => [Some(of_attention), Some(beside)],
+            None => [past, None],
+        };
         match &block.qkv {
-            QkvWeights::Mixer(of) => self.mix(l, of, batch, past, &b.qkv, &mut b.mixed),
+            QkvWeights::Mixer(of) => self.mix(of, batch, past, &b.qkv, &mut b.mixed),
             _ => {
                 let runs = batch.of_attention(self.config.layers[l].chunk.is_some());
                 on.attend(&self.shape(l), &block.head_bias, runs, past, &b.qkv, &mut b.mixed); // [rows, q]
@@ -299,9 +329,24 @@ impl<B: Backend> Model<B> {
         if block.attn_gate.is_some() {
             self.gate_attention(l, b);
         }
-        on.linear(&block.attn_out, &b.mixed, &mut b.attn_out); // [rows, d]
-        self.keep(b.saved.as_mut().map(|s| &mut s.raw_attn), block.post_attn_norm.is_some(), &b.attn_out);
-        self.finish(block.post_attn_norm.as_ref(), &mut b.attn_out);
+        if let Some(out) = &block.attn_out {
+            on.linear(out, &b.mixed, &mut b.attn_out); // [rows, d]
+        }
+        self.scale(self.config.multipliers.attention, &mut b.attn_out);
+        if let Some(beside) = &block.beside {
+            self.mix_beside(beside, batch, past_beside, b);
+        }
+    }
+
+    /// What attention and the recurrence beside it read of a cache.
+    fn parts_of_cache(&self, l: usize, past: &B::Buffer) -> [B::Buffer; 2] {
+        let stride = self.config.cached_width(l);
+        let positions = self.backend.len(past) / stride;
+        let attention = 2 * self.config.kv_width(l);
+        [(0, attention), (attention, stride - attention)].map(|(start, width)| {
+            let columns = Columns { stride, start, width, count: 1 };
+            self.backend.copy_columns(columns, past, 0..positions)
+        })
     }
 
     /// Multiplies what attention returned by the sigmoid of the gate.
@@ -354,10 +399,15 @@ impl<B: Backend> Model<B> {
         let save = b.saved.is_some();
         b.routes = None;
         match &block.mlp {
+            MlpWeights::None => {
+                b.mlp_out = self.backend.buffer_of(&vec![0.0; self.backend.len(x)]);
+                return;
+            }
             MlpWeights::Dense(FeedForward { up, down, .. }) => {
                 let matrices = [up, other_down.unwrap_or(down)];
                 let inner = [&mut b.wide, &mut b.gated];
                 let wide = self.feed_forward(matrices, input, inner, &mut b.mlp_out, save);
+                self.scale(self.config.multipliers.mlp, &mut b.mlp_out);
                 b.saved.iter_mut().zip(wide).for_each(|(saved, wide)| saved.wide = Some(wide));
             }
             MlpWeights::Experts(experts) => {
@@ -376,7 +426,7 @@ impl<B: Backend> Model<B> {
     /// former.
     fn dense_and_experts(&self, l: usize, of: &DenseAndExperts<B>, x: &B::Buffer, b: &mut Buffers<B>) {
         let (on, d, save) = (&self.backend, self.config.hidden, b.saved.is_some());
-        let [dense_out, router_in] = &mut b.beside;
+        let [dense_out, router_in] = &mut b.dense_and_router;
         let inner = [&mut b.wide, &mut b.gated];
         let wide = self.feed_forward(of.dense.matrices(), &b.normed, inner, dense_out, save);
         self.keep(b.saved.as_mut().map(|s| &mut s.raw_dense), true, dense_out);
@@ -523,9 +573,18 @@ impl<B: Backend> Model<B> {
     }
 
     /// Copies the keys and values of some rows of the last attention step, which was that of layer `l`, `[rows, 2 kv]`;
-    /// of a recurrence, what later positions read ([`Config::cached_columns`]).
+    /// of a recurrence, what later positions read, which follows keys and values where there are both
+    /// ([`Config::cached_width`]).
     pub fn kv_cache(&self, l: usize, rows: Range<usize>, b: &Buffers<B>) -> B::Buffer {
-        self.backend.copy_columns(self.config.cached_columns(l), &b.qkv, rows)
+        let on = &self.backend;
+        let columns = self.config.cached_columns(l);
+        let Some(first) = columns.first() else { return on.empty() };
+        let one = on.copy_columns(*first, &b.qkv, rows.clone());
+        let Some(beside) = columns.get(1) else { return one };
+        let other = on.copy_columns(*beside, &b.beside, rows);
+        let (keys, others) = (on.on_host(&one), on.on_host(&other));
+        let rows = keys.chunks_exact(first.width).zip(others.chunks_exact(beside.width));
+        on.buffer_of(&rows.flat_map(|(keys, others)| [keys, others].concat()).collect::<Vec<f32>>())
     }
 
     /// The logits of some rows: final norm and unembedding, with what lies between them in encoders.
@@ -573,8 +632,13 @@ impl<B: Backend> Model<B> {
 
     /// Multiplies by the factor on what a sublayer adds, forwards or backwards.
     pub(crate) fn scale_residual(&self, x: &mut B::Buffer) {
-        if self.config.residual_scale != 1.0 {
-            self.backend.scale(self.config.residual_scale, x);
+        self.scale(self.config.residual_scale, x);
+    }
+
+    /// Multiplies by a factor that most models do not have.
+    pub(crate) fn scale(&self, factor: f32, x: &mut B::Buffer) {
+        if factor != 1.0 {
+            self.backend.scale(factor, x);
         }
     }
 

@@ -16,6 +16,8 @@ pub(crate) enum QkvWeights<B: Backend> {
     Latent(Box<LatentWeights<B>>),
     /// What takes the place of attention.
     Mixer(Box<MixerWeights<B>>),
+    /// Nothing mixes positions.
+    None,
 }
 
 /// The matrices of latent attention. H heads of width w, latent vectors of widths `q_rank` and `rank`, r rotated.
@@ -39,6 +41,7 @@ impl<B: Backend> QkvWeights<B> {
         match self {
             Self::Plain(qkv) => vec![qkv],
             Self::Mixer(of) => vec![&of.input],
+            Self::None => vec![],
             Self::Latent(of) => {
                 let mut all = vec![&of.q, &of.kv_down, &of.kv_up];
                 all.extend(of.q_down.as_ref().map(|(down, _)| down));
@@ -50,7 +53,7 @@ impl<B: Backend> QkvWeights<B> {
     /// The norms on latent vectors.
     pub(crate) fn norms(&self) -> Vec<&Norm<B>> {
         match self {
-            Self::Plain(_) | Self::Mixer(_) => vec![],
+            Self::Plain(_) | Self::Mixer(_) | Self::None => vec![],
             Self::Latent(of) => of.q_down.iter().map(|(_, norm)| norm).chain([&of.kv_norm]).collect(),
         }
     }
@@ -58,7 +61,7 @@ impl<B: Backend> QkvWeights<B> {
     /// Parameters that are in no matrix and no norm.
     pub(crate) fn small(&self) -> u64 {
         match self {
-            Self::Plain(_) | Self::Latent(_) => 0,
+            Self::Plain(_) | Self::Latent(_) | Self::None => 0,
             Self::Mixer(of) => of.small(),
         }
     }

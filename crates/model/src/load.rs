@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::expert_cache::ExpertCache;
 use crate::experts::{ExpertWeights, FeedForward};
 use crate::latent::QkvWeights;
+use crate::mixer::Beside;
 use crate::weights::{Tensor, Weights};
 use fathom_kernels::Dtype;
 use fathom_kernels::attention::HeadBias;
@@ -28,8 +29,9 @@ pub(crate) struct LayerWeights<B: Backend> {
     pub(crate) attn_gate: Option<B::Linear>,
     /// Sinks and slopes of the heads.
     pub(crate) head_bias: HeadBias<B::Buffer>,
-    /// `[d, q]`, or `[d, values]` behind a recurrence.
-    pub(crate) attn_out: B::Linear,
+    /// `[d, q]`, or `[d, values]` behind a recurrence; none where nothing mixes positions.
+    pub(crate) attn_out: Option<B::Linear>,
+    pub(crate) beside: Option<Beside<B>>,
     pub(crate) post_attn_norm: Option<Norm<B>>,
     pub(crate) mlp_norm: Option<Norm<B>>,
     /// Whether the norm before the MLP is the one before attention, read twice.
@@ -44,6 +46,7 @@ pub(crate) struct LayerWeights<B: Backend> {
 pub(crate) enum MlpWeights<B: Backend> {
     Dense(FeedForward<B>),
     Experts(Box<ExpertWeights<B>>),
+    None,
     DenseAndExperts(Box<DenseAndExperts<B>>),
 }
 
@@ -74,6 +77,7 @@ impl<B: Backend> MlpWeights<B> {
             Self::DenseAndExperts(of) => {
                 of.dense.matrices().into_iter().chain(of.experts.matrices()).collect()
             }
+            Self::None => Vec::new(),
         }
     }
 
@@ -81,7 +85,7 @@ impl<B: Backend> MlpWeights<B> {
     fn inner_norms(&self) -> impl Iterator<Item = &Norm<B>> {
         let both = match self {
             Self::DenseAndExperts(of) => Some(of),
-            Self::Dense(_) | Self::Experts(_) => None,
+            Self::Dense(_) | Self::Experts(_) | Self::None => None,
         };
         both.into_iter().flat_map(|of| of.norms())
     }
@@ -89,7 +93,7 @@ impl<B: Backend> MlpWeights<B> {
     /// Parameters that are in no matrix in memory.
     pub(crate) fn correction(&self) -> u64 {
         match self {
-            Self::Dense(_) => 0,
+            Self::Dense(_) | Self::None => 0,
             Self::Experts(experts) => experts.small(),
             Self::DenseAndExperts(of) => of.experts.small(),
         }
@@ -100,8 +104,9 @@ impl<B: Backend> LayerWeights<B> {
     /// All matrices.
     pub(crate) fn matrices(&self) -> Vec<&B::Linear> {
         let mut all = self.qkv.matrices();
-        all.push(&self.attn_out);
+        all.extend(&self.attn_out);
         all.extend(&self.attn_gate);
+        all.extend(self.beside.iter().flat_map(Beside::matrices));
         all.extend(self.mlp.matrices());
         all
     }
@@ -110,9 +115,14 @@ impl<B: Backend> LayerWeights<B> {
     pub(crate) fn parameters(&self, on: &B, c: &Config) -> u64 {
         let linear: usize = self.matrices().iter().map(|l| l.parameters()).sum();
         let norms: u64 = self.norms().iter().flatten().map(|norm| norm_parameters(on, norm)).sum();
-        linear as u64 + norms + self.sinks(on) + self.mlp.correction() + self.qkv.small()
+        linear as u64 + norms + self.sinks(on) + self.mlp.correction() + self.small()
             - self.qkv.padding(c.hidden, c.heads)
             - self.copies
+    }
+
+    /// Parameters of what mixes positions that are in no matrix and no norm.
+    pub(crate) fn small(&self) -> u64 {
+        self.qkv.small() + self.beside.as_ref().map_or(0, |beside| beside.mixer.small())
     }
 
     /// Number of attention sinks.
@@ -263,16 +273,19 @@ impl<B: Backend> Loader<'_, B> {
             tensor_ref.as_ref().map(|s| self.norm_to_stream(s, layer)).transpose()
         };
         Ok(LayerWeights {
-            attn_norm: before(&at.attn_norm.clone().filter(|_| layer >= at.first_attn_norm))?,
+            attn_norm: before(
+                &at.attn_norm.clone().filter(|_| layer >= at.first_attn_norm && c.has_mixer(layer)),
+            )?,
             qkv: self.qkv(layer)?,
             qk_norms: self.qk_norms(layer)?,
             copies: self.copies(layer),
             attn_gate: self.attn_gate(layer)?,
             head_bias: self.head_bias(layer)?,
-            attn_out: self.attn_out(layer)?,
+            attn_out: c.has_mixer(layer).then(|| self.attn_out(layer)).transpose()?,
+            beside: self.beside(layer)?,
             post_attn_norm: behind(&at.post_attn_norm)?,
-            mlp_norm: before(&at.mlp_norm)?,
-            shared_norm: at.mlp_norm.is_some() && at.mlp_norm == at.attn_norm,
+            mlp_norm: before(&at.mlp_norm.clone().filter(|_| c.has_mlp(layer)))?,
+            shared_norm: c.has_mixer(layer) && at.mlp_norm.is_some() && at.mlp_norm == at.attn_norm,
             mlp: self.mlp(layer)?,
             post_mlp_norm: behind(&at.post_mlp_norm)?,
             stream_norms: match at.encoder.as_ref().and_then(|of| of.stream_norms.as_ref()) {

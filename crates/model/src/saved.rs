@@ -15,6 +15,8 @@ pub struct SavedActivations<B: Backend = Cpu> {
     pub(crate) raw_qkv: Option<B::Buffer>,
     /// Queries, keys and values as attention reads them, `[rows, q + 2 kv]`.
     pub(crate) qkv: Option<B::Buffer>,
+    /// What the recurrence beside attention reads, `[rows, width]`.
+    pub(crate) beside: Option<B::Buffer>,
     /// The gate of attention and what it multiplies, `[rows, 2 q]`.
     pub(crate) attn_gate: Option<B::Buffer>,
     /// Output of attention before its norm, `[rows, d]`.
@@ -44,6 +46,7 @@ impl<B: Backend> Default for SavedActivations<B> {
             latent: None,
             raw_qkv: None,
             qkv: None,
+            beside: None,
             attn_gate: None,
             raw_attn: None,
             mlp_in: None,

@@ -328,8 +328,9 @@ impl Checkpoint {
     /// weights and biases of what attention and MLP end with.
     pub fn output_tensors(&self, layer: usize) -> Vec<String> {
         let (config, layout) = (&self.description.config, &self.description.layout);
-        let mixer = layout.mixer.as_ref().filter(|_| !config.has_attention(layer));
-        let mut refs = vec![mixer.map_or(&layout.attn_out, |names| &names.out).clone()];
+        let mixer = layout.mixer_of(config, layer);
+        let mut refs: Vec<TensorRef> = mixer.iter().map(|names| names.out.clone()).collect();
+        refs.extend(config.has_attention(layer).then(|| layout.attn_out.clone()));
         let mlp = config.layers[layer].mlp;
         if let (Some(experts), Some(names)) = (mlp.experts(), &layout.experts) {
             refs.extend((0..experts.count).map(|expert| names.down.of_expert(expert, experts.count)));

@@ -84,6 +84,9 @@ pub struct Trace<B: Backend = Cpu> {
     pub post_norm: Vec<PostNorm<B>>,
     /// The experts that each token took in each layer; `None` for a dense one.
     pub routes: Vec<Option<Routes>>,
+    /// The layers that do not mix positions, and those without an MLP: their rows in [`Self::attn_out`] and
+    /// [`Self::mlp_out`] are zeros.
+    pub without: [Vec<usize>; 2],
 }
 
 /// What a post-norm block keeps of a text beside its sublayers' outputs, `[T, d]` each.
@@ -135,6 +138,7 @@ impl<B: Backend> Trace<B> {
             kv_cache: Vec::new(),
             post_norm: self.post_norm.iter().map(of_post_norm).collect(),
             routes: Vec::new(),
+            without: self.without.clone(),
         }
     }
 
@@ -153,6 +157,7 @@ impl<B: Backend> Trace<B> {
             kv_cache: Vec::new(),
             post_norm: Vec::new(),
             routes: Vec::new(),
+            without: Default::default(),
         }
     }
 }
@@ -175,7 +180,7 @@ impl<B: Backend> Model<B> {
             let rows = embedded.len() / d..embedded.len() / d + text.len();
             embedded.extend(self.embed(text, 0)?);
             runs.push(Run { rows, first: 0, length: text.len(), past: vec![] });
-            traces.push(Trace::new(text, d));
+            traces.push(Trace { without: self.without(), ..Trace::new(text, d) });
         }
         let batch = self.batch(runs);
         let mut buffers = Buffers::new(self);
@@ -201,6 +206,12 @@ impl<B: Backend> Model<B> {
             trace.resid.push(on.copy(&h, run.rows.start * d..run.rows.end * d));
         }
         Ok(traces)
+    }
+
+    /// The layers that do not mix positions, and those without an MLP.
+    fn without(&self) -> [Vec<usize>; 2] {
+        let (c, all) = (&self.config, 0..self.config.depth());
+        [all.clone().filter(|l| !c.has_mixer(*l)).collect(), all.filter(|l| !c.has_mlp(*l)).collect()]
     }
 
     /// What is kept of some elements of a post-norm block's streams, `h` before and `out` after it.

@@ -134,6 +134,12 @@ fn gradients(model: &Model, trace: &Trace, answer: Answer) -> Vec<Gradient> {
             (Place::AttnIn, h, &of_attn),
             (Place::Stream, h, &of_stream),
         ] {
+            // What a layer does not have reads nothing.
+            let absent = place == Place::MlpIn && !c.has_mlp(l) || place == Place::AttnIn && !c.has_mixer(l);
+            if absent {
+                assert!(d_x.iter().all(|x| *x == 0.0), "layer {l}, {place:?}");
+                continue;
+            }
             all.push((l, place, rows(x, d), rows(d_x, d)));
         }
         gradient = of_stream;
@@ -340,6 +346,13 @@ folders! {
     qwen3_5_moe: "qwen3_5_moe", 24;
     granite4_hybrid: "granite4-hybrid", 24;
     lfm2: "lfm2", 24;
+    lfm2_moe: "lfm2_moe", 24;
+    mamba2: "mamba2", 24;
+    bamba: "bamba", 24;
+    nemotron_h: "nemotron_h", 24;
+    nemotron_h_moe: "nemotron_h-moe", 24;
+    falcon_h1: "falcon_h1", 24;
+    falcon_h1_norm: "falcon_h1-norm", 24;
     gpt_oss: "gpt_oss", 24;
     gpt_oss_mxfp4: "gpt_oss-mxfp4", 24;
     llama4: "llama4", 30;

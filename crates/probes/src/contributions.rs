@@ -34,7 +34,20 @@ pub fn measure<B: Backend>(on: &B, trace: &Trace<B>) -> ContributionsSample {
         mean: layers.iter().map(|t| mean(t, which)).collect(),
         tokens: layers.iter().map(|t| t.iter().map(|v| short(v[which])).collect()).collect(),
     };
-    let parts = |first: usize| Parts { attn: pick(first), mlp: pick(first + 1), layer: pick(first + 2) };
+    let present = |which: usize, without: &[usize]| {
+        let mut all = pick(which);
+        for l in without {
+            all.mean[*l] = f64::NAN;
+            all.tokens[*l].clear();
+        }
+        all
+    };
+    let [no_attn, no_mlp] = &trace.without;
+    let parts = |first: usize| Parts {
+        attn: present(first, no_attn),
+        mlp: present(first + 1, no_mlp),
+        layer: pick(first + 2),
+    };
     ContributionsSample { relative_norm: parts(0), cosine: parts(3) }
 }
 
@@ -134,6 +147,7 @@ mod tests {
             kv_cache: vec![],
             post_norm: vec![],
             routes: vec![],
+            without: Default::default(),
         };
         let s = measure(&Cpu, &trace);
         let n = &s.relative_norm;
@@ -159,6 +173,7 @@ mod tests {
             kv_cache: vec![],
             post_norm: vec![],
             routes: vec![],
+            without: Default::default(),
         };
         let sample = measure(&Cpu, &trace);
         assert!(sample.relative_norm.attn.tokens[0][0].is_nan() && sample.cosine.layer.tokens[0][0].is_nan());

@@ -66,5 +66,6 @@ fn joined<B: Backend>(on: &B, parts: Vec<Trace<B>>) -> Trace<B> {
         kv_cache: Vec::new(),
         post_norm: post_norm.collect(),
         routes: Vec::new(),
+        without: parts[0].without.clone(),
     }
 }

@@ -113,6 +113,7 @@ pub fn measure<B: Backend>(model: &Model<B>, trace: &Trace<B>, exec: &ExecOption
             kv_cache: vec![],
             post_norm: vec![],
             routes: vec![],
+            without: Default::default(),
         };
         let curves = lens::curves(&lens::sweep(model, &streams, exec));
         let own = |curve: Vec<f64>| curve.into_iter().take(group.len());

@@ -122,6 +122,7 @@ mod tests {
             kv_cache: vec![],
             post_norm: vec![],
             routes: vec![],
+            without: Default::default(),
         };
         let s = measure(&Cpu, &trace);
         let half = 1.0 / 2f64.sqrt();

@@ -29,6 +29,11 @@ pub enum NotReplaceable {
          replacement out"
     )]
     Experts(usize),
+    /// The layer before the block has no MLP.
+    #[error(
+        "layer {0} has no MLP whose down projection could take over the work of a block; leave the replacement out"
+    )]
+    NoMlp(usize),
     /// The least-squares problem has no solution.
     #[error("the activations before the block are not finite or vanish, so no linear map can be fitted")]
     Singular,
@@ -67,8 +72,12 @@ impl Fit {
         if model.config().post_norm {
             return Err(NotReplaceable::PostNorm);
         }
-        if model.config().layers[block.start - 1].mlp != Mlp::Dense {
-            return Err(NotReplaceable::Experts(block.start - 1));
+        match model.config().layers[block.start - 1].mlp {
+            Mlp::Dense => {}
+            Mlp::Experts(_) | Mlp::DenseAndExperts(_) => {
+                return Err(NotReplaceable::Experts(block.start - 1));
+            }
+            Mlp::None => return Err(NotReplaceable::NoMlp(block.start - 1)),
         }
         let d = model.config().hidden;
         Ok(Self { block, fit: least_squares::Fit::new(d, d, Intercept::None) })

@@ -46,9 +46,17 @@ impl<'a, B: Backend> Job<'a, B> {
         if p.replace == Replace::Linear && loaded.model.config().post_norm {
             invalid!("--replace linear: {}", fathom_surgery::linear::NotReplaceable::PostNorm);
         }
-        let with_experts = loaded.model.config().layers.iter().position(|layer| layer.mlp != Mlp::Dense);
-        if let Some(layer) = with_experts.filter(|_| p.replace == Replace::Linear) {
-            invalid!("--replace linear: {}", fathom_surgery::linear::NotReplaceable::Experts(layer));
+        let config = loaded.model.config();
+        if let Some(what) = crate::sublayers::lacking(config, p.unit) {
+            invalid!("--unit: {what}");
+        }
+        let other = config.layers.iter().position(|layer| layer.mlp != Mlp::Dense);
+        if let Some(layer) = other.filter(|_| p.replace == Replace::Linear) {
+            let why = match config.has_mlp(layer) {
+                true => fathom_surgery::linear::NotReplaceable::Experts(layer),
+                false => fathom_surgery::linear::NotReplaceable::NoMlp(layer),
+            };
+            invalid!("--replace linear: {why}");
         }
         let memory = p.options.memory.unwrap_or_else(|| memory::default_for(&loaded.model));
         memory::check_texts(&loaded.model, calibration.prompts.iter().chain(&heldout.prompts), memory)?;

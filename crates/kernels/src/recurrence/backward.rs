@@ -1,7 +1,7 @@
 //! The backward pass of a recurrence, over whole texts.
 
-use super::forward::{Mixed, Step, add_outer, inverse_length, read, read_states};
-use super::{Recurrence, RecurrenceWeights, Rows, Update};
+use super::forward::{Mixed, Step, add_outer, inverse_length, normalise, read, read_states};
+use super::{OutputNorm, Recurrence, RecurrenceWeights, Rows, Update};
 use crate::backend::{Place, Run};
 use crate::backward::rms_row;
 use crate::cpu::multiversion;
@@ -72,32 +72,35 @@ fn finish_backward(
     d_gate: &mut [f32],
 ) {
     let states = y.to_vec();
-    match of.update {
-        Update::Delta => {
-            for ((y, d), z) in y.iter_mut().zip(d_y).zip(gate) {
-                *y = d * z * sigmoid(*z);
-            }
-            for (i, (d, x)) in
-                y.chunks_exact_mut(of.value_width).zip(states.chunks_exact(of.value_width)).enumerate()
-            {
-                rms_row(x, &weights.norm, weights.eps, d);
-                let mut normed = x.to_vec();
-                crate::norm::rms_row(&mut normed, &weights.norm, weights.eps);
-                let at = i * of.value_width..(i + 1) * of.value_width;
-                silu_backward(&gate[at.clone()], &normed, &d_y[at.clone()], &mut d_gate[at]);
-            }
+    let by_gate = |d: &mut [f32]| d.iter_mut().zip(gate).for_each(|(d, z)| *d *= z * sigmoid(*z));
+    y.copy_from_slice(d_y);
+    match of.norm {
+        OutputNorm::None => {
+            silu_backward(gate, &states, d_y, d_gate);
+            by_gate(y);
         }
-        Update::StateSpace => {
-            let gated: Vec<f32> = states.iter().zip(gate).map(|(y, z)| y * z * sigmoid(*z)).collect();
-            y.copy_from_slice(d_y);
-            let groups = y.chunks_exact_mut(of.normed()).zip(gated.chunks_exact(of.normed()));
-            for ((d, x), norm) in groups.zip(weights.norm.chunks_exact(of.normed())) {
-                rms_row(x, norm, weights.eps, d);
-            }
+        OutputNorm::BeforeGate => {
+            let mut normed = states.clone();
+            normalise(of, weights, &mut normed);
+            silu_backward(gate, &normed, d_y, d_gate);
+            by_gate(y);
+            normalise_backward(of, weights, &states, y);
+        }
+        OutputNorm::BehindGate => {
+            let mut gated = states.clone();
+            by_gate(&mut gated);
+            normalise_backward(of, weights, &gated, y);
             silu_backward(gate, &states, y, d_gate);
-            y.iter_mut().zip(gate).for_each(|(d, z)| *d *= z * sigmoid(*z));
+            by_gate(y);
         }
     }
+}
+
+/// Backward of [`normalise`], in place; `x` is what was normalised.
+fn normalise_backward(of: &Recurrence, weights: &RecurrenceWeights, x: &[f32], d: &mut [f32]) {
+    let parts = d.chunks_exact_mut(of.normed()).zip(x.chunks_exact(of.normed()));
+    let factors = weights.norm.chunks_exact(of.normed()).cycle();
+    parts.zip(factors).for_each(|((d, x), norm)| rms_row(x, norm, weights.eps, d));
 }
 
 /// The gradient of z in `factor silu(z)`.
@@ -142,8 +145,7 @@ impl KeyHead {
             d_decay: vec![0.0; length * heads],
             d_strength: vec![0.0; length * heads],
         };
-        for i in 0..heads {
-            let head = key_head * heads + i;
+        for (i, head) in of.readers(key_head).enumerate() {
             let step = |position: usize| mixed.step(of, Place::Row(run.rows.start + position), head);
             let d_output = |position: usize| {
                 &d_states[(run.rows.start + position) * of.values() + head * of.value_width..]
@@ -213,9 +215,11 @@ impl KeyHead {
         let at = key_head * of.key_width;
         d_qkv[at..][..of.key_width].copy_from_slice(&self.d_query[keys.clone()]);
         d_qkv[of.keys() + at..][..of.key_width].copy_from_slice(&self.d_key[keys]);
-        let width = of.values() / of.key_heads;
-        d_qkv[2 * of.keys() + key_head * width..][..width]
-            .copy_from_slice(&self.d_value[i * width..(i + 1) * width]);
+        let (width, heads) = (of.value_width, of.heads / of.key_heads);
+        for (place, head) in of.readers(key_head).enumerate() {
+            d_qkv[2 * of.keys() + head * width..][..width]
+                .copy_from_slice(&self.d_value[(i * heads + place) * width..][..width]);
+        }
     }
 }
 
@@ -290,7 +294,8 @@ fn factors_backward(
     let (_, decays) = numbers.split_at(numbers.len() - of.heads);
     let (d_strengths, d_decays) = d_numbers.split_at_mut(numbers.len() - of.heads);
     for head in 0..of.heads {
-        let (group, at) = (&groups[head / per_key], i * per_key + head % per_key);
+        let place = if of.tiled { head / of.key_heads } else { head % per_key };
+        let (group, at) = (&groups[of.key_of(head)], i * per_key + place);
         let (decay, strength) = (mixed.decay[row * of.heads + head], mixed.strength[row * of.heads + head]);
         let mut d_time = -weights.rate[head] * decay * group.d_decay[at];
         match of.update {

@@ -1,6 +1,6 @@
 //! The forward pass of a recurrence.
 
-use super::{LENGTH_EPS, Recurrence, RecurrenceWeights, Rows, Start, Update, start};
+use super::{LENGTH_EPS, OutputNorm, Recurrence, RecurrenceWeights, Rows, Start, Update, start};
 use crate::backend::{Place, Run};
 use crate::cpu::{mul_add, multiversion};
 use crate::elementwise::{sigmoid, silu_in_place};
@@ -99,7 +99,7 @@ impl Mixed {
 
     pub(super) fn step(&self, of: &Recurrence, place: Place, head: usize) -> Step<'_> {
         let at = self.at(place);
-        let (qkv, key) = (&self.qkv[at * of.channels()..][..of.channels()], head * of.key_heads / of.heads);
+        let (qkv, key) = (&self.qkv[at * of.channels()..][..of.channels()], of.key_of(head));
         Step {
             query: &qkv[key * of.key_width..][..of.key_width],
             key: &qkv[of.keys() + key * of.key_width..][..of.key_width],
@@ -210,18 +210,23 @@ impl Head<'_> {
 /// The norm and the gate, in place.
 fn finish(of: &Recurrence, weights: &RecurrenceWeights, gate: &[f32], y: &mut [f32]) {
     let by_gate = |y: &mut [f32]| y.iter_mut().zip(gate).for_each(|(y, z)| *y *= z * sigmoid(*z));
-    match of.update {
-        Update::Delta => {
-            let heads = y.chunks_exact_mut(of.normed());
-            heads.for_each(|head| rms_row(head, &weights.norm, weights.eps));
+    match of.norm {
+        OutputNorm::None => by_gate(y),
+        OutputNorm::BeforeGate => {
+            normalise(of, weights, y);
             by_gate(y);
         }
-        Update::StateSpace => {
+        OutputNorm::BehindGate => {
             by_gate(y);
-            let groups = y.chunks_exact_mut(of.normed()).zip(weights.norm.chunks_exact(of.normed()));
-            groups.for_each(|(y, norm)| rms_row(y, norm, weights.eps));
+            normalise(of, weights, y);
         }
     }
+}
+
+/// Normalises the parts of a row of outputs. The delta rule has the same factors for all of them.
+pub(super) fn normalise(of: &Recurrence, weights: &RecurrenceWeights, y: &mut [f32]) {
+    let factors = weights.norm.chunks_exact(of.normed()).cycle();
+    y.chunks_exact_mut(of.normed()).zip(factors).for_each(|(y, norm)| rms_row(y, norm, weights.eps));
 }
 
 /// The convolution of one row: `out[c] = bias[c] + sum_t weights[c, t] x[t, c]`, the last of `x` on the last tap.

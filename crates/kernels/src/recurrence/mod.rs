@@ -12,8 +12,8 @@
 //! g = exp(-rate t), t = softplus(a + time bias), b = sigmoid of the other number
 //! ```
 //!
-//! The delta rule normalises each head of y and multiplies it by SiLU(z); the state-space model multiplies first and
-//! normalises the heads that share a key together.
+//! Behind that y is multiplied by SiLU(z) and, before or after it, normalised: each head by itself for the delta rule, the
+//! heads that share a key together for the state-space model.
 //!
 //! **Rows of earlier positions** need no saved state: what a row adds to the state is a function of its own q, k, v and
 //! of those of the few rows that its convolution reads, so the state before a run is computed again from the cached rows.
@@ -38,6 +38,17 @@ pub enum Update {
     StateSpace,
 }
 
+/// Whether outputs are normalised before they are multiplied by SiLU(z), or behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputNorm {
+    /// They are not normalised (Falcon-H1).
+    None,
+    /// Before (Qwen3-Next).
+    BeforeGate,
+    /// Behind (Mamba 2).
+    BehindGate,
+}
+
 /// The shape of a recurrence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recurrence {
@@ -53,6 +64,11 @@ pub struct Recurrence {
     pub value_width: usize,
     /// Positions that the convolution reads, its own included.
     pub taps: usize,
+    /// Whether the heads of values that share a key lie as far apart as there are keys (llama.cpp's order of Qwen3.5), and
+    /// not beside each other.
+    pub tiled: bool,
+    /// Where outputs are normalised.
+    pub norm: OutputNorm,
 }
 
 impl Recurrence {
@@ -99,6 +115,18 @@ impl Recurrence {
         (self.channels() * self.taps + passes * self.heads * self.key_width * self.value_width) as u64
     }
 
+    /// The head of queries and keys that a head of values reads.
+    fn key_of(&self, head: usize) -> usize {
+        if self.tiled { head % self.key_heads } else { head * self.key_heads / self.heads }
+    }
+
+    /// The heads of values that read a head of queries and keys.
+    fn readers(&self, key_head: usize) -> impl Iterator<Item = usize> {
+        let count = self.heads / self.key_heads;
+        let [first, step] = if self.tiled { [key_head, self.key_heads] } else { [key_head * count, 1] };
+        (0..count).map(move |i| first + i * step)
+    }
+
     /// Width of what is normalised together.
     fn normed(&self) -> usize {
         match self.update {
@@ -126,7 +154,7 @@ pub struct RecurrenceWeights {
     pub time_bias: Vec<f32>,
     /// The share of the value that is added to the output, `[heads]`; only for the state-space model.
     pub skip: Vec<f32>,
-    /// Factors of the norm: `[value width]` for the delta rule, `[values]` for the state-space model.
+    /// Factors of the norm: `[value width]` for the delta rule, `[values]` for the state-space model; empty without one.
     pub norm: Vec<f32>,
     /// Added to the mean square in the norm.
     pub eps: f32,

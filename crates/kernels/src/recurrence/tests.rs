@@ -3,7 +3,23 @@
 use super::*;
 
 fn shape(update: Update) -> Recurrence {
-    Recurrence { update, key_heads: 2, key_width: 6, heads: 4, value_width: 5, taps: 4 }
+    let norm = match update {
+        Update::Delta => OutputNorm::BeforeGate,
+        Update::StateSpace => OutputNorm::BehindGate,
+    };
+    Recurrence { update, key_heads: 2, key_width: 6, heads: 4, value_width: 5, taps: 4, tiled: false, norm }
+}
+
+/// All that differ in how they are computed.
+fn shapes() -> Vec<Recurrence> {
+    let [delta, space] = [Update::Delta, Update::StateSpace].map(shape);
+    vec![
+        delta,
+        Recurrence { tiled: true, ..delta },
+        space,
+        Recurrence { norm: OutputNorm::None, ..space },
+        Recurrence { norm: OutputNorm::BeforeGate, ..space },
+    ]
 }
 
 /// Reproducible numbers from -1 to 1.
@@ -56,7 +72,7 @@ fn naive(of: &Recurrence, w: &RecurrenceWeights, x: &[f64]) -> Vec<f64> {
         let numbers = &x[t * width + values + channels..(t + 1) * width];
         let mut row = Vec::new();
         for (head, state) in states.iter_mut().enumerate() {
-            let key_head = head / (of.heads / of.key_heads);
+            let key_head = if of.tiled { head % of.key_heads } else { head / (of.heads / of.key_heads) };
             let vector = |at: usize, width: usize| mixed[at..at + width].to_vec();
             let mut q = vector(key_head * of.key_width, of.key_width);
             let mut k = vector(of.keys() + key_head * of.key_width, of.key_width);
@@ -95,16 +111,15 @@ fn naive(of: &Recurrence, w: &RecurrenceWeights, x: &[f64]) -> Vec<f64> {
             x.iter().zip(weight).map(|(x, w)| x * scale * f64::from(*w)).collect::<Vec<f64>>()
         };
         let gated = |x: &[f64]| x.iter().zip(gate).map(|(x, z)| x * silu(*z)).collect::<Vec<f64>>();
-        out.extend(match of.update {
-            Update::Delta => {
-                gated(&row.chunks(of.value_width).flat_map(|head| norm(head, &w.norm)).collect::<Vec<f64>>())
-            }
-            Update::StateSpace => {
-                let width = of.values() / of.key_heads;
-                let gated = gated(&row);
-                let groups = gated.chunks(width).zip(w.norm.chunks(width));
-                groups.flat_map(|(x, weight)| norm(x, weight)).collect()
-            }
+        let width = if of.update == Update::Delta { of.value_width } else { of.values() / of.key_heads };
+        let normed = |x: &[f64]| -> Vec<f64> {
+            let factors = w.norm.chunks(width).cycle();
+            x.chunks(width).zip(factors).flat_map(|(x, weight)| norm(x, weight)).collect()
+        };
+        out.extend(match of.norm {
+            OutputNorm::None => gated(&row),
+            OutputNorm::BeforeGate => gated(&normed(&row)),
+            OutputNorm::BehindGate => normed(&gated(&row)),
         });
     }
     out
@@ -116,15 +131,14 @@ fn in_f64(x: &[f32]) -> Vec<f64> {
 
 #[test]
 fn the_forward_pass_follows_the_definition() {
-    for update in [Update::Delta, Update::StateSpace] {
-        let of = shape(update);
+    for of in shapes() {
         let (w, x) = (weights(&of), numbers(11 * of.width(), 7));
         let mut y = vec![0.0; 11 * of.values()];
         forward(&of, &w, &[whole(0, 7), whole(7, 4)], &[], &x, &mut y);
         let (first, second) = x.split_at(7 * of.width());
         let want = [naive(&of, &w, &in_f64(first)), naive(&of, &w, &in_f64(second))].concat();
         for (y, want) in y.iter().zip(&want) {
-            assert!((f64::from(*y) - want).abs() < 2e-5, "{update:?}: {y} against {want}");
+            assert!((f64::from(*y) - want).abs() < 2e-5, "{of:?}: {y} against {want}");
         }
     }
 }
@@ -132,8 +146,7 @@ fn the_forward_pass_follows_the_definition() {
 /// Runs that start from the cache, from other rows and from a part of another run have the bits of a whole text.
 #[test]
 fn rows_keep_their_bits_wherever_their_past_is() {
-    for update in [Update::Delta, Update::StateSpace] {
-        let of = shape(update);
+    for of in shapes() {
         let (w, tokens) = (weights(&of), 12);
         let x = numbers(tokens * of.width(), 8);
         let mut whole_text = vec![0.0; tokens * of.values()];
@@ -177,8 +190,7 @@ fn rows_keep_their_bits_wherever_their_past_is() {
 
 #[test]
 fn the_backward_pass_agrees_with_central_differences() {
-    for update in [Update::Delta, Update::StateSpace] {
-        let of = shape(update);
+    for of in shapes() {
         // More positions than a segment.
         let lengths = [SEGMENT_AND_MORE, 3];
         let rows: usize = lengths.iter().sum();
@@ -202,7 +214,7 @@ fn the_backward_pass_agrees_with_central_differences() {
                 let want = (at(1e-5) - at(-1e-5)) / 2e-5;
                 assert!(
                     (f64::from(*got) - want).abs() < 2e-4 * want.abs().max(1.0),
-                    "{update:?} {i}: {got} against {want}"
+                    "{of:?} {i}: {got} against {want}"
                 );
             }
             start += length;

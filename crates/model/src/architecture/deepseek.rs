@@ -4,7 +4,7 @@
 //! kv_b_proj, o_proj}`.
 
 use super::fields::RopePlace;
-use super::{Description, Fields, LatentLayout, RowOrder, experts, glm, llama};
+use super::{Description, Fields, KvUpLayout, LatentLayout, RowOrder, experts, glm, llama};
 use crate::config::{Groups, Latent, Positions, RopeScaling, Routing};
 use crate::error::Result;
 use crate::weights::Weights;
@@ -100,7 +100,8 @@ fn latent(f: &Fields<'_>, weights: &Weights, interleaved: bool) -> Result<Descri
         q: tensor_ref(if has_low { "q_b_proj" } else { "q_proj" }).ordered(order),
         kv_down: tensor_ref("kv_a_proj_with_mqa").biased(bias),
         kv_norm: tensor_ref("kv_a_layernorm"),
-        kv_up: tensor_ref("kv_b_proj").ordered(order),
+        order,
+        kv_up: KvUpLayout::Whole(tensor_ref("kv_b_proj")),
     };
     d.layout.latent = Some(names);
     d.layout.qkv = Vec::new();

@@ -161,7 +161,8 @@ impl<'a> Fields<'a> {
         self.typed(name, "list of counts", |v| v.as_array()?.iter().map(count).collect())
     }
 
-    fn opt_floats(&self, name: &str) -> Result<Option<Vec<f32>>> {
+    /// A list of numbers.
+    pub(super) fn opt_floats(&self, name: &str) -> Result<Option<Vec<f32>>> {
         self.typed(name, "list of numbers", |v| {
             v.as_array()?.iter().map(|v| v.as_f64().map(|v| v as f32)).collect()
         })

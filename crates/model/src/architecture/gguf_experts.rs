@@ -27,6 +27,12 @@ pub(super) fn read(
     layers: &mut [Layer],
 ) -> Result<Option<ExpertLayout>> {
     let count = keys.count("expert_count")?.unwrap_or(0);
+    if let Some(size) = keys.count("moe_latent_size")?.filter(|size| *size > 0) {
+        return keys.fail(format!(
+            "'{}.moe_latent_size' is {size}: experts read a projection of the stream, which is not supported",
+            keys.arch
+        ));
+    }
     if count < 2 || family.mixture == Mixture::Never {
         return Ok(None);
     }
@@ -38,10 +44,16 @@ pub(super) fn read(
         ));
     };
     let shape = |name: &str| weights.shape(&format!("blk.{first}.{name}.weight"));
-    let stacked = has(first, "ffn_gate_exps");
-    let width = match shape(if stacked { "ffn_gate_exps" } else { "ffn_gate.0" }) {
-        Some([_, width, _] | [width, _]) => *width,
-        _ => return keys.fail(format!("there is no matrix 'blk.{first}.ffn_gate_exps.weight'")),
+    let form = match () {
+        () if has(first, "ffn_gate_up_exps") => Form::Fused,
+        () if has(first, "ffn_gate.0") => Form::Single,
+        () if !family.gated => Form::Ungated,
+        () => Form::Stacked,
+    };
+    let width = match (form, shape(form.gate())) {
+        (Form::Fused, Some([_, width, _])) => *width / 2,
+        (_, Some([_, width, _] | [width, _])) => *width,
+        _ => return keys.fail(format!("there is no matrix 'blk.{first}.{}.weight'", form.gate())),
     };
     let shared = shape("ffn_up_shexp").and_then(<[usize]>::first).copied().unwrap_or(0);
     let of = Experts {
@@ -61,7 +73,32 @@ pub(super) fn read(
         let bias = weights.has(&tensor_ref.of_expert(0, count).bias(first));
         tensor_ref.biased(bias)
     };
-    Ok(Some(layout(stacked, biased)))
+    Ok(Some(layout(form, biased)))
+}
+
+/// How the matrices of experts are stored.
+#[derive(Clone, Copy, PartialEq)]
+enum Form {
+    /// A tensor for each expert.
+    Single,
+    /// A tensor for all of them.
+    Stacked,
+    /// The same, gates before what they multiply in one tensor.
+    Fused,
+    /// A tensor for all of them, without gates.
+    Ungated,
+}
+
+impl Form {
+    /// The first tensor with gates, or in their place.
+    fn gate(self) -> &'static str {
+        match self {
+            Self::Single => "ffn_gate.0",
+            Self::Stacked => "ffn_gate_exps",
+            Self::Fused => "ffn_gate_up_exps",
+            Self::Ungated => "ffn_up_exps",
+        }
+    }
 }
 
 fn routing(keys: &Keys<'_>, family: &GgufFamily, correction: bool) -> Result<Routing> {
@@ -69,12 +106,14 @@ fn routing(keys: &Keys<'_>, family: &GgufFamily, correction: bool) -> Result<Rou
     let (says, gating) = (keys.flag("expert_weights_norm")?, keys.count("expert_gating_func")?);
     let normalised = match family.mixture {
         Mixture::Never | Mixture::Softmax | Mixture::OnInput => false,
-        Mixture::NormalisedSoftmax => true,
+        Mixture::NormalisedSoftmax | Mixture::NormalisedSigmoid => true,
         Mixture::ByKeys(_) => says.unwrap_or(false),
     };
     let default = match family.mixture {
+        // A correction goes with sigmoids; some files of such models have no key.
+        Mixture::ByKeys(_) if correction => Score::Sigmoid,
         Mixture::ByKeys(score) => score,
-        Mixture::OnInput => Score::Sigmoid,
+        Mixture::OnInput | Mixture::NormalisedSigmoid => Score::Sigmoid,
         _ => Score::Softmax,
     };
     let score = match gating {
@@ -95,20 +134,36 @@ fn routing(keys: &Keys<'_>, family: &GgufFamily, correction: bool) -> Result<Rou
         correction,
         on_input: family.mixture == Mixture::OnInput,
         expert_scale: false,
-        groups: groups.map(|(count, kept)| Groups { count, kept, best: 2 }),
+        // DeepSeek V2 judges groups by their best expert.
+        groups: groups.map(|(count, kept)| Groups {
+            count,
+            kept,
+            best: if score == Score::Softmax { 1 } else { 2 },
+        }),
     })
 }
 
-fn layout(stacked: bool, biased: impl Fn(TensorRef) -> TensorRef) -> ExpertLayout {
+fn layout(form: Form, biased: impl Fn(TensorRef) -> TensorRef) -> ExpertLayout {
     let tensor_ref = |name: &str| TensorRef::new(format!("blk.{{}}.{name}"));
-    let expert = |name: &str| tensor_ref(&format!("{name}{}", if stacked { "_exps" } else { ".{expert}" }));
+    let end = if form == Form::Single { ".{expert}" } else { "_exps" };
+    let expert = |name: &str| tensor_ref(&format!("{name}{end}"));
     let shared = |name: &str| tensor_ref(&format!("{name}_shexp"));
     ExpertLayout {
         router: biased(tensor_ref("ffn_gate_inp")),
         correction: Some(TensorRef::new("blk.{}.exp_probs_b.bias").bare()),
-        up: vec![biased(expert("ffn_gate")), biased(expert("ffn_up"))],
+        up: match form {
+            Form::Fused => vec![biased(expert("ffn_gate_up"))],
+            Form::Ungated => vec![biased(expert("ffn_up"))],
+            _ => vec![biased(expert("ffn_gate")), biased(expert("ffn_up"))],
+        },
         down: biased(expert("ffn_down")),
-        shared: Some((vec![shared("ffn_gate"), shared("ffn_up")], shared("ffn_down"))),
+        shared: Some((
+            match form {
+                Form::Ungated => vec![shared("ffn_up")],
+                _ => vec![shared("ffn_gate"), shared("ffn_up")],
+            },
+            shared("ffn_down"),
+        )),
         shared_gate: Some(tensor_ref("ffn_gate_inp_shexp")),
     }
 }

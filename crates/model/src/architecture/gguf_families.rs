@@ -22,6 +22,42 @@ pub(super) struct GgufFamily {
     pub(super) windows: Windows,
     pub(super) mixture: Mixture,
     pub(super) alibi: Alibi,
+    pub(super) mixing: Mixing,
+}
+
+/// What layers without attention have instead.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Mixing {
+    /// All layers have attention.
+    Attention,
+    /// The gated delta rule.
+    Delta,
+    /// The same with the heads of values in another order.
+    TiledDelta,
+    /// Mamba 2.
+    StateSpace,
+    /// The same, without MLPs.
+    StateSpaceAlone,
+    /// The same beside attention.
+    Both,
+    /// The same in some layers; each layer is that, attention without rotation, or an MLP.
+    OneEach,
+    /// A short convolution.
+    Convolution,
+}
+
+impl Mixing {
+    /// Whether it is Mamba 2.
+    pub(super) fn is_state_space(self) -> bool {
+        matches!(self, Self::StateSpace | Self::StateSpaceAlone | Self::Both | Self::OneEach)
+    }
+}
+
+impl GgufFamily {
+    /// Whether attention has a gate beside its queries, head by head.
+    pub(super) fn gated_attention(&self) -> bool {
+        matches!(self.mixing, Mixing::Delta | Mixing::TiledDelta)
+    }
 }
 
 /// Whether scores fall with the distance instead of a rotation, and the largest exponent of the slopes.
@@ -45,6 +81,8 @@ pub(super) enum Mixture {
     Softmax,
     /// As [`Self::Softmax`], divided by the sum of the chosen.
     NormalisedSoftmax,
+    /// By sigmoids, divided by the sum of the chosen.
+    NormalisedSigmoid,
     /// As keys say; this score without one.
     ByKeys(Score),
     /// By sigmoids, which multiply what the experts read.
@@ -118,6 +156,7 @@ const LLAMA: GgufFamily = GgufFamily {
     windows: Windows::All,
     mixture: Mixture::Never,
     alibi: Alibi::Never,
+    mixing: Mixing::Attention,
 };
 
 /// Llama's block with the rotation of Hugging Face checkpoints.
@@ -126,6 +165,16 @@ const HALVES: GgufFamily = GgufFamily { side_by_side: false, windows: Windows::N
 /// Layer norms and an MLP without a gate.
 const PLAIN: GgufFamily =
     GgufFamily { norm: NormKind::Layer, activation: Activation::GeluTanh, gated: false, ..HALVES };
+
+/// Layers of one sublayer each.
+const NEMOTRON_H: GgufFamily = GgufFamily {
+    arch: "nemotron_h",
+    name: "nemotron_h",
+    activation: Activation::ReluSquared,
+    gated: false,
+    mixing: Mixing::OneEach,
+    ..HALVES
+};
 
 /// All architectures that are read.
 pub(super) const GGUF_FAMILIES: &[GgufFamily] = &[
@@ -264,6 +313,59 @@ pub(super) const GGUF_FAMILIES: &[GgufFamily] = &[
         name: "glm4_moe",
         qk_norm: QkNorm::Head,
         mixture: Mixture::ByKeys(Score::Sigmoid),
+        ..HALVES
+    },
+    GgufFamily {
+        arch: "deepseek2",
+        name: "deepseek_v2",
+        windows: Windows::Never,
+        mixture: Mixture::ByKeys(Score::Softmax),
+        ..LLAMA
+    },
+    GgufFamily {
+        arch: "qwen3next",
+        name: "qwen3_next",
+        qk_norm: QkNorm::Head,
+        mixture: Mixture::NormalisedSoftmax,
+        mixing: Mixing::Delta,
+        ..HALVES
+    },
+    GgufFamily {
+        arch: "qwen35",
+        name: "qwen3_5",
+        qk_norm: QkNorm::Head,
+        mixing: Mixing::TiledDelta,
+        ..HALVES
+    },
+    GgufFamily {
+        arch: "qwen35moe",
+        name: "qwen3_5_moe",
+        qk_norm: QkNorm::Head,
+        mixture: Mixture::NormalisedSoftmax,
+        mixing: Mixing::TiledDelta,
+        ..HALVES
+    },
+    GgufFamily {
+        arch: "granitehybrid",
+        name: "granitemoehybrid",
+        factors: Factors::Granite,
+        windows: Windows::Never,
+        mixture: Mixture::NormalisedSoftmax,
+        mixing: Mixing::StateSpace,
+        ..LLAMA
+    },
+    GgufFamily { arch: "mamba2", name: "mamba2", mixing: Mixing::StateSpaceAlone, ..HALVES },
+    NEMOTRON_H,
+    GgufFamily { arch: "nemotron_h_moe", mixture: Mixture::ByKeys(Score::Sigmoid), ..NEMOTRON_H },
+    // Its factors are in the weights.
+    GgufFamily { arch: "falcon-h1", name: "falcon_h1", mixing: Mixing::Both, ..HALVES },
+    GgufFamily { arch: "lfm2", name: "lfm2", qk_norm: QkNorm::Head, mixing: Mixing::Convolution, ..HALVES },
+    GgufFamily {
+        arch: "lfm2moe",
+        name: "lfm2_moe",
+        qk_norm: QkNorm::Head,
+        mixture: Mixture::NormalisedSigmoid,
+        mixing: Mixing::Convolution,
         ..HALVES
     },
     GgufFamily { arch: "seed_oss", name: "seed_oss", ..HALVES },

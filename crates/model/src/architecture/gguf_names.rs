@@ -3,9 +3,16 @@
 //! Settings missing from these files follow llama.cpp: Gemma's attention scale and pattern of local layers,
 //! and the base of Gemma 3's local rotation.
 
-use super::gguf_families::{Alibi, Factors, GGUF_FAMILIES, GgufFamily, Mixture, Norms, Residual, Windows};
-use super::{Description, Layout, RowOrder, TensorRef, alibi, gguf_experts, unknown};
-use crate::config::{Config, Layer, Mlp, NormKind, Positions, QkNorm, Rope, RopeScaling, Temperature};
+use super::gguf_families::{
+    Alibi, Factors, GGUF_FAMILIES, GgufFamily, Mixing, Mixture, Norms, Residual, Windows,
+};
+use super::{
+    Description, Layout, RowOrder, TensorRef, alibi, gguf_experts, gguf_latent, gguf_mixers, unknown,
+};
+use crate::config::{
+    Config, Latent, Layer, Mlp, Multipliers, NormKind, Positions, QkNorm, Rope, RopeScaling, Score,
+    Temperature,
+};
 use crate::error::{Error, Result};
 use crate::gguf::{Header, Value};
 use crate::weights::Weights;
@@ -27,12 +34,11 @@ const HARMLESS: &[&str] = &[
 const OTHER_KEYS: [&str; 6] = ["general.", "tokenizer.", "split.", "quantize.", "imatrix.", "training."];
 
 /// Keys that change the forward pass unless they have this value.
-const ONLY: &[(&str, f64)] = &[
-    ("attention.clamp_kqv", 0.0),
-    ("nextn_predict_layers", 0.0),
-    ("rope.scaling.yarn_ext_factor", 1.0),
-    ("rope.scaling.yarn_log_multiplier", 0.0),
-];
+const ONLY: &[(&str, f64)] =
+    &[("attention.clamp_kqv", 0.0), ("nextn_predict_layers", 0.0), ("rope.scaling.yarn_ext_factor", 1.0)];
+
+/// As [`ONLY`], for architectures without latent attention.
+const NO_MULTIPLIER: (&str, f64) = ("rope.scaling.yarn_log_multiplier", 0.0);
 
 /// The largest exponent of the slopes of ALiBi; 0 without it.
 const MAX_ALIBI_BIAS: &str = "attention.max_alibi_bias";
@@ -72,10 +78,22 @@ impl<'a> Keys<'a> {
 
     /// A count, or an array of equal counts, one per layer.
     pub(super) fn count(&self, key: &str) -> Result<Option<usize>> {
+        self.count_where(key, |_| true)
+    }
+
+    /// A count, or an array of counts that are equal in the layers that have some; none where no layer has.
+    fn count_of_some(&self, key: &str) -> Result<Option<usize>> {
+        self.count_where(key, |value| value.as_usize() != Some(0))
+    }
+
+    fn count_where(&self, key: &str, matters: impl Fn(&Value) -> bool) -> Result<Option<usize>> {
         let (name, value) = self.value(key);
         let Some(Value::Numbers(numbers)) = value else { return self.get(key, Value::as_usize) };
-        let mut values = numbers.iter();
+        let mut values = numbers.iter().filter(matters);
         let first = values.next();
+        if first.is_none() && !numbers.is_empty() {
+            return Ok(None);
+        }
         match first.as_ref().and_then(Value::as_usize) {
             None => self.fail(format!("the metadata '{name}' has the wrong type")),
             same if values.all(|v| Some(&v) == first.as_ref()) => Ok(same),
@@ -107,6 +125,11 @@ impl<'a> Keys<'a> {
         self.get(key, Value::as_bool)
     }
 
+    /// Whether keys and values are projections of latent vectors.
+    fn is_latent(&self) -> bool {
+        self.arch == "deepseek2"
+    }
+
     /// Refuses unsupported settings that change the forward pass.
     fn refuse(&self, family: Option<&GgufFamily>) -> Result<()> {
         let has_experts = family.is_some_and(|family| family.mixture != Mixture::Never);
@@ -129,7 +152,8 @@ impl<'a> Keys<'a> {
         };
         let no_slopes = family.is_none_or(|family| family.alibi == Alibi::Never);
         let slopes = if no_slopes { &[(MAX_ALIBI_BIAS, 0.0)][..] } else { &[] };
-        for (key, only) in ONLY.iter().chain(factors).chain(slopes) {
+        let multiplier = if self.is_latent() { &[][..] } else { &[NO_MULTIPLIER] };
+        for (key, only) in ONLY.iter().chain(factors).chain(slopes).chain(multiplier) {
             if let Some(value) = self.number(key)?.filter(|value| value != only) {
                 return self.fail(format!(
                     "'{}.{key}' is {value}, which is not supported; only {only} is",
@@ -145,7 +169,8 @@ impl<'a> Keys<'a> {
         let read = self.read.borrow();
         let harmless = |key: &str| {
             let own = key.strip_prefix(self.arch).and_then(|rest| rest.strip_prefix('.'));
-            own.is_some_and(|own| HARMLESS.contains(&own) || gguf_experts::FOLLOW.contains(&own))
+            let follows = |own| gguf_experts::FOLLOW.contains(&own) || gguf_mixers::FOLLOW.contains(&own);
+            own.is_some_and(|own| HARMLESS.contains(&own) || follows(own))
                 || OTHER_KEYS.iter().any(|other| key.starts_with(other))
         };
         let is_off = |value: &Value| *value == Value::Bool(false) || value.as_f64() == Some(0.0);
@@ -187,12 +212,8 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
     keys.refuse(family)?;
     let Some(family) = family else { return Err(unknown(path, arch)) };
     let (hidden, heads) = (keys.needed("embedding_length")?, keys.needed("attention.head_count")?);
-    let head_dim = keys.count("attention.key_length")?.unwrap_or(hidden / heads.max(1));
-    if let Some(width) = keys.count("attention.value_length")?.filter(|width| *width != head_dim) {
-        return keys.fail(format!(
-            "'{arch}.attention.value_length' is {width} where keys have {head_dim}, which is not supported"
-        ));
-    }
+    let latent = keys.is_latent().then(|| gguf_latent::read(&keys)).transpose()?;
+    let head_dim = head_dim(&keys, latent.as_ref(), hidden.checked_div(heads).unwrap_or(0))?;
     let depth = keys.needed("block_count")?;
     if depth > 1 << 14 {
         return Err(Error::config(path, format!("{depth} layers are more than any model has")));
@@ -207,23 +228,35 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
     };
     let mut layers = layers(&keys, family, depth)?;
     let experts = gguf_experts::read(&keys, family, weights, &mut layers)?;
+    let mixer = gguf_mixers::read(&keys, family, weights, hidden, &mut layers)?;
     let windowed = layers.iter().any(|layer| layer.window.is_some());
-    let has = |name: &str| weights.has(&format!("blk.0.{name}.weight"));
+    let has = |name: &str| has_in_some(weights, depth, name);
     let [embedding_scale, residual_scale, logit_scale] = factors(&keys, family, hidden)?;
     // Files of models with ALiBi may describe a rotation all the same.
-    let rotary = positions(&keys, weights, head_dim, windowed)?;
+    let mut rotary = positions(&keys, weights, head_dim, windowed)?;
+    let attention_scale = match (&latent, &mut rotary) {
+        (Some(latent), Positions::Rotary(ropes)) => gguf_latent::scale(&keys, latent, &mut ropes[0].scaling)?,
+        _ => attention_scale(&keys, hidden, heads, head_dim, depth)?,
+    };
+    let sigmoids = layers
+        .iter()
+        .any(|layer| layer.mlp.experts().is_some_and(|experts| experts.routing.score == Score::Sigmoid));
     let config = Config {
         architecture: match arch {
             "olmo2" if windowed => "olmo3",
             "llama" if experts.is_some() => "mixtral",
+            "deepseek2" if sigmoids => "deepseek_v3",
             _ => family.name,
         }
         .to_owned(),
         hidden,
         heads,
-        kv_heads: keys.count("attention.head_count_kv")?.unwrap_or(heads),
+        kv_heads: kv_heads(&keys, family, heads)?,
         head_dim,
-        intermediate: keys.needed("feed_forward_length")?,
+        intermediate: match family.mixing {
+            Mixing::OneEach => keys.count_of_some("feed_forward_length")?.unwrap_or(0),
+            _ => keys.needed("feed_forward_length")?,
+        },
         vocab: *vocab,
         context: keys.needed("context_length")?,
         layers,
@@ -244,8 +277,8 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
                 !has("ffn_norm")
             }
         },
-        latent: None,
-        attention_gate: false,
+        latent,
+        attention_gate: family.gated_attention(),
         qk_norm: match family.qk_norm {
             QkNorm::OwnHead | QkNorm::Head if !has("attn_q_norm") => QkNorm::None,
             // As in llama.cpp: Maverick has none.
@@ -254,16 +287,17 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
         },
         activation: family.activation,
         gated: family.gated,
-        attention_scale: attention_scale(&keys, hidden, heads, head_dim, depth)?,
+        attention_scale,
         attention_softcap: keys.number("attn_logit_softcapping")?.map(|cap| cap as f32),
         final_softcap: keys.number("final_logit_softcapping")?.map(|cap| cap as f32),
         embedding_scale,
         residual_scale,
+        multipliers: Multipliers::NONE,
         logit_scale,
         encoder: None,
         tied: !weights.has("output.weight"),
     };
-    let layout = Layout { experts, ..layout(family, &config, weights) };
+    let layout = Layout { experts, mixer, ..layout(family, &config, weights) };
     let mut description = Description::new(config, layout);
     description.read = ROPE_FACTORS.map(str::to_owned).to_vec();
     let unknown = keys.unknown();
@@ -276,6 +310,41 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
         ));
     }
     Ok(description)
+}
+
+/// Whether some layer has a weight of this name.
+fn has_in_some(weights: &Weights, depth: usize, name: &str) -> bool {
+    (0..depth).any(|l| weights.has(&format!("blk.{l}.{name}.weight")))
+}
+
+/// The width of queries and keys.
+fn head_dim(keys: &Keys<'_>, latent: Option<&Latent>, default: usize) -> Result<usize> {
+    if let Some(latent) = latent {
+        return Ok(latent.width());
+    }
+    let head_dim = keys.count("attention.key_length")?.unwrap_or(default);
+    match keys.count("attention.value_length")?.filter(|width| *width != head_dim) {
+        None => Ok(head_dim),
+        Some(width) => keys.fail(format!(
+            "'{}.attention.value_length' is {width} where keys have {head_dim}, which is not supported",
+            keys.arch
+        )),
+    }
+}
+
+/// Heads of keys and values.
+fn kv_heads(keys: &Keys<'_>, family: &GgufFamily, heads: usize) -> Result<usize> {
+    const KEY: &str = "attention.head_count_kv";
+    Ok(match family.mixing {
+        // In the form that multiplies latent vectors there is one.
+        Mixing::Attention if keys.is_latent() => {
+            keys.count(KEY)?;
+            heads
+        }
+        Mixing::Attention => keys.count(KEY)?.unwrap_or(heads),
+        // Layers without attention have none.
+        _ => keys.count_of_some(KEY)?.unwrap_or(heads),
+    })
 }
 
 /// Tensors with divisors of rotary frequencies.
@@ -296,7 +365,8 @@ fn attention_scale(
     }
     let widest = matches!((keys.arch, depth), ("gemma2", 46) | ("gemma3", 62));
     let width = if widest { hidden / heads.max(1) } else { head_dim };
-    Ok(1.0 / (width as f32).sqrt())
+    // Models without attention have no heads.
+    Ok(1.0 / (width.max(1) as f32).sqrt())
 }
 
 /// The factors on the embedding, on what sublayers add, and on the logits.
@@ -408,6 +478,9 @@ fn positions(keys: &Keys<'_>, weights: &Weights, head_dim: usize, windowed: bool
     if keys.arch == "gpt2" {
         return Ok(Positions::Learned);
     }
+    if head_dim == 0 {
+        return Ok(Positions::Rotary(Vec::new()));
+    }
     let dim = keys.count("rope.dimension_count")?.unwrap_or(head_dim);
     // llama.cpp's row order in the Llama family pairs all dimensions of a head.
     if keys.arch == "llama" && (dim != head_dim || !dim.is_multiple_of(2)) {
@@ -416,6 +489,13 @@ fn positions(keys: &Keys<'_>, weights: &Weights, head_dim: usize, windowed: bool
             format!(
                 "the metadata 'llama.rope.dimension_count' is {dim}; it must be even and the whole width of a head, which is {head_dim}"
             ),
+        ));
+    }
+    if keys.arch == "granitehybrid" && dim != head_dim && keys.flag("rope.scaling.finetuned")? != Some(false)
+    {
+        // The converter orders the rows of whole heads as if all of them rotated.
+        return keys.fail(format!(
+            "'granitehybrid.rope.dimension_count' is {dim} where heads have {head_dim}: it is a Bamba, whose files are not supported; use the model's original weights"
         ));
     }
     let theta = keys.number("rope.freq_base")?.unwrap_or(10_000.0);
@@ -494,10 +574,11 @@ fn rope_scaling(keys: &Keys<'_>, weights: &Weights, dim: usize) -> Result<RopeSc
 
 fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
     let plain = |name: &str| TensorRef::new(format!("blk.{{}}.{name}"));
-    // Every layer has the same biases, so the first one decides.
+    // Layers of a kind have the same biases, so one of them decides.
+    let depth = config.depth();
     let tensor_ref = |name: &str| {
         let tensor_ref = plain(name);
-        let bias = weights.has(&tensor_ref.bias(0));
+        let bias = (0..depth).any(|l| weights.has(&tensor_ref.bias(l)));
         tensor_ref.biased(bias)
     };
     let whole = |name: &str| TensorRef::new(name).biased(weights.has(&format!("{name}.bias")));
@@ -508,16 +589,26 @@ fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
             RowOrder::AsStored
         })
     };
-    let has = |name: &str| weights.has(&format!("blk.0.{name}.weight"));
+    let has = |name: &str| has_in_some(weights, depth, name);
     // Falcon 40B's norm before attention is the second; Seed-OSS names the norm before its MLP as others name one
     // behind attention. Where attention and MLP are parallel, one norm may be before both.
     let attn_norm = if has("attn_norm_2") { "attn_norm_2" } else { "attn_norm" };
     let mlp_norm = match family.arch {
-        "seed_oss" | "glm4moe" | "gpt-oss" => "post_attention_norm",
+        "seed_oss" | "glm4moe" | "gpt-oss" | "qwen3next" | "qwen35" | "qwen35moe" => "post_attention_norm",
+        "nemotron_h" | "nemotron_h_moe" => "attn_norm",
         _ if config.parallel && !has("ffn_norm") => "attn_norm",
         _ => "ffn_norm",
     };
-    let fused = weights.has("blk.0.attn_qkv.weight");
+    // The recurrences of Qwen have a matrix of this name too.
+    let fused = has("attn_qkv") && !has("attn_q");
+    // Falcon-H1's norm before the MLP has a name without an end.
+    let has_bare_norm = (0..depth).any(|l| weights.has(&format!("blk.{l}.{mlp_norm}")));
+    let mlp_norm = match has_bare_norm {
+        true => plain(mlp_norm).bare(),
+        false => tensor_ref(mlp_norm),
+    };
+    let queries = turned("attn_q");
+    let half = |gates| queries.clone().ordered(RowOrder::HeadHalves { gates });
     let dense = config.layers.iter().position(|layer| layer.mlp == Mlp::Dense).unwrap_or(0);
     let separate_gate = config.gated && weights.has(&format!("blk.{dense}.ffn_gate.weight"));
     let pre = config.pre_norm;
@@ -525,22 +616,27 @@ fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
         embedding: TensorRef::new("token_embd"),
         position: (family.arch == "gpt2").then(|| TensorRef::new("position_embd")),
         first_position: 0,
-        final_norm: Some(whole("output_norm")),
+        // LFM2's norm before the head has another name.
+        final_norm: Some(whole(match weights.has("output_norm.weight") {
+            false if family.mixing == Mixing::Convolution => "token_embd_norm",
+            _ => "output_norm",
+        })),
         head: whole("output"),
         attn_norm: pre.then(|| tensor_ref(attn_norm)),
-        qkv: if fused {
-            vec![tensor_ref("attn_qkv")]
-        } else {
-            vec![turned("attn_q"), turned("attn_k"), tensor_ref("attn_v")]
+        qkv: match () {
+            () if config.latent.is_some() => vec![],
+            () if fused => vec![tensor_ref("attn_qkv")],
+            () if config.attention_gate => vec![half(false), turned("attn_k"), tensor_ref("attn_v")],
+            () => vec![queries.clone(), turned("attn_k"), tensor_ref("attn_v")],
         },
-        latent: None,
+        latent: config.latent.as_ref().map(|of| gguf_latent::names(of, weights, tensor_ref)),
         mixer: None,
-        attn_gate: None,
+        attn_gate: config.attention_gate.then(|| half(true)),
         qk_norms: (!matches!(config.qk_norm, QkNorm::None | QkNorm::UnitRotated))
             .then(|| ["attn_q_norm", "attn_k_norm"].map(turned)),
         attn_out: tensor_ref("attn_output"),
         post_attn_norm: config.post_norm.then(|| plain("post_attention_norm")),
-        mlp_norm: pre.then(|| tensor_ref(mlp_norm)),
+        mlp_norm: (pre && (0..depth).any(|l| config.has_mlp(l))).then_some(mlp_norm),
         up: if separate_gate {
             vec![tensor_ref("ffn_gate"), tensor_ref("ffn_up")]
         } else {

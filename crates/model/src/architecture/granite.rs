@@ -4,8 +4,8 @@
 //!
 //! Tensors of Mamba 2: `mamba.{in_proj,conv1d,A_log,dt_bias,D,norm,out_proj}`.
 
-use super::{Description, ExpertLayout, Fields, MixerLayout, RecurrenceLayout, RowOrder, experts, llama};
-use crate::config::{Experts, Mixer, Recurrence, Update};
+use super::{Description, ExpertLayout, Fields, MixerLayout, experts, llama, mamba};
+use crate::config::{Experts, Mixer, Recurrence};
 use crate::error::Result;
 use crate::weights::Weights;
 
@@ -45,7 +45,7 @@ pub(super) fn describe_fourth(f: &Fields<'_>, weights: &Weights) -> Result<Descr
 
 /// Which layers are those of Mamba 2, their sizes and tensors.
 fn mixers(f: &Fields<'_>, d: &mut Description) -> Result<()> {
-    let recurrence = mamba(f, d.config.hidden)?;
+    let recurrence = sizes(f, d.config.hidden)?;
     let types = f.strings("layer_types")?.or(f.strings("layers_block_type")?);
     if types.as_ref().is_some_and(|types| types.len() != d.config.depth()) {
         return f.fail(format!("'layer_types' does not name {} layers", d.config.depth()));
@@ -69,48 +69,16 @@ fn mixers(f: &Fields<'_>, d: &mut Description) -> Result<()> {
 }
 
 /// The sizes of Mamba 2's recurrence.
-fn mamba(f: &Fields<'_>, hidden: usize) -> Result<Recurrence> {
-    let (heads, inner) = (f.usize("mamba_n_heads")?, f.usize("mamba_expand")?.saturating_mul(hidden));
-    let width = match f.opt_str("mamba_d_head") {
-        Ok(Some("auto")) => inner / heads.max(1),
-        _ => f.usize("mamba_d_head")?,
-    };
-    if heads.checked_mul(width) != Some(inner) {
-        return f.fail(format!(
-            "'mamba_n_heads' times 'mamba_d_head' is {heads} times {width}; it must be 'mamba_expand' times 'hidden_size', {inner}"
-        ));
-    }
-    if let Some(limit) = f.opt_limits("time_step_limit")?
-        && (limit[0] > 0.0 || limit[1].is_finite())
-    {
-        return f.fail(format!("'time_step_limit' limits time steps to {limit:?}, which is not supported"));
-    }
-    Ok(Recurrence {
-        update: Update::StateSpace,
-        key_heads: f.usize("mamba_n_groups")?,
-        key_width: f.usize("mamba_d_state")?,
-        heads,
-        value_width: width,
-        taps: f.usize("mamba_d_conv")?,
-    })
+fn sizes(f: &Fields<'_>, hidden: usize) -> Result<Recurrence> {
+    let inner = f.usize("mamba_expand")?.saturating_mul(hidden);
+    mamba::sizes(f, mamba::SIZES, (inner, "'mamba_expand' times 'hidden_size'"))
 }
 
 fn mamba_names(f: &Fields<'_>, d: &Description) -> Result<MixerLayout> {
-    let tensor_ref = |name: &str| llama::tensor_ref(&d.layout, &format!("mamba.{name}"));
     let bias = f.bool_or("mamba_proj_bias", false)?;
-    Ok(MixerLayout {
-        input: vec![tensor_ref("in_proj").ordered(RowOrder::ValuesFirst).biased(bias)],
-        conv: tensor_ref("conv1d")
-            .ordered(RowOrder::ChannelsValuesFirst)
-            .biased(f.bool_or("mamba_conv_bias", true)?),
-        recurrence: Some(RecurrenceLayout {
-            log_rate: tensor_ref("A_log").bare(),
-            time_bias: tensor_ref("dt_bias").bare(),
-            skip: Some(tensor_ref("D").bare()),
-            norm: tensor_ref("norm"),
-        }),
-        out: tensor_ref("out_proj").biased(bias),
-    })
+    let tensor_ref = |name: &str| llama::tensor_ref(&d.layout, &format!("mamba.{name}"));
+    let names = mamba::names(tensor_ref, [bias, bias], true);
+    Ok(mamba::with_conv_bias(names, f.bool_or("mamba_conv_bias", true)?))
 }
 
 /// Defaults of transformers for Granite's mixtures of experts.

@@ -1,7 +1,9 @@
 //! Missing and unread tensors of a checkpoint.
 
-use super::{BesideLayout, Description, ExpertLayout, LatentLayout, Layout, TensorRef, is_other_modality};
-use crate::config::{Config, Experts, Positions};
+use super::{
+    BesideLayout, Description, ExpertLayout, LatentLayout, Layout, MixerLayout, TensorRef, is_other_modality,
+};
+use crate::config::{Config, Experts, Mixer, Positions};
 use crate::error::Result;
 use crate::weights::Weights;
 use std::collections::BTreeSet;
@@ -79,6 +81,11 @@ fn sentence(unread: &[&str], d: &Description) -> String {
 }
 
 impl Layout {
+    /// The tensors of what mixes positions in a layer otherwise than by attention, or beside it.
+    pub(crate) fn mixer_of(&self, config: &Config, layer: usize) -> Option<&MixerLayout> {
+        self.mixer.as_ref().filter(|_| !matches!(config.layers[layer].mixer, Mixer::Attention | Mixer::None))
+    }
+
     /// The names of all tensors that a model of this layout reads.
     fn names(&self, config: &Config) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
@@ -101,15 +108,17 @@ impl Layout {
             self.position.iter().for_each(|tensor_ref| add(tensor_ref, 0));
         }
         for layer in 0..config.depth() {
-            let attn_norm = self.attn_norm.clone().filter(|_| layer >= self.first_attn_norm);
-            let norms = [&attn_norm, &self.post_attn_norm, &self.mlp_norm, &self.post_mlp_norm];
+            let has_norm = layer >= self.first_attn_norm && config.has_mixer(layer);
+            let attn_norm = self.attn_norm.clone().filter(|_| has_norm);
+            let mlp_norm = self.mlp_norm.clone().filter(|_| config.has_mlp(layer));
+            let norms = [&attn_norm, &self.post_attn_norm, &mlp_norm, &self.post_mlp_norm];
             let latent = self.latent.iter().flat_map(LatentLayout::all);
-            let mixer = self.mixer.as_ref().filter(|_| !config.has_attention(layer));
+            let (mixer, attends) = (self.mixer_of(config, layer), config.has_attention(layer));
             let values_too = !config.heads_of(layer).keys_as_values;
             let qkv = self.qkv.iter().enumerate().filter(|(i, _)| *i != 2 || values_too).map(|(_, at)| at);
             let of_attention =
                 qkv.chain(latent).chain(&self.attn_gate).chain([&self.attn_out]).chain(&self.sinks);
-            let of_attention = of_attention.filter(|_| mixer.is_none());
+            let of_attention = of_attention.filter(|_| attends);
             let matrices = of_attention.chain(mixer.iter().flat_map(|of| of.all()));
             let stream_norms = self.encoder.iter().flat_map(|of| of.stream_norms.iter().flatten());
             let beside = self.beside.iter().flat_map(BesideLayout::all);
@@ -125,7 +134,7 @@ impl Layout {
                 all.for_each(|tensor_ref| add(&tensor_ref, layer));
             }
             let heads = [config.heads, config.kv_heads];
-            let qk_norms = self.qk_norms.iter().flatten().filter(|_| mixer.is_none());
+            let qk_norms = self.qk_norms.iter().flatten().filter(|_| attends);
             for (norm, heads) in qk_norms.zip(heads) {
                 let parts = if norm.has_heads() { heads } else { 1 };
                 (0..parts).for_each(|head| add(&norm.of_head(head), layer));

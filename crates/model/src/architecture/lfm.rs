@@ -1,13 +1,14 @@
-//! LFM2: layers of a gated short convolution among those of attention, with norms on the heads of q and k.
+//! LFM2: layers of a gated short convolution among those of attention, with norms on the heads of q and k; dense or with
+//! experts.
 //!
 //! Tensors: `operator_norm`, `conv.{in_proj,conv,out_proj}` or `self_attn.{q_proj,k_proj,v_proj,out_proj}` with
-//! `self_attn.{q_layernorm,k_layernorm}`, `ffn_norm`, `feed_forward.{w1,w3,w2}`; the norm before the head is
-//! `embedding_norm`.
+//! `self_attn.{q_layernorm,k_layernorm}`, `ffn_norm`, `feed_forward.{w1,w3,w2}` or
+//! `feed_forward.{gate,expert_bias,experts.E.{w1,w3,w2}}`; the norm before the head is `embedding_norm`.
 
 use super::fields::{FULL_ATTENTION, RopePlace};
 use super::llama::{self, Base};
-use super::{Description, Fields, MixerLayout, RowOrder, TensorRef};
-use crate::config::{Mixer, QkNorm, ShortConvolution};
+use super::{Description, Fields, MixerLayout, RowOrder, TensorRef, experts};
+use crate::config::{Mixer, QkNorm, Routing, Score, ShortConvolution, impossible_taps};
 use crate::error::Result;
 use crate::weights::Weights;
 
@@ -33,15 +34,50 @@ const UNUSED: &[&str] = &[
     "use_pos_enc",
 ];
 
+/// As [`LFM2`], for the mixtures of experts.
+pub(super) const LFM2_MOE: &str = r#"{
+    "num_key_value_heads": 8, "max_position_embeddings": 128000, "norm_eps": 1e-5, "tie_word_embeddings": true,
+    "conv_bias": false, "conv_L_cache": 3, "num_dense_layers": 2, "num_experts_per_tok": 4, "num_experts": 32,
+    "use_expert_bias": true, "routed_scaling_factor": 1.0, "norm_topk_prob": true, "moe_intermediate_size": 1792
+}"#;
+
+/// LFM2 with experts in all layers but the first ones, chosen by sigmoids that a stored number for each corrects.
+pub(super) fn describe_experts(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
+    let mut d = base(f, weights)?;
+    let correction = f.bool_or("use_expert_bias", true)?;
+    let routing = Routing {
+        on_input: false,
+        expert_scale: false,
+        score: Score::Sigmoid,
+        normalised: f.bool_or("norm_topk_prob", true)?,
+        scale: f.f64_or("routed_scaling_factor", 1.0)? as f32,
+        correction,
+        groups: None,
+    };
+    let of = experts::experts(f, "moe_intermediate_size", routing)?;
+    let first = f.usize("num_dense_layers")?;
+    experts::set(&mut d, weights, ("feed_forward", ["w1", "w3", "w2"]), of, |l| l >= first);
+    let bias = llama::tensor_ref(&d.layout, "feed_forward.expert_bias").bare();
+    d.layout.experts.iter_mut().for_each(|names| names.correction = Some(bias.clone()));
+    name(f, &mut d)?;
+    Ok(d)
+}
+
 pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
+    let mut d = base(f, weights)?;
+    f.ignore(UNUSED);
+    d.config.intermediate = intermediate(f)?;
+    name(f, &mut d)?;
+    Ok(d)
+}
+
+/// What both have, without the names of tensors.
+fn base(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     let rope = RopePlace { theta: (&["rope_theta", "theta"], 1_000_000.0), ..RopePlace::USUAL };
     let mut d = llama::base_with(f, weights, &Base { rope, eps: "norm_eps", ..Base::USUAL })?;
-    f.ignore(UNUSED);
     d.config.tied = f.opt_bool("tie_embedding")?.unwrap_or(d.config.tied);
-    d.config.intermediate = intermediate(f)?;
     mixers(f, &mut d)?;
     d.config.qk_norm = QkNorm::Head;
-    name(f, &mut d)?;
     Ok(d)
 }
 
@@ -63,6 +99,9 @@ fn intermediate(f: &Fields<'_>) -> Result<usize> {
 /// Which layers have a convolution.
 fn mixers(f: &Fields<'_>, d: &mut Description) -> Result<()> {
     let convolution = ShortConvolution { channels: d.config.hidden, taps: f.usize("conv_L_cache")? };
+    if let Some(what) = impossible_taps(convolution.taps, "conv_L_cache") {
+        return f.fail(what);
+    }
     let (types, full) = (f.strings("layer_types")?, f.counts("full_attn_idxs")?);
     if types.as_ref().is_some_and(|types| types.len() != d.config.depth()) {
         return f.fail(format!("'layer_types' does not name {} layers", d.config.depth()));

@@ -119,7 +119,8 @@ impl Base {
     pub(super) const LAYER_NORM: Self = Self { norm: NormKind::Layer, eps: "layer_norm_eps", ..Self::USUAL };
 }
 
-const NAMES: Names<'_> = Names {
+/// The names of Llama's tensors.
+pub(super) const NAMES: Names<'_> = Names {
     prefix: "model.",
     embedding: "embed_tokens",
     final_norm: "norm",

@@ -11,11 +11,14 @@ mod encoders;
 mod exaone;
 mod experts;
 mod falcon;
+mod falcon_h1;
 mod fields;
 mod gemma;
 mod gemma4;
 mod gguf_experts;
 mod gguf_families;
+mod gguf_latent;
+mod gguf_mixers;
 mod gguf_names;
 mod gguf_to_hf;
 mod glm;
@@ -29,8 +32,10 @@ mod inventory;
 mod lfm;
 mod llama;
 mod llama4;
+mod mamba;
 mod mllama;
 mod mpt;
+mod nemotron_h;
 mod olmo;
 mod opt;
 mod phi;
@@ -127,7 +132,8 @@ impl RowOrder {
 
     /// The row of the stored matrix that holds row `r` of the layer.
     pub(crate) fn stored_row(self, c: &Config, r: usize) -> usize {
-        let (head, i) = (r / c.head_dim, r % c.head_dim);
+        let width = c.head_dim.max(1);
+        let (head, i) = (r / width, r % width);
         match self {
             Self::AsStored | Self::Transposed => r,
             Self::HeadHalves { gates } => (2 * head + usize::from(gates)) * c.head_dim + i,
@@ -328,7 +334,8 @@ pub(crate) struct Layout {
     pub(crate) qk_norms: Option<[TensorRef; 2]>,
     /// The projection whose sigmoid multiplies what attention returns.
     pub(crate) attn_gate: Option<TensorRef>,
-    /// The tensors of layers without attention, in the place of [`Self::qkv`] and [`Self::attn_out`].
+    /// The tensors of layers without attention, in the place of [`Self::qkv`] and [`Self::attn_out`], or those of what is
+    /// beside attention.
     pub(crate) mixer: Option<MixerLayout>,
     /// A score for each head that joins the softmax of its rows.
     pub(crate) sinks: Option<TensorRef>,
@@ -375,12 +382,14 @@ pub(crate) struct MixerLayout {
 /// The names of the tensors that only recurrences have.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RecurrenceLayout {
-    /// The logarithm of the rate of decay.
-    pub(crate) log_rate: TensorRef,
+    /// The logarithm of the rate of decay, or minus the rate.
+    pub(crate) rate: TensorRef,
+    pub(crate) negative_rate: bool,
     pub(crate) time_bias: TensorRef,
     /// Of the state-space model.
     pub(crate) skip: Option<TensorRef>,
-    pub(crate) norm: TensorRef,
+    /// Absent where outputs are not normalised.
+    pub(crate) norm: Option<TensorRef>,
 }
 
 impl MixerLayout {
@@ -388,7 +397,7 @@ impl MixerLayout {
         let own = self
             .recurrence
             .iter()
-            .flat_map(|of| [&of.log_rate, &of.time_bias, &of.norm].into_iter().chain(&of.skip));
+            .flat_map(|of| [&of.rate, &of.time_bias].into_iter().chain(&of.norm).chain(&of.skip));
         self.input.iter().chain([&self.conv, &self.out]).chain(own)
     }
 }
@@ -401,13 +410,27 @@ pub(crate) struct LatentLayout {
     pub(crate) q: TensorRef,
     pub(crate) kv_down: TensorRef,
     pub(crate) kv_norm: TensorRef,
-    /// Stored head by head, keys without their rotated part, then values.
-    pub(crate) kv_up: TensorRef,
+    /// How the rotated part of keys is ordered.
+    pub(crate) order: RowOrder,
+    pub(crate) kv_up: KvUpLayout,
+}
+
+/// The matrix that makes keys, without their rotated part, and values of a latent vector.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum KvUpLayout {
+    /// Stored head by head, keys, then values.
+    Whole(TensorRef),
+    /// `[heads, rank, key]` and `[heads, value, rank]`.
+    Split { keys: TensorRef, values: TensorRef },
 }
 
 impl LatentLayout {
     pub(crate) fn all(&self) -> impl Iterator<Item = &TensorRef> {
-        self.q_down.iter().flatten().chain([&self.q, &self.kv_down, &self.kv_norm, &self.kv_up])
+        let kv_up = match &self.kv_up {
+            KvUpLayout::Whole(all) => vec![all],
+            KvUpLayout::Split { keys, values } => vec![keys, values],
+        };
+        self.q_down.iter().flatten().chain([&self.q, &self.kv_down, &self.kv_norm]).chain(kv_up)
     }
 }
 
@@ -554,11 +577,24 @@ const HYBRID_FAMILIES: &[Family] = &[
     ("qwen3_5_moe_text", qwen_next::describe, qwen_next::QWEN3_5_MOE),
     ("granitemoehybrid", granite::describe_fourth, granite::GRANITE4),
     ("lfm2", lfm::describe, lfm::LFM2),
+    ("lfm2_moe", lfm::describe_experts, lfm::LFM2_MOE),
+    ("mamba2", mamba::describe, mamba::MAMBA2),
+    ("bamba", mamba::bamba, mamba::BAMBA),
+    ("falcon_h1", falcon_h1::describe, falcon_h1::FALCON_H1),
+    ("nemotron_h", nemotron_h::describe, nemotron_h::NEMOTRON_H),
 ];
 
 /// Those of [`FAMILIES`] and [`HYBRID_FAMILIES`] that may have experts.
-const OTHERS_WITH_EXPERTS: &[&str] =
-    &["qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text", "granitemoehybrid", "gemma4_text", "gemma4"];
+const OTHERS_WITH_EXPERTS: &[&str] = &[
+    "qwen3_next",
+    "qwen3_5_moe",
+    "qwen3_5_moe_text",
+    "granitemoehybrid",
+    "lfm2_moe",
+    "nemotron_h",
+    "gemma4_text",
+    "gemma4",
+];
 
 /// All families.
 fn families() -> impl Iterator<Item = &'static Family> {

@@ -2,7 +2,7 @@
 //! change what they do otherwise.
 
 use super::{Layout, TensorRef, llama};
-use crate::config::{Config, Layer, NormKind, Positions, QkNorm};
+use crate::config::{Config, Layer, Multipliers, NormKind, Positions, QkNorm};
 use crate::weights::Weights;
 use fathom_kernels::elementwise::Activation;
 
@@ -48,6 +48,7 @@ impl Sizes {
             final_softcap: None,
             embedding_scale: 1.0,
             residual_scale: 1.0,
+            multipliers: Multipliers::NONE,
             logit_scale: 1.0,
             tied: true,
             encoder: None,

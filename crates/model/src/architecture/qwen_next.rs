@@ -8,7 +8,7 @@
 use super::fields::{FULL_ATTENTION, RopePlace};
 use super::llama::{self, Base};
 use super::{Description, Fields, MixerLayout, RecurrenceLayout, RowOrder, experts};
-use crate::config::{Mixer, QkNorm, Recurrence, Update};
+use crate::config::{Mixer, OutputNorm, QkNorm, Recurrence, Update, impossible_recurrence};
 use crate::error::Result;
 use crate::weights::Weights;
 
@@ -71,7 +71,19 @@ fn mixers(f: &Fields<'_>, d: &mut Description) -> Result<()> {
         heads: f.usize("linear_num_value_heads")?,
         value_width: f.usize("linear_value_head_dim")?,
         taps: f.usize("linear_conv_kernel_dim")?,
+        tiled: false,
+        norm: OutputNorm::BeforeGate,
     };
+    const NAMES: [&str; 5] = [
+        "linear_num_key_heads",
+        "linear_key_head_dim",
+        "linear_num_value_heads",
+        "linear_value_head_dim",
+        "linear_conv_kernel_dim",
+    ];
+    if let Some(what) = impossible_recurrence(&recurrence, NAMES) {
+        return f.fail(what);
+    }
     let types = f.strings("layer_types")?;
     let interval = f.usize("full_attention_interval")?;
     if types.as_ref().is_some_and(|types| types.len() != d.config.depth()) {
@@ -107,10 +119,11 @@ fn names(d: &Description, weights: &Weights) -> MixerLayout {
         input,
         conv: tensor_ref("conv1d"),
         recurrence: Some(RecurrenceLayout {
-            log_rate: tensor_ref("A_log").bare(),
+            rate: tensor_ref("A_log").bare(),
+            negative_rate: false,
             time_bias: tensor_ref("dt_bias").bare(),
             skip: None,
-            norm: tensor_ref("norm"),
+            norm: Some(tensor_ref("norm")),
         }),
         out: tensor_ref("out_proj"),
     }

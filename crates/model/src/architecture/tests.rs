@@ -1,7 +1,7 @@
 //! What configurations mean that leave fields out, and which are refused.
 
 use super::*;
-use crate::config::{Positions, RopeScaling};
+use crate::config::{OutputNorm, Positions, RopeScaling};
 use crate::rope;
 use proptest::prelude::*;
 use serde_json::json;
@@ -170,7 +170,11 @@ fn variants_that_are_not_supported_are_refused() {
     let dense = |types: &str| granite(json!({"num_local_experts": 0, "layer_types": [types, "attention"]}));
     refused(&dense("other"), "the layer type 'other' is not supported");
     refused(&granite(json!({"mamba_n_heads": 3})), "'mamba_n_heads' times 'mamba_d_head' is 3 times 170");
-    refused(&granite(json!({"mamba_n_groups": 3})), "the sizes of what mixes positions are impossible");
+    refused(
+        &granite(json!({"mamba_n_groups": 3})),
+        "'mamba_n_heads' is 128; it must be a multiple of 'mamba_n_groups', which is 3",
+    );
+    refused(&granite(json!({"mamba_d_conv": 0})), "'mamba_d_conv' is 0; it must lie between 1 and 4096");
     refused(
         &granite(json!({"time_step_limit": [0.001, 0.1]})),
         "'time_step_limit' limits time steps to [0.001, 0.1]",
@@ -206,8 +210,9 @@ fn settings_of_hybrids() {
         refused(&of(other), "the layer type 'mamba' is not supported");
         refused(
             &of(json!({"linear_num_value_heads": 24})),
-            "the sizes of what mixes positions are impossible",
+            "'linear_num_value_heads' is 24; it must be a multiple of 'linear_num_key_heads', which is 16",
         );
+        refused(&of(json!({"linear_key_head_dim": 0})), "'linear_key_head_dim' is 0; it must lie between 1");
         let c = describe(&of(json!({}))).unwrap();
         assert_eq!((rotary(&c)[0].dim, c.attention_gate, c.layers[0].rope), (64, true, None));
     }
@@ -220,6 +225,60 @@ fn settings_of_hybrids() {
     assert_eq!(width(json!({"block_ff_dim": 6656})), 4608);
     assert_eq!(width(json!({"intermediate_size": 100, "block_auto_adjust_ff_dim": false})), 100);
     refused(&lfm2(json!({"block_multiple_of": 0})), "'block_multiple_of' is 0");
+    refused(&lfm2(json!({"conv_L_cache": 5000})), "'conv_L_cache' is 5000; it must lie between 1 and 4096");
+}
+
+#[test]
+fn settings_of_mamba_2() {
+    let mamba2 = |more: Value| {
+        let mut config = json!({"model_type": "mamba2", "hidden_size": 16, "num_hidden_layers": 2, "num_heads": 4,
+            "head_dim": 8, "vocab_size": 8});
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        config
+    };
+    let c = describe(&mamba2(json!({"n_groups": 2}))).unwrap();
+    assert_eq!((c.heads, c.head_dim, c.intermediate, c.context), (0, 0, 0, 1 << 20));
+    assert!((0..2).all(|l| !c.has_mlp(l) && !c.has_attention(l)));
+    refused(&mamba2(json!({})), "'num_heads' is 4; it must be a multiple of 'n_groups', which is 8");
+    refused(
+        &mamba2(json!({"head_dim": 7})),
+        "'num_heads' times 'head_dim' is 4 times 7; it must be 'expand' times",
+    );
+    refused(&mamba2(json!({"rms_norm": false})), "'rms_norm' is false");
+    refused(&mamba2(json!({"n_groups": 2, "hidden_act": "gelu"})), "'hidden_act' is not 'silu'");
+    let bamba = |more: Value| with("bamba", more);
+    let c = describe(&bamba(json!({"attn_layer_indices": [1]}))).unwrap();
+    assert_eq!((c.has_attention(0), c.has_attention(1), rotary(&c)[0].dim), (false, true, 4));
+}
+
+#[test]
+fn settings_of_falcon_h1() {
+    let of = |more: Value| {
+        let mut config = with("falcon_h1", json!({"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8}));
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        config
+    };
+    let norm = |more: Value| describe(&of(more)).unwrap().recurrence(0).unwrap().norm;
+    assert_eq!(norm(json!({})), OutputNorm::None);
+    assert_eq!(norm(json!({"mamba_rms_norm": true})), OutputNorm::BeforeGate);
+    assert_eq!(
+        norm(json!({"mamba_rms_norm": true, "mamba_norm_before_gate": false})),
+        OutputNorm::BehindGate
+    );
+    let c = describe(&of(json!({"ssm_in_multiplier": 2.0, "ssm_multipliers": [1, 2, 3, 4, 5]}))).unwrap();
+    assert_eq!(c.multipliers.recurrence_in, [2.0, 8.0, 6.0, 4.0, 10.0]);
+    assert!(c.has_attention(0) && c.has_mlp(0) && c.layers[0].rope == Some(0));
+    refused(&of(json!({"ssm_multipliers": [1, 2]})), "'ssm_multipliers' has 2 numbers; it must have 5");
+    refused(
+        &of(json!({"mamba_d_ssm": 24})),
+        "'mamba_n_heads' times 'mamba_d_head' is 4 times 8; it must be 'mamba_d_ssm', 24",
+    );
+    refused(&of(json!({"key_multiplier": 0.5, "attention_bias": true})), "'attention_bias' is true beside");
+    refused(
+        &of(json!({"ssm_in_multiplier": 0.5, "mamba_proj_bias": true})),
+        "'mamba_proj_bias' is true beside",
+    );
+    refused(&of(json!({"mamba_use_mlp": false})), "'mamba_use_mlp' is false");
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! Packing attention and MLPs of all kinds.
 
 use super::{DenseAndExperts, Loader, MlpWeights};
-use crate::architecture::{ExpertLayout, LatentLayout, MixerLayout, RecurrenceLayout, TensorRef};
+use crate::architecture::{ExpertLayout, KvUpLayout, LatentLayout, MixerLayout, RecurrenceLayout, TensorRef};
 use crate::config::{Experts, Latent, Mixer, Mlp, Positions, Recurrence, Update};
 use crate::error::Result;
 use crate::experts::{ExpertMlps, ExpertSize, ExpertWeights, FeedForward};
 use crate::latent::{LatentWeights, QkvWeights};
-use crate::mixer::{MixerKind, MixerWeights};
+use crate::mixer::{Beside, MixerKind, MixerWeights};
+use crate::weights::Tensor;
 use fathom_kernels::Dtype;
 use fathom_kernels::attention::HeadBias;
 use fathom_kernels::backend::{Backend, Norm};
@@ -20,13 +21,17 @@ const LATENT_EPS: f32 = 1e-6;
 impl<B: Backend> Loader<'_, B> {
     pub(super) fn qkv(&self, layer: usize) -> Result<QkvWeights<B>> {
         let (c, at) = (self.config, self.layout);
+        if !c.has_mixer(layer) {
+            return Ok(QkvWeights::None);
+        }
         if let (Some(latent), Some(names)) = (c.latent, &at.latent) {
             return self.latent(latent, names, layer);
         }
-        if let Some(names) = &at.mixer
+        if !c.has_attention(layer)
+            && let Some(names) = &at.mixer
             && let Some(mixer) = self.mixer(c.layers[layer].mixer, names, layer)?
         {
-            return Ok(mixer);
+            return Ok(QkvWeights::Mixer(Box::new(mixer)));
         }
         let (q, kv) = (c.q_width(layer), c.kv_width(layer));
         let rows = if at.qkv.len() == 1 { vec![q + 2 * kv] } else { vec![q, kv, kv] };
@@ -37,10 +42,19 @@ impl<B: Backend> Loader<'_, B> {
         Ok(QkvWeights::Plain(self.linear(&names, &rows, c.hidden, layer)?))
     }
 
-    /// The weights of what takes the place of attention, but for the output projection.
-    fn mixer(&self, mixer: Mixer, at: &MixerLayout, layer: usize) -> Result<Option<QkvWeights<B>>> {
+    /// The recurrence beside the attention of a layer.
+    pub(super) fn beside(&self, layer: usize) -> Result<Option<Beside<B>>> {
+        let (c, Some(names)) = (self.config, &self.layout.mixer) else { return Ok(None) };
+        let Mixer::Both(of) = c.layers[layer].mixer else { return Ok(None) };
+        let Some(mixer) = self.mixer(Mixer::Both(of), names, layer)? else { return Ok(None) };
+        let out = self.linear(std::slice::from_ref(&names.out), &[c.hidden], of.values(), layer)?;
+        Ok(Some(Beside { mixer, out }))
+    }
+
+    /// The weights of what takes the place of attention or is beside it, but for the output projection.
+    fn mixer(&self, mixer: Mixer, at: &MixerLayout, layer: usize) -> Result<Option<MixerWeights<B>>> {
         let kind = match (mixer, &at.recurrence) {
-            (Mixer::Recurrence(about), Some(names)) => {
+            (Mixer::Recurrence(about) | Mixer::Both(about), Some(names)) => {
                 MixerKind::Recurrence(about, self.recurrence(about, at, names, layer)?)
             }
             (Mixer::Convolution(about), _) => {
@@ -49,14 +63,27 @@ impl<B: Backend> Loader<'_, B> {
             }
             _ => return Ok(None),
         };
-        let width = self.config.input_width(layer);
         let rows = match (mixer, at.input.len()) {
+            (Mixer::Recurrence(of), 3) => vec![of.values(), of.channels(), of.numbers() * of.heads],
             (Mixer::Recurrence(of), 2) => vec![of.values() + of.channels(), of.numbers() * of.heads],
             (Mixer::Recurrence(of), 4) => vec![of.values(), of.channels(), of.heads, of.heads],
-            _ => vec![width],
+            (Mixer::Recurrence(of) | Mixer::Both(of), _) => vec![of.width()],
+            _ => vec![self.config.input_width(layer)],
+        };
+        let factors = match mixer {
+            Mixer::Both(of) => self.column_factors(&of),
+            _ => None,
         };
         let input = self.linear(&at.input, &rows, self.config.hidden, layer)?;
-        Ok(Some(QkvWeights::Mixer(Box::new(MixerWeights { input, kind }))))
+        Ok(Some(MixerWeights { input, kind, factors }))
+    }
+
+    /// The factors on the columns of the rows that a recurrence beside attention reads.
+    fn column_factors(&self, of: &Recurrence) -> Option<Vec<f32>> {
+        let factors = self.config.multipliers.recurrence_in;
+        let widths = [of.values(), of.keys(), of.keys(), of.values(), of.numbers() * of.heads];
+        let columns = factors.iter().zip(widths).flat_map(|(factor, width)| vec![*factor; width]);
+        factors.iter().any(|factor| *factor != 1.0).then(|| columns.collect())
     }
 
     fn recurrence(
@@ -70,17 +97,27 @@ impl<B: Backend> Loader<'_, B> {
             Update::Delta => about.value_width,
             Update::StateSpace => about.values(),
         };
-        let vector = |at: &TensorRef, len: usize| self.weights.vector(&at.weight(layer), len);
+        let vector = |at: &TensorRef, len: usize| self.flat(&at.weight(layer), len);
         let (conv, conv_bias) = self.convolution(&at.conv, about.channels(), about.taps, layer)?;
+        let rate = |x: f32| if names.negative_rate { -x } else { x.exp() };
         Ok(RecurrenceWeights {
             conv,
             conv_bias,
-            rate: vector(&names.log_rate, about.heads)?.into_iter().map(f32::exp).collect(),
+            rate: vector(&names.rate, about.heads)?.into_iter().map(rate).collect(),
             time_bias: vector(&names.time_bias, about.heads)?,
             skip: names.skip.as_ref().map_or(Ok(Vec::new()), |skip| vector(skip, about.heads))?,
-            norm: vector(&names.norm, norm)?,
+            norm: names.norm.as_ref().map_or(Ok(Vec::new()), |at| vector(at, norm))?,
             eps: self.config.norm_eps,
         })
+    }
+
+    /// The numbers of a tensor whose axes of length 1 do not matter, nor how the others divide it.
+    fn flat(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let shape = self.weights.shape(name).filter(|shape| shape.iter().product::<usize>() == len);
+        let tensor = self.weights.tensor(name, shape.unwrap_or(&[len]))?;
+        let mut all = vec![0.0; len];
+        tensor.read(0..tensor.size().0.max(1), &mut all)?;
+        Ok(all)
     }
 
     /// A convolution of channels by themselves, `[channels, taps]`, and its bias.
@@ -95,9 +132,11 @@ impl<B: Backend> Loader<'_, B> {
             let row = |r: usize| &stored[at.order.stored_row(self.config, r) * width..][..width];
             (0..channels).flat_map(|r| row(r).iter().copied()).collect()
         };
+        let name = at.weight(layer);
+        let squeezed = self.weights.shape(&name) == Some(&[channels, taps]);
+        let shape = if squeezed { vec![channels, taps] } else { vec![channels, 1, taps] };
         let mut conv = vec![0.0; channels * taps];
-        let tensor = self.weights.tensor(&at.weight(layer), &[channels, 1, taps])?;
-        tensor.read(0..channels, &mut conv)?;
+        self.weights.tensor(&name, &shape)?.read(0..channels, &mut conv)?;
         let bias = at.bias.then(|| self.weights.vector(&at.bias(layer), channels)).transpose()?;
         Ok((order(&conv, taps), bias.map(|bias| order(&bias, 1))))
     }
@@ -126,36 +165,48 @@ impl<B: Backend> Loader<'_, B> {
             q: one(&at.q, c.q_width(layer), about.q_rank.unwrap_or(d))?,
             kv_down: one(&at.kv_down, about.rank + about.rotated, d)?,
             kv_norm: norm(&at.kv_norm, about.rank)?,
-            kv_up: self.kv_up(about, &at.kv_up, layer)?,
+            kv_up: self.kv_up(about, at, layer)?,
         })))
     }
 
     /// Keys and values of all heads from a latent vector: stored rows, copies of the rotated part, and zeros.
-    fn kv_up(&self, l: Latent, at: &TensorRef, layer: usize) -> Result<B::Linear> {
+    fn kv_up(&self, l: Latent, at: &LatentLayout, layer: usize) -> Result<B::Linear> {
         let (c, k) = (self.config, l.rank + l.rotated);
-        let tensor = self.weights.tensor(&at.weight(layer), &[c.heads * (l.plain + l.value), l.rank])?;
+        let stored = self.stored_kv_up(l, &at.kv_up, layer)?;
         let fill = |wanted: Range<usize>, block: &mut [f32]| -> Result<()> {
             for (row, out) in wanted.zip(block.chunks_exact_mut(k)) {
                 out.fill(0.0);
                 let (head, i) = (row / l.width() % c.heads, row % l.width());
-                let of_head = head * (l.plain + l.value);
-                let stored = match row < c.heads * l.width() {
-                    true if i < l.rotated => {
-                        // As queries are ordered, whose rotated part is stored behind the other numbers.
-                        out[l.rank + at.order.stored_row(c, i) - l.plain] = 1.0;
-                        continue;
-                    }
-                    true => of_head + i - l.rotated,
-                    false if i < l.value => of_head + l.plain + i,
-                    false => continue,
-                };
-                tensor.read(stored..stored + 1, &mut out[..l.rank])?;
+                match row < c.heads * l.width() {
+                    // As queries are ordered, whose rotated part is stored behind the other numbers.
+                    true if i < l.rotated => out[l.rank + at.order.stored_row(c, i) - l.plain] = 1.0,
+                    true => stored.key(head, i - l.rotated, &mut out[..l.rank])?,
+                    false if i < l.value => stored.value(head, i, &mut out[..l.rank])?,
+                    false => {}
+                }
             }
             Ok(())
         };
         let packed = self.on.pack(2 * c.heads * l.width(), k, self.dtype, None, fill)?;
         self.weights.release();
         Ok(packed)
+    }
+
+    fn stored_kv_up(&self, about: Latent, at: &KvUpLayout, layer: usize) -> Result<StoredKvUp<'_>> {
+        let (heads, Latent { rank, plain, value, .. }) = (self.config.heads, about);
+        Ok(match at {
+            KvUpLayout::Whole(all) => {
+                let shape = [heads * (plain + value), rank];
+                StoredKvUp::Whole { about, rows: self.weights.tensor(&all.weight(layer), &shape)? }
+            }
+            KvUpLayout::Split { keys, values } => {
+                let tensor = self.weights.tensor(&keys.weight(layer), &[heads, rank, plain])?;
+                let mut columns = vec![0.0; heads * rank * plain];
+                tensor.read(0..heads * rank, &mut columns)?;
+                let values = self.weights.tensor(&values.weight(layer), &[heads, value, rank])?;
+                StoredKvUp::Split { about, columns, values }
+            }
+        })
     }
 
     /// What is added to the scores of heads.
@@ -219,6 +270,7 @@ impl<B: Backend> Loader<'_, B> {
                     router_norm: self.router_norm(&names.router, layer)?,
                 }))
             }
+            (Mlp::None, _) => MlpWeights::None,
             (Mlp::DenseAndExperts(_), None) => unreachable!("a family with both names their tensors"),
         })
     }
@@ -308,5 +360,45 @@ impl<B: Backend> Loader<'_, B> {
             down: self.linear(std::slice::from_ref(down), &[d], f, layer)?,
             down_bias: None,
         })
+    }
+}
+
+/// The stored numbers behind [`LatentWeights::kv_up`].
+enum StoredKvUp<'a> {
+    Whole {
+        about: Latent,
+        rows: Tensor<'a>,
+    },
+    /// Keys are stored with a column for each of their numbers.
+    Split {
+        about: Latent,
+        columns: Vec<f32>,
+        values: Tensor<'a>,
+    },
+}
+
+impl StoredKvUp<'_> {
+    /// The row of number `i` of a head's keys behind their rotated part.
+    fn key(&self, head: usize, i: usize, out: &mut [f32]) -> Result<()> {
+        match self {
+            Self::Whole { about, rows } => {
+                let row = head * (about.plain + about.value) + i;
+                rows.read(row..row + 1, out)
+            }
+            Self::Split { about, columns, .. } => {
+                let numbers = columns[head * about.rank * about.plain + i..].iter().step_by(about.plain);
+                out.iter_mut().zip(numbers).for_each(|(out, x)| *out = *x);
+                Ok(())
+            }
+        }
+    }
+
+    /// The row of number `i` of a head's values.
+    fn value(&self, head: usize, i: usize, out: &mut [f32]) -> Result<()> {
+        let (rows, row) = match self {
+            Self::Whole { about, rows } => (rows, head * (about.plain + about.value) + about.plain + i),
+            Self::Split { about, values, .. } => (values, head * about.value + i),
+        };
+        rows.read(row..row + 1, out)
     }
 }

@@ -140,6 +140,7 @@ fn layer(read: &Reader<'_>, names: &Names, l: usize) -> Layer {
         qk_norms: [vec![], vec![]],
         latent: None,
         recurrence: None,
+        beside: None,
         convolution: None,
         gate: None,
         sinks: None,

@@ -1,6 +1,7 @@
 //! LFM2: attention in some layers, a gated short convolution in the others.
 
 use super::{FeedForward, Layer, LayerMlp, Linear, Reader, Reference, Row};
+use fathom_model::config::Mlp;
 
 /// The gated short convolution of a layer.
 pub(super) struct Convolution {
@@ -19,8 +20,14 @@ impl Reader<'_> {
             false => ([(); 3].map(|()| Linear { weight: vec![], bias: vec![] }), "conv.out_proj"),
         };
         let names = ["operator_norm", out, "ffn_norm"];
-        let plain = self.plain(at, names, qkv, ["feed_forward.w3", "feed_forward.w2"]);
-        let LayerMlp::Dense(mlp) = plain.mlp else { unreachable!("the family has no experts") };
+        let mlp = match self.config.layers[l].mlp {
+            Mlp::Experts(about) => LayerMlp::Experts(Box::new(self.mixture(at, about))),
+            _ => LayerMlp::Dense(FeedForward {
+                gate: Some(linear("feed_forward.w1")),
+                up: linear("feed_forward.w3"),
+                down: linear("feed_forward.w2"),
+            }),
+        };
         let norm = |p: &str| self.norm(&format!("{at}self_attn.{p}_layernorm"));
         let convolution = (!has_attention).then(|| {
             let (all, taps) = (linear("conv.in_proj"), self.matrix(&format!("{at}conv.conv.weight")));
@@ -33,8 +40,8 @@ impl Reader<'_> {
         Layer {
             qk_norms: if has_attention { ["q", "k"].map(|p| vec![norm(p)]) } else { [vec![], vec![]] },
             convolution,
-            mlp: LayerMlp::Dense(FeedForward { gate: Some(linear("feed_forward.w1")), ..mlp }),
-            ..plain
+            mlp,
+            ..self.mixer_of(at, names, qkv)
         }
     }
 }

@@ -6,6 +6,7 @@ mod experts;
 mod gemma4;
 mod latent;
 mod lfm2;
+mod mamba;
 mod recurrence;
 
 use experts::{FeedForward, Mixture};
@@ -27,6 +28,12 @@ struct Linear {
 impl Linear {
     fn of(&self, x: &[f64]) -> Row {
         self.weight.iter().zip(&self.bias).map(|(w, b)| dot(w, x) + b).collect()
+    }
+
+    /// The layer with its outputs multiplied.
+    fn times(mut self, factor: f32) -> Self {
+        self.weight.iter_mut().flatten().chain(&mut self.bias).for_each(|x| *x *= f64::from(factor));
+        self
     }
 
     /// The layer whose outputs are these outputs of this one.
@@ -68,6 +75,8 @@ struct Layer {
     latent: Option<latent::Projections>,
     recurrence: Option<recurrence::Weights>,
     convolution: Option<lfm2::Convolution>,
+    /// A recurrence beside attention, with its output.
+    beside: Option<(recurrence::Weights, Linear)>,
     /// The projection whose sigmoid multiplies what attention returns.
     gate: Option<Linear>,
     /// A score for each head that joins the softmax of its rows.
@@ -87,6 +96,7 @@ enum LayerMlp {
     Dense(FeedForward),
     Experts(Box<Mixture>),
     Both(FeedForward, Box<Mixture>, Box<gemma4::Beside>),
+    None,
 }
 
 /// A place in a layer where other values may be put.
@@ -130,6 +140,8 @@ impl Reference {
         let names = weights.names();
         let text = names.iter().find_map(|name| name.strip_suffix("embed_tokens.weight"));
         let text = text.unwrap_or("model.");
+        let backbone =
+            names.iter().find_map(|name| name.strip_suffix("embeddings.weight")).unwrap_or_default();
         let head =
             names.iter().find_map(|name| name.strip_suffix(".weight").filter(|n| n.ends_with("lm_head")));
         let (at, [embedding, positions, final_norm, head]) = match config.architecture.as_str() {
@@ -142,7 +154,9 @@ impl Reference {
             "opt" => ("model.decoder.", ["embed_tokens", "embed_positions", "final_layer_norm", "lm_head"]),
             "internlm2" => ("model.", ["tok_embeddings", "", "norm", "output"]),
             "phi" => ("model.", ["embed_tokens", "", "final_layernorm", "lm_head"]),
-            "lfm2" => ("model.", ["embed_tokens", "", "embedding_norm", "lm_head"]),
+            "mamba2" | "nemotron_h" => (backbone, ["embeddings", "", "norm_f", "lm_head"]),
+            "bamba" | "falcon_h1" => ("model.", ["embed_tokens", "", "final_layernorm", "lm_head"]),
+            "lfm2" | "lfm2_moe" => ("model.", ["embed_tokens", "", "embedding_norm", "lm_head"]),
             _ => (text, ["embed_tokens", "", "norm", head.unwrap_or_default()]),
         };
         let under = |name: &str| format!("{at}{name}");
@@ -166,7 +180,10 @@ impl Reference {
             "mpt" => read.mpt(&format!("{at}blocks.{l}.")),
             "opt" => read.opt(&format!("{at}layers.{l}.")),
             "internlm2" => read.internlm2(&format!("{at}layers.{l}.")),
-            "lfm2" => read.lfm2(&format!("{at}layers.{l}."), l),
+            "lfm2" | "lfm2_moe" => read.lfm2(&format!("{at}layers.{l}."), l),
+            "nemotron_h" => read.nemotron_h(&format!("{at}layers.{l}."), l),
+            "mamba2" => read.mamba2(&format!("{at}layers.{l}."), l),
+            "bamba" | "falcon_h1" => read.among_attention(&format!("{at}layers.{l}."), l),
             _ => Layer { scale: scales[l], ..read.llama(&format!("{at}layers.{}.", number(l)), l) },
         });
         Self {
@@ -222,11 +239,24 @@ impl Reference {
         sum(after_mlp, &mid, &m)
     }
 
-    /// What the attention of layer `l` adds.
+    /// What the attention of layer `l` adds, and what is beside it.
     pub(crate) fn attention(&self, l: usize, h: &[Row]) -> Vec<Row> {
+        let factors = self.config.multipliers;
+        let times = |row: &Row, factor: f32| -> Row { row.iter().map(|x| x * f64::from(factor)).collect() };
+        let alone = self.attention_alone(l, h);
+        let Some((recurrence, out)) = &self.layers[l].beside else { return alone };
+        let beside = self.recur(l, recurrence, out, h);
+        let rows = alone.iter().zip(&beside);
+        rows.map(|(a, b)| add(&times(a, factors.attention), &times(b, factors.recurrence))).collect()
+    }
+
+    fn attention_alone(&self, l: usize, h: &[Row]) -> Vec<Row> {
         let (c, layer) = (&self.config, &self.layers[l]);
+        if !c.has_mixer(l) {
+            return vec![vec![0.0; c.hidden]; h.len()];
+        }
         if let Some(recurrence) = &layer.recurrence {
-            return self.recur(l, recurrence, h);
+            return self.recur(l, recurrence, &layer.attn_out, h);
         }
         if let Some(convolution) = &layer.convolution {
             return self.convolved(l, convolution, h);
@@ -341,6 +371,7 @@ impl Reference {
             LayerMlp::Dense(mlp) => mlp.of(kind, &x),
             LayerMlp::Experts(mixture) => mixture.of(kind, &x),
             LayerMlp::Both(dense, mixture, beside) => beside.of(kind, &real, &dense.of(kind, &x), mixture),
+            LayerMlp::None => return vec![0.0; x.len()],
         };
         self.added(&layer.post_mlp_norm, &out).iter().map(|x| x * layer.scale).collect()
     }
@@ -348,7 +379,7 @@ impl Reference {
     /// The experts that a row takes in layer `l`, with their weights; none if the layer is dense.
     pub(crate) fn route(&self, l: usize, x: &[f64]) -> Vec<(usize, f64)> {
         match &self.layers[l].mlp {
-            LayerMlp::Dense(_) => vec![],
+            LayerMlp::Dense(_) | LayerMlp::None => vec![],
             LayerMlp::Experts(mixture) => mixture.route(&self.normed(&self.layers[l].mlp_norm, x)),
             LayerMlp::Both(_, mixture, beside) => {
                 let real: Row = x.iter().map(|x| x / self.layers[l].scale).collect();
@@ -555,6 +586,7 @@ impl Reader<'_> {
                 "mamba.out_proj",
             ]),
             recurrence,
+            beside: None,
             convolution: None,
             gate,
             post_attn_norm: norm(c.post_norm, "post_attention_layernorm"),
@@ -566,6 +598,7 @@ impl Reader<'_> {
                     let mixture = Box::new(self.gemma4_mixture(at, about));
                     LayerMlp::Both(self.dense(at), mixture, Box::new(self.beside(at)))
                 }
+                Mlp::None => LayerMlp::None,
             },
             post_mlp_norm: norm(c.post_norm, "post_feedforward_layernorm"),
             stream_norms: [None, None],
@@ -605,6 +638,7 @@ impl Reader<'_> {
         }
         let names = match self.config.architecture.as_str() {
             "mixtral" => ["block_sparse_moe", "w1", "w3", "w2"],
+            "lfm2_moe" => ["feed_forward", "w1", "w3", "w2"],
             _ => ["mlp", "gate_proj", "up_proj", "down_proj"],
         };
         let [module, gate, up, down] = names;
@@ -613,7 +647,8 @@ impl Reader<'_> {
             let [gate, up, down] = [gate, up, down].map(|name| self.linear(&format!("{under}.{name}")));
             FeedForward { gate: Some(gate), up, down }
         };
-        let correction = format!("{at}gate.e_score_correction_bias");
+        let corrections = ["gate.e_score_correction_bias", "expert_bias"].map(|name| format!("{at}{name}"));
+        let correction = corrections.into_iter().find(|name| self.weights.has(name));
         let shared = ["shared_expert", "shared_experts"].map(|name| format!("{at}{name}"));
         let shared = shared.into_iter().find(|name| self.weights.has(&format!("{name}.up_proj.weight")));
         let shared_gate = format!("{at}shared_expert_gate");
@@ -621,10 +656,7 @@ impl Reader<'_> {
             about,
             router: self.linear(&format!("{at}gate")),
             scale: vec![1.0; about.count],
-            correction: match self.weights.has(&correction) {
-                true => self.matrix(&correction).concat(),
-                false => vec![0.0; about.count],
-            },
+            correction: correction.map_or(vec![0.0; about.count], |name| self.matrix(&name).concat()),
             experts: (0..about.count).map(|e| mlp(&format!("{at}experts.{e}"), [gate, up, down])).collect(),
             shared: shared.map(|name| mlp(&name, ["gate_proj", "up_proj", "down_proj"])),
             shared_gate: self
@@ -842,6 +874,12 @@ impl Reader<'_> {
         mlp: [&str; 2],
     ) -> Layer {
         let [up, down] = mlp.map(|name| self.linear(&format!("{at}{name}")));
+        let mlp = LayerMlp::Dense(FeedForward { gate: None, up, down });
+        Layer { mlp, ..self.mixer_of(at, [norm, attn_out, mlp_norm], [q, k, v]) }
+    }
+
+    /// A layer but for its MLP.
+    fn mixer_of(&self, at: &str, [norm, attn_out, mlp_norm]: [&str; 3], [q, k, v]: [Linear; 3]) -> Layer {
         Layer {
             attn_norm: Some(self.norm(&format!("{at}{norm}"))),
             q,
@@ -850,13 +888,14 @@ impl Reader<'_> {
             qk_norms: [vec![], vec![]],
             latent: None,
             recurrence: None,
+            beside: None,
             convolution: None,
             gate: None,
             sinks: None,
             attn_out: self.linear(&format!("{at}{attn_out}")),
             post_attn_norm: None,
             mlp_norm: Some(self.norm(&format!("{at}{mlp_norm}"))),
-            mlp: LayerMlp::Dense(FeedForward { gate: None, up, down }),
+            mlp: LayerMlp::None,
             post_mlp_norm: None,
             stream_norms: [None, None],
             scale: 1.0,
@@ -873,10 +912,9 @@ impl Reader<'_> {
 
     fn norm(&self, name: &str) -> Norm {
         // Gemma and Nemotron keep their norms around zero.
-        let zero = ["gemma", "nemotron", "qwen3_next", "qwen3_5"]
-            .iter()
-            .any(|family| self.config.architecture.starts_with(family))
-            && !self.config.architecture.starts_with("gemma4");
+        let family = self.config.architecture.as_str();
+        let around = ["gemma", "qwen3_next", "qwen3_5"].iter().any(|f| family.starts_with(f));
+        let zero = family == "nemotron" || around && !family.starts_with("gemma4");
         let offset = if zero { 1.0 } else { 0.0 };
         let weight: Row =
             self.matrix(&format!("{name}.weight")).concat().iter().map(|w| w + offset).collect();

@@ -2,7 +2,7 @@
 //! computed twice.
 
 use super::{Linear, Reader, Reference, Row, dot};
-use fathom_model::config::{Recurrence, Update};
+use fathom_model::config::{OutputNorm, Recurrence, Update};
 
 /// The weights of a layer's recurrence.
 pub(super) struct Weights {
@@ -27,6 +27,7 @@ impl Reader<'_> {
     pub(super) fn recurrence(&self, at: &str, of: &Recurrence) -> Weights {
         let module = match of.update {
             Update::Delta => "linear_attn",
+            Update::StateSpace if matches!(&*self.config.architecture, "mamba2" | "nemotron_h") => "mixer",
             Update::StateSpace => "mamba",
         };
         let name = |name: &str| format!("{at}{module}.{name}");
@@ -40,7 +41,7 @@ impl Reader<'_> {
             log_rate: vector("A_log"),
             time_bias: vector("dt_bias"),
             skip: if of.update == Update::StateSpace { vector("D") } else { vec![0.0; of.heads] },
-            norm: vector("norm.weight"),
+            norm: if of.norm == OutputNorm::None { vec![] } else { vector("norm.weight") },
         }
     }
 
@@ -93,16 +94,21 @@ impl Reader<'_> {
         let (k, v, each) = (of.key_width, of.value_width * of.heads / of.key_heads, of.heads / of.key_heads);
         let (values, keys) = (of.values(), of.keys());
         let all = self.linear(&format!("{at}in_proj"));
-        let with = |channel: usize, count: usize| {
+        let [of_gates, of_queries, of_keys, of_values, of_times] = self.config.multipliers.recurrence_in;
+        let with = |channel: usize, count: usize, factor: f32| {
             let (taps, bias) = self.taps(at, channel, count);
-            (all.rows(values + channel..values + channel + count), taps, bias)
+            (all.rows(values + channel..values + channel + count).times(factor), taps, bias)
         };
         let times = 2 * values + 2 * keys + head * each;
         KeyHead {
-            qkv: [with(values + keys + head * k, k), with(values + head * k, k), with(head * v, v)],
-            gates: all.rows(head * v..(head + 1) * v),
+            qkv: [
+                with(values + keys + head * k, k, of_queries),
+                with(values + head * k, k, of_keys),
+                with(head * v, v, of_values),
+            ],
+            gates: all.rows(head * v..(head + 1) * v).times(of_gates),
             strengths: None,
-            decays: all.rows(times..times + each),
+            decays: all.rows(times..times + each).times(of_times),
         }
     }
 }
@@ -133,7 +139,7 @@ fn read(state: &[Row], by: &[f64]) -> Row {
 }
 
 impl Reference {
-    pub(super) fn recur(&self, l: usize, w: &Weights, h: &[Row]) -> Vec<Row> {
+    pub(super) fn recur(&self, l: usize, w: &Weights, attn_out: &Linear, h: &[Row]) -> Vec<Row> {
         let layer = &self.layers[l];
         let of = self.config.recurrence(l).unwrap();
         let x: Vec<Row> = h.iter().map(|h| self.normed(&layer.attn_norm, h)).collect();
@@ -147,7 +153,7 @@ impl Reference {
                 out.extend(self.gated(&of, w, key_head, &y, &parts.gates.of(x)));
             }
         }
-        out.iter().map(|y| self.added(&layer.post_attn_norm, &layer.attn_out.of(y))).collect()
+        out.iter().map(|y| self.added(&layer.post_attn_norm, &attn_out.of(y))).collect()
     }
 
     /// What the states of the value heads of one key head give, at every position.
@@ -199,11 +205,17 @@ impl Reference {
             y.iter().zip(weight).map(|(y, w)| y / scale * w).collect()
         };
         let by_gates = |y: &[f64]| -> Row { y.iter().zip(gates).map(|(y, z)| y * silu(*z)).collect() };
-        match of.update {
-            Update::Delta => {
-                by_gates(&y.chunks(of.value_width).flat_map(|head| normed(head, &w.norm)).collect::<Row>())
+        // The delta rule normalises each head by itself, with the same weights.
+        let all = |y: &[f64]| -> Row {
+            match of.update {
+                Update::Delta => y.chunks(of.value_width).flat_map(|head| normed(head, &w.norm)).collect(),
+                Update::StateSpace => normed(y, &w.norm[key_head * y.len()..][..y.len()]),
             }
-            Update::StateSpace => normed(&by_gates(y), &w.norm[key_head * y.len()..][..y.len()]),
+        };
+        match of.norm {
+            OutputNorm::None => by_gates(y),
+            OutputNorm::BeforeGate => by_gates(&all(y)),
+            OutputNorm::BehindGate => all(&by_gates(y)),
         }
     }
 }

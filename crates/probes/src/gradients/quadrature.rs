@@ -318,7 +318,7 @@ mod tests {
             let resolution = Resolution { rounding, ..EXACT };
             integrate(Quadrature::Adaptive(0.002), [ends[0], ends[1]], resolution, path)
         };
-        let (exact, followed, found) = (find(0.0, &steep), find(0.0, &rounded), find(0.002, &rounded));
+        let (exact, followed, found) = (find(0.0, &steep), find(0.0, &rounded), find(5e-4, &rounded));
         assert!(
             found.nodes <= exact.nodes && exact.nodes < followed.nodes,
             "{} {} {}",

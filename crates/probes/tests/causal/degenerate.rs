@@ -1,6 +1,6 @@
 //! Input with nothing to measure gives no effect and no panic.
 
-use crate::support::{MODELS, PLENTY, baseline, everywhere, planned, request, run};
+use crate::support::{MODELS, PLENTY, baseline, everywhere, has_part, planned, request, run};
 use fathom_model::Cpu;
 use fathom_probes::SkipOptions;
 use fathom_probes::erasure::{MeanResiduals, measure as erase};
@@ -31,6 +31,9 @@ fn the_shortest_prompts() {
         everywhere(tokens, |name, model, trace| {
             for mode in MODES {
                 for part in [SkipPart::Layer, SkipPart::Attn, SkipPart::Mlp] {
+                    if (0..model.config().depth()).all(|l| !has_part(model, l, part)) {
+                        continue;
+                    }
                     let (effects, _) =
                         measure(model, trace, mode, part, &[0, 1, 2, 3], &ExecOptions::planned(PLENTY));
                     let effect = effects.layer_effect.iter().flatten();

@@ -10,6 +10,7 @@ use fathom_model::source::Checkpoint;
 use fathom_model::{Buffers, Dtype, Model, Run, Trace};
 use fathom_probes::planner::{self, EditSink, LogitReading, Site, count, execute, naive};
 use fathom_probes::{ExecOptions, MemoryPlan};
+use fathom_results::SkipPart;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -51,6 +52,16 @@ pub(crate) fn run(model: &Model, tokens: usize) -> Trace {
 pub(crate) fn everywhere(tokens: usize, check: impl Fn(&str, &Model, &Trace)) {
     for (name, model) in MODELS.iter() {
         check(name, model, &run(model, tokens));
+    }
+}
+
+/// Whether a layer has the part.
+pub(crate) fn has_part(model: &Model, layer: usize, part: SkipPart) -> bool {
+    let c = model.config();
+    match part {
+        SkipPart::Attn => c.has_mixer(layer),
+        SkipPart::Mlp => c.has_mlp(layer),
+        _ => true,
     }
 }
 

@@ -4,7 +4,7 @@ use fathom_model::config::{Config, Experts, Mixer, Mlp, Update};
 
 /// A fixture for every architecture and each variant that changes how the residual stream is composed. A new
 /// architecture is tested by every probe once it is in this list.
-pub(crate) const ARCHITECTURES: [&str; 37] = [
+pub(crate) const ARCHITECTURES: [&str; 44] = [
     "llama2",
     "llama3",
     "mistral",
@@ -35,6 +35,13 @@ pub(crate) const ARCHITECTURES: [&str; 37] = [
     "qwen3_5_moe",
     "granite4-hybrid",
     "lfm2",
+    "lfm2_moe",
+    "mamba2",
+    "falcon_h1",
+    "falcon_h1-norm",
+    "bamba",
+    "nemotron_h",
+    "nemotron_h-moe",
     "gpt_oss-mxfp4",
     "llama4",
     "mllama",
@@ -51,11 +58,14 @@ pub(crate) fn projection_macs(c: &Config, l: usize) -> u64 {
     if let Mixer::Convolution(_) = c.layers[l].mixer {
         return (4 * d * d) as u64;
     }
-    if let Some(of) = c.recurrence(l) {
+    let of_recurrence = c.recurrence(l).map_or(0, |of| {
         let (keys, values) = (of.key_heads * of.key_width, of.heads * of.value_width);
         // Two numbers per head where the state is read before it is written, one elsewhere.
         let numbers = if of.update == Update::Delta { 2 } else { 1 };
-        return (d * (2 * keys + 2 * values + numbers * of.heads) + values * d) as u64;
+        (d * (2 * keys + 2 * values + numbers * of.heads) + values * d) as u64
+    });
+    if !c.has_attention(l) {
+        return of_recurrence;
     }
     let gate = if c.attention_gate { d * q } else { 0 };
     let of_input = match c.latent {
@@ -66,20 +76,23 @@ pub(crate) fn projection_macs(c: &Config, l: usize) -> u64 {
             queries + d * low + low * 2 * q
         }
     };
-    (of_input + gate + q * d) as u64
+    (of_input + gate + q * d) as u64 + of_recurrence
 }
 
 /// Multiply-adds of mixing positions in layer `l` for a row that sees `seen`.
 #[allow(dead_code)]
 pub(crate) fn mixing_macs(c: &Config, l: usize, seen: u64) -> u64 {
+    let attention = 2 * c.q_width() as u64 * seen;
     match c.layers[l].mixer {
-        Mixer::Attention => 2 * c.q_width(l) as u64 * seen,
+        Mixer::None => 0,
+        Mixer::Attention => attention,
         Mixer::Convolution(of) => (c.hidden * of.taps) as u64,
         // The delta rule also reads the state before it writes; queries, keys and values are convolved.
-        Mixer::Recurrence(of) => {
+        Mixer::Recurrence(of) | Mixer::Both(of) => {
+            let beside = if c.has_attention(l) { attention } else { 0 };
             let channels = 2 * of.key_heads * of.key_width + of.heads * of.value_width;
             let passes = if of.update == Update::Delta { 3 } else { 2 };
-            (channels * of.taps + passes * of.heads * of.key_width * of.value_width) as u64
+            (channels * of.taps + passes * of.heads * of.key_width * of.value_width) as u64 + beside
         }
     }
 }
@@ -94,6 +107,7 @@ pub(crate) fn mlp_macs(c: &Config, l: usize) -> u64 {
         c.hidden * e.count + e.active * matrices * c.hidden * e.width + shared
     };
     let count = match c.layers[l].mlp {
+        Mlp::None => 0,
         Mlp::Dense => dense,
         Mlp::Experts(e) => experts(e),
         Mlp::DenseAndExperts(e) => dense + experts(e),

@@ -78,6 +78,7 @@ fn concatenated(traces: &[Trace]) -> Trace {
         kv_cache: vec![],
         post_norm: vec![],
         routes: vec![],
+        without: Default::default(),
     }
 }
 

@@ -109,6 +109,7 @@ pub(crate) fn part(trace: &Trace, tokens: Range<usize>) -> Trace {
         kv_cache: vec![],
         post_norm: vec![],
         routes: vec![],
+        without: trace.without.clone(),
     }
 }
 

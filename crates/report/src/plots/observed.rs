@@ -43,7 +43,12 @@ pub(super) fn contribution_figures(results: &Results, contributions: &Contributi
 
 fn mean_of_parts(parts: &Parts<MeanMedian>) -> Vec<f64> {
     let (attn, mlp, layer) = (&parts.attn.mean, &parts.mlp.mean, &parts.layer.mean);
-    attn.iter().zip(mlp).zip(layer).map(|((a, m), l)| (a + m + l) / 3.0).collect()
+    let mean = |((a, m), l): ((&f64, &f64), &f64)| {
+        // A layer may lack one of the two.
+        let parts = [*a, *m, *l].into_iter().filter(|part| !part.is_nan());
+        parts.clone().sum::<f64>() / parts.count() as f64
+    };
+    attn.iter().zip(mlp).zip(layer).map(mean).collect()
 }
 
 /// A panel of bars for each part of a layer, and one for the mean of the three if a rule reads it.
@@ -67,7 +72,9 @@ fn part_panels(
     };
     let mut panels = Vec::new();
     let mut columns = Vec::new();
-    for (index, (name, color, summary)) in named.into_iter().enumerate() {
+    // A model may have no MLP at all.
+    let measured = named.into_iter().filter(|(_, _, of)| of.mean.iter().any(|value| !value.is_nan()));
+    for (index, (name, color, summary)) in measured.enumerate() {
         let series = [
             Series::new(format!("{name}, mean"), &summary.mean, color),
             Series::new(format!("{name}, median"), &summary.median, color),

@@ -22,13 +22,23 @@ pub(super) fn curves<'a>(results: &'a Results) -> Vec<NamedCurve<'a>> {
     let mut add = |name, heading, values: &'a [f64], column| {
         all.push(NamedCurve { name, heading, values: Cow::Borrowed(values), column });
     };
+    // A model may have no MLP.
+    let is_there = |values: &[f64]| values.iter().any(|value| !value.is_nan());
     if let Some(contributions) = &results.probes.contributions {
         let (norm, cosine) = (&contributions.relative_norm, &contributions.cosine);
-        add("norm attn", "|a|/|h|", norm.attn.mean.as_slice(), true);
-        add("norm mlp", "|m|/|h|", &norm.mlp.mean, true);
+        if is_there(&norm.attn.mean) {
+            add("norm attn", "|a|/|h|", norm.attn.mean.as_slice(), true);
+        }
+        if is_there(&norm.mlp.mean) {
+            add("norm mlp", "|m|/|h|", &norm.mlp.mean, true);
+        }
         add("norm layer", "|D|/|h|", &norm.layer.mean, true);
-        add("cos attn", "cos attn", &cosine.attn.mean, false);
-        add("cos mlp", "cos mlp", &cosine.mlp.mean, false);
+        if is_there(&cosine.attn.mean) {
+            add("cos attn", "cos attn", &cosine.attn.mean, false);
+        }
+        if is_there(&cosine.mlp.mean) {
+            add("cos mlp", "cos mlp", &cosine.mlp.mean, false);
+        }
         add("cos layer", "cos", &cosine.layer.mean, true);
     }
     if let Some(lens) = &results.probes.lens {

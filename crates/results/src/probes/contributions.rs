@@ -17,10 +17,12 @@ pub struct Parts<T> {
 /// A quantity on one prompt.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PerToken {
-    /// Mean over the tokens that have a value, `[L]`; 0 where none has.
+    /// Mean over the tokens that have a value, `[L]`; 0 where none has, and NaN (`null` in files) where the layer has no
+    /// such sublayer.
+    #[serde(deserialize_with = "null::numbers")]
     pub mean: Vec<f64>,
     /// Every token's value to five digits, `[L][T]`; NaN (`null` in files) where the residual stream is zero, so
-    /// that nothing can be relative to it.
+    /// that nothing can be relative to it. A layer without the sublayer has no tokens.
     #[serde(deserialize_with = "null::matrix")]
     pub tokens: Vec<Vec<f64>>,
 }
@@ -44,7 +46,7 @@ pub struct ContributionsSample {
 /// A curve over layers, summarised over tokens in two ways.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MeanMedian {
-    /// The mean over tokens, `[L]`.
+    /// The mean over tokens, `[L]`; NaN where the layer has no such sublayer.
     #[serde(deserialize_with = "null::numbers")]
     pub mean: Vec<f64>,
     /// The median over tokens, `[L]`: a few tokens, mostly the first, have enormous norms and pull the mean.

@@ -26,6 +26,7 @@ const PER_LAYER: &[&str] = &[
 /// Lists that have as many entries as there are layers by chance alone.
 const NOT_PER_LAYER: &[&str] = &[
     "architectures",
+    "attn_layer_indices",
     "bad_words_ids",
     "begin_suppress_tokens",
     "bos_token_id",
@@ -33,10 +34,13 @@ const NOT_PER_LAYER: &[&str] = &[
     "forced_decoder_ids",
     "keys_to_ignore_at_inference",
     "mlp_only_layers",
+    "mlp_multipliers",
     "moe_layers",
     "mrope_section",
     "pad_token_id",
+    "ssm_multipliers",
     "suppress_tokens",
+    "time_step_limit",
     "weight_block_size",
 ];
 
@@ -156,7 +160,8 @@ impl Cut<'_> {
         if qwen && !map.contains_key("max_window_layers") && deepest > MAX_WINDOW_LAYERS {
             map.insert("max_window_layers".into(), json!(self.first_windowed(MAX_WINDOW_LAYERS)));
         }
-        if source.layers.iter().any(|layer| layer.mixer != Mixer::Attention) {
+        // Where all layers mix positions alike, the family says how.
+        if source.layers.iter().any(|layer| layer.mixer != source.layers[0].mixer) {
             self.mixers(map, source);
         }
         match source.architecture.as_str() {
@@ -179,6 +184,9 @@ impl Cut<'_> {
                 map.insert("mlp_only_layers".into(), dense.collect());
                 map.insert("decoder_sparse_step".into(), json!(1));
             }
+            "lfm2_moe" => {
+                map.insert("num_dense_layers".into(), json!(self.job.dense()));
+            }
             "glm4_moe" | "deepseek_v2" | "deepseek_v3" => {
                 map.insert("first_k_dense_replace".into(), json!(self.job.dense()));
             }
@@ -200,6 +208,19 @@ impl Cut<'_> {
 
     /// Names how each layer mixes positions.
     fn mixers(&self, map: &mut Map<String, Value>, source: &Config) {
+        if source.architecture == "bamba" {
+            let kept = self.job.layers.iter().enumerate();
+            let attends = kept.filter(|(_, layer)| source.has_attention(**layer)).map(|(i, _)| i);
+            map.insert("attn_layer_indices".into(), attends.collect());
+            return;
+        }
+        // A letter for each layer.
+        if let Some(pattern) = map.get("hybrid_override_pattern").and_then(Value::as_str) {
+            let letters: Vec<char> = pattern.chars().collect();
+            let kept = self.job.layers.iter().filter_map(|layer| letters.get(*layer));
+            map.insert("hybrid_override_pattern".into(), kept.collect::<String>().into());
+            return;
+        }
         // Where they are named already, those that are left are named by now.
         if map.contains_key("layer_types") || map.contains_key("layers_block_type") {
             return;
@@ -208,7 +229,7 @@ impl Cut<'_> {
             map.shift_remove(*name);
         });
         let kind = |layer: &usize| match source.layers[*layer].mixer {
-            Mixer::Attention => "full_attention",
+            Mixer::Attention | Mixer::Both(_) | Mixer::None => "full_attention",
             Mixer::Recurrence(_) => "linear_attention",
             Mixer::Convolution(_) => "conv",
         };

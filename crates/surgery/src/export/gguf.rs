@@ -37,6 +37,9 @@ const NOT_PER_LAYER: &[&str] = &["rope.dimension_sections"];
 /// Which layers are local, where their number does not tell it.
 const PATTERN: &str = "attention.sliding_window_pattern";
 
+/// Every how many layers one has attention, among those with a recurrence.
+const INTERVAL: &str = "full_attention_interval";
+
 /// What names of a layer's tensors begin with.
 const PREFIX: &str = "blk.";
 
@@ -45,6 +48,7 @@ pub(super) fn plan<'a>(job: &'a Job<'_>, path: &Path, header: &Header) -> Result
     let writer =
         Writer { job, path, header, arch: header.get("general.architecture").and_then(Value::as_str) };
     writer.check_scale()?;
+    writer.check_interval()?;
     let mut warnings = Vec::new();
     let keys = writer.keys(&mut warnings)?;
     let tensors = writer.tensors(&mut warnings)?;
@@ -81,12 +85,12 @@ impl<'a> Writer<'a, '_> {
     fn check_scale(&self) -> Result<(), ExportError> {
         let c = self.job.checkpoint.config();
         let depths = [c.depth(), self.job.layers.len()];
-        let changes = depths[0] != depths[1] && c.hidden / c.heads != c.head_dim;
         let widest = match self.arch {
             Some("gemma2") => 46,
             Some("gemma3") => 62,
             _ => return Ok(()),
         };
+        let changes = depths[0] != depths[1] && c.hidden / c.heads != c.head_dim;
         match changes && depths.contains(&widest) {
             false => Ok(()),
             true => Err(ExportError::unsupported(
@@ -94,6 +98,29 @@ impl<'a> Writer<'a, '_> {
                 format!(
                     "in GGUF files a {} of {widest} layers scales attention in another way than all others, and no key says so, so one of {} layers cannot take the place of one of {}; export hf",
                     c.architecture, depths[1], depths[0]
+                ),
+            )),
+        }
+    }
+
+    /// Refuses the result where its file could not say which layers have attention.
+    fn check_interval(&self) -> Result<(), ExportError> {
+        let c = self.job.checkpoint.config();
+        let Some(interval) = self.header.get(&self.key(INTERVAL)).and_then(Value::as_usize) else {
+            return Ok(());
+        };
+        let regular = |(place, layer): (usize, &usize)| {
+            c.has_attention(*layer) == (place + 1).is_multiple_of(interval.max(1))
+        };
+        match self.job.is_whole() || self.job.layers.iter().enumerate().all(regular) {
+            true => Ok(()),
+            false => Err(ExportError::unsupported(
+                self.path,
+                format!(
+                    "in GGUF files of {} every layer whose number is a multiple of '{}', which is {interval}, has attention, \
+                     and that would not hold for the layers of the result; use the model's Hugging Face folder, and export hf",
+                    c.architecture,
+                    self.key(INTERVAL)
                 ),
             )),
         }

@@ -14,8 +14,12 @@ pub(super) fn check(job: &Job<'_>, r: &Replacement) -> Result<(), ExportError> {
             c.architecture
         ));
     }
-    if c.layers.get(r.layer).is_some_and(|layer| layer.mlp != Mlp::Dense) {
-        return refuse(NotReplaceable::Experts(r.layer).to_string());
+    match c.layers.get(r.layer).map(|layer| layer.mlp) {
+        Some(Mlp::Experts(_) | Mlp::DenseAndExperts(_)) => {
+            return refuse(NotReplaceable::Experts(r.layer).to_string());
+        }
+        Some(Mlp::None) => return refuse(NotReplaceable::NoMlp(r.layer).to_string()),
+        Some(Mlp::Dense) | None => {}
     }
     if job.places(r.layer).next().is_none() {
         return refuse(format!("layer {} does not remain in the model", r.layer));

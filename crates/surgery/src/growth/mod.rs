@@ -9,7 +9,6 @@ mod recipe;
 mod spectrum;
 
 use crate::export::{Change, ExportError, GrownLayer, layer_of};
-use fathom_model::config::Mlp;
 use fathom_model::source::Checkpoint;
 use fathom_model::weights::{StoredTensor, StoredType};
 use fathom_results::{GrowMethod, GrowNetwork, LayerOrigin};
@@ -94,13 +93,13 @@ impl<'a> Grower<'a> {
         let fail = |what: String| Err(GrowthError::Unsupported(format!("{name}: {what}")));
         let layers = &self.checkpoint.config().layers;
         for pair in self.pairs() {
-            if let Some(layer) = pair.iter().find(|layer| layers[**layer].mlp != Mlp::Dense) {
+            if let Some(layer) = pair.iter().find(|layer| layers[**layer].mlp.experts().is_some()) {
                 return fail(format!(
                     "layer {layer} has experts, which do not correspond from layer to layer; grow by copies (solar, \
                      llama-pro, midas, lidas)"
                 ));
             }
-            self.check_alike(pair).or_else(fail)?;
+            self.check_alike(pair).or_else(|what| fail(format!("{what}{}", self.other_places())))?;
         }
         if self.method != GrowMethod::Lesa {
             return Ok(());
@@ -116,6 +115,16 @@ impl<'a> Grower<'a> {
                 fail("the network learns from a layer between two others; the model has too few".to_owned())
             }
             depth => (1..depth).try_for_each(|layer| self.check_alike([0, layer])).or_else(fail),
+        }
+    }
+
+    /// How to choose neighbours of one kind, where layers are of more than one.
+    fn other_places(&self) -> &'static str {
+        let c = self.checkpoint.config();
+        let alike = |pair: [usize; 2]| c.layers[pair[0]].mixer == c.layers[pair[1]].mixer;
+        match (1..c.depth()).any(|l| alike([l - 1, l])) && (1..c.depth()).any(|l| !alike([l - 1, l])) {
+            true => ", or give with --insert layers whose next one mixes positions in the same way",
+            false => "",
         }
     }
 

@@ -10,8 +10,38 @@ use std::path::{Path, PathBuf};
 
 #[test]
 fn every_file_gives_the_logits_of_the_run_without_the_layers() {
-    for file in ggufs().iter().filter(|file| !has_implied_rotation(file)) {
+    for file in ggufs().iter().filter(|file| !has_implied_rotation(file) && interval(file).is_none()) {
         check(file, Gguf);
+    }
+}
+
+/// Every how many layers one has attention, where the file says it so.
+fn interval(file: &Path) -> Option<usize> {
+    let header = header(file);
+    let keys = header.metadata.keys().find(|key| key.ends_with(".full_attention_interval"));
+    header.get(keys?)?.as_usize()
+}
+
+#[test]
+fn layers_whose_number_tells_whether_they_have_attention_stay_where_they_are() {
+    let files: Vec<PathBuf> = ggufs().into_iter().filter(|file| interval(file).is_some()).collect();
+    assert!(files.len() > 2);
+    for file in files {
+        let place = Place::new();
+        let out = place.path().join("out");
+        let first = Removal::new(SkipPart::Layer, [0]).unwrap();
+        let error = try_export(&file, &first, None, Gguf, &out).err().unwrap().to_string();
+        assert!(error.contains("full_attention_interval'"), "{error}");
+        assert!(place.names().is_empty());
+        let (depth, last) = (open(&file).config().depth(), interval(&file).unwrap());
+        let whole = Removal::new(SkipPart::Layer, last..depth).unwrap();
+        if depth > last {
+            let kept: Vec<usize> = (0..last).collect();
+            let pruned = load(&exported(&file, &whole, Gguf, &place).model);
+            let model = load(&file);
+            let tokens = tokens(&model);
+            assert!(logits(&pruned, &kept, &tokens) == logits(&model, &kept, &tokens), "{}", file.display());
+        }
     }
 }
 

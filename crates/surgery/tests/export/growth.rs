@@ -48,7 +48,9 @@ fn copies_run_as_layers_of_the_source_that_run_twice() {
             // A kind of layer that a configuration can state for the first or the last layers only.
             Err(message) => {
                 assert!(
-                    message.contains("discarded") || message.contains("scales attention"),
+                    ["discarded", "scales attention", "full_attention_interval"]
+                        .iter()
+                        .any(|reason| message.contains(reason)),
                     "{}: {message}",
                     source.display()
                 );
@@ -187,5 +189,6 @@ fn refused(source: &str, method: GrowMethod, sentence: &str) {
 fn what_has_no_mean_is_refused_by_name() {
     refused("mixtral", GrowMethod::Interpolate, "has experts");
     refused("gguf/mixtral.gguf", GrowMethod::Lesa, "has experts");
+    refused("qwen3_5", GrowMethod::Interpolate, "give with --insert layers whose next one mixes positions");
     refused("phi3", GrowMethod::Lesa, "qkv_proj.weight' holds several matrices");
 }
