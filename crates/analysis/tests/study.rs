@@ -129,7 +129,7 @@ fn options_of_models_and_data_sets_replace_those_of_the_study() {
 fn a_minimal_description() {
     let study = parse("name = \"../x y\"\n[[model]]\nid = \"smollm2-135m\"\n[[data]]\nid = \"builtin\"");
     assert_eq!(study.out.to_str(), Some("fathom-out/study-.._x_y"));
-    assert_eq!(study.probes, Probe::ALL);
+    assert_eq!(study.probes, Probe::COMMON);
     assert!(study.pairs.is_empty());
     assert_eq!(study.title(Cell { model: 0, data: 0 }), "smollm2-135m on builtin");
     let hidden = FULL.replace("my rows: é/1", "..");

@@ -505,7 +505,7 @@ impl Config {
     }
 
     /// Width of queries, keys and values.
-    fn attention_width(&self, l: usize) -> usize {
+    pub(crate) fn attention_width(&self, l: usize) -> usize {
         self.q_width(l) + 2 * self.kv_width(l)
     }
 
@@ -637,7 +637,7 @@ impl Config {
                 return bad(format!("{name} is {value}; it must lie between {least} and {most}"));
             }
         }
-        for l in 0..self.depth() {
+        for l in (0..self.depth()).filter(|l| self.has_attention(*l)) {
             let Heads { kv_heads, head_dim, .. } = self.heads_of(l);
             if head_dim == 0 || head_dim > 1 << 16 {
                 return bad(format!(

@@ -652,7 +652,7 @@ impl<B: Backend> Model<B> {
     /// The heads of queries and keys, which are rotated, in a row of queries, keys and values.
     fn rotated_columns(&self, l: usize) -> Columns {
         let (c, of) = (&self.config, self.config.heads_of(l));
-        Columns { stride: c.input_width(l), start: 0, width: of.head_dim, count: c.heads + of.kv_heads }
+        Columns { stride: c.attention_width(l), start: 0, width: of.head_dim, count: c.heads + of.kv_heads }
     }
 
     fn norm_and_rotate(&self, l: usize, batch: &Batch<B>, b: &mut Buffers<B>) {

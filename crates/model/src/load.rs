@@ -465,7 +465,7 @@ impl<B: Backend> Loader<'_, B> {
         if !c.has_attention(layer) {
             return Ok(Vec::new());
         }
-        let (of, q, stride) = (c.heads_of(layer), c.q_width(layer), c.input_width(layer));
+        let (of, q, stride) = (c.heads_of(layer), c.q_width(layer), c.attention_width(layer));
         let width = of.head_dim;
         let unit =
             |start, count| (self.norm_of(&vec![1.0; width], None), Columns { stride, start, width, count });

@@ -82,7 +82,7 @@ pub(crate) fn projection_macs(c: &Config, l: usize) -> u64 {
 /// Multiply-adds of mixing positions in layer `l` for a row that sees `seen`.
 #[allow(dead_code)]
 pub(crate) fn mixing_macs(c: &Config, l: usize, seen: u64) -> u64 {
-    let attention = 2 * c.q_width() as u64 * seen;
+    let attention = 2 * c.q_width(l) as u64 * seen;
     match c.layers[l].mixer {
         Mixer::None => 0,
         Mixer::Attention => attention,
