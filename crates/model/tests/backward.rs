@@ -236,7 +236,9 @@ fn check_loaded(name: &str, loaded: Loaded, tokens: usize) {
                 )
             };
             // Of the size of what is moved: streams may be far from 1.
-            let step = 1e-5 * norm(x.iter().flatten()) / ((tokens * trace.hidden) as f64).sqrt();
+            let moved_from = norm(x.iter().flatten()) / ((tokens * trace.hidden) as f64).sqrt();
+            // What a layer without a sublayer adds there is zero.
+            let step = 1e-5 * if moved_from > 0.0 { moved_from } else { 1.0 };
             let want = (f(step) - f(-step)) / (2.0 * step);
             let got: f64 = gradient.iter().flatten().zip(v.iter().flatten()).map(|(g, v)| g * v).sum();
             // What a random direction sees of an error as large as the gradient itself.
