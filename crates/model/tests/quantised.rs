@@ -138,11 +138,20 @@ fn scales_of_16_and_32_columns_stand_side_by_side() {
 
 #[test]
 fn scales_of_32_columns_take_least() {
-    use GgmlDType::{Q4_1, Q5_0, Q8_0};
+    use GgmlDType::{Q5_0, Q8_0};
     let formats =
-        Formats { qkv: [Q5_0, Q5_0, Q8_0], out: Q4_1, up: [Q4_1, Q4_1], down: Q5_0, embedding: Q8_0 };
+        Formats { qkv: [Q5_0, Q5_0, Q8_0], out: Q5_0, up: [Q8_0, Q8_0], down: Q5_0, embedding: Q8_0 };
     let [quantised, plain] = check(&formats);
     assert_eq!(quantised * 16, plain * 5);
+}
+
+/// With their scales and offsets.
+#[test]
+fn four_bits_take_half_a_byte() {
+    use GgmlDType::{Q4_1, Q4K};
+    let formats = Formats { qkv: [Q4_1, Q4_1, Q4_1], out: Q4K, up: [Q4K, Q4_1], down: Q4_1, embedding: Q4_1 };
+    let [quantised, plain] = check(&formats);
+    assert_eq!(quantised * 16, plain * 3);
 }
 
 #[test]
