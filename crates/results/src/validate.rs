@@ -137,6 +137,14 @@ impl Experts {
             return Err(inconsistent("probes.experts.layers", problem));
         }
         let (rows, experts) = (self.layers.len(), self.tokens.first().map_or(0, Vec::len));
+        if rows == 0 || self.active == 0 || self.active > self.routed() {
+            let problem = format!(
+                "has {rows} layers in which tokens take {} of {} experts",
+                self.active,
+                self.routed()
+            );
+            return Err(inconsistent("probes.experts", problem));
+        }
         let size = ((rows, "layers with experts"), (experts, "experts"));
         rectangle("probes.experts.tokens", &self.tokens, size.0, size.1)?;
         let matrices =

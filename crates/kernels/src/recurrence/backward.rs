@@ -1,6 +1,6 @@
 //! The backward pass of a recurrence, over whole texts.
 
-use super::forward::{Mixed, Step, add_outer, inverse_length, normalise, read, read_states};
+use super::forward::{Mixed, Step, add_outer, inverse_length, normalise, read, read_states, softplus};
 use super::{OutputNorm, Recurrence, RecurrenceWeights, Rows, Update};
 use crate::backend::{Place, Run};
 use crate::backward::rms_row;
@@ -302,7 +302,8 @@ fn factors_backward(
             Update::Delta => d_strengths[head] = group.d_strength[at] * strength * (1.0 - strength),
             Update::StateSpace => d_time += group.d_strength[at],
         }
-        d_decays[head] = d_time * sigmoid(decays[head] + weights.time_bias[head]);
+        let x = decays[head] + weights.time_bias[head];
+        d_decays[head] = if softplus(x) > of.least_time { d_time * sigmoid(x) } else { 0.0 };
     }
 }
 

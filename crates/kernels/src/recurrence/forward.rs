@@ -265,7 +265,7 @@ fn factors(
 ) {
     let (strengths, decays) = numbers.split_at(numbers.len() - of.heads);
     for head in 0..of.heads {
-        let time = softplus(decays[head] + weights.time_bias[head]);
+        let time = softplus(decays[head] + weights.time_bias[head]).max(of.least_time);
         decay[head] = (-weights.rate[head] * time).exp();
         strength[head] = match of.update {
             Update::Delta => sigmoid(strengths[head]),

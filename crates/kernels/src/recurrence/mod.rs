@@ -50,7 +50,7 @@ pub enum OutputNorm {
 }
 
 /// The shape of a recurrence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Recurrence {
     /// How the state is written.
     pub update: Update,
@@ -69,6 +69,8 @@ pub struct Recurrence {
     pub tiled: bool,
     /// Where outputs are normalised.
     pub norm: OutputNorm,
+    /// The least time step t, to which smaller ones are raised.
+    pub least_time: f32,
 }
 
 impl Recurrence {

@@ -7,7 +7,17 @@ fn shape(update: Update) -> Recurrence {
         Update::Delta => OutputNorm::BeforeGate,
         Update::StateSpace => OutputNorm::BehindGate,
     };
-    Recurrence { update, key_heads: 2, key_width: 6, heads: 4, value_width: 5, taps: 4, tiled: false, norm }
+    Recurrence {
+        update,
+        key_heads: 2,
+        key_width: 6,
+        heads: 4,
+        value_width: 5,
+        taps: 4,
+        tiled: false,
+        norm,
+        least_time: 0.0,
+    }
 }
 
 /// All that differ in how they are computed.
@@ -18,6 +28,7 @@ fn shapes() -> Vec<Recurrence> {
         Recurrence { tiled: true, ..delta },
         space,
         Recurrence { norm: OutputNorm::None, ..space },
+        Recurrence { least_time: 0.7, ..space },
         Recurrence { norm: OutputNorm::BeforeGate, ..space },
     ]
 }
@@ -77,8 +88,8 @@ fn naive(of: &Recurrence, w: &RecurrenceWeights, x: &[f64]) -> Vec<f64> {
             let mut q = vector(key_head * of.key_width, of.key_width);
             let mut k = vector(of.keys() + key_head * of.key_width, of.key_width);
             let v = vector(2 * of.keys() + head * of.value_width, of.value_width);
-            let time =
-                (1.0 + (numbers[numbers.len() - of.heads + head] + f64::from(w.time_bias[head])).exp()).ln();
+            let x = numbers[numbers.len() - of.heads + head] + f64::from(w.time_bias[head]);
+            let time = (1.0 + x.exp()).ln().max(f64::from(of.least_time));
             let decay = (-f64::from(w.rate[head]) * time).exp();
             state.iter_mut().flatten().for_each(|s| *s *= decay);
             let delta = of.update == Update::Delta;

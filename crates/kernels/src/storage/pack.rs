@@ -189,7 +189,7 @@ impl Storage {
             "blocks must fill rows"
         );
         assert_eq!(checked_area(panel::k_steps::<E>(k), E::GROUP), k, "rows must fill the steps of a panel");
-        // A table that does not do is mostly detected in the first rows.
+        // A value that a table lacks is mostly found in the first rows.
         for table in TABLES {
             match Self::blocks_as::<E, _>(n, k, columns, Some(table), &fill) {
                 Ok(storage) => return Ok(storage),

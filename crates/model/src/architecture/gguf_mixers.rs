@@ -6,6 +6,7 @@
 
 use super::gguf_families::{GgufFamily, Mixing};
 use super::gguf_names::Keys;
+use super::nemotron_h::LEAST_TIME;
 use super::{MixerLayout, RecurrenceLayout, RowOrder, TensorRef};
 use crate::config::{
     Layer, Mixer, Mlp, OutputNorm, Recurrence, ShortConvolution, Update, impossible_recurrence,
@@ -130,6 +131,8 @@ fn recurrence(keys: &Keys<'_>, mixing: Mixing) -> Result<Recurrence> {
         taps: keys.needed("ssm.conv_kernel")?,
         tiled: mixing == Mixing::TiledDelta,
         norm: if space { OutputNorm::BehindGate } else { OutputNorm::BeforeGate },
+        // The files have no key for it; this is the default of transformers.
+        least_time: if keys.arch.starts_with("nemotron_h") { LEAST_TIME } else { 0.0 },
     };
     // Widths of values are what is left of the inner size.
     let names = SIZES.map(|name| format!("{}.ssm.{name}", keys.arch));

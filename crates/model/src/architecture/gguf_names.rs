@@ -210,7 +210,10 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
     let keys = Keys { path, arch, header, read: RefCell::default() };
     let family = GGUF_FAMILIES.iter().find(|family| family.arch == arch);
     keys.refuse(family)?;
-    let Some(family) = family else { return Err(unknown(path, arch)) };
+    let Some(family) = family else {
+        let names: Vec<&str> = GGUF_FAMILIES.iter().map(|family| family.arch).collect();
+        return Err(unknown(path, arch, &names));
+    };
     let (hidden, heads) = (keys.needed("embedding_length")?, keys.needed("attention.head_count")?);
     let latent = keys.is_latent().then(|| gguf_latent::read(&keys)).transpose()?;
     let head_dim = head_dim(&keys, latent.as_ref(), hidden.checked_div(heads).unwrap_or(0))?;
@@ -300,6 +303,13 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
     let layout = Layout { experts, mixer, ..layout(family, &config, weights) };
     let mut description = Description::new(config, layout);
     description.read = ROPE_FACTORS.map(str::to_owned).to_vec();
+    if family.mixing == Mixing::Both && description.config.tied {
+        description.warnings.push(format!(
+            "{}: the head is tied to the embedding, which is stored multiplied by a number that the file does not have, so \
+             logits differ from those of the original if that is not the number on its logits",
+            path.display()
+        ));
+    }
     let unknown = keys.unknown();
     if !unknown.is_empty() {
         description.warnings.push(format!(

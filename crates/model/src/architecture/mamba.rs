@@ -110,6 +110,7 @@ pub(super) fn sizes(
         taps: f.usize(taps)?,
         tiled: false,
         norm: OutputNorm::BehindGate,
+        least_time: 0.0,
     };
     if of.heads.checked_mul(of.value_width) != Some(inner) {
         return f.fail(format!(

@@ -616,8 +616,8 @@ pub fn hybrids() -> Vec<&'static str> {
     HYBRID_FAMILIES.iter().map(|f| f.0).collect()
 }
 
-fn unknown(path: &Path, name: &str) -> Error {
-    Error::Architecture { path: path.to_owned(), name: name.to_owned(), supported: supported().join(", ") }
+fn unknown(path: &Path, name: &str, supported: &[&str]) -> Error {
+    Error::Architecture { path: path.to_owned(), name: name.to_owned(), supported: supported.join(", ") }
 }
 
 /// A Hugging Face `config.json` without unsupported settings.
@@ -647,7 +647,9 @@ impl HfConfig {
 
     fn family(&self) -> Result<&'static Family> {
         let name = |json: &Value| json.get("model_type").and_then(Value::as_str).map(str::to_owned);
-        let find = |name: &str| families().find(|f| f.0 == name).ok_or_else(|| unknown(&self.path, name));
+        let find = |name: &str| {
+            families().find(|f| f.0 == name).ok_or_else(|| unknown(&self.path, name, &supported()))
+        };
         // The text models of Mistral 3 are of more than one family.
         let text = self.json.get("text_config").and_then(name);
         match name(&self.json) {

@@ -51,7 +51,6 @@ const UNUSED: &[&str] = &[
     "sliding_window",
     "time_step_floor",
     "time_step_max",
-    "time_step_min",
     "time_step_rank",
     "use_mamba_kernels",
 ];
@@ -140,6 +139,7 @@ fn layers(f: &Fields<'_>, kinds: &[Kind]) -> Result<Vec<Layer>> {
             "use_bias",
             "use_conv_bias",
             "time_step_limit",
+            "time_step_min",
         ]);
     }
     if !has(Kind::Experts) {
@@ -165,6 +165,9 @@ fn layers(f: &Fields<'_>, kinds: &[Kind]) -> Result<Vec<Layer>> {
     Ok(kinds.iter().map(of).collect())
 }
 
+/// The least time step, unless the configuration has another one.
+pub(super) const LEAST_TIME: f32 = 1e-3;
+
 fn recurrence(f: &Fields<'_>) -> Result<Recurrence> {
     const NAMES: [&str; 5] =
         ["n_groups", "ssm_state_size", "mamba_num_heads", "mamba_head_dim", "conv_kernel"];
@@ -173,7 +176,11 @@ fn recurrence(f: &Fields<'_>) -> Result<Recurrence> {
     }
     // The values are as wide as their heads together, whatever 'expand' says.
     let inner = f.usize(NAMES[2])?.saturating_mul(f.usize(NAMES[3])?);
-    mamba::sizes(f, NAMES, (inner, "their product"))
+    let least_time = f.f64_or("time_step_min", f64::from(LEAST_TIME))? as f32;
+    if !(0.0..=1e3).contains(&least_time) {
+        return f.fail(format!("'time_step_min' is {least_time}; it must lie between 0 and 1000"));
+    }
+    Ok(Recurrence { least_time, ..mamba::sizes(f, NAMES, (inner, "their product"))? })
 }
 
 fn experts_of(f: &Fields<'_>) -> Result<Experts> {

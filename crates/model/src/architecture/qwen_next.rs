@@ -73,6 +73,7 @@ fn mixers(f: &Fields<'_>, d: &mut Description) -> Result<()> {
         taps: f.usize("linear_conv_kernel_dim")?,
         tiled: false,
         norm: OutputNorm::BeforeGate,
+        least_time: 0.0,
     };
     const NAMES: [&str; 5] = [
         "linear_num_key_heads",

@@ -172,6 +172,7 @@ impl Reference {
             let mut state = vec![vec![0.0; of.value_width]; of.key_width];
             for t in 0..x.len() {
                 let time = (1.0 + (parts.decays.of(&x[t])[i] + w.time_bias[head]).exp()).ln();
+                let time = time.max(of.least_time.into());
                 let decay = (-w.log_rate[head].exp() * time).exp();
                 state.iter_mut().flatten().for_each(|s| *s *= decay);
                 let value = &v[t][i * of.value_width..][..of.value_width];

@@ -39,7 +39,7 @@ pub struct Experts {
 impl Experts {
     /// The experts that tokens choose from.
     pub fn routed(&self) -> usize {
-        self.tokens.first().map_or(0, Vec::len) - usize::from(self.shared && !self.tokens.is_empty())
+        self.tokens.first().map_or(0, Vec::len).saturating_sub(self.shared.into())
     }
 
     /// For each of [`Self::layers`], the number of experts that would be taken equally often at the entropy of the

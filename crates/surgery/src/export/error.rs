@@ -34,9 +34,7 @@ pub enum ExportError {
     #[error("the grown model cannot be written: {0}")]
     Growth(String),
     /// The layers cannot be put together otherwise.
-    #[error(
-        "the layers of this model cannot be taken out or repeated in its files: {0}; measure without exporting"
-    )]
+    #[error("the layers of this model cannot be taken out or repeated in its files: {0}")]
     FixedLayers(&'static str),
     /// The target is not free.
     #[error("{}: {what}", path.display())]

@@ -103,9 +103,18 @@ impl<'a> Writer<'a, '_> {
         }
     }
 
-    /// Refuses the result where its file could not say which layers have attention.
+    /// Refuses the result where its file could not say which layers have attention, or attention of which kind.
     fn check_interval(&self) -> Result<(), ExportError> {
         let c = self.job.checkpoint.config();
+        let same = |(place, layer): (usize, &usize)| c.layers.get(place) == Some(&c.layers[*layer]);
+        if c.architecture.starts_with("llama4") && !self.job.layers.iter().enumerate().all(same) {
+            return Err(ExportError::unsupported(
+                self.path,
+                "in GGUF files of Llama 4 the number of a layer says whether it rotates, attends in chunks and has experts, \
+                 and that would not hold for the layers of the result; use the model's Hugging Face folder, and export hf"
+                    .to_owned(),
+            ));
+        }
         let Some(interval) = self.header.get(&self.key(INTERVAL)).and_then(Value::as_usize) else {
             return Ok(());
         };
