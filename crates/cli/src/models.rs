@@ -40,11 +40,17 @@ fn list() -> String {
          Mixtures of experts: {}\n\
          Hybrids: {}\n\
          Weights: safetensors (single or sharded; f32, f16, bf16, fp8 with scales, mxfp4), PyTorch .bin,\n  \
-         GGUF ({})\n",
+         GGUF ({})\n\
+         GGUF architectures: {}\n\
+         Probes: all of them on causal models but experts, which mixtures of experts have; all but angles,\n  \
+         order and experts on masked ones\n\
+         Checked against Hugging Face transformers on a tiny random model of each, layer by layer;\n  \
+         docs/src/models.md has the differences\n",
         lines("Dense architectures: ", &dense),
         lines("Mixtures of experts: ", &experts),
         lines("Hybrids: ", &hybrids),
-        fathom::GGML_TYPES
+        fathom::GGML_TYPES,
+        lines("GGUF architectures: ", &fathom::gguf_architectures())
     );
     text
 }

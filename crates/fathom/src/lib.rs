@@ -97,7 +97,9 @@ pub use fathom_data::{
 };
 pub use fathom_laws::mixture;
 pub use fathom_model::source::DEFAULT as DEFAULT_MODEL;
-pub use fathom_model::{Dtype, GGML_TYPES, hybrids, mixtures_of_experts, supported as architectures};
+pub use fathom_model::{
+    Dtype, GGML_TYPES, gguf_architectures, hybrids, mixtures_of_experts, supported as architectures,
+};
 pub use fathom_report::{
     Style, answer::headline, exit::summary as exit_summary, fit::summary as fit_summary,
     grow::summary as grow_summary, map::summary as map_summary, prune::summary as prune_summary, table,

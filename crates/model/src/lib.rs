@@ -35,7 +35,7 @@ pub mod tokenizer;
 mod trace;
 pub mod weights;
 
-pub use architecture::{hybrids, mixtures_of_experts, supported};
+pub use architecture::{gguf_architectures, hybrids, mixtures_of_experts, supported};
 pub use blocks::GGML_TYPES;
 pub use config::Config;
 pub use cost::SublayerSize;

@@ -211,8 +211,7 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
     let family = GGUF_FAMILIES.iter().find(|family| family.arch == arch);
     keys.refuse(family)?;
     let Some(family) = family else {
-        let names: Vec<&str> = GGUF_FAMILIES.iter().map(|family| family.arch).collect();
-        return Err(unknown(path, arch, &names));
+        return Err(unknown(path, arch, &super::gguf_architectures()));
     };
     let (hidden, heads) = (keys.needed("embedding_length")?, keys.needed("attention.head_count")?);
     let latent = keys.is_latent().then(|| gguf_latent::read(&keys)).transpose()?;

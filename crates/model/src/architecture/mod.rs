@@ -616,6 +616,11 @@ pub fn hybrids() -> Vec<&'static str> {
     HYBRID_FAMILIES.iter().map(|f| f.0).collect()
 }
 
+/// The architectures whose GGUF files are read, by llama.cpp's names.
+pub fn gguf_architectures() -> Vec<&'static str> {
+    gguf_families::GGUF_FAMILIES.iter().map(|family| family.arch).collect()
+}
+
 fn unknown(path: &Path, name: &str, supported: &[&str]) -> Error {
     Error::Architecture { path: path.to_owned(), name: name.to_owned(), supported: supported.join(", ") }
 }
