@@ -23,7 +23,8 @@ const UNUSED: &[&str] = &[
     "unk_token_id",
 ];
 
-const NAMES: Names<'_> = Names {
+/// The names of the tensors, which Falcon shares.
+pub(super) const NAMES: Names<'_> = Names {
     prefix: "transformer.",
     embedding: "word_embeddings",
     final_norm: "ln_f",

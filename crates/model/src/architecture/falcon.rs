@@ -3,7 +3,7 @@
 
 use super::fields::RopePlace;
 use super::plain::{Names, Sizes};
-use super::{Description, Fields, RowOrder, alibi};
+use super::{Description, Fields, RowOrder, alibi, bloom};
 use crate::config::{Config, Positions};
 use crate::error::Result;
 use crate::weights::Weights;
@@ -13,20 +13,6 @@ pub(super) const DEFAULTS: &str = r#"{
     "max_position_embeddings": 2048, "layer_norm_epsilon": 1e-5, "multi_query": true, "parallel_attn": true,
     "tie_word_embeddings": true
 }"#;
-
-const NAMES: Names<'_> = Names {
-    prefix: "transformer.",
-    embedding: "word_embeddings",
-    final_norm: "ln_f",
-    head: "lm_head",
-    layer: "h.{}.",
-    attn_norm: "input_layernorm",
-    qkv: &["self_attention.query_key_value"],
-    attn_out: "self_attention.dense",
-    mlp_norm: "post_attention_layernorm",
-    up: &["mlp.dense_h_to_4h"],
-    down: "mlp.dense_4h_to_h",
-};
 
 pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     let (hidden, heads) = (f.usize("hidden_size")?, f.usize("num_attention_heads")?);
@@ -65,7 +51,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         (true, false) => ["input_layernorm", "input_layernorm"],
         (false, _) => ["input_layernorm", "post_attention_layernorm"],
     };
-    let names = Names { attn_norm, mlp_norm, ..NAMES };
+    let names = Names { attn_norm, mlp_norm, ..bloom::NAMES };
     let mut layout = names.layout(weights, true, f.bool_or("bias", false)?);
     layout.qkv[0].order = RowOrder::PerHeadQkv;
     Ok(Description::new(config, layout))

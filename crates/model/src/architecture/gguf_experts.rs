@@ -53,7 +53,7 @@ pub(super) fn read(
     let width = match (form, shape(form.gate())) {
         (Form::Fused, Some([_, width, _])) => *width / 2,
         (_, Some([_, width, _] | [width, _])) => *width,
-        _ => return keys.fail(format!("there is no matrix 'blk.{first}.{}.weight'", form.gate())),
+        _ => return keys.fail(format!("'blk.{first}.{}.weight' is missing or is not a matrix", form.gate())),
     };
     let shared = shape("ffn_up_shexp").and_then(<[usize]>::first).copied().unwrap_or(0);
     let of = Experts {
