@@ -9,6 +9,7 @@ use crate::forward::{Batch, Buffers, Model, halves};
 use crate::latent::QkvWeights;
 use crate::load::{DenseAndExperts, MlpWeights};
 use crate::saved::SavedActivations;
+use crate::side_inputs::LayerKeys;
 use fathom_kernels::backend::{Backend, Columns, Norm};
 use fathom_kernels::elementwise::Activation;
 
@@ -37,23 +38,31 @@ impl<B: Backend> Model<B> {
         *saved = b.saved.take().unwrap_or_default();
     }
 
-    /// Turns the gradient of the residual stream after layer `l` into that before it, in place.
+    /// Turns the gradient of the residual stream after layer `l` into that before it, in place. `d_keys` are the gradients
+    /// of keys and values that layers share, which layers add to from the last one down.
     ///
     /// # Shapes
     /// `d [rows, d]`.
     ///
     /// # Panics
     /// When `saved` belongs to another batch, or a run does not start at position 0.
-    pub fn layer_backward(&self, l: usize, batch: &Batch<B>, saved: &SavedActivations<B>, d: &mut B::Buffer) {
+    pub fn layer_backward(
+        &self,
+        l: usize,
+        batch: &Batch<B>,
+        saved: &SavedActivations<B>,
+        d_keys: &mut LayerKeys<B>,
+        d: &mut B::Buffer,
+    ) {
         let on = &self.backend;
         if !self.config.parallel {
             self.mlp_half_backward(l, saved, d);
             self.after_attention_backward(l, saved, d);
-            let of_attn = self.attention_backward(l, batch, saved, d);
+            let of_attn = self.attention_backward(l, batch, saved, d_keys, d);
             on.add_assign(d, &of_attn);
         } else {
             let of_mlp = self.mlp_backward(l, saved, d);
-            let of_attn = self.attention_backward(l, batch, saved, d);
+            let of_attn = self.attention_backward(l, batch, saved, d_keys, d);
             on.add_assign(d, &of_attn);
             on.add_assign(d, &of_mlp);
         }
@@ -104,6 +113,19 @@ impl<B: Backend> Model<B> {
     /// # Panics
     /// When `saved` belongs to another batch.
     pub fn mlp_backward(&self, l: usize, saved: &SavedActivations<B>, d_out: &B::Buffer) -> B::Buffer {
+        let Some(d_sum) = self.token_part_backward(l, saved, d_out) else {
+            return self.mlp_alone_backward(l, saved, d_out);
+        };
+        let on = &self.backend;
+        let mut d = on.empty();
+        on.add(d_out, &d_sum, &mut d);
+        let mut d_in = self.mlp_alone_backward(l, saved, &d);
+        on.add_assign(&mut d_in, &d_sum);
+        d_in
+    }
+
+    /// [`Self::mlp_backward`] without what token inputs add.
+    fn mlp_alone_backward(&self, l: usize, saved: &SavedActivations<B>, d_out: &B::Buffer) -> B::Buffer {
         let (on, block) = (&self.backend, &self.packed.layers[l]);
         let mut d = on.empty();
         on.assign(d_out, &mut d); // [rows, d]
@@ -151,7 +173,8 @@ impl<B: Backend> Model<B> {
         d_dense
     }
 
-    /// The gradient of the input of layer `l`'s attention from that of its output.
+    /// The gradient of the input of layer `l`'s attention from that of its output, and of shared keys as in
+    /// [`Self::layer_backward`].
     ///
     /// # Shapes
     /// `d_out` and the result `[rows, d]`.
@@ -163,6 +186,7 @@ impl<B: Backend> Model<B> {
         l: usize,
         batch: &Batch<B>,
         saved: &SavedActivations<B>,
+        d_keys: &mut LayerKeys<B>,
         d_out: &B::Buffer,
     ) -> B::Buffer {
         let (on, block) = (&self.backend, &self.packed.layers[l]);
@@ -191,9 +215,13 @@ impl<B: Backend> Model<B> {
                 &mut d_qkv,
             ),
         }
+        self.shared_keys_backward(l, &mut d_qkv, d_keys);
         self.norm_and_rotate_backward(l, batch, saved, &mut d_qkv); // [rows, q + 2 kv]
         match &block.qkv {
             QkvWeights::Plain(qkv) => on.linear_backward(qkv, &d_qkv, &mut d), // [rows, d]
+            QkvWeights::Queries(queries, _) => {
+                on.linear_backward(queries, &self.of_queries(l, &d_qkv), &mut d);
+            }
             QkvWeights::Mixer(of) => on.linear_backward(&of.input, &d_qkv, &mut d),
             QkvWeights::None => {}
             QkvWeights::Latent(latent) => {
@@ -305,7 +333,7 @@ impl<B: Backend> Model<B> {
         let c = &self.config;
         let up = if c.gated { 2 } else { 1 };
         let of_mlp = |layer: &Layer| {
-            let dense = if layer.mlp.has_dense() { up * c.intermediate } else { 0 };
+            let dense = if layer.mlp.has_dense() { up * layer.intermediate.unwrap_or(c.intermediate) } else { 0 };
             let experts = layer.mlp.experts().map_or(0, |of| {
                 let input = if of.routing.on_input { c.hidden } else { 0 };
                 up * (of.active * of.width + of.shared) + of.count + 2 * of.active + input
@@ -320,7 +348,8 @@ impl<B: Backend> Model<B> {
         let latent = c.latent.map_or(0, |l| l.q_rank.unwrap_or(0) + l.rank + l.rotated);
         let qkv = (0..c.depth()).map(|l| c.input_width(l)).max().unwrap_or(0);
         let gate = if c.attention_gate { 2 * c.widest_q() } else { 0 };
-        4 * (latent + 2 * norms * c.hidden + copies * qkv + gate + wide)
+        let tokens = c.token_inputs.map_or(0, |p| 2 * p + c.hidden);
+        4 * (tokens + latent + 2 * norms * c.hidden + copies * qkv + gate + wide)
     }
 
     fn norm_backward(&self, norm: Option<&Norm<B>>, x: &Option<B::Buffer>, d: &mut B::Buffer) {

@@ -73,6 +73,10 @@ pub struct Layer {
     pub temperature: Option<Temperature>,
     /// The heads of the layer, where they differ from those that [`Config`] names (Gemma 4).
     pub heads: Option<Heads>,
+    /// The earlier layer whose keys and values it reads, where it has none of its own (Gemma 4 E2B and E4B).
+    pub keys_of: Option<usize>,
+    /// Width of the dense MLP, where it differs from [`Config::intermediate`] (Gemma 4 E2B).
+    pub intermediate: Option<usize>,
     /// What follows attention.
     pub mlp: Mlp,
     /// How the layer mixes positions.
@@ -88,6 +92,8 @@ impl Default for Layer {
             rope: Some(0),
             temperature: None,
             heads: None,
+            keys_of: None,
+            intermediate: None,
             mlp: Mlp::Dense,
             mixer: Mixer::Attention,
         }
@@ -363,6 +369,9 @@ pub struct Config {
     pub head_dim: usize,
     /// Width of the MLP of dense layers; 0 where there are none.
     pub intermediate: usize,
+    /// Width of the embedding that every layer has of each token, beside that of the model; `None` in models without
+    /// (Gemma 4 E2B and E4B).
+    pub token_inputs: Option<usize>,
     /// Rows of the embedding, V.
     pub vocab: usize,
     /// Maximum context length.
@@ -449,6 +458,37 @@ impl Config {
         self.layers[l].heads.unwrap_or(usual)
     }
 
+    /// Width of the dense MLP of layer `l`.
+    pub fn mlp_width(&self, l: usize) -> usize {
+        self.layers[l].intermediate.unwrap_or(self.intermediate)
+    }
+
+    /// Width of the widest dense MLP; 0 where there are none.
+    pub fn widest_mlp(&self) -> usize {
+        let dense = (0..self.depth()).filter(|l| self.layers[*l].mlp.has_dense());
+        dense.map(|l| self.mlp_width(l)).max().unwrap_or(0)
+    }
+
+    /// The layer whose keys and values layer `l` reads.
+    pub fn keys_of(&self, l: usize) -> usize {
+        self.layers[l].keys_of.unwrap_or(l)
+    }
+
+    /// Whether later layers read the keys and values of layer `l`.
+    pub(crate) fn is_shared(&self, l: usize) -> bool {
+        self.layers.iter().any(|layer| layer.keys_of == Some(l))
+    }
+
+    /// The layers whose keys and values later layers read.
+    pub(crate) fn shared_layers(&self) -> impl Iterator<Item = usize> {
+        (0..self.depth()).filter(|l| self.is_shared(*l))
+    }
+
+    /// Whether layers read more than the residual stream: embeddings of their own, or keys of other layers.
+    pub fn has_side_inputs(&self) -> bool {
+        self.token_inputs.is_some() || self.layers.iter().any(|layer| layer.keys_of.is_some())
+    }
+
     /// Width of all query heads in layer `l`.
     pub fn q_width(&self, l: usize) -> usize {
         self.heads * self.heads_of(l).head_dim
@@ -531,6 +571,7 @@ impl Config {
         let last = |stride: usize, width: usize| Columns { stride, start: stride - width, width, count: 1 };
         let attention = || last(self.attention_width(l), 2 * self.kv_width(l));
         match self.layers[l].mixer {
+            Mixer::Attention if self.layers[l].keys_of.is_some() => Vec::new(),
             Mixer::Attention => vec![attention()],
             Mixer::Recurrence(of) => vec![last(of.width(), of.cached())],
             Mixer::Convolution(of) => vec![last(of.width(), of.cached())],
@@ -586,6 +627,7 @@ impl Config {
             kv_heads,
             head_dim,
             intermediate,
+            token_inputs,
             vocab,
             context,
             layers,
@@ -692,6 +734,7 @@ impl Config {
             }
         }
         self.check_shared(path)?;
+        self.check_side_inputs(path)?;
         let mut others = self
             .layers
             .iter()
@@ -705,6 +748,36 @@ impl Config {
         }
         if self.layers.iter().any(|l| l.window == Some(0)) {
             return bad("a sliding window of 0 sees nothing".into());
+        }
+        Ok(())
+    }
+
+    /// Checks what layers read beside the stream.
+    fn check_side_inputs(&self, path: &Path) -> Result<()> {
+        let bad = |what: String| Err(Error::config(path, what));
+        if self.token_inputs.is_some_and(|width| width == 0 || width.saturating_mul(self.depth()) > 1 << 24) {
+            return bad(format!(
+                "the width of what layers have of each token is {:?}, which is not supported",
+                self.token_inputs
+            ));
+        }
+        let wide = self.layers.iter().filter_map(|layer| layer.intermediate);
+        if let Some(width) = wide.clone().find(|width| *width == 0 || *width > 1 << 22) {
+            return bad(format!("the width of an MLP is {width}; it must lie between 1 and {}", 1 << 22));
+        }
+        let readers = (0..self.depth()).filter_map(|l| Some((l, self.layers[l].keys_of?)));
+        let alike = |l: usize, from: usize| {
+            let [one, other] = [l, from].map(|l| self.layers[l]);
+            let same = one.mixer == Mixer::Attention
+                && (one.mixer, one.window, one.chunk, one.rope)
+                    == (other.mixer, other.window, other.chunk, other.rope);
+            same && self.heads_of(l) == self.heads_of(from) && other.keys_of.is_none()
+        };
+        if let Some((l, from)) = readers.clone().find(|(l, from)| from >= l || !alike(*l, *from)) {
+            return bad(format!("layer {l} cannot read keys and values of layer {from}"));
+        }
+        if readers.count() > 0 && (self.latent.is_some() || !self.is_causal()) {
+            return bad("shared keys in latent attention or an encoder are not supported".into());
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use crate::config::{Experts, Layer, Mixer};
 use crate::forward::Model;
 use crate::load::{LayerWeights, MlpWeights, norm_parameters};
 use crate::mixer::Beside;
+use crate::side_inputs::TokenGate;
 use fathom_kernels::backend::{Backend, LinearLayer, Norm};
 
 /// The size of one sublayer.
@@ -33,9 +34,11 @@ impl<B: Backend> Model<B> {
         attention.extend(&b.attn_out);
         attention.extend(&b.attn_gate);
         attention.extend(b.beside.iter().flat_map(Beside::matrices));
+        let mut mlp_matrices = b.mlp.matrices();
+        mlp_matrices.extend(b.token_gate.iter().flat_map(TokenGate::matrices));
         let mut sizes = [
             size(&attention, &of_attention, self.layer_macs_per_row(l) - mlp),
-            size(&b.mlp.matrices(), &of_mlp, mlp),
+            size(&mlp_matrices, &of_mlp, mlp),
         ];
         sizes[0].parameters -= b.qkv.padding(self.config.hidden, self.config.heads) + b.copies;
         sizes[0].parameters += b.small();
@@ -64,14 +67,17 @@ impl<B: Backend> Model<B> {
 
     /// MACs of the MLP of layer `l`, per row. Of experts, those that a row takes count.
     pub fn mlp_macs_per_row(&self, l: usize) -> u64 {
-        match &self.packed.layers[l].mlp {
+        let tokens = self.packed.layers[l].token_gate.iter().flat_map(TokenGate::matrices);
+        let of_tokens: u64 = tokens.map(macs).sum();
+        let of_mlp = match &self.packed.layers[l].mlp {
             MlpWeights::None => 0,
             MlpWeights::Dense(mlp) => mlp.matrices().into_iter().map(macs).sum(),
             MlpWeights::Experts(experts) => experts.macs_of_a_row(),
             MlpWeights::DenseAndExperts(of) => {
                 of.dense.matrices().into_iter().map(macs).sum::<u64>() + of.experts.macs_of_a_row()
             }
-        }
+        };
+        of_mlp + of_tokens
     }
 
     /// MACs of attention in layer `l` for a row at `position` of a text of `tokens` tokens: scores and weighted sums of
@@ -134,7 +140,14 @@ impl<B: Backend> Model<B> {
         let position = self.packed.position.as_ref().map_or(0, |p| p.len() as u64);
         let norms: u64 = self.packed.outer_norms().map(|norm| norm_parameters(&self.backend, norm)).sum();
         let blocks: u64 = self.packed.layers.iter().map(|b| b.parameters(&self.backend, &self.config)).sum();
-        embedding + position + types + dense + blocks + norms
+        embedding + self.token_input_parameters() + position + types + dense + blocks + norms
+    }
+
+    /// Parameters of what gives the token inputs of all layers.
+    fn token_input_parameters(&self) -> u64 {
+        let (Some(of), c) = (&self.packed.token_inputs, &self.config) else { return 0 };
+        let table = of.stored.2 * c.depth() * c.token_inputs.unwrap_or(0);
+        (table + of.projection.parameters()) as u64 + norm_parameters(&self.backend, &of.norm)
     }
 
     /// Bytes of a [`Trace`](crate::Trace) per token.
@@ -142,7 +155,8 @@ impl<B: Backend> Model<B> {
         let c = &self.config;
         let of_post_norm = if self.is_post_norm() { 2 } else { 0 };
         let cached: usize = (0..c.depth()).map(|l| c.cached_width(l)).sum();
-        4 * (((3 + of_post_norm) * c.depth() + 1) * c.hidden + cached)
+        let tokens = c.token_inputs.unwrap_or(0) * c.depth();
+        4 * (((3 + of_post_norm) * c.depth() + 1) * c.hidden + cached + tokens)
     }
 
     /// Approximate bytes per row while a batch passes through a layer: the residual stream before and
@@ -152,7 +166,8 @@ impl<B: Backend> Model<B> {
         let up = if c.gated { 2 } else { 1 };
         let latent = c.latent.map_or(0, |l| l.q_rank.unwrap_or(0) + l.rank + l.rotated + 3 * c.widest_q());
         let of_mlp = |layer: &Layer| {
-            let dense = if layer.mlp.has_dense() { (up + 1) * c.intermediate } else { 0 };
+            let width = layer.intermediate.unwrap_or(c.intermediate);
+            let dense = if layer.mlp.has_dense() { (up + 1) * width } else { 0 };
             // One expert at a time, at most with all rows.
             let experts = |of: Experts| (up + 1) * of.width.max(of.shared) + 2 * c.hidden + 2 * of.count;
             let both = if layer.mlp.is_both() { 2 * c.hidden } else { 0 };
@@ -163,7 +178,9 @@ impl<B: Backend> Model<B> {
         let gate = if c.attention_gate { 3 * c.widest_q() } else { 0 };
         // Convolved rows, and outputs by head.
         let recurrence = c.first_recurrence().map_or(0, |of| of.channels() + 2 * of.values());
-        4 * (10 * c.hidden + mixing + gate + recurrence + wide + latent)
+        let keys: usize = c.shared_layers().map(|l| 4 * c.kv_width(l)).sum();
+        let side = keys + c.token_inputs.map_or(0, |p| 5 * p + 2 * c.hidden);
+        4 * (10 * c.hidden + side + mixing + gate + recurrence + wide + latent)
     }
 
     /// Bytes of the packed weights, and of those that are kept of experts in the checkpoint.
@@ -172,7 +189,8 @@ impl<B: Backend> Model<B> {
         let position = self.packed.position.as_ref().map_or(0, |p| 4 * p.len());
         let dense = self.packed.head_dense.iter().map(|(dense, ..)| dense);
         let experts = self.packed.expert_cache.as_ref().map_or(0, |cache| cache.budget());
-        let packed = blocks.chain(&self.packed.head).chain(dense).map(|l| l.bytes() as u64).sum::<u64>();
+        let tokens = self.packed.token_inputs.iter().map(|of| &of.projection);
+        let packed = blocks.chain(&self.packed.head).chain(dense).chain(tokens).map(|l| l.bytes() as u64).sum::<u64>();
         packed + position as u64 + experts
     }
 }

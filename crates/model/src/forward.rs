@@ -10,6 +10,7 @@ use crate::load::{DenseAndExperts, Embedding, MlpWeights, PackedWeights};
 use crate::rope;
 use crate::routing::Routes;
 use crate::saved::SavedActivations;
+use crate::side_inputs::{LayerKeys, SideBuffers};
 use fathom_kernels::Dtype;
 use fathom_kernels::attention::AttentionShape;
 use fathom_kernels::backend::{Backend, Columns, Cpu, Norm, Run};
@@ -60,7 +61,7 @@ pub struct Buffers<B: Backend = Cpu> {
     mid: B::Buffer,
     normed: B::Buffer,
     /// Queries, keys and values, `[rows, q + 2 kv]`.
-    qkv: B::Buffer,
+    pub(crate) qkv: B::Buffer,
     /// What the recurrence beside attention reads, `[rows, width]`.
     pub(crate) beside: B::Buffer,
     pub(crate) mixed: B::Buffer,
@@ -72,6 +73,10 @@ pub struct Buffers<B: Backend = Cpu> {
     dense_and_router: [B::Buffer; 2],
     latent: LatentBuffers<B>,
     pub(crate) experts: ExpertBuffers<B>,
+    pub(crate) side: SideBuffers<B>,
+    /// Keys and values that layers share, of the rows that run: those of [`Model::clean_keys`] where the layers that make
+    /// them do not run, replaced by each that does. Empty in models whose layers share none.
+    pub keys: LayerKeys<B>,
     /// The experts that the rows of the last MLP step took, if it had some.
     pub(crate) routes: Option<Routes>,
     /// Output of attention, which is added to the residual stream, `[rows, d]`.
@@ -98,6 +103,8 @@ impl<B: Backend> Buffers<B> {
             dense_and_router: [empty(), empty()],
             latent: LatentBuffers::new(&model.backend),
             experts: ExpertBuffers::new(&model.backend),
+            side: SideBuffers::new(&model.backend),
+            keys: LayerKeys::default(),
             routes: None,
             attn_out: empty(),
             mlp_out: empty(),
@@ -117,11 +124,14 @@ impl<B: Backend> Buffers<B> {
     pub fn reserve(&mut self, model: &Model<B>, rows: usize) -> Result<()> {
         let c = &model.config;
         let up = if c.gated { 2 } else { 1 };
-        let dense = if c.layers.iter().any(|layer| layer.mlp.has_dense()) { c.intermediate } else { 0 };
+        let dense = c.widest_mlp();
         let experts = c.experts();
         let of_latent = c.latent.as_ref().map(|of| self.latent.sizes(of, c.widest_q()));
         let of_experts = experts.as_ref().map(|of| self.experts.sizes(c.hidden, of, up));
         let widest = |of: &dyn Fn(usize) -> usize| (0..c.depth()).map(of).max().unwrap_or(0);
+        let readers = (0..c.depth()).filter(|l| c.layers[*l].keys_of.is_some());
+        let queries = readers.map(|l| c.q_width(l)).max().unwrap_or(0);
+        let of_side = self.side.sizes(queries, c.token_inputs.unwrap_or(0), c.hidden);
         let [gate, gated] = &mut self.attn_gate;
         let gate_width = if c.attention_gate { c.widest_q() } else { 0 };
         let [of_dense, of_router] = &mut self.dense_and_router;
@@ -145,9 +155,8 @@ impl<B: Backend> Buffers<B> {
             (&mut self.attn_out, c.hidden),
             (&mut self.mlp_out, c.hidden),
         ];
-        for (buffer, width) in
-            sizes.into_iter().chain(of_latent.into_iter().flatten()).chain(of_experts.into_iter().flatten())
-        {
+        let of_kinds = of_latent.into_iter().flatten().chain(of_experts.into_iter().flatten()).chain(of_side);
+        for (buffer, width) in sizes.into_iter().chain(of_kinds) {
             model.backend.try_resize(buffer, rows * width).map_err(Error::activations)?;
         }
         Ok(())
@@ -252,7 +261,7 @@ impl<B: Backend> Model<B> {
         Some((mask, ((1.0 - 0.15 * 0.8) / left.max(f64::MIN_POSITIVE)) as f32))
     }
 
-    fn embedding_row(&self, token: usize, row: &mut [f32]) -> Result<()> {
+    pub(crate) fn embedding_row(&self, token: usize, row: &mut [f32]) -> Result<()> {
         match &self.packed.embedding {
             Embedding::Tied => self.backend.row(self.packed.head(), token, row),
             Embedding::Stored(weights, name, rows) => {
@@ -267,7 +276,7 @@ impl<B: Backend> Model<B> {
     }
 
     /// The attention of layer `l`: fills `b.attn_out` from the residual stream `h [rows, d]`. `past` is the
-    /// KV cache of this layer that the spans of the runs refer to, `[positions, 2 kv]`.
+    /// KV cache of [`Config::keys_of`] this layer that the spans of the runs refer to, `[positions, 2 kv]`.
     ///
     /// # Panics
     /// When the lengths do not fit, and with `OutOfMemory` when the device refuses memory for the
@@ -289,6 +298,10 @@ impl<B: Backend> Model<B> {
         let input = self.normalised(block.attn_norm.as_ref(), h, &mut b.normed); // [rows, d]
         match &block.qkv {
             QkvWeights::Plain(qkv) => on.linear(qkv, input, &mut b.qkv), // [rows, q + 2 kv]
+            QkvWeights::Queries(queries, from) => {
+                on.linear(queries, input, &mut b.side.queries); // [rows, q]
+                self.with_shared_keys([l, *from], &b.keys, &b.side.queries, &mut b.qkv); // [rows, q + 2 kv]
+            }
             QkvWeights::Mixer(of) => on.linear(&of.input, input, &mut b.qkv), // [rows, width]
             QkvWeights::None => {}
             QkvWeights::Latent(latent) => {
@@ -305,6 +318,7 @@ impl<B: Backend> Model<B> {
             self.keep(b.saved.as_mut().map(|s| &mut s.beside), true, &b.beside);
         }
         self.norm_and_rotate(l, batch, b);
+        self.keep_keys(l, b);
         self.keep(b.saved.as_mut().map(|s| &mut s.qkv), true, &b.qkv);
         self.mix_positions(l, batch, past, b);
         self.keep(b.saved.as_mut().map(|s| &mut s.raw_attn), block.post_attn_norm.is_some(), &b.attn_out);
@@ -420,6 +434,7 @@ impl<B: Backend> Model<B> {
         }
         self.keep(b.saved.as_mut().map(|s| &mut s.raw_mlp), block.post_mlp_norm.is_some(), &b.mlp_out);
         self.finish(block.post_mlp_norm.as_ref(), &mut b.mlp_out);
+        self.add_token_part(l, x, b);
     }
 
     /// A dense MLP and experts beside it: fills `b.mlp_out` from their input `x`, which `b.normed` has normalised for the
@@ -649,10 +664,12 @@ impl<B: Backend> Model<B> {
         }
     }
 
-    /// The heads of queries and keys, which are rotated, in a row of queries, keys and values.
+    /// The heads of queries and keys, which are rotated, in a row of queries, keys and values. Keys of another layer are
+    /// rotated already.
     fn rotated_columns(&self, l: usize) -> Columns {
         let (c, of) = (&self.config, self.config.heads_of(l));
-        Columns { stride: c.attention_width(l), start: 0, width: of.head_dim, count: c.heads + of.kv_heads }
+        let keys = if c.layers[l].keys_of.is_some() { 0 } else { of.kv_heads };
+        Columns { stride: c.attention_width(l), start: 0, width: of.head_dim, count: c.heads + keys }
     }
 
     fn norm_and_rotate(&self, l: usize, batch: &Batch<B>, b: &mut Buffers<B>) {

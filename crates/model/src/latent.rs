@@ -13,6 +13,8 @@ use fathom_kernels::backend::{Backend, Columns, LinearLayer, Norm};
 pub(crate) enum QkvWeights<B: Backend> {
     /// `[q + 2 kv, d]`: queries, keys, values.
     Plain(B::Linear),
+    /// `[q, d]`: queries, beside the keys and values of an earlier layer.
+    Queries(B::Linear, usize),
     Latent(Box<LatentWeights<B>>),
     /// What takes the place of attention.
     Mixer(Box<MixerWeights<B>>),
@@ -39,7 +41,7 @@ impl<B: Backend> QkvWeights<B> {
     /// All matrices.
     pub(crate) fn matrices(&self) -> Vec<&B::Linear> {
         match self {
-            Self::Plain(qkv) => vec![qkv],
+            Self::Plain(matrix) | Self::Queries(matrix, _) => vec![matrix],
             Self::Mixer(of) => vec![&of.input],
             Self::None => vec![],
             Self::Latent(of) => {
@@ -53,7 +55,7 @@ impl<B: Backend> QkvWeights<B> {
     /// The norms on latent vectors.
     pub(crate) fn norms(&self) -> Vec<&Norm<B>> {
         match self {
-            Self::Plain(_) | Self::Mixer(_) | Self::None => vec![],
+            Self::Plain(_) | Self::Queries(..) | Self::Mixer(_) | Self::None => vec![],
             Self::Latent(of) => of.q_down.iter().map(|(_, norm)| norm).chain([&of.kv_norm]).collect(),
         }
     }
@@ -61,7 +63,7 @@ impl<B: Backend> QkvWeights<B> {
     /// Parameters that are in no matrix and no norm.
     pub(crate) fn small(&self) -> u64 {
         match self {
-            Self::Plain(_) | Self::Latent(_) | Self::None => 0,
+            Self::Plain(_) | Self::Queries(..) | Self::Latent(_) | Self::None => 0,
             Self::Mixer(of) => of.small(),
         }
     }

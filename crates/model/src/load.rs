@@ -9,6 +9,7 @@ use crate::expert_cache::ExpertCache;
 use crate::experts::{ExpertWeights, FeedForward};
 use crate::latent::QkvWeights;
 use crate::mixer::Beside;
+use crate::side_inputs::{TokenGate, TokenInputs};
 use crate::weights::{Tensor, Weights};
 use fathom_kernels::Dtype;
 use fathom_kernels::attention::HeadBias;
@@ -38,6 +39,7 @@ pub(crate) struct LayerWeights<B: Backend> {
     pub(crate) shared_norm: bool,
     pub(crate) mlp: MlpWeights<B>,
     pub(crate) post_mlp_norm: Option<Norm<B>>,
+    pub(crate) token_gate: Option<TokenGate<B>>,
     /// Norms on the stream after attention and after the MLP.
     pub(crate) stream_norms: Option<[Norm<B>; 2]>,
 }
@@ -108,6 +110,7 @@ impl<B: Backend> LayerWeights<B> {
         all.extend(&self.attn_gate);
         all.extend(self.beside.iter().flat_map(Beside::matrices));
         all.extend(self.mlp.matrices());
+        all.extend(self.token_gate.iter().flat_map(TokenGate::matrices));
         all
     }
 
@@ -145,6 +148,7 @@ impl<B: Backend> LayerWeights<B> {
                 .into_iter()
                 .chain(self.mlp.inner_norms())
                 .chain(&self.post_mlp_norm)
+                .chain(self.token_gate.iter().map(|of| &of.norm))
                 .chain(after_mlp)
                 .collect(),
         ]
@@ -170,6 +174,8 @@ pub(crate) struct PackedWeights<B: Backend> {
     pub(crate) embedding: Embedding,
     /// A factor on what [`Model::embed`](crate::Model::embed) returns ([`Layout::layer_scalar`]).
     pub(crate) stream_scale: f32,
+    /// What layers have of each token beside the stream.
+    pub(crate) token_inputs: Option<TokenInputs<B>>,
     /// `[context, d]` for learned positions.
     pub(crate) position: Option<Vec<f32>>,
     pub(crate) embedding_norm: Option<Norm<B>>,
@@ -288,6 +294,7 @@ impl<B: Backend> Loader<'_, B> {
             shared_norm: c.has_mixer(layer) && at.mlp_norm.is_some() && at.mlp_norm == at.attn_norm,
             mlp: self.mlp(layer)?,
             post_mlp_norm: behind(&at.post_mlp_norm)?,
+            token_gate: self.token_gate(layer)?,
             stream_norms: match at.encoder.as_ref().and_then(|of| of.stream_norms.as_ref()) {
                 Some([attention, mlp]) => Some([self.norm(attention, layer, d)?, self.norm(mlp, layer, d)?]),
                 None => None,
@@ -327,6 +334,7 @@ impl<B: Backend> Loader<'_, B> {
             layers,
             embedding,
             stream_scale: self.scales.first().map_or(1.0, |scale| *scale as f32),
+            token_inputs: self.token_inputs()?,
             position,
             embedding_norm: match &at.embedding_norm {
                 Some(tensor_ref) => Some(self.norm(tensor_ref, 0, c.hidden)?),
@@ -474,7 +482,9 @@ impl<B: Backend> Loader<'_, B> {
         }
         let Some(refs) = &self.layout.qk_norms else { return Ok(Vec::new()) };
         let mut norms = Vec::new();
-        for (tensor_ref, start, heads) in [(&refs[0], 0, c.heads), (&refs[1], q, of.kv_heads)] {
+        let own_keys = c.layers[layer].keys_of.is_none();
+        let both = [(&refs[0], 0, c.heads), (&refs[1], q, of.kv_heads)];
+        for (tensor_ref, start, heads) in both.into_iter().take(if own_keys { 2 } else { 1 }) {
             match c.qk_norm {
                 QkNorm::None | QkNorm::UnitRotated => {}
                 QkNorm::Full => {
@@ -493,7 +503,7 @@ impl<B: Backend> Loader<'_, B> {
                 }
             }
         }
-        if c.qk_norm == QkNorm::HeadAndValues {
+        if c.qk_norm == QkNorm::HeadAndValues && own_keys {
             norms.push(unit(q + of.kv_heads * width, of.kv_heads));
         }
         Ok(norms)
@@ -502,10 +512,10 @@ impl<B: Backend> Loader<'_, B> {
     /// Numbers of attention that are not in the checkpoint or are there once.
     fn copies(&self, layer: usize) -> u64 {
         let (c, of) = (self.config, self.config.heads_of(layer));
-        let values = if of.keys_as_values { c.kv_width(layer) * c.hidden } else { 0 };
+        let values = if of.keys_as_values && c.layers[layer].keys_of.is_none() { c.kv_width(layer) * c.hidden } else { 0 };
         let unit = match c.qk_norm {
             QkNorm::UnitRotated if c.layers[layer].rope.is_some() => of.head_dim,
-            QkNorm::HeadAndValues => of.head_dim,
+            QkNorm::HeadAndValues if c.layers[layer].keys_of.is_none() => of.head_dim,
             _ => 0,
         };
         (values + unit) as u64

@@ -21,7 +21,7 @@ impl<B: Backend> Loaded<B> {
     /// When the file cannot be read.
     pub fn down_projection(&self, l: usize) -> Result<DownProjection> {
         let (tensor_ref, config) = (&self.layout.down, self.model.config());
-        let (d, f) = (config.hidden, config.intermediate);
+        let (d, f) = (config.hidden, config.mlp_width(l));
         let transposed = tensor_ref.order.is_transposed();
         let shape = if transposed { [f, d] } else { [d, f] };
         let mut weight = vec![0.0; d * f];
@@ -46,7 +46,8 @@ impl<B: Backend> Model<B> {
     /// # Panics
     /// When the weight is not `[d, f]`.
     pub fn pack_down(&self, projection: &DownProjection) -> Result<B::Linear> {
-        let (d, f) = (self.config.hidden, self.config.intermediate);
+        let d = self.config.hidden;
+        let f = projection.weight.len() / d;
         assert_eq!(projection.weight.len(), d * f, "a down projection is [d, f]");
         self.backend.pack(d, f, self.dtype, projection.bias.clone(), |rows, to| {
             to.copy_from_slice(&projection.weight[rows.start * f..rows.end * f]);

@@ -31,6 +31,8 @@ pub struct SavedActivations<B: Backend = Cpu> {
     pub(crate) raw_dense: Option<B::Buffer>,
     /// Output of those experts before their norm, `[rows, d]`.
     pub(crate) raw_experts: Option<B::Buffer>,
+    /// The gate of token inputs with these, `[rows, 2 p]`, and what they add before its norm, `[rows, d]`.
+    pub(crate) token_gate: Option<[B::Buffer; 2]>,
     /// Output of the MLP before its norm, `[rows, d]`.
     pub(crate) raw_mlp: Option<B::Buffer>,
     /// The stream after attention before its norm, `[rows, d]`.
@@ -54,6 +56,7 @@ impl<B: Backend> Default for SavedActivations<B> {
             experts: None,
             raw_dense: None,
             raw_experts: None,
+            token_gate: None,
             raw_mlp: None,
             raw_mid: None,
             raw_out: None,

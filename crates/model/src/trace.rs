@@ -78,8 +78,10 @@ pub struct Trace<B: Backend = Cpu> {
     /// The output of the MLP in each layer.
     pub mlp_out: Vec<B::Buffer>,
     /// The KV cache of each layer, `[T, 2 kv]`: keys after the rotation, then values. Of a recurrence, what its inputs
-    /// are but for the gates.
+    /// are but for the gates. Empty for layers that read the keys of another one ([`Config::keys_of`](crate::Config::keys_of)).
     pub kv_cache: Vec<B::Buffer>,
+    /// For each layer what its embedding gives to the tokens, `[T, p]`; empty in models without.
+    pub token_inputs: Vec<B::Buffer>,
     /// In post-norm blocks, what those of other models follow from; empty elsewhere.
     pub post_norm: Vec<PostNorm<B>>,
     /// The experts that each token took in each layer; `None` for a dense one.
@@ -136,6 +138,7 @@ impl<B: Backend> Trace<B> {
             attn_out: all(&self.attn_out),
             mlp_out: all(&self.mlp_out),
             kv_cache: Vec::new(),
+            token_inputs: Vec::new(),
             post_norm: self.post_norm.iter().map(of_post_norm).collect(),
             routes: Vec::new(),
             without: self.without.clone(),
@@ -155,6 +158,7 @@ impl<B: Backend> Trace<B> {
             attn_out: Vec::new(),
             mlp_out: Vec::new(),
             kv_cache: Vec::new(),
+            token_inputs: Vec::new(),
             post_norm: Vec::new(),
             routes: Vec::new(),
             without: Default::default(),
@@ -182,12 +186,14 @@ impl<B: Backend> Model<B> {
             runs.push(Run { rows, first: 0, length: text.len(), past: vec![] });
             traces.push(Trace { without: self.without(), ..Trace::new(text, d) });
         }
+        let mut token_inputs = self.token_inputs(&texts.concat())?.into_iter();
         let batch = self.batch(runs);
         let mut buffers = Buffers::new(self);
         buffers.reserve(self, batch.rows())?;
         let post_norm = self.is_post_norm();
         let (mut h, mut out) = (on.buffer_of(&embedded), on.empty());
         for l in 0..self.config.depth() {
+            buffers.side.inputs = token_inputs.next().map(|inputs| (l, inputs));
             self.layer(l, &batch, &h, &mut buffers, &mut out);
             for (run, trace) in batch.runs.iter().zip(&mut traces) {
                 let part = run.rows.start * d..run.rows.end * d;
@@ -198,6 +204,9 @@ impl<B: Backend> Model<B> {
                     trace.post_norm.push(self.kept_of_post_norm(&h, &out, &buffers, part));
                 }
                 trace.kv_cache.push(self.kv_cache(l, run.rows.clone(), &buffers));
+                if let (Some((_, inputs)), Some(p)) = (&buffers.side.inputs, self.config.token_inputs) {
+                    trace.token_inputs.push(on.copy(inputs, run.rows.start * p..run.rows.end * p));
+                }
                 trace.routes.push(buffers.routes.as_ref().map(|routes| routes.rows(run.rows.clone())));
             }
             std::mem::swap(&mut h, &mut out);

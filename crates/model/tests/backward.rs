@@ -4,7 +4,7 @@ mod reference;
 
 use fathom_kernels::Buffer;
 use fathom_model::source::{Checkpoint, Loaded};
-use fathom_model::{Batch, Buffers, Dtype, Model, Run, Trace};
+use fathom_model::{Batch, Buffers, Dtype, LayerKeys, Model, Run, Trace};
 use reference::{Place, Reference, Row};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -29,6 +29,15 @@ fn numbers(len: usize, seed: u32) -> Vec<f32> {
 
 fn batch(model: &Model, tokens: usize) -> Batch {
     model.batch(vec![Run { rows: 0..tokens, first: 0, length: tokens, past: vec![] }])
+}
+
+/// Buffers with what layer `l` reads of a clean run beside the stream.
+fn buffers(model: &Model, trace: &Trace, l: usize) -> Buffers {
+    let positions: Vec<u32> = (0..trace.tokens.len() as u32).collect();
+    let mut b = Buffers::new(model);
+    b.keys = model.clean_keys(trace, &positions);
+    model.read_tokens(l, trace, &positions, &mut b);
+    b
 }
 
 fn copy(x: &[f32]) -> Buffer {
@@ -82,6 +91,7 @@ fn target(
 ) -> f64 {
     let depth = trace.attn_out.len();
     let mut h = x.to_vec();
+    reference.restore_keys();
     for above in l..depth {
         h = match above == l {
             true => reference.layer(l, &rows(&trace.resid[l], trace.hidden), place, x),
@@ -108,10 +118,11 @@ fn gradients(model: &Model, trace: &Trace, answer: Answer) -> Vec<Gradient> {
     let mut gradient = copy(&vec![0.0; last.len()]);
     gradient[from..].copy_from_slice(&of_answer);
     let mut all = vec![(c.depth(), Place::Stream, rows(last, d), rows(&gradient, d))];
+    let mut d_keys = LayerKeys::default();
     for l in (0..c.depth()).rev() {
         let (h, a, m) = (&trace.resid[l], &trace.attn_out[l], &trace.mlp_out[l]);
         let mut out = Buffer::default();
-        let saved = model.layer_saved(l, &batch, h, &mut Buffers::new(model), &mut out);
+        let saved = model.layer_saved(l, &batch, h, &mut buffers(model, trace, l), &mut out);
         assert_eq!(out[..], trace.resid[l + 1][..], "saving changes a result");
         let mut mid = Buffer::default();
         model.after_attention(l, h, a, &mut mid);
@@ -124,9 +135,10 @@ fn gradients(model: &Model, trace: &Trace, answer: Answer) -> Vec<Gradient> {
             of_mid.iter_mut().zip(of_mlp.iter()).for_each(|(d, m)| *d += m);
         }
         model.after_attention_backward(l, &saved, &mut of_mid);
-        let of_attn = model.attention_backward(l, &batch, &saved, &of_mid);
+        let mut same_keys = model.append_keys(&LayerKeys::default(), &d_keys);
+        let of_attn = model.attention_backward(l, &batch, &saved, &mut same_keys, &of_mid);
         let mut of_stream = copy(&gradient);
-        model.layer_backward(l, &batch, &saved, &mut of_stream);
+        model.layer_backward(l, &batch, &saved, &mut d_keys, &mut of_stream);
         for (place, x, d_x) in [
             (Place::MlpOut, m, &of_out),
             (Place::MlpIn, mlp_reads, &of_mlp),
@@ -214,6 +226,7 @@ fn check_loaded(name: &str, loaded: Loaded, tokens: usize) {
         }
     }
 
+    reference.keep_keys();
     let answer = answer(&reference, &h);
     let last = copy(&trace.resid[model.config().depth()][(tokens - answer.len()) * trace.hidden..]);
     let got = probabilities(model, &last, answer);
@@ -361,6 +374,7 @@ folders! {
     llama4_vision: "llama4-vision", 24;
     mllama: "mllama", 24;
     gemma4: "gemma4", 30;
+    gemma4_e2b: "gemma4-e2b", 30;
     gemma4_moe: "gemma4-moe", 30;
     gemma4_unified: "gemma4-unified", 24;
     esm: "esm", 24;
@@ -466,14 +480,14 @@ fn a_text_does_not_depend_on_its_batch() {
         let alone = copy(&together);
         let mut out = Buffer::default();
         let saved = model.layer_saved(1, &all, &h, &mut Buffers::new(&model), &mut out);
-        model.layer_backward(1, &all, &saved, &mut together);
+        model.layer_backward(1, &all, &saved, &mut LayerKeys::default(), &mut together);
         let one = batch(&model, tokens);
         for text in 0..texts {
             let part = text * tokens * d..(text + 1) * tokens * d;
             let h = copy(&h[part.clone()]);
             let saved = model.layer_saved(1, &one, &h, &mut Buffers::new(&model), &mut out);
             let mut gradient = copy(&alone[part.clone()]);
-            model.layer_backward(1, &one, &saved, &mut gradient);
+            model.layer_backward(1, &one, &saved, &mut LayerKeys::default(), &mut gradient);
             assert_eq!(gradient[..], together[part], "{name}");
         }
     }

@@ -224,6 +224,7 @@ folders! {
     llama4_vision: "llama4-vision",
     mllama: "mllama",
     gemma4: "gemma4",
+    gemma4_e2b: "gemma4-e2b",
     gemma4_moe: "gemma4-moe",
     gemma4_unified: "gemma4-unified",
     gpt_oss_mxfp4: "gpt_oss-mxfp4",
@@ -333,7 +334,7 @@ fn levels(buffers: &[Buffer]) -> Vec<&[f32]> {
 }
 
 /// The architectures, one folder each.
-const ONE_EACH: [&str; 50] = [
+const ONE_EACH: [&str; 51] = [
     "esm",
     "bert",
     "roberta",
@@ -381,6 +382,7 @@ const ONE_EACH: [&str; 50] = [
     "llama4",
     "mllama",
     "gemma4",
+    "gemma4-e2b",
     "gemma4-moe",
     "bloom",
     "baichuan2-13b",

@@ -172,15 +172,19 @@ fn through_last_layer<B: Backend>(model: &Model<B>, trace: &Trace<B>, levels: &[
     let (on, d, tokens) = (model.backend(), trace.hidden, trace.tokens.len());
     let mut h = on.empty();
     on.resize(&mut h, levels.len() * tokens * d);
-    let mut runs = Vec::new();
+    let (mut runs, mut positions) = (Vec::new(), Vec::new());
     for (i, level) in levels.iter().enumerate() {
         let rows = i * tokens..(i + 1) * tokens;
         let to: Vec<u32> = rows.clone().map(|row| row as u32).collect();
         on.scatter(d, &trace.resid[*level], &to, &mut h);
+        positions.extend(0..tokens as u32);
         runs.push(Run { rows, first: 0, length: tokens, past: vec![] });
     }
     let (batch, mut buffers, mut out) = (model.batch(runs), Buffers::new(model), on.empty());
-    model.layer(trace.depth() - 1, &batch, &h, &mut buffers, &mut out);
+    let last = trace.depth() - 1;
+    buffers.keys = model.clean_keys(trace, &positions);
+    model.read_tokens(last, trace, &positions, &mut buffers);
+    model.layer(last, &batch, &h, &mut buffers, &mut out);
     out
 }
 

@@ -28,11 +28,13 @@ pub fn measure<B: Backend>(model: &Model<B>, trace: &Trace<B>) -> Experts {
         ..Experts::default()
     };
     let (mut left_out, mut buffers) = (Vec::new(), Buffers::new(model));
+    let positions: Vec<u32> = (0..trace.tokens.len() as u32).collect();
     for &l in &sample.layers {
         let mut input = on.copy(&trace.resid[l], 0..on.len(&trace.resid[l]));
         if !model.config().parallel {
             on.add_assign(&mut input, &trace.attn_out[l]);
         }
+        model.read_tokens(l, trace, &positions, &mut buffers);
         let parts = model.expert_parts(l, &input, &mut buffers);
         let layer = Layer::of(on, trace.hidden, &parts, about.count + usize::from(sample.shared), tokens);
         let means = |sums: &[f64], over: &dyn Fn(usize) -> usize| {

@@ -64,6 +64,7 @@ fn joined<B: Backend>(on: &B, parts: Vec<Trace<B>>) -> Trace<B> {
         attn_out: layers(&|part, l| &part.attn_out[l], depth),
         mlp_out: layers(&|part, l| &part.mlp_out[l], depth),
         kv_cache: Vec::new(),
+        token_inputs: Vec::new(),
         post_norm: post_norm.collect(),
         routes: Vec::new(),
         without: parts[0].without.clone(),

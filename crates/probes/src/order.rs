@@ -7,7 +7,7 @@
 use crate::number::add_weighted;
 use crate::{ExecOptions, MemoryPlan, Work, lens};
 use fathom_kernels::backend::Run;
-use fathom_model::{Backend, Buffers, Model, Trace};
+use fathom_model::{Backend, Buffers, LayerKeys, Model, Trace};
 use fathom_results::{Order, OrderEffects};
 use std::ops::Range;
 
@@ -111,6 +111,7 @@ pub fn measure<B: Backend>(model: &Model<B>, trace: &Trace<B>, exec: &ExecOption
             attn_out: vec![],
             mlp_out: vec![],
             kv_cache: vec![],
+            token_inputs: vec![],
             post_norm: vec![],
             routes: vec![],
             without: Default::default(),
@@ -136,7 +137,14 @@ pub fn measure<B: Backend>(model: &Model<B>, trace: &Trace<B>, exec: &ExecOption
     order
 }
 
-/// Runs of interventions on one prompt.
+/// The streams of some interventions, `[count, T, d]`, and the keys that their layers share.
+struct Streams<B: Backend> {
+    h: B::Buffer,
+    keys: LayerKeys<B>,
+}
+
+/// Runs of interventions on one prompt. Layers that read the keys of another one take those of the clean run until it
+/// has run.
 struct Runs<'a, B: Backend> {
     model: &'a Model<B>,
     trace: &'a Trace<B>,
@@ -151,16 +159,22 @@ impl<'a, B: Backend> Runs<'a, B> {
 
     /// The stream that leaves the last layer after an intervention, by a forward pass of its own.
     fn alone(&mut self, intervention: &Intervention) -> B::Buffer {
-        let (on, depth) = (self.model.backend(), self.trace.depth());
-        let mut h = on.copy(&self.trace.resid[0], 0..on.len(&self.trace.resid[0]));
+        let mut streams = self.clean(0);
         for l in 0..intervention.replaced.start {
-            h = self.layer(l, &h, 1);
+            streams.h = self.layer(l, &mut streams, 1);
         }
-        h = self.replace(intervention, &h);
-        for l in intervention.replaced.end..depth {
-            h = self.layer(l, &h, 1);
+        self.replace(intervention, &mut streams);
+        for l in intervention.replaced.end..self.trace.depth() {
+            streams.h = self.layer(l, &mut streams, 1);
         }
-        h
+        streams.h
+    }
+
+    /// The clean run before a layer.
+    fn clean(&self, level: usize) -> Streams<B> {
+        let (on, h) = (self.model.backend(), &self.trace.resid[level]);
+        let positions: Vec<u32> = (0..self.trace.tokens.len() as u32).collect();
+        Streams { h: on.copy(h, 0..on.len(h)), keys: self.model.clean_keys(self.trace, &positions) }
     }
 
     /// The stream that leaves the last layer after each intervention, in their order.
@@ -172,71 +186,76 @@ impl<'a, B: Backend> Runs<'a, B> {
         // Those that are back in order first come first.
         let mut by_end: Vec<usize> = (0..group.len()).collect();
         by_end.sort_by_key(|i| group[*i].replaced.end);
-        let (mut h, mut joined) = (on.empty(), 0);
+        let mut streams = Streams { h: on.empty(), keys: LayerKeys::default() };
+        let mut joined = 0;
         for l in 0..=self.trace.depth() {
             while let Some(next) = by_end.get(joined).filter(|i| group[**i].replaced.end == l) {
                 let intervention = &group[*next];
-                let stream = self.replace(intervention, &self.trace.resid[intervention.replaced.start]);
-                h = self.join(&h, &stream, joined);
+                let mut own = self.clean(intervention.replaced.start);
+                self.replace(intervention, &mut own);
+                streams = self.join(&streams, &own, joined);
                 joined += 1;
             }
             if l < self.trace.depth() && joined > 0 {
-                h = self.layer(l, &h, joined);
+                streams.h = self.layer(l, &mut streams, joined);
             }
         }
         let place = |i: usize| by_end.iter().position(|other| *other == i).unwrap_or_default();
-        (0..group.len()).map(|i| on.copy(&h, place(i) * size..(place(i) + 1) * size)).collect()
+        (0..group.len()).map(|i| on.copy(&streams.h, place(i) * size..(place(i) + 1) * size)).collect()
     }
 
-    /// The stream after what runs in place of the replaced layers, which read `start`.
-    fn replace(&mut self, intervention: &Intervention, start: &B::Buffer) -> B::Buffer {
+    /// Runs what stands in place of the replaced layers.
+    fn replace(&mut self, intervention: &Intervention, streams: &mut Streams<B>) {
         let on = self.model.backend();
-        let mut h = on.copy(start, 0..on.len(start));
         match &intervention.by {
             Replacement::Sequence(layers) => {
                 for l in layers {
-                    h = self.layer(*l, &h, 1);
+                    streams.h = self.layer(*l, streams, 1);
                 }
-                h
             }
             Replacement::Parallel(layers) => {
                 let share = 1.0 / layers.len() as f32;
-                let mut mean = self.layer(layers.start, &h, 1);
+                let mut mean = self.layer(layers.start, streams, 1);
                 on.scale(share, &mut mean);
                 for l in layers.start + 1..layers.end {
-                    let out = self.layer(l, &h, 1);
+                    let out = self.layer(l, streams, 1);
                     let mut sum = on.empty();
                     on.interpolate(&mean, &out, &[share], &mut sum);
                     mean = sum;
                 }
-                mean
+                streams.h = mean;
             }
         }
     }
 
-    /// One layer on the streams of `count` interventions, `[count, T, d]`.
-    fn layer(&mut self, l: usize, h: &B::Buffer, count: usize) -> B::Buffer {
+    /// What one layer makes of the streams of `count` interventions, `[count, T, d]`. Replaces the keys that it makes for
+    /// others.
+    fn layer(&mut self, l: usize, streams: &mut Streams<B>, count: usize) -> B::Buffer {
         let tokens = self.trace.tokens.len();
         let run =
             |i: usize| Run { rows: i * tokens..(i + 1) * tokens, first: 0, length: tokens, past: vec![] };
         let batch = self.model.batch((0..count).map(run).collect());
         let mut out = self.model.backend().empty();
-        self.model.layer(l, &batch, h, &mut self.buffers, &mut out);
+        let positions: Vec<u32> = (0..count).flat_map(|_| 0..tokens as u32).collect();
+        self.model.read_tokens(l, self.trace, &positions, &mut self.buffers);
+        std::mem::swap(&mut self.buffers.keys, &mut streams.keys);
+        self.model.layer(l, &batch, &streams.h, &mut self.buffers, &mut out);
+        std::mem::swap(&mut self.buffers.keys, &mut streams.keys);
         (self.exec.on_progress)(self.model.layer_macs(l, tokens) * count as u64);
         out
     }
 
     /// Another stream behind `count` of them.
-    fn join(&self, h: &B::Buffer, stream: &B::Buffer, count: usize) -> B::Buffer {
+    fn join(&self, streams: &Streams<B>, other: &Streams<B>, count: usize) -> Streams<B> {
         let (on, d, tokens) = (self.model.backend(), self.trace.hidden, self.trace.tokens.len());
         let mut all = on.empty();
         on.resize(&mut all, (count + 1) * tokens * d);
         let rows = |rows: Range<usize>| rows.map(|row| row as u32).collect::<Vec<u32>>();
         if count > 0 {
-            on.scatter(d, h, &rows(0..count * tokens), &mut all);
+            on.scatter(d, &streams.h, &rows(0..count * tokens), &mut all);
         }
-        on.scatter(d, stream, &rows(count * tokens..(count + 1) * tokens), &mut all);
-        all
+        on.scatter(d, &other.h, &rows(count * tokens..(count + 1) * tokens), &mut all);
+        Streams { h: all, keys: self.model.append_keys(&streams.keys, &other.keys) }
     }
 }
 

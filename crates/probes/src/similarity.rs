@@ -120,6 +120,7 @@ mod tests {
             attn_out: vec![],
             mlp_out: vec![],
             kv_cache: vec![],
+            token_inputs: vec![],
             post_norm: vec![],
             routes: vec![],
             without: Default::default(),

@@ -134,7 +134,7 @@ pub(super) fn refuse(path: &Path, json: &Value) -> Result<()> {
     for part in [json].into_iter().chain(json.get("text_config")) {
         let model_type = part.get("model_type").and_then(Value::as_str).unwrap_or_default();
         refuse_quantised(path, part, model_type)?;
-        refuse_gemma(path, part, model_type)?;
+        refuse_gemma(path, model_type)?;
         let bad = |what: String| Err(Error::config(path, what));
         let has_experts = super::EXPERT_FAMILIES.iter().any(|family| family.0 == model_type)
             || super::OTHERS_WITH_EXPERTS.contains(&model_type);
@@ -174,33 +174,13 @@ pub(super) fn refuse(path: &Path, json: &Value) -> Result<()> {
 /// The text models of Gemma 4.
 const GEMMA4: [&str; 2] = ["gemma4_text", "gemma4_unified_text"];
 
-/// Refuses what Gemma 3n and the small models of Gemma 4 have and others have not.
-fn refuse_gemma(path: &Path, json: &Value, model_type: &str) -> Result<()> {
+/// Refuses Gemma 3n.
+fn refuse_gemma(path: &Path, model_type: &str) -> Result<()> {
     if model_type.starts_with("gemma3n") {
         return Err(Error::config(
             path,
             "in Gemma 3n every layer replaces four streams by learned mixtures of them (AltUp), so layers do not add to one stream, which is what is measured; choose another model",
         ));
-    }
-    if !GEMMA4.contains(&model_type) {
-        return Ok(());
-    }
-    // The models of one size have no such embeddings, whatever they are called.
-    let default = if model_type == GEMMA4[0] { 256 } else { 0 };
-    for (name, default, why) in [
-        ("hidden_size_per_layer_input", default, "every layer has an embedding of its own (E2B and E4B)"),
-        ("num_kv_shared_layers", 0, "the last layers use keys and values of earlier ones (E2B and E4B)"),
-    ] {
-        let value = json.get(name).filter(|v| !v.is_null()).map_or(Some(default), Value::as_u64);
-        if value != Some(0) {
-            let value = json.get(name).map_or("not set".into(), ToString::to_string);
-            return Err(Error::config(
-                path,
-                format!(
-                    "'{name}' is {value}: {why}, which is not supported; choose Gemma 4 12B, 31B or 26B-A4B"
-                ),
-            ));
-        }
     }
     Ok(())
 }

@@ -104,6 +104,7 @@ impl Block<'_> {
             qkv: self.qkv.iter().map(|name| self.name(name)).collect(),
             qk_norms: None,
             layer_scalar: None,
+            token_inputs: None,
             beside: None,
             latent: None,
             mixer: None,

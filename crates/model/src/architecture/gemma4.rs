@@ -1,12 +1,15 @@
 //! Gemma 4: as Gemma 3, with heads of another width in global layers, of which a part rotates, values that are normalised and
 //! may be the projection that keys are, and a number by which each layer multiplies the stream. With experts, these
-//! stand beside a dense MLP.
+//! stand beside a dense MLP. In E2B and E4B, layers have an embedding of each token beside that of the model, and the last
+//! layers read the keys and values of earlier ones.
 //!
 //! Tensors: those of Gemma 3, `layer_scalar`; `router.{scale,proj,per_expert_scale}`, `experts.{gate_up_proj,down_proj}`,
-//! `post_feedforward_layernorm_1`, `pre_feedforward_layernorm_2`, `post_feedforward_layernorm_2`.
+//! `post_feedforward_layernorm_1`, `pre_feedforward_layernorm_2`, `post_feedforward_layernorm_2`; `embed_tokens_per_layer`,
+//! `per_layer_model_projection`, `per_layer_projection_norm`, `per_layer_input_gate`, `per_layer_projection`,
+//! `post_per_layer_input_norm`.
 
 use super::fields::{FULL_ATTENTION, RopePlace};
-use super::{BesideLayout, Description, ExpertLayout, Fields, experts, llama};
+use super::{BesideLayout, Description, ExpertLayout, Fields, TensorRef, TokenLayout, experts, llama};
 use crate::config::{Experts, Heads, Mlp, Positions, QkNorm, Routing};
 use crate::error::Result;
 use crate::weights::Weights;
@@ -15,7 +18,7 @@ use crate::weights::Weights;
 pub(super) const DEFAULTS: &str = r#"{
     "model_type": "gemma4_text", "vocab_size": 262144, "hidden_size": 2304, "intermediate_size": 9216,
     "num_hidden_layers": 30, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
-    "global_head_dim": 512, "max_position_embeddings": 131072, "tie_word_embeddings": true, "sliding_window": 512,
+    "global_head_dim": 512, "hidden_size_per_layer_input": 256, "max_position_embeddings": 131072, "tie_word_embeddings": true, "sliding_window": 512,
     "rope_parameters": {
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
         "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0}
@@ -26,7 +29,7 @@ pub(super) const DEFAULTS: &str = r#"{
 pub(super) const UNIFIED: &str = r#"{
     "model_type": "gemma4_unified_text", "vocab_size": 262144, "hidden_size": 2304, "intermediate_size": 9216,
     "num_hidden_layers": 30, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
-    "global_head_dim": 512, "max_position_embeddings": 262144, "tie_word_embeddings": true, "sliding_window": 1024,
+    "global_head_dim": 512, "hidden_size_per_layer_input": 0, "max_position_embeddings": 262144, "tie_word_embeddings": true, "sliding_window": 1024,
     "rope_parameters": {
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
         "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0}
@@ -44,18 +47,9 @@ const LOCAL: RopePlace =
 /// Local layers to one global layer, and that.
 const GROUP: usize = 6;
 
-/// Settings of embeddings for each layer and of layers that share keys, which are refused where they are in use.
-const UNUSED: &[&str] = &[
-    "hidden_size_per_layer_input",
-    "num_kv_shared_layers",
-    "use_double_wide_mlp",
-    "vocab_size_per_layer_input",
-];
-
 pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description> {
     let mut d = llama::base(f, weights)?;
     llama::attention_bias(f, &mut d)?;
-    f.ignore(UNUSED);
     let c = &mut d.config;
     c.activation = f.activation("hidden_activation", "gelu_pytorch_tanh")?;
     c.post_norm = true;
@@ -84,7 +78,67 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
     } else {
         f.ignore(&["moe_intermediate_size", "num_experts", "top_k_experts"]);
     }
+    share_keys(f, &mut d)?;
+    give_token_inputs(f, &mut d)?;
     Ok(d)
+}
+
+/// The last layers read the keys and values of the last layer of their kind before them.
+fn share_keys(f: &Fields<'_>, d: &mut Description) -> Result<()> {
+    let shared = f.opt_usize("num_kv_shared_layers")?.unwrap_or(0);
+    let is_wide = f.bool_or("use_double_wide_mlp", false)?;
+    let c = &mut d.config;
+    let Some(first) = c.depth().checked_sub(shared).filter(|first| *first > 0) else {
+        return f.fail(format!(
+            "'num_kv_shared_layers' is {shared}; it must be less than the number of layers, {}",
+            c.depth()
+        ));
+    };
+    for l in first..c.depth() {
+        let of_kind = |other: &usize| c.layers[*other].window == c.layers[l].window;
+        let Some(from) = (0..first).rfind(of_kind) else {
+            return f.fail(format!(
+                "'num_kv_shared_layers' is {shared}: layer {l} has no layer of its type before layer {first} whose keys it could read"
+            ));
+        };
+        c.layers[l].keys_of = Some(from);
+        c.layers[l].intermediate = is_wide.then(|| c.intermediate.saturating_mul(2));
+        // Checkpoints may have them all the same.
+        for name in ["k_proj", "v_proj", "k_norm", "v_norm"] {
+            d.read.push(llama::tensor_ref(&d.layout, &format!("self_attn.{name}")).weight(l));
+        }
+    }
+    Ok(())
+}
+
+/// Embeddings of each token for every layer.
+fn give_token_inputs(f: &Fields<'_>, d: &mut Description) -> Result<()> {
+    const WIDTH: &str = "hidden_size_per_layer_input";
+    let rows = f.opt_usize("vocab_size_per_layer_input")?;
+    let width = f.usize(WIDTH)?;
+    if width == 0 {
+        return Ok(());
+    }
+    if d.config.architecture.contains("unified") {
+        return f.fail(format!("'{WIDTH}' is {width}, which '{}' does not have", d.config.architecture));
+    }
+    let vocab = d.config.vocab;
+    let Some(more_rows) = rows.unwrap_or(vocab).checked_sub(vocab) else {
+        return f.fail(format!("'vocab_size_per_layer_input' is less than 'vocab_size', {vocab}"));
+    };
+    d.config.token_inputs = Some(width);
+    let at = |name: &str| llama::tensor_ref(&d.layout, name);
+    let outer = d.layout.embedding.name.trim_end_matches("embed_tokens");
+    let once = |name: &str| TensorRef::new(format!("{outer}{name}"));
+    d.layout.token_inputs = Some(TokenLayout {
+        embedding: TensorRef { more_rows, ..once("embed_tokens_per_layer") },
+        projection: once("per_layer_model_projection"),
+        norm: once("per_layer_projection_norm"),
+        gate: at("per_layer_input_gate"),
+        out: at("per_layer_projection"),
+        gate_norm: at("post_per_layer_input_norm"),
+    });
+    Ok(())
 }
 
 /// Gives global layers their heads; returns the width of these.

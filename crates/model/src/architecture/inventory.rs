@@ -1,7 +1,8 @@
 //! Missing and unread tensors of a checkpoint.
 
 use super::{
-    BesideLayout, Description, ExpertLayout, LatentLayout, Layout, MixerLayout, TensorRef, is_other_modality,
+    BesideLayout, Description, ExpertLayout, LatentLayout, Layout, MixerLayout, TensorRef, TokenLayout,
+    is_other_modality,
 };
 use crate::config::{Config, Experts, Mixer, Positions};
 use crate::error::Result;
@@ -107,6 +108,8 @@ impl Layout {
         if config.positions == Positions::Learned {
             self.position.iter().for_each(|tensor_ref| add(tensor_ref, 0));
         }
+        let token_inputs = self.token_inputs.as_ref();
+        token_inputs.into_iter().flat_map(TokenLayout::once).for_each(|tensor_ref| add(tensor_ref, 0));
         for layer in 0..config.depth() {
             let has_norm = layer >= self.first_attn_norm && config.has_mixer(layer);
             let attn_norm = self.attn_norm.clone().filter(|_| has_norm);
@@ -115,7 +118,9 @@ impl Layout {
             let latent = self.latent.iter().flat_map(LatentLayout::all);
             let (mixer, attends) = (self.mixer_of(config, layer), config.has_attention(layer));
             let values_too = !config.heads_of(layer).keys_as_values;
-            let qkv = self.qkv.iter().enumerate().filter(|(i, _)| *i != 2 || values_too).map(|(_, at)| at);
+            let own_keys = config.layers[layer].keys_of.is_none();
+            let qkv = self.qkv.iter().enumerate();
+            let qkv = qkv.filter(|(i, _)| *i == 0 || own_keys && (*i != 2 || values_too)).map(|(_, at)| at);
             let of_attention =
                 qkv.chain(latent).chain(&self.attn_gate).chain([&self.attn_out]).chain(&self.sinks);
             let of_attention = of_attention.filter(|_| attends);
@@ -124,6 +129,7 @@ impl Layout {
             let beside = self.beside.iter().flat_map(BesideLayout::all);
             let norms =
                 norms.into_iter().flatten().chain(stream_norms).chain(&self.layer_scalar).chain(beside);
+            let norms = norms.chain(token_inputs.into_iter().flat_map(TokenLayout::of_layer));
             norms.chain(matrices).for_each(|tensor_ref| add(tensor_ref, layer));
             let mlp = config.layers[layer].mlp;
             if mlp.has_dense() {
@@ -134,13 +140,26 @@ impl Layout {
                 all.for_each(|tensor_ref| add(&tensor_ref, layer));
             }
             let heads = [config.heads, config.kv_heads];
-            let qk_norms = self.qk_norms.iter().flatten().filter(|_| attends);
+            let qk_norms = self.qk_norms.iter().flatten().take(if own_keys { 2 } else { 1 });
+            let qk_norms = qk_norms.filter(|_| attends);
             for (norm, heads) in qk_norms.zip(heads) {
                 let parts = if norm.has_heads() { heads } else { 1 };
                 (0..parts).for_each(|head| add(&norm.of_head(head), layer));
             }
         }
         names
+    }
+}
+
+impl TokenLayout {
+    /// The tensors of all layers together.
+    fn once(&self) -> [&TensorRef; 3] {
+        [&self.embedding, &self.projection, &self.norm]
+    }
+
+    /// Those that every layer has.
+    fn of_layer(&self) -> [&TensorRef; 3] {
+        [&self.gate, &self.out, &self.gate_norm]
     }
 }
 

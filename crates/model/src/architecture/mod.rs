@@ -329,6 +329,8 @@ pub(crate) struct Layout {
     pub(crate) layer_scalar: Option<TensorRef>,
     /// The tensors of layers with experts beside a dense MLP, beyond those of both.
     pub(crate) beside: Option<BesideLayout>,
+    /// The tensors of what layers have of each token beside the stream.
+    pub(crate) token_inputs: Option<TokenLayout>,
     /// One fused matrix, or q, k and v.
     pub(crate) qkv: Vec<TensorRef>,
     pub(crate) qk_norms: Option<[TensorRef; 2]>,
@@ -354,6 +356,19 @@ pub(crate) struct Layout {
     pub(crate) norm_offset: f32,
     /// The tensors that only encoders have.
     pub(crate) encoder: Option<EncoderLayout>,
+}
+
+/// The names of the tensors of token inputs.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TokenLayout {
+    /// Those of all layers.
+    pub(crate) embedding: TensorRef,
+    pub(crate) projection: TensorRef,
+    pub(crate) norm: TensorRef,
+    /// Those of one layer.
+    pub(crate) gate: TensorRef,
+    pub(crate) out: TensorRef,
+    pub(crate) gate_norm: TensorRef,
 }
 
 /// The names of tensors that only encoders have.

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::experts::{ExpertMlps, ExpertSize, ExpertWeights, FeedForward};
 use crate::latent::{LatentWeights, QkvWeights};
 use crate::mixer::{Beside, MixerKind, MixerWeights};
+use crate::side_inputs::{TokenGate, TokenInputs};
 use crate::weights::Tensor;
 use fathom_kernels::Dtype;
 use fathom_kernels::attention::HeadBias;
@@ -34,6 +35,9 @@ impl<B: Backend> Loader<'_, B> {
             return Ok(QkvWeights::Mixer(Box::new(mixer)));
         }
         let (q, kv) = (c.q_width(layer), c.kv_width(layer));
+        if let Some(from) = c.layers[layer].keys_of {
+            return Ok(QkvWeights::Queries(self.linear(&at.qkv[..1], &[q], c.hidden, layer)?, from));
+        }
         let rows = if at.qkv.len() == 1 { vec![q + 2 * kv] } else { vec![q, kv, kv] };
         let mut names = at.qkv.clone();
         if let (true, [_, keys, values]) = (c.heads_of(layer).keys_as_values, &mut names[..]) {
@@ -254,7 +258,7 @@ impl<B: Backend> Loader<'_, B> {
 
     pub(super) fn mlp(&self, layer: usize) -> Result<MlpWeights<B>> {
         let (c, at) = (self.config, self.layout);
-        let dense = || self.feed_forward(&at.up, &at.down, c.intermediate, layer);
+        let dense = || self.feed_forward(&at.up, &at.down, c.mlp_width(layer), layer);
         Ok(match (c.layers[layer].mlp, &at.beside) {
             (Mlp::Dense, _) => MlpWeights::Dense(dense()?),
             (Mlp::Experts(about), _) => MlpWeights::Experts(Box::new(self.mixture(about, layer)?)),
@@ -273,6 +277,32 @@ impl<B: Backend> Loader<'_, B> {
             (Mlp::None, _) => MlpWeights::None,
             (Mlp::DenseAndExperts(_), None) => unreachable!("a family with both names their tensors"),
         })
+    }
+
+    /// What adds token inputs to the stream of a layer.
+    pub(super) fn token_gate(&self, layer: usize) -> Result<Option<TokenGate<B>>> {
+        let (c, Some(at)) = (self.config, &self.layout.token_inputs) else { return Ok(None) };
+        let Some(p) = c.token_inputs else { return Ok(None) };
+        Ok(Some(TokenGate {
+            gate: self.linear(std::slice::from_ref(&at.gate), &[p], c.hidden, layer)?,
+            scale: (1.0 / self.scales[layer]) as f32,
+            out: self.linear(std::slice::from_ref(&at.out), &[c.hidden], p, layer)?,
+            norm: self.norm_to_stream(&at.gate_norm, layer)?,
+        }))
+    }
+
+    /// What gives the token inputs of all layers.
+    pub(super) fn token_inputs(&self) -> Result<Option<TokenInputs<B>>> {
+        let (c, Some(at)) = (self.config, &self.layout.token_inputs) else { return Ok(None) };
+        let Some(p) = c.token_inputs else { return Ok(None) };
+        let (name, width) = (at.embedding.weight(0), p * c.depth());
+        let rows = c.vocab + at.embedding.more_rows;
+        self.weights.tensor(&name, &[rows, width])?;
+        Ok(Some(TokenInputs {
+            stored: (self.weights.clone(), name, rows),
+            projection: self.linear(std::slice::from_ref(&at.projection), &[width], c.hidden, 0)?,
+            norm: self.norm(&at.norm, 0, p)?,
+        }))
     }
 
     /// The norm before the router of experts beside a dense MLP. Its weights are divided by the root of the width.

@@ -99,6 +99,7 @@ pub(super) fn read(config: &Config, weights: &Weights) -> Reference {
         embedding_norm: names.embedding_norm.map(|name| read.norm(name)),
         layers: (0..config.depth()).map(|l| layer(&read, &names, l)).collect(),
         final_norm: names.final_norm.map(|name| read.norm(name)),
+        side: super::gemma4::Side::default(),
         last_scale: 1.0,
         head_dense: Some((read.linear(dense), read.norm(norm))),
         head: Linear {
@@ -150,6 +151,7 @@ fn layer(read: &Reader<'_>, names: &Names, l: usize) -> Layer {
         mlp: LayerMlp::Dense(mlp),
         post_mlp_norm: None,
         stream_norms: post,
+        token_gate: None,
         scale: 1.0,
     }
 }

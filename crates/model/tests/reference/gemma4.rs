@@ -1,10 +1,12 @@
 //! What Gemma 4 has beyond Gemma 3.
 
 use super::experts::{FeedForward, Mixture};
-use super::{Norm, Reader, Row, add};
+use super::{Linear, Norm, Reader, Reference, Row, activation, add};
 use fathom_kernels::elementwise::Activation;
 use fathom_model::config::{Config, Experts, NormKind};
 use fathom_model::weights::Weights;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 /// The norms of experts beside a dense MLP.
 pub(super) struct Beside {
@@ -33,6 +35,94 @@ impl Beside {
     }
 }
 
+/// What adds an embedding of the layer to the stream.
+pub(super) struct TokenGate {
+    gate: Linear,
+    out: Linear,
+    norm: Norm,
+}
+
+impl TokenGate {
+    pub(super) fn of(&self, kind: Activation, x: &[f64], inputs: &[f64]) -> Row {
+        let gated: Row =
+            self.gate.of(x).iter().zip(inputs).map(|(x, input)| activation(kind, *x) * input).collect();
+        self.norm.of(NormKind::Rms, &self.out.of(&gated))
+    }
+}
+
+/// Keys and values by position and head.
+type Keys = (Vec<Vec<Row>>, Vec<Vec<Row>>);
+
+/// What layers read beside the stream of the last text that was embedded.
+#[derive(Default)]
+pub(super) struct Side {
+    /// The embeddings of all layers, the projection of the model's, and the norm on it.
+    tables: Option<(Vec<Row>, Linear, Norm)>,
+    /// By position, those of all layers behind each other.
+    inputs: RefCell<Vec<Row>>,
+    /// By the layer that has made them last.
+    keys: RefCell<BTreeMap<usize, Keys>>,
+    /// As the clean run has them.
+    clean: RefCell<BTreeMap<usize, Keys>>,
+}
+
+impl Side {
+    pub(super) fn new(read: &Reader<'_>, at: &str) -> Self {
+        let tables = read.config.token_inputs.map(|_| {
+            let table = read.matrix(&format!("{at}embed_tokens_per_layer.weight"));
+            let projection = read.linear(&format!("{at}per_layer_model_projection"));
+            (table, projection, read.norm(&format!("{at}per_layer_projection_norm")))
+        });
+        Self { tables, ..Self::default() }
+    }
+
+    /// Makes the inputs of a text ready: `(norm(P e / sqrt(d)) + sqrt(p) own) / sqrt(2)`.
+    pub(super) fn read(&self, reference: &Reference, tokens: &[u32]) {
+        let Some((table, projection, norm)) = &self.tables else { return };
+        let (d, width) = (reference.config.hidden as f64, norm.weight.len());
+        let row = |token: &u32| -> Row {
+            let scale = f64::from(reference.config.embedding_scale);
+            let embedded: Row =
+                reference.embedding.weight[*token as usize].iter().map(|x| x * scale).collect();
+            let context: Row = projection.of(&embedded).iter().map(|x| x / d.sqrt()).collect();
+            let context = context.chunks(width).flat_map(|part| norm.of(NormKind::Rms, part));
+            let own = table[*token as usize].iter().map(|x| x * (width as f64).sqrt());
+            context.zip(own).map(|(context, own)| (context + own) / 2f64.sqrt()).collect()
+        };
+        *self.inputs.borrow_mut() = tokens.iter().map(row).collect();
+    }
+
+    /// The inputs of a layer at a position.
+    pub(super) fn inputs(&self, l: usize, position: usize) -> Row {
+        let width = self.tables.as_ref().map_or(0, |(.., norm)| norm.weight.len());
+        self.inputs.borrow()[position][l * width..(l + 1) * width].to_vec()
+    }
+
+    /// Keeps the keys and values of layer `l`, or gives it those of the layer that it reads.
+    pub(super) fn share(
+        &self,
+        from: Option<usize>,
+        l: usize,
+        k: &mut Vec<Vec<Row>>,
+        v: &mut Vec<Vec<Row>>,
+    ) {
+        match from {
+            Some(from) => (*k, *v) = self.keys.borrow()[&from].clone(),
+            None => drop(self.keys.borrow_mut().insert(l, (k.clone(), v.clone()))),
+        }
+    }
+
+    /// Remembers the keys of the clean run, which has just gone through all layers.
+    pub(super) fn keep(&self) {
+        self.clean.replace(self.keys.borrow().clone());
+    }
+
+    /// Begins another run with the keys of the clean one.
+    pub(super) fn restore(&self) {
+        self.keys.replace(self.clean.borrow().clone());
+    }
+}
+
 /// What the stream before each layer and the last one is multiplied by: the numbers of the layers from there on, and a power
 /// of two where the first of them would be below 2^-14.
 pub(super) fn scales(config: &Config, weights: &Weights, at: &str) -> Vec<f64> {
@@ -47,6 +137,14 @@ pub(super) fn scales(config: &Config, weights: &Weights, at: &str) -> Vec<f64> {
 }
 
 impl Reader<'_> {
+    pub(super) fn token_gate(&self, at: &str) -> Option<TokenGate> {
+        self.config.token_inputs.map(|_| TokenGate {
+            gate: self.linear(&format!("{at}per_layer_input_gate")),
+            out: self.linear(&format!("{at}per_layer_projection")),
+            norm: self.norm(&format!("{at}post_per_layer_input_norm")),
+        })
+    }
+
     pub(super) fn beside(&self, at: &str) -> Beside {
         let norm = |name: &str| self.norm(&format!("{at}{name}"));
         let weight = self.matrix(&format!("{at}router.scale")).concat();
@@ -63,7 +161,7 @@ impl Reader<'_> {
         let (d, f) = (self.config.hidden, about.width);
         let rows = |name: &str| self.matrix(&format!("{at}experts.{name}"));
         let (ups, downs) = (rows("gate_up_proj"), rows("down_proj"));
-        let plain = |weight: &[Row]| super::Linear { weight: weight.to_vec(), bias: vec![0.0; weight.len()] };
+        let plain = |weight: &[Row]| Linear { weight: weight.to_vec(), bias: vec![0.0; weight.len()] };
         let mlp = |(up, down): (&[Row], &[Row])| FeedForward {
             gate: Some(plain(&up[..f])),
             up: plain(&up[f..]),

@@ -27,6 +27,7 @@ fn empty() -> Layer {
         mlp: LayerMlp::None,
         post_mlp_norm: None,
         stream_norms: [None, None],
+        token_gate: None,
         scale: 1.0,
     }
 }

@@ -88,6 +88,8 @@ struct Layer {
     post_mlp_norm: Option<Norm>,
     /// Norms on the stream after each addition.
     stream_norms: [Option<Norm>; 2],
+    /// What adds an embedding of the layer to the stream.
+    token_gate: Option<gemma4::TokenGate>,
     /// What the stream before the layer is multiplied by, to be in the scale of the last one.
     scale: f64,
 }
@@ -128,6 +130,7 @@ pub(crate) struct Reference {
     last_scale: f64,
     head_dense: Option<(Linear, Norm)>,
     head: Linear,
+    side: gemma4::Side,
 }
 
 impl Reference {
@@ -197,6 +200,7 @@ impl Reference {
             embedding_norm: (config.architecture == "bloom")
                 .then(|| read.norm("transformer.word_embeddings_layernorm")),
             head_dense: None,
+            side: gemma4::Side::new(&read, at),
             last_scale: scales[config.depth()],
             final_norm: Some(read.norm(&under(final_norm))),
             head: match config.architecture.as_str() {
@@ -212,6 +216,7 @@ impl Reference {
         if self.config.encoder.is_some() {
             return encoders::embed(self, tokens);
         }
+        self.side.read(self, tokens);
         let scale = f64::from(self.config.embedding_scale) * self.layers[0].scale;
         let rows = tokens.iter().enumerate().map(|(i, token)| {
             let row: Row = self.embedding.weight[*token as usize].iter().map(|x| x * scale).collect();
@@ -221,6 +226,16 @@ impl Reference {
             }
         });
         rows.collect()
+    }
+
+    /// Remembers the keys that layers share as those of the clean run, which has just gone through all layers.
+    pub(crate) fn keep_keys(&self) {
+        self.side.keep();
+    }
+
+    /// Begins another run, with the keys of the clean one.
+    pub(crate) fn restore_keys(&self) {
+        self.side.restore();
     }
 
     /// The stream that leaves layer `l` when `x` stands at a place in it.
@@ -235,7 +250,8 @@ impl Reference {
         };
         let mid = sum(after_attention, &h, &a);
         let read = given(Place::MlpIn).unwrap_or(if self.config.parallel { h } else { mid.clone() });
-        let m = given(Place::MlpOut).unwrap_or_else(|| read.iter().map(|x| self.mlp(l, x)).collect());
+        let m = given(Place::MlpOut)
+            .unwrap_or_else(|| read.iter().enumerate().map(|(i, x)| self.mlp_at(l, i, x)).collect());
         sum(after_mlp, &mid, &m)
     }
 
@@ -294,10 +310,14 @@ impl Reference {
             });
             let queries: Row = layer.q.of(&x).iter().map(|x| grown * x).collect();
             q.push(heads(queries, q_norm));
+            if c.layers[l].keys_of.is_some() {
+                continue;
+            }
             k.push(heads(layer.k.of(&x), k_norm));
             let values = if keys_as_values { &layer.k } else { &layer.v };
             v.push(self.heads(head_dim, &values.of(&x), v_norm));
         }
+        self.side.share(c.layers[l].keys_of, l, &mut k, &mut v);
         let rows = q.iter().enumerate().map(|(i, queries)| {
             let window = c.layers[l].window;
             let first = window.map_or(0, |w| (i + 1).saturating_sub(w));
@@ -374,6 +394,16 @@ impl Reference {
             LayerMlp::None => return vec![0.0; x.len()],
         };
         self.added(&layer.post_mlp_norm, &out).iter().map(|x| x * layer.scale).collect()
+    }
+
+    /// As [`Self::mlp`] for the row of a position, with what an embedding of the layer adds.
+    fn mlp_at(&self, l: usize, position: usize, x: &[f64]) -> Row {
+        let out = self.mlp(l, x);
+        let Some(gate) = &self.layers[l].token_gate else { return out };
+        let scale = self.layers[l].scale;
+        let sum: Row = add(x, &out).iter().map(|x| x / scale).collect();
+        let part = gate.of(self.config.activation, &sum, &self.side.inputs(l, position));
+        add(&out, &part.iter().map(|x| x * scale).collect::<Row>())
     }
 
     /// The experts that a row takes in layer `l`, with their weights; none if the layer is dense.
@@ -545,8 +575,11 @@ impl Reader<'_> {
         let norm = |here: bool, name: &str| here.then(|| self.norm(&format!("{at}{name}")));
         let (q, kv) = (c.q_width(l), c.kv_width(l));
         let recurrence = c.recurrence(l).map(|of| self.recurrence(at, &of));
-        let [mut q, k, v] = if c.latent.is_some() || recurrence.is_some() {
-            [(); 3].map(|()| Linear { weight: vec![], bias: vec![] })
+        let nothing = || Linear { weight: vec![], bias: vec![] };
+        let [mut q, k, v] = if c.layers[l].keys_of.is_some() {
+            [linear("self_attn.q_proj"), nothing(), nothing()]
+        } else if c.latent.is_some() || recurrence.is_some() {
+            [(); 3].map(|()| nothing())
         } else if let Some(fused) = ["self_attn.qkv_proj", "self_attn.W_pack"].iter().find(has) {
             let all = linear(fused);
             [0..q, q..q + kv, q + kv..q + 2 * kv].map(|part| all.rows(part))
@@ -575,7 +608,7 @@ impl Reader<'_> {
             q,
             k,
             v,
-            qk_norms: if recurrence.is_some() { [vec![], vec![]] } else { self.qk_norms(at) },
+            qk_norms: if recurrence.is_some() { [vec![], vec![]] } else { self.qk_norms(at, c.layers[l].keys_of.is_none()) },
             latent: c.latent.is_some().then(|| self.latent(at)),
             sinks: (c.architecture == "gpt_oss")
                 .then(|| self.matrix(&format!("{at}self_attn.sinks")).concat()),
@@ -602,7 +635,8 @@ impl Reader<'_> {
             },
             post_mlp_norm: norm(c.post_norm, "post_feedforward_layernorm"),
             stream_norms: [None, None],
-            scale: 1.0,
+            token_gate: self.token_gate(at),
+           scale: 1.0,
         }
     }
 
@@ -756,7 +790,7 @@ impl Reader<'_> {
         }
     }
 
-    fn qk_norms(&self, at: &str) -> [Vec<Norm>; 2] {
+    fn qk_norms(&self, at: &str, own_keys: bool) -> [Vec<Norm>; 2] {
         let c = self.config;
         let [q, k] = match c.architecture.as_str() {
             "hunyuan_v1_dense" => ["query_layernorm", "key_layernorm"],
@@ -775,6 +809,7 @@ impl Reader<'_> {
                     let rows = self.matrix(&format!("{name}.weight")).into_iter();
                     rows.map(|weight| Norm { weight, bias: bias.clone(), eps }).collect()
                 }
+                _ if !own_keys && name.ends_with("k_norm") => vec![],
                 _ => vec![self.norm(&name)],
             }
         })
@@ -898,6 +933,7 @@ impl Reader<'_> {
             mlp: LayerMlp::None,
             post_mlp_norm: None,
             stream_norms: [None, None],
+            token_gate: None,
             scale: 1.0,
         }
     }

@@ -7,7 +7,7 @@ use super::quadrature::Node;
 use super::{GradientSite, PathBaseline, above};
 use crate::MemoryPlan;
 use crate::tokenized::Targets;
-use fathom_model::{Backend, Buffers, Model, Run, SavedActivations, Trace};
+use fathom_model::{Backend, Buffers, LayerKeys, Model, Run, SavedActivations, Trace};
 use std::ops::Range;
 
 /// A question-answer pair and its clean run.
@@ -161,8 +161,9 @@ impl<'a, B: Backend> Path<'a, B> {
         let (h, saved) = self.forward(h, at.len(), true);
         let (targets, mut gradient) = self.head(&h, at.len());
         let batch = model.batch(self.runs(at.len()));
+        let mut d_keys = LayerKeys::default();
         for (l, saved) in self.above().zip(&saved).rev() {
-            model.layer_backward(l, &batch, saved, &mut gradient);
+            model.layer_backward(l, &batch, saved, &mut d_keys, &mut gradient);
         }
         match entered {
             Some(saved) if self.site == GradientSite::Attn => {
@@ -199,11 +200,18 @@ impl<'a, B: Backend> Path<'a, B> {
         (0..points).map(|i| Run { rows: i * rows..(i + 1) * rows, first: 0, length, past: vec![] }).collect()
     }
 
+    /// The position of each row of some points.
+    fn positions(&self, points: usize) -> Vec<u32> {
+        (0..points).flat_map(|_| 0..self.pair.rows() as u32).collect()
+    }
+
     /// The residual stream that leaves the layer at each point. With `save`, also the activations of what lies between the
     /// path and that stream: the MLP, or a norm.
     fn enter(&mut self, at: &[f64], save: bool) -> (B::Buffer, Option<SavedActivations<B>>) {
         let TracedPair { model, trace, .. } = self.pair;
         let on = model.backend();
+        let positions = self.positions(at.len());
+        self.scratch.b.keys = model.clean_keys(trace, &positions);
         let points: Vec<f32> = at.iter().map(|r| *r as f32).collect();
         let mut h = on.empty();
         on.interpolate(&self.base, &self.direction, &points, &mut h);
@@ -225,6 +233,7 @@ impl<'a, B: Backend> Path<'a, B> {
             return (h, None);
         }
         model.norm_after_attention(self.layer, &mut h, saved.as_mut());
+        model.read_tokens(self.layer, trace, &positions, &mut self.scratch.b);
         match &mut saved {
             Some(saved) => model.mlp_saved_in(self.layer, &h, &mut self.scratch.b, saved),
             None => model.mlp(self.layer, &h, &mut self.scratch.b),
@@ -246,7 +255,9 @@ impl<'a, B: Backend> Path<'a, B> {
         let batch = model.batch(self.runs(points));
         let mut out = model.backend().empty();
         let mut saved = Vec::new();
+        let positions = self.positions(points);
         for l in self.above() {
+            model.read_tokens(l, self.pair.trace, &positions, &mut self.scratch.b);
             if save {
                 saved.push(model.layer_saved(l, &batch, &h, &mut self.scratch.b, &mut out));
             } else {

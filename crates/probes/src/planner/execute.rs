@@ -8,7 +8,7 @@ use super::reading::Readings;
 use super::tree::Node;
 use crate::{ExecOptions, MemoryPlan, Work};
 use fathom_kernels::backend::RowEdit;
-use fathom_model::{Backend, Batch, Buffers, Model, Run, Span, Trace};
+use fathom_model::{Backend, Batch, Buffers, LayerKeys, Model, Run, Span, Trace};
 use std::collections::BTreeMap;
 use std::mem::{replace, swap};
 use std::ops::Range;
@@ -111,6 +111,8 @@ pub(super) struct Running<'a, B: Backend> {
     first_row: Vec<usize>,
     /// Requests that read contributions, with the nodes and positions at which they do.
     reads: Vec<(usize, usize, Range<usize>)>,
+    /// The keys that layers share, of all rows of the streams.
+    keys: LayerKeys<B>,
     /// The nodes of the batch of the last layer, which often serves the next one too.
     batch: Option<(Vec<usize>, Batch<B>)>,
     pub(super) readings: Readings<B>,
@@ -147,6 +149,7 @@ impl<'a, B: Backend> Running<'a, B> {
             reported: 0,
             first_row,
             reads: reads(requests, group),
+            keys: LayerKeys::default(),
             batch: None,
             readings: Readings::default(),
         };
@@ -183,6 +186,8 @@ impl<'a, B: Backend> Running<'a, B> {
         let mut streams = on.empty();
         let rows: usize = self.group.nodes.iter().map(|node| node.positions.len()).sum();
         on.resize(&mut streams, rows * d);
+        let all: Vec<usize> = (0..self.group.nodes.len()).collect();
+        self.keys = self.model.clean_keys(self.trace, &positions(&self.rows_of(&all)));
         let mut levels: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         self.group
             .nodes
@@ -227,6 +232,8 @@ impl<'a, B: Backend> Running<'a, B> {
         let again: Vec<u32> = at.iter().enumerate().filter(again).map(|(i, _)| i as u32).collect();
         if !again.is_empty() {
             on.gather(d, &s.mid, &again, &mut s.part);
+            let rows: Vec<u32> = again.iter().map(|i| rows[*i as usize]).collect();
+            model.read_tokens(layer, self.trace, &rows, &mut s.b);
             model.mlp(layer, &s.part, &mut s.b);
             self.macs += model.mlp_macs_per_row(layer) * again.len() as u64;
             on.scatter(d, &s.b.mlp_out, &again, &mut mlp);
@@ -278,7 +285,11 @@ impl<'a, B: Backend> Running<'a, B> {
             true => swap(&mut h, streams),
             false => on.gather(d, streams, &rows, &mut h),
         }
-        model.attention(l, &batch, Some(&self.trace.kv_cache[l]), &h, &mut s.b);
+        s.b.keys = model.keys_for(l, &self.keys, &rows);
+        model.read_tokens(l, self.trace, &positions(&at), &mut s.b);
+        let past = &self.trace.kv_cache[model.config().keys_of(l)];
+        model.attention(l, &batch, Some(past), &h, &mut s.b);
+        model.replace_keys(l, &s.b.keys, &rows, &mut self.keys);
         let first_of = first_rows(nodes, &active);
         self.batch = Some((active, batch));
         let mut attn = replace(&mut s.b.attn_out, on.empty());

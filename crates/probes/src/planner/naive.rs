@@ -51,9 +51,11 @@ fn one<B: Backend>(
     let whole = 0..tokens * d;
     let mut h = on.copy(&trace.resid[0], whole.clone());
     let (mut b, mut mid, mut out, mut added) = (Buffers::new(model), on.empty(), on.empty(), on.empty());
+    let positions: Vec<u32> = (0..tokens as u32).collect();
     let reads_from = request.level().saturating_sub(1);
     for l in 0..request.until {
         edit(l, Site::Resid, &mut h);
+        model.read_tokens(l, trace, &positions, &mut b);
         model.attention(l, &batch, None, &h, &mut b);
         let mut attn = on.copy(&b.attn_out, whole.clone());
         edit(l, Site::Attn, &mut attn);

@@ -4,7 +4,7 @@ use fathom_model::config::{Config, Experts, Mixer, Mlp, Update};
 
 /// A fixture for every architecture and each variant that changes how the residual stream is composed. A new
 /// architecture is tested by every probe once it is in this list.
-pub(crate) const ARCHITECTURES: [&str; 44] = [
+pub(crate) const ARCHITECTURES: [&str; 45] = [
     "llama2",
     "llama3",
     "mistral",
@@ -46,6 +46,7 @@ pub(crate) const ARCHITECTURES: [&str; 44] = [
     "llama4",
     "mllama",
     "gemma4",
+    "gemma4-e2b",
     "gemma4-moe",
     "bloom",
     "baichuan2-13b",

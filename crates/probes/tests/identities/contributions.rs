@@ -144,6 +144,7 @@ fn denominators_are_at_least_a_millionth_and_not_zero() {
         attn_out: vec![vec![3e-6, 4e-6, -3.0, -4.0].into()],
         mlp_out: vec![vec![0.0, 0.0, 0.0, 2e-6].into()],
         kv_cache: vec![],
+        token_inputs: vec![],
         post_norm: vec![],
         routes: vec![],
         without: Default::default(),

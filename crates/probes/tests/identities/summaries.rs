@@ -76,6 +76,7 @@ fn concatenated(traces: &[Trace]) -> Trace {
         attn_out: join(|trace| &trace.attn_out),
         mlp_out: join(|trace| &trace.mlp_out),
         kv_cache: vec![],
+        token_inputs: vec![],
         post_norm: vec![],
         routes: vec![],
         without: Default::default(),

@@ -107,6 +107,7 @@ pub(crate) fn part(trace: &Trace, tokens: Range<usize>) -> Trace {
         attn_out: cut(&trace.attn_out),
         mlp_out: cut(&trace.mlp_out),
         kv_cache: vec![],
+        token_inputs: vec![],
         post_norm: vec![],
         routes: vec![],
         without: trace.without.clone(),
