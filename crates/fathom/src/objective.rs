@@ -260,6 +260,17 @@ impl Masking {
     }
 }
 
+/// Refuses a model whose layers read more than the stream for a command that takes layers apart.
+pub(crate) fn refuse_side_inputs(config: &fathom_model::Config, what: &str) -> Result<()> {
+    if config.has_side_inputs() {
+        invalid!(
+            "{what} is not supported for models such as Gemma 4 E2B and E4B, whose layers read the keys of other layers or \
+             have embeddings in a tensor of all layers; `fathom measure` measures them, skips and orders of layers included"
+        );
+    }
+    Ok(())
+}
+
 /// Refuses a masked model for a command that needs a causal one.
 pub(crate) fn refuse_masked(config: &fathom_model::Config, what: &str) -> Result<()> {
     if !config.is_causal() {

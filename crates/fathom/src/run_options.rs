@@ -1,6 +1,6 @@
 //! Options of the builders that run a model on texts.
 
-use crate::objective::refuse_masked;
+use crate::objective::{refuse_masked, refuse_side_inputs};
 use crate::prompts::OpenSet;
 use crate::{ModelSpec, Observer, PromptSpec, Result, run};
 use fathom_analysis::BootstrapOptions;
@@ -60,6 +60,12 @@ impl RunOptions {
         // All but `measure` need a causal model, which is said before there is a folder.
         if !kind.is_empty() {
             refuse_masked(checkpoint.config(), &format!("fathom {}", kind.trim_end_matches('-')))?;
+        }
+        if kind.starts_with("prune") {
+            refuse_side_inputs(checkpoint.config(), "pruning")?;
+        }
+        if kind.starts_with("grow") {
+            refuse_side_inputs(checkpoint.config(), "growing")?;
         }
         let default = || {
             let model = located.id.replace(['/', '\\'], "__");

@@ -333,7 +333,8 @@ impl<B: Backend> Model<B> {
         let c = &self.config;
         let up = if c.gated { 2 } else { 1 };
         let of_mlp = |layer: &Layer| {
-            let dense = if layer.mlp.has_dense() { up * layer.intermediate.unwrap_or(c.intermediate) } else { 0 };
+            let dense =
+                if layer.mlp.has_dense() { up * layer.intermediate.unwrap_or(c.intermediate) } else { 0 };
             let experts = layer.mlp.experts().map_or(0, |of| {
                 let input = if of.routing.on_input { c.hidden } else { 0 };
                 up * (of.active * of.width + of.shared) + of.count + 2 * of.active + input

@@ -190,7 +190,8 @@ impl<B: Backend> Model<B> {
         let dense = self.packed.head_dense.iter().map(|(dense, ..)| dense);
         let experts = self.packed.expert_cache.as_ref().map_or(0, |cache| cache.budget());
         let tokens = self.packed.token_inputs.iter().map(|of| &of.projection);
-        let packed = blocks.chain(&self.packed.head).chain(dense).chain(tokens).map(|l| l.bytes() as u64).sum::<u64>();
+        let packed =
+            blocks.chain(&self.packed.head).chain(dense).chain(tokens).map(|l| l.bytes() as u64).sum::<u64>();
         packed + position as u64 + experts
     }
 }

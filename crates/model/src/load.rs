@@ -512,7 +512,11 @@ impl<B: Backend> Loader<'_, B> {
     /// Numbers of attention that are not in the checkpoint or are there once.
     fn copies(&self, layer: usize) -> u64 {
         let (c, of) = (self.config, self.config.heads_of(layer));
-        let values = if of.keys_as_values && c.layers[layer].keys_of.is_none() { c.kv_width(layer) * c.hidden } else { 0 };
+        let values = if of.keys_as_values && c.layers[layer].keys_of.is_none() {
+            c.kv_width(layer) * c.hidden
+        } else {
+            0
+        };
         let unit = match c.qk_norm {
             QkNorm::UnitRotated if c.layers[layer].rope.is_some() => of.head_dim,
             QkNorm::HeadAndValues if c.layers[layer].keys_of.is_none() => of.head_dim,

@@ -1,7 +1,7 @@
 //! Texts that go through the layers together, and which rows predict what.
 
 use crate::Text;
-use fathom_model::{Backend, Batch, Model, Result, Run, Span};
+use fathom_model::{Backend, Batch, Error, Model, Result, Run, Span};
 
 /// The fewest common tokens for which two texts share rows.
 const SHARED: usize = 8;
@@ -48,6 +48,12 @@ impl Place {
 
 impl<B: Backend> Group<B> {
     pub(crate) fn new(model: &Model<B>, texts: &[Text]) -> Result<Self> {
+        if model.config().has_side_inputs() {
+            return Err(Error::InvalidInput(
+                "layers that read the keys of other layers, or embeddings of their own, cannot be left out"
+                    .into(),
+            ));
+        }
         let (mut embedded, mut positions, mut scored) = (Vec::new(), Vec::new(), Vec::new());
         let mut runs: Vec<Run> = Vec::new();
         // The last text with rows of its own from its first position on.

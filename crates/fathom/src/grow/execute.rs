@@ -7,7 +7,7 @@ use super::{GrowEstimate, Grown, StageEstimate};
 use crate::device::OnDevice;
 use crate::error::invalid;
 use crate::execute::model_info;
-use crate::objective::refuse_masked;
+use crate::objective::{refuse_masked, refuse_side_inputs};
 use crate::observer::{Cancellable, uncounted};
 use crate::prompts::OpenSet;
 use crate::resume::{refuse_foreign, start_anew};
@@ -277,6 +277,7 @@ impl OnDevice for Estimating<'_> {
         let Self { g, data, observer } = self;
         let (_, checkpoint) = g.options.model.open(observer)?;
         refuse_masked(checkpoint.config(), "growing")?;
+        refuse_side_inputs(checkpoint.config(), "growing")?;
         let origins: Vec<LayerOrigin> = origins(g, &checkpoint)?;
         let (train, making_bytes) = {
             let grower = grower(g, &checkpoint, &origins)?;

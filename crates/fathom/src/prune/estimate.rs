@@ -5,6 +5,7 @@ use super::questions::Questions;
 use super::texts::read_both;
 use super::{choices, known, linear};
 use crate::device::OnDevice;
+use crate::objective::refuse_side_inputs;
 use crate::observer::uncounted;
 use crate::prompts::OpenSet;
 use crate::{Observer, Prune, Replace, Result};
@@ -62,6 +63,7 @@ impl OnDevice for Estimating<'_> {
     fn run<B: Backend>(self, backend: B) -> Result<PruneEstimate> {
         let Self { p, data, observer } = self;
         let (_, checkpoint) = p.options.model.open(observer)?;
+        refuse_side_inputs(checkpoint.config(), "pruning")?;
         let loaded = p.options.model.load_causal(checkpoint, backend, "pruning", observer)?;
         let [calibration, heldout] = read_both(p, data, &loaded, observer)?;
         let questions = Questions::read(p, &loaded, observer)?;

@@ -656,7 +656,7 @@ fn layout(family: &GgufFamily, config: &Config, weights: &Weights) -> Layout {
         experts: None,
         first_attn_norm: 0,
         layer_scalar: None,
-            token_inputs: None,
+        token_inputs: None,
         beside: None,
         sinks: has("attn_sinks").then(|| plain("attn_sinks")),
         embedding_norm: (family.arch == "bloom").then(|| whole("token_embd_norm")),

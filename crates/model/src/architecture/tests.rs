@@ -373,12 +373,6 @@ fn settings_of_gemma4() {
     refused(&of(json!({"per_layer_config": {"5": {"head_dim": 32}}})), "of several widths, [32, 256]");
     refused(&of(json!({"use_bidirectional_attention": "all"})), "attention sees the whole text");
     assert!(describe(&of(json!({"use_bidirectional_attention": "vision"}))).is_ok());
-    refused(
-        &of(json!({"hidden_size_per_layer_input": 256})),
-        "'hidden_size_per_layer_input' is 256: every layer has",
-    );
-    refused(&of(json!({"hidden_size_per_layer_input": null})), "'hidden_size_per_layer_input' is null");
-    refused(&of(json!({"num_kv_shared_layers": 4})), "'num_kv_shared_layers' is 4: the last layers use");
     let shares = json!({"rope_parameters": {"full_attention": {"rope_type": "proportional", "partial_rotary_factor": 1.5}}});
     refused(&of(shares), "'partial_rotary_factor' is 1.5; it must lie between 0 and 1");
     let unified = |more: Value| {
@@ -388,10 +382,45 @@ fn settings_of_gemma4() {
     };
     let c = describe(&unified(json!({}))).unwrap();
     assert_eq!((c.layers[0].window, c.context, c.heads_of(1).head_dim), (Some(1024), 262_144, 512));
-    refused(&unified(json!({"num_kv_shared_layers": 4})), "'num_kv_shared_layers' is 4");
+    refused(
+        &unified(json!({"hidden_size_per_layer_input": 8})),
+        "'hidden_size_per_layer_input' is 8, which 'gemma4_unified_text' does not have",
+    );
     for model_type in ["gemma3n", "gemma3n_text"] {
         refused(&with(model_type, json!({})), "layers do not add to one stream");
     }
+}
+
+#[test]
+fn settings_of_small_gemma4() {
+    let of = |more: Value| {
+        let mut config = with("gemma4_text", json!({"num_attention_heads": 8, "num_hidden_layers": 12}));
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        config
+    };
+    // What transformers takes where a file says nothing.
+    assert_eq!(describe(&of(json!({}))).unwrap().token_inputs, Some(256));
+    assert_eq!(describe(&of(json!({"hidden_size_per_layer_input": 0}))).unwrap().token_inputs, None);
+    refused(&of(json!({"hidden_size_per_layer_input": null})), "'hidden_size_per_layer_input' is missing");
+    let rows = json!({"vocab_size": 300, "vocab_size_per_layer_input": 299});
+    refused(&of(rows), "'vocab_size_per_layer_input' is less than 'vocab_size', 300");
+    // Local layers read the last local one before them, global layers the last global one.
+    let c = describe(&of(json!({"num_kv_shared_layers": 4, "use_double_wide_mlp": true}))).unwrap();
+    let of_layers: Vec<usize> = (0..12).map(|l| c.keys_of(l)).collect();
+    assert_eq!(of_layers, [0, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 5]);
+    assert_eq!(
+        (c.mlp_width(7), c.mlp_width(8), c.widest_mlp()),
+        (c.intermediate, 2 * c.intermediate, 2 * c.intermediate)
+    );
+    assert_eq!([c.cached_width(7), c.cached_width(8)], [2 * 4 * 256, 0]);
+    let c = describe(&of(json!({"num_kv_shared_layers": 4}))).unwrap();
+    assert_eq!(c.mlp_width(8), c.intermediate);
+    refused(&of(json!({"num_kv_shared_layers": 12})), "'num_kv_shared_layers' is 12; it must be less than");
+    refused(&of(json!({"num_kv_shared_layers": 99})), "'num_kv_shared_layers' is 99; it must be less than");
+    refused(&of(json!({"num_kv_shared_layers": 8})), "layer 5 has no layer of its type before layer 4");
+    let other_heads = json!({"num_kv_shared_layers": 4, "per_layer_config": {"5": {"head_dim": 512}, "11": {
+        "head_dim": 512, "num_key_value_heads": 2}}});
+    refused(&of(other_heads), "layer 11 cannot read keys and values of layer 5");
 }
 
 #[test]

@@ -99,13 +99,7 @@ impl Side {
     }
 
     /// Keeps the keys and values of layer `l`, or gives it those of the layer that it reads.
-    pub(super) fn share(
-        &self,
-        from: Option<usize>,
-        l: usize,
-        k: &mut Vec<Vec<Row>>,
-        v: &mut Vec<Vec<Row>>,
-    ) {
+    pub(super) fn share(&self, from: Option<usize>, l: usize, k: &mut Vec<Vec<Row>>, v: &mut Vec<Vec<Row>>) {
         match from {
             Some(from) => (*k, *v) = self.keys.borrow()[&from].clone(),
             None => drop(self.keys.borrow_mut().insert(l, (k.clone(), v.clone()))),

@@ -608,7 +608,11 @@ impl Reader<'_> {
             q,
             k,
             v,
-            qk_norms: if recurrence.is_some() { [vec![], vec![]] } else { self.qk_norms(at, c.layers[l].keys_of.is_none()) },
+            qk_norms: if recurrence.is_some() {
+                [vec![], vec![]]
+            } else {
+                self.qk_norms(at, c.layers[l].keys_of.is_none())
+            },
             latent: c.latent.is_some().then(|| self.latent(at)),
             sinks: (c.architecture == "gpt_oss")
                 .then(|| self.matrix(&format!("{at}self_attn.sinks")).concat()),
@@ -636,7 +640,7 @@ impl Reader<'_> {
             post_mlp_norm: norm(c.post_norm, "post_feedforward_layernorm"),
             stream_norms: [None, None],
             token_gate: self.token_gate(at),
-           scale: 1.0,
+            scale: 1.0,
         }
     }
 

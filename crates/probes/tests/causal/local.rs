@@ -1,8 +1,8 @@
 //! Local mode: each later layer alone, on the clean stream minus the skipped contribution.
 
-use crate::support::{PLENTY, clean_added, close, everywhere, gap, has_part, norm};
+use crate::support::{PLENTY, buffers, clean_added, close, everywhere, gap, has_part, norm};
 use fathom_kernels::Buffer;
-use fathom_model::{Buffers, Model, Run, Trace};
+use fathom_model::{Model, Run, Trace};
 use fathom_probes::ExecOptions;
 use fathom_probes::skip::measure;
 use fathom_results::{SkipMode, SkipPart};
@@ -20,7 +20,7 @@ fn part_of(trace: &Trace, s: usize, part: SkipPart) -> Vec<f32> {
 fn alone(model: &Model, trace: &Trace, l: usize, h: &Buffer) -> Vec<f32> {
     let tokens = trace.tokens.len();
     let batch = model.batch(vec![Run { rows: 0..tokens, first: 0, length: tokens, past: vec![] }]);
-    let (mut b, mut out) = (Buffers::new(model), Buffer::default());
+    let (mut b, mut out) = (buffers(model, trace, l), Buffer::default());
     model.layer(l, &batch, h, &mut b, &mut out);
     b.attn_out.iter().zip(b.mlp_out.iter()).map(|(a, m)| a + m).collect()
 }
@@ -58,8 +58,9 @@ fn each_layer_runs_on_the_stream_without_the_part() {
             for (s, (got, want)) in got.layer_effect.iter().zip(&want).enumerate() {
                 assert!(got[..=s].iter().all(|e| *e == 0.0), "{name}: layer {s} acts on {got:?}");
                 for (l, effect) in got.iter().enumerate().skip(s + 1) {
-                    // Only what mixes positions carries a change to later ones.
-                    let acts = has_part(model, s, part) && model.config().has_mixer(l);
+                    // Only what mixes positions carries a change to later ones, and keys of other layers are clean.
+                    let mixes = model.config().has_mixer(l) && model.config().keys_of(l) == l;
+                    let acts = has_part(model, s, part) && mixes;
                     assert_eq!(*effect > 0.0, acts, "{name}: {part:?} of layer {s} acts on {got:?}");
                 }
                 let pairs = got.iter().zip(want);

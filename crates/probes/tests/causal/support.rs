@@ -4,7 +4,7 @@
 mod common;
 
 use common::ARCHITECTURES;
-pub(crate) use common::{mixing_macs, mlp_macs, projection_macs};
+pub(crate) use common::{buffers, mixing_macs, mlp_macs, projection_macs, read_tokens};
 use fathom_kernels::Buffer;
 use fathom_model::source::Checkpoint;
 use fathom_model::{Buffers, Dtype, Model, Run, Trace};
@@ -167,6 +167,7 @@ pub(crate) fn skipping(
                 rows[lost.clone()].fill(0.0);
             }
         };
+        read_tokens(model, trace, l, &mut b);
         model.attention(l, &batch, None, &h, &mut b);
         cut(Site::Attn, &mut b.attn_out);
         let mid = sum(&h, &b.attn_out);

@@ -1,6 +1,7 @@
 //! The fixtures of all architectures, for the test binaries of this crate.
 
 use fathom_model::config::{Config, Experts, Mixer, Mlp, Update};
+use fathom_model::{Buffers, Model, Trace};
 
 /// A fixture for every architecture and each variant that changes how the residual stream is composed. A new
 /// architecture is tested by every probe once it is in this list.
@@ -70,6 +71,8 @@ pub(crate) fn projection_macs(c: &Config, l: usize) -> u64 {
     }
     let gate = if c.attention_gate { d * q } else { 0 };
     let of_input = match c.latent {
+        // Only queries, where keys and values are those of another layer.
+        None if c.keys_of(l) != l => d * q,
         None => d * (q + 2 * kv),
         Some(l) => {
             let low = l.rank + l.rotated;
@@ -102,7 +105,9 @@ pub(crate) fn mixing_macs(c: &Config, l: usize, seen: u64) -> u64 {
 #[allow(dead_code)]
 pub(crate) fn mlp_macs(c: &Config, l: usize) -> u64 {
     let matrices = if c.gated { 3 } else { 2 };
-    let dense = matrices * c.hidden * c.intermediate;
+    let dense = matrices * c.hidden * c.mlp_width(l);
+    // Into the width of token inputs and back.
+    let tokens = c.token_inputs.map_or(0, |width| 2 * c.hidden * width);
     let experts = |e: Experts| {
         let shared = matrices * c.hidden * e.shared + if e.shared_gate { c.hidden } else { 0 };
         c.hidden * e.count + e.active * matrices * c.hidden * e.width + shared
@@ -113,5 +118,22 @@ pub(crate) fn mlp_macs(c: &Config, l: usize) -> u64 {
         Mlp::Experts(e) => experts(e),
         Mlp::DenseAndExperts(e) => dense + experts(e),
     };
-    count as u64
+    (count + tokens) as u64
+}
+
+/// Buffers with what layer `l` reads of a clean run beside the stream.
+#[allow(dead_code)]
+pub(crate) fn buffers(model: &Model, trace: &Trace, l: usize) -> Buffers {
+    let positions: Vec<u32> = (0..trace.tokens.len() as u32).collect();
+    let mut b = Buffers::new(model);
+    b.keys = model.clean_keys(trace, &positions);
+    read_tokens(model, trace, l, &mut b);
+    b
+}
+
+/// Makes the token inputs of all rows of a text ready for layer `l`.
+#[allow(dead_code)]
+pub(crate) fn read_tokens(model: &Model, trace: &Trace, l: usize, b: &mut Buffers) {
+    let positions: Vec<u32> = (0..trace.tokens.len() as u32).collect();
+    model.read_tokens(l, trace, &positions, b);
 }

@@ -7,7 +7,7 @@ mod common;
 use common::ARCHITECTURES;
 use fathom_kernels::Buffer;
 use fathom_model::source::Checkpoint;
-use fathom_model::{Buffers, Dtype, Model, Run, Trace};
+use fathom_model::{Dtype, Model, Run, Trace};
 use fathom_probes::GradientOptions;
 use fathom_probes::Targets;
 use fathom_probes::gradients::{measure, plan};
@@ -76,7 +76,7 @@ fn target(
         values.iter().enumerate().map(|(i, x)| (mean(i) + r * (f64::from(*x) - mean(i))) as f32).collect();
     let moved = Buffer::from(moved);
     let sum = |a: &[f32], b: &[f32]| Buffer::from(a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<f32>>());
-    let mut b = Buffers::new(model);
+    let mut b = common::buffers(model, trace, layer);
     let mut h = match site {
         GradientSite::Resid => moved,
         GradientSite::Mlp => sum(&trace.resid[layer], &sum(&trace.attn_out[layer], &moved)),
@@ -89,6 +89,7 @@ fn target(
     let batch = model.batch(vec![Run { rows: 0..tokens, first: 0, length: tokens, past: vec![] }]);
     let mut out = Buffer::default();
     for l in layer + 1..model.config().depth() {
+        common::read_tokens(model, trace, l, &mut b);
         model.layer(l, &batch, &h, &mut b, &mut out);
         std::mem::swap(&mut h, &mut out);
     }

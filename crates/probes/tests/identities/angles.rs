@@ -1,10 +1,10 @@
 //! Angles of the residual stream, and the loss of each level after the last layer.
 
 use crate::support::{
-    PLENTY, close, cosine, exec, load, mean, on_every_architecture, options, part, rows, run, text, tokens,
-    watch,
+    PLENTY, buffers, close, cosine, exec, load, mean, on_every_architecture, options, part, rows, run, text,
+    tokens, watch,
 };
-use fathom_model::{Buffers, Model, Trace};
+use fathom_model::{Model, Trace};
 use fathom_probes::{ExecOptions, MemoryPlan, Probe, Sample, angles, lens, measure, summarise};
 use fathom_results::AnglesSample;
 
@@ -73,7 +73,8 @@ fn every_level_goes_through_the_last_layer() {
             };
             let mut out = fathom_kernels::Buffer::default();
             let batch = model.batch(vec![run]);
-            model.layer(depth - 1, &batch, &one.resid[l], &mut Buffers::new(model), &mut out);
+            let mut b = buffers(model, &one, depth - 1);
+            model.layer(depth - 1, &batch, &one.resid[l], &mut b, &mut out);
             let mut edited = one;
             *edited.resid.last_mut().unwrap() = out;
             let want = mean(lens::negative_log_likelihoods(model, &edited, PLENTY));

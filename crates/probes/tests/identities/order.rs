@@ -1,10 +1,11 @@
 //! Layers in another order, against forward passes that follow each order from the embedding.
 
 use crate::support::{
-    PLENTY, close, exec, load, mean, on_every_architecture, options, run, text, tokens, watch,
+    PLENTY, buffers, close, exec, load, mean, on_every_architecture, options, read_tokens, run, text, tokens,
+    watch,
 };
 use fathom_kernels::Buffer;
-use fathom_model::{Buffers, Model, Run, Trace};
+use fathom_model::{Model, Run, Trace};
 use fathom_probes::order::{Intervention, Replacement, interventions};
 use fathom_probes::{ExecOptions, MemoryPlan, Probe, Sample, measure, order, summarise};
 use fathom_results::Order;
@@ -13,9 +14,10 @@ use fathom_results::Order;
 fn logits(model: &Model, trace: &Trace, intervention: Option<&Intervention>) -> Vec<Vec<f64>> {
     let (depth, count) = (model.config().depth(), trace.tokens.len());
     let batch = model.batch(vec![Run { rows: 0..count, first: 0, length: count, past: vec![] }]);
-    let mut buffers = Buffers::new(model);
+    let mut buffers = buffers(model, trace, 0);
     let mut layer = |l: usize, h: &[f32]| -> Vec<f32> {
         let mut out = Buffer::default();
+        read_tokens(model, trace, l, &mut buffers);
         model.layer(l, &batch, &h.to_vec().into(), &mut buffers, &mut out);
         out.to_vec()
     };

@@ -3,7 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-pub(crate) use common::ARCHITECTURES;
+pub(crate) use common::{ARCHITECTURES, buffers, read_tokens};
 
 use fathom_kernels::Buffer;
 use fathom_model::source::Checkpoint;
