@@ -376,7 +376,7 @@ fn contradictions_are_errors_that_name_the_key() {
         assert!(error.starts_with("test.gguf: tokenizer.ggml.") && error.contains(say), "{error}");
         assert!(error.contains(key), "{error}");
     };
-    wrong(gpt2, "model", Value::String("bert".into()), "gpt2 and llama are");
+    wrong(gpt2, "model", Value::String("bert".into()), "gpt2, llama and gemma4 are");
     wrong(gpt2, "pre", Value::String("martian".into()), "\"martian\" is not known; known are gpt-2");
     wrong(gpt2, "pre", Value::Bool(true), "not a string");
     wrong(gpt2, "tokens", strings(&[]), "0 entries");

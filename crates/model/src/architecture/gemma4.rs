@@ -10,7 +10,7 @@
 
 use super::fields::{FULL_ATTENTION, RopePlace};
 use super::{BesideLayout, Description, ExpertLayout, Fields, TensorRef, TokenLayout, experts, llama};
-use crate::config::{Experts, Heads, Mlp, Positions, QkNorm, Routing};
+use crate::config::{Config, Experts, Heads, Mlp, Positions, QkNorm, Routing};
 use crate::error::Result;
 use crate::weights::Weights;
 
@@ -78,31 +78,38 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
     } else {
         f.ignore(&["moe_intermediate_size", "num_experts", "top_k_experts"]);
     }
-    share_keys(f, &mut d)?;
+    give_shared_keys(f, &mut d)?;
     give_token_inputs(f, &mut d)?;
     Ok(d)
 }
 
-/// The last layers read the keys and values of the last layer of their kind before them.
-fn share_keys(f: &Fields<'_>, d: &mut Description) -> Result<()> {
-    let shared = f.opt_usize("num_kv_shared_layers")?.unwrap_or(0);
-    let is_wide = f.bool_or("use_double_wide_mlp", false)?;
-    let c = &mut d.config;
+/// Makes the last `shared` layers read the keys and values of the last layer of their kind before them. Returns the first
+/// of them, or what is wrong with the number.
+pub(super) fn share_keys(c: &mut Config, shared: usize) -> std::result::Result<usize, String> {
     let Some(first) = c.depth().checked_sub(shared).filter(|first| *first > 0) else {
-        return f.fail(format!(
-            "'num_kv_shared_layers' is {shared}; it must be less than the number of layers, {}",
-            c.depth()
-        ));
+        return Err(format!("is {shared}; it must be less than the number of layers, {}", c.depth()));
     };
     for l in first..c.depth() {
         let of_kind = |other: &usize| c.layers[*other].window == c.layers[l].window;
         let Some(from) = (0..first).rfind(of_kind) else {
-            return f.fail(format!(
-                "'num_kv_shared_layers' is {shared}: layer {l} has no layer of its type before layer {first} whose keys it could read"
+            return Err(format!(
+                "is {shared}: layer {l} has no layer of its type before layer {first} whose keys it could read"
             ));
         };
         c.layers[l].keys_of = Some(from);
-        c.layers[l].intermediate = is_wide.then(|| c.intermediate.saturating_mul(2));
+    }
+    Ok(first)
+}
+
+/// What layers have that read the keys and values of others.
+fn give_shared_keys(f: &Fields<'_>, d: &mut Description) -> Result<()> {
+    const COUNT: &str = "num_kv_shared_layers";
+    let first = share_keys(&mut d.config, f.opt_usize(COUNT)?.unwrap_or(0));
+    let first = first.or_else(|what| f.fail(format!("'{COUNT}' {what}")))?;
+    let is_wide = f.bool_or("use_double_wide_mlp", false)?;
+    let c = &mut d.config;
+    for (l, layer) in c.layers.iter_mut().enumerate().skip(first) {
+        layer.intermediate = is_wide.then(|| c.intermediate.saturating_mul(2));
         // Checkpoints may have them all the same.
         for name in ["k_proj", "v_proj", "k_norm", "v_norm"] {
             d.read.push(llama::tensor_ref(&d.layout, &format!("self_attn.{name}")).weight(l));

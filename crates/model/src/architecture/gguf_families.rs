@@ -210,6 +210,17 @@ pub(super) const GGUF_FAMILIES: &[GgufFamily] = &[
         windows: Windows::OwnRotation(6),
         ..HALVES
     },
+    GgufFamily {
+        arch: "gemma4",
+        name: "gemma4_text",
+        norms: Norms::Both,
+        qk_norm: QkNorm::HeadAndValues,
+        activation: Activation::GeluTanh,
+        factors: Factors::Gemma,
+        windows: Windows::OwnRotation(6),
+        mixture: Mixture::NormalisedSoftmax,
+        ..HALVES
+    },
     // Files with a window are OLMo 3.
     GgufFamily {
         arch: "olmo2",

@@ -7,7 +7,8 @@ use super::gguf_families::{
     Alibi, Factors, GGUF_FAMILIES, GgufFamily, Mixing, Mixture, Norms, Residual, Windows,
 };
 use super::{
-    Description, Layout, RowOrder, TensorRef, alibi, gguf_experts, gguf_latent, gguf_mixers, unknown,
+    Description, Layout, RowOrder, TensorRef, alibi, gguf_experts, gguf_gemma4, gguf_latent, gguf_mixers,
+    unknown,
 };
 use crate::config::{
     Config, Latent, Layer, Mlp, Multipliers, NormKind, Positions, QkNorm, Rope, RopeScaling, Score,
@@ -66,6 +67,23 @@ impl<'a> Keys<'a> {
         (key, value)
     }
 
+    /// Whether there is a key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.header.get(&format!("{}.{key}", self.arch)).is_some()
+    }
+
+    /// A count for each layer, or one for all.
+    pub(super) fn needed_counts(&self, key: &str, depth: usize) -> Result<Vec<usize>> {
+        let Some(Value::Numbers(numbers)) = self.value(key).1 else {
+            return Ok(vec![self.needed(key)?; depth]);
+        };
+        let counts: Option<Vec<usize>> = numbers.iter().map(|number| number.as_usize()).collect();
+        match counts.filter(|counts| counts.len() == depth) {
+            Some(counts) => Ok(counts),
+            None => self.fail(format!("the metadata '{}.{key}' has no count for each of {depth} layers", self.arch)),
+        }
+    }
+
     fn get<T>(&self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
         match self.value(key) {
             (_, None) => Ok(None),
@@ -110,7 +128,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn needed_number(&self, key: &str) -> Result<f64> {
+    pub(super) fn needed_number(&self, key: &str) -> Result<f64> {
         match self.number(key)? {
             Some(number) => Ok(number),
             None => self.fail(format!("the metadata '{}.{key}' is missing", self.arch)),
@@ -253,9 +271,13 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
         .to_owned(),
         hidden,
         heads,
-        kv_heads: kv_heads(&keys, family, heads)?,
+        kv_heads: match arch {
+            gguf_gemma4::ARCH => gguf_gemma4::key_heads(&keys, &layers)?,
+            _ => kv_heads(&keys, family, heads)?,
+        },
         head_dim,
         intermediate: match family.mixing {
+            _ if arch == gguf_gemma4::ARCH => gguf_gemma4::mlp_width(&keys, depth)?,
             Mixing::OneEach => keys.count_of_some("feed_forward_length")?.unwrap_or(0),
             _ => keys.needed("feed_forward_length")?,
         },
@@ -303,6 +325,9 @@ pub(super) fn describe(path: &Path, header: &Header, weights: &Weights) -> Resul
     let layout = Layout { experts, mixer, ..layout(family, &config, weights) };
     let mut description = Description::new(config, layout);
     description.read = ROPE_FACTORS.map(str::to_owned).to_vec();
+    if arch == gguf_gemma4::ARCH {
+        gguf_gemma4::complete(&keys, weights, &mut description)?;
+    }
     if family.mixing == Mixing::Both && description.config.tied {
         description.warnings.push(format!(
             "{}: the head is tied to the embedding, which is stored multiplied by a number that the file does not have, so \
@@ -513,6 +538,9 @@ fn positions(keys: &Keys<'_>, weights: &Weights, head_dim: usize, windowed: bool
     if keys.arch == "olmo2" && windowed && rope.scaling != RopeScaling::None {
         // Only the global layers' rotation would be scaled, and readers differ in the factor on attention.
         return keys.fail("a scaled rotation together with a sliding window is not supported for OLMo 3 in GGUF files; use the model's original weights");
+    }
+    if keys.arch == gguf_gemma4::ARCH {
+        return gguf_gemma4::positions(keys, rope);
     }
     if keys.arch == "gemma3" {
         let theta = keys.number("rope.freq_base_swa")?.unwrap_or(10_000.0);

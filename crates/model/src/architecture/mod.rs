@@ -17,6 +17,7 @@ mod gemma;
 mod gemma4;
 mod gguf_experts;
 mod gguf_families;
+mod gguf_gemma4;
 mod gguf_latent;
 mod gguf_mixers;
 mod gguf_names;

@@ -75,7 +75,8 @@ fn split<'a>(vocabulary: &Vocabulary<'a>) -> Result<(&'a str, &'static Split)> {
     }
 }
 
-fn merges(vocabulary: &Vocabulary<'_>) -> Result<Merges> {
+/// The merges that the file lists.
+pub(super) fn merges(vocabulary: &Vocabulary<'_>) -> Result<Merges> {
     let lines = vocabulary.strings("merges")?;
     let mut seen = std::collections::HashSet::with_capacity(lines.len());
     let mut merges = Merges::with_capacity(lines.len());

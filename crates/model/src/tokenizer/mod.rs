@@ -151,9 +151,10 @@ impl Tokenizer {
         let built = match vocabulary.model()? {
             "gpt2" => bpe::build(&vocabulary)?,
             "llama" => spm::build(&vocabulary)?,
+            "gemma4" => spm::build_listed(&vocabulary)?,
             other => {
                 let what = format!(
-                    "{} is not supported; gpt2 and llama are, or give a tokenizer.json",
+                    "{} is not supported; gpt2, llama and gemma4 are, or give a tokenizer.json",
                     brief(other)
                 );
                 return Err(vocabulary.bad("model", what));

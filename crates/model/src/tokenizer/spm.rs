@@ -1,11 +1,11 @@
-//! SentencePiece's BPE (`tokenizer.ggml.model` is "llama").
+//! SentencePiece's BPE (`tokenizer.ggml.model` is "llama", or "gemma4", whose files list the merges).
 //!
 //! SentencePiece repeatedly merges the neighbours whose union is the piece with the highest score. A
 //! vocabulary with scores is therefore a list of merges: every split of a piece into two pieces, best score
 //! first.
 
 use super::metadata::{TokenKind, Vocabulary};
-use super::{Built, Style};
+use super::{Built, Style, bpe};
 use crate::error::Result;
 use std::cmp::Reverse;
 use tokenizers::decoders::byte_fallback::ByteFallback;
@@ -27,9 +27,18 @@ const MAX_PIECE: usize = 256;
 const MAX_MERGES: usize = 16;
 
 pub(super) fn build(vocabulary: &Vocabulary<'_>) -> Result<Built> {
+    with_merges(vocabulary, merges(vocabulary)?, "gguf llama")
+}
+
+/// The same vocabulary with the merges that the file lists.
+pub(super) fn build_listed(vocabulary: &Vocabulary<'_>) -> Result<Built> {
+    with_merges(vocabulary, bpe::merges(vocabulary)?, "gguf gemma4")
+}
+
+fn with_merges(vocabulary: &Vocabulary<'_>, merges: Merges, kind: &str) -> Result<Built> {
     let unknown = unknown(vocabulary)?;
     let model = BPE::builder()
-        .vocab_and_merges(vocabulary.vocab(), merges(vocabulary)?)
+        .vocab_and_merges(vocabulary.vocab(), merges)
         .unk_token(unknown.to_owned())
         .fuse_unk(true)
         .byte_fallback(true)
@@ -44,7 +53,7 @@ pub(super) fn build(vocabulary: &Vocabulary<'_>) -> Result<Built> {
     };
     Ok(Built {
         inner,
-        kind: "gguf llama".into(),
+        kind: kind.into(),
         style: Style::SentencePiece,
         bos: or_usual("bos_token_id", 1)?,
         eos: or_usual("eos_token_id", 2)?,
