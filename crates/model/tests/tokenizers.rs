@@ -134,6 +134,21 @@ fn gguf_metadata_gives_the_ids_of_the_models_own_tokenizer() {
     }
 }
 
+/// Files of Gemma 4 list the merges that other vocabularies of this kind imply.
+#[test]
+fn listed_merges_give_the_ids_of_implied_ones() {
+    let all = json(&fixtures().join("gguf/tokenizers.json"));
+    let (path, header) = header("gemma4");
+    let tokenizer = Tokenizer::from_gguf(&path, &header).unwrap();
+    assert_eq!((tokenizer.describe().kind.as_str(), tokenizer.describe().adds_bos), ("gguf gemma4", true));
+    let texts = all["files"]["gemma3"]["texts"].as_array().unwrap();
+    assert!(texts.len() > 50);
+    for case in texts {
+        let text = case["text"].as_str().unwrap();
+        assert_eq!(tokenizer.encode(text).unwrap(), ids(&case["ids"]), "{text:?}");
+    }
+}
+
 #[test]
 fn both_sources_of_a_model_read_ids_alike() {
     for (name, folder) in [
@@ -141,6 +156,7 @@ fn both_sources_of_a_model_read_ids_alike() {
         ("llama3", "llama3"),
         ("qwen3", "qwen3"),
         ("gemma3", "gemma3"),
+        ("gemma4", "gemma4"),
         ("phi3", "phi3"),
         ("gptneox", "gpt_neox"),
         ("gpt2", "gpt2"),
