@@ -82,8 +82,16 @@ fn table(m: &ModelDescription) -> String {
     }
     line("architecture", m.architecture.clone());
     line("layers", m.layers.to_string());
-    let mlp = if m.without_mlp == m.layers { "no MLP".into() } else { format!("{} MLP", m.intermediate) };
-    line("width", format!("{} stream, {mlp}", m.hidden));
+    let widths: Vec<String> = m.mlp_widths.iter().map(ToString::to_string).collect();
+    let mlp = match widths.is_empty() {
+        false => format!(", {} MLP", widths.join(" and ")),
+        true if m.without_mlp == m.layers => ", no MLP".into(),
+        true => String::new(),
+    };
+    line("width", format!("{} stream{mlp}", m.hidden));
+    if let Some(width) = m.token_inputs {
+        line("embeddings", format!("{width} of each token for every layer, beside that of the model"));
+    }
     if let Some(e) = &m.experts {
         let shared =
             if e.shared > 0 { format!(", one of width {} for all", e.shared) } else { String::new() };
@@ -94,7 +102,13 @@ fn table(m: &ModelDescription) -> String {
         );
     }
     if m.heads > 0 {
-        line("heads", format!("{} of {}, {} for keys and values", m.heads, m.head_dim, m.kv_heads));
+        let others = m.other_heads.map_or(String::new(), |(layers, width, kv_heads)| {
+            format!("; in {layers} layers of {width}, {kv_heads} for keys and values")
+        });
+        line("heads", format!("{} of {}, {} for keys and values{others}", m.heads, m.head_dim, m.kv_heads));
+    }
+    if m.sharing_keys > 0 {
+        line("shared keys", format!("{} layers read those of earlier layers", m.sharing_keys));
     }
     if let Some((layers, name)) = m.mixer {
         let place = if m.beside_attention { "beside" } else { "in the place of" };

@@ -9,6 +9,7 @@ use fathom_model::config::{Config, Mixer, Update};
 use fathom_model::source::{self, Checkpoint, Loaded, Located};
 use fathom_model::{Backend, Dtype};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// Where a model comes from, and how its weights are kept.
@@ -133,8 +134,8 @@ pub struct ModelDescription {
     pub layers: usize,
     /// The width of the residual stream.
     pub hidden: usize,
-    /// The width of the MLP.
-    pub intermediate: usize,
+    /// The widths of dense MLPs, ascending; none where there are only experts, or no MLPs.
+    pub mlp_widths: Vec<usize>,
     /// Layers without an MLP.
     pub without_mlp: usize,
     /// The experts, of a mixture of experts.
@@ -145,6 +146,12 @@ pub struct ModelDescription {
     pub head_dim: usize,
     /// Heads of keys and values.
     pub kv_heads: usize,
+    /// Layers whose heads have another width or number, that width, and their heads of keys and values.
+    pub other_heads: Option<(usize, usize, usize)>,
+    /// Layers that read the keys and values of other layers.
+    pub sharing_keys: usize,
+    /// The width of the embedding that every layer has of each token beside that of the model.
+    pub token_inputs: Option<usize>,
     /// The size of the vocabulary.
     pub vocab: usize,
     /// Whether the head shares the embedding's weights.
@@ -196,7 +203,7 @@ pub fn describe_model(spec: &ModelSpec, observer: &dyn Observer) -> Result<Model
         architecture: c.architecture.clone(),
         layers: c.depth(),
         hidden: c.hidden,
-        intermediate: c.intermediate,
+        mlp_widths: mlp_widths(c),
         without_mlp: (0..c.depth()).filter(|l| !c.has_mlp(*l)).count(),
         experts: c.experts().map(|of| ExpertsDescription {
             count: of.count,
@@ -208,6 +215,9 @@ pub fn describe_model(spec: &ModelSpec, observer: &dyn Observer) -> Result<Model
         heads: c.heads,
         head_dim: c.head_dim,
         kv_heads: c.kv_heads,
+        other_heads: other_heads(c),
+        sharing_keys: c.layers.iter().filter(|layer| layer.keys_of.is_some()).count(),
+        token_inputs: c.token_inputs,
         vocab: c.vocab,
         tied: c.tied,
         context: c.context,
@@ -219,6 +229,19 @@ pub fn describe_model(spec: &ModelSpec, observer: &dyn Observer) -> Result<Model
         bos: (t.bos.clone(), t.adds_bos),
         eos: (t.eos.clone(), t.adds_eos),
     })
+}
+
+/// The widths of dense MLPs, ascending.
+fn mlp_widths(c: &Config) -> Vec<usize> {
+    let dense = (0..c.depth()).filter(|l| c.layers[*l].mlp.has_dense());
+    dense.map(|l| c.mlp_width(l)).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The layers whose heads are not the usual ones, the width of these, and their heads of keys and values.
+fn other_heads(c: &Config) -> Option<(usize, usize, usize)> {
+    let others = || c.layers.iter().filter_map(|layer| layer.heads);
+    let first = others().next()?;
+    Some((others().count(), first.head_dim, first.kv_heads))
 }
 
 /// The layers that mix positions otherwise than by attention alone, and by what.

@@ -69,7 +69,8 @@ pub(super) fn complete(keys: &Keys<'_>, weights: &Weights, d: &mut Description) 
     }
     c.attention_scale = 1.0;
     let first = gemma4::share_keys(c, keys.count("attention.shared_kv_layers")?.unwrap_or(0));
-    let first = first.or_else(|what| keys.fail(format!("'{}.attention.shared_kv_layers' {what}", keys.arch)))?;
+    let first =
+        first.or_else(|what| keys.fail(format!("'{}.attention.shared_kv_layers' {what}", keys.arch)))?;
     let widths = keys.needed_counts(WIDTH, depth)?;
     for (l, layer) in c.layers.iter_mut().enumerate() {
         if layer.window.is_none() {

@@ -80,7 +80,8 @@ impl<'a> Keys<'a> {
         let counts: Option<Vec<usize>> = numbers.iter().map(|number| number.as_usize()).collect();
         match counts.filter(|counts| counts.len() == depth) {
             Some(counts) => Ok(counts),
-            None => self.fail(format!("the metadata '{}.{key}' has no count for each of {depth} layers", self.arch)),
+            None => self
+                .fail(format!("the metadata '{}.{key}' has no count for each of {depth} layers", self.arch)),
         }
     }
 

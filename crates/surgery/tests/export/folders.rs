@@ -100,7 +100,14 @@ fn layers_keep_or_lack_their_experts() {
 
 #[test]
 fn layers_that_count_on_each_other_are_not_cut() {
-    for (name, why) in [("mllama", "attend to images"), ("gemma4", "multiplies the stream by a number")] {
+    let scalars = "multiplies the stream by a number";
+    for (name, why) in [
+        ("mllama", "attend to images"),
+        ("gemma4", scalars),
+        ("gemma4-e2b", scalars),
+        ("gguf/gemma4.gguf", scalars),
+        ("gguf/gemma4-e2b.gguf", scalars),
+    ] {
         let out = Place::new();
         let removal = Removal::parse(SkipPart::Layer, "1").unwrap();
         let error = try_export(&fixtures().join(name), &removal, None, Hf, &out.path().join("pruned"))

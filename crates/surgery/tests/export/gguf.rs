@@ -10,9 +10,17 @@ use std::path::{Path, PathBuf};
 
 #[test]
 fn every_file_gives_the_logits_of_the_run_without_the_layers() {
-    for file in ggufs().iter().filter(|file| !has_implied_rotation(file) && interval(file).is_none()) {
+    let can_be_cut = |file: &&PathBuf| {
+        !has_implied_rotation(file) && interval(file).is_none() && !multiplies_the_stream(file)
+    };
+    for file in ggufs().iter().filter(can_be_cut) {
         check(file, Gguf);
     }
+}
+
+/// Whether layers multiply the stream by numbers that those after them count on.
+fn multiplies_the_stream(file: &Path) -> bool {
+    file.file_stem().unwrap().to_str().unwrap().starts_with("gemma4")
 }
 
 /// Every how many layers one has attention, where the file says it so.

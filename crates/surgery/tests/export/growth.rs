@@ -48,9 +48,15 @@ fn copies_run_as_layers_of_the_source_that_run_twice() {
             // A kind of layer that a configuration can state for the first or the last layers only.
             Err(message) => {
                 assert!(
-                    ["discarded", "scales attention", "full_attention_interval", "the number of a layer"]
-                        .iter()
-                        .any(|reason| message.contains(reason)),
+                    [
+                        "discarded",
+                        "scales attention",
+                        "full_attention_interval",
+                        "the number of a layer",
+                        "multiplies the stream",
+                    ]
+                    .iter()
+                    .any(|reason| message.contains(reason)),
                     "{}: {message}",
                     source.display()
                 );
