@@ -29,4 +29,5 @@ pub mod train;
 pub mod weights;
 
 pub use recipe::Recipe;
+pub use settings::folder_name;
 pub use statistics::Mean;

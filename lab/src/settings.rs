@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
-use std::path::Path;
+use std::path::{Component, Path};
 
 /// Reads and checks a file.
 ///
@@ -30,6 +30,17 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
     Ok(settings)
 }
 
+/// The name of a run, if it can be that of a folder.
+///
+/// # Errors
+/// When it is empty or leads into another folder.
+pub fn folder_name(name: &str) -> Result<&str> {
+    match Path::new(name).components().collect::<Vec<_>>()[..] {
+        [Component::Normal(only)] if only == name && !name.contains(['/', '\\']) => Ok(name),
+        _ => bail!("name is {name:?}, which cannot be the name of a folder; change it, or give --out"),
+    }
+}
+
 /// Refuses an empty list, and one that has an item twice.
 pub(crate) fn check_list<T: PartialEq + std::fmt::Debug>(key: &str, items: &[T]) -> Result<()> {
     if items.is_empty() {
@@ -38,6 +49,22 @@ pub(crate) fn check_list<T: PartialEq + std::fmt::Debug>(key: &str, items: &[T])
     match items.iter().enumerate().find(|(i, item)| items[..*i].contains(item)) {
         Some((_, twice)) => bail!("{key} has {twice:?} twice"),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::folder_name;
+
+    #[test]
+    fn names_stay_in_the_folder_of_runs() {
+        for name in ["tiny", "a.b", "run 1", "größe"] {
+            assert_eq!(folder_name(name).unwrap(), name);
+        }
+        for name in ["", ".", "..", "/tmp/a", "../a", "a/b", "a/", "./a", "a\\b"] {
+            let message = folder_name(name).unwrap_err().to_string();
+            assert!(message.contains("--out"), "{message}");
+        }
     }
 }
 

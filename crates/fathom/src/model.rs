@@ -54,7 +54,12 @@ impl ModelSpec {
     ) -> Result<Loaded<B>> {
         let experts = match self.expert_memory {
             None => memory_for_experts(&checkpoint, self.dtype, &backend, observer),
-            given => given,
+            given => {
+                if checkpoint.config().experts().is_none() {
+                    observer.warn("--expert-memory has no effect: the model has no experts");
+                }
+                given.filter(|_| checkpoint.config().experts().is_some())
+            }
         };
         if experts.is_none() {
             check_fits(&checkpoint, self.dtype, &backend)?;

@@ -242,16 +242,27 @@ impl Experts {
         let bad = |what: String| Err(Error::config(path, what));
         let Self { count, active, .. } = *self;
         if count == 0 || count > 1 << 14 || active == 0 || active > count {
-            return bad(format!("{active} of {count} experts cannot be chosen"));
+            return bad(format!(
+                "{active} of {count} experts cannot be chosen; there must be 1 to {} of them, and a token takes 1 or more",
+                1 << 14
+            ));
         }
         if self.width == 0 || self.width > 1 << 22 || self.shared > 1 << 22 {
-            return bad(format!("the widths of experts are {} and {} (shared)", self.width, self.shared));
+            return bad(format!(
+                "the width of experts is {}, and {} of the shared one; it must lie between 1 and {}",
+                self.width,
+                self.shared,
+                1 << 22
+            ));
         }
         rope::check_positive(path, "the factor on the weights of experts", self.routing.scale.into())?;
         let Some(groups) = self.routing.groups else { return Ok(()) };
         let size = count.checked_div(groups.count).unwrap_or(0);
         if size == 0 || size * groups.count != count || groups.best == 0 || groups.best > size {
-            return bad(format!("{count} experts cannot form {} groups", groups.count));
+            return bad(format!(
+                "{count} experts cannot form {} equal groups of {} or more",
+                groups.count, groups.best
+            ));
         }
         if groups.kept == 0 || groups.kept > groups.count || groups.kept * size < active {
             return bad(format!(

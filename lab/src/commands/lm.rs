@@ -31,7 +31,7 @@ pub(crate) struct Lm {
 impl Lm {
     pub(crate) fn run(&self) -> Result<()> {
         let recipe = Recipe::read(&self.common.recipe)?;
-        let out = self.common.folder(&recipe.name);
+        let out = self.common.folder(&recipe.name)?;
         let trained = train(&recipe, &out, &Device::default(), self.common.overwrite)?;
         if self.common.json {
             println!("{}", serde_json::to_string_pretty(&trained.metrics)?);

@@ -25,7 +25,7 @@ pub(crate) struct Mix {
 impl Mix {
     pub(crate) fn run(&self) -> Result<()> {
         let recipe = Recipe::read(&self.common.recipe)?;
-        let out = self.common.folder(&recipe.name);
+        let out = self.common.folder(&recipe.name)?;
         let study = mix::study(&recipe, &out, &Device::default(), self.common.overwrite)?;
         if self.common.json {
             println!("{}", serde_json::to_string_pretty(&study)?);

@@ -6,8 +6,10 @@ pub(crate) mod repeat;
 pub(crate) mod residual;
 pub(crate) mod rl;
 
+use anyhow::Result;
 use clap::Args as Arguments;
-use std::path::PathBuf;
+use fathom_lab::folder_name;
+use std::path::{Path, PathBuf};
 
 /// What every command takes.
 #[derive(Arguments)]
@@ -28,7 +30,13 @@ pub(crate) struct Common {
 
 impl Common {
     /// The folder of a run of this name.
-    pub(crate) fn folder(&self, name: &str) -> PathBuf {
-        self.out.clone().unwrap_or_else(|| PathBuf::from("fathom-out/lab").join(name))
+    ///
+    /// # Errors
+    /// When the name would lead out of the folder of all runs, and `--out` does not say where to write.
+    pub(crate) fn folder(&self, name: &str) -> Result<PathBuf> {
+        match &self.out {
+            Some(out) => Ok(out.clone()),
+            None => Ok(Path::new("fathom-out/lab").join(folder_name(name)?)),
+        }
     }
 }

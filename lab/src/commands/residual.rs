@@ -45,7 +45,7 @@ fn kind(text: &str) -> Result<Kind> {
 impl Residual {
     pub(crate) fn run(&self) -> Result<()> {
         let recipe = self.recipe()?;
-        let out = self.common.folder(&recipe.name);
+        let out = self.common.folder(&recipe.name)?;
         let study = residual::study(&recipe, &out, &Device::default(), self.common.overwrite)?;
         if self.common.json {
             println!("{}", serde_json::to_string_pretty(&study)?);

@@ -24,7 +24,7 @@ pub(crate) struct Rl {
 impl Rl {
     pub(crate) fn run(&self) -> Result<()> {
         let recipe = Recipe::read(&self.common.recipe)?;
-        let out = self.common.folder(&recipe.name);
+        let out = self.common.folder(&recipe.name)?;
         let study = rl::study(&recipe, &out, self.common.overwrite)?;
         for warning in &study.times.warnings {
             eprintln!("warning: {warning}");

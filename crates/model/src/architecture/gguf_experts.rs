@@ -126,7 +126,7 @@ fn routing(keys: &Keys<'_>, family: &GgufFamily, correction: bool) -> Result<Rou
         }
     };
     let (groups, kept) = (keys.count("expert_group_count")?, keys.count("expert_group_used_count")?);
-    let groups = groups.zip(kept).filter(|(count, kept)| *count > 1 && kept < count);
+    let groups = groups.zip(kept).filter(|(count, kept)| *count > 1 && kept != count);
     Ok(Routing {
         score,
         normalised,
