@@ -376,7 +376,7 @@ impl AttentionJob<'_> {
 }
 
 /// Columns of scores over `seen` positions: whole panels.
-fn padded(seen: usize) -> usize {
+pub(crate) fn padded(seen: usize) -> usize {
     seen.div_ceil(WIDTH) * WIDTH
 }
 
@@ -456,6 +456,18 @@ impl Mix {
             }
         }
     }
+}
+
+/// The largest of some scores and a sink.
+#[inline(always)]
+pub(crate) fn largest(scores: &[[f32; LANES]], sink: Option<f32>) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for scores in scores {
+        for i in 0..LANES {
+            lanes[i] = if scores[i] > lanes[i] { scores[i] } else { lanes[i] };
+        }
+    }
+    lanes.into_iter().fold(sink.unwrap_or(f32::NEG_INFINITY), f32::max)
 }
 
 multiversion! {

@@ -17,6 +17,7 @@
 #![deny(missing_docs)]
 
 pub mod attention;
+mod attention_backward;
 pub mod backend;
 pub mod backward;
 mod cpu;

@@ -310,3 +310,88 @@ fn the_gradient_of_a_row_does_not_depend_on_its_batch() {
         assert_eq!(alone, together);
     }
 }
+
+/// The gradients of attention over one text by their formulas in f64, and the size of the largest term of a sum.
+fn attention_gradients(shape: &AttentionShape, qkv: &[f32], d_out: &[f32]) -> (Vec<f64>, f64) {
+    let AttentionShape { heads, kv_heads, head_dim: dim, .. } = *shape;
+    let stride = (heads + 2 * kv_heads) * dim;
+    let (qkv, d_out) = (wide(qkv), wide(d_out));
+    let count = qkv.len() / stride;
+    let column = |row: usize, head: usize| row * stride + head * dim;
+    let dot = |a: &[f64], b: &[f64]| -> f64 { a.iter().zip(b).map(|(a, b)| a * b).sum() };
+    let (mut d, mut size) = (vec![0.0; qkv.len()], 0.0f64);
+    let mut add = |to: usize, factor: f64, from: &[f64]| {
+        for (to, from) in d[to..to + dim].iter_mut().zip(from) {
+            *to += factor * from;
+            size = size.max((factor * from).abs());
+        }
+    };
+    for (row, head) in (0..count).flat_map(|row| (0..heads).map(move |head| (row, head))) {
+        let kv = heads + head * kv_heads / heads;
+        let query = &qkv[column(row, head)..][..dim];
+        let d_mixed = &d_out[(row * heads + head) * dim..][..dim];
+        let seen = shape.visibility.seen(row, count);
+        let weights: Vec<f64> = seen
+            .clone()
+            .map(|at| (f64::from(shape.scale) * dot(query, &qkv[column(at, kv)..][..dim])).exp())
+            .collect();
+        let norm: f64 = weights.iter().sum();
+        let d_weights: Vec<f64> =
+            seen.clone().map(|at| dot(d_mixed, &qkv[column(at, kv + kv_heads)..][..dim])).collect();
+        let mean = dot(&weights, &d_weights) / norm;
+        for ((at, w), d_weight) in seen.zip(&weights).zip(&d_weights) {
+            let d_score = w / norm * (d_weight - mean) * f64::from(shape.scale);
+            add(column(row, head), d_score, &qkv[column(at, kv)..][..dim]);
+            add(column(at, kv), d_score, query);
+            add(column(at, kv + kv_heads), w / norm, d_mixed);
+        }
+    }
+    (d, size)
+}
+
+/// Several blocks of rows and panels of columns; in a batch as alone.
+#[test]
+fn attention_over_longer_texts() {
+    let lengths = [1, 33, 64, 65, 150];
+    let rows: usize = lengths.iter().sum();
+    let starts = lengths.iter().scan(0, |end, length| {
+        *end += length;
+        Some(*end - length)
+    });
+    let texts: Vec<Range<usize>> =
+        starts.zip(&lengths).map(|(start, length)| start..start + length).collect();
+    for visibility in [Visibility::Causal, Visibility::Window(40), Visibility::Full, Visibility::Around(20)] {
+        for (group, head_dim) in [(1, 64), (3, 40), (2, 7)] {
+            let shape = AttentionShape {
+                heads: 2 * group,
+                kv_heads: 2,
+                head_dim,
+                scale: 0.3,
+                softcap: None,
+                visibility,
+            };
+            let (stride, width) = ((2 * group + 4) * head_dim, 2 * group * head_dim);
+            let (x, c) = (numbers(rows * stride, 1.0, 1), numbers(rows * width, 1.0, 2));
+            let mut together = vec![f32::NAN; x.len()];
+            backward::attend(&shape, HeadBias::default(), &x, &texts, &c, &mut together);
+            for text in &texts {
+                let (x, c) =
+                    (&x[text.start * stride..text.end * stride], &c[text.start * width..text.end * width]);
+                let mut alone = vec![f32::NAN; x.len()];
+                let whole = 0..text.len();
+                let whole = std::slice::from_ref(&whole);
+                backward::attend(&shape, HeadBias::default(), x, whole, c, &mut alone);
+                assert!(alone == together[text.start * stride..text.end * stride]);
+                let (want, size) = attention_gradients(&shape, x, c);
+                for (got, want) in alone.iter().zip(want) {
+                    let error = (f64::from(*got) - want).abs();
+                    assert!(
+                        error <= 1e-5 * size,
+                        "{visibility:?}, {} positions: off by {error:.1e}",
+                        text.len()
+                    );
+                }
+            }
+        }
+    }
+}

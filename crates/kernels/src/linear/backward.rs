@@ -9,8 +9,8 @@ use rayon::prelude::*;
 use std::cell::Cell;
 use std::ops::Range;
 
-/// Panels of a chain of sums. With a block of columns they fill half of an L1 cache.
-const PANELS: usize = 16;
+/// Maximum number of panels of a chain of sums. With a block of columns they fill half of an L1 cache.
+const PANELS: usize = 20;
 
 /// Columns that are decoded together and stay in L1 while the rows pass.
 const BLOCK: usize = 2 * COLUMNS;
@@ -19,7 +19,7 @@ const BLOCK: usize = 2 * COLUMNS;
 const MAX_ROWS: usize = 256;
 
 /// Maximum number of columns of a job, in units of [`WIDTH`].
-const WIDTHS_PER_JOB: usize = 4;
+const WIDTHS_PER_JOB: usize = 10;
 
 thread_local! {
     /// The decoded columns of a job, reused between calls.
@@ -222,7 +222,8 @@ impl Linear {
     }
 }
 
-/// The panels of each chain of sums, at absolute positions.
+/// The panels of each chain of sums, of nearly equal length: lanes are added at the end of each.
 fn chains(panels: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..panels).step_by(PANELS).map(move |first| first..(first + PANELS).min(panels))
+    let count = panels.div_ceil(PANELS);
+    (0..count).map(move |i| i * panels / count..(i + 1) * panels / count)
 }

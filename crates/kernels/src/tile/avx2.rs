@@ -1,6 +1,6 @@
 //! The inner kernel for AVX2: rows of 16 columns fill the 16 registers, so a panel takes two passes.
 
-use super::avx2_source::HalfSteps;
+use super::avx2_source::{Elements, HalfSteps};
 use super::call::Tile;
 use super::vector::LANES;
 use crate::Isa;
@@ -12,15 +12,19 @@ use std::ops::Range;
 /// Registers of a step of a panel.
 const REGISTERS: usize = WIDTH / LANES;
 
+/// The most rows with which a tile decodes while it multiplies. With more, their sums leave too few registers, so it
+/// decodes each chain before.
+const DECODING_ROWS: usize = 4;
+
 /// Steps between prefetches of rows of y.
 const STEPS_PER_ROW: usize = 8;
 
 /// Multiplies floats. The steps of `source` are written to `to` if they are decoded, `to_stride` floats
-/// apart: 0 if they are not read again, which is cheapest.
+/// apart: 0 if they are not read again, which is cheapest where `to` is not needed on the way.
 ///
 /// # Safety
 /// AVX2, FMA and F16C must be available, the bounds of [`Tile::run`] must hold, `source` must have as many
-/// steps as the tile, and `to` must be valid for them where they are written.
+/// steps as the tile, and `to` must be valid for all of them if they are decoded.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn run<E: Element, S: HalfSteps, const R: usize>(
     t: &Tile<'_, E>,
@@ -30,21 +34,47 @@ pub(super) unsafe fn run<E: Element, S: HalfSteps, const R: usize>(
 ) {
     let mut sums = [[_mm256_setzero_ps(); REGISTERS]; R];
     for chain in chains::<E>(t.steps, Blocking::of::<E>(Isa::Avx2).chain) {
-        let first = chain.start == 0;
-        let mut copy = source;
-        for (half, source) in [&mut copy, &mut source].into_iter().enumerate() {
-            // SAFETY: the caller's guarantee.
-            let acc = unsafe { multiply_half::<E, S, R>(t, chain.clone(), half, source, to, to_stride) };
-            for (sums, acc) in sums.iter_mut().zip(&acc) {
-                for (sum, acc) in sums[2 * half..].iter_mut().zip(acc) {
-                    *sum = if first { *acc } else { _mm256_add_ps(*acc, *sum) };
-                }
+        // SAFETY: the caller's guarantee.
+        unsafe {
+            if S::DECODES && R > DECODING_ROWS {
+                let to = to.wrapping_add(chain.start * to_stride);
+                source.decode(chain.len(), to);
+                let mut decoded = Elements::of_decoded(to);
+                add_chain::<E, _, R>(t, chain, &mut decoded, std::ptr::null_mut(), 0, &mut sums);
+            } else {
+                add_chain::<E, S, R>(t, chain, &mut source, to, to_stride, &mut sums);
             }
         }
     }
     for (r, sums) in sums.iter().enumerate() {
         // SAFETY: the tile has this row, within the bounds of `Tile::run`.
         unsafe { write_row(t, r, sums) };
+    }
+}
+
+/// Adds the sums of one chain, which are the first if it starts at 0.
+///
+/// # Safety
+/// As [`run`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn add_chain<E: Element, S: HalfSteps, const R: usize>(
+    t: &Tile<'_, E>,
+    chain: Range<usize>,
+    source: &mut S,
+    to: *mut f32,
+    to_stride: usize,
+    sums: &mut [[__m256; REGISTERS]; R],
+) {
+    let mut copy = *source;
+    for (half, source) in [&mut copy, source].into_iter().enumerate() {
+        // SAFETY: the caller's guarantee.
+        let acc = unsafe { multiply_half::<E, S, R>(t, chain.clone(), half, source, to, to_stride) };
+        for (sums, acc) in sums.iter_mut().zip(&acc) {
+            for (sum, acc) in sums[2 * half..].iter_mut().zip(acc) {
+                *sum = if chain.start == 0 { *acc } else { _mm256_add_ps(*acc, *sum) };
+            }
+        }
     }
 }
 

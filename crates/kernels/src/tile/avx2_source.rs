@@ -20,6 +20,31 @@ pub(super) trait HalfSteps: Copy {
     /// # Safety
     /// The processor must have AVX2, FMA and F16C. There must be another step.
     unsafe fn next(&mut self, half: usize) -> [__m256; 2];
+
+    /// Writes the next `steps` steps, both halves of them.
+    ///
+    /// # Safety
+    /// As [`Self::next`], and `to` must be valid for writes of that many steps of floats.
+    unsafe fn decode(&mut self, steps: usize, to: *mut f32);
+}
+
+/// [`HalfSteps::decode`], step by step.
+///
+/// # Safety
+/// As [`HalfSteps::decode`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn decode_steps<S: HalfSteps>(source: &mut S, steps: usize, to: *mut f32) {
+    for step in 0..steps {
+        let mut copy = *source;
+        // SAFETY: the caller's guarantee.
+        unsafe {
+            let [lower, upper] = [copy.next(0), source.next(1)];
+            for (i, weights) in lower.into_iter().chain(upper).enumerate() {
+                weights.store(to.add(step * WIDTH + i * LANES));
+            }
+        }
+    }
 }
 
 /// The elements of consecutive steps.
@@ -56,6 +81,11 @@ impl<'a> Elements<'a, f32> {
         assert!(E::GROUP == 1 && checked_area(steps, WIDTH) <= panel.len());
         Self { next: panel.as_ptr().cast(), from: PhantomData }
     }
+
+    /// Reads steps that lie at `at`, as many as there are.
+    pub(super) fn of_decoded(at: *const f32) -> Self {
+        Self { next: at, from: PhantomData }
+    }
 }
 
 impl HalfSteps for Elements<'_, f32> {
@@ -65,6 +95,13 @@ impl HalfSteps for Elements<'_, f32> {
     unsafe fn next(&mut self, half: usize) -> [__m256; 2] {
         // SAFETY: the caller guarantees another step.
         self.step(half).map(|at| unsafe { Vector::load(at) })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn decode(&mut self, steps: usize, to: *mut f32) {
+        // SAFETY: the caller's guarantee.
+        unsafe { decode_steps(self, steps, to) };
     }
 }
 
@@ -76,6 +113,13 @@ impl HalfSteps for Elements<'_, u16> {
         // SAFETY: the caller guarantees another step.
         self.step(half).map(|at| unsafe { Vector::load_bf16(at) })
     }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn decode(&mut self, steps: usize, to: *mut f32) {
+        // SAFETY: the caller's guarantee.
+        unsafe { decode_steps(self, steps, to) };
+    }
 }
 
 impl HalfSteps for Elements<'_, f16> {
@@ -85,6 +129,13 @@ impl HalfSteps for Elements<'_, f16> {
     unsafe fn next(&mut self, half: usize) -> [__m256; 2] {
         // SAFETY: the caller guarantees another step.
         self.step(half).map(|at| unsafe { Vector::load_f16(at) })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn decode(&mut self, steps: usize, to: *mut f32) {
+        // SAFETY: the caller's guarantee.
+        unsafe { decode_steps(self, steps, to) };
     }
 }
 
@@ -119,6 +170,13 @@ impl HalfSteps for Pairs<'_> {
         self.next = self.next.wrapping_add(if self.is_second { WIDTH } else { 0 });
         self.is_second = !self.is_second;
         weights
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn decode(&mut self, steps: usize, to: *mut f32) {
+        // SAFETY: the caller's guarantee.
+        unsafe { decode_steps(self, steps, to) };
     }
 }
 
@@ -157,35 +215,133 @@ impl<'a, const ROUND: bool, const CODED: bool> Quantised<'a, ROUND, CODED> {
     }
 }
 
-impl<const ROUND: bool, const CODED: bool> HalfSteps for Quantised<'_, ROUND, CODED> {
-    const DECODES: bool = true;
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn next(&mut self, half: usize) -> [__m256; 2] {
+impl<const ROUND: bool, const CODED: bool> Quantised<'_, ROUND, CODED> {
+    /// Goes on to the next block where this one has ended.
+    #[inline(always)]
+    fn enter_block(&mut self) {
         if self.left == 0 {
             self.scales = self.values.cast();
             self.values = self.scales.wrapping_add(2 * WIDTH).cast();
             self.left = self.columns;
         }
+    }
+
+    /// Goes on to the next column, of which there must be one in this block.
+    #[inline(always)]
+    fn pass_column(&mut self) {
         self.left -= 1;
-        let first = 2 * LANES * half;
-        let weights = [first, first + LANES].map(|lane| {
-            // SAFETY: the caller guarantees another column; its block has 32 scales and 32 offsets in
-            // front of the values.
-            unsafe {
-                let [scale, offset] = [0, WIDTH].map(|at| Vector::load(self.scales.add(at + lane)));
-                let value: __m256 = match CODED {
-                    true => Vector::load_coded(self.values.add(lane).cast(), self.is_second, &self.table),
-                    false => Vector::load_i8(self.values.add(lane)),
-                };
-                let weight = value.mul_add(scale, offset);
-                if ROUND { weight.round_to_bf16() } else { weight }
-            }
-        });
         if !CODED || self.is_second {
             self.values = self.values.wrapping_add(WIDTH);
         }
         self.is_second = !self.is_second;
+    }
+
+    /// The scales or, from lane [`WIDTH`] on, the offsets of eight lanes.
+    ///
+    /// # Safety
+    /// The processor must have AVX2, and the block the lanes.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn header(&self, lane: usize) -> __m256 {
+        // SAFETY: a block has 32 scales and 32 offsets in front of the values.
+        unsafe { Vector::load(self.scales.add(lane)) }
+    }
+
+    /// Eight weights of the next column.
+    ///
+    /// # Safety
+    /// The processor must have AVX2, FMA and F16C, and the block another column.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn weights(&self, lane: usize, [scale, offset]: [__m256; 2]) -> __m256 {
+        // SAFETY: the caller's guarantee.
+        unsafe {
+            let value: __m256 = match CODED {
+                true => Vector::load_coded(self.values.add(lane).cast(), self.is_second, &self.table),
+                false => Vector::load_i8(self.values.add(lane)),
+            };
+            let weight = value.mul_add(scale, offset);
+            if ROUND { weight.round_to_bf16() } else { weight }
+        }
+    }
+}
+
+impl<const ROUND: bool, const CODED: bool> Quantised<'_, ROUND, CODED> {
+    /// Writes the next two columns, which share their bytes.
+    ///
+    /// # Safety
+    /// The processor must have AVX2, FMA and F16C, the block two columns, the first of them the first of a pair, and `to`
+    /// must be valid for writes of two steps.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn decode_pair(&mut self, headers: &[[__m256; 2]; WIDTH / LANES], to: *mut f32) {
+        let low = _mm_set1_epi8(15);
+        // SAFETY: the table has 16 bytes; the caller guarantees the columns and the target.
+        unsafe {
+            let table = _mm_loadu_si128(self.table.as_ptr().cast());
+            for (i, headers) in headers.as_chunks::<2>().0.iter().enumerate() {
+                let codes = _mm_loadu_si128(self.values.add(2 * LANES * i).cast());
+                let columns = [codes, _mm_srli_epi16::<4>(codes)];
+                for (column, codes) in columns.into_iter().enumerate() {
+                    let values = _mm_shuffle_epi8(table, _mm_and_si128(codes, low));
+                    let to = to.add(column * WIDTH + 2 * LANES * i);
+                    for (half, values) in [values, _mm_srli_si128::<8>(values)].into_iter().enumerate() {
+                        let [scale, offset] = headers[half];
+                        let values = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(values));
+                        let weight = values.mul_add(scale, offset);
+                        let weight = if ROUND { weight.round_to_bf16() } else { weight };
+                        weight.store(to.add(half * LANES));
+                    }
+                }
+            }
+        }
+        self.pass_column();
+        self.pass_column();
+    }
+}
+
+impl<const ROUND: bool, const CODED: bool> HalfSteps for Quantised<'_, ROUND, CODED> {
+    const DECODES: bool = true;
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn next(&mut self, half: usize) -> [__m256; 2] {
+        self.enter_block();
+        let first = 2 * LANES * half;
+        let weights = [first, first + LANES].map(|lane| {
+            // SAFETY: the caller guarantees another column.
+            unsafe { self.weights(lane, [self.header(lane), self.header(WIDTH + lane)]) }
+        });
+        self.pass_column();
         weights
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn decode(&mut self, steps: usize, to: *mut f32) {
+        let mut done = 0;
+        while done < steps {
+            self.enter_block();
+            let columns = self.left.min(steps - done);
+            // SAFETY: the caller guarantees the columns and the target.
+            unsafe {
+                let headers: [[__m256; 2]; WIDTH / LANES] =
+                    std::array::from_fn(|i| [self.header(i * LANES), self.header(WIDTH + i * LANES)]);
+                let mut to = to.add(done * WIDTH);
+                let end = to.wrapping_add(columns * WIDTH);
+                while to < end {
+                    if CODED && !self.is_second && to.wrapping_add(WIDTH) < end {
+                        self.decode_pair(&headers, to);
+                        to = to.wrapping_add(2 * WIDTH);
+                        continue;
+                    }
+                    for (i, header) in headers.into_iter().enumerate() {
+                        self.weights(i * LANES, header).store(to.add(i * LANES));
+                    }
+                    self.pass_column();
+                    to = to.wrapping_add(WIDTH);
+                }
+            }
+            done += columns;
+        }
     }
 }
