@@ -766,10 +766,10 @@ impl Config {
     /// Checks what layers read beside the stream.
     fn check_side_inputs(&self, path: &Path) -> Result<()> {
         let bad = |what: String| Err(Error::config(path, what));
-        if self.token_inputs.is_some_and(|width| width == 0 || width.saturating_mul(self.depth()) > 1 << 24) {
+        let most = (1 << 24) / self.depth().max(1);
+        if let Some(width) = self.token_inputs.filter(|width| !(1..=most).contains(width)) {
             return bad(format!(
-                "the width of what layers have of each token is {:?}, which is not supported",
-                self.token_inputs
+                "the embedding that each layer has of a token ('hidden_size_per_layer_input') is {width} wide; it must lie between 1 and {most}"
             ));
         }
         let wide = self.layers.iter().filter_map(|layer| layer.intermediate);

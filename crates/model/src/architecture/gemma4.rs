@@ -13,6 +13,7 @@ use super::{BesideLayout, Description, ExpertLayout, Fields, TensorRef, TokenLay
 use crate::config::{Config, Experts, Heads, Mlp, Positions, QkNorm, Routing};
 use crate::error::Result;
 use crate::weights::Weights;
+use std::collections::BTreeMap;
 
 /// Defaults of transformers.
 pub(super) const DEFAULTS: &str = r#"{
@@ -112,7 +113,8 @@ fn give_shared_keys(f: &Fields<'_>, d: &mut Description) -> Result<()> {
         layer.intermediate = is_wide.then(|| c.intermediate.saturating_mul(2));
         // Checkpoints may have them all the same.
         for name in ["k_proj", "v_proj", "k_norm", "v_norm"] {
-            d.read.push(llama::tensor_ref(&d.layout, &format!("self_attn.{name}")).weight(l));
+            let unused = llama::tensor_ref(&d.layout, &format!("self_attn.{name}"));
+            d.read.extend([unused.weight(l), unused.bias(l)]);
         }
     }
     Ok(())
@@ -159,9 +161,13 @@ fn heads(f: &Fields<'_>, d: &mut Description) -> Result<usize> {
         keys_as_values,
     };
     let listed = f.object("per_layer_config")?;
+    let names = listed.as_ref().map_or(Ok(BTreeMap::new()), |all| names_of_layers(f, all, c.depth()))?;
     let mut widths = Vec::new();
     for (l, layer) in c.layers.iter_mut().enumerate() {
-        let own = listed.as_ref().map(|all| all.object(&l.to_string())).transpose()?.flatten();
+        let own = match (&listed, names.get(&l)) {
+            (Some(all), Some(name)) => all.object(name)?,
+            _ => None,
+        };
         if layer.window.is_some() {
             if own.is_some() {
                 return f
@@ -186,6 +192,27 @@ fn heads(f: &Fields<'_>, d: &mut Description) -> Result<usize> {
             "the heads of global layers are of several widths, {widths:?}, which is not supported"
         )),
     }
+}
+
+/// The names that 'per_layer_config' has for layers: numbers, which transformers pads with zeros to one length.
+fn names_of_layers<'a>(
+    f: &Fields<'_>,
+    listed: &Fields<'a>,
+    depth: usize,
+) -> Result<BTreeMap<usize, &'a String>> {
+    let mut names = BTreeMap::new();
+    for (name, _) in listed.all() {
+        let layer = name.parse().ok().filter(|l| *l < depth);
+        match layer {
+            Some(layer) if names.insert(layer, name).is_none() => {}
+            _ => {
+                return f.fail(format!(
+                    "'per_layer_config.{name}' is not about one of the {depth} layers, or is there twice"
+                ));
+            }
+        }
+    }
+    Ok(names)
 }
 
 /// What 'per_layer_config' says of a layer, where it differs from `usual`.

@@ -418,6 +418,17 @@ fn settings_of_small_gemma4() {
     refused(&of(json!({"num_kv_shared_layers": 12})), "'num_kv_shared_layers' is 12; it must be less than");
     refused(&of(json!({"num_kv_shared_layers": 99})), "'num_kv_shared_layers' is 99; it must be less than");
     refused(&of(json!({"num_kv_shared_layers": 8})), "layer 5 has no layer of its type before layer 4");
+    // As transformers writes the numbers of more than ten layers.
+    let padded = json!({"per_layer_config": {"05": {"head_dim": 64}, "11": {"head_dim": 64}}});
+    assert_eq!(describe(&of(padded)).unwrap().heads_of(5).head_dim, 64);
+    for name in ["12", "full_attention", "-1"] {
+        let odd = json!({"per_layer_config": {name: {"head_dim": 64}}});
+        refused(&of(odd), &format!("'per_layer_config.{name}' is not about one of the 12 layers"));
+    }
+    let twice = json!({"per_layer_config": {"5": {"head_dim": 64}, "05": {"head_dim": 64}}});
+    refused(&of(twice), "or is there twice");
+    let wide = json!({"hidden_size_per_layer_input": 1u64 << 40});
+    refused(&of(wide), "('hidden_size_per_layer_input') is 1099511627776 wide");
     let other_heads = json!({"num_kv_shared_layers": 4, "per_layer_config": {"5": {"head_dim": 512}, "11": {
         "head_dim": 512, "num_key_value_heads": 2}}});
     refused(&of(other_heads), "layer 11 cannot read keys and values of layer 5");
