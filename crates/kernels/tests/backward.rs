@@ -125,6 +125,15 @@ fn attend(shape: &AttentionShape, bias: HeadBias<&[f32]>, qkv: &[f64], texts: &[
     out
 }
 
+/// Moves numbers away from where activations have no derivative.
+fn off_kinks(x: &mut [f32], scale: f32) {
+    for x in x {
+        if [-7.0, 0.0, 7.0].iter().any(|kink: &f32| (*x - kink).abs() < 1e-3 * scale) {
+            *x += 2e-3 * scale;
+        }
+    }
+}
+
 fn activations() -> impl Strategy<Value = Activation> {
     prop_oneof![
         Just(Activation::Silu),
@@ -186,7 +195,8 @@ proptest! {
 
     #[test]
     fn gated(activation in activations(), rows in 1usize..4, width in 1usize..40, scale in scales(), seed: u32) {
-        let (x, c) = (numbers(2 * rows * width, scale, seed), numbers(rows * width, 1.0, seed ^ 1));
+        let (mut x, c) = (numbers(2 * rows * width, scale, seed), numbers(rows * width, 1.0, seed ^ 1));
+        off_kinks(&mut x, scale);
         let mut d = vec![f32::NAN; x.len()];
         backward::gated(activation, &x, width, &c, &mut d);
         check(&x, &c, &d, f64::from(scale), |x| {
@@ -197,7 +207,8 @@ proptest! {
 
     #[test]
     fn activate(activation in activations(), len in 1usize..70, scale in scales(), seed: u32) {
-        let (x, c) = (numbers(len, scale, seed), numbers(len, 1.0, seed ^ 1));
+        let (mut x, c) = (numbers(len, scale, seed), numbers(len, 1.0, seed ^ 1));
+        off_kinks(&mut x, scale);
         let mut d = c.clone();
         backward::activate(activation, &x, &mut d);
         check(&x, &c, &d, 1.0, |x| x.iter().map(|x| act(activation, *x)).collect());

@@ -64,7 +64,11 @@ pub(super) fn complete(keys: &Keys<'_>, weights: &Weights, d: &mut Description) 
             keys.arch, c.head_dim
         ));
     }
-    if let Some(key) = [PATTERN, "attention.sliding_window"].iter().find(|key| !keys.has(key)) {
+    // Without these, readers would rotate by other angles in silence.
+    weights.require("rope_freqs.weight")?;
+    if let Some(key) =
+        [PATTERN, "attention.sliding_window", "rope.freq_base"].iter().find(|key| !keys.has(key))
+    {
         return keys.fail(format!("the metadata '{}.{key}' is missing", keys.arch));
     }
     c.attention_scale = 1.0;

@@ -27,15 +27,15 @@ const MAX_PIECE: usize = 256;
 const MAX_MERGES: usize = 16;
 
 pub(super) fn build(vocabulary: &Vocabulary<'_>) -> Result<Built> {
-    with_merges(vocabulary, merges(vocabulary)?, "gguf llama")
+    with_merges(vocabulary, merges(vocabulary)?, true, "gguf llama")
 }
 
 /// The same vocabulary with the merges that the file lists.
 pub(super) fn build_listed(vocabulary: &Vocabulary<'_>) -> Result<Built> {
-    with_merges(vocabulary, bpe::merges(vocabulary)?, "gguf gemma4")
+    with_merges(vocabulary, bpe::merges(vocabulary)?, false, "gguf gemma4")
 }
 
-fn with_merges(vocabulary: &Vocabulary<'_>, merges: Merges, kind: &str) -> Result<Built> {
+fn with_merges(vocabulary: &Vocabulary<'_>, merges: Merges, adds_space: bool, kind: &str) -> Result<Built> {
     let unknown = unknown(vocabulary)?;
     let model = BPE::builder()
         .vocab_and_merges(vocabulary.vocab(), merges)
@@ -45,7 +45,7 @@ fn with_merges(vocabulary: &Vocabulary<'_>, merges: Merges, kind: &str) -> Resul
         .build()
         .map_err(|e| vocabulary.bad("tokens", e))?;
     let mut inner = tokenizers::Tokenizer::new(model);
-    let prefix = vocabulary.flag("add_space_prefix")?.unwrap_or(true);
+    let prefix = vocabulary.flag("add_space_prefix")?.unwrap_or(adds_space);
     spaces(&mut inner, prefix).map_err(|e| vocabulary.bad("add_space_prefix", e))?;
     // SentencePiece's ids where the file has none, as in llama.cpp.
     let or_usual = |key, usual| -> Result<Option<u32>> {
