@@ -95,7 +95,8 @@ impl<B: Backend> SideBuffers<B> {
     }
 }
 
-/// The places of the first `width` numbers of `rows` rows of `stride` and of the others, in pieces of `piece`.
+/// Where the first `width` numbers of each of `rows` rows of `stride` numbers are, and where the others are, counted in
+/// pieces of `piece` numbers. `piece` divides both widths.
 fn pieces(rows: usize, stride: usize, width: usize, piece: usize) -> [Vec<u32>; 2] {
     let (each, first) = (stride / piece, width / piece);
     let all = (0..rows * each).map(|i| (i % each < first, i as u32));

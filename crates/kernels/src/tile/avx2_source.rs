@@ -25,23 +25,17 @@ pub(super) trait HalfSteps: Copy {
     ///
     /// # Safety
     /// As [`Self::next`], and `to` must be valid for writes of that many steps of floats.
-    unsafe fn decode(&mut self, steps: usize, to: *mut f32);
-}
-
-/// [`HalfSteps::decode`], step by step.
-///
-/// # Safety
-/// As [`HalfSteps::decode`].
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn decode_steps<S: HalfSteps>(source: &mut S, steps: usize, to: *mut f32) {
-    for step in 0..steps {
-        let mut copy = *source;
-        // SAFETY: the caller's guarantee.
-        unsafe {
-            let [lower, upper] = [copy.next(0), source.next(1)];
-            for (i, weights) in lower.into_iter().chain(upper).enumerate() {
-                weights.store(to.add(step * WIDTH + i * LANES));
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn decode(&mut self, steps: usize, to: *mut f32) {
+        for step in 0..steps {
+            let mut copy = *self;
+            // SAFETY: the caller's guarantee.
+            unsafe {
+                let [lower, upper] = [copy.next(0), self.next(1)];
+                for (i, weights) in lower.into_iter().chain(upper).enumerate() {
+                    weights.store(to.add(step * WIDTH + i * LANES));
+                }
             }
         }
     }
@@ -96,13 +90,6 @@ impl HalfSteps for Elements<'_, f32> {
         // SAFETY: the caller guarantees another step.
         self.step(half).map(|at| unsafe { Vector::load(at) })
     }
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn decode(&mut self, steps: usize, to: *mut f32) {
-        // SAFETY: the caller's guarantee.
-        unsafe { decode_steps(self, steps, to) };
-    }
 }
 
 impl HalfSteps for Elements<'_, u16> {
@@ -113,13 +100,6 @@ impl HalfSteps for Elements<'_, u16> {
         // SAFETY: the caller guarantees another step.
         self.step(half).map(|at| unsafe { Vector::load_bf16(at) })
     }
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn decode(&mut self, steps: usize, to: *mut f32) {
-        // SAFETY: the caller's guarantee.
-        unsafe { decode_steps(self, steps, to) };
-    }
 }
 
 impl HalfSteps for Elements<'_, f16> {
@@ -129,13 +109,6 @@ impl HalfSteps for Elements<'_, f16> {
     unsafe fn next(&mut self, half: usize) -> [__m256; 2] {
         // SAFETY: the caller guarantees another step.
         self.step(half).map(|at| unsafe { Vector::load_f16(at) })
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn decode(&mut self, steps: usize, to: *mut f32) {
-        // SAFETY: the caller's guarantee.
-        unsafe { decode_steps(self, steps, to) };
     }
 }
 
@@ -170,13 +143,6 @@ impl HalfSteps for Pairs<'_> {
         self.next = self.next.wrapping_add(if self.is_second { WIDTH } else { 0 });
         self.is_second = !self.is_second;
         weights
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn decode(&mut self, steps: usize, to: *mut f32) {
-        // SAFETY: the caller's guarantee.
-        unsafe { decode_steps(self, steps, to) };
     }
 }
 

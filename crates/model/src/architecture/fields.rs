@@ -88,7 +88,10 @@ impl<'a> Fields<'a> {
             None => Ok(None),
             Some(value) => match read(value) {
                 Some(value) => Ok(Some(value)),
-                None => self.fail(format!("'{}{name}' is {value}, which is not a {what}", self.scope)),
+                None => {
+                    let article = if what.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+                    self.fail(format!("'{}{name}' is {value}, which is not {article} {what}", self.scope))
+                }
             },
         }
     }

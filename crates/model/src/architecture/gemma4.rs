@@ -80,7 +80,7 @@ pub(super) fn describe(f: &Fields<'_>, weights: &Weights) -> Result<Description>
         f.ignore(&["moe_intermediate_size", "num_experts", "top_k_experts"]);
     }
     give_shared_keys(f, &mut d)?;
-    give_token_inputs(f, &mut d)?;
+    give_token_inputs(f, weights, &mut d)?;
     Ok(d)
 }
 
@@ -121,12 +121,21 @@ fn give_shared_keys(f: &Fields<'_>, d: &mut Description) -> Result<()> {
 }
 
 /// Embeddings of each token for every layer.
-fn give_token_inputs(f: &Fields<'_>, d: &mut Description) -> Result<()> {
+fn give_token_inputs(f: &Fields<'_>, weights: &Weights, d: &mut Description) -> Result<()> {
     const WIDTH: &str = "hidden_size_per_layer_input";
     let rows = f.opt_usize("vocab_size_per_layer_input")?;
     let width = f.usize(WIDTH)?;
+    let outer = d.layout.embedding.name.trim_end_matches("embed_tokens");
+    let once = |name: &str| TensorRef::new(format!("{outer}{name}"));
+    let embedding = once("embed_tokens_per_layer");
     if width == 0 {
-        return Ok(());
+        return match weights.has(&embedding.weight(0)) {
+            false => Ok(()),
+            true => f.fail(format!(
+                "'{WIDTH}' is 0, but the weights have embeddings of layers, '{}'; the weights and the configuration do not belong together",
+                embedding.weight(0)
+            )),
+        };
     }
     if d.config.architecture.contains("unified") {
         return f.fail(format!("'{WIDTH}' is {width}, which '{}' does not have", d.config.architecture));
@@ -137,10 +146,8 @@ fn give_token_inputs(f: &Fields<'_>, d: &mut Description) -> Result<()> {
     };
     d.config.token_inputs = Some(width);
     let at = |name: &str| llama::tensor_ref(&d.layout, name);
-    let outer = d.layout.embedding.name.trim_end_matches("embed_tokens");
-    let once = |name: &str| TensorRef::new(format!("{outer}{name}"));
     d.layout.token_inputs = Some(TokenLayout {
-        embedding: TensorRef { more_rows, ..once("embed_tokens_per_layer") },
+        embedding: TensorRef { more_rows, ..embedding },
         projection: once("per_layer_model_projection"),
         norm: once("per_layer_projection_norm"),
         gate: at("per_layer_input_gate"),

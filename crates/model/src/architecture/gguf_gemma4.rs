@@ -100,9 +100,15 @@ pub(super) fn complete(keys: &Keys<'_>, weights: &Weights, d: &mut Description) 
     }
     // Files may have them for layers that read those of others.
     for name in ["attn_k", "attn_v", "attn_k_norm"] {
-        d.read.extend((first..depth).map(|l| at(name).weight(l)));
+        d.read.extend((first..depth).flat_map(|l| [at(name).weight(l), at(name).bias(l)]));
     }
     let width = keys.count("embedding_length_per_layer_input")?.filter(|width| *width > 0);
+    if width.is_none() && weights.has("per_layer_token_embd.weight") {
+        return keys.fail(format!(
+            "'{}.embedding_length_per_layer_input' is missing or 0, but there are embeddings of layers, 'per_layer_token_embd.weight'",
+            keys.arch
+        ));
+    }
     if let Some(width) = width {
         d.config.token_inputs = Some(width);
         d.layout.token_inputs = Some(TokenLayout {

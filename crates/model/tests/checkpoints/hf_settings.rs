@@ -161,3 +161,30 @@ fn hf_settings_that_contradict_each_other() {
     folder.set(json!({"quantization_config": {"quant_method": "fp8"}}));
     assert_eq!(run(folder.path()).warnings, [""; 0]);
 }
+
+/// Layers of Gemma 4 that read the keys of others, and embeddings of layers.
+#[test]
+fn hf_side_inputs() {
+    let mut folder = Folder::of("gemma4-e2b");
+    let plain = run(folder.path());
+    assert!(plain.warnings.is_empty());
+    // Spare tensors of sharing layers, and rows behind those of the vocabulary.
+    for name in ["k_proj.weight", "v_proj.weight", "k_norm.weight"] {
+        let tensor = folder.tensors[&format!("model.layers.1.self_attn.{name}")].clone();
+        folder.tensors.insert(format!("model.layers.3.self_attn.{name}"), tensor);
+    }
+    let table = folder.tensors["model.embed_tokens_per_layer.weight"].clone();
+    let width = table.shape[1];
+    let more: Vec<f32> = table.floats().into_iter().chain(vec![9.0; 3 * width]).collect();
+    let shape = [table.shape[0] + 3, width];
+    folder.tensors.insert("model.embed_tokens_per_layer.weight".into(), Tensor::of(&shape, &more));
+    folder.write_weights();
+    folder.set(json!({"vocab_size_per_layer_input": shape[0]}));
+    let spare = run(folder.path());
+    assert!(spare.warnings.is_empty(), "{:?}", spare.warnings);
+    same(&plain, &spare);
+    folder.set(json!({"hidden_size_per_layer_input": 0}));
+    refused(folder.path(), &["'hidden_size_per_layer_input' is 0", "'model.embed_tokens_per_layer.weight'"]);
+    folder.set(json!({"hidden_size_per_layer_input": 16, "rope_parameters": 3}));
+    refused(folder.path(), &["which is not an object"]);
+}
