@@ -386,9 +386,10 @@ def run_worker(kind, job, folder):
     return {**json.loads(answer.read_text()), "process_seconds": seconds}
 
 
-def run_fathom(args, probe, dtype, folder):
+def run_fathom(args, probe, dtype, folder, repeat):
     """Measures one probe with Fathom and gives seconds, memory and samples."""
-    out = folder / f"fathom-{probe}-{dtype}"
+    # A folder of its own for every repeat: in one that has results Fathom would have nothing left to measure.
+    out = folder / f"fathom-{probe}-{dtype}-{repeat}"
     command = [args.fathom, "measure", args.model, "--probes", probe, "--dtype", dtype, "-o", out]
     command += ["--data", folder / "prompts.jsonl", "--qa", folder / "pairs.jsonl"]
     command += ["--skip-modes", "future", "--quadrature", args.quadrature, "--threads", str(args.threads), "--device", args.device]
@@ -424,7 +425,7 @@ def alternate(args, folder):
             for probe in args.probes:
                 note(f"{repeat + 1}/{args.repeats} {probe} {dtype}: Fathom")
                 load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-                fathom = run_fathom(args, probe, dtype, folder)
+                fathom = run_fathom(args, probe, dtype, folder, repeat)
                 note(f"{repeat + 1}/{args.repeats} {probe} {dtype}: PyTorch (Fathom {fathom['seconds']:.2f} s)")
                 torch = run_worker("work", torch_job(args, probe, dtype, fathom["samples"], folder), folder)
                 note(f"{repeat + 1}/{args.repeats} {probe} {dtype}: done (PyTorch {torch['seconds']:.2f} s)")

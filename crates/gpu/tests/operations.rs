@@ -7,7 +7,7 @@
 
 use fathom_gpu::{Cuda, Gpu, Interface, Wgpu, devices, open_cuda, open_wgpu};
 use fathom_kernels::attention::{AttentionShape, HeadBias, Visibility};
-use fathom_kernels::backend::{Backend, Columns, Cpu, Norm, RowAction, RowEdit, Run, Span};
+use fathom_kernels::backend::{Backend, Columns, Cpu, LENS_NUMBERS, Norm, RowAction, RowEdit, Run, Span};
 use fathom_kernels::elementwise::{Activation, Rotation};
 use fathom_kernels::norm::NormKind;
 use fathom_kernels::{Dtype, OutOfMemory, QuantBlocks};
@@ -677,15 +677,16 @@ as_on_the_cpu!(lenses, 3e-6, |b| {
         }
         logits.copy_within((2 * levels - 1) * vocab.., levels * vocab);
         let logits = b.buffer_of(&logits);
-        let numbers = numbers(b, b.lens(vocab, levels, &logits));
+        let tokens: Vec<u32> = (0..2 * levels as u32).map(|row| row * 7 % vocab as u32).collect();
+        let numbers = numbers(b, b.lens(vocab, levels, &logits, &tokens));
         // Each column on its own scale.
-        for column in 0..6 {
-            out.push(numbers.iter().skip(column).step_by(6).copied().collect());
+        for column in 0..LENS_NUMBERS {
+            out.push(numbers.iter().skip(column).step_by(LENS_NUMBERS).copied().collect());
         }
-        let last = &numbers[(levels - 1) * 6..levels * 6];
+        let last = &numbers[(levels - 1) * LENS_NUMBERS..levels * LENS_NUMBERS];
         assert_eq!(last[..3], [0.0; 3]);
         assert_eq!((last[4], last[5]), (vocab.min(5) as f32, 1.0));
-        assert!(numbers.iter().all(|x| *x >= 0.0));
+        assert!(numbers.as_chunks::<LENS_NUMBERS>().0.iter().all(|row| row[..6].iter().all(|x| *x >= 0.0)));
     }
     out
 });
@@ -696,7 +697,7 @@ on_every_device!(small_divergences_agree_with_f64, |b| {
     for gap in [1.0, 0.1, 0.01, 0.001] {
         let first: Vec<f32> = last.iter().zip(data(vocab, 46, gap)).map(|(x, d)| x + d).collect();
         let want = divergences(&first, &last);
-        let got = numbers(b, b.lens(vocab, 2, &b.buffer_of(&[&first[..], &last].concat())));
+        let got = numbers(b, b.lens(vocab, 2, &b.buffer_of(&[&first[..], &last].concat()), &[0, 1]));
         let errors: Vec<f64> = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).abs()).collect();
         eprintln!("{want:?}: errors {errors:?}");
         assert!(errors.iter().zip(want).all(|(error, w)| *error < 2e-7 + 2e-6 * w), "{errors:?}");
@@ -721,7 +722,7 @@ as_on_the_cpu!(lenses_with_ties_and_nan, 1e-6, |b| {
     logits[5 * 301 + 299] = 7.0;
     logits[3 * 301 + 5] = -1e30;
     let logits = b.buffer_of(&logits);
-    vec![numbers(b, b.lens(301, 2, &logits))]
+    vec![numbers(b, b.lens(301, 2, &logits, &[1, 2, 3, 4, 5, 6]))]
 });
 
 as_on_the_cpu!(distances_and_log_probabilities, 2e-6, |b| {

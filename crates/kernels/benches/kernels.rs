@@ -7,7 +7,7 @@
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use fathom_kernels::attention::{AttentionRun, AttentionShape, HeadBias, KvSegment, Visibility, attend};
-use fathom_kernels::distribution::{Logits, Reference};
+use fathom_kernels::distribution::Softmax;
 use fathom_kernels::{Dtype, Linear, OutOfMemory, norm};
 use std::ops::Range;
 
@@ -144,8 +144,9 @@ fn layer_norm(bencher: Bencher<'_, '_>, rows: usize) {
 fn divergences(bencher: Bencher<'_, '_>, vocabulary: usize) {
     let row: Vec<f32> = numbers(vocabulary).iter().map(|x| 20.0 * x).collect();
     let other: Vec<f32> = row.iter().rev().copied().collect();
-    let reference = Reference::new(Logits::new(&row));
+    let [mut of_row, mut of_other] = [vec![], vec![]];
+    let reference = Softmax::new(&row, &mut of_row);
     bencher
         .counter(ItemsCount::new(vocabulary))
-        .bench_local(|| reference.divergence_of(&Logits::new(black_box(&other))));
+        .bench_local(|| Softmax::new(black_box(&other), &mut of_other).divergence_from(&reference));
 }

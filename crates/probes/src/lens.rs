@@ -94,7 +94,7 @@ fn sweep_rows<B: Backend>(
     let (on, d, vocab) = (model.backend(), trace.hidden, model.config().vocab);
     let (levels, tokens) = (trace.resid.len(), trace.tokens.len());
     let (mut part, mut mapped, mut rows, mut logits) = (on.empty(), on.empty(), on.empty(), on.empty());
-    let (mut numbers, mut log_likelihoods) = (Vec::new(), Vec::new());
+    let mut numbers = Vec::new();
     let all: Vec<u32> = (0..tokens as u32).collect();
     for some in all.chunks(at_once(model, levels, tokens, exec.memory)) {
         on.resize(&mut rows, some.len() * levels * d);
@@ -111,25 +111,20 @@ fn sweep_rows<B: Backend>(
             }
         }
         model.head(&rows, &mut logits);
-        numbers.push(on.lens(vocab, levels, &logits));
         let target = |t: &u32| std::iter::repeat_n(targets[*t as usize], levels);
         let followers: Vec<u32> = some.iter().flat_map(target).collect();
-        log_likelihoods.push(on.log_probabilities(vocab, &logits, &followers));
+        numbers.push(on.lens(vocab, levels, &logits, &followers));
         let macs = model.head_macs_per_row() * levels as u64 + map_macs(model, maps.count());
         (exec.on_progress)(macs * some.len() as u64);
     }
-    numbers.append(&mut log_likelihoods);
-    let mut numbers = on.read(numbers);
-    let log_likelihoods = numbers.split_off(numbers.len() / 2).concat();
-    let numbers = numbers.concat();
-    let points =
-        numbers.as_chunks().0.iter().zip(&log_likelihoods).map(|(numbers, log)| Point::of(numbers, *log));
-    points.collect::<Vec<_>>().chunks(levels).map(<[Point]>::to_vec).collect()
+    let numbers = on.read(numbers).concat();
+    let points: Vec<Point> = numbers.as_chunks().0.iter().map(Point::of).collect();
+    points.chunks(levels).map(<[Point]>::to_vec).collect()
 }
 
 impl Point {
-    fn of(numbers: &[f64; LENS_NUMBERS], log_likelihood: f64) -> Self {
-        let [kl, kl_reverse, jsd_bits, entropy, common, agrees] = *numbers;
+    fn of(numbers: &[f64; LENS_NUMBERS]) -> Self {
+        let [kl, kl_reverse, jsd_bits, entropy, common, agrees, log_likelihood] = *numbers;
         Self {
             divergence: Divergence { kl, kl_reverse, jsd_bits, entropy },
             common: common as usize,

@@ -316,7 +316,7 @@ impl<B: Backend> Readout<'_, B> {
         let (on, d, vocab) = (self.model.backend(), self.model.config().hidden, self.model.config().vocab);
         let variants = self.leaves.len();
         let (mut rows, mut logits) = (on.empty(), on.empty());
-        let (mut logs, mut comparisons) = (Vec::new(), Vec::new());
+        let mut numbers = Vec::new();
         for (chunk, scored) in self.group.scored.chunks(at_once).enumerate() {
             let count = scored.len();
             on.resize(&mut rows, count * variants * d);
@@ -328,23 +328,27 @@ impl<B: Backend> Readout<'_, B> {
             self.model.head(&rows, &mut logits);
             let tokens: Vec<u32> =
                 scored.iter().flat_map(|s| std::iter::repeat_n(s.token, variants)).collect();
-            logs.push(on.log_probabilities(vocab, &logits, &tokens));
-            if self.reading == Reading::Comparison {
-                comparisons.push(on.lens(vocab, variants, &logits));
-            }
+            numbers.push(match self.reading {
+                Reading::Loss => on.log_probabilities(vocab, &logits, &tokens),
+                Reading::Comparison => on.lens(vocab, variants, &logits, &tokens),
+            });
             on_progress(self.model.head_macs_per_row() * (count * variants) as u64);
         }
-        let (logs, comparisons) = (on.read(logs).concat(), on.read(comparisons).concat());
+        let numbers = on.read(numbers).concat();
+        let mut rows = numbers.chunks_exact(match self.reading {
+            Reading::Loss => 1,
+            Reading::Comparison => LENS_NUMBERS,
+        });
         let mut scores = vec![vec![Score::default(); texts]; variants];
-        for (i, scored) in self.group.scored.iter().enumerate() {
-            for (v, scores) in scores.iter_mut().enumerate() {
-                let (score, row) = (&mut scores[scored.text], i * variants + v);
-                score.nll -= logs[row];
-                if let Some(numbers) = comparisons.get(row * LENS_NUMBERS..(row + 1) * LENS_NUMBERS) {
-                    // KL(q || p), q the last variant.
-                    score.kl += numbers[1];
-                    score.agreements += numbers[5];
+        for scored in &self.group.scored {
+            for (scores, row) in scores.iter_mut().zip(&mut rows) {
+                let score = &mut scores[scored.text];
+                // KL(q || p), q the last variant.
+                if let [_, kl, _, _, _, agrees, _] = row {
+                    score.kl += kl;
+                    score.agreements += agrees;
                 }
+                score.nll -= row.last().copied().unwrap_or(f64::NAN);
             }
         }
         scores

@@ -420,8 +420,8 @@ impl<D: Device> Backend for Gpu<D> {
         self.reduce(Kernel::ColumnSums, &[self.of(x)], width, width, &rows)
     }
 
-    fn lens(&self, vocab: usize, levels: usize, logits: &Self::Buffer) -> Self::Numbers {
-        self.compare_levels(vocab, levels, logits)
+    fn lens(&self, vocab: usize, levels: usize, logits: &Self::Buffer, tokens: &[u32]) -> Self::Numbers {
+        self.compare_levels(vocab, levels, logits, tokens)
     }
 
     fn distances(&self, vocab: usize, logits: &Self::Buffer, references: &[u32]) -> Self::Numbers {
@@ -434,7 +434,7 @@ impl<D: Device> Backend for Gpu<D> {
     }
 
     fn log_probabilities(&self, vocab: usize, logits: &Self::Buffer, tokens: &[u32]) -> Self::Numbers {
-        self.pick(vocab, logits, tokens).0
+        self.pick(vocab, logits, &self.log_sum_exp(vocab, logits), tokens).0
     }
 
     fn probability_backward(

@@ -18,7 +18,7 @@ pub(crate) enum Finish {
     Floats,
     /// The words are logarithms.
     Exponentials,
-    /// Divergences, four per row, and the indices of the largest logits, [`TOP`] per row.
+    /// Divergences, four per row, the indices of the largest logits, [`TOP`] per row, and a log-probability per row.
     Lens { levels: usize },
 }
 
@@ -70,15 +70,15 @@ impl Finish {
             Self::Floats => floats.collect(),
             Self::Exponentials => floats.map(f64::exp).collect(),
             Self::Lens { levels } => match parts {
-                [divergences, top] => lens(levels, divergences, top),
+                [divergences, top, logs] => lens(levels, divergences, top, logs),
                 _ => Vec::new(),
             },
         }
     }
 }
 
-fn lens(levels: usize, divergences: &[u32], top: &[u32]) -> Vec<f64> {
-    let rows = divergences.len() / 4;
+fn lens(levels: usize, divergences: &[u32], top: &[u32], logs: &[u32]) -> Vec<f64> {
+    let rows = logs.len();
     let best = |row: usize| &top[row * TOP..(row + 1) * TOP];
     let mut numbers = Vec::with_capacity(rows * LENS_NUMBERS);
     for row in 0..rows {
@@ -88,6 +88,7 @@ fn lens(levels: usize, divergences: &[u32], top: &[u32]) -> Vec<f64> {
         let common = mine.iter().filter(|t| **t != u32::MAX && last.contains(t)).count();
         numbers.push(common as f64);
         numbers.push(f64::from(u8::from(mine[0] == last[0])));
+        numbers.push(float(&logs[row]));
     }
     numbers
 }

@@ -109,32 +109,35 @@ impl<D: Device> Gpu<D> {
         vocab: usize,
         levels: usize,
         logits: &Buffer<D::Memory>,
+        tokens: &[u32],
     ) -> Numbers<D::Memory> {
         let rows = logits.len / vocab;
         assert!(levels > 0 && rows.is_multiple_of(levels), "logits must hold whole groups of {levels} rows");
         let stats = self.log_sum_exp(vocab, logits);
+        let (picked, _) = self.pick(vocab, logits, &stats, tokens);
         let logits = self.of(logits);
         let (divergences, top) = (allocate(self.device(), rows * 4), allocate(self.device(), rows * TOP));
         let parameters = [word(vocab), word(levels)];
         self.launch(Kernel::Divergences, &[logits, &stats, &divergences], rows, &parameters);
         self.launch(Kernel::Top, &[logits, &top], rows, &[word(vocab)]);
-        Numbers { parts: vec![(divergences, rows * 4), (top, rows * TOP)], finish: Finish::Lens { levels } }
+        let mut parts = vec![(divergences, rows * 4), (top, rows * TOP)];
+        parts.extend(picked.parts);
+        Numbers { parts, finish: Finish::Lens { levels } }
     }
 
-    /// The log-probabilities of tokens, with the statistics of the rows and the tokens on the device.
+    /// The log-probabilities of tokens, given the statistics of the rows, and the tokens on the device.
     pub(super) fn pick(
         &self,
         vocab: usize,
         logits: &Buffer<D::Memory>,
+        stats: &D::Memory,
         tokens: &[u32],
-    ) -> (Numbers<D::Memory>, D::Memory, D::Memory) {
+    ) -> (Numbers<D::Memory>, D::Memory) {
         assert_eq!(logits.len, tokens.len() * vocab, "logits must hold a row per token");
-        let stats = self.log_sum_exp(vocab, logits);
         let rows = tokens.len();
         let tokens = self.indices(tokens, vocab);
-        let buffers = [self.of(logits), &stats, &tokens];
-        let picked = self.reduce(Kernel::Pick, &buffers, rows, rows, &[word(vocab)]);
-        (picked, stats, tokens)
+        let buffers = [self.of(logits), stats, &tokens];
+        (self.reduce(Kernel::Pick, &buffers, rows, rows, &[word(vocab)]), tokens)
     }
 
     pub(super) fn gradients_of_probabilities(
@@ -144,7 +147,8 @@ impl<D: Device> Gpu<D> {
         cap: Option<f32>,
         logits: &Buffer<D::Memory>,
     ) -> Numbers<D::Memory> {
-        let (mut picked, stats, device_tokens) = self.pick(vocab, logits, tokens);
+        let stats = self.log_sum_exp(vocab, logits);
+        let (mut picked, device_tokens) = self.pick(vocab, logits, &stats, tokens);
         picked.finish = Finish::Exponentials;
         let parameters = [word(vocab), u32::from(cap.is_some()), cap.unwrap_or(1.0).to_bits()];
         let buffers = [&stats, &device_tokens, self.of(logits)];

@@ -3,9 +3,11 @@
 //! Results do not depend on the number of threads, and a row's bits do not depend on the rows that share
 //! its batch.
 
-use super::{Backend, BatchLimits, Columns, LinearLayer, Norm, RowAction, RowEdit, Run, Span, TOP};
+use super::{
+    Backend, BatchLimits, Columns, LENS_NUMBERS, LinearLayer, Norm, RowAction, RowEdit, Run, Span, TOP,
+};
 use crate::attention::{AttentionRun, AttentionShape, HeadBias, KvSegment, attend};
-use crate::distribution::{Logits, Reference, log_sum_exp, scaled_softmax};
+use crate::distribution::{Softmax, log_sum_exp, scaled_softmax};
 use crate::elementwise::{self as ops, Activation, Rotation};
 use crate::memory::{Buffer, OutOfMemory};
 use crate::norm::{self, NormKind};
@@ -400,9 +402,10 @@ impl Backend for Cpu {
         sums
     }
 
-    fn lens(&self, vocab: usize, levels: usize, logits: &Buffer) -> Vec<f64> {
-        let compared = logits.par_chunks_exact(levels * vocab).map(|group| compare(group, vocab));
-        compared.collect::<Vec<_>>().concat()
+    fn lens(&self, vocab: usize, levels: usize, logits: &Buffer, tokens: &[u32]) -> Vec<f64> {
+        assert_eq!(logits.len(), tokens.len() * vocab, "logits must hold a row per token");
+        let groups = logits.par_chunks_exact(levels * vocab).zip(tokens.par_chunks_exact(levels));
+        groups.map(|(group, tokens)| compare(group, vocab, tokens)).collect::<Vec<_>>().concat()
     }
 
     fn distances(&self, vocab: usize, logits: &Buffer, references: &[u32]) -> Vec<f64> {
@@ -413,12 +416,13 @@ impl Backend for Cpu {
             if group.len() == 1 && reference == start {
                 return vec![0.0];
             }
-            let q = Reference::new(Logits::new(row(logits, vocab, reference)));
-            let distance = |i: usize| match start + i == reference {
+            let mut scratch = Vec::new();
+            let q = Softmax::new(row(logits, vocab, reference), &mut scratch);
+            let distance = |scratch: &mut Vec<f32>, i: usize| match start + i == reference {
                 true => 0.0,
-                false => q.distance_to(&Logits::new(row(logits, vocab, start + i))),
+                false => Softmax::new(row(logits, vocab, start + i), scratch).distance_to(&q),
             };
-            (0..group.len()).into_par_iter().map(distance).collect()
+            (0..group.len()).into_par_iter().map_init(Vec::new, distance).collect()
         };
         groups.into_par_iter().map(of_group).collect::<Vec<_>>().concat()
     }
@@ -483,20 +487,23 @@ fn segments<'a>(
 /// Compares each level of one token with the last level.
 ///
 /// # Shapes
-/// `logits [levels, V]`; the result is `[levels, LENS_NUMBERS]`.
-fn compare(logits: &[f32], vocab: usize) -> Vec<f64> {
+/// `logits [levels, V]`, `tokens [levels]`; the result is `[levels, LENS_NUMBERS]`.
+fn compare(logits: &[f32], vocab: usize, tokens: &[u32]) -> Vec<f64> {
     let Some(last) = logits.chunks_exact(vocab).next_back() else { return Vec::new() };
-    let last = Reference::new(Logits::new(last));
+    let mut scratch = Vec::new();
+    let last = Softmax::new(last, &mut scratch);
     let k = TOP.min(vocab);
-    let best = last.logits().top::<TOP>();
-    let level = |lens: &[f32]| {
-        let lens = Logits::new(lens);
+    let best = last.top::<TOP>();
+    let level = |scratch: &mut Vec<f32>, (row, token): (&[f32], &u32)| -> [f64; LENS_NUMBERS] {
+        let lens = Softmax::new(row, scratch);
         let mine = lens.top::<TOP>();
-        let common = mine[..k].iter().filter(|token| best[..k].contains(token)).count();
-        let d = last.divergence_of(&lens);
-        [d.kl, d.kl_reverse, d.jsd_bits, d.entropy, common as f64, f64::from(u8::from(mine[0] == best[0]))]
+        let common = mine[..k].iter().filter(|token| best[..k].contains(token)).count() as f64;
+        let agrees = f64::from(u8::from(mine[0] == best[0]));
+        let log = f64::from(row[*token as usize]) - lens.log_sum_exp();
+        let d = lens.divergence_from(&last);
+        [d.kl, d.kl_reverse, d.jsd_bits, d.entropy, common, agrees, log]
     };
-    logits.par_chunks_exact(vocab).map(level).collect::<Vec<_>>().concat()
+    logits.par_chunks_exact(vocab).zip(tokens).map_init(Vec::new, level).collect::<Vec<_>>().concat()
 }
 
 /// The softmax probability p of a token. The logits are replaced by their gradient
@@ -523,8 +530,8 @@ mod tests {
     #[test]
     fn the_last_level_is_the_output() {
         let logits: Vec<f32> = (0..60).map(|i| ((i * 37) % 17) as f32 / 3.0).collect();
-        let numbers = compare(&logits, 20);
-        let [first, _, last] = numbers.as_chunks::<6>().0 else { panic!("three levels") };
+        let numbers = compare(&logits, 20, &[3, 4, 19]);
+        let [first, _, last] = numbers.as_chunks::<LENS_NUMBERS>().0 else { panic!("three levels") };
         assert_eq!((last[0], last[1], last[2]), (0.0, 0.0, 0.0));
         assert_eq!((last[4], last[5]), (5.0, 1.0));
         assert!(first[0] > 0.0);

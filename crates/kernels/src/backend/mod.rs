@@ -192,8 +192,9 @@ pub const CONTRIBUTION_SUMS: usize = 8;
 
 /// Numbers per row that [`Backend::lens`] returns, in order: `KL(p || q)` and `KL(q || p)` in nats, the
 /// Jensen-Shannon divergence in bits, the entropy of p in nats, the number of common tokens among the
-/// [`TOP`] most likely, and 1 where the most likely tokens agree, 0 elsewhere.
-pub const LENS_NUMBERS: usize = 6;
+/// [`TOP`] most likely, 1 where the most likely tokens agree, 0 elsewhere, and the log-probability of a given token in
+/// nats.
+pub const LENS_NUMBERS: usize = 7;
 
 /// The number of most likely tokens that [`Backend::lens`] compares.
 pub const TOP: usize = 5;
@@ -495,11 +496,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
     // Distributions
 
     /// Compares the distribution of every row of logits, p, with that of the last row of its group of
-    /// `levels` rows, q. The result is exactly zero where a row is compared with itself.
+    /// `levels` rows, q. The result is exactly zero where a row is compared with itself. With them comes what
+    /// [`Self::log_probabilities`] says about one token per row.
     ///
     /// # Shapes
-    /// `logits [groups * levels, vocab]`; the result is `[rows, LENS_NUMBERS]`.
-    fn lens(&self, vocab: usize, levels: usize, logits: &Self::Buffer) -> Self::Numbers;
+    /// `logits [groups * levels, vocab]`, `tokens [groups * levels]`; the result is `[rows, LENS_NUMBERS]`.
+    fn lens(&self, vocab: usize, levels: usize, logits: &Self::Buffer, tokens: &[u32]) -> Self::Numbers;
 
     /// `|p - q|_2`, p the distribution of row i of the logits, q that of row `references[i]`.
     ///
