@@ -3,6 +3,7 @@
 
 use super::edit::{EditSink, Request, Site};
 use super::group::Group;
+use super::logits::Slots;
 use super::naive;
 use super::reading::Readings;
 use super::tree::Node;
@@ -85,12 +86,14 @@ struct Scratch<B: Backend> {
     out: B::Buffer,
     /// Some rows of another buffer.
     part: B::Buffer,
+    slots: Slots<B>,
 }
 
 impl<B: Backend> Scratch<B> {
     fn new(model: &Model<B>) -> Self {
-        let empty = || model.backend().empty();
-        Self { b: Buffers::new(model), h: empty(), mid: empty(), added: empty(), out: empty(), part: empty() }
+        let (on, b) = (model.backend(), Buffers::new(model));
+        let [h, mid, added, out, part] = std::array::from_fn(|_| on.empty());
+        Self { b, h, mid, added, out, part, slots: Slots::new(on) }
     }
 }
 
@@ -159,7 +162,7 @@ impl<'a, B: Backend> Running<'a, B> {
             running.layer(l, &mut streams, scratch);
             running.report_progress();
         }
-        running.head(&streams, sink);
+        running.head(&streams, &mut scratch.slots, sink);
         running.readings.deliver(model.backend(), sink);
         running.macs
     }

@@ -5,8 +5,8 @@ use super::execute::Running;
 use super::group::rows_at_once;
 use fathom_model::Backend;
 
-/// Rows whose logits are computed together.
-struct Slots<B: Backend> {
+/// Rows whose logits are computed together. Its buffers serve one group after another.
+pub(super) struct Slots<B: Backend> {
     /// Positions whose clean rows are needed, and the slot of each.
     clean: Vec<(u32, u32)>,
     /// Rows of the streams, and the slot of each.
@@ -22,6 +22,17 @@ struct Slots<B: Backend> {
 }
 
 impl<B: Backend> Slots<B> {
+    pub(super) fn new(on: &B) -> Self {
+        Self {
+            clean: Vec::new(),
+            edited: Vec::new(),
+            references: Vec::new(),
+            of: Vec::new(),
+            rows: on.empty(),
+            logits: on.empty(),
+        }
+    }
+
     fn len(&self) -> usize {
         self.references.len()
     }
@@ -50,26 +61,17 @@ impl<B: Backend> Running<'_, B> {
     /// Computes the logits that requests read, position by position, so that the clean row of a position is
     /// computed once for all requests. Several positions share a product, because the head takes as long for a
     /// few rows as for a hundred.
-    pub(super) fn head(&mut self, streams: &B::Buffer, sink: &mut dyn EditSink) {
-        let on = self.model.backend();
+    pub(super) fn head(&mut self, streams: &B::Buffer, slots: &mut Slots<B>, sink: &mut dyn EditSink) {
         let at_once = rows_at_once(self.model, self.exec.memory);
-        let mut slots = Slots {
-            clean: Vec::new(),
-            edited: Vec::new(),
-            references: Vec::new(),
-            of: Vec::new(),
-            rows: on.empty(),
-            logits: on.empty(),
-        };
         for position in 0..self.trace.tokens.len() {
             for readers in self.readers(position).chunks(at_once) {
                 if slots.len() + readers.len() > at_once {
-                    self.flush(streams, &mut slots, sink);
+                    self.flush(streams, slots, sink);
                 }
                 slots.push(position, readers);
             }
         }
-        self.flush(streams, &mut slots, sink);
+        self.flush(streams, slots, sink);
     }
 
     /// The requests that read logits at a position, and their rows of the streams.
