@@ -409,6 +409,25 @@ mod tests {
         }
     }
 
+    /// Rows as long as a vocabulary, close to each other or far apart, with logits near zero or not.
+    #[test]
+    fn divergences_of_long_rows_agree_with_the_definitions() {
+        for (spread, gap, shift) in
+            [(6.0, 1.0, 0.0), (6.0, 0.1, -90.0), (6.0, 0.01, 0.0), (6.0, 0.001, 40.0), (60.0, 9.0, 0.0)]
+        {
+            let y: Vec<f32> = (0..50_003).map(|i| (i as f32 * 1.37).sin() * spread).collect();
+            let x: Vec<f32> =
+                y.iter().enumerate().map(|(i, y)| y + (i as f32 * 0.73).sin() * gap + shift).collect();
+            let [mut p, mut q] = [vec![], vec![]];
+            let got = Softmax::new(&x, &mut p).divergence_from(&Softmax::new(&y, &mut q));
+            let want = exact(&x, &y);
+            let numbers = |d: &Divergence| [d.kl, d.kl_reverse, d.jsd_bits, d.entropy];
+            for (got, want) in numbers(&got).into_iter().zip(numbers(&want)) {
+                assert_relative_eq!(got, want, max_relative = 2e-6, epsilon = 2e-7);
+            }
+        }
+    }
+
     #[test]
     fn a_row_does_not_diverge_from_itself() {
         let x: Vec<f32> = (0..1000).map(|i| (i as f32 * 1.37).sin() * 12.0).collect();
