@@ -109,7 +109,7 @@ pub struct Softmax<'a> {
 }
 
 impl<'a> Softmax<'a> {
-    /// Computes the distribution of a row. Its terms are kept in `scratch`, whatever that holds before.
+    /// Computes the distribution of a row. `scratch` holds its exponentials, and may have any contents before.
     pub fn new(row: &'a [f32], scratch: &'a mut Vec<f32>) -> Self {
         let (maxima, max) = maxima(row);
         scratch.resize(row.len(), 0.0);
@@ -122,7 +122,7 @@ impl<'a> Softmax<'a> {
         f64::from(self.max) + self.sum.ln()
     }
 
-    /// What [`exponentials`](Self::exponentials) are multiplied with to be probabilities.
+    /// What the exponentials are multiplied with to be probabilities.
     fn scale(&self) -> f32 {
         self.sum.recip() as f32
     }

@@ -16,8 +16,8 @@ const REGISTERS: usize = WIDTH / LANES;
 /// decodes each chain before.
 const DECODING_ROWS: usize = 4;
 
-/// Steps between counts, jumps and prefetches. A step has 20 instructions that compute and load; many processors start only
-/// four to six a cycle, and none of them should wait for more.
+/// Steps between counts, jumps and prefetches. Six rows take 20 instructions that compute and load, and six cycles; many
+/// processors start only four to six instructions a cycle.
 const BLOCK: usize = 4;
 
 /// Bytes of a cache line.
@@ -141,7 +141,7 @@ impl<S: HalfSteps> Steps<S> {
     /// Multiplies `R` rows by the next `COUNT` steps of one half of the panel.
     ///
     /// # Safety
-    /// As [`run`], and there must be so many steps.
+    /// As [`run`], and `COUNT` steps must be left.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn multiply<const R: usize, const COUNT: usize>(
