@@ -381,7 +381,7 @@ mod tests {
             let [mut p, mut q, mut same] = [vec![], vec![], vec![]];
             let of = Softmax::new(&y, &mut q);
             let got = Softmax::new(&x, &mut p).distance_to(&of);
-            assert_relative_eq!(got, want, max_relative = 1e-5, epsilon = 1e-6);
+            assert_relative_eq!(got, want, max_relative = 1e-6, epsilon = 2e-7);
             prop_assert_eq!(of.distance_to(&Softmax::new(&y, &mut same)), 0.0);
         }
 
