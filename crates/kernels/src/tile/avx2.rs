@@ -100,10 +100,12 @@ unsafe fn multiply_half<E: Element, S: HalfSteps, const R: usize>(
     let to = to.wrapping_add(chain.start * to_stride + half * WIDTH / 2);
     let x = t.x.as_ptr().cast::<f32>().wrapping_add(chain.start);
     let mut steps = Steps { x, x_stride: t.x_stride, source: *source, to, to_stride };
+    // Decoded steps are not unrolled: there are too few registers.
+    let block_len = if S::DECODES { 1 } else { BLOCK };
     // Each half prefetches a half of what the tile is asked to.
     let bytes = t.prefetch.bytes_per_step;
     let mut ahead = t.prefetch.from.wrapping_add((half * t.steps + chain.start) * bytes / 2);
-    for block in 0..chain.len() / BLOCK {
+    for block in 0..chain.len() / block_len {
         // Rows of y are far apart, so each is prefetched long before it is written.
         if chain.start == 0 && block < R {
             let row = t.y.wrapping_add(block * t.y_stride + half * WIDTH / 2);
@@ -111,16 +113,21 @@ unsafe fn multiply_half<E: Element, S: HalfSteps, const R: usize>(
         }
         // A prefetch is harmless at any address.
         _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
-        if bytes * BLOCK / 2 > LINE {
-            for step in 1..BLOCK {
+        if bytes * block_len / 2 > LINE {
+            for step in 1..block_len {
                 _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(step * bytes / 2).cast());
             }
         }
-        ahead = ahead.wrapping_add(bytes * BLOCK / 2);
+        ahead = ahead.wrapping_add(bytes * block_len / 2);
         // SAFETY: the caller checked the bounds of the panel and of x.
-        unsafe { steps.multiply::<R, BLOCK>(half, &mut acc) };
+        unsafe {
+            match S::DECODES {
+                true => steps.multiply::<R, 1>(half, &mut acc),
+                false => steps.multiply::<R, BLOCK>(half, &mut acc),
+            }
+        }
     }
-    for _ in 0..chain.len() % BLOCK {
+    for _ in 0..chain.len() % block_len {
         // SAFETY: as above.
         unsafe { steps.multiply::<R, 1>(half, &mut acc) };
     }
