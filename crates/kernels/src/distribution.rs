@@ -37,22 +37,31 @@ multiversion! {
     }
 }
 
+/// Writes `e^(x - max)` of the elements of a block, and returns their sums by lane.
+#[inline(always)]
+fn exponentials_of_block<const FUSED: bool>(x: &[f32], max: f32, terms: &mut [f32]) -> [f32; LANES] {
+    let mut lanes = [0.0f32; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let (term_chunks, term_rest) = terms.as_chunks_mut::<LANES>();
+    for (chunk, terms) in chunks.iter().zip(term_chunks) {
+        for i in 0..LANES {
+            terms[i] = exp_of_nonpositive::<FUSED>(chunk[i] - max);
+            lanes[i] += terms[i];
+        }
+    }
+    for ((x, term), lane) in rest.iter().zip(term_rest).zip(&mut lanes) {
+        *term = exp_of_nonpositive::<FUSED>(x - max);
+        *lane += *term;
+    }
+    lanes
+}
+
 multiversion! {
     /// `sum e^(x - max)`.
     fn sum_exp(x: &[f32], max: f32) -> f64 {
-        let mut total = [0.0; LANES];
+        let (mut total, mut terms) = ([0.0; LANES], [0.0; BLOCK]);
         for block in x.chunks(BLOCK) {
-            let mut lanes = [0.0f32; LANES];
-            let (chunks, rest) = block.as_chunks::<LANES>();
-            for chunk in chunks {
-                for i in 0..LANES {
-                    lanes[i] += exp_of_nonpositive::<FUSED>(chunk[i] - max);
-                }
-            }
-            for (lane, x) in lanes.iter_mut().zip(rest) {
-                *lane += exp_of_nonpositive::<FUSED>(x - max);
-            }
-            add_lanes(&mut total, &lanes);
+            add_lanes(&mut total, &exponentials_of_block::<FUSED>(block, max, &mut terms[..block.len()]));
         }
         total.iter().sum()
     }
@@ -63,20 +72,7 @@ multiversion! {
     fn exponentials(x: &[f32], max: f32, terms: &mut [f32]) -> f64 {
         let mut total = [0.0; LANES];
         for (block, terms) in x.chunks(BLOCK).zip(terms.chunks_mut(BLOCK)) {
-            let mut lanes = [0.0f32; LANES];
-            let (chunks, rest) = block.as_chunks::<LANES>();
-            let (term_chunks, term_rest) = terms.as_chunks_mut::<LANES>();
-            for (chunk, terms) in chunks.iter().zip(term_chunks) {
-                for i in 0..LANES {
-                    terms[i] = exp_of_nonpositive::<FUSED>(chunk[i] - max);
-                    lanes[i] += terms[i];
-                }
-            }
-            for ((x, term), lane) in rest.iter().zip(term_rest).zip(&mut lanes) {
-                *term = exp_of_nonpositive::<FUSED>(x - max);
-                *lane += *term;
-            }
-            add_lanes(&mut total, &lanes);
+            add_lanes(&mut total, &exponentials_of_block::<FUSED>(block, max, terms));
         }
         total.iter().sum()
     }

@@ -335,22 +335,24 @@ impl<B: Backend> Readout<'_, B> {
             on_progress(self.model.head_macs_per_row() * (count * variants) as u64);
         }
         let numbers = on.read(numbers).concat();
-        let mut rows = numbers.chunks_exact(match self.reading {
-            Reading::Loss => 1,
-            Reading::Comparison => LENS_NUMBERS,
-        });
+        let rows: Vec<Score> = match self.reading {
+            Reading::Loss => numbers.iter().map(|log| Score { nll: -log, ..Score::default() }).collect(),
+            Reading::Comparison => numbers.as_chunks().0.iter().map(compared).collect(),
+        };
         let mut scores = vec![vec![Score::default(); texts]; variants];
-        for scored in &self.group.scored {
-            for (scores, row) in scores.iter_mut().zip(&mut rows) {
+        for (scored, rows) in self.group.scored.iter().zip(rows.chunks_exact(variants)) {
+            for (scores, row) in scores.iter_mut().zip(rows) {
                 let score = &mut scores[scored.text];
-                // KL(q || p), q the last variant.
-                if let [_, kl, _, _, _, agrees, _] = row {
-                    score.kl += kl;
-                    score.agreements += agrees;
-                }
-                score.nll -= row.last().copied().unwrap_or(f64::NAN);
+                score.nll += row.nll;
+                score.kl += row.kl;
+                score.agreements += row.agreements;
             }
         }
         scores
     }
+}
+
+/// The score of one token, from its row of [`Backend::lens`]: q is the last variant.
+fn compared(&[_, kl_reverse, _, _, _, agrees, log]: &[f64; LENS_NUMBERS]) -> Score {
+    Score { nll: -log, kl: kl_reverse, agreements: agrees }
 }

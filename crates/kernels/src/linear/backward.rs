@@ -1,9 +1,9 @@
 //! The backward product in floats, over panels as they are stored.
 
 use super::{Linear, LinearJob, split_panels};
-use crate::memory::{Lines, SharedPtr, view, view_mut};
+use crate::memory::{LINE, Lines, SharedPtr, view, view_mut};
 use crate::panel::WIDTH;
-use crate::tile::{self, COLUMNS, DotTile, LINE, PanelPrefetch, row_tiles};
+use crate::tile::{self, COLUMNS, DotTile, PanelPrefetch, row_tiles};
 use crate::{Isa, checked_area};
 use rayon::prelude::*;
 use std::cell::Cell;

@@ -5,6 +5,7 @@ use super::call::Tile;
 use super::vector::LANES;
 use crate::Isa;
 use crate::element::Element;
+use crate::memory::LINE;
 use crate::panel::{Blocking, WIDTH, chains};
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -19,9 +20,6 @@ const DECODING_ROWS: usize = 4;
 /// Steps between counts, jumps and prefetches. Six rows take 20 instructions that compute and load, and six cycles; many
 /// processors start only four to six instructions a cycle.
 const BLOCK: usize = 4;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// Multiplies floats. The steps of `source` are written to `to` if they are decoded, `to_stride` floats
 /// apart: 0 if they are not read again, which is cheapest where `to` is not needed on the way.

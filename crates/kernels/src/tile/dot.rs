@@ -8,6 +8,7 @@ use super::call::prefetch_line;
 use super::vector::{LANES, Portable, Vector};
 use crate::cpu::multiversion;
 use crate::element::bf16_value;
+use crate::memory::LINE;
 use crate::panel::WIDTH;
 use crate::storage::{CodeTable, ColumnFormat, StoredColumns};
 use crate::{Isa, checked_area};
@@ -47,9 +48,6 @@ pub(crate) struct PanelPrefetch {
     pub(crate) stride: usize,
     pub(crate) lines: usize,
 }
-
-/// Bytes of a cache line.
-pub(crate) const LINE: usize = 64;
 
 multiversion! {
     /// Packs the rows of a tile over the panels of a chain in the order in which they are read: vector by

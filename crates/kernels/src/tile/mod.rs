@@ -23,8 +23,6 @@ mod vector;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use amx::peak as amx_peak;
 pub(crate) use call::{Prefetch, Tile, prefetch};
-pub(crate) use dot::{
-    COLUMNS, DotTile, LINE, PanelPrefetch, decoded_words, max_rows as max_dot_rows, pack_rows,
-};
+pub(crate) use dot::{COLUMNS, DotTile, PanelPrefetch, decoded_words, max_rows as max_dot_rows, pack_rows};
 pub(crate) use fma::Multiply;
 pub(crate) use kernel::{Kernel, row_tiles};
