@@ -121,6 +121,15 @@ pub struct CurveDifference {
     pub separate: usize,
 }
 
+impl CurveDifference {
+    /// How many of the layers or depths that have a value in both runs have an interval that excludes 0, as in "3 of 30";
+    /// `None` where no layer has such a value.
+    pub(crate) fn separate_of_all(&self) -> Option<String> {
+        let all = self.differences.iter().filter(|found| !found.difference.is_nan()).count();
+        (all > 0).then(|| format!("{} of {all}", self.separate))
+    }
+}
+
 impl Comparison {
     /// The difference of the ratios by a rule, where both runs have one.
     pub(crate) fn ratio(&self, rule: Rule) -> Option<&Difference> {

@@ -31,11 +31,12 @@ pub struct RunRow {
     pub model: String,
     /// The prompts: their id, or their name in a study.
     pub data: String,
-    /// The curve, such as `cosine_layer`, or `depth_` and the name of a rule: the layers that it says are used.
+    /// The curve, such as `cosine_layer`; `experts_used`, the number of experts that tokens choose
+    /// ([`fathom_results::Experts::used`]); or `depth_` and the name of a rule: the layers that it says are used.
     pub quantity: String,
     /// The layer, from 0; none for a depth.
     pub layer: Option<usize>,
-    /// The value; none for a rule without one.
+    /// The value; none for a rule without one, not a number for a sublayer that the layer lacks.
     pub value: Option<f64>,
     /// The lower end of its 95 % interval.
     pub lo: Option<f64>,
@@ -50,7 +51,10 @@ impl RunRow {
     /// None known: it writes to memory.
     pub fn csv(rows: &[Self]) -> Result<String> {
         let fail = |source: std::io::Error| Error::Io { what: "cannot write the table".to_owned(), source };
-        let number = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
+        // What has no value is empty, as it is `null` in JSON.
+        let number = |value: Option<f64>| {
+            value.filter(|value| !value.is_nan()).map(|value| value.to_string()).unwrap_or_default()
+        };
         let mut writer = csv::Writer::from_writer(Vec::new());
         let heading = ["model", "data", "quantity", "layer", "value", "lo", "hi"].map(str::to_owned);
         let lines = rows.iter().map(|row| {
@@ -102,6 +106,7 @@ impl RunTable {
     ) -> Result<Vec<RunRow>> {
         let options = self.bootstrap.options()?;
         let (results, curves) = folders::open(path)?;
+        let experts = results.probes.experts.as_ref().map(|experts| (experts.layers.clone(), experts.used()));
         let [model, data] = names.unwrap_or([results.model.id, results.data.id]);
         let row = |quantity: String, layer, value, interval: Option<[f64; 2]>| RunRow {
             model: model.clone(),
@@ -121,7 +126,10 @@ impl RunTable {
             let ends = depth.interval.map(|ends| ends.map(|end| depth.rule.layers_used(end)));
             row(format!("depth_{}", depth.rule.name()), None, depth.layers_used, ends)
         });
-        Ok(curves_rows.chain(depths).collect())
+        let experts = experts.into_iter().flat_map(|(layers, used)| layers.into_iter().zip(used));
+        let experts =
+            experts.map(|(layer, used)| row("experts_used".to_owned(), Some(layer), Some(used), None));
+        Ok(curves_rows.chain(experts).chain(depths).collect())
     }
 }
 

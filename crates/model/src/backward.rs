@@ -4,7 +4,7 @@
 //! [`Model::answer_backward`] starts the backward pass at the probabilities of given tokens. Weights are
 //! constants, and texts are whole: every run of the batch starts at position 0.
 
-use crate::config::{Layer, QkNorm};
+use crate::config::QkNorm;
 use crate::forward::{Batch, Buffers, Model, halves};
 use crate::latent::QkvWeights;
 use crate::load::{DenseAndExperts, MlpWeights};
@@ -332,9 +332,9 @@ impl<B: Backend> Model<B> {
     pub fn saved_bytes_per_row(&self) -> usize {
         let c = &self.config;
         let up = if c.gated { 2 } else { 1 };
-        let of_mlp = |layer: &Layer| {
-            let dense =
-                if layer.mlp.has_dense() { up * layer.intermediate.unwrap_or(c.intermediate) } else { 0 };
+        let of_mlp = |l: usize| {
+            let layer = &c.layers[l];
+            let dense = if layer.mlp.has_dense() { up * c.mlp_width(l) } else { 0 };
             let experts = layer.mlp.experts().map_or(0, |of| {
                 let input = if of.routing.on_input { c.hidden } else { 0 };
                 up * (of.active * of.width + of.shared) + of.count + 2 * of.active + input
@@ -343,7 +343,7 @@ impl<B: Backend> Model<B> {
             let both = if layer.mlp.is_both() { 4 * c.hidden } else { 0 };
             dense + experts + both
         };
-        let wide = c.layers.iter().map(of_mlp).max().unwrap_or(0);
+        let wide = (0..c.depth()).map(of_mlp).max().unwrap_or(0);
         let copies = if c.qk_norm == QkNorm::None { 1 } else { 2 };
         let norms = usize::from(c.pre_norm) + usize::from(c.post_norm) + usize::from(self.is_post_norm());
         let latent = c.latent.map_or(0, |l| l.q_rank.unwrap_or(0) + l.rank + l.rotated);

@@ -1,6 +1,6 @@
 //! Multiply-adds (MACs) and bytes, counted from shapes.
 
-use crate::config::{Experts, Layer, Mixer};
+use crate::config::{Experts, Mixer};
 use crate::forward::Model;
 use crate::load::{LayerWeights, MlpWeights, norm_parameters};
 use crate::mixer::Beside;
@@ -165,15 +165,15 @@ impl<B: Backend> Model<B> {
         let c = &self.config;
         let up = if c.gated { 2 } else { 1 };
         let latent = c.latent.map_or(0, |l| l.q_rank.unwrap_or(0) + l.rank + l.rotated + 3 * c.widest_q());
-        let of_mlp = |layer: &Layer| {
-            let width = layer.intermediate.unwrap_or(c.intermediate);
-            let dense = if layer.mlp.has_dense() { (up + 1) * width } else { 0 };
+        let of_mlp = |l: usize| {
+            let layer = &c.layers[l];
+            let dense = if layer.mlp.has_dense() { (up + 1) * c.mlp_width(l) } else { 0 };
             // One expert at a time, at most with all rows.
             let experts = |of: Experts| (up + 1) * of.width.max(of.shared) + 2 * c.hidden + 2 * of.count;
             let both = if layer.mlp.is_both() { 2 * c.hidden } else { 0 };
             dense + layer.mlp.experts().map_or(0, experts) + both
         };
-        let wide = c.layers.iter().map(of_mlp).max().unwrap_or(0);
+        let wide = (0..c.depth()).map(of_mlp).max().unwrap_or(0);
         let mixing = (0..c.depth()).map(|l| c.input_width(l) + c.mixed_width(l)).max().unwrap_or(0);
         let gate = if c.attention_gate { 3 * c.widest_q() } else { 0 };
         // Convolved rows, and outputs by head.

@@ -31,6 +31,8 @@ const LARGE_TABLE: usize = 2_500;
 pub(crate) fn render(name: &str, template: &str, page: Cell) -> Result<String> {
     let fail = |error: minijinja::Error| Error::Draw { what: name.to_owned(), reason: error.to_string() };
     let mut environment = Environment::new();
+    // Keeps numbers and percent signs on one line.
+    environment.add_filter("percent", |text: String| text.replace(" %", "\u{a0}%"));
     // The extension of the names turns escaping on.
     environment.add_template("frame.html", FRAME).map_err(fail)?;
     environment.add_template("figure.html", FIGURE).map_err(fail)?;

@@ -101,7 +101,7 @@ impl BaselineComparison {
                     .curves
                     .iter()
                     .find(|found| found.curve == curve)
-                    .map(|found| format!("{} of {}", found.separate, found.at.len()))
+                    .map(|found| found.separate_of_all().unwrap_or_else(|| "n/a".to_owned()))
             });
             let cells: Vec<Option<String>> = cells.collect();
             cells.iter().any(Option::is_some).then(|| {

@@ -72,10 +72,11 @@ impl Comparison {
         let place = if self.a.layers == self.b.layers { "at layer" } else { "at relative depth" };
         let heading = ["curve", "differ", place, "A", "B", "B - A", "interval"];
         let row = |curve: &CurveDifference| {
-            let differ = format!("{} of {}", curve.separate, curve.at.len());
-            let mut cells = vec![curve.curve.name().to_owned(), differ];
+            let differ = curve.separate_of_all();
+            let nowhere = if differ.is_some() { "nowhere" } else { "-" };
+            let mut cells = vec![curve.curve.name().to_owned(), differ.unwrap_or_else(|| "n/a".to_owned())];
             match curve.largest {
-                None => cells.extend(["nowhere", "-", "-", "-", "-"].map(str::to_owned)),
+                None => cells.extend([nowhere, "-", "-", "-", "-"].map(str::to_owned)),
                 Some(i) => {
                     let at = curve.at[i];
                     cells.push(if curve.relative { format::share(at) } else { format::layer(at) });

@@ -208,6 +208,19 @@ impl StudyDescription {
         options
     }
 
+    /// Where an option of a cell was set, as messages name it: its data set, its model or the study.
+    pub fn setter(&self, cell: Cell, option: &str) -> String {
+        let (model, data) = (&self.models[cell.model], &self.data[cell.data]);
+        let sets = |options: &[(String, String)]| options.iter().any(|(name, _)| name == option);
+        if sets(&data.options) {
+            format!("data '{}'", data.name)
+        } else if sets(&model.options) || matches!(option, "dtype" | "revision") {
+            format!("model '{}'", model.name)
+        } else {
+            format!("study '{}'", self.name)
+        }
+    }
+
     /// The arguments of `fathom measure` for a cell, without the folder.
     pub fn arguments(&self, cell: Cell) -> Vec<String> {
         // An equals sign keeps values that begin with a dash from being taken for options.

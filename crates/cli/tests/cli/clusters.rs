@@ -1,6 +1,6 @@
 //! What clusters need: shards that are merged, and studies whose cells are measured anywhere.
 
-use crate::support::{Place, edit_json, fail, fathom, finish, fixture, json, succeed};
+use crate::support::{Place, edit_json, fail, fathom, finish, fixture, json, measure, succeed};
 use assert_cmd::Command;
 use serde_json::Value;
 use std::fs;
@@ -266,4 +266,26 @@ fn a_table_has_a_line_for_each_number() {
         [("m0", "own"), ("m0", "sums"), ("m1", "own"), ("m1", "sums")]
     );
     fail(fathom().arg("table").arg(place.at("nowhere")), &["nowhere", "does not exist"]);
+}
+
+#[test]
+fn a_table_says_how_many_experts_tokens_choose() {
+    let place = Place::new();
+    let prompts = place.at("prompts.txt");
+    fs::write(&prompts, "the baker sold rolls in the morning\n").unwrap();
+    let out = place.at("mixture");
+    succeed(measure(&fixture("mixtral"), &prompts, &out).args(["--probes", "experts"]));
+    let rows: Value = serde_json::from_str(&succeed(fathom().arg("table").arg(&out).arg("--json"))).unwrap();
+    let used: Vec<&Value> =
+        rows.as_array().unwrap().iter().filter(|row| row["quantity"] == "experts_used").collect();
+    let experts = &json(&out.join("results.json"))["probes"]["experts"];
+    for (layer, row) in used.iter().enumerate() {
+        assert_eq!(row["layer"], experts["layers"][layer]);
+        let tokens: Vec<f64> =
+            experts["tokens"][layer].as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).collect();
+        let all: f64 = tokens.iter().sum();
+        let entropy: f64 = tokens.iter().filter(|n| **n > 0.0).map(|n| -(n / all) * (n / all).ln()).sum();
+        assert!((row["value"].as_f64().unwrap() - entropy.exp()).abs() < 1e-9, "{row}");
+    }
+    assert_eq!(used.len(), experts["layers"].as_array().unwrap().len());
 }

@@ -94,6 +94,25 @@ fn a_run_compared_with_itself_does_not_differ() {
     assert!(table.contains("B - A") && table.contains("settling"), "{table}");
 }
 
+/// Layers of Mamba 2 have no MLP, so that no interval of its curves could exclude 0.
+#[test]
+fn sublayers_that_no_layer_has_are_not_counted() {
+    let place = Place::new();
+    let out = run(&place, "mamba2", PROMPTS);
+    let table = succeed(fathom().arg("compare").args([&out, &out]));
+    let differ = |curve: &str| {
+        let line = table.lines().find(|line| line.split_whitespace().nth(1) == Some(curve));
+        line.unwrap_or_else(|| panic!("{table}")).split_whitespace().skip(3).collect::<Vec<_>>().join(" ")
+    };
+    assert!(differ("cosine_mlp").starts_with("n/a | - "), "{table}");
+    assert!(differ("cosine_layer").starts_with("0 of "), "{table}");
+    let of_baseline = succeed(fathom().arg("compare").args([&out, &out, &out]));
+    let line = of_baseline.lines().find(|line| line.starts_with("| cosine_mlp")).unwrap();
+    assert_eq!(line.matches("n/a").count(), 2, "{of_baseline}");
+    let csv = succeed(fathom().arg("table").arg(&out));
+    assert!(csv.contains(",cosine_mlp,0,,,\n") && !csv.contains("NaN"), "{csv}");
+}
+
 #[test]
 fn several_runs_are_compared_with_the_first() {
     let place = Place::new();
@@ -300,6 +319,17 @@ fn all_that_is_wrong_with_a_study_is_told_before_any_work() {
     for part in ["line ", "lense", "famly"] {
         assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
     }
+    let wrong = "[options]\npositions = \"many\"\nskip-modes = \"past\"\n";
+    let own = "id = \"nowhere/model.gguf\"\noptions = { mask-seed = \"x\" }";
+    let good = good.replacen("[[model]]", &format!("{wrong}[[model]]"), 1);
+    let file = write(&place, "study.toml", &good.replace("id = \"nowhere/model.gguf\"", own));
+    let done = finish(fathom().arg("study").arg(&file));
+    for part in
+        ["study 'two': positions: 'many'", "study 'two': skip-modes", "past", "model 'm1': mask-seed: 'x'"]
+    {
+        assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
+    }
+    assert_eq!(done.stderr.matches("positions").count(), 1, "{}", done.stderr);
     assert!(!place.at("study").exists());
 }
 

@@ -164,7 +164,7 @@ impl Study {
         for cell in study.cells() {
             match self.measurement(cell) {
                 Ok(measurement) => cells.push((cell, measurement)),
-                Err(error) => problems.push(error.to_string()),
+                Err(found) => problems.extend(found),
             }
         }
         // Sets from the hub are fetched when their turn comes; all others can be checked now.
@@ -183,7 +183,7 @@ impl Study {
                 problems.push(error.to_string());
             }
         }
-        // An option that is wrong for one cell is wrong for all.
+        // An option that is wrong for a model or a data set is wrong in all of its cells.
         let mut seen = HashSet::new();
         problems.retain(|p| seen.insert(p.clone()));
         match problems.is_empty() {
@@ -192,16 +192,24 @@ impl Study {
         }
     }
 
-    fn measurement(&self, cell: Cell) -> Result<Measurement> {
+    /// The measurement of a cell, or everything that is wrong with its options.
+    fn measurement(&self, cell: Cell) -> Result<Measurement, Vec<String>> {
         let study = &self.description;
-        let measurement = Measurement::new(study.models[cell.model].id.as_str())
+        let mut measurement = Measurement::new(study.models[cell.model].id.as_str())
             .data(study.data[cell.data].id.as_str())
             .out(study.folder(cell))
             .command(self.command.clone());
-        let mut options = study.options(cell).into_iter();
-        let measurement = options.try_fold(measurement, |m, (name, value)| m.set(&name, &value))?;
-        measurement.check()?;
-        Ok(measurement)
+        let mut problems = Vec::new();
+        for (name, value) in study.options(cell) {
+            match measurement.clone().set(&name, &value) {
+                Ok(with) => measurement = with,
+                Err(error) => problems.push(format!("{}: {error}", study.setter(cell, &name))),
+            }
+        }
+        if problems.is_empty() {
+            problems.extend(measurement.check().err().map(|error| error.to_string()));
+        }
+        if problems.is_empty() { Ok(measurement) } else { Err(problems) }
     }
 
     /// Measures the cells that are not there yet, and writes tables and the page beside them. A cell that fails leaves

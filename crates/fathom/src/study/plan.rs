@@ -3,7 +3,7 @@
 use super::{Study, cells, jobs};
 use crate::error::invalid;
 use crate::observer::uncounted;
-use crate::{Observer, Result, threads};
+use crate::{Error, Observer, Result, threads};
 use fathom_analysis::study::{Cell, JobCell};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -171,7 +171,8 @@ impl Study {
         let Some(cell) = number.checked_sub(1).and_then(|index| cells.get(index)) else {
             invalid!("{} has {count} cells, and no cell {number}", self.file);
         };
-        let measurement = self.measurement(*cell)?;
+        let wrong = |problems: Vec<String>| Error::Invalid(problems.join("\n"));
+        let measurement = self.measurement(*cell).map_err(wrong)?;
         threads::run(self.threads, || {
             let title = format!("cell {number} of {count}: {}", study.title(*cell));
             let mut sets = BTreeMap::new();

@@ -103,7 +103,15 @@ impl<'a> Fields<'a> {
     /// A count, or a list of equal counts, one per layer.
     pub(crate) fn opt_usize(&self, name: &str) -> Result<Option<usize>> {
         let count = |v: &Value| v.as_u64().and_then(|v| usize::try_from(v).ok());
-        match self.get(name).and_then(Value::as_array).map(Vec::as_slice) {
+        let list = self.get(name).and_then(Value::as_array).map(Vec::as_slice);
+        let layers =
+            ["num_hidden_layers", "n_layer"].into_iter().find_map(|name| count(self.json.get(name)?));
+        if let (Some(list), Some(layers)) = (list, layers)
+            && list.len() != layers
+        {
+            return self.fail(format!("'{name}' is a list of {} for {layers} layers", list.len()));
+        }
+        match list {
             Some([first, rest @ ..]) if rest.iter().all(|v| v == first) => match count(first) {
                 Some(value) => Ok(Some(value)),
                 None => self.fail(format!("'{name}' is a list of {first}, which is not a count")),

@@ -16,26 +16,33 @@ use crate::weights::Weights;
 use std::collections::BTreeMap;
 
 /// Defaults of transformers.
-pub(super) const DEFAULTS: &str = r#"{
-    "model_type": "gemma4_text", "vocab_size": 262144, "hidden_size": 2304, "intermediate_size": 9216,
-    "num_hidden_layers": 30, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
-    "global_head_dim": 512, "hidden_size_per_layer_input": 256, "max_position_embeddings": 131072, "tie_word_embeddings": true, "sliding_window": 512,
-    "rope_parameters": {
+macro_rules! defaults {
+    ($model_type:literal, $width_per_layer:literal, $context:literal, $window:literal) => {
+        concat!(
+            r#"{"model_type": ""#,
+            $model_type,
+            r#"", "vocab_size": 262144, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 30,
+    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "global_head_dim": 512,
+    "tie_word_embeddings": true, "hidden_size_per_layer_input": "#,
+            $width_per_layer,
+            r#", "max_position_embeddings": "#,
+            $context,
+            r#", "sliding_window": "#,
+            $window,
+            r#", "rope_parameters": {
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
         "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0}
     }
-}"#;
+}"#
+        )
+    };
+}
 
-/// As [`DEFAULTS`], for the models of one size in between, whose parts for images and sound differ.
-pub(super) const UNIFIED: &str = r#"{
-    "model_type": "gemma4_unified_text", "vocab_size": 262144, "hidden_size": 2304, "intermediate_size": 9216,
-    "num_hidden_layers": 30, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
-    "global_head_dim": 512, "hidden_size_per_layer_input": 0, "max_position_embeddings": 262144, "tie_word_embeddings": true, "sliding_window": 1024,
-    "rope_parameters": {
-        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
-        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0}
-    }
-}"#;
+/// Defaults of most models.
+pub(super) const DEFAULTS: &str = defaults!("gemma4_text", 256, 131_072, 512);
+
+/// Those of the models of one size in between, whose parts for images and sound differ.
+pub(super) const UNIFIED: &str = defaults!("gemma4_unified_text", 0, 262_144, 1_024);
 
 /// The rotary embedding of global layers.
 const GLOBAL: RopePlace =

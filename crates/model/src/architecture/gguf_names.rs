@@ -108,6 +108,11 @@ impl<'a> Keys<'a> {
     fn count_where(&self, key: &str, matters: impl Fn(&Value) -> bool) -> Result<Option<usize>> {
         let (name, value) = self.value(key);
         let Some(Value::Numbers(numbers)) = value else { return self.get(key, Value::as_usize) };
+        let layers = self.get("block_count", Value::as_usize)?;
+        if let Some(layers) = layers.filter(|layers| *layers != numbers.len()) {
+            return self
+                .fail(format!("the metadata '{name}' is an array of {} for {layers} layers", numbers.len()));
+        }
         let mut values = numbers.iter().filter(matters);
         let first = values.next();
         if first.is_none() && !numbers.is_empty() {

@@ -189,6 +189,8 @@ fn gguf_kv_array() {
     same(&run(&path), &run(&plain));
     write(&path, |f| f.numbers("llama.attention.head_count_kv", &[2, 4]));
     refused(&path, &["head_count_kv' differs from layer to layer"]);
+    write(&path, |f| f.numbers("llama.attention.head_count_kv", &[2]));
+    refused(&path, &["head_count_kv' is an array of 1 for 2 layers"]);
 }
 
 #[test]
