@@ -85,7 +85,7 @@ impl Job {
         }
         let new_tokenizer = |source: &str| {
             let tokenizer = new_tokenizer(source)?.masking(masking.clone());
-            Ok::<_, crate::Error>(tokenizer.sequences(m.sequences.clone(), m.options.data.seed))
+            Ok::<_, crate::Error>(tokenizer.sequences(m.options.sequences.clone(), m.options.data.seed))
         };
         let data_tokenizer = new_tokenizer(data.rest.source())?.leaving_out(data.max_tokens);
         let (set, prompts, remarks) = read(data, data_tokenizer, m.options.data.limit, observer)?;

@@ -3,7 +3,7 @@
 use crate::error::invalid;
 use crate::objective::MaskOptions;
 use crate::run_options::{RunOptions, run_setters};
-use crate::sequences::{Crop, Sequences};
+use crate::sequences::Sequences;
 use crate::{Estimate, Lens, Observer, Result, Shard, estimate, execute, lens, memory, threads};
 use bytesize::ByteSize;
 use fathom_analysis::BootstrapOptions;
@@ -40,7 +40,6 @@ pub struct Measurement {
     /// Whether the modes of skip were set; the usual ones depend on the model.
     pub(crate) modes_chosen: bool,
     pub(crate) masks: MaskOptions,
-    pub(crate) sequences: Sequences,
     pub(crate) positions: usize,
     pub(crate) baseline_data: Option<String>,
     pub(crate) gradients: GradientOptions,
@@ -87,7 +86,6 @@ impl Measurement {
             skip: SkipOptions::default(),
             modes_chosen: false,
             masks: MaskOptions::default(),
-            sequences: Sequences::default(),
             positions: POSITIONS,
             baseline_data: None,
             gradients: GradientOptions::default(),
@@ -125,28 +123,6 @@ impl Measurement {
     #[must_use]
     pub fn qa(mut self, qa: impl Into<String>) -> Self {
         self.qa = qa.into();
-        self
-    }
-
-    /// Keeps at most that many residues of each sequence: those of the start, or of a random window.
-    #[must_use]
-    pub fn max_residues(mut self, residues: usize) -> Self {
-        self.sequences.max_residues = Some(residues);
-        self
-    }
-
-    /// Which part of a longer sequence is kept.
-    #[must_use]
-    pub fn crop(mut self, crop: Crop) -> Self {
-        self.sequences.crop = crop;
-        self
-    }
-
-    /// What stands before and behind each text, such as the marks that a protein model expects. Special tokens in it are
-    /// recognised.
-    #[must_use]
-    pub fn around(mut self, prefix: impl Into<String>, suffix: impl Into<String>) -> Self {
-        (self.sequences.prefix, self.sequences.suffix) = (prefix.into(), suffix.into());
         self
     }
 
@@ -303,16 +279,6 @@ impl Measurement {
                     value.split(',').map(|ratio| parsed(name, ratio.trim())).collect();
                 self.mask_ratios(&ratios?)
             }
-            "max-residues" => self.max_residues(number(name, value)?),
-            "crop" => self.crop(choice(name, value, &Crop::ALL.map(|c| (c.name(), c)))?),
-            "prefix" => {
-                let suffix = self.sequences.suffix.clone();
-                self.around(value, suffix)
-            }
-            "suffix" => {
-                let prefix = self.sequences.prefix.clone();
-                self.around(prefix, value)
-            }
             "mask-seed" => self.mask_seed(number(name, value)?),
             "mask" => self.mask_each(choice(name, value, &[("each", true)])?),
             "positions" => match number::<u16>(name, value)? {
@@ -326,7 +292,7 @@ impl Measurement {
             "lens" => self.lens(parsed(name, value)?),
             "lens-data" => self.lens_data(value),
             "memory" => self.memory(parsed::<ByteSize>(name, value)?.as_u64()),
-            _ => invalid!("a study cannot set the option '{name}'"),
+            _ => self.set_sequences(name, value)?,
         })
     }
 
@@ -355,7 +321,7 @@ impl Measurement {
         lens::check(self)?;
         checked_quadrature(self.gradients.quadrature)?;
         self.masks.check()?;
-        self.sequences.check()?;
+        self.options.sequences.check()?;
         if self.probes.is_empty() {
             invalid!("give at least one probe");
         }
@@ -387,10 +353,16 @@ impl Measurement {
             "gradients": self.gradients,
             "naive": self.naive,
         });
-        // Runs of earlier versions know no lens.
+        // Runs of earlier versions know none of these.
         if self.lens != Lens::Logit {
             request["lens"] = json!(self.lens.to_string());
             request["lens_data"] = json!(self.lens_data);
+        }
+        if self.masks != MaskOptions::default() {
+            request["masks"] = json!(self.masks);
+        }
+        if self.options.sequences != Sequences::default() {
+            request["sequences"] = json!(self.options.sequences);
         }
         request
     }

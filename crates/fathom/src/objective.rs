@@ -8,6 +8,7 @@ use fathom_model::source::Loaded;
 use fathom_model::tokenizer::Tokenizer;
 use fathom_probes::{Masked, SkipOptions, Targets, TokenizedPair, TokenizedPrompt};
 use fathom_results::{Objective, ObjectiveInfo, Probe, QaPair, SkipMode};
+use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -21,7 +22,7 @@ const DIFFUSION: [f64; 5] = [0.1, 0.3, 0.5, 0.7, 0.9];
 const DRAWS: usize = 4;
 
 /// How masks are chosen, as asked for; what is absent follows from the model.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct MaskOptions {
     pub(crate) objective: Option<Objective>,
     pub(crate) ratios: Vec<f64>,

@@ -110,8 +110,8 @@ pub(crate) fn describe<B: Backend>(
     if let (Some(run), Value::Object(own)) = (run.as_object_mut(), own) {
         run.extend(own);
     }
-    if m.sequences != Sequences::default() {
-        run["sequences"] = json!(m.sequences);
+    if m.options.sequences != Sequences::default() {
+        run["sequences"] = json!(m.options.sequences);
     }
     if let Some(masking) = &job.masking {
         run["objective"] = masking.record();
@@ -156,7 +156,6 @@ pub(crate) fn check_same(earlier: &Value, now: &Value, folder: &Path) -> Result<
         ("another way to run edits (--naive)", "/naive"),
         ("another shard", "/shard"),
         ("other masks", "/objective"),
-        ("another part of sequences, or other marks around them", "/sequences"),
     ];
     let differs = |probe: &String| earlier["probes"].get(probe) != now["probes"].get(probe);
     let asked = measured(now);
@@ -214,7 +213,7 @@ pub(crate) fn refuse_differences(
 /// How two runs differ: in the settings of every kind of run, and in those of `compared`, a description and a JSON pointer
 /// each.
 pub(crate) fn differences(earlier: &Value, now: &Value, compared: &[(&str, &str)]) -> Vec<String> {
-    const EVERYWHERE: [(&str, &str); 9] = [
+    const EVERYWHERE: [(&str, &str); 10] = [
         ("another version of fathom", "/fathom"),
         ("another format of samples", "/samples_version"),
         ("another device", "/device"),
@@ -224,6 +223,7 @@ pub(crate) fn differences(earlier: &Value, now: &Value, compared: &[(&str, &str)
         ("another dtype", "/dtype"),
         ("another seed", "/seed"),
         ("another kind of random numbers", "/rng"),
+        ("another part of sequences, or other marks around them", "/sequences"),
     ];
     let differs = |place: &str| earlier.pointer(place) != now.pointer(place);
     let value = |run: &Value, place: &str| match run.pointer(place) {

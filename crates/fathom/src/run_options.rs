@@ -2,11 +2,13 @@
 
 use crate::objective::{refuse_masked, refuse_side_inputs};
 use crate::prompts::OpenSet;
+use crate::sequences::Sequences;
 use crate::{ModelSpec, Observer, PromptSpec, Result, run};
 use fathom_analysis::BootstrapOptions;
 use fathom_model::source::{Checkpoint, Located};
 use fathom_results::folder::Lock;
 use fathom_results::{Folder, text::counted};
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// Fewer resamples do not settle the ends of a 95 % interval.
@@ -17,6 +19,7 @@ const FEW_RESAMPLES: usize = 200;
 pub(crate) struct RunOptions {
     pub(crate) model: ModelSpec,
     pub(crate) data: PromptSpec,
+    pub(crate) sequences: Sequences,
     pub(crate) resamples: usize,
     pub(crate) memory: Option<u64>,
     pub(crate) out: Option<PathBuf>,
@@ -40,6 +43,7 @@ impl RunOptions {
         Self {
             model: ModelSpec::new(model),
             data: PromptSpec::new(data),
+            sequences: Sequences::default(),
             resamples: BootstrapOptions::RESAMPLES,
             memory: None,
             out: None,
@@ -74,6 +78,16 @@ impl RunOptions {
         let folder = Folder::create(self.out.clone().unwrap_or_else(default))?;
         let lock = folder.lock(&run::process())?;
         Ok(Opened { data, located, checkpoint, folder, lock })
+    }
+
+    /// Notes the options in `run.json` that texts and intervals depend on.
+    pub(crate) fn record(&self, run: &mut Value) {
+        run["seed"] = self.data.seed.into();
+        run["rng"] = self.data.rng.to_string().into();
+        run["resamples"] = self.resamples.into();
+        if self.sequences != Sequences::default() {
+            run["sequences"] = json!(self.sequences);
+        }
     }
 
     /// Warns of options that are allowed and say little.
@@ -132,6 +146,29 @@ macro_rules! run_setters {
             #[must_use]
             pub fn max_tokens(mut self, tokens: usize) -> Self {
                 self.options.data.max_tokens = Some(tokens);
+                self
+            }
+
+            /// Keeps at most that many residues of each sequence: those of the start, or of a random window.
+            #[must_use]
+            pub fn max_residues(mut self, residues: usize) -> Self {
+                self.options.sequences.max_residues = Some(residues);
+                self
+            }
+
+            /// Which part of a longer sequence is kept.
+            #[must_use]
+            pub fn crop(mut self, crop: $crate::Crop) -> Self {
+                self.options.sequences.crop = crop;
+                self
+            }
+
+            /// What stands before and behind each text, such as the marks that a protein model expects. Special tokens in it are
+            /// recognised.
+            #[must_use]
+            pub fn around(mut self, prefix: impl Into<String>, suffix: impl Into<String>) -> Self {
+                (self.options.sequences.prefix, self.options.sequences.suffix) =
+                    (prefix.into(), suffix.into());
                 self
             }
 
@@ -210,6 +247,19 @@ macro_rules! run_setters {
                         self.expert_memory(parsed::<bytesize::ByteSize>(name, value)?.as_u64())
                     }
                     "memory" => self.memory(parsed::<bytesize::ByteSize>(name, value)?.as_u64()),
+                    _ => self.set_sequences(name, value)?,
+                })
+            }
+
+            /// Sets an option about sequences, as [`Self::set_common`].
+            fn set_sequences(self, name: &str, value: &str) -> $crate::Result<Self> {
+                use $crate::measurement::{choice, parsed};
+                let $crate::sequences::Sequences { prefix, suffix, .. } = self.options.sequences.clone();
+                Ok(match name {
+                    "max-residues" => self.max_residues(parsed(name, value)?),
+                    "crop" => self.crop(choice(name, value, &$crate::Crop::ALL.map(|c| (c.name(), c)))?),
+                    "prefix" => self.around(value, suffix),
+                    "suffix" => self.around(prefix, value),
                     _ => $crate::error::invalid!("a study cannot set the option '{name}'"),
                 })
             }

@@ -50,7 +50,7 @@ pub(crate) struct Texts {
     pub(crate) texts: Vec<Text>,
 }
 
-/// Checks a text and its tokens.
+/// Checks a text, as the model reads it, and its tokens.
 pub(crate) type Check<'a> = &'a dyn Fn(&str, &TokenizedPrompt) -> Result<()>;
 
 impl Texts {
@@ -115,10 +115,12 @@ impl Division<'_> {
         let random = self.options.data.rng.seeded(self.options.data.seed);
         let config = loaded.model.config();
         let tokenizer = PromptTokenizer::new(&loaded.tokenizer, config, data.rest.source(), random, 0)?
-            .leaving_out(data.max_tokens);
+            .leaving_out(data.max_tokens)
+            .sequences(self.options.sequences.clone(), self.options.data.seed);
         let (set, mut prompts, _) = read(data, tokenizer, limit, observer)?;
         for (prompt, tokens) in set.prompts.iter().zip(&prompts) {
-            check(&prompt.text, tokens)?;
+            let text = self.options.sequences.apply(&prompt.text, &prompt.id, self.options.data.seed);
+            check(&text, tokens)?;
         }
         let all = prompts.len();
         prompts.retain(|p| p.tokens.len() > 1);

@@ -24,8 +24,21 @@ pub enum JobKind {
 }
 
 /// Options that all kinds have.
-const COMMON: [&str; 9] =
-    ["limit", "split", "max-tokens", "seed", "rng", "resamples", "memory", "expert-memory", "device"];
+const COMMON: [&str; 13] = [
+    "limit",
+    "split",
+    "max-tokens",
+    "seed",
+    "rng",
+    "resamples",
+    "memory",
+    "expert-memory",
+    "device",
+    "max-residues",
+    "crop",
+    "prefix",
+    "suffix",
+];
 
 impl JobKind {
     /// All kinds.

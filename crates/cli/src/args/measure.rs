@@ -3,8 +3,7 @@
 use super::run::{Bootstrap, ModelArgs, RunArgs, optional, with_run_args};
 use clap::{Args as Arguments, ValueEnum};
 use fathom::{
-    Crop, GradientSite, Lens, Measurement, Objective, PathBaseline, Probe, Quadrature, Shard, SkipMode,
-    SkipPart,
+    GradientSite, Lens, Measurement, Objective, PathBaseline, Probe, Quadrature, Shard, SkipMode, SkipPart,
 };
 
 #[derive(Arguments, Clone)]
@@ -80,7 +79,7 @@ impl Measure {
     }
 }
 
-/// What a masked model is asked to predict, and what is done to sequences.
+/// What a masked model is asked to predict.
 #[derive(Arguments, Clone)]
 pub(crate) struct Masks {
     /// What is predicted [default: what the model was trained for]
@@ -90,30 +89,6 @@ pub(crate) struct Masks {
     /// [default: 0.15; of diffusion 0.1,0.3,0.5,0.7,0.9]
     #[arg(long, value_name = "R,..", value_delimiter = ',', help_heading = "Masked models")]
     pub(crate) mask_ratio: Vec<f64>,
-    /// Keep at most N residues of each sequence
-    #[arg(long, value_name = "N", help_heading = "Sequences")]
-    pub(crate) max_residues: Option<usize>,
-    /// Which part of a longer sequence is kept: its start, or a random window
-    #[arg(long, value_name = "PART", value_enum, default_value = "start", help_heading = "Sequences")]
-    pub(crate) crop: CropArg,
-    /// Text before each prompt, such as the marks that a protein model expects: '[HEAVY][HUMAN]'
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true,
-        help_heading = "Sequences"
-    )]
-    pub(crate) prefix: String,
-    /// Text behind each prompt
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true,
-        help_heading = "Sequences"
-    )]
-    pub(crate) suffix: String,
     /// Seed of the masks [default: 0]
     #[arg(long, value_name = "N", help_heading = "Masked models")]
     pub(crate) mask_seed: Option<u64>,
@@ -128,8 +103,6 @@ impl Masks {
         let m = optional(m, &self.objective, |m, objective| m.objective((*objective).into()));
         let m = optional(m, &self.mask_seed, |m, seed| m.mask_seed(*seed));
         let m = if self.mask_ratio.is_empty() { m } else { m.mask_ratios(&self.mask_ratio) };
-        let m = optional(m, &self.max_residues, |m, residues| m.max_residues(*residues));
-        let m = m.crop(self.crop.into()).around(self.prefix.as_str(), self.suffix.as_str());
         m.mask_each(self.mask == Some(MaskArg::Each))
     }
 }
@@ -143,24 +116,6 @@ pub(crate) enum ObjectiveArg {
     Masked,
     /// Masked tokens, with several shares of a text masked
     Diffusion,
-}
-
-/// Which part of a long sequence is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum CropArg {
-    /// Its start
-    Start,
-    /// A random window, the same in every run
-    Random,
-}
-
-impl From<CropArg> for Crop {
-    fn from(arg: CropArg) -> Self {
-        match arg {
-            CropArg::Start => Self::Start,
-            CropArg::Random => Self::Random,
-        }
-    }
 }
 
 /// How positions are masked.

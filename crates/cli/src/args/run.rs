@@ -1,7 +1,7 @@
 //! Arguments that commands share.
 
 use clap::{Args as Arguments, ValueEnum};
-use fathom::{Device, Dtype, Options, Rng, Rule};
+use fathom::{Crop, Device, Dtype, Options, Rng, Rule};
 use std::path::PathBuf;
 
 /// Which model, in which precision.
@@ -54,6 +54,8 @@ pub(crate) struct RunArgs {
     /// set, such as 400 for aime24]
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<usize>,
+    #[command(flatten)]
+    pub(crate) sequences: Sequences,
     /// Seed of generated prompts and of the bootstrap
     #[arg(long, value_name = "N", default_value_t = Options::SEED)]
     pub(crate) seed: u64,
@@ -81,6 +83,53 @@ pub(crate) struct RunArgs {
     pub(crate) json: bool,
 }
 
+/// What is done to sequences before they are tokens.
+#[derive(Arguments, Clone)]
+pub(crate) struct Sequences {
+    /// Keep at most N residues of each sequence
+    #[arg(long, value_name = "N", help_heading = "Sequences")]
+    pub(crate) max_residues: Option<usize>,
+    /// Which part of a longer sequence is kept: its start, or a random window
+    #[arg(long, value_name = "PART", value_enum, default_value = "start", help_heading = "Sequences")]
+    pub(crate) crop: CropArg,
+    /// Text before each prompt, such as the marks that a protein model expects: '[HEAVY][HUMAN]'
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Sequences"
+    )]
+    pub(crate) prefix: String,
+    /// Text behind each prompt
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Sequences"
+    )]
+    pub(crate) suffix: String,
+}
+
+/// Which part of a long sequence is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CropArg {
+    /// Its start
+    Start,
+    /// A random window, the same in every run
+    Random,
+}
+
+impl From<CropArg> for Crop {
+    fn from(arg: CropArg) -> Self {
+        match arg {
+            CropArg::Start => Self::Start,
+            CropArg::Random => Self::Random,
+        }
+    }
+}
+
 /// Sets on a builder of the library what [`ModelArgs`], [`RunArgs`] and the number of threads say.
 macro_rules! with_run_args {
     ($builder:expr, $model:expr, $run:expr, $threads:expr) => {{
@@ -91,12 +140,15 @@ macro_rules! with_run_args {
             .device(model.device)
             .seed(run.seed)
             .rng(run.rng)
+            .crop(run.sequences.crop.into())
+            .around(run.sequences.prefix.as_str(), run.sequences.suffix.as_str())
             .overwrite(run.overwrite)
             .command(command_line());
         let builder = optional(builder, &model.revision, |b, revision| b.revision(revision.as_str()));
         let builder = optional(builder, &model.expert_memory, |b, memory| b.expert_memory(memory.as_u64()));
         let builder = optional(builder, &run.split, |b, split| b.split(split.as_str()));
         let builder = optional(builder, &run.max_tokens, |b, tokens| b.max_tokens(*tokens));
+        let builder = optional(builder, &run.sequences.max_residues, |b, most| b.max_residues(*most));
         let builder = optional(builder, &run.memory, |b, memory| b.memory(memory.as_u64()));
         let builder = optional(builder, &run.out, |b, out| b.out(out.as_path()));
         optional(builder, &$threads, |b, threads| b.threads((*threads).into()))

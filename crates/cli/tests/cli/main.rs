@@ -24,6 +24,7 @@ mod mix;
 mod prune;
 mod report;
 mod resume;
+mod sequences;
 mod snapshots;
 mod study;
 mod support;

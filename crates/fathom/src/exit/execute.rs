@@ -117,9 +117,7 @@ impl<B: Backend> Job<'_, B> {
             "heldout": heldout.about,
         });
         run["memory_bytes"] = self.memory.into();
-        run["seed"] = e.options.data.seed.into();
-        run["rng"] = e.options.data.rng.to_string().into();
-        run["resamples"] = e.options.resamples.into();
+        e.options.record(&mut run);
         run
     }
 

@@ -184,6 +184,7 @@ impl Exit {
     }
 
     fn check(&self) -> Result<()> {
+        self.options.sequences.check()?;
         if self.heads.is_empty() {
             invalid!("give at least one head: lens or linear");
         }

@@ -218,9 +218,7 @@ fn describe(g: &Grow, run: &mut Value, texts: &Texts) {
         "lesa": lesa,
         "heldout": texts.about,
     });
-    run["seed"] = g.options.data.seed.into();
-    run["rng"] = g.options.data.rng.to_string().into();
-    run["resamples"] = g.options.resamples.into();
+    g.options.record(run);
 }
 
 /// The model that an earlier run of the same job wrote.

@@ -205,6 +205,7 @@ impl Grow {
     }
 
     fn check(&self) -> Result<()> {
+        self.options.sequences.check()?;
         let (lesa, method) = (self.lesa, self.recipe.method);
         let default = LesaOptions::default();
         if method != GrowMethod::Lesa

@@ -36,7 +36,7 @@ pub(super) fn texts<B: Backend>(
     let (config, limit) = (loaded.model.config(), spec.limit);
     let tokenizer = PromptTokenizer::new(&loaded.tokenizer, config, open.rest.source(), random, 0)?
         .leaving_out(Some(open.max_tokens.unwrap_or(config.context)))
-        .sequences(m.sequences.clone(), m.options.data.seed);
+        .sequences(m.options.sequences.clone(), m.options.data.seed);
     let (set, mut prompts, _) = read(open, tokenizer, limit, observer)?;
     prompts.retain(|p| p.tokens.len() > 1);
     let measured: HashSet<_> = job.prompts.iter().filter_map(|p| p.text_sha256.as_ref()).collect();

@@ -165,9 +165,7 @@ impl Job<'_> {
             "heldout": self.heldout.about,
         });
         run["memory_bytes"] = self.memory.into();
-        run["seed"] = m.options.data.seed.into();
-        run["rng"] = m.options.data.rng.to_string().into();
-        run["resamples"] = m.options.resamples.into();
+        m.options.record(run);
     }
 
     fn write(

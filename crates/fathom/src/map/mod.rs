@@ -159,6 +159,7 @@ impl LayerMap {
     }
 
     fn check(&self) -> Result<()> {
+        self.options.sequences.check()?;
         if self.heldout.as_ref() == Some(&self.options.data.id) {
             invalid!(
                 "fitting and held-out texts are the same set '{}', so the maps would be measured on the texts they were \

@@ -27,9 +27,7 @@ impl<B: Backend> Job<'_, B> {
             "choices": self.questions.map(|q| &q.about),
         });
         run["memory_bytes"] = self.memory.into();
-        run["seed"] = p.options.data.seed.into();
-        run["rng"] = p.options.data.rng.to_string().into();
-        run["resamples"] = p.options.resamples.into();
+        p.options.record(&mut run);
         run
     }
 }
