@@ -209,7 +209,7 @@ impl StudyDescription {
     }
 
     /// Where an option of a cell was set, as messages name it: its data set, its model or the study.
-    pub fn setter(&self, cell: Cell, option: &str) -> String {
+    pub fn origin_of(&self, cell: Cell, option: &str) -> String {
         let (model, data) = (&self.models[cell.model], &self.data[cell.data]);
         let sets = |options: &[(String, String)]| options.iter().any(|(name, _)| name == option);
         if sets(&data.options) {

@@ -203,7 +203,7 @@ impl Study {
         for (name, value) in study.options(cell) {
             match measurement.clone().set(&name, &value) {
                 Ok(with) => measurement = with,
-                Err(error) => problems.push(format!("{}: {error}", study.setter(cell, &name))),
+                Err(error) => problems.push(format!("{}: {error}", study.origin_of(cell, &name))),
             }
         }
         if problems.is_empty() {
