@@ -97,7 +97,10 @@ impl Job {
             true => Some(m.options.data.of(&m.qa, m.options.data.limit).load(observer)?),
             false => None,
         };
-        qa.iter().for_each(|set| warn_of_unread(set, observer));
+        if let Some(set) = &qa {
+            warn_of_unread(set, observer);
+            m.options.sequences.remark_on_questions("question-answer pairs", observer);
+        }
         let pairs = match &qa {
             Some(set) => tokenise::pairs(set, tokenizer, config, observer)?,
             None if needs_pairs => Masking::pairs(&prompts, tokenizer),

@@ -253,12 +253,6 @@ impl Measurement {
     /// # Errors
     /// When the option does not exist, or the value is invalid.
     pub fn set(self, name: &str, value: &str) -> Result<Self> {
-        fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T> {
-            match value.parse() {
-                Ok(number) => Ok(number),
-                Err(_) => invalid!("{name}: '{value}' is not a whole number"),
-            }
-        }
         Ok(match name {
             "limit" => self.limit(number(name, value)?),
             "split" => self.split(value),
@@ -430,6 +424,13 @@ where
     T::Err: std::fmt::Display,
 {
     value.parse().map_err(|e| invalid_option(name, &e))
+}
+
+pub(crate) fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T> {
+    match value.parse() {
+        Ok(number) => Ok(number),
+        Err(_) => invalid!("{name}: '{value}' is not a whole number"),
+    }
 }
 
 pub(crate) fn choice<T: Copy>(name: &str, value: &str, all: &[(&str, T)]) -> Result<T> {

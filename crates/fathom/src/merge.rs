@@ -258,13 +258,12 @@ fn in_order(mut parts: Vec<Part>) -> Result<Vec<Part>> {
 }
 
 /// What the shards of a measurement have in common, beside what every continued run has.
-const WHOLE: [(&str, &str); 7] = [
+const WHOLE: [(&str, &str); 6] = [
     ("other prompts", "/data/sha256"),
     ("other probes or options of probes", "/probes"),
     ("other thresholds or resamples", "/depth"),
     ("another way to run edits (--naive)", "/naive"),
     ("other masks", "/objective"),
-    ("another part of sequences, or other marks around them", "/sequences"),
     ("other prompts or options", "/request"),
 ];
 

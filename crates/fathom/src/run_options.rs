@@ -230,14 +230,14 @@ macro_rules! run_setters {
             #[allow(dead_code, reason = "a measurement has its own")]
             pub(crate) fn set_common(self, name: &str, value: &str) -> $crate::Result<Self> {
                 use fathom_model::Dtype;
-                use $crate::measurement::{choice, parsed};
+                use $crate::measurement::{choice, number, parsed};
                 Ok(match name {
-                    "limit" => self.limit(parsed(name, value)?),
+                    "limit" => self.limit(number(name, value)?),
                     "split" => self.split(value),
-                    "max-tokens" => self.max_tokens(parsed(name, value)?),
-                    "seed" => self.seed(parsed(name, value)?),
+                    "max-tokens" => self.max_tokens(number(name, value)?),
+                    "seed" => self.seed(number(name, value)?),
                     "rng" => self.rng(parsed(name, value)?),
-                    "resamples" => self.resamples(parsed(name, value)?),
+                    "resamples" => self.resamples(number(name, value)?),
                     "dtype" => {
                         self.dtype(choice(name, value, &[("f32", Dtype::F32), ("bf16", Dtype::Bf16)])?)
                     }
@@ -253,10 +253,10 @@ macro_rules! run_setters {
 
             /// Sets an option about sequences, as [`Self::set_common`].
             fn set_sequences(self, name: &str, value: &str) -> $crate::Result<Self> {
-                use $crate::measurement::{choice, parsed};
+                use $crate::measurement::{choice, number};
                 let $crate::sequences::Sequences { prefix, suffix, .. } = self.options.sequences.clone();
                 Ok(match name {
-                    "max-residues" => self.max_residues(parsed(name, value)?),
+                    "max-residues" => self.max_residues(number(name, value)?),
                     "crop" => self.crop(choice(name, value, &$crate::Crop::ALL.map(|c| (c.name(), c)))?),
                     "prefix" => self.around(value, suffix),
                     "suffix" => self.around(prefix, value),

@@ -53,7 +53,7 @@ impl RunRow {
         let fail = |source: std::io::Error| Error::Io { what: "cannot write the table".to_owned(), source };
         // What has no value is empty, as it is `null` in JSON.
         let number = |value: Option<f64>| {
-            value.filter(|value| !value.is_nan()).map(|value| value.to_string()).unwrap_or_default()
+            value.filter(|value| value.is_finite()).map(|value| value.to_string()).unwrap_or_default()
         };
         let mut writer = csv::Writer::from_writer(Vec::new());
         let heading = ["model", "data", "quantity", "layer", "value", "lo", "hi"].map(str::to_owned);

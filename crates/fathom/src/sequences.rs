@@ -1,10 +1,11 @@
 //! What is done to sequences before they are tokens.
 
-use crate::Result;
 use crate::error::invalid;
+use crate::{Observer, Result};
 use fathom_data::Rng;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 
 /// Which part of a long sequence is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -51,9 +52,27 @@ impl Sequences {
     }
 
     /// The text as the model reads it. `seed` and the id of the text choose the window.
-    pub(crate) fn apply(&self, text: &str, id: &str, seed: u64) -> String {
+    pub(crate) fn apply<'t>(&self, text: &'t str, id: &str, seed: u64) -> Cow<'t, str> {
+        let window = self.window(text, id, seed);
+        match self.prefix.is_empty() && self.suffix.is_empty() {
+            true => window,
+            false => format!("{}{window}{}", self.prefix, self.suffix).into(),
+        }
+    }
+
+    /// What tells whether two texts are the same to the model, whatever stands around them: the part that is kept, or,
+    /// where windows are random and may overlap, the whole.
+    pub(crate) fn identity<'t>(&self, text: &'t str, id: &str, seed: u64) -> Cow<'t, str> {
+        match self.crop {
+            Crop::Start => self.window(text, id, seed),
+            Crop::Random => text.into(),
+        }
+    }
+
+    fn window<'t>(&self, text: &'t str, id: &str, seed: u64) -> Cow<'t, str> {
+        let Some(most) = self.max_residues else { return text.into() };
         let residues: Vec<char> = text.chars().collect();
-        let kept = self.max_residues.map_or(residues.len(), |most| most.min(residues.len()));
+        let kept = most.min(residues.len());
         let first = match self.crop {
             Crop::Start => 0,
             Crop::Random => {
@@ -64,8 +83,17 @@ impl Sequences {
                 places[0]
             }
         };
-        let window: String = residues[first..first + kept].iter().collect();
-        format!("{}{window}{}", self.prefix, self.suffix)
+        residues[first..first + kept].iter().collect::<String>().into()
+    }
+
+    /// Warns that questions are left as they are, if texts are not.
+    pub(crate) fn remark_on_questions(&self, what: &str, observer: &dyn Observer) {
+        if *self != Self::default() {
+            observer.warn(&format!(
+                "{what} stay as they are: --max-residues, --prefix and --suffix are about texts alone; write such marks \
+                 into the questions"
+            ));
+        }
     }
 }
 
@@ -78,10 +106,15 @@ mod tests {
         let some = Sequences { max_residues: Some(3), prefix: "[A]".into(), ..Sequences::default() };
         assert_eq!(some.apply("MKTAY", "x", 1), "[A]MKT");
         assert_eq!(some.apply("MK", "x", 1), "[A]MK");
-        let random = Sequences { crop: Crop::Random, prefix: String::new(), suffix: "!".into(), ..some };
-        let windows: Vec<String> = (0..40).map(|seed| random.apply("MKTAY", "x", seed)).collect();
+        let random =
+            Sequences { crop: Crop::Random, prefix: String::new(), suffix: "!".into(), ..some.clone() };
+        let windows: Vec<_> = (0..40).map(|seed| random.apply("MKTAY", "x", seed)).collect();
         assert!(["MKT!", "KTA!", "TAY!"].iter().all(|one| windows.iter().any(|window| window == one)));
         assert_eq!(random.apply("MKTAY", "x", 7), random.apply("MKTAY", "x", 7));
+        assert_eq!(
+            (some.identity("MKTAY", "x", 1), random.identity("MKTAY", "x", 1)),
+            ("MKT".into(), "MKTAY".into())
+        );
         assert!(Sequences { max_residues: None, ..random.clone() }.check().is_err());
         assert!(Sequences { max_residues: Some(0), ..random }.check().is_err());
     }

@@ -91,10 +91,8 @@ impl<'a> PromptTokenizer<'a> {
         }
         self.read += 1;
         let (sequences, seed) = &self.sequences;
-        let tokens = match *sequences == Sequences::default() {
-            true => self.tokenizer.encode(text)?,
-            false => self.tokenizer.encode(&sequences.apply(text, id, *seed))?,
-        };
+        let tokens = self.tokenizer.encode(&sequences.apply(text, id, *seed))?;
+        let text_sha256 = Some(short_hash(&sequences.identity(text, id, *seed)));
         // Positions are drawn for what is left out too, so that those of the others do not depend on it.
         let positions = match positions {
             Some(own) => own.clone(),
@@ -124,7 +122,7 @@ impl<'a> PromptTokenizer<'a> {
         }
         self.doubled.see(&tokens, id);
         let pieces = tokens.iter().map(|t| self.tokenizer.piece(*t)).collect();
-        let (id, group, text_sha256) = (id.clone(), group.clone(), Some(short_hash(text)));
+        let (id, group) = (id.clone(), group.clone());
         Ok(Some(TokenizedPrompt { id, group, text_sha256, tokens, pieces, positions, masked: None }))
     }
 

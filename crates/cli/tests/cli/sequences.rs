@@ -1,6 +1,6 @@
 //! What is done to sequences before they are tokens, in every command that reads texts.
 
-use crate::support::{Place, fail, fathom, fixture, json, succeed, texts};
+use crate::support::{Place, fail, fathom, finish, fixture, json, measure, succeed, texts};
 use assert_cmd::Command;
 use serde_json::{Value, json};
 use std::fs;
@@ -107,4 +107,70 @@ fn a_study_does_not_take_runs_on_other_parts_of_sequences() {
     assert!(missing().contains("finished"), "{}", missing());
     by_hand(&["--max-residues", "9"]);
     assert!(!missing().contains("finished"), "{}", missing());
+}
+
+/// Families of sequences begin alike: what is calibrated on one must not be proved on its twin.
+#[test]
+fn texts_that_are_equal_once_cropped_stay_on_one_side() {
+    let place = Place::new();
+    let starts = ["the baker sold all of the rolls", "one two three four five six sev"];
+    let lines = |range: std::ops::Range<usize>| -> String {
+        range.map(|i| json!({"text": format!("{} {i}", starts[i % 2])}).to_string() + "\n").collect()
+    };
+    let (a, b) = (place.at("a.jsonl"), place.at("b.jsonl"));
+    fs::write(&a, lines(0..20)).unwrap();
+    fs::write(&b, lines(20..40)).unwrap();
+    let heldout = |options: &[&str]| {
+        let mut run = command("exit", "--data", &a, &place.out());
+        run.arg("--heldout").arg(&b).args(options);
+        run
+    };
+    fail(&mut heldout(&["--max-residues", "20"]), &["20 held-out texts are also calibration texts"]);
+    succeed(&mut heldout(&[]));
+    // Twenty texts of two beginnings are two texts, which here fall on the same side.
+    fail(&mut command("prune", "--data", &a, &place.at("p")).args(["--max-residues", "3"]), &["there is no"]);
+}
+
+#[test]
+fn questions_are_left_as_they_are_and_that_is_said() {
+    let place = Place::new();
+    let data = place.data();
+    let run = |options: &[&str]| {
+        let mut run = measure(&fixture("qwen2"), &data, &place.out());
+        run.args(["--probes", "erasure", "--limit", "2", "--overwrite"]).args(options);
+        finish(&mut run).stderr
+    };
+    assert!(run(&["--prefix", "A: "]).contains("question-answer pairs stay as they are"));
+    assert!(!run(&[]).contains("stay as they are"));
+}
+
+#[test]
+fn wrong_values_of_a_study_are_found_before_anything_is_measured() {
+    let place = Place::new();
+    let (data, file) = (place.data(), place.at("study.toml"));
+    let study = |options: &str, job: &str| {
+        let text = format!(
+            "name = 's'\nout = {:?}\nprobes = 'contributions'\noptions = {{ {options} }}\n[[model]]\nid = {:?}\nname = 'm'\n\
+             [[data]]\nid = {data:?}\nname = 'd'\n[[job]]\nkind = 'prune'\noptions = {{ {job} }}\n",
+            place.at("out"),
+            fixture("qwen2"),
+        );
+        fs::write(&file, text).unwrap();
+        finish(fathom().arg("study").arg(&file).arg("--plan"))
+    };
+    assert_eq!(study("", "max-residues = 9").code, Some(0));
+    for (options, job, parts) in [
+        ("max-residues = 2.5", "", &["study 's': max-residues: '2.5' is not a whole number"][..]),
+        ("", "crop = 'random'", &["job 'prune': --crop", "--max-residues"]),
+        (
+            "",
+            "crop = 'mid', max-residues = 'a'",
+            &["job 'prune': crop: 'mid'", "job 'prune': max-residues: 'a'"],
+        ),
+    ] {
+        let done = study(options, job);
+        assert_eq!(done.code, Some(1), "{}", done.stderr);
+        assert!(parts.iter().all(|part| done.stderr.contains(part)), "{}", done.stderr);
+    }
+    assert!(!place.at("out").exists());
 }

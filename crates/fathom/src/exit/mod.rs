@@ -183,7 +183,7 @@ impl Exit {
         ExitOptions { epsilon: self.epsilon, delta: self.delta, resamples, seed }
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         self.options.sequences.check()?;
         if self.heads.is_empty() {
             invalid!("give at least one head: lens or linear");

@@ -204,7 +204,7 @@ impl Grow {
         LesaOptions { seed: self.options.data.seed, ..self.lesa }
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         self.options.sequences.check()?;
         let (lesa, method) = (self.lesa, self.recipe.method);
         let default = LesaOptions::default();

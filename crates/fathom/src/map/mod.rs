@@ -158,7 +158,7 @@ impl LayerMap {
         self.options.data.heldout(self.heldout.as_ref())
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         self.options.sequences.check()?;
         if self.heldout.as_ref() == Some(&self.options.data.id) {
             invalid!(

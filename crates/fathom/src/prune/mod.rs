@@ -257,7 +257,7 @@ impl Prune {
     }
 
     /// Refuses options that no model allows.
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         self.options.sequences.check()?;
         if self.methods.is_empty() && self.own.is_empty() {
             invalid!("give at least one method, or layers of your own");

@@ -21,6 +21,7 @@ impl Questions {
     ) -> Result<Option<Self>> {
         let Some(id) = &p.choices else { return Ok(None) };
         let set = read_choices(id, p.options.data.limit, observer)?;
+        p.options.sequences.remark_on_questions("the questions of --choices", observer);
         let job = ChoiceJob::new(&set, &loaded.tokenizer, loaded.model.config(), observer)?;
         let tokens = job.rows.iter().flat_map(|row| &row.choices).map(|c| c.continuation.len() as u64).sum();
         let about = TextSet { id: set.id, texts: job.rows.len(), tokens, sha256: set.sha256 };

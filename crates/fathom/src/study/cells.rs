@@ -138,7 +138,11 @@ fn run(study: &StudyDescription, cell: Cell) -> Option<Value> {
 
 /// Whether a run without a study was asked for what `measurement` asks for.
 fn is_asked_by(run: &Value, measurement: &Measurement) -> bool {
-    run["request"] == measurement.request() && run.get("shard").is_none()
+    let request = measurement.request();
+    // Runs of earlier builds have sequences in one place only.
+    run.get("sequences") == request.get("sequences")
+        && run["request"] == request
+        && run.get("shard").is_none()
 }
 
 /// Whether a run without a study read the data with these hashes. Prompts that it left out are not compared: which ones

@@ -43,10 +43,18 @@ impl Job {
                     Some(threads) => builder.threads(threads),
                     None => builder,
                 };
-                options.into_iter().try_fold(builder, |builder, (name, value): (String, String)| {
-                    let set = builder.set(&name, &value);
-                    set.map_err(|error: Error| Error::Invalid(format!("job '{}': {error}", job.name)))
-                })
+                let (mut builder, mut problems) = (builder, Vec::new());
+                for (name, value) in options {
+                    match builder.clone().set(&name, &value) {
+                        Ok(with) => builder = with,
+                        Err(error) => problems.push(format!("job '{}': {error}", job.name)),
+                    }
+                }
+                if problems.is_empty() {
+                    problems
+                        .extend(builder.check().err().map(|error| format!("job '{}': {error}", job.name)));
+                }
+                if problems.is_empty() { Ok(builder) } else { Err(Error::Invalid(problems.join("\n"))) }
             }};
         }
         Ok(match job.kind {

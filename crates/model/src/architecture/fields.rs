@@ -104,12 +104,12 @@ impl<'a> Fields<'a> {
     pub(crate) fn opt_usize(&self, name: &str) -> Result<Option<usize>> {
         let count = |v: &Value| v.as_u64().and_then(|v| usize::try_from(v).ok());
         let list = self.get(name).and_then(Value::as_array).map(Vec::as_slice);
-        let layers =
-            ["num_hidden_layers", "n_layer"].into_iter().find_map(|name| count(self.json.get(name)?));
-        if let (Some(list), Some(layers)) = (list, layers)
-            && list.len() != layers
+        let names = ["num_hidden_layers", "n_layer", "n_layers"].into_iter();
+        let layers: Vec<usize> = names.filter_map(|name| count(self.json.get(name)?)).collect();
+        if let (Some(list), Some(first)) = (list, layers.first())
+            && !layers.contains(&list.len())
         {
-            return self.fail(format!("'{name}' is a list of {} for {layers} layers", list.len()));
+            return self.fail(format!("'{name}' is a list of {} for {first} layers", list.len()));
         }
         match list {
             Some([first, rest @ ..]) if rest.iter().all(|v| v == first) => match count(first) {

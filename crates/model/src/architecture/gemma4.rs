@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::weights::Weights;
 use std::collections::BTreeMap;
 
-/// Defaults of transformers.
+/// Defaults of transformers, with what differs between the models.
 macro_rules! defaults {
     ($model_type:literal, $width_per_layer:literal, $context:literal, $window:literal) => {
         concat!(
@@ -38,10 +38,10 @@ macro_rules! defaults {
     };
 }
 
-/// Defaults of most models.
+/// Defaults of all models but those of [`UNIFIED`].
 pub(super) const DEFAULTS: &str = defaults!("gemma4_text", 256, 131_072, 512);
 
-/// Those of the models of one size in between, whose parts for images and sound differ.
+/// Defaults of the models of one size in between, whose parts for images and sound differ.
 pub(super) const UNIFIED: &str = defaults!("gemma4_unified_text", 0, 262_144, 1_024);
 
 /// The rotary embedding of global layers.
