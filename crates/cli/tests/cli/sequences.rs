@@ -128,7 +128,7 @@ fn texts_that_are_equal_once_cropped_stay_on_one_side() {
     fail(&mut heldout(&["--max-residues", "20"]), &["20 held-out texts are also calibration texts"]);
     succeed(&mut heldout(&[]));
     // Twenty texts of two beginnings are two texts, which here fall on the same side.
-    fail(&mut command("prune", "--data", &a, &place.at("p")).args(["--max-residues", "3"]), &["there is no"]);
+    fail(command("prune", "--data", &a, &place.at("p")).args(["--max-residues", "3"]), &["there is no"]);
 }
 
 #[test]

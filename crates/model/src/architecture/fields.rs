@@ -100,18 +100,10 @@ impl<'a> Fields<'a> {
         value.map_or_else(|| self.fail(format!("the field '{}{name}' is missing", self.scope)), Ok)
     }
 
-    /// A count, or a list of equal counts, one per layer.
+    /// A count, or a list of equal counts: one for each layer, for each layer that has such a part, or for all.
     pub(crate) fn opt_usize(&self, name: &str) -> Result<Option<usize>> {
         let count = |v: &Value| v.as_u64().and_then(|v| usize::try_from(v).ok());
-        let list = self.get(name).and_then(Value::as_array).map(Vec::as_slice);
-        let names = ["num_hidden_layers", "n_layer", "n_layers"].into_iter();
-        let layers: Vec<usize> = names.filter_map(|name| count(self.json.get(name)?)).collect();
-        if let (Some(list), Some(first)) = (list, layers.first())
-            && !layers.contains(&list.len())
-        {
-            return self.fail(format!("'{name}' is a list of {} for {first} layers", list.len()));
-        }
-        match list {
+        match self.get(name).and_then(Value::as_array).map(Vec::as_slice) {
             Some([first, rest @ ..]) if rest.iter().all(|v| v == first) => match count(first) {
                 Some(value) => Ok(Some(value)),
                 None => self.fail(format!("'{name}' is a list of {first}, which is not a count")),
